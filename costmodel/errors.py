@@ -1,0 +1,31 @@
+"""Errors meant for people: one line, what is wrong, where, and what would be right."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Input from outside (a file, an option, an argument) that cannot be used.
+
+    The message is one line. The command line prints it after ``costmodel: error:``
+    and exits with code 2; a library caller catches it like any ``ValueError``.
+    """
+
+
+class NotIdentifiedError(ValueError):
+    """The data do not determine the answer that was asked for.
+
+    Carries what could still be estimated, so that a refusal hands over its numbers.
+    """
+
+    def __init__(self, message: str, *, estimate: object = None) -> None:
+        super().__init__(message)
+        self.estimate = estimate
+
+
+def nearest(word: str, known: list[str] | tuple[str, ...], limit: int = 3) -> str:
+    """Return " (did you mean a, b?)" for the known words nearest to ``word``, or ""."""
+    import difflib
+
+    lowered = {k.lower(): k for k in known}
+    hits = difflib.get_close_matches(word.lower(), list(lowered), n=limit, cutoff=0.5)
+    return f" (did you mean {', '.join(lowered[h] for h in hits)}?)" if hits else ""

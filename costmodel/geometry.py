@@ -1,0 +1,165 @@
+"""Kernel geometry: what a kernel does for a shape, before any time is assigned to it.
+
+Pure functions from (op, algorithm, kernel version, tokens, hidden_dim, dtype, ranks) to launches,
+barriers, workgroups, turns and bytes. Source: AITER ``csrc/include/custom_all_reduce.cuh``
+(e404860) and vLLM ``csrc/custom_all_reduce.cuh``; limits come from the fact files (see kernel.py).
+
+Notation: S = bytes per rank, N = ranks, pack = 16 bytes.
+
+====================  ==========================  ===========================  ==============
+kernel                read over each link         written over each link       local pass
+====================  ==========================  ===========================  ==============
+all-reduce, 1-stage   S                           0                            -
+all-reduce, 2-stage   S/N, then S/N gathered      0 (write mode: S/N, 1st)     -
+fused, 1-stage        S                           0                            -
+fused, 2-stage        S/N                         S/N                          4 S
+separate              as the all-reduce           as the all-reduce            4 S
+====================  ==========================  ===========================  ==============
+
+The local pass reads the sum and the residual and writes the new residual and the output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .kernel import Kernel
+from .shape import FUSED, ONE_STAGE, SEPARATE, Shapes
+from .units import PACK_BYTES, element_bytes
+
+Array = NDArray[np.float64]
+
+#: The fused 2-stage launches one workgroup per this many elements of a rank's part.
+REDUCE_SCATTER_ELEMENTS = 512
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What one call does, per rank. Arrays have the shapes' shape; scalars hold for every shape.
+
+    ``turns`` is how often a workgroup goes round its loop over a phase's bytes and ``fill`` the
+    phase's bytes over those of one full turn of the largest grid. ``workgroup_bytes`` is what one
+    workgroup reads from all peers together in the first phase. ``turns_overlap`` is false for
+    kernels that synchronise their threads between turns, so that a turn's latency shows.
+    """
+
+    op: str
+    algorithm: str
+    world_size: Array
+    size_bytes: Array
+    launches: int
+    exit_barriers: int
+    middle_barriers: int
+    release_acquire: bool
+    workgroups: Array
+    turns: Array
+    fill: Array
+    workgroup_bytes: Array
+    read_bytes: Array
+    gather_bytes: Array
+    write_bytes: Array
+    local_bytes: Array
+    turns_overlap: bool
+    norm_turns: Array
+
+
+def geometry(shapes: Shapes, algorithm: str, kernel: Kernel, *, arch: str = "gfx942") -> Geometry:
+    """Return the geometry of ``algorithm`` for every shape. Does not check :func:`eligible`."""
+    n = shapes.world_size.astype(np.float64)
+    tokens = shapes.tokens.astype(np.float64)
+    row_bytes = shapes.hidden_dim * float(element_bytes(shapes.dtype))
+    size = tokens * row_bytes
+    one_stage = algorithm == ONE_STAGE
+    fused = shapes.op == FUSED
+    zero = np.zeros_like(size)
+
+    if fused and one_stage:
+        # One token per workgroup and turn; every thread holds one pack from each rank.
+        workgroups = np.minimum(tokens, kernel.max_workgroups)
+        fill = tokens / kernel.max_workgroups
+        turns = np.ceil(fill)
+        workgroup_bytes = turns * (n - 1) * row_bytes
+    else:
+        lanes = kernel.threads / n if kernel.lanes_split_over_ranks else kernel.threads
+        phase = size if one_stage else size / n
+        grid_turn = lanes * PACK_BYTES
+        grid = REDUCE_SCATTER_ELEMENTS * element_bytes(shapes.dtype) if fused else grid_turn
+        workgroups = np.minimum(np.ceil(phase / grid), kernel.max_workgroups)
+        fill = phase / (kernel.max_workgroups * grid_turn)
+        turns = np.ceil(fill)
+        workgroup_bytes = turns * (n - 1) * np.minimum(grid_turn, phase)
+
+    if one_stage:
+        read, gather, write = size, zero, zero
+    elif fused:
+        read, gather, write = size / n, zero, size / n
+    else:
+        pushes = _pushes(size, n, kernel, arch)
+        read = np.where(pushes, 0.0, size / n)
+        write = np.where(pushes, size / n, 0.0)
+        gather = size / n
+
+    separate = shapes.op == SEPARATE
+    two_kernels = separate or (fused and not one_stage)
+    return Geometry(
+        op=shapes.op,
+        algorithm=algorithm,
+        world_size=n,
+        size_bytes=size,
+        launches=2 if two_kernels else 1,
+        exit_barriers=int(fused or (one_stage and kernel.plain_1stage_exit_barrier)),
+        middle_barriers=int(not fused and not one_stage),
+        release_acquire=kernel.release_acquire and fused and not one_stage,
+        workgroups=workgroups,
+        turns=turns,
+        fill=fill,
+        workgroup_bytes=workgroup_bytes,
+        read_bytes=read,
+        gather_bytes=gather,
+        write_bytes=write,
+        local_bytes=4.0 * size if two_kernels else zero,
+        turns_overlap=kernel.plain_double_buffer or not kernel.lanes_split_over_ranks or fused,
+        norm_turns=turns if fused and one_stage else zero,
+    )
+
+
+def _pushes(size: Array, n: Array, kernel: Kernel, arch: str) -> NDArray[np.bool_]:
+    """The plain 2-stage's first phase writes on gfx942 with 8 ranks above a limit (AITER #1880)."""
+    limit = kernel.plain_write_mode_above_bytes
+    if limit is None or arch != "gfx942":
+        return np.zeros(size.shape, np.bool_)
+    return (n == 8) & (size > limit)
+
+
+def eligible(shapes: Shapes, algorithm: str, kernel: Kernel) -> tuple[NDArray[np.bool_], str]:
+    """Return which shapes the kernel takes, and the rule in words.
+
+    The words hold for the whole call and name the limit that a refused shape breaks.
+    """
+    packs = shapes.hidden_dim * element_bytes(shapes.dtype) / PACK_BYTES
+    pack = PACK_BYTES // element_bytes(shapes.dtype)
+    if shapes.op != FUSED:
+        return (
+            shapes.bytes % PACK_BYTES == 0,
+            "input bytes a multiple of 16",
+        )
+    whole = shapes.hidden_dim % pack == 0
+    if algorithm == ONE_STAGE:
+        if not kernel.fused_1stage:
+            return np.zeros(shapes.tokens.shape, np.bool_), (
+                f"AITER {kernel.version} has no 1-stage fused kernel (it came with 0.1.10.post3)"
+            )
+        ok = whole & (packs <= kernel.fused_1stage_max_packs)
+        words = f"hidden % {pack} == 0 and hidden / {pack} <= {kernel.fused_1stage_max_packs}"
+        if kernel.fused_1stage_hidden_dims:
+            ok &= np.isin(shapes.hidden_dim, kernel.fused_1stage_hidden_dims)
+            words = f"hidden in {{{', '.join(map(str, kernel.fused_1stage_hidden_dims))}}}"
+        if kernel.fused_1stage_max_tokens is not None:
+            ok &= shapes.tokens <= kernel.fused_1stage_max_tokens
+            words += f" and tokens <= {kernel.fused_1stage_max_tokens}"
+        return ok, words
+    ok = whole & (packs >= kernel.fused_2stage_min_packs)
+    return ok, f"hidden % {pack} == 0 and hidden / {pack} >= {kernel.fused_2stage_min_packs}"

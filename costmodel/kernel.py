@@ -1,0 +1,184 @@
+"""What a kernel family can do at one version: limits, barriers and dispatch, from the fact files.
+
+``facts/kernels.csv`` holds the launch geometry, ``facts/aiter_kernels.csv`` what each AITER release
+changed, ``facts/kernel_states.csv`` the state that each published source measured.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from functools import cache
+
+from .errors import InputError
+from .hardware import FACTS
+
+#: Newest AITER release whose kernels the facts describe.
+LATEST = "0.1.19.post1"
+
+#: First release with the fused op.
+FIRST_FUSED = "0.1.10"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel family at one version."""
+
+    family: str
+    version: str
+    max_workgroups: int
+    threads: int
+    lanes_split_over_ranks: bool
+    fused_1stage: bool
+    fused_1stage_hidden_dims: tuple[int, ...]
+    fused_1stage_max_packs: int
+    fused_1stage_max_tokens: int | None
+    fused_2stage: bool
+    fused_2stage_min_packs: int
+    release_acquire: bool
+    plain_double_buffer: bool
+    plain_1stage_exit_barrier: bool
+    plain_write_mode_above_bytes: int | None
+    plain_1stage_below_bytes: tuple[tuple[int, int], ...]
+    norm_kernel: str = "gemma"
+
+    def auto_is_1stage(self, world_size: int, size_bytes: float) -> bool:
+        """Return what the plain all-reduce's own dispatch chooses.
+
+        Two ranks always run 1-stage; otherwise strictly below the limit of kernels.csv.
+        """
+        return world_size == 2 or size_bytes < dict(self.plain_1stage_below_bytes).get(
+            world_size, 0
+        )
+
+
+def parse_version(text: str) -> tuple[int, int, int, int]:
+    """Return (major, minor, patch, post) of an AITER version such as ``0.1.19.post1``."""
+    match = re.fullmatch(r"v?(\d+)\.(\d+)\.(\d+)(?:\.post(\d+))?", text.strip())
+    if not match:
+        raise InputError(
+            f"AITER version '{text}' is not understood; write it as 0.1.17 or 0.1.19.post1"
+        )
+    major, minor, patch, post = match.groups()
+    return int(major), int(minor), int(patch), int(post or 0)
+
+
+def aiter(version: str = LATEST) -> Kernel:
+    """Return AITER's kernels at a release.
+
+    Raises :class:`InputError` for a version before the fused op existed.
+    """
+    release = parse_version(version)
+    if release < parse_version(FIRST_FUSED):
+        raise InputError(
+            f"AITER {version} has no fused all-reduce + RMSNorm; it came with {FIRST_FUSED}"
+        )
+    on = {
+        row["feature"]: row["value"]
+        for row in _aiter_history()
+        if parse_version(row["since_release"]) <= release
+    }
+    return _kernel("aiter", version, on)
+
+
+@cache
+def at_date(family: str, date: str, norm_kernel: str = "") -> Kernel:
+    """Return a family's kernels as they stood on the development branch at an ISO date."""
+    on = {}
+    if family == "aiter":
+        on = {row["feature"]: row["value"] for row in _aiter_history() if row["since_date"] <= date}
+    return _kernel(family, date, on, norm_kernel or "gemma")
+
+
+@dataclass(frozen=True)
+class State:
+    """The kernel state that a published source measured."""
+
+    family: str
+    as_of: str
+    norm_kernel: str
+
+
+@cache
+def states() -> dict[tuple[str, str], State]:
+    """Return the recorded kernel state of each published (source, kernel_version)."""
+    return {
+        (row["source"], row["kernel_version"]): State(
+            row["family"], row["as_of"], row["norm_kernel"]
+        )
+        for row in _rows("kernel_states.csv")
+    }
+
+
+def of_row(family: str, source: str, kernel_version: str, date: str) -> Kernel | None:
+    """Return the kernel that a measurement ran, or None when its family is not modelled.
+
+    A published source is looked up in ``kernel_states.csv``. Otherwise a release number in
+    ``kernel_version`` decides, then the date of the row, then the newest release.
+    """
+    state = states().get((source, kernel_version))
+    if state is not None:
+        return at_date(state.family, state.as_of, state.norm_kernel)
+    if family not in families():
+        return None
+    if family != "aiter":
+        return at_date(family, date)
+    match = re.search(r"\b\d+\.\d+\.\d+(?:\.post\d+)?\b", kernel_version)
+    if match and parse_version(match[0]) >= parse_version(FIRST_FUSED):
+        return aiter(match[0])
+    return at_date("aiter", date) if date else aiter()
+
+
+@cache
+def families() -> tuple[str, ...]:
+    """Kernel families whose geometry is known."""
+    return tuple(dict.fromkeys(row["family"] for row in _rows("kernels.csv")))
+
+
+@cache
+def _rows(name: str) -> tuple[dict[str, str], ...]:
+    with (FACTS / name).open(newline="", encoding="utf-8") as stream:
+        return tuple(csv.DictReader(stream))
+
+
+def _aiter_history() -> tuple[dict[str, str], ...]:
+    return _rows("aiter_kernels.csv")
+
+
+def _kernel(family: str, version: str, on: dict[str, str], norm_kernel: str = "gemma") -> Kernel:
+    facts = {
+        row["quantity"]: int(row["value"])
+        for row in _rows("kernels.csv")
+        if row["family"] == family
+    }
+
+    def flag(name: str) -> bool:
+        return on.get(name) == "1"
+
+    def limit(name: str) -> int | None:
+        return int(on[name]) if on.get(name) else None
+
+    return Kernel(
+        family=family,
+        version=version,
+        max_workgroups=facts["max_workgroups"],
+        threads=facts["threads"],
+        lanes_split_over_ranks=bool(facts["lanes_split_over_ranks"]),
+        fused_1stage=flag("fused_1stage"),
+        fused_1stage_hidden_dims=tuple(map(int, on.get("fused_1stage_hidden_dims", "").split())),
+        fused_1stage_max_packs=limit("fused_1stage_max_packs") or 1024,
+        fused_1stage_max_tokens=limit("fused_1stage_max_tokens"),
+        fused_2stage=flag("fused_2stage"),
+        fused_2stage_min_packs=facts.get("fused_2stage_min_packs", 0),
+        release_acquire=flag("release_acquire"),
+        plain_double_buffer=flag("plain_double_buffer"),
+        plain_1stage_exit_barrier=flag("plain_1stage_exit_barrier"),
+        plain_write_mode_above_bytes=limit("plain_write_mode_above_bytes"),
+        plain_1stage_below_bytes=tuple(
+            (n, facts[f"plain_1stage_below_bytes_tp{n}"])
+            for n in (4, 8)
+            if f"plain_1stage_below_bytes_tp{n}" in facts
+        ),
+        norm_kernel=norm_kernel,
+    )

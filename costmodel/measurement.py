@@ -1,0 +1,355 @@
+"""Measurements: the canonical record of a measured latency, and its interchange format, schema 1.
+
+A table of measurements is a :class:`Measurements`: one array per column, rows in file order, and
+for each row the file and line it came from, so that every message can name them. Schema 1 is a CSV
+file with exactly the columns of :data:`COLUMNS`; ``measurements/README.md`` defines them.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError, nearest
+from .units import ELEMENT_BYTES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Columns of schema 1, in order.
+COLUMNS = (
+    "source", "url", "date", "gpu", "gpu_evidence", "arch", "interconnect", "world_size", "op",
+    "algorithm", "kernel_family", "kernel_version", "tokens", "hidden_dim", "dtype", "bytes",
+    "latency_us", "statistic", "rank_reduction", "timing", "quality",
+)  # fmt: skip
+INTEGER_COLUMNS = ("world_size", "tokens", "hidden_dim", "bytes")
+NUMBER_COLUMNS = (*INTEGER_COLUMNS, "latency_us")
+
+#: What a cell may say where schema 1 closes the list; "" is allowed where a source may be silent.
+VOCABULARY: dict[str, tuple[str, ...]] = {
+    "op": (
+        "all_reduce", "fused_ar_rmsnorm", "fused_ar_rmsnorm_quant_fp8",
+        "fused_ar_rmsnorm_quant_mxfp4", "fused_ar_mhc", "ar_then_rmsnorm", "reduce_scatter_phase",
+        "local_rmsnorm_phase", "other",
+    ),
+    "algorithm": ("1stage", "2stage", "auto", ""),
+    "timing": ("graph", "eager", "profiler", ""),
+    "quality": ("clean", "noisy", "suspect", "launch_bound", "serving_trace"),
+    "gpu_evidence": ("stated", "inferred", ""),
+}  # fmt: skip
+
+Text = NDArray[np.str_]
+Number = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Measured latencies, one array of equal length per schema 1 column.
+
+    Numbers are float64 with NaN for an empty cell; text is "" for an empty cell. ``path`` and
+    ``line`` say where each row was read (line 1 is the header); "" and 0 for rows made in memory.
+    """
+
+    source: Text
+    url: Text
+    date: Text
+    gpu: Text
+    gpu_evidence: Text
+    arch: Text
+    interconnect: Text
+    world_size: Number
+    op: Text
+    algorithm: Text
+    kernel_family: Text
+    kernel_version: Text
+    tokens: Number
+    hidden_dim: Number
+    dtype: Text
+    bytes: Number
+    latency_us: Number
+    statistic: Text
+    rank_reduction: Text
+    timing: Text
+    quality: Text
+    path: Text
+    line: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return self.latency_us.size
+
+    def select(self, rows: NDArray[Any]) -> Measurements:
+        """Return the rows picked by a boolean mask or an index array."""
+        return Measurements(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    def where(self, row: int) -> str:
+        """Return ``file:line`` of a row, for messages."""
+        return f"{self.path[row]}:{self.line[row]}" if self.path[row] else f"row {row}"
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[dict[str, Any]], path: str = "") -> Measurements:
+        """Build a table from dictionaries (absent keys are empty cells) and check it."""
+        cells = [[_cell(row.get(name)) for name in COLUMNS] for row in rows]
+        return _from_cells(cells, path, list(range(2, len(cells) + 2)) if path else None)
+
+    def to_rows(self) -> list[dict[str, str]]:
+        """Return the rows as dictionaries of cell texts, as they stand in a CSV file."""
+        columns = {name: [_cell(v) for v in getattr(self, name).tolist()] for name in COLUMNS}
+        return [dict(zip(COLUMNS, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame, path: str = "data frame") -> Measurements:
+        """Build a table from a pandas data frame with schema 1 columns and check it."""
+        _check_header(list(frame.columns), path)
+        return cls.from_rows(frame.to_dict("records"), path)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the rows as a pandas data frame with schema 1 columns."""
+        import pandas as pd
+
+        return pd.DataFrame({name: getattr(self, name) for name in COLUMNS})
+
+    def write(self, path: str | Path) -> None:
+        """Write a schema 1 file atomically."""
+        with replacing(Path(path)) as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            writer.writerows(row.values() for row in self.to_rows())
+
+
+def concat(tables: Sequence[Measurements]) -> Measurements:
+    """Join tables; raise :class:`InputError` when the same row stands in two of them."""
+    if not tables:
+        return _from_cells([], "", None)
+    joined = Measurements(
+        **{
+            f.name: np.concatenate([getattr(t, f.name) for t in tables])
+            for f in fields(Measurements)
+        }
+    )
+    _check_duplicates(joined)
+    return joined
+
+
+def read(path: str | Path) -> Measurements:
+    """Read a schema 1 file.
+
+    Raises :class:`InputError`, naming file and line, for a missing file, a header other than
+    schema 1's, a cell that is not what its column says, ``bytes`` that are not
+    tokens x hidden_dim x element size, a latency that is not positive, duplicate rows or an
+    empty table.
+    """
+    path = Path(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream, strict=True)
+            header = next(reader, None)
+            if header is None:
+                raise InputError(f"{path}: the file is empty; schema 1 starts with a header")
+            order = _check_header(header, str(path))
+            cells, lines = [], []
+            for row in reader:
+                if not row:
+                    continue
+                if len(row) != len(header):
+                    raise InputError(
+                        f"{path}:{reader.line_num}: {len(row)} cells, the header has {len(header)}"
+                    )
+                cells.append([row[i].strip() for i in order])
+                lines.append(reader.line_num)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}; give a schema 1 CSV file") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file; give a schema 1 CSV file in UTF-8") from None
+    except csv.Error as error:
+        raise InputError(f"{path}: not readable as CSV: {error}") from None
+    if not cells:
+        raise InputError(f"{path}: the table has a header but no rows")
+    return _from_cells(cells, str(path), lines)
+
+
+def read_all(paths: Iterable[str | Path]) -> Measurements:
+    """Read several schema 1 files, or all ``*.csv`` of a directory, into one table."""
+    files: list[Path] = []
+    for path in map(Path, paths):
+        found = sorted(path.rglob("*.csv")) if path.is_dir() else [path]
+        if not found:
+            raise InputError(f"{path}: the directory holds no .csv file")
+        files += found
+    return concat([read(f) for f in files])
+
+
+def published_directory() -> Path:
+    """Return the directory of the published tables, in a checkout or an installed package."""
+    here = Path(__file__).resolve().parent
+    for candidate in (here / "measurements", here.parent / "measurements"):
+        if (candidate / "published").is_dir():
+            return candidate / "published"
+    raise InputError(f"the published measurements are missing beside {here}; reinstall costmodel")
+
+
+def published() -> Measurements:
+    """Return all published measurements that the project ships."""
+    return read_all([published_directory()])
+
+
+def _cell(value: Any) -> str:
+    """Return the text of one cell: integers without a point, "" for None and NaN."""
+    if value is None:
+        return ""
+    if isinstance(value, float | np.floating):
+        if np.isnan(value):
+            return ""
+        return (
+            str(int(value))
+            if float(value).is_integer() and abs(value) < 1e15
+            else repr(float(value))
+        )
+    return str(value).strip()
+
+
+def _check_header(header: Sequence[str], path: str) -> list[int]:
+    """Return, for each schema 1 column, its index in ``header``; raise when it is not schema 1."""
+    names = [str(name).strip() for name in header]
+    for name in names:
+        if name in COLUMNS:
+            continue
+        with_unit = [c for c in COLUMNS if c.startswith(f"{name}_") and name]
+        if with_unit:
+            raise InputError(
+                f"{path}:1: column '{name}' has no unit; schema 1 wants '{with_unit[0]}'"
+            )
+        raise InputError(
+            f"{path}:1: unknown column '{name}'{nearest(name, COLUMNS)}; "
+            f"schema 1 has {', '.join(COLUMNS)}"
+        )
+    missing = [c for c in COLUMNS if c not in names]
+    if missing:
+        raise InputError(f"{path}:1: missing column {', '.join(missing)} (schema 1)")
+    if len(names) != len(COLUMNS):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise InputError(f"{path}:1: column '{twice}' stands twice")
+    return [names.index(c) for c in COLUMNS]
+
+
+def _from_cells(cells: list[list[str]], path: str, lines: list[int] | None) -> Measurements:
+    columns = dict(
+        zip(COLUMNS, zip(*cells, strict=True) if cells else [()] * len(COLUMNS), strict=True)
+    )
+    arrays: dict[str, Any] = {}
+    for name, values in columns.items():
+        if name in NUMBER_COLUMNS:
+            arrays[name] = _numbers(name, values, path, lines)
+        else:
+            arrays[name] = np.array(values, dtype=np.str_)
+    arrays["gpu"] = np.char.upper(arrays["gpu"]) if cells else arrays["gpu"]
+    table = Measurements(
+        **arrays,
+        path=np.full(len(cells), path, dtype=np.str_),
+        line=np.array(lines if lines is not None else [0] * len(cells), dtype=np.int64),
+    )
+    _check_cells(table)
+    _check_duplicates(table)
+    return table
+
+
+def _numbers(name: str, values: Sequence[str], path: str, lines: list[int] | None) -> Number:
+    """Convert one column; NaN stands for an empty cell and for nothing else."""
+    out = np.full(len(values), np.nan)
+    for i, text in enumerate(values):
+        if not text:
+            continue
+        try:
+            out[i] = float(text)
+        except ValueError:
+            out[i] = np.nan
+        if not np.isfinite(out[i]):
+            at = f"{path}:{lines[i]}" if lines else f"row {i}"
+            raise InputError(f"{at}: {name} is '{text}', not a number")
+    return out
+
+
+def _check_cells(table: Measurements) -> None:
+    def fail(bad: NDArray[np.bool_], message: str) -> None:
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            values = {f.name: getattr(table, f.name)[row] for f in fields(table)}
+            raise InputError(f"{table.where(row)}: " + message.format(**values))
+
+    fail(np.isnan(table.latency_us), "latency_us is empty; every row needs one")
+    fail(
+        ~(table.latency_us > 0),
+        "latency_us is {latency_us:g}; a latency is more than 0 microseconds",
+    )
+    fail(table.source == "", "source is empty; name where the row comes from")
+    for name, allowed in VOCABULARY.items():
+        column = getattr(table, name)
+        for value in np.unique(column):
+            if value not in allowed:
+                shown = ", ".join(a or "(empty)" for a in allowed)
+                bad = column == value
+                fail(bad, f"unknown {name} '{value}'{nearest(str(value), allowed)}; one of {shown}")
+    for name in INTEGER_COLUMNS:
+        column = getattr(table, name)
+        given = ~np.isnan(column)
+        fail(
+            given & ~((column >= 1) & (column == np.floor(column))),
+            f"{name} is {{{name}:g}}; it must be a whole number of at least 1",
+        )
+    element = np.full(len(table), np.nan)
+    for dtype, size in ELEMENT_BYTES.items():
+        element[table.dtype == dtype] = size
+    expected = table.tokens * table.hidden_dim * element
+    wrong = ~np.isnan(expected) & ~np.isnan(table.bytes) & (expected != table.bytes)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise InputError(
+            f"{table.where(row)}: bytes is {table.bytes[row]:.0f}, but {table.tokens[row]:.0f} "
+            f"tokens x {table.hidden_dim[row]:.0f} hidden x {element[row]:.0f} bytes "
+            f"({table.dtype[row]}) = {expected[row]:.0f}"
+        )
+
+
+def _check_duplicates(table: Measurements) -> None:
+    seen: dict[tuple[Any, ...], int] = {}
+    columns = [getattr(table, name).tolist() for name in COLUMNS if name not in NUMBER_COLUMNS]
+    columns += [np.nan_to_num(getattr(table, name), nan=-1.0).tolist() for name in NUMBER_COLUMNS]
+    for row, key in enumerate(zip(*columns, strict=True)):
+        first = seen.setdefault(key, row)
+        if first != row:
+            raise InputError(
+                f"{table.where(row)}: the same row as {table.where(first)}; "
+                "remove one, or say in kernel_version how they differ"
+            )
+
+
+class replacing:
+    """Write to a temporary file beside ``path`` and move it into place only on success."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Any:
+        try:
+            handle, self.temporary = tempfile.mkstemp(
+                dir=self.path.parent, prefix=f".{self.path.name}."
+            )
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot write: {error.strerror}") from None
+        self.stream = os.fdopen(handle, "w", newline="", encoding="utf-8")
+        return self.stream
+
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
+        self.stream.close()
+        if kind is None:
+            os.chmod(self.temporary, 0o644)
+            os.replace(self.temporary, self.path)
+        else:
+            os.unlink(self.temporary)

@@ -1,0 +1,78 @@
+"""The parameters of the latency model: names, units and priors.
+
+A name is a quantity with its scope in brackets when it has one: ``link_gbps[MI300X]``,
+``kernel_time_scale[gfx942]``, ``separate_norm_us[gemma]``, ``harness[vllm-39080/aiter]``. All are
+positive and handled by their logarithm, except the additive ``harness[...]`` deviations. Priors are
+log-normal, one row of ``facts/priors.csv`` each, with the source of the figure.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+
+from .hardware import FACTS
+
+#: gfx950 is where both arms of the fused op are measured, so its kernels set the scale.
+REFERENCE_ARCH = "gfx950"
+
+#: Quantities that one value serves for all GPUs.
+SHARED = (
+    "round_trip_us",
+    "workgroup_gbps",
+    "turn_exposure_us",
+    "launch_us",
+    "second_launch_us",
+    "barrier_us",
+    "arrival_jitter_us",
+    "release_acquire_us",
+    "norm_us",
+    "local_us",
+    "local_efficiency",
+    "harness_us",
+)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A log-normal prior: ``median`` in ``unit``, ``log_sd`` the standard deviation of the log."""
+
+    name: str
+    median: float
+    log_sd: float
+    unit: str
+    source: str
+    note: str
+
+
+@cache
+def _table() -> dict[tuple[str, str], dict[str, str]]:
+    with (FACTS / "priors.csv").open(newline="", encoding="utf-8") as stream:
+        return {(row["parameter"], row["scope"]): row for row in csv.DictReader(stream)}
+
+
+@cache
+def prior(name: str) -> Prior:
+    """Return the prior of a parameter: its own scope's row, else the ``*`` row."""
+    quantity, _, scope = name.partition("[")
+    table = _table()
+    row = table.get((quantity, scope.rstrip("]"))) or table[quantity, "*"]
+    return Prior(
+        name, float(row["median"]), float(row["log_sd"]), row["unit"], row["source"], row["note"]
+    )
+
+
+def names(gpus: Iterable[tuple[str, str]], norm_kernels: Iterable[str]) -> list[str]:
+    """Return the parameters (without harness deviations) for (arch, gpu) pairs and norm kernels."""
+    pairs = sorted(set(gpus))
+    archs = sorted({arch for arch, _ in pairs})
+    found = [f"link_gbps[{gpu}]" for _, gpu in pairs]
+    found += [f"read_efficiency[{arch}]" for arch in archs]
+    found += [f"read_efficiency_deviation[{gpu}]" for _, gpu in pairs]
+    found += [f"kernel_time_scale[{arch}]" for arch in archs if arch != REFERENCE_ARCH]
+    found += SHARED
+    for kernel in sorted(set(norm_kernels)):
+        found += [f"separate_norm_us[{kernel}]", f"separate_norm_efficiency[{kernel}]"]
+    return found
