@@ -1,1 +1,61 @@
-"""costmodel."""
+"""Latency model of fused all-reduce + RMSNorm over xGMI, and the dispatch rule it leads to.
+
+Five lines from data to decision::
+
+    import costmodel as cm
+
+    rows = cm.published()                                    # or cm.read("mine.csv")
+    calibration, fit = cm.calibrate(cm.observe(rows), arch="gfx950")
+    cm.recommend(calibration, gpu="MI355X")
+
+Names are imported on first use, so ``import costmodel`` is cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+#: Public name -> module that defines it.
+_PUBLIC = {
+    "InputError": "errors",
+    "NotIdentifiedError": "errors",
+    "Measurements": "measurement",
+    "read": "measurement",
+    "read_all": "measurement",
+    "published": "measurement",
+    "Shapes": "shape",
+    "geometry": "geometry",
+    "eligible": "geometry",
+    "aiter": "kernel",
+    "terms": "latency",
+    "observe": "observations",
+    "Calibration": "calibration",
+    "load": "calibration",
+    "shipped": "calibration",
+    "calibrate": "estimate",
+    "predict": "predict",
+    "latency_terms": "predict",
+    "latency_us": "predict",
+    "Workload": "workload",
+    "captured_batch_sizes": "workload",
+    "Rule": "rules",
+    "recommend": "recommend",
+    "assess": "assess",
+}
+
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        value = getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'costmodel' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,7 +1,7 @@
 """A calibration: the posterior of the model's parameters, with the data it rests on.
 
-The posterior is a multivariate normal in the parameters' own coordinates (logarithms for positive
-parameters, microseconds for harness deviations), so the record is a mean and a covariance, and any
+The posterior is a multivariate normal in the parameters' own coordinates (logarithms for rates
+and ratios, microseconds for fixed times), so the record is a mean and a covariance, and any
 consequence of the parameters gets its interval by drawing from it. Files are JSON, schema
 ``costmodel/calibration/1``.
 """
@@ -61,7 +61,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Posterior of the parameters ``names`` (log) followed by ``harness`` deviations (us).
+    """Posterior of the parameters ``names`` followed by ``harness`` deviations (us).
 
     ``noise`` is the scale of log residuals per harness key, ``harness_sd_us`` the spread of harness
     constants over sources. ``data`` accounts for the rows: read, used, set aside by reason, sha256.
@@ -94,9 +94,10 @@ class Calibration:
     @property
     def values(self) -> Values:
         """Point estimates: posterior medians by parameter name."""
-        found: Values = dict(
-            zip(self.names, np.exp(self.mean[: len(self.names)]).tolist(), strict=True)
-        )
+        found: Values = {
+            name: float(np.exp(x) if log else x)
+            for name, x, log in zip(self.names, self.mean, self._log, strict=False)
+        }
         found.update(
             {
                 f"harness[{key}]": float(v)
@@ -112,10 +113,13 @@ class Calibration:
         """
         rng = np.random.default_rng(seed)
         spread = np.linalg.cholesky(self.covariance + 1e-12 * np.eye(len(self.mean)))
-        sample = self.mean + rng.standard_normal((count, len(self.mean))) @ spread.T
+        half = rng.standard_normal(((count + 1) // 2, len(self.mean))) @ spread.T
+        # Antithetic pairs: the mean of the draws is the posterior mean to first order.
+        sample = self.mean + np.vstack([half, -half])[:count]
         found: Values = {}
         for i, name in enumerate(self.names):
-            column = np.exp(sample[:, i : i + 1])
+            column = sample[:, i : i + 1]
+            column = np.exp(column) if self._log[i] else column
             limit = nominal_gbps(name)
             found[name] = np.minimum(column, limit) if limit else column
         for i, key in enumerate(self.harness):
@@ -155,6 +159,10 @@ class Calibration:
                 return key
         return next((k for k in self.harness if k.split("/")[0] == source), None)
 
+    @cached_property
+    def _log(self) -> list[bool]:
+        return parameters.is_log(self.names)
+
     @property
     def typical_noise(self) -> float:
         """Median scale of log residuals over the sources."""
@@ -168,12 +176,20 @@ class Calibration:
         return None
 
     def interval(self, name: str) -> tuple[float, float, float]:
-        """Return (lo, estimate, hi) of one parameter at :data:`LEVEL`."""
+        """Return (lo, estimate, hi) of one parameter at :data:`LEVEL`.
+
+        A link rate is cut at the link's nominal rate, a fixed time at zero.
+        """
         z = 1.6448536269514722
         if name in self.names:
             i = self.names.index(name)
             sd = float(np.sqrt(self.covariance[i, i]))
-            lo, mid, hi = np.exp(self.mean[i] + np.array([-z, 0.0, z]) * sd).tolist()
+            ends = self.mean[i] + np.array([-z, 0.0, z]) * sd
+            if not self._log[i]:
+                floor = 0.0 if parameters.prior(name).centre > 0 else -np.inf
+                lo, mid, hi = np.maximum(ends, floor).tolist()
+                return lo, mid, hi
+            lo, mid, hi = np.exp(ends).tolist()
             limit = nominal_gbps(name)
             return (min(lo, limit), min(mid, limit), min(hi, limit)) if limit else (lo, mid, hi)
         i = len(self.names) + self.harness.index(name.removeprefix("harness[").removesuffix("]"))

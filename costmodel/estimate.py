@@ -3,7 +3,7 @@
 The likelihood of a row is Student-t (4 degrees of freedom) in the log residual, with a scale per
 harness that is estimated with the leverage correction of restricted maximum likelihood; harness
 constants are Student-t random effects (3 degrees of freedom) around a common one; all other
-parameters have the log-normal priors of ``facts/priors.csv``. References: Lange, Little and Taylor,
+parameters have the priors of ``facts/priors.csv``. References: Lange, Little and Taylor,
 "Robust statistical modeling using the t distribution", JASA 84 (1989), for the weights and the
 information (nu + 1) / (nu + 3); Tierney and Kadane, JASA 81 (1986), for the Laplace approximation.
 """
@@ -39,8 +39,10 @@ class Problem:
     names: tuple[str, ...]
     harness: tuple[str, ...]
     harness_index: NDArray[np.int64]
+    is_log: NDArray[np.bool_]
     prior_mean: Array
     prior_sd: Array
+    lower: Array
     upper: Array
 
     @classmethod
@@ -50,30 +52,39 @@ class Problem:
         names = tuple(parameters.names(gpus, norm_kernels))
         priors = [parameters.prior(n) for n in names]
         harness, index = np.unique(observations.harness, return_inverse=True)
+        log = np.array([p.form == "log" for p in priors])
+        centre = np.array([p.centre for p in priors])
         limits = [nominal_gbps(n) for n in names]
         return cls(
             observations,
             names,
             tuple(harness.tolist()),
             index.astype(np.int64),
-            np.log([p.median for p in priors]),
-            np.array([p.log_sd for p in priors]),
+            log,
+            np.where(log, np.log(np.where(log, centre, 1.0)), centre),
+            np.array([p.sd for p in priors]),
+            np.where(log | (centre == 0.0), -np.inf, 0.0),
             np.array([np.log(limit) if limit else np.inf for limit in limits]),
         )
 
     def predict(self, x: Array) -> Array:
         """Return modelled latencies, harness included, for one parameter vector."""
         k = len(self.names)
-        values = dict(zip(self.names, np.exp(x[:k]), strict=True))
+        values = dict(zip(self.names, self._values(x[:k]), strict=True))
         base = self.observations.latency(values) + values["harness_us"]
         return base + x[k:][self.harness_index]
+
+    def _values(self, x: Array) -> Array:
+        """Return parameter values from coordinates, along the last axis."""
+        return np.where(self.is_log, np.exp(np.where(self.is_log, x, 0.0)), x)
 
     def jacobian(self, x: Array) -> tuple[Array, Array]:
         """Return (latency, d latency / d x), all columns in one vectorised evaluation."""
         k, h = len(self.names), len(self.harness)
         step = 1e-5
         moved = x[:k] + step * np.vstack([np.zeros(k), np.eye(k)])
-        values = {n: np.exp(moved[:, i : i + 1]) for i, n in enumerate(self.names)}
+        moved = self._values(moved)
+        values = {n: moved[:, i : i + 1] for i, n in enumerate(self.names)}
         latency = self.observations.latency(values) + values["harness_us"]
         columns = np.empty((latency.shape[1], k + h))
         columns[:, :k] = ((latency[1:] - latency[0]) / step).T
@@ -132,9 +143,9 @@ def fit(
     else:
         x, noise, spread = start.x.copy(), start.noise, start.harness_sd_us
         rounds = 1
-    lower = np.full(k + h, -np.inf)
+    lower = np.concatenate([problem.lower, np.full(h, -np.inf)])
     upper = np.concatenate([problem.upper, np.full(h, np.inf)])
-    x = np.minimum(x, upper - 1e-6)
+    x = np.clip(x, lower + 1e-6, upper - 1e-6)
 
     def tail(z: Array) -> Array:
         """Robust loss for rows and harness constants, plain squares for the priors."""

@@ -1,7 +1,7 @@
 """Latency: kernel geometry and calibrated costs give microseconds, as a sum of named terms.
 
 With S bytes per rank, N ranks, w the rate of one link in one direction and r = w x read efficiency
-the rate of kernel reads while several links are busy (r = w for N = 2)::
+the rate of kernel reads while several links are busy (r = w for N = 2; a further factor at 8)::
 
     1-stage        = launch + entry + read(S) + norm + exit
     2-stage, fused = launch + entry + read(S/N) + write(S/N) + exit + second launch + local(4 S)
@@ -70,6 +70,7 @@ class Costs:
 
     link_gbps: Any
     read_efficiency: Any
+    eight_rank_efficiency: Any
     round_trip_us: Any
     workgroup_gbps: Any
     turn_exposure_us: Any
@@ -78,6 +79,7 @@ class Costs:
     barrier_us: Any
     arrival_jitter_us: Any
     release_acquire_us: Any
+    release_acquire_us_per_doubling: Any
     norm_us: Any
     local_us: Any
     local_gbps: Any
@@ -103,6 +105,7 @@ def costs(
         link_gbps=values[f"link_gbps[{gpu}]"],
         read_efficiency=values[f"read_efficiency[{arch}]"]
         * values[f"read_efficiency_deviation[{gpu}]"],
+        eight_rank_efficiency=values["eight_rank_efficiency"],
         round_trip_us=values["round_trip_us"],
         workgroup_gbps=values["workgroup_gbps"],
         turn_exposure_us=values["turn_exposure_us"],
@@ -111,6 +114,7 @@ def costs(
         barrier_us=scale * values["barrier_us"],
         arrival_jitter_us=values["arrival_jitter_us"],
         release_acquire_us=scale * values["release_acquire_us"],
+        release_acquire_us_per_doubling=scale * values["release_acquire_us_per_doubling"],
         norm_us=scale * values["norm_us"],
         local_us=scale * values["local_us"],
         local_gbps=values["local_efficiency"] * hbm_gbps,
@@ -142,7 +146,10 @@ def terms(geometry: Geometry, costs: Costs, fabric: str = _fabric.FULL_MESH) -> 
     """
     n = geometry.world_size
     per_gbps = 1e-3  # bytes / (GB/s) = 1e-3 us
-    read_gbps = costs.link_gbps * np.where(n > 2, costs.read_efficiency, 1.0)
+    read_gbps = costs.link_gbps * (
+        np.where(n > 2, costs.read_efficiency, 1.0)
+        * np.where(n > 4, costs.eight_rank_efficiency, 1.0)
+    )
 
     def wire(link_bytes: Array, gbps: Any) -> Any:
         return _fabric.bottleneck_bytes(fabric, link_bytes, n) * per_gbps / gbps
@@ -186,8 +193,12 @@ def terms(geometry: Geometry, costs: Costs, fabric: str = _fabric.FULL_MESH) -> 
     if one_stage and fused:
         found["norm_epilogue"] = costs.norm_us * geometry.norm_turns
     if geometry.exit_barriers:
-        found["exit_barrier"] = one_barrier + (
-            costs.release_acquire_us if geometry.release_acquire else 0.0
+        found["exit_barrier"] = one_barrier
+    if geometry.release_acquire:
+        found["exit_barrier"] = (
+            one_barrier
+            + costs.release_acquire_us
+            + costs.release_acquire_us_per_doubling * (np.log2(n) - 2.0)
         )
     if geometry.launches == 2:
         found["second_launch"] = costs.second_launch_us

@@ -1,9 +1,11 @@
 """The parameters of the latency model: names, units and priors.
 
 A name is a quantity with its scope in brackets when it has one: ``link_gbps[MI300X]``,
-``kernel_time_scale[gfx942]``, ``separate_norm_us[gemma]``, ``harness[vllm-39080/aiter]``. All are
-positive and handled by their logarithm, except the additive ``harness[...]`` deviations. Priors are
-log-normal, one row of ``facts/priors.csv`` each, with the source of the figure.
+``kernel_time_scale[gfx942]``, ``separate_norm_us[gemma]``, ``harness[vllm-39080/aiter]``. Rates,
+ratios and the round trip are handled by their logarithm (prior log-normal); fixed times, which only
+ever add up, by their value (prior normal), so that the posterior of a sum that the data determine
+stays exact when its parts are not determined. One row of ``facts/priors.csv`` each, with the source
+of the figure.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ REFERENCE_ARCH = "gfx950"
 
 #: Quantities that one value serves for all GPUs.
 SHARED = (
+    "eight_rank_efficiency",
     "round_trip_us",
     "workgroup_gbps",
     "turn_exposure_us",
@@ -28,6 +31,7 @@ SHARED = (
     "barrier_us",
     "arrival_jitter_us",
     "release_acquire_us",
+    "release_acquire_us_per_doubling",
     "norm_us",
     "local_us",
     "local_efficiency",
@@ -37,11 +41,14 @@ SHARED = (
 
 @dataclass(frozen=True)
 class Prior:
-    """A log-normal prior: ``median`` in ``unit``, ``log_sd`` the standard deviation of the log."""
+    """A prior. ``form`` log: log-normal, ``centre`` the median, ``sd`` that of the logarithm;
+    linear: normal with mean ``centre`` and standard deviation ``sd``, both in ``unit``.
+    """
 
     name: str
-    median: float
-    log_sd: float
+    form: str
+    centre: float
+    sd: float
     unit: str
     source: str
     note: str
@@ -60,8 +67,19 @@ def prior(name: str) -> Prior:
     table = _table()
     row = table.get((quantity, scope.rstrip("]"))) or table[quantity, "*"]
     return Prior(
-        name, float(row["median"]), float(row["log_sd"]), row["unit"], row["source"], row["note"]
+        name,
+        row["form"],
+        float(row["centre"]),
+        float(row["sd"]),
+        row["unit"],
+        row["source"],
+        row["note"],
     )
+
+
+def is_log(names: Iterable[str]) -> list[bool]:
+    """Return which parameters are handled by their logarithm."""
+    return [prior(name).form == "log" for name in names]
 
 
 def names(gpus: Iterable[tuple[str, str]], norm_kernels: Iterable[str]) -> list[str]:

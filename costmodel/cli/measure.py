@@ -1,0 +1,134 @@
+"""``costmodel measure``: run the op on this machine and keep its latencies.
+
+Imports click and numpy; torch, and triton, only where the back end needs them.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import InputError
+from ..live.backend import BACKENDS, CALLS, SLOTS, TIMINGS, load
+from ..live.ending import BAD_INPUT, RunEnded
+from ..live.harness import Settings
+from ..live.launch import join, spawn, under_torchrun
+from ..live.plan import DEFAULT_ARMS
+from ..live.request import request
+from ..live.run import run
+
+
+class Sizes(click.ParamType):
+    """A list of whole numbers: ``1,2,48`` and ``1..512`` (doubling: 1, 2, 4, ..., 512)."""
+
+    name = "list"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
+        """Return the numbers in the order given."""
+        numbers: list[int] = []
+        for part in value.split(","):
+            first, dots, last = part.strip().partition("..")
+            try:
+                low, high = int(first), int(last or first)
+            except ValueError:
+                raise InputError(
+                    f"{param.opts[0]}: '{part}' is not a whole number; give e.g. 1,2,48 or 1..512 "
+                    "(doubling from 1 to 512)"
+                ) from None
+            if low < 1 or high < low or (dots and not last):
+                raise InputError(f"{param.opts[0]}: '{part}' is no range of sizes of 1 or more")
+            while low <= high:
+                numbers.append(low)
+                low *= 2
+        return numbers
+
+
+class KeepsArguments(click.Command):
+    """A command that keeps its raw arguments, so that it can start itself once a rank."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as always, after keeping a copy."""
+        ctx.meta["arguments"] = list(args)
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=KeepsArguments, short_help="Measure the op on this machine.")
+@click.option("--backend", metavar="NAME", help=f"What runs the op: {', '.join(BACKENDS)}.")
+@click.option("--tp", type=int, metavar="N", help="World size: 2, 4 or 8 ranks.")
+@click.option("--hidden", type=Sizes(), metavar="LIST", help="Hidden sizes, e.g. 2880,4096.")
+@click.option("--tokens", type=Sizes(), metavar="LIST", help="Tokens, e.g. 1,48 or 1..512.")
+@click.option("--dtype", metavar="LIST", help="bf16, fp16, fp32.  [default: bf16]")
+@click.option(
+    "--arms",
+    metavar="LIST",
+    help=f"1stage, 2stage, auto, separate.  [default: {','.join(DEFAULT_ARMS)}]",
+)
+@click.option("--plan", type=click.Path(path_type=Path), help="A plan file instead of a grid.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory of the run.")
+@click.option("--resume", is_flag=True, help="Continue the run in --out.")
+@click.option("--budget", type=float, metavar="SECONDS", help="Stop between shapes in time.")
+@click.option(
+    "--timing",
+    metavar="KIND",
+    help=f"{' or '.join(TIMINGS)}.  [default: graph where the back end has it]",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), help="Fixes inputs and orders.  [default: drawn]"
+)
+@click.option("--rounds", type=int, help=f"Rounds of every arm.  [default: {Settings.rounds}]")
+@click.option("--samples", type=int, help=f"Replays a round.  [default: {Settings.samples}]")
+@click.option("--calls", type=int, help=f"Calls a replay, multiple of --slots.  [default: {CALLS}]")
+@click.option("--slots", type=int, help=f"Sets of buffers to rotate through.  [default: {SLOTS}]")
+@click.option(
+    "--watchdog",
+    type=float,
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Longest that one step may take; ten times that where kernels are compiled.",
+)
+@click.pass_context
+def command(ctx: click.Context, **options: Any) -> None:
+    """Measure fused all-reduce + RMSNorm on this machine.
+
+    Every arm is first compared with an fp32 reference; a wrong arm is reported and never timed.
+    Results go to --out shape by shape: measurements.csv (schema 1), samples.jsonl (every sample of
+    every rank) and environment.json. A run that ended early continues with --resume.
+
+    \b
+    costmodel measure --backend gloo --tp 2 --hidden 2880 --tokens 1..64 --out run
+    torchrun --nproc-per-node=8 -m costmodel measure --backend aiter \\
+        --hidden 7168 --tokens 1..512 --arms 1stage,2stage,auto --out run-tp8
+
+    Exit codes: 0 done, 1 an arm gave wrong results, 2 bad input, 3 a rank was lost or hung, 4 the
+    results could not be written, 130 Ctrl-C. torchrun itself turns each of these into 1.
+    """
+    started = time.monotonic()
+    try:
+        asked = request(options)
+        if not under_torchrun():
+            launch = load(asked.backend).launch
+            if launch == "torchrun":
+                raise InputError(
+                    f"back end {asked.backend} needs one process a GPU; start it as torchrun "
+                    f"--nproc-per-node={asked.world_size} -m costmodel measure ..."
+                )
+            if launch == "spawn":
+                ctx.exit(spawn(asked.world_size, ctx.meta["arguments"]))
+        ctx.exit(run(asked, started))
+    except InputError as error:
+        if under_torchrun():  # all ranks found the same; one says it
+            if join().first_to_say():
+                click.echo(f"costmodel: error: {error}", err=True)
+            ctx.exit(BAD_INPUT)
+        raise
+    except RunEnded as error:
+        click.echo(f"costmodel: error: {error}", err=True)
+        ctx.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    command(prog_name="costmodel measure")

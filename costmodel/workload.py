@@ -1,0 +1,57 @@
+"""The workload over which a rule is judged: captured decode batch sizes crossed with hidden sizes.
+
+Engines capture graphs at fixed batch sizes and pad to them, so these are the only token counts at
+which a decode step calls the op (vLLM ``cudagraph_capture_sizes``, SGLang ``cuda_graph_bs``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError
+
+
+def captured_batch_sizes() -> NDArray[np.int64]:
+    """Return 1, 2, 4, then multiples of 8 to 256, then of 16 to 512."""
+    return np.array([1, 2, 4, *range(8, 257, 8), *range(272, 513, 16)], np.int64)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Calls as (tokens, hidden_dim, weight), flat arrays of equal length; weights sum to 1."""
+
+    tokens: NDArray[np.int64]
+    hidden_dim: NDArray[np.int64]
+    weight: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls,
+        hidden_dims: Iterable[int],
+        tokens: Iterable[int] | None = None,
+        token_weight: Iterable[float] | None = None,
+    ) -> Workload:
+        """Cross token counts (default: captured batch sizes) with hidden sizes.
+
+        Each hidden size weighs the same; token counts weigh ``token_weight`` or the same.
+        """
+        hidden = np.array(sorted(set(hidden_dims)), np.int64)
+        batch = captured_batch_sizes() if tokens is None else np.array(list(tokens), np.int64)
+        if not hidden.size or not batch.size:
+            raise InputError("a workload needs at least one token count and one hidden size")
+        share = np.ones(batch.size) if token_weight is None else np.array(list(token_weight), float)
+        t, h = (a.ravel() for a in np.meshgrid(batch, hidden, indexing="ij"))
+        w = np.repeat(share, hidden.size)
+        return cls(t, h, w / w.sum())
+
+
+def snap_tokens(max_bytes: int, hidden_dim: int, element_bytes: int) -> tuple[int, int | None]:
+    """Return (last captured batch at or below ``max_bytes``, first above), 0 and None at the ends."""
+    batch = captured_batch_sizes()
+    below = batch[batch * hidden_dim * element_bytes <= max_bytes]
+    above = batch[batch * hidden_dim * element_bytes > max_bytes]
+    return (int(below[-1]) if below.size else 0), (int(above[0]) if above.size else None)
