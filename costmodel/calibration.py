@@ -138,7 +138,7 @@ class Calibration:
         ``source`` picks the harness constant of a calibrated source; without it the harness is the
         typical one, and draws carry the whole spread over sources.
         """
-        arch = dict((g, a) for a, g in self.gpus).get(gpu)
+        arch = {g: a for a, g in self.gpus}.get(gpu)
         if arch is None:
             known = ", ".join(g for _, g in self.gpus)
             raise InputError(f"this calibration has no {gpu}; it covers {known}")
@@ -343,4 +343,5 @@ def nominal_gbps(name: str) -> float | None:
 
 
 def _significant(value: float, digits: int) -> float:
-    return float(f"{value:.{digits}g}")
+    """Round to significant digits; what is below 1e-12 is zero (a time at its lower bound)."""
+    return float(f"{value:.{digits}g}") if abs(value) > 1e-12 else 0.0

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import hardware, parameters
-from .calibration import HARNESS_DOF, NOISE_DOF, Calibration, Coverage, Refusal, nominal_gbps
+from .calibration import HARNESS_DOF, NOISE_DOF, Calibration, nominal_gbps
+from .diagnostics import coverage, hidden_effect, refusals
 from .errors import InputError
 from .measurement import COLUMNS
 from .observations import Observations
@@ -253,6 +254,7 @@ def calibrate(observations: Observations, *, arch: str | None = None) -> tuple[C
     gpus = known_gpus(observations)
     found = fit(Problem.of(observations, gpus))
     archs = sorted({a for a, _ in gpus})
+    effect = hidden_effect(found)
     families = [str(f) for f in np.unique(observations.table.kernel_family)]
     calibration = Calibration(
         arch=archs[0] if len(archs) == 1 else "+".join(archs),
@@ -262,7 +264,7 @@ def calibrate(observations: Observations, *, arch: str | None = None) -> tuple[C
         covariance=found.covariance,
         noise=dict(zip(found.problem.harness, found.noise.tolist(), strict=True)),
         harness_sd_us=found.harness_sd_us,
-        coverage=_coverage(observations),
+        coverage=coverage(observations),
         refusals=refusals(found),
         gpus=gpus,
         fabric=fabrics.pop(),
@@ -273,6 +275,7 @@ def calibrate(observations: Observations, *, arch: str | None = None) -> tuple[C
             "set_aside": observations.set_aside,
             "sources": sorted(set(observations.table.source.tolist())),
             "sha256": data_sha256(observations),
+            "hidden_effect": effect.to_dict() if effect else None,
         },
     )
     return (calibration.restrict(arch) if arch else calibration), found
@@ -282,77 +285,3 @@ def data_sha256(observations: Observations) -> str:
     """Return the hash of the rows used, in their order, as schema 1 text."""
     lines = [",".join(row[c] for c in COLUMNS) for row in observations.table.to_rows()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _coverage(observations: Observations) -> tuple[Coverage, ...]:
-    table = observations.table
-    found = []
-    for group in sorted(
-        {
-            (g.gpu, int(n), g.geometry.op, g.geometry.algorithm)
-            for g in observations.groups
-            for n in np.unique(table.world_size[g.rows])
-        }
-    ):
-        gpu, n, op, algorithm = group
-        mine = (
-            (table.gpu == gpu) & (table.world_size == n) & (table.op == op)
-            & (observations.algorithm == algorithm)
-        )  # fmt: skip
-        size = np.concatenate([g.geometry.size_bytes[mine[g.rows]] for g in observations.groups])
-        found.append(
-            Coverage(
-                gpu,
-                n,
-                op,
-                algorithm,
-                float(size.min()),
-                float(size.max()),
-                int(mine.sum()),
-                tuple(sorted(set(table.source[mine].tolist()))),
-            )  # fmt: skip
-        )
-    return tuple(found)
-
-
-#: A world size whose rows scatter by more than this around the model contradict each other: the
-#: published clean tables scatter by 1 to 4 %.
-MAX_SCATTER = 0.12
-
-
-def refusals(found: Fit) -> tuple[Refusal, ...]:
-    """Return the GPUs and world sizes whose fused rows are too inconsistent to read a cutoff from.
-
-    The measure is the root mean square of the log residuals (at least four rows); the reason names
-    the rows that disagree most and by how much.
-    """
-    table = found.problem.observations.table
-    out = []
-    for gpu, n in sorted(
-        {(str(g), int(n)) for g, n in zip(table.gpu, table.world_size, strict=True)}
-    ):
-        mine = np.flatnonzero(
-            (table.gpu == gpu) & (table.world_size == n) & (table.op == "fused_ar_rmsnorm")
-        )
-        if mine.size < 4:
-            continue
-        residual = -found.log_residual[mine]
-        scatter = float(np.sqrt(np.mean(residual**2)))
-        if scatter <= MAX_SCATTER:
-            continue
-        worst = mine[np.argsort(-np.abs(residual))[:3]]
-        named = "; ".join(
-            f"{found.problem.observations.algorithm[i]} at {table.tokens[i]:.0f} tokens is "
-            f"{table.latency_us[i]:.2f} us, {table.latency_us[i] - found.predicted[i]:+.1f} us from "
-            f"the model ({table.where(i)})"
-            for i in worst
-        )
-        out.append(
-            Refusal(
-                gpu,
-                n,
-                f"rows scatter by {100 * scatter:.0f} % around any smooth latency "
-                f"(limit {100 * MAX_SCATTER:.0f} %): {named}",
-            )
-        )
-    return tuple(out)

@@ -252,7 +252,7 @@ def _from_cells(cells: list[list[str]], path: str, lines: list[int] | None) -> M
     arrays["gpu"] = np.char.upper(arrays["gpu"]) if cells else arrays["gpu"]
     table = Measurements(
         **arrays,
-        path=np.full(len(cells), path, dtype=np.str_),
+        path=np.full(len(cells), path),
         line=np.array(lines if lines is not None else [0] * len(cells), dtype=np.int64),
     )
     _check_cells(table)

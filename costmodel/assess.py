@@ -1,0 +1,219 @@
+"""How good a calibration is: errors in sample, leaving one row out, leaving one source out.
+
+Leaving a source out asks whether physics carries: the model is fitted without the source, then one
+constant per harness (the source's own offset) is refitted to its rows. Rows whose separate norm
+kernel no other source measured have constants that nothing else determines; they are counted and
+left out of that score.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .baselines import BASELINES
+from .calibration import NOISE_DOF
+from .diagnostics import HiddenEffect, arms, hidden_effect, sizes
+from .estimate import Fit, fit
+from .shape import SEPARATE
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Absolute percentage errors over ``n`` rows."""
+
+    n: int
+    median: float
+    p90: float
+    max: float
+
+    @classmethod
+    def of(cls, error_pct: Array) -> Score:
+        """Summarise percentage errors of any sign."""
+        e = np.abs(error_pct[~np.isnan(error_pct)])
+        if not e.size:
+            return cls(0, float("nan"), float("nan"), float("nan"))
+        return cls(int(e.size), float(np.median(e)), float(np.percentile(e, 90)), float(e.max()))
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """Scores of one fit; percent. ``family`` are the AITER rows, on which targets are stated."""
+
+    in_sample: dict[str, Score]
+    family_in_sample: Score
+    leave_one_out: dict[str, Score]
+    coverage90: float
+    leave_source_out: dict[str, Score]
+    leave_source_out_pooled: dict[str, Score]
+    leave_source_out_skipped: int
+    hidden: HiddenEffect | None
+    same_rows: dict[str, tuple[Score, Score]] = field(default_factory=dict)
+
+
+def error_pct(found: Fit) -> Array:
+    """Return signed errors (predicted over measured, minus 1) in percent."""
+    return 100.0 * np.expm1(found.log_residual)
+
+
+def leave_one_out(found: Fit) -> tuple[Array, NDArray[np.bool_]]:
+    """Refit without each row; return its signed error in percent and whether its 90 % interval held.
+
+    Noise scales are kept from the full fit.
+    """
+    observed = found.problem.observations.latency_us
+    error, inside = np.empty(observed.size), np.empty(observed.size, bool)
+    for i in range(observed.size):
+        rows = np.ones(observed.size, bool)
+        rows[i] = False
+        without = fit(found.problem, rows=rows, start=found)
+        t, columns = found.problem.jacobian(without.x)
+        slope = columns[i] / t[i]
+        variance = float(slope @ without.covariance @ slope)
+        # 1.645 and 2.132: two-sided 90 % points of the normal and of Student-t with 4 dof.
+        assert NOISE_DOF == 4.0
+        noise = found.noise[found.problem.harness_index[i]]
+        half = np.sqrt(1.645**2 * variance + (2.132 * noise) ** 2)
+        residual = np.log(t[i] / observed[i])
+        error[i], inside[i] = 100 * np.expm1(residual), abs(residual) <= half
+    return error, inside
+
+
+def baseline_leave_one_out(found: Fit) -> dict[str, Array]:
+    """Return, per baseline, the signed error of each row predicted from its arm's other rows.
+
+    NaN where too few different sizes remain.
+    """
+    observed, size, arm = found.problem.observations.latency_us, sizes(found), arms(found)
+    out = {name: np.full(observed.size, np.nan) for name in BASELINES}
+    for i in range(observed.size):
+        rest = np.flatnonzero((arm == arm[i]) & (np.arange(observed.size) != i))
+        for name, (make, needed) in BASELINES.items():
+            if np.unique(size[rest]).size >= needed:
+                guess = make(size[rest], observed[rest])(size[i : i + 1])[0]
+                out[name][i] = 100 * (guess / observed[i] - 1)
+    return out
+
+
+def refit_offset(predicted: Array, observed: Array) -> float:
+    """Return the additive constant that minimises the median relative error, by robust weights."""
+    offset = float(np.median(observed - predicted))
+    scale = 0.03
+    for _ in range(50):
+        residual = (observed - predicted - offset) / observed
+        weight = 1.0 / ((1.0 + (residual / scale) ** 2) * observed**2)
+        step = float(np.sum(weight * (observed - predicted - offset)) / np.sum(weight))
+        offset += step
+        if abs(step) < 1e-9:
+            break
+    return offset
+
+
+def leave_source_out(found: Fit) -> tuple[dict[str, Array], dict[str, dict[str, Array]], int]:
+    """Refit without each source; return its rows' errors, the baselines' and the rows left out.
+
+    The second result maps baseline -> source -> errors, where another source measured the same arm
+    (GPU, world size, op, algorithm) so that the baseline can be scored the same way.
+    """
+    observations = found.problem.observations
+    table, observed = observations.table, observations.latency_us
+    size = sizes(found)
+    norm = np.full(observed.size, "", dtype="U16")
+    for group in observations.groups:
+        if group.geometry.op == SEPARATE:
+            norm[group.rows] = group.norm_kernel
+    arm = np.array(
+        [
+            f"{g}|{n:.0f}|{o}|{a}"
+            for g, n, o, a in zip(
+                table.gpu, table.world_size, table.op, observations.algorithm, strict=True
+            )
+        ]
+    )
+    model: dict[str, Array] = {}
+    simple: dict[str, dict[str, Array]] = {name: {} for name in BASELINES}
+    skipped = 0
+    sources = np.unique(table.source)
+    if sources.size < 2:
+        return model, simple, skipped
+    for source in sources:
+        out = table.source == source
+        alone = out & (norm != "") & ~np.isin(norm, norm[~out])
+        skipped += int(alone.sum())
+        score = out & ~alone
+        if not score.any():
+            continue
+        # A harness without rows keeps its prior: zero deviation.
+        without = fit(found.problem, rows=~out, start=found)
+        predicted = found.problem.predict(without.x)
+        error = np.full(observed.size, np.nan)
+        guesses = {name: np.full(observed.size, np.nan) for name in BASELINES}
+        for key in np.unique(observations.harness[score]):
+            mine = score & (observations.harness == key)
+            shift = refit_offset(predicted[mine], observed[mine])
+            error[mine] = 100 * ((predicted[mine] + shift) / observed[mine] - 1)
+            for name, (make, needed) in BASELINES.items():
+                raw = np.full(observed.size, np.nan)
+                for a in np.unique(arm[mine]):
+                    rest = np.flatnonzero(~out & (arm == a))
+                    here = mine & (arm == a)
+                    if np.unique(size[rest]).size >= needed:
+                        raw[here] = make(size[rest], observed[rest])(size[here])
+                known = mine & ~np.isnan(raw)
+                if known.any():
+                    moved = raw[known] + refit_offset(raw[known], observed[known])
+                    guesses[name][known] = 100 * (moved / observed[known] - 1)
+        model[str(source)] = error
+        for name, guess in guesses.items():
+            if not np.isnan(guess).all():
+                simple[name][str(source)] = guess
+    return model, simple, skipped
+
+
+def assess(found: Fit, *, family: str = "aiter") -> Assessment:
+    """Return every score; leave-one-out refits the model once a row (seconds for 160 rows)."""
+    observations = found.problem.observations
+    mine = observations.table.kernel_family == family
+    if not mine.any():
+        mine = np.ones(len(observations), bool)
+    error = error_pct(found)
+    loo, inside = leave_one_out(found)
+    simple = baseline_leave_one_out(found)
+    source_model, source_simple, skipped = leave_source_out(found)
+    left_out = {"model": Score.of(loo[mine])}
+    same_rows = {}
+    for name, values in simple.items():
+        left_out[name] = Score.of(values[mine])
+        common = mine & ~np.isnan(values)
+        same_rows[name] = (Score.of(loo[common]), Score.of(values[common]))
+    pooled = {
+        "model": Score.of(
+            np.concatenate([e[mine] for e in source_model.values()] or [np.array([])])
+        )
+    }
+    for name, by_source in source_simple.items():
+        if not by_source:
+            continue
+        joined = np.concatenate([e[mine] for e in by_source.values()])
+        pooled[name] = Score.of(joined)
+        model_same = np.concatenate(
+            [np.where(np.isnan(e), np.nan, source_model[s])[mine] for s, e in by_source.items()]
+        )
+        same_rows[f"source:{name}"] = (Score.of(model_same), Score.of(joined))
+    return Assessment(
+        in_sample={
+            str(key): Score.of(error[observations.harness == key]) for key in found.problem.harness
+        },
+        family_in_sample=Score.of(error[mine]),
+        leave_one_out=left_out,
+        coverage90=float(inside[mine].mean()),
+        leave_source_out={s: Score.of(e[mine]) for s, e in source_model.items()},
+        leave_source_out_pooled=pooled,
+        leave_source_out_skipped=skipped,
+        hidden=hidden_effect(found),
+        same_rows=same_rows,
+    )

@@ -1,0 +1,80 @@
+"""``costmodel calibrate``."""
+
+from __future__ import annotations
+
+import click
+
+from . import options
+
+
+@click.command(short_help="Fit the model to measurements.")
+@click.argument("measurements", nargs=-1, metavar="MEASUREMENTS...")
+@click.option("--out", metavar="FILE", help="Write the calibration here (overwrites).")
+@click.option("--published", is_flag=True, help="Add the published tables that costmodel ships.")
+@click.option("--arch", help="Write the part of the fit that one arch needs.")
+@click.option(
+    "--include", multiple=True, metavar="QUALITY",
+    help="Also use rows of this quality: noisy, suspect, launch_bound, serving_trace.",
+)  # fmt: skip
+@click.option(
+    "--no-cross-validation", is_flag=True, help="Skip leave-one-out; the fit is the same."
+)
+@options.format_option
+def command(
+    measurements: tuple[str, ...],
+    out: str | None,
+    published: bool,
+    arch: str | None,
+    include: tuple[str, ...],
+    no_cross_validation: bool,
+    style: str,
+) -> int:
+    """Fit the model to schema 1 MEASUREMENTS (files or directories) and print the report.
+
+    Exit code 1 when the rows contradict each other so much that no cutoff can be read from them;
+    what could be estimated is still printed and written.
+
+    \b
+    costmodel calibrate mine.csv --out mine.json
+    costmodel calibrate mine.csv --published --arch gfx942 --out mine.json
+    costmodel calibrate --published --arch gfx950 --out gfx950.json
+    """
+    from .. import measurement
+    from ..calibration_report import report
+    from ..errors import InputError
+    from ..estimate import calibrate
+    from ..measurement import VOCABULARY
+    from ..observations import observe
+
+    if not measurements and not published:
+        raise InputError("give schema 1 files or --published")
+    for quality in include:
+        if quality not in VOCABULARY["quality"]:
+            raise InputError(
+                f"unknown quality '{quality}' in --include; one of "
+                f"{', '.join(VOCABULARY['quality'])}"
+            )
+    if arch is not None:
+        arch = arch.lower()
+    tables = [measurement.read_all(measurements)] if measurements else []
+    if published:
+        tables.append(measurement.published())
+    table = measurement.concat(tables)
+    observations = observe(table, include=("clean", *include))
+    held_out = not len(observations)
+    if held_out:
+        # Nothing clean: estimate from what there is, so that the refusal carries numbers.
+        observations = observe(table, include=VOCABULARY["quality"])
+    calibration, found = calibrate(observations, arch=arch)
+    if out:
+        calibration.save(out)
+    text, record = report(
+        calibration, found, cross_validate=not no_cross_validation, only_unclean=held_out
+    )
+    if style == "json":
+        options.print_json(record)
+    else:
+        click.echo(text)
+        if out:
+            click.echo(f"\nwrote {out}: calibration {calibration.id}")
+    return 1 if record["refused"] else 0

@@ -1,0 +1,167 @@
+"""What the rows say about a fit: what was measured, what contradicts, what the model misses."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .calibration import Coverage, Refusal
+from .observations import Observations
+from .shape import FUSED
+
+if TYPE_CHECKING:
+    from .estimate import Fit
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class HiddenEffect:
+    """Does hidden size matter beyond bytes? Slope of the residual per doubling of hidden_dim."""
+
+    rows: int
+    pct_per_doubling: float
+    lo: float
+    hi: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the effect rounded, for a calibration file."""
+        return {k: round(v, 4) for k, v in asdict(self).items()}
+
+
+def arms(found: Fit) -> NDArray[np.int64]:
+    """Return an index per row: rows of one arm share harness, GPU, world size, op, algorithm."""
+    table, algorithm = found.problem.observations.table, found.problem.observations.algorithm
+    keys = [
+        "|".join(map(str, key))
+        for key in zip(
+            found.problem.observations.harness,
+            table.gpu,
+            table.world_size,
+            table.op,
+            algorithm,
+            table.kernel_version,
+            strict=True,
+        )
+    ]
+    return np.unique(keys, return_inverse=True)[1].astype(np.int64)
+
+
+def sizes(found: Fit) -> Array:
+    """Return bytes per row."""
+    out = np.empty(len(found.problem.observations))
+    for group in found.problem.observations.groups:
+        out[group.rows] = group.geometry.size_bytes
+    return out
+
+
+def coverage(observations: Observations) -> tuple[Coverage, ...]:
+    """Return what was measured, one record per GPU, world size, op and algorithm."""
+    table = observations.table
+    found = []
+    for group in sorted(
+        {
+            (g.gpu, int(n), g.geometry.op, g.geometry.algorithm)
+            for g in observations.groups
+            for n in np.unique(table.world_size[g.rows])
+        }
+    ):
+        gpu, n, op, algorithm = group
+        mine = (
+            (table.gpu == gpu)
+            & (table.world_size == n)
+            & (table.op == op)
+            & (observations.algorithm == algorithm)
+        )
+        size = np.concatenate([g.geometry.size_bytes[mine[g.rows]] for g in observations.groups])
+        found.append(
+            Coverage(
+                gpu,
+                n,
+                op,
+                algorithm,
+                float(size.min()),
+                float(size.max()),
+                int(mine.sum()),
+                tuple(sorted(set(table.source[mine].tolist()))),
+            )
+        )
+    return tuple(found)
+
+
+def hidden_effect(found: Fit) -> HiddenEffect | None:
+    """Regress residuals on log2(hidden_dim) inside arms that have several hidden sizes.
+
+    The model knows hidden_dim only through bytes, turns and workgroups, so a slope is an effect
+    that it misses. 90 % interval by the usual least-squares formula.
+    """
+    table = found.problem.observations.table
+    keep = ~np.isnan(table.hidden_dim)
+    arm = arms(found)
+    x, y = [], []
+    groups = 0
+    for a in np.unique(arm[keep]):
+        mine = keep & (arm == a)
+        hidden = np.log2(table.hidden_dim[mine])
+        if np.unique(hidden).size < 3:
+            continue
+        # Residuals at like bytes: take out a smooth trend in log bytes first.
+        size = np.log2(sizes(found)[mine])
+        design = np.column_stack([np.ones_like(size), size, size**2])
+        project = design @ np.linalg.pinv(design)
+        x.append(hidden - project @ hidden)
+        residual = -found.log_residual[mine]
+        y.append(residual - project @ residual)
+        groups += 3
+    if not x:
+        return None
+    a, b = np.concatenate(x), np.concatenate(y)
+    square = float(a @ a)
+    slope = float(a @ b) / square
+    free = max(1, a.size - groups - 1)
+    se = float(np.sqrt(np.sum((b - slope * a) ** 2) / free / square))
+    return HiddenEffect(a.size, 100 * slope, 100 * (slope - 1.645 * se), 100 * (slope + 1.645 * se))
+
+
+#: A world size whose rows scatter by more than this around the model contradict each other: the
+#: published clean tables scatter by 1 to 4 %.
+MAX_SCATTER = 0.12
+
+
+def refusals(found: Fit) -> tuple[Refusal, ...]:
+    """Return the GPUs and world sizes whose fused rows are too inconsistent to read a cutoff from.
+
+    The measure is the root mean square of the log residuals (at least four rows); the reason names
+    the rows that disagree most and by how much.
+    """
+    table = found.problem.observations.table
+    out = []
+    for gpu, n in sorted(
+        {(str(g), int(n)) for g, n in zip(table.gpu, table.world_size, strict=True)}
+    ):
+        mine = np.flatnonzero((table.gpu == gpu) & (table.world_size == n) & (table.op == FUSED))
+        if mine.size < 4:
+            continue
+        residual = -found.log_residual[mine]
+        scatter = float(np.sqrt(np.mean(residual**2)))
+        if scatter <= MAX_SCATTER:
+            continue
+        worst = mine[np.argsort(-np.abs(residual))[:3]]
+        named = "; ".join(
+            f"{found.problem.observations.algorithm[i]} at {table.tokens[i]:.0f} tokens is "
+            f"{table.latency_us[i]:.2f} us, {table.latency_us[i] - found.predicted[i]:+.1f} us from "
+            f"the model ({table.where(i)})"
+            for i in worst
+        )
+        out.append(
+            Refusal(
+                gpu,
+                n,
+                f"rows scatter by {100 * scatter:.0f} % around any smooth latency "
+                f"(limit {100 * MAX_SCATTER:.0f} %): {named}",
+            )
+        )
+    return tuple(out)

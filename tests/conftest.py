@@ -1,0 +1,35 @@
+"""Fixtures that several test files share: the published rows and one fit to them."""
+
+from __future__ import annotations
+
+import pytest
+
+from costmodel import measurement
+from costmodel.estimate import calibrate
+from costmodel.observations import observe
+
+
+@pytest.fixture(scope="session")
+def published():
+    return measurement.published()
+
+
+@pytest.fixture(scope="session")
+def fitted(published):
+    """Return (calibration over both archs, fit) on all clean published rows."""
+    return calibrate(observe(published))
+
+
+ROW = {
+    "source": "mine", "date": "2026-09-01", "gpu": "MI300X", "gpu_evidence": "stated",
+    "arch": "gfx942", "interconnect": "xgmi", "world_size": 4, "op": "fused_ar_rmsnorm",
+    "algorithm": "1stage", "kernel_family": "aiter", "kernel_version": "0.1.19", "tokens": 8,
+    "hidden_dim": 4096, "dtype": "bf16", "bytes": 65536, "latency_us": 9.5, "statistic": "median",
+    "rank_reduction": "max", "timing": "graph", "quality": "clean",
+}  # fmt: skip
+
+
+@pytest.fixture
+def row():
+    """Return one valid schema 1 row as a dictionary."""
+    return dict(ROW)

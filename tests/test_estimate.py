@@ -1,0 +1,162 @@
+"""Estimation on synthetic truth: data drawn from the model, answers known."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from costmodel.calibration import HARNESS_DOF, NOISE_DOF
+from costmodel.errors import InputError
+from costmodel.estimate import Problem, calibrate, fit, known_gpus
+from costmodel.kernel import aiter
+from costmodel.measurement import Measurements
+from costmodel.observations import observe
+from costmodel.predict import latency_us
+from costmodel.shape import Shapes
+
+REPLICATES = 24
+
+
+@pytest.fixture(scope="module")
+def problem(published):
+    observations = observe(published)
+    return Problem.of(observations, known_gpus(observations))
+
+
+def with_latency(observations, latency):
+    return dataclasses.replace(
+        observations, table=dataclasses.replace(observations.table, latency_us=latency)
+    )
+
+
+def draw_truth(problem, rng):
+    """Draw parameters from their priors (fixed times cut at zero) and harness constants."""
+    x = problem.prior_mean + problem.prior_sd * rng.standard_normal(len(problem.names))
+    while (low := x < problem.lower).any():
+        x[low] = (
+            problem.prior_mean + problem.prior_sd * rng.standard_normal(len(problem.names))
+        )[low]
+    harness = np.maximum(2.5 * rng.standard_t(HARNESS_DOF, len(problem.harness)), -2.0)
+    return np.concatenate([np.minimum(x, problem.upper), harness])
+
+
+def crossing(calibration, values, gpu, n):
+    """Return tokens at hidden 7168 where the fused arms cross, one per draw."""
+    tokens = np.arange(1, 200)
+    shapes = Shapes.of(tokens, 7168, n)
+    gap = np.atleast_2d(
+        latency_us(calibration, shapes, "1stage", gpu=gpu, kernel=aiter(), values=values)
+        - latency_us(calibration, shapes, "2stage", gpu=gpu, kernel=aiter(), values=values)
+    )
+    after = np.clip(np.where((gap > 0).any(1), (gap > 0).argmax(1), 198), 1, 198)
+    row = np.arange(len(gap))
+    a, b = gap[row, after - 1], gap[row, after]
+    return tokens[after - 1] - a / (b - a)
+
+
+def test_noise_free_data_give_the_truth_back(problem):
+    """Where data leave nothing open, the fit reproduces them."""
+    rng = np.random.default_rng(3)
+    truth = draw_truth(problem, rng)
+    exact = problem.predict(truth)
+    _, found = calibrate(with_latency(problem.observations, exact))
+    assert np.abs(found.predicted / exact - 1).max() < 0.03
+    assert np.median(np.abs(found.predicted / exact - 1)) < 0.005
+
+
+def test_90_percent_intervals_cover_85_to_95_percent(problem):
+    """Parameters, latencies and cutoffs, over truths drawn from the priors.
+
+    24 replicates x about 40 numbers: the pooled coverage has a standard error of about 2 %.
+    """
+    rng = np.random.default_rng(11)
+    parameter, latency, cutoff = [], [], []
+    for _ in range(REPLICATES):
+        truth = draw_truth(problem, rng)
+        exact = problem.predict(truth)
+        scale = rng.uniform(0.015, 0.035, len(problem.harness))[problem.harness_index]
+        noisy = exact * np.exp(scale * rng.standard_t(NOISE_DOF, exact.size))
+        calibration, found = calibrate(with_latency(problem.observations, noisy))
+        sd = np.sqrt(np.diag(found.covariance))
+        parameter.append(np.abs(truth - found.x) <= 1.645 * sd)
+        slope = found.problem.jacobian(found.x)[1]
+        spread = np.sqrt(np.einsum("ij,jk,ik->i", slope, found.covariance, slope))
+        latency.append(np.mean(np.abs(found.predicted - exact) <= 1.645 * spread))
+        draws = calibration.draw(200, 1) | {"harness[]": 0.0}
+        k = len(problem.names)
+        true_values = dict(
+            zip(problem.names, problem._values(truth[:k]).tolist(), strict=True)
+        )
+        for gpu, n in (("MI355X", 4), ("MI355X", 8), ("MI300X", 4), ("MI300X", 8)):
+            lo, hi = np.quantile(crossing(calibration, draws, gpu, n), [0.05, 0.95])
+            at = crossing(calibration, true_values, gpu, n)[0]
+            cutoff.append(lo <= at <= hi)
+    assert 0.85 <= np.mean(parameter) <= 0.95
+    assert 0.83 <= np.mean(latency) <= 0.96
+    assert 0.83 <= np.mean(cutoff) <= 0.97
+
+
+def test_one_wild_row_moves_little(problem, fitted):
+    _, before = fitted
+    latency = problem.observations.latency_us.copy()
+    row = int(np.flatnonzero(problem.observations.table.source == "aiter-3458-mi355x")[2])
+    latency[row] *= 3
+    after = fit(Problem.of(with_latency(problem.observations, latency), known_gpus(problem.observations)))
+    others = np.arange(latency.size) != row
+    moved = np.abs(after.predicted / before.predicted - 1)[others]
+    assert np.median(moved) < 0.005
+    assert moved.max() < 0.08
+
+
+def test_no_link_beats_its_nominal_rate(problem):
+    """Data that say 100 GB/s are not believed: the estimate and the draws stay at 64 or 76.8."""
+    fast = with_latency(
+        problem.observations, np.maximum(problem.observations.latency_us / 4, 1.0)
+    )
+    calibration, _ = calibrate(fast)
+    draws = calibration.draw(200, 0)
+    for gpu, limit in (("MI300X", 64.0), ("MI355X", 76.8)):
+        assert calibration.interval(f"link_gbps[{gpu}]")[2] <= limit
+        assert draws[f"link_gbps[{gpu}]"].max() <= limit
+
+
+def test_draws_are_the_posterior(fitted):
+    calibration, _ = fitted
+    draws = calibration.draw(4000, 5)
+    for i, name in enumerate(calibration.names):
+        x = draws[name][:, 0]
+        x = np.log(x) if calibration._log[i] else x
+        if "link_gbps" in name:
+            continue
+        assert x.mean() == pytest.approx(calibration.mean[i], abs=0.06 * np.sqrt(calibration.covariance[i, i]))
+        assert x.std() == pytest.approx(np.sqrt(calibration.covariance[i, i]), rel=0.06)
+
+
+def test_nothing_to_fit_is_refused(row):
+    with pytest.raises(InputError, match="1 read, all set aside"):
+        calibrate(observe(Measurements.from_rows([row | {"op": "other"}])))
+
+
+def test_a_user_s_rows_alone_can_be_calibrated(row):
+    """Two arms at five sizes on one GPU: enough for a measured cutoff with an interval."""
+    from costmodel.recommend import recommend
+
+    rows = []
+    for tokens in (4, 8, 16, 32, 64, 128):
+        size = tokens * 4096 * 2
+        for algorithm, latency in (
+            ("1stage", 6 + max(1.0, size / 38e3)),
+            ("2stage", 10 + max(1.0, size / 2 / 42e3)),
+        ):
+            rows.append(
+                row | {"tokens": tokens, "bytes": size, "algorithm": algorithm,
+                       "latency_us": round(latency, 2), "source": "lab"}
+            )  # fmt: skip
+    calibration, _ = calibrate(observe(Measurements.from_rows(rows)))
+    cutoff = recommend(calibration, gpu="MI300X", world_sizes=(4,)).cutoffs[0]
+    assert cutoff.verdict == "measured"
+    # 6 + S/38 = 10 + S/84 at S = 277 kB = 271 KiB.
+    assert cutoff.max_bytes_lo <= 277e3 <= cutoff.max_bytes_hi * 1.1
+    assert 0.8 * 277e3 <= cutoff.max_bytes <= 1.25 * 277e3

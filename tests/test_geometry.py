@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from costmodel import kernel
+from costmodel.errors import InputError
+from costmodel.geometry import eligible, geometry
+from costmodel.shape import Shapes
+
+sizes = st.integers(1, 512)
+hidden = st.integers(64, 1024).map(lambda p: 8 * p)
+ranks = st.sampled_from([2, 4, 8])
+
+
+def one(op, algorithm, tokens, hidden_dim, n, version="0.1.19", arch="gfx950"):
+    shapes = Shapes.of(tokens, hidden_dim, n, op=op)
+    return geometry(shapes, algorithm, kernel.aiter(version), arch=arch)
+
+
+def test_fused_1stage_reads_everything_from_every_peer():
+    g = one("fused_ar_rmsnorm", "1stage", 32, 7168, 8)
+    assert float(g.read_bytes) == 32 * 7168 * 2
+    assert float(g.write_bytes) == 0
+    assert (float(g.workgroups), float(g.turns)) == (32, 1)
+    assert float(g.workgroup_bytes) == 7 * 7168 * 2
+    assert (g.launches, g.exit_barriers, g.middle_barriers) == (1, 1, 0)
+
+
+def test_fused_1stage_loops_over_rows_above_80_tokens():
+    g = one("fused_ar_rmsnorm", "1stage", [80, 81, 160, 161], 4096, 4)
+    assert g.workgroups.tolist() == [80, 80, 80, 80]
+    assert g.turns.tolist() == [1, 2, 2, 3]
+
+
+def test_fused_2stage_reads_and_writes_a_rank_share():
+    g = one("fused_ar_rmsnorm", "2stage", 64, 4096, 8)
+    size = 64 * 4096 * 2
+    assert float(g.read_bytes) == float(g.write_bytes) == size / 8
+    assert float(g.local_bytes) == 4 * size
+    assert float(g.workgroups) == min(80, size / 2 / 8 / 512)
+    assert (g.launches, g.release_acquire) == (2, True)
+
+
+def test_release_acquire_came_with_0_1_14():
+    assert not one("fused_ar_rmsnorm", "2stage", 8, 4096, 8, "0.1.12").release_acquire
+    assert one("fused_ar_rmsnorm", "2stage", 8, 4096, 8, "0.1.14").release_acquire
+
+
+def test_plain_exit_barrier_came_with_0_1_16():
+    assert one("all_reduce", "1stage", 8, 4096, 8, "0.1.14").exit_barriers == 0
+    assert one("all_reduce", "1stage", 8, 4096, 8, "0.1.16").exit_barriers == 1
+
+
+def test_plain_grid_is_80_workgroups_and_one_turn_is_160_kib_at_4_ranks():
+    g = one("all_reduce", "1stage", [1, 20, 40], 4096, 4)
+    assert g.fill.tolist() == pytest.approx([1 / 20, 1, 2])
+    assert g.workgroups.tolist() == [4, 80, 80]
+
+
+def test_plain_2stage_pushes_on_gfx942_with_8_ranks_above_4_mib():
+    for arch, n, tokens, pushes in [
+        ("gfx942", 8, 512, False),
+        ("gfx942", 8, 513, True),
+        ("gfx950", 8, 513, False),
+        ("gfx942", 4, 513, False),
+    ]:
+        g = one("all_reduce", "2stage", [tokens], 4096, n, arch=arch)
+        assert bool(g.write_bytes[0] > 0) is pushes
+        assert bool(g.read_bytes[0] > 0) is not pushes
+
+
+@given(sizes, hidden, ranks)
+def test_each_rank_receives_what_the_algorithm_needs(tokens, hidden_dim, n):
+    """1-stage takes in S a link; 2-stage 2 S / N, whatever the op."""
+    size = tokens * hidden_dim * 2
+    for op in ("all_reduce", "fused_ar_rmsnorm", "ar_then_rmsnorm"):
+        g1 = one(op, "1stage", tokens, hidden_dim, n)
+        g2 = one(op, "2stage", tokens, hidden_dim, n)
+        assert float(g1.read_bytes + g1.gather_bytes + g1.write_bytes) == size
+        total = float(g2.read_bytes + g2.gather_bytes + g2.write_bytes)
+        assert total == pytest.approx(2 * size / n)
+        assert 1 <= float(g1.workgroups) <= 80
+        assert 1 <= float(g2.workgroups) <= 80
+
+
+@given(st.lists(st.tuples(sizes, hidden, ranks), min_size=1, max_size=20))
+def test_arrays_agree_with_one_shape_at_a_time(shapes):
+    t, h, n = map(np.array, zip(*shapes, strict=True))
+    together = one("fused_ar_rmsnorm", "1stage", t, h, n)
+    for i in range(len(shapes)):
+        alone = one("fused_ar_rmsnorm", "1stage", t[i], h[i], n[i])
+        assert together.workgroup_bytes[i] == float(alone.workgroup_bytes)
+        assert together.turns[i] == float(alone.turns)
+
+
+@pytest.mark.parametrize(
+    ("version", "hidden_dim", "tokens", "takes"),
+    [
+        ("0.1.10.post3", 2880, 8, False),
+        ("0.1.10.post3", 4096, 80, True),
+        ("0.1.10.post3", 4096, 81, False),
+        ("0.1.12", 2880, 8, True),
+        ("0.1.16", 2880, 81, False),
+        ("0.1.17", 2880, 81, True),
+        ("0.1.19.post1", 8192, 8, True),
+        ("0.1.19.post1", 8200, 8, False),
+        ("0.1.19.post1", 2884, 8, False),
+        ("0.1.10", 4096, 8, False),
+    ],
+)
+def test_what_the_1stage_kernel_takes_by_version(version, hidden_dim, tokens, takes):
+    ok, words = eligible(Shapes.of(tokens, hidden_dim, 4), "1stage", kernel.aiter(version))
+    assert bool(ok) is takes
+    assert words
+
+
+def test_fp32_packs_hold_four_elements():
+    shapes = Shapes.of(8, [4096, 4100], 4, dtype="fp32")
+    ok, words = eligible(shapes, "1stage", kernel.aiter())
+    assert ok.tolist() == [True, False]
+    assert "hidden / 4 <= 1024" in words
+
+
+def test_small_hidden_is_an_error_of_the_2stage_kernel():
+    ok, words = eligible(Shapes.of(8, [504, 512], 4), "2stage", kernel.aiter())
+    assert ok.tolist() == [False, True]
+    assert ">= 64" in words
+
+
+@pytest.mark.parametrize("version", ["0.1", "newest", "0.1.17rc1", ""])
+def test_a_version_that_is_none_is_refused(version):
+    with pytest.raises(InputError, match="write it as"):
+        kernel.aiter(version)
+
+
+def test_versions_before_the_fused_op_are_refused():
+    with pytest.raises(InputError, match="came with"):
+        kernel.aiter("0.1.9")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"op": "fused"},
+        {"dtype": "fp8"},
+        {"world_size": 6},
+        {"tokens": 0},
+        {"hidden_dim": -8},
+    ],
+)
+def test_unknown_shapes_are_refused(wrong):
+    given_ = {"tokens": 8, "hidden_dim": 4096, "world_size": 4, "op": "all_reduce", "dtype": "bf16"}
+    given_ |= wrong
+    with pytest.raises(InputError):
+        Shapes.of(
+            given_["tokens"], given_["hidden_dim"], given_["world_size"],
+            op=given_["op"], dtype=given_["dtype"],
+        )  # fmt: skip

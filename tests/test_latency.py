@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from costmodel import fabric, kernel
+from costmodel.geometry import geometry
+from costmodel.latency import EXPECTED_MAXIMUM, Costs, smooth_maximum, terms, total
+from costmodel.shape import Shapes
+
+
+def costs(**change):
+    """Costs with nothing but what a test sets."""
+    base = {
+        "link_gbps": 50.0, "read_efficiency": 1.0, "eight_rank_efficiency": 1.0,
+        "round_trip_us": 0.0, "workgroup_gbps": 1e9, "turn_exposure_us": 0.0, "launch_us": 0.0,
+        "second_launch_us": 0.0, "barrier_us": 0.0, "arrival_jitter_us": 0.0,
+        "release_acquire_us": 0.0, "release_acquire_us_per_doubling": 0.0, "norm_us": 0.0,
+        "local_us": 0.0, "local_gbps": 1e12, "separate_norm_us": 0.0, "separate_norm_gbps": 1e12,
+    }  # fmt: skip
+    return Costs(**(base | change))
+
+
+def latency(op, algorithm, tokens, n, cost, *, wires=fabric.FULL_MESH, hidden=5000, arch="gfx950"):
+    shapes = Shapes.of(tokens, hidden, n, op=op)
+    return np.asarray(total(terms(geometry(shapes, algorithm, kernel.aiter(), arch=arch), cost, wires)))
+
+
+def test_1stage_is_bytes_over_link_rate():
+    # 5000 hidden x 2 bytes x 10 tokens = 100 kB over 50 GB/s.
+    assert latency("all_reduce", "1stage", [10], 4, costs()) == pytest.approx([2.0])
+
+
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_2stage_moves_2_over_n(n):
+    assert latency("all_reduce", "2stage", [10], n, costs()) == pytest.approx([4.0 / n])
+    assert latency("fused_ar_rmsnorm", "2stage", [10], n, costs()) == pytest.approx([4.0 / n])
+
+
+def test_with_two_ranks_both_algorithms_move_the_same():
+    one, two = (latency("all_reduce", a, [1, 7, 400], 2, costs()) for a in ("1stage", "2stage"))
+    np.testing.assert_allclose(one, two)
+
+
+def test_the_cutoff_of_the_closed_form():
+    """B* = (a2 - a1) w / (1 - 2/N) on a full mesh."""
+    n, extra = 8, 3.0
+    size = extra * 50.0e3 / (1 - 2 / n)
+    cost = costs(second_launch_us=extra)
+    tokens = [int(size / 1e4) - 1, int(size / 1e4) + 1]
+    gap = latency("fused_ar_rmsnorm", "1stage", tokens, n, cost) - latency(
+        "fused_ar_rmsnorm", "2stage", tokens, n, cost
+    )
+    assert gap[0] < 0 < gap[1]
+
+
+@pytest.mark.parametrize("n", [4, 8])
+def test_a_switch_shares_one_port(n):
+    mesh = latency("all_reduce", "1stage", [10], n, costs())
+    switch = latency("all_reduce", "1stage", [10], n, costs(), wires=fabric.SWITCH)
+    loop = latency("all_reduce", "1stage", [10], n, costs(), wires=fabric.LOOPBACK)
+    assert switch == pytest.approx((n - 1) * mesh)
+    assert loop == pytest.approx(n * (n - 1) * mesh)
+
+
+def test_a_short_transfer_hides_under_the_round_trip():
+    cost = costs(round_trip_us=2.0)
+    # 10 kB is 0.2 us of wire under 2 us of round trip: seen is 2 (1 + 1e-4)^(1/4).
+    assert latency("all_reduce", "1stage", [1], 4, cost) == pytest.approx([2.0], rel=1e-4)
+
+
+def test_one_workgroup_bounds_a_single_token():
+    cost = costs(workgroup_gbps=10.0)
+    # One token of 10 kB from each of 7 peers through one workgroup at 10 GB/s.
+    assert latency("fused_ar_rmsnorm", "1stage", [1], 8, cost) == pytest.approx([7.0], rel=1e-3)
+    # Eight tokens run on eight workgroups side by side.
+    assert latency("fused_ar_rmsnorm", "1stage", [8], 8, cost) == pytest.approx([7.0], rel=1e-2)
+
+
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_barriers_wait_for_the_last_of_n(n):
+    cost = costs(barrier_us=0.3, arrival_jitter_us=1.0)
+    # Entry and exit.
+    expected = 2 * (0.3 + EXPECTED_MAXIMUM[n])
+    assert latency("fused_ar_rmsnorm", "1stage", [1], n, cost) == pytest.approx([expected], rel=0.15)
+
+
+def test_expected_maximum_of_normals():
+    rng = np.random.default_rng(0)
+    for n, value in EXPECTED_MAXIMUM.items():
+        assert rng.standard_normal((400_000, n)).max(1).mean() == pytest.approx(value, abs=0.005)
+
+
+def test_fixed_costs_of_each_arm():
+    cost = costs(
+        launch_us=1, second_launch_us=2, norm_us=4, local_us=8, release_acquire_us=16,
+        separate_norm_us=32, barrier_us=64,
+    )  # fmt: skip
+    tiny = {"tokens": [1], "n": 4, "cost": cost}
+    wire = 10_000 / 50e3
+    assert latency("all_reduce", "1stage", **tiny) == pytest.approx([1 + 128 + wire])
+    assert latency("all_reduce", "2stage", **tiny) == pytest.approx([1 + 128 + wire / 2])
+    assert latency("fused_ar_rmsnorm", "1stage", **tiny) == pytest.approx([1 + 128 + 4 + wire])
+    assert latency("fused_ar_rmsnorm", "2stage", **tiny) == pytest.approx(
+        [1 + 128 + 16 + 2 + 8 + wire / 2]
+    )
+    assert latency("ar_then_rmsnorm", "1stage", **tiny) == pytest.approx([1 + 128 + 2 + 32 + wire])
+
+
+def test_local_pass_moves_four_times_the_input():
+    assert latency("fused_ar_rmsnorm", "2stage", [10], 4, costs(link_gbps=1e9, local_gbps=1000.0)) == (
+        pytest.approx([0.4], rel=1e-3)
+    )
+
+
+def test_write_mode_pushes_at_the_copy_rate():
+    cost = costs(read_efficiency=0.5)
+    push = latency("all_reduce", "2stage", [800], 8, cost, arch="gfx942")
+    pull = latency("all_reduce", "2stage", [800], 8, cost, arch="gfx950")
+    wire = 8e6 / 8 / 50e3
+    assert pull == pytest.approx([4 * wire])
+    assert push == pytest.approx([3 * wire])
+
+
+@given(
+    st.lists(st.integers(1, 2048), min_size=1, max_size=8),
+    st.sampled_from([2, 4, 8]),
+    st.sampled_from(["all_reduce", "fused_ar_rmsnorm", "ar_then_rmsnorm"]),
+    st.sampled_from(["1stage", "2stage"]),
+)
+def test_terms_add_up_and_grow_with_tokens(tokens, n, op, algorithm):
+    cost = costs(
+        launch_us=1.7, round_trip_us=0.7, workgroup_gbps=24.0, norm_us=0.4, local_us=1.0,
+        local_gbps=4000.0, barrier_us=0.1, separate_norm_us=2.0, separate_norm_gbps=4000.0,
+    )  # fmt: skip
+    tokens = sorted(tokens)
+    parts = terms(geometry(Shapes.of(tokens, 4096, n, op=op), algorithm, kernel.aiter()), cost)
+    latency_us = np.asarray(total(parts))
+    np.testing.assert_allclose(latency_us, sum(np.broadcast_to(v, len(tokens)) for v in parts.values()))
+    assert all(np.min(v) >= 0 for v in parts.values())
+    assert (np.diff(latency_us) >= -1e-9).all()
+
+
+@given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=4))
+def test_smooth_maximum_lies_between_maximum_and_sum(parts):
+    value = float(smooth_maximum(*parts))
+    assert max(parts) * (1 - 1e-12) <= value <= max(parts) * len(parts) ** 0.25 * (1 + 1e-12)
+
+
+def test_draws_broadcast_against_shapes():
+    cost = costs(link_gbps=np.array([[25.0], [50.0]]))
+    assert latency("all_reduce", "1stage", [5, 10, 20], 4, cost).tolist() == [
+        pytest.approx([2, 4, 8]),
+        pytest.approx([1, 2, 4]),
+    ]

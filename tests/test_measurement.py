@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from costmodel import measurement
+from costmodel.errors import InputError
+from costmodel.measurement import COLUMNS, Measurements
+
+
+def write(path, rows, header=COLUMNS):
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(header)
+        for row in rows:
+            writer.writerow([row.get(c, "") for c in header])
+    return path
+
+
+def test_published_tables_hold_every_row(published):
+    assert len(published) == 1473
+    assert len(set(published.source)) == 31
+    assert float(published.latency_us.min()) > 0
+
+
+def test_each_source_has_a_file_of_its_own():
+    for path in measurement.published_directory().glob("*.csv"):
+        assert set(measurement.read(path).source) == {path.stem}
+
+
+def test_write_and_read_give_the_same_table(tmp_path, published):
+    path = tmp_path / "all.csv"
+    published.write(path)
+    again = measurement.read(path)
+    for name in COLUMNS:
+        np.testing.assert_array_equal(getattr(again, name), getattr(published, name))
+
+
+def test_frames_go_in_and_out(published):
+    some = published.select(np.arange(40))
+    again = Measurements.from_frame(some.to_frame())
+    np.testing.assert_array_equal(again.latency_us, some.latency_us)
+    np.testing.assert_array_equal(again.tokens, some.tokens)
+
+
+def test_gpu_names_are_taken_in_any_case(tmp_path, row):
+    table = measurement.read(write(tmp_path / "a.csv", [row | {"gpu": "mi300x"}]))
+    assert table.gpu.tolist() == ["MI300X"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"latency_us": 0}, "more than 0"),
+        ({"latency_us": -3.5}, "latency_us is -3.5"),
+        ({"latency_us": "nan"}, "'nan', not a number"),
+        ({"latency_us": ""}, "latency_us is empty"),
+        ({"latency_us": "12us"}, "'12us', not a number"),
+        ({"bytes": 99}, "bytes is 99, but 16 tokens x 4096 hidden x 2 bytes (bf16) = 131072"),
+        ({"op": "fused_ar_rmsnrm"}, "did you mean fused_ar_rmsnorm"),
+        ({"quality": "good"}, "unknown quality 'good'"),
+        ({"quality": ""}, "unknown quality ''"),
+        ({"tokens": 2.5, "bytes": ""}, "whole number"),
+        ({"world_size": 0}, "at least 1"),
+        ({"source": ""}, "source is empty"),
+        ({"algorithm": "one"}, "unknown algorithm 'one'"),
+    ],
+)
+def test_a_bad_cell_is_named_with_file_and_line(tmp_path, row, change, says):
+    path = write(tmp_path / "bad.csv", [row, row | {"tokens": 16, "bytes": 131072} | change])
+    with pytest.raises(InputError) as caught:
+        measurement.read(path)
+    assert says in str(caught.value)
+    assert "bad.csv:3" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ([c if c != "latency_us" else "latency" for c in COLUMNS], "no unit"),
+        ([c if c != "tokens" else "tokns" for c in COLUMNS], "did you mean tokens"),
+        (COLUMNS[:-1], "missing column quality"),
+        ((*COLUMNS, "op"), "stands twice"),
+    ],
+)
+def test_a_wrong_header_is_explained(tmp_path, row, header, says):
+    with pytest.raises(InputError, match=says):
+        measurement.read(write(tmp_path / "h.csv", [row], header))
+
+
+def test_duplicate_rows_are_named_together(tmp_path, row):
+    with pytest.raises(InputError, match=r"d\.csv:3: the same row as .*d\.csv:2"):
+        measurement.read(write(tmp_path / "d.csv", [row, row]))
+
+
+def test_the_same_row_in_two_files_is_a_duplicate(tmp_path, row):
+    a, b = write(tmp_path / "a.csv", [row]), write(tmp_path / "b.csv", [row])
+    with pytest.raises(InputError, match="the same row"):
+        measurement.read_all([a, b])
+
+
+def test_repeated_measurements_are_no_duplicates(tmp_path, row):
+    table = measurement.read(write(tmp_path / "r.csv", [row, row | {"latency_us": 9.6}]))
+    assert len(table) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "empty"),
+        (",".join(COLUMNS).encode() + b"\n", "no rows"),
+        (b"\x00\xff\xfe\x00", "not a text file|not readable"),
+        (",".join(COLUMNS).encode() + b"\na,b\n", "2 cells, the header has 21"),
+    ],
+)
+def test_unusable_files_are_refused(tmp_path, content, says):
+    path = tmp_path / "x.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        measurement.read(path)
+
+
+def test_missing_files_and_empty_directories_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere\.csv"):
+        measurement.read(tmp_path / "nowhere.csv")
+    with pytest.raises(InputError, match=r"holds no \.csv"):
+        measurement.read_all([tmp_path])
+
+
+def test_columns_may_come_in_any_order(tmp_path, row):
+    path = write(tmp_path / "o.csv", [row], tuple(reversed(COLUMNS)))
+    assert measurement.read(path).latency_us.tolist() == [9.5]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, row):
+    path = tmp_path / "keep.csv"
+    path.write_text("old")
+
+    def stop_half_way():
+        with measurement.replacing(path) as stream:
+            stream.write("half")
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        stop_half_way()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["keep.csv"]
+
+
+@given(st.lists(st.text(max_size=12), min_size=21, max_size=21))
+@settings(max_examples=200, deadline=None)
+def test_any_row_is_read_or_refused_in_one_line(tmp_path_factory, cells):
+    path = tmp_path_factory.mktemp("fuzz") / "f.csv"
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([COLUMNS, cells])
+    try:
+        table = measurement.read(path)
+    except InputError as error:
+        assert str(error)
+    else:
+        assert len(table) == 1

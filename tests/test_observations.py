@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from costmodel.measurement import Measurements
+from costmodel.observations import observe
+
+
+def test_every_published_row_is_used_or_named(published):
+    found = observe(published)
+    assert len(found) + sum(found.set_aside.values()) == found.read == 1473
+    assert len(found) == 159
+    assert found.set_aside["quality is noisy"] == 10
+    assert set(found.table.quality) == {"clean"}
+
+
+def test_noisy_rows_come_in_only_when_asked(published):
+    more = observe(published, include=("clean", "noisy"))
+    assert len(more) == 169
+    assert "quality is noisy" not in more.set_aside
+
+
+def test_groups_cover_each_row_once(published):
+    found = observe(published)
+    rows = np.concatenate([g.rows for g in found.groups])
+    assert sorted(rows.tolist()) == list(range(len(found)))
+
+
+def test_the_library_s_own_choice_is_resolved_by_its_dispatch(published):
+    found = observe(published)
+    vllm = found.table.source == "vllm-19744"
+    below = found.table.bytes[vllm] < 512 * 1024
+    assert (found.algorithm[vllm] == np.where(below, "1stage", "2stage")).all()
+    two_ranks = found.table.world_size == 2
+    assert set(found.algorithm[two_ranks]) == {"1stage"}
+
+
+def test_a_source_with_two_gpus_has_two_harness_constants(published):
+    found = observe(published)
+    keys = set(found.harness[found.table.source == "aiter-1880"])
+    assert keys == {"aiter-1880/aiter/MI308X", "aiter-1880/aiter/MI325X"}
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"op": "fused_ar_mhc"}, "op not modelled"),
+        ({"kernel_family": "rccl"}, "kernel family not modelled"),
+        ({"gpu": ""}, "GPU not stated"),
+        ({"world_size": 16}, "world size not 2, 4 or 8"),
+        ({"world_size": ""}, "world size not stated"),
+        ({"tokens": "", "bytes": ""}, "size not stated"),
+        ({"tokens": ""}, "tokens or hidden_dim not stated"),
+        ({"quality": "suspect"}, "quality is suspect"),
+        ({"algorithm": "auto"}, "algorithm not stated"),
+        ({"interconnect": "gloo"}, "interconnect not modelled"),
+        ({"dtype": "fp8_e4m3"}, "dtype not modelled"),
+    ],
+)
+def test_reasons_for_setting_a_row_aside(row, change, why):
+    found = observe(Measurements.from_rows([row | change]))
+    assert found.set_aside == {why: 1}
+    assert len(found) == 0
+
+
+def test_one_arch_only(published):
+    found = observe(published, arch="gfx950")
+    assert set(found.table.arch) == {"gfx950"}
+    assert found.set_aside["another arch"] > 0
