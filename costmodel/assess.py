@@ -61,7 +61,7 @@ def error_pct(found: Fit) -> Array:
 
 
 def leave_one_out(found: Fit) -> tuple[Array, NDArray[np.bool_]]:
-    """Refit without each row; return its signed error in percent and whether its 90 % interval held.
+    """Refit without each row; return its error in percent and whether its 90 % interval held.
 
     Noise scales are kept from the full fit.
     """

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import hardware, parameters
+from .atomic import replacing
 from .errors import InputError
 from .latency import Costs, costs
-from .measurement import replacing
 
 SCHEMA = "costmodel/calibration/1"
 
@@ -52,7 +52,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A GPU and world size whose rows contradict each other, so that no cutoff is read from them."""
+    """A GPU and world size whose rows give no cutoff, and why: they contradict each other."""
 
     gpu: str
     world_size: int
@@ -109,7 +109,8 @@ class Calibration:
     def draw(self, count: int, seed: int = 0) -> Values:
         """Return ``count`` posterior draws, each value of shape (count, 1), harness included.
 
-        Link rates are cut at the nominal rate of the link, which no transfer can beat.
+        Link rates are cut at the nominal rate of the link, which no transfer can beat, and fixed
+        times at zero.
         """
         rng = np.random.default_rng(seed)
         spread = np.linalg.cholesky(self.covariance + 1e-12 * np.eye(len(self.mean)))
@@ -119,7 +120,10 @@ class Calibration:
         found: Values = {}
         for i, name in enumerate(self.names):
             column = sample[:, i : i + 1]
-            column = np.exp(column) if self._log[i] else column
+            if self._log[i]:
+                column = np.exp(column)
+            elif parameters.prior(name).centre > 0:
+                column = np.maximum(column, 0.0)
             limit = nominal_gbps(name)
             found[name] = np.minimum(column, limit) if limit else column
         for i, key in enumerate(self.harness):
@@ -219,7 +223,7 @@ class Calibration:
             covariance=self.covariance[np.ix_(index, index)],
             noise=self.noise,
             harness_sd_us=self.harness_sd_us,
-            coverage=tuple(c for c in self.coverage if c.gpu in {g for _, g in gpus}),
+            coverage=self.coverage,
             refusals=tuple(r for r in self.refusals if r.gpu in {g for _, g in gpus}),
             gpus=gpus,
             fabric=self.fabric,

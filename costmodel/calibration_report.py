@@ -11,8 +11,9 @@ from . import parameters
 from .assess import Assessment, Score, assess
 from .calibration import Calibration
 from .estimate import Fit
-from .recommend import NOT_IDENTIFIED, recommend
+from .recommend import recommend
 from .shape import FUSED, ONE_STAGE, TWO_STAGE
+from .table import table
 from .units import kib
 
 #: Correlations at least this strong are listed.
@@ -27,14 +28,10 @@ def report(
     found: Fit,
     *,
     cross_validate: bool = True,
-    only_unclean: bool = False,
 ) -> tuple[str, dict[str, Any]]:
-    """Return the report as text and as a ``costmodel/calibrate/1`` record.
-
-    ``only_unclean`` says that no clean row was given, so that noisy ones had to serve.
-    """
+    """Return the report as text and as a ``costmodel/calibrate/1`` record."""
     scores = assess(found) if cross_validate else None
-    refused = _refusals(calibration, only_unclean)
+    refused = _refusals(calibration)
     record = {
         "schema": "costmodel/calibrate/1",
         "calibration": {"id": calibration.id, "sha256": calibration.sha256},
@@ -52,27 +49,22 @@ def report(
     return _text(calibration, found, record, scores), record
 
 
-def _refusals(calibration: Calibration, only_unclean: bool) -> list[dict[str, Any]]:
+def _refusals(calibration: Calibration) -> list[dict[str, Any]]:
     """Return the measured GPUs and world sizes whose rows give no cutoff, and what to measure."""
-    from .hardware import GPUS
-
     out = []
-    for gpu, n in sorted({(c.gpu, c.world_size) for c in calibration.coverage if c.op == FUSED}):
-        reason = next(
-            (r.reason for r in calibration.refusals if (r.gpu, r.world_size) == (gpu, n)), None
+    for refusal in calibration.refusals:
+        cutoff = recommend(calibration, gpu=refusal.gpu, world_sizes=(refusal.world_size,)).cutoffs[
+            0
+        ]
+        out.append(
+            {
+                "gpu": refusal.gpu,
+                "world_size": refusal.world_size,
+                "reason": refusal.reason,
+                "estimate_bytes": [cutoff.max_bytes_lo, cutoff.max_bytes_hi],
+                "measure_next": _again(calibration, refusal.gpu, refusal.world_size),
+            }
         )
-        if reason is None and only_unclean:
-            reason = "no clean row: every row given is marked noisy, suspect or worse"
-        if reason is None:
-            continue
-        entry: dict[str, Any] = {"gpu": gpu, "world_size": n, "reason": reason, "measure_next": []}
-        if any(gpu in gpus for gpus in GPUS.values()):
-            cutoff = recommend(calibration, gpu=gpu, world_sizes=(n,)).cutoffs[0]
-            entry["measure_next"] = list(cutoff.measure_next)
-            entry["estimate_bytes"] = [cutoff.max_bytes_lo, cutoff.max_bytes_hi]
-            if cutoff.verdict != NOT_IDENTIFIED:
-                entry["measure_next"] = _again(calibration, gpu, n)
-        out.append(entry)
     return out
 
 
@@ -153,11 +145,6 @@ def _scores(scores: Assessment) -> dict[str, Any]:
 def _text(
     calibration: Calibration, found: Fit, record: dict[str, Any], scores: Assessment | None
 ) -> str:
-    from tabulate import tabulate
-
-    def table(rows: list[Any], head: tuple[str, ...]) -> str:
-        return tabulate(rows, head, tablefmt="simple", disable_numparse=True)
-
     data = calibration.data
     lines = [
         f"calibration {calibration.id}",
@@ -177,8 +164,11 @@ def _text(
                     f"{p['lo']:.3g} to {p['hi']:.3g}",
                     p["unit"],
                     f"{p['prior']:.3g} "
-                    + ("x/" if p["prior_form"] == "log" else "+-")
-                    + f" {math.exp(p['prior_sd']) if p['prior_form'] == 'log' else p['prior_sd']:.2g}",
+                    + (
+                        f"x/ {math.exp(p['prior_sd']):.2f}"
+                        if p["prior_form"] == "log"
+                        else f"+- {p['prior_sd']:.2g}"
+                    ),
                 )
                 for p in record["parameters"]
             ],
@@ -209,7 +199,7 @@ def _text(
         lines += ["", f"correlations of {STRONG} and more: only the combination is known well"]
         lines += [f"  {c['r']:+.2f}  {c['a']}  {c['b']}" for c in record["correlations"]]
     if scores:
-        lines += ["", *_score_lines(scores, table)]
+        lines += ["", *_score_lines(scores)]
     if scores and scores.hidden:
         h = scores.hidden
         lines += [
@@ -239,7 +229,7 @@ def _text(
     return "\n".join(lines)
 
 
-def _score_lines(scores: Assessment, table: Any) -> list[str]:
+def _score_lines(scores: Assessment) -> list[str]:
     def cells(s: Score) -> tuple[str, ...]:
         if not s.n:
             return ("0", "-", "-", "-")

@@ -131,36 +131,39 @@ def hidden_effect(found: Fit) -> HiddenEffect | None:
 MAX_SCATTER = 0.12
 
 
-def refusals(found: Fit) -> tuple[Refusal, ...]:
+def refusals(found: Fit, *, unclean: bool = False) -> tuple[Refusal, ...]:
     """Return the GPUs and world sizes whose fused rows are too inconsistent to read a cutoff from.
 
     The measure is the root mean square of the log residuals (at least four rows); the reason names
-    the rows that disagree most and by how much.
+    the rows that disagree most and by how much. ``unclean`` rows are refused whatever they say.
     """
     table = found.problem.observations.table
     out = []
-    for gpu, n in sorted(
-        {(str(g), int(n)) for g, n in zip(table.gpu, table.world_size, strict=True)}
-    ):
+    pairs = zip(table.gpu, table.world_size, strict=True)
+    for gpu, n in sorted({(str(g), int(n)) for g, n in pairs}):
         mine = np.flatnonzero((table.gpu == gpu) & (table.world_size == n) & (table.op == FUSED))
-        if mine.size < 4:
+        if not mine.size:
             continue
+        quality = ", ".join(sorted(set(table.quality[mine].tolist())))
+        unfit = f"no clean row ({quality}); " if unclean else ""
         residual = -found.log_residual[mine]
         scatter = float(np.sqrt(np.mean(residual**2)))
-        if scatter <= MAX_SCATTER:
+        if mine.size < 4 or scatter <= MAX_SCATTER:
+            if unclean:
+                out.append(Refusal(gpu, n, unfit.rstrip("; ")))
             continue
         worst = mine[np.argsort(-np.abs(residual))[:3]]
         named = "; ".join(
             f"{found.problem.observations.algorithm[i]} at {table.tokens[i]:.0f} tokens is "
-            f"{table.latency_us[i]:.2f} us, {table.latency_us[i] - found.predicted[i]:+.1f} us from "
-            f"the model ({table.where(i)})"
+            f"{table.latency_us[i]:.2f} us, {table.latency_us[i] - found.predicted[i]:+.1f} us "
+            f"from the model ({table.where(i)})"
             for i in worst
         )
         out.append(
             Refusal(
                 gpu,
                 n,
-                f"rows scatter by {100 * scatter:.0f} % around any smooth latency "
+                f"{unfit}rows scatter by {100 * scatter:.0f} % around any smooth latency "
                 f"(limit {100 * MAX_SCATTER:.0f} %): {named}",
             )
         )

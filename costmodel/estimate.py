@@ -234,9 +234,12 @@ def _spread(deviation: Array, variance: Array, spread: float) -> float:
     return float(max(0.5, np.sqrt(total / (2 + len(deviation)))))
 
 
-def calibrate(observations: Observations, *, arch: str | None = None) -> tuple[Calibration, Fit]:
+def calibrate(
+    observations: Observations, *, arch: str | None = None, unclean: bool = False
+) -> tuple[Calibration, Fit]:
     """Fit the model to observations and return the calibration with the fit behind it.
 
+    ``unclean`` says that the rows are not clean, so that no cutoff may be read from them.
     Raises :class:`InputError` when no row can be used.
     """
     if len(observations) == 0:
@@ -265,7 +268,7 @@ def calibrate(observations: Observations, *, arch: str | None = None) -> tuple[C
         noise=dict(zip(found.problem.harness, found.noise.tolist(), strict=True)),
         harness_sd_us=found.harness_sd_us,
         coverage=coverage(observations),
-        refusals=refusals(found),
+        refusals=refusals(found, unclean=unclean),
         gpus=gpus,
         fabric=fabrics.pop(),
         kernel_family="aiter" if "aiter" in families else families[0],

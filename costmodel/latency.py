@@ -78,6 +78,7 @@ class Costs:
     second_launch_us: Any
     barrier_us: Any
     arrival_jitter_us: Any
+    stage_gap_us: Any
     release_acquire_us: Any
     release_acquire_us_per_doubling: Any
     norm_us: Any
@@ -113,6 +114,7 @@ def costs(
         second_launch_us=scale * values["second_launch_us"],
         barrier_us=scale * values["barrier_us"],
         arrival_jitter_us=values["arrival_jitter_us"],
+        stage_gap_us=values[f"stage_gap_us[{arch}]"],
         release_acquire_us=scale * values["release_acquire_us"],
         release_acquire_us_per_doubling=scale * values["release_acquire_us_per_doubling"],
         norm_us=scale * values["norm_us"],
@@ -154,6 +156,7 @@ def terms(geometry: Geometry, costs: Costs, fabric: str = _fabric.FULL_MESH) -> 
     def wire(link_bytes: Array, gbps: Any) -> Any:
         return _fabric.bottleneck_bytes(fabric, link_bytes, n) * per_gbps / gbps
 
+    workgroup = geometry.workgroup_bytes * (per_gbps / costs.workgroup_gbps)
     one_barrier = barrier(costs, n)
     found: dict[str, Any] = {
         "harness": costs.harness_us,
@@ -162,7 +165,7 @@ def terms(geometry: Geometry, costs: Costs, fabric: str = _fabric.FULL_MESH) -> 
         "link_read": smooth_maximum(
             costs.round_trip_us,
             wire(geometry.read_bytes, read_gbps),
-            geometry.workgroup_bytes * (per_gbps / costs.workgroup_gbps),
+            workgroup,
         ),
     }
     one_stage = geometry.algorithm == "1stage"
@@ -173,7 +176,7 @@ def terms(geometry: Geometry, costs: Costs, fabric: str = _fabric.FULL_MESH) -> 
                 costs.round_trip_us, wire(geometry.write_bytes, costs.link_gbps)
             )
         else:
-            found["middle_barrier"] = one_barrier
+            found["middle_barrier"] = one_barrier + costs.stage_gap_us
             pushes = geometry.write_bytes > 0
             if pushes.any():
                 found["link_read"] = np.where(pushes, 0.0, found["link_read"])
@@ -185,7 +188,7 @@ def terms(geometry: Geometry, costs: Costs, fabric: str = _fabric.FULL_MESH) -> 
                     0.0,
                 )
             found["link_gather"] = smooth_maximum(
-                costs.round_trip_us, wire(geometry.gather_bytes, read_gbps)
+                costs.round_trip_us, wire(geometry.gather_bytes, read_gbps), workgroup
             )
     if one_stage and not fused and not geometry.turns_overlap:
         drift = 1.0 - np.exp(-np.maximum(geometry.fill - 1.0, 0.0) / TURNS_TO_OVERLAP)
@@ -222,7 +225,8 @@ def total(parts: Mapping[str, Any]) -> Any:
 
 
 def _expected_maximum(world_size: Array) -> Any:
-    result = np.zeros(np.shape(world_size))
-    for n, value in EXPECTED_MAXIMUM.items():
-        result = np.where(world_size == n, value, result)
-    return result
+    return np.where(
+        world_size == 2,
+        EXPECTED_MAXIMUM[2],
+        np.where(world_size == 4, EXPECTED_MAXIMUM[4], EXPECTED_MAXIMUM[8]),
+    )

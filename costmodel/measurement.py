@@ -8,8 +8,6 @@ file with exactly the columns of :data:`COLUMNS`; ``measurements/README.md`` def
 from __future__ import annotations
 
 import csv
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .atomic import replacing
 from .errors import InputError, nearest
 from .units import ELEMENT_BYTES
 
@@ -204,14 +203,10 @@ def _cell(value: Any) -> str:
     """Return the text of one cell: integers without a point, "" for None and NaN."""
     if value is None:
         return ""
-    if isinstance(value, float | np.floating):
-        if np.isnan(value):
+    if isinstance(value, float):
+        if value != value:
             return ""
-        return (
-            str(int(value))
-            if float(value).is_integer() and abs(value) < 1e15
-            else repr(float(value))
-        )
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
     return str(value).strip()
 
 
@@ -328,28 +323,3 @@ def _check_duplicates(table: Measurements) -> None:
                 f"{table.where(row)}: the same row as {table.where(first)}; "
                 "remove one, or say in kernel_version how they differ"
             )
-
-
-class replacing:
-    """Write to a temporary file beside ``path`` and move it into place only on success."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Any:
-        try:
-            handle, self.temporary = tempfile.mkstemp(
-                dir=self.path.parent, prefix=f".{self.path.name}."
-            )
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot write: {error.strerror}") from None
-        self.stream = os.fdopen(handle, "w", newline="", encoding="utf-8")
-        return self.stream
-
-    def __exit__(self, kind: object, value: object, trace: object) -> None:
-        self.stream.close()
-        if kind is None:
-            os.chmod(self.temporary, 0o644)
-            os.replace(self.temporary, self.path)
-        else:
-            os.unlink(self.temporary)

@@ -111,7 +111,7 @@ def observe(
     algorithm = table.algorithm.astype("U8")
     kernels: dict[int, kernel.Kernel] = {}
     cache: dict[tuple[str, ...], kernel.Kernel | None] = {}
-    for i in np.flatnonzero(reason == ""):
+    for i in map(int, np.flatnonzero(reason == "")):
         key = (
             str(table.kernel_family[i]), str(table.source[i]),
             str(table.kernel_version[i]), str(table.date[i]),

@@ -90,6 +90,7 @@ def names(gpus: Iterable[tuple[str, str]], norm_kernels: Iterable[str]) -> list[
     found += [f"read_efficiency[{arch}]" for arch in archs]
     found += [f"read_efficiency_deviation[{gpu}]" for _, gpu in pairs]
     found += [f"kernel_time_scale[{arch}]" for arch in archs if arch != REFERENCE_ARCH]
+    found += [f"stage_gap_us[{arch}]" for arch in archs]
     found += SHARED
     for kernel in sorted(set(norm_kernels)):
         found += [f"separate_norm_us[{kernel}]", f"separate_norm_efficiency[{kernel}]"]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import kernel as _kernel
-from .calibration import LEVEL, Calibration
+from .calibration import LEVEL, Calibration, Coverage, Values
 from .errors import InputError
 from .geometry import eligible
 from .predict import SEED, latency_us
@@ -162,10 +162,11 @@ def recommend(
         )
     every = Shapes.of(1, known, 2, op=op, dtype=dtype)
     hidden_set = tuple(np.array(known)[eligible(every, ONE_STAGE, found)[0]].tolist())
-    load = workload or Workload.of(np.array(asked)[valid].tolist())
+    valid_dims = tuple(np.array(asked)[valid].tolist())
+    load = workload or Workload.of(valid_dims)
     cutoffs, gains = [], []
     for n in world_sizes:
-        cutoff, gain = _cutoff(calibration, load, n, gpu, op, dtype, found, asked)
+        cutoff, gain = _cutoff(calibration, load, n, gpu, op, dtype, found, valid_dims)
         cutoffs.append(cutoff)
         gains.append(gain)
     return Recommendation(
@@ -226,7 +227,9 @@ def _cutoff(
         reason=reason,
         measure_next=_measure_next(choice, verdict, n, op, dtype, asked, calibration, gpu),
         regret_pct=choice.regret_pct,
-        separate_note=_separate(calibration, shapes, t1, t2, weight, chosen) if op == FUSED else "",
+        separate_note=_separate(calibration, shapes, t1, t2, weight, values, chosen)
+        if op == FUSED
+        else "",
         adequate=adequate,
         switch=tuple((h, *snap_tokens(max_bytes, h, unit)) for h in asked if max_bytes is not None),
     )
@@ -279,7 +282,7 @@ def best_cutoff(
         bytes=_roundest(int(edges[best]), above),
         lo=int(min(edges[lo], edges[best])),
         hi=None if hi == last else int(max(edges[hi], edges[best])),
-        regret_pct=100.0 * float(curve[:, best].mean()),
+        regret_pct=max(0.0, 100.0 * float(curve[:, best].mean())),
         always=float(np.mean(per_draw == last)),
         never=float(np.mean(per_draw == 0)),
     )
@@ -329,14 +332,34 @@ def _verdict(
             f"both arms measured on {gpu} at {n} ranks ({one.rows} + {two.rows} rows: {sources})",
             MEASURED,
         )
-    missing = " and ".join(
-        name for name, arm in (("1-stage", one), ("2-stage", two)) if arm is None
-    )
-    return (
-        f"no {missing} row of {op} on {gpu} at {n} ranks: link rates of {gpu} and kernel constants "
-        "of other GPUs and world sizes carry it",
-        TRANSFERRED,
-    )
+    carried = [
+        _carried(calibration, gpu, n, op, a, arm) for a, arm in ((ONE_STAGE, one), (TWO_STAGE, two))
+    ]
+    if not all(carried):
+        arm = ONE_STAGE if not carried[0] else TWO_STAGE
+        return (
+            f"no {arm} row of {op} on any GPU in this calibration: priors alone would decide",
+            NOT_IDENTIFIED,
+        )
+    return "; ".join(carried), TRANSFERRED
+
+
+def _carried(
+    calibration: Calibration, gpu: str, n: int, op: str, algorithm: str, here: Coverage | None
+) -> str:
+    """Say where an arm's kernel constants come from; "" when it was measured nowhere."""
+    if here:
+        return f"{algorithm} measured here ({', '.join(here.sources)})"
+    refused = {(r.gpu, r.world_size) for r in calibration.refusals}
+    elsewhere = [
+        c
+        for c in calibration.coverage
+        if (c.op, c.algorithm) == (op, algorithm) and (c.gpu, c.world_size) not in refused
+    ]
+    if not elsewhere:
+        return ""
+    found = ", ".join(f"{c.gpu} TP{c.world_size} ({', '.join(c.sources)})" for c in elsewhere)
+    return f"{algorithm} never measured on {gpu} at {n} ranks, carried from {found}"
 
 
 def _measure_next(
@@ -353,10 +376,11 @@ def _measure_next(
     if verdict in (MEASURED, ALWAYS_ONE_STAGE):
         return ()
     hidden = 7168 if 7168 in asked else asked[len(asked) // 2]
-    row = hidden * element_bytes(dtype)
-    high = choice.hi or 8 * max(choice.bytes, row)
-    wanted = [max(choice.lo, row), max(choice.bytes, row), max(high, row)]
-    batch = sorted({max(1, snap_tokens(b, hidden, element_bytes(dtype))[0]) for b in wanted})
+    unit = element_bytes(dtype)
+    low, _ = snap_tokens(choice.lo, hidden, unit)
+    middle, above = snap_tokens(choice.bytes, hidden, unit)
+    high = snap_tokens((choice.hi or 4 * choice.bytes) - 1, hidden, unit)[1]
+    batch = sorted({max(1, b) for b in (low, middle, above, high) if b is not None})
     return tuple(
         {
             "op": op,
@@ -378,7 +402,7 @@ def _gain_per_hidden(
     weight: NDArray[np.float64],
     single_pct: float,
 ) -> float:
-    """Return by how much (percentage points of regret) a cutoff per hidden size beats one cutoff."""
+    """Return by how many points of regret (percent) a cutoff per hidden size beats one cutoff."""
     total = 0.0
     for hidden in np.unique(shapes.hidden_dim):
         mine = shapes.hidden_dim == hidden
@@ -394,23 +418,30 @@ def _separate(
     t1: NDArray[np.float64],
     t2: NDArray[np.float64],
     weight: NDArray[np.float64],
+    values: Values,
     chosen: dict[str, Any],
 ) -> str:
-    """Say where separate ops (all-reduce, then RMSNorm) beat both fused arms, if anywhere."""
+    """Say where separate ops (all-reduce, then RMSNorm) beat both fused arms, if anywhere.
+
+    A call counts when the better separate arm is faster in at least 90 % of the draws; every
+    eighth draw is enough for that.
+    """
+    some = {k: v[::8] if np.ndim(v) else v for k, v in values.items()}
     apart = Shapes(SEPARATE, shapes.dtype, shapes.tokens, shapes.hidden_dim, shapes.world_size)
     third = np.minimum(
-        latency_us(calibration, apart, ONE_STAGE, **chosen),
-        latency_us(calibration, apart, TWO_STAGE, **chosen),
+        latency_us(calibration, apart, ONE_STAGE, values=some, **chosen),
+        latency_us(calibration, apart, TWO_STAGE, values=some, **chosen),
     )
-    fused = np.minimum(np.median(t1, axis=0), np.median(t2, axis=0))
-    wins = third < 0.99 * fused
-    if not wins.any():
-        return "separate ops are never more than 1 % faster than the better fused arm"
-    at = shapes.bytes[wins]
-    gain = 100 * float(np.max(1 - third[wins] / fused[wins]))
+    fused = np.minimum(t1[::8], t2[::8])
+    surely = np.mean(third < fused, axis=0) >= LEVEL
+    if not surely.any():
+        return "separate ops: nowhere faster than the better fused arm with 90 % probability"
+    at = shapes.bytes[surely]
+    gain = 100 * np.median(1 - third[:, surely] / fused[:, surely], axis=0)
     return (
-        f"separate ops would be faster than both fused arms on {100 * weight[wins].sum():.0f} % of "
-        f"the calls ({kib(at.min())} to {kib(at.max())}, by up to {gain:.0f} %)"
+        f"separate ops (all-reduce, then RMSNorm) are faster than both fused arms with 90 % "
+        f"probability on {100 * weight[surely].sum():.0f} % of the calls ({kib(at.min())} to "
+        f"{kib(at.max())}), by {gain.min():.0f} to {gain.max():.0f} %"
     )
 
 
@@ -421,7 +452,7 @@ def recommended_rule(
     calibration: Calibration | None = None,
     **options: Any,
 ) -> tuple[Rule, Recommendation]:
-    """Return the recommended rule and the recommendation behind it, for emit, audit and validate."""
+    """Return the recommended rule with the recommendation behind it."""
     from .calibration import shipped
     from .hardware import choose
 

@@ -23,9 +23,8 @@ def element_bytes(dtype: str) -> int:
         return ELEMENT_BYTES[dtype]
     except KeyError:
         known = ", ".join(ELEMENT_BYTES)
-        raise InputError(
-            f"unknown dtype '{dtype}': the kernels take {known}{nearest(dtype, list(ELEMENT_BYTES))}"
-        ) from None
+        near = nearest(dtype, list(ELEMENT_BYTES))
+        raise InputError(f"unknown dtype '{dtype}': the kernels take {known}{near}") from None
 
 
 def kib(size_bytes: float) -> str:

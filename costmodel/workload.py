@@ -50,7 +50,7 @@ class Workload:
 
 
 def snap_tokens(max_bytes: int, hidden_dim: int, element_bytes: int) -> tuple[int, int | None]:
-    """Return (last captured batch at or below ``max_bytes``, first above), 0 and None at the ends."""
+    """Return the last captured batch within ``max_bytes`` (or 0) and the first above (or None)."""
     batch = captured_batch_sizes()
     below = batch[batch * hidden_dim * element_bytes <= max_bytes]
     above = batch[batch * hidden_dim * element_bytes > max_bytes]

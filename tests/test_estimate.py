@@ -35,9 +35,9 @@ def draw_truth(problem, rng):
     """Draw parameters from their priors (fixed times cut at zero) and harness constants."""
     x = problem.prior_mean + problem.prior_sd * rng.standard_normal(len(problem.names))
     while (low := x < problem.lower).any():
-        x[low] = (
-            problem.prior_mean + problem.prior_sd * rng.standard_normal(len(problem.names))
-        )[low]
+        x[low] = (problem.prior_mean + problem.prior_sd * rng.standard_normal(len(problem.names)))[
+            low
+        ]
     harness = np.maximum(2.5 * rng.standard_t(HARNESS_DOF, len(problem.harness)), -2.0)
     return np.concatenate([np.minimum(x, problem.upper), harness])
 
@@ -86,9 +86,7 @@ def test_90_percent_intervals_cover_85_to_95_percent(problem):
         latency.append(np.mean(np.abs(found.predicted - exact) <= 1.645 * spread))
         draws = calibration.draw(200, 1) | {"harness[]": 0.0}
         k = len(problem.names)
-        true_values = dict(
-            zip(problem.names, problem._values(truth[:k]).tolist(), strict=True)
-        )
+        true_values = dict(zip(problem.names, problem._values(truth[:k]).tolist(), strict=True))
         for gpu, n in (("MI355X", 4), ("MI355X", 8), ("MI300X", 4), ("MI300X", 8)):
             lo, hi = np.quantile(crossing(calibration, draws, gpu, n), [0.05, 0.95])
             at = crossing(calibration, true_values, gpu, n)[0]
@@ -103,7 +101,9 @@ def test_one_wild_row_moves_little(problem, fitted):
     latency = problem.observations.latency_us.copy()
     row = int(np.flatnonzero(problem.observations.table.source == "aiter-3458-mi355x")[2])
     latency[row] *= 3
-    after = fit(Problem.of(with_latency(problem.observations, latency), known_gpus(problem.observations)))
+    after = fit(
+        Problem.of(with_latency(problem.observations, latency), known_gpus(problem.observations))
+    )
     others = np.arange(latency.size) != row
     moved = np.abs(after.predicted / before.predicted - 1)[others]
     assert np.median(moved) < 0.005
@@ -112,9 +112,7 @@ def test_one_wild_row_moves_little(problem, fitted):
 
 def test_no_link_beats_its_nominal_rate(problem):
     """Data that say 100 GB/s are not believed: the estimate and the draws stay at 64 or 76.8."""
-    fast = with_latency(
-        problem.observations, np.maximum(problem.observations.latency_us / 4, 1.0)
-    )
+    fast = with_latency(problem.observations, np.maximum(problem.observations.latency_us / 4, 1.0))
     calibration, _ = calibrate(fast)
     draws = calibration.draw(200, 0)
     for gpu, limit in (("MI300X", 64.0), ("MI355X", 76.8)):
@@ -130,7 +128,9 @@ def test_draws_are_the_posterior(fitted):
         x = np.log(x) if calibration._log[i] else x
         if "link_gbps" in name:
             continue
-        assert x.mean() == pytest.approx(calibration.mean[i], abs=0.06 * np.sqrt(calibration.covariance[i, i]))
+        assert x.mean() == pytest.approx(
+            calibration.mean[i], abs=0.06 * np.sqrt(calibration.covariance[i, i])
+        )
         assert x.std() == pytest.approx(np.sqrt(calibration.covariance[i, i]), rel=0.06)
 
 

@@ -17,7 +17,7 @@ def costs(**change):
         "link_gbps": 50.0, "read_efficiency": 1.0, "eight_rank_efficiency": 1.0,
         "round_trip_us": 0.0, "workgroup_gbps": 1e9, "turn_exposure_us": 0.0, "launch_us": 0.0,
         "second_launch_us": 0.0, "barrier_us": 0.0, "arrival_jitter_us": 0.0,
-        "release_acquire_us": 0.0, "release_acquire_us_per_doubling": 0.0, "norm_us": 0.0,
+        "stage_gap_us": 0.0, "release_acquire_us": 0.0, "release_acquire_us_per_doubling": 0.0, "norm_us": 0.0,
         "local_us": 0.0, "local_gbps": 1e12, "separate_norm_us": 0.0, "separate_norm_gbps": 1e12,
     }  # fmt: skip
     return Costs(**(base | change))
@@ -25,7 +25,9 @@ def costs(**change):
 
 def latency(op, algorithm, tokens, n, cost, *, wires=fabric.FULL_MESH, hidden=5000, arch="gfx950"):
     shapes = Shapes.of(tokens, hidden, n, op=op)
-    return np.asarray(total(terms(geometry(shapes, algorithm, kernel.aiter(), arch=arch), cost, wires)))
+    return np.asarray(
+        total(terms(geometry(shapes, algorithm, kernel.aiter(), arch=arch), cost, wires))
+    )
 
 
 def test_1stage_is_bytes_over_link_rate():
@@ -84,7 +86,9 @@ def test_barriers_wait_for_the_last_of_n(n):
     cost = costs(barrier_us=0.3, arrival_jitter_us=1.0)
     # Entry and exit.
     expected = 2 * (0.3 + EXPECTED_MAXIMUM[n])
-    assert latency("fused_ar_rmsnorm", "1stage", [1], n, cost) == pytest.approx([expected], rel=0.15)
+    assert latency("fused_ar_rmsnorm", "1stage", [1], n, cost) == pytest.approx(
+        [expected], rel=0.15
+    )
 
 
 def test_expected_maximum_of_normals():
@@ -95,13 +99,13 @@ def test_expected_maximum_of_normals():
 
 def test_fixed_costs_of_each_arm():
     cost = costs(
-        launch_us=1, second_launch_us=2, norm_us=4, local_us=8, release_acquire_us=16,
+        launch_us=1, second_launch_us=2, norm_us=4, local_us=8, release_acquire_us=16, stage_gap_us=128,
         separate_norm_us=32, barrier_us=64,
     )  # fmt: skip
     tiny = {"tokens": [1], "n": 4, "cost": cost}
     wire = 10_000 / 50e3
     assert latency("all_reduce", "1stage", **tiny) == pytest.approx([1 + 128 + wire])
-    assert latency("all_reduce", "2stage", **tiny) == pytest.approx([1 + 128 + wire / 2])
+    assert latency("all_reduce", "2stage", **tiny) == pytest.approx([1 + 128 + 128 + wire / 2])
     assert latency("fused_ar_rmsnorm", "1stage", **tiny) == pytest.approx([1 + 128 + 4 + wire])
     assert latency("fused_ar_rmsnorm", "2stage", **tiny) == pytest.approx(
         [1 + 128 + 16 + 2 + 8 + wire / 2]
@@ -110,9 +114,9 @@ def test_fixed_costs_of_each_arm():
 
 
 def test_local_pass_moves_four_times_the_input():
-    assert latency("fused_ar_rmsnorm", "2stage", [10], 4, costs(link_gbps=1e9, local_gbps=1000.0)) == (
-        pytest.approx([0.4], rel=1e-3)
-    )
+    assert latency(
+        "fused_ar_rmsnorm", "2stage", [10], 4, costs(link_gbps=1e9, local_gbps=1000.0)
+    ) == (pytest.approx([0.4], rel=1e-3))
 
 
 def test_write_mode_pushes_at_the_copy_rate():
@@ -138,7 +142,9 @@ def test_terms_add_up_and_grow_with_tokens(tokens, n, op, algorithm):
     tokens = sorted(tokens)
     parts = terms(geometry(Shapes.of(tokens, 4096, n, op=op), algorithm, kernel.aiter()), cost)
     latency_us = np.asarray(total(parts))
-    np.testing.assert_allclose(latency_us, sum(np.broadcast_to(v, len(tokens)) for v in parts.values()))
+    np.testing.assert_allclose(
+        latency_us, sum(np.broadcast_to(v, len(tokens)) for v in parts.values())
+    )
     assert all(np.min(v) >= 0 for v in parts.values())
     assert (np.diff(latency_us) >= -1e-9).all()
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costmodel import measurement
+from costmodel.atomic import replacing
 from costmodel.errors import InputError
 from costmodel.measurement import COLUMNS, Measurements
 
@@ -142,7 +143,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, row):
     path.write_text("old")
 
     def stop_half_way():
-        with measurement.replacing(path) as stream:
+        with replacing(path) as stream:
             stream.write("half")
             raise RuntimeError("power cut")
 

@@ -65,15 +65,18 @@ def command(
     if held_out:
         # Nothing clean: estimate from what there is, so that the refusal carries numbers.
         observations = observe(table, include=VOCABULARY["quality"])
-    calibration, found = calibrate(observations, arch=arch)
+    calibration, found = calibrate(observations, arch=arch, unclean=held_out)
     if out:
         calibration.save(out)
-    text, record = report(
-        calibration, found, cross_validate=not no_cross_validation, only_unclean=held_out
-    )
+    text, record = report(calibration, found, cross_validate=not no_cross_validation)
     if style == "json":
         options.print_json(record)
     else:
+        if held_out:
+            click.echo(
+                "No clean row was given. What follows uses the others, only to show what they "
+                "say.\n"
+            )
         click.echo(text)
         if out:
             click.echo(f"\nwrote {out}: calibration {calibration.id}")

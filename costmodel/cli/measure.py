@@ -5,6 +5,7 @@ Imports click and numpy; torch, and triton, only where the back end needs them.
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -21,31 +22,6 @@ from ..live.request import request
 from ..live.run import run
 
 
-class Sizes(click.ParamType):
-    """A list of whole numbers: ``1,2,48`` and ``1..512`` (doubling: 1, 2, 4, ..., 512)."""
-
-    name = "list"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
-        """Return the numbers in the order given."""
-        numbers: list[int] = []
-        for part in value.split(","):
-            first, dots, last = part.strip().partition("..")
-            try:
-                low, high = int(first), int(last or first)
-            except ValueError:
-                raise InputError(
-                    f"{param.opts[0]}: '{part}' is not a whole number; give e.g. 1,2,48 or 1..512 "
-                    "(doubling from 1 to 512)"
-                ) from None
-            if low < 1 or high < low or (dots and not last):
-                raise InputError(f"{param.opts[0]}: '{part}' is no range of sizes of 1 or more")
-            while low <= high:
-                numbers.append(low)
-                low *= 2
-        return numbers
-
-
 class KeepsArguments(click.Command):
     """A command that keeps its raw arguments, so that it can start itself once a rank."""
 
@@ -58,8 +34,8 @@ class KeepsArguments(click.Command):
 @click.command(cls=KeepsArguments, short_help="Measure the op on this machine.")
 @click.option("--backend", metavar="NAME", help=f"What runs the op: {', '.join(BACKENDS)}.")
 @click.option("--tp", type=int, metavar="N", help="World size: 2, 4 or 8 ranks.")
-@click.option("--hidden", type=Sizes(), metavar="LIST", help="Hidden sizes, e.g. 2880,4096.")
-@click.option("--tokens", type=Sizes(), metavar="LIST", help="Tokens, e.g. 1,48 or 1..512.")
+@click.option("--hidden", metavar="LIST", help="Hidden sizes, e.g. 2880,4096.")
+@click.option("--tokens", metavar="LIST", help="Tokens, e.g. 1,48 or 1..512.")
 @click.option("--dtype", metavar="LIST", help="bf16, fp16, fp32.  [default: bf16]")
 @click.option(
     "--arms",
@@ -107,6 +83,8 @@ def command(ctx: click.Context, **options: Any) -> None:
     results could not be written, 130 Ctrl-C. torchrun itself turns each of these into 1.
     """
     started = time.monotonic()
+    if under_torchrun():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the watchdog answers: no tracebacks
     try:
         asked = request(options)
         if not under_torchrun():
@@ -128,7 +106,3 @@ def command(ctx: click.Context, **options: Any) -> None:
     except RunEnded as error:
         click.echo(f"costmodel: error: {error}", err=True)
         ctx.exit(error.exit_code)
-
-
-if __name__ == "__main__":
-    command(prog_name="costmodel measure")

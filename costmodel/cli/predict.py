@@ -9,6 +9,7 @@ import click
 from .. import kernel
 from ..predict import Prediction, predict
 from ..shape import ALGORITHMS, Shapes
+from ..table import table
 from ..units import kib
 from . import options
 
@@ -104,8 +105,6 @@ def _rows(p: Prediction) -> list[dict[str, Any]]:
 
 
 def _table(found: list[Prediction], show_terms: bool) -> str:
-    from tabulate import tabulate
-
     rows = []
     names: list[str] = []
     for p in found:
@@ -123,4 +122,4 @@ def _table(found: list[Prediction], show_terms: bool) -> str:
     head = ["ranks", "hidden", "tokens", "bytes", "algorithm", "us", "90 % interval", "evidence"]
     if show_terms:
         head += names
-    return tabulate(rows, head, tablefmt="simple", disable_numparse=True, stralign="right")
+    return table(rows, head, right=True)

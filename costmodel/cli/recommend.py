@@ -6,6 +6,7 @@ import click
 
 from .. import kernel
 from ..recommend import Recommendation, recommend
+from ..table import table
 from ..units import kib
 from . import options
 
@@ -52,8 +53,6 @@ def command(
 
 def describe(found: Recommendation) -> str:
     """Return the recommendation as text."""
-    from tabulate import tabulate
-
     calibration = found.calibration
     lines = [
         f"1-stage or 2-stage: {found.op} on {found.gpu} ({found.arch}), {found.dtype}, "
@@ -74,7 +73,7 @@ def describe(found: Recommendation) -> str:
         )
         rows.append((f"TP{c.world_size}", answer, interval, c.verdict, f"{c.regret_pct:.2f} %"))
     head = ("ranks", "1-stage when bytes", "90 % interval", "evidence", "expected regret")
-    lines += [tabulate(rows, head, tablefmt="simple", disable_numparse=True), ""]
+    lines += [table(rows, head), ""]
     for c in found.cutoffs:
         lines.append(f"TP{c.world_size}: {c.reason}.")
         if c.separate_note:
@@ -90,11 +89,11 @@ def describe(found: Recommendation) -> str:
     if switch:
         lines += ["", "last captured batch on 1-stage / first on 2-stage, by hidden size:"]
         hidden = [h for h, _, _ in switch[0].switch]
-        table = [
+        by_hidden = [
             (f"TP{c.world_size}", *(f"{a or '-'} / {b or '-'}" for _, a, b in c.switch))
             for c in switch
         ]
-        lines.append(tabulate(table, ("", *hidden), tablefmt="simple", disable_numparse=True))
+        lines.append(table(by_hidden, ("", *hidden)))
     wanted = [m for c in found.cutoffs for m in c.measure_next]
     if wanted:
         lines += ["", "to narrow this, measure on this GPU (costmodel plan chooses fewer):"]

@@ -1,0 +1,135 @@
+"""Large language models that people serve on Instinct: hidden size, layers, dtype.
+
+``facts/llms.csv`` lists them, each with the Hugging Face ``config.json`` that states the values.
+``dtype`` is that of the activations, which the all-reduce moves; quantised weights do not change
+it. A model that is not listed can be read from its own ``config.json``.
+
+>>> find("GPT-OSS-120B").hidden_size
+2880
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError, nearest
+
+#: Fused calls of one decoder layer: after attention and after the MLP.
+CALLS_PER_LAYER = 2
+
+_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32"}
+
+
+@dataclass(frozen=True)
+class LLM:
+    """One model. ``source`` is where the values stand; ``note`` says what is special."""
+
+    name: str
+    hf_id: str
+    hidden_size: int
+    num_layers: int
+    dtype: str
+    source: str
+    note: str = ""
+
+    @property
+    def calls_per_step(self) -> int:
+        """Fused all-reduce + RMSNorm calls in one decode step."""
+        return CALLS_PER_LAYER * self.num_layers
+
+
+@cache
+def catalogue() -> tuple[LLM, ...]:
+    """Return every model of ``facts/llms.csv``, in the file's order."""
+    path = Path(__file__).resolve().parent / "facts" / "llms.csv"
+    with path.open(newline="", encoding="utf-8") as stream:
+        return tuple(
+            LLM(
+                row["name"],
+                row["hf_id"],
+                int(row["hidden_size"]),
+                int(row["num_layers"]),
+                row["dtype"],
+                row["source"],
+                row["note"],
+            )
+            for row in csv.DictReader(stream)
+        )
+
+
+def find(name: str) -> LLM:
+    """Return a model by its name or Hugging Face id, in any case.
+
+    Spaces and underscores count as hyphens, and the organisation of an id may be left out.
+    Raises :class:`InputError` with the nearest names for an unknown one.
+    """
+    known: dict[str, LLM] = {}
+    for llm in catalogue():
+        for alias in (llm.name, llm.hf_id, llm.hf_id.split("/")[-1]):
+            known.setdefault(_key(alias), llm)
+    found = known.get(_key(name))
+    if found is not None:
+        return found
+    hint = nearest(_key(name), list(known)) or "; 'costmodel worth --help' lists them"
+    raise InputError(
+        f"model '{name}' is not in the catalogue{hint}; for another one give --config config.json"
+    )
+
+
+def hidden_dims() -> list[int]:
+    """Return the hidden sizes of all listed models, ascending, each once."""
+    return sorted({llm.hidden_size for llm in catalogue()})
+
+
+def from_config(path: str | Path) -> LLM:
+    """Read a local Hugging Face ``config.json``.
+
+    Multimodal configurations keep the language model under ``text_config`` (or ``llm_config``,
+    ``language_config``). Raises :class:`InputError`, naming file and key, for a missing file, text
+    that is not JSON, and a key that is missing or not a whole number of at least 1.
+    """
+    path = Path(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{path}: {error.strerror or error}; give a Hugging Face config.json"
+        ) from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: not a Hugging Face config.json: expected a JSON object")
+    text = data
+    if "hidden_size" not in data:
+        for key in ("text_config", "llm_config", "language_config"):
+            if isinstance(data.get(key), dict):
+                text = data[key]
+                break
+    hidden = _whole(text, ("hidden_size", "d_model", "n_embd"), path)
+    layers = _whole(text, ("num_hidden_layers", "n_layers", "n_layer", "num_layers"), path)
+    stated = text.get("torch_dtype") or text.get("dtype") or data.get("torch_dtype") or "bfloat16"
+    dtype = _DTYPES.get(str(stated).removeprefix("torch."), "bf16")
+    name = str(data.get("_name_or_path") or data.get("model_type") or path.stem)
+    return LLM(name, "", hidden, layers, dtype, str(path))
+
+
+def _whole(data: dict[str, Any], keys: tuple[str, ...], path: Path) -> int:
+    for key in keys:
+        if key in data:
+            value = data[key]
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(
+                    f"{path}: {key} is {value!r}; it must be a whole number of at least 1"
+                )
+            return value
+    raise InputError(f"{path}: no '{keys[0]}', neither on top nor in text_config")
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\s_]+", "-", name.strip().lower())

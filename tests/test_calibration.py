@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from costmodel import calibration as record
+from costmodel import measurement
+from costmodel.assess import assess
+from costmodel.calibration import load, shipped
+from costmodel.errors import InputError
+from costmodel.estimate import calibrate, data_sha256
+from costmodel.kernel import aiter
+from costmodel.observations import observe
+from costmodel.predict import latency_us, predict
+from costmodel.shape import Shapes
+
+
+@pytest.fixture(scope="module")
+def scores(fitted):
+    return assess(fitted[1])
+
+
+@pytest.mark.parametrize("arch", ["gfx942", "gfx950"])
+def test_shipped_calibrations_match_the_data(arch, fitted, published):
+    """Rebuild with ``costmodel calibrate --published --arch ARCH --out FILE`` when this fails."""
+    kept, fresh = shipped(arch), fitted[0].restrict(arch)
+    assert kept.data["sha256"] == data_sha256(observe(published))
+    assert kept.names == fresh.names
+    scale = np.sqrt(np.diag(fresh.covariance))
+    assert (np.abs(kept.mean - fresh.mean) < 0.02 * scale + 1e-6).all()
+    np.testing.assert_allclose(np.sqrt(np.diag(kept.covariance)), scale, rtol=0.02)
+    assert kept.coverage == fresh.coverage
+
+
+def test_accuracy_in_sample(scores):
+    assert scores.family_in_sample.n == 129
+    assert scores.family_in_sample.median <= 2.5
+
+
+def test_accuracy_leaving_one_row_out(scores):
+    model = scores.leave_one_out["model"]
+    assert model.median <= 3.5
+    assert model.p90 <= 10
+    assert 0.85 <= scores.coverage90 <= 0.95
+
+
+@pytest.mark.parametrize("name", ["interpolation", "hockney", "two lines", "softplus"])
+def test_better_than_each_baseline_on_the_same_rows(scores, name):
+    model, baseline = scores.same_rows[name]
+    assert model.n == baseline.n > 100
+    assert model.median < baseline.median
+    assert model.p90 < baseline.p90
+    model, baseline = scores.same_rows[f"source:{name}"]
+    assert model.n == baseline.n > 10
+    assert model.median < baseline.median
+    assert model.p90 < baseline.p90
+
+
+def test_physics_carries_to_a_source_left_out(scores):
+    assert scores.leave_source_out_pooled["model"].median <= 4
+    for source, score in scores.leave_source_out.items():
+        assert score.n == 0 or score.median <= 4, source
+    assert scores.leave_source_out_skipped == 37
+
+
+def test_hidden_size_has_no_effect_beyond_bytes(scores):
+    assert scores.hidden.rows == 76
+    assert scores.hidden.lo < 0 < scores.hidden.hi
+
+
+@pytest.mark.parametrize(
+    ("gpu", "low", "high"),
+    [
+        ("MI300X", 46.0, 50.0),
+        ("MI308X", 38.0, 50.0),
+        ("MI325X", 44.0, 56.0),
+        ("MI355X", 52.0, 66.0),
+    ],
+)
+def test_link_rates_are_those_of_peer_copies(fitted, gpu, low, high):
+    lo, _, hi = fitted[0].interval(f"link_gbps[{gpu}]")
+    assert low < lo < hi < high
+
+
+def test_published_row_is_predicted_with_its_own_harness():
+    """aiter-3458: 32 tokens x 7168 at 4 ranks, 11.55 us 1-stage and 11.79 us 2-stage."""
+    shapes = Shapes.of([32], 7168, 4)
+    for algorithm, latency in (("1stage", 11.55), ("2stage", 11.79)):
+        p = predict(
+            shipped("gfx950"), shapes, algorithm, gpu="MI355X", kernel=aiter("0.1.16"),
+            source="aiter-3458-mi355x",
+        )  # fmt: skip
+        assert p.latency_us[0] == pytest.approx(latency, rel=0.05)
+        assert p.lo_us[0] < latency < p.hi_us[0]
+        assert p.evidence.tolist() == ["measured"]
+        assert sum(v[0] for v in p.terms.values()) == pytest.approx(p.latency_us[0])
+
+
+def test_an_unknown_harness_widens_the_interval():
+    shapes = Shapes.of([32], 7168, 4)
+    known, unknown = (
+        predict(shipped("gfx950"), shapes, "1stage", gpu="MI355X", kernel=aiter(), source=s)
+        for s in ("aiter-3458-mi355x", None)
+    )
+    assert (unknown.hi_us - unknown.lo_us)[0] > 2 * (known.hi_us - known.lo_us)[0]
+
+
+def test_evidence_follows_gpu_world_size_and_bytes():
+    shapes = Shapes.of([32, 32, 512], 7168, [4, 8, 4])
+    p = predict(shipped("gfx950"), shapes, "1stage", gpu="MI355X", kernel=aiter())
+    assert p.evidence.tolist() == ["measured", "transferred", "transferred"]
+
+
+def test_intervals_of_many_shapes_agree_with_one_by_one():
+    tokens = np.arange(1, 401)
+    shapes = Shapes.of(tokens, 4096, 8)
+    together = predict(shipped("gfx942"), shapes, "2stage", gpu="MI300X", kernel=aiter())
+    alone = predict(
+        shipped("gfx942"), Shapes.of([200], 4096, 8), "2stage", gpu="MI300X", kernel=aiter()
+    )
+    assert together.lo_us[199] == pytest.approx(alone.lo_us[0])
+    assert (together.lo_us < together.latency_us).all()
+    assert (together.latency_us < together.hi_us).all()
+
+
+def test_files_give_back_the_same_calibration(tmp_path, fitted):
+    path = tmp_path / "c.json"
+    fitted[0].save(path)
+    again = load(path)
+    shapes = Shapes.of([1, 64, 512], 5120, [2, 4, 8])
+    for algorithm in ("1stage", "2stage"):
+        np.testing.assert_allclose(
+            latency_us(again, shapes, algorithm, gpu="MI355X", kernel=aiter()),
+            latency_us(fitted[0], shapes, algorithm, gpu="MI355X", kernel=aiter()),
+            rtol=1e-5,
+        )
+    again.save(tmp_path / "d.json")
+    assert (tmp_path / "d.json").read_text() == path.read_text()
+    assert again.id == fitted[0].id
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda text: text[: len(text) // 2], "truncated or not JSON"),
+        (lambda text: text.replace("calibration/1", "calibration/9"), "calibration/9"),
+        (lambda text: "[]", "schema is None"),
+        (lambda text: "", "truncated"),
+        (lambda text: json.dumps(json.loads(text) | {"mean": [1.0]}), "differ in length"),
+        (
+            lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "gpus"}),
+            "gpus",
+        ),
+        (
+            lambda text: text.replace('"mean": [\n  ', '"mean": [\n  NaN, '),
+            "not a usable calibration",
+        ),
+    ],
+)
+def test_a_damaged_file_is_refused(tmp_path, edit, says):
+    path = tmp_path / "c.json"
+    path.write_text(edit(shipped("gfx950").to_json()))
+    with pytest.raises(InputError, match=says):
+        load(path)
+
+
+def test_an_absent_gpu_is_named():
+    with pytest.raises(InputError, match="no MI355X; it covers MI300X"):
+        shipped("gfx942").costs("MI355X", shipped("gfx942").values)
+
+
+def test_contradicting_rows_are_refused_with_the_rows_named(published):
+    noisy = published.select(
+        (published.source == "aiter-3458-mi355x") & (published.world_size == 8)
+    )
+    calibration, _ = calibrate(observe(noisy, include=("noisy",)))
+    (refusal,) = calibration.refusals
+    assert (refusal.gpu, refusal.world_size) == ("MI355X", 8)
+    assert "1stage at 4 tokens is 6.98 us" in refusal.reason
+    assert "aiter-3458-mi355x.csv:" in refusal.reason
+
+
+def test_clean_published_rows_are_not_refused(fitted):
+    assert fitted[0].refusals == ()
+
+
+def test_schema_of_the_record(fitted):
+    found = json.loads(fitted[0].to_json())
+    assert found["schema"] == record.SCHEMA
+    assert len(found["mean"]) == len(found["parameters"]) + len(found["harness"])
+    assert measurement.published_directory().is_dir()
