@@ -437,9 +437,13 @@ def _separate(
     if not surely.any():
         return "separate ops: nowhere faster than the better fused arm with 90 % probability"
     at = shapes.bytes[surely]
+    n = int(shapes.world_size[0])
+    here = [c for c in calibration.coverage if c.op == SEPARATE and c.world_size == n]
+    here = [c for c in here if c.gpu == chosen["gpu"]]
+    basis = "measured here" if here else f"never measured on {chosen['gpu']} at {n} ranks"
     gain = 100 * np.median(1 - third[:, surely] / fused[:, surely], axis=0)
     return (
-        f"separate ops (all-reduce, then RMSNorm) are faster than both fused arms with 90 % "
+        f"separate ops (all-reduce, then RMSNorm; {basis}) are faster than both fused arms with 90 % "
         f"probability on {100 * weight[surely].sum():.0f} % of the calls ({kib(at.min())} to "
         f"{kib(at.max())}), by {gain.min():.0f} to {gain.max():.0f} %"
     )

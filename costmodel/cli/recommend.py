@@ -75,16 +75,17 @@ def describe(found: Recommendation) -> str:
     head = ("ranks", "1-stage when bytes", "90 % interval", "evidence", "expected regret")
     lines += [table(rows, head), ""]
     for c in found.cutoffs:
-        lines.append(f"TP{c.world_size}: {c.reason}.")
+        lines.append(_paragraph(f"TP{c.world_size}: {c.reason}."))
         if c.separate_note:
-            lines.append(f"     {c.separate_note}.")
+            lines.append(_paragraph(f"     {c.separate_note}."))
     lines += ["", f"hidden_dim: the kernel takes {found.hidden_rule}."]
     lines.append(f"  known models: {', '.join(map(str, found.hidden_set))}")
-    lines.append(
-        "  beyond bytes, hidden size "
-        + ("matters: see the reasons above." if found.depends_on_hidden else "does not matter")
-        + ("" if found.depends_on_hidden else f"{_hidden_evidence(found)}.")
+    effect = (
+        "matters: see the reasons above"
+        if found.depends_on_hidden
+        else f"does not matter{_hidden_evidence(found)}"
     )
+    lines.append(_paragraph(f"  beyond bytes, hidden size {effect}."))
     switch = [c for c in found.cutoffs if c.switch]
     if switch:
         lines += ["", "last captured batch on 1-stage / first on 2-stage, by hidden size:"]
@@ -106,6 +107,13 @@ def describe(found: Recommendation) -> str:
                     f"{c.measure_next[0]['hidden_dim']}, tokens {', '.join(map(str, tokens))}"
                 )
     return "\n".join(lines)
+
+
+def _paragraph(text: str) -> str:
+    """Wrap at 100 columns, continuation lines indented."""
+    import textwrap
+
+    return textwrap.fill(text, 100, subsequent_indent="     ")
 
 
 def _hidden_evidence(found: Recommendation) -> str:
