@@ -76,7 +76,7 @@ def find(name: str) -> LLM:
     found = known.get(_key(name))
     if found is not None:
         return found
-    hint = nearest(_key(name), list(known)) or "; 'costmodel worth --help' lists them"
+    hint = nearest(_key(name), [llm.name for llm in catalogue()])
     raise InputError(
         f"model '{name}' is not in the catalogue{hint}; for another one give --config config.json"
     )
