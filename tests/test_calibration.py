@@ -111,6 +111,10 @@ def test_evidence_follows_gpu_world_size_and_bytes():
     shapes = Shapes.of([32, 32, 512], 7168, [4, 8, 4])
     p = predict(shipped("gfx950"), shapes, "1stage", gpu="MI355X", kernel=aiter())
     assert p.evidence.tolist() == ["measured", "transferred", "transferred"]
+    small = predict(
+        shipped("gfx950"), Shapes.of([1], 512, 4), "1stage", gpu="MI355X", kernel=aiter()
+    )
+    assert small.evidence.tolist() == ["transferred"]
 
 
 def test_intervals_of_many_shapes_agree_with_one_by_one():

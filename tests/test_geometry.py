@@ -33,6 +33,7 @@ def test_fused_1stage_loops_over_rows_above_80_tokens():
     g = one("fused_ar_rmsnorm", "1stage", [80, 81, 160, 161], 4096, 4)
     assert g.workgroups.tolist() == [80, 80, 80, 80]
     assert g.turns.tolist() == [1, 2, 2, 3]
+    assert (g.workgroup_bytes / (3 * 4096 * 2)).tolist() == [1, 2, 2, 3]
 
 
 def test_fused_2stage_reads_and_writes_a_rank_share():

@@ -62,6 +62,7 @@ def test_gpu_names_are_taken_in_any_case(tmp_path, row):
         ({"latency_us": ""}, "latency_us is empty"),
         ({"latency_us": "12us"}, "'12us', not a number"),
         ({"bytes": 99}, "bytes is 99, but 16 tokens x 4096 hidden x 2 bytes (bf16) = 131072"),
+        ({"bytes": 131074}, "bytes is 131074, but 16 tokens"),
         ({"op": "fused_ar_rmsnrm"}, "did you mean fused_ar_rmsnorm"),
         ({"quality": "good"}, "unknown quality 'good'"),
         ({"quality": ""}, "unknown quality ''"),

@@ -150,4 +150,5 @@ def test_captured_batches_and_workload():
     assert len(load.tokens) == 2 * 51
     assert snap_tokens(128 * 1024, 2880, 2) == (16, 24)
     assert snap_tokens(100, 2880, 2) == (0, 1)
+    assert snap_tokens(24 * 2880 * 2, 2880, 2) == (24, 32)
     assert snap_tokens(10**9, 2880, 2) == (512, None)
