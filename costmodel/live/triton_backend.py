@@ -1,0 +1,447 @@
+"""The project's Triton kernels as a back end: N virtual ranks on one GPU, or one GPU a rank.
+
+**Loopback** (one process): all ``world_size`` ranks live on one GPU of either vendor, and one
+launch runs the programs of all of them. The links are then the GPU's own memory and caches. What
+such a measurement shows is the structure of the two algorithms (barriers, launches, bytes), not a
+fabric; rows say ``interconnect = loopback``.
+
+**Symmetric memory** (under torchrun, one process a rank): the same kernels over the pointers that
+``torch.distributed._symmetric_memory`` exchanges. Kept thin, and not verified: no machine with
+several GPUs was at hand.
+
+``1stage`` and ``2stage`` are the fused kernels. ``separate`` is the plain all-reduce, 1-stage or
+2-stage by AITER's rule, then the local add + RMSNorm kernel, which is also the second of the fused
+2-stage.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..shape import ONE_STAGE, TWO_STAGE, WORLD_SIZES
+from ..units import PACK_BYTES, element_bytes
+from .backend import EPSILON, GRAPH, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
+from .reference import Operands, fused_reference, operands, out_of_memory, torch_dtype
+
+#: Raised by every change of the kernels that moves latency; stands in each row's kernel_version.
+KERNELS_REVISION = 1
+
+#: Offsets are 32-bit and may run one turn past the end.
+MAX_ELEMENTS = 2**30
+
+#: Polls of one barrier before a peer counts as lost: about half a second on an H200 in one launch;
+#: minutes where a peer may still be compiling.
+SPIN_LIMIT_LOOPBACK = 1 << 20
+SPIN_LIMIT_PEERS = 1 << 28
+
+#: Buffers of a rank's memory start at multiples of this.
+ALIGNMENT_BYTES = 512
+
+
+class TritonBackend(Backend):
+    """1stage, 2stage and separate by :mod:`costmodel.live.triton_kernels`."""
+
+    name = "triton"
+    kernel_family = "costmodel"
+    launch = "in_process"
+
+    def __init__(self, world_size: int) -> None:
+        super().__init__(world_size)
+        self.local_ranks = tuple(range(world_size))
+        self.interconnect = "loopback"
+        self.kernel_version = f"triton kernels {KERNELS_REVISION}"
+        self._memory: Any = None
+        self._signals: Any = None
+        self._shape: LiveShape | None = None
+        self._slots: list[_Slot] = []
+        self._resources: dict[str, dict[str, int]] = {}
+
+    # -- ranks ------------------------------------------------------------------------------------
+
+    def set_up(self) -> None:
+        """Find the GPU, and the peers under torchrun; allocate the signal buffers."""
+        import torch
+
+        try:
+            import triton
+        except ImportError:
+            raise InputError(
+                "back end triton needs triton, which is not installed; pip install triton"
+            ) from None
+        from . import triton_kernels
+        from .triton_memory import Loopback, SymmetricMemory
+
+        if self.world_size not in WORLD_SIZES:
+            raise InputError(
+                f"the triton kernels run on 2, 4 or 8 ranks, not on {self.world_size}; "
+                "choose --tp 2, 4 or 8"
+            )
+        if not torch.cuda.is_available():
+            raise InputError(
+                "back end triton needs a CUDA or ROCm GPU that torch can use; this torch "
+                f"({torch.__version__}) sees none"
+            )
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        self._memory = SymmetricMemory(self.world_size) if several else Loopback(self.world_size)
+        self.local_ranks = self._memory.local_ranks
+        self.interconnect = self._memory.interconnect
+        self.kernel_version = (
+            f"triton kernels {KERNELS_REVISION}, triton {triton.__version__}, "
+            f"torch {torch.__version__}"
+        )
+        self._signals = self._memory.allocate(triton_kernels.SIGNAL_WORDS * 4)
+        self._signals.clear()
+        self.exchange(None)  # nobody arrives at a peer whose counters are not zero yet
+
+    def exchange(self, value: Any) -> list[Any]:
+        """See :meth:`Backend.exchange`."""
+        return self._memory.exchange(value) if self._memory else [value]
+
+    def close(self) -> None:
+        """Free everything; leave the process group."""
+        self.release()
+        self._signals = None
+        if self._memory:
+            self._memory.close()
+            self._memory = None
+
+    # -- one shape --------------------------------------------------------------------------------
+
+    def reason_against(self, shape: LiveShape, arm: str) -> str | None:
+        """See :meth:`Backend.reason_against`."""
+        from .triton_launch import MAX_HIDDEN
+
+        pack = PACK_BYTES // element_bytes(shape.dtype)
+        if arm not in (ONE_STAGE, TWO_STAGE, SEPARATE_ARM):
+            return "the triton kernels have no dispatch rule; they run 1stage, 2stage and separate"
+        if shape.hidden_dim % pack:
+            return f"hidden_dim % {pack} is {shape.hidden_dim % pack}; loads are 16 bytes wide"
+        if shape.hidden_dim > MAX_HIDDEN:
+            return f"hidden_dim is above {MAX_HIDDEN}, the longest row that one program holds"
+        if shape.tokens * shape.hidden_dim > MAX_ELEMENTS:
+            return f"more than {MAX_ELEMENTS} elements a rank"
+        return None
+
+    def prepare(self, shape: LiveShape, slots: int, seed: int) -> None:
+        """See :meth:`Backend.prepare`."""
+        self.release()
+        self._shape, self._seed = shape, seed
+        try:
+            self._allocate(shape, slots)
+        except RuntimeError as error:  # torch's OutOfMemoryError is one
+            self.release()
+            raise out_of_memory(shape, slots, error) from None
+
+    def _allocate(self, shape: LiveShape, slots: int) -> None:
+        """Lay out and fill the buffers and write each slot's pointer table.
+
+        A rank's shared region holds the inputs of all slots, then ``GATHERED`` and ``PARTIAL``,
+        which all slots use, as a serving engine has one such buffer.
+        """
+        import torch
+
+        from .triton_kernels import TABLE_ROWS
+
+        dtype = torch_dtype(shape.dtype)
+        size = -(-shape.bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        shared = self._memory.allocate(size * (slots + 2))
+        gathered, partial = slots * size, (slots + 1) * size
+        self._staging = [part[gathered:].view(dtype) for part in shared.local]
+        for index in range(slots):
+            given = self._operands(index)
+            table = torch.zeros((TABLE_ROWS, self.world_size), dtype=torch.int64)
+            for rank in range(self.world_size):
+                base = shared.addresses[rank]
+                addresses = (base + index * size, base + gathered, base + partial)
+                table[:4, rank] = torch.tensor((*addresses, self._signals.addresses[rank]))
+            own: list[_Own] = []
+            for part, rank in zip(shared.local, self.local_ranks, strict=True):
+                start = index * size
+                part[start : start + shape.bytes].view(dtype).copy_(given.inputs[rank].view(-1))
+                buffers = _Own(
+                    given.residual.clone(),
+                    given.weight.clone(),
+                    torch.empty_like(given.residual),
+                    torch.empty_like(given.residual),
+                )
+                table[4:, rank] = torch.tensor([buffer.data_ptr() for buffer in buffers])
+                own.append(buffers)
+            self._slots.append(_Slot(table.cuda(), own, shared))
+        torch.cuda.synchronize()
+
+    def capture(self, arm: str, calls: int, timing: str) -> Timed:
+        """See :meth:`Backend.capture`. Compiles, checks co-residency, runs every slot once."""
+        import torch
+
+        launches = self._launches(arm)
+
+        def issue(count: int) -> None:
+            for index in range(count):
+                for launch in launches:
+                    launch(self._slots[index % len(self._slots)].table)
+
+        issue(len(self._slots))
+        self._check()
+        if timing != GRAPH:
+            return _Replay(lambda: issue(calls), calls, self._check)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            issue(calls)
+        return _Replay(graph.replay, calls, self._check, graph)
+
+    def poison(self) -> None:
+        """See :meth:`Backend.poison`."""
+        for staging in self._staging:
+            staging.fill_(float("nan"))
+        for slot in self._slots:
+            for own in slot.own:
+                own.output.fill_(float("nan"))
+                own.residual_out.fill_(float("nan"))
+
+    def outputs(self, slot: int) -> list[Outputs]:
+        """See :meth:`Backend.outputs`."""
+        return [Outputs(own.output, own.residual_out) for own in self._slots[slot].own]
+
+    def reference(self, slot: int) -> Outputs:
+        """See :meth:`Backend.reference`."""
+        return fused_reference(self._operands(slot))
+
+    def release(self) -> None:
+        """See :meth:`Backend.release`."""
+        self._slots, self._staging, self._shape = [], [], None
+
+    # -- records ----------------------------------------------------------------------------------
+
+    def environment(self) -> dict[str, Any]:
+        """See :meth:`Backend.environment`; ``kernels`` holds what was compiled so far."""
+        import torch
+
+        device = torch.cuda.get_device_properties(torch.cuda.current_device())
+        return {
+            "gpu": short_name(device.name),
+            "arch": _architecture(device),
+            "multiprocessors": device.multi_processor_count,
+            "memory_bytes": device.total_memory,
+            "ranks": (
+                f"{self.world_size} virtual ranks on one GPU; the links are its own memory"
+                if self.interconnect == "loopback"
+                else "one GPU a rank, torch symmetric memory"
+            ),
+            "kernels": self._resources,
+        }
+
+    def kernels_run(self, arm: str) -> tuple[str, ...]:
+        """See :meth:`Backend.kernels_run`; profiled at the prepared shape."""
+        import torch
+        from torch.profiler import ProfilerActivity, profile
+
+        launches = self._launches(arm)
+        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+            for launch in launches:
+                launch(self._slots[0].table)
+            torch.cuda.synchronize()
+        return tuple(event.key for event in profiled.key_averages())
+
+    # -- launches ---------------------------------------------------------------------------------
+
+    def _launches(self, arm: str) -> list[Any]:
+        """Return the launches of one call of ``arm`` at the prepared shape, in order."""
+        from . import triton_kernels as kernels
+        from .triton_launch import plain_one_stage
+
+        assert self._shape is not None
+        if arm == ONE_STAGE:
+            return [self._fused_one_stage_launch()]
+        if arm == TWO_STAGE:
+            first, parts = kernels.reduce_scatter_to_peers, self.world_size
+        elif plain_one_stage(self._shape.bytes, self.world_size):
+            first, parts = kernels.all_reduce_one_stage, 1
+        else:
+            first, parts = kernels.all_reduce_two_stage, self.world_size
+        return [self._flat_launch(first, parts), self._norm_launch()]
+
+    def _fused_one_stage_launch(self) -> Any:
+        from . import triton_kernels as kernels
+
+        assert self._shape is not None
+        tokens = self._shape.tokens
+        arguments = (tokens, self.local_ranks[0], EPSILON, self._spin_limit)
+        options = {**self._row_options(self.world_size), **self._rank_options()}
+        return self._resident(kernels.fused_one_stage, tokens, arguments, options)
+
+    def _flat_launch(self, kernel: Any, parts: int) -> Any:
+        """Return the launch of a kernel whose ranks each work through 1/parts of the elements."""
+        from .triton_launch import FLAT_THREADS
+
+        assert self._shape is not None
+        pack = PACK_BYTES // element_bytes(self._shape.dtype)
+        packs = self._shape.tokens * self._shape.hidden_dim // pack
+        share = -(-packs // parts)
+        options = {
+            "PACK": pack,
+            "BLOCK": FLAT_THREADS * pack,
+            "num_warps": FLAT_THREADS // _device().warp_size,
+            **self._rank_options(),
+        }
+        arguments = (packs, self.local_ranks[0], self._spin_limit)
+        return self._resident(kernel, -(-share // FLAT_THREADS), arguments, options)
+
+    def _norm_launch(self) -> Any:
+        """Return the launch of the local kernel, a program a row: no barrier, so no limit."""
+        from . import triton_kernels as kernels
+        from .triton_launch import Launch
+
+        assert self._shape is not None
+        local = len(self.local_ranks)
+        arguments = (self._shape.tokens, self.local_ranks[0], self.world_size, EPSILON)
+        options = {
+            **self._row_options(1),
+            "LOCAL": local,
+            "TYPE": _triton_type(self._shape.dtype),
+        }
+        return Launch(kernels.add_rms_norm, self._shape.tokens * local, arguments, options)
+
+    def _row_options(self, ranks: int) -> dict[str, Any]:
+        from .triton_launch import row_block, row_threads
+
+        assert self._shape is not None
+        hidden = self._shape.hidden_dim
+        warps = row_threads(hidden, ranks) // _device().warp_size
+        return {"HIDDEN": hidden, "BLOCK": row_block(hidden), "num_warps": warps}
+
+    def _rank_options(self) -> dict[str, Any]:
+        import torch
+
+        assert self._shape is not None
+        return {
+            "RANKS": self.world_size,
+            "LOCAL": len(self.local_ranks),
+            "TYPE": _triton_type(self._shape.dtype),
+            "SCOPE": "gpu" if self.interconnect == "loopback" else "sys",
+            "HIP": torch.version.hip is not None,
+        }
+
+    @property
+    def _spin_limit(self) -> int:
+        return SPIN_LIMIT_LOOPBACK if self.interconnect == "loopback" else SPIN_LIMIT_PEERS
+
+    def _resident(
+        self, kernel: Any, work: int, arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> Any:
+        """Return a launch with as many programs as there is work for and as fit at once."""
+        from .triton_launch import Launch, occupancy, programs_per_rank
+
+        compiled = kernel.warmup(self._slots[0].table, *arguments, grid=(1,), **options)
+        device = _device()
+        fitting = occupancy(compiled, device.warp_size)
+        local = len(self.local_ranks)
+        programs = programs_per_rank(work, device.multi_processor_count * fitting, local)
+        self._resources[compiled.metadata.name] = {
+            "threads": compiled.metadata.num_warps * device.warp_size,
+            "registers": getattr(compiled, "n_regs", -1),
+            "spills": getattr(compiled, "n_spills", -1),
+            "shared_bytes": compiled.metadata.shared,
+            "programs_per_multiprocessor": fitting,
+            "programs_per_rank": programs,
+        }
+        return Launch(kernel, programs * local, arguments, options)
+
+    def _operands(self, slot: int) -> Operands:
+        assert self._shape is not None
+        return operands(self._shape, self.world_size, slot, self._seed, device="cuda")
+
+    def _check(self) -> None:
+        """Wait for the GPU; raise when a barrier gave up, after clearing the signals."""
+        import torch
+
+        from .triton_kernels import ERROR
+
+        torch.cuda.synchronize()
+        if any(int(part.view(torch.int32)[ERROR.value]) for part in self._signals.local):
+            self._signals.clear()
+            raise RuntimeError(
+                f"a barrier of the triton kernels gave up after {self._spin_limit} polls: "
+                "not all ranks arrived"
+            )
+
+
+class _Own(NamedTuple):
+    """What only the rank itself touches, in the order of the table's last rows."""
+
+    residual: Any
+    weight: Any
+    output: Any
+    residual_out: Any
+
+
+class _Slot(NamedTuple):
+    """The pointer table of one slot, and what keeps its memory alive."""
+
+    table: Any
+    own: list[_Own]
+    shared: Any
+
+
+class _Replay(Timed):
+    """A captured graph, or a loop of launches, timed by events on the GPU.
+
+    One untimed replay goes ahead of each batch: it brings the ranks together, and keeps the GPU
+    busy while the timed ones are queued behind it.
+    """
+
+    def __init__(
+        self, run: Callable[[], None], calls: int, check: Callable[[], None], graph: Any = None
+    ) -> None:
+        self._run, self._calls, self._check, self._graph = run, calls, check, graph
+
+    def replay(self, samples: int) -> NDArray[np.float64]:
+        """See :meth:`Timed.replay`; a single column."""
+        import torch
+
+        marks = [
+            (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+            for _ in range(samples)
+        ]
+        self._run()
+        for start, stop in marks:
+            start.record()
+            self._run()
+            stop.record()
+        self._check()
+        return np.array([[start.elapsed_time(stop) * 1e3 / self._calls] for start, stop in marks])
+
+    def close(self) -> None:
+        """See :meth:`Timed.close`."""
+        if self._graph is not None:
+            self._graph.reset()
+            self._graph = None
+
+
+def short_name(device_name: str) -> str:
+    """Return the name that tables use: ``H200`` for NVIDIA H200, ``MI300X`` for AMD Instinct."""
+    words = [word for word in device_name.split() if word not in ("NVIDIA", "AMD", "Instinct")]
+    return " ".join(words) or device_name
+
+
+def _architecture(device: Any) -> str:
+    """Return ``sm_90`` or ``gfx942``."""
+    name = getattr(device, "gcnArchName", "")
+    return name.partition(":")[0] if name.startswith("gfx") else f"sm_{device.major}{device.minor}"
+
+
+def _device() -> Any:
+    import torch
+
+    return torch.cuda.get_device_properties(torch.cuda.current_device())
+
+
+def _triton_type(dtype: str) -> Any:
+    import triton.language as tl
+
+    return {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32}[dtype]

@@ -1,0 +1,111 @@
+"""How the Triton kernels are launched: threads, blocks, and as many programs as fit at once.
+
+Kernels with barriers spin until the same-numbered program of every rank has arrived, so all
+programs of a launch must be resident together. :func:`programs_per_rank` sees to that, with the
+occupancy that the driver reports; it assumes that nothing else holds the GPU for good.
+
+The thread counts are the best of those tried on an H200 (triton 3.6, bf16, hidden 2048 to 8192, 1
+to 512 tokens, 2 to 8 ranks); on AMD GPUs they are untried.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, NamedTuple
+
+from ..errors import InputError
+from ..units import KIB
+from .triton_kernels import MAX_PROGRAMS
+
+#: Threads of a program that holds one row, and of one whose row leaves a quarter of the block empty
+#: while it loads from 4 or 8 ranks.
+ROW_THREADS = 256
+PADDED_ROW_THREADS = 128
+
+#: Blocks above this get more threads in proportion; else registers spill.
+ROW_THREADS_BLOCK = 8192
+
+#: Threads of a program of the kernels without rows; each holds one 16-byte pack.
+FLAT_THREADS = 256
+
+#: The widest row that one program takes; above 12288 registers spill on gfx950.
+MAX_HIDDEN = 16384
+
+
+class Launch(NamedTuple):
+    """One kernel launch, but for the pointer table, which differs from slot to slot."""
+
+    kernel: Any
+    programs: int
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+
+    def __call__(self, table: Any) -> None:
+        """Launch on the current stream."""
+        self.kernel[(self.programs,)](table, *self.arguments, **self.options)
+
+
+def row_block(hidden_dim: int) -> int:
+    """Return the power of two at or above ``hidden_dim``."""
+    return 1 << (hidden_dim - 1).bit_length()
+
+
+def row_threads(hidden_dim: int, ranks: int) -> int:
+    """Return the threads of a program that holds a row and loads it from ``ranks`` ranks."""
+    block = row_block(hidden_dim)
+    padded = ranks >= 4 and 4 * hidden_dim <= 3 * block
+    threads = PADDED_ROW_THREADS if padded else ROW_THREADS
+    threads *= max(1, block // ROW_THREADS_BLOCK)
+    return min(threads, max(block // 8, 64))
+
+
+def plain_one_stage(size_bytes: int, world_size: int) -> bool:
+    """Return whether AITER's plain all-reduce takes its 1-stage kernel (full mesh).
+
+    2 ranks always; below 160 KiB for 4 ranks and below 80 KiB for 8
+    (https://github.com/ROCm/aiter, csrc/include/custom_all_reduce.cuh).
+    """
+    return world_size == 2 or size_bytes < {4: 160 * KIB, 8: 80 * KIB}[world_size]
+
+
+def programs_per_rank(work: int, resident: int, local_ranks: int) -> int:
+    """Return how many programs each rank of one launch may have.
+
+    ``work`` programs would be useful, ``resident`` fit on the GPU at the same time, and all
+    ``local_ranks`` ranks share it. At most MAX_PROGRAMS, the signal lines of a rank. Raises
+    :class:`InputError` when not even one a rank fits: barriers between them would never end.
+    """
+    share = resident // local_ranks
+    if share < 1:
+        raise InputError(
+            f"only {resident} programs fit on this GPU at once, {local_ranks} ranks need one each; "
+            "use a smaller --tp"
+        )
+    return min(work, share, MAX_PROGRAMS)
+
+
+def occupancy(compiled: Any, warp_size: int) -> int:
+    """Return how many programs of a compiled kernel fit on one multiprocessor, by the driver.
+
+    1 where the driver cannot be asked: any kernel that launches has that much.
+    """
+    import torch
+
+    try:
+        compiled._init_handles()
+        if torch.version.hip:
+            library = ctypes.CDLL("libamdhip64.so")
+            ask = library.hipModuleOccupancyMaxActiveBlocksPerMultiprocessor
+        else:
+            library = ctypes.CDLL("libcuda.so.1")
+            ask = library.cuOccupancyMaxActiveBlocksPerMultiprocessor
+    except (OSError, AttributeError):
+        return 1
+    found = ctypes.c_int()
+    failed = ask(
+        ctypes.byref(found),
+        ctypes.c_void_p(compiled.function),
+        ctypes.c_int(compiled.metadata.num_warps * warp_size),
+        ctypes.c_size_t(compiled.metadata.shared),
+    )
+    return 1 if failed else max(found.value, 1)

@@ -1,0 +1,477 @@
+"""The Triton kernels without a GPU: compiled ahead of time, and run in Triton's interpreter.
+
+Compiled for gfx942, gfx950 and sm_90: vector width, spills, shared memory, and that barriers poll
+memory. Run in the interpreter (a process of its own, one program after the other): numbers.
+Where a GPU is present, the back end's own tests run too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+triton = pytest.importorskip(
+    "triton", minversion="3.4", reason="triton 3.4 or newer is not installed: pip install triton"
+)
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
+
+from costmodel.errors import InputError  # noqa: E402
+from costmodel.live import triton_kernels as kernels  # noqa: E402
+from costmodel.live.backend import ARMS, LiveShape  # noqa: E402
+from costmodel.live.reference import operands, worst_error  # noqa: E402
+from costmodel.live.triton_backend import TritonBackend, short_name  # noqa: E402
+from costmodel.live.triton_launch import (  # noqa: E402
+    FLAT_THREADS,
+    plain_one_stage,
+    programs_per_rank,
+    row_block,
+    row_threads,
+)
+from costmodel.units import element_bytes  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
+
+GPU = torch.cuda.is_available()
+TARGETS = ("gfx942", "gfx950", "sm_90")
+ROW_KERNELS = ("fused_one_stage", "add_rms_norm")
+FLAT_KERNELS = ("reduce_scatter_to_peers", "all_reduce_one_stage", "all_reduce_two_stage")
+CASES = [
+    *(("fused_one_stage", ranks, 2880, "bf16") for ranks in (2, 4, 8)),
+    ("fused_one_stage", 8, 8192, "fp16"),
+    ("fused_one_stage", 8, 5120, "fp32"),
+    ("add_rms_norm", 8, 2880, "bf16"),
+    ("add_rms_norm", 8, 8192, "fp32"),
+    *((name, 8, 0, "bf16") for name in FLAT_KERNELS),
+    ("reduce_scatter_to_peers", 4, 0, "fp32"),
+]
+
+
+# -- compiled ahead of time -----------------------------------------------------------------------
+
+
+def element_type(dtype: str):
+    import triton.language as tl
+
+    return {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32}[dtype]
+
+
+def threads_of(name: str, ranks: int, hidden: int) -> int:
+    if name in FLAT_KERNELS:
+        return FLAT_THREADS
+    return row_threads(hidden, ranks if name == "fused_one_stage" else 1)
+
+
+def block_of(name: str, hidden: int, dtype: str) -> int:
+    return row_block(hidden) if name in ROW_KERNELS else FLAT_THREADS * 16 // element_bytes(dtype)
+
+
+def compiled(name: str, target: str, ranks: int, hidden: int, dtype: str):
+    """Compile as the back end launches: same constants, same warps, aligned table."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    hip = target != "sm_90"
+    machine = GPUTarget("hip", target, 64) if hip else GPUTarget("cuda", 90, 32)
+    kernel = getattr(kernels, name)
+    constants = {
+        "HIDDEN": hidden,
+        "BLOCK": block_of(name, hidden, dtype),
+        "PACK": 16 // element_bytes(dtype),
+        "RANKS": ranks,
+        "LOCAL": ranks,
+        "TYPE": element_type(dtype),
+        "SCOPE": "gpu",
+        "HIP": hip,
+    }
+    signature = {
+        parameter.name: "constexpr"
+        if parameter.is_constexpr
+        else {"table": "*i64", "epsilon": "fp32"}.get(parameter.name, "i32")
+        for parameter in kernel.params
+    }
+    source = ASTSource(
+        fn=kernel,
+        signature=signature,
+        constexprs={key: value for key, value in constants.items() if key in signature},
+        attrs={(0,): [["tt.divisibility", 16]]},
+    )
+    warps = threads_of(name, ranks, hidden) // machine.warp_size
+    try:
+        return triton.compile(source, target=machine, options={"num_warps": warps})
+    except Exception as error:
+        if "ld.lld not found" in str(error):
+            pytest.skip("this triton needs ROCm's linker to compile for AMD GPUs")
+        raise
+
+
+def loads_and_stores(name: str, ranks: int, hidden: int, dtype: str) -> tuple[int, int]:
+    """Return the 16-byte loads and stores of one thread in one turn (and of its weights).
+
+    Packs of a row's block that lie beyond ``hidden`` in every thread are not counted.
+    """
+    pack = 16 // element_bytes(dtype)
+    packs = -(-hidden // (threads_of(name, ranks, hidden) * pack)) if hidden else 1
+    loads, stores = {
+        "fused_one_stage": (ranks + 2, 2),
+        "add_rms_norm": (3, 2),
+        "reduce_scatter_to_peers": (ranks, ranks),
+        "all_reduce_one_stage": (ranks, 1),
+        "all_reduce_two_stage": (2 * ranks, 1 + ranks),
+    }[name]
+    return packs * loads, packs * stores
+
+
+@pytest.fixture(scope="module")
+def built():
+    """Compile each case once for all tests of this file."""
+    done = {}
+
+    def build(name, target, ranks, hidden, dtype):
+        key = (name, target, ranks, hidden, dtype)
+        if key not in done:
+            done[key] = compiled(*key)
+        return done[key]
+
+    return build
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("name", "ranks", "hidden", "dtype"), CASES)
+def test_data_move_in_16_byte_vectors(built, target, name, ranks, hidden, dtype):
+    kernel = built(name, target, ranks, hidden, dtype)
+    loads, stores = loads_and_stores(name, ranks, hidden, dtype)
+    if target == "sm_90":
+        text = kernel.asm["ptx"]
+        wide = r"%s\.global\.v4\.b32"
+        # the pointers of the table are 8 bytes; counters, epochs and flags 4
+        narrow = r"(?:ld|st)\.global\.(?:v2\.b(?:16|32)|b16)"
+    else:
+        text = kernel.asm["amdgcn"]
+        wide = r"(?:global|buffer)_%s_dwordx4"
+        narrow = r"(?:global|buffer|flat)_(?:load|store)_(?:d16|short|ushort|byte|ubyte)"
+    load, store = ("ld", "st") if target == "sm_90" else ("load", "store")
+    assert len(re.findall(wide % load, text)) >= loads
+    assert len(re.findall(wide % store, text)) >= stores
+    assert not re.findall(narrow, text)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("name", "ranks", "hidden", "dtype"), CASES)
+def test_nothing_spills(built, tmp_path, target, name, ranks, hidden, dtype):
+    kernel = built(name, target, ranks, hidden, dtype)
+    if target == "sm_90":
+        tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+        if not tool.exists():
+            pytest.skip("this triton carries no cuobjdump to read registers with")
+        binary = tmp_path / "kernel.cubin"
+        binary.write_bytes(kernel.asm["cubin"])
+        usage = subprocess.run(
+            [tool, "-res-usage", binary], capture_output=True, text=True, check=True
+        ).stdout
+        assert re.search(r"STACK:(\d+)", usage).group(1) == "0", usage
+    else:
+        text = kernel.asm["amdgcn"]
+        for key in ("vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size"):
+            assert re.search(rf"\.{key}:\s+(\d+)", text).group(1) == "0", key
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("name", "ranks", "hidden", "dtype"), CASES)
+def test_shared_memory_is_only_the_reduction_s(built, target, name, ranks, hidden, dtype):
+    kernel = built(name, target, ranks, hidden, dtype)
+    assert kernel.metadata.shared <= (1024 if name in ROW_KERNELS else 64)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    ("name", "ranks", "hidden", "dtype"), [case for case in CASES if case[0] != "add_rms_norm"]
+)
+def test_barriers_poll_memory_in_their_loops(built, target, name, ranks, hidden, dtype):
+    """Two barriers, each with a first look and a loop: four loads that no cache may answer."""
+    kernel = built(name, target, ranks, hidden, dtype)
+    if target == "sm_90":
+        text, load, label = kernel.asm["ptx"], r"ld\.volatile\.global", r"^\$L__BB\w+:"
+    else:
+        text, load, label = kernel.asm["amdgcn"], r"global_load_dword .*sc0 sc1", r"^\.LBB\w+:"
+    assert len(re.findall(load, text)) == 4
+    blocks = re.split(label, text, flags=re.MULTILINE)
+    names = [match.group(0)[:-1] for match in re.finditer(label, text, flags=re.MULTILINE)]
+    back = r"(?:bra(?:\.uni)?|s_cbranch_\w+)\s+%s\b"
+    loops = []
+    for own, block in zip(names, blocks[1:], strict=True):
+        end = re.search(back % re.escape(own), block)
+        if end and re.search(load, block[: end.start()]):
+            loops.append(own)
+    assert len(loops) == 2, "a poll left its loop"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["reduce_scatter_to_peers", "all_reduce_two_stage"])
+def test_what_peers_wrote_is_released_and_acquired(built, target, name):
+    kernel = built(name, target, 8, 0, "bf16")
+    if target == "sm_90":
+        text = kernel.asm["ptx"]
+        assert len(re.findall(r"\.release\.", text)) == 1
+        assert len(re.findall(r"atom\.global\.acquire\.gpu\.cas", text)) == 1
+    else:
+        text = kernel.asm["amdgcn"]
+        assert len(re.findall(r"buffer_wbl2", text)) == 1
+        assert len(re.findall(r"buffer_inv", text)) == 1
+
+
+def test_one_stage_barriers_are_relaxed(built):
+    text = built("fused_one_stage", "sm_90", 8, 2880, "bf16").asm["ptx"]
+    assert len(re.findall(r"\.global\.gpu\.relaxed\.add", text)) == 2
+    assert not re.search(r"release|acquire|fence|membar", text)
+
+
+# -- in the interpreter ---------------------------------------------------------------------------
+
+#: (arm, ranks, tokens, hidden, dtype, programs): hidden with and without padding, shares that do
+#: not divide (3 tokens x 40 = 15 packs over 2, 4 or 8 ranks), more and fewer tokens than programs.
+NUMBERS = [
+    *((arm, 2, 3, 40, "bf16", 2) for arm in ("1stage", "2stage", "plain1", "plain2")),
+    *((arm, 8, 3, 40, "fp16", 1) for arm in ("1stage", "2stage", "plain1", "plain2")),
+    *((arm, 4, 5, 64, "fp32", 2) for arm in ("1stage", "2stage", "plain1", "plain2")),
+]
+
+
+class Ranks:
+    """Buffers of N ranks on the CPU and the pointer table over them."""
+
+    def __init__(self, ranks: int, shape: LiveShape) -> None:
+        given = operands(shape, ranks, slot=0, seed=3)
+        nan = torch.full_like(given.residual, float("nan"))
+        self.given = given
+        self.signals = [torch.zeros(kernels.SIGNAL_WORDS, dtype=torch.int32) for _ in range(ranks)]
+        self.outputs = [nan.clone() for _ in range(ranks)]
+        self.residual_outs = [nan.clone() for _ in range(ranks)]
+        self.rows = (
+            [given.inputs[rank].clone() for rank in range(ranks)],
+            [nan.clone() for _ in range(ranks)],
+            [nan.clone() for _ in range(ranks)],
+            self.signals,
+            [given.residual.clone() for _ in range(ranks)],
+            [given.weight.clone() for _ in range(ranks)],
+            self.outputs,
+            self.residual_outs,
+        )
+        assert len(self.rows) == kernels.TABLE_ROWS
+        self.table = torch.tensor(
+            [[tensor.data_ptr() for tensor in row] for row in self.rows], dtype=torch.int64
+        )
+
+    def let_everybody_have_arrived(self) -> None:
+        """Move all counters ahead: programs run one after the other and must not wait."""
+        for signal in self.signals:
+            lines = signal[: kernels.ERROR.value].view(-1, kernels.SIGNAL_LINE.value)
+            lines[:, : len(self.signals)] = 1 << 20
+
+
+def run_arm(arm: str, ranks: int, shape: LiveShape, programs: int) -> Ranks:
+    """Run one arm in the interpreter, all ranks in one launch."""
+    memory = Ranks(ranks, shape)
+    memory.let_everybody_have_arrived()
+    pack = 16 // element_bytes(shape.dtype)
+    packs = shape.tokens * shape.hidden_dim // pack
+    rows = {"HIDDEN": shape.hidden_dim, "BLOCK": row_block(shape.hidden_dim)}
+    common = {"LOCAL": ranks, "TYPE": element_type(shape.dtype)}
+    barrier = {**common, "RANKS": ranks, "SCOPE": "gpu", "HIP": False}
+    flat = {"PACK": pack, "BLOCK": 4 * pack, **barrier}
+    grid = (programs * ranks,)
+
+    if arm == "1stage":
+        kernels.fused_one_stage[grid](memory.table, shape.tokens, 0, 1e-6, 3, **rows, **barrier)
+        return memory
+    if arm == "2stage":
+        kernels.reduce_scatter_to_peers[grid](memory.table, packs, 0, 3, **flat)
+    elif arm == "plain1":
+        kernels.all_reduce_one_stage[grid](memory.table, packs, 0, 3, **flat)
+    else:
+        # One program after the other: the first run reduces, the second gathers what is complete.
+        for _ in range(2):
+            kernels.all_reduce_two_stage[grid](memory.table, packs, 0, 3, **flat)
+    kernels.add_rms_norm[grid](memory.table, shape.tokens, 0, ranks, 1e-6, **rows, **common)
+    return memory
+
+
+def interpreted() -> dict[str, object]:
+    """What the interpreter finds; runs in a process with TRITON_INTERPRET=1."""
+    from costmodel.live.backend import Outputs
+    from costmodel.live.reference import fused_reference
+
+    found: dict[str, object] = {"errors": []}
+    for arm, ranks, tokens, hidden, dtype, programs in NUMBERS:
+        memory = run_arm(arm, ranks, LiveShape(tokens, hidden, dtype), programs)
+        reference = fused_reference(memory.given)
+        both = zip(memory.outputs, memory.residual_outs, strict=True)
+        found["errors"].append(max(worst_error(Outputs(*pair), reference, dtype) for pair in both))
+
+    memory = run_arm("1stage", 2, LiveShape(3, 40, "bf16"), 2)
+    lines = memory.signals[1].view(-1, kernels.SIGNAL_LINE.value)
+    found["arrivals"] = (lines[:3, :2] - (1 << 20)).tolist()
+    found["epochs"] = lines[:3, kernels.EPOCH.value].tolist()
+
+    alone = Ranks(2, LiveShape(2, 40, "bf16"))
+    kernels.fused_one_stage[(2,)](
+        alone.table, 2, 0, 1e-6, 3,
+        HIDDEN=40, BLOCK=64, RANKS=2, LOCAL=1, TYPE=element_type("bf16"), SCOPE="gpu", HIP=False,
+    )  # fmt: skip
+    found["lost"] = [int(signal[kernels.ERROR.value]) for signal in alone.signals]
+    return found
+
+
+@pytest.fixture(scope="module")
+def findings():
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300
+    )
+    if "only 0-dimensional arrays can be converted" in done.stderr:
+        pytest.skip("the interpreter of this triton fails with this numpy (3.6 with 2.4 does)")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("index", range(len(NUMBERS)), ids=lambda i: "-".join(map(str, NUMBERS[i])))
+def test_numbers_agree_with_the_reference(findings, index):
+    assert findings["errors"][index] <= 1.0
+
+
+def test_a_call_counts_two_arrivals_of_every_rank_and_keeps_the_epoch(findings):
+    """Programs 0 and 1 of rank 1 took part, program 2 did not."""
+    assert findings["arrivals"] == [[2, 2], [2, 2], [0, 0]]
+    assert findings["epochs"] == [2, 2, 0]
+
+
+def test_a_rank_whose_peer_never_comes_gives_up_and_says_so(findings):
+    assert findings["lost"] == [1, 0]
+
+
+# -- launches -------------------------------------------------------------------------------------
+
+
+def test_every_rank_gets_an_equal_share_of_the_programs_that_fit():
+    assert programs_per_rank(work=1, resident=132, local_ranks=8) == 1
+    assert programs_per_rank(work=512, resident=132, local_ranks=8) == 16
+    assert programs_per_rank(work=512, resident=2 * 132, local_ranks=4) == 66
+    assert programs_per_rank(work=512, resident=10_000, local_ranks=2) == kernels.MAX_PROGRAMS
+
+
+def test_too_small_a_gpu_is_refused_before_the_launch():
+    with pytest.raises(InputError, match=r"only 6 programs fit .* 8 ranks") as caught:
+        programs_per_rank(work=1, resident=6, local_ranks=8)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("hidden", [8, 64, 2048, 2880, 4096, 5120, 7168, 8192, 12288, 16384])
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+def test_rows_fit_into_whole_warps_of_both_vendors(hidden, ranks):
+    threads = row_threads(hidden, ranks)
+    assert threads % 64 == 0
+    assert threads & (threads - 1) == 0
+    assert 64 <= threads <= 1024
+    assert hidden <= row_block(hidden) < 2 * hidden
+
+
+def test_separate_ops_follow_aiter_s_rule():
+    kib = 1024
+    assert plain_one_stage(10**9, 2)
+    assert plain_one_stage(160 * kib - 16, 4)
+    assert not plain_one_stage(160 * kib, 4)
+    assert plain_one_stage(80 * kib - 16, 8)
+    assert not plain_one_stage(80 * kib, 8)
+
+
+# -- the back end ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "arm", "reason"),
+    [
+        (LiveShape(1, 2884, "bf16"), "1stage", "hidden_dim % 8 is 4"),
+        (LiveShape(1, 2884, "fp32"), "1stage", None),
+        (LiveShape(1, 2882, "fp32"), "2stage", "hidden_dim % 4 is 2"),
+        (LiveShape(512, 16384, "bf16"), "separate", None),
+        (LiveShape(1, 16392, "bf16"), "1stage", "above 16384"),
+        (LiveShape(2**18, 8192, "bf16"), "2stage", "elements a rank"),
+        (LiveShape(1, 4096, "bf16"), "auto", "no dispatch rule"),
+    ],
+)
+def test_reasons_against_a_shape(shape, arm, reason):
+    found = TritonBackend(8).reason_against(shape, arm)
+    assert found is None if reason is None else reason in found
+
+
+def test_only_world_sizes_of_the_model():
+    with pytest.raises(InputError, match="2, 4 or 8 ranks, not on 3"):
+        TritonBackend(3).set_up()
+
+
+@pytest.mark.skipif(GPU, reason="this machine has a GPU")
+def test_no_gpu_is_one_clear_line():
+    backend = TritonBackend(2)
+    with pytest.raises(InputError, match="needs a CUDA or ROCm GPU") as caught:
+        backend.set_up()
+    assert "\n" not in str(caught.value)
+    backend.close()
+
+
+def test_gpu_names_are_those_of_the_tables():
+    assert short_name("NVIDIA H200") == "H200"
+    assert short_name("AMD Instinct MI300X") == "MI300X"
+    assert short_name("NVIDIA GeForce RTX 4090") == "GeForce RTX 4090"
+
+
+needs_gpu = pytest.mark.skipif(not GPU, reason="needs a CUDA or ROCm GPU")
+
+
+@needs_gpu
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+@pytest.mark.parametrize("timing", ["graph", "eager"])
+@pytest.mark.parametrize(
+    "shape",
+    [LiveShape(1, 2880, "bf16"), LiveShape(200, 5120, "fp16"), LiveShape(7, 8192, "fp32")],
+    ids=str,
+)
+def test_all_arms_are_right_on_the_gpu_replay_after_replay(ranks, timing, shape):
+    backend = TritonBackend(ranks)
+    backend.set_up()
+    backend.prepare(shape, slots=2, seed=1)
+    for arm in (arm for arm in ARMS if arm != "auto"):
+        timed = backend.capture(arm, 4, timing)
+        for _ in range(3):
+            backend.poison()
+            assert timed.replay(2).shape == (2, 1)
+            for slot in range(2):
+                reference = backend.reference(slot)
+                for found in backend.outputs(slot):
+                    assert worst_error(found, reference, shape.dtype) <= 1.0
+        timed.close()
+    backend.close()
+
+
+@needs_gpu
+def test_a_lost_rank_is_an_error_and_the_next_call_works():
+    backend = TritonBackend(2)
+    backend.set_up()
+    backend.prepare(LiveShape(4, 2048, "bf16"), slots=1, seed=0)
+    (launch,) = backend._launches("1stage")
+    launch._replace(programs=4, options={**launch.options, "LOCAL": 1})(backend._slots[0].table)
+    with pytest.raises(RuntimeError, match="not all ranks arrived"):
+        backend._check()
+    timed = backend.capture("1stage", 1, "eager")
+    timed.replay(1)
+    reference = backend.reference(0)
+    assert all(worst_error(found, reference, "bf16") <= 1.0 for found in backend.outputs(0))
+    backend.close()
+
+
+if __name__ == "__main__":
+    print(json.dumps(interpreted()))
