@@ -35,7 +35,7 @@ class KeepsArguments(click.Command):
 @click.option("--backend", metavar="NAME", help=f"What runs the op: {', '.join(BACKENDS)}.")
 @click.option("--tp", type=int, metavar="N", help="World size: 2, 4 or 8 ranks.")
 @click.option("--hidden", metavar="LIST", help="Hidden sizes, e.g. 2880,4096.")
-@click.option("--tokens", metavar="LIST", help="Tokens, e.g. 1,48 or 1..512.")
+@click.option("--tokens", metavar="LIST", help="Tokens: 1,48; 8:64:8 in steps; 1..512 doubling.")
 @click.option("--dtype", metavar="LIST", help="bf16, fp16, fp32.  [default: bf16]")
 @click.option(
     "--arms",

@@ -1,0 +1,13 @@
+"""Entry point of the ranks that ``costmodel measure`` starts itself."""
+
+import signal
+
+# Ctrl-C during start-up ends a rank without a word: the process that started it says what happened,
+# and held the signal until here. Once the rank is up, its watchdog answers signals.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+if __name__ == "__main__":
+    from .measure import command
+
+    command(prog_name="costmodel measure")

@@ -1,0 +1,128 @@
+"""Output of vLLM's benchmarks/kernels (https://github.com/vllm-project/vllm).
+
+- ``benchmark_device_communicators.py --output-json``: milliseconds a call of each communicator by
+  sequence length; graph replays, rank 0's clock, mean over the trials.
+- ``benchmark_fused_collective.py --output-file``: markdown with a section for each configuration.
+- any other table, as :mod:`costmodel.importers.table` reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from ..errors import InputError
+from . import table
+from .labels import read_label
+from .rows import Imported, Said, complete, listed
+
+#: Communicators of the JSON: (op, algorithm, family). ``pynccl`` is RCCL on ROCm and NCCL on CUDA,
+#: which the file does not say.
+COMMUNICATORS = {
+    "ca_1stage": ("all_reduce", "1stage", "vllm"),
+    "ca_2stage": ("all_reduce", "2stage", "vllm"),
+    "pynccl": ("all_reduce", "", ""),
+    "pynccl-symm": ("all_reduce", "", ""),
+    "symm_mem_two_shot": ("all_reduce", "2stage", "torch_symm_mem"),
+    "symm_mem_multimem": ("all_reduce", "", "torch_symm_mem"),
+    "flashinfer_trtllm": ("all_reduce", "", "flashinfer"),
+    "flashinfer_mnnvl": ("all_reduce", "", "flashinfer"),
+}
+
+
+def parse(text: str, path: str, said: Said, kind: str) -> Imported:
+    """Return the rows of a file; see :func:`costmodel.importers.read`."""
+    if text.lstrip().startswith("{"):
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"{path}: not JSON: {error}") from None
+        if "results" in data and isinstance(data["results"], dict):
+            return _communicators(data, path, said)
+    if "**Hidden Dimension:**" in text:
+        return _fused_collective(text, path, said)
+    return table.parse(text, path, said, kind)
+
+
+def _communicators(data: dict[str, Any], path: str, said: Said) -> Imported:
+    imported = Imported()
+    unused: list[str] = []
+    for tokens, found in data["results"].items():
+        timings = found.get("timings") if isinstance(found, dict) else None
+        if not isinstance(timings, dict):
+            raise InputError(f"{path}: results['{tokens}'] has no 'timings'; not vLLM's JSON")
+        for name, milliseconds in timings.items():
+            if name not in COMMUNICATORS:
+                unused.append(name)
+                continue
+            op, algorithm, family = COMMUNICATORS[name]
+            row = {
+                "source": said.source,
+                "op": op,
+                "algorithm": algorithm,
+                "kernel_family": family,
+                "world_size": data.get("world_size", ""),
+                "tokens": int(tokens),
+                "hidden_dim": data.get("hidden_size", ""),
+                "dtype": data.get("dtype", ""),
+                "latency_us": float(milliseconds) * 1e3,
+                "statistic": "mean",
+                "rank_reduction": "rank0",
+                "timing": "graph",
+            }
+            if name.startswith("pynccl"):
+                row["kernel_version"] = name
+            imported.rows.append(complete(row, said, f"{path}: results['{tokens}']['{name}']"))
+    if unused:
+        imported.notes.append(f"not all-reduce, left out: {listed(unused)}")
+    imported.notes.append("rank 0's mean over graph replays, as that benchmark measures")
+    return imported
+
+
+def _fused_collective(text: str, path: str, said: Said) -> Imported:
+    world_size = re.search(r"\*\*World Size:\*\*\s*(\d+)", text)
+    hidden_dim = re.search(r"\*\*Hidden Dimension:\*\*\s*(\d+)", text)
+    if not world_size or not hidden_dim:
+        raise InputError(f"{path}: World Size or Hidden Dimension missing above the tables")
+    imported = Imported()
+    unused: list[str] = []
+    failed = 0
+    sections = re.split(r"^## Configuration: ", text, flags=re.MULTILINE)[1:]
+    for section in sections:
+        given = re.match(r"num_tokens=(\d+), dtype=(\S+?), (with residual|no residual)", section)
+        if not given:
+            raise InputError(f"{path}: a configuration without num_tokens and dtype")
+        where = f"{path}: num_tokens={given[1]}"
+        for record in (record for rows in table.tables(section, path) for record in rows):
+            operation, time = record.cells.get("Operation", ""), record.cells.get("Time (ms)", "")
+            label = read_label(operation, said)
+            if not label.used or not label.op or given[3] == "no residual":
+                unused.append(f"{operation} ({given[3]})")
+                continue
+            try:
+                latency_us = float(time) * 1e3
+            except ValueError:
+                failed += 1
+                continue
+            row = {
+                "source": said.source,
+                "op": label.op,
+                "algorithm": label.algorithm,
+                "kernel_family": label.kernel_family or "vllm",
+                "kernel_version": operation,
+                "world_size": int(world_size[1]),
+                "tokens": int(given[1]),
+                "hidden_dim": int(hidden_dim[1]),
+                "dtype": given[2],
+                "latency_us": latency_us,
+                "statistic": "mean",
+                "rank_reduction": "rank0",
+                "timing": "graph",
+            }
+            imported.rows.append(complete(row, said, where))
+    if failed:
+        imported.notes.append(f"{failed} operations without a time set aside")
+    if unused:
+        imported.notes.append(f"left out: {listed(unused)}")
+    return imported

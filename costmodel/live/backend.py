@@ -1,0 +1,253 @@
+"""The interface of a live back end: what the harness needs from the thing that runs the op.
+
+A back end owns devices, buffers, kernels, clocks and graphs. It decides nothing: which shapes and
+arms run, in what order, how often, what is compared with what and which numbers are kept is the
+harness's business (:mod:`costmodel.live.harness`), so that every back end is measured alike.
+
+For one run the harness calls, in every process alike and in this order::
+
+    backend.set_up()
+    for each shape:
+        backend.reason_against(shape, arm)      # before anything is allocated
+        backend.prepare(shape, slots, seed)
+        for each arm:
+            timed = backend.capture(arm, calls, timing)
+            backend.poison(); timed.replay(1)   # then compare every slot with the reference
+            backend.outputs(slot); backend.reference(slot)
+        for each round, arms in random order:
+            timed.replay(samples)               # -> latency_us (samples, local_ranks)
+        backend.outputs(slot)                   # compared again: a race shows under load
+        backend.kernels_run("auto")             # where ``auto`` was measured
+        timed.close() for each arm
+        backend.release()
+    backend.close()
+
+A *rank* is one participant of the collective. A loopback back end holds all ``world_size`` ranks in
+one process; gloo and AITER hold one rank a process. ``local_ranks`` names those of this process.
+
+A *slot* is one complete set of buffers (inputs of each local rank, residual, outputs). Slots are
+pointer-distinct, and the calls of one replay walk through them (call ``i`` uses slot
+``i % slots``), so that no call finds the previous call's lines in a cache that a model would have
+displaced.
+
+Nothing here imports torch; back ends do, inside methods.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError, nearest
+from ..shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
+from ..units import element_bytes
+
+#: The arms. ``auto`` is the library's own choice between its stages; ``separate`` is its all-reduce
+#: followed by its add + RMSNorm kernel.
+AUTO = "auto"
+SEPARATE_ARM = "separate"
+ARMS = (ONE_STAGE, TWO_STAGE, AUTO, SEPARATE_ARM)
+
+#: How calls are timed: replay of a captured device graph, or calls issued one by one.
+GRAPH = "graph"
+EAGER = "eager"
+TIMINGS = (GRAPH, EAGER)
+
+#: Slots and calls of one replay where the user names none: every slot is visited twice.
+SLOTS = 8
+CALLS = 16
+
+#: Epsilon of RMSNorm in every live run.
+EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class LiveShape:
+    """The scalar shape of one call on every rank: (tokens, hidden_dim) of dtype."""
+
+    tokens: int
+    hidden_dim: int
+    dtype: str
+
+    @property
+    def bytes(self) -> int:
+        """Input bytes on one rank."""
+        return self.tokens * self.hidden_dim * element_bytes(self.dtype)
+
+    def __str__(self) -> str:
+        return f"{self.tokens} tokens x {self.hidden_dim} hidden {self.dtype}"
+
+
+class Outputs(NamedTuple):
+    """What one call wrote on one rank: torch tensors of shape (tokens, hidden_dim)."""
+
+    output: Any
+    residual_out: Any
+
+
+def op_and_algorithm(arm: str) -> tuple[str, str]:
+    """Return the schema 1 ``op`` and ``algorithm`` of an arm."""
+    return (SEPARATE, "") if arm == SEPARATE_ARM else (FUSED, arm)
+
+
+class Timed(ABC):
+    """One arm at one shape, ready to be timed: a captured graph, or a loop of eager calls."""
+
+    @abstractmethod
+    def replay(self, samples: int) -> NDArray[np.float64]:
+        """Run ``samples`` replays and return latency_us, shape (samples, len(local_ranks)).
+
+        A replay issues the ``calls`` of :meth:`Backend.capture`; its latency is its duration
+        divided by ``calls``. Ranks are brought together before each replay (by a barrier, or by an
+        untimed call of the collective), so that the wait for a late process is not counted. Where
+        one clock covers all local ranks (a single launch), there is a single column.
+
+        Returns only when the outputs of every slot are complete.
+        """
+
+    def close(self) -> None:  # noqa: B027  (a loop of eager calls holds nothing)
+        """Free the graph and what it holds; may be called twice."""
+
+
+class Backend(ABC):
+    """One way of running the op; see the module's docstring for the order of calls.
+
+    Anything that the user can mend (no GPU, too few GPUs, not under torchrun, out of memory) is
+    raised as :class:`~costmodel.errors.InputError` with one line. Other exceptions of a collective
+    mean that a peer was lost; the harness names rank, shape and arm.
+    """
+
+    #: Name on the command line, e.g. ``gloo``.
+    name: ClassVar[str]
+    #: Schema 1 columns that the back end knows; instance attributes where the machine decides.
+    kernel_family: str
+    kernel_version: str
+    interconnect: str
+    #: Timings on offer; the first is the default.
+    timings: ClassVar[tuple[str, ...]] = TIMINGS
+    #: Who starts the processes: ``in_process`` needs none (or adapts when it finds itself under
+    #: torchrun), ``spawn`` has ``measure`` start one a rank, ``torchrun`` is the user's doing.
+    launch: ClassVar[str] = "in_process"
+    #: False for a test double: every row is then marked ``suspect``.
+    genuine: bool = True
+
+    def __init__(self, world_size: int) -> None:
+        """Keep ``world_size``; touch no device, so that construction cannot fail half-way."""
+        self.world_size = world_size
+
+    # -- ranks ------------------------------------------------------------------------------------
+
+    #: Ranks that this process holds. (0, ..., N-1) in a loopback; one rank otherwise.
+    local_ranks: tuple[int, ...] = (0,)
+
+    @abstractmethod
+    def set_up(self) -> None:
+        """Claim devices, join the ranks, check every assumption; printing is allowed on rank 0."""
+
+    def exchange(self, value: Any) -> list[Any]:
+        """Give ``value`` to all processes; return everybody's, by process. Also a barrier.
+
+        Small picklable values (decisions, samples of one round), never on the timed path.
+        A back end whose ranks share one process keeps this.
+        """
+        return [value]
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give everything back; safe after a failed :meth:`set_up` and when called twice."""
+
+    # -- one shape --------------------------------------------------------------------------------
+
+    @abstractmethod
+    def reason_against(self, shape: LiveShape, arm: str) -> str | None:
+        """Return why ``arm`` cannot run ``shape`` ("hidden_dim % 8 is 4"), or None if it can.
+
+        Pure: no allocation, same answer on every rank.
+        """
+
+    @abstractmethod
+    def prepare(self, shape: LiveShape, slots: int, seed: int) -> None:
+        """Allocate and fill ``slots`` sets of buffers; the same ``seed`` gives the same values.
+
+        :func:`costmodel.live.reference.operands` makes the values. Raises
+        :class:`~costmodel.errors.InputError` when they do not fit into memory.
+        """
+
+    @abstractmethod
+    def capture(self, arm: str, calls: int, timing: str) -> Timed:
+        """Warm ``arm`` up and return it ready for timing: ``calls`` calls a replay, by ``timing``.
+
+        ``calls`` is a multiple of ``slots``. Several arms may be captured at the same time.
+        """
+
+    @abstractmethod
+    def poison(self) -> None:
+        """Fill the outputs of every slot, and staging buffers where possible, with NaN."""
+
+    @abstractmethod
+    def outputs(self, slot: int) -> list[Outputs]:
+        """Return what the last call on ``slot`` wrote, one entry per local rank."""
+
+    @abstractmethod
+    def reference(self, slot: int) -> Outputs:
+        """Return the outputs of ``slot`` computed in fp32 by plain torch, the same for all ranks.
+
+        :func:`costmodel.live.reference.fused_reference` computes them from the operands.
+        """
+
+    @abstractmethod
+    def release(self) -> None:
+        """Free the buffers of the shape; may be called twice."""
+
+    # -- records ----------------------------------------------------------------------------------
+
+    def environment(self) -> dict[str, Any]:
+        """Return what only the back end knows of its environment (JSON values).
+
+        Keys that the rows use where present: ``gpu`` (e.g. ``H200``, ``MI300X``) and ``arch``
+        (``sm_90``, ``gfx942``). The harness adds driver, clocks, topology, versions and git state.
+        """
+        return {}
+
+    def kernels_run(self, arm: str) -> tuple[str, ...]:
+        """Return the names of the device kernels that one call of ``arm`` launches.
+
+        Profiled, not assumed: the proof of which kernel ``auto`` ran. () where unreadable.
+        """
+        return ()
+
+
+#: Where each back end lives; loaded on use, since each needs libraries that others do not.
+BACKENDS = {
+    "aiter": "costmodel.live.aiter_backend:AiterBackend",
+    "gloo": "costmodel.live.gloo_backend:GlooBackend",
+    "triton": "costmodel.live.triton_backend:TritonBackend",
+}
+
+
+def load(name: str) -> type[Backend]:
+    """Return the back end class of that name.
+
+    Raises :class:`~costmodel.errors.InputError` for an unknown name and for a missing library.
+    """
+    if name not in BACKENDS:
+        raise InputError(
+            f"unknown back end '{name}'{nearest(name, list(BACKENDS))}; "
+            f"one of {', '.join(BACKENDS)}"
+        )
+    module, _, attribute = BACKENDS[name].partition(":")
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise InputError(
+            f"back end {name} needs torch, which is not installed; pip install 'costmodel[live]'"
+        ) from None
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise InputError(f"back end {name} cannot be loaded: {error}") from None

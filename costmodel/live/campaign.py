@@ -1,0 +1,270 @@
+"""Many shapes measured: which is next, when to stop, what is kept and what is said.
+
+Rank 0 holds the run directory and speaks; all ranks walk the same list in step. After the last
+shape the first one is measured once more: an A/A pair across the whole run.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from . import environment
+from .backend import Backend, op_and_algorithm
+from .ending import FINISHED, WRONG_RESULTS
+from .harness import ArmResult, Settings, measure_point
+from .plan import Point
+from .progress import Progress
+from .reference import out_of_memory
+from .session import RunDirectory
+from .statistics import CLEAN_PERCENT
+from .watchdog import Watchdog
+
+
+def to_record(
+    index: int, point: Point, results: dict[str, ArmResult], seconds: float, kind: str = "shape"
+) -> dict[str, Any]:
+    """Return the line of ``samples.jsonl`` for one measured point, still without ``rows``."""
+    arms = {}
+    for arm, result in results.items():
+        arms[arm] = {
+            "correct": result.summary is not None,
+            # NaN and missing outputs count as infinite, which JSON lacks
+            "worst_error": result.worst_error if math.isfinite(result.worst_error) else None,
+            "wrong_ranks": list(result.wrong_ranks),
+            "summary": asdict(result.summary) if result.summary else None,
+            "clean": result.summary.clean if result.summary else None,
+            "kernels": list(result.kernels),
+            "latency_us": result.latency_us.tolist() if result.latency_us is not None else None,
+        }
+    return {
+        "kind": kind,
+        "index": index,
+        "when": environment.now(),
+        "seconds": round(seconds, 3),
+        "point": point.to_json(),
+        "arms": arms,
+        "rows": [],
+    }
+
+
+def schema_rows(
+    record: dict[str, Any], run_id: str, labels: dict[str, str], world_size: int, timing: str
+) -> list[dict[str, Any]]:
+    """Return the schema 1 rows of one record: one for each arm that was right."""
+    point = Point.from_json(record["point"])
+    rows = []
+    for arm, result in record["arms"].items():
+        if not result["correct"]:
+            continue
+        op, algorithm = op_and_algorithm(arm)
+        quality = "clean" if result["clean"] else "noisy"
+        rows.append(
+            {
+                "source": run_id,
+                "date": record["when"][:10],
+                "gpu": labels["gpu"],
+                "gpu_evidence": "stated" if labels["gpu"] else "",
+                "arch": labels["arch"],
+                "interconnect": labels["interconnect"],
+                "world_size": world_size,
+                "op": op,
+                "algorithm": algorithm,
+                "kernel_family": labels["kernel_family"],
+                "kernel_version": labels["kernel_version"],
+                "tokens": point.shape.tokens,
+                "hidden_dim": point.shape.hidden_dim,
+                "dtype": point.shape.dtype,
+                "bytes": point.shape.bytes,
+                "latency_us": round(result["summary"]["latency_us"], 4),
+                "statistic": "median",
+                "rank_reduction": "max",
+                "timing": timing,
+                "quality": quality if labels["genuine"] == "yes" else "suspect",
+            }
+        )
+    return rows
+
+
+def labels(backend: Backend) -> dict[str, str]:
+    """Return what the rows say of the machine and the kernels; a resumed run must have the same."""
+    known = backend.environment()
+    return {
+        "gpu": str(known.get("gpu", "")),
+        "arch": str(known.get("arch", "")),
+        "interconnect": backend.interconnect,
+        "kernel_family": backend.kernel_family,
+        "kernel_version": backend.kernel_version,
+        "genuine": "yes" if backend.genuine else "no",
+    }
+
+
+def describe(results: dict[str, ArmResult]) -> str:
+    """Return what people want to see of one point: a line for each arm."""
+    lines = []
+    for arm, result in results.items():
+        found = result.summary
+        if found is None:
+            where = ", ".join(map(str, result.wrong_ranks))
+            lines.append(
+                f"{arm:<8}  WRONG on rank {where}: error {result.worst_error:.3g} x what rounding "
+                "explains; not timed"
+            )
+            continue
+        lines.append(
+            f"{arm:<8} {found.latency_us:9.2f} us  [{found.lower_us:.2f}, {found.upper_us:.2f}]  "
+            f"A/A {found.aa_percent:+.1f} %  drift {found.drift_percent:+.1f} %"
+            + ("" if found.clean else "  noisy")
+        )
+        if result.kernels:
+            lines.append(f"{'':<8} ran {', '.join(result.kernels)}")
+    return "\n".join("    " + line for line in lines)
+
+
+class Campaign:
+    """A run over many points: which is next, when to stop, what to say, where results go.
+
+    Rank 0 holds the open :class:`RunDirectory` and does all printing; other ranks pass None.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        points: Sequence[Point],
+        settings: Settings,
+        watch: Watchdog,
+        run: RunDirectory | None,
+        say: Callable[[str], None],
+        *,
+        budget_s: float | None = None,
+        started: float | None = None,
+    ) -> None:
+        self.backend = backend
+        self.points = points
+        self.settings = settings
+        self.watch = watch
+        self.run = run
+        self.say = say
+        self.budget_s = budget_s
+        self.started = time.monotonic() if started is None else started
+        done = backend.exchange(run.finished() if run else None)[0] or set()
+        self.todo = [index for index in range(len(points)) if index not in done]
+        speaks = 0 in backend.local_ranks
+        self.progress = Progress(len(points), len(done), shown=speaks)
+        self._note_kept()
+
+    def measure(self) -> int:
+        """Measure what is left of the run and return the exit code, the same on every rank."""
+        first = None
+        for index in self.todo:
+            if self._out_of_time(index):
+                left = len(self.points) - self.progress.finished
+                self._tell(
+                    f"the budget of {self.budget_s:g} s is spent: {left} of {len(self.points)} "
+                    "shapes are left; continue with --resume"
+                )
+                break
+            results, seconds = self._measure(index)
+            self.progress.done(seconds)
+            self._store(to_record(index, self.points[index], results, seconds))
+            self._note_kept()
+            shape = self.points[index].shape
+            count = f"{self.progress.finished}/{len(self.points)}"
+            self._tell(f"{count}  {shape}\n{describe(results)}")
+            first = first or (index, results)
+        else:
+            if first and len(self.progress.seconds) > 1 and not self._out_of_time(first[0]):
+                self._again(*first)
+        self.progress.clear()
+        return self._conclude()
+
+    def _measure(self, index: int) -> tuple[dict[str, ArmResult], float]:
+        began = time.monotonic()
+        point = self.points[index]
+        try:
+            results = measure_point(
+                self.backend, point, self.settings, index, self.watch, self.progress.show
+            )
+        except RuntimeError as error:
+            if "out of memory" in str(error).lower():  # graphs and references take memory too
+                raise out_of_memory(point.shape, self.settings.slots, error) from None
+            raise
+        return results, time.monotonic() - began
+
+    def _again(self, index: int, before: dict[str, ArmResult]) -> None:
+        """Measure the first shape once more, record it beside the shapes, and print the change."""
+        results, seconds = self._measure(index)
+        self._store(to_record(index, self.points[index], results, seconds, kind="again"))
+        changes = []
+        for arm, result in results.items():
+            was, found = before[arm].summary, result.summary
+            if was and found:
+                change = 100.0 * (found.latency_us / was.latency_us - 1.0)
+                changes.append(f"{arm} {change:+.1f} %")
+        self._tell(
+            f"A/A over the whole run: {self.points[index].shape}, measured first, was measured "
+            f"again at the end: {', '.join(changes) or 'no arm to compare'}"
+        )
+
+    def _store(self, record: dict[str, Any]) -> None:
+        if self.run is None:
+            return
+        if record["kind"] == "shape":
+            started = self.run.settings
+            record["rows"] = schema_rows(
+                record,
+                started["id"],
+                started["labels"],
+                self.backend.world_size,
+                self.settings.timing,
+            )
+        with self.watch.unbroken():
+            self.run.append(record)
+
+    def _out_of_time(self, index: int) -> bool:
+        """Return rank 0's verdict whether the shape that comes next would overrun the budget."""
+        over = False
+        if self.budget_s is not None:
+            taken = self.progress.seconds
+            expected = sum(taken) / len(taken) if taken else 0.0
+            over = time.monotonic() - self.started + expected > self.budget_s
+        self.watch.step(f"{self.points[index].shape}, about to begin")
+        return bool(self.backend.exchange(over)[0])
+
+    def _tell(self, line: str) -> None:
+        if 0 in self.backend.local_ranks:
+            self.progress.clear()
+            self.say(line)
+
+    def _note_kept(self) -> None:
+        kept = f"{self.progress.finished} of {len(self.points)} shapes are finished"
+        self.watch.epilogue = f"{kept} and kept; continue with --resume"
+
+    def _conclude(self) -> int:
+        """Print the summary of the whole run, earlier sittings included; return the exit code."""
+        wrong = []
+        if self.run is not None:
+            shapes = [record for record in self.run.records if record["kind"] == "shape"]
+            arms = [
+                (Point.from_json(record["point"]).shape, arm, result)
+                for record in shapes
+                for arm, result in record["arms"].items()
+            ]
+            clean = sum(result["clean"] is True for _, _, result in arms)
+            noisy = sum(result["clean"] is False for _, _, result in arms)
+            wrong = [f"{arm} at {shape}" for shape, arm, result in arms if not result["correct"]]
+            self._tell(
+                f"{len(shapes)} shapes: {clean} arms clean, {noisy} noisy (A/A, drift or half of "
+                f"the interval beyond {CLEAN_PERCENT:g} %), {len(wrong)} wrong"
+            )
+            if noisy:
+                self._tell(
+                    "noisy arms: free the machine of other work, fix its clocks, or give more "
+                    "--rounds, in a new run"
+                )
+            for line in wrong:
+                self._tell(f"wrong, and therefore not timed: {line}")
+        return WRONG_RESULTS if self.backend.exchange(bool(wrong))[0] else FINISHED

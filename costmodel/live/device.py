@@ -1,0 +1,123 @@
+"""What the AITER adapter asks of a GPU: events, graphs and names of kernels, and nothing else."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+
+class Device(ABC):
+    """One rank's device. ``kind`` is torch's device type, where tensors are made."""
+
+    kind: str
+
+    @abstractmethod
+    def count(self) -> int:
+        """Return how many such devices this machine has."""
+
+    @abstractmethod
+    def claim(self, local_rank: int) -> None:
+        """Make the device of that number current in this process."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, str]:
+        """Return ``gpu`` (e.g. ``MI300X``), ``arch`` (``gfx942``) and ``product``."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait until everything issued so far is done."""
+
+    @abstractmethod
+    def graph(self) -> Any:
+        """Return an empty graph; it has ``replay()``."""
+
+    @abstractmethod
+    def capture(self, graph: Any, stream: Any) -> AbstractContextManager[Any]:
+        """Return the context in which what is issued to ``stream`` is captured into ``graph``."""
+
+    @abstractmethod
+    def stamp(self) -> Any:
+        """Issue a time stamp after everything issued so far; return its event."""
+
+    @abstractmethod
+    def elapsed_us(self, start: Any, end: Any) -> float:
+        """Return the microseconds between two events, both reached."""
+
+    @abstractmethod
+    def kernels(self, run: Callable[[], object]) -> tuple[str, ...]:
+        """Return the names of the kernels that ``run`` launches, in order."""
+
+
+class TorchGpu(Device):
+    """A GPU through ``torch.cuda``, which is also ROCm's name in torch."""
+
+    kind = "cuda"
+
+    def count(self) -> int:
+        """See :meth:`Device.count`."""
+        import torch
+
+        return torch.cuda.device_count()
+
+    def claim(self, local_rank: int) -> None:
+        """See :meth:`Device.claim`."""
+        import torch
+
+        torch.cuda.set_device(local_rank)
+
+    def describe(self) -> dict[str, str]:
+        """See :meth:`Device.describe`; the gpu is the last word of AMD's product name."""
+        import torch
+
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        words = properties.name.replace("AMD", "").replace("Instinct", "").split()
+        arch = getattr(properties, "gcnArchName", "").partition(":")[0]
+        return {"gpu": words[0] if words else "", "arch": arch, "product": properties.name}
+
+    def synchronize(self) -> None:
+        """See :meth:`Device.synchronize`."""
+        import torch
+
+        torch.cuda.synchronize()
+
+    def graph(self) -> Any:
+        """See :meth:`Device.graph`."""
+        import torch
+
+        return torch.cuda.CUDAGraph()
+
+    def capture(self, graph: Any, stream: Any) -> AbstractContextManager[Any]:
+        """See :meth:`Device.capture`."""
+        import torch
+
+        return torch.cuda.graph(graph, stream=stream)
+
+    def stamp(self) -> Any:
+        """See :meth:`Device.stamp`."""
+        import torch
+
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def elapsed_us(self, start: Any, end: Any) -> float:
+        """See :meth:`Device.elapsed_us`; torch counts in milliseconds."""
+        return start.elapsed_time(end) * 1e3
+
+    def kernels(self, run: Callable[[], object]) -> tuple[str, ...]:
+        """See :meth:`Device.kernels`, by torch's profiler; () where it sees no kernel."""
+        import torch
+        from torch.profiler import ProfilerActivity, profile
+
+        try:
+            with profile(activities=[ProfilerActivity.CUDA]) as seen:
+                run()
+                torch.cuda.synchronize()
+        except RuntimeError:  # no profiler on this system (roctracer or CUPTI missing)
+            return ()
+        device = torch.autograd.DeviceType.CUDA
+        events = [event for event in seen.events() or [] if event.device_type == device]
+        events.sort(key=lambda event: event.time_range.start)
+        return tuple(event.name for event in events if not event.name.startswith(("Mem", "hip")))

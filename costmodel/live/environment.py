@@ -1,0 +1,138 @@
+"""The environment record: what a reader needs to judge or repeat a run, as far as it is readable.
+
+Host names and user names are left out, so that the record can stand in a pull request.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+#: Libraries whose versions can move a latency.
+LIBRARIES = (
+    "costmodel", "torch", "triton", "numpy", "aiter", "amd-aiter", "sglang", "vllm", "flashinfer",
+)  # fmt: skip
+
+#: Environment variables that change what the libraries do.
+VARIABLES = (
+    "AITER_",
+    "CUDA_",
+    "GPU_MAX_HW_QUEUES",
+    "HIP_",
+    "HSA_",
+    "NCCL_",
+    "RCCL_",
+    "ROCR_",
+    "TORCH_",
+)
+
+#: Commands that print what the machine is, by the key of the record that holds their output.
+COMMANDS = {
+    "nvidia_gpus": (
+        "nvidia-smi",
+        "--query-gpu=index,name,driver_version,vbios_version,pstate,clocks.sm,clocks.max.sm,"
+        "clocks.mem,clocks.max.mem,power.limit,temperature.gpu,mig.mode.current",
+        "--format=csv",
+    ),
+    "nvidia_topology": ("nvidia-smi", "topo", "-m"),
+    "amd_versions": ("amd-smi", "version"),
+    "amd_gpus": ("rocm-smi", "--showproductname", "--showdriverversion", "--showvbios"),
+    "amd_clocks": ("rocm-smi", "--showclocks", "--showperflevel", "--showcomputepartition"),
+    "amd_topology": ("rocm-smi", "--showtopo"),
+}
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601 to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def record(backend_environment: dict[str, Any]) -> dict[str, Any]:
+    """Return the environment record as JSON values; a thing that cannot be read is absent."""
+    found: dict[str, Any] = {
+        "schema": "costmodel/environment/1",
+        "when": now(),
+        "backend": backend_environment,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else [],
+        "libraries": libraries(),
+        "variables": {
+            name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)
+        },
+    }
+    for key, command in COMMANDS.items():
+        output = _output(*command)
+        if output:
+            found[key] = output
+    driver = _first_line("/sys/module/amdgpu/version")
+    if driver:
+        found["amdgpu_driver"] = driver
+    git = git_state()
+    if git:
+        found["git"] = git
+    return found
+
+
+def libraries() -> dict[str, str]:
+    """Return the versions of those of :data:`LIBRARIES` that are installed."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        versions["torch"] = torch.__version__
+        for name in ("cuda", "hip"):
+            if getattr(torch.version, name, None):
+                versions[name] = getattr(torch.version, name)
+    return versions
+
+
+def git_state() -> dict[str, Any]:
+    """Return commit and cleanliness of the checkout that this package lies in, {} outside one."""
+    here = str(Path(__file__).resolve().parent)
+    commit = _output("git", "-C", here, "rev-parse", "HEAD")
+    if not commit:
+        return {}
+    changed = _output("git", "-C", here, "status", "--porcelain", "--", here)
+    return {"commit": commit, "changed": bool(changed)}
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def _first_line(path: str) -> str:
+    try:
+        return Path(path).read_text().strip().splitlines()[0]
+    except (OSError, IndexError):
+        return ""
+
+
+def _output(*command: str) -> str:
+    """Return what a command prints, "" if it is not there, fails or takes too long."""
+    if shutil.which(command[0]) is None:
+        return ""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

@@ -1,0 +1,189 @@
+"""One shape measured: correctness first, then rounds of arms in random order, on every rank alike.
+
+For each shape, in one sitting:
+
+1. every arm is captured, its outputs poisoned with NaN, replayed once, and every slot compared with
+   the fp32 reference on every rank. An arm that is wrong anywhere is reported and never timed;
+2. each arm warms up;
+3. rounds: in each, all arms are replayed a few times. The order of the arms is drawn from the seed
+   and reversed in every second round, so that no arm always follows the same other one;
+4. outputs are compared again: what was timed is what is right;
+5. the samples of all ranks are gathered and summarized (:mod:`costmodel.live.statistics`).
+
+:mod:`costmodel.live.campaign` runs this over many shapes. All ranks run the same code in step; what
+one decides or finds is exchanged, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from .backend import AUTO, CALLS, GRAPH, SLOTS, Backend, Outputs, Timed
+from .plan import Point
+from .statistics import Latency, summarize
+from .watchdog import Watchdog
+
+#: Steps that may compile kernels or open connections get this many times the watchdog's limit.
+COMPILE_PATIENCE = 10.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How every shape of a run is measured.
+
+    ``calls`` of the op make one replay (one sample); they walk through ``slots`` sets of buffers.
+    Each arm gives ``rounds`` x ``samples`` samples after ``warm_up`` untimed replays.
+    """
+
+    timing: str = GRAPH
+    seed: int = 0
+    rounds: int = 20
+    samples: int = 10
+    calls: int = CALLS
+    slots: int = SLOTS
+    warm_up: int = 3
+
+    def check(self) -> None:
+        """Raise :class:`InputError` for settings that cannot give a result."""
+        if self.rounds < 4:
+            raise InputError(
+                f"--rounds is {self.rounds}; A/A pairs and drift need at least 4 rounds"
+            )
+        if min(self.samples, self.calls, self.slots) < 1:
+            raise InputError("--samples, --calls and --slots must each be 1 or more")
+        if self.calls % self.slots:
+            raise InputError(
+                f"--calls is {self.calls}; it must be a multiple of --slots ({self.slots}), so "
+                "that every slot is used equally often"
+            )
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One arm at one shape. ``latency_us`` (rounds, samples, ranks); None for a wrong arm.
+
+    ``worst_error`` is the largest error over slots, ranks and elements in units of what rounding
+    explains (:func:`costmodel.live.reference.worst_error`): more than 1 is wrong.
+    """
+
+    worst_error: float
+    wrong_ranks: tuple[int, ...]
+    latency_us: NDArray[np.float64] | None
+    summary: Latency | None
+    kernels: tuple[str, ...] = ()
+
+
+def check_points(backend: Backend, points: Sequence[Point]) -> None:
+    """Raise :class:`InputError` for the first shape and arm that the back end cannot run."""
+    for point in points:
+        for arm in point.arms:
+            reason = backend.reason_against(point.shape, arm)
+            if reason:
+                raise InputError(
+                    f"{backend.name} cannot run arm {arm} at {point.shape} on "
+                    f"{backend.world_size} ranks: {reason}"
+                )
+
+
+def together(backend: Backend, action: Callable[[], None]) -> None:
+    """Run ``action`` on every rank; if any rank fails by InputError, all raise the first one's.
+
+    Only for actions without collectives: nobody may wait for the rank that failed.
+    """
+    failure = None
+    try:
+        action()
+    except InputError as error:
+        rank = backend.local_ranks[0]
+        failure = f"rank {rank}: {error}" if rank else str(error)
+    failures = [found for found in backend.exchange(failure) if found]
+    if failures:
+        raise InputError(failures[0])
+
+
+def measure_point(
+    backend: Backend,
+    point: Point,
+    settings: Settings,
+    order_seed: int,
+    watch: Watchdog,
+    note: Callable[[str], None] = lambda doing: None,
+) -> dict[str, ArmResult]:
+    """Measure all arms of one point; every rank returns the same result.
+
+    ``order_seed`` fixes the order of the arms together with ``settings.seed``.
+    """
+
+    def step(doing: str, patience: float = 1.0) -> None:
+        watch.step(f"{point.shape}, {doing}", patience)
+        note(f"{point.shape}, {doing}")
+
+    timed: dict[str, Timed] = {}
+    step("preparing buffers", COMPILE_PATIENCE)
+    together(backend, lambda: backend.prepare(point.shape, settings.slots, settings.seed))
+    references = [backend.reference(slot) for slot in range(settings.slots)]
+    errors: dict[str, tuple[float, tuple[int, ...]]] = {}  # (largest, wrong ranks)
+    for arm in point.arms:
+        step(f"arm {arm}, capture", COMPILE_PATIENCE)
+        captured = backend.capture(arm, settings.calls, settings.timing)
+        timed[arm] = captured
+        step(f"arm {arm}, check against the reference")
+        errors[arm] = _check(backend, captured, references, point.shape.dtype)
+        if errors[arm][0] > 1.0:
+            timed.pop(arm).close()
+    samples: dict[str, list[NDArray[np.float64]]] = {arm: [] for arm in timed}
+    for arm, ready in timed.items():
+        step(f"arm {arm}, warm-up")
+        ready.replay(settings.warm_up)
+    random = np.random.default_rng([settings.seed, order_seed])
+    order = list(timed)
+    for index in range(settings.rounds):
+        order = order[::-1] if index % 2 else [str(arm) for arm in random.permutation(order)]
+        for arm in order:
+            step(f"arm {arm}, round {index + 1} of {settings.rounds}")
+            samples[arm].append(timed[arm].replay(settings.samples))
+    kernels: dict[str, tuple[str, ...]] = {}
+    for arm, ready in timed.items():
+        step(f"arm {arm}, second check against the reference")
+        again = _check(backend, ready, references, point.shape.dtype)
+        errors[arm] = max(errors[arm], again)
+        kernels[arm] = backend.kernels_run(arm) if arm == AUTO else ()
+    step("gathering samples")
+    results = {}
+    for arm in point.arms:
+        worst, wrong = errors[arm]
+        if worst > 1.0:
+            results[arm] = ArmResult(worst, wrong, None, None)
+            continue
+        columns = backend.exchange(np.stack(samples[arm]))
+        latency_us = np.round(np.concatenate(columns, axis=2), 4)
+        results[arm] = ArmResult(worst, (), latency_us, summarize(latency_us), kernels[arm])
+    step("releasing buffers")
+    for ready in timed.values():
+        ready.close()
+    backend.release()
+    return results
+
+
+def _check(
+    backend: Backend, arm: Timed, references: Sequence[Outputs], dtype: str
+) -> tuple[float, tuple[int, ...]]:
+    """Poison, replay once, compare; return (largest error of slots and ranks, the wrong ranks)."""
+    from .reference import worst_error
+
+    backend.exchange("poison")  # peers may still read or write staging buffers of this rank
+    backend.poison()
+    backend.exchange("replay")
+    arm.replay(1)
+    mine = dict.fromkeys(backend.local_ranks, 0.0)
+    for slot, reference in enumerate(references):
+        for rank, found in zip(backend.local_ranks, backend.outputs(slot), strict=True):
+            mine[rank] = max(mine[rank], worst_error(found, reference, dtype))
+    everybody = {rank: error for part in backend.exchange(mine) for rank, error in part.items()}
+    wrong = tuple(rank for rank, error in sorted(everybody.items()) if not error <= 1.0)
+    return max(everybody.values()), wrong

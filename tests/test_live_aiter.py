@@ -1,0 +1,239 @@
+"""The AITER adapter against the stand-in of tests/standins, in processes that torchrun started.
+
+What the stand-in keeps of the real thing is in its docstring. Nothing here ran on an AMD GPU.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="the live back ends compute with torch")
+
+from costmodel import measurement
+from costmodel.live.aiter_check import release_of
+
+STANDINS = Path(__file__).parent / "standins"
+ENTRY = ("-m", "costmodel", "measure", "--backend", "aiter")
+QUICK = ("--rounds", "4", "--samples", "2", "--slots", "2", "--calls", "4")
+
+
+def torchrun(*arguments, ranks=2, path=STANDINS, **environment):
+    """Run a command on ``ranks`` processes; return (exit code, output, lines of costmodel's own)."""
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        env={**os.environ, "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1", **environment},
+    )
+    said = [line for line in done.stderr.splitlines() if line.startswith("costmodel: ")]
+    return done.returncode, done.stdout, said
+
+
+def test_all_arms_are_checked_measured_and_marked_as_of_a_standin(tmp_path):
+    run = tmp_path / "run"
+    code, out, _ = torchrun(
+        *ENTRY, "--hidden", "1024", "--tokens", "1,480", "--arms", "1stage,2stage,auto,separate",
+        *QUICK, "--seed", "7", "--out", run,
+    )  # fmt: skip
+    assert code == 0
+    assert "aiter 0.1.18 at" in out
+    assert "A STAND-IN: these numbers are of no GPU" in out
+    assert "custom_fused_ar_rms(input, residual, weight, eps, use_1stage, " in out
+    assert "custom all-reduce enabled on 2 ranks, fully connected: True" in out
+    for arm in ("forced 1stage", "forced 2stage", "auto", "separate"):
+        for how in ("captured into a graph and replayed", "called eagerly"):
+            assert f"{arm}, {how}, agrees with the fp32 reference on all ranks" in out
+    assert "forced 1stage ran allreduce_fusion_kernel_1stage" in out
+    assert "forced 2stage ran reduce_scatter_cross_device_store, local_device_load" in out
+    table = measurement.read(run / "measurements.csv")
+    assert len(table) == 8
+    assert set(table.interconnect) == {"standin"}
+    assert set(table.quality) == {"suspect"}
+    assert set(table.kernel_family) == {"aiter-standin"}
+    assert set(table.timing) == {"graph"}
+    lines = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
+    # 1 and 480 tokens lie on either side of AITER's rule, 128 * 7168 * 2 // 2 bytes
+    kernels = {line["point"]["tokens"]: line["arms"]["auto"]["kernels"] for line in lines}
+    assert kernels[1] == ["allreduce_fusion_kernel_1stage"]
+    assert kernels[480] == ["reduce_scatter_cross_device_store", "local_device_load_rmsnorm"]
+
+
+def test_eager_on_request_is_labelled(tmp_path):
+    run = tmp_path / "run"
+    code, _, _ = torchrun(
+        *ENTRY, "--hidden", "1024", "--tokens", "2", "--timing", "eager", *QUICK, "--out", run
+    )
+    assert code == 0
+    assert set(measurement.read(run / "measurements.csv").timing) == {"eager"}
+
+
+def test_a_wrong_stage_is_reported_by_the_check_and_never_timed(tmp_path):
+    run = tmp_path / "run"
+    code, out, _ = torchrun(
+        *ENTRY, "--hidden", "1024", "--tokens", "2", *QUICK, "--out", run,
+        AITER_STANDIN_FAULT="wrong-1stage",
+    )  # fmt: skip
+    assert code != 0
+    assert "forced 1stage, called eagerly, DISAGREES with the fp32 reference on some rank" in out
+    assert "forced 2stage, called eagerly, agrees with the fp32 reference" in out
+    assert "1stage    WRONG on rank 1" in out
+    assert set(measurement.read(run / "measurements.csv").algorithm) == {"2stage"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (("--hidden", "1024"), {"AITER_STANDIN_FAULT": "disabled"}, "all-reduce is disabled on 2"),
+        (("--hidden", "1024"), {"AITER_STANDIN_FAULT": "none"}, "its custom op returned nothing"),
+        (
+            ("--hidden", "1024", "--arms", "auto"),
+            {"AITER_AR_1STAGE": "1"},
+            "AITER_AR_1STAGE is set, so AITER does not choose; unset it",
+        ),
+    ],
+)
+def test_bad_input_is_said_once(tmp_path, arguments, environment, message):
+    code, _, said = torchrun(
+        *ENTRY, *arguments, "--tokens", "1", "--out", tmp_path / "run", **environment
+    )
+    assert code != 0
+    assert len(said) == 1
+    assert said[0].startswith("costmodel: error: ")
+    assert message in said[0]
+    assert not (tmp_path / "run").exists()
+
+
+FIND = """
+import sys
+from costmodel.errors import InputError
+from costmodel.live import aiter_check
+try:
+    found = aiter_check.find()
+except InputError as error:
+    sys.exit(str(error))
+print(found.version)
+"""
+
+
+def find(path, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", FIND],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(path), **environment},
+    )
+    return done.stdout.strip(), done.stderr.strip()
+
+
+def test_no_aiter_at_all(tmp_path):
+    _, error = find(tmp_path)
+    assert error.startswith("AITER is not installed; run inside a ROCm container")
+
+
+def test_the_other_library_of_that_name_is_named(tmp_path):
+    """PyPI's aiter, as its wheel lies on disk: a package, and metadata that say what it is."""
+    (tmp_path / "aiter").mkdir()
+    (tmp_path / "aiter" / "__init__.py").write_text("import a_module_that_is_not_there\n")
+    information = tmp_path / "aiter-0.13.20191203.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: aiter\nVersion: 0.13.20191203\n"
+        "Summary: Useful patterns building upon asynchronous iterators.\n"
+    )
+    _, error = find(tmp_path)
+    assert error == (
+        f"the 'aiter' at {tmp_path / 'aiter'} is not AITER but another library (version "
+        "0.13.20191203, 'Useful patterns building upon asynchronous iterators.'); uninstall it, "
+        "and use AITER from a ROCm container or github.com/ROCm/aiter"
+    )
+
+
+def changed(tmp_path, file, old, new):
+    """Copy the stand-in, with one text of one file replaced, to a place of its own."""
+    shutil.copytree(STANDINS, tmp_path, dirs_exist_ok=True)
+    text = (tmp_path / "aiter" / file).read_text()
+    assert old in text
+    (tmp_path / "aiter" / file).write_text(text.replace(old, new))
+    return tmp_path
+
+
+def test_aiter_without_rocm_says_what_torch_is_built_for(tmp_path):
+    _, error = find(changed(tmp_path, "__init__.py", "__costmodel_standin__ = True", ""))
+    assert error.startswith("back end aiter needs a ROCm build of torch and AMD GPUs; this torch")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("dist/parallel_state.py", "local_rank=-1, ", "", "has no local_rank"),
+        (
+            "dist/communication_op.py",
+            "weight_, eps)",
+            "weight_, eps, s)",
+            "cannot take 4 arguments",
+        ),
+        (
+            "dist/communication_op.py",
+            "def tensor_model_parallel_all_r",
+            "def r",
+            "has no aiter.dist",
+        ),
+    ],
+)
+def test_another_interface_is_named(tmp_path, file, old, new, message):
+    _, error = find(changed(tmp_path, file, old, new))
+    assert error.startswith("this AITER")
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "release"),
+    [
+        ("0.1.10.post3", (0, 1, 10)),
+        ("0.1.13.dev4+g1a2b", (0, 1, 13)),
+        ("g1a2b", (999, 0, 0)),
+        ("", (999, 0, 0)),
+    ],
+)
+def test_versions_are_read(version, release):
+    assert release_of(version) == release
+
+
+class Found:
+    """As much of a found AITER as the limits depend on."""
+
+    def __init__(self, release, forced=""):
+        self.release, self.forced = release, forced
+
+
+@pytest.mark.parametrize(
+    ("release", "arm", "tokens", "hidden_dim", "message"),
+    [
+        ((0, 1, 11), "1stage", 1, 2880, "before AITER 0.1.12"),
+        ((0, 1, 12), "1stage", 1, 2880, None),
+        ((0, 1, 16), "1stage", 81, 4096, "before AITER 0.1.17 it takes at most 80 tokens"),
+        ((0, 1, 17), "1stage", 81, 4096, None),
+        ((0, 1, 18), "1stage", 1, 8192, None),
+        ((0, 1, 18), "1stage", 1, 8200, "hidden_dim up to 8192"),
+        ((0, 1, 18), "2stage", 1, 8200, None),
+        ((0, 1, 18), "2stage", 1, 504, "hidden_dim from 512 on"),
+        ((0, 1, 18), "2stage", 1, 512, None),
+        ((0, 1, 18), "separate", 1, 2884, "multiple of 8"),
+        ((0, 1, 18), "auto", 1, 4096, None),
+    ],
+)
+def test_the_limits_of_each_release(release, arm, tokens, hidden_dim, message):
+    from costmodel.live.aiter_backend import AiterBackend
+    from costmodel.live.backend import LiveShape
+
+    backend = AiterBackend(2)
+    backend._aiter = Found(release)
+    reason = backend.reason_against(LiveShape(tokens, hidden_dim, "bf16"), arm)
+    assert (reason is None) if message is None else (message in reason)
