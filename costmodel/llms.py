@@ -124,9 +124,7 @@ def _whole(data: dict[str, Any], keys: tuple[str, ...], path: Path) -> int:
         if key in data:
             value = data[key]
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(
-                    f"{path}: {key} is {value!r}; it must be a whole number of at least 1"
-                )
+                raise InputError(f"{path}: {key} is {value!r}, not a whole number of at least 1")
             return value
     raise InputError(f"{path}: no '{keys[0]}', neither on top nor in text_config")
 

@@ -127,6 +127,8 @@ def concat(tables: Sequence[Measurements]) -> Measurements:
     """Join tables; raise :class:`InputError` when the same row stands in two of them."""
     if not tables:
         return _from_cells([], "", None)
+    if len(tables) == 1:
+        return tables[0]
     joined = Measurements(
         **{
             f.name: np.concatenate([getattr(t, f.name) for t in tables])
@@ -153,6 +155,7 @@ def read(path: str | Path) -> Measurements:
             if header is None:
                 raise InputError(f"{path}: the file is empty; schema 1 starts with a header")
             order = _check_header(header, str(path))
+            in_order = order == sorted(order)
             cells, lines = [], []
             for row in reader:
                 if not row:
@@ -161,7 +164,8 @@ def read(path: str | Path) -> Measurements:
                     raise InputError(
                         f"{path}:{reader.line_num}: {len(row)} cells, the header has {len(header)}"
                     )
-                cells.append([row[i].strip() for i in order])
+                row = list(map(str.strip, row))
+                cells.append(row if in_order else [row[i] for i in order])
                 lines.append(reader.line_num)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; give a schema 1 CSV file") from None
@@ -257,18 +261,23 @@ def _from_cells(cells: list[list[str]], path: str, lines: list[int] | None) -> M
 
 def _numbers(name: str, values: Sequence[str], path: str, lines: list[int] | None) -> Number:
     """Convert one column; NaN stands for an empty cell and for nothing else."""
-    out = np.full(len(values), np.nan)
-    for i, text in enumerate(values):
-        if not text:
-            continue
-        try:
-            out[i] = float(text)
-        except ValueError:
-            out[i] = np.nan
-        if not np.isfinite(out[i]):
+    try:
+        out = np.array([float(text) if text else np.nan for text in values])
+    except ValueError:
+        out = np.full(len(values), np.nan)
+    for i in np.flatnonzero(~np.isfinite(out)).tolist():
+        if values[i] and not _is_number(values[i]):
             at = f"{path}:{lines[i]}" if lines else f"row {i}"
-            raise InputError(f"{at}: {name} is '{text}', not a number")
+            raise InputError(f"{at}: {name} is '{values[i]}', not a number")
     return out
+
+
+def _is_number(text: str) -> bool:
+    """Tell whether a text is a finite number."""
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
 
 
 def _check_cells(table: Measurements) -> None:
@@ -316,6 +325,8 @@ def _check_duplicates(table: Measurements) -> None:
     seen: dict[tuple[Any, ...], int] = {}
     columns = [getattr(table, name).tolist() for name in COLUMNS if name not in NUMBER_COLUMNS]
     columns += [np.nan_to_num(getattr(table, name), nan=-1.0).tolist() for name in NUMBER_COLUMNS]
+    if len(set(zip(*columns, strict=True))) == len(table):
+        return
     for row, key in enumerate(zip(*columns, strict=True)):
         first = seen.setdefault(key, row)
         if first != row:

@@ -14,13 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import fabric, hardware, kernel
-from .geometry import Geometry, geometry
+from .geometry import Geometry, on_fabric
 from .latency import Costs, costs, terms, total
+from .loopback import FAMILY as LOOPBACK_FAMILY
+from .loopback import Costs as LoopbackCosts
+from .loopback import Loopback, archs
 from .measurement import Measurements
 from .shape import ALL_REDUCE, FUSED, ONE_STAGE, OPS, TWO_STAGE, WORLD_SIZES, Shapes
 from .units import ELEMENT_BYTES
 
 Mask = NDArray[np.bool_]
+
+#: What a dtype that the source leaves out is taken for.
+SILENT_DTYPE = "bf16"
 
 
 @dataclass(frozen=True)
@@ -28,16 +34,18 @@ class Group:
     """Rows that ran one kernel on one GPU, so that one geometry call covers them."""
 
     rows: NDArray[np.int64]
-    geometry: Geometry
+    geometry: Geometry | Loopback
     arch: str
     gpu: str
     hbm_gbps: float
     fabric: str
     norm_kernel: str
 
-    def costs(self, values: Mapping[str, Any], harness_us: Any = 0.0) -> Costs:
-        """Resolve parameter values for this group's GPU."""
-        return costs(values, self.arch, self.gpu, self.hbm_gbps, self.norm_kernel, harness_us)
+    def costs(self, values: Mapping[str, Any]) -> Costs | LoopbackCosts:
+        """Resolve parameter values for this group's GPU, without a harness constant."""
+        return costs(
+            values, self.arch, self.gpu, self.hbm_gbps, self.norm_kernel, fabric=self.fabric
+        )
 
 
 @dataclass(frozen=True)
@@ -101,37 +109,28 @@ def observe(
     drop(np.isnan(table.bytes) & ~has_shape, "size not stated")
     drop((table.op != ALL_REDUCE) & ~has_shape, "tokens or hidden_dim not stated")
     drop((table.dtype != "") & ~np.isin(table.dtype, list(ELEMENT_BYTES)), "dtype not modelled")
-    drop(
-        np.array([fabric.of_interconnect(i) is None for i in table.interconnect], np.bool_),
-        "interconnect not modelled",
-    )
+    for interconnect in np.unique(table.interconnect).tolist():
+        if fabric.of_interconnect(interconnect) is None:
+            drop(table.interconnect == interconnect, "interconnect not modelled")
+    on_one_gpu = table.interconnect == "loopback"
+    drop((table.kernel_family == LOOPBACK_FAMILY) != on_one_gpu, "kernel on this interconnect")
+    drop(on_one_gpu & ~np.isin(table.arch, archs()), "programs that fit on this arch not known")
     quantised = np.char.find(table.kernel_version, "fp8") >= 0
     drop(quantised, "quantised payload")
 
     algorithm = table.algorithm.astype("U8")
-    kernels: dict[int, kernel.Kernel] = {}
-    cache: dict[tuple[str, ...], kernel.Kernel | None] = {}
-    for i in map(int, np.flatnonzero(reason == "")):
-        key = (
-            str(table.kernel_family[i]), str(table.source[i]),
-            str(table.kernel_version[i]), str(table.date[i]),
-        )  # fmt: skip
-        if key not in cache:
-            cache[key] = kernel.of_row(*key)
-        ran = cache[key]
-        if ran is None:
-            reason[i] = "kernel not modelled"
-            continue
-        kernels[i] = ran
-        if algorithm[i] not in (ONE_STAGE, TWO_STAGE):
-            if table.op[i] == FUSED:
-                reason[i] = "algorithm not stated"
-                continue
-            size = table.bytes[i]
-            if np.isnan(size):
-                size = table.tokens[i] * table.hidden_dim[i] * ELEMENT_BYTES[table.dtype[i]]
-            chosen = ran.auto_is_1stage(int(table.world_size[i]), size)
-            algorithm[i] = ONE_STAGE if chosen else TWO_STAGE
+    kernels = _kernels(table, reason == "")
+    drop(np.array([ran is None for ran in kernels], np.bool_), "kernel not modelled")
+    silent = ~np.isin(algorithm, (ONE_STAGE, TWO_STAGE))
+    drop(silent & (table.op == FUSED), "algorithm not stated")
+    for i in np.flatnonzero(silent & (reason == "")).tolist():
+        size = table.bytes[i]
+        if np.isnan(size):
+            element = ELEMENT_BYTES[str(table.dtype[i]) or SILENT_DTYPE]
+            size = table.tokens[i] * table.hidden_dim[i] * element
+        ran = kernels[i]
+        one_stage = ran is not None and ran.auto_is_1stage(int(table.world_size[i]), size)
+        algorithm[i] = ONE_STAGE if one_stage else TWO_STAGE
     drop(
         (table.kernel_family == "vllm") & (table.world_size == 8) & (algorithm == TWO_STAGE),
         "vLLM's own 2-stage at 8 ranks not modelled",
@@ -140,12 +139,13 @@ def observe(
     used = np.flatnonzero(reason == "")
     rows = table.select(used)
     algorithm = algorithm[used]
-    ran_kernels = [kernels[int(i)] for i in used]
+    ran_kernels = [ran for i in used.tolist() if (ran := kernels[i]) is not None]
     groups = _groups(rows, algorithm, ran_kernels)
     harness = np.char.add(np.char.add(rows.source, "/"), rows.kernel_family)
-    several = {h for h in np.unique(harness) if len(set(rows.gpu[harness == h])) > 1}
+    gpus = Counter(h for h, _ in set(zip(harness.tolist(), rows.gpu.tolist(), strict=True)))
+    several = [h for h, count in gpus.items() if count > 1]
     harness = np.where(
-        np.isin(harness, list(several)), np.char.add(np.char.add(harness, "/"), rows.gpu), harness
+        np.isin(harness, several), np.char.add(np.char.add(harness, "/"), rows.gpu), harness
     )
     counts = Counter(reason[reason != ""].tolist())
     return Observations(
@@ -153,19 +153,29 @@ def observe(
     )
 
 
+def _kernels(table: Measurements, wanted: Mask) -> list[kernel.Kernel | None]:
+    """Return the kernel of each wanted row, None where it is not modelled; equal ones are one."""
+    columns = (table.kernel_family, table.source, table.kernel_version, table.date)
+    state = list(zip(*(c.tolist() for c in columns), strict=True))
+    one: dict[kernel.Kernel, kernel.Kernel] = {}
+    found: dict[tuple[str, ...], kernel.Kernel | None] = {}
+    for key in {state[i] for i in np.flatnonzero(wanted).tolist()}:
+        ran = kernel.of_row(*key)
+        found[key] = one.setdefault(ran, ran) if ran is not None else None
+    return [found.get(key) for key in state]
+
+
 def _groups(
     rows: Measurements, algorithm: NDArray[np.str_], kernels: list[kernel.Kernel]
 ) -> tuple[Group, ...]:
+    columns = (rows.op, algorithm, rows.dtype, rows.arch, rows.gpu, rows.interconnect)
+    cells = zip(*(c.tolist() for c in columns), strict=True)
     keys: dict[tuple[Any, ...], list[int]] = {}
-    for i in range(len(rows)):
-        dtype = rows.dtype[i] or "bf16"
-        key = (
-            str(rows.op[i]), str(algorithm[i]), str(dtype), kernels[i], str(rows.arch[i]),
-            str(rows.gpu[i]), str(rows.interconnect[i]),
-        )  # fmt: skip
-        keys.setdefault(key, []).append(i)
+    for i, (key, ran) in enumerate(zip(cells, kernels, strict=True)):
+        keys.setdefault((*key, id(ran)), []).append(i)
     groups = []
-    for (op, alg, dtype, ran, arch, gpu, interconnect), members in keys.items():
+    for (op, alg, stated, arch, gpu, interconnect, _), members in keys.items():
+        ran, dtype = kernels[members[0]], stated or SILENT_DTYPE
         index = np.array(members, np.int64)
         tokens, hidden = rows.tokens[index], rows.hidden_dim[index]
         # A plain all-reduce may come as bytes alone; its kernel sees one row of elements.
@@ -173,14 +183,15 @@ def _groups(
         tokens = np.where(flat, 1, tokens)
         hidden = np.where(flat, rows.bytes[index] / ELEMENT_BYTES[dtype], hidden)
         shapes = Shapes.of(tokens, hidden, rows.world_size[index], op=op, dtype=dtype)
+        wires = fabric.of_interconnect(interconnect) or fabric.FULL_MESH
         groups.append(
             Group(
                 index,
-                geometry(shapes, alg, ran, arch=arch),
+                on_fabric(wires, shapes, alg, ran, arch),
                 arch,
                 gpu,
                 hardware.hbm_gbps(gpu),
-                fabric.of_interconnect(interconnect) or fabric.FULL_MESH,
+                wires,
                 ran.norm_kernel,
             )
         )

@@ -1,0 +1,86 @@
+"""Time ``costmodel validate`` on a large table of synthetic rows.
+
+    python benchmarks/validate.py [ROWS]
+
+Both algorithms over a grid of shapes at 2, 4 and 8 ranks on MI355X, every shape measured several
+times: the calibrated model's latency times noise of 2 %. Prints the seconds of each part, and of
+the command as a user runs it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from costmodel import calibration as _calibration
+from costmodel import kernel, measurement
+from costmodel.accuracy import compare, covered
+from costmodel.pairs import calls
+from costmodel.predict import latency_us
+from costmodel.shape import ALGORITHMS, FUSED, Shapes
+from costmodel.validate import validate
+
+HIDDEN = (1024, 2048, 2880, 4096, 5120, 6144, 7168, 8192)
+
+
+def rows(count: int) -> measurement.Measurements:
+    calibration = _calibration.shipped("gfx950")
+    rng = np.random.default_rng(0)
+    grid = [a.ravel() for a in np.meshgrid((2, 4, 8), HIDDEN, np.arange(1, 513), indexing="ij")]
+    columns = []
+    for algorithm in ALGORITHMS:
+        shapes = Shapes.of(grid[2], grid[1], grid[0])
+        truth = latency_us(calibration, shapes, algorithm, gpu="MI355X", kernel=kernel.aiter())
+        columns.append((algorithm, shapes, truth))
+    out = []
+    while len(out) < count:
+        for algorithm, shapes, truth in columns:
+            measured = truth * np.exp(rng.normal(0, 0.02, truth.size))
+            out += [
+                {
+                    "source": "synthetic", "date": "2026-09-01", "gpu": "MI355X",
+                    "gpu_evidence": "stated", "arch": "gfx950", "interconnect": "xgmi",
+                    "world_size": n, "op": FUSED, "algorithm": algorithm,
+                    "kernel_family": "aiter", "kernel_version": "0.1.19.post1", "tokens": t,
+                    "hidden_dim": h, "dtype": "bf16", "bytes": t * h * 2, "latency_us": us,
+                    "statistic": "median", "rank_reduction": "max", "timing": "graph",
+                    "quality": "clean",
+                }
+                for n, t, h, us in zip(
+                    shapes.world_size.tolist(), shapes.tokens.tolist(),
+                    shapes.hidden_dim.tolist(), measured.tolist(), strict=True,
+                )
+            ]  # fmt: skip
+    return measurement.Measurements.from_rows(out[:count])
+
+
+def timed(name, work, *arguments):
+    start = time.perf_counter()
+    result = work(*arguments)
+    print(f"{name:<28} {time.perf_counter() - start:6.2f} s")
+    return result
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    calibration = _calibration.shipped("gfx950")
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "rows.csv"
+        rows(count).write(path)
+        print(f"{count} rows, {path.stat().st_size / 1e6:.0f} MB")
+        table = timed("read", measurement.read, path)
+        observations = timed("sort into kernels", covered, calibration, table)
+        timed("compare with the model", compare, calibration, observations)
+        timed("pair", calls, observations.table, FUSED)
+        timed("validate, all of it", validate, table, calibration)
+        command = [sys.executable, "-m", "costmodel", "validate", "--arch", "gfx950", str(path)]
+        timed("the command", lambda: subprocess.run(command, stdout=subprocess.DEVNULL, check=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""Accuracy: the calibrated model against measured rows, and whether its intervals hold.
+
+A row of a source that the calibration knows is predicted with that source's harness constant. Any
+other source has a constant that nobody has measured: its rows get the typical one, their intervals
+carry the spread over sources, and a second error is given with one offset per source fitted to the
+rows themselves.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import parameters
+from .calibration import LEVEL, NOISE_DOF, Calibration, Values
+from .measurement import Measurements
+from .observations import Observations, observe
+from .predict import DRAWS, SEED
+
+Array = NDArray[np.float64]
+
+#: Posterior draws evaluated at once against all rows.
+BLOCK = 8
+
+#: No harness takes more away than the launch leaves; a latency is positive.
+FLOOR_US = 1e-3
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Absolute percentage errors over ``n`` rows, percent; ``coverage90`` is a share of the rows.
+
+    The errors named ``offset`` are after one fitted offset per source. ``known`` counts the rows
+    whose source the calibration was fitted on.
+    """
+
+    n: int
+    known: int
+    median_ape: float
+    p90_ape: float
+    max_ape: float
+    coverage90: float
+    median_ape_offset: float
+    p90_ape_offset: float
+    max_ape_offset: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the ``accuracy`` part of ``costmodel/validate/1``."""
+        keys = ("n", "median_ape", "p90_ape", "max_ape", "coverage90", "median_ape_offset")
+        return {key: getattr(self, key) for key in keys}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Measured rows that a calibration covers, with what the model makes of them.
+
+    ``predicted_us`` (n,) holds the harness constant of each row's source, ``inside`` whether the
+    90 % interval held, ``known`` whether the source is calibrated, ``noise`` the scale of the
+    row's log residual that the calibration expects.
+    """
+
+    observations: Observations
+    predicted_us: Array
+    inside: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+    noise: Array
+
+    def accuracy(self) -> Accuracy:
+        """Return the errors over all rows."""
+        measured = self.observations.latency_us
+        error = 100 * np.abs(self.predicted_us / measured - 1)
+        shift = offsets_without_row(
+            measured - self.predicted_us, 1 / measured, self.observations.harness
+        )
+        moved = 100 * np.abs((self.predicted_us + shift) / measured - 1)
+        return Accuracy(
+            n=measured.size,
+            known=int(self.known.sum()),
+            median_ape=float(np.median(error)),
+            p90_ape=float(np.percentile(error, 90)),
+            max_ape=float(error.max()),
+            coverage90=float(self.inside.mean()),
+            median_ape_offset=float(np.median(moved)),
+            p90_ape_offset=float(np.percentile(moved, 90)),
+            max_ape_offset=float(moved.max()),
+        )
+
+
+def covered(
+    calibration: Calibration,
+    table: Measurements,
+    *,
+    gpu: str | None = None,
+    include: tuple[str, ...] = ("clean",),
+) -> Observations:
+    """Return the rows of ``table`` that the calibration covers; the others are counted by reason.
+
+    ``gpu`` keeps the rows of one GPU only; ``include`` names the qualities to use.
+    """
+    archs = {a for a, _ in calibration.gpus}
+    arch = next(iter(archs)) if len(archs) == 1 else None
+    found = observe(table, include=include, arch=arch)
+    reason = np.full(len(found), "", dtype="U64")
+    known_gpus = set(calibration.gpus)
+    for group in found.groups:
+        if (group.arch, group.gpu) not in known_gpus:
+            reason[group.rows] = "GPU not in the calibration"
+        elif gpu is not None and group.gpu != gpu:
+            reason[group.rows] = "another GPU"
+        elif group.fabric != calibration.fabric:
+            reason[group.rows] = f"another fabric than the calibration's {calibration.fabric}"
+        elif not parameters.knows(calibration.names, group.norm_kernel, group.fabric):
+            reason[group.rows] = "norm kernel not in the calibration"
+    if not (reason != "").any():
+        return found
+    kept = observe(found.table.select(reason == ""), include=include, arch=arch)
+    counts = Counter(found.set_aside) + Counter(reason[reason != ""].tolist())
+    return Observations(
+        kept.table,
+        kept.groups,
+        kept.algorithm,
+        kept.harness,
+        dict(counts.most_common()),
+        found.read,
+    )
+
+
+def compare(calibration: Calibration, observations: Observations) -> Rows:
+    """Predict every row and say whether its 90 % interval held."""
+    table = observations.table
+    pair = np.char.add(np.char.add(table.source, "/"), table.kernel_family)
+    keys, index = np.unique(np.char.add(np.char.add(pair, "/"), table.gpu), return_inverse=True)
+    harness = [_harness_key(calibration, key) for key in keys.tolist()]
+    noise = np.array([calibration.noise.get(h, calibration.typical_noise) for h in harness])[index]
+    values = calibration.values
+    predicted = _latency(calibration, observations, values, harness, index)[0]
+    return Rows(
+        observations,
+        predicted,
+        _inside(calibration, observations, harness, index, noise),
+        np.array([h != "" for h in harness], np.bool_)[index],
+        noise,
+    )
+
+
+def _inside(
+    calibration: Calibration,
+    observations: Observations,
+    harness: list[str],
+    index: NDArray[np.intp],
+    noise: Array,
+) -> NDArray[np.bool_]:
+    """Return where the measured latency lies inside the 90 % interval of its prediction.
+
+    A value is inside when between 5 and 95 % of the draws (posterior, harness, row noise) lie at
+    or below it, which spares the quantiles.
+    """
+    values = calibration.draw(DRAWS, SEED)
+    heavy = np.random.default_rng(SEED + 1).standard_t(NOISE_DOF, (DRAWS, 1))
+    below = np.zeros(len(observations))
+    for start in range(0, DRAWS, BLOCK):
+        some = slice(start, start + BLOCK)
+        block = {name: value[some] for name, value in values.items()}
+        drawn = _latency(calibration, observations, block, harness, index)
+        drawn *= np.exp(heavy[some] * noise)
+        below += (drawn <= observations.latency_us).sum(0)
+    share = below / DRAWS
+    tail = (1 - LEVEL) / 2
+    return (share >= tail) & (share <= 1 - tail)
+
+
+def _latency(
+    calibration: Calibration,
+    observations: Observations,
+    values: Values,
+    harness: list[str],
+    index: NDArray[np.intp],
+) -> Array:
+    """Return latencies with each row's harness constant, (draws, n); one draw for point values."""
+    deviation = [
+        values[f"harness[{key}]"] if key else values.get("harness[]", 0.0) for key in harness
+    ]
+    constant = np.stack(
+        # As in Calibration.costs: even a fast harness adds no negative time beyond the launch.
+        [np.ravel(np.maximum(values["harness_us"] + d, -values["launch_us"])) for d in deviation],
+        axis=-1,
+    )
+    base = np.atleast_2d(observations.latency(values))
+    return np.maximum(base + constant[:, index], FLOOR_US)
+
+
+def _harness_key(calibration: Calibration, key: str) -> str:
+    """Return the calibrated harness of ``source/family/gpu``, or "" when there is none."""
+    for candidate in (key, key.rpartition("/")[0]):
+        if candidate in calibration.harness:
+            return candidate
+    return ""
+
+
+def offsets_without_row(residual: Array, weight: Array, source: NDArray[np.str_]) -> Array:
+    """Return, per row, the offset that fits the other rows of its source best.
+
+    The offset of a set of rows is the weighted median of their residuals; with weights 1 / measured
+    it minimises their mean absolute percentage error. The row itself is left out, so that a source
+    with few rows does not explain itself. 0 for the only row of a source.
+    """
+    out = np.zeros(residual.size)
+    _, index, count = np.unique(source, return_inverse=True, return_counts=True)
+    for rows in np.split(np.argsort(index, kind="stable"), np.cumsum(count)[:-1]):
+        if rows.size < 2:
+            continue
+        order = rows[np.argsort(residual[rows], kind="stable")]
+        w = weight[order]
+        total = np.cumsum(w)
+        half = (total[-1] - w) / 2
+        # Position of half the others' weight, among all rows: first where the row itself comes
+        # later in the order, then (its own weight skipped) where it comes earlier.
+        position = np.arange(order.size)
+        before = np.searchsorted(total, half)
+        after = np.searchsorted(total, half + w)
+        at = np.where(before < position, before, np.where(after == position, after + 1, after))
+        out[order] = residual[order[np.minimum(at, order.size - 1)]]
+    return out

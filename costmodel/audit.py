@@ -1,0 +1,234 @@
+"""Audit an engine's source: which dispatch rule is in force, does it hold its units, what it loses.
+
+The rule is read from the source (see :mod:`costmodel.engines`), stated in one line, compared with
+another rule as that would stand in the same place, and scored when a calibrated model is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .emit.adapt import Adapted, adapt
+from .emit.boundary import first_difference
+from .emit.edits import NotRecognisedError
+from .emit.engine import find, on_full_mesh
+from .engines.tree import Tree
+from .engines.unit_checks import Finding, check
+from .errors import InputError
+from .kernel import Kernel
+from .rules import Rule, catalogue
+from .shape import FUSED, WORLD_SIZES
+
+if TYPE_CHECKING:
+    from .regret import Score
+
+SCHEMA = "costmodel/audit/1"
+
+#: Scores a rule beside the installed one at a world size: (rule, installed, world size) -> Score.
+Scorer = Callable[[Rule, Rule, int], "Score"]
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A rule as it stands in a source: where, what it says, and what to know about it.
+
+    ``overrides`` are settings that would replace it, ``assumed`` conditions that could not be read
+    and were taken as met, ``known_as`` the catalogue's rule that decides alike, if any; ``moved``
+    tells that it was found elsewhere than in the known releases.
+    """
+
+    engine: str
+    version: str
+    file: str
+    line: int
+    function: str
+    rule: Rule
+    overrides: tuple[str, ...]
+    assumed: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    known_as: str
+    moved: bool
+
+    def statement(self) -> str:
+        """Return the rule in one line: engine, version, place, rule with units."""
+        engine = f"{self.engine} {self.version}".strip()
+        return f"{engine}, {self.file}:{self.line}: {self.rule.op}: {self.rule.words()}"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The audit of one engine.
+
+    ``installed`` comes first for the fused op, then for others. ``against`` is the rule it is
+    compared with as that would stand there; ``scores`` holds, per world size, what it would save.
+    """
+
+    tree: Tree
+    installed: tuple[Installed, ...]
+    against: Adapted | None = None
+    scores: dict[int, Score] = field(default_factory=dict)
+
+    @property
+    def rule(self) -> Rule:
+        """The installed rule of the fused op."""
+        return self.installed[0].rule
+
+    @property
+    def loses_pct(self) -> float | None:
+        """What the installed rule loses at its worst world size, in percentage points of regret."""
+        return max((s.saved_pct.value for s in self.scores.values()), default=None)
+
+    def to_dict(
+        self, hidden_dims: Sequence[int], dtype: str, fail_above: float | None
+    ) -> dict[str, Any]:
+        """Return the ``costmodel/audit/1`` record."""
+        return {
+            "schema": SCHEMA,
+            "path": str(self.tree.path),
+            "engine": self.tree.engine.name,
+            "version": self.tree.version,
+            "kind": self.tree.kind,
+            "rules": [
+                {
+                    "file": one.file,
+                    "line": one.line,
+                    "function": one.function,
+                    "words": one.rule.words(),
+                    "known_as": one.known_as,
+                    "moved": one.moved,
+                    "overrides": list(one.overrides),
+                    "assumed": list(one.assumed),
+                    "findings": [vars(f) for f in one.findings],
+                    **{k: v for k, v in one.rule.to_json().items() if k in ("op", "condition")},
+                }
+                for one in self.installed
+            ],
+            "against": self.against.rule.to_json() if self.against else None,
+            "comparison": [
+                {
+                    "world_size": n,
+                    "installed": _cutoff(self.rule, n),
+                    "against": _cutoff(self.against.rule, n) if self.against else None,
+                    "max_tokens": {
+                        str(h): {
+                            "installed": self.rule.max_tokens(h, n, dtype=dtype),
+                            "against": self.against.rule.max_tokens(h, n, dtype=dtype)
+                            if self.against
+                            else None,
+                        }
+                        for h in hidden_dims
+                    },
+                }
+                for n in WORLD_SIZES
+            ],
+            "regret": [
+                {
+                    "world_size": n,
+                    "installed_pct": s.other_regret_pct.to_dict(),
+                    "against_pct": s.regret_pct.to_dict(),
+                    "loses_pct": s.saved_pct.to_dict(),
+                    "loses_us_per_call": s.saved_us.to_dict(),
+                    "share_decided_otherwise": s.differ,
+                }
+                for n, s in sorted(self.scores.items())
+            ],
+            "loses_pct": self.loses_pct,
+            "passed": self.passed(fail_above),
+        }
+
+    def passed(self, fail_above: float | None) -> bool:
+        """Tell whether the installed rule loses no more than ``fail_above`` percent."""
+        return fail_above is None or self.loses_pct is None or self.loses_pct <= fail_above
+
+
+def audit(
+    tree: Tree,
+    *,
+    against: Rule | None = None,
+    kernel: Kernel | None = None,
+    score: Scorer | None = None,
+    world_sizes: Sequence[int] = WORLD_SIZES,
+) -> Audit:
+    """Audit one engine (see :func:`costmodel.engines.tree.open_trees`).
+
+    ``against`` is compared as it would stand in the engine for ``kernel`` (default: the newest
+    AITER), and scored by ``score`` where it makes a claim. Raises :class:`InputError` for a file
+    that does not parse, and for a rule that is not where it was looked for.
+    """
+    from . import kernel as _kernel
+
+    installed = read_installed(tree)
+    if against is None:
+        return Audit(tree, installed)
+    adapted = adapt(against, installed[0].rule.condition, kernel or _kernel.aiter())
+    scores = {}
+    if score is not None:
+        sizes = [n for n in world_sizes if n not in adapted.unclaimed]
+        scores = {n: score(adapted.rule, installed[0].rule, n) for n in sizes}
+    return Audit(tree, installed, adapted, scores)
+
+
+def read_installed(tree: Tree) -> tuple[Installed, ...]:
+    """Read the rules of an engine: that of the fused op, and those of other ops if they choose.
+
+    Raises :class:`InputError` when the fused op's rule is not recognised.
+    """
+    ops = dict.fromkeys((FUSED, *(place.op for place in tree.engine.places)))
+    found: list[Installed] = []
+    for op in ops:
+        try:
+            module, reading = find(tree, op)
+        except NotRecognisedError:
+            if op == FUSED:
+                raise
+            continue
+        if any((i.file, i.function) == (module.name, reading.function) for i in found):
+            continue
+        rule = Rule(
+            "installed",
+            reading.condition,
+            f"{tree.engine.title} {tree.version}".strip(),
+            engine=tree.engine.name,
+            op=op,
+            status="installed",
+        )
+        found.append(
+            Installed(
+                tree.engine.title,
+                tree.version,
+                module.name,
+                reading.line,
+                reading.function,
+                rule,
+                reading.overrides,
+                reading.assumed,
+                tuple(check(module, reading)),
+                known_as(rule),
+                all(module.name != tree.name(p.file) for p in tree.engine.places),
+            )
+        )
+    return tuple(found)
+
+
+def known_as(rule: Rule) -> str:
+    """Return the name of the catalogue's rule for this op that decides alike, or ""."""
+    here = Rule("", on_full_mesh(rule.condition))
+    for known in catalogue():
+        if known.op != rule.op or known.fabric != "xgmi":
+            continue
+        try:
+            there = Rule("", on_full_mesh(known.condition))
+            if first_difference(here, there) is None:
+                return known.name
+        except InputError:
+            # A rule that depends on the kernel version cannot be told from a source alone.
+            continue
+    return ""
+
+
+def _cutoff(rule: Rule, world_size: int) -> dict[str, Any]:
+    cutoff = rule.cutoff_bytes(world_size)
+    op, value = cutoff if cutoff is not None else (None, None)
+    return {"sizes": rule.sizes(world_size), "compare": op, "bytes": value}

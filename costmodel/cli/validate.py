@@ -1,0 +1,336 @@
+"""``costmodel validate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .. import kernel
+from ..errors import InputError, nearest
+from ..judging import NORMAL_90
+from ..validate import Limits
+from . import options
+
+if TYPE_CHECKING:
+    from ..judging import RuleRegret
+    from ..measurement import Measurements
+    from ..rules import Rule
+    from ..validate import Validation
+
+DEFAULT = Limits()
+
+
+@click.command(short_help="Model and every rule of the field against measurements.")
+@click.argument("more", nargs=-1, metavar="[FILE...]")
+@click.option(
+    "--measurements", "files", multiple=True, metavar="FILE",
+    help="Schema 1 file or directory of them; several may follow.",
+)  # fmt: skip
+@click.option("--published", is_flag=True, help="Add the published tables that costmodel ships.")
+@options.target
+@click.option("--op", metavar="NAME", help="fused or plain [default: fused if it has pairs].")
+@click.option(
+    "--against", metavar="NAME|FILE",
+    help="Judge this rule too, and compare the recommended rule with it instead of the best "
+    "shipped one.",
+)  # fmt: skip
+@click.option(
+    "--fallback", metavar="NAME|FILE",
+    help="Rule where the recommendation makes no claim [default: AITER's current one].",
+)  # fmt: skip
+@click.option(
+    "--hold-out", "held_out", multiple=True, metavar="SOURCE",
+    help="Judge this published source alone, by a calibration fitted to all others.",
+)  # fmt: skip
+@click.option(
+    "--include", multiple=True, metavar="QUALITY",
+    help="Also use rows of this quality: noisy, suspect, launch_bound, serving_trace.",
+)  # fmt: skip
+@click.option("--accuracy-only", is_flag=True, help="Judge the model, with or without pairs.")
+@click.option("--aiter-version", default=kernel.LATEST, show_default=True)
+@click.option(
+    "--max-median-error", type=click.FloatRange(min=0), default=DEFAULT.median_ape,
+    show_default=True, metavar="PCT", help="Of the model, after one offset per source.",
+)  # fmt: skip
+@click.option(
+    "--min-agree", type=click.FloatRange(0, 100), default=100 * DEFAULT.agree,
+    show_default=True, metavar="PCT", help="Pairs outside the tie band decided rightly.",
+)  # fmt: skip
+@click.option(
+    "--max-regret", type=click.FloatRange(min=0), default=DEFAULT.regret,
+    show_default=True, metavar="PCT", help="Mean regret of the recommended rule.",
+)  # fmt: skip
+@click.option(
+    "--tie", type=click.FloatRange(min=0), default=DEFAULT.tie,
+    show_default=True, metavar="PCT", help="Algorithms this close count as equally fast.",
+)  # fmt: skip
+@options.format_option
+def command(
+    more: tuple[str, ...],
+    files: tuple[str, ...],
+    published: bool,
+    arch: str | None,
+    gpu: str | None,
+    calibration_file: str | None,
+    op: str | None,
+    against: str | None,
+    fallback: str | None,
+    held_out: tuple[str, ...],
+    include: tuple[str, ...],
+    accuracy_only: bool,
+    aiter_version: str,
+    max_median_error: float,
+    min_agree: float,
+    max_regret: float,
+    tie: float,
+    style: str,
+) -> int:
+    """Judge the model and every rule of the field on measured rows.
+
+    Rules are judged on calls that were measured with both algorithms: rows that agree in all
+    columns but the algorithm. Rows of other archs, ops and kernels that the model lacks, and rows
+    that are not clean are set aside and counted.
+
+    Exit code 0: the recommended rule is no worse than the best shipped one within noise (or than
+    --against) and the limits are met. 1: not so. 2: bad input, such as rows without pairs.
+
+    \b
+    costmodel validate --arch gfx950 --measurements mine.csv
+    costmodel validate --gpu MI355X --published --hold-out aiter-3458-mi355x
+    costmodel validate --arch gfx942 --published --accuracy-only
+    """
+    from ..validate import hold_out, validate
+
+    table = _read((*files, *more), published or bool(held_out), held_out, include)
+    if held_out:
+        if calibration_file is not None:
+            raise InputError("--hold-out refits the published rows; it takes no --calibration")
+        from .. import hardware, measurement
+
+        arch, _ = hardware.choose(arch, gpu)
+        calibration = hold_out(measurement.published(), held_out, arch)
+    else:
+        calibration, arch, _ = options.load_target(arch, gpu, calibration_file)
+    asked = options.read_op(op) if op else None
+    found = validate(
+        table,
+        calibration,
+        gpu=gpu.upper() if gpu else None,
+        op=asked,
+        include=("clean", *include),
+        against=_rule(against, asked),
+        fallback=_rule(fallback, asked),
+        aiter_version=aiter_version,
+        limits=Limits(max_median_error, min_agree / 100, max_regret, tie),
+        need_pairs=not accuracy_only,
+    )
+    if style == "json":
+        options.print_json(found.to_dict())
+    else:
+        click.echo(describe(found))
+    return 0 if found.passed else 1
+
+
+def _read(
+    files: tuple[str, ...], published: bool, held_out: tuple[str, ...], include: tuple[str, ...]
+) -> Measurements:
+    """Return the rows to judge; with held out sources only theirs."""
+    import numpy as np
+
+    from .. import measurement
+
+    known = measurement.VOCABULARY["quality"]
+    for quality in include:
+        if quality not in known:
+            raise InputError(
+                f"unknown quality '{quality}' in --include{nearest(quality, known)}; "
+                f"one of {', '.join(known)}"
+            )
+    if not files and not published:
+        raise InputError("give --measurements FILE (schema 1) or --published")
+    if held_out and files:
+        raise InputError("--hold-out judges published rows alone; leave out the files")
+    tables = [measurement.read_all(files)] if files else []
+    if published:
+        tables.append(measurement.published())
+    table = measurement.concat(tables)
+    return table.select(np.isin(table.source, held_out)) if held_out else table
+
+
+def _rule(name: str | None, op: str | None) -> Rule | None:
+    """Return a rule of the catalogue by name, or one from a JSON file."""
+    from ..rules import load, named
+    from ..shape import FUSED
+
+    if name is None:
+        return None
+    if name.endswith(".json") or Path(name).is_file():
+        return load(name)
+    return named(name, op=op or FUSED)
+
+
+def describe(found: Validation) -> str:
+    """Return a validation as text."""
+    return "\n\n".join(
+        "\n".join(part)
+        for part in (_rows(found), _accuracy(found), _choice(found), _regret(found), _end(found))
+        if part
+    )
+
+
+def _rows(found: Validation) -> list[str]:
+    observations = found.rows.observations
+    table = observations.table
+    gpus = ", ".join(sorted(set(table.gpu.tolist())))
+    lines = [
+        f"calibration {found.calibration.id} against {len(table)} of {observations.read} rows: "
+        f"{gpus}, {', '.join(sorted(set(table.op.tolist())))}"
+    ]
+    if observations.set_aside:
+        aside = "; ".join(f"{n} {reason}" for reason, n in observations.set_aside.items())
+        lines.append(f"set aside: {sum(observations.set_aside.values())} rows ({aside})")
+    if found.own_sources:
+        lines.append(
+            f"{found.accuracy.known} of these rows are of sources that the calibration was fitted "
+            f"on ({', '.join(found.own_sources)}): for them this is a fit, not a test; "
+            "see --hold-out"
+        )
+    else:
+        lines.append("none of these sources is in the calibration: this is a test on new data")
+    return lines
+
+
+def _accuracy(found: Validation) -> list[str]:
+    from ..table import table
+
+    a = found.accuracy
+    head = ("model error", "rows", "median", "90th percentile", "largest", "in 90 % interval")
+    rows = [
+        (
+            "as calibrated", a.n, f"{a.median_ape:.1f} %", f"{a.p90_ape:.1f} %",
+            f"{a.max_ape:.1f} %", f"{100 * a.coverage90:.0f} %",
+        ),
+        (
+            "one offset per source", a.n, f"{a.median_ape_offset:.1f} %",
+            f"{a.p90_ape_offset:.1f} %", f"{a.max_ape_offset:.1f} %", "",
+        ),
+    ]  # fmt: skip
+    notes = []
+    if a.known < a.n:
+        notes.append(
+            f"{a.n - a.known} rows of unknown sources are predicted with the typical harness "
+            "constant; their intervals carry its spread"
+        )
+    notes.append("each row's offset is fitted to the other rows of its source")
+    return [table(rows, head), *notes]
+
+
+def _choice(found: Validation) -> list[str]:
+    from ..units import kib
+
+    pairs, choice = found.pairs, found.choice
+    if not choice.pairs:
+        return ["no call was measured with both algorithms: no rule is judged"]
+    where = sorted(set(zip(pairs.gpu.tolist(), pairs.world_size.tolist(), strict=True)))
+    sources = sorted(set(pairs.source.tolist()))
+    lines = [
+        f"{choice.pairs} calls of {pairs.op} measured with both algorithms: "
+        f"{', '.join(f'{g} TP{n}' for g, n in where)}; {kib(int(pairs.bytes.min()))} to "
+        f"{kib(int(pairs.bytes.max()))}; {_some(sources)}"
+    ]
+    for a in found.advice:
+        lines.append(f"recommended on {a.gpu}, {a.dtype}: {a.rule.words()}")
+        for c in a.recommendation.cutoffs:
+            if c.world_size in a.filled:
+                lines.append(
+                    f"  TP{c.world_size} by {a.fallback}, because the recommendation makes no "
+                    f"claim: {c.reason}"
+                )
+    outside = (
+        f"{100 * choice.agree_outside_tie:.0f} % of the {choice.outside_tie} that differ by more "
+        f"than {found.limits.tie:g} %"
+        if choice.agree_outside_tie is not None
+        else f"none differs by more than {found.limits.tie:g} %"
+    )
+    lines.append(
+        f"it takes the faster algorithm on {100 * (choice.agree or 0):.0f} % of them; {outside}"
+    )
+    return lines
+
+
+def _regret(found: Validation) -> list[str]:
+    from ..table import table
+
+    if not found.regret:
+        return []
+    head = (
+        "rule", "mean", "max", "mean us", "max us", "recommended is behind by", "noise",
+        "differs on", "over the workload", "us a call",
+    )  # fmt: skip
+    lines = [
+        "regret above the faster measured algorithm, mean and max over these calls. How far the",
+        "recommended rule is behind (negative: ahead) has a 90 % interval by bootstrap over calls;",
+        "noise is what measurement noise alone explains. Over the workload (captured batch sizes x",
+        "hidden sizes of known models) regret is by the model, with a 90 % interval.",
+        table([_row(r) for r in found.regret], head),
+    ]
+    alike = [r.rule for r in found.regret if r.behind and not r.differ and r.rule != "recommended"]
+    noise = [r.rule for r in found.regret if r.behind and r.differ and not r.separable]
+    if alike:
+        lines.append(
+            f"these shapes cannot separate recommended from {', '.join(alike)}: "
+            "they decide alike on every one"
+        )
+    if noise:
+        lines.append(
+            f"these shapes cannot separate recommended from {', '.join(noise)}: "
+            "the difference is within noise"
+        )
+    three = found.three_way
+    if three is not None:
+        named = (("the model's choice of three", three.choice), ("always fused", three.fused))
+        regrets = "; ".join(
+            f"{name} mean {r.mean_pct:.2f} %, max {r.max_pct:.1f} %, mean {r.mean_us:.2f} us"
+            for name, r in named
+        )
+        lines.append(
+            f"{three.choice.pairs} calls also ran as separate ops; regret above the fastest "
+            f"measured arm there: {regrets}"
+        )
+    return lines
+
+
+def _row(r: RuleRegret) -> tuple[str, ...]:
+    compared = r.behind is not None and r.rule != "recommended"
+    behind, pct, us = r.behind, r.modelled_pct, r.modelled_us
+    return (
+        r.rule, f"{r.mean_pct:.2f} %", f"{r.max_pct:.1f} %", f"{r.mean_us:.2f}",
+        f"{r.max_us:.2f}",
+        f"{behind.value:+.2f} ({behind.lo:+.2f} to {behind.hi:+.2f})"
+        if behind and compared else "",
+        f"{NORMAL_90 * r.noise_pct:.2f}" if compared else "",
+        f"{r.differ} of {r.pairs}" if compared else (f"({r.pairs})" if not behind else ""),
+        f"{pct.value:.2f} % ({pct.lo:.2f} to {pct.hi:.2f})" if pct else "",
+        f"{us.value:.3f} ({us.lo:.3f} to {us.hi:.3f})" if us else "",
+    )  # fmt: skip
+
+
+def _end(found: Validation) -> list[str]:
+    limits = found.limits
+    asked = f"median error <= {limits.median_ape:g} %"
+    if found.choice.pairs:
+        asked += (
+            f", right outside ties >= {100 * limits.agree:g} %, mean regret <= {limits.regret:g} %"
+        )
+        if found.judged_against:
+            asked += f", no worse than {found.judged_against} within noise"
+    if found.passed:
+        return [f"passed: {asked}"]
+    return [f"not passed: {failure}" for failure in found.failures]
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more

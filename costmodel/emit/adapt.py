@@ -1,0 +1,107 @@
+"""What a rule becomes inside an engine, where some of what stands there must stay.
+
+The kernel's guards that the engine checks (dtype, packs, token cap, mesh) are kept: they say what
+the kernel takes, not when it is faster. World sizes that the rule makes no claim for keep the
+engine's cutoff. A hidden set is a choice and gives way to the rule's; where the rule has none, the
+kernel's own limit on the hidden size replaces it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..condition import (
+    AnyOf,
+    Compare,
+    Condition,
+    FullMesh,
+    Member,
+    WholePacks,
+    all_of,
+    by_world_size,
+    factors,
+    parts_of,
+    with_version,
+)
+from ..errors import InputError
+from ..kernel import Kernel
+from ..rules import Rule, validity
+from ..shape import WORLD_SIZES
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A rule as it will be in force: ``rule``, and what was kept of the engine's own.
+
+    ``guards`` are the engine's that stay, ``unclaimed`` the world sizes that keep their cutoff,
+    ``hidden_set`` the installed hidden set that gives way, if there was one.
+    """
+
+    rule: Rule
+    guards: tuple[Condition, ...]
+    unclaimed: tuple[int, ...]
+    hidden_set: Member | None
+
+    def notes(self, engine: str) -> list[str]:
+        """Return what a reader must know about the difference to the rule that was asked for."""
+        notes = []
+        if self.guards:
+            kept = ", ".join(g.words() for g in self.guards)
+            notes.append(f"{engine}'s guards stay: {kept}")
+        if self.unclaimed:
+            names = " and ".join(f"TP{n}" for n in self.unclaimed)
+            notes.append(f"{names}: no claim, {engine}'s cutoff stays")
+        if self.hidden_set:
+            notes.append(f"{engine}'s {self.hidden_set.words()} gives way")
+        return notes
+
+
+def adapt(rule: Rule, installed: Condition, kernel: Kernel) -> Adapted:
+    """Return ``rule`` as it will stand in an engine whose rule is ``installed``.
+
+    Raises :class:`InputError` when the rule claims no world size at all.
+    """
+    wanted = with_version(rule.condition, kernel.version)
+    claimed = [n for n in WORLD_SIZES if n in wanted.world_sizes]
+    if not claimed:
+        raise InputError(f"rule '{rule.name}' claims no world size; there is nothing to emit")
+    guards = tuple(f for f in factors(installed) if _is_guard(f))
+    hidden_set = next((f for f in factors(installed) if _is_hidden_set(f)), None)
+    # What the rule asks at every size it claims, it asks of the unclaimed ones too.
+    common = [f for f in factors(wanted.at(claimed[0])) if not _is_bytes(f)]
+    common = [f for f in common if all(f in factors(wanted.at(n)) for n in claimed)]
+    if hidden_set and not any(_is_hidden_set(f) for f in common):
+        common += [f for f in factors(validity(kernel)) if f not in guards]
+    cases = {}
+    for n in WORLD_SIZES:
+        own = wanted.at(n) if n in claimed else all_of(*_without(installed.at(n), hidden_set))
+        cases[n] = all_of(own, *common, *(g.at(n) for g in guards))
+    return Adapted(
+        rule=replace(rule, condition=by_world_size(cases)),
+        guards=guards,
+        unclaimed=tuple(n for n in WORLD_SIZES if n not in claimed),
+        hidden_set=hidden_set if isinstance(hidden_set, Member) else None,
+    )
+
+
+def _without(condition: Condition, factor: Condition | None) -> list[Condition]:
+    return [f for f in factors(condition) if f != factor]
+
+
+def _is_bytes(condition: Condition) -> bool:
+    return isinstance(condition, Compare) and condition.quantity in ("bytes", "elements")
+
+
+def _is_hidden_set(condition: Condition) -> bool:
+    return isinstance(condition, Member) and condition.quantity == "hidden_dim"
+
+
+def _is_guard(condition: Condition) -> bool:
+    """Tell a limit of the kernel from a choice."""
+    if isinstance(condition, Compare):
+        return condition.quantity in ("tokens", "packs", "row_bytes", "hidden_dim")
+    if isinstance(condition, Member):
+        return condition.quantity == "dtype"
+    if isinstance(condition, AnyOf):
+        return any(isinstance(p, FullMesh) for p in parts_of(condition))
+    return isinstance(condition, WholePacks | FullMesh)

@@ -1,0 +1,79 @@
+"""The comment that goes with an emitted rule: cutoffs, evidence, calibration, how to reproduce."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+
+from ..condition import exact_size
+from ..rules import Provenance, Rule
+from ..shape import WORLD_SIZES
+from .adapt import Adapted
+
+
+def lines(adapted: Adapted, provenance: Provenance, engine: str) -> list[str]:
+    """Return the comment's paragraphs, without comment signs."""
+    rule = adapted.rule
+    out = [origin(rule, provenance)]
+    for n in WORLD_SIZES:
+        if n in adapted.unclaimed:
+            evidence = provenance.evidence.get(n)
+            why = evidence.words() if evidence else "no claim"
+            out.append(f"TP{n}: {why}; the cutoff that stood here is kept.")
+        else:
+            out.append(f"TP{n}: {cutoff_words(rule, n)}{_evidence(provenance, n)}.")
+    out.append(f"Reproduce: {provenance.command}")
+    return out
+
+
+def origin(rule: Rule, provenance: Provenance) -> str:
+    """Return one sentence on where the rule comes from."""
+    if provenance.calibration_id:
+        where = f" for {provenance.gpu}" if provenance.gpu else ""
+        digest = provenance.calibration_sha256[:12]
+        return (
+            f"1-stage or 2-stage by costmodel, calibration {provenance.calibration_id}"
+            f" (sha256 {digest}){where}."
+        )
+    source = f" ({rule.source})" if rule.source else ""
+    return f"1-stage or 2-stage by the rule '{rule.name}'{source}."
+
+
+def cutoff_words(rule: Rule, world_size: int) -> str:
+    """Return the sizes that are 1-stage at a world size, as a sentence says it."""
+    cutoff = rule.cutoff_bytes(world_size)
+    if cutoff is None:
+        words = rule.sizes(world_size)
+        if words == "no size":
+            return "2-stage at every size"
+        return f"1-stage {words}" if words.startswith("by") else f"1-stage at {words}"
+    op, value = cutoff
+    return f"1-stage {'up to' if op == '<=' else 'below'} {exact_size(value)}"
+
+
+def as_comment(paragraphs: list[str], indent: int, width: int = 88) -> list[str]:
+    """Return paragraphs as ``#`` comment lines of at most ``width`` columns."""
+    out: list[str] = []
+    for paragraph in paragraphs:
+        if paragraph.startswith("Reproduce: "):
+            # A command stays on one line, so that it can be pasted.
+            out.append(f"{'':{indent}}# {paragraph}")
+            continue
+        # A number keeps its unit on the line.
+        bound = re.sub(r" (?=(?:KiB|MiB|B)\b)", "\u00a0", paragraph)
+        out += textwrap.wrap(
+            bound,
+            width,
+            initial_indent=f"{'':{indent}}# ",
+            subsequent_indent=f"{'':{indent}}# ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return [line.replace("\u00a0", " ") for line in out]
+
+
+def _evidence(provenance: Provenance, world_size: int) -> str:
+    evidence = provenance.evidence.get(world_size)
+    if evidence is None or evidence.verdict == "always_1stage":
+        return ""
+    return f" ({evidence.words()})"

@@ -1,0 +1,498 @@
+"""Where a function's source changes so that it decides as a rule does.
+
+Two shapes are known. Where the function branches on the number of ranks (vLLM), the *leaves* of
+that branch change: ``return total_bytes < 256 * 1024``. Otherwise (SGLang, AITER) the *assignment*
+of the decision changes: ``use_1stage_ar = total_bytes <= 128 * 1024``. Everything else stays.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass
+
+from ..condition import (
+    Always,
+    Bytes,
+    Compare,
+    Condition,
+    FullMesh,
+    Member,
+    WholePacks,
+    all_of,
+    by_world_size,
+    factors,
+    parts_of,
+)
+from ..engines import values as v
+from ..engines.reading import WORLD, Comparison, Module, Reading, Step
+from ..errors import InputError
+from ..shape import WORLD_SIZES
+from .adapt import Adapted
+from .comment import as_comment
+from .diff import Edit
+from .expression import WIDTH, Names, dictionary, expression, is_simple, size
+
+
+class NotRecognisedError(InputError):
+    """The source is not of a shape that can be changed safely; the message says what was sought."""
+
+
+def edits(module: Module, reading: Reading, adapted: Adapted, comment: list[str]) -> list[Edit]:
+    """Return the edits that make ``reading``'s function decide as ``adapted``.
+
+    Raises :class:`NotRecognisedError` when the function is of neither shape.
+    """
+    wanted, there = adapted.rule.condition, reading.condition
+    if all(set(factors(wanted.at(n))) == set(factors(there.at(n))) for n in WORLD_SIZES):
+        return []
+    place = _Place(module, reading, adapted, comment)
+    leaves = place.leaves()
+    return place.change_leaves(leaves) if leaves else place.change_assignment()
+
+
+@dataclass
+class _Place:
+    module: Module
+    reading: Reading
+    adapted: Adapted
+    comment: list[str]
+
+    def fail(self, sought: str) -> NotRecognisedError:
+        """Return the error for a function in which something was not found."""
+        return NotRecognisedError(
+            f"{self.module.name}:{self.reading.node.lineno}: {self.reading.function}: "
+            f"not recognised: looked for {sought}"
+        )
+
+    # A branch on the number of ranks.
+
+    def leaves(self) -> dict[int, Step]:
+        """Return, per world size, the statement that a branch on the ranks ends in."""
+        parents = _parents(self.reading.node)
+        found: dict[int, Step] = {}
+        for step in self.reading.steps:
+            parent = parents.get(step.node)
+            if not isinstance(parent, ast.If) or not _mentions_world(parent.test):
+                continue
+            if not self._decides(_value_of(step.node)):
+                continue
+            if all_of(step.path, FullMesh()) == Always(False):
+                continue
+            if found.setdefault(step.world_size, step).node is not step.node:
+                raise self.fail(f"one leaf for TP{step.world_size}, there are several")
+        # A branch that some world sizes pass by (an exception for TP8) is no dispatch on them.
+        return found if set(found) == set(WORLD_SIZES) else {}
+
+    def _decides(self, value: ast.expr | None) -> bool:
+        if isinstance(value, ast.Constant):
+            return isinstance(value.value, bool)
+        return any(c.node is value for c in self.reading.comparisons)
+
+    def change_leaves(self, leaves: dict[int, Step]) -> list[Edit]:
+        """Return the edits of the leaves, of a hidden set, and of what the rule asks besides."""
+        out = []
+        for node in dict.fromkeys(step.node for step in leaves.values()):
+            sizes = [n for n, step in leaves.items() if step.node is node]
+            new = self._leaf_text(sizes, self.names(leaves[sizes[0]]))
+            value = _value_of(node)
+            if new is not None and value is not None:
+                out.append(Edit.of(value, new))
+        first = min(leaves.values(), key=lambda s: s.node.lineno)
+        names = self.names(first)
+        added = self._added()
+        replaced, rest = self._replace_hidden_set(added, names)
+        out += replaced
+        chain = self._top_of_branch(first.node)
+        indent = chain.col_offset
+        lines = as_comment(self.comment, indent, WIDTH)
+        if rest and self.reading.returns:
+            refused = [expression(f.negated(), names) for f in rest]
+            test = _wrapped(refused, indent, len("if :"), "or")
+            lines += [f"{'':{indent}}if {test}:", f"{'':{indent}}    return False"]
+        elif rest:
+            decision = self._last_assignment()
+            old = ast.get_source_segment(self.module.text, decision) or ""
+            terms = [f"({old})" if " or " in old else old, *(_joined(f, names) for f in rest)]
+            out.append(Edit.of(decision, _wrapped(terms, indent, decision.col_offset - indent)))
+        out.append(Edit((chain.lineno, 0), (chain.lineno, 0), "\n".join(lines) + "\n"))
+        return out
+
+    def _leaf_text(self, sizes: list[int], names: Names) -> str | None:
+        new = {n: _byte_factor(self.adapted.rule.condition.at(n)) for n in sizes}
+        old = {n: _byte_factor(self.reading.condition.at(n)) for n in sizes}
+        if new == old:
+            return None
+        kinds = list(dict.fromkeys(new.values()))
+        if len(kinds) == 1:
+            return "True" if kinds[0] is None else expression(kinds[0], names)
+        parts = {n: f if f is not None else all_of() for n, f in new.items()}
+        return expression(by_world_size(parts), names)
+
+    def _added(self) -> list[Condition]:
+        """Return what the rule asks besides bytes that the function does not ask yet."""
+        new = [set(_others(self.adapted.rule.condition.at(n))) for n in WORLD_SIZES]
+        old = set().union(*(_others(self.reading.condition.at(n)) for n in WORLD_SIZES))
+        shared = set.intersection(*new)
+        own = set().union(*new) - shared - old
+        if any(not isinstance(f, FullMesh) for f in own):
+            raise self.fail("a rule that asks the same of every world size besides bytes")
+        first = _others(self.adapted.rule.condition.at(WORLD_SIZES[0]))
+        return [f for f in first if f in shared and f not in old]
+
+    def _replace_hidden_set(
+        self, added: list[Condition], names: Names
+    ) -> tuple[list[Edit], list[Condition]]:
+        gone = self.adapted.hidden_set
+        if gone is None or gone in _others(self.adapted.rule.condition.at(8)):
+            return [], added
+        about_hidden = [f for f in added if _is_about_hidden(f)]
+        nodes = {m.node: m for m in self.reading.memberships if m.condition == gone}
+        if len(nodes) != 1:
+            raise self.fail(f"one test for {gone.words()}")
+        node = next(iter(nodes))
+        statement, _ = self._statement_of(node)
+        before = node.col_offset - statement.col_offset
+        terms = [_joined(f, names) for f in about_hidden] or ["True"]
+        text = _wrapped(terms, statement.col_offset, before)
+        return [Edit.of(node, text)], [f for f in added if f not in about_hidden]
+
+    def _top_of_branch(self, node: ast.stmt) -> ast.stmt:
+        """Return the statement that opens the chain of branches on the ranks."""
+        parents = _parents(self.reading.node)
+        top: ast.AST = node
+        while True:
+            parent = parents.get(top)
+            if not isinstance(parent, ast.If) or not _mentions_world(parent.test):
+                break
+            top = parent
+        if not isinstance(top, ast.stmt):
+            raise self.fail("the branch on the ranks")
+        return top
+
+    def _last_assignment(self) -> ast.expr:
+        for step in reversed(self.reading.steps):
+            for decision in self.reading.decisions:
+                value = _value_of(step.node)
+                if value is not None and _target_of(step.node) == ast.unparse(decision):
+                    return value
+        raise self.fail("the assignment of the decision")
+
+    # One assignment.
+
+    def change_assignment(self) -> list[Edit]:
+        """Return the edits of the statements that assign the decision."""
+        targets = {ast.unparse(d) for d in self.reading.decisions if isinstance(d, ast.Name)}
+        steps = [s for s in self.reading.steps if _target_of(s.node) in targets]
+        if len(targets) > 1 or (targets and not steps):
+            raise self.fail(f"one variable that holds the decision, found {sorted(targets)}")
+        if not targets:
+            return self._change_in_place()
+        (target,) = targets
+        block = self._block_of(steps[0].node)
+        held = [s for s in block if any(step.node in ast.walk(s) for step in steps)]
+        at = block.index(held[0])
+        if block[at : at + len(held)] != held or not all(
+            any(step.node in ast.walk(s) for s in held) for step in steps
+        ):
+            raise self.fail(f"the statements that assign {target} one after another")
+        value = _value_of(steps[0].node)
+        if value is None:
+            raise self.fail(f"a value assigned to {target}")
+        names = self.names(steps[0])
+        indent = held[0].col_offset
+        before = as_comment(self.comment, indent, WIDTH)
+        live = self._live(value)
+        if live is not value:
+            return self._change_inside(live, held[0], names)
+        lines, terms = self._terms(names, indent)
+        text = _wrapped(terms, indent, len(f"{target} = "))
+        code = [*before, *lines, f"{'':{indent}}{target} = {text}"]
+        new = "\n".join(code)
+        last = held[-1]
+        start = (held[0].lineno, 0)
+        end = (last.end_lineno or last.lineno, last.end_col_offset or 0)
+        return [Edit(start, end, new), *self._drop_unused(block[:at], held, new)]
+
+    def _change_in_place(self) -> list[Edit]:
+        if len(self.reading.decisions) != 1:
+            raise self.fail("one use_1stage argument")
+        (decision,) = self.reading.decisions
+        statement, step = self._statement_of(decision)
+        return self._change_inside(self._live(decision), statement, self.names(step))
+
+    def _change_inside(self, decision: ast.expr, statement: ast.stmt, names: Names) -> list[Edit]:
+        """Return the edits that change one expression, with what it needs before its statement."""
+        indent = statement.col_offset
+        lines, terms = self._terms(names, indent)
+        before = [*as_comment(self.comment, indent, WIDTH), *lines]
+        start = (statement.lineno, 0)
+        text = _wrapped(terms, indent + 4, decision.col_offset - indent - 2)
+        whole = isinstance(statement, ast.Return) and statement.value is decision
+        if not text.startswith("(\n") and not whole:
+            text = f"({text})"
+        return [Edit(start, start, "\n".join(before) + "\n"), Edit.of(decision, text)]
+
+    def _live(self, value: ast.expr) -> ast.expr:
+        """Return the part of a conditional expression that an unset environment leaves."""
+        while value in self.reading.live:
+            value = self.reading.live[value]
+        return value
+
+    def _joined_rule(self) -> tuple[Bytes | None, list[Condition]]:
+        """Return the byte cutoffs and the other factors of the rule.
+
+        The mesh is left out: a communicator of more than two ranks disables itself without one.
+        """
+        kept = {
+            n: all_of(*(_with(self._op(), f) for f in _plain(self.adapted.rule.condition.at(n))))
+            for n in WORLD_SIZES
+        }
+        whole = by_world_size(kept)
+        parts = factors(whole)
+        sized = [f for f in parts if isinstance(f, Bytes)]
+        return (sized[0] if sized else None), [f for f in parts if f not in sized]
+
+    def _op(self) -> str:
+        """Return the comparison of the rule's own cutoffs."""
+        claimed = [n for n in WORLD_SIZES if n not in self.adapted.unclaimed]
+        own = [_byte_factor(self.adapted.rule.condition.at(n)) for n in claimed]
+        return next((f.op for f in own if f is not None), "<=")
+
+    def _terms(self, names: Names, indent: int) -> tuple[list[str], list[str]]:
+        """Return the rule as terms to join by ``and``, and the statements they need before."""
+        cutoffs, others = self._joined_rule()
+        terms = [_joined(f, names) for f in others]
+        if cutoffs is None:
+            return [], terms or ["True"]
+        env = self._limit().limit.env
+        sizes = {c for _, c in cutoffs.cutoffs}
+        always = tuple(n for n, c in cutoffs.cutoffs if c is None)
+        if len(sizes) == 1 and not env:
+            (only,) = sizes
+            term = "True" if only is None else f"{names.bytes} {cutoffs.op} {size(only)}"
+            return [], [*terms, term]
+        lines = self._limits(cutoffs, names, indent, env)
+        term = f"{names.bytes} {cutoffs.op} {self._limit_name()}"
+        if always and not env:
+            term = f"{expression(Member('world_size', always), names)} or {term}"
+        if not terms and " or " in term:
+            return lines, [term]
+        return lines, [*terms, f"({term})" if " or " in term else term]
+
+    def _limits(self, cutoffs: Bytes, names: Names, indent: int, env: str) -> list[str]:
+        """Return ``max_bytes = {4: ..., 8: ...}.get(world_size, <what stood there>)``."""
+        table, old = self._table(cutoffs, env), self._old_limit(cutoffs.op)
+        arguments = f"{names.world_size}, {old}"
+        if not env:
+            return _call(f"{'':{indent}}{self._limit_name()} = {table}.get", arguments, indent)
+        pad, inner = f"{'':{indent}}", f"{'':{indent + 4}}"
+        return [
+            f"{pad}{self._limit_name()} = (",
+            f"{inner}{old}",
+            f'{inner}if "{env}" in os.environ',
+            *_call(f"{inner}else {table}.get", arguments, indent + 4),
+            f"{pad})",
+        ]
+
+    def _limit_name(self) -> str:
+        """Return a name for the limit that the function does not use yet."""
+        used = {n.id for n in ast.walk(self.reading.node) if isinstance(n, ast.Name)}
+        return next(n for n in ("max_bytes", "max_1stage_bytes", "max_bytes_") if n not in used)
+
+    def _table(self, cutoffs: Bytes, env: str) -> str:
+        # Where nothing is claimed, the table is silent and the old limit holds.
+        own = [(n, c) for n, c in cutoffs.cutoffs if n not in self.adapted.unclaimed]
+        sized = {n: c for n, c in own if c is not None}
+        table = dictionary(sized)
+        if env:
+            if not re.search(r"^import os\b", self.module.text, re.MULTILINE):
+                raise self.fail(f"'import os' beside the override {env}")
+            every = [f'{n}: float("inf")' for n, c in own if c is None]
+            table = "{" + ", ".join([*every, table[1:-1]] if sized else every) + "}"
+        return table
+
+    def _limit(self) -> Comparison:
+        """Return the installed comparison of bytes with a limit."""
+        own = set(ast.walk(self.reading.node))
+        for found in self.reading.decisive:
+            if found.size.name == "bytes" and found.node in own:
+                return found
+        raise self.fail("a comparison of total bytes with a limit")
+
+    def _old_limit(self, op: str) -> str:
+        """Return the source of the installed limit, as the right side of ``op``."""
+        found = self._limit()
+        text = ast.get_source_segment(self.module.text, found.limit_node)
+        if text is None or len(found.node.ops) != 1:
+            raise self.fail("a comparison of bytes with one limit")
+        factor = next(
+            f for n in WORLD_SIZES if (f := _byte_factor(self.reading.condition.at(n))) is not None
+        )
+        # Bytes are whole numbers, so < x is <= x - 1.
+        shift = {("<", "<="): " - 1", ("<=", "<"): " + 1"}.get((factor.op, op), "")
+        return f"{text}{shift}"
+
+    def _drop_unused(
+        self, before: list[ast.stmt], replaced: list[ast.stmt], text: str
+    ) -> list[Edit]:
+        """Return edits that remove assignments which only the replaced statements used."""
+        out = []
+        inside = {n for s in replaced for n in ast.walk(s)}
+        for statement in before:
+            target = _target_of(statement)
+            if target is None or not target.isidentifier() or re.search(rf"\b{target}\b", text):
+                continue
+            loads = [
+                n
+                for n in ast.walk(self.reading.node)
+                if isinstance(n, ast.Name) and n.id == target and isinstance(n.ctx, ast.Load)
+            ]
+            if loads and all(n in inside for n in loads):
+                last = statement.end_lineno or statement.lineno
+                out.append(Edit((statement.lineno, 0), (last + 1, 0), ""))
+        return out
+
+    # Names and places.
+
+    def names(self, step: Step) -> Names:
+        """Return the source text of every quantity at a statement."""
+
+        def held(value: v.Size, otherwise: str) -> str:
+            for name, known in step.names.items():
+                same = isinstance(known, v.Size) and (known.powers, known.factor, known.floored)
+                if same == (value.powers, value.factor, value.floored) and name.isidentifier():
+                    return name
+            return otherwise
+
+        tensor = self.reading.tensor
+        hidden = held(v.HIDDEN, f"{tensor}.shape[-1]")
+        pack = held(v.Size((0, 0, -1), v.Fraction(16)), "")
+        meshes = [k for k, x in step.names.items() if isinstance(x, FullMesh)]
+        return Names(
+            bytes=held(v.BYTES, f"{tensor}.numel() * {tensor}.element_size()"),
+            tokens=held(v.TOKENS, f"{tensor}.numel() // {hidden}"),
+            hidden_dim=hidden,
+            elements=held(v.ELEMENTS, f"{tensor}.numel()"),
+            element_size=held(v.ELEMENT_SIZE, f"{tensor}.element_size()"),
+            dtype=f"{tensor}.dtype",
+            world_size=self._world_size(step),
+            full_mesh=meshes[0] if meshes else "",
+            pack=pack,
+        )
+
+    def _world_size(self, step: Step) -> str:
+        for name, value in step.names.items():
+            if isinstance(value, v.Number) and WORLD.fullmatch(name):
+                return name
+        if self.reading.world:
+            return self.reading.world
+        if self.reading.owner and "self.world_size" in self.module.text:
+            return "self.world_size"
+        raise self.fail("the number of ranks (self.world_size)")
+
+    def _block_of(self, node: ast.stmt) -> list[ast.stmt]:
+        for parent in ast.walk(self.reading.node):
+            for name in ("body", "orelse", "finalbody"):
+                block = getattr(parent, name, None)
+                if isinstance(block, list) and node in block:
+                    return block
+        raise self.fail("the block of the decision")
+
+    def _statement_of(self, expr: ast.expr) -> tuple[ast.stmt, Step]:
+        for step in self.reading.steps:
+            if expr in ast.walk(step.node):
+                return step.node, step
+        raise self.fail("a statement with the decision")
+
+
+def _joined(condition: Condition, names: Names) -> str:
+    text = expression(condition, names)
+    return text if is_simple(condition) else f"({text})"
+
+
+def _call(function: str, arguments: str, indent: int) -> list[str]:
+    """Return a call on one line, or its arguments on a line of their own when that is too long."""
+    line = f"{function}({arguments})"
+    if len(line) <= WIDTH:
+        return [line]
+    return [f"{function}(", f"{'':{indent + 4}}{arguments}", f"{'':{indent}})"]
+
+
+def _wrapped(terms: list[str], indent: int, before: int, word: str = "and") -> str:
+    """Return terms joined on one line, or bracketed with one a line when that is too long."""
+    line = f" {word} ".join(terms)
+    if indent + before + len(line) <= WIDTH:
+        return line
+    return "\n".join(["(", *_indented(terms, indent + 4, word), f"{'':{indent}})"])
+
+
+def _with(op: str, condition: Condition) -> Condition:
+    """Return a byte comparison written with ``op``; bytes are whole, so < x is <= x - 1."""
+    if condition != _byte_factor(condition) or not isinstance(condition, Compare):
+        return condition
+    shift = {("<", "<="): -1, ("<=", "<"): 1}.get((condition.op, op), 0)
+    return Compare("bytes", op, condition.value + shift)
+
+
+def _plain(condition: Condition) -> list[Condition]:
+    return [f for f in factors(condition) if not _is_mesh(f)]
+
+
+def _indented(terms: list[str], indent: int, word: str = "and") -> list[str]:
+    """Return joined terms, one a line; a long set with one value a line."""
+    out: list[str] = []
+    for i, term in enumerate(terms):
+        line = f"{'':{indent}}{f'{word} ' if i else ''}{term}"
+        opened = re.fullmatch(r"(.*\{)([\d, ]+)\}", line)
+        if len(line) <= WIDTH or opened is None:
+            out.append(line)
+            continue
+        out.append(opened[1])
+        out += [f"{'':{indent + 4}}{value}," for value in opened[2].split(", ")]
+        out.append(f"{'':{indent}}}}")
+    return out
+
+
+def _byte_factor(condition: Condition) -> Compare | None:
+    for factor in factors(condition):
+        if isinstance(factor, Compare) and factor.quantity == "bytes" and factor.op in ("<", "<="):
+            return factor
+    return None
+
+
+def _others(condition: Condition) -> list[Condition]:
+    found = _byte_factor(condition)
+    return [f for f in factors(condition) if f != found]
+
+
+def _is_mesh(condition: Condition) -> bool:
+    return any(isinstance(p, FullMesh) for p in parts_of(condition))
+
+
+def _is_about_hidden(condition: Condition) -> bool:
+    if isinstance(condition, Compare | Member):
+        return condition.quantity in ("hidden_dim", "packs", "row_bytes")
+    return isinstance(condition, WholePacks)
+
+
+def _parents(function: ast.AST) -> dict[ast.AST, ast.AST]:
+    return {child: node for node in ast.walk(function) for child in ast.iter_child_nodes(node)}
+
+
+def _mentions_world(test: ast.expr) -> bool:
+    return any(
+        (isinstance(n, ast.Name) and WORLD.fullmatch(n.id))
+        or (isinstance(n, ast.Attribute) and WORLD.fullmatch(n.attr))
+        for n in ast.walk(test)
+    )
+
+
+def _value_of(node: ast.stmt) -> ast.expr | None:
+    return node.value if isinstance(node, ast.Assign | ast.AnnAssign | ast.Return) else None
+
+
+def _target_of(node: ast.stmt) -> str | None:
+    if isinstance(node, ast.Assign) and len(node.targets) == 1:
+        return ast.unparse(node.targets[0])
+    return ast.unparse(node.target) if isinstance(node, ast.AnnAssign) else None

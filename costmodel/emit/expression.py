@@ -1,0 +1,120 @@
+"""Conditions as Python source, in the names that the engine's function already has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..condition import (
+    All,
+    Always,
+    AnyOf,
+    Bytes,
+    ByWorldSize,
+    Compare,
+    Condition,
+    FullMesh,
+    Member,
+    WholePacks,
+)
+from ..shape import WORLD_SIZES
+from ..units import KIB, PACK_BYTES
+
+#: Width that the engines' formatters keep.
+WIDTH = 88
+
+_TORCH = {"bf16": "torch.bfloat16", "fp16": "torch.float16", "fp32": "torch.float32"}
+
+
+@dataclass(frozen=True)
+class Names:
+    """Source text for each quantity at the place of the rule; ``pack`` is "" when not at hand."""
+
+    bytes: str
+    tokens: str
+    hidden_dim: str
+    elements: str
+    element_size: str
+    dtype: str
+    world_size: str
+    full_mesh: str = ""
+    pack: str = ""
+
+
+def size(size_bytes: int) -> str:
+    """Return a byte count as source: ``448 * 1024``, or the plain number when it is not whole."""
+    whole = size_bytes % KIB == 0 and size_bytes > KIB
+    return f"{size_bytes // KIB} * 1024" if whole else str(size_bytes)
+
+
+def expression(condition: Condition, names: Names) -> str:
+    """Return a condition as an expression on one line."""
+    if isinstance(condition, Always):
+        return str(condition.value)
+    if isinstance(condition, All):
+        return " and ".join(_bracketed(p, names) for p in condition.parts)
+    if isinstance(condition, AnyOf):
+        return " or ".join(
+            f"({expression(p, names)})" if isinstance(p, All) else expression(p, names)
+            for p in condition.parts
+        )
+    if isinstance(condition, Compare):
+        value = size(condition.value) if condition.quantity == "bytes" else str(condition.value)
+        return f"{_quantity(condition.quantity, names)} {condition.op} {value}"
+    if isinstance(condition, WholePacks):
+        row = _remainder(names)
+        return f"{row} {'==' if condition.inside else '!='} 0"
+    if isinstance(condition, Member):
+        return _member(condition, names)
+    if isinstance(condition, FullMesh):
+        return names.full_mesh if condition.inside else f"not {names.full_mesh}"
+    if isinstance(condition, Bytes | ByWorldSize):
+        return " or ".join(
+            f"({expression(Member('world_size', (n,)), names)}"
+            f" and {_bracketed(condition.at(n), names)})"
+            for n in condition.world_sizes
+        )
+    raise AssertionError(f"no Python source for {condition}")
+
+
+def is_simple(condition: Condition) -> bool:
+    """Tell whether the condition needs no brackets beside ``and``."""
+    return not isinstance(condition, AnyOf | Bytes | ByWorldSize)
+
+
+def dictionary(cutoffs: dict[int, int]) -> str:
+    """Return cutoffs by world size as a dictionary: ``{4: 448 * 1024, 8: 224 * 1024}``."""
+    return "{" + ", ".join(f"{n}: {size(c)}" for n, c in sorted(cutoffs.items())) + "}"
+
+
+def _bracketed(condition: Condition, names: Names) -> str:
+    text = expression(condition, names)
+    return text if is_simple(condition) else f"({text})"
+
+
+def _member(condition: Member, names: Names) -> str:
+    relation = "in" if condition.inside else "not in"
+    if condition.quantity == "dtype":
+        return f"{names.dtype} {relation} ({', '.join(_TORCH[str(d)] for d in condition.values)},)"
+    if condition.quantity == "hidden_dim":
+        return f"{names.hidden_dim} {relation} {{{', '.join(map(str, condition.values))}}}"
+    values = [n for n in condition.values if n in WORLD_SIZES]
+    if len(values) == 1:
+        return f"{names.world_size} {'==' if condition.inside else '!='} {values[0]}"
+    return f"{names.world_size} {relation} ({', '.join(map(str, values))})"
+
+
+def _quantity(quantity: str, names: Names) -> str:
+    if quantity == "packs":
+        if names.pack:
+            return f"{names.hidden_dim} // {names.pack}"
+        return f"{names.hidden_dim} * {names.element_size} // {PACK_BYTES}"
+    if quantity == "row_bytes":
+        return f"{names.hidden_dim} * {names.element_size}"
+    text: str = getattr(names, quantity)
+    return text
+
+
+def _remainder(names: Names) -> str:
+    if names.pack:
+        return f"{names.hidden_dim} % {names.pack}"
+    return f"{names.hidden_dim} * {names.element_size} % {PACK_BYTES}"

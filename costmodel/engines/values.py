@@ -1,0 +1,352 @@
+"""What an expression of an engine's source can be: the values that :mod:`.reading` computes with.
+
+A size is a monomial in tokens M, hidden_dim H and element size E: ``numel()`` is M H,
+``numel() * element_size()`` is M H E, ``16 // element_size()`` is 16 / E. So a comparison is known
+to be one of bytes, elements, tokens or packs by its powers, whatever the variable is called.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from ..condition import Always, Compare, Condition, Member, WholePacks
+from ..units import ELEMENT_BYTES, PACK_BYTES
+
+#: Powers of (M, H, E) that a rule knows by a name.
+_NAMES = {
+    (1, 0, 0): "tokens",
+    (0, 1, 0): "hidden_dim",
+    (1, 1, 0): "elements",
+    (1, 1, 1): "bytes",
+    (0, 1, 1): "row_bytes",
+}
+_TORCH_DTYPES = {
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "half": "fp16",
+    "float32": "fp32",
+    "float": "fp32",
+}
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A value that shape and ranks do not determine; ``env`` names the setting it comes from."""
+
+    text: str
+    env: str = ""
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """None; ``env`` names the unset variable it came from."""
+
+    env: str = ""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A string."""
+
+    value: str
+    env: str = ""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """The input tensor."""
+
+
+@dataclass(frozen=True)
+class TensorShape:
+    """The input's shape, (M, H)."""
+
+
+@dataclass(frozen=True)
+class TensorDtype:
+    """The input's dtype."""
+
+
+@dataclass(frozen=True)
+class DtypeName:
+    """A dtype of torch, by the name that rules use."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Items:
+    """A tuple, list or set."""
+
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """A dictionary with constant keys."""
+
+    items: tuple[tuple[Value, Value], ...]
+
+
+@dataclass(frozen=True)
+class Number:
+    """A constant. ``names`` are those it went by; ``kilo`` is 1 for a name in KB, 2 in MB.
+
+    ``env`` names a variable that would replace it.
+    """
+
+    value: Fraction | float
+    names: frozenset[str] = frozenset()
+    kilo: int = 0
+    env: str = ""
+
+
+@dataclass(frozen=True)
+class Size:
+    """``factor`` x M^a H^b E^c with ``powers`` (a, b, c), rounded down if ``floored``."""
+
+    powers: tuple[int, int, int]
+    factor: Fraction = Fraction(1)
+    floored: bool = False
+    names: frozenset[str] = frozenset()
+
+    @property
+    def name(self) -> str:
+        """Quantity of :mod:`costmodel.condition`, or "" when it is none of them."""
+        return _NAMES.get(self.powers, "")
+
+
+@dataclass(frozen=True)
+class Remainder:
+    """A size modulo a constant."""
+
+    powers: tuple[int, int, int]
+    modulus: Fraction
+
+
+Value = (
+    Unknown
+    | Nothing
+    | Text
+    | Tensor
+    | TensorShape
+    | TensorDtype
+    | DtypeName
+    | Items
+    | Mapping
+    | Number
+    | Size
+    | Remainder
+    | Condition
+)
+
+TOKENS = Size((1, 0, 0))
+HIDDEN = Size((0, 1, 0))
+ELEMENTS = Size((1, 1, 0))
+ELEMENT_SIZE = Size((0, 0, 1))
+BYTES = Size((1, 1, 1))
+
+_ARITHMETIC = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "//": operator.floordiv,
+    "%": operator.mod,
+}
+
+
+def number(value: float, *names: str) -> Number:
+    """Return a constant."""
+    exact = value if isinstance(value, float) and not math.isfinite(value) else Fraction(value)
+    return Number(exact, frozenset(names))
+
+
+def dtype(name: str) -> DtypeName | None:
+    """Return torch's dtype of that attribute name, or None when it is not one."""
+    if name in _TORCH_DTYPES:
+        return DtypeName(_TORCH_DTYPES[name])
+    return DtypeName(name) if re.fullmatch(r"(float|u?int|bfloat)\d\w*", name) else None
+
+
+def called(value: Value, name: str) -> Value:
+    """Return the value as held by a variable called ``name``."""
+    if isinstance(value, Number):
+        kilo = max(value.kilo, kilo_of(name))
+        return replace(value, names=value.names | {name}, kilo=kilo)
+    if isinstance(value, Size):
+        return replace(value, names=value.names | {name})
+    return value
+
+
+def kilo_of(name: str) -> int:
+    """Return how often a unit in a name takes 1024 bytes: 1 for ``_KB``, 2 for ``_MB``."""
+    found = re.search(r"(?:^|_)([km])i?b(?:ytes)?(?:_|$)", name, re.IGNORECASE)
+    return 0 if not found else {"k": 1, "m": 2}[found[1].lower()]
+
+
+def arithmetic(op: str, left: Value, right: Value) -> Value | None:
+    """Return ``left op right``, or None when it is not a value this module knows."""
+    if isinstance(left, Number) and isinstance(right, Number):
+        return _of_numbers(op, left, right)
+    if isinstance(left, Number) and isinstance(right, Size):
+        left = Size((0, 0, 0), Fraction(left.value), names=left.names)
+    if isinstance(right, Number) and isinstance(left, Size) and math.isfinite(right.value):
+        right = Size((0, 0, 0), Fraction(right.value), names=right.names)
+    if not isinstance(left, Size) or not isinstance(right, Size) or right.factor == 0:
+        return None
+    if op == "*" and not left.floored and not right.floored:
+        return Size(_add(left.powers, right.powers), left.factor * right.factor)
+    if op in ("/", "//") and not right.floored:
+        powers = _add(left.powers, right.powers, -1)
+        factor = left.factor / right.factor
+        # M H // H and M H E // E are exact, and so is 16 // E; other divisions may round.
+        exact = (factor == 1 and min(powers) >= 0) or (powers == (0, 0, -1) and factor % 4 == 0)
+        rounds = op == "//" and not exact
+        return Size(powers, factor, left.floored or rounds)
+    if op == "%" and not left.floored and not right.floored:
+        # H % (16 / E) == 0 exactly when H E % 16 == 0.
+        powers = _add(left.powers, right.powers, -1)
+        if min(powers) >= 0:
+            return Remainder(powers, right.factor / left.factor)
+    return None
+
+
+def _of_numbers(op: str, left: Number, right: Number) -> Number | None:
+    a: Any = left.value
+    b: Any = right.value
+    if op in ("<<", ">>"):
+        b = Fraction(2) ** int(b)
+        op = "*" if op == "<<" else "//"
+    if op == "**":
+        return Number(Fraction(a) ** int(b)) if b == int(b) and abs(b) < 64 else None
+    if op not in _ARITHMETIC or (b == 0 and op in ("/", "//", "%")):
+        return None
+    result = _ARITHMETIC[op](a, b)
+    exact = result if isinstance(result, float) else Fraction(result)
+    kilo = max(left.kilo, right.kilo)
+    if op == "*":
+        plain = b if left.kilo else a
+        kilo -= {1000: 1, 1024: 1, 10**6: 2, 2**20: 2}.get(int(plain), 0) if kilo else 0
+    return Number(exact, left.names | right.names, max(kilo, 0), left.env or right.env)
+
+
+def comparison(op: str, left: Value, right: Value) -> Condition | None:
+    """Return ``left op right`` as a condition, or None when it is not one this module knows."""
+    if isinstance(left, Number) and isinstance(right, Number):
+        return Always(bool(_TRUTH[op](left.value, right.value))) if op in _TRUTH else None
+    if isinstance(left, Number) and isinstance(right, Size | Remainder):
+        left, right, op = right, left, _MIRROR.get(op, op)
+    if isinstance(left, Size) and isinstance(right, Number):
+        return _size_against(op, left, right.value)
+    if isinstance(left, Remainder) and isinstance(right, Number) and right.value == 0:
+        whole = left.powers == (0, 1, 1) and left.modulus == PACK_BYTES
+        return WholePacks(op == "==") if whole and op in ("==", "!=") else None
+    if isinstance(left, TensorDtype) or isinstance(right, TensorDtype):
+        other = right if isinstance(left, TensorDtype) else left
+        if isinstance(other, DtypeName) and op in ("==", "!=", "is", "is not"):
+            return Member("dtype", (other.name,), op in ("==", "is"))
+        if isinstance(other, Items) and op in ("in", "not in"):
+            names = tuple(v.name for v in other.values if isinstance(v, DtypeName))
+            return Member("dtype", names, op == "in") if len(names) == len(other.values) else None
+        return None
+    if op in ("in", "not in") and isinstance(right, Items | Mapping):
+        return _member(op, left, right)
+    if op in ("is", "is not", "==", "!=") and Nothing() in (_plain(left), _plain(right)):
+        if isinstance(left, Unknown) or isinstance(right, Unknown):
+            return None
+        return Always((_plain(left) == _plain(right)) == (op in ("is", "==")))
+    if isinstance(left, Text) and isinstance(right, Text) and op in ("==", "!="):
+        return Always((left.value == right.value) == (op == "=="))
+    return None
+
+
+def truth(value: Value) -> Condition | None:
+    """Return when a value counts as true, or None when that is not known."""
+    if isinstance(value, Condition):
+        return value
+    if isinstance(value, Unknown):
+        # Settings are read as an unset environment leaves them.
+        return Always(False) if value.env else None
+    if isinstance(value, Number):
+        return Always(value.value != 0)
+    if isinstance(value, Remainder):
+        return comparison("!=", value, number(0))
+    if isinstance(value, Nothing | Text):
+        return Always(bool(getattr(value, "value", "")))
+    return None
+
+
+_MIRROR = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+_TRUTH: dict[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "is": operator.eq,
+    "is not": operator.ne,
+}
+
+
+def _plain(value: Value) -> Value:
+    return Nothing() if isinstance(value, Nothing) else value
+
+
+def _add(a: tuple[int, int, int], b: tuple[int, int, int], sign: int = 1) -> tuple[int, int, int]:
+    return a[0] + sign * b[0], a[1] + sign * b[1], a[2] + sign * b[2]
+
+
+def _member(op: str, left: Value, right: Items | Mapping) -> Condition | None:
+    values = right.values if isinstance(right, Items) else tuple(k for k, _ in right.items)
+    if isinstance(left, Number):
+        inside = any(isinstance(v, Number) and v.value == left.value for v in values)
+        return Always(inside == (op == "in"))
+    numbers = [int(v.value) for v in values if isinstance(v, Number)]
+    plain = (
+        isinstance(left, Size)
+        and left.name == "hidden_dim"
+        and left == Size(left.powers, names=left.names)
+    )
+    if plain and len(numbers) == len(values):
+        return Member("hidden_dim", tuple(sorted(set(numbers))), op == "in")
+    return None
+
+
+def _size_against(op: str, size: Size, limit: Fraction | float) -> Condition | None:
+    if op not in _TRUTH or size.factor <= 0:
+        return None
+    holds = _TRUTH[op]
+    if not math.isfinite(limit):
+        return Always(bool(holds(0, limit)))
+    limit = Fraction(limit)
+    if size.powers == (0, 0, 1):
+        names = tuple(d for d, e in ELEMENT_BYTES.items() if holds(size.factor * e, limit))
+        return Member("dtype", names)
+    if size.powers == (0, 1, 1) and size.floored and size.factor == Fraction(1, PACK_BYTES):
+        return Compare("packs", op, int(limit)) if limit.denominator == 1 else None
+    if not size.name:
+        return None
+    if op in ("==", "!=", "is", "is not"):
+        exact = limit / size.factor
+        if size.floored or exact.denominator != 1:
+            return None
+        return Compare(size.name, {"is": "==", "is not": "!="}.get(op, op), int(exact))
+    if size.floored:
+        # floor(y) <= c is y < c + 1; floor(y) > c is y >= c + 1 (c whole).
+        if op in ("<=", ">"):
+            limit, op = Fraction(math.floor(limit) + 1), "<" if op == "<=" else ">="
+        else:
+            limit = Fraction(math.ceil(limit))
+    exact = limit / size.factor
+    if exact.denominator != 1:
+        below = math.floor(exact)
+        return Compare(size.name, "<=" if op in ("<", "<=") else ">", below)
+    return Compare(size.name, op, int(exact))

@@ -1,0 +1,195 @@
+"""Pairs: calls that were measured with both algorithms, so that the faster one is known.
+
+:func:`calls` lists every call with the arms that were measured, :func:`pair` those with both
+algorithms. Two rows belong to one call when they agree in every column of schema 1 but the
+algorithm, the latency and its quality. Repeated measurements of one arm count as their median.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError
+from .measurement import COLUMNS, Measurements
+from .observations import SILENT_DTYPE
+from .rules import Rule
+from .shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
+from .units import ELEMENT_BYTES
+
+Array = NDArray[np.float64]
+
+#: Columns in which the rows of a pair may differ, and those in which separate ops may differ from
+#: the fused op that they replace.
+ARM = ("algorithm", "latency_us", "quality")
+THIRD_ARM = (*ARM, "op", "kernel_family", "kernel_version")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Measured calls, arm by arm: arrays of one length, latencies in us, NaN where not measured.
+
+    ``row`` is one row of the table that they came from; ``repeats`` counts the measurements of the
+    arm that has fewer. ``separate_us`` is all-reduce and RMSNorm as separate ops, ``auto_us`` what
+    the library ran when it chose itself.
+    """
+
+    op: str
+    row: NDArray[np.int64]
+    source: NDArray[np.str_]
+    gpu: NDArray[np.str_]
+    dtype: NDArray[np.str_]
+    world_size: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    hidden_dim: NDArray[np.int64]
+    repeats: NDArray[np.int64]
+    one_us: Array
+    two_us: Array
+    separate_us: Array
+    auto_us: Array
+
+    def __len__(self) -> int:
+        return self.row.size
+
+    @property
+    def fastest_us(self) -> Array:
+        """The faster of the two algorithms."""
+        return np.fmin(self.one_us, self.two_us)
+
+    @property
+    def gap_pct(self) -> Array:
+        """By how much the slower algorithm is slower, percent."""
+        return 100 * (np.maximum(self.one_us, self.two_us) / self.fastest_us - 1)
+
+    @property
+    def bytes(self) -> NDArray[np.int64]:
+        """Input bytes on one rank."""
+        return self.tokens * self.hidden_dim * _element_bytes(self.dtype)
+
+    @property
+    def both(self) -> NDArray[np.bool_]:
+        """Where both algorithms were measured."""
+        return ~np.isnan(self.one_us) & ~np.isnan(self.two_us)
+
+    def select(self, rows: NDArray[np.bool_]) -> Pairs:
+        """Return the pairs of a mask."""
+        arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "op"}
+        return Pairs(op=self.op, **arrays)
+
+    def use_1stage(self, rule: Rule, kernel_version: str) -> NDArray[np.bool_]:
+        """Return where a rule runs 1-stage.
+
+        Raises :class:`InputError`, naming the rule, for a world size without a claim.
+        """
+        out = np.zeros(len(self), np.bool_)
+        for dtype in np.unique(self.dtype):
+            mine = self.dtype == dtype
+            shapes = Shapes.of(
+                self.tokens[mine], self.hidden_dim[mine], self.world_size[mine],
+                op=self.op, dtype=str(dtype),
+            )  # fmt: skip
+            try:
+                out[mine] = rule.use_1stage(shapes, kernel_version=kernel_version)
+            except InputError as error:
+                raise InputError(f"rule {rule.name}: {error}") from None
+        return out
+
+
+def calls(table: Measurements, op: str, auto: Measurements | None = None) -> Pairs:
+    """Return every call of ``op`` in a table of rows that the model covers, NaN for a missing arm.
+
+    ``auto`` may hold rows of the same op in which the library chose; they are matched to the calls.
+    """
+    mine = np.flatnonzero(table.op == op)
+    stated = mine[np.isin(table.algorithm[mine], (ONE_STAGE, TWO_STAGE))]
+    call, count = _numbered(table.select(stated), ARM)
+    arms, sizes = [], []
+    for algorithm in (ONE_STAGE, TWO_STAGE):
+        run = table.algorithm[stated] == algorithm
+        arms.append(group_median(table.latency_us[stated][run], call[run], count))
+        sizes.append(np.bincount(call[run], minlength=count))
+    # Calls are numbered in the order in which they first appear.
+    first = stated[np.unique(call, return_index=True)[1]]
+    rows = table.select(first)
+    dtype = np.where(rows.dtype == "", SILENT_DTYPE, rows.dtype).astype(np.str_)
+    # An all-reduce may come as bytes alone: one token of so many elements.
+    flat = np.isnan(rows.tokens) | np.isnan(rows.hidden_dim)
+    separate, chosen = np.full((2, count), np.nan)
+    apart = table.op == SEPARATE
+    if op == FUSED and apart.any():
+        separate = _matched(rows, table.select(apart), THIRD_ARM)
+    if auto is not None and (auto.op == op).any():
+        chosen = _matched(rows, auto.select(auto.op == op), ARM)
+    return Pairs(
+        op,
+        first,
+        rows.source,
+        rows.gpu,
+        dtype,
+        rows.world_size.astype(np.int64),
+        np.where(flat, 1, rows.tokens).astype(np.int64),
+        np.where(flat, rows.bytes / _element_bytes(dtype), rows.hidden_dim).astype(np.int64),
+        np.minimum(*sizes),
+        arms[0],
+        arms[1],
+        separate,
+        chosen,
+    )
+
+
+def pair(table: Measurements, op: str) -> Pairs:
+    """Return the calls of ``op`` that were measured with both algorithms."""
+    found = calls(table, op)
+    return found.select(found.both)
+
+
+def group_median(values: Array, group: NDArray[np.int64], count: int) -> Array:
+    """Return the median of the values in each of ``count`` groups, NaN for an empty one."""
+    order = np.lexsort((values, group))
+    size = np.bincount(group, minlength=count)
+    start = np.cumsum(size) - size
+    out = np.full(count, np.nan)
+    some = size > 0
+    low, high = (start + (size - 1) // 2)[some], (start + size // 2)[some]
+    out[some] = (values[order[low]] + values[order[high]]) / 2
+    return out
+
+
+def _element_bytes(dtype: NDArray[np.str_]) -> NDArray[np.int64]:
+    return np.array([ELEMENT_BYTES[d] for d in dtype.tolist()], np.int64)
+
+
+def _matched(rows: Measurements, others: Measurements, but: tuple[str, ...]) -> Array:
+    """Return, per row, the median latency of the others that agree in all columns but ``but``.
+
+    Where the others ran several algorithms, the fastest counts.
+    """
+    key, count = _numbered(_stacked(rows, others), but)
+    mine, theirs = key[: len(rows)], key[len(rows) :]
+    best = np.full(count, np.nan)
+    for algorithm in np.unique(others.algorithm):
+        run = others.algorithm == algorithm
+        best = np.fmin(best, group_median(others.latency_us[run], theirs[run], count))
+    return best[mine]
+
+
+def _stacked(a: Measurements, b: Measurements) -> Measurements:
+    return Measurements(
+        **{f.name: np.concatenate([getattr(a, f.name), getattr(b, f.name)]) for f in fields(a)}
+    )
+
+
+def _numbered(table: Measurements, but: tuple[str, ...]) -> tuple[NDArray[np.int64], int]:
+    """Number the rows so that equal numbers mean equal cells in all columns but ``but``."""
+    columns = []
+    for name in COLUMNS:
+        if name not in but:
+            column = getattr(table, name)
+            # NaN never equals itself; an empty cell does.
+            columns.append(np.nan_to_num(column, nan=-1.0) if column.dtype.kind == "f" else column)
+    seen: dict[tuple[object, ...], int] = {}
+    cells = zip(*(c.tolist() for c in columns), strict=True)
+    number = [seen.setdefault(key, len(seen)) for key in cells]
+    return np.array(number, np.int64), len(seen)

@@ -1,0 +1,254 @@
+"""Validation: the model and every rule of the field against measured rows.
+
+The model is judged on every row that it covers (:mod:`costmodel.accuracy`), the rules on the calls
+that were measured with both algorithms (:mod:`costmodel.pairs`), by their regret
+(:mod:`costmodel.regret`). A measured latency is the judge throughout; only the regret over a
+workload is the model's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from . import kernel as _kernel
+from .accuracy import Accuracy, Rows, compare, covered
+from .calibration import Calibration
+from .errors import InputError, nearest
+from .judging import (
+    NORMAL_90,
+    RECOMMENDED,
+    Advice,
+    Agreement,
+    RuleRegret,
+    ThreeWay,
+    advise,
+    agreement,
+    judge,
+    judge_three_way,
+    over_workload,
+    recommended_choice,
+)
+from .measurement import Measurements
+from .pairs import Pairs, calls
+from .regret import known_workload
+from .rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, shipped
+from .shape import ALL_REDUCE, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
+from .workload import Workload
+
+SCHEMA = "costmodel/validate/1"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a validation has to meet; percent, except ``agree``, a share.
+
+    ``median_ape`` bounds the model's median error after one offset per source, ``agree`` the share
+    of the pairs outside the tie band on which the recommended rule takes the faster algorithm,
+    ``regret`` its mean regret. Algorithms within ``tie`` of each other count as equally fast.
+    """
+
+    median_ape: float = 5.0
+    agree: float = 0.97
+    regret: float = 1.0
+    tie: float = 3.0
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The outcome; ``rows`` and ``pairs`` hold what it rests on.
+
+    ``failures`` says in words what kept it from passing, ``own_sources`` which sources of the rows
+    the calibration was fitted on.
+    """
+
+    calibration: Calibration
+    rows: Rows
+    pairs: Pairs
+    limits: Limits
+    accuracy: Accuracy
+    choice: Agreement
+    advice: tuple[Advice, ...]
+    regret: tuple[RuleRegret, ...]
+    three_way: ThreeWay | None
+    judged_against: str
+    failures: tuple[str, ...]
+    own_sources: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed."""
+        return not self.failures
+
+    def of(self, rule: str) -> RuleRegret | None:
+        """Return the regret of a rule by name, or None when it was not judged."""
+        return next((r for r in self.regret if r.rule == rule), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the ``costmodel/validate/1`` record.
+
+        Errors and regrets are in percent (``_ape``, ``_pct``) and us; ``coverage90``, ``agree``
+        and ``agree_outside_tie`` are shares, null where there is nothing to share. The regret of
+        ``three-way`` is above the fastest of three arms, on the calls with separate ops.
+        """
+        apart = (self.three_way.choice,) if self.three_way else ()
+        return {
+            "schema": SCHEMA,
+            "accuracy": self.accuracy.to_dict(),
+            "choice": self.choice.to_dict(),
+            "regret": [r.to_dict() for r in (*self.regret, *apart)],
+            "passed": self.passed,
+        }
+
+
+def validate(
+    table: Measurements,
+    calibration: Calibration,
+    *,
+    gpu: str | None = None,
+    op: str | None = None,
+    include: tuple[str, ...] = ("clean",),
+    against: Rule | None = None,
+    fallback: Rule | None = None,
+    aiter_version: str = _kernel.LATEST,
+    workload: Workload | None = None,
+    limits: Limits | None = None,
+    need_pairs: bool = True,
+) -> Validation:
+    """Judge the model and the rules on the rows of a table that the calibration covers.
+
+    ``op`` is the op whose rules are judged (default: the fused op if it has pairs, else plain
+    all-reduce). ``against`` is judged too and takes the place of the best shipped rule in the
+    verdict. Where the recommendation makes no claim, ``fallback`` decides (default: AITER's
+    current rule for the op). ``workload`` defaults to captured batch sizes crossed with the hidden
+    sizes of known models. ``need_pairs=False`` judges the model alone where there are no pairs.
+
+    Raises :class:`InputError` when no row is covered, when no call was measured with both
+    algorithms, and for a rule without a claim for a world size of the pairs.
+    """
+    limits = limits or Limits()
+    observations = covered(calibration, table, gpu=gpu, include=include)
+    if not len(observations):
+        why = "; ".join(f"{n} {reason}" for reason, n in observations.set_aside.items())
+        raise InputError(
+            f"no row can be used: {observations.read} read, all set aside ({why}); give rows of "
+            f"{', '.join(g for _, g in calibration.gpus)}"
+        )
+    rows = compare(calibration, observations)
+    kept = observations.table
+    auto = table.select((table.algorithm == "auto") & np.isin(table.quality, include))
+    for judged in (op,) if op else (FUSED, ALL_REDUCE):
+        every = calls(kept, judged, auto)
+        pairs = every.select(every.both)
+        if len(pairs):
+            break
+    if not len(pairs) and need_pairs:
+        raise InputError(_no_pairs(rows, op))
+    regret: tuple[RuleRegret, ...] = ()
+    advice: tuple[Advice, ...] = ()
+    agreed = Agreement(0, None, 0, None)
+    three_way: ThreeWay | None = None
+    rival = ""
+    if len(pairs):
+        advice = advise(calibration, pairs, fallback, aiter_version)
+        field = [*shipped(judged), ALWAYS_1STAGE, ALWAYS_2STAGE]
+        if against is not None:
+            if against.name == RECOMMENDED:
+                against = replace(against, name="given")
+            field = [*(r for r in field if r.name != against.name), against]
+        ours = recommended_choice(pairs, advice, aiter_version)
+        agreed = agreement(pairs, ours, limits.tie)
+        regret = judge(pairs, ours, field, rows, aiter_version)
+        three_way = judge_three_way(calibration, every, advice, aiter_version)
+        regret = over_workload(
+            regret, calibration, pairs, advice, field, workload or known_workload(), aiter_version
+        )
+        rival = against.name if against is not None else _best_shipped(regret)
+    accuracy = rows.accuracy()
+    found = Validation(
+        calibration=calibration,
+        rows=rows,
+        pairs=pairs,
+        limits=limits,
+        accuracy=accuracy,
+        choice=agreed,
+        advice=advice,
+        regret=regret,
+        three_way=three_way,
+        judged_against=rival,
+        failures=(),
+        own_sources=tuple(np.unique(kept.source[rows.known]).tolist()),
+    )
+    return replace(found, failures=_failures(found))
+
+
+def hold_out(training: Measurements, sources: tuple[str, ...], arch: str) -> Calibration:
+    """Return a calibration for ``arch`` fitted to the clean training rows of all other sources.
+
+    Raises :class:`InputError` for a source that has no rows, and when the others say nothing of
+    the arch.
+    """
+    from .estimate import calibrate
+    from .observations import observe
+
+    known = np.unique(training.source).tolist()
+    for source in sources:
+        if source not in known:
+            raise InputError(
+                f"no rows of source '{source}' to hold out{nearest(source, known)}; "
+                f"known: {', '.join(known)}"
+            )
+    kept = observe(training.select(~np.isin(training.source, sources)))
+    try:
+        return calibrate(kept, arch=arch)[0]
+    except InputError as error:
+        raise InputError(f"without {', '.join(sources)}: {error}") from None
+
+
+def _no_pairs(rows: Rows, op: str | None) -> str:
+    table = rows.observations.table
+    of_op = (table.op == op) if op else (table.op != SEPARATE)
+    arms = " and ".join(
+        f"{int((of_op & (rows.observations.algorithm == a)).sum())} {a}"
+        for a in (ONE_STAGE, TWO_STAGE)
+    )
+    return (
+        f"no call of {op or 'any op'} was measured with both algorithms ({arms} rows, none alike "
+        "in all but the algorithm), so no rule can be judged; --accuracy-only judges the model"
+    )
+
+
+def _best_shipped(regret: tuple[RuleRegret, ...]) -> str:
+    found = [r for r in regret if r.kind == "shipped"]
+    return min(found, key=lambda r: r.mean_pct).rule if found else ""
+
+
+def _failures(found: Validation) -> tuple[str, ...]:
+    """Return in words what a validation does not meet."""
+    limits, accuracy, choice = found.limits, found.accuracy, found.choice
+    ours, rival = found.of(RECOMMENDED), found.of(found.judged_against)
+    out = []
+    if accuracy.median_ape_offset > limits.median_ape:
+        out.append(
+            f"the model's median error is {accuracy.median_ape_offset:.1f} % after one offset per "
+            f"source, more than {limits.median_ape:g} %"
+        )
+    if choice.agree_outside_tie is not None and choice.agree_outside_tie < limits.agree:
+        out.append(
+            f"the recommended rule takes the faster algorithm on "
+            f"{100 * choice.agree_outside_tie:.1f} % of the {choice.outside_tie} pairs outside the "
+            f"tie band, less than {100 * limits.agree:g} %"
+        )
+    if ours is not None and ours.mean_pct > limits.regret:
+        out.append(
+            f"the recommended rule's mean regret is {ours.mean_pct:.2f} %, more than "
+            f"{limits.regret:g} %"
+        )
+    if rival is not None and rival.better and rival.behind is not None:
+        out.append(
+            f"the recommended rule is worse than {rival.rule} by {rival.behind.value:.2f} "
+            f"percentage points of mean regret (noise explains {NORMAL_90 * rival.noise_pct:.2f})"
+        )
+    return tuple(out)

@@ -1,0 +1,155 @@
+"""``costmodel emit`` as a process: output, files, refusals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from emitted import apply, tools
+from engines.shapes import SGLANG, SHAPES
+
+from costmodel import rules
+
+
+def run(*args, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "costmodel", "emit", *map(str, args)],
+        capture_output=True, text=True, timeout=120, cwd=cwd, check=False,
+    )  # fmt: skip
+
+
+def test_a_patch_with_its_tests_from_the_shipped_calibration(tmp_path):
+    site = SHAPES["sglang_bytes"].package(tmp_path / "site")
+    done = run(
+        "--for", "sglang", "--arch", "gfx950", "--source", "site", "--out", "rule.patch",
+        "--tests", "test_rule.py", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    apply((tmp_path / "rule.patch").read_text(), site, tools()[0])
+    tested = subprocess.run(
+        [sys.executable, "test_rule.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    text = (site / "sglang" / SGLANG).read_text()
+    assert "costmodel, calibration gfx950-" in text
+    assert "Reproduce: costmodel emit --for sglang --arch gfx950\n" in text
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["rule.patch", "site", "test_rule.py"]
+
+
+def test_json_and_table_and_environment(tmp_path):
+    done = run("--for", "json", "--gpu", "mi300x", "--out", tmp_path / "rule.json")
+    assert done.returncode == 0, done.stderr
+    rule = rules.load(tmp_path / "rule.json")
+    assert rule.cutoff_bytes(2) is None
+    found = json.loads((tmp_path / "rule.json").read_text())["provenance"]
+    assert (found["arch"], found["gpu"]) == ("gfx942", "MI300X")
+    again = run("--for", "table", "--rule", tmp_path / "rule.json")
+    assert again.returncode == 0, again.stderr
+    assert "TP2" in again.stdout
+    shell = run("--for", "env", "--rule", "aiter")
+    assert "export AITER_AR_1STAGE_MAX_KB=458752" in shell.stdout
+
+
+def test_a_hidden_set_rule():
+    done = run("--for", "sglang", "--rule", "sglang-gpt-oss")
+    assert "input_.shape[-1] in {512, 1024, 2048, 2880, 4096}" in done.stdout
+    done = run("--for", "sglang", "--arch", "gfx950", "--hidden-set", "--hidden", "2880,7168")
+    assert done.returncode == 0, done.stderr
+    assert "input_.shape[-1] in {2880, 7168}" in done.stdout
+    assert "--hidden 2880,7168 --hidden-set" in done.stdout
+
+
+def test_an_old_aiter_version_brings_its_token_cap():
+    done = run("--for", "sglang", "--arch", "gfx950", "--aiter-version", "0.1.14")
+    assert done.returncode == 0, done.stderr
+    assert "<= 80" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--for", "sglnag"], "unknown --for 'sglnag' (did you mean sglang?)"),
+        (["--for", "sglang"], "give --arch (gfx942 or gfx950) or --gpu"),
+        (["--for", "sglang", "--arch", "gfx90a"], "unknown arch 'gfx90a'"),
+        (["--for", "sglang", "--rule", "vlm"], "unknown rule 'vlm' (did you mean vllm"),
+        (["--for", "env", "--rule", "aiter", "--source", "."], "--source goes with --for sglang"),
+        (["--for", "vllm", "--rule", "vllm", "--source", "nowhere"], "nowhere: no such file"),
+        (["--for", "vllm", "--rule", "vllm", "--source", "."], "not an SGLang, vLLM or AITER tree"),
+        (["--for", "vllm", "--rule", "vllm", "--source", "site"], "site: this is SGLang, not vLLM"),
+        (["--for", "vllm", "--rule", "vllm", "--source", "bad.whl"], "bad.whl: not a readable wheel"),
+        (["--for", "vllm", "--rule", "vllm", "--source", "a.txt"], "not a directory and not a .whl"),
+        (["--for", "sglang", "--rule", "sglang-first", "--source", "broken"],
+         "parallel_state.py:2: not valid Python"),
+        (["--for", "json", "--rule", "sglang", "--out", "no/where.json"], "no/where.json: cannot write"),
+        (["--for", "json", "--rule", "sglang", "--out", "site"], "site: is a directory"),
+        (["--for", "json", "--rule", "sglang", "--aiter-version", "1.x"], "AITER version '1.x'"),
+        (["--for", "sglang", "--rule", "aiter-plain"], "is for op 'all_reduce'; a snippet for SGLang"),
+        (["--for", "sglang", "--rule", "aiter-plain", "--source", "site"],
+         "SGLang has no rule for op 'all_reduce'"),
+        (["--for", "sglang", "--rule", "sglang", "--hidden-set"], "--hidden-set with --rule needs"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_writes_nothing(args, message, tmp_path):
+    SHAPES["sglang_bytes"].package(tmp_path / "site")
+    SHAPES["sglang_bytes"].package(tmp_path / "broken")
+    (tmp_path / "broken" / "sglang" / SGLANG).write_text("x = 1\ndef f(:\n")
+    (tmp_path / "bad.whl").write_bytes(b"PK\x03\x04 truncated")
+    (tmp_path / "a.txt").write_text("")
+    before = sorted(tmp_path.rglob("*"))
+    done = run(*args, "--out", "out.patch", cwd=tmp_path) if "--out" not in args else run(
+        *args, cwd=tmp_path
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout
+    errors = done.stderr.strip().splitlines()
+    assert len(errors) == 1
+    assert errors[0].startswith("costmodel: error: ")
+    assert message in errors[0]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_unrecognised_rule_still_gives_the_snippet(tmp_path):
+    site = SHAPES["sglang_bytes"].package(tmp_path / "site")
+    file = site / "sglang" / SGLANG
+    file.write_text("class GroupCoordinator:\n    pass\n")
+    done = run(
+        "--for", "sglang", "--rule", "vllm-57886", "--source", "site", "--out", "rule.patch",
+        "--tests", "test_rule.py", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "looked for GroupCoordinator.fused_allreduce_rmsnorm in sglang/srt" in done.stderr
+    assert "use_1stage_ar = " in done.stdout
+    assert not (tmp_path / "rule.patch").exists()
+    assert not (tmp_path / "test_rule.py").exists()
+
+
+def test_files_are_overwritten_only_by_force(tmp_path):
+    out = tmp_path / "rule.json"
+    out.write_text("precious")
+    done = run("--for", "json", "--rule", "sglang", "--out", out)
+    assert done.returncode == 2
+    assert "exists already; --force overwrites it" in done.stderr
+    assert out.read_text() == "precious"
+    done = run("--for", "json", "--rule", "sglang", "--out", out, "--force")
+    assert done.returncode == 0
+    assert rules.load(out).name == "sglang-128k"
+    tests = tmp_path / "test_rule.py"
+    tests.write_text("precious")
+    done = run("--for", "vllm", "--rule", "vllm", "--out", tmp_path / "new", "--tests", tests)
+    assert done.returncode == 2
+    assert tests.read_text() == "precious"
+    assert not (tmp_path / "new").exists(), "nothing half-written"
+
+
+def test_a_rule_in_force_gives_an_empty_diff(tmp_path):
+    SHAPES["sglang_bytes"].package(tmp_path / "site")
+    done = run(
+        "--for", "sglang", "--rule", "sglang", "--source", "site", "--out", "rule.patch",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert done.stdout == ""
+    assert "already in force" in done.stderr
+    assert not (tmp_path / "rule.patch").exists()

@@ -1,0 +1,499 @@
+"""Model and rules against measured rows: pairing, regret, accuracy, verdict, command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from costmodel import kernel
+from costmodel.accuracy import compare, covered, offsets_without_row
+from costmodel.calibration import Refusal, shipped
+from costmodel.errors import InputError
+from costmodel.measurement import Measurements
+from costmodel.pairs import calls, group_median
+from costmodel.predict import latency_us, predict
+from costmodel.regret import ModelledPairs, bootstrap_means, score
+from costmodel.rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, named
+from costmodel.shape import ALGORITHMS, ALL_REDUCE, FUSED, SEPARATE, Shapes
+from costmodel.validate import Limits, hold_out, validate
+from costmodel.workload import Workload
+
+WORKLOAD = Workload.of([2880, 7168])
+
+#: Both algorithms at TP4 and hidden 7168 in https://github.com/ROCm/aiter/pull/3458 (MI355X).
+ONE = {4: 5.83, 8: 5.88, 16: 7.98, 32: 11.55, 64: 20.09}
+TWO = {4: 9.19, 8: 9.28, 16: 10.03, 32: 11.79, 64: 16.38}
+
+
+@pytest.fixture(scope="module")
+def gfx950():
+    return shipped("gfx950")
+
+
+@pytest.fixture(scope="module")
+def judged(gfx950, published):
+    return validate(published, gfx950)
+
+
+def a_row(**changes):
+    row = {
+        "source": "mine", "date": "2026-09-01", "gpu": "MI355X", "gpu_evidence": "stated",
+        "arch": "gfx950", "interconnect": "xgmi", "world_size": 4, "op": FUSED,
+        "algorithm": "1stage", "kernel_family": "aiter", "kernel_version": "0.1.19.post1",
+        "tokens": 8, "hidden_dim": 7168, "dtype": "bf16", "latency_us": 9.5,
+        "statistic": "median", "rank_reduction": "max", "timing": "graph", "quality": "clean",
+    }  # fmt: skip
+    return {**row, **changes}
+
+
+def table(*rows):
+    return Measurements.from_rows(rows)
+
+
+def synthetic(calibration, *, factor=(1.0, 1.0), offset_us=0.0, noise=0.01, tokens=None, seed=1):
+    """Rows of both algorithms at TP4: the model's latency, each algorithm times a factor."""
+    rng = np.random.default_rng(seed)
+    t, h = np.meshgrid(np.arange(4, 100, 4) if tokens is None else tokens, [2880, 7168])
+    shapes = Shapes.of(t.ravel(), h.ravel(), 4)
+    rows = []
+    for algorithm, times in zip(ALGORITHMS, factor, strict=True):
+        truth = latency_us(calibration, shapes, algorithm, gpu="MI355X", kernel=kernel.aiter())
+        measured = (times * truth + offset_us) * np.exp(rng.normal(0, noise, truth.size))
+        rows += [
+            a_row(algorithm=algorithm, tokens=int(n), hidden_dim=int(k), latency_us=float(us))
+            for n, k, us in zip(shapes.tokens, shapes.hidden_dim, measured, strict=True)
+        ]
+    return Measurements.from_rows(rows)
+
+
+# Pairs
+
+
+def test_rows_pair_only_when_they_differ_in_nothing_but_the_algorithm():
+    found = calls(
+        table(
+            a_row(latency_us=7.0),
+            a_row(latency_us=6.0),
+            a_row(latency_us=9.0),
+            a_row(algorithm="2stage", latency_us=8.0),
+            a_row(algorithm="2stage", latency_us=1.0, timing="eager"),
+            a_row(algorithm="2stage", latency_us=2.0, source="yours"),
+            a_row(algorithm="2stage", latency_us=3.0, tokens=16),
+        ),
+        FUSED,
+    )
+    assert len(found) == 4
+    pairs = found.select(found.both)
+    assert (len(pairs), pairs.one_us[0], pairs.two_us[0], pairs.repeats[0]) == (1, 7.0, 8.0, 1)
+    assert pairs.fastest_us[0] == 7.0
+    assert pairs.gap_pct[0] == pytest.approx(100 / 7)
+    assert (pairs.bytes[0], pairs.world_size[0]) == (8 * 7168 * 2, 4)
+
+
+def test_separate_ops_and_the_librarys_own_choice_join_a_pair():
+    rows = table(
+        a_row(latency_us=7.0),
+        a_row(algorithm="2stage", latency_us=8.0),
+        a_row(op=SEPARATE, algorithm="auto", kernel_version="another norm", latency_us=6.5),
+        a_row(op=SEPARATE, algorithm="1stage", kernel_version="another norm", latency_us=6.0),
+        a_row(op=SEPARATE, tokens=16, latency_us=5.0),
+    )
+    auto = table(a_row(algorithm="auto", latency_us=7.7), a_row(algorithm="auto", tokens=9))
+    found = calls(rows, FUSED, auto)
+    assert found.separate_us.tolist() == [6.0]
+    assert found.auto_us.tolist() == [7.7]
+
+
+def test_an_all_reduce_known_by_bytes_alone_pairs():
+    plain = {"op": ALL_REDUCE, "tokens": None, "hidden_dim": None, "dtype": "", "bytes": 65536}
+    found = calls(
+        table(a_row(**plain), a_row(**plain, algorithm="2stage"), a_row(**{**plain, "bytes": 128})),
+        ALL_REDUCE,
+    )
+    assert found.both.tolist() == [True, False]
+    assert found.bytes.tolist() == [65536, 128]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.floats(0.1, 1e6)), max_size=40))
+def test_group_median_is_the_median_of_each_group(items):
+    group = np.array([g for g, _ in items], np.int64)
+    values = np.array([v for _, v in items])
+    found = group_median(values, group, 5)
+    for g in range(5):
+        mine = values[group == g]
+        assert np.isnan(found[g]) if not mine.size else found[g] == pytest.approx(np.median(mine))
+
+
+# Regret over a workload
+
+
+@pytest.fixture(scope="module")
+def modelled(gfx950):
+    return ModelledPairs.of(gfx950, WORKLOAD, 4, gpu="MI355X")
+
+
+def test_regret_of_a_rule_is_what_it_costs_above_the_faster_algorithm(modelled):
+    rule = named("sglang")
+    use = modelled.shapes.bytes <= 128 * 1024
+    chosen = np.where(use, modelled.one_us, modelled.two_us)
+    fastest = np.minimum(modelled.one_us, modelled.two_us)
+    pct = (100 * (chosen / fastest - 1)) @ modelled.weight
+    found = modelled.score(rule, ALWAYS_2STAGE)
+    assert found.regret_pct.value == pytest.approx(pct.mean())
+    assert found.regret_pct.lo == pytest.approx(np.quantile(pct, 0.05))
+    saved = (modelled.two_us - chosen) @ modelled.weight
+    assert found.saved_us.value == pytest.approx(saved.mean())
+    assert found.saved_us.hi == pytest.approx(np.quantile(saved, 0.95))
+    assert found.differ == pytest.approx(modelled.weight[use].sum())
+    assert found.saved_us.value > 0
+
+
+def test_a_score_changes_sign_when_the_rules_change_places(gfx950):
+    about = {"gpu": "MI355X", "world_size": 8, "workload": WORKLOAD}
+    there = score(gfx950, named("vllm"), named("aiter"), **about)
+    back = score(gfx950, named("aiter"), named("vllm"), **about)
+    assert there.saved_us.value == pytest.approx(-back.saved_us.value)
+    assert there.saved_pct.lo == pytest.approx(-back.saved_pct.hi)
+    assert there.regret_pct == back.other_regret_pct
+    assert there.regret_pct.lo >= 0
+    assert there.saved_us.value != 0
+
+
+def test_a_rule_against_itself_saves_exactly_nothing(modelled):
+    found = modelled.score(named("vllm"), named("vllm"))
+    assert (found.saved_us.value, found.saved_us.lo, found.saved_us.hi, found.differ) == (0,) * 4
+
+
+def test_a_workload_that_one_kernel_does_not_take_is_refused(gfx950):
+    with pytest.raises(InputError, match="1-stage needs hidden % 8 == 0 and hidden / 8 <= 1024"):
+        ModelledPairs.of(gfx950, Workload.of([16384]), 4, gpu="MI355X")
+
+
+def test_the_bootstrap_gives_the_standard_error_of_a_mean():
+    values = np.random.default_rng(0).normal(3, 2, (400, 1))
+    found = bootstrap_means(np.hstack([values, np.full((400, 1), 7.0)]))
+    assert found[:, 0].mean() == pytest.approx(values.mean(), abs=0.02)
+    assert found[:, 0].std() == pytest.approx(values.std() / 20, rel=0.1)
+    assert found[:, 1] == pytest.approx(7.0)
+
+
+# Accuracy
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.integers(-9, 9), st.floats(0.1, 3.0)),
+        min_size=1, max_size=30,
+    )
+)  # fmt: skip
+def test_an_offset_is_the_weighted_median_of_the_other_rows(items):
+    source = np.array([str(s) for s, _, _ in items])
+    residual = np.array([float(r) for _, r, _ in items])
+    weight = np.array([w for _, _, w in items])
+    found = offsets_without_row(residual, weight, source)
+    for i in range(len(items)):
+        rest = (source == source[i]) & (np.arange(len(items)) != i)
+        if not rest.any():
+            assert found[i] == 0
+            continue
+
+        def cost(offset, rest=rest):
+            return float(np.sum(weight[rest] * np.abs(residual[rest] - offset)))
+
+        best = min(cost(r) for r in residual[rest])
+        assert found[i] in residual[rest]
+        assert cost(found[i]) == pytest.approx(best)
+
+
+def test_the_interval_of_a_known_source_is_that_of_predict(gfx950, published):
+    observations = covered(gfx950, published.select(published.source == "aiter-3458-mi355x"))
+    found = compare(gfx950, observations)
+    rows = observations.table
+    ran = kernel.of_row("aiter", rows.source[0], rows.kernel_version[0], rows.date[0])
+    for algorithm in ALGORITHMS:
+        mine = rows.algorithm == algorithm
+        there = predict(
+            gfx950,
+            Shapes.of(rows.tokens[mine], rows.hidden_dim[mine], rows.world_size[mine]),
+            algorithm, gpu="MI355X", kernel=ran, source="aiter-3458-mi355x",
+        )  # fmt: skip
+        us = rows.latency_us[mine]
+        assert found.predicted_us[mine] == pytest.approx(there.latency_us)
+        assert found.inside[mine].tolist() == ((us >= there.lo_us) & (us <= there.hi_us)).tolist()
+    assert found.known.all()
+
+
+def test_an_unknown_source_is_judged_with_and_without_its_offset(gfx950):
+    # 4 us on latencies of 10 to 25 us; the model itself is the truth but for 1 % of noise.
+    found = compare(gfx950, covered(gfx950, synthetic(gfx950, offset_us=4.0)))
+    accuracy = found.accuracy()
+    assert not found.known.any()
+    assert accuracy.median_ape > 10
+    assert accuracy.median_ape_offset < 1.5
+    assert accuracy.coverage90 == 1.0
+    # No harness adds 60 us: that source's rows lie outside the spread.
+    odd = compare(gfx950, covered(gfx950, synthetic(gfx950, offset_us=60.0))).accuracy()
+    assert odd.coverage90 == 0.0
+    assert odd.median_ape_offset < 1.5
+
+
+def test_intervals_hold_nine_times_in_ten_on_rows_that_the_model_made(gfx950):
+    name, key = "vllm-54787", "vllm-54787/aiter"
+    shapes = Shapes.of(np.tile(np.arange(4, 204, 4), 8), 7168, 4)
+    rng = np.random.default_rng(3)
+    rows = []
+    for seed in range(40):
+        draw = {k: v[:1] for k, v in gfx950.draw(2, seed).items()}
+        truth = latency_us(
+            gfx950, shapes, "2stage", gpu="MI355X", kernel=kernel.aiter(), values=draw, source=key
+        )[0]
+        heavy = rng.standard_t(4, truth.size) * gfx950.noise[key]
+        some = rng.choice(truth.size, 20, replace=False)
+        rows += [
+            a_row(source=name, algorithm="2stage", tokens=int(shapes.tokens[i]),
+                  latency_us=float(truth[i] * np.exp(heavy[i])))
+            for i in some
+        ]  # fmt: skip
+    accuracy = compare(gfx950, covered(gfx950, Measurements.from_rows(rows))).accuracy()
+    assert accuracy.coverage90 == pytest.approx(0.9, abs=0.06)
+
+
+def test_rows_that_the_calibration_does_not_cover_are_counted(gfx950):
+    rows = table(
+        a_row(), a_row(algorithm="2stage"), a_row(gpu="MI300X", arch="gfx942"),
+        a_row(quality="noisy"), a_row(op="fused_ar_mhc"), a_row(interconnect="nvlink"),
+        a_row(algorithm="auto"), a_row(gpu="MI999X"),
+    )  # fmt: skip
+    found = covered(gfx950, rows)
+    assert len(found) == 2
+    assert found.read == 8
+    assert sum(found.set_aside.values()) == 6
+    assert found.set_aside == {
+        "another arch": 1, "quality is noisy": 1, "op not modelled": 1, "algorithm not stated": 1,
+        "GPU not in the calibration": 1,
+        "another fabric than the calibration's full_mesh": 1,
+    }  # fmt: skip
+    assert len(covered(gfx950, rows, gpu="MI350X")) == 0
+
+
+# Verdict
+
+
+def test_published_pairs_give_the_regret_that_the_table_gives(judged):
+    """TP4 of the forced-stage table of AITER #3458, cutoff by cutoff."""
+    assert judged.choice.pairs == 5
+
+    def regret(cutoff_tokens):
+        loss = [
+            100 * ((ONE if t <= cutoff_tokens else TWO)[t] / min(ONE[t], TWO[t]) - 1) for t in ONE
+        ]
+        return np.mean(loss), max(loss)
+
+    for rule, cutoff in (
+        ("sglang-128k", 8), ("vllm-16bit", 16), ("aiter-per-rank", 32), ("always-1stage", 64),
+        ("always-2stage", 0), ("sglang-first", 0),
+    ):  # fmt: skip
+        found = judged.of(rule)
+        assert (found.mean_pct, found.max_pct) == pytest.approx(regret(cutoff)), rule
+    assert judged.of("sglang-128k").mean_us == pytest.approx((2.05 + 0.24) / 5)
+
+
+def test_on_published_rows_no_rule_beats_the_recommended_one_beyond_noise(judged):
+    assert judged.passed
+    assert judged.accuracy.n == 33
+    assert judged.accuracy.median_ape < 3
+    assert judged.choice.agree_outside_tie == 1.0
+    assert not [r.rule for r in judged.regret if r.better]
+    lowest = min(r.mean_pct for r in judged.regret)
+    assert judged.of("recommended").mean_pct - lowest < 0.5
+    # Over the workload the model finds no better rule either.
+    best = min(judged.regret, key=lambda r: r.modelled_pct.value)
+    assert judged.of("recommended").modelled_pct.value <= best.modelled_pct.value + 0.01
+
+
+def test_separate_ops_are_a_third_choice_where_they_were_measured(judged):
+    """vLLM #54787: fused against separate ops at seven sizes; fused wins only the smallest."""
+    three = judged.three_way
+    assert three.choice.pairs == three.fused.pairs == 7
+    assert three.choice.mean_pct <= 0.5
+    assert three.fused.mean_pct == pytest.approx(3.79, abs=0.05)
+    assert judged.to_dict()["regret"][-1]["rule"] == "three-way"
+
+
+def test_a_rule_that_measures_better_fails_the_recommended_one(gfx950):
+    # 1-stage 40 % slower than the model thinks: the recommended cutoff is far too high.
+    found = validate(synthetic(gfx950, factor=(1.4, 1.0)), gfx950, workload=WORKLOAD)
+    assert not found.passed
+    assert found.of(found.judged_against).better
+    assert any("is worse than" in f for f in found.failures)
+    assert any("mean regret is" in f for f in found.failures)
+    assert any("outside the tie band" in f for f in found.failures)
+    worse = found.of("recommended")
+    assert worse.max_pct > 10
+
+
+def test_limits_decide(gfx950):
+    rows = synthetic(gfx950, offset_us=2.0)
+    assert validate(rows, gfx950, workload=WORKLOAD).passed
+    strict = validate(rows, gfx950, workload=WORKLOAD, limits=Limits(median_ape=0.1))
+    assert not strict.passed
+    assert strict.failures[0].startswith("the model's median error is")
+    wide = validate(rows, gfx950, workload=WORKLOAD, limits=Limits(tie=1000.0))
+    assert (wide.choice.outside_tie, wide.choice.agree_outside_tie) == (0, None)
+    assert wide.to_dict()["choice"]["agree_outside_tie"] is None
+
+
+def test_shapes_far_from_every_cutoff_cannot_separate_rules(gfx950):
+    found = validate(synthetic(gfx950, tokens=[1, 2, 600]), gfx950, workload=WORKLOAD)
+    rule = found.of("aiter-per-rank")
+    assert (rule.differ, rule.separable) == (0, False)
+    assert rule.behind.value == 0
+    assert found.of("always-1stage").separable
+
+
+def test_against_judges_one_more_rule_and_takes_the_verdict(gfx950):
+    rows = synthetic(gfx950)
+    rule = Rule.from_cutoffs("recommended", {4: 1024})
+    found = validate(rows, gfx950, workload=WORKLOAD, against=rule)
+    assert found.judged_against == "given"
+    assert found.of("given").mean_pct > found.of("recommended").mean_pct
+    known = validate(rows, gfx950, workload=WORKLOAD, against=named("vllm-57886"))
+    assert known.judged_against == "vllm-57886"
+    assert [r.rule for r in known.regret].count("vllm-57886") == 1
+    silent = Rule.from_cutoffs("silent", {8: 1024})
+    with pytest.raises(InputError, match=r"rule silent: .*no claim for TP4"):
+        validate(rows, gfx950, workload=WORKLOAD, against=silent)
+
+
+def test_without_a_claim_the_fallback_decides_and_is_named(gfx950):
+    refused = replace(gfx950, refusals=(Refusal("MI355X", 4, "rows contradict each other"),))
+    rows = synthetic(gfx950)
+    found = validate(rows, refused, workload=WORKLOAD)
+    (advice,) = found.advice
+    assert (advice.filled, advice.fallback) == ((4,), "aiter-per-rank")
+    assert found.of("recommended").mean_pct == found.of("aiter-per-rank").mean_pct
+    other = validate(rows, refused, workload=WORKLOAD, fallback=ALWAYS_1STAGE)
+    assert other.of("recommended").mean_pct == other.of("always-1stage").mean_pct
+
+
+def test_the_librarys_own_choice_is_judged_by_its_own_latency(gfx950):
+    rows = table(
+        a_row(latency_us=8.0), a_row(algorithm="2stage", latency_us=10.0),
+        a_row(algorithm="auto", latency_us=10.4),
+    )  # fmt: skip
+    found = validate(rows, gfx950, workload=WORKLOAD).of("auto, as measured")
+    assert (found.pairs, found.mean_pct) == (1, pytest.approx(30.0))
+
+
+def test_repeats_narrow_the_noise(gfx950):
+    once = synthetic(gfx950, seed=1)
+    rows = [r for seed in range(9) for r in synthetic(gfx950, seed=seed).to_rows()]
+    often = validate(Measurements.from_rows(rows), gfx950, workload=WORKLOAD)
+    single = validate(once, gfx950, workload=WORKLOAD)
+    assert often.choice.pairs == single.choice.pairs
+    ratio = single.of("always-2stage").noise_pct / often.of("always-2stage").noise_pct
+    assert ratio == pytest.approx(3.0, rel=0.15)
+
+
+def test_rows_without_pairs_are_refused_unless_the_model_alone_is_asked_for(published):
+    gfx942 = shipped("gfx942")
+    with pytest.raises(InputError, match="no call of any op was measured with both algorithms"):
+        validate(published, gfx942)
+    found = validate(published, gfx942, need_pairs=False)
+    assert (found.choice.pairs, found.regret) == (0, ())
+    assert found.passed
+    assert found.to_dict()["choice"] == {"pairs": 0, "agree": None, "agree_outside_tie": None}
+
+
+def test_nothing_left_is_refused_with_the_reasons(gfx950):
+    with pytest.raises(InputError, match=r"no row can be used: 1 read, all set aside \(1 another"):
+        validate(table(a_row(gpu="MI300X", arch="gfx942")), gfx950)
+
+
+def test_a_held_out_source_is_new_to_the_calibration(published):
+    without = hold_out(published, ("aiter-3458-mi355x",), "gfx950")
+    rows = published.select(published.source == "aiter-3458-mi355x")
+    found = validate(rows, without, workload=WORKLOAD)
+    assert found.own_sources == ()
+    assert found.accuracy.known == 0
+    assert found.choice.agree_outside_tie == 1.0
+    assert found.passed
+    with pytest.raises(InputError, match="did you mean aiter-3458-mi355x"):
+        hold_out(published, ("aiter-3458-mi355",), "gfx950")
+
+
+# Command
+
+
+def run(*args):
+    return subprocess.run(
+        [sys.executable, "-m", "costmodel", "validate", *map(str, args)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_the_command_passes_on_published_rows_with_the_documented_json():
+    done = run("--arch", "gfx950", "--published", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert list(found) == ["schema", "accuracy", "choice", "regret", "passed"]
+    assert found["schema"] == "costmodel/validate/1"
+    assert list(found["accuracy"]) == [
+        "n", "median_ape", "p90_ape", "max_ape", "coverage90", "median_ape_offset",
+    ]  # fmt: skip
+    assert list(found["choice"]) == ["pairs", "agree", "agree_outside_tie"]
+    for entry in found["regret"]:
+        assert list(entry) == ["rule", "mean_pct", "max_pct", "mean_us"]
+    rules = [entry["rule"] for entry in found["regret"]]
+    assert rules[0] == "recommended"
+    assert {"sglang-128k", "vllm-16bit", "aiter-per-rank", "always-1stage", "always-2stage",
+            "three-way"} <= set(rules)  # fmt: skip
+    assert found["passed"] is True
+
+
+def test_the_command_says_what_it_rests_on():
+    done = run("--arch", "gfx950", "--published", "--against", "vllm-57886")
+    assert done.returncode == 0, done.stderr
+    text = done.stdout
+    assert "136 another arch" in text
+    assert "this is a fit, not a test" in text
+    assert "cannot separate recommended from" in text
+    assert "no worse than vllm-57886 within noise" in text
+
+
+def test_the_command_fails_with_1_and_the_reason(gfx950, tmp_path):
+    path = tmp_path / "rows.csv"
+    synthetic(gfx950, factor=(1.4, 1.0)).write(path)
+    done = run("--arch", "gfx950", "--measurements", path)
+    assert done.returncode == 1, done.stderr
+    assert "not passed: the recommended rule is worse than" in done.stdout
+    assert "this is a test on new data" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--arch", "gfx942", "--published"), "--accuracy-only"),
+        (("--arch", "gfx950"), "give --measurements"),
+        (("--published",), "give --arch"),
+        (("--arch", "gfx950", "--published", "--against", "sglan"), "did you mean sglang"),
+        (("--arch", "gfx950", "--published", "--include", "nois"), "did you mean noisy"),
+        (("--arch", "gfx950", "--measurements", "nowhere.csv"), "nowhere.csv"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(args, said):
+    done = run(*args)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr.startswith("costmodel: error: ")
+    assert said in done.stderr
