@@ -1,0 +1,326 @@
+"""``costmodel simulate``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from .. import kernel
+from ..errors import InputError
+from ..shape import ALGORITHMS
+from ..table import table
+from ..units import kib
+from . import options
+
+if TYPE_CHECKING:
+    from ..simulate import Conditions, Map, Outcome, Study
+    from ..simulate.conditions import Stream
+
+Value = TypeVar("Value")
+
+#: What the value of a repeated option looks like.
+EXAMPLES = {
+    "--link": "0-3=0.5 (a fraction of the cable's rate)",
+    "--slow": "3=1.5 (rank 3 takes 1.5 times as long)",
+    "--cus": "3=40 (rank 3 runs 40 workgroups at once)",
+    "--cost": "round_trip_us=1.2",
+}
+
+#: Axes that a sweep can have on a screen.
+MAX_AXES = 2
+
+
+@click.command(short_help="The collective under skew, faults and other fabrics.")
+@options.target
+@click.option("--op", default="fused", show_default=True, help="fused, plain or separate.")
+@click.option(
+    "--algorithm", type=click.Choice([*ALGORITHMS, "both"]), default="both", show_default=True,
+    help="JSON has one: with both, the faster.",
+)  # fmt: skip
+@click.option("--tokens", type=int, default=32, show_default=True)
+@options.model_shape
+@options.dtype_option
+@click.option("--aiter-version", default=kernel.LATEST, show_default=True)
+@click.option(
+    "--fabric", metavar="NAME",
+    help="full_mesh, switch, ring, hypercube, hierarchical, mi450, mi250x.  [default: calibrated]",
+)  # fmt: skip
+@click.option("--ranks", type=int, help="World size.  [default: 8; mi450 72; hierarchical 64]")
+@click.option("--link-gbps", type=float, help="Rate of a link or port, one direction.")
+@click.option("--uplink-gbps", type=float, help="Rate of a hierarchical rank's port.")
+@click.option("--domain", type=int, default=8, show_default=True, help="Ranks of a domain's mesh.")
+@click.option(
+    "--link", "links", multiple=True, metavar="A-B=F",
+    help="Cable at a fraction of its rate: 0-3=0.5, 0>3=0.5 (one direction), 5-sw=0.5 (a port), "
+    "2-2=0.5 (a memory). 0 takes it out.",
+)  # fmt: skip
+@click.option(
+    "--skew", metavar="SPEC",
+    help="Arrivals: normal:SIGMA, uniform:WIDTH, exponential:MEAN (us) or a file, one per rank.",
+)  # fmt: skip
+@click.option(
+    "--slow", multiple=True, metavar="R=F", help="Rank R's own work takes F times as long."
+)
+@click.option("--cus", multiple=True, metavar="R=N", help="Rank R runs N workgroups at once.")
+@click.option(
+    "--background", multiple=True, metavar="A-B=GBPS[xN]",
+    help="Traffic from A to B, competing like N workgroups (80).",
+)  # fmt: skip
+@click.option(
+    "--push", is_flag=True, help="Kernels without barriers: write on arrival, wait for data."
+)
+@click.option("--cost", "costs", multiple=True, metavar="NAME=X", help="Set a calibrated cost.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--trace", metavar="FILE", help="Write a timeline for ui.perfetto.dev.")
+@click.option(
+    "--sweep", "sweeps", multiple=True, metavar="AXIS=LIST",
+    help="Cutoff over skew=, link:A-B=, rate=, ranks=, slow:R=; twice for a map.",
+)  # fmt: skip
+@click.option(
+    "--layers", is_flag=True, help="Sweep: cutoff of a chain of layers, not of one collective."
+)
+@options.format_option
+def command(
+    arch: str | None,
+    gpu: str | None,
+    calibration_file: str | None,
+    algorithm: str,
+    tokens: int,
+    trace: str | None,
+    sweeps: tuple[str, ...],
+    layers: bool,
+    style: str,
+    **stated: Any,
+) -> None:
+    """Simulate the collective, workgroup by workgroup and flow by flow.
+
+    Times count from the first arrival, without the constant that a benchmark adds. The latency is
+    from the last arrival to the last finish; "in op" is what a profiler shows for each rank.
+
+    \b
+    costmodel simulate --arch gfx950 --ranks 8 --tokens 64 --skew normal:20
+    costmodel simulate --arch gfx950 --link 0-3=0.5 --trace timeline.json
+    costmodel simulate --arch gfx950 --fabric mi450 --sweep ranks=2,4,8,16,72
+    costmodel simulate --arch gfx950 --sweep skew=0,5,20 --sweep link:0-3=1,0.5,0.25
+    """
+    calibration, _, gpu = options.load_target(arch, gpu, calibration_file)
+    study = _study(calibration, gpu, layers, stated)
+    if sweeps:
+        if trace:
+            raise InputError("--trace is of one collective; leave out --sweep")
+        _sweep(study, sweeps, style)
+        return
+    if layers:
+        raise InputError("--layers is for cutoffs; add --sweep, such as --sweep skew=0,5,20")
+    wanted = ALGORITHMS if algorithm == "both" else (algorithm,)
+    outcomes = [study.simulate(a, tokens, record=trace is not None) for a in wanted]
+    if trace:
+        from ..simulate.timeline import write
+
+        write(outcomes, trace)
+    if style == "json":
+        options.print_json(min(outcomes, key=lambda o: o.latency_us).to_dict())
+        return
+    click.echo(_report(outcomes, study))
+    if trace:
+        click.echo(f"timeline: {trace} (open it in ui.perfetto.dev or chrome://tracing)")
+
+
+def _study(calibration: Any, gpu: str, layers: bool, stated: dict[str, Any]) -> Study:
+    """Return the question that the options state."""
+    from ..simulate import Skew, Study
+    from ..simulate.skew import parse, read_arrivals
+
+    sizes = options.hidden_sizes(stated["hidden"], stated["model_name"], stated["config_file"])
+    if sizes and len(sizes) > 1:
+        raise InputError("--hidden: simulate takes one hidden size")
+    study = Study(
+        calibration,
+        gpu,
+        hidden_dim=sizes[0] if sizes else 7168,
+        op=options.read_op(stated["op"]),
+        dtype=stated["dtype"],
+        kernel=kernel.aiter(stated["aiter_version"]),
+        fabric=stated["fabric"],
+        ranks=stated["ranks"],
+        link_gbps=stated["link_gbps"],
+        uplink_gbps=stated["uplink_gbps"],
+        domain=stated["domain"],
+        costs=_pairs("--cost", stated["costs"], str, float),
+        links=_pairs("--link", stated["links"], str, float),
+        seed=stated["seed"],
+        layers=layers,
+    )
+    conditions = _conditions(stated)
+    skew = parse(stated["skew"]) if stated["skew"] is not None else None
+    if skew is not None and not isinstance(skew, Skew):
+        arrivals = read_arrivals(skew, study.machine().ranks)
+        return _with(study, conditions=conditions.late(arrivals))
+    return _with(study, conditions=conditions, skew=skew)
+
+
+def _conditions(stated: dict[str, Any]) -> Conditions:
+    from ..simulate import Conditions
+
+    return Conditions(
+        slowdown=_pairs("--slow", stated["slow"], int, float),
+        resident=_pairs("--cus", stated["cus"], int, int),
+        background=tuple(map(_stream, stated["background"])),
+        entry_barrier=not stated["push"],
+    )
+
+
+def _with(study: Study, **changes: Any) -> Study:
+    from dataclasses import replace
+
+    return replace(study, **changes)
+
+
+def _pairs(
+    option: str, given: Sequence[str], key: Callable[[str], Any], value: Callable[[str], Value]
+) -> dict[Any, Value]:
+    """Return the mapping of repeated ``key=value`` options."""
+    found: dict[Any, Value] = {}
+    for text in given:
+        left, equals, right = text.partition("=")
+        try:
+            if not (left.strip() and equals):
+                raise ValueError
+            found[key(left.strip())] = value(right)
+        except ValueError:
+            raise InputError(f"{option} {text}: write it as {EXAMPLES[option]}") from None
+    return found
+
+
+def _stream(text: str) -> Stream:
+    from ..simulate import Stream
+
+    path, _, load = text.partition("=")
+    ends, (rate, times, flows) = path.split("-"), load.partition("x")
+    try:
+        source, target = map(int, ends)
+        return Stream(source, target, float(rate), *([int(flows)] if times else []))
+    except ValueError:
+        raise InputError(f"--background {text}: write it as 0-3=20 or 0-3=20x8") from None
+
+
+def _report(outcomes: Sequence[Outcome], study: Study) -> str:
+    lines: list[str] = []
+    for outcome in outcomes:
+        lines += [*_one(outcome), ""]
+    if len(outcomes) == 2:
+        one, two = outcomes
+        first, second = sorted(outcomes, key=lambda o: o.latency_us)
+        lines.append(
+            f"{first.algorithm} is faster by {second.latency_us - first.latency_us:.2f} us"
+            if one.latency_us != two.latency_us
+            else "both take the same time"
+        )
+    left_out = float(study.calibration.costs(study.gpu, study.calibration.values).harness_us)
+    lines.append(
+        f"costs: calibration {study.calibration.id}, {study.gpu}, without the {left_out:.2f} us "
+        "that a benchmark adds (costmodel predict includes them)"
+    )
+    lines += outcomes[0].machine.notes
+    return "\n".join(lines)
+
+
+def _one(outcome: Outcome) -> list[str]:
+    """Return the lines about one algorithm; ranks with the same times share a row."""
+    m, run = outcome.machine, outcome.run
+    names = list(outcome.terms(0))
+    rows: list[list[str]] = []
+    ranks: list[list[int]] = []
+    for rank in range(m.ranks):
+        terms = outcome.terms(rank)
+        times = (
+            run.arrival_us[rank], run.finish_us[rank], outcome.duration_us[rank],
+            run.waiting_us[rank], *(terms.get(name, 0.0) for name in names),
+        )  # fmt: skip
+        cells = [f"{abs(t) if abs(t) < 5e-3 else t:.2f}" for t in times]
+        if rows and rows[-1] == cells:
+            ranks[-1][1] = rank
+        else:
+            rows.append(cells)
+            ranks.append([rank, rank])
+    named = [str(a) if a == b else f"{a}-{b}" for a, b in ranks]
+    shown = [[name, *cells] for name, cells in zip(named, rows, strict=True)]
+    if len(shown) > 24:
+        shown = [*shown[:12], ["..."] + [""] * (len(rows[0])), *shown[-11:]]
+    head = ["rank", "arrives", "ends", "in op", "waits", *names]
+    lines = [
+        f"{outcome.algorithm}: {outcome.tokens} tokens x {outcome.hidden_dim} "
+        f"({kib(outcome.bytes)}), {m.fabric} of {m.ranks} ranks",
+        table(shown, head, right=True),
+        f"latency {outcome.latency_us:.2f} us after the last arrival; {_against(outcome)}",
+    ]
+    if outcome.departures:
+        lines.append("  the closed form does not know that")
+    return [*lines, *(f"  - {text}" for text in outcome.departures)]
+
+
+def _against(outcome: Outcome) -> str:
+    closed = outcome.closed_form_us
+    if closed is None:
+        return "no closed form"
+    off = 100.0 * (outcome.latency_us / closed - 1.0)
+    said = f"closed form {closed:.2f} us, simulated "
+    return said + ("the same to 0.01 %" if abs(off) < 0.005 else f"{off:+.2f} %")
+
+
+def _sweep(study: Study, sweeps: Sequence[str], style: str) -> None:
+    from ..simulate import cutoff_map
+
+    if len(sweeps) > MAX_AXES:
+        raise InputError(f"--sweep: at most {MAX_AXES} axes, got {len(sweeps)}")
+    axes: list[tuple[str, list[float]]] = []
+    for text in sweeps:
+        left, _, values = text.partition("=")
+        name, _, target = left.strip().partition(":")
+        try:
+            numbers = [float(v) for v in values.split(",")]
+            if target and name == "slow":
+                study = _with(study, slow_rank=int(target))
+        except ValueError:
+            raise InputError(
+                f"--sweep {text}: write it as skew=0,5,20, link:0-3=1,0.5, rate=0.5,1,2, "
+                "ranks=2,4,8 or slow:3=1,2"
+            ) from None
+        if target and name == "link":
+            study = _with(study, cable=target)
+        elif target and name != "slow":
+            raise InputError(f"--sweep {text}: only link and slow name what they change")
+        if name in dict(axes):
+            raise InputError(f"--sweep: {name} is given twice")
+        axes.append((name, numbers))
+    found = cutoff_map(study, axes)
+    if style == "json":
+        options.print_json(found.to_dict())
+    else:
+        click.echo(_map(found, study))
+
+
+def _map(found: Map, study: Study) -> str:
+    """Return the cutoffs as a table: the first axis down, the second across."""
+    from ..simulate.study import AXES
+
+    def said(value: float) -> str:
+        return "1-stage" if value == float("inf") else "2-stage" if value == 0 else kib(value)
+
+    (down, rows), *rest = found.axes
+    values = found.bytes.reshape(len(rows), -1)
+    head = [down, *(f"{rest[0][0]}={v:g}" for v in rest[0][1])] if rest else [down, "cutoff"]
+    cells = [
+        [f"{v:g}", *(said(b) for b in line)] for v, line in zip(rows, values.tolist(), strict=True)
+    ]
+    per = "a chain of layers" if study.layers else "one collective, after the last arrival"
+    return "\n".join(
+        [
+            f"cutoff of {per}: hidden {study.hidden_dim}, {study.gpu}",
+            table(cells, head, right=True),
+            *(f"{name}: {AXES[name]}" for name, _ in found.axes),
+            "'1-stage' or '2-stage': the faster at every size",
+        ]
+    )

@@ -1,0 +1,134 @@
+"""One collective, simulated: latency, every rank's own work and waiting, and the closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..geometry import eligible, geometry
+from ..latency import terms, total
+from ..shape import ALGORITHMS, FUSED, Shapes
+from ..units import element_bytes
+from .conditions import Conditions
+from .departures import departures
+from .engine import Engine, Run
+from .machine import Machine
+from .program import Program, program
+
+Floats = NDArray[np.float64]
+
+SCHEMA = "costmodel/simulate/1"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The simulation of one call. ``closed_form_us`` is None where the closed form has no fabric.
+
+    ``departures`` name each assumption of the closed form that does not hold here.
+    """
+
+    algorithm: str
+    tokens: int
+    hidden_dim: int
+    bytes: int
+    machine: Machine
+    conditions: Conditions
+    run: Run
+    program: Program
+    closed_form_us: float | None
+    departures: tuple[str, ...]
+
+    @property
+    def latency_us(self) -> float:
+        """From the last arrival to the last finish: the collective without waiting for ranks."""
+        return float(self.run.finish_us.max() - self.run.arrival_us.max())
+
+    @property
+    def last_rank_us(self) -> float:
+        """How long the rank that arrives last is in the op (of several, the longest)."""
+        last = self.run.arrival_us == self.run.arrival_us.max()
+        return float((self.run.finish_us - self.run.arrival_us)[last].max())
+
+    @property
+    def duration_us(self) -> Floats:
+        """Each rank's time in the op, which is what a profiler shows: finish - arrival."""
+        return self.run.finish_us - self.run.arrival_us
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the ``costmodel/simulate/1`` record."""
+        run = self.run
+        return {
+            "schema": SCHEMA,
+            "algorithm": self.algorithm,
+            "fabric": self.machine.fabric,
+            "ranks": [
+                {
+                    "rank": rank,
+                    "arrival_us": float(run.arrival_us[rank]),
+                    "finish_us": float(run.finish_us[rank]),
+                    "waiting_us": float(run.waiting_us[rank]),
+                    "terms": self.terms(rank),
+                }
+                for rank in range(self.machine.ranks)
+            ],
+            "latency_us": self.latency_us,
+            "closed_form_us": self.closed_form_us,
+        }
+
+    def terms(self, rank: int) -> dict[str, float]:
+        """Return a rank's own work in us by name, in the order in which it is done."""
+        own = zip(self.run.terms, self.run.own_us[rank].tolist(), strict=True)
+        return {
+            name: us for name, us in own if name not in ("end_of_kernel", "workgroup_queue") or us
+        }
+
+
+def simulate(
+    machine: Machine, algorithm: str, tokens: int, hidden_dim: int, *,
+    op: str = FUSED, dtype: str = "bf16", conditions: Conditions | None = None,
+    record: bool = False, split: bool = False,
+) -> Outcome:  # fmt: skip
+    """Simulate one call on a machine.
+
+    ``record`` keeps every step and link load, for a timeline. ``split`` runs every workgroup by
+    itself instead of equal ones as one: slower, with the same result.
+
+    Raises :class:`InputError` for a shape that the kernel rejects and for conditions that do not
+    fit the machine, and :class:`~costmodel.simulate.engine.Blocked` when the ranks cannot finish.
+    """
+    if algorithm not in ALGORITHMS:
+        raise InputError(f"unknown algorithm '{algorithm}'; known: {', '.join(ALGORITHMS)}")
+    for name, value in (("tokens", tokens), ("hidden_dim", hidden_dim)):
+        if value < 1:
+            raise InputError(f"{name} must be 1 or more, got {value}")
+    element_bytes(dtype)
+    shapes = Shapes(
+        op, dtype, *(np.array([v], np.int64) for v in (tokens, hidden_dim, machine.ranks))
+    )
+    ok, rule = eligible(shapes, algorithm, machine.kernel)
+    if not ok.all():
+        raise InputError(
+            f"the {algorithm} kernel of {machine.kernel.family} {machine.kernel.version} rejects "
+            f"{tokens} tokens x hidden {hidden_dim} ({dtype}); its rule: {rule}"
+        )
+    stated = (conditions or Conditions()).checked(machine.ranks)
+    shape = geometry(shapes, algorithm, machine.kernel, arch=machine.arch)
+    steps = program(shape, machine, stated, split=split)
+    form = machine.closed_form_fabric
+    closed = None if form is None else float(np.squeeze(total(terms(shape, machine.costs, form))))
+    return Outcome(
+        algorithm=algorithm,
+        tokens=tokens,
+        hidden_dim=hidden_dim,
+        bytes=int(shapes.bytes[0]),
+        machine=machine,
+        conditions=stated,
+        run=Engine(steps, machine, stated, record=record).run(),
+        program=steps,
+        closed_form_us=closed,
+        departures=departures(shape, steps, machine, stated),
+    )

@@ -1,0 +1,180 @@
+"""A question to the simulator as a user states it, and its cutoff over one or two axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..calibration import Calibration
+from ..errors import InputError, nearest
+from ..kernel import Kernel
+from ..shape import FUSED
+from .collective import Outcome, simulate
+from .conditions import Conditions
+from .cutoff import Crossing, collective_cost, crossing, layer_cost, row_bytes
+from .machine import Machine, machine
+from .skew import Skew
+
+Floats = NDArray[np.float64]
+
+SWEEP_SCHEMA = "costmodel/simulate-sweep/1"
+
+#: Axis -> what its numbers are.
+AXES = {
+    "skew": "scale of the arrival distribution, us",
+    "link": "fraction of one cable's rate",
+    "rate": "factor on the rate of every link",
+    "ranks": "world size",
+    "slow": "factor on one rank's own times",
+}
+
+#: Draws behind a cutoff under skew; collectives in a chain of layers.
+DRAWS = 8
+LAYERS = 32
+
+
+@dataclass(frozen=True)
+class Study:
+    """Machine and conditions by name. ``links`` and ``costs`` as in :meth:`Topology.degrade` and
+    :func:`machine`; ``skew`` draws arrivals from ``seed`` where ``conditions`` state none.
+    ``cable`` and ``slow_rank`` are what the axes ``link`` and ``slow`` act on. With ``layers`` a
+    cutoff is that of a chain of collectives (see :func:`layer_cost`).
+    """
+
+    calibration: Calibration
+    gpu: str
+    hidden_dim: int = 7168
+    op: str = FUSED
+    dtype: str = "bf16"
+    kernel: Kernel | None = None
+    fabric: str | None = None
+    ranks: int | None = None
+    link_gbps: float | None = None
+    uplink_gbps: float | None = None
+    domain: int = 8
+    costs: Mapping[str, float] = field(default_factory=dict)
+    links: Mapping[str, float] = field(default_factory=dict)
+    conditions: Conditions = field(default_factory=Conditions)
+    skew: Skew | None = None
+    seed: int = 0
+    cable: str = "0-1"
+    rate: float = 1.0
+    slow_rank: int = 0
+    layers: bool = False
+
+    def machine(self) -> Machine:
+        """Return the machine."""
+        found = machine(
+            self.calibration,
+            self.gpu,
+            fabric=self.fabric,
+            ranks=self.ranks,
+            link_gbps=self.link_gbps,
+            uplink_gbps=self.uplink_gbps,
+            domain=self.domain,
+            kernel=self.kernel,
+            costs=self.costs,
+        )
+        found = found if self.rate == 1.0 else found.scaled(self.rate)
+        return found.degrade(self.links) if self.links else found
+
+    def simulate(self, algorithm: str, tokens: int, *, record: bool = False) -> Outcome:
+        """Simulate one call, under the first draw of the skew."""
+        found = self.machine()
+        conditions = self.conditions
+        if self.skew is not None:
+            conditions = conditions.late(self.skew.draw(found.ranks, self.seed)[0])
+        return simulate(
+            found,
+            algorithm,
+            tokens,
+            self.hidden_dim,
+            op=self.op,
+            dtype=self.dtype,
+            conditions=conditions,
+            record=record,
+        )
+
+    def crossing(self) -> Crossing:
+        """Return the cutoff: of one collective over draws of the skew, or of a chain of layers."""
+        found = self.machine()
+        size = row_bytes(self.hidden_dim, self.dtype)
+        common: dict[str, Any] = {
+            "op": self.op, "dtype": self.dtype, "conditions": self.conditions,
+        }  # fmt: skip
+        if self.layers:
+            late = (self.skew or Skew("normal", 0.0)).draw(found.ranks, self.seed, LAYERS)
+            return crossing(layer_cost(found, self.hidden_dim, late, **common), size)
+        drawn = None
+        if self.skew is not None:
+            drawn = self.skew.draw(found.ranks, self.seed, DRAWS)
+        cost = collective_cost(found, self.hidden_dim, arrivals_us=drawn, **common)
+        return crossing(cost, size)
+
+    def along(self, axis: str, value: float) -> Study:
+        """Return the study at one value of an axis."""
+        if axis == "skew":
+            kind = self.skew.kind if self.skew else "normal"
+            if not (np.isfinite(value) and value >= 0):
+                raise InputError(f"sweep skew={value:g}: give us of 0 or more")
+            return replace(self, skew=Skew(kind, value))
+        if axis == "link":
+            return replace(self, links={**self.links, self.cable: value})
+        if axis == "rate":
+            return replace(self, rate=value)
+        if axis == "ranks":
+            if value != int(value):
+                raise InputError(f"sweep ranks={value:g}: give whole numbers")
+            return replace(self, ranks=int(value))
+        if axis == "slow":
+            slowed = {**self.conditions.slowdown, self.slow_rank: value}
+            return replace(self, conditions=replace(self.conditions, slowdown=slowed))
+        raise InputError(f"unknown axis '{axis}'{nearest(axis, list(AXES))}; {', '.join(AXES)}")
+
+
+@dataclass(frozen=True)
+class Map:
+    """Cutoffs over one or two axes: ``cells`` in row-major order of ``axes``."""
+
+    axes: tuple[tuple[str, tuple[float, ...]], ...]
+    cells: tuple[Crossing, ...]
+
+    @property
+    def bytes(self) -> Floats:
+        """The cutoffs in bytes, one array dimension per axis; inf where 1-stage always wins."""
+        values = [np.inf if c.bytes is None else c.bytes for c in self.cells]
+        return np.array(values).reshape([len(values) for _, values in self.axes])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the ``costmodel/simulate-sweep/1`` record."""
+        points = np.stack(
+            np.meshgrid(*(values for _, values in self.axes), indexing="ij"), axis=-1
+        ).reshape(len(self.cells), -1)
+        names = [name for name, _ in self.axes]
+        return {
+            "schema": SWEEP_SCHEMA,
+            "axes": [{"name": name, "values": list(values)} for name, values in self.axes],
+            "cells": [
+                {
+                    **dict(zip(names, point.tolist(), strict=True)),
+                    "cutoff_bytes": cell.bytes,
+                    "cutoff_tokens": cell.tokens,
+                }
+                for point, cell in zip(points, self.cells, strict=True)
+            ],
+        }
+
+
+def cutoff_map(study: Study, axes: Sequence[tuple[str, Sequence[float]]]) -> Map:
+    """Return the cutoff of a study at every combination of the axes' values."""
+    studies = [study]
+    for name, values in axes:
+        studies = [s.along(name, value) for s in studies for value in values]
+    return Map(
+        tuple((name, tuple(map(float, values))) for name, values in axes),
+        tuple(s.crossing() for s in studies),
+    )

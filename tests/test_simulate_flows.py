@@ -1,0 +1,121 @@
+"""Max-min fair rates and the fluid: cases solved by hand, and properties."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from costmodel.simulate.flows import Batch, Fluid, completion_times, fair_rates
+
+INF = np.inf
+
+
+def rates(paths, capacity, weight=None, limit=None):
+    count = len(paths)
+    width = max(map(len, paths))
+    padded = np.array([p + [len(capacity)] * (width - len(p)) for p in paths])
+    return fair_rates(
+        padded,
+        np.ones(count) if weight is None else np.array(weight, float),
+        np.full(count, INF) if limit is None else np.array(limit, float),
+        np.array([*capacity, INF]),
+    )
+
+
+def test_one_link_is_shared_equally():
+    assert rates([[0], [0], [0]], [12.0]) == pytest.approx([4, 4, 4])
+
+
+def test_long_flow_and_two_short_ones():
+    # Bertsekas and Gallager's line: link 0 (10) carries A and B, link 1 (4) carries A, C and D.
+    # Link 1 is tightest: 4/3 each for A, C, D. B takes what A leaves on link 0.
+    found = rates([[0, 1], [0], [1], [1]], [10.0, 4.0])
+    assert found == pytest.approx([4 / 3, 10 - 4 / 3, 4 / 3, 4 / 3])
+
+
+def test_chain_of_bottlenecks():
+    # 1: A, B -> 1 each of 2; 2: B, C of 5 -> C gets 4; 3: C, D of 10 -> D gets 6.
+    assert rates([[0], [0, 1], [1, 2], [2]], [2.0, 5.0, 10.0]) == pytest.approx([1, 1, 4, 6])
+
+
+def test_a_limited_flow_leaves_the_rest():
+    assert rates([[0], [0]], [10.0], limit=[2.0, INF]) == pytest.approx([2, 8])
+    assert rates([[0], [0]], [10.0], limit=[6.0, INF]) == pytest.approx([5, 5])
+
+
+def test_weight_is_that_many_flows():
+    one_by_one = rates([[0, 1], [0, 1], [0, 1], [0], [1]], [9.0, 5.0])
+    together = rates([[0, 1], [0], [1]], [9.0, 5.0], weight=[3, 1, 1])
+    assert together == pytest.approx(one_by_one[2:])
+
+
+def test_what_is_left_goes_faster_when_a_flow_ends():
+    # Two flows of 10 and 30 bytes at 10 bytes/us: 5 each until t = 2, then 10 for 20 bytes.
+    paths = np.array([[0], [0]])
+    ends = completion_times(np.zeros(2), np.array([10.0, 30.0]), paths, np.array([10.0]))
+    assert ends == pytest.approx([2.0, 4.0])
+
+
+def test_a_late_flow_slows_the_early_one():
+    # The first has 10 of 20 bytes left when the second comes at t = 1: 5 each, both end at t = 3.
+    paths = np.array([[0], [0]])
+    ends = completion_times(np.array([0.0, 1.0]), np.array([20.0, 10.0]), paths, np.array([10.0]))
+    assert ends == pytest.approx([3.0, 3.0])
+
+
+def test_a_flow_over_a_dead_link_never_ends():
+    ends = completion_times(np.zeros(1), np.array([1.0]), np.array([[0]]), np.array([0.0]))
+    assert ends == [INF]
+
+
+def test_endless_traffic_takes_its_share_for_ever():
+    fluid = Fluid(np.array([10.0]), 1)
+    note = np.zeros((2, 0))
+    flows = Batch(
+        np.zeros((2, 1), int), np.array([INF, 10.0]), np.ones(2), np.array([4.0, INF]),
+        np.array([7, 8]), note,
+    )  # fmt: skip
+    fluid.add(0.0, flows)
+    assert fluid.next_completion() == pytest.approx(10 / 6)
+    done = fluid.complete(fluid.next_completion())
+    assert done is not None
+    assert done.tag.tolist() == [8]
+    assert fluid.next_completion() == INF
+
+
+@st.composite
+def networks(draw):
+    links = draw(st.integers(1, 6))
+    capacity = draw(st.lists(st.floats(0.5, 50.0), min_size=links, max_size=links))
+    paths = draw(
+        st.lists(
+            st.lists(st.integers(0, links - 1), min_size=1, max_size=links, unique=True),
+            min_size=1, max_size=8,
+        )
+    )  # fmt: skip
+    count = len(paths)
+    weight = draw(st.lists(st.integers(1, 80), min_size=count, max_size=count))
+    limit = draw(
+        st.lists(st.one_of(st.just(INF), st.floats(0.01, 20.0)), min_size=count, max_size=count)
+    )
+    return paths, capacity, weight, limit
+
+
+@given(networks())
+def test_rates_are_max_min_fair(network):
+    paths, capacity, weight, limit = network
+    rate = rates(paths, capacity, weight, limit)
+    load = np.zeros(len(capacity))
+    for path, r, w in zip(paths, rate, weight, strict=True):
+        load[path] += r * w
+    assert (load <= np.array(capacity) * (1 + 1e-9)).all()
+    # The definition: each flow is at its limit, or crosses a full link on which nobody has more.
+    for path, r, top in zip(paths, rate, limit, strict=True):
+        stopped = r == pytest.approx(top, rel=1e-9)
+        for link in path:
+            on_it = [x for p, x in zip(paths, rate, strict=True) if link in p]
+            full = load[link] == pytest.approx(capacity[link], rel=1e-9)
+            stopped |= full and r >= max(on_it) * (1 - 1e-9)
+        assert stopped
