@@ -1,0 +1,145 @@
+"""What could be measured, and what each measurement would tell.
+
+A candidate is one algorithm at one shape: a captured batch size, a hidden size that the user asks
+about, a world size. To first order its log latency is
+
+    log y = const + slope' w + (1 / t) h + e
+
+with w the white parameter coordinates, h the constant that the new benchmark adds to every latency
+alike, and e the scatter of measurements around the model. h is unknown: one latency alone says
+little, two say what lies between them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..calibration import HARNESS_DOF, NOISE_DOF, Calibration
+from ..geometry import eligible
+from ..kernel import Kernel
+from ..predict import latency_us
+from ..shape import ALGORITHMS, Shapes
+from ..units import element_bytes
+from ..workload import captured_batch_sizes
+from .posterior import Posterior, linear
+from .stake import Stake
+
+Array = NDArray[np.float64]
+
+#: Draws behind the slopes; fewer do than for regrets, which have kinks.
+DRAWS = 512
+
+#: A shape is near a decision within this factor of the cutoff's interval.
+NEAR = 1.5
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Shapes (n,) times the two algorithms: measurement ``2 i + a`` is algorithm a at shape i.
+
+    ``latency_us`` (2 n,); ``possible`` (2 n,) where both kernels take the shape; ``rows``
+    (2 n, p + 1) the slopes of log latency on w and on the harness constant in units of its
+    prior's spread; ``noise_variance`` that of e.
+    """
+
+    op: str
+    dtype: str
+    tokens: NDArray[np.int64]
+    hidden_dim: NDArray[np.int64]
+    world_size: NDArray[np.int64]
+    latency_us: Array
+    possible: NDArray[np.bool_]
+    rows: Array
+    noise_variance: float
+
+    def __len__(self) -> int:
+        return self.latency_us.size
+
+    @classmethod
+    def of(
+        cls,
+        calibration: Calibration,
+        posterior: Posterior,
+        hidden_dims: tuple[int, ...],
+        world_sizes: tuple[int, ...],
+        *,
+        gpu: str,
+        op: str,
+        dtype: str,
+        kernel: Kernel,
+        noise: float,
+    ) -> Candidates:
+        """Evaluate captured batch sizes x hidden sizes x world sizes.
+
+        ``noise`` is the scale of the Student-t scatter of a log latency and a new source's harness
+        constant is Student-t as well (see estimate.py); here both are normals of equal variance.
+        With many rows a robust fit does better than that, with a handful it cannot tell which row
+        is the outlier.
+        """
+        n, h, t = (
+            a.ravel()
+            for a in np.meshgrid(world_sizes, hidden_dims, captured_batch_sizes(), indexing="ij")
+        )
+        shapes = Shapes.of(t, h, n, op=op, dtype=dtype)
+        white = posterior.sample(DRAWS)
+        values = posterior.values(white)
+        spread_us = harness_spread_us(calibration)
+        size = 2 * len(shapes)
+        latency = np.empty(size)
+        rows = np.empty((size, white.shape[1] + 1))
+        for a, algorithm in enumerate(ALGORITHMS):
+            log = np.log(
+                latency_us(calibration, shapes, algorithm, gpu=gpu, kernel=kernel, values=values)
+            )
+            latency[a::2] = np.exp(log.mean(axis=0))
+            rows[a::2, :-1] = linear(white, log)
+            rows[a::2, -1] = spread_us * np.exp(-log).mean(axis=0)
+        takes = (
+            eligible(shapes, ALGORITHMS[0], kernel)[0] & eligible(shapes, ALGORITHMS[1], kernel)[0]
+        )
+        variance = noise**2 * NOISE_DOF / (NOISE_DOF - 2)
+        return cls(op, dtype, t, h, n, latency, np.repeat(takes, 2), rows, variance)
+
+    @property
+    def size_bytes(self) -> NDArray[np.int64]:
+        """Input bytes of the shapes on one rank, (n,)."""
+        return self.tokens * self.hidden_dim * element_bytes(self.dtype)
+
+    def near(self, stakes: tuple[Stake, ...]) -> Candidates:
+        """Return the candidates with only those possible that lie near a decision still open.
+
+        Near means within a factor of :data:`NEAR` of the cutoff's present interval. Measurements
+        farther away would inform the rule through the physics alone; keeping close costs next to
+        nothing (benchmarks/plan_value.py) and does not lean on the model where it is not checked.
+        A decision with no captured shape so near keeps all its shapes.
+        """
+        size = self.size_bytes
+        keep = np.zeros(size.size, np.bool_)
+        for s in stakes:
+            if s.open:
+                here = self.world_size == s.world_size
+                high = np.inf if s.now.hi is None else s.now.hi * NEAR
+                close = here & (size >= s.now.lo / NEAR) & (size <= high)
+                keep |= close if (close & self.possible[::2]).any() else here
+        return replace(self, possible=self.possible & np.repeat(keep, 2))
+
+    def algorithm(self, measurement: int) -> str:
+        """Return the algorithm of a measurement."""
+        return ALGORITHMS[measurement % 2]
+
+    def left_unknown(self, design: list[int]) -> Array:
+        """Return the covariance of (w, harness) after measuring a design, (p + 1, p + 1)."""
+        size = self.rows.shape[1]
+        if not design:
+            return np.eye(size)
+        rows = self.rows[design]
+        seen = rows @ rows.T + self.noise_variance * np.eye(len(design))
+        return np.asarray(np.eye(size) - rows.T @ np.linalg.solve(seen, rows))
+
+
+def harness_spread_us(calibration: Calibration) -> float:
+    """Return the standard deviation of a new source's harness constant in us."""
+    return calibration.harness_sd_us * float(np.sqrt(HARNESS_DOF / (HARNESS_DOF - 2)))

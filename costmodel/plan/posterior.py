@@ -1,0 +1,76 @@
+"""The posterior in white coordinates, in which the parameters are independent standard normals.
+
+x = mean + root w turns white coordinates w into the calibration's own coordinates (logarithms of
+rates and ratios, microseconds of fixed times). A measurement, a latency and a regret are then
+functions of w alone, and what a set of measurements tells is a covariance of w.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import parameters
+from ..calibration import Calibration, Values, nominal_gbps
+
+Array = NDArray[np.float64]
+
+#: Draws behind the planner's expectations, and the seed that makes a plan repeatable.
+DRAWS = 2048
+SEED = 20260823
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The parameters' posterior: ``mean`` (p,), ``root`` (p, p) with root root' = covariance."""
+
+    names: tuple[str, ...]
+    mean: Array
+    root: Array
+
+    @classmethod
+    def of(cls, calibration: Calibration) -> Posterior:
+        """Return the marginal posterior of the parameters, without known sources' harnesses."""
+        p = len(calibration.names)
+        covariance = calibration.covariance[:p, :p] + 1e-12 * np.eye(p)
+        root = np.asarray(np.linalg.cholesky(covariance), np.float64)
+        return cls(calibration.names, calibration.mean[:p], root)
+
+    def sample(self, count: int = DRAWS, seed: int = SEED) -> Array:
+        """Return white coordinates of ``count`` draws, (count, p).
+
+        Mean and covariance of the sample are exactly 0 and the identity: antithetic pairs, and
+        ``count`` above 2 p rotated to their own principal axes. ``count`` is rounded up to even.
+        """
+        half = np.random.default_rng(seed).standard_normal(((count + 1) // 2, self.mean.size))
+        if len(half) > self.mean.size:
+            half = half @ np.linalg.inv(np.linalg.cholesky(half.T @ half / len(half))).T
+        return np.vstack([half, -half])
+
+    def values(self, white: Array) -> Values:
+        """Return parameter values at white coordinates (n, p), each of shape (n, 1).
+
+        Link rates are cut at the link's nominal rate, as in :meth:`Calibration.draw`; the harness
+        is the typical one.
+        """
+        x = self.mean + white @ self.root.T
+        found: Values = {"harness[]": 0.0}
+        for i, (name, log) in enumerate(
+            zip(self.names, parameters.is_log(self.names), strict=True)
+        ):
+            column = np.exp(x[:, i : i + 1]) if log else x[:, i : i + 1]
+            limit = nominal_gbps(name)
+            found[name] = np.minimum(column, limit) if limit else column
+        return found
+
+
+def linear(white: Array, output: Array) -> Array:
+    """Return the best linear predictor's slopes (k, p) of outputs (n, k) on white coordinates.
+
+    A regression over the posterior, not a tangent at its centre: the slopes are those that matter
+    over the range in which the parameters still are ("statistical linearisation").
+    """
+    x = white - white.mean(axis=0)
+    return np.asarray(np.linalg.solve(x.T @ x, x.T @ (output - output.mean(axis=0))).T)

@@ -1,0 +1,135 @@
+"""Why a shape is in the plan, in words: what is new about it, and what it tells."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..calibration import Calibration
+from .candidates import Candidates
+from .posterior import Posterior
+from .stake import Stake
+
+Array = NDArray[np.float64]
+
+#: What a parameter is, as part of "narrows ...".
+MEANING = {
+    "link_gbps": "the link rate",
+    "read_efficiency": "the rate of kernel reads with several links busy",
+    "read_efficiency_deviation": "the rate of kernel reads with several links busy",
+    "eight_rank_efficiency": "the link rate at 8 ranks against 4",
+    "kernel_time_scale": "how fixed kernel times scale from gfx950 to {scope}",
+    "stage_gap_us": "the gap between the plain 2-stage's phases",
+    "round_trip_us": "the remote round trip",
+    "workgroup_gbps": "the rate at which one workgroup reads",
+    "turn_exposure_us": "what a turn of the plain 1-stage exposes",
+    "launch_us": "the launch",
+    "second_launch_us": "the 2-stage's second launch",
+    "barrier_us": "the cross-GPU barrier",
+    "arrival_jitter_us": "the wait for the last rank",
+    "release_acquire_us": "the 2-stage's release and acquire",
+    "release_acquire_us_per_doubling": "how the 2-stage's release grows with ranks",
+    "norm_us": "the 1-stage's norm epilogue",
+    "local_us": "the fixed part of the 2-stage's local pass",
+    "local_efficiency": "the memory rate of the 2-stage's local pass",
+    "separate_norm_us": "the fixed part of a separate RMSNorm",
+    "separate_norm_efficiency": "the memory rate of a separate RMSNorm",
+}
+
+#: Parameters named at most, and the share of what a shape tells that each must have.
+NAMED = 2
+SHARE = 0.15
+
+#: Half the width of a 90 % interval in standard deviations.
+Z90 = 1.6448536269514722
+
+
+def reasons(
+    calibration: Calibration,
+    posterior: Posterior,
+    stakes: tuple[Stake, ...],
+    candidates: Candidates,
+    shapes: list[list[int]],
+    *,
+    gpu: str,
+) -> list[str]:
+    """Return a line per shape of the plan; ``shapes`` lists each one's measurements, in order."""
+    named: set[tuple[int, str]] = set()
+    before: list[int] = []
+    lines = []
+    for measurements in shapes:
+        n = int(candidates.world_size[measurements[0] // 2])
+        new = [a for m in measurements if (n, a := candidates.algorithm(m)) not in named]
+        named |= {(n, a) for a in new}
+        parts = [
+            _novelty(calibration, gpu, n, candidates.op, new),
+            _precision(candidates, before, measurements),
+            _told(posterior, stakes, candidates, before, measurements),
+        ]
+        lines.append("; ".join(p for p in parts if p))
+        before += measurements
+    return lines
+
+
+def _novelty(calibration: Calibration, gpu: str, n: int, op: str, algorithms: list[str]) -> str:
+    """Say which algorithms the calibration has no row of: on the whole arch, or on this GPU."""
+    arch = next(a for a, g in calibration.gpus if g == gpu)
+    gpus = {g for a, g in calibration.gpus if a == arch}
+    nowhere, not_here = [], []
+    for a in algorithms:
+        if not any((c.op, c.algorithm) == (op, a) and c.gpu in gpus for c in calibration.coverage):
+            nowhere.append(a)
+        elif calibration.measured(gpu, n, op, a) is None:
+            not_here.append(a)
+    parts = [f"no {' or '.join(nowhere)} row of any {arch} is known"] if nowhere else []
+    if not_here:
+        parts.append(f"no {' or '.join(not_here)} row of {gpu} at {n} ranks is known")
+    return ", ".join(parts)
+
+
+def _precision(candidates: Candidates, before: list[int], measurements: list[int]) -> str:
+    """Say how well the outcome is known beforehand, and how well afterwards (90 %, us).
+
+    Of two algorithms the difference counts: the benchmark's own constant is in both.
+    """
+    signs = (1.0,) if len(measurements) == 1 else (-1.0, 1.0)
+    scale = np.array(signs) * candidates.latency_us[measurements]
+    row = scale @ candidates.rows[measurements]
+    known = float(np.sqrt(row @ candidates.left_unknown(before) @ row))
+    scatter = float(np.sqrt(candidates.noise_variance * np.sum(scale**2)))
+    what = "t2 - t1" if len(measurements) == 2 else candidates.algorithm(measurements[0])
+    given = "" if not before else " after those above"
+    return (
+        f"{what} is known to +-{Z90 * known:.1f} us{given}, this measures it to "
+        f"+-{Z90 * scatter:.1f}"
+    )
+
+
+def _told(
+    posterior: Posterior,
+    stakes: tuple[Stake, ...],
+    candidates: Candidates,
+    before: list[int],
+    measurements: list[int],
+) -> str:
+    """Name the parameters through which the measurements narrow the decisions.
+
+    The variance of a decision's main combination u = b' x of the parameters x falls by b' D b,
+    with D what measuring takes off their covariance; parameter j's part of that is b_j (D b)_j.
+    Decisions weigh by what can be gained.
+    """
+    taken = candidates.left_unknown(before) - candidates.left_unknown([*before, *measurements])
+    taken = posterior.root @ taken[:-1, :-1] @ posterior.root.T
+    part = np.zeros(len(posterior.names))
+    for s in stakes:
+        b = np.linalg.solve(posterior.root.T, s.direction[0])
+        part += max(s.before - s.perfect, 0.0) * b * (taken @ b)
+    total = float(part[part > 0].sum())
+    share: dict[str, float] = {}
+    for name, value in zip(posterior.names, part.tolist(), strict=True):
+        quantity, _, scope = name.partition("[")
+        words = MEANING.get(quantity, name).format(scope=scope.rstrip("]"))
+        share[words] = share.get(words, 0.0) + value / max(total, 1e-30)
+    best = sorted(share, key=lambda words: -share[words])[:NAMED]
+    told = [words for words in best if share[words] >= SHARE]
+    return f"narrows {' and '.join(told)}" if told else ""
