@@ -1,0 +1,247 @@
+"""What moves the cutoff: link rate, rank skew, kernel version."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import kernel as _kernel
+from ..calibration import Calibration, nominal_gbps
+from ..errors import InputError
+from ..hardware import FACTS
+from ..sensitivity import Setting, Sweep, against_factor, against_jitter, against_version
+from ..shape import FUSED, ONE_STAGE
+from .regret import BY_WORLD_SIZE
+from .template import NEUTRAL, band, evidence_line, finish, plain, provenance
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+#: Spreads of arrival looked at, us. A gfx950 decode trace shows ranks 64 us apart
+#: (https://github.com/vllm-project/vllm/issues/52911).
+JITTER_US = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+
+
+def cutoff_against_link_rate(
+    calibration: Calibration,
+    *,
+    gpu: str,
+    hidden_dim: int,
+    world_sizes: Sequence[int] = (4, 8),
+    op: str = FUSED,
+    dtype: str = "bf16",
+    aiter_version: str = _kernel.LATEST,
+) -> go.Figure:
+    """Return the crossover against the rate of one link, all else as calibrated.
+
+    Marked are the fitted rate of every GPU of the calibration and the nominal one of this GPU.
+    """
+    settings = _settings(calibration, gpu, hidden_dim, world_sizes, op, dtype, aiter_version)
+    name = f"link_gbps[{gpu}]"
+    now = calibration.values[name]
+    factors = np.geomspace(0.25, 2.0, 25)
+    figure = _curves(
+        [(s, against_factor(s, name, factors)) for s in settings], now * factors, "GB/s"
+    )
+    figure.update_xaxes(
+        type="log", title="rate of one link, one direction, GB/s",
+        tickvals=[10, 15, 20, 30, 40, 50, 60, 80, 100],
+        range=np.log10(now * factors[[0, -1]]).tolist(),
+    )  # fmt: skip
+    marks = {f"{g} fitted": calibration.values[f"link_gbps[{g}]"] for _, g in calibration.gpus}
+    nominal = nominal_gbps(name)
+    if nominal:
+        marks[f"{gpu} nominal"] = nominal
+    _marks(figure, {k: v for k, v in marks.items() if f"{gpu} " in k or abs(v - now) > 0.03 * now})
+    subtitle = _subtitle(settings, "All other parameters as calibrated.")
+    return finish(figure, f"Crossover against link rate, {plain(gpu)}", subtitle, height=430)
+
+
+def cutoff_against_skew(
+    calibration: Calibration,
+    *,
+    gpu: str,
+    hidden_dim: int,
+    world_sizes: Sequence[int] = (4, 8),
+    op: str = FUSED,
+    dtype: str = "bf16",
+    aiter_version: str = _kernel.LATEST,
+) -> go.Figure:
+    """Return the crossover, and both latencies there, against the spread with which ranks arrive.
+
+    By the closed form, in which every barrier waits for the last rank. ``costmodel simulate``
+    follows the ranks one by one.
+    """
+    settings = _settings(calibration, gpu, hidden_dim, world_sizes, op, dtype, aiter_version)
+    jitter = np.array(JITTER_US)
+    # A logarithmic axis has no zero: no skew stands at its left edge.
+    x = np.where(jitter == 0, 0.03, jitter)
+    figure = _curves([(s, against_jitter(s, jitter)) for s in settings], x, "us")
+    figure.update_xaxes(
+        type="log", tickvals=x.tolist(), ticktext=["none", *(f"{j:g}" for j in jitter[1:])],
+        title="standard deviation of arrival times, us", range=np.log10([0.025, 120]).tolist(),
+    )  # fmt: skip
+    subtitle = _subtitle(
+        settings,
+        "Closed form: both algorithms wait for the last rank at entry and at exit, so skew adds "
+        "the same to both.",
+    )
+    return finish(figure, f"Crossover against rank skew, {plain(gpu)}", subtitle, height=400)
+
+
+def cutoff_against_version(
+    calibration: Calibration,
+    *,
+    gpu: str,
+    hidden_dim: int,
+    world_sizes: Sequence[int] = (4, 8),
+    op: str = FUSED,
+    dtype: str = "bf16",
+    versions: Sequence[str] | None = None,
+) -> go.Figure:
+    """Return the crossover with the kernels of each AITER release that changed them.
+
+    The calibration stays; what changes is which barriers and limits the kernels have.
+    """
+    asked = list(versions or releases(op))
+    settings = _settings(calibration, gpu, hidden_dim, world_sizes, op, dtype, asked[-1])
+    chosen = [v for v in asked if replace(settings[0], aiter_version=v).runs([1], ONE_STAGE).all()]
+    figure = _curves(
+        [(s, against_version(s, chosen)) for s in settings], np.arange(len(chosen), dtype=float),
+        "", shape="hv", names=chosen,
+    )  # fmt: skip
+    figure.update_xaxes(
+        tickvals=list(range(len(chosen))), ticktext=[plain(v) for v in chosen],
+        title="AITER release (those that changed these kernels)",
+        range=[-0.2, len(chosen) - 0.6],
+    )  # fmt: skip
+    subtitle = _subtitle(settings, "Kernel facts per release, parameters unchanged.", "")
+    notes = [f"{v}: {why}" for v, why in changes(op) if v in asked and why]
+    notes += [f"{v} takes no hidden {hidden_dim}" for v in asked if v not in chosen]
+    if notes:
+        subtitle += f"<br>{plain('; '.join(notes))}."
+    return finish(figure, f"Crossover against kernel version, {plain(gpu)}", subtitle, height=430)
+
+
+def releases(op: str = FUSED) -> list[str]:
+    """Return the AITER releases that changed the op's kernels and have both algorithms of it."""
+    return [v for v, why in changes(op) if why and (op != FUSED or _kernel.aiter(v).fused_1stage)]
+
+
+def changes(op: str = FUSED) -> list[tuple[str, str]]:
+    """Return (release, what it changed) for the kernels of an op, from the fact file."""
+    with (FACTS / "aiter_kernels.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    other = "plain" if op == FUSED else "fused"
+    by_release: dict[str, list[str]] = {}
+    for row in rows:
+        said = by_release.setdefault(row["since_release"], [])
+        if not row["feature"].startswith(other) and row["feature"] not in said:
+            said.append(row["feature"])
+    return [(v, ", ".join(f.replace("_", " ") for f in said)) for v, said in by_release.items()]
+
+
+def _settings(
+    calibration: Calibration,
+    gpu: str,
+    hidden_dim: int,
+    world_sizes: Sequence[int],
+    op: str,
+    dtype: str,
+    aiter_version: str,
+) -> list[Setting]:
+    settings = [
+        Setting(calibration, gpu, n, hidden_dim, op, dtype, aiter_version) for n in world_sizes
+    ]
+    if not settings[0].runs([1], ONE_STAGE).all():
+        raise InputError(
+            f"hidden size {hidden_dim} ({dtype}) is rejected by the 1-stage kernel of AITER "
+            f"{aiter_version}, so there is no crossover"
+        )
+    return settings
+
+
+def _curves(
+    found: Sequence[tuple[Setting, Sweep]],
+    x: np.ndarray,
+    unit: str,
+    *,
+    shape: str = "linear",
+    names: Sequence[str] | None = None,
+) -> go.Figure:
+    """Draw the crossover with its band for every world size, over ``x``."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    top = 0.0
+    for setting, curve in found:
+        colour, symbol, _ = BY_WORLD_SIZE[setting.world_size]
+        name = f"TP{setting.world_size}"
+        mid, lo, hi = (
+            np.where(np.isfinite(a), a, np.nan) / 1024
+            for a in (curve.crossover_bytes, curve.lo, curve.hi)
+        )
+        keep = np.isfinite(lo) & np.isfinite(hi)
+        if shape == "linear":
+            figure.add_trace(
+                band(x[keep], lo[keep], hi[keep], colour, name, legendgroup=name, showlegend=False)
+            )
+        error = {
+            "type": "data", "symmetric": False, "array": hi - mid, "arrayminus": mid - lo,
+            "color": colour, "thickness": 1.5, "width": 5, "visible": shape != "linear",
+        }  # fmt: skip
+        labels = list(names) if names is not None else [f"{v:.4g} {unit}" for v in x]
+        figure.add_trace(
+            go.Scatter(
+                x=x + (0.03 * (setting.world_size - 6) / 2 if shape != "linear" else 0.0),
+                y=mid,
+                mode="lines+markers" if shape != "linear" or x.size < 12 else "lines",
+                line={"color": colour, "width": 2.5, "shape": shape},
+                marker={"symbol": symbol, "size": 8},
+                error_y=error,
+                name=name,
+                legendgroup=name,
+                text=[plain(v) for v in labels],
+                customdata=np.column_stack([lo, hi]),
+                hovertemplate="%{text}: %{y:.0f} KiB (%{customdata[0]:.0f} to "
+                f"%{{customdata[1]:.0f}})<extra>{name}</extra>",
+            )
+        )
+        if keep.any():
+            top = max(top, float(np.nanmax(hi)))
+    figure.update_yaxes(title="crossover, KiB on one rank", range=[0, top * 1.12 or 1.0])
+    return figure
+
+
+def _marks(figure: go.Figure, marks: dict[str, float]) -> None:
+    """Mark values on the logarithmic x axis, labels stepping down where they would meet."""
+    by_value = sorted(marks.items(), key=lambda m: m[1])
+    for level, (name, value) in enumerate(by_value):
+        figure.add_vline(x=value, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
+        figure.add_annotation(
+            x=np.log10(value), y=0.99 - 0.075 * (level % 5), yref="paper", yanchor="top",
+            xanchor="left", text=f" {plain(name)} {value:.0f}", showarrow=False,
+            font={"size": 11},
+        )  # fmt: skip
+
+
+def _subtitle(settings: Sequence[Setting], words: str, version: str | None = None) -> str:
+    first = settings[0]
+    ran = f", AITER {first.aiter_version}" if version is None else version
+    lines = [
+        f"{first.op}, {first.dtype}, hidden {first.hidden_dim}{ran}; "
+        f"{provenance(first.calibration)}. Bands: 90 %. {words}"
+    ]
+    classes = {
+        evidence_line(s.calibration, s.gpu, s.world_size, s.op).removeprefix("Evidence: "): s
+        for s in settings
+    }
+    if len(classes) == 1:
+        lines.append(f"Evidence: {next(iter(classes))}.")
+    else:
+        lines += [f"TP{s.world_size}: {text}." for text, s in classes.items()]
+    return "<br>".join(lines)

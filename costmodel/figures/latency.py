@@ -1,0 +1,370 @@
+"""Latency against bytes: both arms, measured points, the crossover, and where rules switch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..calibration import LEVEL, NOISE_DOF
+from ..condition import exact_size
+from ..predict import SEED
+from ..sensitivity import Setting, grid, interval
+from ..shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
+from ..units import kib
+from .template import (
+    ARM_COLOUR,
+    ARM_DASH,
+    ARM_NAME,
+    NEUTRAL,
+    band,
+    byte_ticks,
+    evidence_line,
+    faded,
+    finish,
+    log_ticks,
+    plain,
+    provenance,
+)
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from ..measurement import Measurements
+    from ..observations import Observations
+    from ..pairs import Pairs
+    from ..rules import Rule
+
+#: Markers of sources, in the order in which sources come.
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "cross", "star", "pentagon")
+
+
+def latency_against_bytes(
+    setting: Setting,
+    table: Measurements | None = None,
+    *,
+    rules: Sequence[Rule] | None = None,
+    max_tokens: int = 512,
+) -> go.Figure:
+    """Return both arms over bytes, and below them by how many percent 2-stage is slower.
+
+    The line is the model with the harness constant of a typical benchmark, its band where a new
+    measurement on such a benchmark falls 90 % of the time. ``table`` (default: the published rows)
+    gives the measured points of the setting's GPU, ranks and op; each source's own harness constant
+    is taken off them, since it says how the source measured and is the same for both arms.
+    ``rules`` (default: the engines' current ones) are marked where they switch.
+    """
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    from .. import measurement
+
+    tokens = grid(max_tokens, per_doubling=16)
+    size = setting.shapes(tokens).bytes.astype(float)
+    figure = make_subplots(
+        rows=2, cols=1, shared_xaxes=True, row_heights=[0.64, 0.36], vertical_spacing=0.05
+    )
+    heavy = np.random.default_rng(SEED + 1).standard_t(
+        NOISE_DOF, (len(setting.drawn["launch_us"]), 1)
+    )
+    noise = np.exp(heavy * setting.calibration.typical_noise)
+    lowest, highest = [], []
+    for algorithm in ALGORITHMS:
+        ok = setting.runs(tokens, algorithm)
+        if not ok.any():
+            continue
+        point = np.broadcast_to(setting.latency_us(tokens[ok], algorithm), ok.sum())
+        drawn = setting.latency_us(tokens[ok], algorithm, setting.drawn) * noise
+        lo, hi = _ends(drawn)
+        colour, name = ARM_COLOUR[algorithm], ARM_NAME[algorithm]
+        figure.add_trace(
+            band(size[ok], lo, hi, colour, name, legendgroup=name, showlegend=False), 1, 1
+        )
+        figure.add_trace(
+            go.Scatter(
+                x=size[ok],
+                y=point,
+                name=f"{name}, model and 90 % band",
+                legendgroup=name,
+                line={"color": colour, "width": 2.5, "dash": ARM_DASH[algorithm]},
+                customdata=np.column_stack([lo, hi, tokens[ok]]),
+                hovertemplate="%{customdata[2]} tokens, %{x:,} B<br>%{y:.2f} us "
+                f"(%{{customdata[0]:.2f}} to %{{customdata[1]:.2f}})<extra>{name}</extra>",
+            ),
+            1,
+            1,
+        )
+        lowest.append(float(lo.min()))
+        highest.append(float(hi.max()))
+    both = setting.runs(tokens, ONE_STAGE) & setting.runs(tokens, TWO_STAGE)
+    _margin(figure, setting, tokens[both], size[both])
+    rows = measurement.published() if table is None else table
+    lowest_measured, highest_measured = _points(figure, setting, rows, float(size[-1]))
+    _crossover(figure, setting)
+    _cutoffs(figure, setting, rules, float(size[0]), float(size[-1]))
+    low = min([*lowest, *lowest_measured]) * 0.9
+    high = max([*highest, *highest_measured]) * 1.1
+    values, names = log_ticks(low, high)
+    figure.update_yaxes(
+        type="log", range=np.log10([low, high]).tolist(), tickvals=values, ticktext=names,
+        title="latency, us", row=1, col=1,
+    )  # fmt: skip
+    figure.update_yaxes(title="2-stage slower, %", row=2, col=1)
+    powers, names = byte_ticks(size[0], size[-1])
+    figure.update_xaxes(
+        type="log", tickvals=powers, ticktext=names, tickangle=0,
+        range=np.log10([size[0] * 0.93, size[-1] * 1.07]).tolist(),
+    )  # fmt: skip
+    figure.update_xaxes(title="input bytes on one rank", row=2, col=1)
+    n = setting.world_size
+    subtitle = (
+        f"{setting.op}, {setting.dtype}, hidden {setting.hidden_dim}, AITER "
+        f"{setting.aiter_version}; {provenance(setting.calibration)}.<br>"
+        f"{evidence_line(setting.calibration, setting.gpu, n, setting.op)}. "
+        "Points: measured (open: at another hidden size), moved by what their source's harness "
+        "differs from a typical one."
+    )
+    title = f"Latency of both algorithms, {plain(setting.gpu)}, TP{n}"
+    finish(figure, title, subtitle, height=640)
+    figure.update_layout(margin={"b": 84})
+    return figure
+
+
+def size_bytes(observations: Observations) -> np.ndarray:
+    """Return the bytes of every observed row."""
+    out = np.empty(len(observations))
+    for group in observations.groups:
+        out[group.rows] = group.geometry.size_bytes
+    return out
+
+
+def _ends(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    tail = (1 - LEVEL) / 2
+    lo, hi = np.quantile(drawn, [tail, 1 - tail], axis=0)
+    return lo, hi
+
+
+def _margin(figure: go.Figure, setting: Setting, tokens: np.ndarray, size: np.ndarray) -> None:
+    """Draw by how many percent 2-stage is slower than 1-stage, with its band."""
+    import plotly.graph_objects as go
+
+    if not tokens.size:
+        return
+
+    def percent(values: dict | None) -> np.ndarray:
+        one = setting.latency_us(tokens, ONE_STAGE, values)
+        return np.asarray(100 * (setting.latency_us(tokens, TWO_STAGE, values) / one - 1))
+
+    lo, hi = _ends(percent(setting.drawn))
+    figure.add_hline(y=0, line={"color": NEUTRAL, "width": 1}, row=2, col=1)
+    figure.add_trace(band(size, lo, hi, NEUTRAL, "margin", showlegend=False), 2, 1)
+    figure.add_trace(
+        go.Scatter(
+            x=size,
+            y=percent(None),
+            line={"color": NEUTRAL, "width": 2},
+            name="2-stage slower by",
+            showlegend=False,
+            customdata=np.column_stack([lo, hi, tokens]),
+            hovertemplate="%{customdata[2]} tokens, %{x:,} B<br>%{y:.1f} % "
+            "(%{customdata[0]:.1f} to %{customdata[1]:.1f})<extra>2-stage slower by</extra>",
+        ),
+        2,
+        1,
+    )
+
+
+def _points(
+    figure: go.Figure, setting: Setting, table: Measurements, last: float
+) -> tuple[list[float], list[float]]:
+    """Draw the measured rows and, below, the pairs of arms; return their extremes in us."""
+    import plotly.graph_objects as go
+
+    from ..accuracy import covered
+    from ..pairs import pair
+
+    rows = table.select(
+        (table.gpu == setting.gpu)
+        & (table.world_size == setting.world_size)
+        & (table.op == setting.op)
+    )
+    if not len(rows):
+        return [], []
+    found = covered(setting.calibration, rows)
+    if not len(found):
+        return [], []
+    size = size_bytes(found)
+    offset = _harness_us(setting, found.harness)
+    level = found.latency_us - offset
+    keep = (size <= last * 1.05) & (level > 0)
+    symbol = {h: SYMBOLS[i % len(SYMBOLS)] for i, h in enumerate(np.unique(found.harness))}
+    for harness in np.unique(found.harness):
+        for algorithm in ALGORITHMS:
+            mine = keep & (found.harness == harness) & (found.algorithm == algorithm)
+            if not mine.any():
+                continue
+            shift = float(offset[mine][0])
+            filled = _same_hidden(setting, found.table.hidden_dim[mine])
+            figure.add_trace(
+                go.Scatter(
+                    x=size[mine],
+                    y=level[mine],
+                    mode="markers",
+                    marker={
+                        "color": ARM_COLOUR[algorithm],
+                        "size": 9,
+                        "symbol": [f"{symbol[harness]}{'' if f else '-open'}" for f in filled],
+                        "line": {"width": 1.5},
+                    },
+                    name=f"{plain(str(harness).split('/')[0])} {ARM_NAME[algorithm]}, "
+                    f"{-shift:+.1f} us",
+                    customdata=np.column_stack(
+                        [
+                            found.latency_us[mine],
+                            found.table.tokens[mine],
+                            found.table.hidden_dim[mine],
+                        ]
+                    ),
+                    hovertemplate="%{customdata[1]} tokens x %{customdata[2]}, %{x:,} B<br>"
+                    "%{y:.2f} us "
+                    "(published %{customdata[0]:.2f})<extra>%{fullData.name}</extra>",
+                ),
+                1,
+                1,
+            )
+    pairs = pair(found.table, setting.op)
+    _measured_margin(figure, setting, pairs, found.harness, symbol, offset, last)
+    shown = level[keep]
+    return ([float(shown.min())], [float(shown.max())]) if shown.size else ([], [])
+
+
+def _harness_us(setting: Setting, harness: np.ndarray) -> np.ndarray:
+    """Return per row what its source's harness adds to a typical one; 0 for an unknown source."""
+    values = setting.calibration.values
+    return np.array([float(values.get(f"harness[{h}]", 0.0)) for h in harness.tolist()])
+
+
+def _same_hidden(setting: Setting, hidden: np.ndarray) -> list[bool]:
+    """Return which rows have the setting's hidden size (a plain all-reduce has none)."""
+    return [bool(np.isnan(h) or h == setting.hidden_dim) for h in hidden]
+
+
+def _measured_margin(
+    figure: go.Figure,
+    setting: Setting,
+    pairs: Pairs,
+    harness: np.ndarray,
+    symbol: dict,
+    offset: np.ndarray,
+    last: float,
+) -> None:
+    import plotly.graph_objects as go
+
+    if not len(pairs):
+        return
+    mine = harness[pairs.row]
+    size = pairs.bytes
+    shift = offset[pairs.row]
+    percent = 100 * ((pairs.two_us - shift) / (pairs.one_us - shift) - 1)
+    keep = size <= last * 1.05
+    same = np.array(_same_hidden(setting, pairs.hidden_dim.astype(float)), np.bool_)
+    figure.add_trace(
+        go.Scatter(
+            x=size[keep],
+            y=percent[keep],
+            mode="markers",
+            marker={
+                "color": NEUTRAL,
+                "size": 9,
+                "symbol": [
+                    f"{symbol[h]}{'' if f else '-open'}"
+                    for h, f in zip(mine[keep], same[keep], strict=True)
+                ],
+                "line": {"width": 1.5},
+            },
+            name="measured pairs",
+            showlegend=False,
+            customdata=np.column_stack([pairs.one_us[keep], pairs.two_us[keep]]),
+            hovertemplate="%{x:,} B: %{y:.1f} %<br>published %{customdata[0]:.2f} and "
+            "%{customdata[1]:.2f} us<extra>measured pair</extra>",
+        ),
+        2,
+        1,
+    )
+
+
+def _crossover(figure: go.Figure, setting: Setting) -> None:
+    """Mark the crossover and its interval in both panels."""
+    import plotly.graph_objects as go
+
+    at = float(setting.crossover_bytes()[0])
+    lo, hi = interval(setting.crossover_bytes(setting.drawn))
+    top = float(setting.shapes([512]).bytes[0]) * 1.07
+    if not 0 < at <= top:
+        return
+    for row in (1, 2):
+        figure.add_vrect(
+            x0=max(lo, 1.0), x1=min(hi, top), fillcolor=faded(NEUTRAL, 0.16), line_width=0,
+            layer="below", row=row, col=1,
+        )  # fmt: skip
+        figure.add_vline(x=at, line={"color": NEUTRAL, "width": 1.5}, row=row, col=1)
+    high = "no limit" if np.isinf(hi) else kib(round(hi / 1024) * 1024)
+    figure.add_trace(
+        go.Scatter(
+            x=[None], y=[None], mode="lines", line={"color": NEUTRAL, "width": 6},
+            name=f"crossover {at / 1024:.0f} KiB, 90 %: {kib(round(lo / 1024) * 1024)} to {high}",
+        ),
+        1,
+        1,
+    )  # fmt: skip
+
+
+def _cutoffs(
+    figure: go.Figure, setting: Setting, rules: Sequence[Rule] | None, first: float, last: float
+) -> None:
+    """Mark where each rule switches from 1-stage to 2-stage, labels above one another."""
+    from ..rules import ENGINES, current
+
+    if rules is None:
+        rules = [current(e) for e in ENGINES] if setting.op == "fused_ar_rmsnorm" else []
+    marks: dict[float, list[str]] = {}
+    for rule in rules:
+        if setting.world_size not in rule.world_sizes:
+            continue
+        steps = rule.switches(
+            setting.hidden_dim, setting.world_size, dtype=setting.dtype,
+            kernel_version=setting.aiter_version,
+        )  # fmt: skip
+        if not steps[0][1] or len(steps) < 2:
+            continue
+        token = float(setting.shapes([1]).bytes[0])
+        found = rule.cutoff_bytes(setting.world_size)
+        # A token cap can come before the byte cutoff: then the cap is where the rule switches.
+        last_1stage = (steps[1][0] - 1) * token
+        by_bytes = found is not None and last_1stage <= found[1] < last_1stage + token * 1.001
+        at = float(found[1]) if by_bytes and found is not None else last_1stage
+        how = (
+            exact_size(found[1]) if by_bytes and found is not None else f"{steps[1][0] - 1} tokens"
+        )
+        marks.setdefault(at, []).append(f"{rule.engine or rule.name} {how}")
+    width = np.log10(last / first)
+    taken: list[tuple[float, int]] = []
+    for at, names in sorted(marks.items()):
+        if not first <= at <= last:
+            continue
+        text = ", ".join(plain(n) for n in names)
+        # Labels step down a line while the one before reaches into them (about 85 letters a row).
+        half = width * len(text) / 85 / 2
+        level = 0
+        while any(lv == level and np.log10(at) - half < end for end, lv in taken):
+            level += 1
+        taken.append((np.log10(at) + half, level))
+        for row in (1, 2):
+            figure.add_vline(
+                x=at, line={"color": NEUTRAL, "width": 1, "dash": "dot"}, row=row, col=1
+            )
+        figure.add_annotation(
+            x=np.log10(at), y=1.0 - 0.055 * level, yref="y domain", yanchor="top", text=text,
+            showarrow=False, bgcolor=faded("#888888", 0.25), font={"size": 11}, row=1, col=1,
+        )  # fmt: skip

@@ -1,0 +1,306 @@
+"""Decision map: tokens x hidden per world size, who wins by how much, and what every rule says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import kernel as _kernel
+from ..calibration import LEVEL, Calibration
+from ..condition import Calls
+from ..geometry import eligible
+from ..predict import SEED, latency_us
+from ..shape import FUSED, ONE_STAGE, TWO_STAGE, WORLD_SIZES, Shapes
+from ..units import element_bytes
+from ..workload import captured_batch_sizes
+from .template import BLUE, NEUTRAL, VERMILLION, finish, plain, provenance
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from ..rules import Rule
+
+Array = np.ndarray
+
+#: Hidden sizes of the map: from the smallest that engines' first rules name to the kernel's limit.
+HIDDEN = (512, 8192)
+
+#: Hidden sizes that get a tick: the powers of two and those of models between them.
+HIDDEN_TICKS = (512, 1024, 2048, 2880, 4096, 5120, 7168)
+
+#: Margins beyond this many percent share a colour.
+FULL_PCT = 40.0
+
+#: Dashes of rules, in the order in which they are drawn.
+DASHES = ("dot", "dash", "dashdot", "longdash", "longdashdot")
+
+#: The map has a light ground on light and dark pages, so what is drawn on it is dark on both.
+INK = "#111418"
+
+DRAWS = 200
+
+
+def decision_map(
+    calibration: Calibration,
+    *,
+    gpu: str,
+    world_sizes: Sequence[int] = WORLD_SIZES,
+    op: str = FUSED,
+    dtype: str = "bf16",
+    aiter_version: str = _kernel.LATEST,
+    rules: Sequence[Rule] | None = None,
+    recommended: Rule | None = None,
+    max_tokens: int = 512,
+) -> go.Figure:
+    """Return a map per world size: how many percent the slower algorithm is slower.
+
+    Blue is where 1-stage is faster, orange where 2-stage is. The thin pair of lines bounds the
+    calls on which the posterior does not decide with 95 % either way. ``rules`` (default: the
+    engines' current ones) and ``recommended`` are drawn where they switch. Ticks along the tokens
+    are the captured batch sizes.
+    """
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    if rules is None:
+        rules = _current(op)
+    found = _kernel.aiter(aiter_version)
+    tokens = _edges(1, max_tokens, 84)
+    hidden = np.unique(np.rint(np.geomspace(*HIDDEN, 64) / 8) * 8).astype(np.int64)
+    t, h = (a.ravel() for a in np.meshgrid(tokens, hidden))
+    figure = make_subplots(
+        rows=1, cols=len(world_sizes), shared_yaxes=True, horizontal_spacing=0.03,
+        subplot_titles=[_panel_title(calibration, gpu, n, op) for n in world_sizes],
+    )  # fmt: skip
+    values = calibration.draw(DRAWS, SEED)
+    values["harness[]"] = 0.0
+    for column, n in enumerate(world_sizes, start=1):
+        shapes = Shapes.of(t, h, n, op=op, dtype=dtype)
+        both = eligible(shapes, ONE_STAGE, found)[0] & eligible(shapes, TWO_STAGE, found)[0]
+        how: dict[str, Any] = {"gpu": gpu, "kernel": found}
+        one = latency_us(calibration, shapes, ONE_STAGE, **how)
+        two = latency_us(calibration, shapes, TWO_STAGE, **how)
+        margin = 100 * np.where(two > one, two / one - 1, 1 - one / two)
+        wins = _probability(calibration, shapes, values, how)
+        grid = (hidden.size, tokens.size)
+        figure.add_trace(
+            go.Heatmap(
+                x=tokens,
+                y=hidden,
+                z=np.where(both, margin, np.nan).round(1).astype(np.float32).reshape(grid),
+                coloraxis="coloraxis",
+                customdata=np.stack(
+                    [
+                        (shapes.bytes / 1024).round().reshape(grid),
+                        (100 * wins).round().reshape(grid),
+                    ],
+                    axis=-1,
+                ).astype(np.int16),
+                hovertemplate="%{x} tokens x hidden %{y}: %{customdata[0]:,} KiB<br>"
+                "%{z:+.1f} % (positive: 1-stage faster)<br>1-stage faster in "
+                "%{customdata[1]} % of the posterior" + f"<extra>TP{n}</extra>",
+            ),
+            1,
+            column,
+        )
+        figure.add_trace(
+            go.Contour(
+                x=tokens,
+                y=hidden,
+                z=np.where(both, wins, np.nan).astype(np.float32).reshape(grid),
+                contours={
+                    "start": (1 - LEVEL) / 2, "end": (1 + LEVEL) / 2, "size": LEVEL,
+                    "coloring": "none",
+                },
+                line={"color": INK, "width": 1},
+                showlegend=False,
+                showscale=False,
+                hoverinfo="skip",
+            ),
+            1,
+            column,
+        )  # fmt: skip
+        for rule, dash in zip(rules, DASHES, strict=False):
+            _boundary(figure, rule, n, column, dtype, aiter_version, max_tokens, dash=dash)
+        if recommended is not None and n in recommended.world_sizes:
+            _boundary(
+                figure, recommended, n, column, dtype, aiter_version, max_tokens,
+                dash="solid", width=3.5,
+            )  # fmt: skip
+    _legend(figure, rules, recommended)
+    _axes(figure, len(world_sizes), max_tokens)
+    subtitle = (
+        f"{op}, {dtype}, AITER {aiter_version}; {provenance(calibration)}. Colour: how much slower "
+        "the slower algorithm is, percent, 1-stage and 2-stage as modelled."
+        "<br>Thin lines: between them neither algorithm is faster with 95 % probability. "
+        "Ticks: captured batch sizes."
+    )
+    finish(figure, f"Which algorithm is faster, {plain(gpu)}", subtitle, height=520)
+    figure.update_layout(margin={"b": 84, "r": 80})
+    return figure
+
+
+def _panel_title(calibration: Calibration, gpu: str, n: int, op: str) -> str:
+    refused = any(r.gpu == gpu and r.world_size == n for r in calibration.refusals)
+    measured = all(calibration.measured(gpu, n, op, a) for a in (ONE_STAGE, TWO_STAGE))
+    word = "rows contradict" if refused else "measured" if measured else "transferred"
+    return f"TP{n} ({word})"
+
+
+def _current(op: str) -> list[Rule]:
+    from ..errors import InputError
+    from ..rules import ENGINES, current
+
+    found = []
+    for engine in ENGINES:
+        try:
+            found.append(current(engine, op))
+        except InputError:
+            continue
+    return found
+
+
+def _edges(low: int, high: int, count: int) -> Array:
+    return np.unique(np.rint(np.geomspace(low, high, count))).astype(np.int64)
+
+
+def _probability(
+    calibration: Calibration, shapes: Shapes, values: dict[str, Any], how: dict[str, Any]
+) -> Array:
+    """Return the share of the posterior in which 1-stage is faster, per shape."""
+    share = np.empty(len(shapes))
+    for start in range(0, len(shapes), 1024):
+        block = slice(start, start + 1024)
+        some = Shapes(
+            shapes.op, shapes.dtype,
+            shapes.tokens[block], shapes.hidden_dim[block], shapes.world_size[block],
+        )  # fmt: skip
+        one = latency_us(calibration, some, ONE_STAGE, values=values, **how)
+        two = latency_us(calibration, some, TWO_STAGE, values=values, **how)
+        share[block] = np.mean(one < two, axis=0)
+    return share
+
+
+def boundary(
+    rule: Rule, world_size: int, hidden: Array, dtype: str, aiter_version: str, max_tokens: int
+) -> Array:
+    """Return, per hidden size, the tokens (not rounded) up to which a rule runs 1-stage.
+
+    0 where the first token is 2-stage, infinity where every batch is 1-stage. Byte and element
+    cutoffs are probed between whole tokens, so that the line is smooth; a token cap counts to the
+    next whole token.
+    """
+    steps = np.unique(
+        np.concatenate([np.geomspace(1, max_tokens * 2, 1200), np.arange(1, max_tokens * 2 + 1)])
+    )
+    elements = np.floor(steps[None, :] * hidden[:, None]).astype(np.int64)
+    full = np.broadcast_to(hidden[:, None], elements.shape)
+    whole = elements // full
+    calls = Calls(
+        dtype, whole, full, elements, np.full(elements.shape, world_size),
+        kernel_version=aiter_version,
+    )  # fmt: skip
+    one = rule.condition.holds(calls)
+    stops = np.argmin(one, axis=1)
+    return np.where(one.all(1), np.inf, np.where(one[:, 0], steps[np.maximum(stops - 1, 0)], 0.0))
+
+
+def _boundary(
+    figure: go.Figure,
+    rule: Rule,
+    n: int,
+    column: int,
+    dtype: str,
+    aiter_version: str,
+    max_tokens: int,
+    *,
+    dash: str,
+    width: float = 2.0,
+) -> None:
+    """Draw one rule's boundary in one panel."""
+    import plotly.graph_objects as go
+
+    if n not in rule.world_sizes:
+        return
+    pack = 16 // element_bytes(dtype)
+    hidden = np.unique(np.rint(np.geomspace(*HIDDEN, 120) / pack) * pack).astype(np.int64)
+    at = boundary(rule, n, hidden, dtype, aiter_version, max_tokens)
+    inside = (at >= 1) & (at <= max_tokens * 1.05)
+    figure.add_trace(
+        go.Scatter(
+            x=np.where(inside, at, np.nan),
+            y=hidden,
+            mode="lines",
+            line={"color": INK, "width": width, "dash": dash},
+            showlegend=False,
+            name=plain(rule.engine or rule.name),
+            hovertemplate="1-stage to %{x:.1f} tokens at hidden %{y}"
+            f"<extra>{plain(rule.engine or rule.name)}</extra>",
+        ),
+        1,
+        column,
+    )
+
+
+def _legend(figure: go.Figure, rules: Sequence[Rule], recommended: Rule | None) -> None:
+    """Name every rule once, whether or not it switches inside the map."""
+    import plotly.graph_objects as go
+
+    def entry(name: str, dash: str, width: float) -> None:
+        figure.add_trace(
+            go.Scatter(
+                x=[None], y=[None], mode="lines", name=name,
+                line={"color": NEUTRAL, "width": width, "dash": dash},
+            ),
+            1,
+            1,
+        )  # fmt: skip
+
+    if recommended is not None:
+        entry("recommended", "solid", 3.5)
+    for rule, dash in zip(rules, DASHES, strict=False):
+        entry(f"{plain(rule.engine)} ({plain(rule.name)})", dash, 2)
+
+
+def _axes(figure: go.Figure, columns: int, max_tokens: int) -> None:
+    batch = [int(b) for b in captured_batch_sizes() if b <= max_tokens]
+    named = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512}
+    figure.update_xaxes(
+        type="log", range=np.log10([0.95, max_tokens * 1.04]).tolist(), showgrid=False,
+        tickvals=batch, ticktext=[str(b) if b in named else "" for b in batch], tickangle=0,
+        tickfont={"size": 11},
+    )  # fmt: skip
+    figure.update_yaxes(
+        type="log", range=np.log10([HIDDEN[0] * 0.97, HIDDEN[1] * 1.02]).tolist(), showgrid=False,
+        tickvals=HIDDEN_TICKS, ticktext=[str(h) for h in HIDDEN_TICKS],
+    )  # fmt: skip
+    figure.update_xaxes(title="tokens", row=1, col=(columns + 1) // 2)
+    figure.update_yaxes(title="hidden size", row=1, col=1)
+    figure.update_layout(
+        coloraxis={
+            "cmin": -FULL_PCT,
+            "cmax": FULL_PCT,
+            "colorscale": [
+                [0.0, VERMILLION],
+                [0.25, "#EFA66B"],
+                [0.5, "#F7F7F5"],
+                [0.75, "#7FB7DC"],
+                [1.0, BLUE],
+            ],
+            "colorbar": {
+                "tickvals": [-40, -20, 0, 20, 40],
+                "ticktext": [
+                    "40 %<br>2-stage<br>faster",
+                    "20",
+                    "0",
+                    "20",
+                    "40 %<br>1-stage<br>faster",
+                ],
+                "thickness": 12,
+                "tickfont": {"size": 11},
+                "outlinewidth": 0,
+            },
+        }
+    )

@@ -1,0 +1,197 @@
+"""The look that every figure shares: colours, template, title with evidence, escaping.
+
+Colours are those of Okabe and Ito, which people with any common colour blindness can tell apart
+(Wong, "Points of view: Color blindness", Nature Methods 8 (2011), 441). Meaning never hangs on
+colour alone: arms differ in dash and marker, rules in dash and label.
+"""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from ..calibration import Calibration
+
+#: Okabe and Ito's palette without black, which does not show on a dark page.
+ORANGE = "#E69F00"
+SKY = "#56B4E9"
+GREEN = "#009E73"
+YELLOW = "#F0E442"
+BLUE = "#0072B2"
+VERMILLION = "#D55E00"
+PURPLE = "#CC79A7"
+
+#: Readable on white and on the dark page alike (contrast about 4.5 to both).
+NEUTRAL = "#7A7F87"
+
+#: The two algorithms and the third arm, everywhere.
+ARM_COLOUR = {"1stage": BLUE, "2stage": VERMILLION, "separate": GREEN}
+ARM_NAME = {"1stage": "1-stage", "2stage": "2-stage", "separate": "separate ops"}
+ARM_DASH = {"1stage": "solid", "2stage": "dash", "separate": "dot"}
+
+#: Width in pixels of a figure in a pull request, and its usual height.
+WIDTH = 900
+HEIGHT = 460
+
+#: Letters that fit on one line of the subtitle at :data:`WIDTH`.
+LINE = 140
+
+FONT = "Arial, Helvetica, Liberation Sans, sans-serif"
+
+
+def template(dark: bool = False) -> go.layout.Template:
+    """Return the template for a light or a dark page."""
+    import plotly.graph_objects as go
+
+    ink, grid, paper = ("#DDE1E6", "#343A41", "#14171A") if dark else ("#22262B", "#E3E6EA", "#FFF")
+    axis = {
+        "gridcolor": grid,
+        "linecolor": NEUTRAL,
+        "tickcolor": NEUTRAL,
+        "zerolinecolor": NEUTRAL,
+        "showline": True,
+        "ticks": "outside",
+        "ticklen": 4,
+        "zeroline": False,
+        "automargin": True,
+        "minor": {"ticklen": 3, "tickcolor": NEUTRAL},
+        "title": {"standoff": 8, "font": {"size": 13}},
+    }
+    layout = go.Layout(
+        font={"family": FONT, "size": 13, "color": ink},
+        paper_bgcolor=paper,
+        plot_bgcolor=paper,
+        colorway=[BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, NEUTRAL],
+        title={
+            "x": 0.0, "xref": "container", "xanchor": "left", "pad": {"l": 12},
+            "y": 1.0, "yref": "container", "yanchor": "top",
+            "font": {"size": 17}, "subtitle": {"font": {"size": 12, "color": NEUTRAL}},
+        },
+        xaxis=axis,
+        yaxis=axis,
+        legend={"bgcolor": "rgba(0,0,0,0)", "font": {"size": 12}},
+        hoverlabel={"font": {"family": FONT, "size": 12}},
+        annotationdefaults={"font": {"size": 12}, "arrowcolor": NEUTRAL},
+        shapedefaults={"line": {"color": NEUTRAL}},
+        margin={"l": 64, "r": 24, "t": 88, "b": 60},
+    )  # fmt: skip
+    return go.layout.Template(layout=layout)
+
+
+def finish(
+    figure: go.Figure,
+    title: str,
+    subtitle: str = "",
+    *,
+    height: int = HEIGHT,
+    legend: str = "bottom",
+) -> go.Figure:
+    """Give a figure the template, its title and the line that states units and evidence.
+
+    ``legend`` is ``bottom`` (a row under the plot), ``right`` or ``none``. ``title`` and
+    ``subtitle`` may hold plotly's markup; escape what users wrote with :func:`plain`.
+    """
+    lines = wrapped(subtitle)
+    # Titles of panels are annotations that make_subplots sets larger than everything else.
+    panels = any(a.font.size == 16 for a in figure.layout.annotations)
+    top = 44 + 16 * len(lines) + (14 if panels else 0)
+    figure.update_layout(
+        template=template(),
+        title={"text": title, "subtitle": {"text": "<br>".join(lines)}, "pad": {"t": 14, "l": 12}},
+        width=None,
+        height=height,
+        autosize=True,
+        margin={"t": top + 14},
+        showlegend=legend != "none",
+    )
+    figure.update_annotations(patch={"font": {"size": 14}}, selector={"font": {"size": 16}})
+    if legend == "bottom":
+        figure.update_layout(
+            legend={"orientation": "h", "yref": "container", "y": 0.0, "yanchor": "bottom",
+                    "x": 0.0, "xanchor": "left"}
+        )  # fmt: skip
+    return figure
+
+
+def wrapped(text: str) -> list[str]:
+    """Return text as lines that fit a figure at the width of a pull request."""
+    lines = [line for part in text.split("<br>") for line in textwrap.wrap(part, LINE)]
+    return lines or []
+
+
+def plain(text: object) -> str:
+    """Return text for a figure with nothing in it taken for markup.
+
+    Plotly reads a subset of HTML and expands ``%{...}`` in hover templates.
+    """
+    return html.escape(str(text), quote=True).replace("%{", "%&#123;")
+
+
+def evidence_line(calibration: Calibration, gpu: str, world_size: int, op: str) -> str:
+    """Return what the two arms' latencies at a world size rest on, for a figure's subtitle."""
+    parts = []
+    for algorithm in ("1stage", "2stage"):
+        found = calibration.measured(gpu, world_size, op, algorithm)
+        if found is None:
+            parts.append(f"{ARM_NAME[algorithm]} transferred (never measured here)")
+        else:
+            sources = ", ".join(found.sources)
+            parts.append(f"{ARM_NAME[algorithm]} measured ({found.rows} rows: {plain(sources)})")
+    return "Evidence: " + "; ".join(parts)
+
+
+def provenance(calibration: Calibration) -> str:
+    """Return the calibration's name and how many rows it rests on."""
+    data = calibration.data
+    return plain(
+        f"calibration {calibration.id} ({data.get('rows_used', '?')} rows, "
+        f"{len(data.get('sources', ()))} sources)"
+    )
+
+
+def log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
+    """Return ticks 1, 2, 5 x 10^k inside a range, for a logarithmic axis of microseconds."""
+    import math
+
+    found: list[float] = []
+    for exponent in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1):
+        found += [m * 10.0**exponent for m in (1, 2, 5)]
+    found = [v for v in found if low * 0.999 <= v <= high * 1.001]
+    return found, [f"{v:g}" for v in found]
+
+
+def byte_ticks(low: float, high: float) -> tuple[list[int], list[str]]:
+    """Return the powers of two inside a range of bytes with their names, at most a dozen."""
+    from ..units import kib
+
+    found = [1 << k for k in range(4, 40) if low <= 1 << k <= high]
+    step = 1 + (len(found) - 1) // 12
+    return found, [kib(v) if i % step == 0 else "" for i, v in enumerate(found)]
+
+
+def faded(colour: str, alpha: float) -> str:
+    """Return a colour with some of it let through."""
+    r, g, b = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({r},{g},{b},{alpha})"
+
+
+def band(x: Any, lo: Any, hi: Any, colour: str, name: str, **more: Any) -> go.Scatter:
+    """Return a filled band between two curves over the same x."""
+    import numpy as np
+    import plotly.graph_objects as go
+
+    return go.Scatter(
+        x=np.concatenate([x, x[::-1]]),
+        y=np.concatenate([hi, lo[::-1]]),
+        mode="lines",
+        fill="toself",
+        fillcolor=faded(colour, 0.18),
+        line={"width": 0},
+        hoverinfo="skip",
+        name=name,
+        **more,
+    )

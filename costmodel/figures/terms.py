@@ -1,0 +1,216 @@
+"""Where the time goes: the model's named terms along bytes, and between the arms for one call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..latency import TERMS
+from ..sensitivity import Setting, grid, interval
+from ..shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
+from ..units import kib
+from .template import (
+    ARM_COLOUR,
+    ARM_NAME,
+    NEUTRAL,
+    byte_ticks,
+    evidence_line,
+    finish,
+    plain,
+    provenance,
+)
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+#: Colour of every term: greys for launches, blues for links, ambers for barriers, greens for norms.
+TERM_COLOUR = {
+    "harness": "#C3C8CE",
+    "launch": "#969DA6",
+    "entry_barrier": "#F5C64F",
+    "link_read": "#0072B2",
+    "link_write": "#56B4E9",
+    "middle_barrier": "#E69F00",
+    "link_gather": "#9ED3F2",
+    "turn_exposure": "#CC79A7",
+    "norm_epilogue": "#009E73",
+    "exit_barrier": "#B97A00",
+    "second_launch": "#5E6670",
+    "local_pass": "#6CCBAE",
+    "norm_kernel": "#00664B",
+}
+
+#: Terms in words.
+TERM_NAME = {
+    "harness": "harness",
+    "launch": "launch",
+    "entry_barrier": "entry barrier",
+    "link_read": "link read",
+    "link_write": "link write",
+    "middle_barrier": "middle barrier",
+    "link_gather": "link gather",
+    "turn_exposure": "turn exposure",
+    "norm_epilogue": "norm epilogue",
+    "exit_barrier": "exit barrier",
+    "second_launch": "second launch",
+    "local_pass": "local pass",
+    "norm_kernel": "norm kernel",
+}
+
+
+def terms_along_bytes(setting: Setting, *, max_tokens: int = 256) -> go.Figure:
+    """Return the stacked terms of both arms over bytes, side by side on one scale."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    tokens = grid(max_tokens, per_doubling=12)
+    figure = make_subplots(
+        rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.03,
+        subplot_titles=[ARM_NAME[a] for a in ALGORITHMS],
+    )  # fmt: skip
+    seen: set[str] = set()
+    for column, algorithm in enumerate(ALGORITHMS, start=1):
+        run = tokens[setting.runs(tokens, algorithm)]
+        if not run.size:
+            continue
+        size = setting.shapes(run).bytes
+        for name, us in setting.terms(run, algorithm).items():
+            us = np.broadcast_to(us, run.shape)
+            if not (us > 0.005).any():
+                continue
+            figure.add_trace(
+                go.Scatter(
+                    x=size,
+                    y=us.round(4),
+                    stackgroup=algorithm,
+                    mode="lines",
+                    line={"width": 0.6, "color": "white"},
+                    fillcolor=TERM_COLOUR[name],
+                    name=TERM_NAME[name],
+                    legendgroup=name,
+                    showlegend=name not in seen,
+                    legendrank=TERMS.index(name),
+                    customdata=run,
+                    hovertemplate=f"{TERM_NAME[name]} %{{y:.2f}} us<extra></extra>",
+                ),
+                1,
+                column,
+            )
+            seen.add(name)
+        values, names = byte_ticks(float(size[0]), float(size[-1]))
+        names = [n if i % 2 == 0 else "" for i, n in enumerate(names)]
+        figure.update_xaxes(
+            type="log", tickvals=values, ticktext=names, tickangle=0,
+            range=np.log10([size[0], size[-1]]).tolist(), row=1, col=column,
+            title="input bytes on one rank",
+        )  # fmt: skip
+    _mark_crossover(figure, setting, float(setting.shapes([max_tokens]).bytes[0]))
+    figure.update_yaxes(title="latency, us", row=1, col=1)
+    figure.update_layout(hovermode="x unified")
+    n = setting.world_size
+    subtitle = (
+        f"{setting.op}, {setting.dtype}, hidden {setting.hidden_dim}, AITER "
+        f"{setting.aiter_version}, typical harness; {provenance(setting.calibration)}.<br>"
+        f"{evidence_line(setting.calibration, setting.gpu, n, setting.op)}. Fixed times are known "
+        "as sums; their parts lean on priors."
+    )
+    title = f"Where the time goes, {plain(setting.gpu)}, TP{n}"
+    return finish(figure, title, subtitle, height=480)
+
+
+def _mark_crossover(figure: go.Figure, setting: Setting, last: float) -> None:
+    at = float(setting.crossover_bytes()[0])
+    if not 0 < at <= last:
+        return
+    line = {"color": NEUTRAL, "width": 1.5, "dash": "dot"}
+    for column in (1, 2):
+        figure.add_vline(x=at, line=line, row=1, col=column)
+    figure.add_annotation(
+        x=np.log10(at), y=0.98, yref="y domain", text=f"crossover {at / 1024:.0f} KiB ",
+        xanchor="right", yanchor="top", showarrow=False, row=1, col=1,
+    )  # fmt: skip
+
+
+def terms_of_call(setting: Setting, tokens: int) -> go.Figure:
+    """Return the way from 1-stage's latency to 2-stage's for one call, term by term.
+
+    Every bar is what 2-stage spends more (up) or less (down) on a term. Terms that are alike in
+    both arms are left out.
+    """
+    import plotly.graph_objects as go
+
+    parts = {a: setting.terms([tokens], a) for a in ALGORITHMS}
+    totals = {a: sum(_number(v) for v in parts[a].values()) for a in ALGORITHMS}
+    steps = []
+    for name in TERMS:
+        change = _number(parts[TWO_STAGE].get(name, 0.0)) - _number(parts[ONE_STAGE].get(name, 0.0))
+        if abs(change) >= 0.005:
+            steps.append((name, change))
+    drawn = setting.margin_us([tokens], setting.drawn)
+    lo, hi = interval(drawn[:, 0])
+    wins = float(np.mean(drawn[:, 0] > 0))
+    names = [ARM_NAME[ONE_STAGE], *(TERM_NAME[n] for n, _ in steps), ARM_NAME[TWO_STAGE]]
+    values = [totals[ONE_STAGE], *(c for _, c in steps), totals[TWO_STAGE]]
+    figure = go.Figure(
+        go.Waterfall(
+            x=names,
+            y=np.round(values, 4),
+            measure=["absolute", *["relative"] * len(steps), "total"],
+            text=[
+                f"{totals[ONE_STAGE]:.1f}",
+                *(f"{c:+.2f}" for _, c in steps),
+                f"{totals[TWO_STAGE]:.1f}",
+            ],
+            textposition="outside",
+            increasing={"marker": {"color": ARM_COLOUR[TWO_STAGE]}},
+            decreasing={"marker": {"color": ARM_COLOUR[ONE_STAGE]}},
+            totals={"marker": {"color": NEUTRAL}},
+            connector={"line": {"color": NEUTRAL, "width": 1, "dash": "dot"}},
+            hovertemplate="%{x}: %{y:.2f} us<extra></extra>",
+            cliponaxis=False,
+        )
+    )
+    figure.update_yaxes(title="us", rangemode="tozero", range=[0, 1.15 * _peak(values)])
+    margin = totals[TWO_STAGE] - totals[ONE_STAGE]
+    size = int(setting.shapes([tokens]).bytes[0])
+    slower, faster = ("2-stage", "1-stage") if margin > 0 else ("1-stage", "2-stage")
+    chance = wins if margin > 0 else 1 - wins
+    ends = sorted((abs(lo), abs(hi))) if lo * hi > 0 else None
+    span = (
+        f"90 %: {ends[0]:.1f} to {ends[1]:.1f}"
+        if ends
+        else f"90 %: 2-stage {_signed(lo)} to {_signed(hi)}"
+    )
+    title = (
+        f"{tokens} tokens x {setting.hidden_dim} ({kib(size)}), {plain(setting.gpu)}, "
+        f"TP{setting.world_size}: {slower} takes {abs(margin):.1f} us more"
+    )
+    subtitle = (
+        f"{span} us; {faster} is faster in {_share(chance)} of the posterior. {setting.op}, "
+        f"{setting.dtype}, AITER {setting.aiter_version}; {provenance(setting.calibration)}.<br>"
+        + evidence_line(setting.calibration, setting.gpu, setting.world_size, setting.op)
+        + "."
+    )
+    return finish(figure, title, subtitle, height=440, legend="none")
+
+
+def _share(chance: float) -> str:
+    return "more than 99 %" if chance > 0.995 else f"{100 * chance:.0f} %"
+
+
+def _signed(us: float) -> str:
+    return f"{abs(us):.1f} {'more' if us > 0 else 'less'}"
+
+
+def _number(value: Any) -> float:
+    return float(np.ravel(value)[0])
+
+
+def _peak(values: list[float]) -> float:
+    """Return the highest point of a waterfall."""
+    level, peak = values[0], max(values[0], values[-1])
+    for change in values[1:-1]:
+        level += change
+        peak = max(peak, level)
+    return peak

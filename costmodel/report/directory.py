@@ -1,0 +1,107 @@
+"""Writing a report: Markdown, pictures, the page and the rule, into one directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError
+from ..figures.static import NoBrowserError, write_images
+from . import markdown
+from .blocks import Picture
+from .explorer import explorer
+from .findings import Findings
+from .page import page
+from .pictures import pictures
+from .story import story, title
+
+MARKDOWN, PAGE, RULE = "report.md", "report.html", "rule.json"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written: files relative to the directory, and why pictures are missing, if so."""
+
+    directory: Path
+    files: tuple[str, ...]
+    without_images: str
+
+
+def write(found: Findings, out: str | Path, *, command: str, force: bool = False) -> Written:
+    """Write the report into the directory ``out``, whole or not at all.
+
+    ``command`` is the command line that the report names. Without a browser the pictures are left
+    out of the Markdown file. Raises :class:`InputError` when ``out`` is there and not empty, unless
+    ``force``; then the report's files are replaced and others left alone.
+    """
+    out = Path(out)
+    check_free(out, force)
+    shown = pictures(found)
+    blocks = story(found, shown, command, str(out))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    except OSError as error:
+        raise InputError(f"{out}: cannot write: {error.strerror}") from None
+    try:
+        images, missing = _images(shown, temporary)
+        _write(temporary / MARKDOWN, _markdown(blocks, images, missing))
+        _write(temporary / PAGE, page(title(found), blocks, shown, explorer(found)))
+        record = {**found.new.to_json(), "provenance": found.provenance.to_json()}
+        _write(temporary / RULE, json.dumps(record, indent=2) + "\n")
+        files = tuple(sorted(p.name for p in temporary.iterdir()))
+        _move(temporary, out)
+    except OSError as error:
+        raise InputError(f"{out}: cannot write: {error.strerror}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Written(out, files, missing)
+
+
+def check_free(out: Path, force: bool) -> None:
+    """Raise :class:`InputError` when the directory cannot take a report."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; give a directory")
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise InputError(f"{out}: exists and is not empty; --force replaces the report in it")
+
+
+def _images(shown: Mapping[str, Picture], directory: Path) -> tuple[dict[str, str], str]:
+    """Draw the pictures of the Markdown file; return their names, or why there are none."""
+    wanted = {f"{p.name}.png": p for p in shown.values() if not p.page_only}
+    try:
+        write_images({directory / name: p.figure for name, p in wanted.items()})
+    except NoBrowserError as error:
+        for name in wanted:
+            (directory / name).unlink(missing_ok=True)
+        return {}, str(error)
+    return {p.name: name for name, p in wanted.items()}, ""
+
+
+def _markdown(blocks: list, images: Mapping[str, str], missing: str) -> str:
+    text = markdown.render(blocks, images)
+    if missing:
+        text = text.replace(
+            "## Figures\n",
+            f"## Figures\n\nThe figures are in `{PAGE}`, which opens in a browser.\n",
+        )
+    return text
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _move(temporary: Path, out: Path) -> None:
+    """Put the report in place: the directory at once where there is none, else file by file."""
+    os.chmod(temporary, 0o755)
+    if not out.exists():
+        os.replace(temporary, out)
+        return
+    for path in temporary.iterdir():
+        os.replace(path, out / path.name)

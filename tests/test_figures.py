@@ -1,0 +1,490 @@
+"""Figures: they show the model's own numbers, say what they rest on, and hold hostile text."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from costmodel import calibration as calibrations
+from costmodel import figures, kernel, llms, rules
+from costmodel.assess import Assessment, Score
+from costmodel.figures import drift, maps, static, template
+from costmodel.figures.regret import field
+from costmodel.predict import predict
+from costmodel.recommend import recommend
+from costmodel.regret import ModelledPairs
+from costmodel.sensitivity import Setting, crossing, flips, interval
+from costmodel.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
+from costmodel.validate import validate
+from costmodel.workload import Workload, captured_batch_sizes
+from costmodel.worth import worth
+
+
+@pytest.fixture(scope="module")
+def gfx950():
+    return calibrations.shipped("gfx950")
+
+
+@pytest.fixture(scope="module")
+def gfx942():
+    return calibrations.shipped("gfx942")
+
+
+@pytest.fixture(scope="module")
+def tp4(gfx950):
+    return Setting(gfx950, "MI355X", 4, 7168)
+
+
+@pytest.fixture(scope="module")
+def recommended(gfx950):
+    return recommend(gfx950, gpu="MI355X").rule()
+
+
+@pytest.fixture(scope="module")
+def judged(gfx950, published):
+    return validate(published, gfx950, gpu="MI355X", op="fused_ar_rmsnorm")
+
+
+@pytest.fixture(scope="module")
+def change(gfx950, recommended):
+    old = rules.current("sglang")
+    return [
+        worth(gfx950, llms.find("gpt-oss-120b"), n, old, recommended, gpu="MI355X")
+        for n in (4, 8)
+    ]  # fmt: skip
+
+
+def assessment():
+    one, other = Score(20, 2.0, 6.0, 9.0), Score(18, 3.0, 8.0, 12.0)
+    return Assessment(
+        in_sample={},
+        family_in_sample=one,
+        leave_one_out={"model": one, "hockney": other},
+        coverage90=0.88,
+        leave_source_out={},
+        leave_source_out_pooled={"model": one, "hockney": other},
+        leave_source_out_skipped=0,
+        hidden=None,
+        same_rows={"hockney": (Score(18, 1.5, 5.0, 7.0), other), "source:hockney": (one, other)},
+    )
+
+
+def every(gfx950, tp4, recommended, judged, change):
+    """Return (name, figure, unit that an axis carries) for every figure function."""
+    how = {"gpu": "MI355X", "recommended": recommended}
+    along = {"gpu": "MI355X", "hidden_dim": 4096}
+    return [
+        ("latency", figures.latency_against_bytes(tp4), "us"),
+        ("map", figures.decision_map(gfx950, world_sizes=(4, 8), **how), "tokens"),
+        ("regret", figures.regret_over_workload(gfx950, world_sizes=(4, 8), **how), "%"),
+        ("pairs", figures.regret_on_pairs(judged), "%"),
+        ("difference", figures.difference_from_best(gfx950, 2880, world_sizes=(4,), **how), "tokens"),
+        ("terms", figures.terms_along_bytes(tp4), "us"),
+        ("call", figures.terms_of_call(tp4, 32), "us"),
+        ("residuals", figures.residuals(gfx950), "%"),
+        ("parameters", figures.parameter_intervals(gfx950), "standard deviations"),
+        ("left out", figures.left_out_errors(gfx950, assessment()), "%"),
+        ("rate", figures.cutoff_against_link_rate(gfx950, **along), "GB/s"),
+        ("skew", figures.cutoff_against_skew(gfx950, **along), "us"),
+        ("version", figures.cutoff_against_version(gfx950, **along), "KiB"),
+        ("worth", figures.worth_by_batch(change), "us"),
+    ]  # fmt: skip
+
+
+def test_every_figure_names_its_calibration_and_units(gfx950, tp4, recommended, judged, change):
+    made = every(gfx950, tp4, recommended, judged, change)
+    apart = {"write_images", "regret_against_measurements"}
+    functions = [name for name in figures.__all__ if name not in apart]
+    assert len(made) == len(functions)
+    for name, figure, unit in made:
+        record = json.loads(figure.to_json())
+        assert record["data"], name
+        layout = record["layout"]
+        assert gfx950.id in layout["title"]["subtitle"]["text"], name
+        axes = [a["title"]["text"] for k, a in layout.items() if "axis" in k and "title" in a]
+        assert any(unit in text for text in axes), (name, axes)
+        assert layout["template"]["layout"]["font"]["family"] == template.FONT, name
+
+
+def test_figures_along_a_world_size_state_its_evidence(gfx950, gfx942, tp4):
+    measured = figures.latency_against_bytes(tp4).layout.title.subtitle.text
+    assert "1-stage measured (8 rows: aiter-3458-mi355x, vllm-54787)" in measured
+    other = figures.terms_of_call(Setting(gfx942, "MI300X", 8, 2880), 32)
+    assert "1-stage transferred (never measured here)" in other.layout.title.subtitle.text
+
+
+@given(
+    a1=st.floats(2.0, 12.0), extra=st.floats(0.5, 8.0), rate=st.floats(20.0, 80.0),
+    n=st.sampled_from([4, 8]),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_crossing_is_hockneys(a1, extra, rate, n):
+    # t1 = a1 + S/w and t2 = a1 + extra + 2S/(Nw) cross at extra w / (1 - 2/N) bytes.
+    expected = extra * rate * 1e3 / (1 - 2 / n)
+    size = np.geomspace(expected / 50, expected * 20, 300)
+    one = (a1 + size / (rate * 1e3))[None, :]
+    two = (a1 + extra + 2 * size / (n * rate * 1e3))[None, :]
+    assert crossing(size, one, two)[0] == pytest.approx(expected, rel=1e-3)
+    assert crossing(size, one, one + 1.0)[0] == np.inf
+    assert crossing(size, one + 1.0, one)[0] == 0.0
+
+
+def test_latency_shows_the_model_and_moves_points_by_their_harness(gfx950, tp4, published):
+    figure = figures.latency_against_bytes(tp4)
+    by_name = {t.name: t for t in figure.data}
+    for algorithm in ALGORITHMS:
+        line = by_name[f"{template.ARM_NAME[algorithm]}, model and 90 % band"]
+        tokens = line.customdata[:, 2].astype(int)
+        modelled = predict(
+            gfx950, tp4.shapes(tokens), algorithm, gpu="MI355X", kernel=kernel.aiter()
+        )
+        assert line.y == pytest.approx(modelled.latency_us)
+        # The band is narrower than a prediction's interval, which holds every harness.
+        assert np.all(line.customdata[:, 0] > modelled.lo_us)
+    points = [t for t in figure.data if t.mode == "markers" and t.name.startswith("aiter-3458")]
+    shift = gfx950.values["harness[aiter-3458-mi355x/aiter]"]
+    shown = sorted(y for t in points for y in t.y)
+    rows = published.select(
+        (published.source == "aiter-3458-mi355x") & (published.world_size == 4)
+        & (published.quality == "clean")
+    )  # fmt: skip
+    assert shown == pytest.approx(sorted(rows.latency_us - shift))
+    assert all(not str(s).endswith("-open") for t in points for s in t.marker.symbol)
+    other = figures.latency_against_bytes(Setting(gfx950, "MI355X", 4, 2880))
+    moved = [t for t in other.data if t.mode == "markers" and t.name.startswith("aiter-3458")]
+    assert all(str(s).endswith("-open") for t in moved for s in t.marker.symbol)
+
+
+def test_latency_marks_crossover_and_cutoffs(tp4):
+    figure = figures.latency_against_bytes(tp4)
+    at = float(tp4.crossover_bytes()[0])
+    lo, hi = interval(tp4.crossover_bytes(tp4.drawn))
+    lines = {round(s.x0) for s in figure.layout.shapes if s.x0 == s.x1}
+    assert round(at) in lines
+    assert {128 * 1024, 256 * 1024, 448 * 1024} <= lines
+    (band, *_) = [s for s in figure.layout.shapes if s.x0 != s.x1 and s.type == "rect"]
+    assert (band.x0, band.x1) == pytest.approx((lo, hi))
+    texts = {a.text for a in figure.layout.annotations}
+    assert {"sglang 128 KiB", "vllm 256 KiB", "aiter 448 KiB"} <= texts
+
+
+@given(hidden=st.integers(64, 1024), n=st.sampled_from([2, 4, 8]))
+@settings(max_examples=25, deadline=None)
+def test_boundaries_on_the_map_are_the_rules(hidden, n):
+    hidden *= 8
+    for rule in field():
+        drawn = maps.boundary(rule, n, np.array([hidden]), "bf16", kernel.LATEST, 512)[0]
+        limit = rule.max_tokens(hidden, n, kernel_version=kernel.LATEST)
+        if limit is None or limit >= 1024:
+            assert drawn == np.inf or drawn >= 1023
+        elif limit == 0:
+            assert drawn == 0
+        else:
+            assert limit <= drawn < limit + 1
+
+
+def test_map_colours_by_the_faster_arm(gfx950):
+    figure = figures.decision_map(gfx950, gpu="MI355X", world_sizes=(4,))
+    (heat,) = [t for t in figure.data if t.type == "heatmap"]
+    z = np.array(heat.z)
+    for row in (10, 40, 60):
+        hidden = int(heat.y[row])
+        setting = Setting(gfx950, "MI355X", 4, hidden)
+        margin = setting.margin_us(np.array(heat.x))
+        assert (z[row] > 0).tolist() == (margin > 0).tolist()
+        one = setting.latency_us(np.array(heat.x), ONE_STAGE)
+        faster = margin > 0
+        assert z[row][faster] == pytest.approx(100 * (margin / one)[faster], abs=0.06)
+    axis = figure.layout.xaxis
+    assert list(axis.tickvals) == captured_batch_sizes().tolist()
+
+
+def test_regret_figures_show_the_scores(gfx950, recommended, judged):
+    figure = figures.regret_over_workload(
+        gfx950, gpu="MI355X", world_sizes=(8,), recommended=recommended
+    )
+    names = [t.replace("<b>", "").replace("</b>", "") for t in figure.layout.yaxis.ticktext]
+    mean, worst = figure.data
+    model = ModelledPairs.of(
+        gfx950, Workload.of(llms.hidden_dims()), 8, gpu="MI355X", aiter_version=kernel.LATEST
+    )
+    for name in ("sglang-128k", "aiter-per-rank", "always-2stage"):
+        rule = rules.named(name)
+        scored = model.score(rule, rule).regret_pct
+        at = names.index(name)
+        shown = mean.customdata[at]
+        assert shown == pytest.approx([scored.value, scored.lo, scored.hi])
+        assert worst.customdata[at][0] >= shown[0]
+    # Calls weigh as the workload says.
+    load = Workload.of([2880], [8, 256], [9.0, 1.0])
+    weighed = figures.regret_over_workload(gfx950, gpu="MI355X", world_sizes=(8,), workload=load)
+    labels = list(weighed.layout.yaxis.ticktext)
+    model = ModelledPairs.of(gfx950, load, 8, gpu="MI355X", aiter_version=kernel.LATEST)
+    never = model.score(rules.ALWAYS_2STAGE, rules.ALWAYS_2STAGE).regret_pct
+    shown = weighed.data[0].customdata[labels.index("always-2stage")][0]
+    assert shown == pytest.approx(never.value)
+    # The worst rule stands at the bottom.
+    assert list(mean.customdata[:, 0]) == sorted(mean.customdata[:, 0], reverse=True)
+    pairs = figures.regret_on_pairs(judged)
+    shown = dict(
+        zip(
+            [t.removeprefix("<b>").removesuffix("</b>") for t in pairs.layout.yaxis.ticktext],
+            pairs.data[0].customdata[:, 0], strict=True,
+        )
+    )  # fmt: skip
+    assert shown == {r.rule: pytest.approx(r.mean_pct) for r in judged.regret}
+    assert "fitted on these rows" in pairs.layout.title.subtitle.text
+
+
+def test_difference_is_zero_where_a_rule_runs_the_faster_arm(gfx950, recommended):
+    figure = figures.difference_from_best(
+        gfx950, 2880, gpu="MI355X", world_sizes=(4,), recommended=recommended
+    )
+    (heat,) = figure.data
+    z, names = np.array(heat.z), list(heat.y)
+    assert [int(t) for t in heat.x] == captured_batch_sizes().tolist()
+    first = Setting(gfx950, "MI355X", 4, 2880)
+    wins = first.margin_us(captured_batch_sizes(), first.drawn) > 0
+    sure = wins.all(0)
+    assert sure.sum() > 5
+    assert (z[names.index("always-1stage")][sure] == 0).all()
+    assert (z[names.index("always-2stage")][sure] > 10).any()
+    assert (z >= 0).all()
+
+
+def test_stacked_terms_add_up_to_the_latency(tp4):
+    figure = figures.terms_along_bytes(tp4)
+    for algorithm in ALGORITHMS:
+        stack = [t for t in figure.data if t.stackgroup == algorithm]
+        tokens = np.array(stack[0].customdata)
+        total = np.sum([t.y for t in stack], axis=0)
+        # Terms below 0.005 us are left out.
+        assert total == pytest.approx(tp4.latency_us(tokens, algorithm), abs=0.03)
+
+
+def test_waterfall_leads_from_one_arm_to_the_other(gfx942):
+    setting = Setting(gfx942, "MI300X", 8, 2880)
+    figure = figures.terms_of_call(setting, 32)
+    (bars,) = figure.data
+    one, two = (float(setting.latency_us([32], a)[0]) for a in (ONE_STAGE, TWO_STAGE))
+    assert bars.y[0] == pytest.approx(one, abs=1e-3)
+    assert bars.y[-1] == pytest.approx(two, abs=1e-3)
+    assert sum(bars.y[:-1]) == pytest.approx(two, abs=0.03)
+    assert list(bars.measure) == ["absolute", *["relative"] * (len(bars.y) - 2), "total"]
+
+
+def test_residuals_hold_every_row_that_the_calibration_covers(gfx950, published):
+    judged = validate(published, gfx950, need_pairs=False)
+    figure = figures.residuals(gfx950)
+    dots = [t for t in figure.data if t.type == "scatter"]
+    boxes = [t for t in figure.data if t.type == "box"]
+    assert sum(len(t.x) for t in dots) == judged.accuracy.n == sum(len(t.x) for t in boxes)
+    shown = np.concatenate([np.abs(t.y) for t in dots])
+    assert np.median(shown) == pytest.approx(judged.accuracy.median_ape, abs=1e-3)
+    for t in dots:
+        measured, predicted = t.customdata[:, 0], t.customdata[:, 1]
+        assert t.y == pytest.approx(100 * (predicted / measured - 1), abs=0.02)
+
+
+def test_a_parameter_without_data_is_as_wide_as_its_prior(gfx950):
+    figure = figures.parameter_intervals(gfx950)
+    dots = figure.data[1]
+    labels = [t.split("  ")[0] for t in figure.layout.yaxis.ticktext]
+    unknown = labels.index("read_efficiency_deviation[MI350X]")
+    known = labels.index("round_trip_us")
+    width = np.array(dots.error_x.array) + np.array(dots.error_x.arrayminus)
+    assert width[unknown] == pytest.approx(2 * 1.645, rel=0.01)
+    assert width[known] < 2.0
+    assert dots.x[unknown] == pytest.approx(0.0, abs=0.01)
+
+
+def test_left_out_errors_stand_beside_the_model_on_the_same_rows(gfx950):
+    figure = figures.left_out_errors(gfx950, assessment())
+    model = next(t for t in figure.data if t.name == "model, same rows")
+    baseline = next(t for t in figure.data if t.name == "baseline")
+    assert list(model.y) == [1.5, 2.0]
+    assert list(baseline.y) == [3.0]
+    assert next(iter(model.x)).startswith("hockney")
+    assert "88 %" in figure.layout.title.subtitle.text
+
+
+def test_link_rate_moves_the_crossover_and_skew_does_not(gfx942):
+    how = {"gpu": "MI300X", "hidden_dim": 2880, "world_sizes": (8,)}
+    rate = next(
+        t
+        for t in figures.cutoff_against_link_rate(gfx942, **how).data
+        if t.mode == "lines" and t.text
+    )
+    assert (np.diff(rate.y) > 0).all()
+    setting = Setting(gfx942, "MI300X", 8, 2880)
+    now = float(setting.crossover_bytes()[0]) / 1024
+    x = gfx942.values["link_gbps[MI300X]"]
+    assert np.interp(x, rate.x, rate.y) == pytest.approx(now, rel=0.01)
+    skew = next(t for t in figures.cutoff_against_skew(gfx942, **how).data if t.text)
+    assert skew.y == pytest.approx(np.full(len(skew.y), now), rel=0.01)
+
+
+def test_kernel_version_moves_the_crossover_where_a_barrier_came(gfx942):
+    figure = figures.cutoff_against_version(gfx942, gpu="MI300X", hidden_dim=4096, world_sizes=(8,))
+    (curve,) = figure.data
+    by_version = dict(zip(curve.text, curve.y, strict=True))
+    assert list(by_version) == drift.releases()
+    # release_acquire came with 0.1.14: 2-stage pays more, so 1-stage lasts longer.
+    assert by_version["0.1.14"] > by_version["0.1.12"] + 5
+    assert by_version["0.1.17"] == by_version["0.1.14"]
+    partial = figures.cutoff_against_version(gfx942, gpu="MI300X", hidden_dim=2880)
+    assert "0.1.10.post3 takes no hidden 2880" in partial.layout.title.subtitle.text
+    assert "0.1.10.post3" not in partial.data[0].text
+
+
+def test_worth_bars_stand_where_the_rules_differ(change):
+    figure = figures.worth_by_batch(change)
+    bars = [t for t in figure.data if t.x]
+    for w, shown in zip(change, bars, strict=True):
+        expected = {str(b.batch): b.saved_us.value for b in w.batches if b.old != b.new}
+        assert expected
+        assert dict(zip(shown.x, shown.y, strict=True)) == {
+            k: pytest.approx(v, abs=1e-3) for k, v in expected.items()
+        }
+        assert shown.name == "now 1-stage instead of 2-stage"
+
+
+def test_planning_figure_draws_what_can_be_avoided():
+    record = {
+        "title": "MI300X, TP 4, 8", "before_pct": 0.09, "perfect_pct": 0.01,
+        "series": [
+            {"name": "uniform", "n": [8, 4], "regret_pct": [0.03, 0.05], "error_pct": [0.01, 0.01]},
+            {"name": "<b>new", "n": [2], "regret_pct": [0.02], "error_pct": [0.0]},
+        ],
+    }  # fmt: skip
+    figure = figures.regret_against_measurements(record)
+    grid, new = figure.data
+    assert list(grid.x) == [4, 8]
+    assert grid.y == pytest.approx([0.04, 0.02])
+    assert new.name == "&lt;b&gt;new"
+    (line,) = figure.layout.shapes
+    assert line.y0 == pytest.approx(0.08)
+    assert "0.010 % of regret is unavoidable" in figure.layout.title.subtitle.text
+
+
+def test_a_parameter_flips_where_the_margin_vanishes(gfx942):
+    setting = Setting(gfx942, "MI300X", 8, 2880)
+    found = flips(setting, 32)
+    assert {"second_launch_us", "link_gbps[MI300X]"} <= {f.name for f in found}
+    # 48 tokens would need more than the link's nominal 64 GB/s, which no transfer can reach.
+    names = [f.name for f in flips(setting, 48)]
+    assert "second_launch_us" in names
+    assert "link_gbps[MI300X]" not in names
+    for f in found:
+        values = {**gfx942.values, f.name: f.at}
+        assert float(setting.margin_us([32], values)[0]) == pytest.approx(0.0, abs=0.02), f
+    inside = [f.name for f in found if f.inside]
+    assert "second_launch_us" in inside
+    assert "workgroup_gbps" not in inside
+
+
+HOSTILE = '</script><img src=x onerror="alert(1)"><a href="javascript:alert(1)">%{x}</a>'
+
+
+def test_text_of_users_is_never_markup(gfx950):
+    from dataclasses import replace
+
+    shown = template.plain(HOSTILE)
+    assert "<" not in shown
+    assert "%{" not in shown
+    assert html.unescape(shown) == HOSTILE
+    coverage = tuple(replace(c, sources=(HOSTILE,)) for c in gfx950.coverage)
+    hostile = replace(gfx950, coverage=coverage)
+    subtitle = figures.latency_against_bytes(
+        Setting(hostile, "MI355X", 4, 2880)
+    ).layout.title.subtitle.text  # fmt: skip
+    assert "<img" not in subtitle
+    assert "&lt;img" in subtitle
+
+
+def _contrast(one, other):
+    """Return the contrast ratio of two colours, as WCAG 2.1 defines it."""
+
+    def luminance(colour):
+        colour = colour.lstrip("#")
+        colour = "".join(c * 2 for c in colour) if len(colour) == 3 else colour
+        channels = [int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+    a, b = sorted((luminance(one), luminance(other)))
+    return (b + 0.05) / (a + 0.05)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_and_arms_are_readable_on_both_grounds(dark):
+    layout = template.template(dark).layout
+    paper = layout.paper_bgcolor
+    assert _contrast(layout.font.color, paper) > 7
+    assert _contrast(template.NEUTRAL, paper) > 3.9
+    for arm in ("1stage", "2stage"):
+        assert _contrast(template.ARM_COLOUR[arm], paper) > 3
+
+
+def test_a_missing_browser_is_one_line_that_helps(tp4, tmp_path, monkeypatch):
+    pytest.importorskip("kaleido")
+    monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "nothing"))
+    with pytest.raises(static.NoBrowserError) as caught:
+        static.write_images({tmp_path / "a.png": figures.terms_of_call(tp4, 32)})
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(tmp_path / "nothing") in message
+    assert "apt-get install chromium" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_kinds_of_file_are_refused(tp4, tmp_path):
+    with pytest.raises(static.InputError, match=r"cannot draw to '\.pdf'"):
+        static.write_images({tmp_path / "a.pdf": figures.terms_of_call(tp4, 32)})
+
+
+@pytest.mark.skipif(static.browser() is None, reason="no Chrome or Chromium here")
+def test_static_files_are_drawn_at_the_width_of_a_pull_request(tp4, tmp_path):
+    pytest.importorskip("kaleido")
+    png, svg = tmp_path / "a.png", tmp_path / "b.svg"
+    figure = figures.terms_of_call(tp4, 32)
+    static.write_images({png: figure, svg: figure})
+    head = png.read_bytes()[:24]
+    assert head[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", head[16:24]) == (1800, 2 * figure.layout.height)
+    text = svg.read_text()
+    assert 'width="900"' in text
+    assert "link read" in text
+    assert figure.layout.width is None
+
+
+def test_plotly_is_imported_only_when_a_figure_is_made():
+    code = (
+        "import sys, costmodel.figures, costmodel.explain, costmodel.rich_repr;"
+        "from costmodel.figures import latency, maps, regret, terms, fit, drift, worth, static, planning;"
+        "from costmodel.report import story, page, directory;"
+        "print([m for m in ('plotly', 'scipy', 'kaleido', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_images_of_the_readme_are_there_and_fit_a_page():
+    root = Path(__file__).resolve().parent.parent
+    drawn = {p.name: p.read_bytes() for p in (root / "docs" / "images").glob("*.png")}
+    assert {"latency.png", "decision-map.png", "regret.png", "call.png", "worth.png"} <= set(drawn)
+    for name, data in drawn.items():
+        assert data[:8] == b"\x89PNG\r\n\x1a\n", name
+        assert struct.unpack(">I", data[16:20])[0] == 1350, name
+    linked = re.findall(r"docs/images/([\w-]+\.png)", (root / "README.md").read_text())
+    assert set(linked) <= set(drawn)
