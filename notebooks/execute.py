@@ -1,0 +1,78 @@
+"""Execute notebooks from a clean kernel, and store them as a page without a kernel shows them.
+
+    python notebooks/execute.py                  # all of this directory, in place
+    python notebooks/execute.py 04-skew.ipynb
+
+Stored are text, tables and pictures. What only a running kernel can use (plotly's data where there
+is a picture, widget state, times) is left out, so that files stay small and differ only where
+results do. Needs ``pip install -e ".[notebook,figures]"`` and a Chrome or Chromium.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PLOTLY = "application/vnd.plotly.v1+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def notebooks() -> list[Path]:
+    """Return the notebooks of this directory."""
+    return sorted(HERE.glob("*.ipynb"))
+
+
+def execute(path: Path, directory: str | Path, timeout_s: int = 120):
+    """Return a notebook executed in ``directory``; ``CellExecutionError`` when a cell fails."""
+    import nbclient
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    client = nbclient.NotebookClient(
+        notebook,
+        timeout=timeout_s,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(directory)}},
+        record_timing=False,
+    )
+    return client.execute()
+
+
+def readable(notebook):
+    """Return an executed notebook without what a page cannot show."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for cell in notebook.cells:
+        cell.metadata = {}
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/png" in data:
+                data.pop(PLOTLY, None)
+            data.pop(WIDGET, None)
+            output.pop("metadata", None)
+            if output.output_type in ("display_data", "execute_result"):
+                output.metadata = {}
+    return notebook
+
+
+def main() -> None:
+    """Execute the notebooks named on the command line, or all."""
+    import nbformat
+
+    for path in map(Path, sys.argv[1:]) if sys.argv[1:] else notebooks():
+        path = path if path.exists() else HERE / path
+        with tempfile.TemporaryDirectory() as directory:
+            done = readable(execute(path, directory))
+        nbformat.write(done, path)
+        print(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()
