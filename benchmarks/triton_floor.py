@@ -21,7 +21,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-from tabulate import tabulate
+from costmodel.table import table
 
 try:
     import torch
@@ -176,17 +176,17 @@ def main(
         sys.exit("triton_floor: this torch sees no CUDA or ROCm GPU; nothing to measure")
     shapes = [LiveShape(m, h, dtype) for h in hidden for m in tokens]
     try:
-        table = [row for ranks in tp for row in rows(ranks, shapes, slots, samples)]
+        found = [row for ranks in tp for row in rows(ranks, shapes, slots, samples)]
     except InputError as error:
         sys.exit(f"triton_floor: {error}")
     print(f"{torch.cuda.get_device_name()}: all ranks on this GPU, {slots} slots, graph replay")
-    shown = [{**row, "bytes": kib(float(row["bytes"]))} for row in table]
-    print(tabulate(shown, headers="keys"))
+    shown = [{**row, "bytes": kib(float(row["bytes"]))} for row in found]
+    print(table([row.values() for row in shown], list(shown[0]), right=True))
     if out:
         with out.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, list(table[0]), lineterminator="\n")
+            writer = csv.DictWriter(stream, list(found[0]), lineterminator="\n")
             writer.writeheader()
-            writer.writerows(table)
+            writer.writerows(found)
 
 
 if __name__ == "__main__":
