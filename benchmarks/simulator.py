@@ -2,10 +2,10 @@
 
     python benchmarks/simulator.py [--ranks 8,64,256,1024] [--quick]
 
-Prints milliseconds (best of several) and growth between rows. Targets: one collective of 8 ranks in
+Prints milliseconds (best of several). Targets: one collective of 8 ranks in
 5 ms, one of 1024 ranks on a switch in seconds. SimGrid is measured where an interpreter imports it
 (Debian: apt-get install -y --no-install-recommends python3-simgrid); its time is that of the event
-loop alone, without building its platform.
+loop alone, driven from Python actors, without building its platform.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ def collectives(sizes: list[int], times: int) -> str:
         late = Conditions(arrivals_us=Skew("normal", 20.0).draw(ranks, 1)[0])
         for algorithm in ("1stage", "2stage"):
             repeat = times if ranks <= 64 else 1
-            even = best(lambda m=found, a=algorithm: simulate(m, a, 64, 7168), repeat)  # type: ignore[misc]
+            even = best(lambda m=found, a=algorithm: simulate(m, a, 64, 7168), repeat)
             skewed = best(
-                lambda m=found, a=algorithm, c=late: simulate(m, a, 64, 7168, conditions=c),  # type: ignore[misc]
+                lambda m=found, a=algorithm, c=late: simulate(m, a, 64, 7168, conditions=c),
                 repeat,
             )
             events = simulate(found, algorithm, 64, 7168).run.events if ranks <= 64 else ""
@@ -108,7 +108,7 @@ def turns(times: int) -> str:
     for tokens in (8, 80, 96, 512, 4096):
         line: list[object] = [tokens]
         for algorithm in ("1stage", "2stage"):
-            line.append(f"{best(lambda a=algorithm: simulate(found, a, tokens, 7168), times):.1f}")  # type: ignore[misc]  # noqa: B023
+            line.append(f"{best(lambda a=algorithm: simulate(found, a, tokens, 7168), times):.1f}")  # noqa: B023
         alone = best(lambda: simulate(found, "1stage", tokens, 7168, split=True), 1)  # noqa: B023
         rows.append([*line, f"{alone:.0f}"])
     head = ["tokens", "1stage ms", "2stage ms", "1stage ms, workgroup by workgroup"]
@@ -129,13 +129,13 @@ def beside_simgrid(times: int) -> str:
             start[b[pair]], np.full(pair.size, float(size)), fabric.paths[pair], fabric.capacity,
             np.full(pair.size, float(workgroups)),
         )  # fmt: skip
-        grouped = best(lambda: completion_times(*arguments), times)  # type: ignore[arg-type]  # noqa: B023
+        grouped = best(lambda: completion_times(*arguments), times)  # noqa: B023
         single = (
             np.repeat(arguments[0], workgroups), np.repeat(arguments[1], workgroups),
             np.repeat(arguments[2], workgroups, axis=0), arguments[3],
         )  # fmt: skip
-        one_by_one = best(lambda: completion_times(*single), times)  # type: ignore[arg-type]  # noqa: B023
-        ends = completion_times(*single)  # type: ignore[arg-type]
+        one_by_one = best(lambda: completion_times(*single), times)  # noqa: B023
+        ends = completion_times(*single)
         row = [ranks, workgroups, ends.size, f"{grouped:.1f}", f"{one_by_one:.1f}"]
         if python:
             spent, clock = _simgrid(python, ranks, workgroups, gbps, size, start)
@@ -160,7 +160,8 @@ def _simgrid(
         Path(place, "case.json").write_text(json.dumps(case))
         Path(place, "driver.py").write_text(DRIVER)
         done = subprocess.run(
-            [python, "driver.py", "case.json"], cwd=place, capture_output=True, text=True, check=True
+            [python, "driver.py", "case.json"], cwd=place, check=True,
+            capture_output=True, text=True,
         )  # fmt: skip
     spent, clock = json.loads(done.stdout.splitlines()[-1])
     return 1e3 * spent, clock

@@ -22,6 +22,7 @@ from . import hardware, parameters
 from .atomic import replacing
 from .errors import InputError
 from .latency import Costs, costs
+from .loopback import Costs as LoopbackCosts
 
 SCHEMA = "costmodel/calibration/1"
 
@@ -136,7 +137,7 @@ class Calibration:
 
     def costs(
         self, gpu: str, values: Values, *, norm_kernel: str = "gemma", source: str | None = None
-    ) -> Costs:
+    ) -> Costs | LoopbackCosts:
         """Return what actions cost on ``gpu`` under ``values`` (point estimates or draws).
 
         ``source`` picks the harness constant of a calibrated source; without it the harness is the
@@ -150,7 +151,8 @@ class Calibration:
         deviation = values[f"harness[{key}]"] if key else values.get("harness[]", 0.0)
         # Even a fast harness adds no negative time beyond the launch.
         harness = np.maximum(values["harness_us"] + deviation, -values["launch_us"])
-        return costs(values, arch, gpu, hardware.hbm_gbps(gpu), norm_kernel, harness)
+        hbm_gbps = hardware.hbm_gbps(gpu)
+        return costs(values, arch, gpu, hbm_gbps, norm_kernel, harness, self.fabric)
 
     def harness_key(self, source: str, gpu: str = "") -> str | None:
         """Return the harness key of a source name or key, or None when it is not calibrated."""

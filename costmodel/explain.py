@@ -220,7 +220,7 @@ def explain(setting: Setting, tokens: int) -> Explanation:
     run = [a for a in ALGORITHMS if takes[a][0].all()]
     if not run:
         raise InputError(
-            f"no kernel of AITER {setting.aiter_version} takes {tokens} tokens x hidden "
+            f"no kernel of {setting.kernel.title} takes {tokens} tokens x hidden "
             f"{setting.hidden_dim} ({setting.dtype}): 1-stage needs {takes[ONE_STAGE][1]}, "
             f"2-stage needs {takes[TWO_STAGE][1]}"
         )

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from . import fabric as _fabric
+from . import loopback
 from .kernel import Kernel
 from .shape import FUSED, ONE_STAGE, SEPARATE, Shapes
 from .units import PACK_BYTES, element_bytes
@@ -66,8 +68,20 @@ class Geometry:
     norm_turns: Array
 
 
+def on_fabric(
+    fabric: str, shapes: Shapes, algorithm: str, kernel: Kernel, arch: str
+) -> Geometry | loopback.Loopback:
+    """Return the geometry of ``algorithm`` where ranks are wired as ``fabric`` says."""
+    if fabric == _fabric.LOOPBACK:
+        return loopback.geometry(shapes, algorithm, kernel, arch)
+    return geometry(shapes, algorithm, kernel, arch=arch)
+
+
 def geometry(shapes: Shapes, algorithm: str, kernel: Kernel, *, arch: str = "gfx942") -> Geometry:
-    """Return the geometry of ``algorithm`` for every shape. Does not check :func:`eligible`."""
+    """Return the geometry of ``algorithm`` for every shape. Does not check :func:`eligible`.
+
+    For ranks with links of their own; see :func:`costmodel.loopback.geometry` for ranks on one GPU.
+    """
     n = shapes.world_size.astype(np.float64)
     tokens = shapes.tokens.astype(np.float64)
     row_bytes = shapes.hidden_dim * float(element_bytes(shapes.dtype))
@@ -150,7 +164,7 @@ def eligible(shapes: Shapes, algorithm: str, kernel: Kernel) -> tuple[NDArray[np
     if algorithm == ONE_STAGE:
         if not kernel.fused_1stage:
             return np.zeros(shapes.tokens.shape, np.bool_), (
-                f"AITER {kernel.version} has no 1-stage fused kernel (it came with 0.1.10.post3)"
+                f"{kernel.title} has no 1-stage fused kernel (it came with 0.1.10.post3)"
             )
         ok = whole & (packs <= kernel.fused_1stage_max_packs)
         words = f"hidden % {pack} == 0 and hidden / {pack} <= {kernel.fused_1stage_max_packs}"

@@ -117,9 +117,16 @@ class Advice:
 
 
 def advise(
-    calibration: Calibration, pairs: Pairs, fallback: Rule | None, aiter_version: str
+    calibration: Calibration,
+    pairs: Pairs,
+    fallback: Rule | None,
+    aiter_version: str,
+    workload: Workload | None = None,
 ) -> tuple[Advice, ...]:
-    """Return the recommended rule for each GPU and dtype of the pairs, without gaps."""
+    """Return the recommended rule for each GPU and dtype of the pairs, without gaps.
+
+    ``workload`` is what it is recommended for (default: that of :func:`recommend`).
+    """
     found = []
     other = fallback or current("aiter", pairs.op)
     for gpu, dtype in sorted(set(zip(pairs.gpu.tolist(), pairs.dtype.tolist(), strict=True))):
@@ -127,7 +134,7 @@ def advise(
         sizes = tuple(np.unique(pairs.world_size[mine]).tolist())
         recommendation = recommend(
             calibration, gpu=gpu, op=pairs.op, dtype=dtype, aiter_version=aiter_version,
-            world_sizes=sizes,
+            workload=workload, world_sizes=sizes,
         )  # fmt: skip
         open_ = tuple(c.world_size for c in recommendation.cutoffs if c.verdict == NOT_IDENTIFIED)
         if len(open_) == len(sizes):

@@ -43,6 +43,11 @@ class Kernel:
     plain_1stage_below_bytes: tuple[tuple[int, int], ...]
     norm_kernel: str = "gemma"
 
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return f"AITER {self.version}" if self.family == "aiter" else f"{self.family}'s kernels"
+
     def auto_is_1stage(self, world_size: int, size_bytes: float) -> bool:
         """Return what the plain all-reduce's own dispatch chooses.
 
@@ -85,10 +90,20 @@ def aiter(version: str = LATEST) -> Kernel:
 @cache
 def at_date(family: str, date: str, norm_kernel: str = "") -> Kernel:
     """Return a family's kernels as they stood on the development branch at an ISO date."""
-    on = {}
     if family == "aiter":
         on = {row["feature"]: row["value"] for row in _aiter_history() if row["since_date"] <= date}
+    else:
+        own = (row for row in _rows("kernels.csv") if row["family"] == family)
+        on = {row["quantity"]: row["value"] for row in own}
     return _kernel(family, date, on, norm_kernel or "gemma")
+
+
+def calibrated(family: str, aiter_version: str = LATEST) -> Kernel:
+    """Return the kernels that a calibration of ``family`` speaks for.
+
+    The project's own kernels have one state; everything else is AITER's at a release.
+    """
+    return at_date(family, "") if family == "costmodel" else aiter(aiter_version)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import fabric as _fabric
+from . import loopback
 from .geometry import Geometry
 from .parameters import REFERENCE_ARCH
 from .shape import SEPARATE
@@ -96,11 +97,14 @@ def costs(
     hbm_gbps: float,
     norm_kernel: str,
     harness_us: Any = 0.0,
-) -> Costs:
+    fabric: str = _fabric.FULL_MESH,
+) -> Costs | loopback.Costs:
     """Resolve named parameter values (see parameters.py) for one GPU and norm kernel.
 
     Fixed kernel times carry the arch's ``kernel_time_scale``; gfx950 is the reference, scale 1.
     """
+    if fabric == _fabric.LOOPBACK:
+        return loopback.costs(values, arch, gpu, hbm_gbps, harness_us)
     scale = 1.0 if arch == REFERENCE_ARCH else values[f"kernel_time_scale[{arch}]"]
     return Costs(
         link_gbps=values[f"link_gbps[{gpu}]"],
@@ -140,12 +144,20 @@ def barrier(costs: Costs, world_size: Array) -> Any:
     return costs.barrier_us + costs.arrival_jitter_us * _expected_maximum(world_size)
 
 
-def terms(geometry: Geometry, costs: Costs, fabric: str = _fabric.FULL_MESH) -> dict[str, Any]:
+def terms(
+    geometry: Geometry | loopback.Loopback,
+    costs: Costs | loopback.Costs,
+    fabric: str = _fabric.FULL_MESH,
+) -> dict[str, Any]:
     """Return the named terms in us; their sum is the latency. Only terms that the kernel has.
 
     Arrays broadcast from the shapes and the costs, so costs of shape (draws, 1) against n shapes
     give (draws, n). A term that does not depend on the shape may be a scalar.
     """
+    if isinstance(geometry, loopback.Loopback):
+        assert isinstance(costs, loopback.Costs)
+        return loopback.terms(geometry, costs)
+    assert isinstance(costs, Costs)
     n = geometry.world_size
     per_gbps = 1e-3  # bytes / (GB/s) = 1e-3 us
     read_gbps = costs.link_gbps * (

@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
+from . import loopback
+from .fabric import FULL_MESH, LOOPBACK
 from .hardware import FACTS
 
 #: gfx950 is where both arms of the fused op are measured, so its kernels set the scale.
@@ -82,9 +84,18 @@ def is_log(names: Iterable[str]) -> list[bool]:
     return [prior(name).form == "log" for name in names]
 
 
-def names(gpus: Iterable[tuple[str, str]], norm_kernels: Iterable[str]) -> list[str]:
+def knows(names: Iterable[str], norm_kernel: str, fabric: str) -> bool:
+    """Return whether ``names`` cover a separate norm kernel; in loopback it is always the same."""
+    return fabric == LOOPBACK or f"separate_norm_us[{norm_kernel}]" in names
+
+
+def names(
+    gpus: Iterable[tuple[str, str]], norm_kernels: Iterable[str], fabric: str = FULL_MESH
+) -> list[str]:
     """Return the parameters (without harness deviations) for (arch, gpu) pairs and norm kernels."""
     pairs = sorted(set(gpus))
+    if fabric == LOOPBACK:
+        return loopback.parameter_names(pairs)
     archs = sorted({arch for arch, _ in pairs})
     found = [f"link_gbps[{gpu}]" for _, gpu in pairs]
     found += [f"read_efficiency[{arch}]" for arch in archs]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .calibration import LEVEL, NOISE_DOF, Calibration, Values
 from .errors import InputError
-from .geometry import eligible, geometry
+from .geometry import eligible, on_fabric
 from .kernel import Kernel
 from .latency import terms, total
 from .shape import Shapes
@@ -60,7 +60,8 @@ def latency_terms(
         gpu, values or calibration.values, norm_kernel=kernel.norm_kernel, source=source
     )
     arch = next(a for a, g in calibration.gpus if g == gpu)
-    return terms(geometry(shapes, algorithm, kernel, arch=arch), cost, calibration.fabric)
+    wires = calibration.fabric
+    return terms(on_fabric(wires, shapes, algorithm, kernel, arch), cost, wires)
 
 
 def latency_us(

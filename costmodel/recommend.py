@@ -144,7 +144,7 @@ def recommend(
 
     if op not in OPS:
         raise InputError(f"unknown op '{op}'; the model knows {', '.join(OPS)}")
-    found = _kernel.aiter(aiter_version)
+    found = _kernel.calibrated(calibration.kernel_family, aiter_version)
     if op == FUSED and not found.fused_1stage:
         raise InputError(
             f"AITER {aiter_version} has no 1-stage fused kernel, so there is nothing to choose; "
@@ -157,7 +157,7 @@ def recommend(
     if hidden_dims and not valid.all():
         bad = int(one_token.hidden_dim[~valid][0])
         raise InputError(
-            f"hidden size {bad} is rejected by the 1-stage kernel of AITER {aiter_version}: "
+            f"hidden size {bad} is rejected by the 1-stage kernel of {found.title}: "
             f"it needs {rule_words}"
         )
     every = Shapes.of(1, known, 2, op=op, dtype=dtype)

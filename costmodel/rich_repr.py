@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .kernel import calibrated
 from .parameters import prior
 from .report.blocks import Block, Code, Paragraph, Strong, Table
 from .report.markup import render
@@ -65,10 +66,11 @@ def recommendation_html(found: Recommendation) -> str:
     ]  # fmt: skip
     head = ("ranks", "1-stage when bytes", "90 % interval", "evidence", "expected regret", "why")
     switch = [c for c in found.cutoffs if c.switch]
+    ran = calibrated(found.calibration.kernel_family, found.aiter_version).title
     blocks: list[Block] = [
         Paragraph.of(
             Strong(f"1-stage or 2-stage on {found.gpu}"),
-            f" ({found.arch}): {found.op}, {found.dtype}, AITER {found.aiter_version}; calibration "
+            f" ({found.arch}): {found.op}, {found.dtype}, {ran}; calibration "
             f"{found.calibration.id}",
         ),
         Table(head, tuple(rows)),

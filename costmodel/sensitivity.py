@@ -45,8 +45,8 @@ class Setting:
 
     @property
     def kernel(self) -> _kernel.Kernel:
-        """The kernels of the AITER version."""
-        return _kernel.aiter(self.aiter_version)
+        """The kernels that the calibration speaks for, at the AITER version."""
+        return _kernel.calibrated(self.calibration.kernel_family, self.aiter_version)
 
     @property
     def arch(self) -> str:

@@ -122,8 +122,9 @@ def validate(
     ``op`` is the op whose rules are judged (default: the fused op if it has pairs, else plain
     all-reduce). ``against`` is judged too and takes the place of the best shipped rule in the
     verdict. Where the recommendation makes no claim, ``fallback`` decides (default: AITER's
-    current rule for the op). ``workload`` defaults to captured batch sizes crossed with the hidden
-    sizes of known models. ``need_pairs=False`` judges the model alone where there are no pairs.
+    current rule for the op). ``workload``, for which the rule is recommended and over which regret
+    is modelled, defaults to captured batch sizes crossed with the hidden sizes of known models.
+    ``need_pairs=False`` judges the model alone where there are no pairs.
 
     Raises :class:`InputError` when no row is covered, when no call was measured with both
     algorithms, and for a rule without a claim for a world size of the pairs.
@@ -152,7 +153,7 @@ def validate(
     three_way: ThreeWay | None = None
     rival = ""
     if len(pairs):
-        advice = advise(calibration, pairs, fallback, aiter_version)
+        advice = advise(calibration, pairs, fallback, aiter_version, workload)
         field = [*shipped(judged), ALWAYS_1STAGE, ALWAYS_2STAGE]
         if against is not None:
             if against.name == RECOMMENDED:

@@ -137,6 +137,13 @@ def test_it_says_where_the_rule_comes_from(tmp_path):
     assert "import torch" not in text
 
 
+def test_the_environment_names_another_tree(tmp_path, monkeypatch):
+    root, file, _ = patched("sglang_bytes", "recommended", tmp_path)
+    assert not any(failures(file, monkeypatch, root).values())
+    other = SHAPES["sglang_bytes"].package(tmp_path / "other")
+    assert any(failures(file, monkeypatch, other).values())
+
+
 def test_without_a_tree_the_installed_package_is_meant(tmp_path, monkeypatch):
     made = SHAPES["vllm_method"]
     root = made.package(tmp_path / "site")

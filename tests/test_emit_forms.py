@@ -10,8 +10,10 @@ import pytest
 from emitted import PROVENANCE, RULES, function_says, random_calls, rule_says
 
 from costmodel import kernel, rules
-from costmodel.emit import engine, environment, listing
+from costmodel.emit import engine, environment, listing, templates
+from costmodel.emit.boundary import first_difference
 from costmodel.engines.places import engine as engine_named
+from costmodel.engines.reading import Module, read
 from costmodel.errors import InputError
 from costmodel.rules import Rule
 
@@ -40,6 +42,12 @@ class TestSnippet:
         assert "calibration gfx950-0123abcd" in text
         assert "TP8: not identified; the cutoff that stood here is kept." in text
         assert "max_bytes = {4: 448 * 1024}.get(self.world_size, 128 * 1024)" in text
+
+    @pytest.mark.parametrize("name", ENGINES)
+    def test_the_template_has_the_engines_present_rule(self, name):
+        template = templates.of(engine_named(name))
+        found = read(Module.parse("template.py", template.text), template.function).condition
+        assert first_difference(Rule("", found), rules.named(name)) is None
 
     def test_the_engines_own_rule_is_its_own_form(self):
         text = engine.snippet(engine_named("vllm"), rules.named("vllm"), PROVENANCE, NEWEST).text

@@ -69,11 +69,12 @@ json.dump(ends, open(sys.argv[2], "w"))
 
 
 def interpreter() -> str | None:
-    """Return an interpreter that can import simgrid: this one, or the system's."""
+    """Return an interpreter whose simgrid has what DRIVER calls: this one, or the system's."""
+    probe = "import simgrid as s; s.NetZone.create_full_zone, s.Comm.finish_time"
     for python in (sys.executable, "/usr/bin/python3", shutil.which("python3")):
         if python is None:
             continue
-        found = subprocess.run([python, "-c", "import simgrid"], capture_output=True)
+        found = subprocess.run([python, "-c", probe], capture_output=True)
         if found.returncode == 0:
             return python
     return None

@@ -97,7 +97,7 @@ def describe(found: Explanation) -> str:
     lines = [
         f"{found.tokens} tokens x hidden {s.hidden_dim}, {s.dtype}, TP{s.world_size} on {s.gpu} "
         f"({s.arch}): {kib(found.bytes)} on one rank",
-        f"{s.op}, AITER {s.aiter_version}; calibration {s.calibration.id}; evidence: {arms}",
+        f"{s.op}, {s.kernel.title}; calibration {s.calibration.id}; evidence: {arms}",
         "",
         _headline(found),
         "",
@@ -250,7 +250,7 @@ def describe_all(found: Decisions) -> str:
     return "\n".join(
         [
             f"hidden {s.hidden_dim}, {s.dtype}, TP{s.world_size} on {s.gpu} ({s.arch}), {s.op}, "
-            f"AITER {s.aiter_version}; calibration {s.calibration.id}",
+            f"{s.kernel.title}; calibration {s.calibration.id}",
             "",
             table(rows, head, right=True),
             "",

@@ -13,6 +13,7 @@ from ..plan import Budget, Effort, Plan, plan
 from ..plan.candidates import harness_spread_us
 from ..plan.outlook import Interval
 from ..plan.record import check_writable
+from ..shape import FUSED
 from ..table import table
 from ..units import kib
 from . import options
@@ -177,7 +178,8 @@ def _prospects(found: Plan) -> str:
 def _span(interval: Interval) -> str:
     if interval.hi is None:
         return f"{kib(interval.lo)} to no limit"
-    return f"{kib(interval.lo)} to {kib(interval.hi)} (x{interval.ratio:.2f})"
+    ratio = f" (x{interval.ratio:.2f})" if interval.lo else ""
+    return f"{kib(interval.lo)} to {kib(interval.hi)}{ratio}"
 
 
 def _entries(found: Plan) -> str:
@@ -203,18 +205,24 @@ def _total(found: Plan) -> str:
     before, after, perfect = found.regret_pct
     removed = 100 * (before - after) / max(before - perfect, 1e-12)
     text = (
-        f"{len(found.entries)} shapes, {found.latencies} latencies, about {found.seconds:.0f} s: "
+        f"{len(found.entries)} shape{'s' * (len(found.entries) > 1)}, {found.latencies} "
+        f"latenc{'ies' if found.latencies > 1 else 'y'}, about {found.seconds:.0f} s: "
         f"mean expected regret {before:.3f} % -> {after:.3f} %, "
         f"{removed:.0f} % of what measuring can remove"
     )
     limit = found.budget.shapes
     if limit is not None and len(found.entries) < limit:
-        text += f". More than {len(found.entries)} shapes would bring next to nothing"
+        text += ". More shapes would bring next to nothing"
     return text + "."
 
 
 def _next(found: Plan, out: Path | None) -> list[str]:
     sizes = sorted({e.world_size for e in found.entries})
+    if found.op != FUSED:
+        return [
+            f"'costmodel measure' runs {FUSED} alone: measure these with a harness of your own; "
+            "'costmodel import' reads its output"
+        ]
     if out is None:
         return ["--out plan.json writes this for: costmodel measure --plan plan.json"]
     # Ranks on one GPU run in one process, on the project's own kernels.

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +15,11 @@ from .. import kernel
 from ..errors import InputError, nearest
 from ..judging import NORMAL_90
 from ..validate import Limits
+from ..workload import Workload
 from . import options
 
 if TYPE_CHECKING:
+    from ..calibration import Calibration
     from ..judging import RuleRegret
     from ..measurement import Measurements
     from ..rules import Rule
@@ -66,8 +72,25 @@ DEFAULT = Limits()
     "--tie", type=click.FloatRange(min=0), default=DEFAULT.tie,
     show_default=True, metavar="PCT", help="Algorithms this close count as equally fast.",
 )  # fmt: skip
+@click.option(
+    "--live", metavar="BACKEND",
+    help="Measure first, with this back end (aiter, triton, gloo), at shapes that are not among "
+    "the --measurements given; needs --tp and --out.",
+)  # fmt: skip
+@click.option("--tp", type=int, metavar="N", help="With --live: world size.")
+@click.option(
+    "--hidden", type=options.INTEGERS,
+    help="Hidden sizes that the rule is recommended for [default: those of known models]; with "
+    "--live also those to measure.",
+)  # fmt: skip
+@click.option("--tokens", type=options.INTEGERS, help="With --live: tokens.")
+@click.option("--dtype", default="bf16", show_default=True, help="With --live: bf16, fp16.")
+@click.option("--out", metavar="DIR", help="With --live: directory of the run.")
+@click.option("--measure", default="", metavar="OPTIONS", help="With --live: more for measure.")
 @options.format_option
+@click.pass_context
 def command(
+    context: click.Context,
     more: tuple[str, ...],
     files: tuple[str, ...],
     published: bool,
@@ -85,6 +108,13 @@ def command(
     min_agree: float,
     max_regret: float,
     tie: float,
+    live: str | None,
+    tp: int | None,
+    hidden: tuple[int, ...] | None,
+    tokens: tuple[int, ...] | None,
+    dtype: str,
+    out: str | None,
+    measure: str,
     style: str,
 ) -> int:
     """Judge the model and every rule of the field on measured rows.
@@ -103,6 +133,13 @@ def command(
     """
     from ..validate import hold_out, validate
 
+    limits = Limits(max_median_error, min_agree / 100, max_regret, tie)
+    if live is not None:
+        return _live(
+            context, live, tp, hidden, tokens, dtype, out, measure.split(),
+            (*files, *more), options.load_target(arch, gpu, calibration_file), limits,
+            aiter_version, style,
+        )  # fmt: skip
     table = _read((*files, *more), published or bool(held_out), held_out, include)
     if held_out:
         if calibration_file is not None:
@@ -123,13 +160,82 @@ def command(
         against=_rule(against, asked),
         fallback=_rule(fallback, asked),
         aiter_version=aiter_version,
-        limits=Limits(max_median_error, min_agree / 100, max_regret, tie),
+        workload=Workload.of(hidden) if hidden else None,
+        limits=limits,
         need_pairs=not accuracy_only,
     )
     if style == "json":
         options.print_json(found.to_dict())
     else:
         click.echo(describe(found))
+    return 0 if found.passed else 1
+
+
+@contextlib.contextmanager
+def _said_aside() -> Iterator[None]:
+    """Send standard output, that of started processes included, to standard error."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _run(measuring: click.Command, asked: list[str], context: click.Context) -> int:
+    """Run a command with these arguments and return its exit code."""
+    with measuring.make_context("measure", asked, context) as inner:
+        try:
+            measuring.invoke(inner)
+        except click.exceptions.Exit as ended:
+            return ended.exit_code
+    return 0
+
+
+def _live(
+    context: click.Context,
+    backend: str,
+    tp: int | None,
+    hidden: tuple[int, ...] | None,
+    tokens: tuple[int, ...] | None,
+    dtype: str,
+    out: str | None,
+    more: list[str],
+    files: tuple[str, ...],
+    target: tuple[Calibration, str, str],
+    limits: Limits,
+    aiter_version: str,
+    style: str,
+) -> int:
+    """Measure in this process or its ranks, then judge the run directory on rank 0."""
+    from .. import measurement
+    from ..live.validation import HIDDEN_DIMS, TOKENS, Measured, arguments, judge_run
+    from ..live.validation import describe as describe_measured
+    from .measure import command as measure_command
+
+    if out is None:
+        raise InputError("--live needs --out, the directory that keeps what was measured")
+    if tp is None:
+        raise InputError("--live needs --tp, the number of ranks")
+    directory = Path(out)
+    seen = measurement.read_all(files) if files else None
+    asked = arguments(
+        backend, tp, hidden or HIDDEN_DIMS, tokens or TOKENS, dtype, directory, seen, more
+    )
+    with _said_aside():
+        code = _run(measure_command, asked, context)
+    if code or os.environ.get("RANK", "0") != "0":
+        return code
+    calibration, _, gpu = target
+    found, live = judge_run(directory, calibration, gpu, limits=limits, aiter_version=aiter_version)
+    if style == "json":
+        options.print_json({**found.to_dict(), "live": live.to_dict()})
+    else:
+        told = describe_measured(found, live) if isinstance(found, Measured) else describe(found)
+        click.echo(told)
     return 0 if found.passed else 1
 
 

@@ -1,23 +1,23 @@
 """Figures: one function each, which returns a plotly ``Figure``.
 
-============================================  ====================================================
-:func:`~.latency.latency_against_bytes`       both arms with bands, measured points, crossover
-:func:`~.maps.decision_map`                   tokens x hidden: who wins by how much, rule boundaries
-:func:`~.regret.regret_over_workload`         mean and worst regret of every rule, by the model
-:func:`~.regret.regret_on_pairs`              the same on measured pairs
-:func:`~.regret.difference_from_best`         rule x batch size: percent above the faster arm
-:func:`~.terms.terms_along_bytes`             stacked terms of both arms
-:func:`~.terms.terms_of_call`                 waterfall from 1-stage to 2-stage for one call
-:func:`~.fit.residuals`                       residuals and pulls per source
-:func:`~.fit.parameter_intervals`             parameters against their priors
-:func:`~.fit.left_out_errors`                 leave-one-out beside the baselines
-:func:`~.drift.cutoff_against_link_rate`      what moves the crossover: link rate
-:func:`~.drift.cutoff_against_skew`           arrival skew
-:func:`~.drift.cutoff_against_version`        kernel version
-:func:`~.worth.worth_by_batch`                us per decode step by batch size
-:func:`~.planning.regret_against_measurements` what planning is worth, simulated
-:func:`~.static.write_images`                 PNG and SVG files
-============================================  ====================================================
+===============================================  ===================================================
+:func:`~.latency.latency_against_bytes`          both arms with bands, measured points, crossover
+:func:`~.maps.decision_map`                      tokens x hidden: who wins by how much, rule boundaries
+:func:`~.regret.regret_over_workload`            mean and worst regret of every rule, by the model
+:func:`~.regret.regret_on_pairs`                 the same on measured pairs
+:func:`~.regret.difference_from_best`            rule x batch size: percent above the faster arm
+:func:`~.terms.terms_along_bytes`                stacked terms of both arms
+:func:`~.terms.terms_of_call`                    waterfall from 1-stage to 2-stage for one call
+:func:`~.fit.residuals`                          residuals and pulls per source
+:func:`~.fit.parameter_intervals`                parameters against their priors
+:func:`~.fit.left_out_errors`                    leave-one-out beside the baselines
+:func:`~.drift.cutoff_against_link_rate`         what moves the crossover: link rate
+:func:`~.drift.cutoff_against_skew`              arrival skew
+:func:`~.drift.cutoff_against_version`           kernel version
+:func:`~.worth.worth_by_batch`                   us per decode step by batch size
+:func:`~.planning.regret_against_measurements`   what planning is worth, simulated
+:func:`~.static.write_images`                    PNG and SVG files
+===============================================  ===================================================
 
 All carry the template of :mod:`.template`, and state conditions, calibration and evidence in their
 subtitle. They are imported on first use; plotly is not imported before a figure is made.

@@ -42,6 +42,8 @@ def cutoff_against_link_rate(
     """
     settings = _settings(calibration, gpu, hidden_dim, world_sizes, op, dtype, aiter_version)
     name = f"link_gbps[{gpu}]"
+    if name not in calibration.names:
+        raise InputError(f"calibration {calibration.id} has no link rate of {gpu} to vary")
     now = calibration.values[name]
     factors = np.geomspace(0.25, 2.0, 25)
     figure = _curves(
@@ -77,6 +79,8 @@ def cutoff_against_skew(
     follows the ranks one by one.
     """
     settings = _settings(calibration, gpu, hidden_dim, world_sizes, op, dtype, aiter_version)
+    if "arrival_jitter_us" not in calibration.names:
+        raise InputError(f"calibration {calibration.id} has no arrival jitter to vary")
     jitter = np.array(JITTER_US)
     # A logarithmic axis has no zero: no skew stands at its left edge.
     x = np.where(jitter == 0, 0.03, jitter)
@@ -107,6 +111,8 @@ def cutoff_against_version(
 
     The calibration stays; what changes is which barriers and limits the kernels have.
     """
+    if calibration.kernel_family != "aiter":
+        raise InputError(f"calibration {calibration.id} is not of AITER's kernels")
     asked = list(versions or releases(op))
     settings = _settings(calibration, gpu, hidden_dim, world_sizes, op, dtype, asked[-1])
     chosen = [v for v in asked if replace(settings[0], aiter_version=v).runs([1], ONE_STAGE).all()]
@@ -159,8 +165,8 @@ def _settings(
     ]
     if not settings[0].runs([1], ONE_STAGE).all():
         raise InputError(
-            f"hidden size {hidden_dim} ({dtype}) is rejected by the 1-stage kernel of AITER "
-            f"{aiter_version}, so there is no crossover"
+            f"hidden size {hidden_dim} ({dtype}) is rejected by the 1-stage kernel of "
+            f"{settings[0].kernel.title}, so there is no crossover"
         )
     return settings
 
@@ -231,7 +237,7 @@ def _marks(figure: go.Figure, marks: dict[str, float]) -> None:
 
 def _subtitle(settings: Sequence[Setting], words: str, version: str | None = None) -> str:
     first = settings[0]
-    ran = f", AITER {first.aiter_version}" if version is None else version
+    ran = f", {first.kernel.title}" if version is None else version
     lines = [
         f"{first.op}, {first.dtype}, hidden {first.hidden_dim}{ran}; "
         f"{provenance(first.calibration)}. Bands: 90 %. {words}"

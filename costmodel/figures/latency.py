@@ -119,8 +119,8 @@ def latency_against_bytes(
     figure.update_xaxes(title="input bytes on one rank", row=2, col=1)
     n = setting.world_size
     subtitle = (
-        f"{setting.op}, {setting.dtype}, hidden {setting.hidden_dim}, AITER "
-        f"{setting.aiter_version}; {provenance(setting.calibration)}.<br>"
+        f"{setting.op}, {setting.dtype}, hidden {setting.hidden_dim}, "
+        f"{setting.kernel.title}; {provenance(setting.calibration)}.<br>"
         f"{evidence_line(setting.calibration, setting.gpu, n, setting.op)}. "
         "Points: measured (open: at another hidden size), moved by what their source's harness "
         "differs from a typical one."
@@ -205,6 +205,7 @@ def _points(
             if not mine.any():
                 continue
             shift = float(offset[mine][0])
+            known = f"harness[{harness}]" in setting.calibration.values
             filled = _same_hidden(setting, found.table.hidden_dim[mine])
             figure.add_trace(
                 go.Scatter(
@@ -218,7 +219,7 @@ def _points(
                         "line": {"width": 1.5},
                     },
                     name=f"{plain(str(harness).split('/')[0])} {ARM_NAME[algorithm]}, "
-                    f"{-shift:+.1f} us",
+                    + (f"{-shift:+.1f} us" if known else "as measured"),
                     customdata=np.column_stack(
                         [
                             found.latency_us[mine],

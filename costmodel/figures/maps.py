@@ -66,7 +66,7 @@ def decision_map(
 
     if rules is None:
         rules = _current(op)
-    found = _kernel.aiter(aiter_version)
+    found = _kernel.calibrated(calibration.kernel_family, aiter_version)
     tokens = _edges(1, max_tokens, 84)
     hidden = np.unique(np.rint(np.geomspace(*HIDDEN, 64) / 8) * 8).astype(np.int64)
     t, h = (a.ravel() for a in np.meshgrid(tokens, hidden))
@@ -132,7 +132,7 @@ def decision_map(
     _legend(figure, rules, recommended)
     _axes(figure, len(world_sizes), max_tokens)
     subtitle = (
-        f"{op}, {dtype}, AITER {aiter_version}; {provenance(calibration)}. Colour: how much slower "
+        f"{op}, {dtype}, {found.title}; {provenance(calibration)}. Colour: how much slower "
         "the slower algorithm is, percent, 1-stage and 2-stage as modelled."
         "<br>Thin lines: between them neither algorithm is faster with 95 % probability. "
         "Ticks: captured batch sizes."

@@ -119,8 +119,9 @@ def regret_over_workload(
             )  # fmt: skip
     _rows(figure, labels)
     load = workload or known_workload()
+    ran = _kernel.calibrated(calibration.kernel_family, aiter_version).title
     subtitle = (
-        f"{op}, {dtype}, AITER {aiter_version}; {provenance(calibration)}. Workload: "
+        f"{op}, {dtype}, {ran}; {provenance(calibration)}. Workload: "
         f"{np.unique(load.tokens).size} batch sizes x {np.unique(load.hidden_dim).size} hidden "
         "sizes. Modelled latencies; 90 % intervals from the posterior; left edge: "
         f"{FLOOR_PCT:g} % or less."
@@ -259,8 +260,9 @@ def difference_from_best(
             },
         }
     )
+    ran = _kernel.calibrated(calibration.kernel_family, aiter_version).title
     subtitle = (
-        f"{op}, {dtype}, hidden {hidden_dim}, AITER {aiter_version}; {provenance(calibration)}. "
+        f"{op}, {dtype}, hidden {hidden_dim}, {ran}; {provenance(calibration)}. "
         "Expected over the posterior; modelled latencies, typical harness."
     )
     return finish(

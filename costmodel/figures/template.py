@@ -11,6 +11,8 @@ import html
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from ..fabric import FULL_MESH
+
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
@@ -145,11 +147,12 @@ def evidence_line(calibration: Calibration, gpu: str, world_size: int, op: str) 
 
 
 def provenance(calibration: Calibration) -> str:
-    """Return the calibration's name and how many rows it rests on."""
+    """Return the calibration's name, how many rows it rests on, and a fabric other than xGMI's."""
     data = calibration.data
+    wired = "" if calibration.fabric == FULL_MESH else f"; {calibration.fabric}"
     return plain(
         f"calibration {calibration.id} ({data.get('rows_used', '?')} rows, "
-        f"{len(data.get('sources', ()))} sources)"
+        f"{len(data.get('sources', ()))} sources{wired})"
     )
 
 

@@ -110,8 +110,8 @@ def terms_along_bytes(setting: Setting, *, max_tokens: int = 256) -> go.Figure:
     figure.update_layout(hovermode="x unified")
     n = setting.world_size
     subtitle = (
-        f"{setting.op}, {setting.dtype}, hidden {setting.hidden_dim}, AITER "
-        f"{setting.aiter_version}, typical harness; {provenance(setting.calibration)}.<br>"
+        f"{setting.op}, {setting.dtype}, hidden {setting.hidden_dim}, "
+        f"{setting.kernel.title}, typical harness; {provenance(setting.calibration)}.<br>"
         f"{evidence_line(setting.calibration, setting.gpu, n, setting.op)}. Fixed times are known "
         "as sums; their parts lean on priors."
     )
@@ -188,7 +188,7 @@ def terms_of_call(setting: Setting, tokens: int) -> go.Figure:
     )
     subtitle = (
         f"{span} us; {faster} is faster in {_share(chance)} of the posterior. {setting.op}, "
-        f"{setting.dtype}, AITER {setting.aiter_version}; {provenance(setting.calibration)}.<br>"
+        f"{setting.dtype}, {setting.kernel.title}; {provenance(setting.calibration)}.<br>"
         + evidence_line(setting.calibration, setting.gpu, setting.world_size, setting.op)
         + "."
     )

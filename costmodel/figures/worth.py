@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .. import kernel as _kernel
 from .template import ARM_COLOUR, NEUTRAL, finish, plain, provenance
 
 if TYPE_CHECKING:
@@ -83,10 +84,11 @@ def worth_by_batch(worths: Sequence[Worth]) -> go.Figure:
     figure.update_xaxes(title="batch size (captured)", row=len(worths), col=1)
     figure.update_yaxes(title="us saved a step")
     figure.update_layout(bargap=0.15, barmode="overlay")
+    ran = _kernel.calibrated(first.calibration.kernel_family, first.aiter_version).title
     weights = first.histogram.name or "every captured batch size alike, which is nobody's traffic"
     subtitle = (
         f"Decode step of {plain(first.llm.name)}: {first.llm.calls_per_step} calls, hidden "
-        f"{first.llm.hidden_size}, {first.dtype}, AITER {first.aiter_version}; "
+        f"{first.llm.hidden_size}, {first.dtype}, {ran}; "
         f"{provenance(first.calibration)}. Modelled; 90 % intervals. Mean over: {plain(weights)}."
     )
     title = f"Worth of {plain(first.new.name)} over {plain(first.old.name)}, {plain(first.gpu)}"

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 from . import environment
-from .backend import Backend, op_and_algorithm
+from .backend import GRAPH, Backend, op_and_algorithm
 from .ending import FINISHED, WRONG_RESULTS
 from .harness import ArmResult, Settings, measure_point
 from .plan import Point
@@ -159,6 +159,7 @@ class Campaign:
     def measure(self) -> int:
         """Measure what is left of the run and return the exit code, the same on every rank."""
         first = None
+        self._settle()
         for index in self.todo:
             if self._out_of_time(index):
                 left = len(self.points) - self.progress.finished
@@ -193,6 +194,15 @@ class Campaign:
                 raise out_of_memory(point.shape, self.settings.slots, error) from None
             raise
         return results, time.monotonic() - began
+
+    def _settle(self) -> None:
+        """Measure the first shape once and forget it.
+
+        On an H200 (driver 580, CUDA 13) each kernel of the first graphs of a process costs about
+        0.18 us less than of all later ones, at equal clocks; no result may come from them.
+        """
+        if self.todo and self.settings.timing == GRAPH and not self._out_of_time(self.todo[0]):
+            self._measure(self.todo[0])
 
     def _again(self, index: int, before: dict[str, ArmResult]) -> None:
         """Measure the first shape once more, record it beside the shapes, and print the change."""

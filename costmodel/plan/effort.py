@@ -30,8 +30,11 @@ class Effort:
     timed_calls: int = Settings.rounds * Settings.samples * Settings.calls
 
     def __post_init__(self) -> None:
-        if min(self.launch_s, self.shape_s, self.arm_s) < 0 or self.timed_calls < 0:
-            raise InputError("seconds of a launch, a shape and an arm cannot be negative")
+        for seconds in (self.launch_s, self.shape_s, self.arm_s):
+            if not 0 <= seconds < float("inf"):
+                raise InputError(
+                    f"{seconds:g} seconds for a launch, a shape or an arm; give 0 or more"
+                )
 
     def latency_s(self, latency_us: float) -> float:
         """Return the seconds that one arm takes at a shape."""
@@ -51,7 +54,7 @@ class Budget:
         if self.shapes is not None and self.shapes < 1:
             raise InputError(f"the budget is {self.shapes} shapes; it must be 1 or more")
         if self.seconds is not None and not 0 < self.seconds < float("inf"):
-            raise InputError(f"the budget is {self.seconds:g} seconds; it must be more than 0")
+            raise InputError(f"the budget is {self.seconds:g} seconds; give more than 0, finite")
 
     def to_dict(self) -> dict[str, float | int]:
         """Return the limit that is set."""

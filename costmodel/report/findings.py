@@ -21,6 +21,7 @@ from ..emit.engine import Emitted, snippet
 from ..engines.places import Engine
 from ..engines.places import engine as engine_named
 from ..errors import InputError
+from ..fabric import FULL_MESH
 from ..histogram import BatchHistogram
 from ..llms import LLM
 from ..measurement import Measurements
@@ -124,6 +125,11 @@ class Findings:
         return self.recommendation.gpu
 
     @property
+    def kernels(self) -> str:
+        """The kernels that the calibration speaks for, as people call them."""
+        return _kernel.calibrated(self.calibration.kernel_family, self.aiter_version).title
+
+    @property
     def new(self) -> Rule:
         """The rule as it will stand in the engine, its guards included."""
         return self.emitted.adapted.rule
@@ -186,7 +192,7 @@ def gather(
             f"nothing to report for {gpu}: no cutoff is identified ({why}); 'costmodel plan' says "
             "what to measure"
         )
-    ran = _kernel.aiter(aiter_version)
+    ran = _kernel.calibrated(calibration.kernel_family, aiter_version)
     options = shlex.join(_target(found) if target is None else target)
     provenance = Provenance(
         f"costmodel emit --for {place.name} {options}",
@@ -253,6 +259,8 @@ def _elsewhere(
 ) -> tuple[Elsewhere, ...]:
     """Score the change on the default GPUs of the other archs, by the calibrations shipped."""
     out = []
+    if found.calibration.fabric != FULL_MESH:
+        return ()
     for arch, gpus in hardware.GPUS.items():
         if arch == found.arch:
             continue

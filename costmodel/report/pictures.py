@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..fabric import FULL_MESH
 from ..figures.drift import (
     cutoff_against_link_rate,
     cutoff_against_skew,
@@ -83,25 +85,8 @@ def pictures(found: Findings) -> dict[str, Picture]:
             terms_of_call(s, _call_of_interest(found, n)),
             True,
         )
-    drift: dict[str, Any] = {
-        "gpu": gpu,
-        "hidden_dim": hidden,
-        "world_sizes": crossing,
-        "dtype": found.dtype,
-    }
-    version: dict[str, Any] = {"aiter_version": found.aiter_version}
-    add(
-        "link-rate", "How the crossover moves with the link rate",
-        cutoff_against_link_rate(found.calibration, **drift, **version), True,
-    )  # fmt: skip
-    add(
-        "skew", "How the crossover moves with rank skew",
-        cutoff_against_skew(found.calibration, **drift, **version), True,
-    )  # fmt: skip
-    add(
-        "version", "How the crossover moves with the kernel version",
-        cutoff_against_version(found.calibration, **drift), True,
-    )  # fmt: skip
+    if found.calibration.fabric == FULL_MESH:
+        _drift(found, crossing, add)
     add(
         "residuals",
         "Residuals and pulls per source",
@@ -115,6 +100,22 @@ def pictures(found: Findings) -> dict[str, Picture]:
         True,
     )
     return {p.name: p for p in made}
+
+
+def _drift(found: Findings, world_sizes: list[int], add: Callable[..., None]) -> None:
+    """Add what moves the crossover: link rate, skew, kernel version."""
+    along: dict[str, Any] = {
+        "gpu": found.gpu, "hidden_dim": found.llm.hidden_size, "world_sizes": world_sizes,
+        "dtype": found.dtype,
+    }  # fmt: skip
+    calibration, version = found.calibration, found.aiter_version
+    rate = cutoff_against_link_rate(calibration, aiter_version=version, **along)
+    add("link-rate", "How the crossover moves with the link rate", rate, True)
+    skew = cutoff_against_skew(calibration, aiter_version=version, **along)
+    add("skew", "How the crossover moves with rank skew", skew, True)
+    if calibration.kernel_family == "aiter":
+        releases = cutoff_against_version(calibration, **along)
+        add("version", "How the crossover moves with the kernel version", releases, True)
 
 
 def setting(found: Findings, world_size: int) -> Setting:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 
 from .. import __version__
+from ..fabric import FULL_MESH
 from ..recommend import TRANSFERRED
 from ..regret import Estimate
 from ..units import kib
@@ -31,6 +32,7 @@ def story(found: Findings, pictures: Mapping[str, Picture], command: str, out: s
     """Return the report's blocks. ``command`` is the one that wrote it, ``out`` its directory."""
     blocks: list[Block] = [
         Heading(title(found), 1),
+        *_caution(found),
         *_what_changes(found),
         *_for_whom(found),
         *_evidence(found),
@@ -176,6 +178,19 @@ def _evidence(found: Findings) -> list[Block]:
             ": link rates of this GPU and kernel constants of others carry it; physics, not data.",
         ),
     ]  # fmt: skip
+
+
+def _caution(found: Findings) -> list[Block]:
+    """Say what a calibration of another fabric than xGMI's mesh stands for."""
+    if found.calibration.fabric == FULL_MESH:
+        return []
+    return [
+        Paragraph.of(
+            Strong(f"This is {found.calibration.fabric}, not xGMI:"),
+            f" the calibration is of {found.kernels} on {found.gpu} and says nothing about links "
+            f"between GPUs. It is no reason to change {found.engine.title}.",
+        )
+    ]
 
 
 def _regret(found: Findings) -> list[Block]:
@@ -326,9 +341,7 @@ def _reproduce(found: Findings, command: str, out: str) -> list[Block]:
     return [
         Heading("Reproduce"),
         Listing(commands(found, command, out), "sh"),
-        Paragraph.of(
-            f"costmodel {__version__}, AITER {found.aiter_version}. SHA-256 of what went in:"
-        ),
+        Paragraph.of(f"costmodel {__version__}, {found.kernels}. SHA-256 of what went in:"),
         Table(("input", "sha256"), tuple(hashes)),
         Paragraph.of("Sources of the calibration, and their rows in the model:"),
         Table(("source", "GPUs", "rows"), tuple(sources)),

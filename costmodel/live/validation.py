@@ -1,0 +1,273 @@
+"""The live op judged: shapes that no calibration saw, measured by the harness, then validated.
+
+``costmodel validate --live BACKEND`` measures forced 1-stage and 2-stage (and ``auto`` where the
+back end has a rule of its own) as ``costmodel measure`` does, and hands the rows to
+:func:`costmodel.validate.validate`. Applying the recommended rule is choosing one of the two forced
+arms per shape, so its latency is one of the two that were measured in the same sitting.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import measurement
+from ..accuracy import Rows, covered
+from ..calibration import Calibration
+from ..errors import InputError
+from ..judging import RECOMMENDED, Agreement, RuleRegret, agreement, judge
+from ..kernel import LATEST
+from ..measurement import Measurements
+from ..observations import observe
+from ..pairs import Pairs, pair
+from ..recommend import NOT_IDENTIFIED, recommend
+from ..rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, current, shipped
+from ..shape import FUSED
+from ..validate import SCHEMA, Limits, Validation, validate
+from ..workload import Workload
+from .session import MEASUREMENTS, SAMPLES
+
+#: Between the powers of two that calibrations are usually measured at.
+TOKENS = (1, 3, 6, 12, 24, 48, 96, 192, 384)
+
+HIDDEN_DIMS = (2880, 4096, 5120, 7168, 8192)
+
+#: Row noise (log scale) where no calibration covers the rows.
+NOISE = 0.03
+
+
+@dataclass(frozen=True)
+class Live:
+    """What a live run was, beside the validation of its rows.
+
+    ``choices`` tells per shape what the recommended rule runs and which arm was faster;
+    ``kernels`` what ``auto`` launched, as profiled, for back ends that have it.
+    """
+
+    backend: str
+    gpu: str
+    shapes: int
+    choices: tuple[dict[str, Any], ...]
+    kernels: tuple[dict[str, Any], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the ``live`` part of the record."""
+        return {
+            "backend": self.backend,
+            "gpu": self.gpu,
+            "shapes": self.shapes,
+            "choices": list(self.choices),
+            "auto_ran": list(self.kernels),
+        }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The rules on rows that the model does not cover: measured latencies alone."""
+
+    reason: str
+    choice: Agreement
+    regret: tuple[RuleRegret, ...]
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed."""
+        return not self.failures
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a ``costmodel/validate/1`` record whose accuracy has no rows."""
+        accuracy = dict.fromkeys(
+            ("median_ape", "p90_ape", "max_ape", "coverage90", "median_ape_offset")
+        )
+        return {
+            "schema": SCHEMA,
+            "accuracy": {"n": 0, **accuracy, "reason": self.reason},
+            "choice": self.choice.to_dict(),
+            "regret": [r.to_dict() for r in self.regret],
+            "passed": self.passed,
+        }
+
+
+def arguments(
+    backend: str,
+    world_size: int | None,
+    hidden: Sequence[int],
+    tokens: Sequence[int],
+    dtype: str,
+    out: Path,
+    seen: Measurements | None,
+    more: Sequence[str] = (),
+) -> list[str]:
+    """Return the options of ``costmodel measure`` for the shapes that are not in ``seen``.
+
+    Raises :class:`InputError` when none is left. Writes a plan file next to ``out``.
+    """
+    known = set()
+    if seen is not None:
+        columns = (seen.world_size, seen.tokens, seen.hidden_dim, seen.dtype)
+        known = set(zip(*(c.tolist() for c in columns), strict=True))
+    arms = ["1stage", "2stage", *(["auto"] if backend == "aiter" else [])]
+    entries = [
+        {
+            "world_size": world_size,
+            "tokens": count,
+            "hidden_dim": size,
+            "dtype": kind,
+            "arms": arms,
+        }
+        for kind in dtype.split(",")
+        for size in hidden
+        for count in tokens
+        if (world_size, count, size, kind) not in known
+    ]
+    if not entries:
+        raise InputError(
+            "every shape asked for is among the rows of the calibration (--measurements); name "
+            "others with --hidden and --tokens"
+        )
+    plan = out.parent / f"{out.name}.plan.json"
+    plan.write_text(json.dumps({"schema": "costmodel/plan/1", "shapes": entries}, indent=1))
+    options = ["--backend", backend, "--plan", str(plan), "--out", str(out)]
+    return [*options, *(["--tp", str(world_size)] if world_size else []), *more]
+
+
+def judge_run(
+    directory: Path,
+    calibration: Calibration,
+    gpu: str,
+    *,
+    limits: Limits | None = None,
+    aiter_version: str = LATEST,
+) -> tuple[Validation | Measured, Live]:
+    """Judge the rows of a finished run directory, by the rule recommended for its hidden sizes.
+
+    Raises :class:`InputError` when no shape has both arms.
+    """
+    limits = limits or Limits()
+    table = measurement.read(directory / MEASUREMENTS)
+    backend = str(json.loads((directory / "run.json").read_text(encoding="utf-8"))["backend"])
+    pairs = pair(table, FUSED)
+    if not len(pairs):
+        raise InputError(f"{directory}: no shape was measured with both algorithms")
+    found: Validation | Measured
+    if len(covered(calibration, table)):
+        found = validate(
+            table, calibration, limits=limits, aiter_version=aiter_version, op=FUSED,
+            workload=Workload.of(np.unique(pairs.hidden_dim).tolist()),
+        )  # fmt: skip
+        rules = {(a.gpu, a.dtype): a.rule for a in found.advice}
+    else:
+        own = _rule(calibration, gpu, pairs, aiter_version)
+        rules = dict.fromkeys(zip(pairs.gpu.tolist(), pairs.dtype.tolist(), strict=True), own)
+        found = _measured_only(table, calibration, pairs, own, limits, aiter_version)
+    machine = ", ".join(sorted(set(table.gpu.tolist()) - {""})) or "CPU processes"
+    live = Live(
+        backend, machine, len(pairs), _choices(pairs, rules, aiter_version), _auto_ran(directory)
+    )
+    return found, live
+
+
+def _rule(calibration: Calibration, gpu: str, pairs: Pairs, aiter_version: str) -> Rule:
+    """Return the calibration's recommended rule for its own GPU, without gaps."""
+    sizes = tuple(np.unique(pairs.world_size).tolist())
+    found = recommend(calibration, gpu=gpu, world_sizes=sizes, aiter_version=aiter_version)
+    if all(c.verdict == NOT_IDENTIFIED for c in found.cutoffs):
+        return current("aiter", FUSED)
+    return found.rule().completed_by(current("aiter", FUSED))
+
+
+def _measured_only(
+    table: Measurements,
+    calibration: Calibration,
+    pairs: Pairs,
+    rule: Rule,
+    limits: Limits,
+    aiter_version: str,
+) -> Measured:
+    why = "; ".join(f"{n} rows: {r}" for r, n in observe(table).set_aside.items())
+    none = np.zeros(len(table), np.bool_)
+    rows = Rows(observe(table), np.zeros(len(table)), none, none, np.full(len(table), NOISE))
+    ours = pairs.use_1stage(rule, aiter_version)
+    field = [*shipped(FUSED), ALWAYS_1STAGE, ALWAYS_2STAGE]
+    agreed = agreement(pairs, ours, limits.tie)
+    regret = judge(pairs, ours, field, rows, aiter_version)
+    mine = next(r for r in regret if r.rule == RECOMMENDED)
+    failures = []
+    if mine.mean_pct > limits.regret:
+        failures.append(
+            f"the recommended rule's mean regret is {mine.mean_pct:.2f} %, more than "
+            f"{limits.regret:g} %"
+        )
+    if agreed.agree_outside_tie is not None and agreed.agree_outside_tie < limits.agree:
+        failures.append(
+            f"the recommended rule takes the faster algorithm on "
+            f"{100 * agreed.agree_outside_tie:.1f} % of the pairs outside the tie band, less than "
+            f"{100 * limits.agree:g} %"
+        )
+    reason = f"calibration {calibration.id} ({calibration.fabric}) covers no row ({why})"
+    return Measured(reason, agreed, regret, tuple(failures))
+
+
+def _choices(
+    pairs: Pairs, rules: dict[tuple[str, str], Rule], aiter_version: str
+) -> tuple[dict[str, Any], ...]:
+    out = []
+    for i in range(len(pairs)):
+        one = pairs.select(np.arange(len(pairs)) == i)
+        chosen = bool(one.use_1stage(rules[str(one.gpu[0]), str(one.dtype[0])], aiter_version)[0])
+        ran = float(one.one_us[0] if chosen else one.two_us[0])
+        out.append(
+            {
+                "world_size": int(one.world_size[0]),
+                "tokens": int(one.tokens[0]),
+                "hidden_dim": int(one.hidden_dim[0]),
+                "dtype": str(one.dtype[0]),
+                "chosen": "1stage" if chosen else "2stage",
+                "1stage_us": float(one.one_us[0]),
+                "2stage_us": float(one.two_us[0]),
+                "regret_pct": round(100 * (ran / float(one.fastest_us[0]) - 1), 3),
+            }
+        )
+    return tuple(out)
+
+
+def _auto_ran(directory: Path) -> tuple[dict[str, Any], ...]:
+    """Return which kernels ``auto`` launched at each shape, from the raw record."""
+    out = []
+    for line in (directory / SAMPLES).read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        kernels = record["arms"].get("auto", {}).get("kernels")
+        if kernels and record["kind"] == "shape":
+            shape = {k: record["point"][k] for k in ("tokens", "hidden_dim", "dtype")}
+            out.append({**shape, "kernels": kernels})
+    return tuple(out)
+
+
+def describe(found: Measured, live: Live) -> str:
+    """Return a measured-only comparison as text."""
+    from ..table import table
+
+    choice = found.choice
+    head = ("rule", "mean regret", "max", "mean us")
+    rows = [
+        (r.rule, f"{r.mean_pct:.2f} %", f"{r.max_pct:.1f} %", f"{r.mean_us:.2f}")
+        for r in found.regret
+    ]
+    end = [f"not passed: {f}" for f in found.failures] or ["passed"]
+    return "\n\n".join(
+        [
+            f"{live.shapes} shapes measured live on {live.backend} ({live.gpu})",
+            f"model error: no row to judge, {found.reason}; what follows is measured latencies "
+            "alone, under the rule for the calibration's own GPU as it stands",
+            f"it takes the faster algorithm on {100 * (choice.agree or 0):.0f} % of {choice.pairs} "
+            "shapes",
+            table(rows, head),
+            *end,
+        ]
+    )

@@ -1,0 +1,311 @@
+"""Loopback: N virtual ranks on one GPU, whose links are the GPU's own caches and memory.
+
+The project's Triton kernels (family ``costmodel``) run all ranks in one launch, so nothing here is
+per link: what one rank reads from another passes the same L2 cache as everything else. With S bytes
+per rank, N ranks and P programs a rank::
+
+    1-stage  = launch + barrier + phase((N + 3) N S, 4 N S) + barrier
+    2-stage  = launch + barrier + phase(2 N S, 2 N S) + barrier + second launch + local pass
+    barrier  = flight + straggler log2(N P)
+    phase    = (chain^4 + (issued / cache rate)^4 + (missed / memory rate)^4)^(1/4)
+    chain    = turns (program bytes / program rate + the waits of a turn)
+
+*Issued* is all that the programs of all ranks load and store, *distinct* what of it differs.
+A call's working set W (4 N S, and N S more where the gathered sum goes through memory) fits the
+cache or not: the share ``1 / (1 + (C / W)^4)`` of the distinct bytes comes from memory. C is
+fitted, since sets of buffers that calls rotate through share the cache.
+
+A program that holds a row ends each turn with the norm, whose reduction waits for all loads: the
+norm's own time, and where the cache misses a loaded memory latency, of which 1/k shows while k
+programs share a multiprocessor. Programs without rows only load more slowly where it misses.
+
+Programs per rank are what fits on the GPU at once (``facts/residency.csv``): barriers between
+programs that cannot all be resident would never end, and few of them make many turns.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError
+from .hardware import FACTS
+from .kernel import Kernel
+from .shape import ALL_REDUCE, FUSED, ONE_STAGE, Shapes
+from .units import PACK_BYTES, element_bytes
+
+Array = NDArray[np.float64]
+
+FAMILY = "costmodel"
+
+#: How steeply misses set in where the working set outgrows the cache: the power 2^2 = 4. Between 4
+#: and 8 the residuals of the calibration do not tell.
+MISS_DOUBLINGS = 2
+
+ROW_KERNEL = "fused_one_stage"
+SCATTER = "reduce_scatter_to_peers"
+PLAIN = {"1stage": "all_reduce_one_stage", "2stage": "all_reduce_two_stage"}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One pass over data by the programs of all ranks, between barriers.
+
+    A program makes ``turns`` turns and loads and stores ``program_bytes`` in each; all programs
+    together ``issued_bytes``, of which ``distinct_bytes`` differ. ``sharing`` programs run on one
+    multiprocessor; None where programs hold no row and end no turn with a norm.
+    """
+
+    turns: Array
+    program_bytes: Array
+    issued_bytes: Array
+    distinct_bytes: Array
+    sharing: Array | None = None
+
+
+@dataclass(frozen=True)
+class Loopback:
+    """What one call does, over all ranks of the one GPU. Arrays have the shapes' shape.
+
+    ``programs`` counts those of all ranks that meet in a barrier. ``local`` is the second kernel's
+    pass, None for a single kernel; its programs are a row each and need not be resident.
+    """
+
+    op: str
+    algorithm: str
+    world_size: Array
+    size_bytes: Array
+    programs: Array
+    rows: Array
+    phases: tuple[Phase, ...]
+    local: Phase | None
+    working_set_bytes: Array
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What each action costs on one GPU, as :class:`costmodel.latency.Costs` for links."""
+
+    launch_us: Any
+    second_launch_us: Any
+    barrier_us: Any
+    straggler_us: Any
+    release_us: Any
+    release_us_per_doubling: Any
+    stage_gap_us: Any
+    norm_us: Any
+    miss_us: Any
+    program_gbps: Any
+    miss_gbps: Any
+    cache_gbps: Any
+    memory_gbps: Any
+    cache_bytes: Any
+    harness_us: Any = 0.0
+
+
+@dataclass(frozen=True)
+class Residency:
+    """How many programs of a kernel fit on one multiprocessor, by hidden size (0: any)."""
+
+    multiprocessors: int
+    hidden_dims: tuple[int, ...]
+    programs: tuple[int, ...]
+
+    def resident(self, hidden_dim: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the programs that fit on the GPU; a size not listed counts as the next larger."""
+        at = np.searchsorted(self.hidden_dims, hidden_dim)
+        at = np.minimum(at, len(self.hidden_dims) - 1)
+        return self.multiprocessors * np.array(self.programs)[at]
+
+
+@cache
+def residency() -> dict[tuple[str, str, int], Residency]:
+    """Return the facts by (arch, kernel, world size)."""
+    found: dict[tuple[str, str, int], list[tuple[int, int, int]]] = {}
+    with (FACTS / "residency.csv").open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            key = (row["arch"], row["kernel"], int(row["world_size"]))
+            found.setdefault(key, []).append(
+                (
+                    int(row["hidden_dim"] or 0),
+                    int(row["programs_per_multiprocessor"]),
+                    int(row["multiprocessors"]),
+                )
+            )
+    return {
+        key: Residency(rows[0][2], tuple(r[0] for r in rows), tuple(r[1] for r in rows))
+        for key, rows in ((key, sorted(rows)) for key, rows in found.items())
+    }
+
+
+def archs() -> tuple[str, ...]:
+    """Return the archs whose residency is known."""
+    return tuple(dict.fromkeys(arch for arch, _, _ in residency()))
+
+
+def multiprocessors(arch: str) -> int:
+    """Return the multiprocessors of the GPU behind an arch's residency facts."""
+    return next(r.multiprocessors for (a, _, _), r in residency().items() if a == arch)
+
+
+def geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> Loopback:
+    """Return what ``algorithm`` does for every shape. Raises :class:`InputError` for another arch.
+
+    Source: ``costmodel/live/triton_kernels.py`` and ``triton_launch.py``.
+    """
+    if arch not in archs():
+        raise InputError(
+            f"facts/residency.csv has no {arch}; loopback is modelled on {', '.join(archs())}"
+        )
+    n = shapes.world_size.astype(np.float64)
+    tokens = shapes.tokens.astype(np.float64)
+    row = shapes.hidden_dim.astype(np.float64) * element_bytes(shapes.dtype)
+    size = tokens * row
+    one_stage, fused = algorithm == ONE_STAGE, shapes.op == FUSED
+    block = float(kernel.threads * PACK_BYTES)
+
+    def programs(name: str, work: Array) -> Array:
+        resident = np.zeros(work.shape)
+        for ranks in np.unique(shapes.world_size).tolist():
+            mine = shapes.world_size == ranks
+            fits = residency()[arch, name, ranks].resident(shapes.hidden_dim[mine])
+            resident[mine] = fits // ranks
+        return np.minimum(np.minimum(work, resident), kernel.max_workgroups)
+
+    def phase(count: Array, work: Array, program_bytes: Array, issued: Any, distinct: Any) -> Phase:
+        return Phase(np.ceil(work / count), program_bytes, issued * size, distinct * size)
+
+    local = None
+    if fused and one_stage:
+        count = programs(ROW_KERNEL, tokens)
+        rows = phase(count, tokens, (n + 3) * row, (n + 3) * n, 4 * n)
+        sharing = np.ceil(n * count / multiprocessors(arch))
+        phases: tuple[Phase, ...] = (replace(rows, sharing=sharing),)
+    else:
+        share = size if one_stage else size / n
+        work = np.ceil(share / block)
+        part = np.minimum(share, np.full_like(share, block))
+        count = programs(SCATTER if fused else PLAIN[algorithm], work)
+        if fused:
+            phases = (phase(count, work, 2 * n * part, 2 * n, 2 * n),)
+        elif one_stage:
+            phases = (phase(count, work, (n + 1) * part, (n + 1) * n, 2 * n),)
+        else:
+            phases = (
+                phase(count, work, (n + 1) * part, n + 1, n),
+                phase(count, work, 2 * n * part, 2 * n, 2 * n),
+            )
+        if shapes.op != ALL_REDUCE:
+            local = Phase(np.ones_like(size), 5 * row, 4 * n * size, 4 * n * size)
+    return Loopback(
+        op=shapes.op,
+        algorithm=algorithm,
+        world_size=n,
+        size_bytes=size,
+        programs=n * count,
+        rows=n * tokens,
+        phases=phases,
+        local=local,
+        working_set_bytes=(4.0 if local is None else 5.0) * n * size,
+    )
+
+
+def costs(
+    values: Mapping[str, Any],
+    arch: str,
+    gpu: str,
+    hbm_gbps: float,
+    harness_us: Any = 0.0,
+) -> Costs:
+    """Resolve named parameter values (see parameters.py) for one GPU."""
+    return Costs(
+        launch_us=values["launch_us"],
+        second_launch_us=values["second_launch_us"],
+        barrier_us=values["barrier_us"],
+        straggler_us=values["straggler_us"],
+        release_us=values["release_acquire_us"],
+        release_us_per_doubling=values["release_acquire_us_per_doubling"],
+        stage_gap_us=values[f"stage_gap_us[{arch}]"],
+        norm_us=values["norm_us"],
+        miss_us=values["miss_us"],
+        program_gbps=values[f"workgroup_gbps[{arch}]"],
+        miss_gbps=values[f"miss_workgroup_gbps[{arch}]"],
+        cache_gbps=values[f"cache_gbps[{gpu}]"],
+        memory_gbps=values[f"memory_efficiency[{gpu}]"] * hbm_gbps,
+        cache_bytes=values[f"cache_bytes[{gpu}]"],
+        harness_us=harness_us,
+    )
+
+
+def missed(working_set_bytes: Array, cache_bytes: Any) -> Any:
+    """Return the share of the distinct bytes that does not come from the cache."""
+    ratio = cache_bytes / working_set_bytes
+    for _ in range(MISS_DOUBLINGS):
+        ratio = ratio * ratio
+    return 1.0 / (1.0 + ratio)
+
+
+def terms(geometry: Loopback, costs: Costs) -> dict[str, Any]:
+    """Return the named terms in us, under the names of :data:`costmodel.latency.TERMS`."""
+    from .latency import smooth_maximum
+
+    per_gbps = 1e-3  # bytes / (GB/s) = 1e-3 us
+    miss = missed(geometry.working_set_bytes, costs.cache_bytes)
+
+    def pass_over(phase: Phase) -> Any:
+        turn = phase.program_bytes * (per_gbps / costs.program_gbps)
+        if phase.sharing is not None:
+            turn = turn + costs.norm_us + miss * costs.miss_us / phase.sharing
+        elif phase is not geometry.local:
+            turn = turn + miss * phase.program_bytes * (per_gbps / costs.miss_gbps)
+        return smooth_maximum(
+            phase.turns * turn,
+            phase.issued_bytes * (per_gbps / costs.cache_gbps),
+            miss * phase.distinct_bytes * (per_gbps / costs.memory_gbps),
+        )
+
+    one_stage, fused = geometry.algorithm == ONE_STAGE, geometry.op == FUSED
+    barrier = costs.barrier_us + costs.straggler_us * np.log2(geometry.programs)
+    passes = [pass_over(phase) for phase in geometry.phases]
+    found: dict[str, Any] = {
+        "harness": costs.harness_us,
+        "launch": costs.launch_us,
+        "entry_barrier": barrier,
+        "link_read": passes[0],
+    }
+    if fused and not one_stage:
+        found["exit_barrier"] = (
+            barrier
+            + costs.release_us
+            + costs.release_us_per_doubling * (np.log2(geometry.world_size) - 2.0)
+        )
+    elif one_stage:
+        found["exit_barrier"] = barrier
+    else:
+        found["middle_barrier"] = barrier + costs.stage_gap_us
+        found["link_gather"] = passes[1]
+    if geometry.local is not None:
+        # The fixed part of the second kernel is one sum with its launch.
+        found["second_launch"] = costs.second_launch_us
+        spread = costs.straggler_us * np.log2(geometry.rows)
+        found["local_pass" if fused else "norm_kernel"] = spread + pass_over(geometry.local)
+    return found
+
+
+def parameter_names(gpus: list[tuple[str, str]]) -> list[str]:
+    """Return the parameters (without harness deviations) for (arch, gpu) pairs."""
+    found = []
+    for _, gpu in gpus:
+        found += [f"cache_gbps[{gpu}]", f"memory_efficiency[{gpu}]", f"cache_bytes[{gpu}]"]
+    for arch in sorted({arch for arch, _ in gpus}):
+        found += [f"workgroup_gbps[{arch}]", f"miss_workgroup_gbps[{arch}]"]
+        found += [f"stage_gap_us[{arch}]"]
+    found += ["launch_us", "second_launch_us", "barrier_us", "straggler_us", "release_acquire_us"]
+    found += ["release_acquire_us_per_doubling", "norm_us", "miss_us", "harness_us"]
+    return found
