@@ -36,11 +36,11 @@ from costmodel.calibration import shipped
 from costmodel.estimate import calibrate
 from costmodel.measurement import Measurements, concat, published
 from costmodel.observations import observe
-from costmodel.plan import Budget, Effort, Rehearsal, pose
-from costmodel.plan.posterior import Posterior
-from costmodel.plan.search import search
-from costmodel.plan.stake import both_arms, regret_of_cutoffs
-from costmodel.recommend import best_cutoff
+from costmodel.planning import Budget, Effort, Rehearsal, pose
+from costmodel.planning.posterior import Posterior
+from costmodel.planning.search import search
+from costmodel.planning.stake import both_arms, regret_of_cutoffs
+from costmodel.recommendation import best_cutoff
 from costmodel.table import table
 
 #: One latency costs one, so that a budget in "seconds" counts latencies.

@@ -1,6 +1,6 @@
 """Shape predictions a second, all terms, one core; beside numpy's own cost of one pass.
 
-    python benchmarks/predict_speed.py
+python benchmarks/predict_speed.py
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from costmodel import kernel
 from costmodel.calibration import shipped
-from costmodel.predict import BLOCK, latency_terms
+from costmodel.prediction import BLOCK, latency_terms
 from costmodel.shape import Shapes
 
 
@@ -36,7 +36,9 @@ def main():
     tokens = rng.integers(1, 513, total)
     hidden = rng.integers(64, 1025, total) * 8
     ranks = rng.choice([2, 4, 8], total)
-    one_pass = best(lambda: [np.multiply(tokens[i : i + BLOCK], 1.5) for i in range(0, total, BLOCK)])
+    one_pass = best(
+        lambda: [np.multiply(tokens[i : i + BLOCK], 1.5) for i in range(0, total, BLOCK)]
+    )
     print(f"{'op':18} {'algorithm':9} {'million shapes/s':>17} {'numpy passes':>13}")
     for op in ("all_reduce", "fused_ar_rmsnorm", "ar_then_rmsnorm"):
         for algorithm in ("1stage", "2stage"):

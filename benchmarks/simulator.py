@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from costmodel.calibration import shipped
-from costmodel.simulate import Conditions, Skew, machine, simulate
-from costmodel.simulate.flows import completion_times
-from costmodel.simulate.topology import build
+from costmodel.simulation import Conditions, Skew, machine, simulate
+from costmodel.simulation.flows import completion_times
+from costmodel.simulation.topology import build
 from costmodel.table import table
 
 #: One phase of a switched collective: every rank reads from every other, each at its own time.

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+
 from costmodel.table import table
 
 try:

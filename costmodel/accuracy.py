@@ -19,7 +19,7 @@ from . import parameters
 from .calibration import LEVEL, NOISE_DOF, Calibration, Values
 from .measurement import Measurements
 from .observations import Observations, observe
-from .predict import DRAWS, SEED
+from .prediction import DRAWS, SEED
 
 Array = NDArray[np.float64]
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from . import parameters
-from .assess import Assessment, Score, assess
+from .assessment import Assessment, Score, assess
 from .calibration import Calibration
 from .estimate import Fit
-from .recommend import recommend
+from .recommendation import recommend
 from .shape import FUSED, ONE_STAGE, TWO_STAGE
 from .table import table
 from .units import kib

@@ -16,8 +16,8 @@ from . import kernel as _kernel
 from .accuracy import Rows
 from .calibration import Calibration
 from .pairs import Pairs
-from .predict import latency_us
-from .recommend import NOT_IDENTIFIED, Recommendation, recommend
+from .prediction import latency_us
+from .recommendation import NOT_IDENTIFIED, Recommendation, recommend
 from .regret import Estimate, ModelledPairs, bootstrap_means
 from .rules import Rule, current
 from .shape import ONE_STAGE, SEPARATE, TWO_STAGE, Shapes

@@ -20,7 +20,7 @@ from . import kernel as _kernel
 from .calibration import LEVEL, Calibration
 from .errors import InputError
 from .geometry import eligible
-from .predict import SEED, latency_us
+from .prediction import SEED, latency_us
 from .rules import Rule
 from .shape import FUSED, ONE_STAGE, TWO_STAGE, Shapes
 from .workload import Workload

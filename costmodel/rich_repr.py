@@ -16,9 +16,9 @@ from .units import kib
 
 if TYPE_CHECKING:
     from .calibration import Calibration
-    from .recommend import Cutoff, Recommendation
+    from .recommendation import Cutoff, Recommendation
     from .regret import Estimate
-    from .validate import Validation
+    from .validation import Validation
 
 
 def calibration_html(calibration: Calibration) -> str:

@@ -3,7 +3,7 @@
 The crossover at one hidden size is the size in bytes at which 2-stage becomes the faster arm. It
 is read off a fine grid of token counts: the cut with the least regret, then the zero of the
 difference between the two neighbours by linear interpolation. The recommended cutoff
-(:mod:`costmodel.recommend`) differs from it only in that it is one of the captured sizes.
+(:mod:`costmodel.recommendation`) differs from it only in that it is one of the captured sizes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from . import kernel as _kernel
 from .calibration import LEVEL, Calibration, Values
 from .geometry import eligible
-from .predict import SEED, latency_terms, latency_us
+from .prediction import SEED, latency_terms, latency_us
 from .shape import FUSED, ONE_STAGE, TWO_STAGE, Shapes
 
 Array = NDArray[np.float64]

@@ -18,7 +18,7 @@ from .calibration import Calibration
 from .errors import InputError
 from .histogram import BatchHistogram
 from .llms import LLM
-from .recommend import MEASURED, NOT_IDENTIFIED, TRANSFERRED, recommend
+from .recommendation import MEASURED, NOT_IDENTIFIED, TRANSFERRED, recommend
 from .regret import Estimate, ModelledPairs
 from .rules import Rule
 from .shape import FUSED, ONE_STAGE, TWO_STAGE

@@ -7,13 +7,13 @@ import pytest
 
 from costmodel import calibration as record
 from costmodel import measurement
-from costmodel.assess import assess
+from costmodel.assessment import assess
 from costmodel.calibration import load, shipped
 from costmodel.errors import InputError
 from costmodel.estimate import calibrate, data_sha256
 from costmodel.kernel import aiter
 from costmodel.observations import observe
-from costmodel.predict import latency_us, predict
+from costmodel.prediction import latency_us, predict
 from costmodel.shape import Shapes
 
 

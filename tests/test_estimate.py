@@ -13,7 +13,7 @@ from costmodel.estimate import Problem, calibrate, fit, known_gpus
 from costmodel.kernel import aiter
 from costmodel.measurement import Measurements
 from costmodel.observations import observe
-from costmodel.predict import latency_us
+from costmodel.prediction import latency_us
 from costmodel.shape import Shapes
 
 REPLICATES = 24
@@ -144,7 +144,7 @@ def test_nothing_to_fit_is_refused(row):
 
 def test_a_user_s_rows_alone_can_be_calibrated(row):
     """Two arms at five sizes on one GPU: enough for a measured cutoff with an interval."""
-    from costmodel.recommend import recommend
+    from costmodel.recommendation import recommend
 
     rows = []
     for tokens in (4, 8, 16, 32, 64, 128):

@@ -12,9 +12,9 @@ import pytest
 from costmodel import calibration as calibrations
 from costmodel import kernel, rules
 from costmodel.errors import InputError
-from costmodel.explain import decisions, explain
-from costmodel.predict import predict
-from costmodel.recommend import recommend
+from costmodel.explanation import decisions, explain
+from costmodel.prediction import predict
+from costmodel.recommendation import recommend
 from costmodel.sensitivity import Setting
 from costmodel.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
 from costmodel.workload import captured_batch_sizes

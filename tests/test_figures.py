@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 
 from costmodel import calibration as calibrations
 from costmodel import figures, kernel, llms, rules
-from costmodel.assess import Assessment, Score
+from costmodel.assessment import Assessment, Score
 from costmodel.figures import drift, maps, static, template
 from costmodel.figures.regret import field
-from costmodel.predict import predict
-from costmodel.recommend import recommend
+from costmodel.prediction import predict
+from costmodel.recommendation import recommend
 from costmodel.regret import ModelledPairs
 from costmodel.sensitivity import Setting, crossing, flips, interval
 from costmodel.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
-from costmodel.validate import validate
+from costmodel.validation import validate
 from costmodel.workload import Workload, captured_batch_sizes
 from costmodel.worth import worth
 
@@ -470,7 +470,7 @@ def test_static_files_are_drawn_at_the_width_of_a_pull_request(tp4, tmp_path):
 
 def test_plotly_is_imported_only_when_a_figure_is_made():
     code = (
-        "import sys, costmodel.figures, costmodel.explain, costmodel.rich_repr;"
+        "import sys, costmodel.figures, costmodel.explanation, costmodel.rich_repr;"
         "from costmodel.figures import latency, maps, regret, terms, fit, drift, worth, static, planning;"
         "from costmodel.report import story, page, directory;"
         "print([m for m in ('plotly', 'scipy', 'kaleido', 'pandas') if m in sys.modules])"

@@ -10,10 +10,10 @@ from costmodel.errors import InputError
 from costmodel.estimate import calibrate
 from costmodel.latency import total
 from costmodel.observations import observe
-from costmodel.predict import latency_us
-from costmodel.recommend import ALWAYS_ONE_STAGE, recommend
+from costmodel.prediction import latency_us
+from costmodel.recommendation import ALWAYS_ONE_STAGE, recommend
 from costmodel.shape import Shapes
-from costmodel.validate import validate
+from costmodel.validation import validate
 from costmodel.workload import Workload
 
 ROWS = Path(__file__).parents[1] / "measurements" / "h200-loopback"

@@ -19,11 +19,11 @@ from costmodel import kernel
 from costmodel.calibration import Refusal, shipped
 from costmodel.errors import InputError
 from costmodel.live.plan import read_plan
-from costmodel.plan import Budget, Effort, Rehearsal, plan, pose
-from costmodel.plan.posterior import Posterior, linear
-from costmodel.plan.search import exchanged, pruned, search
-from costmodel.plan.stake import Stake, normal_points
-from costmodel.recommend import recommend
+from costmodel.planning import Budget, Effort, Rehearsal, plan, pose
+from costmodel.planning.posterior import Posterior, linear
+from costmodel.planning.search import exchanged, pruned, search
+from costmodel.planning.stake import Stake, normal_points
+from costmodel.recommendation import recommend
 
 ONE_EACH = Effort(0.0, 0.0, 1.0, 0)
 

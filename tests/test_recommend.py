@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from costmodel.calibration import shipped
 from costmodel.errors import InputError
-from costmodel.recommend import best_cutoff, recommend
+from costmodel.recommendation import best_cutoff, recommend
 from costmodel.workload import Workload, captured_batch_sizes, snap_tokens
 
 GPUS = [("gfx942", "MI300X"), ("gfx942", "MI308X"), ("gfx942", "MI325X"),

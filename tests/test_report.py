@@ -19,10 +19,10 @@ from costmodel import calibration as calibrations
 from costmodel import llms, rules
 from costmodel.errors import InputError
 from costmodel.figures import static
-from costmodel.recommend import recommend
+from costmodel.recommendation import recommend
 from costmodel.report import blocks, directory, findings, markdown, markup, page, story
 from costmodel.rich_repr import calibration_html, recommendation_html, validation_html
-from costmodel.validate import validate
+from costmodel.validation import validate
 from costmodel.worth import worth
 
 HOSTILE = (

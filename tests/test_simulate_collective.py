@@ -11,7 +11,7 @@ from costmodel import hardware, kernel
 from costmodel.calibration import shipped
 from costmodel.errors import InputError
 from costmodel.latency import TERMS
-from costmodel.simulate import Blocked, Conditions, Skew, Stream, machine, simulate
+from costmodel.simulation import Blocked, Conditions, Skew, Stream, machine, simulate
 
 OPS = ("fused_ar_rmsnorm", "all_reduce", "ar_then_rmsnorm")
 

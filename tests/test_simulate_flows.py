@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.simulate.flows import Batch, Fluid, completion_times, fair_rates
+from costmodel.simulation.flows import Batch, Fluid, completion_times, fair_rates
 
 INF = np.inf
 

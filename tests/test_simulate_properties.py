@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from costmodel.calibration import shipped
-from costmodel.simulate import Conditions, Skew, Stream, machine, simulate
-from costmodel.simulate.program import EXCHANGE, MEMORY, READ, Transfer
+from costmodel.simulation import Conditions, Skew, Stream, machine, simulate
+from costmodel.simulation.program import EXCHANGE, MEMORY, READ, Transfer
 
 CALIBRATION = shipped("gfx950")
 FABRICS = {"full_mesh": (2, 4, 8), "switch": (2, 4, 8, 12), "ring": (2, 4, 5, 8),

@@ -14,7 +14,7 @@ import sys
 import numpy as np
 import pytest
 
-from costmodel.simulate.flows import completion_times
+from costmodel.simulation.flows import completion_times
 
 SETS = 220
 

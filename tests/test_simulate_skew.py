@@ -9,7 +9,7 @@ import pytest
 
 from costmodel.errors import InputError
 from costmodel.latency import EXPECTED_MAXIMUM
-from costmodel.simulate.skew import Skew, parse, read_arrivals
+from costmodel.simulation.skew import Skew, parse, read_arrivals
 
 
 def test_specifications():

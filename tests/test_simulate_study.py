@@ -9,9 +9,9 @@ import pytest
 
 from costmodel.calibration import shipped
 from costmodel.errors import InputError
-from costmodel.predict import latency_us
+from costmodel.prediction import latency_us
 from costmodel.shape import ONE_STAGE, TWO_STAGE, Shapes
-from costmodel.simulate import Conditions, Skew, Study, crossing, cutoff_map
+from costmodel.simulation import Conditions, Skew, Study, crossing, cutoff_map
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_skew_leaves_the_cutoff_alone_when_every_rank_waits_at_entry(eight):
 
 
 def test_skew_moves_the_cutoff_when_no_rank_waits_at_entry(eight, monkeypatch):
-    monkeypatch.setattr("costmodel.simulate.study.LAYERS", 8)
+    monkeypatch.setattr("costmodel.simulation.study.LAYERS", 8)
     push = replace(eight, conditions=Conditions(entry_barrier=False), layers=True)
     still = push.crossing().bytes
     assert push.along("skew", 20.0).crossing().bytes > 1.2 * still

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from costmodel.errors import InputError
-from costmodel.simulate.topology import TOPOLOGIES, build
+from costmodel.simulation.topology import TOPOLOGIES, build
 
 
 def path(topology, a, b):

@@ -3,24 +3,16 @@
 import numpy as np
 import pytest
 
+from costmodel import simulation
 from costmodel.calibration import shipped
 from costmodel.figures.simulated import cutoffs_along, latency_along, time_per_rank
 
 
 @pytest.fixture(scope="module")
-def simulator():
-    return pytest.importorskip("costmodel.simulation" if _renamed() else "costmodel.simulate")
-
-
-def _renamed():
-    import importlib.util
-
-    return importlib.util.find_spec("costmodel.simulation") is not None
-
-
-@pytest.fixture(scope="module")
-def node(simulator):
-    return simulator.Study(shipped("gfx950"), "MI355X", ranks=4, skew=simulator.Skew("uniform", 20))
+def node():
+    return simulation.Study(
+        shipped("gfx950"), "MI355X", ranks=4, skew=simulation.Skew("uniform", 20)
+    )
 
 
 def test_bars_run_from_arrival_to_finish(node):
@@ -34,9 +26,9 @@ def test_bars_run_from_arrival_to_finish(node):
     )
 
 
-def test_cutoffs_are_those_of_the_maps(simulator, node):
-    links = simulator.cutoff_map(node, [("link", [1.0, 0.5])])
-    few = simulator.cutoff_map(node, [("link", [1.0])])
+def test_cutoffs_are_those_of_the_maps(node):
+    links = simulation.cutoff_map(node, [("link", [1.0, 0.5])])
+    few = simulation.cutoff_map(node, [("link", [1.0])])
     figure = cutoffs_along({"a <b>": links, "few": few}, node)
     np.testing.assert_allclose(figure.data[0].y, links.bytes / 1024)
     assert figure.data[0].name == "a &lt;b&gt;"
@@ -45,8 +37,8 @@ def test_cutoffs_are_those_of_the_maps(simulator, node):
     assert "Simulated" in figure.layout.title.subtitle.text
 
 
-def test_no_skew_stands_at_the_left_edge_of_a_logarithmic_axis(simulator, node):
-    found = simulator.cutoff_map(node, [("skew", [0, 3])])
+def test_no_skew_stands_at_the_left_edge_of_a_logarithmic_axis(node):
+    found = simulation.cutoff_map(node, [("skew", [0, 3])])
     figure = cutoffs_along({"a": found}, node, log=True)
     assert figure.layout.xaxis.type == "log"
     assert list(figure.data[0].x) == [1.0, 3.0]

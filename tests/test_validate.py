@@ -18,11 +18,11 @@ from costmodel.calibration import Refusal, shipped
 from costmodel.errors import InputError
 from costmodel.measurement import Measurements
 from costmodel.pairs import calls, group_median
-from costmodel.predict import latency_us, predict
+from costmodel.prediction import latency_us, predict
 from costmodel.regret import ModelledPairs, bootstrap_means, score
 from costmodel.rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, named
 from costmodel.shape import ALGORITHMS, ALL_REDUCE, FUSED, SEPARATE, Shapes
-from costmodel.validate import Limits, hold_out, validate
+from costmodel.validation import Limits, hold_out, validate
 from costmodel.workload import Workload
 
 WORKLOAD = Workload.of([2880, 7168])

@@ -16,7 +16,7 @@ from costmodel import kernel, llms
 from costmodel.calibration import Refusal, shipped
 from costmodel.errors import InputError
 from costmodel.histogram import BatchHistogram, read_histogram
-from costmodel.predict import SEED, latency_us
+from costmodel.prediction import SEED, latency_us
 from costmodel.regret import DRAWS
 from costmodel.rules import Rule, named
 from costmodel.shape import ALGORITHMS, Shapes

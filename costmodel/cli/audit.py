@@ -75,7 +75,7 @@ def command(
         calibration, arch, gpu = options.load_target(arch, gpu, calibration_file)
         scorer = model_scorer(calibration, gpu, dtype, aiter_version, sizes)
         if against is None:
-            from ..recommend import recommended_rule
+            from ..recommendation import recommended_rule
 
             rule, _ = recommended_rule(
                 arch,

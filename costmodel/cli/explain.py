@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import kernel
 from ..errors import InputError
-from ..explain import Decisions, Explanation, decisions, explain
+from ..explanation import Decisions, Explanation, decisions, explain
 from ..latency import TERMS
 from ..sensitivity import MAX_TOKENS, Flip, Setting
 from ..shape import ONE_STAGE, TWO_STAGE

@@ -9,10 +9,10 @@ import click
 from .. import kernel
 from ..errors import InputError
 from ..fabric import LOOPBACK
-from ..plan import Budget, Effort, Plan, plan
-from ..plan.candidates import harness_spread_us
-from ..plan.outlook import Interval
-from ..plan.record import check_writable
+from ..planning import Budget, Effort, Plan, plan
+from ..planning.candidates import harness_spread_us
+from ..planning.outlook import Interval
+from ..planning.record import check_writable
 from ..shape import FUSED
 from ..table import table
 from ..units import kib

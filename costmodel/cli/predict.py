@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .. import kernel
-from ..predict import Prediction, predict
+from ..prediction import Prediction, predict
 from ..shape import ALGORITHMS, Shapes
 from ..table import table
 from ..units import kib

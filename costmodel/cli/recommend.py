@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from .. import kernel
-from ..recommend import Recommendation, recommend
+from ..recommendation import Recommendation, recommend
 from ..table import table
 from ..units import kib
 from . import options

@@ -15,8 +15,8 @@ from ..units import kib
 from . import options
 
 if TYPE_CHECKING:
-    from ..simulate import Conditions, Map, Outcome, Study
-    from ..simulate.conditions import Stream
+    from ..simulation import Conditions, Map, Outcome, Study
+    from ..simulation.conditions import Stream
 
 Value = TypeVar("Value")
 
@@ -117,7 +117,7 @@ def command(
     wanted = ALGORITHMS if algorithm == "both" else (algorithm,)
     outcomes = [study.simulate(a, tokens, record=trace is not None) for a in wanted]
     if trace:
-        from ..simulate.timeline import write
+        from ..simulation.timeline import write
 
         write(outcomes, trace)
     if style == "json":
@@ -130,8 +130,8 @@ def command(
 
 def _study(calibration: Any, gpu: str, layers: bool, stated: dict[str, Any]) -> Study:
     """Return the question that the options state."""
-    from ..simulate import Skew, Study
-    from ..simulate.skew import parse, read_arrivals
+    from ..simulation import Skew, Study
+    from ..simulation.skew import parse, read_arrivals
 
     sizes = options.hidden_sizes(stated["hidden"], stated["model_name"], stated["config_file"])
     if sizes and len(sizes) > 1:
@@ -162,7 +162,7 @@ def _study(calibration: Any, gpu: str, layers: bool, stated: dict[str, Any]) -> 
 
 
 def _conditions(stated: dict[str, Any]) -> Conditions:
-    from ..simulate import Conditions
+    from ..simulation import Conditions
 
     return Conditions(
         slowdown=_pairs("--slow", stated["slow"], int, float),
@@ -195,7 +195,7 @@ def _pairs(
 
 
 def _stream(text: str) -> Stream:
-    from ..simulate import Stream
+    from ..simulation import Stream
 
     path, _, load = text.partition("=")
     ends, (rate, times, flows) = path.split("-"), load.partition("x")
@@ -271,7 +271,7 @@ def _against(outcome: Outcome) -> str:
 
 
 def _sweep(study: Study, sweeps: Sequence[str], style: str) -> None:
-    from ..simulate import cutoff_map
+    from ..simulation import cutoff_map
 
     if len(sweeps) > MAX_AXES:
         raise InputError(f"--sweep: at most {MAX_AXES} axes, got {len(sweeps)}")
@@ -304,7 +304,7 @@ def _sweep(study: Study, sweeps: Sequence[str], style: str) -> None:
 
 def _map(found: Map, study: Study) -> str:
     """Return the cutoffs as a table: the first axis down, the second across."""
-    from ..simulate.study import AXES
+    from ..simulation.study import AXES
 
     def said(value: float) -> str:
         return "1-stage" if value == float("inf") else "2-stage" if value == 0 else kib(value)

@@ -14,7 +14,7 @@ import click
 from .. import kernel
 from ..errors import InputError, nearest
 from ..judging import NORMAL_90
-from ..validate import Limits
+from ..validation import Limits
 from ..workload import Workload
 from . import options
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..judging import RuleRegret
     from ..measurement import Measurements
     from ..rules import Rule
-    from ..validate import Validation
+    from ..validation import Validation
 
 DEFAULT = Limits()
 
@@ -131,7 +131,7 @@ def command(
     costmodel validate --gpu MI355X --published --hold-out aiter-3458-mi355x
     costmodel validate --arch gfx942 --published --accuracy-only
     """
-    from ..validate import hold_out, validate
+    from ..validation import hold_out, validate
 
     limits = Limits(max_median_error, min_agree / 100, max_regret, tie)
     if live is not None:

@@ -2,7 +2,7 @@
 
 ===============================================  ===================================================
 :func:`~.latency.latency_against_bytes`          both arms with bands, measured points, crossover
-:func:`~.maps.decision_map`                      tokens x hidden: who wins by how much, rule boundaries
+:func:`~.maps.decision_map`                      tokens x hidden: who wins, every rule's boundary
 :func:`~.regret.regret_over_workload`            mean and worst regret of every rule, by the model
 :func:`~.regret.regret_on_pairs`                 the same on measured pairs
 :func:`~.regret.difference_from_best`            rule x batch size: percent above the faster arm

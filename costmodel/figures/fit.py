@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from ..accuracy import Rows
-    from ..assess import Assessment
+    from ..assessment import Assessment
     from ..measurement import Measurements
 
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, NEUTRAL)

@@ -11,7 +11,7 @@ from .. import kernel as _kernel
 from ..calibration import LEVEL, Calibration
 from ..condition import Calls
 from ..geometry import eligible
-from ..predict import SEED, latency_us
+from ..prediction import SEED, latency_us
 from ..shape import FUSED, ONE_STAGE, TWO_STAGE, WORLD_SIZES, Shapes
 from ..units import element_bytes
 from ..workload import captured_batch_sizes

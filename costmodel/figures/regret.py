@@ -27,7 +27,7 @@ from .template import (
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from ..validate import Validation
+    from ..validation import Validation
 
 #: World sizes: colour, marker, and where they stand on a rule's row.
 BY_WORLD_SIZE = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..shape import ALGORITHMS
-from ..simulate.study import AXES, Map, Study
+from ..simulation.study import AXES, Map, Study
 from .template import (
     ARM_COLOUR,
     ARM_DASH,
@@ -28,7 +28,7 @@ from .template import (
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from ..simulate.collective import Outcome
+    from ..simulation.collective import Outcome
 
 _LINES = (
     (BLUE, "circle", "solid"),

@@ -2,8 +2,8 @@
 
 ``costmodel validate --live BACKEND`` measures forced 1-stage and 2-stage (and ``auto`` where the
 back end has a rule of its own) as ``costmodel measure`` does, and hands the rows to
-:func:`costmodel.validate.validate`. Applying the recommended rule is choosing one of the two forced
-arms per shape, so its latency is one of the two that were measured in the same sitting.
+:func:`costmodel.validation.validate`. Applying the recommended rule is choosing one of the two
+forced arms per shape, so its latency is one of the two that were measured in the same sitting.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from ..kernel import LATEST
 from ..measurement import Measurements
 from ..observations import observe
 from ..pairs import Pairs, pair
-from ..recommend import NOT_IDENTIFIED, recommend
+from ..recommendation import NOT_IDENTIFIED, recommend
 from ..rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, current, shipped
 from ..shape import FUSED
-from ..validate import SCHEMA, Limits, Validation, validate
+from ..validation import SCHEMA, Limits, Validation, validate
 from ..workload import Workload
 from .session import MEASUREMENTS, SAMPLES
 

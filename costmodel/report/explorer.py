@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import llms
 from ..errors import InputError
-from ..explain import decisions
+from ..explanation import decisions
 from ..figures.template import ARM_NAME
 from ..figures.terms import TERM_COLOUR, TERM_NAME
 from ..latency import TERMS

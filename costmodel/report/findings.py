@@ -26,11 +26,18 @@ from ..histogram import BatchHistogram
 from ..llms import LLM
 from ..measurement import Measurements
 from ..observations import observe
-from ..recommend import MEASURED, NOT_IDENTIFIED, TRANSFERRED, Cutoff, Recommendation, recommend
+from ..recommendation import (
+    MEASURED,
+    NOT_IDENTIFIED,
+    TRANSFERRED,
+    Cutoff,
+    Recommendation,
+    recommend,
+)
 from ..regret import Score, score
 from ..rules import CutoffEvidence, Provenance, Rule, current, validity
 from ..shape import FUSED, WORLD_SIZES
-from ..validate import Validation, validate
+from ..validation import Validation, validate
 from ..worth import Worth, worth
 
 

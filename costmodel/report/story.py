@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from .. import __version__
 from ..fabric import FULL_MESH
-from ..recommend import TRANSFERRED
+from ..recommendation import TRANSFERRED
 from ..regret import Estimate
 from ..units import kib
 from .blocks import (

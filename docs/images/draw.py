@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from costmodel import calibration, figures, llms, rules
-from costmodel.recommend import recommend
+from costmodel.recommendation import recommend
 from costmodel.sensitivity import Setting
 from costmodel.worth import worth
 

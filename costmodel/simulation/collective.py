@@ -98,7 +98,7 @@ def simulate(
     itself instead of equal ones as one: slower, with the same result.
 
     Raises :class:`InputError` for a shape that the kernel rejects and for conditions that do not
-    fit the machine, and :class:`~costmodel.simulate.engine.Blocked` when the ranks cannot finish.
+    fit the machine, and :class:`~costmodel.simulation.engine.Blocked` when the ranks cannot finish.
     """
     if algorithm not in ALGORITHMS:
         raise InputError(f"unknown algorithm '{algorithm}'; known: {', '.join(ALGORITHMS)}")

@@ -35,8 +35,8 @@ from numpy.typing import NDArray
 from ..calibration import Calibration
 from ..geometry import eligible
 from ..kernel import Kernel
-from ..predict import latency_us
-from ..recommend import Choice, best_cutoff
+from ..prediction import latency_us
+from ..recommendation import Choice, best_cutoff
 from ..shape import ONE_STAGE, TWO_STAGE, Shapes
 from ..workload import Workload
 from .posterior import Posterior, linear

@@ -1,7 +1,7 @@
 """Which shapes to measure next: the set that most reduces the expected regret of the rule.
 
 >>> from costmodel.calibration import shipped
->>> from costmodel.plan import Budget, plan
+>>> from costmodel.planning import Budget, plan
 >>> plan(shipped("gfx942"), gpu="MI300X", budget=Budget(shapes=6)).save("plan.json")
 
 ``posterior`` (white coordinates), ``stake`` (what a decision can lose, and what is left after

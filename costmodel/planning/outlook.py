@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..calibration import Calibration
 from ..kernel import Kernel
-from ..recommend import MAX_INTERVAL_RATIO, Choice, best_cutoff
+from ..recommendation import MAX_INTERVAL_RATIO, Choice, best_cutoff
 from .posterior import Posterior
 from .stake import Stake, both_arms
 

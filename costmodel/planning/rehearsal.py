@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..calibration import HARNESS_DOF, NOISE_DOF, Calibration
 from ..kernel import Kernel
-from ..predict import latency_us
+from ..prediction import latency_us
 from ..shape import ALGORITHMS, Shapes
 from .posterior import Posterior
 from .search import Problem

@@ -19,7 +19,7 @@ from . import kernel as _kernel
 from .calibration import LEVEL, Calibration, Coverage, Values
 from .errors import InputError
 from .geometry import eligible
-from .predict import SEED, latency_us
+from .prediction import SEED, latency_us
 from .shape import FUSED, ONE_STAGE, OPS, SEPARATE, TWO_STAGE, WORLD_SIZES, Shapes
 from .units import KIB, element_bytes, kib
 from .workload import Workload, snap_tokens
@@ -109,6 +109,11 @@ class Recommendation:
                 for c in self.cutoffs
             ],
         }
+
+    def _repr_html_(self) -> str:
+        from .rich_repr import recommendation_html
+
+        return recommendation_html(self)
 
     def rule(self, name: str = "recommended") -> Rule:
         """Return the recommendation as a rule; world sizes without a claim are left out."""
@@ -443,8 +448,8 @@ def _separate(
     basis = "measured here" if here else f"never measured on {chosen['gpu']} at {n} ranks"
     gain = 100 * np.median(1 - third[:, surely] / fused[:, surely], axis=0)
     return (
-        f"separate ops (all-reduce, then RMSNorm; {basis}) are faster than both fused arms with 90 % "
-        f"probability on {100 * weight[surely].sum():.0f} % of the calls ({kib(at.min())} to "
+        f"separate ops (all-reduce, then RMSNorm; {basis}) are faster than both fused arms with "
+        f"90 % probability on {100 * weight[surely].sum():.0f} % of the calls ({kib(at.min())} to "
         f"{kib(at.max())}), by {gain.min():.0f} to {gain.max():.0f} %"
     )
 

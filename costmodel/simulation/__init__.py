@@ -5,7 +5,7 @@ shared max-min fairly. Geometry, costs and the rounding of a transfer are those 
 so that the two differ only where an assumption of the closed form fails::
 
     from costmodel.calibration import shipped
-    from costmodel.simulate import Study
+    from costmodel.simulation import Study
 
     study = Study(shipped("gfx950"), "MI355X", ranks=8, links={"0-3": 0.5})
     outcome = study.simulate("2stage", tokens=64)

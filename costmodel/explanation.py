@@ -18,8 +18,8 @@ from .calibration import LEVEL
 from .errors import InputError
 from .geometry import eligible
 from .latency import TERMS
-from .predict import evidence, latency_us
-from .recommend import NOT_IDENTIFIED, recommend
+from .prediction import evidence, latency_us
+from .recommendation import NOT_IDENTIFIED, recommend
 from .regret import Estimate
 from .rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, catalogue
 from .sensitivity import Flip, Setting, flips, interval

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..calibration import HARNESS_DOF, NOISE_DOF, Calibration
 from ..geometry import eligible
 from ..kernel import Kernel
-from ..predict import latency_us
+from ..prediction import latency_us
 from ..shape import ALGORITHMS, Shapes
 from ..units import element_bytes
 from ..workload import captured_batch_sizes
