@@ -408,13 +408,15 @@ def _gain_per_hidden(
     single_pct: float,
 ) -> float:
     """Return by how many points of regret (percent) a cutoff per hidden size beats one cutoff."""
+    fastest = np.minimum(t1, t2)
+    regret1, regret2 = (weight * ((t / fastest).mean(0) - 1.0) for t in (t1, t2))
     total = 0.0
     for hidden in np.unique(shapes.hidden_dim):
+        # Ascending bytes, no two alike: every place is a possible cutoff, the first sends none.
         mine = shapes.hidden_dim == hidden
-        share = weight[mine].sum()
-        best = best_cutoff(shapes.bytes[mine], t1[:, mine], t2[:, mine], weight[mine] / share)
-        total += share * best.regret_pct
-    return max(0.0, single_pct - total)
+        gained = np.cumsum(regret1[mine] - regret2[mine])
+        total += regret2[mine].sum() + min(0.0, float(gained.min()))
+    return max(0.0, single_pct - 100.0 * total)
 
 
 def _separate(
