@@ -5,8 +5,9 @@
 Truths are draws of the shipped posterior; each is measured with Student-t scatter and a harness
 constant of its own, the posterior is updated, the cutoff chosen, and its regret read off the truth
 (costmodel/planning/rehearsal.py). All designs meet the same truths and the same noise. A
-measurement is one latency: one algorithm at one shape. For a few truths the rows are written as schema 1, joined
-to the published ones and fitted anew, which is what a user does; the fast update must agree.
+measurement is one latency: one algorithm at one shape. For a few truths the rows are written as
+schema 1, joined to the published ones and fitted anew, which is what a user does; the fast update
+must agree.
 
 Designs:
 
