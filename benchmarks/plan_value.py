@@ -31,11 +31,11 @@ from pathlib import Path
 import click
 import numpy as np
 
-from costmodel import kernel
-from costmodel.atomic import replacing
 from costmodel.calibration import shipped
+from costmodel.data import kernels as kernel
+from costmodel.data.measurement import Measurements, concat, published
 from costmodel.estimate import calibrate
-from costmodel.measurement import Measurements, concat, published
+from costmodel.files import replacing
 from costmodel.observations import observe
 from costmodel.planning import Budget, Effort, Rehearsal, pose
 from costmodel.planning.posterior import Posterior

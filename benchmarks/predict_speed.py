@@ -13,8 +13,8 @@ import time
 
 import numpy as np
 
-from costmodel import kernel
 from costmodel.calibration import shipped
+from costmodel.data import kernels as kernel
 from costmodel.prediction import BLOCK, latency_terms
 from costmodel.shape import Shapes
 

@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from costmodel import calibration as _calibration
-from costmodel import kernel, measurement
 from costmodel.accuracy import compare, covered
+from costmodel.data import kernels as kernel
+from costmodel.data import measurement
 from costmodel.pairs import calls
 from costmodel.prediction import latency_us
 from costmodel.shape import ALGORITHMS, FUSED, Shapes

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from . import parameters
 from .calibration import LEVEL, NOISE_DOF, Calibration, Values
-from .measurement import Measurements
+from .data.measurement import Measurements
 from .observations import Observations, observe
 from .prediction import DRAWS, SEED
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .data.kernels import Kernel
 from .emit.adapt import Adapted, adapt
 from .emit.boundary import first_difference
 from .emit.edits import NotRecognisedError
@@ -17,7 +18,6 @@ from .emit.engine import find, on_full_mesh
 from .engines.tree import Tree
 from .engines.unit_checks import Finding, check
 from .errors import InputError
-from .kernel import Kernel
 from .rules import Rule, catalogue
 from .shape import FUSED, WORLD_SIZES
 
@@ -157,7 +157,7 @@ def audit(
     AITER), and scored by ``score`` where it makes a claim. Raises :class:`InputError` for a file
     that does not parse, and for a rule that is not where it was looked for.
     """
-    from . import kernel as _kernel
+    from .data import kernels as _kernel
 
     installed = read_installed(tree)
     if against is None:

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import hardware, parameters
-from .atomic import replacing
+from . import parameters
+from .data import facts, hardware
 from .errors import InputError
+from .files import replacing
 from .latency import Costs, costs
 from .loopback import Costs as LoopbackCosts
 
@@ -340,7 +341,7 @@ def load(path: str | Path) -> Calibration:
 
 def shipped(arch: str) -> Calibration:
     """Return the calibration that the package ships for gfx942 or gfx950."""
-    return load(hardware.FACTS / "calibrations" / f"{arch}.json")
+    return load(facts.path(f"calibrations/{arch}.json"))
 
 
 def nominal_gbps(name: str) -> float | None:

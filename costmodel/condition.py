@@ -35,8 +35,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .data.kernels import parse_version
 from .errors import InputError, nearest
-from .kernel import parse_version
 from .shape import WORLD_SIZES, Shapes
 from .units import KIB, MIB, PACK_BYTES, element_bytes
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .calibration import LEVEL
+from .data.workload import captured_batch_sizes
 from .errors import InputError
 from .geometry import eligible
 from .latency import TERMS
@@ -24,7 +25,6 @@ from .regret import Estimate
 from .rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, catalogue
 from .sensitivity import Flip, Setting, flips, interval
 from .shape import ALGORITHMS, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
-from .workload import captured_batch_sizes
 
 Array = NDArray[np.float64]
 

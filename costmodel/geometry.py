@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from . import fabric as _fabric
 from . import loopback
-from .kernel import Kernel
+from .data.kernels import Kernel
 from .shape import FUSED, ONE_STAGE, SEPARATE, Shapes
 from .units import PACK_BYTES, element_bytes
 

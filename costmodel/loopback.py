@@ -25,7 +25,6 @@ programs that cannot all be resident would never end, and few of them make many 
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -34,9 +33,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .data import facts
+from .data.kernels import Kernel
 from .errors import InputError
-from .hardware import FACTS
-from .kernel import Kernel
 from .shape import ALL_REDUCE, FUSED, ONE_STAGE, Shapes
 from .units import PACK_BYTES, element_bytes
 
@@ -128,16 +127,15 @@ class Residency:
 def residency() -> dict[tuple[str, str, int], Residency]:
     """Return the facts by (arch, kernel, world size)."""
     found: dict[tuple[str, str, int], list[tuple[int, int, int]]] = {}
-    with (FACTS / "residency.csv").open(newline="", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
-            key = (row["arch"], row["kernel"], int(row["world_size"]))
-            found.setdefault(key, []).append(
-                (
-                    int(row["hidden_dim"] or 0),
-                    int(row["programs_per_multiprocessor"]),
-                    int(row["multiprocessors"]),
-                )
+    for row in facts.rows("residency.csv"):
+        key = (row["arch"], row["kernel"], int(row["world_size"]))
+        found.setdefault(key, []).append(
+            (
+                int(row["hidden_dim"] or 0),
+                int(row["programs_per_multiprocessor"]),
+                int(row["multiprocessors"]),
             )
+        )
     return {
         key: Residency(rows[0][2], tuple(r[0] for r in rows), tuple(r[1] for r in rows))
         for key, rows in ((key, sorted(rows)) for key, rows in found.items())

@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import fabric, hardware, kernel
+from . import fabric
+from .data import hardware
+from .data import kernels as kernel
+from .data.measurement import Measurements
 from .geometry import Geometry, on_fabric
 from .latency import Costs, costs, terms, total
 from .loopback import FAMILY as LOOPBACK_FAMILY
 from .loopback import Costs as LoopbackCosts
 from .loopback import Loopback, archs
-from .measurement import Measurements
 from .shape import ALL_REDUCE, FUSED, ONE_STAGE, OPS, TWO_STAGE, WORLD_SIZES, Shapes
 from .units import ELEMENT_BYTES
 

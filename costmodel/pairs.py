@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from .data.measurement import COLUMNS, Measurements
 from .errors import InputError
-from .measurement import COLUMNS, Measurements
 from .observations import SILENT_DTYPE
 from .rules import Rule
 from .shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes

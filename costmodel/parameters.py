@@ -10,14 +10,13 @@ of the figure.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
 from . import loopback
+from .data import facts
 from .fabric import FULL_MESH, LOOPBACK
-from .hardware import FACTS
 
 #: gfx950 is where both arms of the fused op are measured, so its kernels set the scale.
 REFERENCE_ARCH = "gfx950"
@@ -58,8 +57,7 @@ class Prior:
 
 @cache
 def _table() -> dict[tuple[str, str], dict[str, str]]:
-    with (FACTS / "priors.csv").open(newline="", encoding="utf-8") as stream:
-        return {(row["parameter"], row["scope"]): row for row in csv.DictReader(stream)}
+    return {(row["parameter"], row["scope"]): row for row in facts.rows("priors.csv")}
 
 
 @cache

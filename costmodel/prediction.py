@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .calibration import LEVEL, NOISE_DOF, Calibration, Values
+from .data.kernels import Kernel
 from .errors import InputError
 from .geometry import eligible, on_fabric
-from .kernel import Kernel
 from .latency import terms, total
 from .shape import Shapes
 

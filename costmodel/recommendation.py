@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import kernel as _kernel
 from .calibration import LEVEL, Calibration, Coverage, Values
+from .data import kernels as _kernel
+from .data.workload import Workload, snap_tokens
 from .errors import InputError
 from .geometry import eligible
 from .prediction import SEED, latency_us
 from .shape import FUSED, ONE_STAGE, OPS, SEPARATE, TWO_STAGE, WORLD_SIZES, Shapes
 from .units import KIB, element_bytes, kib
-from .workload import Workload, snap_tokens
 
 if TYPE_CHECKING:
     from .rules import Rule
@@ -145,7 +145,7 @@ def recommend(
     ``workload`` defaults to captured batch sizes crossed with them. Raises :class:`InputError` for
     an unknown op, dtype, GPU or version, and for a hidden size that the 1-stage kernel rejects.
     """
-    from . import llms
+    from .data import llms
 
     if op not in OPS:
         raise InputError(f"unknown op '{op}'; the model knows {', '.join(OPS)}")
@@ -465,7 +465,7 @@ def recommended_rule(
 ) -> tuple[Rule, Recommendation]:
     """Return the recommended rule with the recommendation behind it."""
     from .calibration import shipped
-    from .hardware import choose
+    from .data.hardware import choose
 
     arch, gpu = choose(arch, gpu)
     found = recommend(calibration or shipped(arch), gpu=gpu, **options)

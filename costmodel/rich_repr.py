@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .kernel import calibrated
+from .data.kernels import calibrated
 from .parameters import prior
 from .report.blocks import Block, Code, Paragraph, Strong, Table
 from .report.markup import render

@@ -35,8 +35,9 @@ from .condition import (
     factors,
     from_json,
 )
+from .data import facts
+from .data.kernels import Kernel
 from .errors import InputError, nearest
-from .kernel import Kernel
 from .shape import FUSED, WORLD_SIZES, Shapes
 
 SCHEMA = "costmodel/rule/1"
@@ -249,8 +250,7 @@ class Provenance:
 @cache
 def catalogue() -> tuple[Rule, ...]:
     """Return every rule of ``facts/rules.json``, in the file's order."""
-    path = Path(__file__).resolve().parent / "facts" / "rules.json"
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = json.loads(facts.text("rules.json"))
     return tuple(_read(entry, f"facts/rules.json: {entry['name']}") for entry in data["rules"])
 
 
@@ -314,7 +314,7 @@ def rule_from_json(data: Any, where: str = "rule") -> Rule:
 def validity(kernel: Kernel) -> Condition:
     """Return what the fused 1-stage kernel of one AITER version takes, as a condition.
 
-    The limits come from the kernel facts (see :mod:`costmodel.kernel`).
+    The limits come from the kernel facts (see :mod:`costmodel.data.kernels`).
     """
     parts: list[Condition] = [
         WholePacks(),

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import kernel as _kernel
 from .calibration import LEVEL, Calibration, Values
+from .data import kernels as _kernel
 from .geometry import eligible
 from .prediction import SEED, latency_terms, latency_us
 from .shape import FUSED, ONE_STAGE, TWO_STAGE, Shapes

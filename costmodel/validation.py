@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from . import kernel as _kernel
 from .accuracy import Accuracy, Rows, compare, covered
 from .calibration import Calibration
+from .data import kernels as _kernel
+from .data.measurement import Measurements
+from .data.workload import Workload
 from .errors import InputError, nearest
 from .judging import (
     NORMAL_90,
@@ -31,12 +33,10 @@ from .judging import (
     over_workload,
     recommended_choice,
 )
-from .measurement import Measurements
 from .pairs import Pairs, calls
 from .regret import known_workload
 from .rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, shipped
 from .shape import ALL_REDUCE, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
-from .workload import Workload
 
 SCHEMA = "costmodel/validate/1"
 

@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from . import kernel as _kernel
 from .calibration import Calibration
+from .data import kernels as _kernel
+from .data.histogram import BatchHistogram
+from .data.llms import LLM
+from .data.workload import Workload, captured_batch_sizes
 from .errors import InputError
-from .histogram import BatchHistogram
-from .llms import LLM
 from .recommendation import MEASURED, NOT_IDENTIFIED, TRANSFERRED, recommend
 from .regret import Estimate, ModelledPairs
 from .rules import Rule
 from .shape import FUSED, ONE_STAGE, TWO_STAGE
 from .units import element_bytes, kib
-from .workload import Workload, captured_batch_sizes
 
 SCHEMA = "costmodel/worth/1"
 

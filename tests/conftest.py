@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from costmodel import measurement
+from costmodel.data import measurement
 from costmodel.estimate import calibrate
 from costmodel.observations import observe
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodel import kernel
 from costmodel.condition import Calls
+from costmodel.data import kernels as kernel
 from costmodel.emit import engine
 from costmodel.emit.stand_in import decider
 from costmodel.engines.tree import open_trees

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from costmodel import calibration as record
-from costmodel import measurement
 from costmodel.assessment import assess
 from costmodel.calibration import load, shipped
+from costmodel.data import measurement
+from costmodel.data.kernels import aiter
 from costmodel.errors import InputError
 from costmodel.estimate import calibrate, data_sha256
-from costmodel.kernel import aiter
 from costmodel.observations import observe
 from costmodel.prediction import latency_us, predict
 from costmodel.shape import Shapes

@@ -106,7 +106,7 @@ def test_calibrate_writes_a_file_that_every_command_takes(tmp_path, row):
         for a, b, c in (("1stage", 1, 0.2), ("2stage", 5, 0.1))
     ]
     with (tmp_path / "mine.csv").open("w", newline="") as stream:
-        from costmodel.measurement import COLUMNS
+        from costmodel.data.measurement import COLUMNS
 
         writer = csv.DictWriter(stream, COLUMNS)
         writer.writeheader()

@@ -9,7 +9,8 @@ import subprocess
 import pytest
 from emitted import PROVENANCE, RULES, function_says, random_calls, rule_says
 
-from costmodel import kernel, rules
+from costmodel import rules
+from costmodel.data import kernels as kernel
 from costmodel.emit import engine, environment, listing, templates
 from costmodel.emit.boundary import first_difference
 from costmodel.engines.places import engine as engine_named

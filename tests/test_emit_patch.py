@@ -9,9 +9,10 @@ import pytest
 from emitted import PROVENANCE, RULES, apply, emit, function_says, random_calls, rule_says, tools
 from engines.shapes import AITER, SGLANG, SHAPES, Shape
 
-from costmodel import kernel, rules
+from costmodel import rules
 from costmodel.audit import audit
 from costmodel.condition import ByWorldSize, Compare, factors
+from costmodel.data import kernels as kernel
 from costmodel.emit import engine
 from costmodel.emit.diff import Edit, unified
 from costmodel.emit.diff import apply as apply_edits

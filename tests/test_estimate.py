@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from costmodel.calibration import HARNESS_DOF, NOISE_DOF
+from costmodel.data.kernels import aiter
+from costmodel.data.measurement import Measurements
 from costmodel.errors import InputError
 from costmodel.estimate import Problem, calibrate, fit, known_gpus
-from costmodel.kernel import aiter
-from costmodel.measurement import Measurements
 from costmodel.observations import observe
 from costmodel.prediction import latency_us
 from costmodel.shape import Shapes

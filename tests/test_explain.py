@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from costmodel import calibration as calibrations
-from costmodel import kernel, rules
+from costmodel import rules
+from costmodel.data import kernels as kernel
+from costmodel.data.workload import captured_batch_sizes
 from costmodel.errors import InputError
 from costmodel.explanation import decisions, explain
 from costmodel.prediction import predict
 from costmodel.recommendation import recommend
 from costmodel.sensitivity import Setting
 from costmodel.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
-from costmodel.workload import captured_batch_sizes
 
 KEYS = [
     "schema", "arch", "gpu", "op", "dtype", "aiter_version", "calibration", "world_size",

@@ -16,8 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costmodel import calibration as calibrations
-from costmodel import figures, kernel, llms, rules
+from costmodel import figures, rules
 from costmodel.assessment import Assessment, Score
+from costmodel.data import kernels as kernel
+from costmodel.data import llms
+from costmodel.data.workload import Workload, captured_batch_sizes
 from costmodel.figures import drift, maps, static, template
 from costmodel.figures.regret import field
 from costmodel.prediction import predict
@@ -26,7 +29,6 @@ from costmodel.regret import ModelledPairs
 from costmodel.sensitivity import Setting, crossing, flips, interval
 from costmodel.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
 from costmodel.validation import validate
-from costmodel.workload import Workload, captured_batch_sizes
 from costmodel.worth import worth
 
 

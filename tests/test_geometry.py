@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel import kernel
+from costmodel.data import kernels as kernel
 from costmodel.errors import InputError
 from costmodel.geometry import eligible, geometry
 from costmodel.shape import Shapes

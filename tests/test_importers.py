@@ -2,12 +2,12 @@ import json
 
 import pytest
 
-from costmodel import measurement
 from costmodel.cli.main import main
+from costmodel.data import measurement
+from costmodel.data.importers import FORMATS, Said, read
+from costmodel.data.importers.labels import read_label
+from costmodel.data.importers.rows import dtype_of, gpu_of
 from costmodel.errors import InputError
-from costmodel.importers import FORMATS, Said, read
-from costmodel.importers.labels import read_label
-from costmodel.importers.rows import dtype_of, gpu_of
 
 RCCL = """\
 # Collective test starting: all_reduce_perf

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel import fabric, kernel
+from costmodel import fabric
+from costmodel.data import kernels as kernel
 from costmodel.geometry import geometry
 from costmodel.latency import EXPECTED_MAXIMUM, Costs, smooth_maximum, terms, total
 from costmodel.shape import Shapes

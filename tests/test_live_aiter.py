@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the live back ends compute with torch")
 
-from costmodel import measurement
+from costmodel.data import measurement
 from costmodel.live.aiter_check import release_of
 
 STANDINS = Path(__file__).parent / "standins"

@@ -7,18 +7,18 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the live back ends compute with torch")
 
-from costmodel import measurement  # noqa: E402
-from costmodel.cli.main import main  # noqa: E402
-from costmodel.errors import InputError  # noqa: E402
-from costmodel.live import campaign  # noqa: E402
-from costmodel.live.backend import BACKENDS, Backend, LiveShape, Outputs, Timed  # noqa: E402
-from costmodel.live.campaign import Campaign  # noqa: E402
-from costmodel.live.harness import Settings, check_points, measure_point, together  # noqa: E402
-from costmodel.live.launch import join  # noqa: E402
-from costmodel.live.plan import Point, grid  # noqa: E402
-from costmodel.live.reference import fused_reference, operands, torch_dtype  # noqa: E402
-from costmodel.live.session import RunDirectory  # noqa: E402
-from costmodel.live.watchdog import Watchdog  # noqa: E402
+from costmodel.cli.main import main
+from costmodel.data import measurement
+from costmodel.errors import InputError
+from costmodel.live import campaign
+from costmodel.live.backend import BACKENDS, Backend, LiveShape, Outputs, Timed
+from costmodel.live.campaign import Campaign
+from costmodel.live.harness import Settings, check_points, measure_point, together
+from costmodel.live.launch import join
+from costmodel.live.plan import Point, grid
+from costmodel.live.reference import fused_reference, operands, torch_dtype
+from costmodel.live.session import RunDirectory
+from costmodel.live.watchdog import Watchdog
 
 TRUTH_US = {"1stage": 10.0, "2stage": 14.0, "separate": 20.0, "auto": 10.0}
 POINT = Point(LiveShape(2, 64, "bf16"), ("1stage", "2stage"))

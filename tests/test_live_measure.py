@@ -13,8 +13,8 @@ import pytest
 
 pytest.importorskip("torch", reason="the live back ends compute with torch")
 
-from costmodel import measurement
 from costmodel.cli.main import main
+from costmodel.data import measurement
 
 QUICK = ("--rounds", "4", "--samples", "2", "--slots", "2")
 SHAPES = ("--backend", "gloo", "--tp", "2", "--hidden", "512")

@@ -3,13 +3,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the live back ends compute with torch")
 
-from costmodel.live.backend import LiveShape, Outputs  # noqa: E402
-from costmodel.live.reference import (  # noqa: E402
-    fused_reference,
-    operands,
-    torch_dtype,
-    worst_error,
-)
+from costmodel.live.backend import LiveShape, Outputs
+from costmodel.live.reference import fused_reference, operands, torch_dtype, worst_error
 
 
 def as_a_kernel_does(given, ranks=None):

@@ -9,7 +9,7 @@ from conftest import ROW
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel import measurement
+from costmodel.data import measurement
 from costmodel.errors import InputError
 from costmodel.live.ending import CANNOT_WRITE, RunEnded
 from costmodel.live.session import RunDirectory, check_same, check_vacant, read_settings

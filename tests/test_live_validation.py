@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("torch", reason="the live back ends compute with torch")
 
-from costmodel import measurement
 from costmodel.calibration import shipped
+from costmodel.data import measurement
 from costmodel.errors import InputError
 from costmodel.live.validation import arguments, judge_run
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from costmodel import llms
+from costmodel.data import llms
 from costmodel.errors import InputError
 
 
@@ -120,6 +120,8 @@ def test_a_missing_config_is_named(tmp_path):
 
 
 def test_importing_it_needs_the_standard_library_alone():
-    code = "import sys, costmodel.llms as l; l.find('gpt-oss-20b'); print('numpy' in sys.modules)"
+    code = (
+        "import sys, costmodel.data.llms as l; l.find('gpt-oss-20b'); print('numpy' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

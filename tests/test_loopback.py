@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from costmodel import kernel, loopback, measurement
+from costmodel import loopback
+from costmodel.data import kernels as kernel
+from costmodel.data import measurement
+from costmodel.data.workload import Workload
 from costmodel.errors import InputError
 from costmodel.estimate import calibrate
 from costmodel.latency import total
@@ -14,7 +17,6 @@ from costmodel.prediction import latency_us
 from costmodel.recommendation import ALWAYS_ONE_STAGE, recommend
 from costmodel.shape import Shapes
 from costmodel.validation import validate
-from costmodel.workload import Workload
 
 ROWS = Path(__file__).parents[1] / "measurements" / "h200-loopback"
 FREE = 1e12

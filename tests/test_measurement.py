@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel import measurement
-from costmodel.atomic import replacing
+from costmodel.data import measurement
+from costmodel.data.measurement import COLUMNS, Measurements
 from costmodel.errors import InputError
-from costmodel.measurement import COLUMNS, Measurements
+from costmodel.files import replacing
 
 
 def write(path, rows, header=COLUMNS):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from costmodel.measurement import Measurements
+from costmodel.data.measurement import Measurements
 from costmodel.observations import observe
 
 

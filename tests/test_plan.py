@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel import kernel
 from costmodel.calibration import Refusal, shipped
+from costmodel.data import kernels as kernel
 from costmodel.errors import InputError
 from costmodel.live.plan import read_plan
 from costmodel.planning import Budget, Effort, Rehearsal, plan, pose

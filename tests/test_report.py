@@ -16,7 +16,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from costmodel import calibration as calibrations
-from costmodel import llms, rules
+from costmodel import rules
+from costmodel.data import llms
 from costmodel.errors import InputError
 from costmodel.figures import static
 from costmodel.recommendation import recommend
@@ -99,7 +100,7 @@ def hostile(tmp_path_factory):
                  "0.1.19", tokens, 7168, "bf16", tokens * 7168 * 2, latency, "median", "max",
                  "graph", "clean"]
             )  # fmt: skip
-    from costmodel.measurement import COLUMNS
+    from costmodel.data.measurement import COLUMNS
 
     table = directory / "mine.csv"
     table.write_text("\n".join([",".join(COLUMNS), *(",".join(map(str, r)) for r in rows)]) + "\n")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel import kernel, rules
+from costmodel import rules
 from costmodel.condition import (
     Always,
     AnyOf,
@@ -26,6 +26,7 @@ from costmodel.condition import (
     from_json,
     with_version,
 )
+from costmodel.data import kernels as kernel
 from costmodel.errors import InputError
 from costmodel.geometry import eligible
 from costmodel.rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule

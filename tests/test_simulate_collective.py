@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from costmodel import hardware, kernel
 from costmodel.calibration import shipped
+from costmodel.data import hardware
+from costmodel.data import kernels as kernel
 from costmodel.errors import InputError
 from costmodel.latency import TERMS
 from costmodel.simulation import Blocked, Conditions, Skew, Stream, machine, simulate

@@ -21,19 +21,19 @@ triton = pytest.importorskip(
 )
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 
-from costmodel.errors import InputError  # noqa: E402
-from costmodel.live import triton_kernels as kernels  # noqa: E402
-from costmodel.live.backend import ARMS, LiveShape  # noqa: E402
-from costmodel.live.reference import operands, worst_error  # noqa: E402
-from costmodel.live.triton_backend import TritonBackend, short_name  # noqa: E402
-from costmodel.live.triton_launch import (  # noqa: E402
+from costmodel.errors import InputError
+from costmodel.live import triton_kernels as kernels
+from costmodel.live.backend import ARMS, LiveShape
+from costmodel.live.reference import operands, worst_error
+from costmodel.live.triton_backend import TritonBackend, short_name
+from costmodel.live.triton_launch import (
     FLAT_THREADS,
     plain_one_stage,
     programs_per_rank,
     row_block,
     row_threads,
 )
-from costmodel.units import element_bytes  # noqa: E402
+from costmodel.units import element_bytes
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 

@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel import kernel
 from costmodel.accuracy import compare, covered, offsets_without_row
 from costmodel.calibration import Refusal, shipped
+from costmodel.data import kernels as kernel
+from costmodel.data.measurement import Measurements
+from costmodel.data.workload import Workload
 from costmodel.errors import InputError
-from costmodel.measurement import Measurements
 from costmodel.pairs import calls, group_median
 from costmodel.prediction import latency_us, predict
 from costmodel.regret import ModelledPairs, bootstrap_means, score
 from costmodel.rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, named
 from costmodel.shape import ALGORITHMS, ALL_REDUCE, FUSED, SEPARATE, Shapes
 from costmodel.validation import Limits, hold_out, validate
-from costmodel.workload import Workload
 
 WORKLOAD = Workload.of([2880, 7168])
 

@@ -12,15 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel import kernel, llms
 from costmodel.calibration import Refusal, shipped
+from costmodel.data import kernels as kernel
+from costmodel.data import llms
+from costmodel.data.histogram import BatchHistogram, read_histogram
+from costmodel.data.workload import captured_batch_sizes
 from costmodel.errors import InputError
-from costmodel.histogram import BatchHistogram, read_histogram
 from costmodel.prediction import SEED, latency_us
 from costmodel.regret import DRAWS
 from costmodel.rules import Rule, named
 from costmodel.shape import ALGORITHMS, Shapes
-from costmodel.workload import captured_batch_sizes
 from costmodel.worth import recommended_at, worth
 
 R1 = llms.find("deepseek-r1")

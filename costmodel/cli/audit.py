@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from .. import kernel
 from ..audit import Audit, Scorer, audit
+from ..data import kernels as kernel
+from ..data.llms import CALLS_PER_LAYER
 from ..engines.tree import open_trees
 from ..errors import InputError
-from ..llms import CALLS_PER_LAYER
 from ..rules import Rule, load, named
 from ..shape import FUSED, WORLD_SIZES
 from ..table import table
@@ -134,8 +134,8 @@ def model_scorer(
     calibration: Any, gpu: str, dtype: str, aiter_version: str, hidden: tuple[int, ...] | None
 ) -> Scorer:
     """Return a scorer by the calibrated model over captured batch sizes and the hidden sizes."""
+    from ..data.workload import Workload
     from ..regret import ModelledPairs, known_workload
-    from ..workload import Workload
 
     workload = Workload.of(hidden) if hidden else known_workload()
 
@@ -209,7 +209,7 @@ def _scores(one: Audit, layers: int | None) -> str:
 
 
 def _layers(model_name: str | None, config_file: str | None) -> int | None:
-    from .. import llms
+    from ..data import llms
 
     if model_name:
         return llms.find(model_name).num_layers

@@ -39,11 +39,11 @@ def command(
     costmodel calibrate mine.csv --published --arch gfx942 --out mine.json
     costmodel calibrate --published --arch gfx950 --out gfx950.json
     """
-    from .. import measurement
     from ..calibration_report import report
+    from ..data import measurement
+    from ..data.measurement import VOCABULARY
     from ..errors import InputError
     from ..estimate import calibrate
-    from ..measurement import VOCABULARY
     from ..observations import observe
 
     if not measurements and not published:

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from .. import kernel
 from ..condition import Compare, Member, WholePacks, all_of, factors
+from ..data import kernels as kernel
 from ..errors import InputError, nearest
 from ..rules import CutoffEvidence, Provenance, Rule, load, named, validity
 from . import options
@@ -254,7 +254,7 @@ def _write(file: str | None, text: str) -> None:
     if file is None:
         sys.stdout.write(text)
         return
-    from ..atomic import replacing
+    from ..files import replacing
 
     with replacing(file) as stream:
         stream.write(text)

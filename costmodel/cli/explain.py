@@ -7,7 +7,7 @@ from typing import Any
 import click
 import numpy as np
 
-from .. import kernel
+from ..data import kernels as kernel
 from ..errors import InputError
 from ..explanation import Decisions, Explanation, decisions, explain
 from ..latency import TERMS

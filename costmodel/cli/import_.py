@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from ..data.importers import Said, read
 from ..errors import InputError
-from ..importers import Said, read
 
 #: Options that say what the file may not: one a cell of schema 1.
 CELLS = tuple(field.name for field in fields(Said) if field.name != "columns")

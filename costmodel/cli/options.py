@@ -126,8 +126,8 @@ def load_target(
 
     With a calibration of the user's own, its GPUs count, catalogued or not.
     """
-    from .. import hardware
     from ..calibration import load, shipped
+    from ..data import hardware
 
     if calibration_file is None:
         arch, gpu = hardware.choose(arch, gpu)
@@ -154,7 +154,7 @@ def hidden_sizes(
     hidden: tuple[int, ...] | None, model_name: str | None, config_file: str | None
 ) -> tuple[int, ...] | None:
     """Return the hidden sizes that the options of :func:`model_shape` name, or None."""
-    from .. import llms
+    from ..data import llms
 
     given = [o for o in (hidden, model_name, config_file) if o]
     if len(given) > 1:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .. import kernel
+from ..data import kernels as kernel
 from ..errors import InputError
 from ..fabric import LOOPBACK
 from ..planning import Budget, Effort, Plan, plan

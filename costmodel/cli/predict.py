@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .. import kernel
+from ..data import kernels as kernel
 from ..prediction import Prediction, predict
 from ..shape import ALGORITHMS, Shapes
 from ..table import table

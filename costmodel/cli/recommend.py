@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .. import kernel
+from ..data import kernels as kernel
 from ..recommendation import Recommendation, recommend
 from ..table import table
 from ..units import kib

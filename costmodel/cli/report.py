@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .. import kernel
+from ..data import kernels as kernel
 from ..engines.places import ENGINES
 from ..engines.places import engine as engine_named
 from ..errors import InputError
@@ -65,8 +65,8 @@ def command(
     \b
     costmodel report --arch gfx950 --model gpt-oss-120b --for sglang --out report
     """
-    from .. import llms
-    from ..histogram import read_histogram
+    from ..data import llms
+    from ..data.histogram import read_histogram
     from ..report import directory, findings, story
 
     target_engine = engine_named(engine)

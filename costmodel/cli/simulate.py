@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .. import kernel
+from ..data import kernels as kernel
 from ..errors import InputError
 from ..shape import ALGORITHMS
 from ..table import table

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .. import kernel
+from ..data import kernels as kernel
+from ..data.workload import Workload
 from ..errors import InputError, nearest
 from ..judging import NORMAL_90
 from ..validation import Limits
-from ..workload import Workload
 from . import options
 
 if TYPE_CHECKING:
     from ..calibration import Calibration
+    from ..data.measurement import Measurements
     from ..judging import RuleRegret
-    from ..measurement import Measurements
     from ..rules import Rule
     from ..validation import Validation
 
@@ -144,7 +144,7 @@ def command(
     if held_out:
         if calibration_file is not None:
             raise InputError("--hold-out refits the published rows; it takes no --calibration")
-        from .. import hardware, measurement
+        from ..data import hardware, measurement
 
         arch, _ = hardware.choose(arch, gpu)
         calibration = hold_out(measurement.published(), held_out, arch)
@@ -211,7 +211,7 @@ def _live(
     style: str,
 ) -> int:
     """Measure in this process or its ranks, then judge the run directory on rank 0."""
-    from .. import measurement
+    from ..data import measurement
     from ..live.validation import HIDDEN_DIMS, TOKENS, Measured, arguments, judge_run
     from ..live.validation import describe as describe_measured
     from .measure import command as measure_command
@@ -245,7 +245,7 @@ def _read(
     """Return the rows to judge; with held out sources only theirs."""
     import numpy as np
 
-    from .. import measurement
+    from ..data import measurement
 
     known = measurement.VOCABULARY["quality"]
     for quality in include:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .. import kernel
+from ..data import kernels as kernel
 from ..errors import InputError
 from . import options
 
 if TYPE_CHECKING:
     from ..calibration import Calibration
-    from ..llms import LLM
+    from ..data.llms import LLM
     from ..rules import Rule
     from ..worth import Worth
 
@@ -62,8 +62,8 @@ def command(
     costmodel worth --model gpt-oss-120b --tp 8 --from sglang --to recommended
     costmodel worth --config config.json --tp 4 --from vllm --gpu MI355X --batch-histogram b.csv
     """
-    from .. import llms
-    from ..histogram import BatchHistogram, read_histogram
+    from ..data import llms
+    from ..data.histogram import BatchHistogram, read_histogram
     from ..worth import SCHEMA, worth
 
     if (model_name is None) == (config_file is None):
@@ -113,7 +113,7 @@ def _targets(
     arch: str | None, gpu: str | None, calibration_file: str | None
 ) -> list[tuple[Calibration, str]]:
     """Return (calibration, GPU) for what was asked, or for the default GPU of each arch."""
-    from ..hardware import GPUS
+    from ..data.hardware import GPUS
 
     if arch or gpu or calibration_file:
         calibration, _, found = options.load_target(arch, gpu, calibration_file)

@@ -23,8 +23,8 @@ from ..condition import (
     parts_of,
     with_version,
 )
+from ..data.kernels import Kernel
 from ..errors import InputError
-from ..kernel import Kernel
 from ..rules import Rule, validity
 from ..shape import WORLD_SIZES
 

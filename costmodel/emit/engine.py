@@ -7,11 +7,11 @@ import textwrap
 from dataclasses import dataclass
 
 from ..condition import Condition, FullMesh, all_of, by_world_size, factors, parts_of
+from ..data.kernels import Kernel
 from ..engines.places import Engine, Place
 from ..engines.reading import Module, NoChoiceError, Reading, read
 from ..engines.tree import Tree
 from ..errors import InputError
-from ..kernel import Kernel
 from ..rules import Provenance, Rule
 from ..shape import FUSED, WORLD_SIZES
 from . import boundary, comment, diff, templates

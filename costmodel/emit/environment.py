@@ -9,8 +9,8 @@ there means 512 bytes, which turns 1-stage off. Source: AITER
 from __future__ import annotations
 
 from ..condition import Compare, exact_size, factors, with_version
+from ..data.kernels import Kernel, parse_version
 from ..errors import InputError
-from ..kernel import Kernel, parse_version
 from ..rules import Provenance, Rule
 from ..shape import WORLD_SIZES
 from . import comment

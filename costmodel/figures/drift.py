@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import kernel as _kernel
 from ..calibration import Calibration, nominal_gbps
+from ..data import facts
+from ..data import kernels as _kernel
 from ..errors import InputError
-from ..hardware import FACTS
 from ..sensitivity import Setting, Sweep, against_factor, against_jitter, against_version
 from ..shape import FUSED, ONE_STAGE
 from .regret import BY_WORLD_SIZE
@@ -140,11 +139,9 @@ def releases(op: str = FUSED) -> list[str]:
 
 def changes(op: str = FUSED) -> list[tuple[str, str]]:
     """Return (release, what it changed) for the kernels of an op, from the fact file."""
-    with (FACTS / "aiter_kernels.csv").open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
     other = "plain" if op == FUSED else "fused"
     by_release: dict[str, list[str]] = {}
-    for row in rows:
+    for row in facts.rows("aiter_kernels.csv"):
         said = by_release.setdefault(row["since_release"], [])
         if not row["feature"].startswith(other) and row["feature"] not in said:
             said.append(row["feature"])

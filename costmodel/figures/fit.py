@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from ..accuracy import Rows
     from ..assessment import Assessment
-    from ..measurement import Measurements
+    from ..data.measurement import Measurements
 
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, NEUTRAL)
 
@@ -40,8 +40,8 @@ NORMAL_90 = 1.645
 
 def rows_of(calibration: Calibration, table: Measurements | None = None) -> Rows:
     """Return the rows that a calibration covers beside its predictions (default: published)."""
-    from .. import measurement
     from ..accuracy import compare, covered
+    from ..data import measurement
 
     table = measurement.published() if table is None else table
     return compare(calibration, covered(calibration, table))

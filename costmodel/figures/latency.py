@@ -31,7 +31,7 @@ from .template import (
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from ..measurement import Measurements
+    from ..data.measurement import Measurements
     from ..observations import Observations
     from ..pairs import Pairs
     from ..rules import Rule
@@ -58,7 +58,7 @@ def latency_against_bytes(
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    from .. import measurement
+    from ..data import measurement
 
     tokens = grid(max_tokens, per_doubling=16)
     size = setting.shapes(tokens).bytes.astype(float)

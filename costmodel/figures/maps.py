@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import kernel as _kernel
 from ..calibration import LEVEL, Calibration
 from ..condition import Calls
+from ..data import kernels as _kernel
+from ..data.workload import captured_batch_sizes
 from ..geometry import eligible
 from ..prediction import SEED, latency_us
 from ..shape import FUSED, ONE_STAGE, TWO_STAGE, WORLD_SIZES, Shapes
 from ..units import element_bytes
-from ..workload import captured_batch_sizes
 from .template import BLUE, NEUTRAL, VERMILLION, finish, plain, provenance
 
 if TYPE_CHECKING:

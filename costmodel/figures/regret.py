@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import kernel as _kernel
 from ..calibration import LEVEL, Calibration
+from ..data import kernels as _kernel
+from ..data.workload import Workload
 from ..errors import InputError
 from ..regret import Estimate, ModelledPairs, bootstrap_means, known_workload
 from ..rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule
 from ..shape import FUSED, WORLD_SIZES
-from ..workload import Workload
 from .template import (
     GREEN,
     ORANGE,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import kernel as _kernel
+from ..data import kernels as _kernel
 from .template import ARM_COLOUR, NEUTRAL, finish, plain, provenance
 
 if TYPE_CHECKING:

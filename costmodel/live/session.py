@@ -25,8 +25,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..data.measurement import COLUMNS, Measurements
 from ..errors import InputError
-from ..measurement import COLUMNS, Measurements
 from .ending import CANNOT_WRITE, RunEnded
 
 SCHEMA = "costmodel/run/1"

@@ -16,20 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from .. import measurement
 from ..accuracy import Rows, covered
 from ..calibration import Calibration
+from ..data import measurement
+from ..data.kernels import LATEST
+from ..data.measurement import Measurements
+from ..data.workload import Workload
 from ..errors import InputError
 from ..judging import RECOMMENDED, Agreement, RuleRegret, agreement, judge
-from ..kernel import LATEST
-from ..measurement import Measurements
 from ..observations import observe
 from ..pairs import Pairs, pair
 from ..recommendation import NOT_IDENTIFIED, recommend
 from ..rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, current, shipped
 from ..shape import FUSED
 from ..validation import SCHEMA, Limits, Validation, validate
-from ..workload import Workload
 from .session import MEASUREMENTS, SAMPLES
 
 #: Between the powers of two that calibrations are usually measured at.

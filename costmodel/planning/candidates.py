@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration import HARNESS_DOF, NOISE_DOF, Calibration
+from ..data.kernels import Kernel
+from ..data.workload import captured_batch_sizes
 from ..geometry import eligible
-from ..kernel import Kernel
 from ..prediction import latency_us
 from ..shape import ALGORITHMS, Shapes
 from ..units import element_bytes
-from ..workload import captured_batch_sizes
 from .posterior import Posterior, linear
 from .stake import Stake
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration import Calibration
-from ..kernel import Kernel
+from ..data.kernels import Kernel
 from ..recommendation import MAX_INTERVAL_RATIO, Choice, best_cutoff
 from .posterior import Posterior
 from .stake import Stake, both_arms

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import kernel as _kernel
-from ..atomic import replacing
 from ..calibration import Calibration
+from ..data import kernels as _kernel
+from ..data.workload import Workload
 from ..errors import InputError
+from ..files import replacing
 from ..geometry import eligible
 from ..live.plan import SCHEMA
 from ..shape import FUSED, ONE_STAGE, OPS, WORLD_SIZES, Shapes
-from ..workload import Workload
 from . import outlook
 from .candidates import Candidates, harness_spread_us
 from .effort import Budget, Effort
@@ -255,7 +255,7 @@ def pose(
     effort: Effort | None = None,
 ) -> tuple[Problem, Posterior, float]:
     """Return (the planner's problem, the posterior behind it, the noise); see :func:`plan`."""
-    from .. import llms
+    from ..data import llms
 
     if op not in OPS:
         raise InputError(f"unknown op '{op}'; the model knows {', '.join(OPS)}")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration import HARNESS_DOF, NOISE_DOF, Calibration
-from ..kernel import Kernel
+from ..data.kernels import Kernel
 from ..prediction import latency_us
 from ..shape import ALGORITHMS, Shapes
 from .posterior import Posterior

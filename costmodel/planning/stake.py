@@ -33,12 +33,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration import Calibration
+from ..data.kernels import Kernel
+from ..data.workload import Workload
 from ..geometry import eligible
-from ..kernel import Kernel
 from ..prediction import latency_us
 from ..recommendation import Choice, best_cutoff
 from ..shape import ONE_STAGE, TWO_STAGE, Shapes
-from ..workload import Workload
 from .posterior import Posterior, linear
 
 Array = NDArray[np.float64]

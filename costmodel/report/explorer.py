@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import llms
+from ..data import llms
+from ..data.workload import captured_batch_sizes
 from ..errors import InputError
 from ..explanation import decisions
 from ..figures.template import ARM_NAME
@@ -17,7 +18,6 @@ from ..rules import ENGINES, Rule, catalogue, current
 from ..sensitivity import Setting
 from ..shape import ALGORITHMS, ONE_STAGE
 from ..units import kib
-from ..workload import captured_batch_sizes
 from .findings import Findings
 from .pictures import setting
 

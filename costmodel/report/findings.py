@@ -12,19 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from .. import hardware, measurement
-from .. import kernel as _kernel
 from ..accuracy import covered
 from ..calibration import Calibration, shipped
 from ..condition import Compare, WholePacks, all_of, factors
+from ..data import hardware, measurement
+from ..data import kernels as _kernel
+from ..data.histogram import BatchHistogram
+from ..data.llms import LLM
+from ..data.measurement import Measurements
 from ..emit.engine import Emitted, snippet
 from ..engines.places import Engine
 from ..engines.places import engine as engine_named
 from ..errors import InputError
 from ..fabric import FULL_MESH
-from ..histogram import BatchHistogram
-from ..llms import LLM
-from ..measurement import Measurements
 from ..observations import observe
 from ..recommendation import (
     MEASURED,

@@ -141,7 +141,7 @@ def _for_whom(found: Findings) -> list[Block]:
 
 def _runs(batches: list[int]) -> str:
     """Return captured batch sizes as runs: ``24 to 80``."""
-    from ..workload import captured_batch_sizes
+    from ..data.workload import captured_batch_sizes
 
     order = captured_batch_sizes().tolist()
     at = [order.index(b) for b in batches]

@@ -15,9 +15,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from .. import fabric as _fabric
-from .. import hardware
-from .. import kernel as _kernel
 from ..calibration import Calibration
+from ..data import hardware
+from ..data import kernels as _kernel
 from ..errors import InputError, nearest
 from ..latency import Costs
 from .topology import FULL_MESH, HYPERCUBE, RING, SWITCH, TOPOLOGIES, Topology, build

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration import Calibration
+from ..data.kernels import Kernel
 from ..errors import InputError, nearest
-from ..kernel import Kernel
 from ..shape import FUSED
 from .collective import Outcome, simulate
 from .conditions import Conditions

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..atomic import replacing
 from ..errors import InputError
+from ..files import replacing
 from ..units import BYTES_PER_US_PER_GBPS
 from .collective import Outcome
 from .program import Program

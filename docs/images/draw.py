@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from costmodel import calibration, figures, llms, rules
+from costmodel import calibration, figures, rules
+from costmodel.data import llms
 from costmodel.recommendation import recommend
 from costmodel.sensitivity import Setting
 from costmodel.worth import worth

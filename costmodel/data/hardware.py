@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
-from .errors import InputError, nearest
-
-FACTS = Path(__file__).resolve().parent / "facts"
+from ..errors import InputError, nearest
+from . import facts
 
 #: GPUs the recommendation covers, by arch; the first of an arch is its default.
 GPUS = {
@@ -35,8 +32,7 @@ class Figure:
 @cache
 def figures() -> tuple[Figure, ...]:
     """Return every figure of the fact file."""
-    with (FACTS / "hardware.csv").open(newline="", encoding="utf-8") as stream:
-        return tuple(Figure(**row) for row in csv.DictReader(stream))
+    return tuple(Figure(**row) for row in facts.rows("hardware.csv"))
 
 
 def figure(gpu: str, quantity: str) -> Figure:

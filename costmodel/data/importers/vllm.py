@@ -3,7 +3,7 @@
 - ``benchmark_device_communicators.py --output-json``: milliseconds a call of each communicator by
   sequence length; graph replays, rank 0's clock, mean over the trials.
 - ``benchmark_fused_collective.py --output-file``: markdown with a section for each configuration.
-- any other table, as :mod:`costmodel.importers.table` reads it.
+- any other table, as :mod:`costmodel.data.importers.table` reads it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import re
 from typing import Any
 
-from ..errors import InputError
+from ...errors import InputError
 from . import table
 from .labels import read_label
 from .rows import Imported, Said, complete, listed
@@ -32,7 +32,7 @@ COMMUNICATORS = {
 
 
 def parse(text: str, path: str, said: Said, kind: str) -> Imported:
-    """Return the rows of a file; see :func:`costmodel.importers.read`."""
+    """Return the rows of a file; see :func:`costmodel.data.importers.read`."""
     if text.lstrip().startswith("{"):
         try:
             data = json.loads(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ..errors import InputError, nearest
+from ...errors import InputError, nearest
 from ..measurement import VOCABULARY
 from .rows import Said
 

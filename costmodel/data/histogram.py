@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError
+from ..errors import InputError
 from .workload import captured_batch_sizes
 
 #: Shares may miss 1 by this much, for rounding; they are normalised.

@@ -10,7 +10,6 @@ it. A model that is not listed can be read from its own ``config.json``.
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError, nearest
+from ..errors import InputError, nearest
+from . import facts
 
 #: Fused calls of one decoder layer: after attention and after the MLP.
 CALLS_PER_LAYER = 2
@@ -47,20 +47,18 @@ class LLM:
 @cache
 def catalogue() -> tuple[LLM, ...]:
     """Return every model of ``facts/llms.csv``, in the file's order."""
-    path = Path(__file__).resolve().parent / "facts" / "llms.csv"
-    with path.open(newline="", encoding="utf-8") as stream:
-        return tuple(
-            LLM(
-                row["name"],
-                row["hf_id"],
-                int(row["hidden_size"]),
-                int(row["num_layers"]),
-                row["dtype"],
-                row["source"],
-                row["note"],
-            )
-            for row in csv.DictReader(stream)
+    return tuple(
+        LLM(
+            row["name"],
+            row["hf_id"],
+            int(row["hidden_size"]),
+            int(row["num_layers"]),
+            row["dtype"],
+            row["source"],
+            row["note"],
         )
+        for row in facts.rows("llms.csv")
+    )
 
 
 def find(name: str) -> LLM:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ..errors import InputError
+from ...errors import InputError
 from .labels import Label, read_label
 from .rows import Imported, Said, complete, listed
 
@@ -59,7 +59,7 @@ class Record(NamedTuple):
 
 
 def parse(text: str, path: str, said: Said, kind: str) -> Imported:
-    """Return the rows of all tables in a file; see :func:`costmodel.importers.read`."""
+    """Return the rows of all tables in a file; see :func:`costmodel.data.importers.read`."""
     imported = Imported()
     family = "aiter" if kind == "aiter" else ""
     unused: list[str] = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from ..errors import InputError
+from ...errors import InputError
 from .rows import Imported, Said, complete, gpu_of
 
 #: Collectives of the tests that schema 1 has an op for.
@@ -25,7 +25,7 @@ _VERSION = re.compile(r"((?:RCCL|NCCL) version\s*:?\s*\S+|[rn]ccl-tests version 
 
 
 def parse(text: str, path: str, said: Said, kind: str) -> Imported:
-    """Return the rows of a log; see :func:`costmodel.importers.read`."""
+    """Return the rows of a log; see :func:`costmodel.data.importers.read`."""
     ranks: set[int] = set()
     gpus: set[str] = set()
     collective = version = timing = ""

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .atomic import replacing
-from .errors import InputError, nearest
-from .units import ELEMENT_BYTES
+from ..errors import InputError, nearest
+from ..files import replacing
+from ..units import ELEMENT_BYTES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -191,7 +191,7 @@ def read_all(paths: Iterable[str | Path]) -> Measurements:
 
 def published_directory() -> Path:
     """Return the directory of the published tables, in a checkout or an installed package."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parent.parent
     for candidate in (here / "measurements", here.parent / "measurements"):
         if (candidate / "published").is_dir():
             return candidate / "published"

@@ -6,13 +6,12 @@ changed, ``facts/kernel_states.csv`` the state that each published source measur
 
 from __future__ import annotations
 
-import csv
 import re
 from dataclasses import dataclass
 from functools import cache
 
-from .errors import InputError
-from .hardware import FACTS
+from ..errors import InputError
+from . import facts
 
 #: Newest AITER release whose kernels the facts describe.
 LATEST = "0.1.19.post1"
@@ -81,7 +80,7 @@ def aiter(version: str = LATEST) -> Kernel:
         )
     on = {
         row["feature"]: row["value"]
-        for row in _aiter_history()
+        for row in facts.rows("aiter_kernels.csv")
         if parse_version(row["since_release"]) <= release
     }
     return _kernel("aiter", version, on)
@@ -91,9 +90,13 @@ def aiter(version: str = LATEST) -> Kernel:
 def at_date(family: str, date: str, norm_kernel: str = "") -> Kernel:
     """Return a family's kernels as they stood on the development branch at an ISO date."""
     if family == "aiter":
-        on = {row["feature"]: row["value"] for row in _aiter_history() if row["since_date"] <= date}
+        on = {
+            row["feature"]: row["value"]
+            for row in facts.rows("aiter_kernels.csv")
+            if row["since_date"] <= date
+        }
     else:
-        own = (row for row in _rows("kernels.csv") if row["family"] == family)
+        own = (row for row in facts.rows("kernels.csv") if row["family"] == family)
         on = {row["quantity"]: row["value"] for row in own}
     return _kernel(family, date, on, norm_kernel or "gemma")
 
@@ -122,7 +125,7 @@ def states() -> dict[tuple[str, str], State]:
         (row["source"], row["kernel_version"]): State(
             row["family"], row["as_of"], row["norm_kernel"]
         )
-        for row in _rows("kernel_states.csv")
+        for row in facts.rows("kernel_states.csv")
     }
 
 
@@ -148,23 +151,13 @@ def of_row(family: str, source: str, kernel_version: str, date: str) -> Kernel |
 @cache
 def families() -> tuple[str, ...]:
     """Kernel families whose geometry is known."""
-    return tuple(dict.fromkeys(row["family"] for row in _rows("kernels.csv")))
-
-
-@cache
-def _rows(name: str) -> tuple[dict[str, str], ...]:
-    with (FACTS / name).open(newline="", encoding="utf-8") as stream:
-        return tuple(csv.DictReader(stream))
-
-
-def _aiter_history() -> tuple[dict[str, str], ...]:
-    return _rows("aiter_kernels.csv")
+    return tuple(dict.fromkeys(row["family"] for row in facts.rows("kernels.csv")))
 
 
 def _kernel(family: str, version: str, on: dict[str, str], norm_kernel: str = "gemma") -> Kernel:
-    facts = {
+    own = {
         row["quantity"]: int(row["value"])
-        for row in _rows("kernels.csv")
+        for row in facts.rows("kernels.csv")
         if row["family"] == family
     }
 
@@ -177,23 +170,23 @@ def _kernel(family: str, version: str, on: dict[str, str], norm_kernel: str = "g
     return Kernel(
         family=family,
         version=version,
-        max_workgroups=facts["max_workgroups"],
-        threads=facts["threads"],
-        lanes_split_over_ranks=bool(facts["lanes_split_over_ranks"]),
+        max_workgroups=own["max_workgroups"],
+        threads=own["threads"],
+        lanes_split_over_ranks=bool(own["lanes_split_over_ranks"]),
         fused_1stage=flag("fused_1stage"),
         fused_1stage_hidden_dims=tuple(map(int, on.get("fused_1stage_hidden_dims", "").split())),
         fused_1stage_max_packs=limit("fused_1stage_max_packs") or 1024,
         fused_1stage_max_tokens=limit("fused_1stage_max_tokens"),
         fused_2stage=flag("fused_2stage"),
-        fused_2stage_min_packs=facts.get("fused_2stage_min_packs", 0),
+        fused_2stage_min_packs=own.get("fused_2stage_min_packs", 0),
         release_acquire=flag("release_acquire"),
         plain_double_buffer=flag("plain_double_buffer"),
         plain_1stage_exit_barrier=flag("plain_1stage_exit_barrier"),
         plain_write_mode_above_bytes=limit("plain_write_mode_above_bytes"),
         plain_1stage_below_bytes=tuple(
-            (n, facts[f"plain_1stage_below_bytes_tp{n}"])
+            (n, own[f"plain_1stage_below_bytes_tp{n}"])
             for n in (4, 8)
-            if f"plain_1stage_below_bytes_tp{n}" in facts
+            if f"plain_1stage_below_bytes_tp{n}" in own
         ),
         norm_kernel=norm_kernel,
     )

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..errors import InputError
-from ..units import ELEMENT_BYTES
+from ...errors import InputError
+from ...units import ELEMENT_BYTES
 
 #: dtype names of torch, numpy, NCCL and the kernels' own tests.
 DTYPES = {

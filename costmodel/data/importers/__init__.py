@@ -1,15 +1,15 @@
 """Other harnesses' output, read into schema 1 measurements.
 
 An importer turns a file's text into rows; what the file does not say stays empty unless the user
-says it (:class:`~costmodel.importers.rows.Said`). Nothing is guessed, and everything that is set
-aside is counted.
+says it (:class:`~costmodel.data.importers.rows.Said`). Nothing is guessed, and everything that is
+set aside is counted.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import InputError, nearest
+from ...errors import InputError, nearest
 from ..measurement import Measurements
 from .rows import Imported, Said
 

@@ -1,0 +1,1 @@
+"""What is known: measurements and their readers, hardware, kernels, models, workloads, facts."""

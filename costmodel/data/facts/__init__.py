@@ -1,0 +1,26 @@
+"""The fact files: tables with a source for every figure, read here and nowhere else."""
+
+from __future__ import annotations
+
+import csv
+from functools import cache
+from pathlib import Path
+
+_HERE = Path(__file__).resolve().parent
+
+
+@cache
+def rows(name: str) -> tuple[dict[str, str], ...]:
+    """Return the rows of a fact file such as ``kernels.csv``, cells as text by column name."""
+    with path(name).open(newline="", encoding="utf-8") as stream:
+        return tuple(csv.DictReader(stream))
+
+
+def text(name: str) -> str:
+    """Return the content of a fact file."""
+    return path(name).read_text(encoding="utf-8")
+
+
+def path(name: str) -> Path:
+    """Return where a fact file lies in the package."""
+    return _HERE / name
