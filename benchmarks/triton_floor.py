@@ -33,7 +33,7 @@ except ImportError as error:
 
 from costmodel.errors import InputError
 from costmodel.live.backend import GRAPH, LiveShape
-from costmodel.shape import ONE_STAGE, TWO_STAGE
+from costmodel.model.shape import ONE_STAGE, TWO_STAGE
 from costmodel.units import kib
 
 #: Bytes that one program of the copy kernel moves.

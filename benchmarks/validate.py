@@ -21,9 +21,9 @@ from costmodel import calibration as _calibration
 from costmodel.accuracy import compare, covered
 from costmodel.data import kernels as kernel
 from costmodel.data import measurement
+from costmodel.model.shape import ALGORITHMS, FUSED, Shapes
 from costmodel.pairs import calls
 from costmodel.prediction import latency_us
-from costmodel.shape import ALGORITHMS, FUSED, Shapes
 from costmodel.validation import validate
 
 HIDDEN = (1024, 2048, 2880, 4096, 5120, 6144, 7168, 8192)

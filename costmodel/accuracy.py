@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import parameters
 from .calibration import LEVEL, NOISE_DOF, Calibration, Values
 from .data.measurement import Measurements
+from .model import parameters
 from .observations import Observations, observe
 from .prediction import DRAWS, SEED
 

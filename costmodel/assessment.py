@@ -17,7 +17,7 @@ from .baselines import BASELINES
 from .calibration import NOISE_DOF
 from .diagnostics import HiddenEffect, arms, hidden_effect, sizes
 from .estimate import Fit, fit
-from .shape import SEPARATE
+from .model.shape import SEPARATE
 
 Array = NDArray[np.float64]
 

@@ -18,8 +18,8 @@ from .emit.engine import find, on_full_mesh
 from .engines.tree import Tree
 from .engines.unit_checks import Finding, check
 from .errors import InputError
+from .model.shape import FUSED, WORLD_SIZES
 from .rules import Rule, catalogue
-from .shape import FUSED, WORLD_SIZES
 
 if TYPE_CHECKING:
     from .regret import Score

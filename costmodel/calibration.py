@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import parameters
 from .data import facts, hardware
 from .errors import InputError
 from .files import replacing
-from .latency import Costs, costs
-from .loopback import Costs as LoopbackCosts
+from .model import parameters
+from .model.latency import Costs, costs
+from .model.shared_gpu import Costs as LoopbackCosts
 
 SCHEMA = "costmodel/calibration/1"
 

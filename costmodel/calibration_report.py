@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from . import parameters
 from .assessment import Assessment, Score, assess
 from .calibration import Calibration
 from .estimate import Fit
+from .model import parameters
+from .model.shape import FUSED, ONE_STAGE, TWO_STAGE
 from .recommendation import recommend
-from .shape import FUSED, ONE_STAGE, TWO_STAGE
 from .table import table
 from .units import kib
 

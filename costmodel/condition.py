@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from .data.kernels import parse_version
 from .errors import InputError, nearest
-from .shape import WORLD_SIZES, Shapes
+from .model.shape import WORLD_SIZES, Shapes
 from .units import KIB, MIB, PACK_BYTES, element_bytes
 
 Truth = NDArray[np.bool_]

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .calibration import Coverage, Refusal
+from .model.shape import FUSED
 from .observations import Observations
-from .shape import FUSED
 
 if TYPE_CHECKING:
     from .estimate import Fit

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from . import parameters
 from .calibration import HARNESS_DOF, NOISE_DOF, Calibration, nominal_gbps
 from .data import hardware
 from .data.measurement import COLUMNS
 from .diagnostics import coverage, hidden_effect, refusals
 from .errors import InputError
+from .model import parameters
 from .observations import Observations
 
 Array = NDArray[np.float64]

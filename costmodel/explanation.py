@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from .calibration import LEVEL
 from .data.workload import captured_batch_sizes
 from .errors import InputError
-from .geometry import eligible
-from .latency import TERMS
+from .model.geometry import eligible
+from .model.latency import TERMS
+from .model.shape import ALGORITHMS, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
 from .prediction import evidence, latency_us
 from .recommendation import NOT_IDENTIFIED, recommend
 from .regret import Estimate
 from .rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, catalogue
 from .sensitivity import Flip, Setting, flips, interval
-from .shape import ALGORITHMS, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
 
 Array = NDArray[np.float64]
 

@@ -16,12 +16,12 @@ from .accuracy import Rows
 from .calibration import Calibration
 from .data import kernels as _kernel
 from .data.workload import Workload
+from .model.shape import ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
 from .pairs import Pairs
 from .prediction import latency_us
 from .recommendation import NOT_IDENTIFIED, Recommendation, recommend
 from .regret import Estimate, ModelledPairs, bootstrap_means
 from .rules import Rule, current
-from .shape import ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
 
 Array = NDArray[np.float64]
 Choice = NDArray[np.bool_]

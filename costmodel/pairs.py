@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from .data.measurement import COLUMNS, Measurements
 from .errors import InputError
+from .model.shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
 from .observations import SILENT_DTYPE
 from .rules import Rule
-from .shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
 from .units import ELEMENT_BYTES
 
 Array = NDArray[np.float64]

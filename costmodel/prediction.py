@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from .calibration import LEVEL, NOISE_DOF, Calibration, Values
 from .data.kernels import Kernel
 from .errors import InputError
-from .geometry import eligible, on_fabric
-from .latency import terms, total
-from .shape import Shapes
+from .model.geometry import eligible, on_fabric
+from .model.latency import terms, total
+from .model.shape import Shapes
 
 Array = NDArray[np.float64]
 

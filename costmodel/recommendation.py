@@ -19,9 +19,9 @@ from .calibration import LEVEL, Calibration, Coverage, Values
 from .data import kernels as _kernel
 from .data.workload import Workload, snap_tokens
 from .errors import InputError
-from .geometry import eligible
+from .model.geometry import eligible
+from .model.shape import FUSED, ONE_STAGE, OPS, SEPARATE, TWO_STAGE, WORLD_SIZES, Shapes
 from .prediction import SEED, latency_us
-from .shape import FUSED, ONE_STAGE, OPS, SEPARATE, TWO_STAGE, WORLD_SIZES, Shapes
 from .units import KIB, element_bytes, kib
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from .calibration import LEVEL, Calibration
 from .data import kernels as _kernel
 from .data.workload import Workload
 from .errors import InputError
-from .geometry import eligible
+from .model.geometry import eligible
+from .model.shape import FUSED, ONE_STAGE, TWO_STAGE, Shapes
 from .prediction import SEED, latency_us
 from .rules import Rule
-from .shape import FUSED, ONE_STAGE, TWO_STAGE, Shapes
 
 Array = NDArray[np.float64]
 Choice = NDArray[np.bool_]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .data.kernels import calibrated
-from .parameters import prior
+from .model.parameters import prior
 from .report.blocks import Block, Code, Paragraph, Strong, Table
 from .report.markup import render
 from .units import kib

@@ -38,7 +38,7 @@ from .condition import (
 from .data import facts
 from .data.kernels import Kernel
 from .errors import InputError, nearest
-from .shape import FUSED, WORLD_SIZES, Shapes
+from .model.shape import FUSED, WORLD_SIZES, Shapes
 
 SCHEMA = "costmodel/rule/1"
 
@@ -341,7 +341,7 @@ def _read(entry: Mapping[str, Any], where: str) -> Rule:
 
 def _shape_op(op: str) -> str:
     """Return an op that :class:`Shapes` takes; a rule never looks at it."""
-    from .shape import OPS
+    from .model.shape import OPS
 
     return op if op in OPS else FUSED
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from .calibration import LEVEL, Calibration, Values
 from .data import kernels as _kernel
-from .geometry import eligible
+from .model.geometry import eligible
+from .model.shape import FUSED, ONE_STAGE, TWO_STAGE, Shapes
 from .prediction import SEED, latency_terms, latency_us
-from .shape import FUSED, ONE_STAGE, TWO_STAGE, Shapes
 
 Array = NDArray[np.float64]
 
@@ -215,8 +215,8 @@ def flips(setting: Setting, tokens: int, *, names: Sequence[str] | None = None) 
     Rates and ratios are tried from a quarter to four times their estimate, fixed times from zero to
     10 us more; a link rate only up to the link's nominal rate.
     """
-    from . import parameters
     from .calibration import nominal_gbps
+    from .model import parameters
 
     calibration = setting.calibration
     point = calibration.values

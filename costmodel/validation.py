@@ -33,10 +33,10 @@ from .judging import (
     over_workload,
     recommended_choice,
 )
+from .model.shape import ALL_REDUCE, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
 from .pairs import Pairs, calls
 from .regret import known_workload
 from .rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, shipped
-from .shape import ALL_REDUCE, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
 
 SCHEMA = "costmodel/validate/1"
 

@@ -19,10 +19,10 @@ from .data.histogram import BatchHistogram
 from .data.llms import LLM
 from .data.workload import Workload, captured_batch_sizes
 from .errors import InputError
+from .model.shape import FUSED, ONE_STAGE, TWO_STAGE
 from .recommendation import MEASURED, NOT_IDENTIFIED, TRANSFERRED, recommend
 from .regret import Estimate, ModelledPairs
 from .rules import Rule
-from .shape import FUSED, ONE_STAGE, TWO_STAGE
 from .units import element_bytes, kib
 
 SCHEMA = "costmodel/worth/1"

@@ -13,8 +13,8 @@ from costmodel.data import kernels as kernel
 from costmodel.emit import engine
 from costmodel.emit.stand_in import decider
 from costmodel.engines.tree import open_trees
+from costmodel.model.shape import WORLD_SIZES
 from costmodel.rules import CutoffEvidence, Provenance, Rule
-from costmodel.shape import WORLD_SIZES
 
 PROVENANCE = Provenance(
     "costmodel emit --for sglang --arch gfx950",

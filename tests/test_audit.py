@@ -21,8 +21,8 @@ from costmodel.engines.reading import Module, NoChoiceError, read
 from costmodel.engines.tree import open_trees
 from costmodel.engines.unit_checks import check
 from costmodel.errors import InputError
+from costmodel.model.shape import WORLD_SIZES
 from costmodel.rules import Rule
-from costmodel.shape import WORLD_SIZES
 
 FUNCTION = "GroupCoordinator.fused_allreduce_rmsnorm"
 

@@ -12,9 +12,9 @@ from costmodel.data import measurement
 from costmodel.data.kernels import aiter
 from costmodel.errors import InputError
 from costmodel.estimate import calibrate, data_sha256
+from costmodel.model.shape import Shapes
 from costmodel.observations import observe
 from costmodel.prediction import latency_us, predict
-from costmodel.shape import Shapes
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from engines.shapes import SHAPES
 from costmodel.condition import parts_of
 from costmodel.emit.boundary import cases, hidden_classes, render
 from costmodel.engines.places import engine as engine_named
+from costmodel.model.shape import WORLD_SIZES
 from costmodel.rules import Rule, named
-from costmodel.shape import WORLD_SIZES
 
 
 def patched(shape, rule, tmp_path):

@@ -20,8 +20,8 @@ from costmodel.emit.edits import NotRecognisedError
 from costmodel.engines.reading import Module, read
 from costmodel.engines.tree import open_trees
 from costmodel.errors import InputError
+from costmodel.model.shape import WORLD_SIZES
 from costmodel.rules import Rule
-from costmodel.shape import WORLD_SIZES
 
 EVERY = [(shape, rule) for shape in SHAPES for rule in RULES]
 

@@ -12,9 +12,9 @@ from costmodel.data.kernels import aiter
 from costmodel.data.measurement import Measurements
 from costmodel.errors import InputError
 from costmodel.estimate import Problem, calibrate, fit, known_gpus
+from costmodel.model.shape import Shapes
 from costmodel.observations import observe
 from costmodel.prediction import latency_us
-from costmodel.shape import Shapes
 
 REPLICATES = 24
 

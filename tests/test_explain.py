@@ -15,10 +15,10 @@ from costmodel.data import kernels as kernel
 from costmodel.data.workload import captured_batch_sizes
 from costmodel.errors import InputError
 from costmodel.explanation import decisions, explain
+from costmodel.model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
 from costmodel.prediction import predict
 from costmodel.recommendation import recommend
 from costmodel.sensitivity import Setting
-from costmodel.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
 
 KEYS = [
     "schema", "arch", "gpu", "op", "dtype", "aiter_version", "calibration", "world_size",

@@ -23,11 +23,11 @@ from costmodel.data import llms
 from costmodel.data.workload import Workload, captured_batch_sizes
 from costmodel.figures import drift, maps, static, template
 from costmodel.figures.regret import field
+from costmodel.model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
 from costmodel.prediction import predict
 from costmodel.recommendation import recommend
 from costmodel.regret import ModelledPairs
 from costmodel.sensitivity import Setting, crossing, flips, interval
-from costmodel.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
 from costmodel.validation import validate
 from costmodel.worth import worth
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from costmodel.data import kernels as kernel
 from costmodel.errors import InputError
-from costmodel.geometry import eligible, geometry
-from costmodel.shape import Shapes
+from costmodel.model.geometry import eligible, geometry
+from costmodel.model.shape import Shapes
 
 sizes = st.integers(1, 512)
 hidden = st.integers(64, 1024).map(lambda p: 8 * p)

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel import fabric
 from costmodel.data import kernels as kernel
-from costmodel.geometry import geometry
-from costmodel.latency import EXPECTED_MAXIMUM, Costs, smooth_maximum, terms, total
-from costmodel.shape import Shapes
+from costmodel.model import fabric
+from costmodel.model.geometry import geometry
+from costmodel.model.latency import EXPECTED_MAXIMUM, Costs, smooth_maximum, terms, total
+from costmodel.model.shape import Shapes
 
 
 def costs(**change):

@@ -28,9 +28,9 @@ from costmodel.condition import (
 )
 from costmodel.data import kernels as kernel
 from costmodel.errors import InputError
-from costmodel.geometry import eligible
+from costmodel.model.geometry import eligible
+from costmodel.model.shape import ONE_STAGE, WORLD_SIZES, Shapes
 from costmodel.rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule
-from costmodel.shape import ONE_STAGE, WORLD_SIZES, Shapes
 
 KIB = 1024
 

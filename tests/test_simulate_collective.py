@@ -11,7 +11,7 @@ from costmodel.calibration import shipped
 from costmodel.data import hardware
 from costmodel.data import kernels as kernel
 from costmodel.errors import InputError
-from costmodel.latency import TERMS
+from costmodel.model.latency import TERMS
 from costmodel.simulation import Blocked, Conditions, Skew, Stream, machine, simulate
 
 OPS = ("fused_ar_rmsnorm", "all_reduce", "ar_then_rmsnorm")

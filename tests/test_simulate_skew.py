@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from costmodel.errors import InputError
-from costmodel.latency import EXPECTED_MAXIMUM
+from costmodel.model.latency import EXPECTED_MAXIMUM
 from costmodel.simulation.skew import Skew, parse, read_arrivals
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from costmodel.calibration import shipped
 from costmodel.errors import InputError
+from costmodel.model.shape import ONE_STAGE, TWO_STAGE, Shapes
 from costmodel.prediction import latency_us
-from costmodel.shape import ONE_STAGE, TWO_STAGE, Shapes
 from costmodel.simulation import Conditions, Skew, Study, crossing, cutoff_map
 
 

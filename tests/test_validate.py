@@ -18,11 +18,11 @@ from costmodel.data import kernels as kernel
 from costmodel.data.measurement import Measurements
 from costmodel.data.workload import Workload
 from costmodel.errors import InputError
+from costmodel.model.shape import ALGORITHMS, ALL_REDUCE, FUSED, SEPARATE, Shapes
 from costmodel.pairs import calls, group_median
 from costmodel.prediction import latency_us, predict
 from costmodel.regret import ModelledPairs, bootstrap_means, score
 from costmodel.rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, named
-from costmodel.shape import ALGORITHMS, ALL_REDUCE, FUSED, SEPARATE, Shapes
 from costmodel.validation import Limits, hold_out, validate
 
 WORKLOAD = Workload.of([2880, 7168])

@@ -18,10 +18,10 @@ from costmodel.data import llms
 from costmodel.data.histogram import BatchHistogram, read_histogram
 from costmodel.data.workload import captured_batch_sizes
 from costmodel.errors import InputError
+from costmodel.model.shape import ALGORITHMS, Shapes
 from costmodel.prediction import SEED, latency_us
 from costmodel.regret import DRAWS
 from costmodel.rules import Rule, named
-from costmodel.shape import ALGORITHMS, Shapes
 from costmodel.worth import recommended_at, worth
 
 R1 = llms.find("deepseek-r1")

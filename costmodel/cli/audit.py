@@ -12,8 +12,8 @@ from ..data import kernels as kernel
 from ..data.llms import CALLS_PER_LAYER
 from ..engines.tree import open_trees
 from ..errors import InputError
+from ..model.shape import FUSED, WORLD_SIZES
 from ..rules import Rule, load, named
-from ..shape import FUSED, WORLD_SIZES
 from ..table import table
 from . import options
 

@@ -10,9 +10,9 @@ import numpy as np
 from ..data import kernels as kernel
 from ..errors import InputError
 from ..explanation import Decisions, Explanation, decisions, explain
-from ..latency import TERMS
+from ..model.latency import TERMS
+from ..model.shape import ONE_STAGE, TWO_STAGE
 from ..sensitivity import MAX_TOKENS, Flip, Setting
-from ..shape import ONE_STAGE, TWO_STAGE
 from ..table import table
 from ..units import kib
 from . import options

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import InputError, nearest
-from ..shape import OPS, WORLD_SIZES
+from ..model.shape import OPS, WORLD_SIZES
 from ..units import ELEMENT_BYTES
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ import click
 
 from ..data import kernels as kernel
 from ..errors import InputError
-from ..fabric import LOOPBACK
+from ..model.fabric import LOOPBACK
+from ..model.shape import FUSED
 from ..planning import Budget, Effort, Plan, plan
 from ..planning.candidates import harness_spread_us
 from ..planning.outlook import Interval
 from ..planning.record import check_writable
-from ..shape import FUSED
 from ..table import table
 from ..units import kib
 from . import options

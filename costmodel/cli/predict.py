@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from ..data import kernels as kernel
+from ..model.shape import ALGORITHMS, Shapes
 from ..prediction import Prediction, predict
-from ..shape import ALGORITHMS, Shapes
 from ..table import table
 from ..units import kib
 from . import options

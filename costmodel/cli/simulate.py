@@ -9,7 +9,7 @@ import click
 
 from ..data import kernels as kernel
 from ..errors import InputError
-from ..shape import ALGORITHMS
+from ..model.shape import ALGORITHMS
 from ..table import table
 from ..units import kib
 from . import options

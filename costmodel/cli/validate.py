@@ -267,8 +267,8 @@ def _read(
 
 def _rule(name: str | None, op: str | None) -> Rule | None:
     """Return a rule of the catalogue by name, or one from a JSON file."""
+    from ..model.shape import FUSED
     from ..rules import load, named
-    from ..shape import FUSED
 
     if name is None:
         return None

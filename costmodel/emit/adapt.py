@@ -25,8 +25,8 @@ from ..condition import (
 )
 from ..data.kernels import Kernel
 from ..errors import InputError
+from ..model.shape import WORLD_SIZES
 from ..rules import Rule, validity
-from ..shape import WORLD_SIZES
 
 
 @dataclass(frozen=True)

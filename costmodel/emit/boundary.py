@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ..condition import Calls, Compare, Condition, FullMesh, Member, WholePacks, parts_of
 from ..engines.places import Engine
+from ..model.shape import WORLD_SIZES
 from ..rules import Provenance, Rule
-from ..shape import WORLD_SIZES
 from ..units import ELEMENT_BYTES, PACK_BYTES, element_bytes
 from . import comment
 from .adapt import Adapted

@@ -6,8 +6,8 @@ import re
 import textwrap
 
 from ..condition import exact_size
+from ..model.shape import WORLD_SIZES
 from ..rules import Provenance, Rule
-from ..shape import WORLD_SIZES
 from .adapt import Adapted
 
 

@@ -27,7 +27,7 @@ from ..condition import (
 from ..engines import values as v
 from ..engines.reading import WORLD, Comparison, Module, Reading, Step
 from ..errors import InputError
-from ..shape import WORLD_SIZES
+from ..model.shape import WORLD_SIZES
 from .adapt import Adapted
 from .comment import as_comment
 from .diff import Edit

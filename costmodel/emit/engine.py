@@ -12,8 +12,8 @@ from ..engines.places import Engine, Place
 from ..engines.reading import Module, NoChoiceError, Reading, read
 from ..engines.tree import Tree
 from ..errors import InputError
+from ..model.shape import FUSED, WORLD_SIZES
 from ..rules import Provenance, Rule
-from ..shape import FUSED, WORLD_SIZES
 from . import boundary, comment, diff, templates
 from .adapt import Adapted, adapt
 from .edits import NotRecognisedError, edits

@@ -11,8 +11,8 @@ from __future__ import annotations
 from ..condition import Compare, exact_size, factors, with_version
 from ..data.kernels import Kernel, parse_version
 from ..errors import InputError
+from ..model.shape import WORLD_SIZES
 from ..rules import Provenance, Rule
-from ..shape import WORLD_SIZES
 from . import comment
 
 #: First release that reads the variable, and the last one seen to compare it with bytes.

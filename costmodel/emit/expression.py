@@ -16,7 +16,7 @@ from ..condition import (
     Member,
     WholePacks,
 )
-from ..shape import WORLD_SIZES
+from ..model.shape import WORLD_SIZES
 from ..units import KIB, PACK_BYTES
 
 #: Width that the engines' formatters keep.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from ..model.shape import WORLD_SIZES
 from ..rules import Provenance, Rule
-from ..shape import WORLD_SIZES
 
 #: Hidden sizes that the table gives token counts for: GPT-OSS, Llama 8B, Llama 4, DeepSeek V3.
 HIDDEN_DIMS = (2880, 4096, 5120, 7168)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import InputError, nearest
-from ..shape import FUSED
+from ..model.shape import FUSED
 
 FP8 = "fused_ar_rmsnorm_quant_fp8"
 

@@ -26,7 +26,7 @@ from ..condition import (
     parts_of,
 )
 from ..errors import InputError
-from ..shape import WORLD_SIZES
+from ..model.shape import WORLD_SIZES
 from . import values as v
 from .values import Items, Mapping, Nothing, Number, Size, Tensor, Text, Unknown, Value
 

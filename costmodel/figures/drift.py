@@ -12,8 +12,8 @@ from ..calibration import Calibration, nominal_gbps
 from ..data import facts
 from ..data import kernels as _kernel
 from ..errors import InputError
+from ..model.shape import FUSED, ONE_STAGE
 from ..sensitivity import Setting, Sweep, against_factor, against_jitter, against_version
-from ..shape import FUSED, ONE_STAGE
 from .regret import BY_WORLD_SIZE
 from .template import NEUTRAL, band, evidence_line, finish, plain, provenance
 

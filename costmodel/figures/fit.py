@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import parameters
 from ..calibration import Calibration
+from ..model import parameters
 from .latency import SYMBOLS, size_bytes
 from .template import (
     BLUE,

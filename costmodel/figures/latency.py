@@ -9,9 +9,9 @@ import numpy as np
 
 from ..calibration import LEVEL, NOISE_DOF
 from ..condition import exact_size
+from ..model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
 from ..prediction import SEED
 from ..sensitivity import Setting, grid, interval
-from ..shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
 from ..units import kib
 from .template import (
     ARM_COLOUR,

@@ -11,9 +11,9 @@ from ..calibration import LEVEL, Calibration
 from ..condition import Calls
 from ..data import kernels as _kernel
 from ..data.workload import captured_batch_sizes
-from ..geometry import eligible
+from ..model.geometry import eligible
+from ..model.shape import FUSED, ONE_STAGE, TWO_STAGE, WORLD_SIZES, Shapes
 from ..prediction import SEED, latency_us
-from ..shape import FUSED, ONE_STAGE, TWO_STAGE, WORLD_SIZES, Shapes
 from ..units import element_bytes
 from .template import BLUE, NEUTRAL, VERMILLION, finish, plain, provenance
 

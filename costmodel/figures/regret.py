@@ -12,9 +12,9 @@ from ..calibration import LEVEL, Calibration
 from ..data import kernels as _kernel
 from ..data.workload import Workload
 from ..errors import InputError
+from ..model.shape import FUSED, WORLD_SIZES
 from ..regret import Estimate, ModelledPairs, bootstrap_means, known_workload
 from ..rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule
-from ..shape import FUSED, WORLD_SIZES
 from .template import (
     GREEN,
     ORANGE,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..shape import ALGORITHMS
+from ..model.shape import ALGORITHMS
 from ..simulation.study import AXES, Map, Study
 from .template import (
     ARM_COLOUR,

@@ -11,7 +11,7 @@ import html
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from ..fabric import FULL_MESH
+from ..model.fabric import FULL_MESH
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

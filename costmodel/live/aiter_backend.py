@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..shape import ONE_STAGE, TWO_STAGE
+from ..model.shape import ONE_STAGE, TWO_STAGE
 from ..units import PACK_BYTES, element_bytes
 from . import aiter_check
 from .backend import (

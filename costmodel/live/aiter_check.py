@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..shape import ONE_STAGE, TWO_STAGE
+from ..model.shape import ONE_STAGE, TWO_STAGE
 from .backend import AUTO, GRAPH, SEPARATE_ARM, LiveShape
 from .device import Device, TorchGpu
 

@@ -44,7 +44,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, nearest
-from ..shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
+from ..model.shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
 from ..units import element_bytes
 
 #: The arms. ``auto`` is the library's own choice between its stages; ``separate`` is its all-reduce

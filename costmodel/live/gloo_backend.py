@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..shape import ONE_STAGE, TWO_STAGE
+from ..model.shape import ONE_STAGE, TWO_STAGE
 from .backend import EAGER, EPSILON, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
 from .reference import Operands, fused_reference, operands, out_of_memory
 

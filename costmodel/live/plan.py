@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, nearest
-from ..shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
+from ..model.shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
 from .backend import ARMS, SEPARATE_ARM, LiveShape
 
 SCHEMA = "costmodel/plan/1"

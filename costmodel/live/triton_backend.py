@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..shape import ONE_STAGE, TWO_STAGE, WORLD_SIZES
+from ..model.shape import ONE_STAGE, TWO_STAGE, WORLD_SIZES
 from ..units import PACK_BYTES, element_bytes
 from .backend import EPSILON, GRAPH, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
 from .reference import Operands, fused_reference, operands, out_of_memory, torch_dtype

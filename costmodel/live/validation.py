@@ -24,11 +24,11 @@ from ..data.measurement import Measurements
 from ..data.workload import Workload
 from ..errors import InputError
 from ..judging import RECOMMENDED, Agreement, RuleRegret, agreement, judge
+from ..model.shape import FUSED
 from ..observations import observe
 from ..pairs import Pairs, pair
 from ..recommendation import NOT_IDENTIFIED, recommend
 from ..rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, current, shipped
-from ..shape import FUSED
 from ..validation import SCHEMA, Limits, Validation, validate
 from .session import MEASUREMENTS, SAMPLES
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import parameters
 from ..calibration import Calibration, Values, nominal_gbps
+from ..model import parameters
 
 Array = NDArray[np.float64]
 

@@ -19,9 +19,9 @@ from ..data import kernels as _kernel
 from ..data.workload import Workload
 from ..errors import InputError
 from ..files import replacing
-from ..geometry import eligible
 from ..live.plan import SCHEMA
-from ..shape import FUSED, ONE_STAGE, OPS, WORLD_SIZES, Shapes
+from ..model.geometry import eligible
+from ..model.shape import FUSED, ONE_STAGE, OPS, WORLD_SIZES, Shapes
 from . import outlook
 from .candidates import Candidates, harness_spread_us
 from .effort import Budget, Effort

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from ..calibration import HARNESS_DOF, NOISE_DOF, Calibration
 from ..data.kernels import Kernel
+from ..model.shape import ALGORITHMS, Shapes
 from ..prediction import latency_us
-from ..shape import ALGORITHMS, Shapes
 from .posterior import Posterior
 from .search import Problem
 from .stake import Stake, both_arms, regret_of_cutoffs

@@ -13,10 +13,10 @@ from ..errors import InputError
 from ..explanation import decisions
 from ..figures.template import ARM_NAME
 from ..figures.terms import TERM_COLOUR, TERM_NAME
-from ..latency import TERMS
+from ..model.latency import TERMS
+from ..model.shape import ALGORITHMS, ONE_STAGE
 from ..rules import ENGINES, Rule, catalogue, current
 from ..sensitivity import Setting
-from ..shape import ALGORITHMS, ONE_STAGE
 from ..units import kib
 from .findings import Findings
 from .pictures import setting

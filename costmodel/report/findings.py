@@ -24,7 +24,8 @@ from ..emit.engine import Emitted, snippet
 from ..engines.places import Engine
 from ..engines.places import engine as engine_named
 from ..errors import InputError
-from ..fabric import FULL_MESH
+from ..model.fabric import FULL_MESH
+from ..model.shape import FUSED, WORLD_SIZES
 from ..observations import observe
 from ..recommendation import (
     MEASURED,
@@ -36,7 +37,6 @@ from ..recommendation import (
 )
 from ..regret import Score, score
 from ..rules import CutoffEvidence, Provenance, Rule, current, validity
-from ..shape import FUSED, WORLD_SIZES
 from ..validation import Validation, validate
 from ..worth import Worth, worth
 

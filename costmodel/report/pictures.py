@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..fabric import FULL_MESH
 from ..figures.drift import (
     cutoff_against_link_rate,
     cutoff_against_skew,
@@ -18,6 +17,7 @@ from ..figures.maps import decision_map
 from ..figures.regret import difference_from_best, regret_on_pairs, regret_over_workload
 from ..figures.terms import terms_along_bytes, terms_of_call
 from ..figures.worth import worth_by_batch
+from ..model.fabric import FULL_MESH
 from ..sensitivity import Setting
 from .blocks import Picture
 from .findings import Findings

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 
 from .. import __version__
-from ..fabric import FULL_MESH
+from ..model.fabric import FULL_MESH
 from ..recommendation import TRANSFERRED
 from ..regret import Estimate
 from ..units import kib

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..geometry import eligible, geometry
-from ..latency import terms, total
-from ..shape import ALGORITHMS, FUSED, Shapes
+from ..model.geometry import eligible, geometry
+from ..model.latency import terms, total
+from ..model.shape import ALGORITHMS, FUSED, Shapes
 from ..units import element_bytes
 from .conditions import Conditions
 from .departures import departures

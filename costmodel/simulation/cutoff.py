@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..shape import FUSED, ONE_STAGE, TWO_STAGE
+from ..model.shape import FUSED, ONE_STAGE, TWO_STAGE
 from ..units import MIB, element_bytes
 from .collective import simulate
 from .conditions import Conditions

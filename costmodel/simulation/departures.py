@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..geometry import Geometry
-from ..latency import EXPECTED_MAXIMUM
-from ..shape import FUSED, ONE_STAGE
+from ..model.geometry import Geometry
+from ..model.latency import EXPECTED_MAXIMUM
+from ..model.shape import FUSED, ONE_STAGE
 from .conditions import Conditions
 from .machine import Machine
 from .program import Program

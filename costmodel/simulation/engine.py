@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..latency import barrier as barrier_us
-from ..latency import smooth_maximum
+from ..model.latency import barrier as barrier_us
+from ..model.latency import smooth_maximum
 from ..units import BYTES_PER_US_PER_GBPS
 from .conditions import Conditions
 from .flows import Batch, Fluid

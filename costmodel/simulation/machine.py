@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from .. import fabric as _fabric
 from ..calibration import Calibration
 from ..data import hardware
 from ..data import kernels as _kernel
 from ..errors import InputError, nearest
-from ..latency import Costs
+from ..model import fabric as _fabric
+from ..model.latency import Costs
 from .topology import FULL_MESH, HYPERCUBE, RING, SWITCH, TOPOLOGIES, Topology, build
 
 MI450 = "mi450"

@@ -27,9 +27,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..geometry import Geometry
-from ..latency import terms
-from ..shape import FUSED, ONE_STAGE, SEPARATE
+from ..model.geometry import Geometry
+from ..model.latency import terms
+from ..model.shape import FUSED, ONE_STAGE, SEPARATE
 from .conditions import Conditions
 from .machine import Machine
 from .topology import MESH_RANKS

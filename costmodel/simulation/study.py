@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..calibration import Calibration
 from ..data.kernels import Kernel
 from ..errors import InputError, nearest
-from ..shape import FUSED
+from ..model.shape import FUSED
 from .collective import Outcome, simulate
 from .conditions import Conditions
 from .cutoff import Crossing, collective_cost, crossing, layer_cost, row_bytes

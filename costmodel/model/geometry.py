@@ -26,11 +26,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.kernels import Kernel
+from ..units import PACK_BYTES, element_bytes
 from . import fabric as _fabric
-from . import loopback
-from .data.kernels import Kernel
+from . import shared_gpu as loopback
 from .shape import FUSED, ONE_STAGE, SEPARATE, Shapes
-from .units import PACK_BYTES, element_bytes
 
 Array = NDArray[np.float64]
 
@@ -80,7 +80,7 @@ def on_fabric(
 def geometry(shapes: Shapes, algorithm: str, kernel: Kernel, *, arch: str = "gfx942") -> Geometry:
     """Return the geometry of ``algorithm`` for every shape. Does not check :func:`eligible`.
 
-    For ranks with links of their own; see :func:`costmodel.loopback.geometry` for ranks on one GPU.
+    For ranks with links of their own; see :func:`costmodel.model.shared_gpu.geometry` for ranks on one GPU.
     """
     n = shapes.world_size.astype(np.float64)
     tokens = shapes.tokens.astype(np.float64)

@@ -33,11 +33,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .data import facts
-from .data.kernels import Kernel
-from .errors import InputError
+from ..data import facts
+from ..data.kernels import Kernel
+from ..errors import InputError
+from ..units import PACK_BYTES, element_bytes
 from .shape import ALL_REDUCE, FUSED, ONE_STAGE, Shapes
-from .units import PACK_BYTES, element_bytes
 
 Array = NDArray[np.float64]
 
@@ -89,7 +89,7 @@ class Loopback:
 
 @dataclass(frozen=True)
 class Costs:
-    """What each action costs on one GPU, as :class:`costmodel.latency.Costs` for links."""
+    """What each action costs on one GPU, as :class:`costmodel.model.latency.Costs` for links."""
 
     launch_us: Any
     second_launch_us: Any
@@ -250,7 +250,7 @@ def missed(working_set_bytes: Array, cache_bytes: Any) -> Any:
 
 
 def terms(geometry: Loopback, costs: Costs) -> dict[str, Any]:
-    """Return the named terms in us, under the names of :data:`costmodel.latency.TERMS`."""
+    """Return the named terms in us, under the names of :data:`costmodel.model.latency.TERMS`."""
     from .latency import smooth_maximum
 
     per_gbps = 1e-3  # bytes / (GB/s) = 1e-3 us

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import fabric as _fabric
-from . import loopback
+from . import shared_gpu as loopback
 from .geometry import Geometry
 from .parameters import REFERENCE_ARCH
 from .shape import SEPARATE

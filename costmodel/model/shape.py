@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import InputError, nearest
-from .units import element_bytes
+from ..errors import InputError, nearest
+from ..units import element_bytes
 
 #: Operations that the model covers.
 ALL_REDUCE = "all_reduce"

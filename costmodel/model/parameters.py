@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from . import loopback
-from .data import facts
+from ..data import facts
+from . import shared_gpu as loopback
 from .fabric import FULL_MESH, LOOPBACK
 
 #: gfx950 is where both arms of the fused op are measured, so its kernels set the scale.
