@@ -41,7 +41,7 @@ _PUBLIC = {
     "assess": "assessment",
     "Workload": "data.workload",
     "captured_batch_sizes": "data.workload",
-    "Rule": "rules",
+    "Rule": "rules.rule",
     "recommend": "recommendation",
     "validate": "validation",
     "hold_out": "validation",

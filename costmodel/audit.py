@@ -19,7 +19,7 @@ from .engines.tree import Tree
 from .engines.unit_checks import Finding, check
 from .errors import InputError
 from .model.shape import FUSED, WORLD_SIZES
-from .rules import Rule, catalogue
+from .rules.rule import Rule, catalogue
 
 if TYPE_CHECKING:
     from .regret import Score

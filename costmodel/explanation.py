@@ -23,7 +23,7 @@ from .model.shape import ALGORITHMS, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shap
 from .prediction import evidence, latency_us
 from .recommendation import NOT_IDENTIFIED, recommend
 from .regret import Estimate
-from .rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, catalogue
+from .rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, catalogue
 from .sensitivity import Flip, Setting, flips, interval
 
 Array = NDArray[np.float64]

@@ -21,7 +21,7 @@ from .pairs import Pairs
 from .prediction import latency_us
 from .recommendation import NOT_IDENTIFIED, Recommendation, recommend
 from .regret import Estimate, ModelledPairs, bootstrap_means
-from .rules import Rule, current
+from .rules.rule import Rule, current
 
 Array = NDArray[np.float64]
 Choice = NDArray[np.bool_]

@@ -16,7 +16,7 @@ from .data.measurement import COLUMNS, Measurements
 from .errors import InputError
 from .model.shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
 from .observations import SILENT_DTYPE
-from .rules import Rule
+from .rules.rule import Rule
 from .units import ELEMENT_BYTES
 
 Array = NDArray[np.float64]

@@ -25,7 +25,7 @@ from .prediction import SEED, latency_us
 from .units import KIB, element_bytes, kib
 
 if TYPE_CHECKING:
-    from .rules import Rule
+    from .rules.rule import Rule
 
 MEASURED = "measured"
 TRANSFERRED = "transferred"
@@ -117,7 +117,7 @@ class Recommendation:
 
     def rule(self, name: str = "recommended") -> Rule:
         """Return the recommendation as a rule; world sizes without a claim are left out."""
-        from .rules import Rule
+        from .rules.rule import Rule
 
         return Rule.from_cutoffs(
             name=name,

@@ -23,7 +23,7 @@ from .errors import InputError
 from .model.geometry import eligible
 from .model.shape import FUSED, ONE_STAGE, TWO_STAGE, Shapes
 from .prediction import SEED, latency_us
-from .rules import Rule
+from .rules.rule import Rule
 
 Array = NDArray[np.float64]
 Choice = NDArray[np.bool_]

@@ -36,7 +36,7 @@ from .judging import (
 from .model.shape import ALL_REDUCE, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
 from .pairs import Pairs, calls
 from .regret import known_workload
-from .rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, shipped
+from .rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, shipped
 
 SCHEMA = "costmodel/validate/1"
 

@@ -22,7 +22,7 @@ from .errors import InputError
 from .model.shape import FUSED, ONE_STAGE, TWO_STAGE
 from .recommendation import MEASURED, NOT_IDENTIFIED, TRANSFERRED, recommend
 from .regret import Estimate, ModelledPairs
-from .rules import Rule
+from .rules.rule import Rule
 from .units import element_bytes, kib
 
 SCHEMA = "costmodel/worth/1"

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodel.condition import Calls
 from costmodel.data import kernels as kernel
 from costmodel.emit import engine
 from costmodel.emit.stand_in import decider
 from costmodel.engines.tree import open_trees
 from costmodel.model.shape import WORLD_SIZES
-from costmodel.rules import CutoffEvidence, Provenance, Rule
+from costmodel.rules.condition import Calls
+from costmodel.rules.rule import CutoffEvidence, Provenance, Rule
 
 PROVENANCE = Provenance(
     "costmodel emit --for sglang --arch gfx950",

@@ -12,9 +12,7 @@ from engines.shapes import AITER, HERE, SGLANG, SHAPES, VLLM_OPS, Shape
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel import rules
 from costmodel.audit import audit
-from costmodel.condition import Always, Compare, Member
 from costmodel.emit.edits import NotRecognisedError
 from costmodel.engines import values as v
 from costmodel.engines.reading import Module, NoChoiceError, read
@@ -22,7 +20,9 @@ from costmodel.engines.tree import open_trees
 from costmodel.engines.unit_checks import check
 from costmodel.errors import InputError
 from costmodel.model.shape import WORLD_SIZES
-from costmodel.rules import Rule
+from costmodel.rules.condition import Always, Compare, Member
+from costmodel.rules.rule import Rule
+from costmodel.rules.rule import rule as rules
 
 FUNCTION = "GroupCoordinator.fused_allreduce_rmsnorm"
 

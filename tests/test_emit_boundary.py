@@ -11,11 +11,11 @@ import pytest
 from emitted import PROVENANCE, RULES, emit
 from engines.shapes import SHAPES
 
-from costmodel.condition import parts_of
 from costmodel.emit.boundary import cases, hidden_classes, render
 from costmodel.engines.places import engine as engine_named
 from costmodel.model.shape import WORLD_SIZES
-from costmodel.rules import Rule, named
+from costmodel.rules.condition import parts_of
+from costmodel.rules.rule import Rule, named
 
 
 def patched(shape, rule, tmp_path):

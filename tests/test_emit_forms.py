@@ -9,14 +9,14 @@ import subprocess
 import pytest
 from emitted import PROVENANCE, RULES, function_says, random_calls, rule_says
 
-from costmodel import rules
 from costmodel.data import kernels as kernel
 from costmodel.emit import engine, environment, listing, templates
 from costmodel.emit.boundary import first_difference
 from costmodel.engines.places import engine as engine_named
 from costmodel.engines.reading import Module, read
 from costmodel.errors import InputError
-from costmodel.rules import Rule
+from costmodel.rules.rule import Rule
+from costmodel.rules.rule import rule as rules
 
 ENGINES = ("sglang", "vllm", "aiter")
 NEWEST = kernel.aiter()

@@ -9,9 +9,7 @@ import pytest
 from emitted import PROVENANCE, RULES, apply, emit, function_says, random_calls, rule_says, tools
 from engines.shapes import AITER, SGLANG, SHAPES, Shape
 
-from costmodel import rules
 from costmodel.audit import audit
-from costmodel.condition import ByWorldSize, Compare, factors
 from costmodel.data import kernels as kernel
 from costmodel.emit import engine
 from costmodel.emit.diff import Edit, unified
@@ -21,7 +19,9 @@ from costmodel.engines.reading import Module, read
 from costmodel.engines.tree import open_trees
 from costmodel.errors import InputError
 from costmodel.model.shape import WORLD_SIZES
-from costmodel.rules import Rule
+from costmodel.rules.condition import ByWorldSize, Compare, factors
+from costmodel.rules.rule import Rule
+from costmodel.rules.rule import rule as rules
 
 EVERY = [(shape, rule) for shape in SHAPES for rule in RULES]
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from costmodel import calibration as calibrations
-from costmodel import rules
 from costmodel.data import kernels as kernel
 from costmodel.data.workload import captured_batch_sizes
 from costmodel.errors import InputError
@@ -18,6 +17,7 @@ from costmodel.explanation import decisions, explain
 from costmodel.model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
 from costmodel.prediction import predict
 from costmodel.recommendation import recommend
+from costmodel.rules.rule import rule as rules
 from costmodel.sensitivity import Setting
 
 KEYS = [

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costmodel import calibration as calibrations
-from costmodel import figures, rules
+from costmodel import figures
 from costmodel.assessment import Assessment, Score
 from costmodel.data import kernels as kernel
 from costmodel.data import llms
@@ -27,6 +27,7 @@ from costmodel.model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
 from costmodel.prediction import predict
 from costmodel.recommendation import recommend
 from costmodel.regret import ModelledPairs
+from costmodel.rules.rule import rule as rules
 from costmodel.sensitivity import Setting, crossing, flips, interval
 from costmodel.validation import validate
 from costmodel.worth import worth

@@ -16,13 +16,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from costmodel import calibration as calibrations
-from costmodel import rules
 from costmodel.data import llms
 from costmodel.errors import InputError
 from costmodel.figures import static
 from costmodel.recommendation import recommend
 from costmodel.report import blocks, directory, findings, markdown, markup, page, story
 from costmodel.rich_repr import calibration_html, recommendation_html, validation_html
+from costmodel.rules.rule import rule as rules
 from costmodel.validation import validate
 from costmodel.worth import worth
 

@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel import rules
-from costmodel.condition import (
+from costmodel.data import kernels as kernel
+from costmodel.errors import InputError
+from costmodel.model.geometry import eligible
+from costmodel.model.shape import ONE_STAGE, WORLD_SIZES, Shapes
+from costmodel.rules.condition import (
     Always,
     AnyOf,
     Bytes,
@@ -26,11 +29,8 @@ from costmodel.condition import (
     from_json,
     with_version,
 )
-from costmodel.data import kernels as kernel
-from costmodel.errors import InputError
-from costmodel.model.geometry import eligible
-from costmodel.model.shape import ONE_STAGE, WORLD_SIZES, Shapes
-from costmodel.rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule
+from costmodel.rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule
+from costmodel.rules.rule import rule as rules
 
 KIB = 1024
 

@@ -22,7 +22,7 @@ from costmodel.model.shape import ALGORITHMS, ALL_REDUCE, FUSED, SEPARATE, Shape
 from costmodel.pairs import calls, group_median
 from costmodel.prediction import latency_us, predict
 from costmodel.regret import ModelledPairs, bootstrap_means, score
-from costmodel.rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, named
+from costmodel.rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, named
 from costmodel.validation import Limits, hold_out, validate
 
 WORKLOAD = Workload.of([2880, 7168])

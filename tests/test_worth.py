@@ -21,7 +21,7 @@ from costmodel.errors import InputError
 from costmodel.model.shape import ALGORITHMS, Shapes
 from costmodel.prediction import SEED, latency_us
 from costmodel.regret import DRAWS
-from costmodel.rules import Rule, named
+from costmodel.rules.rule import Rule, named
 from costmodel.worth import recommended_at, worth
 
 R1 = llms.find("deepseek-r1")

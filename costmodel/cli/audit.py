@@ -13,7 +13,7 @@ from ..data.llms import CALLS_PER_LAYER
 from ..engines.tree import open_trees
 from ..errors import InputError
 from ..model.shape import FUSED, WORLD_SIZES
-from ..rules import Rule, load, named
+from ..rules.rule import Rule, load, named
 from ..table import table
 from . import options
 

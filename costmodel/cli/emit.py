@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
-from ..condition import Compare, Member, WholePacks, all_of, factors
 from ..data import kernels as kernel
 from ..errors import InputError, nearest
-from ..rules import CutoffEvidence, Provenance, Rule, load, named, validity
+from ..rules.condition import Compare, Member, WholePacks, all_of, factors
+from ..rules.rule import CutoffEvidence, Provenance, Rule, load, named, validity
 from . import options
 
 ENGINES = ("sglang", "vllm", "aiter")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..calibration import Calibration
     from ..data.measurement import Measurements
     from ..judging import RuleRegret
-    from ..rules import Rule
+    from ..rules.rule import Rule
     from ..validation import Validation
 
 DEFAULT = Limits()
@@ -268,7 +268,7 @@ def _read(
 def _rule(name: str | None, op: str | None) -> Rule | None:
     """Return a rule of the catalogue by name, or one from a JSON file."""
     from ..model.shape import FUSED
-    from ..rules import load, named
+    from ..rules.rule import load, named
 
     if name is None:
         return None

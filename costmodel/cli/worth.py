@@ -14,7 +14,7 @@ from . import options
 if TYPE_CHECKING:
     from ..calibration import Calibration
     from ..data.llms import LLM
-    from ..rules import Rule
+    from ..rules.rule import Rule
     from ..worth import Worth
 
 RECOMMENDED = "recommended"
@@ -125,7 +125,7 @@ def _targets(
 def _rule(
     name: str, calibration: Calibration, gpu: str, tp: int, dtype: str, aiter_version: str
 ) -> Rule:
-    from ..rules import load, named
+    from ..rules.rule import load, named
     from ..worth import recommended_at
 
     if name.lower() == RECOMMENDED:

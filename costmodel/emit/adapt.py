@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..condition import (
+from ..data.kernels import Kernel
+from ..errors import InputError
+from ..model.shape import WORLD_SIZES
+from ..rules.condition import (
     AnyOf,
     Compare,
     Condition,
@@ -23,10 +26,7 @@ from ..condition import (
     parts_of,
     with_version,
 )
-from ..data.kernels import Kernel
-from ..errors import InputError
-from ..model.shape import WORLD_SIZES
-from ..rules import Rule, validity
+from ..rules.rule import Rule, validity
 
 
 @dataclass(frozen=True)

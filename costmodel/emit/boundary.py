@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..condition import Calls, Compare, Condition, FullMesh, Member, WholePacks, parts_of
 from ..engines.places import Engine
 from ..model.shape import WORLD_SIZES
-from ..rules import Provenance, Rule
+from ..rules.condition import Calls, Compare, Condition, FullMesh, Member, WholePacks, parts_of
+from ..rules.rule import Provenance, Rule
 from ..units import ELEMENT_BYTES, PACK_BYTES, element_bytes
 from . import comment
 from .adapt import Adapted

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import textwrap
 
-from ..condition import exact_size
 from ..model.shape import WORLD_SIZES
-from ..rules import Provenance, Rule
+from ..rules.condition import exact_size
+from ..rules.rule import Provenance, Rule
 from .adapt import Adapted
 
 

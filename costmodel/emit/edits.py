@@ -11,7 +11,11 @@ import ast
 import re
 from dataclasses import dataclass
 
-from ..condition import (
+from ..engines import values as v
+from ..engines.reading import WORLD, Comparison, Module, Reading, Step
+from ..errors import InputError
+from ..model.shape import WORLD_SIZES
+from ..rules.condition import (
     Always,
     Bytes,
     Compare,
@@ -24,10 +28,6 @@ from ..condition import (
     factors,
     parts_of,
 )
-from ..engines import values as v
-from ..engines.reading import WORLD, Comparison, Module, Reading, Step
-from ..errors import InputError
-from ..model.shape import WORLD_SIZES
 from .adapt import Adapted
 from .comment import as_comment
 from .diff import Edit

@@ -8,11 +8,11 @@ there means 512 bytes, which turns 1-stage off. Source: AITER
 
 from __future__ import annotations
 
-from ..condition import Compare, exact_size, factors, with_version
 from ..data.kernels import Kernel, parse_version
 from ..errors import InputError
 from ..model.shape import WORLD_SIZES
-from ..rules import Provenance, Rule
+from ..rules.condition import Compare, exact_size, factors, with_version
+from ..rules.rule import Provenance, Rule
 from . import comment
 
 #: First release that reads the variable, and the last one seen to compare it with bytes.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..condition import (
+from ..model.shape import WORLD_SIZES
+from ..rules.condition import (
     All,
     Always,
     AnyOf,
@@ -16,7 +17,6 @@ from ..condition import (
     Member,
     WholePacks,
 )
-from ..model.shape import WORLD_SIZES
 from ..units import KIB, PACK_BYTES
 
 #: Width that the engines' formatters keep.

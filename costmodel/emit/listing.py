@@ -6,14 +6,14 @@ import json
 from collections.abc import Sequence
 
 from ..model.shape import WORLD_SIZES
-from ..rules import Provenance, Rule
+from ..rules.rule import Provenance, Rule
 
 #: Hidden sizes that the table gives token counts for: GPT-OSS, Llama 8B, Llama 4, DeepSeek V3.
 HIDDEN_DIMS = (2880, 4096, 5120, 7168)
 
 
 def as_json(rule: Rule, provenance: Provenance) -> str:
-    """Return the rule and its provenance as JSON; :func:`costmodel.rules.load` reads the rule."""
+    """Return the rule and its provenance as JSON; :func:`costmodel.rules.rule.load` reads the rule."""
     data = {**rule.to_json(), "provenance": provenance.to_json()}
     return json.dumps(data, indent=2) + "\n"
 

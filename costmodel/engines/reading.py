@@ -14,7 +14,9 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from ..condition import (
+from ..errors import InputError
+from ..model.shape import WORLD_SIZES
+from ..rules.condition import (
     Always,
     Compare,
     Condition,
@@ -25,8 +27,6 @@ from ..condition import (
     factors,
     parts_of,
 )
-from ..errors import InputError
-from ..model.shape import WORLD_SIZES
 from . import values as v
 from .values import Items, Mapping, Nothing, Number, Size, Tensor, Text, Unknown, Value
 

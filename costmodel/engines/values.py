@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from ..condition import Always, Compare, Condition, Member, WholePacks
+from ..rules.condition import Always, Compare, Condition, Member, WholePacks
 from ..units import ELEMENT_BYTES, PACK_BYTES
 
 #: Powers of (M, H, E) that a rule knows by a name.
@@ -118,7 +118,7 @@ class Size:
 
     @property
     def name(self) -> str:
-        """Quantity of :mod:`costmodel.condition`, or "" when it is none of them."""
+        """Quantity of :mod:`costmodel.rules.condition`, or "" when it is none of them."""
         return _NAMES.get(self.powers, "")
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..calibration import LEVEL, NOISE_DOF
-from ..condition import exact_size
 from ..model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
 from ..prediction import SEED
+from ..rules.condition import exact_size
 from ..sensitivity import Setting, grid, interval
 from ..units import kib
 from .template import (
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ..data.measurement import Measurements
     from ..observations import Observations
     from ..pairs import Pairs
-    from ..rules import Rule
+    from ..rules.rule import Rule
 
 #: Markers of sources, in the order in which sources come.
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "cross", "star", "pentagon")
@@ -325,7 +325,7 @@ def _cutoffs(
     figure: go.Figure, setting: Setting, rules: Sequence[Rule] | None, first: float, last: float
 ) -> None:
     """Mark where each rule switches from 1-stage to 2-stage, labels above one another."""
-    from ..rules import ENGINES, current
+    from ..rules.rule import ENGINES, current
 
     if rules is None:
         rules = [current(e) for e in ENGINES] if setting.op == "fused_ar_rmsnorm" else []

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..calibration import LEVEL, Calibration
-from ..condition import Calls
 from ..data import kernels as _kernel
 from ..data.workload import captured_batch_sizes
 from ..model.geometry import eligible
 from ..model.shape import FUSED, ONE_STAGE, TWO_STAGE, WORLD_SIZES, Shapes
 from ..prediction import SEED, latency_us
+from ..rules.condition import Calls
 from ..units import element_bytes
 from .template import BLUE, NEUTRAL, VERMILLION, finish, plain, provenance
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from ..rules import Rule
+    from ..rules.rule import Rule
 
 Array = np.ndarray
 
@@ -151,7 +151,7 @@ def _panel_title(calibration: Calibration, gpu: str, n: int, op: str) -> str:
 
 def _current(op: str) -> list[Rule]:
     from ..errors import InputError
-    from ..rules import ENGINES, current
+    from ..rules.rule import ENGINES, current
 
     found = []
     for engine in ENGINES:

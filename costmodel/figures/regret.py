@@ -14,7 +14,7 @@ from ..data.workload import Workload
 from ..errors import InputError
 from ..model.shape import FUSED, WORLD_SIZES
 from ..regret import Estimate, ModelledPairs, bootstrap_means, known_workload
-from ..rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule
+from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule
 from .template import (
     GREEN,
     ORANGE,
@@ -45,7 +45,7 @@ FULL_PCT = 30.0
 
 def field(op: str = FUSED, recommended: Rule | None = None) -> list[Rule]:
     """Return the rules that figures compare: recommended, shipped, proposed, the constant ones."""
-    from ..rules import catalogue
+    from ..rules.rule import catalogue
 
     known = [
         r
@@ -165,7 +165,7 @@ def regret_on_pairs(validation: Validation) -> go.Figure:
 
 def _interval_of_mean(validation: Validation, name: str, mean: float) -> Estimate:
     """Return a rule's mean regret on the pairs with the bootstrap's interval."""
-    from ..rules import catalogue
+    from ..rules.rule import catalogue
 
     pairs = validation.pairs
     version = validation.advice[0].recommendation.aiter_version

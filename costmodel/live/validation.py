@@ -28,7 +28,7 @@ from ..model.shape import FUSED
 from ..observations import observe
 from ..pairs import Pairs, pair
 from ..recommendation import NOT_IDENTIFIED, recommend
-from ..rules import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, current, shipped
+from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, current, shipped
 from ..validation import SCHEMA, Limits, Validation, validate
 from .session import MEASUREMENTS, SAMPLES
 

@@ -15,7 +15,7 @@ from ..figures.template import ARM_NAME
 from ..figures.terms import TERM_COLOUR, TERM_NAME
 from ..model.latency import TERMS
 from ..model.shape import ALGORITHMS, ONE_STAGE
-from ..rules import ENGINES, Rule, catalogue, current
+from ..rules.rule import ENGINES, Rule, catalogue, current
 from ..sensitivity import Setting
 from ..units import kib
 from .findings import Findings

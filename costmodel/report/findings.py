@@ -14,7 +14,6 @@ import numpy as np
 
 from ..accuracy import covered
 from ..calibration import Calibration, shipped
-from ..condition import Compare, WholePacks, all_of, factors
 from ..data import hardware, measurement
 from ..data import kernels as _kernel
 from ..data.histogram import BatchHistogram
@@ -36,7 +35,8 @@ from ..recommendation import (
     recommend,
 )
 from ..regret import Score, score
-from ..rules import CutoffEvidence, Provenance, Rule, current, validity
+from ..rules.condition import Compare, WholePacks, all_of, factors
+from ..rules.rule import CutoffEvidence, Provenance, Rule, current, validity
 from ..validation import Validation, validate
 from ..worth import Worth, worth
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from costmodel import calibration, figures, rules
+from costmodel import calibration, figures
 from costmodel.data import llms
 from costmodel.recommendation import recommend
+from costmodel.rules.rule import rule as rules
 from costmodel.sensitivity import Setting
 from costmodel.worth import worth
 

@@ -1,6 +1,6 @@
 """Dispatch rules: when a serving engine runs the 1-stage kernel, as data.
 
-A :class:`Rule` is a name, its provenance and a :mod:`~costmodel.condition`. ``facts/rules.json``
+A :class:`Rule` is a name, its provenance and a :mod:`~costmodel.rules.condition`. ``facts/rules.json``
 holds every rule that SGLang, vLLM, AITER and their peers ship, shipped or proposed, each with the
 pull request or file it stands in.
 
@@ -20,6 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data import facts
+from ..data.kernels import Kernel
+from ..errors import InputError, nearest
+from ..model.shape import FUSED, WORLD_SIZES, Shapes
 from .condition import (
     Always,
     AnyOf,
@@ -35,10 +39,6 @@ from .condition import (
     factors,
     from_json,
 )
-from .data import facts
-from .data.kernels import Kernel
-from .errors import InputError, nearest
-from .model.shape import FUSED, WORLD_SIZES, Shapes
 
 SCHEMA = "costmodel/rule/1"
 
@@ -214,7 +214,7 @@ class CutoffEvidence:
 
     def words(self) -> str:
         """Return the evidence in a few words: ``measured, 90 % interval 380 to 520 KiB``."""
-        from .units import kib
+        from ..units import kib
 
         text = self.verdict.replace("_", " ").replace("1stage", "1-stage")
         if self.lo is not None and self.hi is not None:
@@ -341,7 +341,7 @@ def _read(entry: Mapping[str, Any], where: str) -> Rule:
 
 def _shape_op(op: str) -> str:
     """Return an op that :class:`Shapes` takes; a rule never looks at it."""
-    from .model.shape import OPS
+    from ..model.shape import OPS
 
     return op if op in OPS else FUSED
 

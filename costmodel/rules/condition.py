@@ -35,10 +35,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .data.kernels import parse_version
-from .errors import InputError, nearest
-from .model.shape import WORLD_SIZES, Shapes
-from .units import KIB, MIB, PACK_BYTES, element_bytes
+from ..data.kernels import parse_version
+from ..errors import InputError, nearest
+from ..model.shape import WORLD_SIZES, Shapes
+from ..units import KIB, MIB, PACK_BYTES, element_bytes
 
 Truth = NDArray[np.bool_]
 
