@@ -31,12 +31,12 @@ from pathlib import Path
 import click
 import numpy as np
 
-from costmodel.calibration import shipped
+from costmodel.calibration.estimate import calibrate
+from costmodel.calibration.observations import observe
+from costmodel.calibration.posterior import shipped
 from costmodel.data import kernels as kernel
 from costmodel.data.measurement import Measurements, concat, published
-from costmodel.estimate import calibrate
 from costmodel.files import replacing
-from costmodel.observations import observe
 from costmodel.planning import Budget, Effort, Rehearsal, pose
 from costmodel.planning.posterior import Posterior
 from costmodel.planning.search import search

@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from costmodel.calibration import shipped
+from costmodel.calibration.posterior import shipped
 from costmodel.data import kernels as kernel
 from costmodel.model.shape import Shapes
 from costmodel.prediction import BLOCK, latency_terms

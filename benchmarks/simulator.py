@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodel.calibration import shipped
+from costmodel.calibration.posterior import shipped
 from costmodel.simulation import Conditions, Skew, machine, simulate
 from costmodel.simulation.flows import completion_times
 from costmodel.simulation.topology import build

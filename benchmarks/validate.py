@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodel import calibration as _calibration
 from costmodel.accuracy import compare, covered
+from costmodel.calibration.posterior import posterior as _calibration
 from costmodel.data import kernels as kernel
 from costmodel.data import measurement
 from costmodel.model.shape import ALGORITHMS, FUSED, Shapes

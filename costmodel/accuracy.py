@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration import LEVEL, NOISE_DOF, Calibration, Values
+from .calibration.observations import Observations, observe
+from .calibration.posterior import LEVEL, NOISE_DOF, Calibration, Values
 from .data.measurement import Measurements
 from .model import parameters
-from .observations import Observations, observe
 from .prediction import DRAWS, SEED
 
 Array = NDArray[np.float64]

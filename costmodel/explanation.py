@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration import LEVEL
+from .calibration.posterior import LEVEL
 from .data.workload import captured_batch_sizes
 from .errors import InputError
 from .model.geometry import eligible

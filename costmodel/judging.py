@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .accuracy import Rows
-from .calibration import Calibration
+from .calibration.posterior import Calibration
 from .data import kernels as _kernel
 from .data.workload import Workload
 from .model.shape import ONE_STAGE, SEPARATE, TWO_STAGE, Shapes

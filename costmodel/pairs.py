@@ -12,10 +12,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from .calibration.observations import SILENT_DTYPE
 from .data.measurement import COLUMNS, Measurements
 from .errors import InputError
 from .model.shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
-from .observations import SILENT_DTYPE
 from .rules.rule import Rule
 from .units import ELEMENT_BYTES
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration import LEVEL, NOISE_DOF, Calibration, Values
+from .calibration.posterior import LEVEL, NOISE_DOF, Calibration, Values
 from .data.kernels import Kernel
 from .errors import InputError
 from .model.geometry import eligible, on_fabric

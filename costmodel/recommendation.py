@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration import LEVEL, Calibration, Coverage, Values
+from .calibration.posterior import LEVEL, Calibration, Coverage, Values
 from .data import kernels as _kernel
 from .data.workload import Workload, snap_tokens
 from .errors import InputError
@@ -464,7 +464,7 @@ def recommended_rule(
     **options: Any,
 ) -> tuple[Rule, Recommendation]:
     """Return the recommended rule with the recommendation behind it."""
-    from .calibration import shipped
+    from .calibration.posterior import shipped
     from .data.hardware import choose
 
     arch, gpu = choose(arch, gpu)

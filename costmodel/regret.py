@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration import LEVEL, Calibration
+from .calibration.posterior import LEVEL, Calibration
 from .data import kernels as _kernel
 from .data.workload import Workload
 from .errors import InputError

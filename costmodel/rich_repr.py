@@ -15,7 +15,7 @@ from .report.markup import render
 from .units import kib
 
 if TYPE_CHECKING:
-    from .calibration import Calibration
+    from .calibration.posterior import Calibration
     from .recommendation import Cutoff, Recommendation
     from .regret import Estimate
     from .validation import Validation

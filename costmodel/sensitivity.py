@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration import LEVEL, Calibration, Values
+from .calibration.posterior import LEVEL, Calibration, Values
 from .data import kernels as _kernel
 from .model.geometry import eligible
 from .model.shape import FUSED, ONE_STAGE, TWO_STAGE, Shapes
@@ -215,7 +215,7 @@ def flips(setting: Setting, tokens: int, *, names: Sequence[str] | None = None) 
     Rates and ratios are tried from a quarter to four times their estimate, fixed times from zero to
     10 us more; a link rate only up to the link's nominal rate.
     """
-    from .calibration import nominal_gbps
+    from .calibration.posterior import nominal_gbps
     from .model import parameters
 
     calibration = setting.calibration

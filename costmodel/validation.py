@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .accuracy import Accuracy, Rows, compare, covered
-from .calibration import Calibration
+from .calibration.posterior import Calibration
 from .data import kernels as _kernel
 from .data.measurement import Measurements
 from .data.workload import Workload
@@ -196,8 +196,8 @@ def hold_out(training: Measurements, sources: tuple[str, ...], arch: str) -> Cal
     Raises :class:`InputError` for a source that has no rows, and when the others say nothing of
     the arch.
     """
-    from .estimate import calibrate
-    from .observations import observe
+    from .calibration.estimate import calibrate
+    from .calibration.observations import observe
 
     known = np.unique(training.source).tolist()
     for source in sources:

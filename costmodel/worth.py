@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .calibration import Calibration
+from .calibration.posterior import Calibration
 from .data import kernels as _kernel
 from .data.histogram import BatchHistogram
 from .data.llms import LLM

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from costmodel.calibration.estimate import calibrate
+from costmodel.calibration.observations import observe
 from costmodel.data import measurement
-from costmodel.estimate import calibrate
-from costmodel.observations import observe
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from costmodel.baselines import hockney, interpolation, softplus, two_lines
+from costmodel.calibration.baselines import hockney, interpolation, softplus, two_lines
 
 SIZE = np.array([1e4, 2e4, 4e4, 8e4, 16e4, 32e4])
 ASKED = np.array([1.5e4, 6e4, 30e4])

@@ -5,15 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from costmodel import calibration as record
-from costmodel.assessment import assess
-from costmodel.calibration import load, shipped
+from costmodel.calibration.cross_validation import assess
+from costmodel.calibration.estimate import calibrate, data_sha256
+from costmodel.calibration.observations import observe
+from costmodel.calibration.posterior import load, shipped
+from costmodel.calibration.posterior import posterior as record
 from costmodel.data import measurement
 from costmodel.data.kernels import aiter
 from costmodel.errors import InputError
-from costmodel.estimate import calibrate, data_sha256
 from costmodel.model.shape import Shapes
-from costmodel.observations import observe
 from costmodel.prediction import latency_us, predict
 
 

@@ -7,13 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from costmodel.calibration import HARNESS_DOF, NOISE_DOF
+from costmodel.calibration.estimate import Problem, calibrate, fit, known_gpus
+from costmodel.calibration.observations import observe
+from costmodel.calibration.posterior import HARNESS_DOF, NOISE_DOF
 from costmodel.data.kernels import aiter
 from costmodel.data.measurement import Measurements
 from costmodel.errors import InputError
-from costmodel.estimate import Problem, calibrate, fit, known_gpus
 from costmodel.model.shape import Shapes
-from costmodel.observations import observe
 from costmodel.prediction import latency_us
 
 REPLICATES = 24

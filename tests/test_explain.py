@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from costmodel import calibration as calibrations
+from costmodel.calibration.posterior import posterior as calibrations
 from costmodel.data import kernels as kernel
 from costmodel.data.workload import captured_batch_sizes
 from costmodel.errors import InputError

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel import calibration as calibrations
 from costmodel import figures
-from costmodel.assessment import Assessment, Score
+from costmodel.calibration.cross_validation import Assessment, Score
+from costmodel.calibration.posterior import posterior as calibrations
 from costmodel.data import kernels as kernel
 from costmodel.data import llms
 from costmodel.data.workload import Workload, captured_batch_sizes

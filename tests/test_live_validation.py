@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the live back ends compute with torch")
 
-from costmodel.calibration import shipped
+from costmodel.calibration.posterior import shipped
 from costmodel.data import measurement
 from costmodel.errors import InputError
 from costmodel.live.validation import arguments, judge_run

@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from costmodel.calibration.estimate import calibrate
+from costmodel.calibration.observations import observe
 from costmodel.data import kernels as kernel
 from costmodel.data import measurement
 from costmodel.data.workload import Workload
 from costmodel.errors import InputError
-from costmodel.estimate import calibrate
 from costmodel.model import shared_gpu as loopback
 from costmodel.model.latency import total
 from costmodel.model.shape import Shapes
-from costmodel.observations import observe
 from costmodel.prediction import latency_us
 from costmodel.recommendation import ALWAYS_ONE_STAGE, recommend
 from costmodel.validation import validate

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from costmodel.calibration.observations import observe
 from costmodel.data.measurement import Measurements
-from costmodel.observations import observe
 
 
 def test_every_published_row_is_used_or_named(published):

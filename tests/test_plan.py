@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel.calibration import Refusal, shipped
+from costmodel.calibration.posterior import Refusal, shipped
 from costmodel.data import kernels as kernel
 from costmodel.errors import InputError
 from costmodel.live.plan import read_plan

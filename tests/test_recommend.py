@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel.calibration import shipped
+from costmodel.calibration.posterior import shipped
 from costmodel.data.workload import Workload, captured_batch_sizes, snap_tokens
 from costmodel.errors import InputError
 from costmodel.recommendation import best_cutoff, recommend

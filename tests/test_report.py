@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from costmodel import calibration as calibrations
+from costmodel.calibration.posterior import posterior as calibrations
 from costmodel.data import llms
 from costmodel.errors import InputError
 from costmodel.figures import static

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from costmodel.calibration import shipped
+from costmodel.calibration.posterior import shipped
 from costmodel.data import hardware
 from costmodel.data import kernels as kernel
 from costmodel.errors import InputError

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from costmodel.calibration import shipped
+from costmodel.calibration.posterior import shipped
 from costmodel.simulation import Conditions, Skew, Stream, machine, simulate
 from costmodel.simulation.program import EXCHANGE, MEMORY, READ, Transfer
 

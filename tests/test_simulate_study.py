@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from costmodel.calibration import shipped
+from costmodel.calibration.posterior import shipped
 from costmodel.errors import InputError
 from costmodel.model.shape import ONE_STAGE, TWO_STAGE, Shapes
 from costmodel.prediction import latency_us

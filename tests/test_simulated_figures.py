@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from costmodel import simulation
-from costmodel.calibration import shipped
+from costmodel.calibration.posterior import shipped
 from costmodel.figures.simulated import cutoffs_along, latency_along, time_per_rank
 
 

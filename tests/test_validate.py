@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costmodel.accuracy import compare, covered, offsets_without_row
-from costmodel.calibration import Refusal, shipped
+from costmodel.calibration.posterior import Refusal, shipped
 from costmodel.data import kernels as kernel
 from costmodel.data.measurement import Measurements
 from costmodel.data.workload import Workload

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel.calibration import Refusal, shipped
+from costmodel.calibration.posterior import Refusal, shipped
 from costmodel.data import kernels as kernel
 from costmodel.data import llms
 from costmodel.data.histogram import BatchHistogram, read_histogram

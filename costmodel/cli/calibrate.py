@@ -39,12 +39,12 @@ def command(
     costmodel calibrate mine.csv --published --arch gfx942 --out mine.json
     costmodel calibrate --published --arch gfx950 --out gfx950.json
     """
+    from ..calibration.estimate import calibrate
+    from ..calibration.observations import observe
     from ..calibration_report import report
     from ..data import measurement
     from ..data.measurement import VOCABULARY
     from ..errors import InputError
-    from ..estimate import calibrate
-    from ..observations import observe
 
     if not measurements and not published:
         raise InputError("give schema 1 files or --published")

@@ -13,7 +13,7 @@ from ..model.shape import OPS, WORLD_SIZES
 from ..units import ELEMENT_BYTES
 
 if TYPE_CHECKING:
-    from ..calibration import Calibration
+    from ..calibration.posterior import Calibration
 
 Command = Callable[..., Any]
 
@@ -126,7 +126,7 @@ def load_target(
 
     With a calibration of the user's own, its GPUs count, catalogued or not.
     """
-    from ..calibration import load, shipped
+    from ..calibration.posterior import load, shipped
     from ..data import hardware
 
     if calibration_file is None:

@@ -19,7 +19,7 @@ from ..validation import Limits
 from . import options
 
 if TYPE_CHECKING:
-    from ..calibration import Calibration
+    from ..calibration.posterior import Calibration
     from ..data.measurement import Measurements
     from ..judging import RuleRegret
     from ..rules.rule import Rule

@@ -12,7 +12,7 @@ from ..errors import InputError
 from . import options
 
 if TYPE_CHECKING:
-    from ..calibration import Calibration
+    from ..calibration.posterior import Calibration
     from ..data.llms import LLM
     from ..rules.rule import Rule
     from ..worth import Worth

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..calibration import Calibration, nominal_gbps
+from ..calibration.posterior import Calibration, nominal_gbps
 from ..data import facts
 from ..data import kernels as _kernel
 from ..errors import InputError

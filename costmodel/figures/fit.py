@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..calibration import Calibration
+from ..calibration.posterior import Calibration
 from ..model import parameters
 from .latency import SYMBOLS, size_bytes
 from .template import (
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from ..accuracy import Rows
-    from ..assessment import Assessment
+    from ..calibration.cross_validation import Assessment
     from ..data.measurement import Measurements
 
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, NEUTRAL)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..calibration import LEVEL, NOISE_DOF
+from ..calibration.posterior import LEVEL, NOISE_DOF
 from ..model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
 from ..prediction import SEED
 from ..rules.condition import exact_size
@@ -31,8 +31,8 @@ from .template import (
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+    from ..calibration.observations import Observations
     from ..data.measurement import Measurements
-    from ..observations import Observations
     from ..pairs import Pairs
     from ..rules.rule import Rule
 

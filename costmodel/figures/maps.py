@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..calibration import LEVEL, Calibration
+from ..calibration.posterior import LEVEL, Calibration
 from ..data import kernels as _kernel
 from ..data.workload import captured_batch_sizes
 from ..model.geometry import eligible

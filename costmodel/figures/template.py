@@ -16,7 +16,7 @@ from ..model.fabric import FULL_MESH
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from ..calibration import Calibration
+    from ..calibration.posterior import Calibration
 
 #: Okabe and Ito's palette without black, which does not show on a dark page.
 ORANGE = "#E69F00"

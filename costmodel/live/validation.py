@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from ..accuracy import Rows, covered
-from ..calibration import Calibration
+from ..calibration.observations import observe
+from ..calibration.posterior import Calibration
 from ..data import measurement
 from ..data.kernels import LATEST
 from ..data.measurement import Measurements
@@ -25,7 +26,6 @@ from ..data.workload import Workload
 from ..errors import InputError
 from ..judging import RECOMMENDED, Agreement, RuleRegret, agreement, judge
 from ..model.shape import FUSED
-from ..observations import observe
 from ..pairs import Pairs, pair
 from ..recommendation import NOT_IDENTIFIED, recommend
 from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, current, shipped

@@ -1,6 +1,6 @@
 """Which shapes to measure next: the set that most reduces the expected regret of the rule.
 
->>> from costmodel.calibration import shipped
+>>> from costmodel.calibration.posterior import shipped
 >>> from costmodel.planning import Budget, plan
 >>> plan(shipped("gfx942"), gpu="MI300X", budget=Budget(shapes=6)).save("plan.json")
 

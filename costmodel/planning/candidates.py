@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration import HARNESS_DOF, NOISE_DOF, Calibration
+from ..calibration.posterior import HARNESS_DOF, NOISE_DOF, Calibration
 from ..data.kernels import Kernel
 from ..data.workload import captured_batch_sizes
 from ..model.geometry import eligible

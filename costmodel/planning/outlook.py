@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration import Calibration
+from ..calibration.posterior import Calibration
 from ..data.kernels import Kernel
 from ..recommendation import MAX_INTERVAL_RATIO, Choice, best_cutoff
 from .posterior import Posterior

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration import Calibration, Values, nominal_gbps
+from ..calibration.posterior import Calibration, Values, nominal_gbps
 from ..model import parameters
 
 Array = NDArray[np.float64]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration import Calibration
+from ..calibration.posterior import Calibration
 from .candidates import Candidates
 from .posterior import Posterior
 from .stake import Stake

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..calibration import Calibration
+from ..calibration.posterior import Calibration
 from ..data import kernels as _kernel
 from ..data.workload import Workload
 from ..errors import InputError

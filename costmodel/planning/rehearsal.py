@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration import HARNESS_DOF, NOISE_DOF, Calibration
+from ..calibration.posterior import HARNESS_DOF, NOISE_DOF, Calibration
 from ..data.kernels import Kernel
 from ..model.shape import ALGORITHMS, Shapes
 from ..prediction import latency_us

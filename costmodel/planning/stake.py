@@ -32,7 +32,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration import Calibration
+from ..calibration.posterior import Calibration
 from ..data.kernels import Kernel
 from ..data.workload import Workload
 from ..model.geometry import eligible

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..accuracy import covered
-from ..calibration import Calibration, shipped
+from ..calibration.observations import observe
+from ..calibration.posterior import Calibration, shipped
 from ..data import hardware, measurement
 from ..data import kernels as _kernel
 from ..data.histogram import BatchHistogram
@@ -25,7 +26,6 @@ from ..engines.places import engine as engine_named
 from ..errors import InputError
 from ..model.fabric import FULL_MESH
 from ..model.shape import FUSED, WORLD_SIZES
-from ..observations import observe
 from ..recommendation import (
     MEASURED,
     NOT_IDENTIFIED,
@@ -161,7 +161,7 @@ class Findings:
     @cached_property
     def rows_sha256(self) -> str:
         """Hash of the measured rows that the report draws and judges by."""
-        from ..estimate import data_sha256
+        from ..calibration.estimate import data_sha256
 
         return data_sha256(covered(self.calibration, self.table))
 

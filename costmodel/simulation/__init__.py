@@ -4,7 +4,7 @@ Workgroups run the kernels' programs, flags fly between ranks and bytes flow ove
 shared max-min fairly. Geometry, costs and the rounding of a transfer are those of the closed form,
 so that the two differ only where an assumption of the closed form fails::
 
-    from costmodel.calibration import shipped
+    from costmodel.calibration.posterior import shipped
     from costmodel.simulation import Study
 
     study = Study(shipped("gfx950"), "MI355X", ranks=8, links={"0-3": 0.5})

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ..calibration import Calibration
+from ..calibration.posterior import Calibration
 from ..data import hardware
 from ..data import kernels as _kernel
 from ..errors import InputError, nearest

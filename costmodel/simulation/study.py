@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration import Calibration
+from ..calibration.posterior import Calibration
 from ..data.kernels import Kernel
 from ..errors import InputError, nearest
 from ..model.shape import FUSED

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from costmodel import calibration, figures
+from costmodel import figures
+from costmodel.calibration.posterior import posterior as calibration
 from costmodel.data import llms
 from costmodel.recommendation import recommend
 from costmodel.rules.rule import rule as rules

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ..model.shape import SEPARATE
 from .baselines import BASELINES
-from .calibration import NOISE_DOF
-from .diagnostics import HiddenEffect, arms, hidden_effect, sizes
+from .coverage import HiddenEffect, arms, hidden_effect, sizes
 from .estimate import Fit, fit
-from .model.shape import SEPARATE
+from .posterior import NOISE_DOF
 
 Array = NDArray[np.float64]
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration import HARNESS_DOF, NOISE_DOF, Calibration, nominal_gbps
-from .data import hardware
-from .data.measurement import COLUMNS
-from .diagnostics import coverage, hidden_effect, refusals
-from .errors import InputError
-from .model import parameters
+from ..data import hardware
+from ..data.measurement import COLUMNS
+from ..errors import InputError
+from ..model import parameters
+from .coverage import coverage, hidden_effect, refusals
 from .observations import Observations
+from .posterior import HARNESS_DOF, NOISE_DOF, Calibration, nominal_gbps
 
 Array = NDArray[np.float64]
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration import Coverage, Refusal
-from .model.shape import FUSED
+from ..model.shape import FUSED
 from .observations import Observations
+from .posterior import Coverage, Refusal
 
 if TYPE_CHECKING:
     from .estimate import Fit

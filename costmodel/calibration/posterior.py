@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .data import facts, hardware
-from .errors import InputError
-from .files import replacing
-from .model import parameters
-from .model.latency import Costs, costs
-from .model.shared_gpu import Costs as LoopbackCosts
+from ..data import facts, hardware
+from ..errors import InputError
+from ..files import replacing
+from ..model import parameters
+from ..model.latency import Costs, costs
+from ..model.shared_gpu import Costs as LoopbackCosts
 
 SCHEMA = "costmodel/calibration/1"
 
@@ -269,7 +269,7 @@ class Calibration:
         return json.dumps(record, indent=1) + "\n"
 
     def _repr_html_(self) -> str:
-        from .rich_repr import calibration_html
+        from ..rich_repr import calibration_html
 
         return calibration_html(self)
 

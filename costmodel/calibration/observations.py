@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .data import hardware
-from .data import kernels as kernel
-from .data.measurement import Measurements
-from .model import fabric
-from .model.geometry import Geometry, on_fabric
-from .model.latency import Costs, costs, terms, total
-from .model.shape import ALL_REDUCE, FUSED, ONE_STAGE, OPS, TWO_STAGE, WORLD_SIZES, Shapes
-from .model.shared_gpu import FAMILY as LOOPBACK_FAMILY
-from .model.shared_gpu import Costs as LoopbackCosts
-from .model.shared_gpu import Loopback, archs
-from .units import ELEMENT_BYTES
+from ..data import hardware
+from ..data import kernels as kernel
+from ..data.measurement import Measurements
+from ..model import fabric
+from ..model.geometry import Geometry, on_fabric
+from ..model.latency import Costs, costs, terms, total
+from ..model.shape import ALL_REDUCE, FUSED, ONE_STAGE, OPS, TWO_STAGE, WORLD_SIZES, Shapes
+from ..model.shared_gpu import FAMILY as LOOPBACK_FAMILY
+from ..model.shared_gpu import Costs as LoopbackCosts
+from ..model.shared_gpu import Loopback, archs
+from ..units import ELEMENT_BYTES
 
 Mask = NDArray[np.bool_]
 

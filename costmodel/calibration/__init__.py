@@ -1,0 +1,1 @@
+"""From measured rows to the posterior of the model's parameters, and how good that is."""
