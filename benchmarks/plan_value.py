@@ -36,12 +36,12 @@ from costmodel.calibration.observations import observe
 from costmodel.calibration.posterior import shipped
 from costmodel.data import kernels as kernel
 from costmodel.data.measurement import Measurements, concat, published
+from costmodel.decide.recommendation import best_cutoff
 from costmodel.files import replacing
 from costmodel.planning import Budget, Effort, Rehearsal, pose
 from costmodel.planning.posterior import Posterior
 from costmodel.planning.search import search
 from costmodel.planning.stake import both_arms, regret_of_cutoffs
-from costmodel.recommendation import best_cutoff
 from costmodel.table import table
 
 #: One latency costs one, so that a budget in "seconds" counts latencies.

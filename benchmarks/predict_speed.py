@@ -15,8 +15,8 @@ import numpy as np
 
 from costmodel.calibration.posterior import shipped
 from costmodel.data import kernels as kernel
+from costmodel.decide.prediction import BLOCK, latency_terms
 from costmodel.model.shape import Shapes
-from costmodel.prediction import BLOCK, latency_terms
 
 
 def best(run, repeat=7):

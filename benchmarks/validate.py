@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodel.accuracy import compare, covered
 from costmodel.calibration.posterior import posterior as _calibration
 from costmodel.data import kernels as kernel
 from costmodel.data import measurement
+from costmodel.decide.pairs import calls
+from costmodel.decide.prediction import latency_us
+from costmodel.decide.row_errors import compare, covered
+from costmodel.decide.validation import validate
 from costmodel.model.shape import ALGORITHMS, FUSED, Shapes
-from costmodel.pairs import calls
-from costmodel.prediction import latency_us
-from costmodel.validation import validate
 
 HIDDEN = (1024, 2048, 2880, 4096, 5120, 6144, 7168, 8192)
 

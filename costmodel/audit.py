@@ -22,7 +22,7 @@ from .model.shape import FUSED, WORLD_SIZES
 from .rules.rule import Rule, catalogue
 
 if TYPE_CHECKING:
-    from .regret import Score
+    from .decide.regret import Score
 
 SCHEMA = "costmodel/audit/1"
 

@@ -16,9 +16,9 @@ from .units import kib
 
 if TYPE_CHECKING:
     from .calibration.posterior import Calibration
-    from .recommendation import Cutoff, Recommendation
-    from .regret import Estimate
-    from .validation import Validation
+    from .decide.recommendation import Cutoff, Recommendation
+    from .decide.regret import Estimate
+    from .decide.validation import Validation
 
 
 def calibration_html(calibration: Calibration) -> str:

@@ -12,9 +12,9 @@ from costmodel.calibration.posterior import load, shipped
 from costmodel.calibration.posterior import posterior as record
 from costmodel.data import measurement
 from costmodel.data.kernels import aiter
+from costmodel.decide.prediction import latency_us, predict
 from costmodel.errors import InputError
 from costmodel.model.shape import Shapes
-from costmodel.prediction import latency_us, predict
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from costmodel.calibration.observations import observe
 from costmodel.calibration.posterior import HARNESS_DOF, NOISE_DOF
 from costmodel.data.kernels import aiter
 from costmodel.data.measurement import Measurements
+from costmodel.decide.prediction import latency_us
 from costmodel.errors import InputError
 from costmodel.model.shape import Shapes
-from costmodel.prediction import latency_us
 
 REPLICATES = 24
 
@@ -144,7 +144,7 @@ def test_nothing_to_fit_is_refused(row):
 
 def test_a_user_s_rows_alone_can_be_calibrated(row):
     """Two arms at five sizes on one GPU: enough for a measured cutoff with an interval."""
-    from costmodel.recommendation import recommend
+    from costmodel.decide.recommendation import recommend
 
     rows = []
     for tokens in (4, 8, 16, 32, 64, 128):

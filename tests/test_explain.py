@@ -12,13 +12,13 @@ import pytest
 from costmodel.calibration.posterior import posterior as calibrations
 from costmodel.data import kernels as kernel
 from costmodel.data.workload import captured_batch_sizes
+from costmodel.decide.explanation import decisions, explain
+from costmodel.decide.prediction import predict
+from costmodel.decide.recommendation import recommend
+from costmodel.decide.sensitivity import Setting
 from costmodel.errors import InputError
-from costmodel.explanation import decisions, explain
 from costmodel.model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
-from costmodel.prediction import predict
-from costmodel.recommendation import recommend
 from costmodel.rules.rule import rule as rules
-from costmodel.sensitivity import Setting
 
 KEYS = [
     "schema", "arch", "gpu", "op", "dtype", "aiter_version", "calibration", "world_size",

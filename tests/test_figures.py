@@ -21,16 +21,16 @@ from costmodel.calibration.posterior import posterior as calibrations
 from costmodel.data import kernels as kernel
 from costmodel.data import llms
 from costmodel.data.workload import Workload, captured_batch_sizes
+from costmodel.decide.prediction import predict
+from costmodel.decide.recommendation import recommend
+from costmodel.decide.regret import ModelledPairs
+from costmodel.decide.sensitivity import Setting, crossing, flips, interval
+from costmodel.decide.validation import validate
+from costmodel.decide.worth import worth
 from costmodel.figures import drift, maps, static, template
 from costmodel.figures.regret import field
 from costmodel.model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
-from costmodel.prediction import predict
-from costmodel.recommendation import recommend
-from costmodel.regret import ModelledPairs
 from costmodel.rules.rule import rule as rules
-from costmodel.sensitivity import Setting, crossing, flips, interval
-from costmodel.validation import validate
-from costmodel.worth import worth
 
 
 @pytest.fixture(scope="module")
@@ -473,7 +473,7 @@ def test_static_files_are_drawn_at_the_width_of_a_pull_request(tp4, tmp_path):
 
 def test_plotly_is_imported_only_when_a_figure_is_made():
     code = (
-        "import sys, costmodel.figures, costmodel.explanation, costmodel.rich_repr;"
+        "import sys, costmodel.figures, costmodel.decide.explanation, costmodel.rich_repr;"
         "from costmodel.figures import latency, maps, regret, terms, fit, drift, worth, static, planning;"
         "from costmodel.report import story, page, directory;"
         "print([m for m in ('plotly', 'scipy', 'kaleido', 'pandas') if m in sys.modules])"

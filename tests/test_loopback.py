@@ -10,13 +10,13 @@ from costmodel.calibration.observations import observe
 from costmodel.data import kernels as kernel
 from costmodel.data import measurement
 from costmodel.data.workload import Workload
+from costmodel.decide.prediction import latency_us
+from costmodel.decide.recommendation import ALWAYS_ONE_STAGE, recommend
+from costmodel.decide.validation import validate
 from costmodel.errors import InputError
 from costmodel.model import shared_gpu as loopback
 from costmodel.model.latency import total
 from costmodel.model.shape import Shapes
-from costmodel.prediction import latency_us
-from costmodel.recommendation import ALWAYS_ONE_STAGE, recommend
-from costmodel.validation import validate
 
 ROWS = Path(__file__).parents[1] / "measurements" / "h200-loopback"
 FREE = 1e12

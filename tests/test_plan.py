@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from costmodel.calibration.posterior import Refusal, shipped
 from costmodel.data import kernels as kernel
+from costmodel.decide.recommendation import recommend
 from costmodel.errors import InputError
 from costmodel.live.plan import read_plan
 from costmodel.planning import Budget, Effort, Rehearsal, plan, pose
 from costmodel.planning.posterior import Posterior, linear
 from costmodel.planning.search import exchanged, pruned, search
 from costmodel.planning.stake import Stake, normal_points
-from costmodel.recommendation import recommend
 
 ONE_EACH = Effort(0.0, 0.0, 1.0, 0)
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from costmodel.calibration.posterior import shipped
 from costmodel.data.workload import Workload, captured_batch_sizes, snap_tokens
+from costmodel.decide.recommendation import best_cutoff, recommend
 from costmodel.errors import InputError
-from costmodel.recommendation import best_cutoff, recommend
 
 GPUS = [("gfx942", "MI300X"), ("gfx942", "MI308X"), ("gfx942", "MI325X"),
         ("gfx950", "MI350X"), ("gfx950", "MI355X")]  # fmt: skip

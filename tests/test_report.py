@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 from costmodel.calibration.posterior import posterior as calibrations
 from costmodel.data import llms
+from costmodel.decide.recommendation import recommend
+from costmodel.decide.validation import validate
+from costmodel.decide.worth import worth
 from costmodel.errors import InputError
 from costmodel.figures import static
-from costmodel.recommendation import recommend
 from costmodel.report import blocks, directory, findings, markdown, markup, page, story
 from costmodel.rich_repr import calibration_html, recommendation_html, validation_html
 from costmodel.rules.rule import rule as rules
-from costmodel.validation import validate
-from costmodel.worth import worth
 
 HOSTILE = (
     "x<i>y</i></script><script>window.pwned=1</script><img src=x onerror='window.pwned=1'> | **b** "

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from costmodel.calibration.posterior import shipped
+from costmodel.decide.prediction import latency_us
 from costmodel.errors import InputError
 from costmodel.model.shape import ONE_STAGE, TWO_STAGE, Shapes
-from costmodel.prediction import latency_us
 from costmodel.simulation import Conditions, Skew, Study, crossing, cutoff_map
 
 

@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel.accuracy import compare, covered, offsets_without_row
 from costmodel.calibration.posterior import Refusal, shipped
 from costmodel.data import kernels as kernel
 from costmodel.data.measurement import Measurements
 from costmodel.data.workload import Workload
+from costmodel.decide.pairs import calls, group_median
+from costmodel.decide.prediction import latency_us, predict
+from costmodel.decide.regret import ModelledPairs, bootstrap_means, score
+from costmodel.decide.row_errors import compare, covered, offsets_without_row
+from costmodel.decide.validation import Limits, hold_out, validate
 from costmodel.errors import InputError
 from costmodel.model.shape import ALGORITHMS, ALL_REDUCE, FUSED, SEPARATE, Shapes
-from costmodel.pairs import calls, group_median
-from costmodel.prediction import latency_us, predict
-from costmodel.regret import ModelledPairs, bootstrap_means, score
 from costmodel.rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, named
-from costmodel.validation import Limits, hold_out, validate
 
 WORKLOAD = Workload.of([2880, 7168])
 

@@ -17,12 +17,12 @@ from costmodel.data import kernels as kernel
 from costmodel.data import llms
 from costmodel.data.histogram import BatchHistogram, read_histogram
 from costmodel.data.workload import captured_batch_sizes
+from costmodel.decide.prediction import SEED, latency_us
+from costmodel.decide.regret import DRAWS
+from costmodel.decide.worth import recommended_at, worth
 from costmodel.errors import InputError
 from costmodel.model.shape import ALGORITHMS, Shapes
-from costmodel.prediction import SEED, latency_us
-from costmodel.regret import DRAWS
 from costmodel.rules.rule import Rule, named
-from costmodel.worth import recommended_at, worth
 
 R1 = llms.find("deepseek-r1")
 LOW = Rule.from_cutoffs("low", {4: 128 * 1024})

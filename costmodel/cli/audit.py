@@ -75,7 +75,7 @@ def command(
         calibration, arch, gpu = options.load_target(arch, gpu, calibration_file)
         scorer = model_scorer(calibration, gpu, dtype, aiter_version, sizes)
         if against is None:
-            from ..recommendation import recommended_rule
+            from ..decide.recommendation import recommended_rule
 
             rule, _ = recommended_rule(
                 arch,
@@ -135,7 +135,7 @@ def model_scorer(
 ) -> Scorer:
     """Return a scorer by the calibrated model over captured batch sizes and the hidden sizes."""
     from ..data.workload import Workload
-    from ..regret import ModelledPairs, known_workload
+    from ..decide.regret import ModelledPairs, known_workload
 
     workload = Workload.of(hidden) if hidden else known_workload()
 

@@ -41,9 +41,9 @@ def command(
     """
     from ..calibration.estimate import calibrate
     from ..calibration.observations import observe
-    from ..calibration_report import report
     from ..data import measurement
     from ..data.measurement import VOCABULARY
+    from ..decide.fit_report import report
     from ..errors import InputError
 
     if not measurements and not published:

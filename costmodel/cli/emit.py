@@ -169,7 +169,7 @@ def _rule(
         provenance = Provenance(command_line)
         hidden_set = hidden
     else:
-        from ..recommendation import recommended_rule
+        from ..decide.recommendation import recommended_rule
 
         calibration, arch, gpu = options.load_target(
             chosen["arch"], chosen["gpu"], chosen["calibration_file"]

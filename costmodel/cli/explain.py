@@ -8,11 +8,11 @@ import click
 import numpy as np
 
 from ..data import kernels as kernel
+from ..decide.explanation import Decisions, Explanation, decisions, explain
+from ..decide.sensitivity import MAX_TOKENS, Flip, Setting
 from ..errors import InputError
-from ..explanation import Decisions, Explanation, decisions, explain
 from ..model.latency import TERMS
 from ..model.shape import ONE_STAGE, TWO_STAGE
-from ..sensitivity import MAX_TOKENS, Flip, Setting
 from ..table import table
 from ..units import kib
 from . import options

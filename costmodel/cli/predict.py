@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from ..data import kernels as kernel
+from ..decide.prediction import Prediction, predict
 from ..model.shape import ALGORITHMS, Shapes
-from ..prediction import Prediction, predict
 from ..table import table
 from ..units import kib
 from . import options

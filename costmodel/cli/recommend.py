@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..data import kernels as kernel
-from ..recommendation import Recommendation, recommend
+from ..decide.recommendation import Recommendation, recommend
 from ..table import table
 from ..units import kib
 from . import options

@@ -13,17 +13,17 @@ import click
 
 from ..data import kernels as kernel
 from ..data.workload import Workload
+from ..decide.measured_regret import NORMAL_90
+from ..decide.validation import Limits
 from ..errors import InputError, nearest
-from ..judging import NORMAL_90
-from ..validation import Limits
 from . import options
 
 if TYPE_CHECKING:
     from ..calibration.posterior import Calibration
     from ..data.measurement import Measurements
-    from ..judging import RuleRegret
+    from ..decide.measured_regret import RuleRegret
+    from ..decide.validation import Validation
     from ..rules.rule import Rule
-    from ..validation import Validation
 
 DEFAULT = Limits()
 
@@ -131,7 +131,7 @@ def command(
     costmodel validate --gpu MI355X --published --hold-out aiter-3458-mi355x
     costmodel validate --arch gfx942 --published --accuracy-only
     """
-    from ..validation import hold_out, validate
+    from ..decide.validation import hold_out, validate
 
     limits = Limits(max_median_error, min_agree / 100, max_regret, tie)
     if live is not None:

@@ -14,8 +14,8 @@ from . import options
 if TYPE_CHECKING:
     from ..calibration.posterior import Calibration
     from ..data.llms import LLM
+    from ..decide.worth import Worth
     from ..rules.rule import Rule
-    from ..worth import Worth
 
 RECOMMENDED = "recommended"
 
@@ -64,7 +64,7 @@ def command(
     """
     from ..data import llms
     from ..data.histogram import BatchHistogram, read_histogram
-    from ..worth import SCHEMA, worth
+    from ..decide.worth import SCHEMA, worth
 
     if (model_name is None) == (config_file is None):
         raise InputError("give one of --model and --config")
@@ -125,8 +125,8 @@ def _targets(
 def _rule(
     name: str, calibration: Calibration, gpu: str, tp: int, dtype: str, aiter_version: str
 ) -> Rule:
+    from ..decide.worth import recommended_at
     from ..rules.rule import load, named
-    from ..worth import recommended_at
 
     if name.lower() == RECOMMENDED:
         return recommended_at(calibration, gpu, tp, dtype, aiter_version)

@@ -11,9 +11,9 @@ import numpy as np
 from ..calibration.posterior import Calibration, nominal_gbps
 from ..data import facts
 from ..data import kernels as _kernel
+from ..decide.sensitivity import Setting, Sweep, against_factor, against_jitter, against_version
 from ..errors import InputError
 from ..model.shape import FUSED, ONE_STAGE
-from ..sensitivity import Setting, Sweep, against_factor, against_jitter, against_version
 from .regret import BY_WORLD_SIZE
 from .template import NEUTRAL, band, evidence_line, finish, plain, provenance
 

@@ -28,9 +28,9 @@ from .template import (
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from ..accuracy import Rows
     from ..calibration.cross_validation import Assessment
     from ..data.measurement import Measurements
+    from ..decide.row_errors import Rows
 
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, NEUTRAL)
 
@@ -40,8 +40,8 @@ NORMAL_90 = 1.645
 
 def rows_of(calibration: Calibration, table: Measurements | None = None) -> Rows:
     """Return the rows that a calibration covers beside its predictions (default: published)."""
-    from ..accuracy import compare, covered
     from ..data import measurement
+    from ..decide.row_errors import compare, covered
 
     table = measurement.published() if table is None else table
     return compare(calibration, covered(calibration, table))

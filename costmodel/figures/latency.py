@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..calibration.posterior import LEVEL, NOISE_DOF
+from ..decide.prediction import SEED
+from ..decide.sensitivity import Setting, grid, interval
 from ..model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
-from ..prediction import SEED
 from ..rules.condition import exact_size
-from ..sensitivity import Setting, grid, interval
 from ..units import kib
 from .template import (
     ARM_COLOUR,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from ..calibration.observations import Observations
     from ..data.measurement import Measurements
-    from ..pairs import Pairs
+    from ..decide.pairs import Pairs
     from ..rules.rule import Rule
 
 #: Markers of sources, in the order in which sources come.
@@ -181,8 +181,8 @@ def _points(
     """Draw the measured rows and, below, the pairs of arms; return their extremes in us."""
     import plotly.graph_objects as go
 
-    from ..accuracy import covered
-    from ..pairs import pair
+    from ..decide.pairs import pair
+    from ..decide.row_errors import covered
 
     rows = table.select(
         (table.gpu == setting.gpu)

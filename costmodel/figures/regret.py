@@ -11,9 +11,9 @@ import numpy as np
 from ..calibration.posterior import LEVEL, Calibration
 from ..data import kernels as _kernel
 from ..data.workload import Workload
+from ..decide.regret import Estimate, ModelledPairs, bootstrap_means, known_workload
 from ..errors import InputError
 from ..model.shape import FUSED, WORLD_SIZES
-from ..regret import Estimate, ModelledPairs, bootstrap_means, known_workload
 from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule
 from .template import (
     GREEN,
@@ -27,7 +27,7 @@ from .template import (
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from ..validation import Validation
+    from ..decide.validation import Validation
 
 #: World sizes: colour, marker, and where they stand on a rule's row.
 BY_WORLD_SIZE = {
@@ -172,7 +172,7 @@ def _interval_of_mean(validation: Validation, name: str, mean: float) -> Estimat
     known = {r.name: r for r in (*catalogue(), ALWAYS_1STAGE, ALWAYS_2STAGE)}
     choice: np.ndarray
     if name == "recommended":
-        from ..judging import recommended_choice
+        from ..decide.measured_regret import recommended_choice
 
         choice = recommended_choice(pairs, validation.advice, version)
     elif name in known:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..decide.sensitivity import Setting, grid, interval
 from ..model.latency import TERMS
 from ..model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
-from ..sensitivity import Setting, grid, interval
 from ..units import kib
 from .template import (
     ARM_COLOUR,

@@ -13,7 +13,7 @@ from .template import ARM_COLOUR, NEUTRAL, finish, plain, provenance
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from ..worth import Worth
+    from ..decide.worth import Worth
 
 #: What a bar stands for: the algorithm that runs after the change.
 CHANGE = {"1stage": "now 1-stage instead of 2-stage", "2stage": "now 2-stage instead of 1-stage"}

@@ -2,7 +2,7 @@
 
 ``costmodel validate --live BACKEND`` measures forced 1-stage and 2-stage (and ``auto`` where the
 back end has a rule of its own) as ``costmodel measure`` does, and hands the rows to
-:func:`costmodel.validation.validate`. Applying the recommended rule is choosing one of the two
+:func:`costmodel.decide.validation.validate`. Applying the recommended rule is choosing one of the two
 forced arms per shape, so its latency is one of the two that were measured in the same sitting.
 """
 
@@ -16,20 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from ..accuracy import Rows, covered
 from ..calibration.observations import observe
 from ..calibration.posterior import Calibration
 from ..data import measurement
 from ..data.kernels import LATEST
 from ..data.measurement import Measurements
 from ..data.workload import Workload
+from ..decide.measured_regret import RECOMMENDED, Agreement, RuleRegret, agreement, judge
+from ..decide.pairs import Pairs, pair
+from ..decide.recommendation import NOT_IDENTIFIED, recommend
+from ..decide.row_errors import Rows, covered
+from ..decide.validation import SCHEMA, Limits, Validation, validate
 from ..errors import InputError
-from ..judging import RECOMMENDED, Agreement, RuleRegret, agreement, judge
 from ..model.shape import FUSED
-from ..pairs import Pairs, pair
-from ..recommendation import NOT_IDENTIFIED, recommend
 from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, current, shipped
-from ..validation import SCHEMA, Limits, Validation, validate
 from .session import MEASUREMENTS, SAMPLES
 
 #: Between the powers of two that calibrations are usually measured at.

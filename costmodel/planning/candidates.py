@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from ..calibration.posterior import HARNESS_DOF, NOISE_DOF, Calibration
 from ..data.kernels import Kernel
 from ..data.workload import captured_batch_sizes
+from ..decide.prediction import latency_us
 from ..model.geometry import eligible
 from ..model.shape import ALGORITHMS, Shapes
-from ..prediction import latency_us
 from ..units import element_bytes
 from .posterior import Posterior, linear
 from .stake import Stake

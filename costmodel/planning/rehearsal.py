@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from ..calibration.posterior import HARNESS_DOF, NOISE_DOF, Calibration
 from ..data.kernels import Kernel
+from ..decide.prediction import latency_us
 from ..model.shape import ALGORITHMS, Shapes
-from ..prediction import latency_us
 from .posterior import Posterior
 from .search import Problem
 from .stake import Stake, both_arms, regret_of_cutoffs

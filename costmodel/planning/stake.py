@@ -35,10 +35,10 @@ from numpy.typing import NDArray
 from ..calibration.posterior import Calibration
 from ..data.kernels import Kernel
 from ..data.workload import Workload
+from ..decide.prediction import latency_us
+from ..decide.recommendation import Choice, best_cutoff
 from ..model.geometry import eligible
 from ..model.shape import ONE_STAGE, TWO_STAGE, Shapes
-from ..prediction import latency_us
-from ..recommendation import Choice, best_cutoff
 from .posterior import Posterior, linear
 
 Array = NDArray[np.float64]

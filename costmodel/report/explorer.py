@@ -9,14 +9,14 @@ import numpy as np
 
 from ..data import llms
 from ..data.workload import captured_batch_sizes
+from ..decide.explanation import decisions
+from ..decide.sensitivity import Setting
 from ..errors import InputError
-from ..explanation import decisions
 from ..figures.template import ARM_NAME
 from ..figures.terms import TERM_COLOUR, TERM_NAME
 from ..model.latency import TERMS
 from ..model.shape import ALGORITHMS, ONE_STAGE
 from ..rules.rule import ENGINES, Rule, catalogue, current
-from ..sensitivity import Setting
 from ..units import kib
 from .findings import Findings
 from .pictures import setting

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ..accuracy import covered
 from ..calibration.observations import observe
 from ..calibration.posterior import Calibration, shipped
 from ..data import hardware, measurement
@@ -20,13 +19,7 @@ from ..data import kernels as _kernel
 from ..data.histogram import BatchHistogram
 from ..data.llms import LLM
 from ..data.measurement import Measurements
-from ..emit.engine import Emitted, snippet
-from ..engines.places import Engine
-from ..engines.places import engine as engine_named
-from ..errors import InputError
-from ..model.fabric import FULL_MESH
-from ..model.shape import FUSED, WORLD_SIZES
-from ..recommendation import (
+from ..decide.recommendation import (
     MEASURED,
     NOT_IDENTIFIED,
     TRANSFERRED,
@@ -34,11 +27,18 @@ from ..recommendation import (
     Recommendation,
     recommend,
 )
-from ..regret import Score, score
+from ..decide.regret import Score, score
+from ..decide.row_errors import covered
+from ..decide.validation import Validation, validate
+from ..decide.worth import Worth, worth
+from ..emit.engine import Emitted, snippet
+from ..engines.places import Engine
+from ..engines.places import engine as engine_named
+from ..errors import InputError
+from ..model.fabric import FULL_MESH
+from ..model.shape import FUSED, WORLD_SIZES
 from ..rules.condition import Compare, WholePacks, all_of, factors
 from ..rules.rule import CutoffEvidence, Provenance, Rule, current, validity
-from ..validation import Validation, validate
-from ..worth import Worth, worth
 
 
 @dataclass(frozen=True)

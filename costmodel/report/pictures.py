@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..decide.sensitivity import Setting
 from ..figures.drift import (
     cutoff_against_link_rate,
     cutoff_against_skew,
@@ -18,7 +19,6 @@ from ..figures.regret import difference_from_best, regret_on_pairs, regret_over_
 from ..figures.terms import terms_along_bytes, terms_of_call
 from ..figures.worth import worth_by_batch
 from ..model.fabric import FULL_MESH
-from ..sensitivity import Setting
 from .blocks import Picture
 from .findings import Findings
 

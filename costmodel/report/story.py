@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Mapping
 
 from .. import __version__
+from ..decide.recommendation import TRANSFERRED
+from ..decide.regret import Estimate
 from ..model.fabric import FULL_MESH
-from ..recommendation import TRANSFERRED
-from ..regret import Estimate
 from ..units import kib
 from .blocks import (
     Block,

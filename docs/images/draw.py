@@ -8,10 +8,10 @@ from pathlib import Path
 from costmodel import figures
 from costmodel.calibration.posterior import posterior as calibration
 from costmodel.data import llms
-from costmodel.recommendation import recommend
+from costmodel.decide.recommendation import recommend
+from costmodel.decide.sensitivity import Setting
+from costmodel.decide.worth import worth
 from costmodel.rules.rule import rule as rules
-from costmodel.sensitivity import Setting
-from costmodel.worth import worth
 
 
 def draw(directory: Path) -> None:

@@ -12,12 +12,12 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration.observations import SILENT_DTYPE
-from .data.measurement import COLUMNS, Measurements
-from .errors import InputError
-from .model.shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
-from .rules.rule import Rule
-from .units import ELEMENT_BYTES
+from ..calibration.observations import SILENT_DTYPE
+from ..data.measurement import COLUMNS, Measurements
+from ..errors import InputError
+from ..model.shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
+from ..rules.rule import Rule
+from ..units import ELEMENT_BYTES
 
 Array = NDArray[np.float64]
 

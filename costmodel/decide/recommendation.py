@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration.posterior import LEVEL, Calibration, Coverage, Values
-from .data import kernels as _kernel
-from .data.workload import Workload, snap_tokens
-from .errors import InputError
-from .model.geometry import eligible
-from .model.shape import FUSED, ONE_STAGE, OPS, SEPARATE, TWO_STAGE, WORLD_SIZES, Shapes
+from ..calibration.posterior import LEVEL, Calibration, Coverage, Values
+from ..data import kernels as _kernel
+from ..data.workload import Workload, snap_tokens
+from ..errors import InputError
+from ..model.geometry import eligible
+from ..model.shape import FUSED, ONE_STAGE, OPS, SEPARATE, TWO_STAGE, WORLD_SIZES, Shapes
+from ..units import KIB, element_bytes, kib
 from .prediction import SEED, latency_us
-from .units import KIB, element_bytes, kib
 
 if TYPE_CHECKING:
-    from .rules.rule import Rule
+    from ..rules.rule import Rule
 
 MEASURED = "measured"
 TRANSFERRED = "transferred"
@@ -111,13 +111,13 @@ class Recommendation:
         }
 
     def _repr_html_(self) -> str:
-        from .rich_repr import recommendation_html
+        from ..rich_repr import recommendation_html
 
         return recommendation_html(self)
 
     def rule(self, name: str = "recommended") -> Rule:
         """Return the recommendation as a rule; world sizes without a claim are left out."""
-        from .rules.rule import Rule
+        from ..rules.rule import Rule
 
         return Rule.from_cutoffs(
             name=name,
@@ -145,7 +145,7 @@ def recommend(
     ``workload`` defaults to captured batch sizes crossed with them. Raises :class:`InputError` for
     an unknown op, dtype, GPU or version, and for a hidden size that the 1-stage kernel rejects.
     """
-    from .data import llms
+    from ..data import llms
 
     if op not in OPS:
         raise InputError(f"unknown op '{op}'; the model knows {', '.join(OPS)}")
@@ -464,8 +464,8 @@ def recommended_rule(
     **options: Any,
 ) -> tuple[Rule, Recommendation]:
     """Return the recommended rule with the recommendation behind it."""
-    from .calibration.posterior import shipped
-    from .data.hardware import choose
+    from ..calibration.posterior import shipped
+    from ..data.hardware import choose
 
     arch, gpu = choose(arch, gpu)
     found = recommend(calibration or shipped(arch), gpu=gpu, **options)

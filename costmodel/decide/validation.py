@@ -1,8 +1,8 @@
 """Validation: the model and every rule of the field against measured rows.
 
-The model is judged on every row that it covers (:mod:`costmodel.accuracy`), the rules on the calls
-that were measured with both algorithms (:mod:`costmodel.pairs`), by their regret
-(:mod:`costmodel.regret`). A measured latency is the judge throughout; only the regret over a
+The model is judged on every row that it covers (:mod:`costmodel.decide.row_errors`), the rules on the calls
+that were measured with both algorithms (:mod:`costmodel.decide.pairs`), by their regret
+(:mod:`costmodel.decide.regret`). A measured latency is the judge throughout; only the regret over a
 workload is the model's own.
 """
 
@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from .accuracy import Accuracy, Rows, compare, covered
-from .calibration.posterior import Calibration
-from .data import kernels as _kernel
-from .data.measurement import Measurements
-from .data.workload import Workload
-from .errors import InputError, nearest
-from .judging import (
+from ..calibration.posterior import Calibration
+from ..data import kernels as _kernel
+from ..data.measurement import Measurements
+from ..data.workload import Workload
+from ..errors import InputError, nearest
+from ..model.shape import ALL_REDUCE, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
+from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, shipped
+from .measured_regret import (
     NORMAL_90,
     RECOMMENDED,
     Advice,
@@ -33,10 +34,9 @@ from .judging import (
     over_workload,
     recommended_choice,
 )
-from .model.shape import ALL_REDUCE, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
 from .pairs import Pairs, calls
 from .regret import known_workload
-from .rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, shipped
+from .row_errors import Accuracy, Rows, compare, covered
 
 SCHEMA = "costmodel/validate/1"
 
@@ -87,7 +87,7 @@ class Validation:
         return next((r for r in self.regret if r.rule == rule), None)
 
     def _repr_html_(self) -> str:
-        from .rich_repr import validation_html
+        from ..rich_repr import validation_html
 
         return validation_html(self)
 
@@ -196,8 +196,8 @@ def hold_out(training: Measurements, sources: tuple[str, ...], arch: str) -> Cal
     Raises :class:`InputError` for a source that has no rows, and when the others say nothing of
     the arch.
     """
-    from .calibration.estimate import calibrate
-    from .calibration.observations import observe
+    from ..calibration.estimate import calibrate
+    from ..calibration.observations import observe
 
     known = np.unique(training.source).tolist()
     for source in sources:

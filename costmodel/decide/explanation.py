@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration.posterior import LEVEL
-from .data.workload import captured_batch_sizes
-from .errors import InputError
-from .model.geometry import eligible
-from .model.latency import TERMS
-from .model.shape import ALGORITHMS, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
+from ..calibration.posterior import LEVEL
+from ..data.workload import captured_batch_sizes
+from ..errors import InputError
+from ..model.geometry import eligible
+from ..model.latency import TERMS
+from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
+from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, catalogue
 from .prediction import evidence, latency_us
 from .recommendation import NOT_IDENTIFIED, recommend
 from .regret import Estimate
-from .rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, catalogue
 from .sensitivity import Flip, Setting, flips, interval
 
 Array = NDArray[np.float64]

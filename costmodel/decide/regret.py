@@ -16,14 +16,14 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration.posterior import LEVEL, Calibration
-from .data import kernels as _kernel
-from .data.workload import Workload
-from .errors import InputError
-from .model.geometry import eligible
-from .model.shape import FUSED, ONE_STAGE, TWO_STAGE, Shapes
+from ..calibration.posterior import LEVEL, Calibration
+from ..data import kernels as _kernel
+from ..data.workload import Workload
+from ..errors import InputError
+from ..model.geometry import eligible
+from ..model.shape import FUSED, ONE_STAGE, TWO_STAGE, Shapes
+from ..rules.rule import Rule
 from .prediction import SEED, latency_us
-from .rules.rule import Rule
 
 Array = NDArray[np.float64]
 Choice = NDArray[np.bool_]
@@ -196,7 +196,7 @@ def score(
 
 def known_workload() -> Workload:
     """Return captured batch sizes crossed with the hidden sizes of known models."""
-    from .data import llms
+    from ..data import llms
 
     return Workload.of(llms.hidden_dims())
 

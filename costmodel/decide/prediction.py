@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration.posterior import LEVEL, NOISE_DOF, Calibration, Values
-from .data.kernels import Kernel
-from .errors import InputError
-from .model.geometry import eligible, on_fabric
-from .model.latency import terms, total
-from .model.shape import Shapes
+from ..calibration.posterior import LEVEL, NOISE_DOF, Calibration, Values
+from ..data.kernels import Kernel
+from ..errors import InputError
+from ..model.geometry import eligible, on_fabric
+from ..model.latency import terms, total
+from ..model.shape import Shapes
 
 Array = NDArray[np.float64]
 

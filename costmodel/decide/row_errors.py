@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration.observations import Observations, observe
-from .calibration.posterior import LEVEL, NOISE_DOF, Calibration, Values
-from .data.measurement import Measurements
-from .model import parameters
+from ..calibration.observations import Observations, observe
+from ..calibration.posterior import LEVEL, NOISE_DOF, Calibration, Values
+from ..data.measurement import Measurements
+from ..model import parameters
 from .prediction import DRAWS, SEED
 
 Array = NDArray[np.float64]

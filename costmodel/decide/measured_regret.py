@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .accuracy import Rows
-from .calibration.posterior import Calibration
-from .data import kernels as _kernel
-from .data.workload import Workload
-from .model.shape import ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
+from ..calibration.posterior import Calibration
+from ..data import kernels as _kernel
+from ..data.workload import Workload
+from ..model.shape import ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
+from ..rules.rule import Rule, current
 from .pairs import Pairs
 from .prediction import latency_us
 from .recommendation import NOT_IDENTIFIED, Recommendation, recommend
 from .regret import Estimate, ModelledPairs, bootstrap_means
-from .rules.rule import Rule, current
+from .row_errors import Rows
 
 Array = NDArray[np.float64]
 Choice = NDArray[np.bool_]

@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from .calibration.posterior import Calibration
-from .data import kernels as _kernel
-from .data.histogram import BatchHistogram
-from .data.llms import LLM
-from .data.workload import Workload, captured_batch_sizes
-from .errors import InputError
-from .model.shape import FUSED, ONE_STAGE, TWO_STAGE
+from ..calibration.posterior import Calibration
+from ..data import kernels as _kernel
+from ..data.histogram import BatchHistogram
+from ..data.llms import LLM
+from ..data.workload import Workload, captured_batch_sizes
+from ..errors import InputError
+from ..model.shape import FUSED, ONE_STAGE, TWO_STAGE
+from ..rules.rule import Rule
+from ..units import element_bytes, kib
 from .recommendation import MEASURED, NOT_IDENTIFIED, TRANSFERRED, recommend
 from .regret import Estimate, ModelledPairs
-from .rules.rule import Rule
-from .units import element_bytes, kib
 
 SCHEMA = "costmodel/worth/1"
 

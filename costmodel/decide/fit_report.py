@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from .calibration.cross_validation import Assessment, Score, assess
-from .calibration.estimate import Fit
-from .calibration.posterior import Calibration
-from .model import parameters
-from .model.shape import FUSED, ONE_STAGE, TWO_STAGE
+from ..calibration.cross_validation import Assessment, Score, assess
+from ..calibration.estimate import Fit
+from ..calibration.posterior import Calibration
+from ..model import parameters
+from ..model.shape import FUSED, ONE_STAGE, TWO_STAGE
+from ..table import table
+from ..units import kib
 from .recommendation import recommend
-from .table import table
-from .units import kib
 
 #: Correlations at least this strong are listed.
 STRONG = 0.8

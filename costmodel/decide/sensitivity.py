@@ -3,7 +3,7 @@
 The crossover at one hidden size is the size in bytes at which 2-stage becomes the faster arm. It
 is read off a fine grid of token counts: the cut with the least regret, then the zero of the
 difference between the two neighbours by linear interpolation. The recommended cutoff
-(:mod:`costmodel.recommendation`) differs from it only in that it is one of the captured sizes.
+(:mod:`costmodel.decide.recommendation`) differs from it only in that it is one of the captured sizes.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .calibration.posterior import LEVEL, Calibration, Values
-from .data import kernels as _kernel
-from .model.geometry import eligible
-from .model.shape import FUSED, ONE_STAGE, TWO_STAGE, Shapes
+from ..calibration.posterior import LEVEL, Calibration, Values
+from ..data import kernels as _kernel
+from ..model.geometry import eligible
+from ..model.shape import FUSED, ONE_STAGE, TWO_STAGE, Shapes
 from .prediction import SEED, latency_terms, latency_us
 
 Array = NDArray[np.float64]
@@ -215,8 +215,8 @@ def flips(setting: Setting, tokens: int, *, names: Sequence[str] | None = None) 
     Rates and ratios are tried from a quarter to four times their estimate, fixed times from zero to
     10 us more; a link rate only up to the link's nominal rate.
     """
-    from .calibration.posterior import nominal_gbps
-    from .model import parameters
+    from ..calibration.posterior import nominal_gbps
+    from ..model import parameters
 
     calibration = setting.calibration
     point = calibration.values
