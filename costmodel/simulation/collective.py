@@ -14,10 +14,10 @@ from ..model.latency import terms, total
 from ..model.shape import ALGORITHMS, FUSED, Shapes
 from ..units import element_bytes
 from .conditions import Conditions
-from .departures import departures
 from .engine import Engine, Run
 from .machine import Machine
 from .program import Program, program
+from .unmodelled import departures
 
 Floats = NDArray[np.float64]
 
