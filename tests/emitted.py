@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from costmodel.data import kernels as kernel
-from costmodel.emit import engine
-from costmodel.emit.stand_in import decider
-from costmodel.engines.tree import open_trees
+from costmodel.engines import patch as engine
+from costmodel.engines.source import open_trees
+from costmodel.engines.stand_in import decider
 from costmodel.model.shape import WORLD_SIZES
 from costmodel.rules.condition import Calls
 from costmodel.rules.rule import CutoffEvidence, Provenance, Rule

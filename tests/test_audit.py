@@ -12,11 +12,11 @@ from engines.shapes import AITER, HERE, SGLANG, SHAPES, VLLM_OPS, Shape
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel.audit import audit
-from costmodel.emit.edits import NotRecognisedError
-from costmodel.engines import values as v
-from costmodel.engines.reading import Module, NoChoiceError, read
-from costmodel.engines.tree import open_trees
+from costmodel.engines import symbolic as v
+from costmodel.engines.audit import audit
+from costmodel.engines.reader import Module, NoChoiceError, read
+from costmodel.engines.rewrite import NotRecognisedError
+from costmodel.engines.source import open_trees
 from costmodel.engines.unit_checks import check
 from costmodel.errors import InputError
 from costmodel.model.shape import WORLD_SIZES

@@ -11,8 +11,8 @@ import pytest
 from emitted import PROVENANCE, RULES, emit
 from engines.shapes import SHAPES
 
-from costmodel.emit.boundary import cases, hidden_classes, render
-from costmodel.engines.places import engine as engine_named
+from costmodel.engines.boundary import cases, hidden_classes, render
+from costmodel.engines.call_sites import engine as engine_named
 from costmodel.model.shape import WORLD_SIZES
 from costmodel.rules.condition import parts_of
 from costmodel.rules.rule import Rule, named

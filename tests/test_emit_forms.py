@@ -10,10 +10,11 @@ import pytest
 from emitted import PROVENANCE, RULES, function_says, random_calls, rule_says
 
 from costmodel.data import kernels as kernel
-from costmodel.emit import engine, environment, listing, templates
-from costmodel.emit.boundary import first_difference
-from costmodel.engines.places import engine as engine_named
-from costmodel.engines.reading import Module, read
+from costmodel.engines import environment, listing, templates
+from costmodel.engines import patch as engine
+from costmodel.engines.boundary import first_difference
+from costmodel.engines.call_sites import engine as engine_named
+from costmodel.engines.reader import Module, read
 from costmodel.errors import InputError
 from costmodel.rules.rule import Rule
 from costmodel.rules.rule import rule as rules

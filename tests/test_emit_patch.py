@@ -9,14 +9,14 @@ import pytest
 from emitted import PROVENANCE, RULES, apply, emit, function_says, random_calls, rule_says, tools
 from engines.shapes import AITER, SGLANG, SHAPES, Shape
 
-from costmodel.audit import audit
 from costmodel.data import kernels as kernel
-from costmodel.emit import engine
-from costmodel.emit.diff import Edit, unified
-from costmodel.emit.diff import apply as apply_edits
-from costmodel.emit.edits import NotRecognisedError
-from costmodel.engines.reading import Module, read
-from costmodel.engines.tree import open_trees
+from costmodel.engines import patch as engine
+from costmodel.engines.audit import audit
+from costmodel.engines.diff import Edit, unified
+from costmodel.engines.diff import apply as apply_edits
+from costmodel.engines.reader import Module, read
+from costmodel.engines.rewrite import NotRecognisedError
+from costmodel.engines.source import open_trees
 from costmodel.errors import InputError
 from costmodel.model.shape import WORLD_SIZES
 from costmodel.rules.condition import ByWorldSize, Compare, factors

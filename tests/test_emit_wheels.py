@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from emitted import PROVENANCE, RULES, apply, emit, function_says, random_calls, rule_says, tools
 
-from costmodel.audit import audit
-from costmodel.emit.boundary import render
-from costmodel.emit.edits import NotRecognisedError
-from costmodel.engines.tree import open_trees
+from costmodel.engines.audit import audit
+from costmodel.engines.boundary import render
+from costmodel.engines.rewrite import NotRecognisedError
+from costmodel.engines.source import open_trees
 
 WHEELS = sorted(Path(os.environ.get("COSTMODEL_ENGINE_WHEELS", "/nonexistent")).glob("*.whl"))
 

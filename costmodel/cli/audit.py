@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from ..audit import Audit, Scorer, audit
 from ..data import kernels as kernel
 from ..data.llms import CALLS_PER_LAYER
-from ..engines.tree import open_trees
+from ..engines.audit import Audit, Scorer, audit
+from ..engines.source import open_trees
 from ..errors import InputError
 from ..model.shape import FUSED, WORLD_SIZES
 from ..rules.rule import Rule, load, named

@@ -96,7 +96,7 @@ def _listing(
     found: kernel.Kernel,
     chosen: dict[str, Any],
 ) -> str:
-    from ..emit import environment, listing
+    from ..engines import environment, listing
 
     if wanted == "env":
         return environment.script(rule, provenance, found)
@@ -121,9 +121,10 @@ def _emit_engine(
     out: str | None,
     tests_file: str | None,
 ) -> None:
-    from ..emit import boundary, engine
-    from ..engines.places import engine as engine_named
-    from ..engines.tree import open_tree
+    from ..engines import boundary
+    from ..engines import patch as engine
+    from ..engines.call_sites import engine as engine_named
+    from ..engines.source import open_tree
 
     target = engine_named(wanted)
     if source is None:

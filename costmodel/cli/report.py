@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from ..data import kernels as kernel
-from ..engines.places import ENGINES
-from ..engines.places import engine as engine_named
+from ..engines.call_sites import ENGINES
+from ..engines.call_sites import engine as engine_named
 from ..errors import InputError
 from . import options
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ..units import KIB
-from .reading import Comparison, Module, Reading
-from .values import kilo_of
+from .reader import Comparison, Module, Reading
+from .symbolic import kilo_of
 
 _INCLUSIVE = re.compile(
     r"\b(at most|up to|no more than|no larger than|not exceed\w*|inclusive|capped at|maximum of)\b"

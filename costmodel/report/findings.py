@@ -31,9 +31,9 @@ from ..decide.regret import Score, score
 from ..decide.row_errors import covered
 from ..decide.validation import Validation, validate
 from ..decide.worth import Worth, worth
-from ..emit.engine import Emitted, snippet
-from ..engines.places import Engine
-from ..engines.places import engine as engine_named
+from ..engines.call_sites import Engine
+from ..engines.call_sites import engine as engine_named
+from ..engines.patch import Emitted, snippet
 from ..errors import InputError
 from ..model.fabric import FULL_MESH
 from ..model.shape import FUSED, WORLD_SIZES

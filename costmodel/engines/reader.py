@@ -27,8 +27,8 @@ from ..rules.condition import (
     factors,
     parts_of,
 )
-from . import values as v
-from .values import Items, Mapping, Nothing, Number, Size, Tensor, Text, Unknown, Value
+from . import symbolic as v
+from .symbolic import Items, Mapping, Nothing, Number, Size, Tensor, Text, Unknown, Value
 
 #: What the argument or predicate is called that chooses the kernel.
 CHOOSES = re.compile(r"(1|one)_?(stage|shot)", re.IGNORECASE)

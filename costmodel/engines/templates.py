@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..engines.places import Engine
+from .call_sites import Engine
 
 BEGIN = "# >>>"
 END = "# <<<"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from .places import ENGINES, Engine
+from .call_sites import ENGINES, Engine
 
 _VERSION_FILES = ("_version.py", "version.py")
 _STATED = re.compile(

@@ -10,19 +10,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .data.kernels import Kernel
-from .emit.adapt import Adapted, adapt
-from .emit.boundary import first_difference
-from .emit.edits import NotRecognisedError
-from .emit.engine import find, on_full_mesh
-from .engines.tree import Tree
-from .engines.unit_checks import Finding, check
-from .errors import InputError
-from .model.shape import FUSED, WORLD_SIZES
-from .rules.rule import Rule, catalogue
+from ..data.kernels import Kernel
+from ..errors import InputError
+from ..model.shape import FUSED, WORLD_SIZES
+from ..rules.rule import Rule, catalogue
+from .adapt import Adapted, adapt
+from .boundary import first_difference
+from .patch import find, on_full_mesh
+from .rewrite import NotRecognisedError
+from .source import Tree
+from .unit_checks import Finding, check
 
 if TYPE_CHECKING:
-    from .decide.regret import Score
+    from ..decide.regret import Score
 
 SCHEMA = "costmodel/audit/1"
 
@@ -151,13 +151,13 @@ def audit(
     score: Scorer | None = None,
     world_sizes: Sequence[int] = WORLD_SIZES,
 ) -> Audit:
-    """Audit one engine (see :func:`costmodel.engines.tree.open_trees`).
+    """Audit one engine (see :func:`costmodel.engines.source.open_trees`).
 
     ``against`` is compared as it would stand in the engine for ``kernel`` (default: the newest
     AITER), and scored by ``score`` where it makes a claim. Raises :class:`InputError` for a file
     that does not parse, and for a rule that is not where it was looked for.
     """
-    from .data import kernels as _kernel
+    from ..data import kernels as _kernel
 
     installed = read_installed(tree)
     if against is None:

@@ -7,16 +7,16 @@ import textwrap
 from dataclasses import dataclass
 
 from ..data.kernels import Kernel
-from ..engines.places import Engine, Place
-from ..engines.reading import Module, NoChoiceError, Reading, read
-from ..engines.tree import Tree
 from ..errors import InputError
 from ..model.shape import FUSED, WORLD_SIZES
 from ..rules.condition import Condition, FullMesh, all_of, by_world_size, factors, parts_of
 from ..rules.rule import Provenance, Rule
 from . import boundary, comment, diff, templates
 from .adapt import Adapted, adapt
-from .edits import NotRecognisedError, edits
+from .call_sites import Engine, Place
+from .reader import Module, NoChoiceError, Reading, read
+from .rewrite import NotRecognisedError, edits
+from .source import Tree
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ import ast
 import re
 from dataclasses import dataclass
 
-from ..engines import values as v
-from ..engines.reading import WORLD, Comparison, Module, Reading, Step
 from ..errors import InputError
 from ..model.shape import WORLD_SIZES
 from ..rules.condition import (
@@ -28,10 +26,12 @@ from ..rules.condition import (
     factors,
     parts_of,
 )
+from . import symbolic as v
 from .adapt import Adapted
 from .comment import as_comment
 from .diff import Edit
 from .expression import WIDTH, Names, dictionary, expression, is_simple, size
+from .reader import WORLD, Comparison, Module, Reading, Step
 
 
 class NotRecognisedError(InputError):
