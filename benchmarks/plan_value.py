@@ -39,7 +39,7 @@ from costmodel.data.measurement import Measurements, concat, published
 from costmodel.decide.recommendation import best_cutoff
 from costmodel.files import replacing
 from costmodel.planning import Budget, Effort, Rehearsal, pose
-from costmodel.planning.posterior import Posterior
+from costmodel.planning.coordinates import Posterior
 from costmodel.planning.search import search
 from costmodel.planning.stake import both_arms, regret_of_cutoffs
 from costmodel.table import table

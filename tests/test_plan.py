@@ -21,7 +21,7 @@ from costmodel.decide.recommendation import recommend
 from costmodel.errors import InputError
 from costmodel.live.plan import read_plan
 from costmodel.planning import Budget, Effort, Rehearsal, plan, pose
-from costmodel.planning.posterior import Posterior, linear
+from costmodel.planning.coordinates import Posterior, linear
 from costmodel.planning.search import exchanged, pruned, search
 from costmodel.planning.stake import Stake, normal_points
 

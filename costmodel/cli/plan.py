@@ -12,8 +12,8 @@ from ..model.fabric import LOOPBACK
 from ..model.shape import FUSED
 from ..planning import Budget, Effort, Plan, plan
 from ..planning.candidates import harness_spread_us
+from ..planning.measurement_plan import check_writable
 from ..planning.outlook import Interval
-from ..planning.record import check_writable
 from ..table import table
 from ..units import kib
 from . import options

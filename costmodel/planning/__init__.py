@@ -10,8 +10,8 @@ measuring), ``candidates`` (what each measurement would tell), ``effort`` (secon
 ``record`` (the plan and its file), ``rehearsal`` (the whole thing on simulated truths).
 """
 
-from .effort import Budget, Effort
-from .record import Entry, Plan, Prospect, plan, pose
+from .budget import Budget, Effort
+from .measurement_plan import Entry, Plan, Prospect, plan, pose
 from .rehearsal import Rehearsal
 
 __all__ = ["Budget", "Effort", "Entry", "Plan", "Prospect", "Rehearsal", "plan", "pose"]

@@ -24,7 +24,7 @@ from ..decide.prediction import latency_us
 from ..model.geometry import eligible
 from ..model.shape import ALGORITHMS, Shapes
 from ..units import element_bytes
-from .posterior import Posterior, linear
+from .coordinates import Posterior, linear
 from .stake import Stake
 
 Array = NDArray[np.float64]

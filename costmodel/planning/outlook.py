@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..calibration.posterior import Calibration
 from ..data.kernels import Kernel
 from ..decide.recommendation import MAX_INTERVAL_RATIO, Choice, best_cutoff
-from .posterior import Posterior
+from .coordinates import Posterior
 from .stake import Stake, both_arms
 
 Array = NDArray[np.float64]

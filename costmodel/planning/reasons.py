@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ..calibration.posterior import Calibration
 from .candidates import Candidates
-from .posterior import Posterior
+from .coordinates import Posterior
 from .stake import Stake
 
 Array = NDArray[np.float64]

@@ -18,7 +18,7 @@ from ..calibration.posterior import HARNESS_DOF, NOISE_DOF, Calibration
 from ..data.kernels import Kernel
 from ..decide.prediction import latency_us
 from ..model.shape import ALGORITHMS, Shapes
-from .posterior import Posterior
+from .coordinates import Posterior
 from .search import Problem
 from .stake import Stake, both_arms, regret_of_cutoffs
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .budget import Budget, Effort
 from .candidates import Candidates
-from .effort import Budget, Effort
 from .stake import POINTS, POINTS_COARSE, POINTS_FINE, Stake
 
 Array = NDArray[np.float64]

@@ -39,7 +39,7 @@ from ..decide.prediction import latency_us
 from ..decide.recommendation import Choice, best_cutoff
 from ..model.geometry import eligible
 from ..model.shape import ONE_STAGE, TWO_STAGE, Shapes
-from .posterior import Posterior, linear
+from .coordinates import Posterior, linear
 
 Array = NDArray[np.float64]
 

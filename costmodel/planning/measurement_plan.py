@@ -23,10 +23,10 @@ from ..live.plan import SCHEMA
 from ..model.geometry import eligible
 from ..model.shape import FUSED, ONE_STAGE, OPS, WORLD_SIZES, Shapes
 from . import outlook
+from .budget import Budget, Effort
 from .candidates import Candidates, harness_spread_us
-from .effort import Budget, Effort
+from .coordinates import Posterior
 from .outlook import Interval
-from .posterior import Posterior
 from .reasons import reasons
 from .search import Problem, search
 from .stake import Stake
