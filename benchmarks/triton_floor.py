@@ -32,7 +32,7 @@ except ImportError as error:
     sys.exit(f"triton_floor: {error.name} is not installed; nothing to measure")
 
 from costmodel.errors import InputError
-from costmodel.live.backend import GRAPH, LiveShape
+from costmodel.live.backends.base import GRAPH, LiveShape
 from costmodel.model.shape import ONE_STAGE, TWO_STAGE
 from costmodel.units import kib
 
@@ -116,7 +116,7 @@ def rows(
     tp: int, shapes: list[LiveShape], slots: int, samples: int
 ) -> list[dict[str, float | int | str]]:
     """Measure both fused arms at every shape, beside the floor."""
-    from costmodel.live.triton_backend import TritonBackend
+    from costmodel.live.backends.triton.adapter import TritonBackend
 
     backend = TritonBackend(tp)
     backend.set_up()

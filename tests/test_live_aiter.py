@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("torch", reason="the live back ends compute with torch")
 
 from costmodel.data import measurement
-from costmodel.live.aiter_check import release_of
+from costmodel.live.backends.aiter.self_check import release_of
 
 STANDINS = Path(__file__).parent / "standins"
 ENTRY = ("-m", "costmodel", "measure", "--backend", "aiter")
@@ -230,8 +230,8 @@ class Found:
     ],
 )
 def test_the_limits_of_each_release(release, arm, tokens, hidden_dim, message):
-    from costmodel.live.aiter_backend import AiterBackend
-    from costmodel.live.backend import LiveShape
+    from costmodel.live.backends.aiter.adapter import AiterBackend
+    from costmodel.live.backends.base import LiveShape
 
     backend = AiterBackend(2)
     backend._aiter = Found(release)

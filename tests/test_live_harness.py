@@ -10,15 +10,15 @@ torch = pytest.importorskip("torch", reason="the live back ends compute with tor
 from costmodel.cli.main import main
 from costmodel.data import measurement
 from costmodel.errors import InputError
-from costmodel.live import campaign
-from costmodel.live.backend import BACKENDS, Backend, LiveShape, Outputs, Timed
-from costmodel.live.campaign import Campaign
-from costmodel.live.harness import Settings, check_points, measure_point, together
-from costmodel.live.launch import join
-from costmodel.live.plan import Point, grid
-from costmodel.live.reference import fused_reference, operands, torch_dtype
-from costmodel.live.session import RunDirectory
-from costmodel.live.watchdog import Watchdog
+from costmodel.live.backends.base import BACKENDS, Backend, LiveShape, Outputs, Timed
+from costmodel.live.backends.reference import fused_reference, operands, torch_dtype
+from costmodel.live.run.directory import RunDirectory
+from costmodel.live.run.harness import Settings, check_points, measure_point, together
+from costmodel.live.run.points import Point, grid
+from costmodel.live.run.process import schedule as campaign
+from costmodel.live.run.processes import join
+from costmodel.live.run.schedule import Campaign
+from costmodel.live.run.watchdog import Watchdog
 
 TRUTH_US = {"1stage": 10.0, "2stage": 14.0, "separate": 20.0, "auto": 10.0}
 POINT = Point(LiveShape(2, 64, "bf16"), ("1stage", "2stage"))

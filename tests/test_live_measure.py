@@ -133,8 +133,8 @@ def test_gloo_measures_three_arms_with_torch_numpy_and_click_alone(tmp_path, ran
 
 TWO_ARMS = """
 import torch
-from costmodel.live.backend import LiveShape
-from costmodel.live.gloo_backend import GlooBackend
+from costmodel.live.backends.base import LiveShape
+from costmodel.live.backends.gloo import GlooBackend
 import os
 backend = GlooBackend(int(os.environ["WORLD_SIZE"]))
 backend.set_up()

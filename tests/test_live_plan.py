@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.errors import InputError
-from costmodel.live.backend import LiveShape
-from costmodel.live.plan import Point, grid, read_plan, shuffled
-from costmodel.live.request import sizes
+from costmodel.live.backends.base import LiveShape
+from costmodel.live.run.options import sizes
+from costmodel.live.run.points import Point, grid, read_plan, shuffled
 
 ENTRY = {"tokens": 16, "hidden_dim": 7168, "world_size": 8}
 

@@ -3,8 +3,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the live back ends compute with torch")
 
-from costmodel.live.backend import LiveShape, Outputs
-from costmodel.live.reference import fused_reference, operands, torch_dtype, worst_error
+from costmodel.live.backends.base import LiveShape, Outputs
+from costmodel.live.backends.reference import fused_reference, operands, torch_dtype, worst_error
 
 
 def as_a_kernel_does(given, ranks=None):

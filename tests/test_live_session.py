@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from costmodel.data import measurement
 from costmodel.errors import InputError
-from costmodel.live.ending import CANNOT_WRITE, RunEnded
-from costmodel.live.session import RunDirectory, check_same, check_vacant, read_settings
+from costmodel.live.run.directory import RunDirectory, check_same, check_vacant, read_settings
+from costmodel.live.run.exit_codes import CANNOT_WRITE, RunEnded
 
 SETTINGS = {"schema": "costmodel/run/1", "id": "run-1", "world_size": 2, "rounds": 4}
 
@@ -132,8 +132,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_live_session import SETTINGS, record
-from costmodel.live.ending import RunEnded
-from costmodel.live.session import RunDirectory
+from costmodel.live.run.exit_codes import RunEnded
+from costmodel.live.run.directory import RunDirectory
 run = RunDirectory.start(Path({directory!r}), SETTINGS, {{}})
 try:
     for index in range(1000):

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from costmodel.live.statistics import CLEAN_PERCENT, median_interval, summarize
+from costmodel.live.run.statistics import CLEAN_PERCENT, median_interval, summarize
 
 # Ranks of the 95 % interval of the median, as tabulated (Conover, Practical Nonparametric
 # Statistics, 3rd ed., table A3; Hahn and Meeker, Statistical Intervals, table A.15).

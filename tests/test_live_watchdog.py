@@ -9,12 +9,12 @@ import time
 
 import pytest
 
-from costmodel.live.launch import join
+from costmodel.live.run.processes import join
 
 BODY = """
 import os, sys, time
-from costmodel.live.launch import join
-from costmodel.live.watchdog import Watchdog
+from costmodel.live.run.processes import join
+from costmodel.live.run.watchdog import Watchdog
 processes = join()
 other = 1 - processes.rank
 def meet(name):

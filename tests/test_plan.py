@@ -19,7 +19,7 @@ from costmodel.calibration.posterior import Refusal, shipped
 from costmodel.data import kernels as kernel
 from costmodel.decide.recommendation import recommend
 from costmodel.errors import InputError
-from costmodel.live.plan import read_plan
+from costmodel.live.run.points import read_plan
 from costmodel.planning import Budget, Effort, Rehearsal, plan, pose
 from costmodel.planning.coordinates import Posterior, linear
 from costmodel.planning.search import exchanged, pruned, search

@@ -22,11 +22,11 @@ triton = pytest.importorskip(
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 
 from costmodel.errors import InputError
-from costmodel.live import triton_kernels as kernels
-from costmodel.live.backend import ARMS, LiveShape
-from costmodel.live.reference import operands, worst_error
-from costmodel.live.triton_backend import TritonBackend, short_name
-from costmodel.live.triton_launch import (
+from costmodel.live.backends.base import ARMS, LiveShape
+from costmodel.live.backends.reference import operands, worst_error
+from costmodel.live.backends.triton import kernels
+from costmodel.live.backends.triton.adapter import TritonBackend, short_name
+from costmodel.live.backends.triton.launch import (
     FLAT_THREADS,
     plain_one_stage,
     programs_per_rank,
@@ -303,8 +303,8 @@ def run_arm(arm: str, ranks: int, shape: LiveShape, programs: int) -> Ranks:
 
 def interpreted() -> dict[str, object]:
     """What the interpreter finds; runs in a process with TRITON_INTERPRET=1."""
-    from costmodel.live.backend import Outputs
-    from costmodel.live.reference import fused_reference
+    from costmodel.live.backends.base import Outputs
+    from costmodel.live.backends.reference import fused_reference
 
     found: dict[str, object] = {"errors": []}
     for arm, ranks, tokens, hidden, dtype, programs in NUMBERS:

@@ -13,13 +13,13 @@ from typing import Any
 import click
 
 from ..errors import InputError
-from ..live.backend import BACKENDS, CALLS, SLOTS, TIMINGS, load
-from ..live.ending import BAD_INPUT, RunEnded
-from ..live.harness import Settings
-from ..live.launch import join, spawn, under_torchrun
-from ..live.plan import DEFAULT_ARMS
-from ..live.request import request
-from ..live.run import run
+from ..live.backends.base import BACKENDS, CALLS, SLOTS, TIMINGS, load
+from ..live.run.exit_codes import BAD_INPUT, RunEnded
+from ..live.run.harness import Settings
+from ..live.run.options import request
+from ..live.run.points import DEFAULT_ARMS
+from ..live.run.process import run
+from ..live.run.processes import join, spawn, under_torchrun
 
 
 class KeepsArguments(click.Command):

@@ -30,7 +30,7 @@ from ..decide.validation import SCHEMA, Limits, Validation, validate
 from ..errors import InputError
 from ..model.shape import FUSED
 from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, current, shipped
-from .session import MEASUREMENTS, SAMPLES
+from .run.directory import MEASUREMENTS, SAMPLES
 
 #: Between the powers of two that calibrations are usually measured at.
 TOKENS = (1, 3, 6, 12, 24, 48, 96, 192, 384)

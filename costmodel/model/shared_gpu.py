@@ -155,7 +155,7 @@ def multiprocessors(arch: str) -> int:
 def geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> Loopback:
     """Return what ``algorithm`` does for every shape. Raises :class:`InputError` for another arch.
 
-    Source: ``costmodel/live/triton_kernels.py`` and ``triton_launch.py``.
+    Source: ``costmodel/live/backends/triton/kernels.py`` and ``triton_launch.py``.
     """
     if arch not in archs():
         raise InputError(

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..live.harness import Settings
+from ..live.run.harness import Settings
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ..data import kernels as _kernel
 from ..data.workload import Workload
 from ..errors import InputError
 from ..files import replacing
-from ..live.plan import SCHEMA
+from ..live.run.points import SCHEMA
 from ..model.geometry import eligible
 from ..model.shape import FUSED, ONE_STAGE, OPS, WORLD_SIZES, Shapes
 from . import outlook

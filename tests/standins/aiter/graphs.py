@@ -3,7 +3,7 @@
 import time
 from contextlib import contextmanager
 
-from costmodel.live.device import Device
+from costmodel.live.backends.aiter.device import Device
 
 _launched: list[str] = []
 

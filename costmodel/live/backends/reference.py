@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import InputError
-from .backend import EPSILON, LiveShape, Outputs
+from ...errors import InputError
+from .base import EPSILON, LiveShape, Outputs
 
 if TYPE_CHECKING:
     import torch

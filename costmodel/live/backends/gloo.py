@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..model.shape import ONE_STAGE, TWO_STAGE
-from .backend import EAGER, EPSILON, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
+from ...errors import InputError
+from ...model.shape import ONE_STAGE, TWO_STAGE
+from .base import EAGER, EPSILON, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
 from .reference import Operands, fused_reference, operands, out_of_memory
 
 

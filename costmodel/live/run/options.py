@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from .backend import EAGER, GRAPH, TIMINGS, load
+from ...errors import InputError
+from ..backends.base import EAGER, GRAPH, TIMINGS, load
+from .directory import check_same, check_vacant, read_settings
 from .harness import Settings
-from .plan import DEFAULT_ARMS, Point, check_arms, grid, read_plan, shuffled
-from .session import check_same, check_vacant, read_settings
+from .points import DEFAULT_ARMS, Point, check_arms, grid, read_plan, shuffled
 
 #: Options that are settings of the same name.
 SETTINGS = tuple(field.name for field in fields(Settings))

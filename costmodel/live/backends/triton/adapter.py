@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..model.shape import ONE_STAGE, TWO_STAGE, WORLD_SIZES
-from ..units import PACK_BYTES, element_bytes
-from .backend import EPSILON, GRAPH, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
-from .reference import Operands, fused_reference, operands, out_of_memory, torch_dtype
+from ....errors import InputError
+from ....model.shape import ONE_STAGE, TWO_STAGE, WORLD_SIZES
+from ....units import PACK_BYTES, element_bytes
+from ..base import EPSILON, GRAPH, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
+from ..reference import Operands, fused_reference, operands, out_of_memory, torch_dtype
 
 #: Raised by every change of the kernels that moves latency; stands in each row's kernel_version.
 KERNELS_REVISION = 1
@@ -45,7 +45,7 @@ ALIGNMENT_BYTES = 512
 
 
 class TritonBackend(Backend):
-    """1stage, 2stage and separate by :mod:`costmodel.live.triton_kernels`."""
+    """1stage, 2stage and separate by :mod:`costmodel.live.backends.triton.kernels`."""
 
     name = "triton"
     kernel_family = "costmodel"
@@ -74,8 +74,8 @@ class TritonBackend(Backend):
             raise InputError(
                 "back end triton needs triton, which is not installed; pip install triton"
             ) from None
-        from . import triton_kernels
-        from .triton_memory import Loopback, SymmetricMemory
+        from . import kernels as triton_kernels
+        from .memory import Loopback, SymmetricMemory
 
         if self.world_size not in WORLD_SIZES:
             raise InputError(
@@ -115,7 +115,7 @@ class TritonBackend(Backend):
 
     def reason_against(self, shape: LiveShape, arm: str) -> str | None:
         """See :meth:`Backend.reason_against`."""
-        from .triton_launch import MAX_HIDDEN
+        from .launch import MAX_HIDDEN
 
         pack = PACK_BYTES // element_bytes(shape.dtype)
         if arm not in (ONE_STAGE, TWO_STAGE, SEPARATE_ARM):
@@ -146,7 +146,7 @@ class TritonBackend(Backend):
         """
         import torch
 
-        from .triton_kernels import TABLE_ROWS
+        from .kernels import TABLE_ROWS
 
         dtype = torch_dtype(shape.dtype)
         size = -(-shape.bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
@@ -252,8 +252,8 @@ class TritonBackend(Backend):
 
     def _launches(self, arm: str) -> list[Any]:
         """Return the launches of one call of ``arm`` at the prepared shape, in order."""
-        from . import triton_kernels as kernels
-        from .triton_launch import plain_one_stage
+        from . import kernels
+        from .launch import plain_one_stage
 
         assert self._shape is not None
         if arm == ONE_STAGE:
@@ -267,7 +267,7 @@ class TritonBackend(Backend):
         return [self._flat_launch(first, parts), self._norm_launch()]
 
     def _fused_one_stage_launch(self) -> Any:
-        from . import triton_kernels as kernels
+        from . import kernels
 
         assert self._shape is not None
         tokens = self._shape.tokens
@@ -277,7 +277,7 @@ class TritonBackend(Backend):
 
     def _flat_launch(self, kernel: Any, parts: int) -> Any:
         """Return the launch of a kernel whose ranks each work through 1/parts of the elements."""
-        from .triton_launch import FLAT_THREADS
+        from .launch import FLAT_THREADS
 
         assert self._shape is not None
         pack = PACK_BYTES // element_bytes(self._shape.dtype)
@@ -294,8 +294,8 @@ class TritonBackend(Backend):
 
     def _norm_launch(self) -> Any:
         """Return the launch of the local kernel, a program a row: no barrier, so no limit."""
-        from . import triton_kernels as kernels
-        from .triton_launch import Launch
+        from . import kernels
+        from .launch import Launch
 
         assert self._shape is not None
         local = len(self.local_ranks)
@@ -308,7 +308,7 @@ class TritonBackend(Backend):
         return Launch(kernels.add_rms_norm, self._shape.tokens * local, arguments, options)
 
     def _row_options(self, ranks: int) -> dict[str, Any]:
-        from .triton_launch import row_block, row_threads
+        from .launch import row_block, row_threads
 
         assert self._shape is not None
         hidden = self._shape.hidden_dim
@@ -335,7 +335,7 @@ class TritonBackend(Backend):
         self, kernel: Any, work: int, arguments: tuple[Any, ...], options: dict[str, Any]
     ) -> Any:
         """Return a launch with as many programs as there is work for and as fit at once."""
-        from .triton_launch import Launch, occupancy, programs_per_rank
+        from .launch import Launch, occupancy, programs_per_rank
 
         compiled = kernel.warmup(self._slots[0].table, *arguments, grid=(1,), **options)
         device = _device()
@@ -360,7 +360,7 @@ class TritonBackend(Backend):
         """Wait for the GPU; raise when a barrier gave up, after clearing the signals."""
         import torch
 
-        from .triton_kernels import ERROR
+        from .kernels import ERROR
 
         torch.cuda.synchronize()
         if any(int(part.view(torch.int32)[ERROR.value]) for part in self._signals.local):

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .ending import BAD_INPUT, LOST_RANK, by_signal, signal_name
+from .exit_codes import BAD_INPUT, LOST_RANK, by_signal, signal_name
 
 #: Where the processes of one run meet, handed from :func:`spawn` to its children.
 _MEETING = "COSTMODEL_MEETING_PLACE"

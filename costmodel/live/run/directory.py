@@ -3,7 +3,7 @@
 ``run.json``
     Settings of the run (schema ``costmodel/run/1``), written once, atomically.
 ``environment.json``
-    The machine it ran on (:mod:`costmodel.live.environment`).
+    The machine it ran on (:mod:`costmodel.live.run.environment`).
 ``samples.jsonl``
     One line per finished shape, with every sample of every rank. Append-only; the record.
 ``measurements.csv``
@@ -25,9 +25,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..data.measurement import COLUMNS, Measurements
-from ..errors import InputError
-from .ending import CANNOT_WRITE, RunEnded
+from ...data.measurement import COLUMNS, Measurements
+from ...errors import InputError
+from .exit_codes import CANNOT_WRITE, RunEnded
 
 SCHEMA = "costmodel/run/1"
 

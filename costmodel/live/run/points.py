@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, nearest
-from ..model.shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
-from .backend import ARMS, SEPARATE_ARM, LiveShape
+from ...errors import InputError, nearest
+from ...model.shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
+from ..backends.base import ARMS, SEPARATE_ARM, LiveShape
 
 SCHEMA = "costmodel/plan/1"
 

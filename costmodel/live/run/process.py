@@ -7,15 +7,15 @@ import secrets
 import sys
 import traceback
 
-from ..errors import InputError
+from ...errors import InputError
+from ..backends.base import Backend, load
 from . import environment
-from .backend import Backend, load
-from .campaign import Campaign, labels
-from .ending import BAD_INPUT, LOST_RANK, RunEnded
+from .directory import SCHEMA, RunDirectory, check_same
+from .exit_codes import BAD_INPUT, LOST_RANK, RunEnded
 from .harness import COMPILE_PATIENCE, check_points, together
-from .launch import join
-from .request import Request
-from .session import SCHEMA, RunDirectory, check_same
+from .options import Request
+from .processes import join
+from .schedule import Campaign, labels
 from .watchdog import Watchdog
 
 

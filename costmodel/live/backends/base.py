@@ -2,7 +2,7 @@
 
 A back end owns devices, buffers, kernels, clocks and graphs. It decides nothing: which shapes and
 arms run, in what order, how often, what is compared with what and which numbers are kept is the
-harness's business (:mod:`costmodel.live.harness`), so that every back end is measured alike.
+harness's business (:mod:`costmodel.live.run.harness`), so that every back end is measured alike.
 
 For one run the harness calls, in every process alike and in this order::
 
@@ -43,9 +43,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, nearest
-from ..model.shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
-from ..units import element_bytes
+from ...errors import InputError, nearest
+from ...model.shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
+from ...units import element_bytes
 
 #: The arms. ``auto`` is the library's own choice between its stages; ``separate`` is its all-reduce
 #: followed by its add + RMSNorm kernel.
@@ -174,7 +174,7 @@ class Backend(ABC):
     def prepare(self, shape: LiveShape, slots: int, seed: int) -> None:
         """Allocate and fill ``slots`` sets of buffers; the same ``seed`` gives the same values.
 
-        :func:`costmodel.live.reference.operands` makes the values. Raises
+        :func:`costmodel.live.backends.reference.operands` makes the values. Raises
         :class:`~costmodel.errors.InputError` when they do not fit into memory.
         """
 
@@ -197,7 +197,7 @@ class Backend(ABC):
     def reference(self, slot: int) -> Outputs:
         """Return the outputs of ``slot`` computed in fp32 by plain torch, the same for all ranks.
 
-        :func:`costmodel.live.reference.fused_reference` computes them from the operands.
+        :func:`costmodel.live.backends.reference.fused_reference` computes them from the operands.
         """
 
     @abstractmethod
@@ -224,9 +224,9 @@ class Backend(ABC):
 
 #: Where each back end lives; loaded on use, since each needs libraries that others do not.
 BACKENDS = {
-    "aiter": "costmodel.live.aiter_backend:AiterBackend",
-    "gloo": "costmodel.live.gloo_backend:GlooBackend",
-    "triton": "costmodel.live.triton_backend:TritonBackend",
+    "aiter": "costmodel.live.backends.aiter.adapter:AiterBackend",
+    "gloo": "costmodel.live.backends.gloo:GlooBackend",
+    "triton": "costmodel.live.backends.triton.adapter:TritonBackend",
 }
 
 

@@ -13,9 +13,9 @@ from __future__ import annotations
 import ctypes
 from typing import Any, NamedTuple
 
-from ..errors import InputError
-from ..units import KIB
-from .triton_kernels import MAX_PROGRAMS
+from ....errors import InputError
+from ....units import KIB
+from .kernels import MAX_PROGRAMS
 
 #: Threads of a program that holds one row, and of one whose row leaves a quarter of the block empty
 #: while it loads from 4 or 8 ranks.

@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ..backends.base import GRAPH, Backend, op_and_algorithm
+from ..backends.reference import out_of_memory
 from . import environment
-from .backend import GRAPH, Backend, op_and_algorithm
-from .ending import FINISHED, WRONG_RESULTS
+from .directory import RunDirectory
+from .exit_codes import FINISHED, WRONG_RESULTS
 from .harness import ArmResult, Settings, measure_point
-from .plan import Point
+from .points import Point
 from .progress import Progress
-from .reference import out_of_memory
-from .session import RunDirectory
 from .statistics import CLEAN_PERCENT
 from .watchdog import Watchdog
 

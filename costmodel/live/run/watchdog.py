@@ -23,8 +23,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from .ending import LOST_RANK, by_signal, signal_name
-from .launch import Processes
+from .exit_codes import LOST_RANK, by_signal, signal_name
+from .processes import Processes
 
 #: One row of the table: process id (0 before joining, -1 after leaving), step number, text.
 _ROW = struct.Struct("qq240s")

@@ -1,7 +1,7 @@
 """The real op on ROCm GPUs, through AITER (https://github.com/ROCm/aiter).
 
 One process a GPU, started by torchrun. The adapter is thin: it builds nothing that AITER does not
-offer, and :mod:`costmodel.live.aiter_check` verifies on the machine what it assumes.
+offer, and :mod:`costmodel.live.backends.aiter.self_check` verifies on the machine what it assumes.
 
 Arms: ``1stage`` and ``2stage`` force ``CustomAllreduce.custom_fused_ar_rms``'s ``use_1stage``;
 ``auto`` calls ``tensor_model_parallel_fused_allreduce_rmsnorm``, AITER's own dispatch; ``separate``
@@ -9,7 +9,7 @@ calls ``tensor_model_parallel_all_reduce`` and ``rmsnorm2d_fwd_with_add``.
 
 A package may stand in for AITER where there is no AMD GPU, by declaring
 ``__costmodel_standin__ = True`` and offering ``costmodel_device()`` (a
-:class:`~costmodel.live.device.Device`). Its rows say interconnect ``standin``, quality ``suspect``.
+:class:`~costmodel.live.backends.aiter.device.Device`). Its rows say interconnect ``standin``, quality ``suspect``.
 """
 
 from __future__ import annotations
@@ -21,23 +21,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..model.shape import ONE_STAGE, TWO_STAGE
-from ..units import PACK_BYTES, element_bytes
-from . import aiter_check
-from .backend import (
-    AUTO,
-    EPSILON,
-    GRAPH,
-    SEPARATE_ARM,
-    TIMINGS,
-    Backend,
-    LiveShape,
-    Outputs,
-    Timed,
-)
+from ....errors import InputError
+from ....model.shape import ONE_STAGE, TWO_STAGE
+from ....units import PACK_BYTES, element_bytes
+from ..base import AUTO, EPSILON, GRAPH, SEPARATE_ARM, TIMINGS, Backend, LiveShape, Outputs, Timed
+from ..reference import Operands, fused_reference, operands, out_of_memory
+from . import self_check as aiter_check
 from .device import Device
-from .reference import Operands, fused_reference, operands, out_of_memory
 
 #: Most threads of the 1-stage kernel's workgroup, hidden_dim / pack: custom_all_reduce.cuh.
 MAX_PACKS_1STAGE = 1024

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from ..errors import InputError
+from ....errors import InputError
 
 
 class Region(NamedTuple):

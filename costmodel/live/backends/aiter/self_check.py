@@ -18,13 +18,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
-from ..model.shape import ONE_STAGE, TWO_STAGE
-from .backend import AUTO, GRAPH, SEPARATE_ARM, LiveShape
+from ....errors import InputError
+from ....model.shape import ONE_STAGE, TWO_STAGE
+from ..base import AUTO, GRAPH, SEPARATE_ARM, LiveShape
 from .device import Device, TorchGpu
 
 if TYPE_CHECKING:
-    from .aiter_backend import AiterBackend
+    from .adapter import AiterBackend
 
 #: Where each function lives.
 PARALLEL_STATE = "aiter.dist.parallel_state"
@@ -167,7 +167,7 @@ def check_arms(backend: AiterBackend) -> list[str]:
 
     An arm that disagrees is only reported: the measurement leaves it out, shape by shape.
     """
-    from .reference import worst_error
+    from ..reference import worst_error
 
     lines = []
     arms = [ONE_STAGE, TWO_STAGE, SEPARATE_ARM]

@@ -8,9 +8,9 @@ For each shape, in one sitting:
 3. rounds: in each, all arms are replayed a few times. The order of the arms is drawn from the seed
    and reversed in every second round, so that no arm always follows the same other one;
 4. outputs are compared again: what was timed is what is right;
-5. the samples of all ranks are gathered and summarized (:mod:`costmodel.live.statistics`).
+5. the samples of all ranks are gathered and summarized (:mod:`costmodel.live.run.statistics`).
 
-:mod:`costmodel.live.campaign` runs this over many shapes. All ranks run the same code in step; what
+:mod:`costmodel.live.run.schedule` runs this over many shapes. All ranks run the same code in step; what
 one decides or finds is exchanged, never guessed.
 """
 
@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from .backend import AUTO, CALLS, GRAPH, SLOTS, Backend, Outputs, Timed
-from .plan import Point
+from ...errors import InputError
+from ..backends.base import AUTO, CALLS, GRAPH, SLOTS, Backend, Outputs, Timed
+from .points import Point
 from .statistics import Latency, summarize
 from .watchdog import Watchdog
 
@@ -68,7 +68,7 @@ class ArmResult:
     """One arm at one shape. ``latency_us`` (rounds, samples, ranks); None for a wrong arm.
 
     ``worst_error`` is the largest error over slots, ranks and elements in units of what rounding
-    explains (:func:`costmodel.live.reference.worst_error`): more than 1 is wrong.
+    explains (:func:`costmodel.live.backends.reference.worst_error`): more than 1 is wrong.
     """
 
     worst_error: float
@@ -174,7 +174,7 @@ def _check(
     backend: Backend, arm: Timed, references: Sequence[Outputs], dtype: str
 ) -> tuple[float, tuple[int, ...]]:
     """Poison, replay once, compare; return (largest error of slots and ranks, the wrong ranks)."""
-    from .reference import worst_error
+    from ..backends.reference import worst_error
 
     backend.exchange("poison")  # peers may still read or write staging buffers of this rank
     backend.poison()

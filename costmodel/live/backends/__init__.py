@@ -1,0 +1,1 @@
+"""What runs the op: one interface, and a back end for each way of running it."""

@@ -1,0 +1,1 @@
+"""The real op on ROCm GPUs, through AITER."""

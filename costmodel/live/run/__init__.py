@@ -1,0 +1,1 @@
+"""One run: what is asked, the schedule, the harness, the directory, the processes."""
