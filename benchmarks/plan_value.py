@@ -42,7 +42,7 @@ from costmodel.planning import Budget, Effort, Rehearsal, pose
 from costmodel.planning.coordinates import Posterior
 from costmodel.planning.search import search
 from costmodel.planning.stake import both_arms, regret_of_cutoffs
-from costmodel.table import table
+from costmodel.show.table import table
 
 #: One latency costs one, so that a budget in "seconds" counts latencies.
 BY_COUNT = Effort(0.0, 0.0, 1.0, 0)

@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from costmodel.calibration.posterior import shipped
+from costmodel.show.table import table
 from costmodel.simulation import Conditions, Skew, machine, simulate
 from costmodel.simulation.flows import completion_times
 from costmodel.simulation.topology import build
-from costmodel.table import table
 
 #: One phase of a switched collective: every rank reads from every other, each at its own time.
 DRIVER = """

@@ -22,7 +22,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from costmodel.table import table
+from costmodel.show.table import table
 
 try:
     import torch

@@ -473,7 +473,7 @@ def test_static_files_are_drawn_at_the_width_of_a_pull_request(tp4, tmp_path):
 
 def test_plotly_is_imported_only_when_a_figure_is_made():
     code = (
-        "import sys, costmodel.figures, costmodel.decide.explanation, costmodel.rich_repr;"
+        "import sys, costmodel.figures, costmodel.decide.explanation, costmodel.show.notebook;"
         "from costmodel.figures import latency, maps, regret, terms, fit, drift, worth, static, planning;"
         "from costmodel.report import story, page, directory;"
         "print([m for m in ('plotly', 'scipy', 'kaleido', 'pandas') if m in sys.modules])"

@@ -22,9 +22,11 @@ from costmodel.decide.validation import validate
 from costmodel.decide.worth import worth
 from costmodel.errors import InputError
 from costmodel.figures import static
-from costmodel.report import blocks, directory, findings, markdown, markup, page, story
-from costmodel.rich_repr import calibration_html, recommendation_html, validation_html
+from costmodel.report import directory, findings, markdown, page, story
 from costmodel.rules.rule import rule as rules
+from costmodel.show import document as blocks
+from costmodel.show import html as markup
+from costmodel.show.notebook import calibration_html, recommendation_html, validation_html
 
 HOSTILE = (
     "x<i>y</i></script><script>window.pwned=1</script><img src=x onerror='window.pwned=1'> | **b** "

@@ -269,7 +269,7 @@ class Calibration:
         return json.dumps(record, indent=1) + "\n"
 
     def _repr_html_(self) -> str:
-        from ..rich_repr import calibration_html
+        from ..show.notebook import calibration_html
 
         return calibration_html(self)
 

@@ -14,7 +14,7 @@ from ..engines.source import open_trees
 from ..errors import InputError
 from ..model.shape import FUSED, WORLD_SIZES
 from ..rules.rule import Rule, load, named
-from ..table import table
+from ..show.table import table
 from . import options
 
 #: Hidden sizes that token counts are given for: GPT-OSS, Llama 8B, Llama 4, DeepSeek V3.

@@ -13,7 +13,7 @@ from ..decide.sensitivity import MAX_TOKENS, Flip, Setting
 from ..errors import InputError
 from ..model.latency import TERMS
 from ..model.shape import ONE_STAGE, TWO_STAGE
-from ..table import table
+from ..show.table import table
 from ..units import kib
 from . import options
 

@@ -14,7 +14,7 @@ from ..planning import Budget, Effort, Plan, plan
 from ..planning.candidates import harness_spread_us
 from ..planning.measurement_plan import check_writable
 from ..planning.outlook import Interval
-from ..table import table
+from ..show.table import table
 from ..units import kib
 from . import options
 

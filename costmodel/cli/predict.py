@@ -9,7 +9,7 @@ import click
 from ..data import kernels as kernel
 from ..decide.prediction import Prediction, predict
 from ..model.shape import ALGORITHMS, Shapes
-from ..table import table
+from ..show.table import table
 from ..units import kib
 from . import options
 

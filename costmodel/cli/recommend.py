@@ -6,7 +6,7 @@ import click
 
 from ..data import kernels as kernel
 from ..decide.recommendation import Recommendation, recommend
-from ..table import table
+from ..show.table import table
 from ..units import kib
 from . import options
 

@@ -10,7 +10,7 @@ import click
 from ..data import kernels as kernel
 from ..errors import InputError
 from ..model.shape import ALGORITHMS
-from ..table import table
+from ..show.table import table
 from ..units import kib
 from . import options
 

@@ -309,7 +309,7 @@ def _rows(found: Validation) -> list[str]:
 
 
 def _accuracy(found: Validation) -> list[str]:
-    from ..table import table
+    from ..show.table import table
 
     a = found.accuracy
     head = ("model error", "rows", "median", "90th percentile", "largest", "in 90 % interval")
@@ -367,7 +367,7 @@ def _choice(found: Validation) -> list[str]:
 
 
 def _regret(found: Validation) -> list[str]:
-    from ..table import table
+    from ..show.table import table
 
     if not found.regret:
         return []

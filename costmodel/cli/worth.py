@@ -144,7 +144,7 @@ def _head(llm: LLM, tp: int, dtype: str) -> str:
 
 def describe(w: Worth) -> str:
     """Return the worth on one GPU as text."""
-    from ..table import table
+    from ..show.table import table
     from ..units import kib
 
     lines = [

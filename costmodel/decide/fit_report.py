@@ -12,7 +12,7 @@ from ..calibration.estimate import Fit
 from ..calibration.posterior import Calibration
 from ..model import parameters
 from ..model.shape import FUSED, ONE_STAGE, TWO_STAGE
-from ..table import table
+from ..show.table import table
 from ..units import kib
 from .recommendation import recommend
 

@@ -111,7 +111,7 @@ class Recommendation:
         }
 
     def _repr_html_(self) -> str:
-        from ..rich_repr import recommendation_html
+        from ..show.notebook import recommendation_html
 
         return recommendation_html(self)
 

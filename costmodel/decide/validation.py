@@ -87,7 +87,7 @@ class Validation:
         return next((r for r in self.regret if r.rule == rule), None)
 
     def _repr_html_(self) -> str:
-        from ..rich_repr import validation_html
+        from ..show.notebook import validation_html
 
         return validation_html(self)
 

@@ -27,7 +27,7 @@ def as_table(
     hidden_dims: Sequence[int] = HIDDEN_DIMS,
 ) -> str:
     """Return cutoffs with evidence, and the largest 1-stage batch for each hidden size."""
-    from ..table import table
+    from ..show.table import table
 
     rows = []
     for n in WORLD_SIZES:

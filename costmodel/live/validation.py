@@ -251,7 +251,7 @@ def _auto_ran(directory: Path) -> tuple[dict[str, Any], ...]:
 
 def describe(found: Measured, live: Live) -> str:
     """Return a measured-only comparison as text."""
-    from ..table import table
+    from ..show.table import table
 
     choice = found.choice
     head = ("rule", "mean regret", "max", "mean us")

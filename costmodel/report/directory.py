@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..figures.static import NoBrowserError, write_images
+from ..show.document import Picture
 from . import markdown
-from .blocks import Picture
 from .explorer import explorer
 from .findings import Findings
 from .page import page

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from urllib.parse import quote
 
-from .blocks import (
+from ..show.document import (
     Block,
     Bullets,
     Cell,

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import markup
-from .blocks import Block, Picture
+from ..show import html as markup
+from ..show.document import Block, Picture
 
 #: The page may load nothing and send nothing; plotly draws into data and blob addresses.
 POLICY = (

@@ -19,7 +19,7 @@ from ..figures.regret import difference_from_best, regret_on_pairs, regret_over_
 from ..figures.terms import terms_along_bytes, terms_of_call
 from ..figures.worth import worth_by_batch
 from ..model.fabric import FULL_MESH
-from .blocks import Picture
+from ..show.document import Picture
 from .findings import Findings
 
 if TYPE_CHECKING:

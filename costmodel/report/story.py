@@ -9,8 +9,7 @@ from .. import __version__
 from ..decide.recommendation import TRANSFERRED
 from ..decide.regret import Estimate
 from ..model.fabric import FULL_MESH
-from ..units import kib
-from .blocks import (
+from ..show.document import (
     Block,
     Bullets,
     Cell,
@@ -25,6 +24,7 @@ from .blocks import (
     Strong,
     Table,
 )
+from ..units import kib
 from .findings import Findings
 
 

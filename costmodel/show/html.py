@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
-from .blocks import (
+from .document import (
     Block,
     Bullets,
     Cell,

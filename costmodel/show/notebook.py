@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .data.kernels import calibrated
-from .model.parameters import prior
-from .report.blocks import Block, Code, Paragraph, Strong, Table
-from .report.markup import render
-from .units import kib
+from ..data.kernels import calibrated
+from ..model.parameters import prior
+from ..units import kib
+from .document import Block, Code, Paragraph, Strong, Table
+from .html import render
 
 if TYPE_CHECKING:
-    from .calibration.posterior import Calibration
-    from .decide.recommendation import Cutoff, Recommendation
-    from .decide.regret import Estimate
-    from .decide.validation import Validation
+    from ..calibration.posterior import Calibration
+    from ..decide.recommendation import Cutoff, Recommendation
+    from ..decide.regret import Estimate
+    from ..decide.validation import Validation
 
 
 def calibration_html(calibration: Calibration) -> str:

@@ -1,0 +1,1 @@
+"""How an answer reads: text, words, HTML. Nothing is computed here."""
