@@ -22,7 +22,9 @@ from costmodel.decide.validation import validate
 from costmodel.decide.worth import worth
 from costmodel.errors import InputError
 from costmodel.figures import static
-from costmodel.report import directory, findings, markdown, page, story
+from costmodel.report import case as findings
+from costmodel.report import directory, markdown, page
+from costmodel.report import text as story
 from costmodel.rules.rule import rule as rules
 from costmodel.show import document as blocks
 from costmodel.show import html as markup

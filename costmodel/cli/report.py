@@ -67,7 +67,9 @@ def command(
     """
     from ..data import llms
     from ..data.histogram import read_histogram
-    from ..report import directory, findings, story
+    from ..report import case as findings
+    from ..report import directory
+    from ..report import text as story
 
     target_engine = engine_named(engine)
     if (model_name is None) == (config_file is None):

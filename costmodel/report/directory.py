@@ -14,11 +14,11 @@ from ..errors import InputError
 from ..figures.static import NoBrowserError, write_images
 from ..show.document import Picture
 from . import markdown
+from .case import Findings
 from .explorer import explorer
-from .findings import Findings
 from .page import page
 from .pictures import pictures
-from .story import story, title
+from .text import story, title
 
 MARKDOWN, PAGE, RULE = "report.md", "report.html", "rule.json"
 

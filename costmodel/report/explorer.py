@@ -18,7 +18,7 @@ from ..model.latency import TERMS
 from ..model.shape import ALGORITHMS, ONE_STAGE
 from ..rules.rule import ENGINES, Rule, catalogue, current
 from ..units import kib
-from .findings import Findings
+from .case import Findings
 from .pictures import setting
 
 

@@ -7,20 +7,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..decide.sensitivity import Setting
-from ..figures.drift import (
+from ..figures.cutoff_drift import (
     cutoff_against_link_rate,
     cutoff_against_skew,
     cutoff_against_version,
 )
+from ..figures.decision_map import decision_map
 from ..figures.fit import parameter_intervals, residuals
 from ..figures.latency import latency_against_bytes
-from ..figures.maps import decision_map
 from ..figures.regret import difference_from_best, regret_on_pairs, regret_over_workload
 from ..figures.terms import terms_along_bytes, terms_of_call
 from ..figures.worth import worth_by_batch
 from ..model.fabric import FULL_MESH
 from ..show.document import Picture
-from .findings import Findings
+from .case import Findings
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

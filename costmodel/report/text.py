@@ -25,7 +25,7 @@ from ..show.document import (
     Table,
 )
 from ..units import kib
-from .findings import Findings
+from .case import Findings
 
 
 def story(found: Findings, pictures: Mapping[str, Picture], command: str, out: str) -> list[Block]:
