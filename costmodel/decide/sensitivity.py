@@ -3,7 +3,7 @@
 The crossover at one hidden size is the size in bytes at which 2-stage becomes the faster arm. It
 is read off a fine grid of token counts: the cut with the least regret, then the zero of the
 difference between the two neighbours by linear interpolation. The recommended cutoff
-(:mod:`costmodel.decide.recommendation`) differs from it only in that it is one of the captured sizes.
+(:mod:`.recommendation`) differs from it only in that it is one of the captured sizes.
 """
 
 from __future__ import annotations

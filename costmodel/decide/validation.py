@@ -1,9 +1,8 @@
 """Validation: the model and every rule of the field against measured rows.
 
-The model is judged on every row that it covers (:mod:`costmodel.decide.row_errors`), the rules on the calls
-that were measured with both algorithms (:mod:`costmodel.decide.pairs`), by their regret
-(:mod:`costmodel.decide.regret`). A measured latency is the judge throughout; only the regret over a
-workload is the model's own.
+The model is judged on every row that it covers (:mod:`.row_errors`), the rules on the calls that
+were measured with both algorithms (:mod:`.pairs`), by their regret (:mod:`.regret`). A measured
+latency is the judge throughout; only the regret over a workload is the model's own.
 """
 
 from __future__ import annotations

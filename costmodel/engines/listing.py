@@ -13,7 +13,7 @@ HIDDEN_DIMS = (2880, 4096, 5120, 7168)
 
 
 def as_json(rule: Rule, provenance: Provenance) -> str:
-    """Return the rule and its provenance as JSON; :func:`costmodel.rules.rule.load` reads the rule."""
+    """Return the rule and its provenance as JSON; :func:`rules.load` reads the rule."""
     data = {**rule.to_json(), "provenance": provenance.to_json()}
     return json.dumps(data, indent=2) + "\n"
 

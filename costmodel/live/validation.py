@@ -2,7 +2,7 @@
 
 ``costmodel validate --live BACKEND`` measures forced 1-stage and 2-stage (and ``auto`` where the
 back end has a rule of its own) as ``costmodel measure`` does, and hands the rows to
-:func:`costmodel.decide.validation.validate`. Applying the recommended rule is choosing one of the two
+:func:`~.decide.validation.validate`. Applying the recommended rule is choosing one of the two
 forced arms per shape, so its latency is one of the two that were measured in the same sitting.
 """
 

@@ -80,7 +80,7 @@ def on_fabric(
 def geometry(shapes: Shapes, algorithm: str, kernel: Kernel, *, arch: str = "gfx942") -> Geometry:
     """Return the geometry of ``algorithm`` for every shape. Does not check :func:`eligible`.
 
-    For ranks with links of their own; see :func:`costmodel.model.shared_gpu.geometry` for ranks on one GPU.
+    For ranks with links of their own; see :mod:`.shared_gpu` for ranks on one GPU.
     """
     n = shapes.world_size.astype(np.float64)
     tokens = shapes.tokens.astype(np.float64)

@@ -1,6 +1,6 @@
 """Dispatch rules: when a serving engine runs the 1-stage kernel, as data.
 
-A :class:`Rule` is a name, its provenance and a :mod:`~costmodel.rules.condition`. ``facts/rules.json``
+A :class:`Rule` is a name, its provenance and a :mod:`~.condition`. ``facts/rules.json``
 holds every rule that SGLang, vLLM, AITER and their peers ship, shipped or proposed, each with the
 pull request or file it stands in.
 

@@ -10,7 +10,7 @@ For each shape, in one sitting:
 4. outputs are compared again: what was timed is what is right;
 5. the samples of all ranks are gathered and summarized (:mod:`costmodel.live.run.statistics`).
 
-:mod:`costmodel.live.run.schedule` runs this over many shapes. All ranks run the same code in step; what
+:mod:`.schedule` runs this over many shapes. All ranks run the same code in step; what
 one decides or finds is exchanged, never guessed.
 """
 

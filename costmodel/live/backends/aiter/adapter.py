@@ -9,7 +9,7 @@ calls ``tensor_model_parallel_all_reduce`` and ``rmsnorm2d_fwd_with_add``.
 
 A package may stand in for AITER where there is no AMD GPU, by declaring
 ``__costmodel_standin__ = True`` and offering ``costmodel_device()`` (a
-:class:`~costmodel.live.backends.aiter.device.Device`). Its rows say interconnect ``standin``, quality ``suspect``.
+:class:`~.device.Device`). Its rows say interconnect ``standin``, quality ``suspect``.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ A wait gives up after ``spin_limit`` polls, leaves a nonzero error word and move
 far ahead, so that its later waits fall through: a lost peer gives wrong numbers and an error, never
 a hung device.
 
-A barrier needs all its programs resident at the same time; :mod:`costmodel.live.backends.triton.adapter`
+A barrier needs all its programs resident at the same time; :mod:`.adapter`
 checks that before a launch.
 """
 
