@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodel.calibration.posterior import posterior as _calibration
+from costmodel.calibration import posterior as _calibration
 from costmodel.data import kernels as kernel
 from costmodel.data import measurement
 from costmodel.decide.pairs import calls

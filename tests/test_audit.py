@@ -20,9 +20,9 @@ from costmodel.engines.source import open_trees
 from costmodel.engines.unit_checks import check
 from costmodel.errors import InputError
 from costmodel.model.shape import WORLD_SIZES
+from costmodel.rules import rule as rules
 from costmodel.rules.condition import Always, Compare, Member
 from costmodel.rules.rule import Rule
-from costmodel.rules.rule import rule as rules
 
 FUNCTION = "GroupCoordinator.fused_allreduce_rmsnorm"
 

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from costmodel.calibration import posterior as record
 from costmodel.calibration.cross_validation import assess
 from costmodel.calibration.estimate import calibrate, data_sha256
 from costmodel.calibration.observations import observe
 from costmodel.calibration.posterior import load, shipped
-from costmodel.calibration.posterior import posterior as record
 from costmodel.data import measurement
 from costmodel.data.kernels import aiter
 from costmodel.decide.prediction import latency_us, predict

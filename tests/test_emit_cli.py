@@ -10,7 +10,7 @@ import pytest
 from emitted import apply, tools
 from engines.shapes import SGLANG, SHAPES
 
-from costmodel.rules.rule import rule as rules
+from costmodel.rules import rule as rules
 
 
 def run(*args, cwd=None):

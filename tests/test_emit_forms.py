@@ -16,8 +16,8 @@ from costmodel.engines.boundary import first_difference
 from costmodel.engines.call_sites import engine as engine_named
 from costmodel.engines.reader import Module, read
 from costmodel.errors import InputError
+from costmodel.rules import rule as rules
 from costmodel.rules.rule import Rule
-from costmodel.rules.rule import rule as rules
 
 ENGINES = ("sglang", "vllm", "aiter")
 NEWEST = kernel.aiter()

@@ -19,9 +19,9 @@ from costmodel.engines.rewrite import NotRecognisedError
 from costmodel.engines.source import open_trees
 from costmodel.errors import InputError
 from costmodel.model.shape import WORLD_SIZES
+from costmodel.rules import rule as rules
 from costmodel.rules.condition import ByWorldSize, Compare, factors
 from costmodel.rules.rule import Rule
-from costmodel.rules.rule import rule as rules
 
 EVERY = [(shape, rule) for shape in SHAPES for rule in RULES]
 

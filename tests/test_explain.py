@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from costmodel.calibration.posterior import posterior as calibrations
+from costmodel.calibration import posterior as calibrations
 from costmodel.data import kernels as kernel
 from costmodel.data.workload import captured_batch_sizes
 from costmodel.decide.explanation import decisions, explain
@@ -18,7 +18,7 @@ from costmodel.decide.recommendation import recommend
 from costmodel.decide.sensitivity import Setting
 from costmodel.errors import InputError
 from costmodel.model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
-from costmodel.rules.rule import rule as rules
+from costmodel.rules import rule as rules
 
 KEYS = [
     "schema", "arch", "gpu", "op", "dtype", "aiter_version", "calibration", "world_size",

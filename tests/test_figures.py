@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costmodel import figures
+from costmodel.calibration import posterior as calibrations
 from costmodel.calibration.cross_validation import Assessment, Score
-from costmodel.calibration.posterior import posterior as calibrations
 from costmodel.data import kernels as kernel
 from costmodel.data import llms
 from costmodel.data.workload import Workload, captured_batch_sizes
@@ -32,7 +32,7 @@ from costmodel.figures import decision_map as maps
 from costmodel.figures import static, template
 from costmodel.figures.regret import field
 from costmodel.model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
-from costmodel.rules.rule import rule as rules
+from costmodel.rules import rule as rules
 
 
 @pytest.fixture(scope="module")

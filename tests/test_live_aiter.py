@@ -112,7 +112,7 @@ def test_bad_input_is_said_once(tmp_path, arguments, environment, message):
 FIND = """
 import sys
 from costmodel.errors import InputError
-from costmodel.live import aiter_check
+from costmodel.live.backends.aiter import self_check as aiter_check
 try:
     found = aiter_check.find()
 except InputError as error:

@@ -12,10 +12,10 @@ from costmodel.data import measurement
 from costmodel.errors import InputError
 from costmodel.live.backends.base import BACKENDS, Backend, LiveShape, Outputs, Timed
 from costmodel.live.backends.reference import fused_reference, operands, torch_dtype
+from costmodel.live.run import schedule as campaign
 from costmodel.live.run.directory import RunDirectory
 from costmodel.live.run.harness import Settings, check_points, measure_point, together
 from costmodel.live.run.points import Point, grid
-from costmodel.live.run.process import schedule as campaign
 from costmodel.live.run.processes import join
 from costmodel.live.run.schedule import Campaign
 from costmodel.live.run.watchdog import Watchdog

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from costmodel.calibration.posterior import posterior as calibrations
+from costmodel.calibration import posterior as calibrations
 from costmodel.data import llms
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.validation import validate
@@ -25,7 +25,7 @@ from costmodel.figures import static
 from costmodel.report import case as findings
 from costmodel.report import directory, markdown, page
 from costmodel.report import text as story
-from costmodel.rules.rule import rule as rules
+from costmodel.rules import rule as rules
 from costmodel.show import document as blocks
 from costmodel.show import html as markup
 from costmodel.show.notebook import calibration_html, recommendation_html, validation_html

@@ -13,6 +13,7 @@ from costmodel.data import kernels as kernel
 from costmodel.errors import InputError
 from costmodel.model.geometry import eligible
 from costmodel.model.shape import ONE_STAGE, WORLD_SIZES, Shapes
+from costmodel.rules import rule as rules
 from costmodel.rules.condition import (
     Always,
     AnyOf,
@@ -30,7 +31,6 @@ from costmodel.rules.condition import (
     with_version,
 )
 from costmodel.rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule
-from costmodel.rules.rule import rule as rules
 
 KIB = 1024
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from costmodel import figures
-from costmodel.calibration.posterior import posterior as calibration
+from costmodel.calibration import posterior as calibration
 from costmodel.data import llms
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.sensitivity import Setting
 from costmodel.decide.worth import worth
-from costmodel.rules.rule import rule as rules
+from costmodel.rules import rule as rules
 
 
 def draw(directory: Path) -> None:
