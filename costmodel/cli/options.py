@@ -76,6 +76,18 @@ def read_world_sizes(sizes: tuple[int, ...]) -> tuple[int, ...]:
     return sizes
 
 
+def world_sizes(command: Command) -> Command:
+    """Add --tp, the world sizes that are asked about."""
+
+    def checked(ctx: Any, param: Any, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        return read_world_sizes(sizes)
+
+    return click.option(
+        "--tp", type=INTEGERS, default="2,4,8", show_default=True, callback=checked,
+        help="World sizes.",
+    )(command)  # fmt: skip
+
+
 def target(command: Command) -> Command:
     """Add --arch, --gpu and --calibration."""
     for option in (

@@ -19,7 +19,7 @@ from ..calibration.observations import Observations, observe
 from ..calibration.posterior import LEVEL, NOISE_DOF, Calibration, Values
 from ..data.measurement import Measurements
 from ..model import parameters
-from .prediction import DRAWS, SEED
+from .setting import DRAWS, SEED
 
 Array = NDArray[np.float64]
 

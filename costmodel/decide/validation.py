@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from ..calibration.posterior import Calibration
-from ..data import kernels as _kernel
 from ..data.measurement import Measurements
 from ..data.workload import Workload
 from ..errors import InputError, nearest
@@ -34,8 +33,8 @@ from .measured_regret import (
     recommended_choice,
 )
 from .pairs import Pairs, calls
-from .regret import known_workload
 from .row_errors import Accuracy, Rows, compare, covered
+from .setting import Setting
 
 SCHEMA = "costmodel/validate/1"
 
@@ -85,10 +84,9 @@ class Validation:
         """Return the regret of a rule by name, or None when it was not judged."""
         return next((r for r in self.regret if r.rule == rule), None)
 
-    def _repr_html_(self) -> str:
-        from ..show.notebook import validation_html
-
-        return validation_html(self)
+    def __repr__(self) -> str:
+        verdict = "passed" if self.passed else f"not passed: {'; '.join(self.failures)}"
+        return f"Validation({len(self.rows.observations)} rows, {len(self.pairs)} pairs: {verdict})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the ``costmodel/validate/1`` record.
@@ -109,20 +107,20 @@ class Validation:
 
 def validate(
     table: Measurements,
-    calibration: Calibration,
+    setting: Setting,
     *,
-    gpu: str | None = None,
+    every_gpu: bool = True,
     op: str | None = None,
     include: tuple[str, ...] = ("clean",),
     against: Rule | None = None,
     fallback: Rule | None = None,
-    aiter_version: str = _kernel.LATEST,
     workload: Workload | None = None,
     limits: Limits | None = None,
     need_pairs: bool = True,
 ) -> Validation:
-    """Judge the model and the rules on the rows of a table that the calibration covers.
+    """Judge the model and the rules on the rows of a table that the setting's calibration covers.
 
+    Rows have GPUs and dtypes of their own; ``every_gpu=False`` keeps those of the setting's GPU.
     ``op`` is the op whose rules are judged (default: the fused op if it has pairs, else plain
     all-reduce). ``against`` is judged too and takes the place of the best shipped rule in the
     verdict. Where the recommendation makes no claim, ``fallback`` decides (default: AITER's
@@ -134,7 +132,10 @@ def validate(
     algorithms, and for a rule without a claim for a world size of the pairs.
     """
     limits = limits or Limits()
-    observations = covered(calibration, table, gpu=gpu, include=include)
+    calibration = setting.calibration
+    observations = covered(
+        calibration, table, gpu=None if every_gpu else setting.gpu, include=include
+    )
     if not len(observations):
         why = "; ".join(f"{n} {reason}" for reason, n in observations.set_aside.items())
         raise InputError(
@@ -157,19 +158,17 @@ def validate(
     three_way: ThreeWay | None = None
     rival = ""
     if len(pairs):
-        advice = advise(calibration, pairs, fallback, aiter_version, workload)
+        advice = advise(setting, pairs, fallback, workload)
         field = [*shipped(judged), ALWAYS_1STAGE, ALWAYS_2STAGE]
         if against is not None:
             if against.name == RECOMMENDED:
                 against = replace(against, name="given")
             field = [*(r for r in field if r.name != against.name), against]
-        ours = recommended_choice(pairs, advice, aiter_version)
+        ours = recommended_choice(pairs, advice)
         agreed = agreement(pairs, ours, limits.tie)
-        regret = judge(pairs, ours, field, rows, aiter_version)
-        three_way = judge_three_way(calibration, every, advice, aiter_version)
-        regret = over_workload(
-            regret, calibration, pairs, advice, field, workload or known_workload(), aiter_version
-        )
+        regret = judge(pairs, ours, field, rows, setting.aiter_version)
+        three_way = judge_three_way(every, advice)
+        regret = over_workload(regret, pairs, advice, field)
         rival = against.name if against is not None else _best_shipped(regret)
     accuracy = rows.accuracy()
     found = Validation(
