@@ -57,7 +57,13 @@ _PUBLIC = {
 __all__ = [*_PUBLIC, "__version__"]
 
 
+#: Wings that are public as modules: ``cm.figures.decision_map``.
+_MODULES = ("figures", "planning", "rules", "simulation")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
     if name in _PUBLIC:
         value = getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
         globals()[name] = value
@@ -66,4 +72,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted((*__all__, *_MODULES))

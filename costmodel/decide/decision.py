@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from ..rules.rule import CutoffEvidence, Rule, current
 from ..units import kib
 from .regret import Arms, Cell
 from .setting import Setting
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = "costmodel/recommend/1"
 
@@ -275,6 +278,12 @@ class Decision:
                 "sources": list(data.get("sources", ())),
             },
         }
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row per world size as a pandas data frame."""
+        import pandas as pd
+
+        return pd.DataFrame([c.to_dict() for c in self.cutoffs])
 
     def __repr__(self) -> str:
         said = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from .recommendation import recommend
 from .regret import Estimate
 from .sensitivity import Flip, flips
 from .setting import Setting
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = NDArray[np.float64]
 
@@ -220,6 +223,12 @@ class Choices:
                 for i in range(len(self.calls))
             ],
         }
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row per call as a pandas data frame."""
+        import pandas as pd
+
+        return pd.json_normalize(self.to_dict()["calls"])
 
     def __repr__(self) -> str:
         ones = int((self.choice == ONE_STAGE).sum())

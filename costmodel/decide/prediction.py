@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from ..model.latency import total
 from ..model.shape import Shapes
 from .decision import MEASURED, TRANSFERRED
 from .setting import DRAWS, SEED, Setting
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = NDArray[np.float64]
 
@@ -58,6 +61,12 @@ class Prediction:
             }
             for i in range(len(s))
         ]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row per shape as a pandas data frame."""
+        import pandas as pd
+
+        return pd.json_normalize(self.to_rows())
 
     def __repr__(self) -> str:
         n = self.latency_us.size

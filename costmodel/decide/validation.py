@@ -8,7 +8,7 @@ latency is the judge throughout; only the regret over a workload is the model's 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,6 +35,9 @@ from .measured_regret import (
 from .pairs import Pairs, calls
 from .row_errors import Accuracy, Rows, compare, covered
 from .setting import Setting
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = "costmodel/validate/1"
 
@@ -84,6 +87,12 @@ class Validation:
         """Return the regret of a rule by name, or None when it was not judged."""
         return next((r for r in self.regret if r.rule == rule), None)
 
+    def to_frame(self) -> pd.DataFrame:
+        """Return the regret of every rule as a pandas data frame."""
+        import pandas as pd
+
+        return pd.DataFrame([r.to_dict() for r in self.regret])
+
     def __repr__(self) -> str:
         verdict = "passed" if self.passed else f"not passed: {'; '.join(self.failures)}"
         return f"Validation({len(self.rows.observations)} rows, {len(self.pairs)} pairs: {verdict})"
@@ -106,7 +115,7 @@ class Validation:
 
 
 def validate(
-    table: Measurements,
+    table: Measurements | pd.DataFrame,
     setting: Setting,
     *,
     every_gpu: bool = True,
@@ -132,6 +141,7 @@ def validate(
     algorithms, and for a rule without a claim for a world size of the pairs.
     """
     limits = limits or Limits()
+    table = Measurements.of(table)
     calibration = setting.calibration
     observations = covered(
         calibration, table, gpu=None if every_gpu else setting.gpu, include=include

@@ -9,7 +9,7 @@ on which both rules run the same algorithm is worth exactly 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from ..units import element_bytes
 from .decision import MEASURED, TRANSFERRED
 from .regret import Arms, Estimate
 from .setting import Setting
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = "costmodel/worth/1"
 
@@ -88,6 +91,12 @@ class Worth:
                 "us_per_step_hi": self.mean_us.hi,
             },
         }
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row per captured batch size as a pandas data frame."""
+        import pandas as pd
+
+        return pd.DataFrame([b.to_dict() for b in self.batches])
 
     def __repr__(self) -> str:
         mean = self.mean_us
