@@ -70,10 +70,12 @@ def sizes(cutoff: Cutoff) -> str:
 
 def interval(cutoff: Cutoff) -> str:
     """Return the interval of a cutoff: ``405 KiB to 504 KiB``."""
-    if cutoff.max_bytes_lo is None:
-        return "-"
-    high = "no limit" if cutoff.max_bytes_hi is None else kib(cutoff.max_bytes_hi)
-    return f"{kib(cutoff.max_bytes_lo)} to {high}"
+    return "-" if cutoff.max_bytes_lo is None else span(cutoff.max_bytes_lo, cutoff.max_bytes_hi)
+
+
+def span(lo: int, hi: int | None) -> str:
+    """Return an interval of bytes; None is open above."""
+    return f"{kib(lo)} to {'no limit' if hi is None else kib(hi)}"
 
 
 def separate(decision: Decision, cutoff: Cutoff, ops: SeparateOps) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..simulation import Map, Outcome, Study
 from ..simulation.study import AXES
 from ..units import kib
+from .recommendation import span
 from .table import table
 
 
@@ -85,10 +86,15 @@ def map_text(found: Map, study: Study) -> str:
 
     (down, rows), *rest = found.axes
     values = found.bytes.reshape(len(rows), -1)
-    head = [down, *(f"{rest[0][0]}={v:g}" for v in rest[0][1])] if rest else [down, "cutoff"]
     cells = [
         [f"{v:g}", *(said(b) for b in line)] for v, line in zip(rows, values.tolist(), strict=True)
     ]
+    if rest:
+        head = [down, *(f"{rest[0][0]}={v:g}" for v in rest[0][1])]
+    else:
+        head = [down, "cutoff", "90 % interval"]
+        for line, cell in zip(cells, found.cells, strict=True):
+            line.append("-" if cell.interval is None else span(*cell.interval))
     per = "a chain of layers" if study.layers else "one collective, after the last arrival"
     return "\n".join(
         [

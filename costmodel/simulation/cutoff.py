@@ -41,14 +41,13 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 
 class SimulatedCutoff:
     """The size up to which 1-stage is best: ``bytes`` with its interval, None for no limit.
 
-    ``tokens`` is the last captured batch on 1-stage. ``lo`` and ``hi`` are 0 and None where the
-    calibration has no interval to give.
+    ``tokens`` is the last captured batch on 1-stage. ``interval`` holds the ends of the 90 %
+    interval in bytes (None above: no limit), and is None where the calibration has none to give.
     """
 
     bytes: int | None
     tokens: int | None
-    lo: int
-    hi: int | None
+    interval: tuple[int, int | None] | None
 
 
 def simulated_cutoff(
@@ -73,13 +72,13 @@ def simulated_cutoff(
     decision = recommend(setting, workload, world_sizes=(machine.ranks,), added_us=added_us)
     (found,) = decision.cutoffs
     if found.verdict == ALWAYS_ONE_STAGE:
-        return SimulatedCutoff(None, None, 0, None)
+        return SimulatedCutoff(None, None, None)
     best = found.arms.best()
     point = best.cell.roundest() if found.max_bytes is None else found.max_bytes
     if found.max_bytes is None and best.cell.hi is None:
-        return SimulatedCutoff(None, None, best.lo.lo, None)
+        return SimulatedCutoff(None, None, (best.lo.lo, None))
     tokens = snap_tokens(point, hidden_dim, element_bytes(setting.dtype))[0]
-    return SimulatedCutoff(point, tokens, best.lo.lo, best.hi.hi)
+    return SimulatedCutoff(point, tokens, (best.lo.lo, best.hi.hi))
 
 
 def _by_simulation_alone(
@@ -94,10 +93,10 @@ def _by_simulation_alone(
     one, two = (simulated[a][None] for a in ALGORITHMS)
     cell = Arms(shapes, weight, one, two, setting.aiter_version).best().cell
     if cell.hi is None:
-        return SimulatedCutoff(None, None, 0, None)
+        return SimulatedCutoff(None, None, None)
     point = cell.roundest()
     tokens = snap_tokens(point, hidden_dim, element_bytes(setting.dtype))[0]
-    return SimulatedCutoff(point, tokens, 0, None)
+    return SimulatedCutoff(point, tokens, None)
 
 
 def collective_cost(

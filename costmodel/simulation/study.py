@@ -156,8 +156,7 @@ class Map:
                     **dict(zip(names, point.tolist(), strict=True)),
                     "cutoff_bytes": cell.bytes,
                     "cutoff_tokens": cell.tokens,
-                    "cutoff_bytes_lo": cell.lo,
-                    "cutoff_bytes_hi": cell.hi,
+                    "cutoff_bytes_interval": list(cell.interval) if cell.interval else None,
                 }
                 for point, cell in zip(points, self.cells, strict=True)
             ],
