@@ -32,9 +32,9 @@ from .setting import Setting
 if TYPE_CHECKING:
     import pandas as pd
 
-Array = NDArray[np.float64]
+    from .schemas import Explained, ExplainedArm, ExplainedBatches, ExplainedCall
 
-SCHEMA = "costmodel/explain/2"
+Array = NDArray[np.float64]
 
 #: A call counts as decided from this probability on.
 DECIDED = LEVEL
@@ -52,7 +52,7 @@ class Arm:
     terms: dict[str, Estimate]
     evidence: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ExplainedArm:
         """Return an entry of ``arms``."""
         return {
             "latency_us": self.latency_us.value,
@@ -136,10 +136,9 @@ class Explanation:
         """Whether the choice is the faster one with at least 90 % probability."""
         return self.probability >= DECIDED
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ExplainedCall:
         """Return the ``costmodel/explain/2`` record."""
         return {
-            "schema": SCHEMA,
             **_about(self.setting, self.decision, self.call),
             "tokens": self.tokens,
             "bytes": self.bytes,
@@ -203,10 +202,9 @@ class Choices:
     choice: NDArray[np.str_]
     opinions: dict[str, NDArray[np.str_]]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ExplainedBatches:
         """Return the ``costmodel/explain/2`` record of all captured batch sizes."""
         return {
-            "schema": SCHEMA,
             **_about(self.setting, self.decision, self.calls),
             "calls": [
                 {
@@ -444,10 +442,11 @@ def _finite(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _about(setting: Setting, decision: Decision | None, calls: Shapes) -> dict[str, Any]:
+def _about(setting: Setting, decision: Decision | None, calls: Shapes) -> Explained:
     """Return the part of a record that says what was asked, and the rule's cutoff there."""
     cutoff = decision.at(int(calls.world_size[0])) if decision else None
     return {
+        "schema": "costmodel/explain/2",
         **setting.about(),
         "world_size": int(calls.world_size[0]),
         "hidden_dim": int(calls.hidden_dim[0]),

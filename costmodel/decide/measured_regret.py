@@ -7,7 +7,7 @@ catalogue. A measured latency is the judge, except over a workload, where the mo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from .recommendation import recommend
 from .regret import Estimate
 from .row_errors import Rows
 from .setting import SEED, Setting
+
+if TYPE_CHECKING:
+    from .schemas import ChoiceRecord, RegretRecord
 
 Array = NDArray[np.float64]
 Choice = NDArray[np.bool_]
@@ -70,9 +73,14 @@ class RuleRegret:
         """Whether the rule beats the recommended one on these pairs, beyond noise."""
         return self.separable and self.behind is not None and self.behind.value > 0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> RegretRecord:
         """Return an entry of ``regret`` in ``costmodel/validate/1``."""
-        return {k: getattr(self, k) for k in ("rule", "mean_pct", "max_pct", "mean_us")}
+        return {
+            "rule": self.rule,
+            "mean_pct": self.mean_pct,
+            "max_pct": self.max_pct,
+            "mean_us": self.mean_us,
+        }
 
 
 @dataclass(frozen=True)
@@ -100,10 +108,13 @@ class Agreement:
     outside_tie: int
     agree_outside_tie: float | None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ChoiceRecord:
         """Return the ``choice`` part of ``costmodel/validate/1``."""
-        keys = ("pairs", "agree", "agree_outside_tie")
-        return {key: getattr(self, key) for key in keys}
+        return {
+            "pairs": self.pairs,
+            "agree": self.agree,
+            "agree_outside_tie": self.agree_outside_tie,
+        }
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from .setting import DRAWS, SEED, Setting
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from .schemas import PredictedRow
 
 Array = NDArray[np.float64]
 
@@ -41,7 +43,7 @@ class Prediction:
     terms: dict[str, Array]
     evidence: NDArray[np.str_]
 
-    def to_rows(self) -> list[dict[str, Any]]:
+    def to_rows(self) -> list[PredictedRow]:
         """Return one record per shape, as in ``rows`` of ``costmodel/predict/1``."""
         s = self.shapes
         return [

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,9 @@ from ..model.shape import ONE_STAGE, TWO_STAGE, Shapes
 from ..rules.rule import Rule
 from ..units import KIB
 from .setting import Setting
+
+if TYPE_CHECKING:
+    from .schemas import EstimateRecord
 
 Array = NDArray[np.float64]
 Choice = NDArray[np.bool_]
@@ -49,7 +53,7 @@ class Estimate:
         lo, hi = np.quantile(draws, [tail, 1 - tail])
         return cls(float(draws.mean()), float(lo), float(hi))
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> EstimateRecord:
         """Return value, lo and hi."""
         return {"value": self.value, "lo": self.lo, "hi": self.hi}
 

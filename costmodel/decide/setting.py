@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,6 +26,9 @@ from ..model.latency import terms, total
 from ..model.shape import ALGORITHMS, FUSED, OPS, SEPARATE, Shapes
 from ..rules.rule import ENGINES
 from ..units import element_bytes
+
+if TYPE_CHECKING:
+    from .schemas import Asked
 
 Array = NDArray[np.float64]
 
@@ -138,7 +141,7 @@ class Setting:
         one, two = (self.latency_us(apart, algorithm, values) for algorithm in ALGORITHMS)
         return np.minimum(one, two)
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Asked:
         """Return the part of a JSON record that says what was asked."""
         return {
             "arch": self.arch,

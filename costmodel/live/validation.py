@@ -25,7 +25,7 @@ from ..decide.pairs import Pairs, pair
 from ..decide.recommendation import recommend
 from ..decide.row_errors import Rows, covered
 from ..decide.setting import Setting
-from ..decide.validation import SCHEMA, Limits, Validation, validate
+from ..decide.validation import Limits, Validation, validate
 from ..errors import InputError
 from ..model.shape import FUSED
 from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, current, shipped
@@ -85,7 +85,7 @@ class Measured:
             ("median_ape", "p90_ape", "max_ape", "coverage90", "median_ape_offset")
         )
         return {
-            "schema": SCHEMA,
+            "schema": "costmodel/validate/1",
             "accuracy": {"n": 0, **accuracy, "reason": self.reason},
             "choice": self.choice.to_dict(),
             "regret": [r.to_dict() for r in self.regret],
