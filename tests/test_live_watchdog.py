@@ -9,21 +9,21 @@ import time
 
 import pytest
 
-from costmodel.live.run.processes import join
+from costmodel.live.run.peers import join
 
 BODY = """
 import os, sys, time
-from costmodel.live.run.processes import join
+from costmodel.live.run.peers import join
 from costmodel.live.run.watchdog import Watchdog
-processes = join()
-other = 1 - processes.rank
+peers = join()
+other = 1 - peers.rank
 def meet(name):
-    open(processes.meeting_place / f"{name}-{processes.rank}", "w").close()
-    while not (processes.meeting_place / f"{name}-{other}").exists():
+    open(peers.meeting_place / f"{name}-{peers.rank}", "w").close()
+    while not (peers.meeting_place / f"{name}-{other}").exists():
         time.sleep(0.01)
 def blocked():
     os.read(os.pipe()[0], 1)
-with Watchdog(processes, 1.0) as watch:
+with Watchdog(peers, 1.0) as watch:
     watch.epilogue = "2 of 5 shapes are kept"
     watch.step("64 tokens, arm 2stage, round 1")
     meet("begun")
@@ -69,7 +69,7 @@ def test_a_hang_of_all_ranks_is_said_once(tmp_path):
 
 def test_a_rank_that_is_behind_is_named(tmp_path):
     body = """
-    if processes.rank == 0:
+    if peers.rank == 0:
         watch.step("64 tokens, arm 2stage, round 2")
     else:
         watch.rest()

@@ -6,100 +6,20 @@ shape the first one is measured once more: an A/A pair across the whole run.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
-from ..backends.base import GRAPH, Backend, op_and_algorithm
+from ..backends.base import GRAPH, Backend
 from ..backends.reference import out_of_memory
-from . import environment
 from .directory import RunDirectory
 from .exit_codes import FINISHED, WRONG_RESULTS
-from .harness import ArmResult, Settings, measure_point
+from .harness import ArmResult, Repetition, measure_point
 from .points import Point
 from .progress import Progress
+from .records import schema_rows, to_record
 from .statistics import CLEAN_PERCENT
 from .watchdog import Watchdog
-
-
-def to_record(
-    index: int, point: Point, results: dict[str, ArmResult], seconds: float, kind: str = "shape"
-) -> dict[str, Any]:
-    """Return the line of ``samples.jsonl`` for one measured point, still without ``rows``."""
-    arms = {}
-    for arm, result in results.items():
-        arms[arm] = {
-            "correct": result.summary is not None,
-            # NaN and missing outputs count as infinite, which JSON lacks
-            "worst_error": result.worst_error if math.isfinite(result.worst_error) else None,
-            "wrong_ranks": list(result.wrong_ranks),
-            "summary": asdict(result.summary) if result.summary else None,
-            "clean": result.summary.clean if result.summary else None,
-            "kernels": list(result.kernels),
-            "latency_us": result.latency_us.tolist() if result.latency_us is not None else None,
-        }
-    return {
-        "kind": kind,
-        "index": index,
-        "when": environment.now(),
-        "seconds": round(seconds, 3),
-        "point": point.to_json(),
-        "arms": arms,
-        "rows": [],
-    }
-
-
-def schema_rows(
-    record: dict[str, Any], run_id: str, labels: dict[str, str], world_size: int, timing: str
-) -> list[dict[str, Any]]:
-    """Return the schema 1 rows of one record: one for each arm that was right."""
-    point = Point.from_json(record["point"])
-    rows = []
-    for arm, result in record["arms"].items():
-        if not result["correct"]:
-            continue
-        op, algorithm = op_and_algorithm(arm)
-        quality = "clean" if result["clean"] else "noisy"
-        rows.append(
-            {
-                "source": run_id,
-                "date": record["when"][:10],
-                "gpu": labels["gpu"],
-                "gpu_evidence": "stated" if labels["gpu"] else "",
-                "arch": labels["arch"],
-                "interconnect": labels["interconnect"],
-                "world_size": world_size,
-                "op": op,
-                "algorithm": algorithm,
-                "kernel_family": labels["kernel_family"],
-                "kernel_version": labels["kernel_version"],
-                "tokens": point.shape.tokens,
-                "hidden_dim": point.shape.hidden_dim,
-                "dtype": point.shape.dtype,
-                "bytes": point.shape.bytes,
-                "latency_us": round(result["summary"]["latency_us"], 4),
-                "statistic": "median",
-                "rank_reduction": "max",
-                "timing": timing,
-                "quality": quality if labels["genuine"] == "yes" else "suspect",
-            }
-        )
-    return rows
-
-
-def labels(backend: Backend) -> dict[str, str]:
-    """Return what the rows say of the machine and the kernels; a resumed run must have the same."""
-    known = backend.environment()
-    return {
-        "gpu": str(known.get("gpu", "")),
-        "arch": str(known.get("arch", "")),
-        "interconnect": backend.interconnect,
-        "kernel_family": backend.kernel_family,
-        "kernel_version": backend.kernel_version,
-        "genuine": "yes" if backend.genuine else "no",
-    }
 
 
 def describe(results: dict[str, ArmResult]) -> str:
@@ -124,8 +44,8 @@ def describe(results: dict[str, ArmResult]) -> str:
     return "\n".join("    " + line for line in lines)
 
 
-class Campaign:
-    """A run over many points: which is next, when to stop, what to say, where results go.
+class Schedule:
+    """The points of a run, one by one: which is next, when to stop, what to say and to keep.
 
     Rank 0 holds the open :class:`RunDirectory` and does all printing; other ranks pass None.
     """
@@ -134,7 +54,7 @@ class Campaign:
         self,
         backend: Backend,
         points: Sequence[Point],
-        settings: Settings,
+        repetition: Repetition,
         watch: Watchdog,
         run: RunDirectory | None,
         say: Callable[[str], None],
@@ -144,7 +64,7 @@ class Campaign:
     ) -> None:
         self.backend = backend
         self.points = points
-        self.settings = settings
+        self.repetition = repetition
         self.watch = watch
         self.run = run
         self.say = say
@@ -187,11 +107,11 @@ class Campaign:
         point = self.points[index]
         try:
             results = measure_point(
-                self.backend, point, self.settings, index, self.watch, self.progress.show
+                self.backend, point, self.repetition, index, self.watch, self.progress.show
             )
         except RuntimeError as error:
             if "out of memory" in str(error).lower():  # graphs and references take memory too
-                raise out_of_memory(point.shape, self.settings.slots, error) from None
+                raise out_of_memory(point.shape, self.repetition.slots, error) from None
             raise
         return results, time.monotonic() - began
 
@@ -201,7 +121,7 @@ class Campaign:
         On an H200 (driver 580, CUDA 13) each kernel of the first graphs of a process costs about
         0.18 us less than of all later ones, at equal clocks; no result may come from them.
         """
-        if self.todo and self.settings.timing == GRAPH and not self._out_of_time(self.todo[0]):
+        if self.todo and self.repetition.timing == GRAPH and not self._out_of_time(self.todo[0]):
             self._measure(self.todo[0])
 
     def _again(self, index: int, before: dict[str, ArmResult]) -> None:
@@ -229,7 +149,7 @@ class Campaign:
                 started["id"],
                 started["labels"],
                 self.backend.world_size,
-                self.settings.timing,
+                self.repetition.timing,
             )
         with self.watch.unbroken():
             self.run.append(record)
@@ -254,7 +174,7 @@ class Campaign:
         self.watch.epilogue = f"{kept} and kept; continue with --resume"
 
     def _conclude(self) -> int:
-        """Print the summary of the whole run, earlier sittings included; return the exit code."""
+        """Print the summary of the whole run, what was resumed included; return the exit code."""
         wrong = []
         if self.run is not None:
             shapes = [record for record in self.run.records if record["kind"] == "shape"]
