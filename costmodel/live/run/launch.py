@@ -11,11 +11,9 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
@@ -23,7 +21,7 @@ from ..backends.base import load
 from .execution import carry_out
 from .exit_codes import BAD_INPUT, LOST_RANK, RunEnded, by_signal, signal_name
 from .options import read_options
-from .peers import MEETING_PLACE, Peers, join, under_torchrun
+from .peers import MEETING_PLACE, Peers, join, new_meeting_place, under_torchrun
 
 
 def measure(options: Mapping[str, Any]) -> int:
@@ -49,12 +47,20 @@ def measure(options: Mapping[str, Any]) -> int:
     except InputError as error:
         if not under_torchrun():
             raise
-        if join().first_to_say():
+        if _speaks():
             print(f"costmodel: error: {error}", file=sys.stderr)
         return BAD_INPUT
     except RunEnded as error:
         print(f"costmodel: error: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def _speaks() -> bool:
+    """Return whether this rank tells the user; rank 0 does where the ranks cannot meet."""
+    try:
+        return join().first_to_say()
+    except InputError:
+        return os.environ["RANK"] == "0"
 
 
 def _spawn(world_size: int, options: Mapping[str, Any]) -> int:
@@ -67,8 +73,8 @@ def _spawn(world_size: int, options: Mapping[str, Any]) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.disable(logging.CRITICAL)  # the launcher reports failures at length; the ranks say it
-    place = tempfile.mkdtemp(prefix="costmodel-")
-    os.environ[MEETING_PLACE] = place
+    place = new_meeting_place()
+    os.environ[MEETING_PLACE] = str(place)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     config = LaunchConfig(
         min_nodes=1,
@@ -81,7 +87,7 @@ def _spawn(world_size: int, options: Mapping[str, Any]) -> int:
         max_restarts=0,
         monitor_interval=0.1,
     )
-    speaker = Peers(-1, 1, Path(place))
+    speaker = Peers(-1, 1, place)
     try:
         _start_ranks_with_ctrl_c_held()
         given = json.dumps(options, default=str)  # paths among them
