@@ -1,6 +1,11 @@
 """The harness against a back end whose truth is known: latencies by law, errors on demand."""
 
+import fcntl
 import json
+import os
+import struct
+import sys
+import termios
 
 import numpy as np
 import pytest
@@ -16,7 +21,6 @@ from costmodel.live.run.directory import RunDirectory
 from costmodel.live.run.harness import Repetition, check_points, measure_point, together
 from costmodel.live.run.peers import join
 from costmodel.live.run.points import Point, grid
-from costmodel.live.run.progress import Progress
 from costmodel.live.run.records import labels
 from costmodel.live.run.schedule import Schedule
 from costmodel.live.run.watchdog import Watchdog
@@ -281,7 +285,7 @@ def test_a_spent_budget_stops_between_shapes_and_says_what_is_left(tmp_path, wat
 
 def test_a_budget_does_not_begin_a_shape_that_will_not_fit(tmp_path, watch):
     started = OneStart(tmp_path, watch, budget_s=1000.0)
-    started.schedule.progress.seconds = [2000.0]
+    started.schedule.seconds = [2000.0]
     assert started.measure() == 0
     assert started.prepared() == []
 
@@ -302,18 +306,34 @@ def test_rows_of_a_test_double_are_suspect(tmp_path, watch, monkeypatch):
     assert set(measurement.read(tmp_path / "measurements.csv").quality) == {"suspect"}
 
 
-def test_progress_admits_what_it_does_not_know():
-    progress = Progress(10, shown=False)
-    assert progress.remaining_s() is None
-    assert "unknown" in progress.line("")
-    for seconds in (2.0, 4.0, 3.0):
-        progress.done(seconds)
-    estimate, low, high = progress.remaining_s()
-    assert estimate == pytest.approx(7 * 3.0)
-    # two standard errors of seven more draws with sd 1 and a mean of three draws
-    assert high - estimate == pytest.approx(2 * np.sqrt(7 + 49 / 3))
-    assert low == pytest.approx(estimate - (high - estimate))
-    assert "3/10 shapes" in progress.line("")
+def drawn(tmp_path, watch, monkeypatch):
+    """Run three shapes with standard error on a terminal; return what was drawn there."""
+    terminal, ours = os.openpty()
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))
+    with os.fdopen(ours, "w") as stderr:
+        monkeypatch.setattr("sys.stderr", stderr)
+        assert OneStart(tmp_path, watch).measure() == 0
+        stderr.write("the end")
+        stderr.flush()
+        text = b""
+        while not text.endswith(b"the end"):
+            text += os.read(terminal, 65536)
+    os.close(terminal)
+    return text.decode().removesuffix("the end")
+
+
+def test_a_terminal_shows_a_bar_that_leaves_nothing_behind(tmp_path, watch, monkeypatch):
+    pytest.importorskip("tqdm", reason="the bar is tqdm's: pip install tqdm")
+    text = drawn(tmp_path, watch, monkeypatch)
+    assert "0/3 [" in text
+    assert "2/3 [" in text
+    assert text.endswith("\r")
+    assert text.rstrip("\r").rpartition("\r")[2].strip() == ""
+
+
+def test_without_tqdm_there_is_no_bar_and_the_run_goes_on(tmp_path, watch, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert drawn(tmp_path, watch, monkeypatch) == ""
 
 
 @pytest.fixture

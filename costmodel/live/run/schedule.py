@@ -16,7 +16,7 @@ from .directory import RunDirectory
 from .exit_codes import FINISHED, WRONG_RESULTS
 from .harness import ArmResult, Repetition, measure_point
 from .points import Point
-from .progress import Progress
+from .progress import ProgressBar
 from .records import schema_rows, to_record
 from .statistics import CLEAN_PERCENT
 from .watchdog import Watchdog
@@ -72,8 +72,11 @@ class Schedule:
         self.started = time.monotonic() if started is None else started
         done = backend.exchange(run.finished() if run else None)[0] or set()
         self.todo = [index for index in range(len(points)) if index not in done]
+        self.finished = len(done)
+        #: What each shape measured by this process took.
+        self.seconds: list[float] = []
         speaks = 0 in backend.local_ranks
-        self.progress = Progress(len(points), len(done), shown=speaks)
+        self.progress = ProgressBar(len(points), len(done), shown=speaks)
         self._note_kept()
 
     def measure(self) -> int:
@@ -82,24 +85,26 @@ class Schedule:
         self._settle()
         for index in self.todo:
             if self._out_of_time(index):
-                left = len(self.points) - self.progress.finished
+                left = len(self.points) - self.finished
                 self._tell(
                     f"the budget of {self.budget_s:g} s is spent: {left} of {len(self.points)} "
                     "shapes are left; continue with --resume"
                 )
                 break
             results, seconds = self._measure(index)
-            self.progress.done(seconds)
+            self.finished += 1
+            self.seconds.append(seconds)
             self._store(to_record(index, self.points[index], results, seconds))
             self._note_kept()
             shape = self.points[index].shape
-            count = f"{self.progress.finished}/{len(self.points)}"
+            count = f"{self.finished}/{len(self.points)}"
             self._tell(f"{count}  {shape}\n{describe(results)}")
+            self.progress.shape_done()
             first = first or (index, results)
         else:
-            if first and len(self.progress.seconds) > 1 and not self._out_of_time(first[0]):
+            if first and len(self.seconds) > 1 and not self._out_of_time(first[0]):
                 self._again(*first)
-        self.progress.clear()
+        self.progress.close()
         return self._conclude()
 
     def _measure(self, index: int) -> tuple[dict[str, ArmResult], float]:
@@ -107,7 +112,7 @@ class Schedule:
         point = self.points[index]
         try:
             results = measure_point(
-                self.backend, point, self.repetition, index, self.watch, self.progress.show
+                self.backend, point, self.repetition, index, self.watch, self.progress.note
             )
         except RuntimeError as error:
             if "out of memory" in str(error).lower():  # graphs and references take memory too
@@ -158,19 +163,18 @@ class Schedule:
         """Return rank 0's verdict whether the shape that comes next would overrun the budget."""
         over = False
         if self.budget_s is not None:
-            taken = self.progress.seconds
-            expected = sum(taken) / len(taken) if taken else 0.0
+            expected = sum(self.seconds) / len(self.seconds) if self.seconds else 0.0
             over = time.monotonic() - self.started + expected > self.budget_s
         self.watch.step(f"{self.points[index].shape}, about to begin")
         return bool(self.backend.exchange(over)[0])
 
     def _tell(self, line: str) -> None:
         if 0 in self.backend.local_ranks:
-            self.progress.clear()
-            self.say(line)
+            with self.progress.aside():
+                self.say(line)
 
     def _note_kept(self) -> None:
-        kept = f"{self.progress.finished} of {len(self.points)} shapes are finished"
+        kept = f"{self.finished} of {len(self.points)} shapes are finished"
         self.watch.epilogue = f"{kept} and kept; continue with --resume"
 
     def _conclude(self) -> int:
