@@ -351,7 +351,7 @@ def nominal_gbps(name: str) -> float | None:
     try:
         return hardware.number(name[10:-1], "xgmi_link_bw_unidir")
     except KeyError:
-        return 64.0 if name == "link_gbps[MI308X]" else None
+        return None
 
 
 def _significant(value: float, digits: int) -> float:
