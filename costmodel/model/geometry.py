@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.kernels import Kernel
+from ..data.kernels import Kernel, first_release
 from ..units import PACK_BYTES, element_bytes
 from . import fabric as _fabric
 from . import shared_gpu as loopback
@@ -164,7 +164,8 @@ def eligible(shapes: Shapes, algorithm: str, kernel: Kernel) -> tuple[NDArray[np
     if algorithm == ONE_STAGE:
         if not kernel.fused_1stage:
             return np.zeros(shapes.tokens.shape, np.bool_), (
-                f"{kernel.title} has no 1-stage fused kernel (it came with 0.1.10.post3)"
+                f"{kernel.title} has no 1-stage fused kernel "
+                f"(it came with {first_release('fused_1stage')})"
             )
         ok = whole & (packs <= kernel.fused_1stage_max_packs)
         words = f"hidden % {pack} == 0 and hidden / {pack} <= {kernel.fused_1stage_max_packs}"
