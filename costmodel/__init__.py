@@ -21,7 +21,6 @@ __version__ = "0.1.0"
 #: Public name -> module that defines it.
 _PUBLIC = {
     "InputError": "errors",
-    "NotIdentifiedError": "errors",
     "Measurements": "data.measurement",
     "read": "data.measurement",
     "read_all": "data.measurement",

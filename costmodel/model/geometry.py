@@ -54,7 +54,6 @@ class Geometry:
     size_bytes: Array
     launches: int
     exit_barriers: int
-    middle_barriers: int
     release_acquire: bool
     workgroups: Array
     turns: Array
@@ -125,7 +124,6 @@ def geometry(shapes: Shapes, algorithm: str, kernel: Kernel, *, arch: str = "gfx
         size_bytes=size,
         launches=2 if two_kernels else 1,
         exit_barriers=int(fused or (one_stage and kernel.plain_1stage_exit_barrier)),
-        middle_barriers=int(not fused and not one_stage),
         release_acquire=kernel.release_acquire and fused and not one_stage,
         workgroups=workgroups,
         turns=turns,
