@@ -28,8 +28,8 @@ from costmodel.decide.sensitivity import Setting, crossing, flips, interval
 from costmodel.decide.validation import validate
 from costmodel.decide.worth import worth
 from costmodel.figures import cutoff_drift as drift
-from costmodel.figures import decision_maps as maps
 from costmodel.figures import static, template
+from costmodel.figures import token_hidden_map as maps
 from costmodel.figures.regret import field
 from costmodel.model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
 from costmodel.rules import rule as rules

@@ -2,7 +2,7 @@
 
 ===============================================  ===================================================
 :func:`~.latency.latency_against_bytes`          both arms with bands, measured points, crossover
-:func:`~.decision_maps.decision_map`             tokens x hidden: who wins, every rule's boundary
+:func:`~.token_hidden_map.decision_map`          tokens x hidden: who wins, every rule's boundary
 :func:`~.regret.regret_over_workload`            mean and worst regret of every rule, by the model
 :func:`~.regret.regret_on_pairs`                 the same on measured pairs
 :func:`~.regret.difference_from_best`            rule x batch size: percent above the faster arm
@@ -30,7 +30,7 @@ from typing import Any
 
 _PUBLIC = {
     "latency_against_bytes": "latency",
-    "decision_map": "decision_maps",
+    "decision_map": "token_hidden_map",
     "regret_over_workload": "regret",
     "regret_on_pairs": "regret",
     "difference_from_best": "regret",
