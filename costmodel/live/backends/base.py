@@ -245,7 +245,8 @@ def load(name: str) -> type[Backend]:
         import torch  # noqa: F401
     except ImportError:
         raise InputError(
-            f"back end {name} needs torch, which is not installed; pip install 'costmodel[live]'"
+            f"back end {name} needs torch, which is not installed; "
+            "pip install 'xgmi-costmodel[live]'"
         ) from None
     try:
         return getattr(importlib.import_module(module), attribute)
