@@ -20,7 +20,7 @@ from costmodel.engines.source import open_trees
 from costmodel.engines.unit_checks import check
 from costmodel.errors import InputError
 from costmodel.model.shape import WORLD_SIZES
-from costmodel.rules import rule as rules
+from costmodel.rules import catalogue
 from costmodel.rules.condition import Always, Compare, Member
 from costmodel.rules.rule import Rule
 
@@ -454,6 +454,6 @@ def test_the_field_reads_back_from_the_patched_engine(tmp_path):
     from emitted import emit
 
     root = SHAPES["vllm_method"].package(tmp_path)
-    emitted = emit(root, rules.named("vllm-57886"))
+    emitted = emit(root, catalogue.named("vllm-57886"))
     (root / emitted.file).write_text(emitted.patched)
     assert audited(root).installed[0].known_as == "vllm-57886"

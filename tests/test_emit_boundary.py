@@ -11,11 +11,13 @@ import pytest
 from emitted import PROVENANCE, RULES, emit
 from engines.shapes import SHAPES
 
-from costmodel.engines.boundary import cases, hidden_classes, render
+from costmodel.engines.boundary_tests import render
 from costmodel.engines.call_sites import engine as engine_named
 from costmodel.model.shape import WORLD_SIZES
-from costmodel.rules.condition import parts_of
-from costmodel.rules.rule import Rule, named
+from costmodel.rules.algebra import parts_of
+from costmodel.rules.boundary import cases, hidden_classes
+from costmodel.rules.catalogue import named
+from costmodel.rules.rule import Rule
 
 
 def patched(shape, rule, tmp_path):

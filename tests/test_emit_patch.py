@@ -19,9 +19,10 @@ from costmodel.engines.rewrite import NotRecognisedError
 from costmodel.engines.source import open_trees
 from costmodel.errors import InputError
 from costmodel.model.shape import WORLD_SIZES
-from costmodel.rules import rule as rules
-from costmodel.rules.condition import ByWorldSize, Compare, factors
-from costmodel.rules.rule import Rule
+from costmodel.rules import catalogue
+from costmodel.rules.algebra import ByWorldSize, factors
+from costmodel.rules.condition import Compare
+from costmodel.rules.rule import Provenance, Rule
 
 EVERY = [(shape, rule) for shape in SHAPES for rule in RULES]
 
@@ -202,13 +203,13 @@ class TestWhatTheCommentSays:
         said = "SGLang runs this rule on every GPU; it is calibrated for MI355X"
         assert said in emit(root, RULES["recommended"]).notes
         assert said in emit(root, RULES["recommended"]).text
-        emitted = emit(root, rules.named("vllm"), rules.Provenance("costmodel emit"))
+        emitted = emit(root, catalogue.named("vllm"), Provenance("costmodel emit"))
         assert not any("every GPU" in note for note in emitted.notes)
 
     def test_a_rule_of_the_field_names_its_source(self, tmp_path):
-        found = rules.Provenance("costmodel emit --for vllm --rule vllm-57886")
+        found = Provenance("costmodel emit --for vllm --rule vllm-57886")
         root = SHAPES["vllm_method"].package(tmp_path)
-        emitted = emit(root, rules.named("vllm-57886"), found)
+        emitted = emit(root, catalogue.named("vllm-57886"), found)
         assert "by the rule 'vllm-57886' (https://github.com/vllm-project/vllm/pull/57886)" in (
             emitted.text.replace("\n+        # ", " ")
         )

@@ -16,7 +16,7 @@ import pytest
 from emitted import PROVENANCE, RULES, apply, emit, function_says, random_calls, rule_says, tools
 
 from costmodel.engines.audit import audit
-from costmodel.engines.boundary import render
+from costmodel.engines.boundary_tests import render
 from costmodel.engines.rewrite import NotRecognisedError
 from costmodel.engines.source import open_trees
 

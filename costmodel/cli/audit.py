@@ -13,7 +13,8 @@ from ..engines.audit import Audit, Scorer, audit
 from ..engines.source import open_trees
 from ..errors import InputError
 from ..model.shape import FUSED, WORLD_SIZES
-from ..rules.rule import Rule, load, named
+from ..rules.catalogue import load, named
+from ..rules.rule import Rule
 from ..show.table import table
 from . import options
 

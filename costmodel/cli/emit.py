@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from dataclasses import replace
@@ -12,11 +13,13 @@ import click
 
 from ..data import kernels as kernel
 from ..errors import InputError, nearest
-from ..rules.condition import Compare, Member, WholePacks, all_of, factors
-from ..rules.rule import CutoffEvidence, Provenance, Rule, load, named, validity
+from ..rules.adapt import kernel_limits
+from ..rules.algebra import all_of
+from ..rules.catalogue import ENGINES, load, named
+from ..rules.condition import Member
+from ..rules.rule import CutoffEvidence, Provenance, Rule
 from . import options
 
-ENGINES = ("sglang", "vllm", "aiter")
 TARGETS = (*ENGINES, "env", "json", "table")
 
 
@@ -96,19 +99,20 @@ def _listing(
     found: kernel.Kernel,
     chosen: dict[str, Any],
 ) -> str:
-    from ..engines import environment, listing
+    from ..engines import environment
+    from ..show.rule import HIDDEN_DIMS, rule_table
 
     if wanted == "env":
         return environment.script(rule, provenance, found)
     if wanted == "json":
-        return listing.as_json(rule, provenance)
+        return json.dumps(rule.to_json(provenance), indent=2) + "\n"
     hidden = options.hidden_sizes(chosen["hidden"], chosen["model_name"], chosen["config_file"])
-    return listing.as_table(
+    return rule_table(
         rule,
         provenance,
         dtype=dtype,
         aiter_version=found.version,
-        hidden_dims=hidden or listing.HIDDEN_DIMS,
+        hidden_dims=hidden or HIDDEN_DIMS,
     )
 
 
@@ -121,7 +125,7 @@ def _emit_engine(
     out: str | None,
     tests_file: str | None,
 ) -> None:
-    from ..engines import boundary
+    from ..engines import boundary_tests
     from ..engines import patch as engine
     from ..engines.call_sites import engine as engine_named
     from ..engines.source import open_tree
@@ -141,7 +145,7 @@ def _emit_engine(
     if tests_file:
         root = source if source and Path(source).is_dir() else ""
         file = emitted.file if source else f"{target.checkout}/{emitted.file}"
-        tests = boundary.render(
+        tests = boundary_tests.render(
             emitted.adapted, provenance, target, file, emitted.function, root or ""
         )
     if emitted.text:
@@ -195,9 +199,7 @@ def _rule(
                 for c in answer.cutoffs
             },
         )
-        # What the kernel takes and no engine checks for it: token cap and hidden set of old ones.
-        limits = [f for f in factors(validity(found)) if _is_old_limit(f)]
-        rule = replace(rule, condition=all_of(rule.condition, *limits))
+        rule = replace(rule, condition=all_of(rule.condition, kernel_limits(found)))
         hidden_set = hidden or answer.hidden_set
     if known_op != rule.op and not rule_name:
         rule = replace(rule, op=known_op)
@@ -207,11 +209,6 @@ def _rule(
         member = Member("hidden_dim", tuple(sorted(hidden_set)))
         rule = replace(rule, condition=all_of(rule.condition, member))
     return rule, provenance
-
-
-def _is_old_limit(condition: object) -> bool:
-    packs = isinstance(condition, Compare) and condition.quantity == "packs"
-    return not (packs or isinstance(condition, WholePacks))
 
 
 def _command_line(

@@ -261,7 +261,7 @@ def describe_all(found: Decisions) -> str:
 
 def _listed(name: str) -> bool:
     """Whether a rule has a column: the recommended one and what engines run now."""
-    from ..rules.rule import catalogue
+    from ..rules.catalogue import catalogue
 
     return name == "recommended" or any(
         r.name == name and r.status == "current" for r in catalogue()

@@ -268,7 +268,7 @@ def _read(
 def _rule(name: str | None, op: str | None) -> Rule | None:
     """Return a rule of the catalogue by name, or one from a JSON file."""
     from ..model.shape import FUSED
-    from ..rules.rule import load, named
+    from ..rules.catalogue import load, named
 
     if name is None:
         return None

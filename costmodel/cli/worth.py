@@ -126,7 +126,7 @@ def _rule(
     name: str, calibration: Calibration, gpu: str, tp: int, dtype: str, aiter_version: str
 ) -> Rule:
     from ..decide.worth import recommended_at
-    from ..rules.rule import load, named
+    from ..rules.catalogue import load, named
 
     if name.lower() == RECOMMENDED:
         return recommended_at(calibration, gpu, tp, dtype, aiter_version)

@@ -20,7 +20,8 @@ from ..errors import InputError
 from ..model.geometry import eligible
 from ..model.latency import TERMS
 from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
-from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, catalogue
+from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, catalogue
+from ..rules.rule import Rule
 from .prediction import evidence, latency_us
 from .recommendation import NOT_IDENTIFIED, recommend
 from .regret import Estimate

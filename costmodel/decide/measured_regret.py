@@ -16,7 +16,8 @@ from ..calibration.posterior import Calibration
 from ..data import kernels as _kernel
 from ..data.workload import Workload
 from ..model.shape import ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
-from ..rules.rule import Rule, current
+from ..rules.catalogue import current
+from ..rules.rule import Rule
 from .pairs import Pairs
 from .prediction import latency_us
 from .recommendation import NOT_IDENTIFIED, Recommendation, recommend

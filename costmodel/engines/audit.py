@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from ..data.kernels import Kernel
 from ..errors import InputError
 from ..model.shape import FUSED, WORLD_SIZES
-from ..rules.rule import Rule, catalogue
-from .adapt import Adapted, adapt
-from .boundary import first_difference
-from .patch import find, on_full_mesh
+from ..rules.adapt import Adapted, adapt
+from ..rules.algebra import on_full_mesh
+from ..rules.boundary import first_difference
+from ..rules.catalogue import catalogue
+from ..rules.rule import Rule
+from .patch import find
 from .rewrite import NotRecognisedError
 from .source import Tree
 from .unit_checks import Finding, check

@@ -5,18 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..model.shape import WORLD_SIZES
-from ..rules.condition import (
-    All,
-    Always,
-    AnyOf,
-    Bytes,
-    ByWorldSize,
-    Compare,
-    Condition,
-    FullMesh,
-    Member,
-    WholePacks,
-)
+from ..rules.algebra import All, AnyOf, Bytes, ByWorldSize
+from ..rules.condition import Always, Compare, Condition, FullMesh, Member, WholePacks
 from ..units import KIB, PACK_BYTES
 
 #: Width that the engines' formatters keep.

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from ..data.kernels import Kernel
 from ..errors import InputError
-from ..model.shape import FUSED, WORLD_SIZES
-from ..rules.condition import Condition, FullMesh, all_of, by_world_size, factors, parts_of
+from ..model.shape import FUSED
+from ..rules.adapt import Adapted, adapt
+from ..rules.algebra import asks_for_mesh, on_full_mesh
+from ..rules.boundary import first_difference
 from ..rules.rule import Provenance, Rule
-from . import boundary, comment, diff, templates
-from .adapt import Adapted, adapt
+from . import comment, diff, templates
 from .call_sites import Engine, Place
 from .reader import Module, NoChoiceError, Reading, read
 from .rewrite import NotRecognisedError, edits
@@ -161,10 +162,10 @@ def _changed(
     text = diff.apply(module.text, edits(module, place, adapted, lines))
     after = read(Module.parse(module.name, text), reading.function)
     wanted, got = adapted.rule.condition, after.condition
-    if not _has_mesh(reading.condition):
+    if not asks_for_mesh(reading.condition):
         # A communicator of more than two ranks disables itself without a full mesh.
         wanted, got = on_full_mesh(wanted), on_full_mesh(got)
-    different = boundary.first_difference(Rule("wanted", wanted), Rule("got", got))
+    different = first_difference(Rule("wanted", wanted), Rule("got", got))
     if different is not None:
         raise NotRecognisedError(
             f"{module.name}:{reading.node.lineno}: {reading.function}: not recognised: "
@@ -178,17 +179,3 @@ def _one_gpu(engine: Engine, provenance: Provenance) -> list[str]:
     if not provenance.gpu:
         return []
     return [f"{engine.title} runs this rule on every GPU; it is calibrated for {provenance.gpu}"]
-
-
-def _has_mesh(condition: Condition) -> bool:
-    return any(isinstance(p, FullMesh) for p in parts_of(condition))
-
-
-def on_full_mesh(condition: Condition) -> Condition:
-    """Return the condition with a full mesh taken as given."""
-    return by_world_size(
-        {n: all_of(*(f for f in factors(condition.at(n)) if not _has_mesh(f))) for n in WORLD_SIZES}
-    )
-
-
-__all__ = ["Emitted", "NotRecognisedError", "find", "patch", "snippet"]

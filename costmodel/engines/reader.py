@@ -16,17 +16,8 @@ from dataclasses import dataclass, field
 
 from ..errors import InputError
 from ..model.shape import WORLD_SIZES
-from ..rules.condition import (
-    Always,
-    Compare,
-    Condition,
-    FullMesh,
-    all_of,
-    any_of,
-    by_world_size,
-    factors,
-    parts_of,
-)
+from ..rules.algebra import all_of, any_of, by_world_size, factors, parts_of
+from ..rules.condition import Always, Compare, Condition, FullMesh
 from . import symbolic as v
 from .symbolic import Items, Mapping, Nothing, Number, Size, Tensor, Text, Unknown, Value
 

@@ -13,21 +13,17 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 from ..model.shape import WORLD_SIZES
-from ..rules.condition import (
-    Always,
+from ..rules.adapt import Adapted
+from ..rules.algebra import (
     Bytes,
-    Compare,
-    Condition,
-    FullMesh,
-    Member,
-    WholePacks,
     all_of,
+    asks_for_mesh,
     by_world_size,
+    byte_limit,
     factors,
-    parts_of,
 )
+from ..rules.condition import Always, Compare, Condition, FullMesh, Member, WholePacks
 from . import symbolic as v
-from .adapt import Adapted
 from .comment import as_comment
 from .diff import Edit
 from .expression import WIDTH, Names, dictionary, expression, is_simple, size
@@ -119,8 +115,8 @@ class _Place:
         return out
 
     def _leaf_text(self, sizes: list[int], names: Names) -> str | None:
-        new = {n: _byte_factor(self.adapted.rule.condition.at(n)) for n in sizes}
-        old = {n: _byte_factor(self.reading.condition.at(n)) for n in sizes}
+        new = {n: byte_limit(self.adapted.rule.condition.at(n)) for n in sizes}
+        old = {n: byte_limit(self.reading.condition.at(n)) for n in sizes}
         if new == old:
             return None
         kinds = list(dict.fromkeys(new.values()))
@@ -256,7 +252,7 @@ class _Place:
     def _op(self) -> str:
         """Return the comparison of the rule's own cutoffs."""
         claimed = [n for n in WORLD_SIZES if n not in self.adapted.unclaimed]
-        own = [_byte_factor(self.adapted.rule.condition.at(n)) for n in claimed]
+        own = [byte_limit(self.adapted.rule.condition.at(n)) for n in claimed]
         return next((f.op for f in own if f is not None), "<=")
 
     def _terms(self, names: Names, indent: int) -> tuple[list[str], list[str]]:
@@ -327,7 +323,7 @@ class _Place:
         if text is None or len(found.node.ops) != 1:
             raise self.fail("a comparison of bytes with one limit")
         factor = next(
-            f for n in WORLD_SIZES if (f := _byte_factor(self.reading.condition.at(n))) is not None
+            f for n in WORLD_SIZES if (f := byte_limit(self.reading.condition.at(n))) is not None
         )
         # Bytes are whole numbers, so < x is <= x - 1.
         shift = {("<", "<="): " - 1", ("<=", "<"): " + 1"}.get((factor.op, op), "")
@@ -429,14 +425,14 @@ def _wrapped(terms: list[str], indent: int, before: int, word: str = "and") -> s
 
 def _with(op: str, condition: Condition) -> Condition:
     """Return a byte comparison written with ``op``; bytes are whole, so < x is <= x - 1."""
-    if condition != _byte_factor(condition) or not isinstance(condition, Compare):
+    if condition != byte_limit(condition) or not isinstance(condition, Compare):
         return condition
     shift = {("<", "<="): -1, ("<=", "<"): 1}.get((condition.op, op), 0)
     return Compare("bytes", op, condition.value + shift)
 
 
 def _plain(condition: Condition) -> list[Condition]:
-    return [f for f in factors(condition) if not _is_mesh(f)]
+    return [f for f in factors(condition) if not asks_for_mesh(f)]
 
 
 def _indented(terms: list[str], indent: int, word: str = "and") -> list[str]:
@@ -454,20 +450,9 @@ def _indented(terms: list[str], indent: int, word: str = "and") -> list[str]:
     return out
 
 
-def _byte_factor(condition: Condition) -> Compare | None:
-    for factor in factors(condition):
-        if isinstance(factor, Compare) and factor.quantity == "bytes" and factor.op in ("<", "<="):
-            return factor
-    return None
-
-
 def _others(condition: Condition) -> list[Condition]:
-    found = _byte_factor(condition)
+    found = byte_limit(condition)
     return [f for f in factors(condition) if f != found]
-
-
-def _is_mesh(condition: Condition) -> bool:
-    return any(isinstance(p, FullMesh) for p in parts_of(condition))
 
 
 def _is_about_hidden(condition: Condition) -> bool:

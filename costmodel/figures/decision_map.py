@@ -151,7 +151,7 @@ def _panel_title(calibration: Calibration, gpu: str, n: int, op: str) -> str:
 
 def _current(op: str) -> list[Rule]:
     from ..errors import InputError
-    from ..rules.rule import ENGINES, current
+    from ..rules.catalogue import ENGINES, current
 
     found = []
     for engine in ENGINES:

@@ -325,7 +325,7 @@ def _cutoffs(
     figure: go.Figure, setting: Setting, rules: Sequence[Rule] | None, first: float, last: float
 ) -> None:
     """Mark where each rule switches from 1-stage to 2-stage, labels above one another."""
-    from ..rules.rule import ENGINES, current
+    from ..rules.catalogue import ENGINES, current
 
     if rules is None:
         rules = [current(e) for e in ENGINES] if setting.op == "fused_ar_rmsnorm" else []

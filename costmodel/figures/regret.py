@@ -14,7 +14,8 @@ from ..data.workload import Workload
 from ..decide.regret import Estimate, ModelledPairs, bootstrap_means, known_workload
 from ..errors import InputError
 from ..model.shape import FUSED, WORLD_SIZES
-from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule
+from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE
+from ..rules.rule import Rule
 from .template import (
     GREEN,
     ORANGE,
@@ -45,7 +46,7 @@ FULL_PCT = 30.0
 
 def field(op: str = FUSED, recommended: Rule | None = None) -> list[Rule]:
     """Return the rules that figures compare: recommended, shipped, proposed, the constant ones."""
-    from ..rules.rule import catalogue
+    from ..rules.catalogue import catalogue
 
     known = [
         r
@@ -165,7 +166,7 @@ def regret_on_pairs(validation: Validation) -> go.Figure:
 
 def _interval_of_mean(validation: Validation, name: str, mean: float) -> Estimate:
     """Return a rule's mean regret on the pairs with the bootstrap's interval."""
-    from ..rules.rule import catalogue
+    from ..rules.catalogue import catalogue
 
     pairs = validation.pairs
     version = validation.advice[0].recommendation.aiter_version

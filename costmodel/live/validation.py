@@ -29,7 +29,8 @@ from ..decide.row_errors import Rows, covered
 from ..decide.validation import SCHEMA, Limits, Validation, validate
 from ..errors import InputError
 from ..model.shape import FUSED
-from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, current, shipped
+from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, current, shipped
+from ..rules.rule import Rule
 from .run.directory import MEASUREMENTS, SAMPLES
 
 #: Between the powers of two that calibrations are usually measured at.

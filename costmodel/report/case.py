@@ -37,8 +37,11 @@ from ..engines.patch import Emitted, snippet
 from ..errors import InputError
 from ..model.fabric import FULL_MESH
 from ..model.shape import FUSED, WORLD_SIZES
-from ..rules.condition import Compare, WholePacks, all_of, factors
-from ..rules.rule import CutoffEvidence, Provenance, Rule, current, validity
+from ..rules.adapt import kernel_limits
+from ..rules.algebra import all_of, factors
+from ..rules.catalogue import current
+from ..rules.condition import Compare
+from ..rules.rule import CutoffEvidence, Provenance, Rule
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,9 @@ def gather(
             for c in found.cutoffs
         },
     )  # fmt: skip
-    emitted = snippet(place, _with_old_limits(found.rule(), ran), provenance, ran)
+    rule = found.rule()
+    rule = replace(rule, condition=all_of(rule.condition, kernel_limits(ran)))
+    emitted = snippet(place, rule, provenance, ran)
     old, new = current(place.name, FUSED), emitted.adapted.rule
     load = histogram or BatchHistogram.alike()
     rows = measurement.read_all(measurements) if measurements else measurement.published()
@@ -291,16 +296,6 @@ def _target(found: Recommendation) -> list[str]:
         if found.aiter_version == _kernel.LATEST
         else [*out, "--aiter-version", found.aiter_version]
     )
-
-
-def _with_old_limits(rule: Rule, kernel: _kernel.Kernel) -> Rule:
-    """Add what old kernels ask for and no engine checks: a token cap, a hidden set."""
-    limits = [
-        f
-        for f in factors(validity(kernel))
-        if not isinstance(f, WholePacks) and not (isinstance(f, Compare) and f.quantity == "packs")
-    ]
-    return replace(rule, condition=all_of(rule.condition, *limits))
 
 
 def _validate(
