@@ -14,7 +14,7 @@ from costmodel.errors import InputError
 from costmodel.model.geometry import eligible
 from costmodel.model.shape import ONE_STAGE, WORLD_SIZES, Shapes
 from costmodel.rules import catalogue
-from costmodel.rules.adapt import validity
+from costmodel.rules.adapt import kernel_limits, validity
 from costmodel.rules.algebra import (
     AnyOf,
     Bytes,
@@ -202,6 +202,13 @@ class TestRule:
         both = Rule("window", any_of(Compare("tokens", "<", 3), Compare("tokens", "==", 5)))
         assert both.switches(64, 2) == [(1, True), (3, False), (5, True), (6, False)]
 
+    def test_only_a_limit_that_every_1stage_call_obeys_is_a_cutoff(self):
+        limit, cap = Compare("bytes", "<=", 64 * KIB), Compare("tokens", "<=", 4)
+        both, either = Rule("both", all_of(cap, limit)), Rule("either", any_of(cap, limit))
+        assert both.cutoff_bytes(4) == ("<=", 64 * KIB)
+        assert either.cutoff_bytes(4) is None
+        assert either.sizes(4) == "by tokens and hidden"
+
     def test_baselines(self):
         shapes = Shapes.of([[1], [4096]], 8192, [2, 8])
         assert ALWAYS_1STAGE.use_1stage(shapes).all()
@@ -214,10 +221,25 @@ class TestRule:
         file.write_text(json.dumps(rule.to_json()))
         assert catalogue.load(file) == rule
 
+    def test_what_runs_otherwise_is_kept_where_it_is_not_2stage(self, tmp_path):
+        rule = Rule("mine", Always(False), otherwise="separate")
+        file = tmp_path / "rule.json"
+        file.write_text(json.dumps(rule.to_json()))
+        assert catalogue.load(file) == rule
+        assert rule.to_json()["otherwise"] == "separate"
+        assert rule.words() == "separate kernels always"
+        assert "otherwise" not in ALWAYS_2STAGE.to_json()
+        assert {r.otherwise for r in catalogue.catalogue()} == {"2stage"}
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [
             ("{", "not JSON"),
+            (
+                '{"schema": "costmodel/rule/1", "name": "x", "otherwise": "seperate",'
+                ' "condition": {"always": true}}',
+                "unknown arm 'seperate' where the rule does not run 1-stage.*did you mean separate",
+            ),
             ("[]", "a JSON object"),
             ('{"schema": "costmodel/rule/9"}', "schema is 'costmodel/rule/9'"),
             ('{"schema": "costmodel/rule/1", "name": "x"}', "no condition"),
@@ -255,6 +277,58 @@ class TestRule:
         shapes = Shapes.of(tokens.ravel(), hidden.ravel(), 8)
         rule = Rule("validity", validity(found))
         assert (rule.use_1stage(shapes) == eligible(shapes, ONE_STAGE, found)[0]).all()
+
+    @pytest.mark.parametrize(
+        ("version", "limits"),
+        [
+            ("0.1.10.post2", Always(False)),
+            (
+                "0.1.10.post3",
+                all_of(Member("hidden_dim", (512, 1024, 2048, 4096)), Compare("tokens", "<=", 80)),
+            ),
+            ("0.1.16", Compare("tokens", "<=", 80)),
+            (kernel.LATEST, Always()),
+        ],
+    )
+    def test_what_no_engine_checks_for_old_kernels(self, version, limits):
+        assert kernel_limits(kernel.aiter(version)) == limits
+
+
+class TestKernelFactsAndRulesAgree:
+    """kernels.csv says what kernels take and choose by themselves, rules.json what engines do."""
+
+    @pytest.mark.parametrize(
+        ("rule", "family"),
+        [("aiter-plain", "aiter"), ("aiter-plain", "costmodel"), ("aiter-plain-old", "vllm")],
+    )
+    def test_the_plain_cutoffs(self, rule, family):
+        found = catalogue.named(rule)
+        limits = dict(kernel.at_date(family, "2026-09-01").plain_1stage_below_bytes)
+        assert {n: found.cutoff_bytes(n) for n in WORLD_SIZES} == {
+            2: None, 4: ("<", limits[4]), 8: ("<", limits[8]),
+        }  # fmt: skip
+
+    def test_packs_and_tokens(self):
+        takes = factors(validity(kernel.aiter()))
+        assert Compare("packs", "<=", kernel.aiter().fused_1stage_max_packs) in takes
+        for name in ("aiter", "vllm", "vllm-57886"):
+            asked = [
+                f
+                for f in factors(catalogue.named(name).condition)
+                if isinstance(f, WholePacks) or getattr(f, "quantity", "") == "packs"
+            ]
+            assert asked, name
+            assert set(asked) <= set(takes), name
+        cap = Compare("tokens", "<=", kernel.aiter("0.1.16").fused_1stage_max_tokens)
+        for name in ("vllm-first", "vllm", "vllm-57886"):
+            assert cap in factors(catalogue.named(name).condition), name
+
+    def test_aiters_hidden_set_is_that_of_its_first_kernels(self):
+        first = with_version(catalogue.named("aiter-128k").condition, "0.1.10.post3")
+        hidden = kernel.aiter("0.1.10.post3").fused_1stage_hidden_dims
+        assert Member("hidden_dim", hidden) in factors(first)
+        assert not kernel.aiter("0.1.12").fused_1stage_hidden_dims
+        assert Member("hidden_dim", hidden) in factors(catalogue.named("sglang-first").condition)
 
 
 # Random conditions, and calls on both sides of what they may ask.

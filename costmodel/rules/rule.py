@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, nearest
-from ..model.shape import FUSED, OPS, WORLD_SIZES, Shapes
+from ..model.shape import FUSED, OPS, TWO_STAGE, WORLD_SIZES, Shapes
 from ..units import kib
 from .algebra import AnyOf, Bytes, all_of, by_world_size, byte_limit, factors, from_json
 from .condition import Always, Calls, Condition, Member, exact_size
@@ -27,10 +27,13 @@ SCHEMA = "costmodel/rule/1"
 #: What a rule's ``status`` may say. ``shipped`` was in a release or on the main branch once.
 STATUSES = ("shipped", "current", "proposed", "baseline", "recommended", "installed")
 
+#: What may run where a rule does not run 1-stage.
+OTHERWISE = (TWO_STAGE, "separate")
+
 #: Longest batch that :meth:`Rule.switches` looks at.
 MAX_TOKENS = 16384
 
-_ABOUT = ("title", "engine", "op", "status", "fabric", "since", "source", "note")
+_ABOUT = ("title", "engine", "op", "status", "fabric", "since", "source", "note", "otherwise")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ class Rule:
 
     A pure function of shape, dtype, world size, connectivity and kernel version. ``op`` names the
     operation that the rule governs where it stands; it may be evaluated on shapes of any op.
-    ``since`` is a release or date, as the source tells it.
+    ``otherwise`` says what runs where the condition does not hold: the ``2stage`` kernel, or
+    ``separate`` kernels for the all-reduce and the norm. ``since`` is a release or date, as the
+    source tells it.
     """
 
     name: str
@@ -52,10 +57,16 @@ class Rule:
     since: str = ""
     source: str = ""
     note: str = ""
+    otherwise: str = TWO_STAGE
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
             raise InputError(f"unknown status '{self.status}'{nearest(self.status, STATUSES)}")
+        if self.otherwise not in OTHERWISE:
+            raise InputError(
+                f"unknown arm '{self.otherwise}' where the rule does not run 1-stage"
+                f"{nearest(self.otherwise, OTHERWISE)}; one of {', '.join(OTHERWISE)}"
+            )
 
     @classmethod
     def from_cutoffs(
@@ -168,15 +179,18 @@ class Rule:
     def words(self) -> str:
         """Return the rule in one line, with units."""
         if self.condition in (Always(), Always(False)):
-            return f"{'1' if self.condition == Always() else '2'}-stage always"
+            never = "2-stage" if self.otherwise == TWO_STAGE else "separate kernels"
+            return f"{'1-stage' if self.condition == Always() else never} always"
         return f"1-stage when {self.condition.words()}"
 
     def to_json(self, provenance: Provenance | None = None) -> dict[str, Any]:
         """Return the rule as JSON data, with where it comes from when that is given.
 
-        :func:`.catalogue.load` reads the rule back.
+        :func:`.catalogue.load` reads the rule back. ``otherwise`` is left out where it is 2-stage.
         """
         about = {k: getattr(self, k) for k in ("name", *_ABOUT) if getattr(self, k)}
+        if self.otherwise == TWO_STAGE:
+            del about["otherwise"]
         data = {"schema": SCHEMA, **about, "condition": self.condition.to_json()}
         return data if provenance is None else {**data, "provenance": provenance.to_json()}
 
