@@ -12,24 +12,32 @@ from emitted import PROVENANCE, RULES, function_says, random_calls, rule_says
 from costmodel.data import kernels as kernel
 from costmodel.engines import environment, templates
 from costmodel.engines import patch as engine
-from costmodel.engines.call_sites import engine as engine_named
+from costmodel.engines.call_sites import SERVING_ENGINES, serving_engine
 from costmodel.engines.reader import Module, read
 from costmodel.errors import InputError
 from costmodel.rules import catalogue
 from costmodel.rules.adapt import validity
 from costmodel.rules.boundary import first_difference
+from costmodel.rules.catalogue import ENGINES
 from costmodel.rules.rule import Provenance, Rule
 from costmodel.show.rule import rule_table
 
-ENGINES = ("sglang", "vllm", "aiter")
 NEWEST = kernel.aiter()
+
+
+def test_every_engine_with_rules_has_call_sites_and_a_template():
+    assert tuple(e.name for e in SERVING_ENGINES) == ENGINES
+    for one in SERVING_ENGINES:
+        assert catalogue.current(one.name).engine == one.name
+        assert one.call_sites[0].op == "fused_ar_rmsnorm"
+        assert templates.of(one).function == one.call_sites[0].function
 
 
 class TestSnippet:
     @pytest.mark.parametrize("name", ENGINES)
     @pytest.mark.parametrize("rule", RULES)
     def test_it_decides_as_the_rule(self, name, rule):
-        emitted = engine.snippet(engine_named(name), RULES[rule], PROVENANCE, NEWEST)
+        emitted = engine.snippet(serving_engine(name), RULES[rule], PROVENANCE, NEWEST)
         ast.parse(emitted.text)
         mesh = name == "vllm"
         calls = [c for c in random_calls(500) if mesh or c[4]]
@@ -39,7 +47,7 @@ class TestSnippet:
 
     def test_it_says_where_it_belongs_and_where_it_comes_from(self):
         text = engine.snippet(
-            engine_named("sglang"), RULES["partly_claimed"], PROVENANCE, NEWEST
+            serving_engine("sglang"), RULES["partly_claimed"], PROVENANCE, NEWEST
         ).text
         assert text.startswith("# SGLang, python/sglang/srt/distributed/parallel_state.py\n")
         assert "GroupCoordinator.fused_allreduce_rmsnorm" in text
@@ -49,13 +57,13 @@ class TestSnippet:
 
     @pytest.mark.parametrize("name", ENGINES)
     def test_the_template_has_the_engines_present_rule(self, name):
-        template = templates.of(engine_named(name))
+        template = templates.of(serving_engine(name))
         found = read(Module.parse("template.py", template.text), template.function).condition
         assert first_difference(Rule("", found), catalogue.named(name)) is None
 
     def test_the_engines_own_rule_is_its_own_form(self):
         text = engine.snippet(
-            engine_named("vllm"), catalogue.named("vllm"), PROVENANCE, NEWEST
+            serving_engine("vllm"), catalogue.named("vllm"), PROVENANCE, NEWEST
         ).text
         assert "return total_bytes < 256 * 1024" in text
         assert "return total_bytes < 128 * 1024" in text
@@ -63,7 +71,7 @@ class TestSnippet:
     def test_an_old_kernel_brings_its_token_cap(self):
         old = kernel.aiter("0.1.14")
         rule = Rule.from_cutoffs("r", {2: None}, requires=validity(old))
-        emitted = engine.snippet(engine_named("sglang"), rule, PROVENANCE, old)
+        emitted = engine.snippet(serving_engine("sglang"), rule, PROVENANCE, old)
         assert "input_.numel() // input_.shape[-1] <= 80" in emitted.text
 
 

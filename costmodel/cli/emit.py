@@ -127,10 +127,10 @@ def _emit_engine(
 ) -> None:
     from ..engines import boundary_tests
     from ..engines import patch as engine
-    from ..engines.call_sites import engine as engine_named
+    from ..engines.call_sites import serving_engine
     from ..engines.source import open_tree
 
-    target = engine_named(wanted)
+    target = serving_engine(wanted)
     if source is None:
         emitted = engine.snippet(target, rule, provenance, found)
     else:

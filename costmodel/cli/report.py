@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from ..data import kernels as kernel
-from ..engines.call_sites import ENGINES
-from ..engines.call_sites import engine as engine_named
+from ..engines.call_sites import serving_engine
 from ..errors import InputError
+from ..rules.catalogue import ENGINES
 from . import options
 
 
@@ -22,7 +22,7 @@ from . import options
     "engine",
     required=True,
     metavar="ENGINE",
-    help=f"{', '.join(e.name for e in ENGINES)}.",
+    help=f"{', '.join(ENGINES)}.",
 )
 @click.option("--model", "model_name", help="Model of the catalogue, such as gpt-oss-120b.")
 @click.option(
@@ -71,7 +71,7 @@ def command(
     from ..report import directory
     from ..report import text as story
 
-    target_engine = engine_named(engine)
+    target_engine = serving_engine(engine)
     if (model_name is None) == (config_file is None):
         raise InputError("give one of --model and --config: whose decode steps are valued")
     directory.check_free(Path(out), force)

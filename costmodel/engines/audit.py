@@ -177,7 +177,7 @@ def read_installed(tree: Tree) -> tuple[Installed, ...]:
 
     Raises :class:`InputError` when the fused op's rule is not recognised.
     """
-    ops = dict.fromkeys((FUSED, *(place.op for place in tree.engine.places)))
+    ops = dict.fromkeys((FUSED, *(site.op for site in tree.engine.call_sites)))
     found: list[Installed] = []
     for op in ops:
         try:
@@ -208,7 +208,7 @@ def read_installed(tree: Tree) -> tuple[Installed, ...]:
                 reading.assumed,
                 tuple(check(module, reading)),
                 known_as(rule),
-                all(module.name != tree.name(p.file) for p in tree.engine.places),
+                all(module.name != tree.name(p.file) for p in tree.engine.call_sites),
             )
         )
     return tuple(found)

@@ -12,13 +12,13 @@ from ..rules.adapt import Adapted
 from ..rules.boundary import cases
 from ..rules.rule import Provenance
 from . import comment
-from .call_sites import Engine
+from .call_sites import ServingEngine
 
 
 def render(
     adapted: Adapted,
     provenance: Provenance,
-    engine: Engine,
+    engine: ServingEngine,
     file: str,
     function: str,
     source: str = "",
@@ -125,9 +125,9 @@ if __name__ == "__main__":
 '''.replace("{sizes}", ", ".join(map(str, WORLD_SIZES)))
 
 
-def _inside(file: str, engine: Engine) -> str:
+def _inside(file: str, engine: ServingEngine) -> str:
     """Return a file's path inside the engine's package."""
-    for place in engine.places:
-        if file.endswith(place.file):
-            return place.file
+    for site in engine.call_sites:
+        if file.endswith(site.file):
+            return site.file
     return file

@@ -14,7 +14,7 @@ from ..rules.algebra import asks_for_mesh, on_full_mesh
 from ..rules.boundary import first_difference
 from ..rules.rule import Provenance, Rule
 from . import comment, diff, templates
-from .call_sites import Engine, Place
+from .call_sites import CallSite, ServingEngine
 from .reader import Module, NoChoiceError, Reading, read
 from .rewrite import NotRecognisedError, edits
 from .source import Tree
@@ -68,7 +68,7 @@ def patch(tree: Tree, rule: Rule, provenance: Provenance, kernel: Kernel) -> Emi
     )
 
 
-def snippet(engine: Engine, rule: Rule, provenance: Provenance, kernel: Kernel) -> Emitted:
+def snippet(engine: ServingEngine, rule: Rule, provenance: Provenance, kernel: Kernel) -> Emitted:
     """Return the rule as a snippet in the engine's newest form, with where it belongs.
 
     Raises :class:`InputError` for a rule of another op than the fused one.
@@ -82,18 +82,18 @@ def snippet(engine: Engine, rule: Rule, provenance: Provenance, kernel: Kernel) 
     reading = read(module, template.function)
     adapted = adapt(rule, reading.condition, kernel)
     patched = _changed(module, reading, adapted, provenance, engine.title)
-    place = engine.places[0]
+    site = engine.call_sites[0]
     body = patched.split(templates.BEGIN)[1].split(templates.END)[0]
     notes = [*adapted.notes(engine.title), *_one_gpu(engine, provenance)]
     head = [
-        f"# {engine.title}, {engine.checkout}/{place.file}",
-        f"# {place.function}: {template.replaces}",
+        f"# {engine.title}, {engine.checkout}/{site.file}",
+        f"# {site.function}: {template.replaces}",
         *comment.as_comment([adapted.rule.words(), *notes], 0),
     ]
     if templates.BEGIN in patched and patched == module.text:
         head += comment.as_comment(comment.lines(adapted, provenance, engine.title), 0)
     text = "\n".join(head) + "\n" + textwrap.dedent(body.split("\n", 1)[1]).rstrip() + "\n"
-    return Emitted(text, adapted, place.file, place.function, patched, tuple(notes))
+    return Emitted(text, adapted, site.file, site.function, patched, tuple(notes))
 
 
 def find(tree: Tree, op: str) -> tuple[Module, Reading]:
@@ -104,9 +104,9 @@ def find(tree: Tree, op: str) -> tuple[Module, Reading]:
     """
     looked: list[str] = []
     reasons: list[str] = []
-    places = [p for p in tree.engine.places if p.op == op]
+    places = [p for p in tree.engine.call_sites if p.op == op]
     if not places:
-        known = ", ".join(dict.fromkeys(p.op for p in tree.engine.places))
+        known = ", ".join(dict.fromkeys(p.op for p in tree.engine.call_sites))
         raise InputError(f"{tree.engine.title} has no rule for op '{op}'; known: {known}")
     for place in places:
         name = tree.name(place.file)
@@ -130,7 +130,7 @@ def find(tree: Tree, op: str) -> tuple[Module, Reading]:
     )
 
 
-def _moved(tree: Tree, place: Place) -> tuple[Module, Reading] | None:
+def _moved(tree: Tree, place: CallSite) -> tuple[Module, Reading] | None:
     """Look through the package for one function that chooses 1-stage for the fused op."""
     found: list[tuple[Module, Reading]] = []
     for name, text in tree.search("(?i)(1|one)_?stage"):
@@ -174,7 +174,7 @@ def _changed(
     return text
 
 
-def _one_gpu(engine: Engine, provenance: Provenance) -> list[str]:
+def _one_gpu(engine: ServingEngine, provenance: Provenance) -> list[str]:
     """Say that the place serves every GPU while a calibration is for one."""
     if not provenance.gpu:
         return []

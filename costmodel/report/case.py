@@ -31,8 +31,7 @@ from ..decide.regret import Score, score
 from ..decide.row_errors import covered
 from ..decide.validation import Validation, validate
 from ..decide.worth import Worth, worth
-from ..engines.call_sites import Engine
-from ..engines.call_sites import engine as engine_named
+from ..engines.call_sites import ServingEngine, serving_engine
 from ..engines.patch import Emitted, snippet
 from ..errors import InputError
 from ..model.fabric import FULL_MESH
@@ -106,7 +105,7 @@ class Findings:
     ``files`` the user's files with their hashes.
     """
 
-    engine: Engine
+    engine: ServingEngine
     llm: LLM
     dtype: str
     aiter_version: str
@@ -190,7 +189,7 @@ def gather(
     calibration on the command line. Raises :class:`InputError` when the recommendation makes no
     claim at any of the world sizes.
     """
-    place = engine_named(engine)
+    place = serving_engine(engine)
     dtype = dtype or llm.dtype
     found = recommend(
         calibration, gpu=gpu, dtype=dtype, aiter_version=aiter_version,
