@@ -13,7 +13,8 @@ from costmodel.data import kernels as kernel
 from costmodel.engines import environment, templates
 from costmodel.engines import patch as engine
 from costmodel.engines.call_sites import SERVING_ENGINES, serving_engine
-from costmodel.engines.reader import Module, read
+from costmodel.engines.module import Module
+from costmodel.engines.reader import read_dispatch
 from costmodel.errors import InputError
 from costmodel.rules import catalogue
 from costmodel.rules.adapt import validity
@@ -58,7 +59,9 @@ class TestSnippet:
     @pytest.mark.parametrize("name", ENGINES)
     def test_the_template_has_the_engines_present_rule(self, name):
         template = templates.of(serving_engine(name))
-        found = read(Module.parse("template.py", template.text), template.function).condition
+        found = read_dispatch(
+            Module.parse("template.py", template.text), template.function
+        ).condition
         assert first_difference(Rule("", found), catalogue.named(name)) is None
 
     def test_the_engines_own_rule_is_its_own_form(self):

@@ -14,8 +14,8 @@ from costmodel.engines import patch as engine
 from costmodel.engines.audit import audit
 from costmodel.engines.diff import Edit, unified
 from costmodel.engines.diff import apply as apply_edits
-from costmodel.engines.reader import Module, read
-from costmodel.engines.rewrite import NotRecognisedError
+from costmodel.engines.module import Module
+from costmodel.engines.reader import NotRecognisedError, read_dispatch
 from costmodel.engines.source import open_trees
 from costmodel.errors import InputError
 from costmodel.model.shape import WORLD_SIZES
@@ -148,7 +148,9 @@ class TestWhatStays:
         emitted = emit(SHAPES["vllm_inline"].package(tmp_path), RULES["recommended"])
         other = "_rocm_aiter_fused_allreduce_rmsnorm_quant_per_group_impl"
         module = Module.parse("x.py", emitted.patched)
-        assert Compare("bytes", "<", 131072) in factors(read(module, other).condition.at(8))
+        assert Compare("bytes", "<", 131072) in factors(
+            read_dispatch(module, other).condition.at(8)
+        )
 
     def test_an_override_from_the_environment_stays_in_force(self, tmp_path):
         root = SHAPES["aiter_env_kb"].package(tmp_path)

@@ -128,6 +128,7 @@ def _emit_engine(
     from ..engines import boundary_tests
     from ..engines import patch as engine
     from ..engines.call_sites import serving_engine
+    from ..engines.reader import NotRecognisedError
     from ..engines.source import open_tree
 
     target = serving_engine(wanted)
@@ -137,7 +138,7 @@ def _emit_engine(
         tree = open_tree(source, target)
         try:
             emitted = engine.patch(tree, rule, provenance, found)
-        except engine.NotRecognisedError:
+        except NotRecognisedError:
             # The rule is not lost: it goes to standard output, and the error says what was sought.
             click.echo(engine.snippet(target, rule, provenance, found).text, nl=False)
             raise
