@@ -28,8 +28,8 @@ from costmodel.decide.sensitivity import Setting, crossing, flips, interval
 from costmodel.decide.validation import validate
 from costmodel.decide.worth import worth
 from costmodel.figures import cutoff_drift as drift
-from costmodel.figures import decision_map as maps
 from costmodel.figures import static, template
+from costmodel.figures import token_hidden_map as maps
 from costmodel.figures.regret import field
 from costmodel.model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
 from costmodel.rules import rule as rules
@@ -476,8 +476,8 @@ def test_static_files_are_drawn_at_the_width_of_a_pull_request(tp4, tmp_path):
 def test_plotly_is_imported_only_when_a_figure_is_made():
     code = (
         "import sys, costmodel.figures, costmodel.decide.explanation, costmodel.show.notebook;"
-        "from costmodel.figures import latency, maps, regret, terms, fit, drift, worth, static, planning;"
-        "from costmodel.report import story, page, directory;"
+        "from costmodel.figures import latency, token_hidden_map, regret, terms, fit, cutoff_drift, worth, static, planning;"
+        "from costmodel.report import text, page, directory;"
         "print([m for m in ('plotly', 'scipy', 'kaleido', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
