@@ -73,6 +73,14 @@ class Observations:
         """Measured latencies."""
         return self.table.latency_us
 
+    @property
+    def size_bytes(self) -> NDArray[np.float64]:
+        """Bytes of the call on one rank, per row."""
+        out = np.empty(len(self))
+        for group in self.groups:
+            out[group.rows] = group.geometry.size_bytes
+        return out
+
     def latency(self, values: Mapping[str, Any]) -> NDArray[np.float64]:
         """Return modelled latencies without any harness constant; (n,) or (draws, n)."""
         parts = [
