@@ -12,11 +12,10 @@ from ..decide.prediction import SEED
 from ..decide.sensitivity import Setting, grid, interval
 from ..model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
 from ..rules.condition import exact_size
-from ..units import kib
+from ..show.words import about, arm
 from .template import (
     ARM_COLOUR,
     ARM_DASH,
-    ARM_NAME,
     NEUTRAL,
     band,
     byte_ticks,
@@ -31,7 +30,6 @@ from .template import (
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from ..calibration.observations import Observations
     from ..data.measurement import Measurements
     from ..decide.pairs import Pairs
     from ..rules.rule import Rule
@@ -77,7 +75,7 @@ def latency_against_bytes(
         point = np.broadcast_to(setting.latency_us(tokens[ok], algorithm), ok.sum())
         drawn = setting.latency_us(tokens[ok], algorithm, setting.drawn) * noise
         lo, hi = _ends(drawn)
-        colour, name = ARM_COLOUR[algorithm], ARM_NAME[algorithm]
+        colour, name = ARM_COLOUR[algorithm], arm(algorithm)
         figure.add_trace(
             band(size[ok], lo, hi, colour, name, legendgroup=name, showlegend=False), 1, 1
         )
@@ -129,14 +127,6 @@ def latency_against_bytes(
     finish(figure, title, subtitle, height=640)
     figure.update_layout(margin={"b": 84})
     return figure
-
-
-def size_bytes(observations: Observations) -> np.ndarray:
-    """Return the bytes of every observed row."""
-    out = np.empty(len(observations))
-    for group in observations.groups:
-        out[group.rows] = group.geometry.size_bytes
-    return out
 
 
 def _ends(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -194,7 +184,7 @@ def _points(
     found = covered(setting.calibration, rows)
     if not len(found):
         return [], []
-    size = size_bytes(found)
+    size = found.size_bytes
     offset = _harness_us(setting, found.harness)
     level = found.latency_us - offset
     keep = (size <= last * 1.05) & (level > 0)
@@ -218,7 +208,7 @@ def _points(
                         "symbol": [f"{symbol[harness]}{'' if f else '-open'}" for f in filled],
                         "line": {"width": 1.5},
                     },
-                    name=f"{plain(str(harness).split('/')[0])} {ARM_NAME[algorithm]}, "
+                    name=f"{plain(str(harness).split('/')[0])} {arm(algorithm)}, "
                     + (f"{-shift:+.1f} us" if known else "as measured"),
                     customdata=np.column_stack(
                         [
@@ -310,11 +300,10 @@ def _crossover(figure: go.Figure, setting: Setting) -> None:
             layer="below", row=row, col=1,
         )  # fmt: skip
         figure.add_vline(x=at, line={"color": NEUTRAL, "width": 1.5}, row=row, col=1)
-    high = "no limit" if np.isinf(hi) else kib(round(hi / 1024) * 1024)
     figure.add_trace(
         go.Scatter(
             x=[None], y=[None], mode="lines", line={"color": NEUTRAL, "width": 6},
-            name=f"crossover {at / 1024:.0f} KiB, 90 %: {kib(round(lo / 1024) * 1024)} to {high}",
+            name=f"crossover {about(at)}, 90 %: {about(lo)} to {about(hi)}",
         ),
         1,
         1,

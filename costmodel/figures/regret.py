@@ -13,8 +13,9 @@ from ..data import kernels as _kernel
 from ..data.workload import Workload
 from ..decide.regret import Estimate, ModelledPairs, bootstrap_means, known_workload
 from ..errors import InputError
-from ..model.shape import FUSED, WORLD_SIZES
+from ..model.shape import FUSED, ONE_STAGE, TWO_STAGE, WORLD_SIZES
 from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule
+from ..show.words import arm
 from .template import (
     GREEN,
     ORANGE,
@@ -214,7 +215,7 @@ def difference_from_best(
     for row, (n, both) in enumerate(pairs.items(), start=1):
         claimed = [r for r in rules if n in r.world_sizes][::-1]
         fastest = np.minimum(both.one_us, both.two_us)
-        z, lo, hi, arm = [], [], [], []
+        z, lo, hi, runs = [], [], [], []
         for rule in claimed:
             choice = both.use_1stage(rule)
             loss = 100 * (np.where(choice, both.one_us, both.two_us) / fastest - 1)
@@ -222,7 +223,7 @@ def difference_from_best(
             ends = np.quantile(loss, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
             lo.append(ends[0])
             hi.append(ends[1])
-            arm.append(np.where(choice, "1-stage", "2-stage"))
+            runs.append(np.where(choice, arm(ONE_STAGE), arm(TWO_STAGE)))
         figure.add_trace(
             go.Heatmap(
                 x=[str(t) for t in both.shapes.tokens],
@@ -231,7 +232,7 @@ def difference_from_best(
                 coloraxis="coloraxis",
                 xgap=1,
                 ygap=1,
-                customdata=np.dstack([np.round(lo, 1), np.round(hi, 1), np.array(arm)]),
+                customdata=np.dstack([np.round(lo, 1), np.round(hi, 1), np.array(runs)]),
                 hovertemplate="%{y}: %{customdata[2]} at %{x} tokens<br>%{z:.1f} % above the "
                 "faster one (%{customdata[0]} to %{customdata[1]})" + f"<extra>TP{n}</extra>",
             ),

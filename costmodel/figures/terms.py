@@ -9,10 +9,10 @@ import numpy as np
 from ..decide.sensitivity import Setting, grid, interval
 from ..model.latency import TERMS
 from ..model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
+from ..show.words import arm, chance, term
 from ..units import kib
 from .template import (
     ARM_COLOUR,
-    ARM_NAME,
     NEUTRAL,
     byte_ticks,
     evidence_line,
@@ -41,23 +41,6 @@ TERM_COLOUR = {
     "norm_kernel": "#00664B",
 }
 
-#: Terms in words.
-TERM_NAME = {
-    "harness": "harness",
-    "launch": "launch",
-    "entry_barrier": "entry barrier",
-    "link_read": "link read",
-    "link_write": "link write",
-    "middle_barrier": "middle barrier",
-    "link_gather": "link gather",
-    "turn_exposure": "turn exposure",
-    "norm_epilogue": "norm epilogue",
-    "exit_barrier": "exit barrier",
-    "second_launch": "second launch",
-    "local_pass": "local pass",
-    "norm_kernel": "norm kernel",
-}
-
 
 def terms_along_bytes(setting: Setting, *, max_tokens: int = 256) -> go.Figure:
     """Return the stacked terms of both arms over bytes, side by side on one scale."""
@@ -67,7 +50,7 @@ def terms_along_bytes(setting: Setting, *, max_tokens: int = 256) -> go.Figure:
     tokens = grid(max_tokens, per_doubling=12)
     figure = make_subplots(
         rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.03,
-        subplot_titles=[ARM_NAME[a] for a in ALGORITHMS],
+        subplot_titles=[arm(a) for a in ALGORITHMS],
     )  # fmt: skip
     seen: set[str] = set()
     for column, algorithm in enumerate(ALGORITHMS, start=1):
@@ -87,12 +70,12 @@ def terms_along_bytes(setting: Setting, *, max_tokens: int = 256) -> go.Figure:
                     mode="lines",
                     line={"width": 0.6, "color": "white"},
                     fillcolor=TERM_COLOUR[name],
-                    name=TERM_NAME[name],
+                    name=term(name),
                     legendgroup=name,
                     showlegend=name not in seen,
                     legendrank=TERMS.index(name),
                     customdata=run,
-                    hovertemplate=f"{TERM_NAME[name]} %{{y:.2f}} us<extra></extra>",
+                    hovertemplate=f"{term(name)} %{{y:.2f}} us<extra></extra>",
                 ),
                 1,
                 column,
@@ -150,7 +133,7 @@ def terms_of_call(setting: Setting, tokens: int) -> go.Figure:
     drawn = setting.margin_us([tokens], setting.drawn)
     lo, hi = interval(drawn[:, 0])
     wins = float(np.mean(drawn[:, 0] > 0))
-    names = [ARM_NAME[ONE_STAGE], *(TERM_NAME[n] for n, _ in steps), ARM_NAME[TWO_STAGE]]
+    names = [arm(ONE_STAGE), *(term(n) for n, _ in steps), arm(TWO_STAGE)]
     values = [totals[ONE_STAGE], *(c for _, c in steps), totals[TWO_STAGE]]
     figure = go.Figure(
         go.Waterfall(
@@ -174,8 +157,8 @@ def terms_of_call(setting: Setting, tokens: int) -> go.Figure:
     figure.update_yaxes(title="us", rangemode="tozero", range=[0, 1.15 * _peak(values)])
     margin = totals[TWO_STAGE] - totals[ONE_STAGE]
     size = int(setting.shapes([tokens]).bytes[0])
-    slower, faster = ("2-stage", "1-stage") if margin > 0 else ("1-stage", "2-stage")
-    chance = wins if margin > 0 else 1 - wins
+    slower, faster = map(arm, ALGORITHMS[::-1] if margin > 0 else ALGORITHMS)
+    share = wins if margin > 0 else 1 - wins
     ends = sorted((abs(lo), abs(hi))) if lo * hi > 0 else None
     span = (
         f"90 %: {ends[0]:.1f} to {ends[1]:.1f}"
@@ -187,16 +170,12 @@ def terms_of_call(setting: Setting, tokens: int) -> go.Figure:
         f"TP{setting.world_size}: {slower} takes {abs(margin):.1f} us more"
     )
     subtitle = (
-        f"{span} us; {faster} is faster in {_share(chance)} of the posterior. {setting.op}, "
+        f"{span} us; {faster} is faster in {chance(share)} of the posterior. {setting.op}, "
         f"{setting.dtype}, {setting.kernel.title}; {provenance(setting.calibration)}.<br>"
         + evidence_line(setting.calibration, setting.gpu, setting.world_size, setting.op)
         + "."
     )
     return finish(figure, title, subtitle, height=440, legend="none")
-
-
-def _share(chance: float) -> str:
-    return "more than 99 %" if chance > 0.995 else f"{100 * chance:.0f} %"
 
 
 def _signed(us: float) -> str:

@@ -12,11 +12,11 @@ from ..data.workload import captured_batch_sizes
 from ..decide.explanation import decisions
 from ..decide.sensitivity import Setting
 from ..errors import InputError
-from ..figures.template import ARM_NAME
-from ..figures.terms import TERM_COLOUR, TERM_NAME
+from ..figures.terms import TERM_COLOUR
 from ..model.latency import TERMS
 from ..model.shape import ALGORITHMS, ONE_STAGE
 from ..rules.rule import ENGINES, Rule, catalogue, current
+from ..show.words import arm, term
 from ..units import kib
 from .case import Findings
 from .pictures import setting
@@ -55,8 +55,8 @@ def explorer(found: Findings) -> dict[str, Any]:
             "hidden": str(found.llm.hidden_size if found.llm.hidden_size in hidden else hidden[0]),
             "batch": 6,
         },
-        "terms": {name: {"name": TERM_NAME[name], "colour": TERM_COLOUR[name]} for name in TERMS},
-        "arms": {a: ARM_NAME[a] for a in ALGORITHMS},
+        "terms": {name: {"name": term(name), "colour": TERM_COLOUR[name]} for name in TERMS},
+        "arms": {a: arm(a) for a in ALGORITHMS},
         "rules": [{"name": r.name, "words": r.words()} for r in rules],
         "calls": calls,
     }
