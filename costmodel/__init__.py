@@ -14,6 +14,7 @@ Names are imported on first use, so ``import costmodel`` is cheap.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 __version__ = "0.1.0"
@@ -68,3 +69,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+if "IPython" in sys.modules:
+    from .show.notebook import register as _register
+
+    _register()

@@ -268,11 +268,6 @@ class Calibration:
         }
         return json.dumps(record, indent=1) + "\n"
 
-    def _repr_html_(self) -> str:
-        from ..show.notebook import calibration_html
-
-        return calibration_html(self)
-
     def save(self, path: str | Path) -> None:
         """Write the calibration file atomically."""
         with replacing(Path(path)) as stream:

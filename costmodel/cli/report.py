@@ -67,9 +67,9 @@ def command(
     """
     from ..data import llms
     from ..data.histogram import read_histogram
-    from ..report import case as findings
     from ..report import directory
-    from ..report import text as story
+    from ..report.case import gather
+    from ..report.text import title
 
     target_engine = engine_named(engine)
     if (model_name is None) == (config_file is None):
@@ -82,7 +82,7 @@ def command(
         "--aiter-version": aiter_version if aiter_version != kernel.LATEST else None,
     }  # fmt: skip
     target = [word for name, value in chosen.items() if value for word in (name, value)]
-    found = findings.gather(
+    found = gather(
         calibration,
         gpu=gpu_found,
         engine=target_engine.name,
@@ -106,7 +106,7 @@ def command(
     if dtype:
         given += ["--dtype", dtype]
     written = directory.write(found, out, command=shlex.join([*given, "--out", out]), force=force)
-    click.echo(story.title(found))
+    click.echo(title(found))
     click.echo(f"wrote {written.directory}: {', '.join(written.files)}")
     if written.without_images:
         click.echo(f"costmodel: note: no PNG files: {written.without_images}", err=True)

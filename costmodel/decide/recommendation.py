@@ -110,11 +110,6 @@ class Recommendation:
             ],
         }
 
-    def _repr_html_(self) -> str:
-        from ..show.notebook import recommendation_html
-
-        return recommendation_html(self)
-
     def rule(self, name: str = "recommended") -> Rule:
         """Return the recommendation as a rule; world sizes without a claim are left out."""
         from ..rules.rule import Rule

@@ -85,11 +85,6 @@ class Validation:
         """Return the regret of a rule by name, or None when it was not judged."""
         return next((r for r in self.regret if r.rule == rule), None)
 
-    def _repr_html_(self) -> str:
-        from ..show.notebook import validation_html
-
-        return validation_html(self)
-
     def to_dict(self) -> dict[str, Any]:
         """Return the ``costmodel/validate/1`` record.
 

@@ -1,4 +1,4 @@
-"""What a report rests on: recommendation, the engine's rule, regret, worth, validation, data."""
+"""The case for a rule that a report makes: recommendation, regret, worth, validation, data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ..decide.recommendation import (
 from ..decide.regret import Score, score
 from ..decide.row_errors import covered
 from ..decide.validation import Validation, validate
-from ..decide.worth import Worth, worth
+from ..decide.worth import BatchWorth, Worth, worth
 from ..engines.call_sites import Engine
 from ..engines.call_sites import engine as engine_named
 from ..engines.patch import Emitted, snippet
@@ -39,6 +39,7 @@ from ..model.fabric import FULL_MESH
 from ..model.shape import FUSED, WORLD_SIZES
 from ..rules.condition import Compare, WholePacks, all_of, factors
 from ..rules.rule import CutoffEvidence, Provenance, Rule, current, validity
+from ..show.words import evidence
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class AtWorldSize:
     worth: Worth
 
     @property
+    def tp(self) -> str:
+        """The world size as people write it: ``TP4``."""
+        return f"TP{self.world_size}"
+
+    @property
     def claimed(self) -> bool:
         """Whether the recommendation makes a claim; where not, the engine's cutoff stays."""
         return self.cutoff.verdict != NOT_IDENTIFIED
@@ -65,14 +71,24 @@ class AtWorldSize:
     @property
     def evidence(self) -> str:
         """The evidence class in words, with what the latencies rest on where that differs."""
-        words = self.cutoff.verdict.replace("_", " ").replace("1stage", "1-stage")
+        words = evidence(self.cutoff.verdict)
         verdicts = (MEASURED, TRANSFERRED)
         return words if self.cutoff.verdict in verdicts else f"{words} ({self.worth.evidence})"
 
     @property
+    def changed(self) -> tuple[BatchWorth, ...]:
+        """The captured batch sizes that change the algorithm."""
+        return tuple(b for b in self.worth.batches if b.old != b.new)
+
+    @property
+    def most_saved(self) -> BatchWorth:
+        """The batch size at which the change saves most; there must be one that changes."""
+        return max(self.changed, key=lambda b: b.saved_us.value)
+
+    @property
     def changes(self) -> bool:
         """Whether the two rules decide any call of the workload or any batch differently."""
-        return self.score.differ > 0 or any(b.old != b.new for b in self.worth.batches)
+        return self.score.differ > 0 or bool(self.changed)
 
 
 @dataclass(frozen=True)
@@ -82,6 +98,11 @@ class Elsewhere:
     gpu: str
     calibration_id: str
     scores: tuple[Score, ...]
+
+    @property
+    def worse_at(self) -> list[str]:
+        """The world sizes at which the change surely loses there: ``TP4``."""
+        return [f"TP{s.world_size}" for s in self.scores if s.saved_pct.hi < 0]
 
 
 @dataclass(frozen=True)
@@ -95,7 +116,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Findings:
+class Case:
     """Everything that a report says. ``old`` is the engine's rule now, ``new`` as it will stand.
 
     ``validation`` is None where no call was measured with both algorithms; ``unjudged`` says why.
@@ -125,6 +146,17 @@ class Findings:
     def calibration(self) -> Calibration:
         """The calibration behind it all."""
         return self.recommendation.calibration
+
+    @property
+    def is_xgmi(self) -> bool:
+        """Whether the calibration is of the mesh of xGMI links, which the engines' GPUs have."""
+        return self.calibration.fabric == FULL_MESH
+
+    @property
+    def judged_on_its_own_rows(self) -> bool:
+        """Whether the measured pairs are of sources that the calibration was fitted to."""
+        v = self.validation
+        return v is not None and bool(set(v.pairs.source.tolist()) & set(v.own_sources))
 
     @property
     def gpu(self) -> str:
@@ -179,7 +211,7 @@ def gather(
     histogram: BatchHistogram | None = None,
     files: Sequence[str | Path] = (),
     target: Sequence[str] | None = None,
-) -> Findings:
+) -> Case:
     """Work out everything that a report says.
 
     ``measurements`` are schema 1 files or directories (default: the published rows); ``files`` are
@@ -215,7 +247,7 @@ def gather(
     rows = measurement.read_all(measurements) if measurements else measurement.published()
     judged, unjudged = _validate(rows, calibration, gpu, aiter_version)
     how: dict[str, Any] = {"gpu": gpu, "dtype": dtype, "aiter_version": aiter_version}
-    return Findings(
+    return Case(
         engine=place,
         llm=llm,
         dtype=dtype,

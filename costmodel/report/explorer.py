@@ -18,14 +18,14 @@ from ..model.shape import ALGORITHMS, ONE_STAGE
 from ..rules.rule import ENGINES, Rule, catalogue, current
 from ..show.words import arm, term
 from ..units import kib
-from .case import Findings
+from .case import Case
 from .pictures import setting
 
 
-def explorer(found: Findings) -> dict[str, Any]:
+def explorer(case: Case) -> dict[str, Any]:
     """Return the explorer's data: per world size and hidden size, arrays over the batch sizes."""
     batch = captured_batch_sizes()
-    rules: list[Rule] = [replace(found.new, name="proposed")]
+    rules: list[Rule] = [replace(case.new, name="proposed")]
     for engine in ENGINES:
         rules.append(current(engine))
     proposed = [
@@ -33,11 +33,11 @@ def explorer(found: Findings) -> dict[str, Any]:
         if r.status == "proposed" and r.op == "fused_ar_rmsnorm" and r.fabric == "xgmi"
     ]  # fmt: skip
     rules += proposed
-    sizes = sorted({found.llm.hidden_size, *llms.hidden_dims()})
+    sizes = sorted({case.llm.hidden_size, *llms.hidden_dims()})
     calls: dict[str, dict[str, Any]] = {}
     hidden: list[int] = []
-    for w in found.by_world_size:
-        first = setting(found, w.world_size)
+    for w in case.by_world_size:
+        first = setting(case, w.world_size)
         by_hidden: dict[str, Any] = {}
         for h in sizes:
             one = replace(first, hidden_dim=h)
@@ -51,8 +51,8 @@ def explorer(found: Findings) -> dict[str, Any]:
         "batch": batch.tolist(),
         "hidden": hidden,
         "start": {
-            "worldSize": str(found.by_world_size[-1].world_size),
-            "hidden": str(found.llm.hidden_size if found.llm.hidden_size in hidden else hidden[0]),
+            "worldSize": str(case.by_world_size[-1].world_size),
+            "hidden": str(case.llm.hidden_size if case.llm.hidden_size in hidden else hidden[0]),
             "batch": 6,
         },
         "terms": {name: {"name": term(name), "colour": TERM_COLOUR[name]} for name in TERMS},
@@ -63,23 +63,23 @@ def explorer(found: Findings) -> dict[str, Any]:
 
 
 def _calls(one: Setting, rules: list[Rule]) -> dict[str, Any]:
-    found = decisions(one)
-    shapes = one.shapes(found.tokens)
+    decided = decisions(one)
+    shapes = one.shapes(decided.tokens)
     terms = {
         a: {
-            name: _short(np.broadcast_to(us, found.tokens.shape))
-            for name, us in one.terms(found.tokens, a).items()
+            name: _short(np.broadcast_to(us, decided.tokens.shape))
+            for name, us in one.terms(decided.tokens, a).items()
         }
         for a in ALGORITHMS
     }
     return {
         "size": [kib(int(b)) for b in shapes.bytes],
         "terms": terms,
-        "margin": _short(found.margin_us),
-        "lo": _short(found.margin_lo_us),
-        "hi": _short(found.margin_hi_us),
-        "wins": _short(found.probability_1stage, 3),
-        "choice": "".join("1" if c == ONE_STAGE else "2" for c in found.choice),
+        "margin": _short(decided.margin_us),
+        "lo": _short(decided.margin_lo_us),
+        "hi": _short(decided.margin_hi_us),
+        "wins": _short(decided.probability_1stage, 3),
+        "choice": "".join("1" if c == ONE_STAGE else "2" for c in decided.choice),
         "rules": [_decides(r, one, shapes) for r in rules],
     }
 
