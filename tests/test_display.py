@@ -11,6 +11,8 @@ import pytest
 
 import costmodel as cm
 from costmodel.calibration.posterior import Refusal
+from costmodel.data import llms
+from costmodel.report.case import gather
 from costmodel.show.notebook import SHOWN, html
 
 
@@ -56,6 +58,26 @@ def test_outside_ipython_nothing_is_registered_and_results_know_no_html(gfx950):
     for module, name in SHOWN:
         result = getattr(__import__(module, fromlist=[name]), name)
         assert not hasattr(result, "_repr_html_")
+
+
+def test_every_result_fits_a_screen_as_text(gfx950, published):
+    observations = cm.observe(published)
+    calibration, fit = cm.calibrate(observations, arch="gfx950")
+    study = cm.Study(gfx950, "MI355X", ranks=4)
+    case = gather(gfx950, gpu="MI355X", engine="sglang", llm=llms.find("gpt-oss-120b"))
+    said = [
+        (published, f"{len(published)} rows of"),
+        (observations, f"{len(observations)} of {len(published)} rows"),
+        (fit, f"{len(observations)} rows"),
+        (calibration, f"{calibration.id}: MI350X, MI355X over full_mesh"),
+        (study.simulate("1stage", 32), "1stage, 32 tokens x 7168 on 4 x MI355X"),
+        (cm.cutoff_map(study, [("skew", [0, 5])]), "2 cutoffs over skew 0, 5"),
+        (case, "SGLang on MI355X, gpt-oss-120b, TP2, TP4, TP8"),
+        (cm.Setting(gfx950, "MI355X", 4, 7168), gfx950.id),
+    ]
+    for result, words in said:
+        assert words in repr(result)
+        assert len(repr(result)) < 400
 
 
 def test_html_escapes_and_holds_the_numbers(gfx950, published):

@@ -68,6 +68,14 @@ class Observations:
     def __len__(self) -> int:
         return len(self.table)
 
+    def __repr__(self) -> str:
+        aside = sum(self.set_aside.values())
+        sources = len(set(self.table.source.tolist()))
+        return (
+            f"Observations({len(self)} of {self.read} rows in {len(self.groups)} groups, "
+            f"{sources} sources; {aside} set aside for {len(self.set_aside)} reasons)"
+        )
+
     @property
     def latency_us(self) -> NDArray[np.float64]:
         """Measured latencies."""

@@ -81,6 +81,10 @@ class Measurements:
     path: Text
     line: NDArray[np.int64]
 
+    def __repr__(self) -> str:
+        gpus = ", ".join(sorted({g for g in self.gpu.tolist() if g}))
+        return f"Measurements({len(self)} rows of {len(set(self.source.tolist()))} sources: {gpus})"
+
     def __len__(self) -> int:
         return self.latency_us.size
 

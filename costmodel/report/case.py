@@ -142,6 +142,13 @@ class Case:
     target: str
     files: tuple[tuple[str, str], ...]
 
+    def __repr__(self) -> str:
+        ranks = ", ".join(w.tp for w in self.by_world_size)
+        return (
+            f"Case({self.engine.title} on {self.gpu}, {self.llm.name}, {ranks}; calibration "
+            f"{self.calibration.id})"
+        )
+
     @property
     def calibration(self) -> Calibration:
         """The calibration behind it all."""

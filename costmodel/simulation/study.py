@@ -13,6 +13,7 @@ from ..calibration.posterior import Calibration
 from ..data.kernels import Kernel
 from ..errors import InputError, nearest
 from ..model.shape import FUSED
+from ..units import KIB
 from .collective import Outcome, simulate
 from .conditions import Conditions
 from .cutoff import Crossing, collective_cost, crossing, layer_cost, row_bytes
@@ -142,6 +143,11 @@ class Map:
 
     axes: tuple[tuple[str, tuple[float, ...]], ...]
     cells: tuple[Crossing, ...]
+
+    def __repr__(self) -> str:
+        axes = " x ".join(f"{name} {', '.join(f'{v:g}' for v in at)}" for name, at in self.axes)
+        lo, hi = self.bytes.min() / KIB, self.bytes.max() / KIB
+        return f"Map({len(self.cells)} cutoffs over {axes}: {lo:.0f} to {hi:.0f} KiB)"
 
     @property
     def bytes(self) -> Floats:
