@@ -33,6 +33,7 @@ from costmodel.figures import token_hidden_map as maps
 from costmodel.figures.regret import field
 from costmodel.model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
 from costmodel.rules import catalogue
+from costmodel.show.words import arm
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,7 @@ def test_latency_shows_the_model_and_moves_points_by_their_harness(gfx950, tp4, 
     figure = figures.latency_against_bytes(tp4)
     by_name = {t.name: t for t in figure.data}
     for algorithm in ALGORITHMS:
-        line = by_name[f"{template.ARM_NAME[algorithm]}, model and 90 % band"]
+        line = by_name[f"{arm(algorithm)}, model and 90 % band"]
         tokens = line.customdata[:, 2].astype(int)
         modelled = predict(
             gfx950, tp4.shapes(tokens), algorithm, gpu="MI355X", kernel=kernel.aiter()
@@ -437,8 +438,8 @@ def test_text_and_arms_are_readable_on_both_grounds(dark):
     paper = layout.paper_bgcolor
     assert _contrast(layout.font.color, paper) > 7
     assert _contrast(template.NEUTRAL, paper) > 3.9
-    for arm in ("1stage", "2stage"):
-        assert _contrast(template.ARM_COLOUR[arm], paper) > 3
+    for name in ("1stage", "2stage"):
+        assert _contrast(template.ARM_COLOUR[name], paper) > 3
 
 
 def test_a_missing_browser_is_one_line_that_helps(tp4, tmp_path, monkeypatch):

@@ -106,6 +106,13 @@ class Fit:
     harness_sd_us: float
     predicted: Array
 
+    def __repr__(self) -> str:
+        error = 100 * np.median(np.abs(np.expm1(self.log_residual)))
+        return (
+            f"Fit({len(self.predicted)} rows, {len(self.problem.names)} parameters, "
+            f"{len(self.problem.harness)} harness constants; median error {error:.1f} %)"
+        )
+
     @property
     def log_residual(self) -> Array:
         """log(predicted / measured) per row."""

@@ -71,10 +71,26 @@ class Observations:
     def __len__(self) -> int:
         return len(self.table)
 
+    def __repr__(self) -> str:
+        aside = sum(self.set_aside.values())
+        sources = len(set(self.table.source.tolist()))
+        return (
+            f"Observations({len(self)} of {self.read} rows in {len(self.groups)} groups, "
+            f"{sources} sources; {aside} set aside for {len(self.set_aside)} reasons)"
+        )
+
     @property
     def latency_us(self) -> NDArray[np.float64]:
         """Measured latencies."""
         return self.table.latency_us
+
+    @property
+    def size_bytes(self) -> NDArray[np.float64]:
+        """Bytes of the call on one rank, per row."""
+        out = np.empty(len(self))
+        for group in self.groups:
+            out[group.rows] = group.geometry.size_bytes
+        return out
 
     def latency(self, values: Mapping[str, Any]) -> NDArray[np.float64]:
         """Return modelled latencies without any harness constant; (n,) or (draws, n)."""

@@ -90,6 +90,13 @@ class Calibration:
     kernel_family: str
     data: dict[str, Any]
 
+    def __repr__(self) -> str:
+        gpus, data = ", ".join(g for _, g in self.gpus), self.data
+        return (
+            f"Calibration({self.id}: {gpus} over {self.fabric}, {len(self.names)} parameters, "
+            f"{data.get('rows_used', '?')} rows of {len(data.get('sources', ()))} sources)"
+        )
+
     @property
     def id(self) -> str:
         """Short name: arch and the first eight digits of the content's hash."""
@@ -274,11 +281,6 @@ class Calibration:
             "covariance_lower": rounded,
         }
         return json.dumps(record, indent=1) + "\n"
-
-    def _repr_html_(self) -> str:
-        from ..show.notebook import calibration_html
-
-        return calibration_html(self)
 
     def save(self, path: str | Path) -> None:
         """Write the calibration file atomically."""

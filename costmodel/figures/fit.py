@@ -9,7 +9,8 @@ import numpy as np
 
 from ..calibration.posterior import Calibration
 from ..model import parameters
-from .latency import SYMBOLS, size_bytes
+from ..show.words import unit
+from .latency import SYMBOLS
 from .template import (
     BLUE,
     GREEN,
@@ -61,7 +62,7 @@ def residuals(calibration: Calibration, table: Measurements | None = None) -> go
     observations = found.observations
     log_ratio = np.log(found.predicted_us / observations.latency_us)
     percent, pull = 100 * np.expm1(log_ratio), log_ratio / found.noise
-    size = size_bytes(observations)
+    size = observations.size_bytes
     figure = make_subplots(
         rows=1, cols=2, column_widths=[0.62, 0.38], horizontal_spacing=0.1,
         subplot_titles=["residuals", "pulls"],
@@ -175,8 +176,8 @@ def parameter_intervals(calibration: Calibration) -> go.Figure:
         ]
         left.append(min(x[-1] - ends[0], NORMAL_90 * sd))
         right.append(min(ends[1] - x[-1], NORMAL_90 * sd))
-        unit = {"ratio": "", "fraction": ""}.get(p.unit, f" {p.unit}")
-        labels.append(f"{plain(name)}  <b>{mid:.3g}</b>{plain(unit)}")
+        value = f"<b>{mid:.3g}</b> {plain(unit(p.unit))}".rstrip()
+        labels.append(f"{plain(name)}  {value}")
         hover.append(
             f"{plain(name)}: {mid:.4g} ({lo:.4g} to {hi:.4g}) {plain(p.unit)}<br>"
             f"prior {p.centre:.4g}, {plain(p.source)}"

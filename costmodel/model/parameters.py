@@ -104,3 +104,16 @@ def names(
     for kernel in sorted(set(norm_kernels)):
         found += [f"separate_norm_us[{kernel}]", f"separate_norm_efficiency[{kernel}]"]
     return found
+
+
+def meaning(name: str) -> str:
+    """Return what a parameter is, as words that follow "the"; its name where none are known.
+
+    The scope is not in them: every ``link_gbps[...]`` is the "rate of a link".
+    """
+    return _meanings().get(name.partition("[")[0], name)
+
+
+@cache
+def _meanings() -> dict[str, str]:
+    return {row["parameter"]: row["meaning"] for row in facts.rows("parameters.csv")}

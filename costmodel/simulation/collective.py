@@ -42,6 +42,13 @@ class Outcome:
     closed_form_us: float | None
     departures: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        m = self.machine
+        return (
+            f"Outcome({self.algorithm}, {self.tokens} tokens x {self.hidden_dim} on {m.ranks} x "
+            f"{m.gpu}, {m.fabric}: {self.latency_us:.2f} us)"
+        )
+
     @property
     def latency_us(self) -> float:
         """From the last arrival to the last finish: the collective without waiting for ranks."""
