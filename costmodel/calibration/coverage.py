@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..model.shape import FUSED
+from .fit import Fit
 from .observations import Observations
 from .posterior import NORMAL_HALF_WIDTH, Coverage, Refusal
-
-if TYPE_CHECKING:
-    from .estimate import Fit
 
 Array = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..model.shape import SEPARATE
 from .baselines import BASELINES
 from .coverage import HiddenEffect, arms, hidden_effect, sizes
-from .estimate import Fit, fit
+from .fit import Fit, fit
 from .posterior import NOISE_HALF_WIDTH, NORMAL_HALF_WIDTH
 
 Array = NDArray[np.float64]
