@@ -28,7 +28,6 @@ _PUBLIC = {
     "Shapes": "model.shape",
     "eligible": "model.geometry",
     "aiter": "data.kernels",
-    "terms": "model.latency",
     "observe": "calibration.observations",
     "Calibration": "calibration.posterior",
     "load": "calibration.posterior",

@@ -37,7 +37,7 @@ def calibrate(
             f"no row can be used: {observations.read} read, all set aside ({why}); "
             "the model needs clean rows of all_reduce, fused_ar_rmsnorm or ar_then_rmsnorm"
         )
-    fabrics = {g.fabric for g in observations.groups}
+    fabrics = {g.model.fabric for g in observations.groups}
     if len(fabrics) > 1:
         raise InputError(
             f"rows of several fabrics ({', '.join(sorted(fabrics))}) cannot share a calibration; "

@@ -46,8 +46,8 @@ class Problem:
     def of(cls, observations: Observations, gpus: tuple[tuple[str, str], ...]) -> Problem:
         """Build the problem for the (arch, gpu) pairs."""
         norm_kernels = {g.norm_kernel for g in observations.groups} | {"gemma"}
-        fabric = observations.groups[0].fabric
-        names = tuple(parameters.names(gpus, norm_kernels, fabric))
+        model = observations.groups[0].model
+        names = tuple(model.parameter_names(gpus, norm_kernels))
         priors = [parameters.prior(n) for n in names]
         harness, index = np.unique(observations.harness, return_inverse=True)
         log = np.array([p.form == "log" for p in priors])

@@ -8,7 +8,6 @@ import click
 
 from ..data import kernels as kernel
 from ..errors import InputError
-from ..model.fabric import LOOPBACK
 from ..model.shape import FUSED
 from ..planning import Budget, Effort, Plan, plan
 from ..planning.candidates import harness_spread_us
@@ -226,7 +225,7 @@ def _next(found: Plan, out: Path | None) -> list[str]:
     if out is None:
         return ["--out plan.json writes this for: costmodel measure --plan plan.json"]
     # Ranks on one GPU run in one process, on the project's own kernels.
-    alone = found.calibration.fabric == LOOPBACK
+    alone = found.calibration.model.wiring is None
     lines = [f"written: {out}. Measure, then calibrate with the new rows:"]
     for n in sizes:
         start = f"torchrun --nproc-per-node={n} -m costmodel measure --backend aiter"

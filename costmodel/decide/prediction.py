@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ..calibration.posterior import LEVEL, NOISE_DOF, Calibration, Values
 from ..data.kernels import Kernel
 from ..errors import InputError
-from ..model.geometry import eligible, on_fabric
-from ..model.latency import terms, total
+from ..model.geometry import eligible
+from ..model.latency import total
 from ..model.shape import Shapes
 
 Array = NDArray[np.float64]
@@ -60,8 +60,8 @@ def latency_terms(
         gpu, values or calibration.values, norm_kernel=kernel.norm_kernel, source=source
     )
     arch = next(a for a, g in calibration.gpus if g == gpu)
-    wires = calibration.fabric
-    return terms(on_fabric(wires, shapes, algorithm, kernel, arch), cost, wires)
+    model = calibration.model
+    return model.terms(model.geometry(shapes, algorithm, kernel, arch), cost)
 
 
 def latency_us(
