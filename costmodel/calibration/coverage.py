@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..model.shape import FUSED
+from .fit import Fit
 from .observations import Observations
 from .posterior import NORMAL_HALF_WIDTH, Coverage, Refusal
-
-if TYPE_CHECKING:
-    from .estimate import Fit
 
 Array = NDArray[np.float64]
 
@@ -56,7 +53,7 @@ def coverage(observations: Observations) -> tuple[Coverage, ...]:
     found = []
     for group in sorted(
         {
-            (g.gpu, int(n), g.geometry.op, g.geometry.algorithm)
+            (g.gpu, int(n), g.shapes.op, g.algorithm)
             for g in observations.groups
             for n in np.unique(table.world_size[g.rows])
         }

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..model.shape import SEPARATE
 from .baselines import BASELINES
 from .coverage import HiddenEffect, arms, hidden_effect
-from .estimate import Fit, fit
+from .fit import Fit, fit
 from .posterior import NOISE_HALF_WIDTH, NORMAL_HALF_WIDTH
 
 Array = NDArray[np.float64]
@@ -132,7 +132,7 @@ def leave_source_out(found: Fit) -> tuple[dict[str, Array], dict[str, dict[str, 
     size = observations.size_bytes
     norm = np.full(observed.size, "", dtype="U16")
     for group in observations.groups:
-        if group.geometry.op == SEPARATE:
+        if group.shapes.op == SEPARATE:
             norm[group.rows] = group.norm_kernel
     arm = np.array(
         [

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from ..data import facts, hardware
 from ..errors import InputError
 from ..files import replacing
-from ..model import parameters
-from ..model.latency import Costs, costs
-from ..model.shared_gpu import Costs as LoopbackCosts
+from ..model import choose, parameters
+from ..model.interface import LatencyModel
 
 SCHEMA = "costmodel/calibration/1"
 
@@ -108,6 +107,11 @@ class Calibration:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @property
+    def model(self) -> LatencyModel:
+        """The latency model whose parameters these are."""
+        return choose.for_fabric(self.fabric)
+
+    @property
     def values(self) -> Values:
         """Point estimates: posterior medians by parameter name."""
         found: Values = {
@@ -152,8 +156,10 @@ class Calibration:
 
     def costs(
         self, gpu: str, values: Values, *, norm_kernel: str = "gemma", source: str | None = None
-    ) -> Costs | LoopbackCosts:
+    ) -> Any:
         """Return what actions cost on ``gpu`` under ``values`` (point estimates or draws).
+
+        The object is for the terms of :attr:`model`.
 
         ``source`` picks the harness constant of a calibrated source; without it the harness is the
         typical one, and draws carry the whole spread over sources.
@@ -166,8 +172,10 @@ class Calibration:
         deviation = values[f"harness[{key}]"] if key else values.get("harness[]", 0.0)
         # Even a fast harness adds no negative time beyond the launch.
         harness = np.maximum(values["harness_us"] + deviation, -values["launch_us"])
-        hbm_gbps = hardware.hbm_gbps(gpu)
-        return costs(values, arch, gpu, hbm_gbps, norm_kernel, harness, self.fabric)
+        return self.model.costs(
+            values, arch, gpu,
+            norm_kernel=norm_kernel, hbm_gbps=hardware.hbm_gbps(gpu), harness_us=harness,
+        )  # fmt: skip
 
     def harness_key(self, source: str, gpu: str = "") -> str | None:
         """Return the harness key of a source name or key, or None when it is not calibrated."""
@@ -338,6 +346,7 @@ def load(path: str | Path) -> Calibration:
         if not (np.isfinite(found.mean).all() and np.isfinite(covariance).all()):
             raise ValueError("numbers that are not finite")
         np.linalg.cholesky(covariance + 1e-12 * np.eye(size))
+        choose.for_fabric(found.fabric)
     except (KeyError, TypeError, ValueError, np.linalg.LinAlgError) as error:
         raise InputError(
             f"{path}: not a usable calibration ({type(error).__name__}: {error}); write it again "
