@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration.observations import Observations, observe
-from ..calibration.posterior import LEVEL, NOISE_DOF, Calibration, Values
+from ..calibration.posterior import NOISE_DOF, TAIL, Calibration, Values
 from ..data.measurement import Measurements
 from .setting import DRAWS, SEED
 
@@ -177,8 +177,7 @@ def _inside(
         drawn *= np.exp(heavy[some] * noise)
         below += (drawn <= observations.latency_us).sum(0)
     share = below / DRAWS
-    tail = (1 - LEVEL) / 2
-    return (share >= tail) & (share <= 1 - tail)
+    return (share >= TAIL) & (share <= 1 - TAIL)
 
 
 def _latency(

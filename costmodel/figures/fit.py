@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..calibration.posterior import Calibration
+from ..calibration.posterior import NORMAL_HALF_WIDTH, Calibration
 from ..model import parameters
 from ..show.words import unit
 from .latency import SYMBOLS
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from ..decide.row_errors import Rows
 
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, NEUTRAL)
-
-#: Two-sided 90 % point of the normal distribution.
-NORMAL_90 = 1.645
 
 
 def rows_of(calibration: Calibration, table: Measurements | None = None) -> Rows:
@@ -174,8 +171,8 @@ def parameter_intervals(calibration: Calibration) -> go.Figure:
             (math.log(v) - centre) / p.sd if p.form == "log" else (v - centre) / p.sd
             for v in (lo, hi)
         ]
-        left.append(min(x[-1] - ends[0], NORMAL_90 * sd))
-        right.append(min(ends[1] - x[-1], NORMAL_90 * sd))
+        left.append(min(x[-1] - ends[0], NORMAL_HALF_WIDTH * sd))
+        right.append(min(ends[1] - x[-1], NORMAL_HALF_WIDTH * sd))
         value = f"<b>{mid:.3g}</b> {plain(unit(p.unit))}".rstrip()
         labels.append(f"{plain(name)}  {value}")
         hover.append(
@@ -186,8 +183,8 @@ def parameter_intervals(calibration: Calibration) -> go.Figure:
     figure = go.Figure()
     figure.add_trace(
         go.Bar(
-            x=[2 * NORMAL_90] * len(names),
-            base=-NORMAL_90,
+            x=[2 * NORMAL_HALF_WIDTH] * len(names),
+            base=-NORMAL_HALF_WIDTH,
             y=at,
             orientation="h",
             width=0.72,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import LEVEL
+from ..calibration.posterior import TAIL
 from ..decide.decision import Cutoff, Decision
 from ..decide.prediction import scatter
 from ..decide.setting import Setting
@@ -140,8 +140,7 @@ def token_grid(most: int, per_doubling: int) -> NDArray[np.int64]:
 
 
 def _ends(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    tail = (1 - LEVEL) / 2
-    lo, hi = np.quantile(drawn, [tail, 1 - tail], axis=0)
+    lo, hi = np.quantile(drawn, [TAIL, 1 - TAIL], axis=0)
     return lo, hi
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..calibration.posterior import LEVEL
+from ..calibration.posterior import TAIL
 from ..data.workload import Workload
 from ..decide.decision import Decision
 from ..decide.measured_regret import bootstrap_means, recommended_choice
@@ -155,8 +155,7 @@ def _interval_of_mean(validation: Validation, name: str, mean: float) -> Estimat
         return Estimate(mean, mean, mean)
     chosen = np.where(choice, pairs.one_us, pairs.two_us)
     pct = 100 * (chosen / pairs.fastest_us - 1)
-    tail = (1 - LEVEL) / 2
-    lo, hi = np.quantile(bootstrap_means(pct[:, None]), [tail, 1 - tail])
+    lo, hi = np.quantile(bootstrap_means(pct[:, None]), [TAIL, 1 - TAIL])
     return Estimate(mean, max(0.0, float(lo)), float(hi))
 
 
@@ -181,7 +180,7 @@ def difference_from_best(decision: Decision, hidden_dim: int) -> go.Figure:
             choice = arms.use_1stage(rule)
             loss = 100 * (arms.chosen_us(choice) / arms.fastest_us - 1)
             z.append(loss.mean(0))
-            ends = np.quantile(loss, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+            ends = np.quantile(loss, [TAIL, 1 - TAIL], axis=0)
             lo.append(ends[0])
             hi.append(ends[1])
             runs.append(np.where(choice, arm(ONE_STAGE), arm(TWO_STAGE)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..calibration.posterior import NORMAL_HALF_WIDTH
 from ..decide.setting import Setting
 from ..model.parameters import meaning
 from .candidates import Candidates
@@ -16,9 +17,6 @@ Array = NDArray[np.float64]
 #: Parameters named at most, and the share of what a shape tells that each must have.
 NAMED = 2
 SHARE = 0.15
-
-#: Half the width of a 90 % interval in standard deviations.
-Z90 = 1.6448536269514722
 
 
 def reasons(
@@ -75,8 +73,8 @@ def _precision(candidates: Candidates, before: list[int], measurements: list[int
     what = "t2 - t1" if len(measurements) == 2 else candidates.algorithm(measurements[0])
     given = "" if not before else " after those above"
     return (
-        f"{what} is known to +-{Z90 * known:.1f} us{given}, this measures it to "
-        f"+-{Z90 * scatter:.1f}"
+        f"{what} is known to +-{NORMAL_HALF_WIDTH * known:.1f} us{given}, this measures it to "
+        f"+-{NORMAL_HALF_WIDTH * scatter:.1f}"
     )
 
 
