@@ -21,20 +21,19 @@ from . import options
 HIDDEN_DIMS = (2880, 4096, 5120, 7168)
 
 
-@click.command(short_help="Read the rule out of an installed engine.")
+@click.command()
 @click.argument("path")
 @options.target
 @click.option(
     "--against",
     metavar="NAME|FILE",
+    shell_complete=options.complete_rules,
     help="Rule to compare with [default: the recommended one, with --arch or --gpu].",
 )
 @options.dtype_option
 @click.option("--aiter-version", default=kernel.LATEST, show_default=True)
 @options.model_shape
-@click.option(
-    "--tp", type=options.INTEGERS, default="2,4,8", show_default=True, help="World sizes to score."
-)
+@options.world_sizes
 @click.option(
     "--fail-above",
     type=float,
@@ -94,7 +93,7 @@ def command(
         "against": rule,
         "kernel": found,
         "score": scorer,
-        "world_sizes": options.read_world_sizes(tp),
+        "world_sizes": tp,
     }
     done = _audit_all(path, how)
     if style == "json":

@@ -7,9 +7,10 @@ import click
 from . import options
 
 
-@click.command(short_help="Fit the model to measurements.")
+@click.command()
 @click.argument("measurements", nargs=-1, metavar="MEASUREMENTS...")
-@click.option("--out", metavar="FILE", help="Write the calibration here (overwrites).")
+@click.option("--out", metavar="FILE", help="Write the calibration here.")
+@click.option("--force", is_flag=True, help="Replace --out if it exists.")
 @click.option("--published", is_flag=True, help="Add the published tables that costmodel ships.")
 @click.option("--arch", help="Write the part of the fit that one arch needs.")
 @click.option(
@@ -23,6 +24,7 @@ from . import options
 def command(
     measurements: tuple[str, ...],
     out: str | None,
+    force: bool,
     published: bool,
     arch: str | None,
     include: tuple[str, ...],
@@ -45,9 +47,12 @@ def command(
     from ..data.measurement import VOCABULARY
     from ..decide.fit_report import report
     from ..errors import InputError
+    from ..files import check_free
 
     if not measurements and not published:
         raise InputError("give schema 1 files or --published")
+    if out:
+        check_free(out, force)
     for quality in include:
         if quality not in VOCABULARY["quality"]:
             raise InputError(

@@ -12,6 +12,8 @@ import click
 
 from ..data import kernels as kernel
 from ..errors import InputError, nearest
+from ..files import check_free
+from ..model.shape import WORLD_SIZES, op_key, read_op
 from ..rules.condition import Compare, Member, WholePacks, all_of, factors
 from ..rules.rule import CutoffEvidence, Provenance, Rule, load, named, validity
 from . import options
@@ -20,16 +22,18 @@ ENGINES = ("sglang", "vllm", "aiter")
 TARGETS = (*ENGINES, "env", "json", "table")
 
 
-@click.command(short_help="The rule in an engine's idiom.")
+@click.command()
 @click.option("--for", "wanted", required=True, metavar="TARGET", help=f"{', '.join(TARGETS)}.")
 @options.target
 @click.option(
     "--rule",
     "rule_name",
     metavar="NAME|FILE",
+    shell_complete=options.complete_rules,
     help="A rule of the field, or one in JSON [default: the recommended rule].",
 )
 @click.option("--op", default="fused", show_default=True, help="The op whose rule is emitted.")
+@options.world_sizes
 @options.dtype_option
 @click.option("--aiter-version", default=kernel.LATEST, show_default=True)
 @click.option(
@@ -77,7 +81,8 @@ def command(
         given = "--source" if source else "--tests"
         raise InputError(f"{given} goes with --for {', '.join(ENGINES)}, not {wanted}")
     for file in (out, tests_file):
-        _check_free(file, force)
+        if file:
+            check_free(file, force)
     if out and tests_file and Path(out).resolve() == Path(tests_file).resolve():
         raise InputError(f"--out and --tests name the same file {out}")
     found = kernel.aiter(aiter_version)
@@ -161,7 +166,7 @@ def _rule(
     chosen: dict[str, Any],
 ) -> tuple[Rule, Provenance]:
     """Return the rule to emit and where it comes from."""
-    known_op = options.OP_NAMES.get(op.lower(), op.lower())
+    known_op = op_key(op)
     hidden = options.hidden_sizes(chosen["hidden"], chosen["model_name"], chosen["config_file"])
     command_line = _command_line(wanted, rule_name, known_op, dtype, found, chosen)
     if rule_name:
@@ -179,10 +184,11 @@ def _rule(
             arch,
             gpu,
             calibration=calibration,
-            op=options.read_op(op),
+            op=read_op(op),
             dtype=dtype,
             aiter_version=found.version,
             hidden_dims=hidden,
+            world_sizes=chosen["tp"],
         )
         provenance = Provenance(
             command_line,
@@ -232,6 +238,7 @@ def _command_line(
         "--op": op if op != "fused_ar_rmsnorm" else None,
         "--dtype": dtype if dtype != "bf16" else None,
         "--aiter-version": found.version if found.version != kernel.LATEST else None,
+        "--tp": ",".join(map(str, chosen["tp"])) if chosen["tp"] != WORLD_SIZES else None,
         "--hidden": ",".join(map(str, chosen["hidden"])) if chosen["hidden"] else None,
         "--model": chosen["model_name"],
         "--config": chosen["config_file"],
@@ -242,13 +249,6 @@ def _command_line(
     if chosen["hidden_set"]:
         given.append("--hidden-set")
     return shlex.join(given)
-
-
-def _check_free(file: str | None, force: bool) -> None:
-    if file and Path(file).is_dir():
-        raise InputError(f"{file}: is a directory")
-    if file and not force and Path(file).exists():
-        raise InputError(f"{file}: exists already; --force overwrites it")
 
 
 def _write(file: str | None, text: str) -> None:

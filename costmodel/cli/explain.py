@@ -39,10 +39,10 @@ WORDS = {
 SHOWN = 6
 
 
-@click.command(short_help="One decision in words and numbers.")
+@click.command()
 @options.target
-@click.option("--op", default="fused", show_default=True, help="fused or plain all-reduce.")
-@click.option("--tp", type=int, required=True, help="Ranks: 2, 4 or 8.")
+@options.op_option("fused or plain all-reduce.")
+@options.world_size(required=True)
 @click.option("--tokens", type=click.IntRange(min=1), help="Tokens of the call.")
 @options.model_shape
 @options.dtype_option
@@ -75,12 +75,10 @@ def command(
     sizes = options.hidden_sizes(hidden, model_name, config_file)
     if sizes is None or len(sizes) != 1:
         raise InputError("give one hidden size: --hidden 2880, --model or --config")
-    (world_size,) = options.read_world_sizes((tp,))
-    known_op = options.read_op(op)
-    if known_op == "ar_then_rmsnorm":
+    if op == "ar_then_rmsnorm":
         raise InputError("explain takes --op fused or plain; separate ops stand beside fused")
     calibration, _, gpu = options.load_target(arch, gpu, calibration_file)
-    setting = Setting(calibration, gpu, world_size, sizes[0], known_op, dtype, aiter_version)
+    setting = Setting(calibration, gpu, tp, sizes[0], op, dtype, aiter_version)
     found = decisions(setting) if every else explain(setting, tokens or 1)
     if style == "json":
         options.print_json(found.to_dict())

@@ -31,7 +31,7 @@ class KeepsArguments(click.Command):
         return super().parse_args(ctx, args)
 
 
-@click.command(cls=KeepsArguments, short_help="Measure the op on this machine.")
+@click.command(cls=KeepsArguments)
 @click.option("--backend", metavar="NAME", help=f"What runs the op: {', '.join(BACKENDS)}.")
 @click.option("--tp", type=int, metavar="N", help="World size: 2, 4 or 8 ranks.")
 @click.option("--hidden", metavar="LIST", help="Hidden sizes, e.g. 2880,4096.")

@@ -22,13 +22,13 @@ from . import options
 SHAPES = 6
 
 
-@click.command(short_help="Which shapes to measure next.")
+@click.command()
 @options.target
-@click.option("--op", default="fused", show_default=True, help="fused, plain or separate.")
+@options.op_option()
 @options.dtype_option
 @click.option("--aiter-version", default=kernel.LATEST, show_default=True)
 @options.model_shape
-@click.option("--tp", type=options.INTEGERS, default="2,4,8", show_default=True, help="Ranks.")
+@options.world_sizes
 @click.option("--shapes", type=int, metavar="N", help=f"At most N shapes.  [default: {SHAPES}]")
 @click.option("--seconds", type=float, metavar="S", help="At most S seconds, instead of --shapes.")
 @click.option(
@@ -93,7 +93,6 @@ def command(
     costmodel plan --gpu MI355X --model gpt-oss-120b --tp 8 --seconds 120
     """
     calibration, _, gpu = options.load_target(arch, gpu, calibration_file)
-    op = options.read_op(op)
     if shapes is not None and seconds is not None:
         raise InputError("give --shapes or --seconds, not both")
     if out is not None:
@@ -106,7 +105,7 @@ def command(
         dtype=dtype,
         aiter_version=aiter_version,
         hidden_dims=options.hidden_sizes(hidden, model_name, config_file),
-        world_sizes=options.read_world_sizes(tp),
+        world_sizes=tp,
         noise=noise,
         effort=Effort(launch_seconds, shape_seconds, arm_seconds),
     )

@@ -14,17 +14,17 @@ from ..units import kib
 from . import options
 
 
-@click.command(short_help="Latency of an arm for shapes.")
+@click.command()
 @options.target
-@click.option("--op", default="fused", show_default=True, help="fused, plain or separate.")
+@options.op_option()
 @click.option(
-    "--algorithm", type=click.Choice(["1stage", "2stage", "both"]), default="both",
-    show_default=True,
+    "--algorithm", type=options.ALGORITHM, default="both", show_default=True,
+    help="1stage, 2stage or both.",
 )  # fmt: skip
-@click.option("--tp", type=options.INTEGERS, default="2,4,8", show_default=True, help="Ranks.")
+@options.world_sizes
 @click.option(
     "--tokens", type=options.INTEGERS, default="1,8,32,128", show_default=True,
-    help="Numbers and ranges, such as 1,2,4,8:64:8.",
+    help="Numbers; 8:64:8 in steps; 1..512 doubling.",
 )  # fmt: skip
 @options.model_shape
 @options.dtype_option
@@ -61,10 +61,8 @@ def command(
     import numpy as np
 
     calibration, arch, gpu = options.load_target(arch, gpu, calibration_file)
-    op = options.read_op(op)
     sizes = options.hidden_sizes(hidden, model_name, config_file) or (7168,)
-    ranks = options.read_world_sizes(tp)
-    n, h, t = (a.ravel() for a in np.meshgrid(ranks, sizes, tokens, indexing="ij"))
+    n, h, t = (a.ravel() for a in np.meshgrid(tp, sizes, tokens, indexing="ij"))
     shapes = Shapes.of(t, h, n, op=op, dtype=dtype)
     ran = kernel.aiter(aiter_version)
     wanted = ALGORITHMS if algorithm == "both" else (algorithm,)

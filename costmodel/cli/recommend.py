@@ -11,9 +11,10 @@ from ..units import kib
 from . import options
 
 
-@click.command(short_help="The dispatch rule for an arch.")
+@click.command()
 @options.target
-@click.option("--op", default="fused", show_default=True, help="fused or plain all-reduce.")
+@options.op_option("fused or plain all-reduce.")
+@options.world_sizes
 @options.dtype_option
 @click.option("--aiter-version", default=kernel.LATEST, show_default=True)
 @options.model_shape
@@ -23,6 +24,7 @@ def command(
     gpu: str | None,
     calibration_file: str | None,
     op: str,
+    tp: tuple[int, ...],
     dtype: str,
     aiter_version: str,
     hidden: tuple[int, ...] | None,
@@ -40,7 +42,8 @@ def command(
     found = recommend(
         calibration,
         gpu=gpu,
-        op=options.read_op(op),
+        op=op,
+        world_sizes=tp,
         dtype=dtype,
         aiter_version=aiter_version,
         hidden_dims=options.hidden_sizes(hidden, model_name, config_file),

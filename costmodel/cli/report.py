@@ -15,7 +15,7 @@ from ..errors import InputError
 from . import options
 
 
-@click.command(short_help="A report to attach to a pull request.")
+@click.command()
 @options.target
 @click.option(
     "--for",
@@ -24,11 +24,8 @@ from . import options
     metavar="ENGINE",
     help=f"{', '.join(e.name for e in ENGINES)}.",
 )
-@click.option("--model", "model_name", help="Model of the catalogue, such as gpt-oss-120b.")
-@click.option(
-    "--config", "config_file", metavar="FILE", help="Hugging Face config.json of another model."
-)
-@click.option("--tp", type=options.INTEGERS, default="2,4,8", show_default=True, help="Ranks.")
+@options.one_model
+@options.world_sizes
 @click.option(
     "--measurements", multiple=True, metavar="FILE",
     help="Schema 1 file or directory to draw and judge by [default: the published rows].",
@@ -37,7 +34,7 @@ from . import options
     "--batch-histogram", "histogram_file", metavar="FILE",
     help="CSV of batch,share or batch,count [default: captured batch sizes alike].",
 )  # fmt: skip
-@click.option("--dtype", help="Of the activations [default: the model's].")
+@click.option("--dtype", type=options.DTYPE, help="Of the activations [default: the model's].")
 @click.option("--aiter-version", default=kernel.LATEST, show_default=True)
 @click.option("--out", required=True, metavar="DIR", help="Directory of the report.")
 @click.option("--force", is_flag=True, help="Replace a report that is there.")
@@ -89,7 +86,7 @@ def command(
         llm=llm,
         dtype=dtype,
         aiter_version=aiter_version,
-        world_sizes=options.read_world_sizes(tp),
+        world_sizes=tp,
         measurements=measurements,
         histogram=read_histogram(histogram_file) if histogram_file else None,
         files=[f for f in (calibration_file, config_file, histogram_file) if f],

@@ -9,6 +9,7 @@ import click
 
 from ..data import kernels as kernel
 from ..errors import InputError
+from ..files import check_free
 from ..model.shape import ALGORITHMS
 from ..show.table import table
 from ..units import kib
@@ -32,12 +33,12 @@ EXAMPLES = {
 MAX_AXES = 2
 
 
-@click.command(short_help="The collective under skew, faults and other fabrics.")
+@click.command()
 @options.target
-@click.option("--op", default="fused", show_default=True, help="fused, plain or separate.")
+@options.op_option()
 @click.option(
-    "--algorithm", type=click.Choice([*ALGORITHMS, "both"]), default="both", show_default=True,
-    help="JSON has one: with both, the faster.",
+    "--algorithm", type=options.ALGORITHM, default="both", show_default=True,
+    help="1stage, 2stage or both. JSON has one: with both, the faster.",
 )  # fmt: skip
 @click.option("--tokens", type=int, default=32, show_default=True)
 @options.model_shape
@@ -47,7 +48,13 @@ MAX_AXES = 2
     "--fabric", metavar="NAME",
     help="full_mesh, switch, ring, hypercube, hierarchical, mi450, mi250x.  [default: calibrated]",
 )  # fmt: skip
-@click.option("--ranks", type=int, help="World size.  [default: 8; mi450 72; hierarchical 64]")
+@click.option(
+    "--tp",
+    "--ranks",
+    "ranks",
+    type=int,
+    help="World size.  [default: 8; mi450 72; hierarchical 64]",
+)
 @click.option("--link-gbps", type=float, help="Rate of a link or port, one direction.")
 @click.option("--uplink-gbps", type=float, help="Rate of a hierarchical rank's port.")
 @click.option("--domain", type=int, default=8, show_default=True, help="Ranks of a domain's mesh.")
@@ -74,6 +81,7 @@ MAX_AXES = 2
 @click.option("--cost", "costs", multiple=True, metavar="NAME=X", help="Set a calibrated cost.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--trace", metavar="FILE", help="Write a timeline for ui.perfetto.dev.")
+@click.option("--force", is_flag=True, help="Replace --trace if it exists.")
 @click.option(
     "--sweep", "sweeps", multiple=True, metavar="AXIS=LIST",
     help="Cutoff over skew=, link:A-B=, rate=, ranks=, slow:R=; twice for a map.",
@@ -89,6 +97,7 @@ def command(
     algorithm: str,
     tokens: int,
     trace: str | None,
+    force: bool,
     sweeps: tuple[str, ...],
     layers: bool,
     style: str,
@@ -114,6 +123,8 @@ def command(
         return
     if layers:
         raise InputError("--layers is for cutoffs; add --sweep, such as --sweep skew=0,5,20")
+    if trace:
+        check_free(trace, force)
     wanted = ALGORITHMS if algorithm == "both" else (algorithm,)
     outcomes = [study.simulate(a, tokens, record=trace is not None) for a in wanted]
     if trace:
@@ -140,7 +151,7 @@ def _study(calibration: Any, gpu: str, layers: bool, stated: dict[str, Any]) -> 
         calibration,
         gpu,
         hidden_dim=sizes[0] if sizes else 7168,
-        op=options.read_op(stated["op"]),
+        op=stated["op"],
         dtype=stated["dtype"],
         kernel=kernel.aiter(stated["aiter_version"]),
         fabric=stated["fabric"],

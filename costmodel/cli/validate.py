@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 DEFAULT = Limits()
 
 
-@click.command(short_help="Model and every rule of the field against measurements.")
+@click.command()
 @click.argument("more", nargs=-1, metavar="[FILE...]")
 @click.option(
     "--measurements", "files", multiple=True, metavar="FILE",
@@ -36,14 +36,14 @@ DEFAULT = Limits()
 )  # fmt: skip
 @click.option("--published", is_flag=True, help="Add the published tables that costmodel ships.")
 @options.target
-@click.option("--op", metavar="NAME", help="fused or plain [default: fused if it has pairs].")
+@click.option("--op", type=options.OP, help="fused or plain [default: fused if it has pairs].")
 @click.option(
-    "--against", metavar="NAME|FILE",
+    "--against", metavar="NAME|FILE", shell_complete=options.complete_rules,
     help="Judge this rule too, and compare the recommended rule with it instead of the best "
     "shipped one.",
 )  # fmt: skip
 @click.option(
-    "--fallback", metavar="NAME|FILE",
+    "--fallback", metavar="NAME|FILE", shell_complete=options.complete_rules,
     help="Rule where the recommendation makes no claim [default: AITER's current one].",
 )  # fmt: skip
 @click.option(
@@ -77,14 +77,20 @@ DEFAULT = Limits()
     help="Measure first, with this back end (aiter, triton, gloo), at shapes that are not among "
     "the --measurements given; needs --tp and --out.",
 )  # fmt: skip
-@click.option("--tp", type=int, metavar="N", help="With --live: world size.")
+@options.world_size(help="With --live: world size.")
 @click.option(
     "--hidden", type=options.INTEGERS,
     help="Hidden sizes that the rule is recommended for [default: those of known models]; with "
     "--live also those to measure.",
 )  # fmt: skip
 @click.option("--tokens", type=options.INTEGERS, help="With --live: tokens.")
-@click.option("--dtype", default="bf16", show_default=True, help="With --live: bf16, fp16.")
+@click.option(
+    "--dtype",
+    type=options.DTYPE,
+    default="bf16",
+    show_default=True,
+    help="With --live: bf16, fp16.",
+)
 @click.option("--out", metavar="DIR", help="With --live: directory of the run.")
 @click.option("--measure", default="", metavar="OPTIONS", help="With --live: more for measure.")
 @options.format_option
@@ -150,15 +156,14 @@ def command(
         calibration = hold_out(measurement.published(), held_out, arch)
     else:
         calibration, arch, _ = options.load_target(arch, gpu, calibration_file)
-    asked = options.read_op(op) if op else None
     found = validate(
         table,
         calibration,
         gpu=gpu.upper() if gpu else None,
-        op=asked,
+        op=op,
         include=("clean", *include),
-        against=_rule(against, asked),
-        fallback=_rule(fallback, asked),
+        against=_rule(against, op),
+        fallback=_rule(fallback, op),
         aiter_version=aiter_version,
         workload=Workload.of(hidden) if hidden else None,
         limits=limits,

@@ -20,24 +20,31 @@ if TYPE_CHECKING:
 RECOMMENDED = "recommended"
 
 
-@click.command(short_help="Microseconds per decode step that a change of rule is worth.")
-@click.option("--model", "model_name", help="Model of the catalogue, such as gpt-oss-120b.")
+@click.command()
+@options.one_model
+@options.world_size()
 @click.option(
-    "--config", "config_file", metavar="FILE", help="Hugging Face config.json of another model."
+    "--from",
+    "old",
+    metavar="NAME|FILE",
+    shell_complete=options.complete_rules,
+    help="Rule in force, such as sglang, or one in JSON.",
 )
-@click.option("--tp", type=int, metavar="N", help="World size: 2, 4 or 8 ranks.")
 @click.option(
-    "--from", "old", metavar="NAME|FILE", help="Rule in force, such as sglang, or one in JSON."
-)
-@click.option(
-    "--to", "new", metavar="NAME|FILE", default=RECOMMENDED, show_default=True, help="New rule."
+    "--to",
+    "new",
+    metavar="NAME|FILE",
+    shell_complete=options.complete_rules,
+    default=RECOMMENDED,
+    show_default=True,
+    help="New rule.",
 )
 @click.option(
     "--batch-histogram", "histogram_file", metavar="FILE",
     help="CSV of batch,share or batch,count [default: captured batch sizes alike].",
 )  # fmt: skip
 @options.target
-@click.option("--dtype", help="Of the activations [default: the model's].")
+@click.option("--dtype", type=options.DTYPE, help="Of the activations [default: the model's].")
 @click.option("--aiter-version", default=kernel.LATEST, show_default=True)
 @options.format_option
 def command(
@@ -70,7 +77,6 @@ def command(
         raise InputError("give one of --model and --config")
     if tp is None or old is None:
         raise InputError("give --tp N and --from RULE (sglang, vllm, aiter or a JSON file)")
-    (tp,) = options.read_world_sizes((tp,))
     llm = llms.find(model_name) if model_name else llms.from_config(str(config_file))
     dtype = dtype or llm.dtype
     histogram = read_histogram(histogram_file) if histogram_file else BatchHistogram.alike()
