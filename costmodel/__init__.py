@@ -6,9 +6,11 @@ Five lines from data to decision::
 
     rows = cm.published()                                    # or cm.read("mine.csv")
     calibration, fit = cm.calibrate(cm.observe(rows), arch="gfx950")
-    cm.recommend(calibration, gpu="MI355X")
+    cm.recommend(cm.Setting(calibration, "MI355X"))          # or cm.Setting.shipped("MI355X")
 
-Names are imported on first use, so ``import costmodel`` is cheap.
+A :class:`Setting` is the question; :func:`recommend` answers it with a :class:`Decision`, which
+explain, plan, worth, validate and the figures take. Names are imported on first use, so
+``import costmodel`` is cheap.
 """
 
 from __future__ import annotations
@@ -21,32 +23,29 @@ __version__ = "0.2.0.dev0"
 #: Public name -> module that defines it.
 _PUBLIC = {
     "InputError": "errors",
-    "NotIdentifiedError": "errors",
     "Measurements": "data.measurement",
     "read": "data.measurement",
     "read_all": "data.measurement",
     "published": "data.measurement",
+    "Workload": "data.workload",
+    "captured_batch_sizes": "data.workload",
     "Shapes": "model.shape",
-    "eligible": "model.geometry",
-    "aiter": "data.kernels",
-    "terms": "model.latency",
+    "Rule": "rules.rule",
     "observe": "calibration.observations",
     "Calibration": "calibration.posterior",
     "load": "calibration.posterior",
     "shipped": "calibration.posterior",
     "calibrate": "calibration.estimate",
-    "predict": "decide.prediction",
-    "latency_terms": "decide.prediction",
-    "latency_us": "decide.prediction",
     "assess": "calibration.cross_validation",
-    "Workload": "data.workload",
-    "captured_batch_sizes": "data.workload",
-    "Rule": "rules.rule",
+    "Setting": "decide.setting",
+    "Decision": "decide.decision",
     "recommend": "decide.recommendation",
+    "predict": "decide.prediction",
+    "explain": "decide.explanation",
+    "choices": "decide.explanation",
+    "worth": "decide.worth",
     "validate": "decide.validation",
     "hold_out": "decide.validation",
-    "Setting": "decide.sensitivity",
-    "explain": "decide.explanation",
     "plan": "planning",
     "Budget": "planning",
     "Study": "simulation",
@@ -58,7 +57,13 @@ _PUBLIC = {
 __all__ = [*_PUBLIC, "__version__"]
 
 
+#: Wings that are public as modules: ``cm.figures.decision_map``.
+_MODULES = ("figures", "planning", "rules", "simulation")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
     if name in _PUBLIC:
         value = getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)
         globals()[name] = value
@@ -67,4 +72,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted((*__all__, *_MODULES))

@@ -195,3 +195,10 @@ def test_schema_of_the_record(fitted):
     assert found["schema"] == record.SCHEMA
     assert len(found["mean"]) == len(found["parameters"]) + len(found["harness"])
     assert measurement.published_directory().is_dir()
+
+
+def test_half_widths_are_quantiles_at_the_level():
+    from scipy.stats import norm, t
+
+    assert pytest.approx(norm.ppf(1 - record.TAIL), rel=1e-12) == record.NORMAL_HALF_WIDTH
+    assert t.ppf(1 - record.TAIL, record.NOISE_DOF) == pytest.approx(record.NOISE_HALF_WIDTH)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..model.shape import FUSED
 from .observations import Observations
-from .posterior import Coverage, Refusal
+from .posterior import NORMAL_HALF_WIDTH, Coverage, Refusal
 
 if TYPE_CHECKING:
     from .estimate import Fit
@@ -123,7 +123,8 @@ def hidden_effect(found: Fit) -> HiddenEffect | None:
     slope = float(a @ b) / square
     free = max(1, a.size - groups - 1)
     se = float(np.sqrt(np.sum((b - slope * a) ** 2) / free / square))
-    return HiddenEffect(a.size, 100 * slope, 100 * (slope - 1.645 * se), 100 * (slope + 1.645 * se))
+    half = NORMAL_HALF_WIDTH * se
+    return HiddenEffect(a.size, 100 * slope, 100 * (slope - half), 100 * (slope + half))
 
 
 #: A world size whose rows scatter by more than this around the model contradict each other: the

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from ..model.shared_gpu import FAMILY as LOOPBACK_FAMILY
 from ..model.shared_gpu import Costs as LoopbackCosts
 from ..model.shared_gpu import Loopback, archs
 from ..units import ELEMENT_BYTES
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Mask = NDArray[np.bool_]
 
@@ -86,12 +89,17 @@ class Observations:
 
 
 def observe(
-    table: Measurements, *, include: tuple[str, ...] = ("clean",), arch: str | None = None
+    table: Measurements | pd.DataFrame,
+    *,
+    include: tuple[str, ...] = ("clean",),
+    arch: str | None = None,
 ) -> Observations:
-    """Sort rows into those the model covers and those set aside, with the reason.
+    """Sort rows (a data frame with schema 1 columns too) into those the model covers and others.
 
+    Rows set aside are counted by reason.
     ``include`` names the qualities to use; ``arch`` keeps one arch only.
     """
+    table = Measurements.of(table)
     reason = np.full(len(table), "", dtype="U64")
 
     def drop(bad: Mask, why: str) -> None:

@@ -27,13 +27,20 @@ from ..model.shared_gpu import Costs as LoopbackCosts
 
 SCHEMA = "costmodel/calibration/1"
 
+#: Two-sided level of every interval that the project prints, and the share beyond either end.
+LEVEL = 0.90
+TAIL = (1 - LEVEL) / 2
+
 #: Degrees of freedom of the row noise (log latency) and of the harness constants: heavy tails, so
 #: that an outlying row or source does not pull the others.
 NOISE_DOF = 4.0
 HARNESS_DOF = 3.0
 
-#: Two-sided level of every interval that the project prints.
-LEVEL = 0.90
+#: Half the width of an interval at :data:`LEVEL`, in standard deviations of a normal distribution
+#: and in scales of a Student-t with :data:`NOISE_DOF`: their quantiles at 1 - :data:`TAIL`. Written
+#: out, as importing scipy.stats is slow.
+NORMAL_HALF_WIDTH = 1.6448536269514722
+NOISE_HALF_WIDTH = 2.13184678632665
 
 Values = dict[str, Any]
 
@@ -187,7 +194,7 @@ class Calibration:
 
         A link rate is cut at the link's nominal rate, a fixed time at zero.
         """
-        z = 1.6448536269514722
+        z = NORMAL_HALF_WIDTH
         if name in self.names:
             i = self.names.index(name)
             sd = float(np.sqrt(self.covariance[i, i]))
@@ -351,7 +358,7 @@ def nominal_gbps(name: str) -> float | None:
     try:
         return hardware.number(name[10:-1], "xgmi_link_bw_unidir")
     except KeyError:
-        return 64.0 if name == "link_gbps[MI308X]" else None
+        return None
 
 
 def _significant(value: float, digits: int) -> float:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-from ..data import kernels as kernel
-from ..data.llms import CALLS_PER_LAYER
-from ..engines.audit import Audit, Scorer, audit
-from ..engines.source import open_trees
+from ..decide.recommendation import recommend
+from ..engines.audit import Audit, audit
+from ..engines.source import Tree, open_trees
 from ..errors import InputError
-from ..model.shape import FUSED, WORLD_SIZES
-from ..rules.rule import Rule, load, named
-from ..show.table import table
-from . import options
+from ..show.audit import text
+from . import options, question
 
 #: Hidden sizes that token counts are given for: GPT-OSS, Llama 8B, Llama 4, DeepSeek V3.
 HIDDEN_DIMS = (2880, 4096, 5120, 7168)
 
 
-@click.command(short_help="Read the rule out of an installed engine.")
+@click.command()
 @click.argument("path")
 @options.target
 @click.option(
@@ -29,12 +26,10 @@ HIDDEN_DIMS = (2880, 4096, 5120, 7168)
     metavar="NAME|FILE",
     help="Rule to compare with [default: the recommended one, with --arch or --gpu].",
 )
-@options.dtype_option
-@click.option("--aiter-version", default=kernel.LATEST, show_default=True)
-@options.model_shape
-@click.option(
-    "--tp", type=options.INTEGERS, default="2,4,8", show_default=True, help="World sizes to score."
-)
+@question.DTYPE
+@question.AITER
+@question.workload_options
+@options.world_sizes
 @click.option(
     "--fail-above",
     type=float,
@@ -44,19 +39,12 @@ HIDDEN_DIMS = (2880, 4096, 5120, 7168)
 @options.format_option
 def command(
     path: str,
-    arch: str | None,
-    gpu: str | None,
-    calibration_file: str | None,
     against: str | None,
-    dtype: str,
-    aiter_version: str,
-    hidden: tuple[int, ...] | None,
-    model_name: str | None,
-    config_file: str | None,
     tp: tuple[int, ...],
     fail_above: float | None,
     style: str,
-) -> int:  # fmt: skip
+    **asked: Any,
+) -> int:
     """State the dispatch rule of an installed SGLang, vLLM or AITER, and judge it.
 
     PATH is a package directory, a site-packages directory, a checkout or a wheel. Its sources are
@@ -67,44 +55,29 @@ def command(
     costmodel audit $(python -c 'import sglang, os; print(os.path.dirname(sglang.__file__))')
     costmodel audit vllm-0.33.0.whl --gpu MI355X --model gpt-oss-120b --fail-above 2
     """
-    sizes = options.hidden_sizes(hidden, model_name, config_file)
-    found = kernel.aiter(aiter_version)
-    scorer = None
-    rule: Rule | None = None
-    if arch or gpu or calibration_file:
-        calibration, arch, gpu = options.load_target(arch, gpu, calibration_file)
-        scorer = model_scorer(calibration, gpu, dtype, aiter_version, sizes)
-        if against is None:
-            from ..decide.recommendation import recommended_rule
-
-            rule, _ = recommended_rule(
-                arch,
-                gpu,
-                calibration=calibration,
-                dtype=dtype,
-                aiter_version=aiter_version,
-                hidden_dims=sizes,
-            )
-    if against is not None:
-        is_file = against.endswith(".json") or Path(against).is_file()
-        rule = load(against) if is_file else named(against)
-    if fail_above is not None and scorer is None:
+    llm = question.llm_of(asked)
+    sizes = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
+    workload = question.workload_of(asked)
+    rule = question.rule_of(against) if against is not None else None
+    version, dtype = asked["aiter_version"], asked["dtype"] or (llm.dtype if llm else "bf16")
+    has_model = bool(asked["arch"] or asked["gpu"] or asked["calibration_file"])
+    if fail_above is not None and not has_model:
         raise InputError("--fail-above needs --arch, --gpu or --calibration: a model to score with")
-    how = {
-        "against": rule,
-        "kernel": found,
-        "score": scorer,
-        "world_sizes": options.read_world_sizes(tp),
-    }
-    done = _audit_all(path, how)
+    decision = None
+    if has_model:
+        decision = recommend(question.setting_of(asked), workload, world_sizes=tp)
+
+    def audited(tree: Tree) -> Audit:
+        return audit(tree, against=rule, decision=decision, aiter_version=version)
+
+    done = _all(path, audited)
+    shown = sizes or HIDDEN_DIMS
     if style == "json":
-        shown = sizes or HIDDEN_DIMS
         records = [one.to_dict(shown, dtype, fail_above) for one in done]
         options.print_json(records[0] if len(records) == 1 else {"audits": records})
     else:
-        layers = _layers(model_name, config_file)
         for one in done:
-            click.echo(describe(one, sizes or HIDDEN_DIMS, dtype, layers))
+            click.echo(text(one, shown, dtype, llm.num_layers if llm else None))
     failed = [one for one in done if not one.passed(fail_above)]
     for one in failed:
         click.echo(
@@ -115,12 +88,12 @@ def command(
     return 1 if failed else 0
 
 
-def _audit_all(path: str, how: dict[str, Any]) -> list[Audit]:
+def _all(path: str, audited: Callable[[Tree], Audit]) -> list[Audit]:
     """Audit every engine at a path; one that cannot be read is named, unless none can."""
     done, failed = [], []
     for tree in open_trees(path):
         try:
-            done.append(audit(tree, **how))
+            done.append(audited(tree))
         except InputError as error:
             failed.append(error)
     if not done:
@@ -128,93 +101,3 @@ def _audit_all(path: str, how: dict[str, Any]) -> list[Audit]:
     for unread in failed:
         click.echo(f"costmodel: note: {unread}", err=True)
     return done
-
-
-def model_scorer(
-    calibration: Any, gpu: str, dtype: str, aiter_version: str, hidden: tuple[int, ...] | None
-) -> Scorer:
-    """Return a scorer by the calibrated model over captured batch sizes and the hidden sizes."""
-    from ..data.workload import Workload
-    from ..decide.regret import ModelledPairs, known_workload
-
-    workload = Workload.of(hidden) if hidden else known_workload()
-
-    def score(rule: Rule, installed: Rule, world_size: int) -> Any:
-        pairs = ModelledPairs.of(
-            calibration, workload, world_size,
-            gpu=gpu, op=FUSED, dtype=dtype, aiter_version=aiter_version,
-        )  # fmt: skip
-        return pairs.score(rule, installed)
-
-    return score
-
-
-def describe(one: Audit, hidden_dims: tuple[int, ...], dtype: str, layers: int | None) -> str:
-    """Return an audit as text."""
-    lines = []
-    for installed in one.installed:
-        lines.append(installed.statement())
-        if installed.moved:
-            lines.append("  not where the known releases keep it: make sure that it is in force")
-        if installed.known_as:
-            lines.append(f"  the same as rule '{installed.known_as}'")
-        if installed.overrides:
-            lines.append(f"  unless set otherwise by {', '.join(installed.overrides)}")
-        lines += [f"  could not be read, taken as met: {a}" for a in installed.assumed]
-        lines += [f"  {installed.file}:{f.line}: {f.text}" for f in installed.findings]
-    lines += ["", f"largest 1-stage batch in {dtype}, by hidden size:"]
-    rules = [("installed", one.rule)]
-    if one.against is not None:
-        rules.append((one.against.rule.name, one.against.rule))
-    rows = [
-        (
-            f"TP{n}",
-            name,
-            rule.sizes(n),
-            *(_limit(rule.max_tokens(h, n, dtype=dtype)) for h in hidden_dims),
-        )
-        for n in WORLD_SIZES
-        for name, rule in rules
-    ]
-    lines.append(table(rows, ("ranks", "rule", "1-stage bytes", *hidden_dims)))
-    if one.against is not None:
-        lines += [f"  {note}" for note in one.against.notes(one.tree.engine.title)]
-    if one.scores:
-        lines += ["", "by the calibrated model, over captured batch sizes:"]
-        lines.append(_scores(one, layers))
-    return "\n".join(lines)
-
-
-def _scores(one: Audit, layers: int | None) -> str:
-    head = ["ranks", "installed loses", "90 % interval", "us a call", "decided otherwise"]
-    if layers:
-        head.append(f"us a decode step ({CALLS_PER_LAYER} x {layers} calls)")
-    rows = []
-    for n, score in sorted(one.scores.items()):
-        lost, saved = score.saved_pct, score.saved_us
-        row = [
-            f"TP{n}",
-            f"{lost.value:.2f} %",
-            f"{lost.lo:.2f} to {lost.hi:.2f}",
-            f"{saved.value:.2f}",
-            f"{100 * score.differ:.0f} %",
-        ]
-        if layers:
-            calls = CALLS_PER_LAYER * layers
-            row.append(
-                f"{calls * saved.value:.0f} ({calls * saved.lo:.0f} to {calls * saved.hi:.0f})"
-            )
-        rows.append(row)
-    return table(rows, head)
-
-
-def _layers(model_name: str | None, config_file: str | None) -> int | None:
-    from ..data import llms
-
-    if model_name:
-        return llms.find(model_name).num_layers
-    return llms.from_config(config_file).num_layers if config_file else None
-
-
-def _limit(tokens: int | None) -> str:
-    return "no limit" if tokens is None else str(tokens)

@@ -7,7 +7,7 @@ import click
 from . import options
 
 
-@click.command(short_help="Fit the model to measurements.")
+@click.command()
 @click.argument("measurements", nargs=-1, metavar="MEASUREMENTS...")
 @click.option("--out", metavar="FILE", help="Write the calibration here (overwrites).")
 @click.option("--published", is_flag=True, help="Add the published tables that costmodel ships.")
@@ -45,6 +45,7 @@ def command(
     from ..data.measurement import VOCABULARY
     from ..decide.fit_report import report
     from ..errors import InputError
+    from ..show.fit_report import text
 
     if not measurements and not published:
         raise InputError("give schema 1 files or --published")
@@ -68,16 +69,16 @@ def command(
     calibration, found = calibrate(observations, arch=arch, unclean=held_out)
     if out:
         calibration.save(out)
-    text, record = report(calibration, found, cross_validate=not no_cross_validation)
+    fitted = report(calibration, found, cross_validate=not no_cross_validation)
     if style == "json":
-        options.print_json(record)
+        options.print_json(fitted.to_dict())
     else:
         if held_out:
             click.echo(
                 "No clean row was given. What follows uses the others, only to show what they "
                 "say.\n"
             )
-        click.echo(text)
+        click.echo(text(fitted))
         if out:
             click.echo(f"\nwrote {out}: calibration {calibration.id}")
-    return 1 if record["refused"] else 0
+    return 1 if fitted.refused else 0

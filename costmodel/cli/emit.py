@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
-from ..data import kernels as kernel
+from ..data import kernels
+from ..decide.recommendation import recommend
 from ..errors import InputError, nearest
-from ..rules.condition import Compare, Member, WholePacks, all_of, factors
-from ..rules.rule import CutoffEvidence, Provenance, Rule, load, named, validity
-from . import options
+from ..model.shape import FUSED, WORLD_SIZES
+from ..rules.rule import ENGINES, Provenance, Rule
+from . import options, question
 
-ENGINES = ("sglang", "vllm", "aiter")
 TARGETS = (*ENGINES, "env", "json", "table")
 
 
-@click.command(short_help="The rule in an engine's idiom.")
+@click.command()
 @click.option("--for", "wanted", required=True, metavar="TARGET", help=f"{', '.join(TARGETS)}.")
 @options.target
 @click.option(
@@ -30,14 +30,15 @@ TARGETS = (*ENGINES, "env", "json", "table")
     help="A rule of the field, or one in JSON [default: the recommended rule].",
 )
 @click.option("--op", default="fused", show_default=True, help="The op whose rule is emitted.")
-@options.dtype_option
-@click.option("--aiter-version", default=kernel.LATEST, show_default=True)
+@question.DTYPE
+@question.AITER
 @click.option(
     "--hidden-set",
     is_flag=True,
     help="1-stage only for hidden sizes of known models (or of --hidden), as SGLang did first.",
 )
-@options.model_shape
+@question.workload_options
+@options.world_sizes
 @click.option(
     "--source", metavar="PATH", help="Package directory, checkout or wheel to make a diff from."
 )
@@ -47,15 +48,14 @@ TARGETS = (*ENGINES, "env", "json", "table")
 def command(
     wanted: str,
     rule_name: str | None,
-    op: str,
-    dtype: str,
-    aiter_version: str,
+    hidden_set: bool,
+    tp: tuple[int, ...],
     source: str | None,
     out: str | None,
     tests_file: str | None,
     force: bool,
-    **chosen: Any,
-) -> None:  # fmt: skip
+    **asked: Any,
+) -> None:
     """Write the recommended rule, or one of the field, where it belongs.
 
     For sglang, vllm and aiter: a snippet, or with --source a unified diff made from the source
@@ -80,34 +80,33 @@ def command(
         _check_free(file, force)
     if out and tests_file and Path(out).resolve() == Path(tests_file).resolve():
         raise InputError(f"--out and --tests name the same file {out}")
-    found = kernel.aiter(aiter_version)
-    rule, provenance = _rule(wanted, rule_name, op, dtype, found, chosen)
-    if wanted in ENGINES:
-        _emit_engine(wanted, rule, provenance, found, source, out, tests_file)
+    command_line = _command_line(wanted, rule_name, hidden_set, tp, asked)
+    ran = kernels.aiter(asked["aiter_version"])
+    if rule_name:
+        rule, provenance = _named(rule_name, hidden_set, asked), Provenance(command_line)
     else:
-        _write(out, _listing(wanted, rule, provenance, dtype, found, chosen))
+        rule, provenance = _recommended(hidden_set, tp, dict(asked), command_line)
+    if wanted in ENGINES:
+        _emit_engine(wanted, rule, provenance, ran, source, out, tests_file)
+    else:
+        _write(out, _listing(wanted, rule, provenance, ran, asked))
 
 
 def _listing(
-    wanted: str,
-    rule: Rule,
-    provenance: Provenance,
-    dtype: str,
-    found: kernel.Kernel,
-    chosen: dict[str, Any],
+    wanted: str, rule: Rule, provenance: Provenance, ran: kernels.Kernel, asked: question.Asked
 ) -> str:
     from ..engines import environment, listing
 
     if wanted == "env":
-        return environment.script(rule, provenance, found)
+        return environment.script(rule, provenance, ran)
     if wanted == "json":
         return listing.as_json(rule, provenance)
-    hidden = options.hidden_sizes(chosen["hidden"], chosen["model_name"], chosen["config_file"])
+    hidden = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
     return listing.as_table(
         rule,
         provenance,
-        dtype=dtype,
-        aiter_version=found.version,
+        dtype=asked["dtype"] or "bf16",
+        aiter_version=ran.version,
         hidden_dims=hidden or listing.HIDDEN_DIMS,
     )
 
@@ -116,7 +115,7 @@ def _emit_engine(
     wanted: str,
     rule: Rule,
     provenance: Provenance,
-    found: kernel.Kernel,
+    ran: kernels.Kernel,
     source: str | None,
     out: str | None,
     tests_file: str | None,
@@ -128,14 +127,14 @@ def _emit_engine(
 
     target = engine_named(wanted)
     if source is None:
-        emitted = engine.snippet(target, rule, provenance, found)
+        emitted = engine.snippet(target, rule, provenance, ran)
     else:
         tree = open_tree(source, target)
         try:
-            emitted = engine.patch(tree, rule, provenance, found)
+            emitted = engine.patch(tree, rule, provenance, ran)
         except engine.NotRecognisedError:
             # The rule is not lost: it goes to standard output, and the error says what was sought.
-            click.echo(engine.snippet(target, rule, provenance, found).text, nl=False)
+            click.echo(engine.snippet(target, rule, provenance, ran).text, nl=False)
             raise
     tests = ""
     if tests_file:
@@ -152,96 +151,69 @@ def _emit_engine(
         click.echo(f"costmodel: note: {note}", err=True)
 
 
-def _rule(
-    wanted: str,
-    rule_name: str | None,
-    op: str,
-    dtype: str,
-    found: kernel.Kernel,
-    chosen: dict[str, Any],
+def _named(name: str, hidden_set: bool, asked: question.Asked) -> Rule:
+    """Return a rule of the field, or one from a file."""
+    rule = question.rule_of(name, options.OP_NAMES.get(asked["op"].lower(), asked["op"].lower()))
+    if not hidden_set:
+        return rule
+    sizes = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
+    if not sizes:
+        raise InputError("--hidden-set with --rule needs --hidden, --model or --config")
+    return rule.only_for(sizes)
+
+
+def _recommended(
+    hidden_set: bool, tp: tuple[int, ...], asked: question.Asked, command_line: str
 ) -> tuple[Rule, Provenance]:
-    """Return the rule to emit and where it comes from."""
-    known_op = options.OP_NAMES.get(op.lower(), op.lower())
-    hidden = options.hidden_sizes(chosen["hidden"], chosen["model_name"], chosen["config_file"])
-    command_line = _command_line(wanted, rule_name, known_op, dtype, found, chosen)
-    if rule_name:
-        is_file = rule_name.endswith(".json") or Path(rule_name).is_file()
-        rule = load(rule_name) if is_file else named(rule_name, op=known_op)
-        provenance = Provenance(command_line)
-        hidden_set = hidden
-    else:
-        from ..decide.recommendation import recommended_rule
+    """Return the recommended rule and where it comes from; what it loses anywhere is said.
 
-        calibration, arch, gpu = options.load_target(
-            chosen["arch"], chosen["gpu"], chosen["calibration_file"]
+    The engine's guards join it from the source that is patched.
+    """
+    workload = question.workload_of(asked)
+    decision = recommend(question.setting_of(asked), workload, world_sizes=tp)
+    rule = decision.unguarded_rule
+    if hidden_set:
+        rule = rule.only_for(
+            decision.hidden_set if workload is None else np.unique(workload.hidden_dim).tolist()
         )
-        rule, answer = recommended_rule(
-            arch,
-            gpu,
-            calibration=calibration,
-            op=options.read_op(op),
-            dtype=dtype,
-            aiter_version=found.version,
-            hidden_dims=hidden,
+    for loss in decision.losses_by_hidden:
+        click.echo(
+            f"costmodel: note: at hidden {loss.hidden_dim}, TP{loss.world_size}, this cutoff is "
+            f"expected to lose {loss.loss_pct:.1f} % more than one of its own would",
+            err=True,
         )
-        provenance = Provenance(
-            command_line,
-            answer.calibration.id,
-            answer.calibration.sha256,
-            answer.arch,
-            answer.gpu,
-            {
-                c.world_size: CutoffEvidence(c.verdict, c.max_bytes_lo, c.max_bytes_hi, c.reason)
-                for c in answer.cutoffs
-            },
-        )
-        # What the kernel takes and no engine checks for it: token cap and hidden set of old ones.
-        limits = [f for f in factors(validity(found)) if _is_old_limit(f)]
-        rule = replace(rule, condition=all_of(rule.condition, *limits))
-        hidden_set = hidden or answer.hidden_set
-    if known_op != rule.op and not rule_name:
-        rule = replace(rule, op=known_op)
-    if chosen["hidden_set"]:
-        if not hidden_set:
-            raise InputError("--hidden-set with --rule needs --hidden, --model or --config")
-        member = Member("hidden_dim", tuple(sorted(hidden_set)))
-        rule = replace(rule, condition=all_of(rule.condition, member))
-    return rule, provenance
-
-
-def _is_old_limit(condition: object) -> bool:
-    packs = isinstance(condition, Compare) and condition.quantity == "packs"
-    return not (packs or isinstance(condition, WholePacks))
+    setting = decision.setting
+    return rule, Provenance(
+        command_line, setting.calibration.id, setting.calibration.sha256, setting.arch,
+        setting.gpu, decision.evidence,
+    )  # fmt: skip
 
 
 def _command_line(
     wanted: str,
     rule_name: str | None,
-    op: str,
-    dtype: str,
-    found: kernel.Kernel,
-    chosen: dict[str, Any],
+    hidden_set: bool,
+    tp: tuple[int, ...],
+    asked: question.Asked,
 ) -> str:
     """Return the command that gives the same rule again, without where the output goes."""
-    given: list[str] = ["costmodel", "emit", "--for", wanted]
-    options_given = {
+    op, version = asked["op"], asked["aiter_version"]
+    given = {
+        "--for": wanted,
         "--rule": rule_name,
-        "--arch": chosen["arch"],
-        "--gpu": chosen["gpu"],
-        "--calibration": chosen["calibration_file"],
-        "--op": op if op != "fused_ar_rmsnorm" else None,
-        "--dtype": dtype if dtype != "bf16" else None,
-        "--aiter-version": found.version if found.version != kernel.LATEST else None,
-        "--hidden": ",".join(map(str, chosen["hidden"])) if chosen["hidden"] else None,
-        "--model": chosen["model_name"],
-        "--config": chosen["config_file"],
+        "--arch": asked["arch"],
+        "--gpu": asked["gpu"],
+        "--calibration": asked["calibration_file"],
+        "--op": op if op not in ("fused", FUSED) else None,
+        "--dtype": asked["dtype"],
+        "--aiter-version": version if version != kernels.LATEST else None,
+        "--hidden": asked["hidden"],
+        "--model": asked["model_name"],
+        "--config": asked["config_file"],
+        "--tp": tp if tp != WORLD_SIZES else None,
+        "--hidden-set": hidden_set,
     }
-    for name, value in options_given.items():
-        if value:
-            given += [name, str(value)]
-    if chosen["hidden_set"]:
-        given.append("--hidden-set")
-    return shlex.join(given)
+    return shlex.join(["costmodel", "emit", *question.words(given)])
 
 
 def _check_free(file: str | None, force: bool) -> None:

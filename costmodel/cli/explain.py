@@ -5,66 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import click
-import numpy as np
 
-from ..data import kernels as kernel
-from ..decide.explanation import Decisions, Explanation, decisions, explain
-from ..decide.sensitivity import MAX_TOKENS, Flip, Setting
+from ..decide.explanation import choices, explain
 from ..errors import InputError
-from ..model.latency import TERMS
-from ..model.shape import ONE_STAGE, TWO_STAGE
-from ..show.table import table
-from ..units import kib
-from . import options
-
-NAMES = {ONE_STAGE: "1-stage", TWO_STAGE: "2-stage", "": "no claim"}
-
-#: Parameters in words; others go by their name.
-WORDS = {
-    "link_gbps": "rate of a link",
-    "read_efficiency": "share of a link's rate that kernels read at",
-    "eight_rank_efficiency": "share of that at 8 ranks",
-    "kernel_time_scale": "kernels' fixed times against gfx950's",
-    "round_trip_us": "remote round trip",
-    "workgroup_gbps": "read rate of one workgroup",
-    "second_launch_us": "second launch",
-    "release_acquire_us": "release / acquire barrier",
-    "norm_us": "norm epilogue of 1-stage",
-    "local_us": "local pass, fixed part",
-    "local_efficiency": "local pass, share of HBM rate",
-    "stage_gap_us": "gap between the stages",
-}
-
-#: Parameters listed: the nearest ones; the rest is in the JSON.
-SHOWN = 6
+from ..model.shape import SEPARATE
+from . import options, question
 
 
-@click.command(short_help="One decision in words and numbers.")
-@options.target
-@click.option("--op", default="fused", show_default=True, help="fused or plain all-reduce.")
+@click.command()
+@question.setting_options
 @click.option("--tp", type=int, required=True, help="Ranks: 2, 4 or 8.")
 @click.option("--tokens", type=click.IntRange(min=1), help="Tokens of the call.")
-@options.model_shape
-@options.dtype_option
-@click.option("--aiter-version", default=kernel.LATEST, show_default=True)
+@question.workload_options
 @click.option("--all", "every", is_flag=True, help="The choice at every captured batch size.")
 @options.format_option
-def command(
-    arch: str | None,
-    gpu: str | None,
-    calibration_file: str | None,
-    op: str,
-    tp: int,
-    tokens: int | None,
-    hidden: tuple[int, ...] | None,
-    model_name: str | None,
-    config_file: str | None,
-    dtype: str,
-    aiter_version: str,
-    every: bool,
-    style: str,
-) -> None:
+def command(tp: int, tokens: int | None, every: bool, style: str, **asked: Any) -> None:
     """Explain which algorithm a call should run: terms, probability, rules, what would flip it.
+
+    The choice is that of the rule that costmodel recommend gives for the same options.
 
     \b
     costmodel explain --arch gfx942 --tp 8 --hidden 2880 --tokens 32
@@ -72,229 +30,25 @@ def command(
     """
     if every == (tokens is not None):
         raise InputError("give --tokens for one call or --all for every captured batch size")
-    sizes = options.hidden_sizes(hidden, model_name, config_file)
-    if sizes is None or len(sizes) != 1:
-        raise InputError("give one hidden size: --hidden 2880, --model or --config")
     (world_size,) = options.read_world_sizes((tp,))
-    known_op = options.read_op(op)
-    if known_op == "ar_then_rmsnorm":
+    hidden_dim = question.hidden_dim_of(asked)
+    setting = question.setting_of(asked)
+    if setting.op == SEPARATE:
         raise InputError("explain takes --op fused or plain; separate ops stand beside fused")
-    calibration, _, gpu = options.load_target(arch, gpu, calibration_file)
-    setting = Setting(calibration, gpu, world_size, sizes[0], known_op, dtype, aiter_version)
-    found = decisions(setting) if every else explain(setting, tokens or 1)
+    workload = question.workload_of(asked)
+    if every:
+        all_calls = choices(setting, hidden_dim, world_size, workload)
+        if style == "json":
+            options.print_json(all_calls.to_dict())
+        else:
+            from ..show.explanation import choices_text
+
+            click.echo(choices_text(all_calls))
+        return
+    explanation = explain(setting, setting.shapes(tokens or 1, hidden_dim, world_size), workload)
     if style == "json":
-        options.print_json(found.to_dict())
-    elif isinstance(found, Decisions):
-        click.echo(describe_all(found))
+        options.print_json(explanation.to_dict())
     else:
-        click.echo(describe(found))
+        from ..show.explanation import text
 
-
-def describe(found: Explanation) -> str:
-    """Return one decision as text."""
-    s = found.setting
-    arms = ", ".join(f"{NAMES[a]} {arm.evidence}" for a, arm in found.arms.items())
-    lines = [
-        f"{found.tokens} tokens x hidden {s.hidden_dim}, {s.dtype}, TP{s.world_size} on {s.gpu} "
-        f"({s.arch}): {kib(found.bytes)} on one rank",
-        f"{s.op}, {s.kernel.title}; calibration {s.calibration.id}; evidence: {arms}",
-        "",
-        _headline(found),
-        "",
-        _terms(found),
-    ]
-    if found.separate_us is not None and found.separate_probability is not None:
-        e = found.separate_us
-        lines += [
-            "",
-            f"separate ops (all-reduce, then RMSNorm): {e.value:.2f} us ({e.lo:.1f} to "
-            f"{e.hi:.1f}); faster than both with {_percent(found.separate_probability)} "
-            "probability",
-        ]
-    lines += ["", "what the rules say", _opinions(found)]
-    if found.reason:
-        lines.append("the kernel's own check comes before any rule")
-    if not found.reason:
-        lines += ["", "what would flip it", *_flip_lines(found)]
-    return "\n".join(lines)
-
-
-def _headline(found: Explanation) -> str:
-    if found.margin_us is None or found.margin_pct is None:
-        return f"Only {NAMES[found.choice]} runs here: {found.reason}."
-    m = found.margin_us
-    faster, slower = (ONE_STAGE, TWO_STAGE) if m.value > 0 else (TWO_STAGE, ONE_STAGE)
-    sign = 1 if m.value > 0 else -1
-    lo, hi = sorted((sign * m.lo, sign * m.hi))
-    sure = "" if found.decided else ": not decided at 90 %"
-    return (
-        f"{NAMES[faster]} is faster: {NAMES[slower]} takes {abs(m.value):.2f} us more, "
-        f"{found.margin_pct:.1f} % (90 % interval {lo:+.2f} to {hi:+.2f} us).\n"
-        f"Least expected regret: run {NAMES[found.choice]}. It is the faster one with "
-        f"{_percent(found.probability)} probability{sure}."
-    )
-
-
-def _terms(found: Explanation) -> str:
-    one, two = (found.arms.get(a) for a in (ONE_STAGE, TWO_STAGE))
-    rows: list[tuple[str, ...]] = []
-
-    def cell(value: float | None) -> str:
-        return "" if value is None else f"{value:.2f}"
-
-    for name in TERMS:
-        a, b = (arm.terms.get(name) if arm else None for arm in (one, two))
-        if (a is None and b is None) or all(abs(e.value) < 0.005 for e in (a, b) if e):
-            continue
-        left, right = (e.value if e else None for e in (a, b))
-        change = f"{(right or 0.0) - (left or 0.0):+.2f}" if one and two else ""
-        spread = [f"{e.lo:.1f} to {e.hi:.1f}" if e else "" for e in (a, b)]
-        rows.append((name, cell(left), spread[0], cell(right), spread[1], change))
-    total = [arm.latency_us if arm else None for arm in (one, two)]
-    change = f"{found.margin_us.value:+.2f}" if found.margin_us else ""
-    spread = [f"{e.lo:.1f} to {e.hi:.1f}" if e else "" for e in total]
-    rows.append(
-        (
-            "total", cell(total[0].value if total[0] else None), spread[0],
-            cell(total[1].value if total[1] else None), spread[1], change,
-        )
-    )  # fmt: skip
-    head = ("us", "1-stage", "90 %", "2-stage", "90 %", "2-stage - 1-stage")
-    return table(rows, head, right=True)
-
-
-def _opinions(found: Explanation) -> str:
-    rows = [
-        (
-            o.rule.name,
-            o.rule.status,
-            o.sizes,
-            NAMES[o.choice],
-            "" if not o.choice else "yes" if o.choice == found.choice else "NO",
-        )
-        for o in found.opinions
-    ]
-    return table(rows, ("rule", "status", "1-stage sizes here", "runs", "agrees"))
-
-
-def _flip_lines(found: Explanation) -> list[str]:
-    s = found.setting
-    lines = []
-    for flip in found.token_flips:
-        word = "from" if flip.tokens > found.tokens else "down to"
-        lines.append(
-            f"  tokens: {NAMES[flip.choice]} {word} {flip.tokens} (captured batch sizes, "
-            f"{kib(int(s.shapes([flip.tokens]).bytes[0]))})"
-        )
-    if not found.token_flips:
-        lines.append(f"  tokens: no captured batch size up to 512 at hidden {s.hidden_dim}")
-    if found.crossover_bytes is not None:
-        lines.append(f"  bytes: {_crossover(found.crossover_bytes)}")
-    if found.margin_us is not None:
-        slower = TWO_STAGE if found.margin_us.value > 0 else ONE_STAGE
-        lines.append(
-            f"  fixed times: {abs(found.margin_us.value):.2f} us less in {NAMES[slower]}, or as "
-            "much more in the other"
-        )
-    if found.parameter_flips:
-        lines.append("  one parameter alone, the others held (nearest first):")
-        rows = [_flip_row(f) for f in found.parameter_flips[:SHOWN]]
-        text = table(rows, ("", "flips at", "now", "90 % interval", ""))
-        lines += [f"    {line}" for line in text.splitlines()]
-    else:
-        lines.append("  no single parameter within a factor of 4 (or 10 us) of its estimate")
-    return lines
-
-
-def _flip_row(flip: Flip) -> tuple[str, ...]:
-    unit = "" if flip.unit in ("ratio", "fraction") else f" {flip.unit}"
-    quantity, _, scope = flip.name.partition("[")
-    name = WORDS.get(quantity, quantity)
-    where = f" ({scope.rstrip(']')})" if scope else ""
-    return (
-        f"{name}{where}",
-        f"{flip.at:.3g}{unit}",
-        f"{flip.now:.3g}",
-        f"{flip.lo:.3g} to {flip.hi:.3g}",
-        "inside it" if flip.inside else "outside it",
-    )
-
-
-def describe_all(found: Decisions) -> str:
-    """Return the choice at every captured batch size as a table."""
-    s = found.setting
-    size = s.shapes(found.tokens).bytes
-    shown = [n for n, c in found.opinions.items() if (c != "").any() and _listed(n)]
-    rows = []
-    for i in range(found.tokens.size):
-        margin = found.margin_us[i]
-        rows.append(
-            (
-                int(found.tokens[i]),
-                kib(int(size[i])),
-                _us(found.one_us[i]),
-                _us(found.two_us[i]),
-                "" if np.isnan(margin) else f"{margin:+.2f}",
-                ""
-                if np.isnan(margin)
-                else f"{found.margin_lo_us[i]:+.1f} to {found.margin_hi_us[i]:+.1f}",
-                "" if np.isnan(margin) else _percent(float(found.probability_1stage[i])),
-                NAMES[str(found.choice[i])],
-                *(_mark(str(found.opinions[n][i]), str(found.choice[i])) for n in shown),
-            )
-        )
-    head = (
-        "tokens", "bytes", "1-stage us", "2-stage us", "2-stage - 1-stage", "90 %",
-        "P(1-stage)", "choice", *shown,
-    )  # fmt: skip
-    return "\n".join(
-        [
-            f"hidden {s.hidden_dim}, {s.dtype}, TP{s.world_size} on {s.gpu} ({s.arch}), {s.op}, "
-            f"{s.kernel.title}; calibration {s.calibration.id}",
-            "",
-            table(rows, head, right=True),
-            "",
-            "rules: 1 or 2 stages; * where a rule runs the other algorithm than the choice",
-        ]
-    )
-
-
-def _listed(name: str) -> bool:
-    """Whether a rule has a column: the recommended one and what engines run now."""
-    from ..rules.rule import catalogue
-
-    return name == "recommended" or any(
-        r.name == name and r.status == "current" for r in catalogue()
-    )
-
-
-def _mark(says: str, choice: str) -> str:
-    if not says:
-        return ""
-    return f"{says[0]}{'' if says == choice else '*'}"
-
-
-def _us(value: Any) -> str:
-    return "" if np.isnan(value) else f"{value:.2f}"
-
-
-def _percent(share: float) -> str:
-    """Return a probability that rests on a few hundred draws: never 0 or 100 %."""
-    if share > 0.995:
-        return "> 99 %"
-    return "< 1 %" if share < 0.005 else f"{100 * share:.0f} %"
-
-
-def _crossover(ends: tuple[float, float, float]) -> str:
-    at, lo, hi = ends
-    if at == 0 or np.isinf(at):
-        faster = "1-stage" if at else "2-stage"
-        most = f"{faster} is faster at every size looked at (to {MAX_TOKENS} tokens)"
-        return most if lo == hi else f"{most}; 90 % interval {_size(lo)} to {_size(hi)}"
-    return f"the crossover at this hidden size is {_size(at)} (90 % {_size(lo)} to {_size(hi)})"
-
-
-def _size(size_bytes: float) -> str:
-    if np.isinf(size_bytes):
-        return "no limit"
-    return kib(round(size_bytes / 1024) * 1024) if size_bytes >= 1024 else kib(size_bytes)
+        click.echo(text(explanation))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -74,6 +74,18 @@ def read_world_sizes(sizes: tuple[int, ...]) -> tuple[int, ...]:
         if n not in WORLD_SIZES:
             raise InputError(f"unknown world size {n}: --tp takes 2, 4 or 8")
     return sizes
+
+
+def world_sizes(command: Command) -> Command:
+    """Add --tp, the world sizes that are asked about."""
+
+    def checked(ctx: Any, param: Any, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        return read_world_sizes(sizes)
+
+    return click.option(
+        "--tp", type=INTEGERS, default="2,4,8", show_default=True, callback=checked,
+        help="World sizes.",
+    )(command)  # fmt: skip
 
 
 def target(command: Command) -> Command:
@@ -166,9 +178,8 @@ def hidden_sizes(
     return hidden
 
 
-def print_json(record: dict[str, Any]) -> None:
-    """Print a record as JSON."""
-    import json
+def print_json(record: Mapping[str, Any]) -> None:
+    """Print a record as JSON; a number that is not finite is null."""
+    import msgspec
 
-    json.dump(record, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(record), indent=1).decode() + "\n")

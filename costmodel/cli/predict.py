@@ -5,49 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 import click
+import numpy as np
 
-from ..data import kernels as kernel
-from ..decide.prediction import Prediction, predict
-from ..model.shape import ALGORITHMS, Shapes
-from ..show.table import table
-from ..units import kib
-from . import options
+from ..decide.prediction import predict
+from ..model.shape import ALGORITHMS
+from . import options, question
 
 
-@click.command(short_help="Latency of an arm for shapes.")
-@options.target
-@click.option("--op", default="fused", show_default=True, help="fused, plain or separate.")
+@click.command()
+@question.setting_options
 @click.option(
-    "--algorithm", type=click.Choice(["1stage", "2stage", "both"]), default="both",
-    show_default=True,
-)  # fmt: skip
-@click.option("--tp", type=options.INTEGERS, default="2,4,8", show_default=True, help="Ranks.")
+    "--algorithm", type=click.Choice([*ALGORITHMS, "both"]), default="both", show_default=True
+)
+@options.world_sizes
 @click.option(
     "--tokens", type=options.INTEGERS, default="1,8,32,128", show_default=True,
     help="Numbers and ranges, such as 1,2,4,8:64:8.",
 )  # fmt: skip
-@options.model_shape
-@options.dtype_option
-@click.option("--aiter-version", default=kernel.LATEST, show_default=True)
-@click.option("--source", help="Predict what this calibrated source's harness would print.")
+@question.workload_options
 @click.option("--terms", "show_terms", is_flag=True, help="Show the terms in the table.")
 @options.format_option
 def command(
-    arch: str | None,
-    gpu: str | None,
-    calibration_file: str | None,
-    op: str,
     algorithm: str,
     tp: tuple[int, ...],
     tokens: tuple[int, ...],
-    hidden: tuple[int, ...] | None,
-    model_name: str | None,
-    config_file: str | None,
-    dtype: str,
-    aiter_version: str,
-    source: str | None,
     show_terms: bool,
     style: str,
+    **asked: Any,
 ) -> None:
     """Predict latencies with their terms and 90 % intervals.
 
@@ -58,68 +42,23 @@ def command(
     costmodel predict --arch gfx950 --tp 4 --hidden 7168 --tokens 8:64:8
     costmodel predict --gpu MI300X --model gpt-oss-120b --tp 8 --algorithm 1stage --format json
     """
-    import numpy as np
-
-    calibration, arch, gpu = options.load_target(arch, gpu, calibration_file)
-    op = options.read_op(op)
-    sizes = options.hidden_sizes(hidden, model_name, config_file) or (7168,)
-    ranks = options.read_world_sizes(tp)
-    n, h, t = (a.ravel() for a in np.meshgrid(ranks, sizes, tokens, indexing="ij"))
-    shapes = Shapes.of(t, h, n, op=op, dtype=dtype)
-    ran = kernel.aiter(aiter_version)
+    setting = question.setting_of(asked)
+    workload = question.workload_of(asked)
+    sizes = (7168,) if workload is None else np.unique(workload.hidden_dim)
+    n, h, t = (a.ravel() for a in np.meshgrid(tp, sizes, tokens, indexing="ij"))
+    shapes = setting.shapes(t, h, n)
     wanted = ALGORITHMS if algorithm == "both" else (algorithm,)
-    found = [predict(calibration, shapes, a, gpu=gpu, kernel=ran, source=source) for a in wanted]
+    predictions = [predict(setting, shapes, a) for a in wanted]
     if style == "json":
         options.print_json(
             {
                 "schema": "costmodel/predict/1",
-                "arch": arch,
-                "gpu": gpu,
-                "rows": [row for p in found for row in _rows(p)],
+                "arch": setting.arch,
+                "gpu": setting.gpu,
+                "rows": [row for p in predictions for row in p.to_rows()],
             }
         )
     else:
-        click.echo(_table(found, show_terms))
+        from ..show.prediction import text
 
-
-def _rows(p: Prediction) -> list[dict[str, Any]]:
-    """Return one record per shape."""
-    s = p.shapes
-    return [
-        {
-            "op": s.op,
-            "algorithm": p.algorithm,
-            "world_size": int(s.world_size[i]),
-            "tokens": int(s.tokens[i]),
-            "hidden_dim": int(s.hidden_dim[i]),
-            "dtype": s.dtype,
-            "bytes": int(s.bytes[i]),
-            "latency_us": float(p.latency_us[i]),
-            "latency_us_lo": float(p.lo_us[i]),
-            "latency_us_hi": float(p.hi_us[i]),
-            "evidence": str(p.evidence[i]),
-            "terms": {name: float(value[i]) for name, value in p.terms.items()},
-        }
-        for i in range(len(s))
-    ]
-
-
-def _table(found: list[Prediction], show_terms: bool) -> str:
-    rows = []
-    names: list[str] = []
-    for p in found:
-        names += [n for n in p.terms if n not in names]
-    for p in found:
-        for r in _rows(p):
-            row = [
-                f"TP{r['world_size']}", r["hidden_dim"], r["tokens"], kib(r["bytes"]),
-                r["algorithm"], f"{r['latency_us']:.2f}",
-                f"{r['latency_us_lo']:.1f} to {r['latency_us_hi']:.1f}", r["evidence"],
-            ]  # fmt: skip
-            if show_terms:
-                row += [f"{r['terms'][n]:.2f}" if n in r["terms"] else "" for n in names]
-            rows.append(row)
-    head = ["ranks", "hidden", "tokens", "bytes", "algorithm", "us", "90 % interval", "evidence"]
-    if show_terms:
-        head += names
-    return table(rows, head, right=True)
+        click.echo(text(predictions, terms=show_terms))

@@ -8,27 +8,30 @@ from typing import Any
 
 import click
 
-from ..data import kernels as kernel
-from ..engines.call_sites import ENGINES
-from ..engines.call_sites import engine as engine_named
+from ..data import kernels
 from ..errors import InputError
-from . import options
+from ..model.shape import WORLD_SIZES
+from ..rules.rule import ENGINES
+from . import options, question
 
 
-@click.command(short_help="A report to attach to a pull request.")
+@click.command()
 @options.target
+@question.AITER
+@question.DTYPE
+@question.SOURCE
 @click.option(
     "--for",
     "engine",
     required=True,
     metavar="ENGINE",
-    help=f"{', '.join(e.name for e in ENGINES)}.",
+    help=f"Whom the rule is for: {', '.join(ENGINES)}.",
 )
 @click.option("--model", "model_name", help="Model of the catalogue, such as gpt-oss-120b.")
 @click.option(
     "--config", "config_file", metavar="FILE", help="Hugging Face config.json of another model."
 )
-@click.option("--tp", type=options.INTEGERS, default="2,4,8", show_default=True, help="Ranks.")
+@options.world_sizes
 @click.option(
     "--measurements", multiple=True, metavar="FILE",
     help="Schema 1 file or directory to draw and judge by [default: the published rows].",
@@ -37,76 +40,64 @@ from . import options
     "--batch-histogram", "histogram_file", metavar="FILE",
     help="CSV of batch,share or batch,count [default: captured batch sizes alike].",
 )  # fmt: skip
-@click.option("--dtype", help="Of the activations [default: the model's].")
-@click.option("--aiter-version", default=kernel.LATEST, show_default=True)
 @click.option("--out", required=True, metavar="DIR", help="Directory of the report.")
 @click.option("--force", is_flag=True, help="Replace a report that is there.")
 def command(
-    arch: str | None,
-    gpu: str | None,
-    calibration_file: str | None,
-    engine: str,
-    model_name: str | None,
-    config_file: str | None,
     tp: tuple[int, ...],
     measurements: tuple[str, ...],
     histogram_file: str | None,
-    dtype: str | None,
-    aiter_version: str,
     out: str,
     force: bool,
+    **asked: Any,
 ) -> None:
     """Write the case for a rule: report.md with its pictures, and report.html to explore.
 
-    The rule is the recommended one over captured batch sizes x hidden sizes of known models, as it
-    will stand in the engine; the model only says whose decode steps are valued. PNG files need
+    The rule is the one that costmodel recommend gives for the same model, as it will stand in the
+    engine. PNG files need
     Chrome or Chromium; without one, report.html has the figures.
 
     \b
     costmodel report --arch gfx950 --model gpt-oss-120b --for sglang --out report
     """
-    from ..data import llms
     from ..data.histogram import read_histogram
-    from ..report import case as findings
-    from ..report import directory
-    from ..report import text as story
+    from ..report import case, directory, text
 
-    target_engine = engine_named(engine)
-    if (model_name is None) == (config_file is None):
+    given = {
+        "--arch": asked["arch"],
+        "--gpu": asked["gpu"],
+        "--calibration": asked["calibration_file"],
+        "--aiter-version": asked["aiter_version"]
+        if asked["aiter_version"] != kernels.LATEST
+        else None,
+        "--dtype": asked["dtype"],
+        "--source": asked["source"],
+        "--model": asked["model_name"],
+        "--config": asked["config_file"],
+        "--tp": tp if tp != WORLD_SIZES else None,
+    }
+    engine, config_file = asked["engine"], asked["config_file"]
+    calibration_file = asked["calibration_file"]
+    llm = question.llm_of(asked)
+    if llm is None:
         raise InputError("give one of --model and --config: whose decode steps are valued")
     directory.check_free(Path(out), force)
-    llm = llms.find(model_name) if model_name else llms.from_config(str(config_file))
-    calibration, _, gpu_found = options.load_target(arch, gpu, calibration_file)
-    chosen: dict[str, Any] = {
-        "--arch": arch, "--gpu": gpu, "--calibration": calibration_file,
-        "--aiter-version": aiter_version if aiter_version != kernel.LATEST else None,
-    }  # fmt: skip
-    target = [word for name, value in chosen.items() if value for word in (name, value)]
-    found = findings.gather(
-        calibration,
-        gpu=gpu_found,
-        engine=target_engine.name,
-        llm=llm,
-        dtype=dtype,
-        aiter_version=aiter_version,
-        world_sizes=options.read_world_sizes(tp),
+    target = question.words(given)
+    found = case.gather(
+        question.setting_of(asked),
+        llm,
+        world_sizes=tp,
         measurements=measurements,
         histogram=read_histogram(histogram_file) if histogram_file else None,
         files=[f for f in (calibration_file, config_file, histogram_file) if f],
         target=target,
     )
-    given: list[str] = ["costmodel", "report", *target, "--for", target_engine.name]
-    given += ["--model", model_name] if model_name else ["--config", str(config_file)]
-    if tp != (2, 4, 8):
-        given += ["--tp", ",".join(map(str, tp))]
+    words = ["costmodel", "report", *target, "--for", engine]
     for file in measurements:
-        given += ["--measurements", file]
+        words += ["--measurements", file]
     if histogram_file:
-        given += ["--batch-histogram", histogram_file]
-    if dtype:
-        given += ["--dtype", dtype]
-    written = directory.write(found, out, command=shlex.join([*given, "--out", out]), force=force)
-    click.echo(story.title(found))
+        words += ["--batch-histogram", histogram_file]
+    written = directory.write(found, out, command=shlex.join([*words, "--out", out]), force=force)
+    click.echo(text.title(found))
     click.echo(f"wrote {written.directory}: {', '.join(written.files)}")
     if written.without_images:
         click.echo(f"costmodel: note: no PNG files: {written.without_images}", err=True)

@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ..data import kernels as kernel
 from ..errors import InputError
 from ..model.shape import ALGORITHMS
-from ..show.table import table
-from ..units import kib
-from . import options
+from . import options, question
 
 if TYPE_CHECKING:
-    from ..simulation import Conditions, Map, Outcome, Study
+    from ..simulation import Conditions, Study
     from ..simulation.conditions import Stream
 
 Value = TypeVar("Value")
@@ -32,22 +29,21 @@ EXAMPLES = {
 MAX_AXES = 2
 
 
-@click.command(short_help="The collective under skew, faults and other fabrics.")
-@options.target
-@click.option("--op", default="fused", show_default=True, help="fused, plain or separate.")
+@click.command()
+@question.setting_options
 @click.option(
     "--algorithm", type=click.Choice([*ALGORITHMS, "both"]), default="both", show_default=True,
     help="JSON has one: with both, the faster.",
 )  # fmt: skip
 @click.option("--tokens", type=int, default=32, show_default=True)
 @options.model_shape
-@options.dtype_option
-@click.option("--aiter-version", default=kernel.LATEST, show_default=True)
 @click.option(
     "--fabric", metavar="NAME",
     help="full_mesh, switch, ring, hypercube, hierarchical, mi450, mi250x.  [default: calibrated]",
 )  # fmt: skip
-@click.option("--ranks", type=int, help="World size.  [default: 8; mi450 72; hierarchical 64]")
+@click.option(
+    "--ranks", "--tp", type=int, help="World size.  [default: 8; mi450 72; hierarchical 64]"
+)
 @click.option("--link-gbps", type=float, help="Rate of a link or port, one direction.")
 @click.option("--uplink-gbps", type=float, help="Rate of a hierarchical rank's port.")
 @click.option("--domain", type=int, default=8, show_default=True, help="Ranks of a domain's mesh.")
@@ -83,9 +79,6 @@ MAX_AXES = 2
 )
 @options.format_option
 def command(
-    arch: str | None,
-    gpu: str | None,
-    calibration_file: str | None,
     algorithm: str,
     tokens: int,
     trace: str | None,
@@ -105,8 +98,7 @@ def command(
     costmodel simulate --arch gfx950 --fabric mi450 --sweep ranks=2,4,8,16,72
     costmodel simulate --arch gfx950 --sweep skew=0,5,20 --sweep link:0-3=1,0.5,0.25
     """
-    calibration, _, gpu = options.load_target(arch, gpu, calibration_file)
-    study = _study(calibration, gpu, layers, stated)
+    study = _study(layers, stated)
     if sweeps:
         if trace:
             raise InputError("--trace is of one collective; leave out --sweep")
@@ -123,12 +115,14 @@ def command(
     if style == "json":
         options.print_json(min(outcomes, key=lambda o: o.latency_us).to_dict())
         return
-    click.echo(_report(outcomes, study))
+    from ..show.simulation import text
+
+    click.echo(text(outcomes, study))
     if trace:
         click.echo(f"timeline: {trace} (open it in ui.perfetto.dev or chrome://tracing)")
 
 
-def _study(calibration: Any, gpu: str, layers: bool, stated: dict[str, Any]) -> Study:
+def _study(layers: bool, stated: dict[str, Any]) -> Study:
     """Return the question that the options state."""
     from ..simulation import Skew, Study
     from ..simulation.skew import parse, read_arrivals
@@ -137,12 +131,8 @@ def _study(calibration: Any, gpu: str, layers: bool, stated: dict[str, Any]) -> 
     if sizes and len(sizes) > 1:
         raise InputError("--hidden: simulate takes one hidden size")
     study = Study(
-        calibration,
-        gpu,
+        question.setting_of(stated),
         hidden_dim=sizes[0] if sizes else 7168,
-        op=options.read_op(stated["op"]),
-        dtype=stated["dtype"],
-        kernel=kernel.aiter(stated["aiter_version"]),
         fabric=stated["fabric"],
         ranks=stated["ranks"],
         link_gbps=stated["link_gbps"],
@@ -206,70 +196,6 @@ def _stream(text: str) -> Stream:
         raise InputError(f"--background {text}: write it as 0-3=20 or 0-3=20x8") from None
 
 
-def _report(outcomes: Sequence[Outcome], study: Study) -> str:
-    lines: list[str] = []
-    for outcome in outcomes:
-        lines += [*_one(outcome), ""]
-    if len(outcomes) == 2:
-        one, two = outcomes
-        first, second = sorted(outcomes, key=lambda o: o.latency_us)
-        lines.append(
-            f"{first.algorithm} is faster by {second.latency_us - first.latency_us:.2f} us"
-            if one.latency_us != two.latency_us
-            else "both take the same time"
-        )
-    left_out = float(study.calibration.costs(study.gpu, study.calibration.values).harness_us)
-    lines.append(
-        f"costs: calibration {study.calibration.id}, {study.gpu}, without the {left_out:.2f} us "
-        "that a benchmark adds (costmodel predict includes them)"
-    )
-    lines += outcomes[0].machine.notes
-    return "\n".join(lines)
-
-
-def _one(outcome: Outcome) -> list[str]:
-    """Return the lines about one algorithm; ranks with the same times share a row."""
-    m, run = outcome.machine, outcome.run
-    names = list(outcome.terms(0))
-    rows: list[list[str]] = []
-    ranks: list[list[int]] = []
-    for rank in range(m.ranks):
-        terms = outcome.terms(rank)
-        times = (
-            run.arrival_us[rank], run.finish_us[rank], outcome.duration_us[rank],
-            run.waiting_us[rank], *(terms.get(name, 0.0) for name in names),
-        )  # fmt: skip
-        cells = [f"{abs(t) if abs(t) < 5e-3 else t:.2f}" for t in times]
-        if rows and rows[-1] == cells:
-            ranks[-1][1] = rank
-        else:
-            rows.append(cells)
-            ranks.append([rank, rank])
-    named = [str(a) if a == b else f"{a}-{b}" for a, b in ranks]
-    shown = [[name, *cells] for name, cells in zip(named, rows, strict=True)]
-    if len(shown) > 24:
-        shown = [*shown[:12], ["..."] + [""] * (len(rows[0])), *shown[-11:]]
-    head = ["rank", "arrives", "ends", "in op", "waits", *names]
-    lines = [
-        f"{outcome.algorithm}: {outcome.tokens} tokens x {outcome.hidden_dim} "
-        f"({kib(outcome.bytes)}), {m.fabric} of {m.ranks} ranks",
-        table(shown, head, right=True),
-        f"latency {outcome.latency_us:.2f} us after the last arrival; {_against(outcome)}",
-    ]
-    if outcome.departures:
-        lines.append("  the closed form does not know that")
-    return [*lines, *(f"  - {text}" for text in outcome.departures)]
-
-
-def _against(outcome: Outcome) -> str:
-    closed = outcome.closed_form_us
-    if closed is None:
-        return "no closed form"
-    off = 100.0 * (outcome.latency_us / closed - 1.0)
-    said = f"closed form {closed:.2f} us, simulated "
-    return said + ("the same to 0.01 %" if abs(off) < 0.005 else f"{off:+.2f} %")
-
-
 def _sweep(study: Study, sweeps: Sequence[str], style: str) -> None:
     from ..simulation import cutoff_map
 
@@ -299,28 +225,6 @@ def _sweep(study: Study, sweeps: Sequence[str], style: str) -> None:
     if style == "json":
         options.print_json(found.to_dict())
     else:
-        click.echo(_map(found, study))
+        from ..show.simulation import map_text
 
-
-def _map(found: Map, study: Study) -> str:
-    """Return the cutoffs as a table: the first axis down, the second across."""
-    from ..simulation.study import AXES
-
-    def said(value: float) -> str:
-        return "1-stage" if value == float("inf") else "2-stage" if value == 0 else kib(value)
-
-    (down, rows), *rest = found.axes
-    values = found.bytes.reshape(len(rows), -1)
-    head = [down, *(f"{rest[0][0]}={v:g}" for v in rest[0][1])] if rest else [down, "cutoff"]
-    cells = [
-        [f"{v:g}", *(said(b) for b in line)] for v, line in zip(rows, values.tolist(), strict=True)
-    ]
-    per = "a chain of layers" if study.layers else "one collective, after the last arrival"
-    return "\n".join(
-        [
-            f"cutoff of {per}: hidden {study.hidden_dim}, {study.gpu}",
-            table(cells, head, right=True),
-            *(f"{name}: {AXES[name]}" for name, _ in found.axes),
-            "'1-stage' or '2-stage': the faster at every size",
-        ]
-    )
+        click.echo(map_text(found, study))

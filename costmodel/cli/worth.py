@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-from ..data import kernels as kernel
+from ..data import hardware
+from ..decide.recommendation import recommend
+from ..decide.setting import Setting
+from ..decide.worth import worth
 from ..errors import InputError
-from . import options
-
-if TYPE_CHECKING:
-    from ..calibration.posterior import Calibration
-    from ..data.llms import LLM
-    from ..decide.worth import Worth
-    from ..rules.rule import Rule
+from ..rules.rule import ENGINES, Rule
+from . import options, question
 
 RECOMMENDED = "recommended"
 
 
-@click.command(short_help="Microseconds per decode step that a change of rule is worth.")
-@click.option("--model", "model_name", help="Model of the catalogue, such as gpt-oss-120b.")
-@click.option(
-    "--config", "config_file", metavar="FILE", help="Hugging Face config.json of another model."
-)
+@click.command()
+@question.workload_options
 @click.option("--tp", type=int, metavar="N", help="World size: 2, 4 or 8 ranks.")
 @click.option(
     "--from", "old", metavar="NAME|FILE", help="Rule in force, such as sglang, or one in JSON."
@@ -36,59 +30,52 @@ RECOMMENDED = "recommended"
     "--batch-histogram", "histogram_file", metavar="FILE",
     help="CSV of batch,share or batch,count [default: captured batch sizes alike].",
 )  # fmt: skip
-@options.target
-@click.option("--dtype", help="Of the activations [default: the model's].")
-@click.option("--aiter-version", default=kernel.LATEST, show_default=True)
+@question.setting_options
 @options.format_option
 def command(
-    model_name: str | None,
-    config_file: str | None,
     tp: int | None,
     old: str | None,
     new: str,
     histogram_file: str | None,
-    arch: str | None,
-    gpu: str | None,
-    calibration_file: str | None,
-    dtype: str | None,
-    aiter_version: str,
     style: str,
+    **asked: Any,
 ) -> None:
     """State what a change of rule saves in one decode step, by batch size and over a histogram.
 
-    Without --arch or --gpu the answer is given for the default GPU of each arch.
+    The recommended rule is the one that costmodel recommend gives for the same options, with the
+    guards of the engine that --for or --from names. Without --arch or --gpu the answer is given for
+    the default GPU of each arch.
 
     \b
     costmodel worth --model gpt-oss-120b --tp 8 --from sglang --to recommended
     costmodel worth --config config.json --tp 4 --from vllm --gpu MI355X --batch-histogram b.csv
     """
-    from ..data import llms
     from ..data.histogram import BatchHistogram, read_histogram
-    from ..decide.worth import SCHEMA, worth
 
-    if (model_name is None) == (config_file is None):
-        raise InputError("give one of --model and --config")
+    llm = question.llm_of(asked)
+    if llm is None or asked["hidden"]:
+        raise InputError("give one of --model and --config: whose decode steps are valued")
     if tp is None or old is None:
         raise InputError("give --tp N and --from RULE (sglang, vllm, aiter or a JSON file)")
     (tp,) = options.read_world_sizes((tp,))
-    llm = llms.find(model_name) if model_name else llms.from_config(str(config_file))
-    dtype = dtype or llm.dtype
+    asked["engine"] = asked["engine"] or (old if old.lower() in ENGINES else "")
     histogram = read_histogram(histogram_file) if histogram_file else BatchHistogram.alike()
-    found = []
-    for calibration, one_gpu in _targets(arch, gpu, calibration_file):
-        before, after = (
-            _rule(name, calibration, one_gpu, tp, dtype, aiter_version) for name in (old, new)
-        )
-        found.append(
-            worth(
-                calibration, llm, tp, before, after,
-                gpu=one_gpu, dtype=dtype, aiter_version=aiter_version, histogram=histogram,
-            )
-        )  # fmt: skip
+    workload = question.workload_of(asked)
+
+    def rule(setting: Setting, name: str) -> Rule:
+        if name.lower() != RECOMMENDED:
+            return question.rule_of(name)
+        return recommend(setting, workload, world_sizes=(tp,)).rule
+
+    worths = []
+    for setting in _settings(asked):
+        rules = (rule(setting, old), rule(setting, new))
+        worths.append(worth(setting, llm, tp, *rules, histogram=histogram))
     if style == "json":
+        setting = worths[0].setting
         options.print_json(
             {
-                "schema": SCHEMA,
+                "schema": "costmodel/worth/1",
                 "model": {
                     "name": llm.name,
                     "hidden_size": llm.hidden_size,
@@ -97,89 +84,20 @@ def command(
                     "source": llm.source,
                 },
                 "world_size": tp,
-                "dtype": dtype,
-                "aiter_version": aiter_version,
+                "dtype": setting.dtype,
+                "aiter_version": setting.aiter_version,
                 "histogram": histogram.name or None,
-                "gpus": [w.to_dict() for w in found],
+                "gpus": [w.to_dict() for w in worths],
             }
         )
     else:
-        click.echo(_head(llm, tp, dtype))
-        for w in found:
-            click.echo("\n" + describe(w))
+        from ..show.worth import text
+
+        click.echo(text(worths))
 
 
-def _targets(
-    arch: str | None, gpu: str | None, calibration_file: str | None
-) -> list[tuple[Calibration, str]]:
-    """Return (calibration, GPU) for what was asked, or for the default GPU of each arch."""
-    from ..data.hardware import GPUS
-
-    if arch or gpu or calibration_file:
-        calibration, _, found = options.load_target(arch, gpu, calibration_file)
-        return [(calibration, found)]
-    targets = (options.load_target(a, None, None) for a in GPUS)
-    return [(calibration, found) for calibration, _, found in targets]
-
-
-def _rule(
-    name: str, calibration: Calibration, gpu: str, tp: int, dtype: str, aiter_version: str
-) -> Rule:
-    from ..decide.worth import recommended_at
-    from ..rules.rule import load, named
-
-    if name.lower() == RECOMMENDED:
-        return recommended_at(calibration, gpu, tp, dtype, aiter_version)
-    if name.endswith(".json") or Path(name).is_file():
-        return load(name)
-    return named(name)
-
-
-def _head(llm: LLM, tp: int, dtype: str) -> str:
-    return (
-        f"{llm.name}: hidden size {llm.hidden_size}, {llm.num_layers} layers, "
-        f"{llm.calls_per_step} calls a decode step, {dtype}, TP{tp} ({llm.source})"
-    )
-
-
-def describe(w: Worth) -> str:
-    """Return the worth on one GPU as text."""
-    from ..show.table import table
-    from ..units import kib
-
-    lines = [
-        f"{w.gpu}, calibration {w.calibration.id}, "
-        f"{kernel.calibrated(w.calibration.kernel_family, w.aiter_version).title}; {w.evidence}: "
-        + (
-            f"both algorithms were measured on {w.gpu} at TP{w.world_size}"
-            if w.evidence == "measured"
-            else f"an algorithm was never measured on {w.gpu} at TP{w.world_size}"
-        ),
-        f"  from {w.old.name}: {w.old.words()}",
-        f"  to   {w.new.name}: {w.new.words()}",
-    ]
-    differ = [b for b in w.batches if b.old != b.new]
-    if not differ:
-        return "\n".join(
-            [*lines, "the rules run the same algorithm at every captured batch size: worth 0 us"]
-        )
-    rows = [
-        (
-            b.batch, kib(b.bytes), b.old, b.new, f"{b.saved_us.value:+.1f}",
-            f"{b.saved_us.lo:+.1f} to {b.saved_us.hi:+.1f}",
-        )
-        for b in differ
-    ]  # fmt: skip
-    lines.append(
-        table(
-            rows, ("batch", "bytes", "from", "to", "us saved a step", "90 % interval"), right=True
-        )
-    )
-    alike = len(w.batches) - len(differ)
-    lines.append(f"{alike} other captured batch sizes run the same algorithm: worth 0 us")
-    mean = w.mean_us
-    over = w.histogram.name or "all captured batch sizes alike (no real traffic)"
-    lines.append(
-        f"over {over}: {mean.value:+.1f} us a decode step (90 % {mean.lo:+.1f} to {mean.hi:+.1f})"
-    )
-    return "\n".join(lines)
+def _settings(asked: question.Asked) -> list[Setting]:
+    """Return the setting that was asked about, or that of the default GPU of each arch."""
+    if asked["arch"] or asked["gpu"] or asked["calibration_file"]:
+        return [question.setting_of(asked)]
+    return [question.setting_of({**asked, "arch": arch}) for arch in hardware.GPUS]

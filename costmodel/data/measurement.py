@@ -8,7 +8,7 @@ file with exactly the columns of :data:`COLUMNS`; ``measurements/README.md`` def
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,6 +104,11 @@ class Measurements:
         return [dict(zip(COLUMNS, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     @classmethod
+    def of(cls, rows: Measurements | pd.DataFrame) -> Measurements:
+        """Return rows as they are, or those of a pandas data frame with schema 1 columns."""
+        return rows if isinstance(rows, Measurements) else cls.from_frame(rows)
+
+    @classmethod
     def from_frame(cls, frame: pd.DataFrame, path: str = "data frame") -> Measurements:
         """Build a table from a pandas data frame with schema 1 columns and check it."""
         _check_header(list(frame.columns), path)
@@ -114,6 +119,10 @@ class Measurements:
         import pandas as pd
 
         return pd.DataFrame({name: getattr(self, name) for name in COLUMNS})
+
+    def __repr__(self) -> str:
+        sources = sorted(set(self.source.tolist()))
+        return f"Measurements({len(self)} rows of {len(sources)} sources)"
 
     def write(self, path: str | Path) -> None:
         """Write a schema 1 file atomically."""
@@ -281,31 +290,34 @@ def _is_number(text: str) -> bool:
 
 
 def _check_cells(table: Measurements) -> None:
-    def fail(bad: NDArray[np.bool_], message: str) -> None:
+    def fail(bad: NDArray[np.bool_], says: Callable[[int], str]) -> None:
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
-            values = {f.name: getattr(table, f.name)[row] for f in fields(table)}
-            raise InputError(f"{table.where(row)}: " + message.format(**values))
+            raise InputError(f"{table.where(row)}: {says(row)}")
 
-    fail(np.isnan(table.latency_us), "latency_us is empty; every row needs one")
+    fail(np.isnan(table.latency_us), lambda _: "latency_us is empty; every row needs one")
     fail(
         ~(table.latency_us > 0),
-        "latency_us is {latency_us:g}; a latency is more than 0 microseconds",
+        lambda row: (
+            f"latency_us is {table.latency_us[row]:g}; a latency is more than 0 microseconds"
+        ),
     )
-    fail(table.source == "", "source is empty; name where the row comes from")
+    fail(table.source == "", lambda _: "source is empty; name where the row comes from")
     for name, allowed in VOCABULARY.items():
         column = getattr(table, name)
-        for value in np.unique(column):
+        for value in np.unique(column).tolist():
             if value not in allowed:
                 shown = ", ".join(a or "(empty)" for a in allowed)
-                bad = column == value
-                fail(bad, f"unknown {name} '{value}'{nearest(str(value), allowed)}; one of {shown}")
+                said = f"unknown {name} '{value}'{nearest(value, allowed)}; one of {shown}"
+                fail(column == value, lambda _, said=said: said)  # type: ignore[misc]
     for name in INTEGER_COLUMNS:
         column = getattr(table, name)
         given = ~np.isnan(column)
         fail(
             given & ~((column >= 1) & (column == np.floor(column))),
-            f"{name} is {{{name}:g}}; it must be a whole number of at least 1",
+            lambda row, name=name, column=column: (  # type: ignore[misc]
+                f"{name} is {column[row]:g}; it must be a whole number of at least 1"
+            ),
         )
     element = np.full(len(table), np.nan)
     for dtype, size in ELEMENT_BYTES.items():

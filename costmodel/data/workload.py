@@ -48,6 +48,11 @@ class Workload:
         w = np.repeat(share, hidden.size)
         return cls(t, h, w / w.sum())
 
+    def select(self, calls: NDArray[np.bool_]) -> Workload:
+        """Return the calls of a mask; their weights sum to 1 again."""
+        weight = self.weight[calls]
+        return Workload(self.tokens[calls], self.hidden_dim[calls], weight / weight.sum())
+
 
 def snap_tokens(max_bytes: int, hidden_dim: int, element_bytes: int) -> tuple[int, int | None]:
     """Return the last captured batch within ``max_bytes`` (or 0) and the first above (or None)."""

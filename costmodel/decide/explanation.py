@@ -1,36 +1,42 @@
 """One decision in numbers: both arms' terms, who wins with what probability, what would flip it.
 
-The choice for a call is the algorithm with the smaller expected regret over the posterior; its
-probability is the share of the draws in which it is the faster one. Latencies are those of a
-typical benchmark, whose harness constant both algorithms share.
+The choice is that of the recommended rule (:mod:`.recommendation`), whose one cutoff serves every
+call of a workload. Beside it stands what the call alone would choose: the arm with the smaller
+expected regret, and the probability with which each is faster. Latencies and their intervals are
+those of :func:`~.prediction.predict`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration.posterior import LEVEL
-from ..data.workload import captured_batch_sizes
+from ..data.workload import Workload, captured_batch_sizes
 from ..errors import InputError
 from ..model.geometry import eligible
 from ..model.latency import TERMS
-from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
+from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, TWO_STAGE, Shapes
 from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, catalogue
-from .prediction import evidence, latency_us
-from .recommendation import NOT_IDENTIFIED, recommend
+from .decision import NOT_IDENTIFIED, Cutoff, Decision
+from .prediction import predict
+from .recommendation import recommend
 from .regret import Estimate
-from .sensitivity import Flip, Setting, flips, interval
+from .sensitivity import Flip, flips
+from .setting import Setting
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .schemas import Explained, ExplainedArm, ExplainedBatches, ExplainedCall
 
 Array = NDArray[np.float64]
 
-SCHEMA = "costmodel/explain/1"
-
-#: A choice counts as decided from this probability on.
+#: A call counts as decided from this probability on.
 DECIDED = LEVEL
 
 #: Parameters that act on a call only through another one's product or sum with them.
@@ -39,14 +45,14 @@ _DOUBLES = ("read_efficiency_deviation", "release_acquire_us_per_doubling")
 
 @dataclass(frozen=True)
 class Arm:
-    """One algorithm on one call: latency and terms in us with 90 % intervals of the posterior."""
+    """One algorithm on one call: latency as predicted, and terms in us with 90 % intervals."""
 
     algorithm: str
     latency_us: Estimate
     terms: dict[str, Estimate]
     evidence: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ExplainedArm:
         """Return an entry of ``arms``."""
         return {
             "latency_us": self.latency_us.value,
@@ -78,13 +84,17 @@ class TokenFlip:
 class Explanation:
     """Everything about one decision.
 
-    ``margin_us`` is 2-stage minus 1-stage; ``probability`` that of the choice. ``reason`` is set
-    where only one algorithm takes the call; then there is nothing to compare.
+    ``choice`` is what the recommended rule runs, ``alone`` the arm of least expected regret for
+    this call by itself, ``probability`` that with which the choice is the faster arm. ``margin_us``
+    is 2-stage minus 1-stage. ``reason`` is set where only one algorithm takes the call; then there
+    is nothing to compare. ``decision`` is None for kernels without a choice.
     """
 
     setting: Setting
-    tokens: int
+    decision: Decision | None
+    call: Shapes
     choice: str
+    alone: str
     arms: dict[str, Arm]
     margin_us: Estimate | None
     margin_pct: float | None
@@ -93,33 +103,47 @@ class Explanation:
     separate_us: Estimate | None
     separate_probability: float | None
     opinions: tuple[Opinion, ...]
-    verdict: str
-    crossover_bytes: tuple[float, float, float] | None
     token_flips: tuple[TokenFlip, ...]
     parameter_flips: tuple[Flip, ...]
 
     @property
+    def cutoff(self) -> Cutoff | None:
+        """The recommended cutoff at the call's world size."""
+        return self.decision.at(self.world_size) if self.decision else None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the call."""
+        return int(self.call.tokens[0])
+
+    @property
+    def hidden_dim(self) -> int:
+        """Hidden size of the call."""
+        return int(self.call.hidden_dim[0])
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the call."""
+        return int(self.call.world_size[0])
+
+    @property
     def bytes(self) -> int:
         """Input bytes on one rank."""
-        return int(self.setting.shapes([self.tokens]).bytes[0])
+        return int(self.call.bytes[0])
 
     @property
     def decided(self) -> bool:
         """Whether the choice is the faster one with at least 90 % probability."""
         return self.probability >= DECIDED
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the ``costmodel/explain/1`` record."""
-        crossover = None
-        if self.crossover_bytes is not None:
-            keys = ("bytes", "bytes_lo", "bytes_hi")
-            crossover = {k: _finite(v) for k, v in zip(keys, self.crossover_bytes, strict=True)}
+    def to_dict(self) -> ExplainedCall:
+        """Return the ``costmodel/explain/2`` record."""
         return {
-            "schema": SCHEMA,
-            **about(self.setting),
+            **_about(self.setting, self.decision, self.call),
             "tokens": self.tokens,
             "bytes": self.bytes,
             "choice": self.choice,
+            "alone": self.alone,
             "probability": self.probability,
             "decided": self.decided,
             "reason": self.reason,
@@ -129,7 +153,6 @@ class Explanation:
             "separate": None
             if self.separate_us is None
             else {**self.separate_us.to_dict(), "probability": self.separate_probability},
-            "verdict": self.verdict,
             "rules": [
                 {
                     "rule": o.rule.name,
@@ -141,7 +164,6 @@ class Explanation:
                 }
                 for o in self.opinions
             ],
-            "crossover": crossover,
             "flips": [
                 *({"what": "tokens", "at": f.tokens, "choice": f.choice} for f in self.token_flips),
                 *(
@@ -154,15 +176,25 @@ class Explanation:
             ],
         }  # fmt: skip
 
+    def __repr__(self) -> str:
+        return (
+            f"Explanation({self.tokens} tokens x {self.hidden_dim}, TP{self.world_size}: "
+            f"{self.choice}, faster with probability {self.probability:.2f})"
+        )
+
 
 @dataclass(frozen=True)
-class Decisions:
-    """The choice at every captured batch size, with what each rule would run there."""
+class Choices:
+    """The choice at every captured batch size, with what each rule would run there.
+
+    Arrays over the calls. ``choice`` is the recommended rule's; ``probability_1stage`` that with
+    which 1-stage is the faster arm.
+    """
 
     setting: Setting
-    tokens: NDArray[np.int64]
-    one_us: Array
-    two_us: Array
+    decision: Decision | None
+    calls: Shapes
+    latency_us: dict[str, Array]
     margin_us: Array
     margin_lo_us: Array
     margin_hi_us: Array
@@ -170,252 +202,258 @@ class Decisions:
     choice: NDArray[np.str_]
     opinions: dict[str, NDArray[np.str_]]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the ``costmodel/explain/1`` record of all captured batch sizes."""
-        size = self.setting.shapes(self.tokens).bytes
+    def to_dict(self) -> ExplainedBatches:
+        """Return the ``costmodel/explain/2`` record of all captured batch sizes."""
         return {
-            "schema": SCHEMA,
-            **about(self.setting),
+            **_about(self.setting, self.decision, self.calls),
             "calls": [
                 {
-                    "tokens": int(self.tokens[i]),
-                    "bytes": int(size[i]),
+                    "tokens": int(self.calls.tokens[i]),
+                    "bytes": int(self.calls.bytes[i]),
                     "choice": str(self.choice[i]),
                     "probability_1stage": _finite(self.probability_1stage[i]),
-                    "latency_us": {
-                        ONE_STAGE: _finite(self.one_us[i]), TWO_STAGE: _finite(self.two_us[i]),
-                    },
+                    "latency_us": {a: _finite(us[i]) for a, us in self.latency_us.items()},
                     "margin_us": _finite(self.margin_us[i]),
                     "margin_us_lo": _finite(self.margin_lo_us[i]),
                     "margin_us_hi": _finite(self.margin_hi_us[i]),
                     "rules": {n: str(c[i]) or None for n, c in self.opinions.items()},
                 }
-                for i in range(self.tokens.size)
+                for i in range(len(self.calls))
             ],
-        }  # fmt: skip
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row per call as a pandas data frame."""
+        import pandas as pd
+
+        return pd.json_normalize(self.to_dict()["calls"])
+
+    def __repr__(self) -> str:
+        ones = int((self.choice == ONE_STAGE).sum())
+        return f"Choices({len(self.calls)} captured batch sizes, {ones} on 1-stage)"
 
 
-def about(setting: Setting) -> dict[str, Any]:
-    """Return the part of a record that says what was asked."""
-    calibration = setting.calibration
-    return {
-        "arch": setting.arch,
-        "gpu": setting.gpu,
-        "op": setting.op,
-        "dtype": setting.dtype,
-        "aiter_version": setting.aiter_version,
-        "calibration": {"id": calibration.id, "sha256": calibration.sha256},
-        "world_size": setting.world_size,
-        "hidden_dim": setting.hidden_dim,
-    }
+def explain(setting: Setting, call: Shapes, workload: Workload | None = None) -> Explanation:
+    """Explain the choice for one call (a shape of one element, see :meth:`Setting.shapes`).
 
-
-def explain(setting: Setting, tokens: int) -> Explanation:
-    """Explain the choice for one call.
-
-    Raises :class:`InputError` when neither kernel takes it.
+    ``workload`` is what the rule is recommended for, as in :func:`recommend`. Raises
+    :class:`InputError` when neither kernel takes the call.
     """
-    setting.calibration.costs(setting.gpu, setting.calibration.values)
-    takes = {a: eligible(setting.shapes([tokens]), a, setting.kernel) for a in ALGORITHMS}
-    run = [a for a in ALGORITHMS if takes[a][0].all()]
+    call = _flat(call)
+    run = [a for a in ALGORITHMS if setting.takes(call, a).all()]
     if not run:
-        raise InputError(
-            f"no kernel of {setting.kernel.title} takes {tokens} tokens x hidden "
-            f"{setting.hidden_dim} ({setting.dtype}): 1-stage needs {takes[ONE_STAGE][1]}, "
-            f"2-stage needs {takes[TWO_STAGE][1]}"
-        )
-    arms = {a: _arm(setting, tokens, a) for a in run}
-    rule, verdict = _recommended(setting)
-    shapes = setting.shapes([tokens])
-    opinions = tuple(_opinion(setting, r, shapes) for r in _rules(setting.op, rule))
+        raise _taken_by_none(setting, call)
+    decision = _decide(setting, call, workload)
+    arms = {a: _arm(setting, call, a) for a in run}
+    opinions = tuple(
+        _opinion(setting, r, call) for r in _rules(setting, decision, int(call.world_size[0]))
+    )
     if len(run) == 1:
         other = next(a for a in ALGORITHMS if a not in run)
-        reason = f"the {other} kernel rejects the call, it needs {takes[other][1]}"
+        needs = eligible(call, other, setting.kernel)[1]
+        reason = f"the {other} kernel rejects the call, it needs {needs}"
         return Explanation(
-            setting, tokens, run[0], arms, None, None, 1.0, reason, None, None, opinions, verdict,
-            None, (), (),
+            setting, decision, call, run[0], run[0], arms, None, None, 1.0, reason, None, None,
+            opinions, (), (),
         )  # fmt: skip
-    drawn = {a: setting.latency_us([tokens], a, setting.drawn)[:, 0] for a in ALGORITHMS}
-    choice, probability = _choose(drawn[ONE_STAGE], drawn[TWO_STAGE])
-    one, two = arms[ONE_STAGE].latency_us.value, arms[TWO_STAGE].latency_us.value
-    margin = drawn[TWO_STAGE] - drawn[ONE_STAGE]
-    separate, beats = _separate(setting, tokens, np.minimum(drawn[ONE_STAGE], drawn[TWO_STAGE]))
-    crossing = interval(setting.crossover_bytes(setting.drawn))
-    found = flips(setting, tokens)
+    one, two = (setting.latency_us(call, a, setting.draws)[:, 0] for a in ALGORITHMS)
+    alone = ONE_STAGE if _gain(one, two).mean() > 0 else TWO_STAGE
+    choice = str(_chosen(setting, decision, call, np.array([alone]))[0])
+    wins = float(np.mean(one < two))
+    point = [arms[a].latency_us.value for a in ALGORITHMS]
+    separate = beats = None
+    if setting.op == FUSED:
+        apart = setting.separate_us(call, setting.draws)[:, 0]
+        separate = Estimate(float(setting.separate_us(call)[0]), *_ends(apart))
+        beats = float(np.mean(apart < np.minimum(one, two)))
     return Explanation(
         setting=setting,
-        tokens=tokens,
+        decision=decision,
+        call=call,
         choice=choice,
+        alone=alone,
         arms=arms,
-        margin_us=Estimate(two - one, *interval(margin)),
-        margin_pct=100 * (max(one, two) / min(one, two) - 1),
-        probability=probability,
+        margin_us=Estimate(point[1] - point[0], *_ends(two - one)),
+        margin_pct=100 * (max(point) / min(point) - 1),
+        probability=wins if choice == ONE_STAGE else 1 - wins,
         reason="",
         separate_us=separate,
         separate_probability=beats,
         opinions=opinions,
-        verdict=verdict,
-        crossover_bytes=(float(setting.crossover_bytes()[0]), *crossing),
-        token_flips=_token_flips(setting, tokens, choice),
-        parameter_flips=tuple(f for f in found if not f.name.startswith(_DOUBLES)),
+        token_flips=_token_flips(setting, decision, call, choice),
+        parameter_flips=tuple(f for f in flips(setting, call) if not f.name.startswith(_DOUBLES)),
     )
 
 
-def decisions(setting: Setting, tokens: Sequence[int] | None = None) -> Decisions:
+def choices(
+    setting: Setting,
+    hidden_dim: int,
+    world_size: int,
+    workload: Workload | None = None,
+    *,
+    tokens: Sequence[int] | None = None,
+    decision: Decision | None = None,
+) -> Choices:
     """Return the choice at every captured batch size (or at ``tokens``).
 
-    A batch that only one kernel takes runs that one; its margin is NaN. Raises
-    :class:`InputError` when neither takes the hidden size.
+    A batch that only one kernel takes runs that one; its margin is NaN. ``decision`` spares
+    recommending again. Raises :class:`InputError` when neither takes the hidden size.
     """
     batch = captured_batch_sizes() if tokens is None else np.array(list(tokens), np.int64)
-    setting.calibration.costs(setting.gpu, setting.calibration.values)
-    runs = {a: setting.runs(batch, a) for a in ALGORITHMS}
-    if not (runs[ONE_STAGE] | runs[TWO_STAGE]).all():
-        explain(setting, int(batch[~(runs[ONE_STAGE] | runs[TWO_STAGE])][0]))
+    calls = setting.shapes(batch, hidden_dim, world_size)
+    runs = {a: setting.takes(calls, a) for a in ALGORITHMS}
+    neither = ~(runs[ONE_STAGE] | runs[TWO_STAGE])
+    if neither.any():
+        raise _taken_by_none(setting, calls.select(neither))
     both = runs[ONE_STAGE] & runs[TWO_STAGE]
-    point = {
-        a: np.where(runs[a], np.broadcast_to(setting.latency_us(batch, a), batch.shape), np.nan)
-        for a in ALGORITHMS
-    }
-    drawn = {
-        a: np.broadcast_to(
-            setting.latency_us(batch, a, setting.drawn),
-            (len(setting.drawn["launch_us"]), batch.size),
-        )
-        for a in ALGORITHMS
-    }
-    margin = drawn[TWO_STAGE] - drawn[ONE_STAGE]
-    tail = (1 - LEVEL) / 2
-    lo, hi = np.quantile(margin, [tail, 1 - tail], axis=0)
-    prefers_1stage = _gain(drawn[ONE_STAGE], drawn[TWO_STAGE]).mean(0) > 0
-    choice = np.where(both, prefers_1stage, runs[ONE_STAGE])
-    rule, _ = _recommended(setting)
-    shapes = setting.shapes(batch)
-    return Decisions(
+    decided = decision or _decide(setting, calls, workload)
+    point = {a: np.where(runs[a], setting.latency_us(calls, a), np.nan) for a in ALGORITHMS}
+    one, two = (setting.latency_us(calls, a, setting.draws) for a in ALGORITHMS)
+    lo, hi = np.quantile(two - one, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    alone = _names(np.where(both, _gain(one, two).mean(0) > 0, runs[ONE_STAGE]))
+    return Choices(
         setting=setting,
-        tokens=batch,
-        one_us=point[ONE_STAGE],
-        two_us=point[TWO_STAGE],
+        decision=decided,
+        calls=calls,
+        latency_us=point,
         margin_us=point[TWO_STAGE] - point[ONE_STAGE],
         margin_lo_us=np.where(both, lo, np.nan),
         margin_hi_us=np.where(both, hi, np.nan),
-        probability_1stage=np.where(both, np.mean(margin > 0, axis=0), np.nan),
-        choice=_names(choice),
-        opinions={r.name: _says(setting, r, shapes) for r in _rules(setting.op, rule)},
+        probability_1stage=np.where(both, np.mean(one < two, axis=0), np.nan),
+        choice=np.where(both, _chosen(setting, decided, calls, alone), alone),
+        opinions={r.name: _says(setting, r, calls) for r in _rules(setting, decided, world_size)},
     )
 
 
-def _arm(setting: Setting, tokens: int, algorithm: str) -> Arm:
-    point = setting.terms([tokens], algorithm)
-    drawn = setting.terms([tokens], algorithm, setting.drawn)
+def _decide(setting: Setting, calls: Shapes, workload: Workload | None) -> Decision | None:
+    """Return the decision for the calls' world size; None for kernels without a choice.
+
+    Where a kernel rejects every call there is none to weigh, and the known workload stands in.
+    """
+    if setting.op == FUSED and not setting.kernel.fused_1stage:
+        return None
+    weighed = workload if setting.takes_both(calls).any() else None
+    return recommend(setting, weighed, world_sizes=(int(calls.world_size[0]),))
+
+
+def _flat(call: Shapes) -> Shapes:
+    if len(call) != 1:
+        raise InputError(f"explain takes one call, got {len(call)}; choices() takes many")
+    arrays = (a.reshape(1) for a in (call.tokens, call.hidden_dim, call.world_size))
+    return Shapes(call.op, call.dtype, *arrays)
+
+
+def _taken_by_none(setting: Setting, calls: Shapes) -> InputError:
+    needs = {a: eligible(calls, a, setting.kernel)[1] for a in ALGORITHMS}
+    return InputError(
+        f"no kernel of {setting.kernel.title} takes {calls.tokens[0]} tokens x hidden "
+        f"{calls.hidden_dim[0]} ({setting.dtype}): 1-stage needs {needs[ONE_STAGE]}, "
+        f"2-stage needs {needs[TWO_STAGE]}"
+    )
+
+
+def _arm(setting: Setting, call: Shapes, algorithm: str) -> Arm:
+    predicted = predict(setting, call, algorithm)
+    drawn = setting.terms(call, algorithm, setting.draws)
     terms = {
-        name: Estimate(_first(point[name]), *interval(np.ravel(drawn[name])))
+        name: Estimate(float(predicted.terms[name][0]), *_ends(np.ravel(drawn[name])))
         for name in TERMS
-        if name in point
+        if name in predicted.terms
     }
-    total = np.ravel(setting.latency_us([tokens], algorithm, setting.drawn))
-    value = _first(setting.latency_us([tokens], algorithm))
-    where = evidence(setting.calibration, setting.shapes([tokens]), algorithm, setting.gpu)
-    return Arm(algorithm, Estimate(value, *interval(total)), terms, str(where[0]))
+    latency = (float(a[0]) for a in (predicted.latency_us, predicted.lo_us, predicted.hi_us))
+    return Arm(algorithm, Estimate(*latency), terms, str(predicted.evidence[0]))
+
+
+def _ends(draws: Array) -> tuple[float, float]:
+    estimate = Estimate.of(np.asarray(draws, float))
+    return estimate.lo, estimate.hi
 
 
 def _gain(one_us: Array, two_us: Array) -> Array:
     """Return the regret that running 1-stage instead of 2-stage spares, as a share."""
-    fastest = np.minimum(one_us, two_us)
-    return np.asarray((two_us - one_us) / fastest)
+    return np.asarray((two_us - one_us) / np.minimum(one_us, two_us))
 
 
-def _choose(one_us: Array, two_us: Array) -> tuple[str, float]:
-    """Return the algorithm of least expected regret, and the probability that it is faster."""
-    wins = float(np.mean(one_us < two_us))
-    if float(_gain(one_us, two_us).mean()) > 0:
-        return ONE_STAGE, wins
-    return TWO_STAGE, 1 - wins
+def _chosen(
+    setting: Setting, decision: Decision | None, calls: Shapes, alone: NDArray[np.str_]
+) -> NDArray[np.str_]:
+    """Return what the rule runs; without a claim, what each call alone would."""
+    rule = _recommended(decision, int(calls.world_size[0]))
+    return alone if rule is None else _says(setting, rule, calls)
 
 
-def _separate(
-    setting: Setting, tokens: int, fused_us: Array
-) -> tuple[Estimate | None, float | None]:
-    """Return the latency of separate ops and the probability that they beat both fused arms."""
-    if setting.op != FUSED:
-        return None, None
-    apart = Shapes.of(
-        [tokens], setting.hidden_dim, setting.world_size, op=SEPARATE, dtype=setting.dtype
-    )
-
-    def best(values: dict[str, Any] | None) -> Array:
-        arms = [
-            latency_us(
-                setting.calibration, apart, a, gpu=setting.gpu, kernel=setting.kernel, values=values
-            )
-            for a in ALGORITHMS
-        ]
-        return np.ravel(np.minimum(*arms))
-
-    drawn = best(setting.drawn)
-    return Estimate(float(best(None)[0]), *interval(drawn)), float(np.mean(drawn < fused_us))
+def _recommended(decision: Decision | None, world_size: int) -> Rule | None:
+    """Return the recommended rule, None without a claim for the world size."""
+    return decision.rule if decision is not None and decision.at(world_size).claimed else None
 
 
-def _token_flips(setting: Setting, tokens: int, choice: str) -> tuple[TokenFlip, ...]:
-    """Return the nearest captured batch below and above at which the other algorithm is chosen."""
+def _token_flips(
+    setting: Setting, decision: Decision | None, call: Shapes, choice: str
+) -> tuple[TokenFlip, ...]:
+    """Return the nearest captured batch below and above at which the other arm is chosen."""
     batch = captured_batch_sizes()
-    both = setting.runs(batch, ONE_STAGE) & setting.runs(batch, TWO_STAGE)
-    batch = batch[both]
-    one, two = (setting.latency_us(batch, a, setting.drawn) for a in ALGORITHMS)
-    other = _names(_gain(one, two).mean(0) > 0) != choice
+    calls = setting.shapes(batch, call.hidden_dim[0], call.world_size[0])
+    calls = calls.select(setting.takes_both(calls))
+    one, two = (setting.latency_us(calls, a, setting.draws) for a in ALGORITHMS)
+    alone = _names(_gain(one, two).mean(0) > 0)
+    other = _chosen(setting, decision, calls, alone) != choice
     out = []
-    for side in (batch[other & (batch < tokens)][::-1], batch[other & (batch > tokens)]):
+    below, above = calls.tokens < call.tokens[0], calls.tokens > call.tokens[0]
+    for side in (calls.tokens[other & below][::-1], calls.tokens[other & above]):
         if side.size:
             flipped = TWO_STAGE if choice == ONE_STAGE else ONE_STAGE
             out.append(TokenFlip(int(side[0]), flipped))
     return tuple(out)
 
 
-def _recommended(setting: Setting) -> tuple[Rule | None, str]:
-    """Return the recommended rule for the world size (None without a claim) and its verdict."""
-    try:
-        found = recommend(
-            setting.calibration, gpu=setting.gpu, op=setting.op, dtype=setting.dtype,
-            aiter_version=setting.aiter_version, world_sizes=(setting.world_size,),
-        )  # fmt: skip
-    except InputError:  # a release without both algorithms
-        return None, NOT_IDENTIFIED
-    (cutoff,) = found.cutoffs
-    return (None if cutoff.verdict == NOT_IDENTIFIED else found.rule()), cutoff.verdict
-
-
-def _rules(op: str, recommended: Rule | None) -> list[Rule]:
+def _rules(setting: Setting, decision: Decision | None, world_size: int) -> list[Rule]:
     field = [
         r
         for r in catalogue()
-        if r.op == op and r.fabric == "xgmi" and r.status in ("current", "shipped", "proposed")
+        if r.op == setting.op
+        and r.fabric == "xgmi"
+        and r.status in ("current", "shipped", "proposed")
     ]
     order = {"current": 0, "proposed": 1, "shipped": 2}
     field.sort(key=lambda r: order[r.status])
+    recommended = _recommended(decision, world_size)
     return [*([recommended] if recommended else []), *field, ALWAYS_1STAGE, ALWAYS_2STAGE]
 
 
-def _says(setting: Setting, rule: Rule, shapes: Shapes) -> NDArray[np.str_]:
+def _says(setting: Setting, rule: Rule, calls: Shapes) -> NDArray[np.str_]:
     """Return what a rule runs, "" where it makes no claim."""
-    if setting.world_size not in rule.world_sizes:
-        return np.full(shapes.tokens.shape, "", dtype="U6")
-    return _names(rule.use_1stage(shapes, kernel_version=setting.aiter_version))
+    if int(calls.world_size[0]) not in rule.world_sizes:
+        return np.full(calls.tokens.shape, "", dtype="U6")
+    return _names(rule.use_1stage(calls, kernel_version=setting.aiter_version))
 
 
-def _opinion(setting: Setting, rule: Rule, shapes: Shapes) -> Opinion:
-    claimed = setting.world_size in rule.world_sizes
-    sizes = rule.sizes(setting.world_size) if claimed else "no claim"
-    return Opinion(rule, sizes, str(_says(setting, rule, shapes)[0]))
+def _opinion(setting: Setting, rule: Rule, call: Shapes) -> Opinion:
+    n = int(call.world_size[0])
+    sizes = rule.sizes(n) if n in rule.world_sizes else "no claim"
+    return Opinion(rule, sizes, str(_says(setting, rule, call)[0]))
 
 
 def _names(one_stage: NDArray[np.bool_]) -> NDArray[np.str_]:
     return np.where(one_stage, ONE_STAGE, TWO_STAGE)
 
 
-def _first(value: Any) -> float:
-    return float(np.ravel(value)[0])
-
-
 def _finite(value: Any) -> float | None:
     """Return a number for JSON, None for what is not finite."""
     return float(value) if np.isfinite(value) else None
+
+
+def _about(setting: Setting, decision: Decision | None, calls: Shapes) -> Explained:
+    """Return the part of a record that says what was asked, and the rule's cutoff there."""
+    cutoff = decision.at(int(calls.world_size[0])) if decision else None
+    return {
+        "schema": "costmodel/explain/2",
+        **setting.about(),
+        "world_size": int(calls.world_size[0]),
+        "hidden_dim": int(calls.hidden_dim[0]),
+        "verdict": cutoff.verdict if cutoff else NOT_IDENTIFIED,
+        "cutoff": {
+            "bytes": cutoff.max_bytes if cutoff else None,
+            "bytes_lo": cutoff.max_bytes_lo if cutoff else None,
+            "bytes_hi": cutoff.max_bytes_hi if cutoff else None,
+        },
+    }

@@ -7,21 +7,23 @@ catalogue. A measured latency is the judge, except over a workload, where the mo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import Calibration
-from ..data import kernels as _kernel
 from ..data.workload import Workload
-from ..model.shape import ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
+from ..model.shape import ALGORITHMS
 from ..rules.rule import Rule, current
+from .decision import Decision
 from .pairs import Pairs
-from .prediction import latency_us
-from .recommendation import NOT_IDENTIFIED, Recommendation, recommend
-from .regret import Estimate, ModelledPairs, bootstrap_means
+from .recommendation import recommend
+from .regret import Estimate
 from .row_errors import Rows
+from .setting import SEED, Setting
+
+if TYPE_CHECKING:
+    from .schemas import ChoiceRecord, RegretRecord
 
 Array = NDArray[np.float64]
 Choice = NDArray[np.bool_]
@@ -32,6 +34,9 @@ AUTO = "auto, as measured"
 
 #: Two-sided 90 % point of the normal distribution.
 NORMAL_90 = 1.645
+
+#: Resamples behind an interval over measured pairs.
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,14 @@ class RuleRegret:
         """Whether the rule beats the recommended one on these pairs, beyond noise."""
         return self.separable and self.behind is not None and self.behind.value > 0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> RegretRecord:
         """Return an entry of ``regret`` in ``costmodel/validate/1``."""
-        return {k: getattr(self, k) for k in ("rule", "mean_pct", "max_pct", "mean_us")}
+        return {
+            "rule": self.rule,
+            "mean_pct": self.mean_pct,
+            "max_pct": self.max_pct,
+            "mean_us": self.mean_us,
+        }
 
 
 @dataclass(frozen=True)
@@ -98,60 +108,68 @@ class Agreement:
     outside_tie: int
     agree_outside_tie: float | None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ChoiceRecord:
         """Return the ``choice`` part of ``costmodel/validate/1``."""
-        keys = ("pairs", "agree", "agree_outside_tie")
-        return {key: getattr(self, key) for key in keys}
+        return {
+            "pairs": self.pairs,
+            "agree": self.agree,
+            "agree_outside_tie": self.agree_outside_tie,
+        }
 
 
 @dataclass(frozen=True)
 class Advice:
-    """The recommended rule for one GPU and dtype, and the world sizes filled by another rule."""
+    """The rule recommended for one GPU and dtype, without gaps.
 
-    gpu: str
-    dtype: str
+    ``rule`` decides by ``fallback`` at the world sizes ``filled``, where the decision makes no
+    claim.
+    """
+
+    decision: Decision
     rule: Rule
     filled: tuple[int, ...]
     fallback: str
-    recommendation: Recommendation
+
+    @property
+    def setting(self) -> Setting:
+        """GPU, dtype and the rest of the question."""
+        return self.decision.setting
+
+    def covers(self, pairs: Pairs) -> Choice:
+        """Return which pairs are of this GPU and dtype."""
+        return (pairs.gpu == self.setting.gpu) & (pairs.dtype == self.setting.dtype)
 
 
 def advise(
-    calibration: Calibration,
-    pairs: Pairs,
-    fallback: Rule | None,
-    aiter_version: str,
-    workload: Workload | None = None,
+    setting: Setting, pairs: Pairs, fallback: Rule | None, workload: Workload | None = None
 ) -> tuple[Advice, ...]:
     """Return the recommended rule for each GPU and dtype of the pairs, without gaps.
 
-    ``workload`` is what it is recommended for (default: that of :func:`recommend`).
+    ``workload`` is what it is recommended for, as in :func:`recommend`.
     """
-    found = []
     other = fallback or current("aiter", pairs.op)
+    out = []
     for gpu, dtype in sorted(set(zip(pairs.gpu.tolist(), pairs.dtype.tolist(), strict=True))):
         mine = (pairs.gpu == gpu) & (pairs.dtype == dtype)
-        sizes = tuple(np.unique(pairs.world_size[mine]).tolist())
-        recommendation = recommend(
-            calibration, gpu=gpu, op=pairs.op, dtype=dtype, aiter_version=aiter_version,
-            workload=workload, world_sizes=sizes,
+        decision = recommend(
+            setting.but(gpu=gpu, dtype=dtype, op=pairs.op), workload,
+            world_sizes=np.unique(pairs.world_size[mine]).tolist(),
         )  # fmt: skip
-        open_ = tuple(c.world_size for c in recommendation.cutoffs if c.verdict == NOT_IDENTIFIED)
-        if len(open_) == len(sizes):
+        filled = tuple(c.world_size for c in decision.cutoffs if not c.claimed)
+        if len(filled) == len(decision.cutoffs):
             rule = replace(other, name=RECOMMENDED)
         else:
-            rule = recommendation.rule()
-            rule = rule.completed_by(other) if open_ else rule
-        found.append(Advice(gpu, dtype, rule, open_, other.name, recommendation))
-    return tuple(found)
+            rule = decision.rule.completed_by(other) if filled else decision.rule
+        out.append(Advice(decision, rule, filled, other.name))
+    return tuple(out)
 
 
-def recommended_choice(pairs: Pairs, advice: tuple[Advice, ...], aiter_version: str) -> Choice:
+def recommended_choice(pairs: Pairs, advice: tuple[Advice, ...]) -> Choice:
     """Return where the recommended rule of each pair's GPU and dtype runs 1-stage."""
     out = np.zeros(len(pairs), np.bool_)
     for a in advice:
-        mine = (pairs.gpu == a.gpu) & (pairs.dtype == a.dtype)
-        out[mine] = pairs.select(mine).use_1stage(a.rule, aiter_version)
+        mine = a.covers(pairs)
+        out[mine] = pairs.select(mine).use_1stage(a.rule, a.setting.aiter_version)
     return out
 
 
@@ -210,86 +228,54 @@ def _plain(name: str, kind: str, chosen_us: Array, fastest_us: Array) -> RuleReg
     return RuleRegret(name, kind, us.size, *means)
 
 
-def judge_three_way(
-    calibration: Calibration, every: Pairs, advice: tuple[Advice, ...], aiter_version: str
-) -> ThreeWay | None:
+def judge_three_way(every: Pairs, advice: tuple[Advice, ...]) -> ThreeWay | None:
     """Judge the three-way choice where separate ops and a fused arm were measured.
 
     The model chooses between separate ops and the recommended rule's algorithm, or the other one
     where that was not measured.
     """
-    claimed = {(a.gpu, a.dtype, n) for a in advice for n in a.rule.world_sizes}
-    keys = zip(every.gpu.tolist(), every.dtype.tolist(), every.world_size.tolist(), strict=True)
-    known = np.array([key in claimed for key in keys], np.bool_)
-    third = every.select(known & ~np.isnan(every.separate_us) & ~np.isnan(every.fastest_us))
-    if not len(third):
+    chosen, fused, fastest = [], [], []
+    for a in advice:
+        known = a.covers(every) & np.isin(every.world_size, a.rule.world_sizes)
+        third = every.select(known & ~np.isnan(every.separate_us) & ~np.isnan(every.fastest_us))
+        if not len(third):
+            continue
+        one = recommended_choice(third, (a,))
+        one = np.where(np.isnan(np.where(one, third.one_us, third.two_us)), ~one, one)
+        calls = a.setting.shapes(third.tokens, third.hidden_dim, third.world_size)
+        modelled = np.where(
+            one, *(a.setting.latency_us(calls, algorithm) for algorithm in ALGORITHMS)
+        )
+        fused_us = np.where(one, third.one_us, third.two_us)
+        fused.append(fused_us)
+        chosen.append(
+            np.where(a.setting.separate_us(calls) < modelled, third.separate_us, fused_us)
+        )
+        fastest.append(np.fmin(third.fastest_us, third.separate_us))
+    if not chosen:
         return None
-    one = recommended_choice(third, advice, aiter_version)
-    one = np.where(np.isnan(np.where(one, third.one_us, third.two_us)), ~one, one)
-    plain = _kernel.calibrated(calibration.kernel_family, aiter_version)
-    plain_one = np.array(
-        [
-            plain.auto_is_1stage(int(n), float(b))
-            for n, b in zip(third.world_size, third.bytes, strict=True)
-        ]
-    )
-    modelled = [
-        np.where(
-            use_one,
-            _point_us(calibration, third, op, ONE_STAGE, aiter_version),
-            _point_us(calibration, third, op, TWO_STAGE, aiter_version),
-        )
-        for op, use_one in ((third.op, one), (SEPARATE, plain_one))
-    ]
-    fused_us = np.where(one, third.one_us, third.two_us)
-    chosen_us = np.where(modelled[1] < modelled[0], third.separate_us, fused_us)
-    fastest = np.fmin(third.fastest_us, third.separate_us)
+    best = np.concatenate(fastest)
     return ThreeWay(
-        _plain(THREE_WAY, "three-way", chosen_us, fastest),
-        _plain("fused throughout", "three-way", fused_us, fastest),
+        _plain(THREE_WAY, "three-way", np.concatenate(chosen), best),
+        _plain("fused throughout", "three-way", np.concatenate(fused), best),
     )
-
-
-def _point_us(
-    calibration: Calibration, pairs: Pairs, op: str, algorithm: str, aiter_version: str
-) -> Array:
-    """Return the model's point estimates for the calls with another op or algorithm."""
-    out = np.zeros(len(pairs))
-    ran = _kernel.calibrated(calibration.kernel_family, aiter_version)
-    for gpu, dtype in sorted(set(zip(pairs.gpu.tolist(), pairs.dtype.tolist(), strict=True))):
-        mine = (pairs.gpu == gpu) & (pairs.dtype == dtype)
-        shapes = Shapes.of(
-            pairs.tokens[mine], pairs.hidden_dim[mine], pairs.world_size[mine], op=op, dtype=dtype
-        )
-        out[mine] = latency_us(calibration, shapes, algorithm, gpu=gpu, kernel=ran)
-    return out
 
 
 def over_workload(
-    regret: tuple[RuleRegret, ...],
-    calibration: Calibration,
-    pairs: Pairs,
-    advice: tuple[Advice, ...],
-    field: list[Rule],
-    workload: Workload,
-    aiter_version: str,
+    regret: tuple[RuleRegret, ...], pairs: Pairs, advice: tuple[Advice, ...], field: list[Rule]
 ) -> tuple[RuleRegret, ...]:
-    """Add each rule's mean regret over the workload.
+    """Add each rule's mean regret over the workload of the decisions.
 
     GPUs, dtypes and world sizes weigh as they do among the pairs.
     """
     total: dict[str, list[Array]] = {}
     for a in advice:
-        for n in np.unique(pairs.world_size[(pairs.gpu == a.gpu) & (pairs.dtype == a.dtype)]):
-            mine = (pairs.gpu == a.gpu) & (pairs.dtype == a.dtype) & (pairs.world_size == n)
-            model = ModelledPairs.of(
-                calibration, workload, int(n),
-                gpu=a.gpu, op=pairs.op, dtype=a.dtype, aiter_version=aiter_version,
-            )  # fmt: skip
+        for cutoff in a.decision.cutoffs:
+            weight = float((a.covers(pairs) & (pairs.world_size == cutoff.world_size)).mean())
             for rule in (replace(a.rule, name=RECOMMENDED), *field):
-                choice = model.use_1stage(rule)
-                part = np.stack([model.regret_pct(choice), model.regret_us(choice)])
-                total.setdefault(rule.name, []).append(mine.mean() * part)
+                choice = cutoff.arms.use_1stage(rule)
+                part = np.stack([cutoff.arms.regret_pct(choice), cutoff.arms.regret_us(choice)])
+                total.setdefault(rule.name, []).append(weight * part)
     pct_us = {name: np.sum(parts, axis=0) for name, parts in total.items()}
     return tuple(
         replace(
@@ -301,3 +287,20 @@ def over_workload(
         else r
         for r in regret
     )
+
+
+def bootstrap_means(columns: Array, resamples: int = RESAMPLES) -> Array:
+    """Return bootstrap draws of the columns' means, (resamples, k), for ``columns`` (n, k).
+
+    Rows are resampled with replacement, the same ones for every column.
+    """
+    n, k = columns.shape
+    rng = np.random.default_rng(SEED)
+    out = np.empty((resamples, k))
+    for start in range(0, resamples, 64):
+        stop = min(start + 64, resamples)
+        count = np.empty((stop - start, n))
+        for i in range(stop - start):
+            count[i] = np.bincount(rng.integers(0, n, n), minlength=n)
+        out[start:stop] = count @ columns / n
+    return out

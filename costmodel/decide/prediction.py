@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import LEVEL, NOISE_DOF, Calibration, Values
-from ..data.kernels import Kernel
+from ..calibration.posterior import LEVEL, NOISE_DOF
 from ..errors import InputError
-from ..model.geometry import eligible, on_fabric
-from ..model.latency import terms, total
+from ..model.geometry import eligible
+from ..model.latency import total
 from ..model.shape import Shapes
+from .decision import MEASURED, TRANSFERRED
+from .setting import DRAWS, SEED, Setting
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .schemas import PredictedRow
 
 Array = NDArray[np.float64]
-
-#: Posterior draws behind an interval, and the seed that makes them repeatable.
-DRAWS = 400
-SEED = 20260823
 
 #: Shapes evaluated at once: small enough that the arrays of one block stay in the L2 cache.
 BLOCK = 8192
@@ -41,113 +43,100 @@ class Prediction:
     terms: dict[str, Array]
     evidence: NDArray[np.str_]
 
+    def to_rows(self) -> list[PredictedRow]:
+        """Return one record per shape, as in ``rows`` of ``costmodel/predict/1``."""
+        s = self.shapes
+        return [
+            {
+                "op": s.op,
+                "algorithm": self.algorithm,
+                "world_size": int(s.world_size[i]),
+                "tokens": int(s.tokens[i]),
+                "hidden_dim": int(s.hidden_dim[i]),
+                "dtype": s.dtype,
+                "bytes": int(s.bytes[i]),
+                "latency_us": float(self.latency_us[i]),
+                "latency_us_lo": float(self.lo_us[i]),
+                "latency_us_hi": float(self.hi_us[i]),
+                "evidence": str(self.evidence[i]),
+                "terms": {name: float(value[i]) for name, value in self.terms.items()},
+            }
+            for i in range(len(s))
+        ]
 
-def latency_terms(
-    calibration: Calibration,
-    shapes: Shapes,
-    algorithm: str,
-    *,
-    gpu: str,
-    kernel: Kernel,
-    values: Values | None = None,
-    source: str | None = None,
-) -> dict[str, Array]:
-    """Return the terms in us for every shape: arrays like the shapes, or (draws, n) for draws.
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row per shape as a pandas data frame."""
+        import pandas as pd
 
-    One vectorised pass without intervals; ``values`` defaults to the point estimates.
-    """
-    cost = calibration.costs(
-        gpu, values or calibration.values, norm_kernel=kernel.norm_kernel, source=source
-    )
-    arch = next(a for a, g in calibration.gpus if g == gpu)
-    wires = calibration.fabric
-    return terms(on_fabric(wires, shapes, algorithm, kernel, arch), cost, wires)
+        return pd.json_normalize(self.to_rows())
 
-
-def latency_us(
-    calibration: Calibration,
-    shapes: Shapes,
-    algorithm: str,
-    *,
-    gpu: str,
-    kernel: Kernel,
-    values: Values | None = None,
-    source: str | None = None,
-) -> Array:
-    """Return the latency in us for every shape (see :func:`latency_terms`)."""
-    parts = latency_terms(
-        calibration, shapes, algorithm, gpu=gpu, kernel=kernel, values=values, source=source
-    )
-    return np.asarray(total(parts))
+    def __repr__(self) -> str:
+        n = self.latency_us.size
+        first = f"{self.latency_us.flat[0]:.2f} us" if n == 1 else f"{n} shapes"
+        return f"Prediction({self.algorithm}, {first})"
 
 
-def predict(
-    calibration: Calibration,
-    shapes: Shapes,
-    algorithm: str,
-    *,
-    gpu: str,
-    kernel: Kernel,
-    source: str | None = None,
-) -> Prediction:
+def predict(setting: Setting, shapes: Shapes, algorithm: str) -> Prediction:
     """Predict one arm, with the interval in which a new measurement falls 90 % of the time.
 
-    The interval carries parameters, row noise and, unless ``source`` names a calibrated source,
+    The interval carries parameters, row noise and, unless the setting names a calibrated source,
     the spread of harness constants over sources, which both arms share. Raises
     :class:`InputError` for a shape that the kernel rejects.
     """
-    ok, rule = eligible(shapes, algorithm, kernel)
-    if not ok.all():
-        i = int(np.flatnonzero(~ok.ravel())[0])
+    takes, rule = eligible(shapes, algorithm, setting.kernel)
+    if not takes.all():
+        i = int(np.flatnonzero(~takes.ravel())[0])
         raise InputError(
-            f"the {algorithm} kernel of {kernel.family} {kernel.version} rejects "
+            f"the {algorithm} kernel of {setting.kernel.title} rejects "
             f"{shapes.tokens.flat[i]} tokens x hidden {shapes.hidden_dim.flat[i]} "
             f"({shapes.dtype}): it needs {rule}"
         )
-    if source is not None and calibration.harness_key(source, gpu) is None:
-        known = ", ".join(calibration.harness)
-        raise InputError(f"source '{source}' is not in this calibration; it has {known}")
-    chosen = {"gpu": gpu, "kernel": kernel, "source": source}
-    parts = latency_terms(calibration, shapes, algorithm, **chosen)  # type: ignore[arg-type]
     shape = shapes.tokens.shape
-    parts = {k: np.broadcast_to(v, shape).astype(float) for k, v in parts.items()}
-    point = np.asarray(total(parts))
-    values = calibration.draw(DRAWS, SEED)
-    rng = np.random.default_rng(SEED + 1)
-    noise = calibration.typical_noise
-    if source is not None:
-        noise = calibration.noise[calibration.harness_key(source, gpu) or ""]
-    heavy = rng.standard_t(NOISE_DOF, (DRAWS, 1)) * noise
-    lo, hi = np.empty(shapes.tokens.size), np.empty(shapes.tokens.size)
+    parts = {
+        name: np.broadcast_to(us, shape).astype(float)
+        for name, us in setting.terms(shapes, algorithm).items()
+    }
+    flat = Shapes(
+        shapes.op, shapes.dtype,
+        *(a.ravel() for a in (shapes.tokens, shapes.hidden_dim, shapes.world_size)),
+    )  # fmt: skip
+    lo, hi = np.empty(len(flat)), np.empty(len(flat))
     tail = (1 - LEVEL) / 2
-    flat = [a.ravel() for a in (shapes.tokens, shapes.hidden_dim, shapes.world_size)]
+    heavy = scatter(setting)
     for start in range(0, lo.size, BLOCK):
         block = slice(start, start + BLOCK)
-        some = Shapes(shapes.op, shapes.dtype, *(a[block] for a in flat))
-        drawn = latency_us(calibration, some, algorithm, values=values, **chosen)  # type: ignore[arg-type]
-        drawn = drawn * np.exp(heavy)
+        drawn = setting.latency_us(flat.select(block), algorithm, setting.new_source) * heavy
         lo[block], hi[block] = np.quantile(drawn, [tail, 1 - tail], axis=0)
     return Prediction(
         shapes,
         algorithm,
-        point,
+        np.asarray(total(parts)),
         lo.reshape(shape),
         hi.reshape(shape),
         parts,
-        evidence(calibration, shapes, algorithm, gpu),
+        evidence(setting, shapes, algorithm),
     )
 
 
-def evidence(calibration: Calibration, shapes: Shapes, algorithm: str, gpu: str) -> NDArray[Any]:
+def evidence(setting: Setting, shapes: Shapes, algorithm: str) -> NDArray[np.str_]:
     """Return ``measured`` or ``transferred`` per shape.
 
     An arm counts as measured within a factor of two of the bytes that were measured.
     """
-    result = np.full(shapes.tokens.shape, "transferred", dtype="U16")
+    result = np.full(shapes.tokens.shape, TRANSFERRED, dtype="U16")
     for n in np.unique(shapes.world_size):
-        found = calibration.measured(gpu, int(n), shapes.op, algorithm)
-        if found is not None:
+        rows = setting.calibration.measured(setting.gpu, int(n), shapes.op, algorithm)
+        if rows is not None:
             size = shapes.bytes
-            near = (size >= found.min_bytes / 2) & (size <= found.max_bytes * 2)
-            result[near & (shapes.world_size == n)] = "measured"
+            near = (size >= rows.min_bytes / 2) & (size <= rows.max_bytes * 2)
+            result[near & (shapes.world_size == n)] = MEASURED
     return result
+
+
+def scatter(setting: Setting) -> Array:
+    """Return draws of the factor by which a measurement misses the model, (draws, 1)."""
+    calibration = setting.calibration
+    noise = calibration.typical_noise
+    if setting.source:
+        noise = calibration.noise[calibration.harness_key(setting.source, setting.gpu) or ""]
+    return np.exp(noise * np.random.default_rng(SEED + 1).standard_t(NOISE_DOF, (DRAWS, 1)))

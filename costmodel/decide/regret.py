@@ -1,36 +1,41 @@
-"""Regret: what a rule costs above the faster algorithm, on measured pairs and over a workload.
+"""Regret: what a rule costs above the faster arm, on every call of a workload.
 
-The regret of a call is the latency of the algorithm that the rule runs minus that of the faster
-one, in microseconds, or in percent of the faster one. On measured pairs both latencies are
-measured, and intervals come from the bootstrap over pairs: how far the mean would move, had other
-such calls been measured. Over a workload both come from the
-calibrated model, and intervals from draws of its posterior; harness constants are those of a
-typical benchmark, the same for both algorithms.
+The regret of a call is the latency of the arm that runs minus that of the faster one, in
+microseconds or in percent of the faster one. Latencies are the model's, draw by draw of its
+posterior, with the harness constant of a typical benchmark, the same for both arms. On measured
+pairs the measurement is the judge instead (:mod:`.measured_regret`).
+
+A cutoff sends every call of at most so many bytes to 1-stage. Between two neighbouring sizes of a
+workload all cutoffs decide alike, so a cutoff is a :class:`Cell`: its lower end is the largest call
+on 1-stage, its upper end lies just below the smallest on 2-stage.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import LEVEL, Calibration
-from ..data import kernels as _kernel
+from ..calibration.posterior import LEVEL, Values
 from ..data.workload import Workload
 from ..errors import InputError
-from ..model.geometry import eligible
-from ..model.shape import FUSED, ONE_STAGE, TWO_STAGE, Shapes
+from ..model.shape import ONE_STAGE, TWO_STAGE, Shapes
 from ..rules.rule import Rule
-from .prediction import SEED, latency_us
+from ..units import KIB
+from .setting import Setting
+
+if TYPE_CHECKING:
+    from .schemas import EstimateRecord
 
 Array = NDArray[np.float64]
 Choice = NDArray[np.bool_]
 
-#: Posterior draws behind a score over a workload, and resamples behind one over pairs.
-DRAWS = 256
-RESAMPLES = 1000
+#: (algorithm, bytes (n,)) -> us (n,).
+Added = Callable[[str, NDArray[np.int64]], Array]
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Estimate:
         lo, hi = np.quantile(draws, [tail, 1 - tail])
         return cls(float(draws.mean()), float(lo), float(hi))
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> EstimateRecord:
         """Return value, lo and hi."""
         return {"value": self.value, "lo": self.lo, "hi": self.hi}
 
@@ -73,85 +78,168 @@ class Score:
 
 
 @dataclass(frozen=True)
-class ModelledPairs:
-    """Both algorithms over a workload at one world size: (draws, n) latencies in us.
+class Cell:
+    """Cutoffs that decide alike on a workload, in bytes, both ends included.
 
-    Holds the calls that both kernels take; ``weight`` (n,) sums to 1.
+    ``lo`` 0: 1-stage for no call; ``hi`` None: 1-stage for every call.
+    """
+
+    lo: int
+    hi: int | None
+
+    def roundest(self) -> int:
+        """Return the roundest cutoff of the cell: any of them decides alike."""
+        if self.hi is None or self.lo == 0:
+            return self.lo
+        for step in (64 * KIB, 32 * KIB, 16 * KIB, 8 * KIB, 4 * KIB, KIB):
+            value = -(-self.lo // step) * step
+            if value <= self.hi:
+                return value
+        return self.lo
+
+
+@dataclass(frozen=True)
+class BestCutoff:
+    """The cutoff of least expected regret over a workload, and where the best one of a draw lies.
+
+    ``lo`` and ``hi`` are the cells at the ends of the 90 % interval of the draws' best cutoffs; the
+    cell itself is never outside them. ``always`` is the share of the draws in which 1-stage wins
+    throughout. ``regret_pct`` is the expected regret.
+    """
+
+    cell: Cell
+    lo: Cell
+    hi: Cell
+    regret_pct: float
+    always: float
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Both arms over a workload at one world size: (draws, n) latencies in us.
+
+    Holds the calls that both kernels take, ascending in bytes; ``weight`` (n,) sums to 1.
     """
 
     shapes: Shapes
     weight: Array
     one_us: Array
     two_us: Array
-    kernel_version: str
+    aiter_version: str
 
     @classmethod
     def of(
         cls,
-        calibration: Calibration,
+        setting: Setting,
         workload: Workload,
         world_size: int,
         *,
-        gpu: str,
-        op: str = FUSED,
-        dtype: str = "bf16",
-        aiter_version: str = _kernel.LATEST,
-        draws: int = DRAWS,
-    ) -> ModelledPairs:
-        """Evaluate the model on the workload.
+        values: Values | None = None,
+        added_us: Added | None = None,
+    ) -> Arms:
+        """Evaluate the model on the workload, over ``values`` (default: the setting's draws).
 
-        Raises :class:`InputError` when no call of it suits both kernels.
+        ``added_us`` is what an arm takes beyond the model, of calls of so many bytes: what a
+        simulation finds for ranks, links or skew that the closed form does not know. Raises
+        :class:`InputError` when no call of the workload suits both kernels.
         """
-        ran = _kernel.calibrated(calibration.kernel_family, aiter_version)
-        every = Shapes.of(workload.tokens, workload.hidden_dim, world_size, op=op, dtype=dtype)
-        takes_one, words = eligible(every, ONE_STAGE, ran)
-        both = takes_one & eligible(every, TWO_STAGE, ran)[0]
+        every = setting.shapes(workload.tokens, workload.hidden_dim, world_size)
+        both = setting.takes_both(every)
         if not both.any():
+            hidden = int(every.hidden_dim[0])
             raise InputError(
-                f"no call of the workload can run both algorithms: 1-stage needs {words}"
+                "no call of the workload can run both algorithms: 1-stage needs "
+                f"{setting.limits(ONE_STAGE, hidden)}, 2-stage needs "
+                f"{setting.limits(TWO_STAGE, hidden)}"
             )
-        shapes = Shapes(
-            op, dtype, every.tokens[both], every.hidden_dim[both], every.world_size[both]
-        )
-        values = calibration.draw(draws, SEED)
-        values["harness[]"] = 0.0
-        one, two = (
-            np.broadcast_to(
-                latency_us(calibration, shapes, a, gpu=gpu, kernel=ran, values=values),
-                (draws, len(shapes)),
-            )
-            for a in (ONE_STAGE, TWO_STAGE)
-        )
-        weight = workload.weight[both] / workload.weight[both].sum()
-        return cls(shapes, weight, one, two, aiter_version)
+        order = np.flatnonzero(both)[np.argsort(every.bytes[both], kind="stable")]
+        weight = workload.weight[order] / workload.weight[order].sum()
+        drawn = setting.draws if values is None else values
+        arms = cls.of_calls(setting, every.select(order), weight, drawn)
+        if added_us is None:
+            return arms
+        more = [added_us(a, arms.shapes.bytes) for a in (ONE_STAGE, TWO_STAGE)]
+        return replace(arms, one_us=arms.one_us + more[0], two_us=arms.two_us + more[1])
+
+    @classmethod
+    def of_calls(cls, setting: Setting, shapes: Shapes, weight: Array, values: Values) -> Arms:
+        """Evaluate the model on calls that both kernels take, ascending in bytes."""
+        one, two = (setting.latency_us(shapes, a, values) for a in (ONE_STAGE, TWO_STAGE))
+        return cls(shapes, weight, one, two, setting.aiter_version)
 
     @cached_property
-    def _regret_us(self) -> tuple[Array, Array]:
-        """Regret of 1-stage and of 2-stage, each (draws, n)."""
-        fastest = np.minimum(self.one_us, self.two_us)
-        return self.one_us - fastest, self.two_us - fastest
+    def fastest_us(self) -> Array:
+        """The faster arm, (draws, n)."""
+        return np.minimum(self.one_us, self.two_us)
 
     @cached_property
-    def _regret_pct(self) -> tuple[Array, Array]:
-        fastest = np.minimum(self.one_us, self.two_us)
-        one, two = self._regret_us
-        return 100 * one / fastest, 100 * two / fastest
+    def regret_share(self) -> tuple[Array, Array]:
+        """Regret of 1-stage and of 2-stage as a fraction of the faster arm, each (draws, n)."""
+        return self.one_us / self.fastest_us - 1.0, self.two_us / self.fastest_us - 1.0
+
+    @cached_property
+    def expected_gain(self) -> Array:
+        """What 1-stage spares against 2-stage on each call, as a fraction, (n,)."""
+        one, two = self.regret_share
+        return np.asarray((two - one).mean(axis=0))
+
+    @cached_property
+    def cutoff_regret(self) -> Array:
+        """Regret of every cutoff as a fraction, (draws, K); see :attr:`cells`."""
+        one, two = self.regret_share
+        step = self.weight * (one - two)
+        curve = np.hstack([np.zeros((len(step), 1)), np.cumsum(step, axis=1)])
+        return np.asarray((curve + (two @ self.weight)[:, None])[:, self._ends])
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """The K cutoffs that the workload can tell apart, ascending; the first sends no call."""
+        sent = self.shapes.bytes[self._ends[1:] - 1].tolist()
+        beyond = [*(size - 1 for size in sent), None]
+        return tuple(Cell(lo, hi) for lo, hi in zip([0, *sent], beyond, strict=True))
+
+    @cached_property
+    def _ends(self) -> NDArray[np.intp]:
+        """How many calls each cutoff sends to 1-stage: none, then whole runs of equal bytes."""
+        size = self.shapes.bytes
+        return np.concatenate([[0], np.flatnonzero(np.diff(size)) + 1, [size.size]])
+
+    def best(self) -> BestCutoff:
+        """Return the cutoff of least expected regret, with its interval over the draws."""
+        cells, curve = self.cells, self.cutoff_regret
+        expected = curve.mean(axis=0)
+        best = int(np.argmin(expected))
+        each = np.argmin(curve, axis=1)
+        last = len(cells) - 1
+        tail = (1 - LEVEL) / 2
+        lo, hi = np.quantile(each, [tail, 1 - tail], method="nearest").astype(int)
+        return BestCutoff(
+            cell=cells[best],
+            lo=cells[min(lo, best)],
+            hi=cells[max(hi, best)],
+            regret_pct=max(0.0, 100.0 * float(expected[best])),
+            always=float(np.mean(each == last)),
+        )
 
     def use_1stage(self, rule: Rule) -> Choice:
         """Return where a rule runs 1-stage, (n,)."""
-        return rule.use_1stage(self.shapes, kernel_version=self.kernel_version)
-
-    def regret_us(self, choice: Choice) -> Array:
-        """Return the mean regret a call under a choice in us, (draws,)."""
-        return self._mean(self._regret_us, choice)
+        try:
+            return rule.use_1stage(self.shapes, kernel_version=self.aiter_version)
+        except InputError as error:
+            raise InputError(f"rule {rule.name}: {error}") from None
 
     def regret_pct(self, choice: Choice) -> Array:
         """Return the mean regret a call under a choice in percent, (draws,)."""
-        return self._mean(self._regret_pct, choice)
+        one, two = self.regret_share
+        return np.asarray(100 * (one @ (self.weight * choice) + two @ (self.weight * ~choice)))
 
-    def _mean(self, arms: tuple[Array, Array], choice: Choice) -> Array:
-        one, two = arms
-        return np.asarray(one @ (self.weight * choice) + two @ (self.weight * ~choice))
+    def regret_us(self, choice: Choice) -> Array:
+        """Return the mean regret a call under a choice in us, (draws,)."""
+        return np.asarray((self.chosen_us(choice) - self.fastest_us) @ self.weight)
+
+    def chosen_us(self, choice: Choice) -> Array:
+        """Return the latencies under a choice, (draws, n)."""
+        return np.where(choice, self.one_us, self.two_us)
 
     def score(self, rule: Rule, other: Rule) -> Score:
         """Score a rule beside another, draw by draw."""
@@ -168,51 +256,14 @@ class ModelledPairs:
             differ=float(self.weight[mine != theirs].sum()),
         )
 
-
-def score(
-    calibration: Calibration,
-    rule: Rule,
-    other: Rule,
-    *,
-    gpu: str,
-    world_size: int,
-    workload: Workload | None = None,
-    op: str = FUSED,
-    dtype: str = "bf16",
-    aiter_version: str = _kernel.LATEST,
-) -> Score:
-    """Score one rule against another over a workload by the calibrated model.
-
-    ``workload`` defaults to captured batch sizes crossed with the hidden sizes of known models.
-    To score many rules on one workload make one :class:`ModelledPairs` and use its ``score``.
-    Raises :class:`InputError` for a world size that a rule makes no claim for.
-    """
-    modelled = ModelledPairs.of(
-        calibration, workload or known_workload(), world_size,
-        gpu=gpu, op=op, dtype=dtype, aiter_version=aiter_version,
-    )  # fmt: skip
-    return modelled.score(rule, other)
-
-
-def known_workload() -> Workload:
-    """Return captured batch sizes crossed with the hidden sizes of known models."""
-    from ..data import llms
-
-    return Workload.of(llms.hidden_dims())
-
-
-def bootstrap_means(columns: Array, resamples: int = RESAMPLES) -> Array:
-    """Return bootstrap draws of the columns' means, (resamples, k), for ``columns`` (n, k).
-
-    Rows are resampled with replacement, the same ones for every column.
-    """
-    n, k = columns.shape
-    rng = np.random.default_rng(SEED)
-    out = np.empty((resamples, k))
-    for start in range(0, resamples, 64):
-        stop = min(start + 64, resamples)
-        count = np.empty((stop - start, n))
-        for i in range(stop - start):
-            count[i] = np.bincount(rng.integers(0, n, n), minlength=n)
-        out[start:stop] = count @ columns / n
-    return out
+    def gain_per_hidden_pct(self, cutoff: int) -> float:
+        """Return what a cutoff per hidden size would spare beside one cutoff, in percent."""
+        one, two = (part.mean(axis=0) * self.weight for part in self.regret_share)
+        size = self.shapes.bytes
+        spared = 0.0
+        for hidden in np.unique(self.shapes.hidden_dim):
+            mine = self.shapes.hidden_dim == hidden
+            # Ascending bytes, no two alike: every place is a possible cutoff, the first sends none.
+            step = np.append(0.0, np.cumsum(one[mine] - two[mine]))
+            spared += step[int(np.sum(size[mine] <= cutoff))] - step.min()
+        return 100 * float(spared)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,10 @@ from ..calibration.observations import Observations, observe
 from ..calibration.posterior import LEVEL, NOISE_DOF, Calibration, Values
 from ..data.measurement import Measurements
 from ..model import parameters
-from .prediction import DRAWS, SEED
+from .setting import DRAWS, SEED
+
+if TYPE_CHECKING:
+    from .schemas import AccuracyRecord
 
 Array = NDArray[np.float64]
 
@@ -48,10 +51,16 @@ class Accuracy:
     p90_ape_offset: float
     max_ape_offset: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> AccuracyRecord:
         """Return the ``accuracy`` part of ``costmodel/validate/1``."""
-        keys = ("n", "median_ape", "p90_ape", "max_ape", "coverage90", "median_ape_offset")
-        return {key: getattr(self, key) for key in keys}
+        return {
+            "n": self.n,
+            "median_ape": self.median_ape,
+            "p90_ape": self.p90_ape,
+            "max_ape": self.max_ape,
+            "coverage90": self.coverage90,
+            "median_ape_offset": self.median_ape_offset,
+        }
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ latency is the judge throughout; only the regret over a workload is the model's 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..calibration.posterior import Calibration
-from ..data import kernels as _kernel
 from ..data.measurement import Measurements
 from ..data.workload import Workload
 from ..errors import InputError, nearest
@@ -34,10 +33,13 @@ from .measured_regret import (
     recommended_choice,
 )
 from .pairs import Pairs, calls
-from .regret import known_workload
 from .row_errors import Accuracy, Rows, compare, covered
+from .setting import Setting
 
-SCHEMA = "costmodel/validate/1"
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .schemas import ValidationRecord
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,17 @@ class Validation:
         """Return the regret of a rule by name, or None when it was not judged."""
         return next((r for r in self.regret if r.rule == rule), None)
 
-    def _repr_html_(self) -> str:
-        from ..show.notebook import validation_html
+    def to_frame(self) -> pd.DataFrame:
+        """Return the regret of every rule as a pandas data frame."""
+        import pandas as pd
 
-        return validation_html(self)
+        return pd.DataFrame([r.to_dict() for r in self.regret])
 
-    def to_dict(self) -> dict[str, Any]:
+    def __repr__(self) -> str:
+        verdict = "passed" if self.passed else f"not passed: {'; '.join(self.failures)}"
+        return f"Validation({len(self.rows.observations)} rows, {len(self.pairs)} pairs: {verdict})"
+
+    def to_dict(self) -> ValidationRecord:
         """Return the ``costmodel/validate/1`` record.
 
         Errors and regrets are in percent (``_ape``, ``_pct``) and us; ``coverage90``, ``agree``
@@ -99,7 +106,7 @@ class Validation:
         """
         apart = (self.three_way.choice,) if self.three_way else ()
         return {
-            "schema": SCHEMA,
+            "schema": "costmodel/validate/1",
             "accuracy": self.accuracy.to_dict(),
             "choice": self.choice.to_dict(),
             "regret": [r.to_dict() for r in (*self.regret, *apart)],
@@ -108,21 +115,21 @@ class Validation:
 
 
 def validate(
-    table: Measurements,
-    calibration: Calibration,
+    table: Measurements | pd.DataFrame,
+    setting: Setting,
     *,
-    gpu: str | None = None,
+    every_gpu: bool = True,
     op: str | None = None,
     include: tuple[str, ...] = ("clean",),
     against: Rule | None = None,
     fallback: Rule | None = None,
-    aiter_version: str = _kernel.LATEST,
     workload: Workload | None = None,
     limits: Limits | None = None,
     need_pairs: bool = True,
 ) -> Validation:
-    """Judge the model and the rules on the rows of a table that the calibration covers.
+    """Judge the model and the rules on the rows of a table that the setting's calibration covers.
 
+    Rows have GPUs and dtypes of their own; ``every_gpu=False`` keeps those of the setting's GPU.
     ``op`` is the op whose rules are judged (default: the fused op if it has pairs, else plain
     all-reduce). ``against`` is judged too and takes the place of the best shipped rule in the
     verdict. Where the recommendation makes no claim, ``fallback`` decides (default: AITER's
@@ -134,7 +141,11 @@ def validate(
     algorithms, and for a rule without a claim for a world size of the pairs.
     """
     limits = limits or Limits()
-    observations = covered(calibration, table, gpu=gpu, include=include)
+    table = Measurements.of(table)
+    calibration = setting.calibration
+    observations = covered(
+        calibration, table, gpu=None if every_gpu else setting.gpu, include=include
+    )
     if not len(observations):
         why = "; ".join(f"{n} {reason}" for reason, n in observations.set_aside.items())
         raise InputError(
@@ -157,19 +168,17 @@ def validate(
     three_way: ThreeWay | None = None
     rival = ""
     if len(pairs):
-        advice = advise(calibration, pairs, fallback, aiter_version, workload)
+        advice = advise(setting, pairs, fallback, workload)
         field = [*shipped(judged), ALWAYS_1STAGE, ALWAYS_2STAGE]
         if against is not None:
             if against.name == RECOMMENDED:
                 against = replace(against, name="given")
             field = [*(r for r in field if r.name != against.name), against]
-        ours = recommended_choice(pairs, advice, aiter_version)
+        ours = recommended_choice(pairs, advice)
         agreed = agreement(pairs, ours, limits.tie)
-        regret = judge(pairs, ours, field, rows, aiter_version)
-        three_way = judge_three_way(calibration, every, advice, aiter_version)
-        regret = over_workload(
-            regret, calibration, pairs, advice, field, workload or known_workload(), aiter_version
-        )
+        regret = judge(pairs, ours, field, rows, setting.aiter_version)
+        three_way = judge_three_way(every, advice)
+        regret = over_workload(regret, pairs, advice, field)
         rival = against.name if against is not None else _best_shipped(regret)
     accuracy = rows.accuracy()
     found = Validation(

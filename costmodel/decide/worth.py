@@ -9,23 +9,25 @@ on which both rules run the same algorithm is worth exactly 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..calibration.posterior import Calibration
-from ..data import kernels as _kernel
 from ..data.histogram import BatchHistogram
 from ..data.llms import LLM
 from ..data.workload import Workload, captured_batch_sizes
 from ..errors import InputError
-from ..model.shape import FUSED, ONE_STAGE, TWO_STAGE
+from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, TWO_STAGE
 from ..rules.rule import Rule
-from ..units import element_bytes, kib
-from .recommendation import MEASURED, NOT_IDENTIFIED, TRANSFERRED, recommend
-from .regret import Estimate, ModelledPairs
+from ..units import element_bytes
+from .decision import MEASURED, TRANSFERRED
+from .regret import Arms, Estimate
+from .setting import Setting
 
-SCHEMA = "costmodel/worth/1"
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .schemas import BatchWorthRecord, WorthOnGpu
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class BatchWorth:
     new: str
     saved_us: Estimate
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> BatchWorthRecord:
         """Return an entry of ``batches`` in ``costmodel/worth/1``."""
         return {
             "batch": self.batch,
@@ -59,12 +61,9 @@ class Worth:
     were measured on this GPU at this world size, else ``transferred``.
     """
 
+    setting: Setting
     llm: LLM
     world_size: int
-    gpu: str
-    dtype: str
-    aiter_version: str
-    calibration: Calibration
     old: Rule
     new: Rule
     histogram: BatchHistogram
@@ -72,12 +71,18 @@ class Worth:
     mean_us: Estimate
     evidence: str
 
-    def to_dict(self) -> dict[str, Any]:
+    @property
+    def changed(self) -> tuple[BatchWorth, ...]:
+        """The captured batch sizes on which the rules run different algorithms."""
+        return tuple(b for b in self.batches if b.old != b.new)
+
+    def to_dict(self) -> WorthOnGpu:
         """Return the part of the ``costmodel/worth/1`` record that is about this GPU."""
+        about = self.setting.about()
         return {
-            "gpu": self.gpu,
-            "arch": next(a for a, g in self.calibration.gpus if g == self.gpu),
-            "calibration": {"id": self.calibration.id, "sha256": self.calibration.sha256},
+            "gpu": about["gpu"],
+            "arch": about["arch"],
+            "calibration": about["calibration"],
             "evidence": self.evidence,
             "from": {"rule": self.old.name, "words": self.old.words()},
             "to": {"rule": self.new.name, "words": self.new.words()},
@@ -89,87 +94,64 @@ class Worth:
             },
         }
 
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row per captured batch size as a pandas data frame."""
+        import pandas as pd
+
+        return pd.DataFrame([b.to_dict() for b in self.batches])
+
+    def __repr__(self) -> str:
+        mean = self.mean_us
+        return (
+            f"Worth({self.setting.gpu} TP{self.world_size}, {self.old.name} -> {self.new.name}: "
+            f"{mean.value:+.1f} us a step, {mean.lo:+.1f} to {mean.hi:+.1f})"
+        )
+
 
 def worth(
-    calibration: Calibration,
+    setting: Setting,
     llm: LLM,
     world_size: int,
     old: Rule,
     new: Rule,
     *,
-    gpu: str,
-    dtype: str | None = None,
-    aiter_version: str = _kernel.LATEST,
     histogram: BatchHistogram | None = None,
 ) -> Worth:
     """Return what changing from ``old`` to ``new`` saves a decode step of ``llm``.
 
-    ``dtype`` defaults to the model's; ``histogram`` to every captured batch size alike. Where the
-    1-stage kernel does not take a batch, both rules run 2-stage. Raises :class:`InputError` when
-    no batch can run both algorithms, and for a rule without a claim for ``world_size``.
+    ``histogram`` defaults to every captured batch size alike. Where the 1-stage kernel does not
+    take a batch, both rules run 2-stage. Raises :class:`InputError` when no batch can run both
+    algorithms, and for a rule without a claim for ``world_size``.
     """
-    dtype = dtype or llm.dtype
-    histogram = histogram or BatchHistogram.alike()
+    weights = histogram or BatchHistogram.alike()
     batch = captured_batch_sizes()
     try:
-        model = ModelledPairs.of(
-            calibration, Workload.of([llm.hidden_size], batch), world_size,
-            gpu=gpu, dtype=dtype, aiter_version=aiter_version,
-        )  # fmt: skip
+        arms = Arms.of(setting, Workload.of([llm.hidden_size], batch), world_size)
     except InputError as error:
         raise InputError(f"{llm.name}, hidden size {llm.hidden_size}: {error}") from None
-    use = []
-    for rule in (old, new):
-        try:
-            use.append(model.use_1stage(rule))
-        except InputError as error:
-            raise InputError(f"rule {rule.name}: {error}") from None
-    before, after = (np.where(u, model.one_us, model.two_us) for u in use)
+    use = [arms.use_1stage(rule) for rule in (old, new)]
+    before, after = (arms.chosen_us(u) for u in use)
     saved = np.zeros((len(before), batch.size))
     one = np.zeros((2, batch.size), np.bool_)
-    at = np.searchsorted(batch, model.shapes.tokens)
+    at = np.searchsorted(batch, arms.shapes.tokens)
     saved[:, at] = llm.calls_per_step * (before - after)
     one[:, at] = use
     share = np.zeros(batch.size)
-    share[np.searchsorted(batch, histogram.batch)] = histogram.share
-    row_bytes = llm.hidden_size * element_bytes(dtype)
+    share[np.searchsorted(batch, weights.batch)] = weights.share
+    row_bytes = llm.hidden_size * element_bytes(setting.dtype)
     names = np.where(one, ONE_STAGE, TWO_STAGE).tolist()
-    arms = [calibration.measured(gpu, world_size, FUSED, a) for a in (ONE_STAGE, TWO_STAGE)]
+    covered = [setting.calibration.measured(setting.gpu, world_size, FUSED, a) for a in ALGORITHMS]
     return Worth(
+        setting=setting,
         llm=llm,
         world_size=world_size,
-        gpu=gpu,
-        dtype=dtype,
-        aiter_version=aiter_version,
-        calibration=calibration,
         old=old,
         new=new,
-        histogram=histogram,
+        histogram=weights,
         batches=tuple(
             BatchWorth(b, b * row_bytes, names[0][i], names[1][i], Estimate.of(saved[:, i]))
             for i, b in enumerate(batch.tolist())
         ),
         mean_us=Estimate.of(saved @ share),
-        evidence=MEASURED if all(arms) else TRANSFERRED,
+        evidence=MEASURED if all(covered) else TRANSFERRED,
     )
-
-
-def recommended_at(
-    calibration: Calibration, gpu: str, world_size: int, dtype: str, aiter_version: str
-) -> Rule:
-    """Return the recommended rule of one world size.
-
-    Raises :class:`InputError`, with the reason and the interval, where it makes no claim.
-    """
-    found = recommend(
-        calibration, gpu=gpu, dtype=dtype, aiter_version=aiter_version, world_sizes=(world_size,)
-    )
-    (cutoff,) = found.cutoffs
-    if cutoff.verdict == NOT_IDENTIFIED:
-        ends = [None if b is None else kib(b) for b in (cutoff.max_bytes_lo, cutoff.max_bytes_hi)]
-        raise InputError(
-            f"no recommendation for {gpu} at TP{world_size}, so no worth: {cutoff.reason} "
-            f"(90 % interval of the cutoff {ends[0] or '0'} to {ends[1] or 'no limit'}); name "
-            "another rule with --to"
-        )
-    return found.rule()

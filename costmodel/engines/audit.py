@@ -6,28 +6,24 @@ another rule as that would stand in the same place, and scored when a calibrated
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..data.kernels import Kernel
+from ..data import kernels
+from ..decide.decision import Decision
+from ..decide.regret import Score
 from ..errors import InputError
 from ..model.shape import FUSED, WORLD_SIZES
+from ..rules.adapt import Adapted, adapt
 from ..rules.rule import Rule, catalogue
-from .adapt import Adapted, adapt
 from .boundary import first_difference
 from .patch import find, on_full_mesh
 from .rewrite import NotRecognisedError
 from .source import Tree
 from .unit_checks import Finding, check
 
-if TYPE_CHECKING:
-    from ..decide.regret import Score
-
 SCHEMA = "costmodel/audit/1"
-
-#: Scores a rule beside the installed one at a world size: (rule, installed, world size) -> Score.
-Scorer = Callable[[Rule, Rule, int], "Score"]
 
 
 @dataclass(frozen=True)
@@ -147,26 +143,28 @@ def audit(
     tree: Tree,
     *,
     against: Rule | None = None,
-    kernel: Kernel | None = None,
-    score: Scorer | None = None,
-    world_sizes: Sequence[int] = WORLD_SIZES,
+    decision: Decision | None = None,
+    aiter_version: str = kernels.LATEST,
 ) -> Audit:
     """Audit one engine (see :func:`costmodel.engines.source.open_trees`).
 
-    ``against`` is compared as it would stand in the engine for ``kernel`` (default: the newest
-    AITER), and scored by ``score`` where it makes a claim. Raises :class:`InputError` for a file
-    that does not parse, and for a rule that is not where it was looked for.
+    The installed rule is compared with ``against`` (default: the decision's rule) as that would
+    stand in its place, and scored beside it by the decision's arms where that makes a claim. Raises
+    :class:`InputError` for a file that does not parse, and for a rule that is not where it was
+    looked for.
     """
-    from ..data import kernels as _kernel
-
     installed = read_installed(tree)
+    if against is None and decision is not None:
+        against = decision.unguarded_rule
     if against is None:
         return Audit(tree, installed)
-    adapted = adapt(against, installed[0].rule.condition, kernel or _kernel.aiter())
-    scores = {}
-    if score is not None:
-        sizes = [n for n in world_sizes if n not in adapted.unclaimed]
-        scores = {n: score(adapted.rule, installed[0].rule, n) for n in sizes}
+    kernel = decision.setting.kernel if decision else kernels.aiter(aiter_version)
+    adapted = adapt(against, installed[0].rule.condition, kernel)
+    scores = {
+        c.world_size: c.arms.score(adapted.rule, installed[0].rule)
+        for c in (decision.cutoffs if decision else ())
+        if c.world_size not in adapted.unclaimed
+    }
     return Audit(tree, installed, adapted, scores)
 
 

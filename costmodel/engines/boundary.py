@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model.shape import WORLD_SIZES
+from ..rules.adapt import Adapted
 from ..rules.condition import Calls, Compare, Condition, FullMesh, Member, WholePacks, parts_of
 from ..rules.rule import Provenance, Rule
 from ..units import ELEMENT_BYTES, PACK_BYTES, element_bytes
 from . import comment
-from .adapt import Adapted
 from .call_sites import Engine
 
 #: Hidden sizes that every test covers: GPT-OSS, Llama 8B, DeepSeek V3.

@@ -6,9 +6,9 @@ import re
 import textwrap
 
 from ..model.shape import WORLD_SIZES
+from ..rules.adapt import Adapted
 from ..rules.condition import exact_size
 from ..rules.rule import Provenance, Rule
-from .adapt import Adapted
 
 
 def lines(adapted: Adapted, provenance: Provenance, engine: str) -> list[str]:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from ..data.kernels import Kernel
 from ..errors import InputError
 from ..model.shape import FUSED, WORLD_SIZES
+from ..rules.adapt import Adapted, adapt
 from ..rules.condition import Condition, FullMesh, all_of, by_world_size, factors, parts_of
 from ..rules.rule import Provenance, Rule
 from . import boundary, comment, diff, templates
-from .adapt import Adapted, adapt
 from .call_sites import Engine, Place
 from .reader import Module, NoChoiceError, Reading, read
 from .rewrite import NotRecognisedError, edits

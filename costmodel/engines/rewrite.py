@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 from ..model.shape import WORLD_SIZES
+from ..rules.adapt import Adapted
 from ..rules.condition import (
     Always,
     Bytes,
@@ -27,7 +28,6 @@ from ..rules.condition import (
     parts_of,
 )
 from . import symbolic as v
-from .adapt import Adapted
 from .comment import as_comment
 from .diff import Edit
 from .expression import WIDTH, Names, dictionary, expression, is_simple, size

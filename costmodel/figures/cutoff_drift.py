@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..calibration.posterior import Calibration, nominal_gbps
+from ..calibration.posterior import nominal_gbps
 from ..data import facts
 from ..data import kernels as _kernel
-from ..decide.sensitivity import Setting, Sweep, against_factor, against_jitter, against_version
+from ..decide.decision import ALWAYS_ONE_STAGE, Decision
+from ..decide.sensitivity import Sweep, against_factor, against_jitter, against_version
+from ..decide.setting import Setting
 from ..errors import InputError
 from ..model.shape import FUSED, ONE_STAGE
 from .regret import BY_WORLD_SIZE
@@ -26,27 +27,23 @@ JITTER_US = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 
 def cutoff_against_link_rate(
-    calibration: Calibration,
-    *,
-    gpu: str,
-    hidden_dim: int,
-    world_sizes: Sequence[int] = (4, 8),
-    op: str = FUSED,
-    dtype: str = "bf16",
-    aiter_version: str = _kernel.LATEST,
+    decision: Decision, *, world_sizes: Sequence[int] | None = None
 ) -> go.Figure:
-    """Return the crossover against the rate of one link, all else as calibrated.
+    """Return the cutoff against the rate of one link, all else as calibrated.
 
     Marked are the fitted rate of every GPU of the calibration and the nominal one of this GPU.
     """
-    settings = _settings(calibration, gpu, hidden_dim, world_sizes, op, dtype, aiter_version)
+    setting, calibration, load = decision.setting, decision.setting.calibration, decision.workload
+    gpu, ranks = setting.gpu, _crossing(decision, world_sizes)
     name = f"link_gbps[{gpu}]"
     if name not in calibration.names:
         raise InputError(f"calibration {calibration.id} has no link rate of {gpu} to vary")
     now = calibration.values[name]
     factors = np.geomspace(0.25, 2.0, 25)
     figure = _curves(
-        [(s, against_factor(s, name, factors)) for s in settings], now * factors, "GB/s"
+        [(n, against_factor(setting, n, name, factors, load)) for n in ranks],
+        now * factors,
+        "GB/s",
     )
     figure.update_xaxes(
         type="log", title="rate of one link, one direction, GB/s",
@@ -58,78 +55,71 @@ def cutoff_against_link_rate(
     if nominal:
         marks[f"{gpu} nominal"] = nominal
     _marks(figure, {k: v for k, v in marks.items() if f"{gpu} " in k or abs(v - now) > 0.03 * now})
-    subtitle = _subtitle(settings, "All other parameters as calibrated.")
-    return finish(figure, f"Crossover against link rate, {plain(gpu)}", subtitle, height=430)
+    subtitle = _subtitle(setting, ranks, "All other parameters as calibrated.")
+    return finish(figure, f"Cutoff against link rate, {plain(gpu)}", subtitle, height=430)
 
 
 def cutoff_against_skew(
-    calibration: Calibration,
-    *,
-    gpu: str,
-    hidden_dim: int,
-    world_sizes: Sequence[int] = (4, 8),
-    op: str = FUSED,
-    dtype: str = "bf16",
-    aiter_version: str = _kernel.LATEST,
+    decision: Decision, *, world_sizes: Sequence[int] | None = None
 ) -> go.Figure:
-    """Return the crossover, and both latencies there, against the spread with which ranks arrive.
+    """Return the cutoff, and both latencies there, against the spread with which ranks arrive.
 
     By the closed form, in which every barrier waits for the last rank. ``costmodel simulate``
     follows the ranks one by one.
     """
-    settings = _settings(calibration, gpu, hidden_dim, world_sizes, op, dtype, aiter_version)
+    setting, calibration, load = decision.setting, decision.setting.calibration, decision.workload
+    gpu, ranks = setting.gpu, _crossing(decision, world_sizes)
     if "arrival_jitter_us" not in calibration.names:
         raise InputError(f"calibration {calibration.id} has no arrival jitter to vary")
     jitter = np.array(JITTER_US)
     # A logarithmic axis has no zero: no skew stands at its left edge.
     x = np.where(jitter == 0, 0.03, jitter)
-    figure = _curves([(s, against_jitter(s, jitter)) for s in settings], x, "us")
+    figure = _curves([(n, against_jitter(setting, n, jitter, load)) for n in ranks], x, "us")
     figure.update_xaxes(
         type="log", tickvals=x.tolist(), ticktext=["none", *(f"{j:g}" for j in jitter[1:])],
         title="standard deviation of arrival times, us", range=np.log10([0.025, 120]).tolist(),
     )  # fmt: skip
     subtitle = _subtitle(
-        settings,
+        setting,
+        ranks,
         "Closed form: both algorithms wait for the last rank at entry and at exit, so skew adds "
         "the same to both.",
     )
-    return finish(figure, f"Crossover against rank skew, {plain(gpu)}", subtitle, height=400)
+    return finish(figure, f"Cutoff against rank skew, {plain(gpu)}", subtitle, height=400)
 
 
 def cutoff_against_version(
-    calibration: Calibration,
+    decision: Decision,
     *,
-    gpu: str,
-    hidden_dim: int,
-    world_sizes: Sequence[int] = (4, 8),
-    op: str = FUSED,
-    dtype: str = "bf16",
+    world_sizes: Sequence[int] | None = None,
     versions: Sequence[str] | None = None,
 ) -> go.Figure:
-    """Return the crossover with the kernels of each AITER release that changed them.
+    """Return the cutoff with the kernels of each AITER release that changed them.
 
     The calibration stays; what changes is which barriers and limits the kernels have.
     """
+    setting, calibration, load = decision.setting, decision.setting.calibration, decision.workload
+    gpu, op, ranks = setting.gpu, setting.op, _crossing(decision, world_sizes)
     if calibration.kernel_family != "aiter":
         raise InputError(f"calibration {calibration.id} is not of AITER's kernels")
     asked = list(versions or releases(op))
-    settings = _settings(calibration, gpu, hidden_dim, world_sizes, op, dtype, asked[-1])
-    chosen = [v for v in asked if replace(settings[0], aiter_version=v).runs([1], ONE_STAGE).all()]
+    one = setting.shapes(1, np.unique(load.hidden_dim), 2)
+    chosen = [v for v in asked if setting.but(aiter_version=v).takes(one, ONE_STAGE).all()]
     figure = _curves(
-        [(s, against_version(s, chosen)) for s in settings], np.arange(len(chosen), dtype=float),
-        "", shape="hv", names=chosen,
+        [(n, against_version(setting, n, chosen, load)) for n in ranks],
+        np.arange(len(chosen), dtype=float), "", shape="hv", names=chosen,
     )  # fmt: skip
     figure.update_xaxes(
         tickvals=list(range(len(chosen))), ticktext=[plain(v) for v in chosen],
         title="AITER release (those that changed these kernels)",
         range=[-0.2, len(chosen) - 0.6],
     )  # fmt: skip
-    subtitle = _subtitle(settings, "Kernel facts per release, parameters unchanged.", "")
+    subtitle = _subtitle(setting, ranks, "Kernel facts per release, parameters unchanged.", "")
     notes = [f"{v}: {why}" for v, why in changes(op) if v in asked and why]
-    notes += [f"{v} takes no hidden {hidden_dim}" for v in asked if v not in chosen]
+    notes += [f"{v} does not take every hidden size" for v in asked if v not in chosen]
     if notes:
         subtitle += f"<br>{plain('; '.join(notes))}."
-    return finish(figure, f"Crossover against kernel version, {plain(gpu)}", subtitle, height=430)
+    return finish(figure, f"Cutoff against kernel version, {plain(gpu)}", subtitle, height=430)
 
 
 def releases(op: str = FUSED) -> list[str]:
@@ -148,45 +138,31 @@ def changes(op: str = FUSED) -> list[tuple[str, str]]:
     return [(v, ", ".join(f.replace("_", " ") for f in said)) for v, said in by_release.items()]
 
 
-def _settings(
-    calibration: Calibration,
-    gpu: str,
-    hidden_dim: int,
-    world_sizes: Sequence[int],
-    op: str,
-    dtype: str,
-    aiter_version: str,
-) -> list[Setting]:
-    settings = [
-        Setting(calibration, gpu, n, hidden_dim, op, dtype, aiter_version) for n in world_sizes
-    ]
-    if not settings[0].runs([1], ONE_STAGE).all():
-        raise InputError(
-            f"hidden size {hidden_dim} ({dtype}) is rejected by the 1-stage kernel of "
-            f"{settings[0].kernel.title}, so there is no crossover"
-        )
-    return settings
+def _crossing(decision: Decision, world_sizes: Sequence[int] | None) -> list[int]:
+    """Return the world sizes to draw: those asked for, else those at which the arms cross."""
+    ranks = list(world_sizes or decision.world_sizes)
+    return [n for n in ranks if decision.at(n).verdict != ALWAYS_ONE_STAGE] or ranks[:1]
 
 
 def _curves(
-    found: Sequence[tuple[Setting, Sweep]],
+    found: Sequence[tuple[int, Sweep]],
     x: np.ndarray,
     unit: str,
     *,
     shape: str = "linear",
     names: Sequence[str] | None = None,
 ) -> go.Figure:
-    """Draw the crossover with its band for every world size, over ``x``."""
+    """Draw the cutoff with its band for every world size, over ``x``."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
     top = 0.0
-    for setting, curve in found:
-        colour, symbol, _ = BY_WORLD_SIZE[setting.world_size]
-        name = f"TP{setting.world_size}"
+    for n, curve in found:
+        colour, symbol, _ = BY_WORLD_SIZE[n]
+        name = f"TP{n}"
         mid, lo, hi = (
             np.where(np.isfinite(a), a, np.nan) / 1024
-            for a in (curve.crossover_bytes, curve.lo, curve.hi)
+            for a in (curve.cutoff_bytes, curve.lo, curve.hi)
         )
         keep = np.isfinite(lo) & np.isfinite(hi)
         if shape == "linear":
@@ -200,7 +176,7 @@ def _curves(
         labels = list(names) if names is not None else [f"{v:.4g} {unit}" for v in x]
         figure.add_trace(
             go.Scatter(
-                x=x + (0.03 * (setting.world_size - 6) / 2 if shape != "linear" else 0.0),
+                x=x + (0.03 * (n - 6) / 2 if shape != "linear" else 0.0),
                 y=mid,
                 mode="lines+markers" if shape != "linear" or x.size < 12 else "lines",
                 line={"color": colour, "width": 2.5, "shape": shape},
@@ -216,7 +192,7 @@ def _curves(
         )
         if keep.any():
             top = max(top, float(np.nanmax(hi)))
-    figure.update_yaxes(title="crossover, KiB on one rank", range=[0, top * 1.12 or 1.0])
+    figure.update_yaxes(title="recommended cutoff, KiB on one rank", range=[0, top * 1.12 or 1.0])
     return figure
 
 
@@ -232,19 +208,20 @@ def _marks(figure: go.Figure, marks: dict[str, float]) -> None:
         )  # fmt: skip
 
 
-def _subtitle(settings: Sequence[Setting], words: str, version: str | None = None) -> str:
-    first = settings[0]
-    ran = f", {first.kernel.title}" if version is None else version
+def _subtitle(
+    setting: Setting, world_sizes: Sequence[int], words: str, version: str | None = None
+) -> str:
+    ran = f", {setting.kernel.title}" if version is None else version
     lines = [
-        f"{first.op}, {first.dtype}, hidden {first.hidden_dim}{ran}; "
-        f"{provenance(first.calibration)}. Bands: 90 %. {words}"
+        f"{setting.op}, {setting.dtype}{ran}; {provenance(setting.calibration)}. "
+        f"Bands: 90 %. {words}"
     ]
-    classes = {
-        evidence_line(s.calibration, s.gpu, s.world_size, s.op).removeprefix("Evidence: "): s
-        for s in settings
-    }
-    if len(classes) == 1:
-        lines.append(f"Evidence: {next(iter(classes))}.")
+    texts = [evidence_line(setting.calibration, setting.gpu, n, setting.op) for n in world_sizes]
+    if len(set(texts)) == 1:
+        lines.append(f"{texts[0]}.")
     else:
-        lines += [f"TP{s.world_size}: {text}." for text, s in classes.items()]
+        lines += [
+            f"TP{n}: {text.removeprefix('Evidence: ')}."
+            for n, text in zip(world_sizes, texts, strict=True)
+        ]
     return "<br>".join(lines)

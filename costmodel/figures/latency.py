@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..calibration.posterior import LEVEL, NOISE_DOF
-from ..decide.prediction import SEED
-from ..decide.sensitivity import Setting, grid, interval
-from ..model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
+from ..calibration.posterior import LEVEL
+from ..decide.decision import Cutoff, Decision
+from ..decide.prediction import scatter
+from ..decide.setting import Setting
+from ..model.shape import ALGORITHMS, FUSED, Shapes
 from ..rules.condition import exact_size
+from ..rules.rule import ENGINES, current
 from ..units import kib
 from .template import (
     ARM_COLOUR,
@@ -41,7 +44,9 @@ SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "cross", "star", "
 
 
 def latency_against_bytes(
-    setting: Setting,
+    decision: Decision,
+    world_size: int,
+    hidden_dim: int,
     table: Measurements | None = None,
     *,
     rules: Sequence[Rule] | None = None,
@@ -52,43 +57,42 @@ def latency_against_bytes(
     The line is the model with the harness constant of a typical benchmark, its band where a new
     measurement on such a benchmark falls 90 % of the time. ``table`` (default: the published rows)
     gives the measured points of the setting's GPU, ranks and op; each source's own harness constant
-    is taken off them, since it says how the source measured and is the same for both arms.
-    ``rules`` (default: the engines' current ones) are marked where they switch.
+    is taken off them, since it says how the source measured and is the same for both arms. The
+    recommended cutoff is marked with its interval, and ``rules`` (default: the engines' current
+    ones) where they switch.
     """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
     from ..data import measurement
 
-    tokens = grid(max_tokens, per_doubling=16)
-    size = setting.shapes(tokens).bytes.astype(float)
+    setting = decision.setting
+    calls = setting.shapes(token_grid(max_tokens, per_doubling=16), hidden_dim, world_size)
+    size = calls.bytes.astype(float)
     figure = make_subplots(
         rows=2, cols=1, shared_xaxes=True, row_heights=[0.64, 0.36], vertical_spacing=0.05
     )
-    heavy = np.random.default_rng(SEED + 1).standard_t(
-        NOISE_DOF, (len(setting.drawn["launch_us"]), 1)
-    )
-    noise = np.exp(heavy * setting.calibration.typical_noise)
+    noise = scatter(setting)
     lowest, highest = [], []
     for algorithm in ALGORITHMS:
-        ok = setting.runs(tokens, algorithm)
-        if not ok.any():
+        run = calls.select(setting.takes(calls, algorithm))
+        if not len(run):
             continue
-        point = np.broadcast_to(setting.latency_us(tokens[ok], algorithm), ok.sum())
-        drawn = setting.latency_us(tokens[ok], algorithm, setting.drawn) * noise
+        point = setting.latency_us(run, algorithm)
+        drawn = setting.latency_us(run, algorithm, setting.draws) * noise
         lo, hi = _ends(drawn)
         colour, name = ARM_COLOUR[algorithm], ARM_NAME[algorithm]
         figure.add_trace(
-            band(size[ok], lo, hi, colour, name, legendgroup=name, showlegend=False), 1, 1
+            band(run.bytes, lo, hi, colour, name, legendgroup=name, showlegend=False), 1, 1
         )
         figure.add_trace(
             go.Scatter(
-                x=size[ok],
+                x=run.bytes,
                 y=point,
                 name=f"{name}, model and 90 % band",
                 legendgroup=name,
                 line={"color": colour, "width": 2.5, "dash": ARM_DASH[algorithm]},
-                customdata=np.column_stack([lo, hi, tokens[ok]]),
+                customdata=np.column_stack([lo, hi, run.tokens]),
                 hovertemplate="%{customdata[2]} tokens, %{x:,} B<br>%{y:.2f} us "
                 f"(%{{customdata[0]:.2f}} to %{{customdata[1]:.2f}})<extra>{name}</extra>",
             ),
@@ -97,12 +101,11 @@ def latency_against_bytes(
         )
         lowest.append(float(lo.min()))
         highest.append(float(hi.max()))
-    both = setting.runs(tokens, ONE_STAGE) & setting.runs(tokens, TWO_STAGE)
-    _margin(figure, setting, tokens[both], size[both])
+    _margin(figure, setting, calls.select(setting.takes_both(calls)))
     rows = measurement.published() if table is None else table
-    lowest_measured, highest_measured = _points(figure, setting, rows, float(size[-1]))
-    _crossover(figure, setting)
-    _cutoffs(figure, setting, rules, float(size[0]), float(size[-1]))
+    lowest_measured, highest_measured = _points(figure, calls, setting, rows)
+    _recommended(figure, decision.at(world_size), float(size[-1]))
+    _cutoffs(figure, setting, calls, rules)
     low = min([*lowest, *lowest_measured]) * 0.9
     high = max([*highest, *highest_measured]) * 1.1
     values, names = log_ticks(low, high)
@@ -117,9 +120,9 @@ def latency_against_bytes(
         range=np.log10([size[0] * 0.93, size[-1] * 1.07]).tolist(),
     )  # fmt: skip
     figure.update_xaxes(title="input bytes on one rank", row=2, col=1)
-    n = setting.world_size
+    n = world_size
     subtitle = (
-        f"{setting.op}, {setting.dtype}, hidden {setting.hidden_dim}, "
+        f"{setting.op}, {setting.dtype}, hidden {hidden_dim}, "
         f"{setting.kernel.title}; {provenance(setting.calibration)}.<br>"
         f"{evidence_line(setting.calibration, setting.gpu, n, setting.op)}. "
         "Points: measured (open: at another hidden size), moved by what their source's harness "
@@ -129,6 +132,12 @@ def latency_against_bytes(
     finish(figure, title, subtitle, height=640)
     figure.update_layout(margin={"b": 84})
     return figure
+
+
+def token_grid(most: int, per_doubling: int) -> NDArray[np.int64]:
+    """Return token counts from 1 to ``most``: all at first, then evenly in the logarithm."""
+    count = round(np.log2(most) * per_doubling) + 1
+    return np.unique(np.rint(np.geomspace(1, most, count))).astype(np.int64)
 
 
 def size_bytes(observations: Observations) -> np.ndarray:
@@ -145,18 +154,19 @@ def _ends(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return lo, hi
 
 
-def _margin(figure: go.Figure, setting: Setting, tokens: np.ndarray, size: np.ndarray) -> None:
+def _margin(figure: go.Figure, setting: Setting, calls: Shapes) -> None:
     """Draw by how many percent 2-stage is slower than 1-stage, with its band."""
     import plotly.graph_objects as go
 
-    if not tokens.size:
+    if not len(calls):
         return
+    size, tokens = calls.bytes, calls.tokens
 
     def percent(values: dict | None) -> np.ndarray:
-        one = setting.latency_us(tokens, ONE_STAGE, values)
-        return np.asarray(100 * (setting.latency_us(tokens, TWO_STAGE, values) / one - 1))
+        one, two = (setting.latency_us(calls, a, values) for a in ALGORITHMS)
+        return np.asarray(100 * (two / one - 1))
 
-    lo, hi = _ends(percent(setting.drawn))
+    lo, hi = _ends(percent(setting.draws))
     figure.add_hline(y=0, line={"color": NEUTRAL, "width": 1}, row=2, col=1)
     figure.add_trace(band(size, lo, hi, NEUTRAL, "margin", showlegend=False), 2, 1)
     figure.add_trace(
@@ -176,7 +186,7 @@ def _margin(figure: go.Figure, setting: Setting, tokens: np.ndarray, size: np.nd
 
 
 def _points(
-    figure: go.Figure, setting: Setting, table: Measurements, last: float
+    figure: go.Figure, calls: Shapes, setting: Setting, table: Measurements
 ) -> tuple[list[float], list[float]]:
     """Draw the measured rows and, below, the pairs of arms; return their extremes in us."""
     import plotly.graph_objects as go
@@ -186,7 +196,7 @@ def _points(
 
     rows = table.select(
         (table.gpu == setting.gpu)
-        & (table.world_size == setting.world_size)
+        & (table.world_size == calls.world_size[0])
         & (table.op == setting.op)
     )
     if not len(rows):
@@ -194,6 +204,7 @@ def _points(
     found = covered(setting.calibration, rows)
     if not len(found):
         return [], []
+    last, hidden_dim = float(calls.bytes[-1]), int(calls.hidden_dim[0])
     size = size_bytes(found)
     offset = _harness_us(setting, found.harness)
     level = found.latency_us - offset
@@ -206,7 +217,7 @@ def _points(
                 continue
             shift = float(offset[mine][0])
             known = f"harness[{harness}]" in setting.calibration.values
-            filled = _same_hidden(setting, found.table.hidden_dim[mine])
+            filled = _same_hidden(hidden_dim, found.table.hidden_dim[mine])
             figure.add_trace(
                 go.Scatter(
                     x=size[mine],
@@ -235,7 +246,7 @@ def _points(
                 1,
             )
     pairs = pair(found.table, setting.op)
-    _measured_margin(figure, setting, pairs, found.harness, symbol, offset, last)
+    _measured_margin(figure, hidden_dim, pairs, found.harness, symbol, offset, last)
     shown = level[keep]
     return ([float(shown.min())], [float(shown.max())]) if shown.size else ([], [])
 
@@ -246,14 +257,14 @@ def _harness_us(setting: Setting, harness: np.ndarray) -> np.ndarray:
     return np.array([float(values.get(f"harness[{h}]", 0.0)) for h in harness.tolist()])
 
 
-def _same_hidden(setting: Setting, hidden: np.ndarray) -> list[bool]:
-    """Return which rows have the setting's hidden size (a plain all-reduce has none)."""
-    return [bool(np.isnan(h) or h == setting.hidden_dim) for h in hidden]
+def _same_hidden(hidden_dim: int, hidden: np.ndarray) -> list[bool]:
+    """Return which rows have this hidden size (a plain all-reduce has none)."""
+    return [bool(np.isnan(h) or h == hidden_dim) for h in hidden]
 
 
 def _measured_margin(
     figure: go.Figure,
-    setting: Setting,
+    hidden_dim: int,
     pairs: Pairs,
     harness: np.ndarray,
     symbol: dict,
@@ -269,7 +280,7 @@ def _measured_margin(
     shift = offset[pairs.row]
     percent = 100 * ((pairs.two_us - shift) / (pairs.one_us - shift) - 1)
     keep = size <= last * 1.05
-    same = np.array(_same_hidden(setting, pairs.hidden_dim.astype(float)), np.bool_)
+    same = np.array(_same_hidden(hidden_dim, pairs.hidden_dim.astype(float)), np.bool_)
     figure.add_trace(
         go.Scatter(
             x=size[keep],
@@ -295,26 +306,25 @@ def _measured_margin(
     )
 
 
-def _crossover(figure: go.Figure, setting: Setting) -> None:
-    """Mark the crossover and its interval in both panels."""
+def _recommended(figure: go.Figure, cutoff: Cutoff, last: float) -> None:
+    """Mark the recommended cutoff and its interval in both panels."""
     import plotly.graph_objects as go
 
-    at = float(setting.crossover_bytes()[0])
-    lo, hi = interval(setting.crossover_bytes(setting.drawn))
-    top = float(setting.shapes([512]).bytes[0]) * 1.07
-    if not 0 < at <= top:
+    at, lo, hi = cutoff.max_bytes, cutoff.max_bytes_lo, cutoff.max_bytes_hi
+    top = last * 1.07
+    if at is None or lo is None or not 0 < at <= top:
         return
     for row in (1, 2):
         figure.add_vrect(
-            x0=max(lo, 1.0), x1=min(hi, top), fillcolor=faded(NEUTRAL, 0.16), line_width=0,
-            layer="below", row=row, col=1,
+            x0=max(lo, 1.0), x1=top if hi is None else min(hi, top),
+            fillcolor=faded(NEUTRAL, 0.16), line_width=0, layer="below", row=row, col=1,
         )  # fmt: skip
         figure.add_vline(x=at, line={"color": NEUTRAL, "width": 1.5}, row=row, col=1)
-    high = "no limit" if np.isinf(hi) else kib(round(hi / 1024) * 1024)
+    high = "no limit" if hi is None else kib(hi)
     figure.add_trace(
         go.Scatter(
             x=[None], y=[None], mode="lines", line={"color": NEUTRAL, "width": 6},
-            name=f"crossover {at / 1024:.0f} KiB, 90 %: {kib(round(lo / 1024) * 1024)} to {high}",
+            name=f"recommended: 1-stage to {kib(at)}, 90 %: {kib(lo)} to {high}",
         ),
         1,
         1,
@@ -322,25 +332,24 @@ def _crossover(figure: go.Figure, setting: Setting) -> None:
 
 
 def _cutoffs(
-    figure: go.Figure, setting: Setting, rules: Sequence[Rule] | None, first: float, last: float
+    figure: go.Figure, setting: Setting, calls: Shapes, rules: Sequence[Rule] | None
 ) -> None:
     """Mark where each rule switches from 1-stage to 2-stage, labels above one another."""
-    from ..rules.rule import ENGINES, current
-
     if rules is None:
-        rules = [current(e) for e in ENGINES] if setting.op == "fused_ar_rmsnorm" else []
+        rules = [current(e) for e in ENGINES] if setting.op == FUSED else []
+    first, last = float(calls.bytes[0]), float(calls.bytes[-1])
+    hidden_dim, n = int(calls.hidden_dim[0]), int(calls.world_size[0])
     marks: dict[float, list[str]] = {}
     for rule in rules:
-        if setting.world_size not in rule.world_sizes:
+        if n not in rule.world_sizes:
             continue
         steps = rule.switches(
-            setting.hidden_dim, setting.world_size, dtype=setting.dtype,
-            kernel_version=setting.aiter_version,
-        )  # fmt: skip
+            hidden_dim, n, dtype=setting.dtype, kernel_version=setting.aiter_version
+        )
         if not steps[0][1] or len(steps) < 2:
             continue
-        token = float(setting.shapes([1]).bytes[0])
-        found = rule.cutoff_bytes(setting.world_size)
+        token = float(setting.shapes(1, hidden_dim, n).bytes)
+        found = rule.cutoff_bytes(n)
         # A token cap can come before the byte cutoff: then the cap is where the rule switches.
         last_1stage = (steps[1][0] - 1) * token
         by_bytes = found is not None and last_1stage <= found[1] < last_1stage + token * 1.001

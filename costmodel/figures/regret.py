@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..calibration.posterior import LEVEL, Calibration
-from ..data import kernels as _kernel
+from ..calibration.posterior import LEVEL
 from ..data.workload import Workload
-from ..decide.regret import Estimate, ModelledPairs, bootstrap_means, known_workload
+from ..decide.decision import Decision
+from ..decide.measured_regret import bootstrap_means, recommended_choice
+from ..decide.regret import Arms, Estimate
 from ..errors import InputError
-from ..model.shape import FUSED, WORLD_SIZES
-from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule
+from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, catalogue
 from .template import (
     GREEN,
     ORANGE,
@@ -43,64 +42,40 @@ FLOOR_PCT = 0.02
 FULL_PCT = 30.0
 
 
-def field(op: str = FUSED, recommended: Rule | None = None) -> list[Rule]:
+def field(decision: Decision) -> list[Rule]:
     """Return the rules that figures compare: recommended, shipped, proposed, the constant ones."""
-    from ..rules.rule import catalogue
-
+    op = decision.setting.op
     known = [
         r
         for r in catalogue()
         if r.op == op and r.fabric == "xgmi" and r.status in ("shipped", "current", "proposed")
     ]
-    first = [replace(recommended, name="recommended")] if recommended is not None else []
-    return [*first, *known, ALWAYS_1STAGE, ALWAYS_2STAGE]
+    claimed = any(c.claimed for c in decision.cutoffs)
+    return [*([decision.rule] if claimed else []), *known, ALWAYS_1STAGE, ALWAYS_2STAGE]
 
 
-def modelled(
-    calibration: Calibration,
-    world_sizes: Iterable[int],
-    *,
-    gpu: str,
-    workload: Workload | None = None,
-    **how: Any,
-) -> dict[int, ModelledPairs]:
-    """Return both arms over the workload per world size (options of :class:`ModelledPairs`)."""
-    load = workload or known_workload()
-    return {n: ModelledPairs.of(calibration, load, n, gpu=gpu, **how) for n in world_sizes}
-
-
-def regret_over_workload(
-    calibration: Calibration,
-    *,
-    gpu: str,
-    world_sizes: Sequence[int] = WORLD_SIZES,
-    op: str = FUSED,
-    dtype: str = "bf16",
-    aiter_version: str = _kernel.LATEST,
-    recommended: Rule | None = None,
-    workload: Workload | None = None,
-) -> go.Figure:
+def regret_over_workload(decision: Decision) -> go.Figure:
     """Return mean and worst regret of every rule over the workload, with 90 % intervals.
 
     Both algorithms' latencies are the model's; intervals come from the posterior. The worst is
     that of the worst call of the workload.
     """
-    rules = field(op, recommended)
-    pairs = modelled(
-        calibration, world_sizes, gpu=gpu, workload=workload, op=op, dtype=dtype,
-        aiter_version=aiter_version,
-    )  # fmt: skip
+    setting, world_sizes = decision.setting, decision.world_sizes
+    rules = field(decision)
     found: dict[str, dict[int, tuple[Estimate, Estimate]]] = {}
     for rule in rules:
         found[rule.name] = {}
-        for n, both in pairs.items():
+        for cutoff in decision.cutoffs:
+            arms = cutoff.arms
             try:
-                choice = both.use_1stage(rule)
+                choice = arms.use_1stage(rule)
             except InputError:  # no claim for this world size
                 continue
-            fastest = np.minimum(both.one_us, both.two_us)
-            loss = 100 * (np.where(choice, both.one_us, both.two_us) / fastest - 1)
-            found[rule.name][n] = (Estimate.of(loss @ both.weight), Estimate.of(loss.max(axis=1)))
+            loss = 100 * (arms.chosen_us(choice) / arms.fastest_us - 1)
+            found[rule.name][cutoff.world_size] = (
+                Estimate.of(arms.regret_pct(choice)),
+                Estimate.of(loss.max(axis=1)),
+            )
     order = sorted(
         (r for r in rules if found[r.name]),
         key=lambda r: np.mean([m.value for m, _ in found[r.name].values()]),
@@ -118,15 +93,15 @@ def regret_over_workload(
                 column, [order[i].words() for i, _ in mine],
             )  # fmt: skip
     _rows(figure, labels)
-    load = workload or known_workload()
-    ran = _kernel.calibrated(calibration.kernel_family, aiter_version).title
+    load = decision.workload
     subtitle = (
-        f"{op}, {dtype}, {ran}; {provenance(calibration)}. Workload: "
+        f"{setting.op}, {setting.dtype}, {setting.kernel.title}; "
+        f"{provenance(setting.calibration)}. Workload: "
         f"{np.unique(load.tokens).size} batch sizes x {np.unique(load.hidden_dim).size} hidden "
         "sizes. Modelled latencies; 90 % intervals from the posterior; left edge: "
         f"{FLOOR_PCT:g} % or less."
     )
-    title = f"What every rule loses, {plain(gpu)}"
+    title = f"What every rule loses, {plain(setting.gpu)}"
     return finish(figure, title, subtitle, height=170 + 36 * len(labels))
 
 
@@ -165,16 +140,12 @@ def regret_on_pairs(validation: Validation) -> go.Figure:
 
 def _interval_of_mean(validation: Validation, name: str, mean: float) -> Estimate:
     """Return a rule's mean regret on the pairs with the bootstrap's interval."""
-    from ..rules.rule import catalogue
-
     pairs = validation.pairs
-    version = validation.advice[0].recommendation.aiter_version
+    version = validation.advice[0].setting.aiter_version
     known = {r.name: r for r in (*catalogue(), ALWAYS_1STAGE, ALWAYS_2STAGE)}
     choice: np.ndarray
     if name == "recommended":
-        from ..decide.measured_regret import recommended_choice
-
-        choice = recommended_choice(pairs, validation.advice, version)
+        choice = recommended_choice(pairs, validation.advice)
     elif name in known:
         choice = pairs.use_1stage(known[name], version)
     else:
@@ -186,38 +157,26 @@ def _interval_of_mean(validation: Validation, name: str, mean: float) -> Estimat
     return Estimate(mean, max(0.0, float(lo)), float(hi))
 
 
-def difference_from_best(
-    calibration: Calibration,
-    hidden_dim: int,
-    *,
-    gpu: str,
-    world_sizes: Sequence[int] = WORLD_SIZES,
-    op: str = FUSED,
-    dtype: str = "bf16",
-    aiter_version: str = _kernel.LATEST,
-    recommended: Rule | None = None,
-) -> go.Figure:
+def difference_from_best(decision: Decision, hidden_dim: int) -> go.Figure:
     """Return, per rule and captured batch size, how far above the faster algorithm it runs."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    rules = field(op, recommended)
-    pairs = modelled(
-        calibration, world_sizes, gpu=gpu, workload=Workload.of([hidden_dim]), op=op, dtype=dtype,
-        aiter_version=aiter_version,
-    )  # fmt: skip
+    setting, world_sizes = decision.setting, decision.world_sizes
+    rules = field(decision)
+    load = Workload.of([hidden_dim])
     figure = make_subplots(
         rows=len(world_sizes), cols=1, shared_xaxes=True, vertical_spacing=0.07,
         subplot_titles=[f"TP{n}" for n in world_sizes],
     )  # fmt: skip
     height = 0
-    for row, (n, both) in enumerate(pairs.items(), start=1):
+    for row, n in enumerate(world_sizes, start=1):
+        arms = Arms.of(setting, load, n)
         claimed = [r for r in rules if n in r.world_sizes][::-1]
-        fastest = np.minimum(both.one_us, both.two_us)
         z, lo, hi, arm = [], [], [], []
         for rule in claimed:
-            choice = both.use_1stage(rule)
-            loss = 100 * (np.where(choice, both.one_us, both.two_us) / fastest - 1)
+            choice = arms.use_1stage(rule)
+            loss = 100 * (arms.chosen_us(choice) / arms.fastest_us - 1)
             z.append(loss.mean(0))
             ends = np.quantile(loss, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
             lo.append(ends[0])
@@ -225,7 +184,7 @@ def difference_from_best(
             arm.append(np.where(choice, "1-stage", "2-stage"))
         figure.add_trace(
             go.Heatmap(
-                x=[str(t) for t in both.shapes.tokens],
+                x=[str(t) for t in arms.shapes.tokens],
                 y=[plain(r.name) for r in claimed],
                 z=np.round(z, 2),
                 coloraxis="coloraxis",
@@ -240,7 +199,7 @@ def difference_from_best(
         )
         height += len(claimed)
         named = [
-            str(t) for t in both.shapes.tokens if t in (1, 8, 32, 64, 96, 128, 192, 256, 384, 512)
+            str(t) for t in arms.shapes.tokens if t in (1, 8, 32, 64, 96, 128, 192, 256, 384, 512)
         ]
         figure.update_xaxes(
             type="category", tickvals=named, showgrid=False, ticks="", row=row, col=1
@@ -260,13 +219,13 @@ def difference_from_best(
             },
         }
     )
-    ran = _kernel.calibrated(calibration.kernel_family, aiter_version).title
     subtitle = (
-        f"{op}, {dtype}, hidden {hidden_dim}, {ran}; {provenance(calibration)}. "
+        f"{setting.op}, {setting.dtype}, hidden {hidden_dim}, {setting.kernel.title}; "
+        f"{provenance(setting.calibration)}. "
         "Expected over the posterior; modelled latencies, typical harness."
     )
     return finish(
-        figure, f"Difference from the faster algorithm, {plain(gpu)}", subtitle,
+        figure, f"Difference from the faster algorithm, {plain(setting.gpu)}", subtitle,
         height=150 + 60 * len(world_sizes) + 17 * height, legend="none",
     )  # fmt: skip
 

@@ -144,8 +144,9 @@ def latency_along(study: Study, axis: str, values: Sequence[float], *, tokens: i
 
 def _subtitle(study: Study) -> str:
     ranks = "" if study.ranks is None else f", {study.ranks} ranks"
+    setting = study.setting
     return (
-        f"{study.op}, {study.dtype}, hidden {study.hidden_dim}, costs of {study.gpu}, "
-        f"{study.fabric or study.calibration.fabric}{ranks}; {provenance(study.calibration)}. "
+        f"{setting.op}, {setting.dtype}, hidden {study.hidden_dim}, costs of {setting.gpu}, "
+        f"{study.fabric or setting.calibration.fabric}{ranks}; {provenance(setting.calibration)}. "
         "Simulated, not measured."
     )

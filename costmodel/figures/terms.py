@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..decide.sensitivity import Setting, grid, interval
+from ..decide.decision import Cutoff, Decision
+from ..decide.explanation import Explanation
+from ..errors import InputError
 from ..model.latency import TERMS
 from ..model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
 from ..units import kib
+from .latency import token_grid
 from .template import (
     ARM_COLOUR,
     ARM_NAME,
@@ -59,24 +62,27 @@ TERM_NAME = {
 }
 
 
-def terms_along_bytes(setting: Setting, *, max_tokens: int = 256) -> go.Figure:
+def terms_along_bytes(
+    decision: Decision, world_size: int, hidden_dim: int, *, max_tokens: int = 256
+) -> go.Figure:
     """Return the stacked terms of both arms over bytes, side by side on one scale."""
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    tokens = grid(max_tokens, per_doubling=12)
+    setting = decision.setting
+    calls = setting.shapes(token_grid(max_tokens, per_doubling=12), hidden_dim, world_size)
     figure = make_subplots(
         rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.03,
         subplot_titles=[ARM_NAME[a] for a in ALGORITHMS],
     )  # fmt: skip
     seen: set[str] = set()
     for column, algorithm in enumerate(ALGORITHMS, start=1):
-        run = tokens[setting.runs(tokens, algorithm)]
-        if not run.size:
+        run = calls.select(setting.takes(calls, algorithm))
+        if not len(run):
             continue
-        size = setting.shapes(run).bytes
+        size = run.bytes
         for name, us in setting.terms(run, algorithm).items():
-            us = np.broadcast_to(us, run.shape)
+            us = np.broadcast_to(us, size.shape)
             if not (us > 0.005).any():
                 continue
             figure.add_trace(
@@ -91,7 +97,7 @@ def terms_along_bytes(setting: Setting, *, max_tokens: int = 256) -> go.Figure:
                     legendgroup=name,
                     showlegend=name not in seen,
                     legendrank=TERMS.index(name),
-                    customdata=run,
+                    customdata=run.tokens,
                     hovertemplate=f"{TERM_NAME[name]} %{{y:.2f}} us<extra></extra>",
                 ),
                 1,
@@ -105,34 +111,33 @@ def terms_along_bytes(setting: Setting, *, max_tokens: int = 256) -> go.Figure:
             range=np.log10([size[0], size[-1]]).tolist(), row=1, col=column,
             title="input bytes on one rank",
         )  # fmt: skip
-    _mark_crossover(figure, setting, float(setting.shapes([max_tokens]).bytes[0]))
+    _mark_cutoff(figure, decision.at(world_size), int(calls.bytes[-1]))
     figure.update_yaxes(title="latency, us", row=1, col=1)
     figure.update_layout(hovermode="x unified")
-    n = setting.world_size
     subtitle = (
-        f"{setting.op}, {setting.dtype}, hidden {setting.hidden_dim}, "
+        f"{setting.op}, {setting.dtype}, hidden {hidden_dim}, "
         f"{setting.kernel.title}, typical harness; {provenance(setting.calibration)}.<br>"
-        f"{evidence_line(setting.calibration, setting.gpu, n, setting.op)}. Fixed times are known "
-        "as sums; their parts lean on priors."
+        f"{evidence_line(setting.calibration, setting.gpu, world_size, setting.op)}. Fixed times "
+        "are known as sums; their parts lean on priors."
     )
-    title = f"Where the time goes, {plain(setting.gpu)}, TP{n}"
+    title = f"Where the time goes, {plain(setting.gpu)}, TP{world_size}"
     return finish(figure, title, subtitle, height=480)
 
 
-def _mark_crossover(figure: go.Figure, setting: Setting, last: float) -> None:
-    at = float(setting.crossover_bytes()[0])
-    if not 0 < at <= last:
+def _mark_cutoff(figure: go.Figure, cutoff: Cutoff, last: int) -> None:
+    at = cutoff.max_bytes
+    if at is None or not 0 < at <= last:
         return
     line = {"color": NEUTRAL, "width": 1.5, "dash": "dot"}
     for column in (1, 2):
         figure.add_vline(x=at, line=line, row=1, col=column)
     figure.add_annotation(
-        x=np.log10(at), y=0.98, yref="y domain", text=f"crossover {at / 1024:.0f} KiB ",
+        x=np.log10(at), y=0.98, yref="y domain", text=f"cutoff {kib(at)} ",
         xanchor="right", yanchor="top", showarrow=False, row=1, col=1,
     )  # fmt: skip
 
 
-def terms_of_call(setting: Setting, tokens: int) -> go.Figure:
+def terms_of_call(explanation: Explanation) -> go.Figure:
     """Return the way from 1-stage's latency to 2-stage's for one call, term by term.
 
     Every bar is what 2-stage spends more (up) or less (down) on a term. Terms that are alike in
@@ -140,16 +145,18 @@ def terms_of_call(setting: Setting, tokens: int) -> go.Figure:
     """
     import plotly.graph_objects as go
 
-    parts = {a: setting.terms([tokens], a) for a in ALGORITHMS}
-    totals = {a: sum(_number(v) for v in parts[a].values()) for a in ALGORITHMS}
+    setting, arms = explanation.setting, explanation.arms
+    if explanation.margin_us is None:
+        raise InputError(f"there is nothing to compare: {explanation.reason}")
+    parts = {a: {n: e.value for n, e in arms[a].terms.items()} for a in ALGORITHMS}
+    totals = {a: arms[a].latency_us.value for a in ALGORITHMS}
     steps = []
     for name in TERMS:
-        change = _number(parts[TWO_STAGE].get(name, 0.0)) - _number(parts[ONE_STAGE].get(name, 0.0))
+        change = parts[TWO_STAGE].get(name, 0.0) - parts[ONE_STAGE].get(name, 0.0)
         if abs(change) >= 0.005:
             steps.append((name, change))
-    drawn = setting.margin_us([tokens], setting.drawn)
-    lo, hi = interval(drawn[:, 0])
-    wins = float(np.mean(drawn[:, 0] > 0))
+    margin = explanation.margin_us.value
+    lo, hi = explanation.margin_us.lo, explanation.margin_us.hi
     names = [ARM_NAME[ONE_STAGE], *(TERM_NAME[n] for n, _ in steps), ARM_NAME[TWO_STAGE]]
     values = [totals[ONE_STAGE], *(c for _, c in steps), totals[TWO_STAGE]]
     figure = go.Figure(
@@ -172,10 +179,9 @@ def terms_of_call(setting: Setting, tokens: int) -> go.Figure:
         )
     )
     figure.update_yaxes(title="us", rangemode="tozero", range=[0, 1.15 * _peak(values)])
-    margin = totals[TWO_STAGE] - totals[ONE_STAGE]
-    size = int(setting.shapes([tokens]).bytes[0])
-    slower, faster = ("2-stage", "1-stage") if margin > 0 else ("1-stage", "2-stage")
-    chance = wins if margin > 0 else 1 - wins
+    slower, faster = (TWO_STAGE, ONE_STAGE) if margin > 0 else (ONE_STAGE, TWO_STAGE)
+    chance = explanation.probability
+    chance = chance if explanation.choice == faster else 1 - chance
     ends = sorted((abs(lo), abs(hi))) if lo * hi > 0 else None
     span = (
         f"90 %: {ends[0]:.1f} to {ends[1]:.1f}"
@@ -183,13 +189,15 @@ def terms_of_call(setting: Setting, tokens: int) -> go.Figure:
         else f"90 %: 2-stage {_signed(lo)} to {_signed(hi)}"
     )
     title = (
-        f"{tokens} tokens x {setting.hidden_dim} ({kib(size)}), {plain(setting.gpu)}, "
-        f"TP{setting.world_size}: {slower} takes {abs(margin):.1f} us more"
+        f"{explanation.tokens} tokens x {explanation.hidden_dim} ({kib(explanation.bytes)}), "
+        f"{plain(setting.gpu)}, TP{explanation.world_size}: {ARM_NAME[slower]} takes "
+        f"{abs(margin):.1f} us more"
     )
     subtitle = (
-        f"{span} us; {faster} is faster in {_share(chance)} of the posterior. {setting.op}, "
-        f"{setting.dtype}, {setting.kernel.title}; {provenance(setting.calibration)}.<br>"
-        + evidence_line(setting.calibration, setting.gpu, setting.world_size, setting.op)
+        f"{span} us; {ARM_NAME[faster]} is faster in {_share(chance)} of the posterior. "
+        f"{setting.op}, {setting.dtype}, {setting.kernel.title}; "
+        f"{provenance(setting.calibration)}.<br>"
+        + evidence_line(setting.calibration, setting.gpu, explanation.world_size, setting.op)
         + "."
     )
     return finish(figure, title, subtitle, height=440, legend="none")
@@ -201,10 +209,6 @@ def _share(chance: float) -> str:
 
 def _signed(us: float) -> str:
     return f"{abs(us):.1f} {'more' if us > 0 else 'less'}"
-
-
-def _number(value: Any) -> float:
-    return float(np.ravel(value)[0])
 
 
 def _peak(values: list[float]) -> float:

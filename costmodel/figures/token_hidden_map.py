@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..calibration.posterior import LEVEL, Calibration
-from ..data import kernels as _kernel
+from ..calibration.posterior import LEVEL
 from ..data.workload import captured_batch_sizes
-from ..decide.prediction import SEED, latency_us
-from ..model.geometry import eligible
-from ..model.shape import FUSED, ONE_STAGE, TWO_STAGE, WORLD_SIZES, Shapes
+from ..decide.decision import Cutoff, Decision
+from ..decide.setting import Setting
+from ..model.shape import ALGORITHMS, Shapes
 from ..rules.condition import Calls
 from ..units import element_bytes
 from .template import BLUE, NEUTRAL, VERMILLION, finish, plain, provenance
@@ -39,51 +38,38 @@ DASHES = ("dot", "dash", "dashdot", "longdash", "longdashdot")
 #: The map has a light ground on light and dark pages, so what is drawn on it is dark on both.
 INK = "#111418"
 
-DRAWS = 200
-
 
 def decision_map(
-    calibration: Calibration,
-    *,
-    gpu: str,
-    world_sizes: Sequence[int] = WORLD_SIZES,
-    op: str = FUSED,
-    dtype: str = "bf16",
-    aiter_version: str = _kernel.LATEST,
-    rules: Sequence[Rule] | None = None,
-    recommended: Rule | None = None,
-    max_tokens: int = 512,
+    decision: Decision, *, rules: Sequence[Rule] | None = None, max_tokens: int = 512
 ) -> go.Figure:
     """Return a map per world size: how many percent the slower algorithm is slower.
 
     Blue is where 1-stage is faster, orange where 2-stage is. The thin pair of lines bounds the
-    calls on which the posterior does not decide with 95 % either way. ``rules`` (default: the
-    engines' current ones) and ``recommended`` are drawn where they switch. Ticks along the tokens
-    are the captured batch sizes.
+    calls on which the posterior does not decide with 95 % either way. The recommended rule and
+    ``rules`` (default: the engines' current ones) are drawn where they switch. Ticks along the
+    tokens are the captured batch sizes.
     """
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
+    setting, world_sizes = decision.setting, decision.world_sizes
+    op, dtype, aiter_version = setting.op, setting.dtype, setting.aiter_version
     if rules is None:
         rules = _current(op)
-    found = _kernel.calibrated(calibration.kernel_family, aiter_version)
+    recommended = decision.rule if any(c.claimed for c in decision.cutoffs) else None
     tokens = _edges(1, max_tokens, 84)
     hidden = np.unique(np.rint(np.geomspace(*HIDDEN, 64) / 8) * 8).astype(np.int64)
     t, h = (a.ravel() for a in np.meshgrid(tokens, hidden))
     figure = make_subplots(
         rows=1, cols=len(world_sizes), shared_yaxes=True, horizontal_spacing=0.03,
-        subplot_titles=[_panel_title(calibration, gpu, n, op) for n in world_sizes],
+        subplot_titles=[_panel_title(decision.at(n)) for n in world_sizes],
     )  # fmt: skip
-    values = calibration.draw(DRAWS, SEED)
-    values["harness[]"] = 0.0
     for column, n in enumerate(world_sizes, start=1):
-        shapes = Shapes.of(t, h, n, op=op, dtype=dtype)
-        both = eligible(shapes, ONE_STAGE, found)[0] & eligible(shapes, TWO_STAGE, found)[0]
-        how: dict[str, Any] = {"gpu": gpu, "kernel": found}
-        one = latency_us(calibration, shapes, ONE_STAGE, **how)
-        two = latency_us(calibration, shapes, TWO_STAGE, **how)
+        shapes = setting.shapes(t, h, n)
+        both = setting.takes_both(shapes)
+        one, two = (setting.latency_us(shapes, a) for a in ALGORITHMS)
         margin = 100 * np.where(two > one, two / one - 1, 1 - one / two)
-        wins = _probability(calibration, shapes, values, how)
+        wins = _probability(setting, shapes)
         grid = (hidden.size, tokens.size)
         figure.add_trace(
             go.Heatmap(
@@ -132,21 +118,19 @@ def decision_map(
     _legend(figure, rules, recommended)
     _axes(figure, len(world_sizes), max_tokens)
     subtitle = (
-        f"{op}, {dtype}, {found.title}; {provenance(calibration)}. Colour: how much slower "
-        "the slower algorithm is, percent, 1-stage and 2-stage as modelled."
+        f"{op}, {dtype}, {setting.kernel.title}; {provenance(setting.calibration)}. Colour: how "
+        "much slower the slower algorithm is, percent, 1-stage and 2-stage as modelled."
         "<br>Thin lines: between them neither algorithm is faster with 95 % probability. "
         "Ticks: captured batch sizes."
     )
-    finish(figure, f"Which algorithm is faster, {plain(gpu)}", subtitle, height=520)
+    finish(figure, f"Which algorithm is faster, {plain(setting.gpu)}", subtitle, height=520)
     figure.update_layout(margin={"b": 84, "r": 80})
     return figure
 
 
-def _panel_title(calibration: Calibration, gpu: str, n: int, op: str) -> str:
-    refused = any(r.gpu == gpu and r.world_size == n for r in calibration.refusals)
-    measured = all(calibration.measured(gpu, n, op, a) for a in (ONE_STAGE, TWO_STAGE))
-    word = "rows contradict" if refused else "measured" if measured else "transferred"
-    return f"TP{n} ({word})"
+def _panel_title(cutoff: Cutoff) -> str:
+    word = "measured" if cutoff.measured else "transferred"
+    return f"TP{cutoff.world_size} ({word if cutoff.claimed else 'no claim'})"
 
 
 def _current(op: str) -> list[Rule]:
@@ -166,19 +150,13 @@ def _edges(low: int, high: int, count: int) -> Array:
     return np.unique(np.rint(np.geomspace(low, high, count))).astype(np.int64)
 
 
-def _probability(
-    calibration: Calibration, shapes: Shapes, values: dict[str, Any], how: dict[str, Any]
-) -> Array:
+def _probability(setting: Setting, shapes: Shapes) -> Array:
     """Return the share of the posterior in which 1-stage is faster, per shape."""
     share = np.empty(len(shapes))
     for start in range(0, len(shapes), 1024):
         block = slice(start, start + 1024)
-        some = Shapes(
-            shapes.op, shapes.dtype,
-            shapes.tokens[block], shapes.hidden_dim[block], shapes.world_size[block],
-        )  # fmt: skip
-        one = latency_us(calibration, some, ONE_STAGE, values=values, **how)
-        two = latency_us(calibration, some, TWO_STAGE, values=values, **how)
+        some = shapes.select(block)
+        one, two = (setting.latency_us(some, a, setting.draws) for a in ALGORITHMS)
         share[block] = np.mean(one < two, axis=0)
     return share
 

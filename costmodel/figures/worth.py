@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..data import kernels as _kernel
 from .template import ARM_COLOUR, NEUTRAL, finish, plain, provenance
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def worth_by_batch(worths: Sequence[Worth]) -> go.Figure:
     named: set[str] = set()
     for row, w in enumerate(worths, start=1):
         for arm, name in CHANGE.items():
-            mine = [b for b in w.batches if b.old != b.new and b.new == arm]
+            mine = [b for b in w.changed if b.new == arm]
             saved = np.array([b.saved_us.value for b in mine])
             lo, hi = (np.array([getattr(b.saved_us, k) for b in mine]) for k in ("lo", "hi"))
             if not mine and name in named:
@@ -70,7 +69,7 @@ def worth_by_batch(worths: Sequence[Worth]) -> go.Figure:
             if mine:
                 named.add(name)
         figure.add_hline(y=0, line={"color": NEUTRAL, "width": 1}, row=row, col=1)
-        if all(b.old == b.new for b in w.batches):
+        if not w.changed:
             figure.add_annotation(
                 text="both rules decide alike at every captured batch size", showarrow=False,
                 x=0.5, y=0.5, xref="x domain", yref="y domain", row=row, col=1,
@@ -84,14 +83,14 @@ def worth_by_batch(worths: Sequence[Worth]) -> go.Figure:
     figure.update_xaxes(title="batch size (captured)", row=len(worths), col=1)
     figure.update_yaxes(title="us saved a step")
     figure.update_layout(bargap=0.15, barmode="overlay")
-    ran = _kernel.calibrated(first.calibration.kernel_family, first.aiter_version).title
+    setting = first.setting
     weights = first.histogram.name or "every captured batch size alike, which is nobody's traffic"
     subtitle = (
         f"Decode step of {plain(first.llm.name)}: {first.llm.calls_per_step} calls, hidden "
-        f"{first.llm.hidden_size}, {first.dtype}, {ran}; "
-        f"{provenance(first.calibration)}. Modelled; 90 % intervals. Mean over: {plain(weights)}."
+        f"{first.llm.hidden_size}, {setting.dtype}, {setting.kernel.title}; "
+        f"{provenance(setting.calibration)}. Modelled; 90 % intervals. Mean over: {plain(weights)}."
     )
-    title = f"Worth of {plain(first.new.name)} over {plain(first.old.name)}, {plain(first.gpu)}"
+    title = f"Worth of {plain(first.new.name)} over {plain(first.old.name)}, {plain(setting.gpu)}"
     return finish(figure, title, subtitle, height=150 + 170 * len(worths))
 
 

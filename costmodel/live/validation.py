@@ -17,16 +17,15 @@ from typing import Any
 import numpy as np
 
 from ..calibration.observations import observe
-from ..calibration.posterior import Calibration
 from ..data import measurement
-from ..data.kernels import LATEST
 from ..data.measurement import Measurements
 from ..data.workload import Workload
 from ..decide.measured_regret import RECOMMENDED, Agreement, RuleRegret, agreement, judge
 from ..decide.pairs import Pairs, pair
-from ..decide.recommendation import NOT_IDENTIFIED, recommend
+from ..decide.recommendation import recommend
 from ..decide.row_errors import Rows, covered
-from ..decide.validation import SCHEMA, Limits, Validation, validate
+from ..decide.setting import Setting
+from ..decide.validation import Limits, Validation, validate
 from ..errors import InputError
 from ..model.shape import FUSED
 from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, current, shipped
@@ -86,7 +85,7 @@ class Measured:
             ("median_ape", "p90_ape", "max_ape", "coverage90", "median_ape_offset")
         )
         return {
-            "schema": SCHEMA,
+            "schema": "costmodel/validate/1",
             "accuracy": {"n": 0, **accuracy, "reason": self.reason},
             "choice": self.choice.to_dict(),
             "regret": [r.to_dict() for r in self.regret],
@@ -138,12 +137,7 @@ def arguments(
 
 
 def judge_run(
-    directory: Path,
-    calibration: Calibration,
-    gpu: str,
-    *,
-    limits: Limits | None = None,
-    aiter_version: str = LATEST,
+    directory: Path, setting: Setting, *, limits: Limits | None = None
 ) -> tuple[Validation | Measured, Live]:
     """Judge the rows of a finished run directory, by the rule recommended for its hidden sizes.
 
@@ -156,47 +150,46 @@ def judge_run(
     if not len(pairs):
         raise InputError(f"{directory}: no shape was measured with both algorithms")
     found: Validation | Measured
-    if len(covered(calibration, table)):
+    if len(covered(setting.calibration, table)):
         found = validate(
-            table, calibration, limits=limits, aiter_version=aiter_version, op=FUSED,
+            table, setting, limits=limits, op=FUSED,
             workload=Workload.of(np.unique(pairs.hidden_dim).tolist()),
         )  # fmt: skip
-        rules = {(a.gpu, a.dtype): a.rule for a in found.advice}
+        rules = {(a.setting.gpu, a.setting.dtype): a.rule for a in found.advice}
     else:
-        own = _rule(calibration, gpu, pairs, aiter_version)
+        own = _rule(setting, pairs)
         rules = dict.fromkeys(zip(pairs.gpu.tolist(), pairs.dtype.tolist(), strict=True), own)
-        found = _measured_only(table, calibration, pairs, own, limits, aiter_version)
+        found = _measured_only(table, setting, pairs, own, limits)
     machine = ", ".join(sorted(set(table.gpu.tolist()) - {""})) or "CPU processes"
     live = Live(
-        backend, machine, len(pairs), _choices(pairs, rules, aiter_version), _auto_ran(directory)
+        backend,
+        machine,
+        len(pairs),
+        _choices(pairs, rules, setting.aiter_version),
+        _auto_ran(directory),
     )
     return found, live
 
 
-def _rule(calibration: Calibration, gpu: str, pairs: Pairs, aiter_version: str) -> Rule:
+def _rule(setting: Setting, pairs: Pairs) -> Rule:
     """Return the calibration's recommended rule for its own GPU, without gaps."""
-    sizes = tuple(np.unique(pairs.world_size).tolist())
-    found = recommend(calibration, gpu=gpu, world_sizes=sizes, aiter_version=aiter_version)
-    if all(c.verdict == NOT_IDENTIFIED for c in found.cutoffs):
-        return current("aiter", FUSED)
-    return found.rule().completed_by(current("aiter", FUSED))
+    decision = recommend(setting, world_sizes=np.unique(pairs.world_size).tolist())
+    fallback = current("aiter", FUSED)
+    if not any(c.claimed for c in decision.cutoffs):
+        return fallback
+    return decision.rule.completed_by(fallback)
 
 
 def _measured_only(
-    table: Measurements,
-    calibration: Calibration,
-    pairs: Pairs,
-    rule: Rule,
-    limits: Limits,
-    aiter_version: str,
+    table: Measurements, setting: Setting, pairs: Pairs, rule: Rule, limits: Limits
 ) -> Measured:
     why = "; ".join(f"{n} rows: {r}" for r, n in observe(table).set_aside.items())
     none = np.zeros(len(table), np.bool_)
     rows = Rows(observe(table), np.zeros(len(table)), none, none, np.full(len(table), NOISE))
-    ours = pairs.use_1stage(rule, aiter_version)
+    ours = pairs.use_1stage(rule, setting.aiter_version)
     field = [*shipped(FUSED), ALWAYS_1STAGE, ALWAYS_2STAGE]
     agreed = agreement(pairs, ours, limits.tie)
-    regret = judge(pairs, ours, field, rows, aiter_version)
+    regret = judge(pairs, ours, field, rows, setting.aiter_version)
     mine = next(r for r in regret if r.rule == RECOMMENDED)
     failures = []
     if mine.mean_pct > limits.regret:
@@ -210,6 +203,7 @@ def _measured_only(
             f"{100 * agreed.agree_outside_tie:.1f} % of the pairs outside the tie band, less than "
             f"{100 * limits.agree:g} %"
         )
+    calibration = setting.calibration
     reason = f"calibration {calibration.id} ({calibration.fabric}) covers no row ({why})"
     return Measured(reason, agreed, regret, tuple(failures))
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.kernels import Kernel
+from ..data.kernels import Kernel, first_release
 from ..units import PACK_BYTES, element_bytes
 from . import fabric as _fabric
 from . import shared_gpu as loopback
@@ -54,7 +54,6 @@ class Geometry:
     size_bytes: Array
     launches: int
     exit_barriers: int
-    middle_barriers: int
     release_acquire: bool
     workgroups: Array
     turns: Array
@@ -125,7 +124,6 @@ def geometry(shapes: Shapes, algorithm: str, kernel: Kernel, *, arch: str = "gfx
         size_bytes=size,
         launches=2 if two_kernels else 1,
         exit_barriers=int(fused or (one_stage and kernel.plain_1stage_exit_barrier)),
-        middle_barriers=int(not fused and not one_stage),
         release_acquire=kernel.release_acquire and fused and not one_stage,
         workgroups=workgroups,
         turns=turns,
@@ -164,7 +162,8 @@ def eligible(shapes: Shapes, algorithm: str, kernel: Kernel) -> tuple[NDArray[np
     if algorithm == ONE_STAGE:
         if not kernel.fused_1stage:
             return np.zeros(shapes.tokens.shape, np.bool_), (
-                f"{kernel.title} has no 1-stage fused kernel (it came with 0.1.10.post3)"
+                f"{kernel.title} has no 1-stage fused kernel "
+                f"(it came with {first_release('fused_1stage')})"
             )
         ok = whole & (packs <= kernel.fused_1stage_max_packs)
         words = f"hidden % {pack} == 0 and hidden / {pack} <= {kernel.fused_1stage_max_packs}"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -78,6 +79,12 @@ class Shapes:
     def bytes(self) -> NDArray[np.int64]:
         """Input bytes on one rank."""
         return self.tokens * self.hidden_dim * element_bytes(self.dtype)
+
+    def select(self, calls: NDArray[Any] | slice) -> Shapes:
+        """Return the calls of a mask or an index, of flat arrays."""
+        return Shapes(
+            self.op, self.dtype, self.tokens[calls], self.hidden_dim[calls], self.world_size[calls]
+        )
 
     def __len__(self) -> int:
         return self.tokens.size

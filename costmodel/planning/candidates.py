@@ -18,14 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration.posterior import HARNESS_DOF, NOISE_DOF, Calibration
-from ..data.kernels import Kernel
 from ..data.workload import captured_batch_sizes
-from ..decide.prediction import latency_us
-from ..model.geometry import eligible
-from ..model.shape import ALGORITHMS, Shapes
+from ..decide.setting import Setting
+from ..model.shape import ALGORITHMS
 from ..units import element_bytes
 from .coordinates import Posterior, linear
-from .stake import Stake
+from .value import RegretSurface
 
 Array = NDArray[np.float64]
 
@@ -61,15 +59,11 @@ class Candidates:
     @classmethod
     def of(
         cls,
-        calibration: Calibration,
+        setting: Setting,
         posterior: Posterior,
         hidden_dims: tuple[int, ...],
         world_sizes: tuple[int, ...],
         *,
-        gpu: str,
-        op: str,
-        dtype: str,
-        kernel: Kernel,
         noise: float,
     ) -> Candidates:
         """Evaluate captured batch sizes x hidden sizes x world sizes.
@@ -83,32 +77,28 @@ class Candidates:
             a.ravel()
             for a in np.meshgrid(world_sizes, hidden_dims, captured_batch_sizes(), indexing="ij")
         )
-        shapes = Shapes.of(t, h, n, op=op, dtype=dtype)
+        shapes = setting.shapes(t, h, n)
         white = posterior.sample(DRAWS)
         values = posterior.values(white)
-        spread_us = harness_spread_us(calibration)
+        spread_us = harness_spread_us(setting.calibration)
         size = 2 * len(shapes)
         latency = np.empty(size)
         rows = np.empty((size, white.shape[1] + 1))
         for a, algorithm in enumerate(ALGORITHMS):
-            log = np.log(
-                latency_us(calibration, shapes, algorithm, gpu=gpu, kernel=kernel, values=values)
-            )
+            log = np.log(setting.latency_us(shapes, algorithm, values))
             latency[a::2] = np.exp(log.mean(axis=0))
             rows[a::2, :-1] = linear(white, log)
             rows[a::2, -1] = spread_us * np.exp(-log).mean(axis=0)
-        takes = (
-            eligible(shapes, ALGORITHMS[0], kernel)[0] & eligible(shapes, ALGORITHMS[1], kernel)[0]
-        )
         variance = noise**2 * NOISE_DOF / (NOISE_DOF - 2)
-        return cls(op, dtype, t, h, n, latency, np.repeat(takes, 2), rows, variance)
+        possible = np.repeat(setting.takes_both(shapes), 2)
+        return cls(setting.op, setting.dtype, t, h, n, latency, possible, rows, variance)
 
     @property
     def size_bytes(self) -> NDArray[np.int64]:
         """Input bytes of the shapes on one rank, (n,)."""
         return self.tokens * self.hidden_dim * element_bytes(self.dtype)
 
-    def near(self, stakes: tuple[Stake, ...]) -> Candidates:
+    def near(self, surfaces: tuple[RegretSurface, ...]) -> Candidates:
         """Return the candidates with only those possible that lie near a decision still open.
 
         Near means within a factor of :data:`NEAR` of the cutoff's present interval. Measurements
@@ -119,11 +109,11 @@ class Candidates:
         """
         size = self.size_bytes
         keep = np.zeros(size.size, np.bool_)
-        for s in stakes:
+        for s in surfaces:
             if s.open:
                 here = self.world_size == s.world_size
-                high = np.inf if s.now.hi is None else s.now.hi * NEAR
-                close = here & (size >= s.now.lo / NEAR) & (size <= high)
+                low, high = s.interval
+                close = here & (size >= low / NEAR) & (size <= high * NEAR)
                 keep |= close if (close & self.possible[::2]).any() else here
         return replace(self, possible=self.possible & np.repeat(keep, 2))
 

@@ -8,28 +8,27 @@ in order of worth, each with ``op``, ``arms``, ``world_size``, ``tokens``, ``hid
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..calibration.posterior import Calibration
-from ..data import kernels as _kernel
 from ..data.workload import Workload
+from ..decide.decision import ALWAYS_ONE_STAGE
+from ..decide.recommendation import recommend
+from ..decide.setting import Setting
 from ..errors import InputError
 from ..files import replacing
 from ..live.run.points import SCHEMA
-from ..model.geometry import eligible
-from ..model.shape import FUSED, ONE_STAGE, OPS, WORLD_SIZES, Shapes
-from . import outlook
+from ..model.shape import FUSED, WORLD_SIZES, Shapes
 from .budget import Budget, Effort
 from .candidates import Candidates, harness_spread_us
 from .coordinates import Posterior
-from .outlook import Interval
 from .reasons import reasons
 from .search import Problem, search
-from .stake import Stake
+from .value import Interval, RegretSurface, at_present
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,7 @@ class Prospect:
 
     ``regret_pct_perfect`` is what one cutoff in bytes cannot avoid. ``open_share`` of the calls
     lie inside the cutoff's present interval; on those the regret averages ``open_regret_pct``.
+    ``always``: 1-stage at every size, nothing is open.
     """
 
     world_size: int
@@ -65,6 +65,7 @@ class Prospect:
     regret_pct_perfect: float
     open_share: float
     open_regret_pct: float
+    always: bool = False
     note: str = ""
 
 
@@ -72,12 +73,7 @@ class Prospect:
 class Plan:
     """What to measure next, best first, with what is expected of it."""
 
-    arch: str
-    gpu: str
-    op: str
-    dtype: str
-    aiter_version: str
-    calibration: Calibration
+    setting: Setting
     budget: Budget
     effort: Effort
     noise: float
@@ -112,16 +108,11 @@ class Plan:
         before, after, perfect = self.regret_pct
         return {
             "schema": SCHEMA,
-            "arch": self.arch,
-            "gpu": self.gpu,
-            "op": self.op,
-            "dtype": self.dtype,
-            "aiter_version": self.aiter_version,
-            "calibration": {"id": self.calibration.id, "sha256": self.calibration.sha256},
+            **self.setting.about(),
             "budget": self.budget.to_dict(),
             "assumed": {
                 "noise": round(self.noise, 5),
-                "harness_spread_us": round(harness_spread_us(self.calibration), 3),
+                "harness_spread_us": round(harness_spread_us(self.setting.calibration), 3),
                 "seconds_per_launch": self.effort.launch_s,
                 "seconds_per_shape": self.effort.shape_s,
                 "seconds_per_arm": self.effort.arm_s,
@@ -162,12 +153,16 @@ class Plan:
             ],
         }
 
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"TP{e.world_size} {e.tokens} x {e.hidden_dim}" for e in self.entries)
+        return f"Plan({self.setting.gpu}: {shapes or 'nothing to measure'})"
+
     def save(self, path: str | Path, *, force: bool = False) -> None:
         """Write the plan file, whole or not at all.
 
         Raises :class:`InputError` as :func:`check_writable` does, and for a plan without shapes.
         """
-        check_writable(path, self.op, force=force)
+        check_writable(path, self.setting.op, force=force)
         if not self.entries:
             raise InputError(f"{path}: not written: nothing is worth measuring in this budget")
         with replacing(path) as stream:
@@ -195,100 +190,63 @@ def check_writable(path: str | Path, op: str, *, force: bool = False) -> None:
 
 
 def plan(
-    calibration: Calibration,
-    *,
-    gpu: str,
+    setting: Setting,
     budget: Budget,
-    op: str = FUSED,
-    dtype: str = "bf16",
-    aiter_version: str = _kernel.LATEST,
-    hidden_dims: tuple[int, ...] | None = None,
-    world_sizes: tuple[int, ...] = WORLD_SIZES,
+    workload: Workload | None = None,
+    *,
+    world_sizes: Sequence[int] = WORLD_SIZES,
     noise: float | None = None,
     effort: Effort | None = None,
 ) -> Plan:
     """Choose the measurements that most reduce the expected regret of the recommended rule.
 
-    The regret is that of ``recommend``: over captured batch sizes x ``hidden_dims`` (default: the
-    hidden sizes of known models), every world size weighing the same. ``noise`` is the scatter of
-    log latencies around the model (default: the calibration's typical one). Raises
-    :class:`InputError` for a budget that allows no measurement and for what ``recommend`` rejects.
+    Cutoffs, intervals and regret as things stand are those of :func:`recommend` for the same
+    ``workload``; every world size weighs the same. ``noise`` is the scatter of log latencies
+    around the model (default: the calibration's typical one). Raises :class:`InputError` for a
+    budget that allows no measurement and for what ``recommend`` rejects.
     """
     problem, posterior, noise = pose(
-        calibration, gpu=gpu, op=op, dtype=dtype, aiter_version=aiter_version,
-        hidden_dims=hidden_dims, world_sizes=world_sizes, noise=noise, effort=effort,
-    )  # fmt: skip
+        setting, workload, world_sizes=world_sizes, noise=noise, effort=effort
+    )
     _check_affordable(problem, budget)
-    found = _kernel.calibrated(calibration.kernel_family, aiter_version)
     design = search(problem, budget)
     shapes: dict[int, list[int]] = {}
     for m in design:
         shapes.setdefault(m // 2, []).append(m)
-    why = reasons(
-        calibration, posterior, problem.stakes, problem.candidates, list(shapes.values()), gpu=gpu
-    )
+    why = reasons(setting, posterior, problem.surfaces, problem.candidates, list(shapes.values()))
     return Plan(
-        arch=next(a for a, g in calibration.gpus if g == gpu),
-        gpu=gpu,
-        op=op,
-        dtype=dtype,
-        aiter_version=aiter_version,
-        calibration=calibration,
+        setting=setting,
         budget=budget,
         effort=problem.effort,
         noise=noise,
         entries=_entries(problem, shapes, why),
-        prospects=_prospects(calibration, posterior, problem, design, gpu, found),
+        prospects=_prospects(setting, posterior, problem, design),
     )
 
 
 def pose(
-    calibration: Calibration,
+    setting: Setting,
+    workload: Workload | None = None,
     *,
-    gpu: str,
-    op: str = FUSED,
-    dtype: str = "bf16",
-    aiter_version: str = _kernel.LATEST,
-    hidden_dims: tuple[int, ...] | None = None,
-    world_sizes: tuple[int, ...] = WORLD_SIZES,
+    world_sizes: Sequence[int] = WORLD_SIZES,
     noise: float | None = None,
     effort: Effort | None = None,
 ) -> tuple[Problem, Posterior, float]:
     """Return (the planner's problem, the posterior behind it, the noise); see :func:`plan`."""
-    from ..data import llms
-
-    if op not in OPS:
-        raise InputError(f"unknown op '{op}'; the model knows {', '.join(OPS)}")
-    found = _kernel.calibrated(calibration.kernel_family, aiter_version)
-    if op == FUSED and not found.fused_1stage:
-        raise InputError(
-            f"{found.title} has no 1-stage fused kernel, so there is nothing to choose; "
-            "it came with 0.1.10.post3"
-        )
     if noise is None:
-        noise = calibration.typical_noise
+        noise = setting.calibration.typical_noise
     if not 0 < noise < 1:
         raise InputError(f"--noise is {noise:g}; give the scatter as a fraction, such as 0.02")
     if not world_sizes:
         raise InputError("no world size is asked about; give 2, 4 or 8")
-    asked = hidden_dims or tuple(llms.hidden_dims())
-    one_token = Shapes.of(1, asked, 2, op=op, dtype=dtype)
-    valid, words = eligible(one_token, ONE_STAGE, found)
-    if not valid.all() and (hidden_dims or not valid.any()):
-        bad = int(one_token.hidden_dim[~valid][0])
-        raise InputError(
-            f"hidden size {bad} is rejected by the 1-stage kernel of {found.title}: "
-            f"it needs {words}"
-        )
-    asked = tuple(sorted({h for h, ok in zip(asked, valid.tolist(), strict=True) if ok}))
     sizes = tuple(sorted(set(world_sizes)))
-    posterior = Posterior.of(calibration)
+    decision = recommend(setting, workload, world_sizes=sizes)
+    posterior = Posterior.of(setting.calibration)
     white = posterior.sample()
-    workload = Workload.of(asked)
-    about: dict[str, Any] = {"gpu": gpu, "op": op, "dtype": dtype, "kernel": found}
-    stakes = tuple(Stake.of(calibration, posterior, white, workload, n, **about) for n in sizes)
-    candidates = Candidates.of(calibration, posterior, asked, sizes, noise=noise, **about)
-    problem = Problem(stakes, candidates.near(stakes), effort or Effort())
+    surfaces = tuple(RegretSurface.of(setting, c, posterior, white) for c in decision.cutoffs)
+    hidden_dims = tuple(np.unique(decision.workload.hidden_dim).tolist())
+    candidates = Candidates.of(setting, posterior, hidden_dims, sizes, noise=noise)
+    problem = Problem(surfaces, candidates.near(surfaces), effort or Effort())
     return problem, posterior, noise
 
 
@@ -333,38 +291,35 @@ def _entries(problem: Problem, shapes: dict[int, list[int]], why: list[str]) -> 
 
 
 def _prospects(
-    calibration: Calibration,
-    posterior: Posterior,
-    problem: Problem,
-    design: list[int],
-    gpu: str,
-    found: _kernel.Kernel,
+    setting: Setting, posterior: Posterior, problem: Problem, design: list[int]
 ) -> tuple[Prospect, ...]:
-    after = problem.regret_by_stake(design)
+    """Return what each world size stands to gain.
+
+    Cutoff, interval and regret as things stand are the decision's. The planner has draws of its
+    own; what it finds measuring to spare is taken off the decision's regret.
+    """
     learnt = problem.learnt(design)
     out = []
-    for stake, left in zip(problem.stakes, after, strict=True):
-        refused = [
-            r.reason
-            for r in calibration.refusals
-            if (r.gpu, r.world_size) == (gpu, stake.world_size)
-        ]
-        before = outlook.now(stake)
-        measured = bool(design) and stake.open
-        share, regret = stake.open_calls()
+    for surface, left in zip(problem.surfaces, problem.regret_by_world_size(design), strict=True):
+        cutoff = surface.cutoff
+        before = at_present(cutoff)
+        measured = bool(design) and surface.open
+        share, regret = surface.open_calls()
+        now = cutoff.regret_pct
+        perfect = max(0.0, now - 100 * (surface.before - surface.perfect))
+        spared = 100 * (surface.before - left) if design else 0.0
         out.append(
             Prospect(
-                world_size=stake.world_size,
+                world_size=surface.world_size,
                 before=before,
-                after=outlook.expected(calibration, posterior, stake, learnt, gpu=gpu, kernel=found)
-                if measured
-                else before,
-                regret_pct_before=100 * stake.before,
-                regret_pct_after=100 * left if design else 100 * stake.before,
-                regret_pct_perfect=100 * stake.perfect,
+                after=surface.expected(setting, posterior, learnt) if measured else before,
+                regret_pct_before=now,
+                regret_pct_after=max(perfect, now - spared),
+                regret_pct_perfect=perfect,
                 open_share=share,
                 open_regret_pct=100 * regret,
-                note=refused[0] if refused else "",
+                always=cutoff.verdict == ALWAYS_ONE_STAGE,
+                note="" if cutoff.claimed else cutoff.reason,
             )
         )
     return tuple(out)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import Calibration
+from ..decide.setting import Setting
 from .candidates import Candidates
 from .coordinates import Posterior
-from .stake import Stake
+from .value import RegretSurface
 
 Array = NDArray[np.float64]
 
@@ -45,13 +45,11 @@ Z90 = 1.6448536269514722
 
 
 def reasons(
-    calibration: Calibration,
+    setting: Setting,
     posterior: Posterior,
-    stakes: tuple[Stake, ...],
+    surfaces: tuple[RegretSurface, ...],
     candidates: Candidates,
     shapes: list[list[int]],
-    *,
-    gpu: str,
 ) -> list[str]:
     """Return a line per shape of the plan; ``shapes`` lists each one's measurements, in order."""
     named: set[tuple[int, str]] = set()
@@ -62,28 +60,28 @@ def reasons(
         new = [a for m in measurements if (n, a := candidates.algorithm(m)) not in named]
         named |= {(n, a) for a in new}
         parts = [
-            _novelty(calibration, gpu, n, candidates.op, new),
+            _novelty(setting, n, new),
             _precision(candidates, before, measurements),
-            _told(posterior, stakes, candidates, before, measurements),
+            _told(posterior, surfaces, candidates, before, measurements),
         ]
         lines.append("; ".join(p for p in parts if p))
         before += measurements
     return lines
 
 
-def _novelty(calibration: Calibration, gpu: str, n: int, op: str, algorithms: list[str]) -> str:
+def _novelty(setting: Setting, n: int, algorithms: list[str]) -> str:
     """Say which algorithms the calibration has no row of: on the whole arch, or on this GPU."""
-    arch = next(a for a, g in calibration.gpus if g == gpu)
-    gpus = {g for a, g in calibration.gpus if a == arch}
+    calibration, op = setting.calibration, setting.op
+    gpus = {g for a, g in calibration.gpus if a == setting.arch}
     nowhere, not_here = [], []
     for a in algorithms:
         if not any((c.op, c.algorithm) == (op, a) and c.gpu in gpus for c in calibration.coverage):
             nowhere.append(a)
-        elif calibration.measured(gpu, n, op, a) is None:
+        elif calibration.measured(setting.gpu, n, op, a) is None:
             not_here.append(a)
-    parts = [f"no {' or '.join(nowhere)} row of any {arch} is known"] if nowhere else []
+    parts = [f"no {' or '.join(nowhere)} row of any {setting.arch} is known"] if nowhere else []
     if not_here:
-        parts.append(f"no {' or '.join(not_here)} row of {gpu} at {n} ranks is known")
+        parts.append(f"no {' or '.join(not_here)} row of {setting.gpu} at {n} ranks is known")
     return ", ".join(parts)
 
 
@@ -107,7 +105,7 @@ def _precision(candidates: Candidates, before: list[int], measurements: list[int
 
 def _told(
     posterior: Posterior,
-    stakes: tuple[Stake, ...],
+    surfaces: tuple[RegretSurface, ...],
     candidates: Candidates,
     before: list[int],
     measurements: list[int],
@@ -121,7 +119,7 @@ def _told(
     taken = candidates.left_unknown(before) - candidates.left_unknown([*before, *measurements])
     taken = posterior.root @ taken[:-1, :-1] @ posterior.root.T
     part = np.zeros(len(posterior.names))
-    for s in stakes:
+    for s in surfaces:
         b = np.linalg.solve(posterior.root.T, s.direction[0])
         part += max(s.before - s.perfect, 0.0) * b * (taken @ b)
     total = float(part[part > 0].sum())

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import HARNESS_DOF, NOISE_DOF, Calibration
-from ..data.kernels import Kernel
-from ..decide.prediction import latency_us
-from ..model.shape import ALGORITHMS, Shapes
+from ..calibration.posterior import HARNESS_DOF, NOISE_DOF
+from ..decide.regret import Arms
+from ..decide.setting import Setting
+from ..model.shape import ALGORITHMS
 from .coordinates import Posterior
 from .search import Problem
-from .stake import Stake, both_arms, regret_of_cutoffs
+from .value import RegretSurface
 
 Array = NDArray[np.float64]
 
@@ -40,11 +40,9 @@ class Rehearsal:
     ``regret`` per stake (T, K) as a fraction.
     """
 
-    calibration: Calibration
+    setting: Setting
     posterior: Posterior
     problem: Problem
-    gpu: str
-    kernel: Kernel
     noise: float
     white: Array
     harness_us: Array
@@ -54,12 +52,10 @@ class Rehearsal:
     @classmethod
     def of(
         cls,
-        calibration: Calibration,
+        setting: Setting,
         posterior: Posterior,
         problem: Problem,
         *,
-        gpu: str,
-        kernel: Kernel,
         noise: float,
         truths: int = 400,
         seed: int = 1,
@@ -68,19 +64,14 @@ class Rehearsal:
         rng = np.random.default_rng(seed)
         white = posterior.sample(truths, seed)
         truths = len(white)
-        harness = calibration.harness_sd_us * rng.standard_t(HARNESS_DOF, (truths, 1))
+        harness = setting.calibration.harness_sd_us * rng.standard_t(HARNESS_DOF, (truths, 1))
         scatter = noise * rng.standard_t(NOISE_DOF, (truths, len(problem.candidates)))
+        values = posterior.values(white)
         regret = tuple(
-            regret_of_cutoffs(
-                s.shapes.bytes,
-                *both_arms(calibration, s.shapes, posterior, white, gpu, kernel),
-                s.weight,
-            )[0]
-            for s in problem.stakes
+            Arms.of_calls(setting, s.arms.shapes, s.arms.weight, values).cutoff_regret
+            for s in problem.surfaces
         )
-        return cls(
-            calibration, posterior, problem, gpu, kernel, noise, white, harness, scatter, regret
-        )
+        return cls(setting, posterior, problem, noise, white, harness, scatter, regret)
 
     def latency_us(self, design: list[int], white: Array, harness_us: Array) -> Array:
         """Return what a benchmark would print without scatter, (n, measurements)."""
@@ -90,13 +81,8 @@ class Rehearsal:
         for a, algorithm in enumerate(ALGORITHMS):
             mine = at % 2 == a
             i = at[mine] // 2
-            shapes = Shapes.of(
-                c.tokens[i], c.hidden_dim[i], c.world_size[i], op=c.op, dtype=c.dtype
-            )
-            out[:, mine] = latency_us(
-                self.calibration, shapes, algorithm,
-                gpu=self.gpu, kernel=self.kernel, values=values,
-            )  # fmt: skip
+            shapes = self.setting.shapes(c.tokens[i], c.hidden_dim[i], c.world_size[i])
+            out[:, mine] = self.setting.latency_us(shapes, algorithm, values)
         return np.maximum(out, FLOOR_US)
 
     def printed_us(self, design: list[int]) -> Array:
@@ -108,7 +94,7 @@ class Rehearsal:
         """Return (white mean (T, p), covariance (T, p, p)) after measuring, for every truth."""
         seen = np.log(self.printed_us(design))
         count, p = self.white.shape
-        spread = self.calibration.harness_sd_us
+        spread = self.setting.calibration.harness_sd_us
         x = np.zeros((count, p + 1))
         slopes = np.empty((count, len(design), p + 1))
         for _ in range(ITERATIONS):
@@ -130,20 +116,20 @@ class Rehearsal:
         return x[:, :p], np.linalg.inv(information)[:, :p, :p]
 
     def regret_after(self, design: list[int]) -> Array:
-        """Return the true regret of the cutoffs chosen after measuring, (stakes, T)."""
+        """Return the true regret of the cutoffs chosen after measuring, (surfaces, T)."""
         if not design:
             mean, left = np.zeros_like(self.white), np.eye(self.white.shape[1])[None]
         else:
             mean, left = self.update(design)
         return np.array(
             [
-                regret[np.arange(len(mean)), _chosen(stake, mean, left)]
-                for stake, regret in zip(self.problem.stakes, self.regret, strict=True)
+                regret[np.arange(len(mean)), _chosen(surface, mean, left)]
+                for surface, regret in zip(self.problem.surfaces, self.regret, strict=True)
             ]
         )
 
     def perfect(self) -> Array:
-        """Return the true regret of the cutoffs that are best for each truth, (stakes, T)."""
+        """Return the true regret of the cutoffs that are best for each truth, (surfaces, T)."""
         return np.array([r.min(axis=1) for r in self.regret])
 
     def _linearised(self, design: list[int], x: Array) -> tuple[Array, Array]:
@@ -155,7 +141,7 @@ class Rehearsal:
         return log[:, 0], np.swapaxes((log[:, 1:] - log[:, :1]) / STEP, 1, 2)
 
 
-def _chosen(stake: Stake, mean: Array, left: Array) -> NDArray[np.int64]:
-    u = mean @ stake.direction.T
-    learnt = np.eye(len(stake.direction)) - stake.direction @ left @ stake.direction.T
-    return stake.chosen(u, learnt)
+def _chosen(surface: RegretSurface, mean: Array, left: Array) -> NDArray[np.int64]:
+    u = mean @ surface.direction.T
+    learnt = np.eye(len(surface.direction)) - surface.direction @ left @ surface.direction.T
+    return surface.chosen(u, learnt)

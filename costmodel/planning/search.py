@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .budget import Budget, Effort
 from .candidates import Candidates
-from .stake import POINTS, POINTS_COARSE, POINTS_FINE, Stake
+from .value import POINTS, POINTS_COARSE, POINTS_FINE, RegretSurface
 
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
@@ -33,31 +33,31 @@ ROUNDS = 2
 class Problem:
     """Decisions of several world sizes, weighing the same, and what could be measured for them."""
 
-    stakes: tuple[Stake, ...]
+    surfaces: tuple[RegretSurface, ...]
     candidates: Candidates
     effort: Effort
 
     @property
     def before(self) -> float:
         """Expected regret with nothing measured."""
-        return float(np.mean([s.before for s in self.stakes]))
+        return float(np.mean([s.before for s in self.surfaces]))
 
     @property
     def avoidable(self) -> float:
         """Expected regret that perfect knowledge would remove."""
-        return self.before - float(np.mean([s.perfect for s in self.stakes]))
+        return self.before - float(np.mean([s.perfect for s in self.surfaces]))
 
-    def regret_by_stake(self, design: Sequence[int], points: int = POINTS_FINE) -> list[float]:
+    def regret_by_world_size(self, design: Sequence[int], points: int = POINTS_FINE) -> list[float]:
         """Return the expected regret that measuring ``design`` leaves, per world size."""
         learnt = self.learnt(list(design))
         return [
             float(s.after((s.direction @ learnt @ s.direction.T)[None], points)[0])
-            for s in self.stakes
+            for s in self.surfaces
         ]
 
     def regret(self, design: Sequence[int], points: int = POINTS_FINE) -> float:
         """Return the mean over world sizes of the expected regret that ``design`` leaves."""
-        return float(np.mean(self.regret_by_stake(design, points)))
+        return float(np.mean(self.regret_by_world_size(design, points)))
 
     def seconds(self, design: Sequence[int]) -> float:
         """Return what measuring a design takes."""
@@ -89,12 +89,12 @@ class Problem:
         more[second < 0] = 0.0
         learnt = self.learnt(design)
         total = np.zeros(len(first))
-        for s in self.stakes:
+        for s in self.surfaces:
             a, b = gain @ s.direction.T, more @ s.direction.T
             known = s.direction @ learnt @ s.direction.T
             known = known + a[:, :, None] * a[:, None, :] + b[:, :, None] * b[:, None, :]
             total += s.after(known, points)
-        return total / len(self.stakes)
+        return total / len(self.surfaces)
 
     def learnt(self, design: list[int]) -> Array:
         """Return the covariance of E[w | data], (p, p)."""

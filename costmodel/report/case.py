@@ -5,30 +5,24 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..calibration.observations import observe
 from ..calibration.posterior import Calibration, shipped
-from ..data import hardware, measurement
-from ..data import kernels as _kernel
+from ..data import hardware, kernels, measurement
 from ..data.histogram import BatchHistogram
 from ..data.llms import LLM
 from ..data.measurement import Measurements
-from ..decide.recommendation import (
-    MEASURED,
-    NOT_IDENTIFIED,
-    TRANSFERRED,
-    Cutoff,
-    Recommendation,
-    recommend,
-)
-from ..decide.regret import Score, score
+from ..data.workload import Workload
+from ..decide.decision import MEASURED, TRANSFERRED, Cutoff, Decision
+from ..decide.recommendation import recommend
+from ..decide.regret import Arms, Score
 from ..decide.row_errors import covered
+from ..decide.setting import Setting
 from ..decide.validation import Validation, validate
 from ..decide.worth import Worth, worth
 from ..engines.call_sites import Engine
@@ -37,8 +31,8 @@ from ..engines.patch import Emitted, snippet
 from ..errors import InputError
 from ..model.fabric import FULL_MESH
 from ..model.shape import FUSED, WORLD_SIZES
-from ..rules.condition import Compare, WholePacks, all_of, factors
-from ..rules.rule import CutoffEvidence, Provenance, Rule, current, validity
+from ..rules.condition import Compare, factors
+from ..rules.rule import Provenance, Rule, current
 
 
 @dataclass(frozen=True)
@@ -51,11 +45,6 @@ class AtWorldSize:
     new_sizes: str
     score: Score
     worth: Worth
-
-    @property
-    def claimed(self) -> bool:
-        """Whether the recommendation makes a claim; where not, the engine's cutoff stays."""
-        return self.cutoff.verdict != NOT_IDENTIFIED
 
     @property
     def undecided(self) -> bool:
@@ -72,7 +61,7 @@ class AtWorldSize:
     @property
     def changes(self) -> bool:
         """Whether the two rules decide any call of the workload or any batch differently."""
-        return self.score.differ > 0 or any(b.old != b.new for b in self.worth.batches)
+        return self.score.differ > 0 or bool(self.worth.changed)
 
 
 @dataclass(frozen=True)
@@ -105,9 +94,7 @@ class Findings:
 
     engine: Engine
     llm: LLM
-    dtype: str
-    aiter_version: str
-    recommendation: Recommendation
+    decision: Decision
     provenance: Provenance
     emitted: Emitted
     old: Rule
@@ -122,19 +109,24 @@ class Findings:
     files: tuple[tuple[str, str], ...]
 
     @property
+    def setting(self) -> Setting:
+        """What was asked."""
+        return self.decision.setting
+
+    @property
     def calibration(self) -> Calibration:
         """The calibration behind it all."""
-        return self.recommendation.calibration
+        return self.setting.calibration
 
     @property
     def gpu(self) -> str:
         """The GPU."""
-        return self.recommendation.gpu
+        return self.setting.gpu
 
     @property
     def kernels(self) -> str:
         """The kernels that the calibration speaks for, as people call them."""
-        return _kernel.calibrated(self.calibration.kernel_family, self.aiter_version).title
+        return self.setting.kernel.title
 
     @property
     def new(self) -> Rule:
@@ -167,13 +159,9 @@ class Findings:
 
 
 def gather(
-    calibration: Calibration,
-    *,
-    gpu: str,
-    engine: str,
+    setting: Setting,
     llm: LLM,
-    dtype: str | None = None,
-    aiter_version: str = _kernel.LATEST,
+    *,
     world_sizes: Sequence[int] = WORLD_SIZES,
     measurements: Sequence[str | Path] = (),
     histogram: BatchHistogram | None = None,
@@ -182,45 +170,33 @@ def gather(
 ) -> Findings:
     """Work out everything that a report says.
 
-    ``measurements`` are schema 1 files or directories (default: the published rows); ``files`` are
-    further files of the user's whose hashes are stated; ``target`` the options that chose GPU and
-    calibration on the command line. Raises :class:`InputError` when the recommendation makes no
-    claim at any of the world sizes.
+    The setting names the engine. The rule is the one recommended for the model, as
+    ``costmodel recommend --model`` gives it. ``measurements`` are schema 1 files or directories
+    (default: the published rows); ``files`` are further files of the user's whose hashes are
+    stated; ``target`` the options that chose GPU and calibration on the command line. Raises
+    :class:`InputError` when the recommendation makes no claim at any of the world sizes.
     """
-    place = engine_named(engine)
-    dtype = dtype or llm.dtype
-    found = recommend(
-        calibration, gpu=gpu, dtype=dtype, aiter_version=aiter_version,
-        world_sizes=tuple(world_sizes),
-    )  # fmt: skip
-    if all(c.verdict == NOT_IDENTIFIED for c in found.cutoffs):
-        why = "; ".join(f"TP{c.world_size}: {c.reason}" for c in found.cutoffs)
+    place = engine_named(setting.engine)
+    decision = recommend(setting, Workload.of([llm.hidden_size]), world_sizes=world_sizes)
+    if not any(c.claimed for c in decision.cutoffs):
         raise InputError(
-            f"nothing to report for {gpu}: no cutoff is identified ({why}); 'costmodel plan' says "
-            "what to measure"
+            f"nothing to report: {decision.refusal()}; 'costmodel plan' says what to measure"
         )
-    ran = _kernel.calibrated(calibration.kernel_family, aiter_version)
-    options = shlex.join(_target(found) if target is None else target)
+    calibration, gpu = setting.calibration, setting.gpu
+    options = shlex.join(_target(setting, llm) if target is None else target)
     provenance = Provenance(
         f"costmodel emit --for {place.name} {options}",
-        calibration.id, calibration.sha256, found.arch, gpu,
-        {
-            c.world_size: CutoffEvidence(c.verdict, c.max_bytes_lo, c.max_bytes_hi, c.reason)
-            for c in found.cutoffs
-        },
+        calibration.id, calibration.sha256, setting.arch, gpu, decision.evidence,
     )  # fmt: skip
-    emitted = snippet(place, _with_old_limits(found.rule(), ran), provenance, ran)
+    emitted = snippet(place, decision.unguarded_rule, provenance, setting.kernel)
     old, new = current(place.name, FUSED), emitted.adapted.rule
     load = histogram or BatchHistogram.alike()
     rows = measurement.read_all(measurements) if measurements else measurement.published()
-    judged, unjudged = _validate(rows, calibration, gpu, aiter_version)
-    how: dict[str, Any] = {"gpu": gpu, "dtype": dtype, "aiter_version": aiter_version}
+    judged, unjudged = _validate(rows, setting)
     return Findings(
         engine=place,
         llm=llm,
-        dtype=dtype,
-        aiter_version=aiter_version,
-        recommendation=found,
+        decision=decision,
         provenance=provenance,
         emitted=emitted,
         old=old,
@@ -230,12 +206,12 @@ def gather(
                 cutoff=c,
                 old_sizes=_sizes(old, c.world_size),
                 new_sizes=_sizes(new, c.world_size),
-                score=score(calibration, new, old, world_size=c.world_size, **how),
-                worth=worth(calibration, llm, c.world_size, old, new, histogram=load, **how),
+                score=c.arms.score(new, old),
+                worth=worth(setting, llm, c.world_size, old, new, histogram=load),
             )
-            for c in found.cutoffs
+            for c in decision.cutoffs
         ),
-        elsewhere=_elsewhere(found, old, new, tuple(world_sizes), dtype, aiter_version),
+        elsewhere=_elsewhere(decision, old, new),
         validation=judged,
         unjudged=unjudged,
         table=rows,
@@ -256,59 +232,39 @@ def _sizes(rule: Rule, world_size: int) -> str:
     return ", ".join([rule.sizes(world_size), *caps])
 
 
-def _elsewhere(
-    found: Recommendation,
-    old: Rule,
-    new: Rule,
-    world_sizes: tuple[int, ...],
-    dtype: str,
-    aiter_version: str,
-) -> tuple[Elsewhere, ...]:
+def _elsewhere(decision: Decision, old: Rule, new: Rule) -> tuple[Elsewhere, ...]:
     """Score the change on the default GPUs of the other archs, by the calibrations shipped."""
     out = []
-    if found.calibration.fabric != FULL_MESH:
+    setting = decision.setting
+    if setting.calibration.fabric != FULL_MESH:
         return ()
     for arch, gpus in hardware.GPUS.items():
-        if arch == found.arch:
+        if arch == setting.arch:
             continue
-        other = shipped(arch)
+        there = setting.but(calibration=shipped(arch), gpu=gpus[0], source="")
         scores = tuple(
-            score(
-                other, new, old, gpu=gpus[0], world_size=n, dtype=dtype,
-                aiter_version=aiter_version,
-            )
-            for n in world_sizes
-        )  # fmt: skip
-        out.append(Elsewhere(gpus[0], other.id, scores))
+            Arms.of(there, decision.workload, n).score(new, old) for n in decision.world_sizes
+        )
+        out.append(Elsewhere(gpus[0], there.calibration.id, scores))
     return tuple(out)
 
 
-def _target(found: Recommendation) -> list[str]:
-    """Return the options that choose the recommendation's GPU and AITER version."""
-    out = ["--gpu", found.gpu]
-    return (
-        out
-        if found.aiter_version == _kernel.LATEST
-        else [*out, "--aiter-version", found.aiter_version]
-    )
+def _target(setting: Setting, llm: LLM) -> list[str]:
+    """Return the options that choose the decision's GPU, kernels and model."""
+    out = ["--gpu", setting.gpu]
+    if setting.aiter_version != kernels.LATEST:
+        out += ["--aiter-version", setting.aiter_version]
+    return [*out, *_model(llm)]
 
 
-def _with_old_limits(rule: Rule, kernel: _kernel.Kernel) -> Rule:
-    """Add what old kernels ask for and no engine checks: a token cap, a hidden set."""
-    limits = [
-        f
-        for f in factors(validity(kernel))
-        if not isinstance(f, WholePacks) and not (isinstance(f, Compare) and f.quantity == "packs")
-    ]
-    return replace(rule, condition=all_of(rule.condition, *limits))
+def _model(llm: LLM) -> list[str]:
+    return ["--model", llm.name] if llm.hf_id else ["--config", llm.source]
 
 
-def _validate(
-    rows: Measurements, calibration: Calibration, gpu: str, aiter_version: str
-) -> tuple[Validation | None, str]:
+def _validate(rows: Measurements, setting: Setting) -> tuple[Validation | None, str]:
     """Judge the rules on measured pairs of the GPU, or say why that cannot be done."""
     try:
-        return validate(rows, calibration, gpu=gpu, op=FUSED, aiter_version=aiter_version), ""
+        return validate(rows, setting, every_gpu=False, op=FUSED), ""
     except InputError as error:
         return None, str(error)
 

@@ -9,17 +9,15 @@ import numpy as np
 
 from ..data import llms
 from ..data.workload import captured_batch_sizes
-from ..decide.explanation import decisions
-from ..decide.sensitivity import Setting
+from ..decide.explanation import choices
 from ..errors import InputError
 from ..figures.template import ARM_NAME
 from ..figures.terms import TERM_COLOUR, TERM_NAME
 from ..model.latency import TERMS
-from ..model.shape import ALGORITHMS, ONE_STAGE
+from ..model.shape import ALGORITHMS, ONE_STAGE, Shapes
 from ..rules.rule import ENGINES, Rule, catalogue, current
 from ..units import kib
 from .case import Findings
-from .pictures import setting
 
 
 def explorer(found: Findings) -> dict[str, Any]:
@@ -37,13 +35,12 @@ def explorer(found: Findings) -> dict[str, Any]:
     calls: dict[str, dict[str, Any]] = {}
     hidden: list[int] = []
     for w in found.by_world_size:
-        first = setting(found, w.world_size)
         by_hidden: dict[str, Any] = {}
         for h in sizes:
-            one = replace(first, hidden_dim=h)
-            if not all(one.runs(batch, a).all() for a in ALGORITHMS):
+            every = found.setting.shapes(batch, h, w.world_size)
+            if not found.setting.takes_both(every).all():
                 continue
-            by_hidden[str(h)] = _calls(one, rules)
+            by_hidden[str(h)] = _calls(found, h, w.world_size, rules)
             if h not in hidden:
                 hidden.append(h)
         calls[str(w.world_size)] = by_hidden
@@ -62,32 +59,33 @@ def explorer(found: Findings) -> dict[str, Any]:
     }
 
 
-def _calls(one: Setting, rules: list[Rule]) -> dict[str, Any]:
-    found = decisions(one)
-    shapes = one.shapes(found.tokens)
+def _calls(found: Findings, hidden_dim: int, world_size: int, rules: list[Rule]) -> dict[str, Any]:
+    setting = found.setting
+    chosen = choices(setting, hidden_dim, world_size, decision=found.decision)
+    shapes = chosen.calls
     terms = {
         a: {
-            name: _short(np.broadcast_to(us, found.tokens.shape))
-            for name, us in one.terms(found.tokens, a).items()
+            name: _short(np.broadcast_to(us, shapes.tokens.shape))
+            for name, us in setting.terms(shapes, a).items()
         }
         for a in ALGORITHMS
     }
     return {
         "size": [kib(int(b)) for b in shapes.bytes],
         "terms": terms,
-        "margin": _short(found.margin_us),
-        "lo": _short(found.margin_lo_us),
-        "hi": _short(found.margin_hi_us),
-        "wins": _short(found.probability_1stage, 3),
-        "choice": "".join("1" if c == ONE_STAGE else "2" for c in found.choice),
-        "rules": [_decides(r, one, shapes) for r in rules],
+        "margin": _short(chosen.margin_us),
+        "lo": _short(chosen.margin_lo_us),
+        "hi": _short(chosen.margin_hi_us),
+        "wins": _short(chosen.probability_1stage, 3),
+        "choice": "".join("1" if c == ONE_STAGE else "2" for c in chosen.choice),
+        "rules": [_decides(r, setting.aiter_version, shapes) for r in rules],
     }
 
 
-def _decides(rule: Rule, one: Setting, shapes: Any) -> str:
+def _decides(rule: Rule, aiter_version: str, shapes: Shapes) -> str:
     """Return what a rule runs at each batch: a string of 1 and 2, empty without a claim."""
     try:
-        use = rule.use_1stage(shapes, kernel_version=one.aiter_version)
+        use = rule.use_1stage(shapes, kernel_version=aiter_version)
     except InputError:
         return ""
     return "".join("1" if u else "2" for u in use)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..decide.sensitivity import Setting
+from ..decide.explanation import Explanation, explain
 from ..figures.cutoff_drift import (
     cutoff_against_link_rate,
     cutoff_against_skew,
@@ -32,12 +31,9 @@ def pictures(found: Findings) -> dict[str, Picture]:
     Figures along bytes stand for the world sizes at which the arms cross, or for the first one.
     """
     ranks = [w.world_size for w in found.by_world_size]
-    settings = {n: setting(found, n) for n in ranks}
     # With 2 ranks there is nothing to cross.
     crossing = [n for n in ranks if n > 2] or ranks[:1]
-    hidden, gpu = found.llm.hidden_size, found.gpu
-    how: dict[str, Any] = {"gpu": gpu, "dtype": found.dtype, "aiter_version": found.aiter_version}
-    rule = replace(found.new, name="recommended")
+    hidden, gpu, decision = found.llm.hidden_size, found.gpu, found.decision
     made: list[Picture] = []
 
     def add(name: str, words: str, figure: go.Figure, page_only: bool = False) -> None:
@@ -47,17 +43,17 @@ def pictures(found: Findings) -> dict[str, Picture]:
         add(
             f"latency-tp{n}",
             f"Latency of both algorithms against bytes at {n} ranks on {gpu}",
-            latency_against_bytes(settings[n], found.table),
+            latency_against_bytes(decision, n, hidden, found.table),
         )
     add(
         "decision-map",
         f"Which algorithm is faster by tokens and hidden size on {gpu}, with every engine's rule",
-        decision_map(found.calibration, world_sizes=ranks, recommended=rule, **how),
+        decision_map(decision),
     )
     add(
         "regret",
         f"Mean and worst regret of every rule on {gpu}",
-        regret_over_workload(found.calibration, world_sizes=ranks, recommended=rule, **how),
+        regret_over_workload(decision),
     )
     if found.validation is not None:
         add(
@@ -73,16 +69,16 @@ def pictures(found: Findings) -> dict[str, Picture]:
     add(
         "difference",
         "How far every rule is from the faster algorithm at every captured batch size",
-        difference_from_best(found.calibration, hidden, world_sizes=ranks, recommended=rule, **how),
+        difference_from_best(decision, hidden),
         page_only=True,
     )
     for n in crossing:
-        s = settings[n]
-        add(f"terms-tp{n}", f"Where the time goes at {n} ranks", terms_along_bytes(s), True)
+        terms = terms_along_bytes(decision, n, hidden)
+        add(f"terms-tp{n}", f"Where the time goes at {n} ranks", terms, True)
         add(
             f"call-tp{n}",
             f"From 1-stage to 2-stage for one call at {n} ranks",
-            terms_of_call(s, _call_of_interest(found, n)),
+            terms_of_call(_call_of_interest(found, n)),
             True,
         )
     if found.calibration.fabric == FULL_MESH:
@@ -104,30 +100,20 @@ def pictures(found: Findings) -> dict[str, Picture]:
 
 def _drift(found: Findings, world_sizes: list[int], add: Callable[..., None]) -> None:
     """Add what moves the crossover: link rate, skew, kernel version."""
-    along: dict[str, Any] = {
-        "gpu": found.gpu, "hidden_dim": found.llm.hidden_size, "world_sizes": world_sizes,
-        "dtype": found.dtype,
-    }  # fmt: skip
-    calibration, version = found.calibration, found.aiter_version
-    rate = cutoff_against_link_rate(calibration, aiter_version=version, **along)
-    add("link-rate", "How the crossover moves with the link rate", rate, True)
-    skew = cutoff_against_skew(calibration, aiter_version=version, **along)
-    add("skew", "How the crossover moves with rank skew", skew, True)
+    decision, calibration = found.decision, found.calibration
+    rate = cutoff_against_link_rate(decision, world_sizes=world_sizes)
+    add("link-rate", "How the cutoff moves with the link rate", rate, True)
+    skew = cutoff_against_skew(decision, world_sizes=world_sizes)
+    add("skew", "How the cutoff moves with rank skew", skew, True)
     if calibration.kernel_family == "aiter":
-        releases = cutoff_against_version(calibration, **along)
-        add("version", "How the crossover moves with the kernel version", releases, True)
+        releases = cutoff_against_version(decision, world_sizes=world_sizes)
+        add("version", "How the cutoff moves with the kernel version", releases, True)
 
 
-def setting(found: Findings, world_size: int) -> Setting:
-    """Return the model's calls at one world size, as a setting."""
-    return Setting(
-        found.calibration, found.gpu, world_size, found.llm.hidden_size, dtype=found.dtype,
-        aiter_version=found.aiter_version,
-    )  # fmt: skip
-
-
-def _call_of_interest(found: Findings, world_size: int) -> int:
-    """Return the batch at which the change saves most, or 32 where nothing changes."""
+def _call_of_interest(found: Findings, world_size: int) -> Explanation:
+    """Explain the batch at which the change saves most, or that of 32 where nothing changes."""
     (mine,) = (w for w in found.by_world_size if w.world_size == world_size)
-    changed = [b for b in mine.worth.batches if b.old != b.new]
-    return max(changed, key=lambda b: abs(b.saved_us.value)).batch if changed else 32
+    changed = mine.worth.changed
+    tokens = max(changed, key=lambda b: abs(b.saved_us.value)).batch if changed else 32
+    call = found.setting.shapes(tokens, found.llm.hidden_size, world_size)
+    return explain(found.setting, call, found.decision.workload)

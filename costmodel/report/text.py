@@ -77,7 +77,7 @@ def _what_changes(found: Findings) -> list[Block]:
             high = "no limit" if c.max_bytes_hi is None else kib(c.max_bytes_hi)
             interval = f"{kib(c.max_bytes_lo)} to {high}"
         proposed: Cell = Strong(w.new_sizes) if w.changes else w.new_sizes
-        if not w.claimed:
+        if not w.cutoff.claimed:
             proposed = f"{w.new_sizes} (no claim, stays)"
         rows.append((f"TP{w.world_size}", w.old_sizes, proposed, interval, w.evidence))
     intro: list[Inline] = [
@@ -115,11 +115,11 @@ def _for_whom(found: Findings) -> list[Block]:
     llm = found.llm
     parts: list[tuple[Inline, ...]] = []
     for w in found.by_world_size:
-        changed = [b.batch for b in w.worth.batches if b.old != b.new]
+        changed = [b.batch for b in w.worth.changed]
         if not changed:
             parts.append((Strong(f"TP{w.world_size}"), ": no captured batch size of it changes."))
             continue
-        to = {b.new for b in w.worth.batches if b.old != b.new}
+        to = {b.new for b in w.worth.changed}
         arm = " and ".join(sorted(a.replace("stage", "-stage") for a in to))
         parts.append(
             (
@@ -133,7 +133,7 @@ def _for_whom(found: Findings) -> list[Block]:
         Paragraph.of(
             "The rule reads bytes, so it serves every model. For ", Strong(llm.name),
             f" (hidden {llm.hidden_size}, {llm.num_layers} layers, {llm.calls_per_step} calls in a "
-            f"decode step, {found.dtype}):",
+            f"decode step, {found.setting.dtype}):",
         ),
         Bullets(tuple(parts)),
     ]  # fmt: skip
@@ -213,8 +213,8 @@ def _regret(found: Findings) -> list[Block]:
     blocks: list[Block] = [
         Heading("Regret"),
         Paragraph.of(
-            "What each rule loses against always running the faster algorithm, over captured batch "
-            "sizes x hidden sizes of known models, with 90 % intervals of the model's posterior:"
+            "What each rule loses against always running the faster algorithm, over the model's "
+            "captured batch sizes, with 90 % intervals of the model's posterior:"
         ),
         Table(head, tuple(rows)),
     ]
@@ -270,7 +270,7 @@ def _worth(found: Findings) -> list[Block]:
     rows = []
     for w in found.by_world_size:
         mean = w.worth.mean_us
-        changed = [b for b in w.worth.batches if b.old != b.new]
+        changed = list(w.worth.changed)
         best = max(changed, key=lambda b: b.saved_us.value) if changed else None
         rows.append(
             (
@@ -356,14 +356,12 @@ def commands(found: Findings, command: str, out: str) -> str:
     ranks = [w.world_size for w in found.by_world_size]
     changed = [w.world_size for w in found.by_world_size if w.changes] or ranks[-1:]
     rule_file = shlex.quote(f"{out.rstrip('/')}/rule.json")
-    name = found.llm.name if found.llm.hf_id else found.llm.source
-    model = shlex.join(["--model" if found.llm.hf_id else "--config", name])
     lines = [
-        f"costmodel recommend {target}",
+        f"costmodel recommend {target} --for {found.engine.name}",
         f"{found.provenance.command} --source PATH --out rule.patch --tests test_rule.py",
     ]
     lines += [
-        f"costmodel worth {model} --tp {n} {target} --from {found.old.name} --to {rule_file}"
+        f"costmodel worth --tp {n} {target} --from {found.old.name} --to {rule_file}"
         for n in changed
     ]
     if found.validation is not None:

@@ -99,6 +99,11 @@ class Rule:
         # A rule that is always 1-stage keeps its claim: all_of() would drop no Bytes part.
         return cls(name, all_of(*parts), **about)
 
+    def only_for(self, hidden_dims: Collection[int]) -> Rule:
+        """Return the rule with 1-stage only for a set of hidden sizes."""
+        member = Member("hidden_dim", tuple(sorted({int(h) for h in hidden_dims})))
+        return replace(self, condition=all_of(self.condition, member))
+
     def use_1stage(
         self, shapes: Shapes, *, kernel_version: str | None = None, fully_connected: bool = True
     ) -> NDArray[np.bool_]:

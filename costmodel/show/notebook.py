@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..data.kernels import calibrated
 from ..model.parameters import prior
 from ..units import kib
 from .document import Block, Code, Paragraph, Strong, Table
 from .html import render
+from .recommendation import interval, sizes
 
 if TYPE_CHECKING:
     from ..calibration.posterior import Calibration
-    from ..decide.recommendation import Cutoff, Recommendation
+    from ..decide.decision import Decision
     from ..decide.regret import Estimate
     from ..decide.validation import Validation
 
@@ -55,23 +55,23 @@ def _refused(gpu: str, world_size: int, reason: str) -> Block:
     return Paragraph.of(Strong("refused "), f"{gpu} at {world_size} ranks: {reason}")
 
 
-def recommendation_html(found: Recommendation) -> str:
+def decision_html(decision: Decision) -> str:
     """Return the cutoffs with their intervals, evidence and reasons."""
+    setting = decision.setting
     rows = [
         (
-            f"TP{c.world_size}", Strong(_answer(c)), _interval(c), c.verdict.replace("_", " "),
+            f"TP{c.world_size}", Strong(sizes(c)), interval(c), c.verdict.replace("_", " "),
             f"{c.regret_pct:.2f} %", c.reason,
         )
-        for c in found.cutoffs
+        for c in decision.cutoffs
     ]  # fmt: skip
     head = ("ranks", "1-stage when bytes", "90 % interval", "evidence", "expected regret", "why")
-    switch = [c for c in found.cutoffs if c.switch]
-    ran = calibrated(found.calibration.kernel_family, found.aiter_version).title
+    switch = [c for c in decision.cutoffs if c.switch]
     blocks: list[Block] = [
         Paragraph.of(
-            Strong(f"1-stage or 2-stage on {found.gpu}"),
-            f" ({found.arch}): {found.op}, {found.dtype}, {ran}; calibration "
-            f"{found.calibration.id}",
+            Strong(f"1-stage or 2-stage on {setting.gpu}"),
+            f" ({setting.arch}): {setting.op}, {setting.dtype}, {setting.kernel.title}; "
+            f"calibration {setting.calibration.id}",
         ),
         Table(head, tuple(rows)),
     ]
@@ -88,18 +88,6 @@ def recommendation_html(found: Recommendation) -> str:
             ),
         ]
     return render(blocks)
-
-
-def _answer(cutoff: Cutoff) -> str:
-    named = {"always_1stage": "always", "not_identified": "no claim"}
-    return named.get(cutoff.verdict) or f"<= {kib(cutoff.max_bytes or 0)}"
-
-
-def _interval(cutoff: Cutoff) -> str:
-    if cutoff.max_bytes_lo is None:
-        return "-"
-    high = "no limit" if cutoff.max_bytes_hi is None else kib(cutoff.max_bytes_hi)
-    return f"{kib(cutoff.max_bytes_lo)} to {high}"
 
 
 def validation_html(found: Validation) -> str:

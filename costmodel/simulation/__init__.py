@@ -4,10 +4,10 @@ Workgroups run the kernels' programs, flags fly between ranks and bytes flow ove
 shared max-min fairly. Geometry, costs and the rounding of a transfer are those of the closed form,
 so that the two differ only where an assumption of the closed form fails::
 
-    from costmodel.calibration.posterior import shipped
+    from costmodel.decide.setting import Setting
     from costmodel.simulation import Study
 
-    study = Study(shipped("gfx950"), "MI355X", ranks=8, links={"0-3": 0.5})
+    study = Study(Setting.shipped("MI355X"), ranks=8, links={"0-3": 0.5})
     outcome = study.simulate("2stage", tokens=64)
     outcome.latency_us, outcome.closed_form_us, outcome.departures
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from .collective import Outcome, simulate
 from .conditions import Conditions, Stream
-from .cutoff import Crossing, collective_cost, crossing, layer_cost
+from .cutoff import SimulatedCutoff, collective_cost, layer_cost, simulated_cutoff
 from .engine import Blocked
 from .machine import Machine, machine
 from .skew import Skew
@@ -26,19 +26,19 @@ from .topology import Topology, build
 __all__ = [
     "Blocked",
     "Conditions",
-    "Crossing",
     "Machine",
     "Map",
     "Outcome",
+    "SimulatedCutoff",
     "Skew",
     "Stream",
     "Study",
     "Topology",
     "build",
     "collective_cost",
-    "crossing",
     "cutoff_map",
     "layer_cost",
     "machine",
     "simulate",
+    "simulated_cutoff",
 ]

@@ -1,4 +1,9 @@
-"""The cutoff of a simulated machine: the size up to which 1-stage is not slower than 2-stage.
+"""The cutoff of a simulated machine, in the currency of ``recommend``.
+
+What a simulation finds beyond the closed form (late ranks, degraded links) is added to both arms of
+the calibrated model, and the cutoff is recommended as always: with nothing to add it is that of
+``costmodel recommend``. Fabrics and world sizes that the calibration does not cover are judged by
+the simulated latencies alone, without an interval.
 
 A cost is any function (algorithm, tokens) -> us. :func:`collective_cost` is one collective's
 latency after the last arrival, :func:`layer_cost` what a layer costs when layer follows layer and
@@ -13,8 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.shape import FUSED, ONE_STAGE, TWO_STAGE
-from ..units import MIB, element_bytes
+from ..data.workload import Workload, snap_tokens
+from ..decide.decision import ALWAYS_ONE_STAGE
+from ..decide.recommendation import recommend
+from ..decide.regret import Arms
+from ..decide.setting import Setting
+from ..model.shape import ALGORITHMS, FUSED, Shapes
+from ..units import element_bytes
 from .collective import simulate
 from .conditions import Conditions
 from .machine import Machine
@@ -22,49 +32,71 @@ from .machine import Machine
 Floats = NDArray[np.float64]
 Cost = Callable[[str, int], float]
 
-#: Largest input looked at. No cutoff in the field is above 1 MiB.
-MAX_BYTES = 64 * MIB
+#: Captured batch sizes that are simulated; between them the difference to the closed form is
+#: interpolated in bytes.
+BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512)
 
 
 @dataclass(frozen=True)
-class Crossing:
-    """Where the arms cross. ``bytes`` is interpolated between ``tokens`` and ``tokens`` + 1, the
-    first on 1-stage and the second on 2-stage; None: 1-stage up to ``MAX_BYTES``; 0: never.
+class SimulatedCutoff:
+    """The size up to which 1-stage is best: ``bytes`` with its interval, None for no limit.
+
+    ``tokens`` is the last captured batch on 1-stage. ``interval`` holds the ends of the 90 %
+    interval in bytes (None above: no limit), and is None where the calibration has none to give.
     """
 
-    bytes: float | None
+    bytes: int | None
     tokens: int | None
+    interval: tuple[int, int | None] | None
 
 
-def crossing(cost: Cost, row_bytes: int, *, max_bytes: int = MAX_BYTES) -> Crossing:
-    """Return where 2-stage becomes faster, looking at doubling token counts and then between two.
+def simulated_cutoff(
+    setting: Setting, hidden_dim: int, machine: Machine, cost: Cost
+) -> SimulatedCutoff:
+    """Return the best cutoff for calls of one hidden size on a simulated machine."""
+    row_bytes = hidden_dim * element_bytes(setting.dtype)
+    size = np.array(BATCH_SIZES) * row_bytes
+    simulated = {a: np.array([cost(a, t) for t in BATCH_SIZES]) for a in ALGORITHMS}
+    if not machine.is_calibrated:
+        return _by_simulation_alone(setting, hidden_dim, machine, simulated)
+    calls = setting.shapes(BATCH_SIZES, hidden_dim, machine.ranks)
+    beyond = {}
+    for algorithm, us in simulated.items():
+        terms = setting.terms(calls, algorithm)
+        beyond[algorithm] = us - (setting.latency_us(calls, algorithm) - terms["harness"])
 
-    Of several crossings (a last turn that is nearly empty can make one), it returns one.
-    """
+    def added_us(algorithm: str, at: NDArray[np.int64]) -> Floats:
+        return np.interp(at, size, beyond[algorithm])
 
-    def gain(tokens: int) -> float:
-        return cost(TWO_STAGE, tokens) - cost(ONE_STAGE, tokens)
+    workload = Workload.of([hidden_dim])
+    decision = recommend(setting, workload, world_sizes=(machine.ranks,), added_us=added_us)
+    (found,) = decision.cutoffs
+    if found.verdict == ALWAYS_ONE_STAGE:
+        return SimulatedCutoff(None, None, None)
+    best = found.arms.best()
+    point = best.cell.roundest() if found.max_bytes is None else found.max_bytes
+    if found.max_bytes is None and best.cell.hi is None:
+        return SimulatedCutoff(None, None, (best.lo.lo, None))
+    tokens = snap_tokens(point, hidden_dim, element_bytes(setting.dtype))[0]
+    return SimulatedCutoff(point, tokens, (best.lo.lo, best.hi.hi))
 
-    low, at_low = 1, gain(1)
-    if at_low < 0:
-        return Crossing(0.0, 0)
-    last = max(max_bytes // row_bytes, 1)
-    while True:
-        if low == last:
-            return Crossing(None, None)
-        high = min(2 * low, last)
-        at_high = gain(high)
-        if at_high < 0:
-            break
-        low, at_low = high, at_high
-    while high - low > 1:
-        middle = (low + high) // 2
-        at_middle = gain(middle)
-        if at_middle < 0:
-            high, at_high = middle, at_middle
-        else:
-            low, at_low = middle, at_middle
-    return Crossing(row_bytes * (low + at_low / (at_low - at_high)), low)
+
+def _by_simulation_alone(
+    setting: Setting, hidden_dim: int, machine: Machine, simulated: dict[str, Floats]
+) -> SimulatedCutoff:
+    """Return the best cutoff by simulated latencies, for a machine that was never calibrated."""
+    shapes = Shapes(
+        setting.op, setting.dtype,
+        *np.broadcast_arrays(np.array(BATCH_SIZES), np.array(hidden_dim), np.array(machine.ranks)),
+    )  # fmt: skip
+    weight = np.full(len(shapes), 1 / len(shapes))
+    one, two = (simulated[a][None] for a in ALGORITHMS)
+    cell = Arms(shapes, weight, one, two, setting.aiter_version).best().cell
+    if cell.hi is None:
+        return SimulatedCutoff(None, None, None)
+    point = cell.roundest()
+    tokens = snap_tokens(point, hidden_dim, element_bytes(setting.dtype))[0]
+    return SimulatedCutoff(point, tokens, None)
 
 
 def collective_cost(
@@ -109,8 +141,3 @@ def layer_cost(
         return float(ready.max()) / len(late_us)
 
     return cost
-
-
-def row_bytes(hidden_dim: int, dtype: str = "bf16") -> int:
-    """Return the bytes of one token."""
-    return hidden_dim * element_bytes(dtype)

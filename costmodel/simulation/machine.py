@@ -20,6 +20,7 @@ from ..data import kernels as _kernel
 from ..errors import InputError, nearest
 from ..model import fabric as _fabric
 from ..model.latency import Costs
+from ..model.shape import WORLD_SIZES
 from .topology import FULL_MESH, HYPERCUBE, RING, SWITCH, TOPOLOGIES, Topology, build
 
 MI450 = "mi450"
@@ -47,6 +48,7 @@ class Machine:
     """
 
     fabric: str
+    calibrated_fabric: str
     topology: Topology
     costs: Costs
     kernel: _kernel.Kernel
@@ -66,6 +68,11 @@ class Machine:
     def closed_form_fabric(self) -> str | None:
         """The fabric under which latency.py describes this machine, or None when it has no form."""
         return self.topology.name if self.topology.name in (FULL_MESH, SWITCH) else None
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the calibration speaks for this fabric at this world size, undisturbed."""
+        return self.fabric == self.calibrated_fabric and self.ranks in WORLD_SIZES
 
     def degrade(self, factors: Mapping[str, float]) -> Machine:
         """Return the machine with links degraded or out (see :meth:`Topology.degrade`)."""
@@ -135,6 +142,7 @@ def machine(
         )
     return Machine(
         fabric=name,
+        calibrated_fabric=calibration.fabric,
         topology=topology,
         costs=found,
         kernel=kernel or _kernel.aiter(),

@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import Calibration
-from ..data.kernels import Kernel
+from ..decide.setting import Setting
 from ..errors import InputError, nearest
-from ..model.shape import FUSED
 from .collective import Outcome, simulate
 from .conditions import Conditions
-from .cutoff import Crossing, collective_cost, crossing, layer_cost, row_bytes
+from .cutoff import SimulatedCutoff, collective_cost, layer_cost, simulated_cutoff
 from .machine import Machine, machine
 from .skew import Skew
 
@@ -45,12 +43,8 @@ class Study:
     cutoff is that of a chain of collectives (see :func:`layer_cost`).
     """
 
-    calibration: Calibration
-    gpu: str
+    setting: Setting
     hidden_dim: int = 7168
-    op: str = FUSED
-    dtype: str = "bf16"
-    kernel: Kernel | None = None
     fabric: str | None = None
     ranks: int | None = None
     link_gbps: float | None = None
@@ -69,14 +63,14 @@ class Study:
     def machine(self) -> Machine:
         """Return the machine."""
         found = machine(
-            self.calibration,
-            self.gpu,
+            self.setting.calibration,
+            self.setting.gpu,
             fabric=self.fabric,
             ranks=self.ranks,
             link_gbps=self.link_gbps,
             uplink_gbps=self.uplink_gbps,
             domain=self.domain,
-            kernel=self.kernel,
+            kernel=self.setting.kernel,
             costs=self.costs,
         )
         found = found if self.rate == 1.0 else found.scaled(self.rate)
@@ -93,27 +87,26 @@ class Study:
             algorithm,
             tokens,
             self.hidden_dim,
-            op=self.op,
-            dtype=self.dtype,
+            op=self.setting.op,
+            dtype=self.setting.dtype,
             conditions=conditions,
             record=record,
         )
 
-    def crossing(self) -> Crossing:
+    def cutoff(self) -> SimulatedCutoff:
         """Return the cutoff: of one collective over draws of the skew, or of a chain of layers."""
         found = self.machine()
-        size = row_bytes(self.hidden_dim, self.dtype)
         common: dict[str, Any] = {
-            "op": self.op, "dtype": self.dtype, "conditions": self.conditions,
+            "op": self.setting.op, "dtype": self.setting.dtype, "conditions": self.conditions,
         }  # fmt: skip
         if self.layers:
             late = (self.skew or Skew("normal", 0.0)).draw(found.ranks, self.seed, LAYERS)
-            return crossing(layer_cost(found, self.hidden_dim, late, **common), size)
-        drawn = None
-        if self.skew is not None:
-            drawn = self.skew.draw(found.ranks, self.seed, DRAWS)
-        cost = collective_cost(found, self.hidden_dim, arrivals_us=drawn, **common)
-        return crossing(cost, size)
+            cost = layer_cost(found, self.hidden_dim, late, **common)
+        else:
+            skew = self.skew
+            drawn = None if skew is None else skew.draw(found.ranks, self.seed, DRAWS)
+            cost = collective_cost(found, self.hidden_dim, arrivals_us=drawn, **common)
+        return simulated_cutoff(self.setting, self.hidden_dim, found, cost)
 
     def along(self, axis: str, value: float) -> Study:
         """Return the study at one value of an axis."""
@@ -141,7 +134,7 @@ class Map:
     """Cutoffs over one or two axes: ``cells`` in row-major order of ``axes``."""
 
     axes: tuple[tuple[str, tuple[float, ...]], ...]
-    cells: tuple[Crossing, ...]
+    cells: tuple[SimulatedCutoff, ...]
 
     @property
     def bytes(self) -> Floats:
@@ -163,6 +156,7 @@ class Map:
                     **dict(zip(names, point.tolist(), strict=True)),
                     "cutoff_bytes": cell.bytes,
                     "cutoff_tokens": cell.tokens,
+                    "cutoff_bytes_interval": list(cell.interval) if cell.interval else None,
                 }
                 for point, cell in zip(points, self.cells, strict=True)
             ],
@@ -176,5 +170,5 @@ def cutoff_map(study: Study, axes: Sequence[tuple[str, Sequence[float]]]) -> Map
         studies = [s.along(name, value) for s in studies for value in values]
     return Map(
         tuple((name, tuple(map(float, values))) for name, values in axes),
-        tuple(s.crossing() for s in studies),
+        tuple(s.cutoff() for s in studies),
     )

@@ -87,11 +87,6 @@ class Topology:
         a, b = self.ends[link].tolist()
         return f"{self._node(a)}>{self._node(b)}"
 
-    def links_between(self, a: int, b: int) -> Integers:
-        """Return the directed links from node a to node b (at most one)."""
-        found = self._index.get((a, b))
-        return np.array([] if found is None else [found], np.int64)
-
     def with_memory(self, gbps: Floats) -> Topology:
         """Return the topology with rank r's memory at ``gbps[r]``, kept in proportion to faults."""
         rates = self.gbps.copy()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ..data.kernels import Kernel
 from ..errors import InputError
 from ..model.shape import WORLD_SIZES
-from ..rules.condition import (
+from .condition import (
     AnyOf,
     Compare,
     Condition,
@@ -26,7 +26,7 @@ from ..rules.condition import (
     parts_of,
     with_version,
 )
-from ..rules.rule import Rule, validity
+from .rule import Rule, validity
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,16 @@ def adapt(rule: Rule, installed: Condition, kernel: Kernel) -> Adapted:
         unclaimed=tuple(n for n in WORLD_SIZES if n not in claimed),
         hidden_set=hidden_set if isinstance(hidden_set, Member) else None,
     )
+
+
+def kernel_limits(kernel: Kernel) -> list[Condition]:
+    """Return what an old 1-stage kernel asks for and no engine checks: token cap, hidden set."""
+
+    def is_checked(limit: Condition) -> bool:
+        packs = isinstance(limit, Compare) and limit.quantity == "packs"
+        return packs or isinstance(limit, WholePacks)
+
+    return [limit for limit in factors(validity(kernel)) if not is_checked(limit)]
 
 
 def _without(condition: Condition, factor: Condition | None) -> list[Condition]:

@@ -1,7 +1,7 @@
-"""What the rule of one world size has at stake, and what is left of it after measuring.
+"""What measuring is worth at one world size: the regret and the interval to expect afterwards.
 
 For a cutoff after the k-th size of the workload the regret is linear in the calls' relative
-differences D of the two algorithms (see recommend.best_cutoff)::
+differences D of the two algorithms (see :attr:`~costmodel.decide.regret.Arms.cutoff_regret`)::
 
     C_k = sum_i w_i max(0, t2_i / t1_i - 1) + sum_(i <= k) w_i D_i
     D_i = t1_i / t2_i - 1  where 2-stage is faster, else  1 - t2_i / t1_i
@@ -22,23 +22,24 @@ If measuring leaves the covariance I - A of u, then E[u | data] = m has covarian
     E[C_k | data] = c_k + sum_a b_ka m_a + sum_ab d_kab (m_a m_b - A_ab)
 
 exactly. The outer expectation is a sum over points of a quasi-random normal sequence.
+
+The interval to expect is that of simulated outcomes: for each, the posterior that it would leave is
+drawn from in turn, and the best cutoff and its interval are read off as ``recommend`` does.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import Calibration
-from ..data.kernels import Kernel
-from ..data.workload import Workload
-from ..decide.prediction import latency_us
-from ..decide.recommendation import Choice, best_cutoff
-from ..model.geometry import eligible
-from ..model.shape import ONE_STAGE, TWO_STAGE, Shapes
+from ..decide.decision import Cutoff
+from ..decide.recommendation import MAX_INTERVAL_RATIO
+from ..decide.regret import Arms, BestCutoff
+from ..decide.setting import Setting
 from .coordinates import Posterior, linear
 
 Array = NDArray[np.float64]
@@ -54,27 +55,73 @@ POINTS_COARSE = 24
 POINTS = 128
 POINTS_FINE = 2048
 
+#: Outcomes behind an interval to expect, posterior draws of each, and the seed.
+OUTCOMES = 16
+OUTCOME_DRAWS = 96
+OUTCOME_SEED = 7
+
 #: With less to gain than this (a fraction: 0.001 %), a decision counts as made.
 NEGLIGIBLE = 1e-5
 
 
 @dataclass(frozen=True)
-class Stake:
-    """The decision at one world size.
+class Interval:
+    """A cutoff in bytes with its 90 % interval; ``hi`` None is open above.
 
-    ``shapes`` is the workload ascending in bytes with ``weight`` summing to 1, ``regret`` (draws,
-    K) the regret of every cutoff as a fraction, ``edges`` (K,) the cutoffs in bytes, ``now`` the
-    best cutoff as things stand, ``call_regret`` each call's expected regret under it. The response
-    surface covers the cutoffs ``kept``: ``direction`` (q, p) gives u = direction w, ``surface``
+    After measuring, medians over outcomes. ``claimed`` is the probability that the interval is
+    narrow enough for a cutoff to be claimed (:data:`MAX_INTERVAL_RATIO`).
+    """
+
+    bytes: int
+    lo: int
+    hi: int | None
+    claimed: float
+
+    @classmethod
+    def of(cls, outcomes: list[BestCutoff]) -> Interval:
+        """Summarise outcomes by their medians."""
+
+        def median(values: list[float]) -> float:
+            return float(np.quantile(values, 0.5, method="nearest"))
+
+        high = median([np.inf if o.hi.hi is None else o.hi.hi for o in outcomes])
+        narrow = [
+            o.hi.hi is not None and 0 < o.hi.hi <= MAX_INTERVAL_RATIO * o.lo.lo for o in outcomes
+        ]
+        return cls(
+            bytes=int(median([o.cell.roundest() for o in outcomes])),
+            lo=int(median([o.lo.lo for o in outcomes])),
+            hi=None if np.isinf(high) else int(high),
+            claimed=float(np.mean(narrow)),
+        )
+
+    @property
+    def ratio(self) -> float:
+        """Upper over lower end; infinite for an open interval."""
+        return self.hi / self.lo if self.hi is not None and self.lo > 0 else float("inf")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the interval with recommend's keys."""
+        return {
+            "max_bytes": self.bytes,
+            "max_bytes_lo": self.lo,
+            "max_bytes_hi": self.hi,
+            "claimed_probability": round(self.claimed, 3),
+        }
+
+
+@dataclass(frozen=True)
+class RegretSurface:
+    """How the regret of every cutoff at one world size depends on what is known.
+
+    ``cutoff`` is the decision as things stand, ``arms`` both arms over the planner's draws,
+    ``call_regret`` (n,) each call's expected regret under the cutoff. The response surface covers
+    the cutoffs ``kept``: ``direction`` (q, p) gives u = direction w, ``surface``
     (1 + q + q (q + 1) / 2, kept) its coefficients.
     """
 
-    world_size: int
-    shapes: Shapes
-    weight: Array
-    regret: Array
-    edges: NDArray[np.int64]
-    now: Choice
+    cutoff: Cutoff
+    arms: Arms
     call_regret: Array
     kept: NDArray[np.int64]
     direction: Array
@@ -82,29 +129,18 @@ class Stake:
 
     @classmethod
     def of(
-        cls,
-        calibration: Calibration,
-        posterior: Posterior,
-        white: Array,
-        workload: Workload,
-        world_size: int,
-        *,
-        gpu: str,
-        op: str,
-        dtype: str,
-        kernel: Kernel,
-    ) -> Stake:
-        """Evaluate the decision over posterior draws at white coordinates (draws, p)."""
-        shapes, weight = callable_by_both(workload, world_size, op, dtype, kernel)
-        one, two = both_arms(calibration, shapes, posterior, white, gpu, kernel)
-        regret, edges = regret_of_cutoffs(shapes.bytes, one, two, weight)
-        now = best_cutoff(shapes.bytes, one, two, weight)
-        chosen = np.where(shapes.bytes <= now.bytes, one, two)
-        call_regret = (chosen / np.minimum(one, two)).mean(axis=0) - 1.0
+        cls, setting: Setting, cutoff: Cutoff, posterior: Posterior, white: Array
+    ) -> RegretSurface:
+        """Evaluate a decision over posterior draws at white coordinates (draws, p)."""
+        now = cutoff.arms
+        arms = Arms.of_calls(setting, now.shapes, now.weight, posterior.values(white))
+        regret = arms.cutoff_regret
+        chosen = arms.chosen_us(now.shapes.bytes <= at_present(cutoff).bytes)
+        call_regret = (chosen / arms.fastest_us).mean(axis=0) - 1.0
         mean = regret.mean(axis=0)
         best = np.argmin(regret, axis=1)
         # Cutoffs that no draw comes near are never chosen.
-        low, high = max(best.min() - 2, 0), min(best.max() + 2, edges.size - 1)
+        low, high = max(best.min() - 2, 0), min(best.max() + 2, mean.size - 1)
         kept = np.unique(
             np.append(np.linspace(low, high, CUTOFFS).round().astype(int), np.argmin(mean))
         )
@@ -115,19 +151,28 @@ class Stake:
         u = white @ direction.T
         # The constant is the draws' own mean, so that the surface's "before" is theirs.
         surface = np.vstack([mean[kept], linear(np.hstack([u, _products(u)]), regret[:, kept]).T])
-        return cls(
-            world_size, shapes, weight, regret, edges, now, call_regret, kept, direction, surface
-        )
+        return cls(cutoff, arms, call_regret, kept, direction, surface)
+
+    @property
+    def world_size(self) -> int:
+        """Ranks."""
+        return self.cutoff.world_size
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The cutoff's present interval in bytes; an open end is 0 or infinite."""
+        high = self.cutoff.max_bytes_hi
+        return float(self.cutoff.max_bytes_lo or 0), np.inf if high is None else float(high)
 
     @property
     def before(self) -> float:
         """Expected regret of the best cutoff as things stand."""
-        return float(self.regret.mean(axis=0).min())
+        return float(self.arms.cutoff_regret.mean(axis=0).min())
 
     @property
     def perfect(self) -> float:
         """Expected regret with the parameters known: what one cutoff in bytes cannot avoid."""
-        return float(self.regret.min(axis=1).mean())
+        return float(self.arms.cutoff_regret.min(axis=1).mean())
 
     @property
     def open(self) -> bool:
@@ -151,7 +196,7 @@ class Stake:
         return np.asarray(curve.min(axis=-1).mean(axis=-1))
 
     def chosen(self, mean: Array, known: Array) -> NDArray[np.int64]:
-        """Return the cutoff (index into ``edges``) chosen for each E[u | data], (n, q)."""
+        """Return the cutoff (index into the arms' cells) chosen for each E[u | data], (n, q)."""
         q = len(self.direction)
         first, second = _pairs(q)
         curve = (
@@ -164,58 +209,41 @@ class Stake:
 
     def open_calls(self) -> tuple[float, float]:
         """Return (share of the calls inside the cutoff's interval, their mean expected regret)."""
-        high = np.inf if self.now.hi is None else self.now.hi
-        inside = (self.shapes.bytes > self.now.lo) & (self.shapes.bytes <= high)
-        share = float(self.weight[inside].sum())
+        low, high = self.interval
+        size, weight = self.arms.shapes.bytes, self.arms.weight
+        inside = (size > low) & (size <= high)
+        share = float(weight[inside].sum())
         if share == 0:
             return 0.0, 0.0
-        return share, float(self.weight[inside] @ self.call_regret[inside]) / share
+        return share, float(weight[inside] @ self.call_regret[inside]) / share
+
+    def expected(self, setting: Setting, posterior: Posterior, learnt: Array) -> Interval:
+        """Return the interval to expect when measuring makes E[w | data] vary by ``learnt``.
+
+        ``learnt`` (p, p) is a covariance of white coordinates.
+        """
+        rng = np.random.default_rng(OUTCOME_SEED)
+        p = len(learnt)
+        means = _antithetic(rng, OUTCOMES, p) @ _root(learnt)
+        rest = _antithetic(rng, OUTCOME_DRAWS, p) @ _root(np.eye(p) - learnt)
+        shapes, weight = self.arms.shapes, self.arms.weight
+        return Interval.of(
+            [
+                Arms.of_calls(setting, shapes, weight, posterior.values(mean + rest)).best()
+                for mean in means
+            ]
+        )
 
 
-def callable_by_both(
-    workload: Workload, world_size: int, op: str, dtype: str, kernel: Kernel
-) -> tuple[Shapes, Array]:
-    """Return the calls that both kernels take, ascending in bytes, and their weights."""
-    every = Shapes.of(workload.tokens, workload.hidden_dim, world_size, op=op, dtype=dtype)
-    both = eligible(every, ONE_STAGE, kernel)[0] & eligible(every, TWO_STAGE, kernel)[0]
-    order = np.flatnonzero(both)[np.argsort(every.bytes[both], kind="stable")]
-    shapes = Shapes(
-        op, dtype, every.tokens[order], every.hidden_dim[order], every.world_size[order]
+def at_present(cutoff: Cutoff) -> Interval:
+    """Return the decision's own interval; without a claim, what could be estimated."""
+    best = cutoff.arms.best()
+    return Interval(
+        bytes=best.cell.roundest() if cutoff.max_bytes is None else cutoff.max_bytes,
+        lo=best.lo.lo,
+        hi=best.hi.hi,
+        claimed=float(cutoff.claimed),
     )
-    return shapes, workload.weight[order] / workload.weight[order].sum()
-
-
-def both_arms(
-    calibration: Calibration,
-    shapes: Shapes,
-    posterior: Posterior,
-    white: Array,
-    gpu: str,
-    kernel: Kernel,
-) -> tuple[Array, Array]:
-    """Return 1-stage and 2-stage latencies in us at white coordinates (n, p), each (n, shapes)."""
-    values = posterior.values(white)
-    one, two = (
-        latency_us(calibration, shapes, a, gpu=gpu, kernel=kernel, values=values)
-        for a in (ONE_STAGE, TWO_STAGE)
-    )
-    return one, two
-
-
-def regret_of_cutoffs(
-    size_bytes: NDArray[np.int64], one_us: Array, two_us: Array, weight: Array
-) -> tuple[Array, NDArray[np.int64]]:
-    """Return (regret of every cutoff (n, K) as a fraction, the cutoffs in bytes (K,)).
-
-    ``size_bytes`` ascending, latencies (n, calls). The first cutoff sends nothing to 1-stage.
-    """
-    fastest = np.minimum(one_us, two_us)
-    regret2 = weight * (two_us / fastest - 1.0)
-    step = weight * (one_us / fastest - 1.0) - regret2
-    curve = np.hstack([np.zeros((len(step), 1)), np.cumsum(step, axis=1)])
-    curve += regret2.sum(axis=1, keepdims=True)
-    ends = np.append(np.flatnonzero(np.diff(size_bytes)) + 1, size_bytes.size)
-    return curve[:, np.append(0, ends)], np.append(0, size_bytes[ends - 1])
 
 
 @cache
@@ -243,6 +271,11 @@ def _root(known: Array) -> Array:
     return np.asarray(
         (axes * np.sqrt(np.maximum(size, 0.0))[..., None, :]) @ np.swapaxes(axes, -1, -2)
     )
+
+
+def _antithetic(rng: np.random.Generator, count: int, dimensions: int) -> Array:
+    half = rng.standard_normal((count // 2, dimensions))
+    return np.vstack([half, -half])
 
 
 def _pairs(count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -1,0 +1,123 @@
+"""The question on the command line: the options that name a setting and a workload."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..data import kernels
+from ..decide.setting import Setting
+from ..errors import InputError
+from ..model.shape import FUSED
+from ..rules.rule import ENGINES, Rule, load, named
+from ..units import ELEMENT_BYTES
+from . import options
+
+if TYPE_CHECKING:
+    from ..data.llms import LLM
+    from ..data.workload import Workload
+
+Command = Callable[..., Any]
+
+#: The options of :func:`setting_options` and :func:`workload_options` by the names that commands
+#: receive them under.
+Asked = dict[str, Any]
+
+OP = click.option(
+    "--op", default="fused", show_default=True, help="fused or plain all-reduce, or separate ops."
+)
+DTYPE = click.option(
+    "--dtype", help=f"{', '.join(ELEMENT_BYTES)}.  [default: the model's, or bf16]"
+)
+AITER = click.option(
+    "--aiter-version", default=kernels.LATEST, show_default=True, help="Whose kernels run."
+)
+SOURCE = click.option(
+    "--source", default="", metavar="NAME",
+    help="Latencies as this calibrated source measures them.  [default: a typical one]",
+)  # fmt: skip
+ENGINE = click.option(
+    "--for", "engine", default="", metavar="ENGINE",
+    help=f"Whom the rule is for, whose guards it then keeps: {', '.join(ENGINES)}.",
+)  # fmt: skip
+
+
+def setting_options(command: Command) -> Command:
+    """Add --arch, --gpu, --calibration, --op, --dtype, --aiter-version, --source and --for."""
+    for option in (ENGINE, SOURCE, AITER, DTYPE, OP):
+        command = option(command)
+    return options.target(command)
+
+
+def workload_options(command: Command) -> Command:
+    """Add --hidden, --model and --config: the workload that is weighed and shown."""
+    return options.model_shape(command)
+
+
+def setting_of(asked: Asked) -> Setting:
+    """Return the setting that the options name, and take them out of ``asked``.
+
+    The dtype defaults to the model's where one is named.
+    """
+    calibration, _, gpu = options.load_target(
+        asked.pop("arch"), asked.pop("gpu"), asked.pop("calibration_file")
+    )
+    model = llm_of(asked)
+    return Setting(
+        calibration,
+        gpu,
+        op=options.read_op(asked.pop("op", FUSED)),
+        dtype=asked.pop("dtype") or (model.dtype if model else "bf16"),
+        aiter_version=asked.pop("aiter_version"),
+        source=asked.pop("source", ""),
+        engine=asked.pop("engine", "").lower(),
+    )
+
+
+def llm_of(asked: Asked) -> LLM | None:
+    """Return the model that --model or --config names, if either is given."""
+    from ..data import llms
+
+    if asked.get("model_name") and asked.get("config_file"):
+        raise InputError("give one of --model and --config")
+    if asked.get("model_name"):
+        return llms.find(asked["model_name"])
+    return llms.from_config(asked["config_file"]) if asked.get("config_file") else None
+
+
+def workload_of(asked: Asked) -> Workload | None:
+    """Return the workload that --hidden, --model or --config names; None for known models."""
+    from ..data.workload import Workload
+
+    sizes = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
+    return Workload.of(sizes) if sizes else None
+
+
+def hidden_dim_of(asked: Asked) -> int:
+    """Return the one hidden size that the options name."""
+    sizes = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
+    if sizes is None or len(sizes) != 1:
+        raise InputError("give one hidden size: --hidden 2880, --model or --config")
+    return sizes[0]
+
+
+def rule_of(name: str, op: str = FUSED) -> Rule:
+    """Return a rule of the catalogue by name, or one from a JSON file."""
+    is_file = name.endswith(".json") or Path(name).is_file()
+    return load(name) if is_file else named(name, op=op)
+
+
+def words(asked: dict[str, Any]) -> list[str]:
+    """Return options as words of a command line, those without a value left out."""
+    out: list[str] = []
+    for name, value in asked.items():
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            value = ",".join(map(str, value))
+        if value is True:
+            out.append(name)
+        elif value:
+            out += [name, str(value)]
+    return out

@@ -1,0 +1,301 @@
+"""The decision: per world size the cutoff, its interval and evidence, and the rule they make.
+
+``recommend`` returns a :class:`Decision`; explain, plan, worth, validate, emit, audit, report and
+the figures take it, and none works out a cutoff, a regret or a rule of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..calibration.posterior import Coverage
+from ..data.workload import Workload
+from ..errors import InputError
+from ..rules.adapt import adapt, kernel_limits
+from ..rules.condition import all_of
+from ..rules.rule import CutoffEvidence, Rule, current
+from ..units import kib
+from .regret import Arms, Cell
+from .setting import Setting
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .schemas import (
+        ArmEvidenceRecord,
+        CutoffRecord,
+        MeasureNext,
+        Recommendation,
+        SeparateRecord,
+    )
+
+MEASURED = "measured"
+TRANSFERRED = "transferred"
+NOT_IDENTIFIED = "not_identified"
+ALWAYS_ONE_STAGE = "always_1stage"
+
+#: A single cutoff is called adequate when the best rule per hidden size gains less than this.
+ADEQUATE_PCT = 0.5
+
+#: Hidden sizes at which an emitted rule is checked: the 1-stage kernel takes multiples of 8 up to
+#: 8192, and models have multiples of 64.
+CHECKED_HIDDEN_DIMS = tuple(range(512, 8193, 128))
+
+
+@dataclass(frozen=True)
+class ArmEvidence:
+    """What one arm's latency rests on: rows measured here, or rows carried from elsewhere."""
+
+    algorithm: str
+    here: Coverage | None
+    elsewhere: tuple[Coverage, ...]
+
+    @property
+    def rows(self) -> tuple[Coverage, ...]:
+        """The rows behind the arm."""
+        return (self.here,) if self.here else self.elsewhere
+
+    def to_dict(self) -> ArmEvidenceRecord:
+        """Return an entry of ``evidence``."""
+        return {
+            "algorithm": self.algorithm,
+            "measured": self.here is not None,
+            "rows": [
+                {
+                    "gpu": c.gpu, "world_size": c.world_size, "rows": c.rows,
+                    "sources": list(c.sources),
+                }
+                for c in self.rows
+            ],
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SeparateOps:
+    """Where all-reduce and RMSNorm as separate ops beat both fused arms with 90 % probability.
+
+    ``share`` of the calls, between ``from_bytes`` and ``to_bytes``, by ``gain_pct`` (least and
+    most). ``share`` 0: nowhere. ``measured`` says whether separate ops were measured here.
+    """
+
+    share: float
+    from_bytes: int
+    to_bytes: int
+    gain_pct: tuple[float, float]
+    measured: bool
+
+    def to_dict(self) -> SeparateRecord:
+        """Return the ``separate`` part of a cutoff."""
+        return {
+            "share": self.share,
+            "from_bytes": self.from_bytes,
+            "to_bytes": self.to_bytes,
+            "gain_pct_lo": self.gain_pct[0],
+            "gain_pct_hi": self.gain_pct[1],
+            "measured": self.measured,
+        }
+
+
+@dataclass(frozen=True)
+class Cutoff:
+    """The answer for one world size; bytes are None where none is claimed.
+
+    1-stage runs up to ``max_bytes`` inclusive; ``max_bytes_lo`` <= ``max_bytes`` <=
+    ``max_bytes_hi``, the ends of cells (None in ``max_bytes_hi``: no limit). ``cell`` holds the
+    cutoffs that decide alike for every hidden size that the kernel takes. ``regret_pct`` is what
+    the rule is expected to lose over the workload. ``switch`` gives (hidden_dim, last captured
+    batch on 1-stage, first on 2-stage).
+    """
+
+    world_size: int
+    max_bytes: int | None
+    max_bytes_lo: int | None
+    max_bytes_hi: int | None
+    cell: Cell | None
+    verdict: str
+    reason: str
+    evidence: tuple[ArmEvidence, ...]
+    measure_next: tuple[MeasureNext, ...]
+    regret_pct: float
+    separate: SeparateOps | None
+    adequate: bool
+    gain_per_hidden_pct: float
+    switch: tuple[tuple[int, int, int | None], ...]
+    arms: Arms = field(repr=False)
+
+    @property
+    def claimed(self) -> bool:
+        """Whether a rule may be built on it."""
+        return self.verdict != NOT_IDENTIFIED
+
+    @property
+    def measured(self) -> bool:
+        """Whether both arms were measured on this GPU at this world size."""
+        return all(arm.here for arm in self.evidence)
+
+    def to_dict(self) -> CutoffRecord:
+        """Return an entry of ``cutoffs``."""
+        return {
+            "world_size": self.world_size,
+            "max_bytes": self.max_bytes,
+            "inclusive": True,
+            "max_bytes_lo": self.max_bytes_lo,
+            "max_bytes_hi": self.max_bytes_hi,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "measure_next": list(self.measure_next),
+            "cell_bytes": [self.cell.lo, self.cell.hi] if self.cell else None,
+            "regret_pct": self.regret_pct,
+            "evidence": [arm.to_dict() for arm in self.evidence],
+            "separate": self.separate.to_dict() if self.separate else None,
+            "adequate": self.adequate,
+            "gain_per_hidden_pct": self.gain_per_hidden_pct,
+            "switch": [
+                {"hidden_dim": h, "last_1stage_tokens": last, "first_2stage_tokens": first}
+                for h, last, first in self.switch
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class HiddenLoss:
+    """A hidden size at which the rule loses more than a cutoff of its own would."""
+
+    world_size: int
+    hidden_dim: int
+    loss_pct: float
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """Cutoffs per world size with the hidden-size answer, for one setting and workload."""
+
+    setting: Setting
+    workload: Workload
+    cutoffs: tuple[Cutoff, ...]
+    hidden_rule: str
+    hidden_set: tuple[int, ...]
+
+    @property
+    def world_sizes(self) -> tuple[int, ...]:
+        """World sizes that were asked about."""
+        return tuple(c.world_size for c in self.cutoffs)
+
+    @property
+    def depends_on_hidden(self) -> bool:
+        """Whether one cutoff in bytes is not adequate for all hidden sizes of the workload."""
+        return any(not c.adequate for c in self.cutoffs)
+
+    def at(self, world_size: int) -> Cutoff:
+        """Return the cutoff of a world size that was asked about."""
+        return next(c for c in self.cutoffs if c.world_size == world_size)
+
+    @cached_property
+    def unguarded_rule(self) -> Rule:
+        """The rule before an engine's guards join it; limits of old kernels are included.
+
+        World sizes without a claim are left out. Raises :class:`InputError`, with the reasons,
+        where no world size has a claim.
+        """
+        claimed = {c.world_size: c.max_bytes for c in self.cutoffs if c.claimed}
+        if not claimed:
+            raise InputError(self.refusal())
+        limits = kernel_limits(self.setting.kernel)
+        return Rule.from_cutoffs(
+            "recommended", claimed, requires=all_of(*limits) if limits else None,
+            op=self.setting.op,
+        )  # fmt: skip
+
+    @cached_property
+    def rule(self) -> Rule:
+        """The rule as the engine that it is meant for will run it, its guards included.
+
+        World sizes without a claim keep the engine's own cutoff.
+        """
+        if not self.setting.engine:
+            return self.unguarded_rule
+        installed = current(self.setting.engine, self.setting.op)
+        return adapt(self.unguarded_rule, installed.condition, self.setting.kernel).rule
+
+    @property
+    def evidence(self) -> dict[int, CutoffEvidence]:
+        """What supports each cutoff, for a rule's provenance."""
+        return {
+            c.world_size: CutoffEvidence(c.verdict, c.max_bytes_lo, c.max_bytes_hi, c.reason)
+            for c in self.cutoffs
+        }
+
+    def refusal(self) -> str:
+        """Return why no cutoff is claimed, each with what could be estimated."""
+        said = []
+        for c in self.cutoffs:
+            if not c.claimed:
+                low = kib(c.max_bytes_lo or 0)
+                high = "no limit" if c.max_bytes_hi is None else kib(c.max_bytes_hi)
+                said.append(f"TP{c.world_size}: {c.reason} (90 % interval {low} to {high})")
+        return f"no cutoff is identified for {self.setting.gpu}: {'; '.join(said)}"
+
+    @cached_property
+    def losses_by_hidden(self) -> tuple[HiddenLoss, ...]:
+        """Hidden sizes at which the rule loses :data:`ADEQUATE_PCT` more than one of their own.
+
+        Checked over every hidden size of :data:`CHECKED_HIDDEN_DIMS` that the kernel takes: the
+        engine sends all of them through the rule, whatever workload it was weighed on.
+        """
+        out = []
+        for c in self.cutoffs:
+            if not c.claimed:
+                continue
+            for hidden in CHECKED_HIDDEN_DIMS:
+                one = self.setting.shapes(1, hidden, c.world_size)
+                if not self.setting.takes_both(one).all():
+                    continue
+                arms = Arms.of(self.setting, Workload.of([hidden]), c.world_size)
+                mine = float(arms.regret_pct(arms.use_1stage(self.unguarded_rule)).mean())
+                loss = mine - arms.best().regret_pct
+                if loss > ADEQUATE_PCT:
+                    out.append(HiddenLoss(c.world_size, hidden, loss))
+        return tuple(out)
+
+    def to_dict(self) -> Recommendation:
+        """Return the ``costmodel/recommend/1`` record."""
+        data = self.setting.calibration.data
+        return {
+            "schema": "costmodel/recommend/1",
+            **self.setting.about(),
+            "hidden_dims": {
+                "rule": self.hidden_rule,
+                "set": list(self.hidden_set),
+                "depends_on_hidden": self.depends_on_hidden,
+                "workload": np.unique(self.workload.hidden_dim).tolist(),
+                "effect": data.get("hidden_effect"),
+            },
+            "cutoffs": [c.to_dict() for c in self.cutoffs],
+            "engine": self.setting.engine or None,
+            "source": self.setting.source or None,
+            "rule": self.rule.to_json() if any(c.claimed for c in self.cutoffs) else None,
+            "rows": {
+                "read": data.get("rows_read"),
+                "used": data.get("rows_used"),
+                "sources": list(data.get("sources", ())),
+            },
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a row per world size as a pandas data frame."""
+        import pandas as pd
+
+        return pd.DataFrame([c.to_dict() for c in self.cutoffs])
+
+    def __repr__(self) -> str:
+        said = []
+        for c in self.cutoffs:
+            sizes = "no claim" if not c.claimed else "always"
+            if c.max_bytes is not None:
+                sizes = f"1-stage <= {kib(c.max_bytes)}"
+            said.append(f"TP{c.world_size} {sizes} ({c.verdict})")
+        return f"Decision({self.setting.gpu}: {', '.join(said)})"

@@ -1,0 +1,164 @@
+"""The question: on which GPU, for which op, dtype and kernels, by which calibration.
+
+Everything that answers a question takes a :class:`Setting`. Latencies, their terms, posterior draws
+and what the kernels take come from it and from nowhere else, so that two answers about one call
+rest on the same numbers.
+
+>>> setting = Setting.shipped("MI355X")
+>>> setting.latency_us(setting.shapes(32, 2880, 4), "1stage")
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..calibration import posterior
+from ..calibration.posterior import Calibration, Values
+from ..data import hardware, kernels
+from ..errors import InputError, nearest
+from ..model.geometry import eligible, on_fabric
+from ..model.latency import terms, total
+from ..model.shape import ALGORITHMS, FUSED, OPS, SEPARATE, Shapes
+from ..rules.rule import ENGINES
+from ..units import element_bytes
+
+if TYPE_CHECKING:
+    from .schemas import Asked
+
+Array = NDArray[np.float64]
+
+#: Posterior draws behind every interval and every expected regret, and the seed that makes them
+#: repeatable.
+DRAWS = 256
+SEED = 20260823
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything about a question but the calls. Raises :class:`InputError` for what is unknown.
+
+    ``aiter_version`` says which kernels run (the project's own kernels have one state). ``source``
+    is the calibrated source whose harness constant latencies carry; "" is the typical one.
+    ``engine`` is whom the rule is meant for; its guards then belong to the rule.
+    """
+
+    calibration: Calibration
+    gpu: str
+    op: str = FUSED
+    dtype: str = "bf16"
+    aiter_version: str = kernels.LATEST
+    source: str = ""
+    engine: str = ""
+
+    def __post_init__(self) -> None:
+        known = [gpu for _, gpu in self.calibration.gpus]
+        if self.gpu not in known:
+            raise InputError(f"this calibration has no {self.gpu}; it covers {', '.join(known)}")
+        if self.op not in OPS:
+            raise InputError(
+                f"unknown op '{self.op}'{nearest(self.op, OPS)}; the model knows {', '.join(OPS)}"
+            )
+        element_bytes(self.dtype)
+        _ = self.kernel
+        if self.source and self.calibration.harness_key(self.source, self.gpu) is None:
+            have = ", ".join(self.calibration.harness)
+            raise InputError(f"source '{self.source}' is not in this calibration; it has {have}")
+        if self.engine and self.engine not in ENGINES:
+            raise InputError(
+                f"unknown engine '{self.engine}'{nearest(self.engine, ENGINES)}; "
+                f"one of {', '.join(ENGINES)}"
+            )
+
+    @classmethod
+    def shipped(cls, gpu: str, **more: Any) -> Setting:
+        """Return the setting of a GPU with the calibration that the package ships for its arch."""
+        arch, gpu = hardware.choose(None, gpu)
+        return cls(posterior.shipped(arch), gpu, **more)
+
+    @cached_property
+    def kernel(self) -> kernels.Kernel:
+        """The kernels that the calibration speaks for, at the AITER version."""
+        return kernels.calibrated(self.calibration.kernel_family, self.aiter_version)
+
+    @property
+    def arch(self) -> str:
+        """The GPU's arch."""
+        return next(a for a, g in self.calibration.gpus if g == self.gpu)
+
+    def shapes(self, tokens: ArrayLike, hidden_dim: ArrayLike, world_size: ArrayLike) -> Shapes:
+        """Return calls of the setting's op and dtype; the arrays are broadcast."""
+        return Shapes.of(tokens, hidden_dim, world_size, op=self.op, dtype=self.dtype)
+
+    def takes(self, shapes: Shapes, algorithm: str) -> NDArray[np.bool_]:
+        """Return which calls an algorithm's kernel takes."""
+        return eligible(shapes, algorithm, self.kernel)[0]
+
+    def takes_both(self, shapes: Shapes) -> NDArray[np.bool_]:
+        """Return which calls both kernels take, so that there is a choice."""
+        one, two = (self.takes(shapes, algorithm) for algorithm in ALGORITHMS)
+        return one & two
+
+    def limits(self, algorithm: str, hidden_dim: int = 8) -> str:
+        """Return in words what an algorithm's kernel takes."""
+        return eligible(self.shapes(1, hidden_dim, 2), algorithm, self.kernel)[1]
+
+    @cached_property
+    def new_source(self) -> Values:
+        """Posterior draws for a benchmark that nobody has seen: its constant is drawn as well."""
+        return self.calibration.draw(DRAWS, SEED)
+
+    @cached_property
+    def draws(self) -> Values:
+        """Posterior draws with the constant of a typical benchmark, which both arms share."""
+        return {**self.new_source, "harness[]": 0.0}
+
+    def terms(self, shapes: Shapes, algorithm: str, values: Values | None = None) -> dict[str, Any]:
+        """Return the named terms in us: arrays like the shapes, or (draws, n) for ``values``.
+
+        ``values`` defaults to the point estimates. A term that no shape changes may be a scalar.
+        """
+        cost = self.calibration.costs(
+            self.gpu, values or self.calibration.values,
+            norm_kernel=self.kernel.norm_kernel, source=self.source or None,
+        )  # fmt: skip
+        wires = self.calibration.fabric
+        return terms(on_fabric(wires, shapes, algorithm, self.kernel, self.arch), cost, wires)
+
+    def latency_us(self, shapes: Shapes, algorithm: str, values: Values | None = None) -> Array:
+        """Return latencies in us: like the shapes, or (draws, n) for ``values``."""
+        latency = np.asarray(total(self.terms(shapes, algorithm, values)))
+        drawn = () if values is None else np.shape(values["launch_us"])[:1]
+        return np.broadcast_to(latency, (*drawn, *shapes.tokens.shape))
+
+    def separate_us(self, shapes: Shapes, values: Values | None = None) -> Array:
+        """Return what all-reduce and RMSNorm take as separate ops, by the faster algorithm."""
+        apart = Shapes(SEPARATE, shapes.dtype, shapes.tokens, shapes.hidden_dim, shapes.world_size)
+        one, two = (self.latency_us(apart, algorithm, values) for algorithm in ALGORITHMS)
+        return np.minimum(one, two)
+
+    def about(self) -> Asked:
+        """Return the part of a JSON record that says what was asked."""
+        return {
+            "arch": self.arch,
+            "gpu": self.gpu,
+            "op": self.op,
+            "dtype": self.dtype,
+            "aiter_version": self.aiter_version,
+            "calibration": {"id": self.calibration.id, "sha256": self.calibration.sha256},
+        }
+
+    def but(self, **changes: Any) -> Setting:
+        """Return the setting with some of it changed."""
+        return replace(self, **changes)
+
+    def __repr__(self) -> str:
+        more = "".join(f", {word}" for word in (self.source, self.engine) if word)
+        return (
+            f"Setting({self.gpu}, {self.op}, {self.dtype}, {self.kernel.title}, "
+            f"calibration {self.calibration.id}{more})"
+        )

@@ -1,0 +1,73 @@
+"""An engine's rule as it was found, in words, and what it loses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..data.llms import CALLS_PER_LAYER
+from ..engines.audit import Audit
+from ..model.shape import WORLD_SIZES
+from .table import table
+
+
+def text(one: Audit, hidden_dims: Sequence[int], dtype: str, layers: int | None) -> str:
+    """Return an audit as text."""
+    lines = []
+    for installed in one.installed:
+        lines.append(installed.statement())
+        if installed.moved:
+            lines.append("  not where the known releases keep it: make sure that it is in force")
+        if installed.known_as:
+            lines.append(f"  the same as rule '{installed.known_as}'")
+        if installed.overrides:
+            lines.append(f"  unless set otherwise by {', '.join(installed.overrides)}")
+        lines += [f"  could not be read, taken as met: {a}" for a in installed.assumed]
+        lines += [f"  {installed.file}:{f.line}: {f.text}" for f in installed.findings]
+    lines += ["", f"largest 1-stage batch in {dtype}, by hidden size:"]
+    rules = [("installed", one.rule)]
+    if one.against is not None:
+        rules.append((one.against.rule.name, one.against.rule))
+    rows = [
+        (
+            f"TP{n}",
+            name,
+            rule.sizes(n),
+            *(_limit(rule.max_tokens(h, n, dtype=dtype)) for h in hidden_dims),
+        )
+        for n in WORLD_SIZES
+        for name, rule in rules
+    ]
+    lines.append(table(rows, ("ranks", "rule", "1-stage bytes", *hidden_dims)))
+    if one.against is not None:
+        lines += [f"  {note}" for note in one.against.notes(one.tree.engine.title)]
+    if one.scores:
+        lines += ["", "by the calibrated model, over captured batch sizes:"]
+        lines.append(_scores(one, layers))
+    return "\n".join(lines)
+
+
+def _scores(one: Audit, layers: int | None) -> str:
+    head = ["ranks", "installed loses", "90 % interval", "us a call", "decided otherwise"]
+    if layers:
+        head.append(f"us a decode step ({CALLS_PER_LAYER} x {layers} calls)")
+    rows = []
+    for n, score in sorted(one.scores.items()):
+        lost, saved = score.saved_pct, score.saved_us
+        row = [
+            f"TP{n}",
+            f"{lost.value:.2f} %",
+            f"{lost.lo:.2f} to {lost.hi:.2f}",
+            f"{saved.value:.2f}",
+            f"{100 * score.differ:.0f} %",
+        ]
+        if layers:
+            calls = CALLS_PER_LAYER * layers
+            row.append(
+                f"{calls * saved.value:.0f} ({calls * saved.lo:.0f} to {calls * saved.hi:.0f})"
+            )
+        rows.append(row)
+    return table(rows, head)
+
+
+def _limit(tokens: int | None) -> str:
+    return "no limit" if tokens is None else str(tokens)

@@ -1,0 +1,134 @@
+"""A measurement plan in words: what is open, which shapes, what they should bring, what to run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..model.fabric import LOOPBACK
+from ..model.shape import FUSED
+from ..planning import Plan
+from ..planning.candidates import harness_spread_us
+from ..planning.value import Interval
+from ..units import kib
+from .table import table
+
+
+def text(plan: Plan, out: Path | None = None) -> str:
+    """Return the plan as text; ``out`` is where it was written."""
+    setting = plan.setting
+    lines = [
+        f"what to measure next: {setting.op} on {setting.gpu} ({setting.arch}), {setting.dtype}, "
+        f"{setting.kernel.title}",
+        f"calibration {setting.calibration.id}; measurements scatter by "
+        f"{100 * plan.noise:.1f} % around the model, a new benchmark adds a constant unknown to "
+        f"+-{harness_spread_us(setting.calibration):.1f} us",
+        "",
+        _prospects(plan),
+        "",
+    ]
+    for p in plan.prospects:
+        if p.note:
+            lines.append(f"TP{p.world_size}: {p.note}.")
+        if p.open_share > 0:
+            lines.append(
+                f"TP{p.world_size}: {100 * p.open_share:.0f} % of the calls lie inside the "
+                f"interval; there the expected regret is {p.open_regret_pct:.2f} %."
+            )
+    if not plan.entries:
+        return "\n".join(
+            [*lines, "nothing to measure: no measurement in this budget would change the rule."]
+        )
+    lines += ["", _entries(plan), ""]
+    lines += [f"{i}. {e.reason}." for i, e in enumerate(plan.entries, 1)]
+    lines += ["", _total(plan)]
+    lines += ["", *_next(plan, out)]
+    return "\n".join(lines)
+
+
+def _prospects(plan: Plan) -> str:
+    rows = []
+    for p in plan.prospects:
+        if p.always:
+            rows.append((f"TP{p.world_size}", "always", "-", "-", f"{p.regret_pct_before:.3f} %",
+                         "-", f"{p.regret_pct_perfect:.3f} %"))  # fmt: skip
+            continue
+        rows.append(
+            (
+                f"TP{p.world_size}",
+                f"<= {kib(p.before.bytes)}",
+                _span(p.before),
+                _span(p.after),
+                f"{p.regret_pct_before:.3f} %",
+                f"{p.regret_pct_after:.3f} %",
+                f"{max(p.regret_pct_perfect, 0):.3f} %",
+            )
+        )
+    head = (
+        "ranks", "cutoff now", "90 % interval", "expected after", "regret now", "expected after",
+        "unavoidable",
+    )  # fmt: skip
+    return table(rows, head)
+
+
+def _span(interval: Interval) -> str:
+    if interval.hi is None:
+        return f"{kib(interval.lo)} to no limit"
+    ratio = f" (x{interval.ratio:.2f})" if interval.lo else ""
+    return f"{kib(interval.lo)} to {kib(interval.hi)}{ratio}"
+
+
+def _entries(plan: Plan) -> str:
+    rows = [
+        (
+            i,
+            f"TP{e.world_size}",
+            e.hidden_dim,
+            e.tokens,
+            kib(e.bytes),
+            " + ".join(e.arms),
+            " / ".join(f"{t:.1f}" for t in e.latency_us),
+            f"{e.seconds:.0f}",
+            f"{e.regret_pct_left:.3f} %",
+        )
+        for i, e in enumerate(plan.entries, 1)
+    ]
+    head = ("", "ranks", "hidden", "tokens", "bytes", "arms", "model us", "s", "regret left")
+    return table(rows, head)
+
+
+def _total(plan: Plan) -> str:
+    before, after, perfect = plan.regret_pct
+    removed = 100 * (before - after) / max(before - perfect, 1e-12)
+    words = (
+        f"{len(plan.entries)} shape{'s' * (len(plan.entries) > 1)}, {plan.latencies} "
+        f"latenc{'ies' if plan.latencies > 1 else 'y'}, about {plan.seconds:.0f} s: "
+        f"mean expected regret {before:.3f} % -> {after:.3f} %, "
+        f"{removed:.0f} % of what measuring can remove"
+    )
+    limit = plan.budget.shapes
+    if limit is not None and len(plan.entries) < limit:
+        words += ". More shapes would bring next to nothing"
+    return words + "."
+
+
+def _next(plan: Plan, out: Path | None) -> list[str]:
+    sizes = sorted({e.world_size for e in plan.entries})
+    if plan.setting.op != FUSED:
+        return [
+            f"'costmodel measure' runs {FUSED} alone: measure these with a harness of your own; "
+            "'costmodel import' reads its output"
+        ]
+    if out is None:
+        return ["--out plan.json writes this for: costmodel measure --plan plan.json"]
+    # Ranks on one GPU run in one process, on the project's own kernels.
+    alone = plan.setting.calibration.fabric == LOOPBACK
+    lines = [f"written: {out}. Measure, then calibrate with the new rows:"]
+    for n in sizes:
+        start = f"torchrun --nproc-per-node={n} -m costmodel measure --backend aiter"
+        if alone:
+            start = "costmodel measure --backend triton"
+        lines.append(f"  {start} --plan {out} --tp {n} --out run-tp{n}")
+    rows = " ".join(f"run-tp{n}/measurements.csv" for n in sizes)
+    old = "YOUR_ROWS.csv" if alone else f"--published --arch {plan.setting.arch}"
+    lines.append(f"  costmodel calibrate {rows} {old} --out mine.json")
+    return lines

@@ -1,0 +1,31 @@
+"""Predicted latencies as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..decide.prediction import Prediction
+from ..units import kib
+from .table import table
+
+
+def text(predictions: Sequence[Prediction], *, terms: bool = False) -> str:
+    """Return a row per shape and arm; ``terms`` adds a column for each term."""
+    rows = []
+    names: list[str] = []
+    for p in predictions:
+        names += [n for n in p.terms if n not in names]
+    for p in predictions:
+        for r in p.to_rows():
+            row = [
+                f"TP{r['world_size']}", r["hidden_dim"], r["tokens"], kib(r["bytes"]),
+                r["algorithm"], f"{r['latency_us']:.2f}",
+                f"{r['latency_us_lo']:.1f} to {r['latency_us_hi']:.1f}", r["evidence"],
+            ]  # fmt: skip
+            if terms:
+                row += [f"{r['terms'][n]:.2f}" if n in r["terms"] else "" for n in names]
+            rows.append(row)
+    head = ["ranks", "hidden", "tokens", "bytes", "algorithm", "us", "90 % interval", "evidence"]
+    if terms:
+        head += names
+    return table(rows, head, right=True)

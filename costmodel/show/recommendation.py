@@ -1,0 +1,109 @@
+"""A decision in words: cutoffs, intervals, evidence, hidden sizes, what to measure."""
+
+from __future__ import annotations
+
+import textwrap
+
+from ..decide.decision import Cutoff, Decision, SeparateOps
+from ..units import kib
+from .table import table
+
+
+def text(decision: Decision) -> str:
+    """Return the decision as text."""
+    setting, data = decision.setting, decision.setting.calibration.data
+    lines = [
+        f"1-stage or 2-stage: {setting.op} on {setting.gpu} ({setting.arch}), {setting.dtype}, "
+        f"{setting.kernel.title}" + (f", for {setting.engine}" if setting.engine else ""),
+        f"calibration {setting.calibration.id}: {data['rows_used']} of {data['rows_read']} rows "
+        f"used, {len(data['sources'])} sources",
+        "",
+    ]
+    rows = [
+        (f"TP{c.world_size}", sizes(c), interval(c), c.verdict, f"{c.regret_pct:.2f} %")
+        for c in decision.cutoffs
+    ]
+    head = ("ranks", "1-stage when bytes", "90 % interval", "evidence", "expected regret")
+    lines += [table(rows, head), ""]
+    for c in decision.cutoffs:
+        lines.append(_paragraph(f"TP{c.world_size}: {c.reason}."))
+        if c.separate is not None:
+            lines.append(_paragraph(f"     {separate(decision, c, c.separate)}."))
+    lines += ["", f"hidden_dim: the kernel takes {decision.hidden_rule}."]
+    lines.append(f"  known models: {', '.join(map(str, decision.hidden_set))}")
+    effect = (
+        "matters: see the reasons above"
+        if decision.depends_on_hidden
+        else f"does not matter{_hidden_evidence(decision)}"
+    )
+    lines.append(_paragraph(f"  beyond bytes, hidden size {effect}."))
+    if setting.engine and any(c.claimed for c in decision.cutoffs):
+        lines += ["", _paragraph(f"the rule in {setting.engine}: {decision.rule.words()}")]
+    switch = [c for c in decision.cutoffs if c.switch]
+    if switch:
+        lines += ["", "last captured batch on 1-stage / first on 2-stage, by hidden size:"]
+        hidden = [h for h, _, _ in switch[0].switch]
+        by_hidden = [
+            (f"TP{c.world_size}", *(f"{a or '-'} / {b or '-'}" for _, a, b in c.switch))
+            for c in switch
+        ]
+        lines.append(table(by_hidden, ("", *hidden)))
+    open_ones = [c for c in decision.cutoffs if c.measure_next]
+    if open_ones:
+        lines += ["", "to narrow this, measure on this GPU (costmodel plan chooses fewer):"]
+    for c in open_ones:
+        tokens = sorted({m["tokens"] for m in c.measure_next})
+        arms = sorted({m["algorithm"] for m in c.measure_next})
+        lines.append(
+            f"  TP{c.world_size}: {' and '.join(arms)} at hidden "
+            f"{c.measure_next[0]['hidden_dim']}, tokens {', '.join(map(str, tokens))}"
+        )
+    return "\n".join(lines)
+
+
+def sizes(cutoff: Cutoff) -> str:
+    """Return which sizes are 1-stage: ``<= 464 KiB``, ``always`` or ``no claim``."""
+    if not cutoff.claimed:
+        return "no claim"
+    return "always" if cutoff.max_bytes is None else f"<= {kib(cutoff.max_bytes)}"
+
+
+def interval(cutoff: Cutoff) -> str:
+    """Return the interval of a cutoff: ``405 KiB to 504 KiB``."""
+    return "-" if cutoff.max_bytes_lo is None else span(cutoff.max_bytes_lo, cutoff.max_bytes_hi)
+
+
+def span(lo: int, hi: int | None) -> str:
+    """Return an interval of bytes; None is open above."""
+    return f"{kib(lo)} to {'no limit' if hi is None else kib(hi)}"
+
+
+def separate(decision: Decision, cutoff: Cutoff, ops: SeparateOps) -> str:
+    """Return where separate ops beat both fused arms."""
+    if not ops.share:
+        return "separate ops: nowhere faster than the better fused arm with 90 % probability"
+    gpu, n = decision.setting.gpu, cutoff.world_size
+    basis = "measured here" if ops.measured else f"never measured on {gpu} at {n} ranks"
+    least, most = ops.gain_pct
+    return (
+        f"separate ops (all-reduce, then RMSNorm; {basis}) are faster than both fused arms with "
+        f"90 % probability on {100 * ops.share:.0f} % of the calls ({kib(ops.from_bytes)} to "
+        f"{kib(ops.to_bytes)}), by {least:.0f} to {most:.0f} %"
+    )
+
+
+def _paragraph(words: str) -> str:
+    """Wrap at 100 columns, continuation lines indented."""
+    return textwrap.fill(words, 100, subsequent_indent="     ")
+
+
+def _hidden_evidence(decision: Decision) -> str:
+    """Return what the measurements say about hidden size beyond bytes."""
+    effect = decision.setting.calibration.data.get("hidden_effect")
+    if not effect:
+        return " in the model; no measured arm has several hidden sizes"
+    return (
+        f": {effect['rows']} rows at several hidden sizes change by "
+        f"{effect['pct_per_doubling']:+.1f} % per doubling at like bytes "
+        f"(90 % interval {effect['lo']:+.1f} to {effect['hi']:+.1f})"
+    )
