@@ -32,7 +32,7 @@ from costmodel.figures import static, template
 from costmodel.figures import token_hidden_map as maps
 from costmodel.figures.regret import field
 from costmodel.model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
-from costmodel.rules import rule as rules
+from costmodel.rules import catalogue
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def judged(gfx950, published):
 
 @pytest.fixture(scope="module")
 def change(gfx950, recommended):
-    old = rules.current("sglang")
+    old = catalogue.current("sglang")
     return [
         worth(gfx950, llms.find("gpt-oss-120b"), n, old, recommended, gpu="MI355X")
         for n in (4, 8)
@@ -224,7 +224,7 @@ def test_regret_figures_show_the_scores(gfx950, recommended, judged):
         gfx950, Workload.of(llms.hidden_dims()), 8, gpu="MI355X", aiter_version=kernel.LATEST
     )
     for name in ("sglang-128k", "aiter-per-rank", "always-2stage"):
-        rule = rules.named(name)
+        rule = catalogue.named(name)
         scored = model.score(rule, rule).regret_pct
         at = names.index(name)
         shown = mean.customdata[at]
@@ -235,7 +235,7 @@ def test_regret_figures_show_the_scores(gfx950, recommended, judged):
     weighed = figures.regret_over_workload(gfx950, gpu="MI355X", world_sizes=(8,), workload=load)
     labels = list(weighed.layout.yaxis.ticktext)
     model = ModelledPairs.of(gfx950, load, 8, gpu="MI355X", aiter_version=kernel.LATEST)
-    never = model.score(rules.ALWAYS_2STAGE, rules.ALWAYS_2STAGE).regret_pct
+    never = model.score(catalogue.ALWAYS_2STAGE, catalogue.ALWAYS_2STAGE).regret_pct
     shown = weighed.data[0].customdata[labels.index("always-2stage")][0]
     assert shown == pytest.approx(never.value)
     # The worst rule stands at the bottom.

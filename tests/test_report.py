@@ -25,7 +25,7 @@ from costmodel.figures import static
 from costmodel.report import case as findings
 from costmodel.report import directory, markdown, page
 from costmodel.report import text as story
-from costmodel.rules import rule as rules
+from costmodel.rules import catalogue
 from costmodel.show import document as blocks
 from costmodel.show import html as markup
 from costmodel.show.notebook import calibration_html, recommendation_html, validation_html
@@ -140,7 +140,7 @@ def test_tables_hold_the_models_numbers(plain):
     text = (plain[0] / "report.md").read_text()
     gfx950 = calibrations.shipped("gfx950")
     found = recommend(gfx950, gpu="MI355X")
-    old = rules.current("sglang")
+    old = catalogue.current("sglang")
     head, *rows = cells(text, "SGLang chooses")
     assert head[:3] == ["ranks", "1-stage now", "1-stage proposed"]
     for row, cutoff in zip(rows, found.cutoffs, strict=True):
@@ -179,7 +179,7 @@ def test_the_commands_it_names_give_its_numbers(plain):
     mean = found["over_histogram"]["us_per_step"]
     _, *rows = cells(text, "## Worth")
     assert rows[2][1].startswith(f"{mean:.1f} (")
-    assert rules.load(out / "rule.json").cutoff_bytes(4) == ("<=", 464 * 1024)
+    assert catalogue.load(out / "rule.json").cutoff_bytes(4) == ("<=", 464 * 1024)
 
 
 def test_engine_guards_are_part_of_the_rule(vllm):

@@ -23,7 +23,8 @@ from costmodel.decide.row_errors import compare, covered, offsets_without_row
 from costmodel.decide.validation import Limits, hold_out, validate
 from costmodel.errors import InputError
 from costmodel.model.shape import ALGORITHMS, ALL_REDUCE, FUSED, SEPARATE, Shapes
-from costmodel.rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, named
+from costmodel.rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, named
+from costmodel.rules.rule import Rule
 
 WORKLOAD = Workload.of([2880, 7168])
 

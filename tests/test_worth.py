@@ -22,7 +22,8 @@ from costmodel.decide.regret import DRAWS
 from costmodel.decide.worth import recommended_at, worth
 from costmodel.errors import InputError
 from costmodel.model.shape import ALGORITHMS, Shapes
-from costmodel.rules.rule import Rule, named
+from costmodel.rules.catalogue import named
+from costmodel.rules.rule import Rule
 
 R1 = llms.find("deepseek-r1")
 LOW = Rule.from_cutoffs("low", {4: 128 * 1024})

@@ -11,7 +11,8 @@ from ..decide.recommendation import recommend
 from ..decide.setting import Setting
 from ..decide.worth import worth
 from ..errors import InputError
-from ..rules.rule import ENGINES, Rule
+from ..rules.catalogue import ENGINES
+from ..rules.rule import Rule
 from . import options, question
 
 RECOMMENDED = "recommended"

@@ -15,9 +15,10 @@ import numpy as np
 from ..calibration.posterior import Coverage
 from ..data.workload import Workload
 from ..errors import InputError
+from ..model.shape import FUSED
 from ..rules.adapt import adapt, kernel_limits
-from ..rules.condition import all_of
-from ..rules.rule import CutoffEvidence, Rule, current
+from ..rules.catalogue import current
+from ..rules.rule import CutoffEvidence, Rule
 from ..units import kib
 from .regret import Arms, Cell
 from .setting import Setting
@@ -204,11 +205,9 @@ class Decision:
         claimed = {c.world_size: c.max_bytes for c in self.cutoffs if c.claimed}
         if not claimed:
             raise InputError(self.refusal())
-        limits = kernel_limits(self.setting.kernel)
-        return Rule.from_cutoffs(
-            "recommended", claimed, requires=all_of(*limits) if limits else None,
-            op=self.setting.op,
-        )  # fmt: skip
+        setting = self.setting
+        limits = kernel_limits(setting.kernel) if setting.op == FUSED else None
+        return Rule.from_cutoffs("recommended", claimed, requires=limits, op=setting.op)
 
     @cached_property
     def rule(self) -> Rule:

@@ -21,7 +21,8 @@ from ..errors import InputError
 from ..model.geometry import eligible
 from ..model.latency import TERMS
 from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, TWO_STAGE, Shapes
-from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, catalogue
+from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, catalogue
+from ..rules.rule import Rule
 from .decision import NOT_IDENTIFIED, Cutoff, Decision
 from .prediction import predict
 from .recommendation import recommend

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from ..data.workload import Workload
 from ..model.shape import ALGORITHMS
-from ..rules.rule import Rule, current
+from ..rules.catalogue import current
+from ..rules.rule import Rule
 from .decision import Decision
 from .pairs import Pairs
 from .recommendation import recommend

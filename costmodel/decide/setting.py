@@ -24,7 +24,7 @@ from ..errors import InputError, nearest
 from ..model.geometry import eligible, on_fabric
 from ..model.latency import terms, total
 from ..model.shape import ALGORITHMS, FUSED, OPS, SEPARATE, Shapes
-from ..rules.rule import ENGINES
+from ..rules.catalogue import ENGINES
 from ..units import element_bytes
 
 if TYPE_CHECKING:

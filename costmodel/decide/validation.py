@@ -17,7 +17,8 @@ from ..data.measurement import Measurements
 from ..data.workload import Workload
 from ..errors import InputError, nearest
 from ..model.shape import ALL_REDUCE, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
-from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, shipped
+from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, shipped
+from ..rules.rule import Rule
 from .measured_regret import (
     NORMAL_90,
     RECOMMENDED,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from .call_sites import ENGINES, Engine
+from .call_sites import SERVING_ENGINES, ServingEngine
 
 _VERSION_FILES = ("_version.py", "version.py")
 _STATED = re.compile(
@@ -26,7 +26,7 @@ class Tree:
     """
 
     path: Path
-    engine: Engine
+    engine: ServingEngine
     inside: str
     kind: str
     version: str
@@ -94,7 +94,7 @@ def open_trees(path: str | Path) -> list[Tree]:
         found = _in_directory(path)
     if found:
         return found
-    looked = ", ".join(f"{e.package}/{e.places[0].file}" for e in ENGINES)
+    looked = ", ".join(f"{e.package}/{e.call_sites[0].file}" for e in SERVING_ENGINES)
     other = ""
     if (path / "aiter" / "__init__.py").is_file() or (
         path.name == "aiter" and (path / "__init__.py").is_file()
@@ -105,7 +105,7 @@ def open_trees(path: str | Path) -> list[Tree]:
     )
 
 
-def open_tree(path: str | Path, engine: Engine) -> Tree:
+def open_tree(path: str | Path, engine: ServingEngine) -> Tree:
     """Return one engine's tree at ``path``; raise :class:`InputError` when it is not there."""
     found = open_trees(path)
     for tree in found:
@@ -117,7 +117,7 @@ def open_tree(path: str | Path, engine: Engine) -> Tree:
 
 def _in_directory(path: Path) -> list[Tree]:
     found = []
-    for engine in ENGINES:
+    for engine in SERVING_ENGINES:
         for inside in dict.fromkeys(("", engine.package, engine.checkout, f"src/{engine.package}")):
             package = path / inside
             if package.resolve().name != engine.package or not _is_package(
@@ -137,7 +137,7 @@ def _in_wheel(path: Path) -> list[Tree]:
     with _wheel(path) as archive:
         names = set(archive.namelist())
         found = []
-        for engine in ENGINES:
+        for engine in SERVING_ENGINES:
             package = engine.package
             if not _is_package(engine, [f for f in engine.files if f"{package}/{f}" in names]):
                 continue
@@ -156,7 +156,7 @@ def _wheel(path: Path) -> zipfile.ZipFile:
         raise InputError(f"{path}: not a readable wheel: {reason}") from None
 
 
-def _is_package(engine: Engine, present: list[str]) -> bool:
+def _is_package(engine: ServingEngine, present: list[str]) -> bool:
     return "__init__.py" in present and len(present) > 1
 
 

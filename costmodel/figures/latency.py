@@ -13,8 +13,8 @@ from ..decide.decision import Cutoff, Decision
 from ..decide.prediction import scatter
 from ..decide.setting import Setting
 from ..model.shape import ALGORITHMS, FUSED, Shapes
+from ..rules.catalogue import ENGINES, current
 from ..rules.condition import exact_size
-from ..rules.rule import ENGINES, current
 from ..units import kib
 from .template import (
     ARM_COLOUR,

@@ -13,7 +13,8 @@ from ..decide.decision import Decision
 from ..decide.measured_regret import bootstrap_means, recommended_choice
 from ..decide.regret import Arms, Estimate
 from ..errors import InputError
-from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, catalogue
+from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, catalogue
+from ..rules.rule import Rule
 from .template import (
     GREEN,
     ORANGE,

@@ -135,7 +135,7 @@ def _panel_title(cutoff: Cutoff) -> str:
 
 def _current(op: str) -> list[Rule]:
     from ..errors import InputError
-    from ..rules.rule import ENGINES, current
+    from ..rules.catalogue import ENGINES, current
 
     found = []
     for engine in ENGINES:

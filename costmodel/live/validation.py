@@ -28,7 +28,8 @@ from ..decide.setting import Setting
 from ..decide.validation import Limits, Validation, validate
 from ..errors import InputError
 from ..model.shape import FUSED
-from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, current, shipped
+from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, current, shipped
+from ..rules.rule import Rule
 from .run.directory import MEASUREMENTS, SAMPLES
 
 #: Between the powers of two that calibrations are usually measured at.

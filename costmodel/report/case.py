@@ -25,14 +25,15 @@ from ..decide.row_errors import covered
 from ..decide.setting import Setting
 from ..decide.validation import Validation, validate
 from ..decide.worth import Worth, worth
-from ..engines.call_sites import Engine
-from ..engines.call_sites import engine as engine_named
+from ..engines.call_sites import ServingEngine, serving_engine
 from ..engines.patch import Emitted, snippet
 from ..errors import InputError
 from ..model.fabric import FULL_MESH
 from ..model.shape import FUSED, WORLD_SIZES
-from ..rules.condition import Compare, factors
-from ..rules.rule import Provenance, Rule, current
+from ..rules.algebra import factors
+from ..rules.catalogue import current
+from ..rules.condition import Compare
+from ..rules.rule import Provenance, Rule
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Findings:
     ``files`` the user's files with their hashes.
     """
 
-    engine: Engine
+    engine: ServingEngine
     llm: LLM
     decision: Decision
     provenance: Provenance
@@ -176,7 +177,7 @@ def gather(
     stated; ``target`` the options that chose GPU and calibration on the command line. Raises
     :class:`InputError` when the recommendation makes no claim at any of the world sizes.
     """
-    place = engine_named(setting.engine)
+    place = serving_engine(setting.engine)
     decision = recommend(setting, Workload.of([llm.hidden_size]), world_sizes=world_sizes)
     if not any(c.claimed for c in decision.cutoffs):
         raise InputError(

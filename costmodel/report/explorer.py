@@ -15,7 +15,8 @@ from ..figures.template import ARM_NAME
 from ..figures.terms import TERM_COLOUR, TERM_NAME
 from ..model.latency import TERMS
 from ..model.shape import ALGORITHMS, ONE_STAGE, Shapes
-from ..rules.rule import ENGINES, Rule, catalogue, current
+from ..rules.catalogue import ENGINES, catalogue, current
+from ..rules.rule import Rule
 from ..units import kib
 from .case import Findings
 

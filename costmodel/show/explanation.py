@@ -10,7 +10,7 @@ from ..decide.explanation import Choices, Explanation
 from ..decide.sensitivity import Flip
 from ..model.latency import TERMS
 from ..model.shape import ONE_STAGE, TWO_STAGE
-from ..rules.rule import catalogue
+from ..rules.catalogue import catalogue
 from ..units import kib
 from .recommendation import interval, sizes
 from .table import table
