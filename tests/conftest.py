@@ -1,4 +1,7 @@
-"""Fixtures that several test files share: the published rows and one fit to them."""
+"""Fixtures that several test files share: the published rows and one fit to them.
+
+In CI a skipped test fails: it would prove nothing, and nobody would see it.
+"""
 
 from __future__ import annotations
 
@@ -41,3 +44,31 @@ ROW = {
 def row():
     """Return one valid schema 1 row as a dictionary."""
     return dict(ROW)
+
+
+#: Reasons for which a test may be skipped in CI, and why CI cannot do better.
+MAY_SKIP_IN_CI = {
+    "needs a CUDA or ROCm GPU": "CI has no GPU",
+    "this machine has a GPU": "asks what happens without one",
+    "COSTMODEL_ENGINE_WHEELS names no wheels": "an engine's wheel has hundreds of MB",
+}
+
+
+def _no_skip_in_ci(report):
+    """Turn a report of a skip into one of a failure in CI, unless its reason is on the list."""
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI") == "true":
+        path, line, said = report.longrepr
+        if said.removeprefix("Skipped: ") not in MAY_SKIP_IN_CI:
+            report.outcome = "failed"
+            report.longrepr = f"{path}:{line}: a test may not be skipped in CI: {said}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    return _no_skip_in_ci((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    return _no_skip_in_ci((yield))

@@ -6,14 +6,12 @@ a ``text`` block has to be in what the ``sh`` block before it printed.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import shell
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("costmodel", "measurements", "tests", "pyproject.toml")
@@ -32,7 +30,7 @@ def squeezed(text: str) -> str:
 
 @pytest.fixture
 def project(tmp_path):
-    """Return a copy of the project in which ``costmodel`` and ``python`` are this interpreter's."""
+    """Return a copy of the project."""
     copy = tmp_path / "project"
     for part in PARTS:
         source = ROOT / part
@@ -40,12 +38,6 @@ def project(tmp_path):
             shutil.copytree(source, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, copy / part)
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    for name, module in (("python", ""), ("costmodel", " -m costmodel")):
-        script = commands / name
-        script.write_text(f'#!/bin/sh\nexec "{sys.executable}"{module} "$@"\n')
-        script.chmod(0o755)
     return copy
 
 
@@ -58,12 +50,7 @@ def test_every_kind_of_addition_has_its_example():
 
 @pytest.mark.parametrize("section", sections())
 def test_the_example_works_as_written(section, project):
-    environment = {
-        **os.environ,
-        "PATH": f"{project.parent / 'bin'}:{os.environ['PATH']}",
-        "PYTHONPATH": str(project),
-        "COLUMNS": "100",
-    }
+    env = shell.environment(project.parent / "bin", project)
     blocks = BLOCK.findall(sections()[section])
     assert [kind for kind, _ in blocks].count("sh") >= 1
     printed = ""
@@ -72,10 +59,8 @@ def test_the_example_works_as_written(section, project):
             for line in filter(None, map(str.strip, block.splitlines())):
                 assert squeezed(line) in squeezed(printed), f"{line}\n--- is not in\n{printed}"
             continue
-        how = ["bash", "-euo", "pipefail", "-c", block] if kind == "sh" else ["patch", "-p1"]
-        done = subprocess.run(
-            how, input=block if kind == "diff" else None, cwd=project, env=environment,
-            capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
+        if kind == "diff":
+            block = f"patch -p1 <<'END OF DIFF'\n{block}END OF DIFF\n"
+        done = shell.run(block, project, env)
         assert done.returncode == 0, f"{block}\n{done.stdout}{done.stderr}"
         printed = done.stdout

@@ -40,6 +40,13 @@ def test_moved_modules_are_where_the_changelog_says():
     assert gone == []
 
 
+def test_modules_that_the_design_names_are_there():
+    wings = "|".join(p.parent.name for p in (ROOT / "costmodel").glob("*/__init__.py"))
+    named = re.findall(rf"`((?:{wings})(?:\.[a-z_]+)*)`", (ROOT / "docs" / "design.md").read_text())
+    assert len(set(named)) > 25
+    assert [n for n in named if importlib.util.find_spec(f"costmodel.{n}") is None] == []
+
+
 def test_the_version_stands_in_one_place():
     assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", costmodel.__version__)
     for name in ("pyproject.toml", "CITATION.cff", "README.md"):

@@ -1,0 +1,197 @@
+"""Every example of the README, of docs/ and of ``--help`` runs, in the order in which it stands there.
+
+Files that an example reads and no line before it wrote are stand-ins, made here. Whatever needs GPUs
+runs over gloo, on CPU processes.
+"""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import json
+import re
+import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+
+import click
+import pytest
+import shell
+from engines.shapes import SHAPES
+from test_importers import AITER, RCCL
+
+from costmodel.cli.main import cli
+from costmodel.data.measurement import COLUMNS
+
+ROOT = Path(__file__).resolve().parent.parent
+#: How a line of an example begins.
+COMMAND = re.compile(r"^(?:costmodel|torchrun|patch|pytest|pip|python|eval) ")
+
+#: Not run here, and why.
+ELSEWHERE = {
+    'pip install -e ".[test]" && python -m pytest': ".ci/run runs it in an environment of its own",
+}
+
+#: Part of a line -> what stands for it here, and why.
+INSTEAD = {
+    "pip install . && ": "",  # .ci/run installs
+    "--backend aiter": "--backend gloo",  # needs AMD GPUs
+    "--backend triton": "--backend gloo",  # needs a GPU
+    "--live aiter": "--live gloo",
+    "1stage,2stage,auto": "1stage,2stage",  # gloo has no dispatch of its own
+    "run-tp8/measurements.csv": "mine.csv",  # rows over gloo never enter a calibration of xGMI
+}
+
+#: What keeps a measurement over gloo short; the numbers do not matter.
+SHORT = "--rounds 4 --samples 1 --calls 2 --slots 2 --budget 5"
+
+
+def lines(block: str) -> list[str]:
+    """Return the commands of a block, continued lines joined, comments left out."""
+    joined = re.sub(r"\\\n\s*", "", block)
+    shown = (re.sub(r"\s+# .*$", "", line.strip()) for line in joined.splitlines())
+    return [line for line in shown if COMMAND.match(line)]
+
+
+def of_document(path: Path) -> dict[str, list[str]]:
+    """Return the commands of a document's tables and of its ``sh`` fences, by heading."""
+    out: dict[str, list[str]] = {}
+    for section in re.split(r"^#+ ", path.read_text(encoding="utf-8"), flags=re.MULTILINE):
+        fences = re.findall(r"^```sh\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL)
+        cells = re.findall(r"^\| `([^`]+)` \|", section, flags=re.MULTILINE)
+        commands = lines("\n".join([*fences, *cells]))
+        if commands:
+            out[f"{path.relative_to(ROOT)}: {section.splitlines()[0]}"] = commands
+    return out
+
+
+def of_help() -> dict[str, list[str]]:
+    r"""Return the commands of each command's ``\b`` blocks."""
+    context = click.Context(cli, info_name="costmodel")
+    commands = {"costmodel": cli}
+    commands |= {f"costmodel {n}": cli.get_command(context, n) for n in cli.list_commands(context)}
+    out = {}
+    for name, command in commands.items():
+        paragraphs = re.split(r"\n\s*\n", inspect.cleandoc(command.help or ""))
+        shown = [p for p in paragraphs if p.lstrip().startswith("\b")]
+        out[f"{name} --help"] = lines("\n".join(shown))
+    return out
+
+
+EXAMPLES = {
+    **{k: v for p in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+       for k, v in of_document(p).items()},
+    **of_help(),
+}  # fmt: skip
+
+
+class StandIns:
+    """Makes the files that an example reads, below ``folder``; ``home`` is what ~ stands for."""
+
+    def __init__(self, folder: Path, home: Path) -> None:
+        self.folder, self.home = folder, home
+
+    def make(self, line: str) -> None:
+        """Make whatever the line names, is not there, and is not for the line to write."""
+        words = shlex.split(line, posix=False)
+        written = {b for a, b in pairwise(words) if a in ("--out", "--tests", "--trace")}
+        for word in set(words) - written:
+            maker = self.MAKERS.get(word)
+            if maker and not (self.folder / word).exists():
+                maker(self, self.folder / word)
+        if "~/vllm" in words and not (self.home / "vllm").exists():
+            SHAPES["vllm_method"].checkout(self.home / "vllm")
+
+    def measurements(self, path: Path) -> None:
+        """Write rows of both arms as predicted, on a GPU of each arch."""
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            table = csv.DictWriter(stream, COLUMNS)
+            table.writeheader()
+            for arch, gpu, n in (("gfx950", "MI355X", 4), ("gfx942", "MI300X", 8)):
+                said = subprocess.check_output(
+                    [sys.executable, "-m", "costmodel", "predict", "--gpu", gpu, "--tp", str(n),
+                     "--hidden", "4096", "--tokens", "4,8,16,32,48,64,96", "--format", "json"],
+                )  # fmt: skip
+                for row in json.loads(said)["rows"]:
+                    same = {k: row[k] for k in COLUMNS if k in row}
+                    table.writerow(same | {
+                        "source": "mine", "date": "2026-09-01", "gpu": gpu, "arch": arch,
+                        "gpu_evidence": "stated", "interconnect": "xgmi", "kernel_family": "aiter",
+                        "kernel_version": "0.1.19", "statistic": "median",
+                        "rank_reduction": "max", "timing": "graph", "quality": "clean",
+                    })  # fmt: skip
+
+    def engines(self, path: Path) -> None:
+        """A site-packages directory with all three engines."""
+        for shape in ("sglang_bytes", "vllm_method", "aiter_limit"):
+            SHAPES[shape].package(path)
+
+    MAKERS = {  # noqa: RUF012
+        "mine.csv": measurements,
+        "PATH": engines,
+        "vllm-0.33.0.whl": lambda self, path: (
+            SHAPES["vllm_method"].wheel(path.parent / "wheel").rename(path)
+        ),
+        "config.json": lambda self, path: path.write_text(
+            json.dumps({"model_type": "mine", "hidden_size": 4096, "num_hidden_layers": 32})
+        ),
+        "b.csv": lambda self, path: path.write_text("batch,share\n8,0.5\n32,0.3\n64,0.2\n"),
+        "LOG": lambda self, path: path.write_text(RCCL.format(graph=1)),
+        "all_reduce.log": lambda self, path: path.write_text(RCCL.format(graph=1)),
+        "op_test.log": lambda self, path: path.write_text(AITER),
+        "sweep.csv": lambda self, path: path.write_text(
+            "num_tokens,hidden_size,tp,split (us)\n1,2880,8,14.2\n64,2880,8,19.5\n"
+        ),
+    }
+
+
+def world_size(folder: Path) -> int:
+    """Return the smallest world size of the plan that a line before this one wrote."""
+    plan = json.loads((folder / "plan.json").read_text())
+    return min(shape["world_size"] for shape in plan["shapes"])
+
+
+def test_every_command_has_an_example():
+    assert [name for name, commands in of_help().items() if not commands] == []
+    assert len(EXAMPLES["README.md: What it does"]) >= len(of_help()) - 1
+
+
+@pytest.mark.parametrize("where", EXAMPLES)
+def test_examples_run(where, tmp_path):
+    folder, home, site = (tmp_path / name for name in ("here", "home", "site"))
+    folder.mkdir()
+    home.mkdir()
+    SHAPES["sglang_bytes"].package(site)  # for $(python -c 'import sglang ...')
+    env = shell.environment(tmp_path / "bin", ROOT)
+    env |= {"HOME": str(home), "PYTHONPATH": f"{ROOT}:{site}"}
+    stand_ins = StandIns(folder, home)
+    for line in EXAMPLES[where]:
+        if line in ELSEWHERE:
+            continue
+        command = line
+        for part, instead in INSTEAD.items():
+            command = command.replace(part, instead)
+        if "--backend gloo" in command:
+            if find_spec("torch") is None:
+                pytest.skip("the live back ends compute with torch")
+            command += f" {SHORT}"
+            if "torchrun" not in command and "--tp" not in command:
+                command += f" --tp {world_size(folder) if '--plan' in command else 2}"
+        stand_ins.make(command)
+        done = shell.run(command, folder, env)
+        # 1 is a verdict, such as that of audit --fail-above.
+        allowed = (0,) if "torchrun" in command else (0, 1)
+        assert done.returncode in allowed, f"{command}\n{done.stdout}{done.stderr}"
+        assert "Traceback" not in done.stderr, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def test_the_python_example_of_the_readme_runs(tmp_path):
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    env = shell.environment(tmp_path / "bin", ROOT)
+    (tmp_path / "example.py").write_text(code + "print(answer)\n")
+    done = shell.run("python example.py", tmp_path, env)
+    assert done.returncode == 0, done.stderr
+    assert "MI355X" in done.stdout
