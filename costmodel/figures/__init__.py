@@ -2,7 +2,7 @@
 
 ===============================================  ===================================================
 :func:`~.latency.latency_against_bytes`          both arms with bands, measured points, crossover
-:func:`~.maps.decision_map`                      tokens x hidden: who wins, every rule's boundary
+:func:`~.token_hidden_map.decision_map`          tokens x hidden: who wins, every rule's boundary
 :func:`~.regret.regret_over_workload`            mean and worst regret of every rule, by the model
 :func:`~.regret.regret_on_pairs`                 the same on measured pairs
 :func:`~.regret.difference_from_best`            rule x batch size: percent above the faster arm
@@ -11,9 +11,9 @@
 :func:`~.fit.residuals`                          residuals and pulls per source
 :func:`~.fit.parameter_intervals`                parameters against their priors
 :func:`~.fit.left_out_errors`                    leave-one-out beside the baselines
-:func:`~.drift.cutoff_against_link_rate`         what moves the crossover: link rate
-:func:`~.drift.cutoff_against_skew`              arrival skew
-:func:`~.drift.cutoff_against_version`           kernel version
+:func:`~.cutoff_drift.cutoff_against_link_rate`  what moves the crossover: link rate
+:func:`~.cutoff_drift.cutoff_against_skew`       arrival skew
+:func:`~.cutoff_drift.cutoff_against_version`    kernel version
 :func:`~.worth.worth_by_batch`                   us per decode step by batch size
 :func:`~.planning.regret_against_measurements`   what planning is worth, simulated
 :func:`~.static.write_images`                    PNG and SVG files
@@ -30,7 +30,7 @@ from typing import Any
 
 _PUBLIC = {
     "latency_against_bytes": "latency",
-    "decision_map": "maps",
+    "decision_map": "token_hidden_map",
     "regret_over_workload": "regret",
     "regret_on_pairs": "regret",
     "difference_from_best": "regret",
@@ -39,9 +39,9 @@ _PUBLIC = {
     "residuals": "fit",
     "parameter_intervals": "fit",
     "left_out_errors": "fit",
-    "cutoff_against_link_rate": "drift",
-    "cutoff_against_skew": "drift",
-    "cutoff_against_version": "drift",
+    "cutoff_against_link_rate": "cutoff_drift",
+    "cutoff_against_skew": "cutoff_drift",
+    "cutoff_against_version": "cutoff_drift",
     "worth_by_batch": "worth",
     "regret_against_measurements": "planning",
     "write_images": "static",

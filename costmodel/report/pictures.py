@@ -11,7 +11,7 @@ from ..figures.cutoff_drift import (
     cutoff_against_skew,
     cutoff_against_version,
 )
-from ..figures.decision_map import decision_map
+from ..figures.token_hidden_map import decision_map
 from ..figures.fit import parameter_intervals, residuals
 from ..figures.latency import latency_against_bytes
 from ..figures.regret import difference_from_best, regret_on_pairs, regret_over_workload
