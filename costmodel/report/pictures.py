@@ -11,11 +11,11 @@ from ..figures.cutoff_drift import (
     cutoff_against_skew,
     cutoff_against_version,
 )
-from ..figures.token_hidden_map import decision_map
 from ..figures.fit import parameter_intervals, residuals
 from ..figures.latency import latency_against_bytes
 from ..figures.regret import difference_from_best, regret_on_pairs, regret_over_workload
 from ..figures.terms import terms_along_bytes, terms_of_call
+from ..figures.token_hidden_map import decision_map
 from ..figures.worth import worth_by_batch
 from ..model.fabric import FULL_MESH
 from ..show.document import Picture
