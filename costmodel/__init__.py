@@ -16,9 +16,10 @@ explain, plan, worth, validate and the figures take. Names are imported on first
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 #: Public name -> module that defines it.
 _PUBLIC = {
@@ -73,3 +74,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted((*__all__, *_MODULES))
+
+
+if "IPython" in sys.modules:
+    from .show.notebook import register as _register
+
+    _register()

@@ -11,17 +11,6 @@ class InputError(ValueError):
     """
 
 
-class NotIdentifiedError(ValueError):
-    """The data do not determine the answer that was asked for.
-
-    Carries what could still be estimated, so that a refusal hands over its numbers.
-    """
-
-    def __init__(self, message: str, *, estimate: object = None) -> None:
-        super().__init__(message)
-        self.estimate = estimate
-
-
 def nearest(word: str, known: list[str] | tuple[str, ...], limit: int = 3) -> str:
     """Return " (did you mean a, b?)" for the known words nearest to ``word``, or ""."""
     import difflib

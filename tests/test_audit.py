@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.setting import Setting
-from costmodel.engines import symbolic as v
+from costmodel.engines import symbols
 from costmodel.engines.audit import audit
-from costmodel.engines.reader import Module, NoChoiceError, read
-from costmodel.engines.rewrite import NotRecognisedError
+from costmodel.engines.execution import NoChoiceError
+from costmodel.engines.module import Module
+from costmodel.engines.reader import NotRecognisedError, read_dispatch
 from costmodel.engines.source import open_trees
 from costmodel.engines.unit_checks import check
 from costmodel.model.shape import WORLD_SIZES
-from costmodel.rules import rule as rules
+from costmodel.rules import catalogue
 from costmodel.rules.condition import Always, Compare, Member
 from costmodel.rules.rule import Rule
 
@@ -52,7 +53,7 @@ def function(body: str, extra: str = "") -> Module:
 
 
 def condition(body: str, extra: str = ""):
-    return read(function(body, extra), FUNCTION).condition
+    return read_dispatch(function(body, extra), FUNCTION).condition
 
 
 class TestReading:
@@ -171,7 +172,7 @@ class TestReading:
         }
 
     def test_what_cannot_be_read_is_said(self):
-        found = read(function("use_1stage = self.warm and x.nbytes <= 64"), FUNCTION)
+        found = read_dispatch(function("use_1stage = self.warm and x.nbytes <= 64"), FUNCTION)
         assert found.condition.at(8) == Compare("bytes", "<=", 64)
         assert found.assumed == ("self.warm",)
 
@@ -215,7 +216,7 @@ class TestReading:
         text = f"class A:\n    def use_1stage(self, x):\n{body}\n"
         calls = random_calls(120)
         try:
-            found = Rule("", read(Module.parse("x.py", text), "A.use_1stage").condition)
+            found = Rule("", read_dispatch(Module.parse("x.py", text), "A.use_1stage").condition)
         except NoChoiceError:
             # Conditions that cover everything (tokens < 8, else tokens >= 8) leave no choice.
             assert len(set(function_says(text, "A.use_1stage", calls))) == 1
@@ -223,25 +224,40 @@ class TestReading:
         assert function_says(text, "A.use_1stage", calls) == rule_says(found, calls)
 
 
-class TestValues:
+class TestSymbols:
     def test_names_carry_their_unit(self):
-        assert [v.kilo_of(n) for n in ("MAX_KB", "max_kib", "AITER_AR_1STAGE_MAX_KB")] == [1, 1, 1]
-        assert [v.kilo_of(n) for n in ("limit_mb", "kbuckets", "rankb", "bytes")] == [2, 0, 0, 0]
+        assert [symbols.kilo_of(n) for n in ("MAX_KB", "max_kib", "AITER_AR_1STAGE_MAX_KB")] == [
+            1,
+            1,
+            1,
+        ]
+        assert [symbols.kilo_of(n) for n in ("limit_mb", "kbuckets", "rankb", "bytes")] == [
+            2,
+            0,
+            0,
+            0,
+        ]
 
     def test_a_floor_division_is_not_rounded_away(self):
-        kib = v.arithmetic("//", v.BYTES, v.number(1024))
-        assert v.comparison("<=", kib, v.number(128)) == Compare("bytes", "<", 129 * 1024)
-        assert v.comparison(">", kib, v.number(128)) == Compare("bytes", ">=", 129 * 1024)
-        assert v.comparison("<", kib, v.number(128)) == Compare("bytes", "<", 128 * 1024)
+        kib = symbols.arithmetic("//", symbols.BYTES, symbols.number(1024))
+        assert symbols.comparison("<=", kib, symbols.number(128)) == Compare(
+            "bytes", "<", 129 * 1024
+        )
+        assert symbols.comparison(">", kib, symbols.number(128)) == Compare(
+            "bytes", ">=", 129 * 1024
+        )
+        assert symbols.comparison("<", kib, symbols.number(128)) == Compare(
+            "bytes", "<", 128 * 1024
+        )
 
     def test_unlimited(self):
-        assert v.comparison("<=", v.BYTES, v.number(float("inf"))) == Always()
+        assert symbols.comparison("<=", symbols.BYTES, symbols.number(float("inf"))) == Always()
 
 
 class TestUnitChecks:
     def findings(self, body, extra=""):
         module = function(body, extra)
-        return [(f.check, f.text) for f in check(module, read(module, FUNCTION))]
+        return [(f.check, f.text) for f in check(module, read_dispatch(module, FUNCTION))]
 
     def test_a_name_in_kb_compared_with_bytes(self, tmp_path):
         (one, *_) = audited(SHAPES["aiter_env_kb"].package(tmp_path)).installed
@@ -296,7 +312,7 @@ class TestUnitChecks:
     def test_all_three_in_one_function(self):
         text = (HERE / "wrong_units.py").read_text()
         module = Module.parse("wrong_units.py", text)
-        found = check(module, read(module, FUNCTION))
+        found = check(module, read_dispatch(module, FUNCTION))
         assert {f.check for f in found} == {"elements", "at_most", "kb_against_bytes"}
         lines = text.splitlines()
         assert all("<" in lines[f.line - 1] for f in found)
@@ -464,6 +480,6 @@ def test_the_field_reads_back_from_the_patched_engine(tmp_path):
     from emitted import emit
 
     root = SHAPES["vllm_method"].package(tmp_path)
-    emitted = emit(root, rules.named("vllm-57886"))
+    emitted = emit(root, catalogue.named("vllm-57886"))
     (root / emitted.file).write_text(emitted.patched)
     assert audited(root).installed[0].known_as == "vllm-57886"

@@ -11,9 +11,11 @@ from costmodel.calibration.estimate import calibrate, data_sha256
 from costmodel.calibration.observations import observe
 from costmodel.calibration.posterior import load, shipped
 from costmodel.data import measurement
+from costmodel.data.measurement import Measurements
 from costmodel.decide.prediction import predict
 from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
+from costmodel.simulation.machine import machine
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +145,8 @@ def test_files_give_back_the_same_calibration(tmp_path, fitted):
         (lambda text: text.replace("calibration/1", "calibration/9"), "calibration/9"),
         (lambda text: "[]", "schema is None"),
         (lambda text: "", "truncated"),
+        (lambda text: text.replace('"full_mesh"', '"torus"'), "unknown fabric 'torus'"),
+        (lambda text: text.replace('"full_mesh"', '"split_1"'), "split over 1 GPU"),
         (lambda text: json.dumps(json.loads(text) | {"mean": [1.0]}), "differ in length"),
         (
             lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "gpus"}),
@@ -186,3 +190,30 @@ def test_schema_of_the_record(fitted):
     assert found["schema"] == record.SCHEMA
     assert len(found["mean"]) == len(found["parameters"]) + len(found["harness"])
     assert measurement.published_directory().is_dir()
+
+
+def test_ranks_split_over_gpus_are_calibrated_and_predicted(tmp_path, row):
+    """Rows made with a 1-stage whose port carries 4 pairs of 4 ranks at 40 GB/s."""
+    tokens = [64, 256, 1024, 4096]
+    made = [
+        row | {
+            "gpu": "MI300X", "interconnect": "nvlink/2", "tokens": t, "bytes": t * 8192,
+            "latency_us": 8.0 + 4 * t * 8192 / 40e3,
+        }
+        for t in tokens
+    ]  # fmt: skip
+    calibrate(observe(Measurements.from_rows(made)))[0].save(tmp_path / "split.json")
+    split = load(tmp_path / "split.json")
+    assert split.fabric == "split_2"
+    ours = {"gpu": "MI300X", "kernel": aiter()}
+    modelled = latency_us(split, Shapes.of(tokens, 4096, 4), "1stage", **ours)
+    np.testing.assert_allclose(modelled, [m["latency_us"] for m in made], rtol=0.1)
+    with pytest.raises(InputError, match="unknown fabric 'split_2'"):
+        machine(split, "MI300X")
+
+
+def test_half_widths_are_quantiles_at_the_level():
+    from scipy.stats import norm, t
+
+    assert pytest.approx(norm.ppf(1 - record.TAIL), rel=1e-12) == record.NORMAL_HALF_WIDTH
+    assert t.ppf(1 - record.TAIL, record.NOISE_DOF) == pytest.approx(record.NOISE_HALF_WIDTH)

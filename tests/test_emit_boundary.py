@@ -11,11 +11,13 @@ import pytest
 from emitted import PROVENANCE, RULES, emit
 from engines.shapes import SHAPES
 
-from costmodel.engines.boundary import cases, hidden_classes, render
-from costmodel.engines.call_sites import engine as engine_named
+from costmodel.engines.boundary_tests import render
+from costmodel.engines.call_sites import serving_engine
 from costmodel.model.shape import WORLD_SIZES
-from costmodel.rules.condition import parts_of
-from costmodel.rules.rule import Rule, named
+from costmodel.rules.algebra import parts_of
+from costmodel.rules.boundary import cases, hidden_classes
+from costmodel.rules.catalogue import named
+from costmodel.rules.rule import Rule
 
 
 def patched(shape, rule, tmp_path):
@@ -27,7 +29,7 @@ def patched(shape, rule, tmp_path):
     text = render(
         emitted.adapted,
         PROVENANCE,
-        engine_named(made.engine),
+        serving_engine(made.engine),
         emitted.file,
         emitted.function,
         str(root),
@@ -149,7 +151,9 @@ def test_without_a_tree_the_installed_package_is_meant(tmp_path, monkeypatch):
     root = made.package(tmp_path / "site")
     emitted = emit(root, RULES["recommended"])
     (root / emitted.file).write_text(emitted.patched)
-    text = render(emitted.adapted, PROVENANCE, engine_named("vllm"), emitted.file, emitted.function)
+    text = render(
+        emitted.adapted, PROVENANCE, serving_engine("vllm"), emitted.file, emitted.function
+    )
     file = tmp_path / "test_boundary.py"
     file.write_text(text)
     environment = {"PYTHONPATH": str(root), "PATH": "/usr/bin"}

@@ -10,7 +10,7 @@ import pytest
 from emitted import apply, tools
 from engines.shapes import SGLANG, SHAPES
 
-from costmodel.rules import rule as rules
+from costmodel.rules import catalogue
 
 
 def run(*args, cwd=None):
@@ -42,7 +42,7 @@ def test_a_patch_with_its_tests_from_the_shipped_calibration(tmp_path):
 def test_json_and_table_and_environment(tmp_path):
     done = run("--for", "json", "--gpu", "mi300x", "--out", tmp_path / "rule.json")
     assert done.returncode == 0, done.stderr
-    rule = rules.load(tmp_path / "rule.json")
+    rule = catalogue.load(tmp_path / "rule.json")
     assert rule.cutoff_bytes(2) is None
     found = json.loads((tmp_path / "rule.json").read_text())["provenance"]
     assert (found["arch"], found["gpu"]) == ("gfx942", "MI300X")
@@ -134,7 +134,7 @@ def test_files_are_overwritten_only_by_force(tmp_path):
     assert out.read_text() == "precious"
     done = run("--for", "json", "--rule", "sglang", "--out", out, "--force")
     assert done.returncode == 0
-    assert rules.load(out).name == "sglang-128k"
+    assert catalogue.load(out).name == "sglang-128k"
     tests = tmp_path / "test_rule.py"
     tests.write_text("precious")
     done = run("--for", "vllm", "--rule", "vllm", "--out", tmp_path / "new", "--tests", tests)

@@ -14,14 +14,15 @@ from costmodel.engines import patch as engine
 from costmodel.engines.audit import audit
 from costmodel.engines.diff import Edit, unified
 from costmodel.engines.diff import apply as apply_edits
-from costmodel.engines.reader import Module, read
-from costmodel.engines.rewrite import NotRecognisedError
+from costmodel.engines.module import Module
+from costmodel.engines.reader import NotRecognisedError, read_dispatch
 from costmodel.engines.source import open_trees
 from costmodel.errors import InputError
 from costmodel.model.shape import WORLD_SIZES
-from costmodel.rules import rule as rules
-from costmodel.rules.condition import ByWorldSize, Compare, factors
-from costmodel.rules.rule import Rule
+from costmodel.rules import catalogue
+from costmodel.rules.algebra import ByWorldSize, factors
+from costmodel.rules.condition import Compare
+from costmodel.rules.rule import Provenance, Rule
 
 EVERY = [(shape, rule) for shape in SHAPES for rule in RULES]
 
@@ -147,7 +148,9 @@ class TestWhatStays:
         emitted = emit(SHAPES["vllm_inline"].package(tmp_path), RULES["recommended"])
         other = "_rocm_aiter_fused_allreduce_rmsnorm_quant_per_group_impl"
         module = Module.parse("x.py", emitted.patched)
-        assert Compare("bytes", "<", 131072) in factors(read(module, other).condition.at(8))
+        assert Compare("bytes", "<", 131072) in factors(
+            read_dispatch(module, other).condition.at(8)
+        )
 
     def test_an_override_from_the_environment_stays_in_force(self, tmp_path):
         root = SHAPES["aiter_env_kb"].package(tmp_path)
@@ -202,13 +205,13 @@ class TestWhatTheCommentSays:
         said = "SGLang runs this rule on every GPU; it is calibrated for MI355X"
         assert said in emit(root, RULES["recommended"]).notes
         assert said in emit(root, RULES["recommended"]).text
-        emitted = emit(root, rules.named("vllm"), rules.Provenance("costmodel emit"))
+        emitted = emit(root, catalogue.named("vllm"), Provenance("costmodel emit"))
         assert not any("every GPU" in note for note in emitted.notes)
 
     def test_a_rule_of_the_field_names_its_source(self, tmp_path):
-        found = rules.Provenance("costmodel emit --for vllm --rule vllm-57886")
+        found = Provenance("costmodel emit --for vllm --rule vllm-57886")
         root = SHAPES["vllm_method"].package(tmp_path)
-        emitted = emit(root, rules.named("vllm-57886"), found)
+        emitted = emit(root, catalogue.named("vllm-57886"), found)
         assert "by the rule 'vllm-57886' (https://github.com/vllm-project/vllm/pull/57886)" in (
             emitted.text.replace("\n+        # ", " ")
         )

@@ -16,8 +16,8 @@ import pytest
 from emitted import PROVENANCE, RULES, apply, emit, function_says, random_calls, rule_says, tools
 
 from costmodel.engines.audit import audit
-from costmodel.engines.boundary import render
-from costmodel.engines.rewrite import NotRecognisedError
+from costmodel.engines.boundary_tests import render
+from costmodel.engines.reader import NotRecognisedError
 from costmodel.engines.source import open_trees
 
 WHEELS = sorted(Path(os.environ.get("COSTMODEL_ENGINE_WHEELS", "/nonexistent")).glob("*.whl"))

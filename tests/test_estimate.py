@@ -7,7 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from costmodel.calibration.estimate import Problem, calibrate, fit, known_gpus
+from costmodel.calibration.estimate import calibrate, known_gpus
+from costmodel.calibration.fit import Problem, fit
 from costmodel.calibration.observations import observe
 from costmodel.calibration.posterior import HARNESS_DOF, NOISE_DOF
 from costmodel.data.measurement import Measurements

@@ -17,7 +17,7 @@ from costmodel.decide.recommendation import recommend
 from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
 from costmodel.model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
-from costmodel.rules import rule as rules
+from costmodel.rules import catalogue
 
 KEYS = [
     "schema", "arch", "gpu", "op", "dtype", "aiter_version", "calibration", "world_size",
@@ -129,8 +129,8 @@ def test_rules_say_what_they_run(near):
         use = rule.use_1stage(near.call, kernel_version=kernel.LATEST)[0]
         assert opinion.choice == (ONE_STAGE if use else TWO_STAGE)
     names = [o.rule.name for o in near.opinions]
-    for engine in rules.ENGINES:
-        assert rules.current(engine).name in names
+    for engine in catalogue.ENGINES:
+        assert catalogue.current(engine).name in names
     assert not any(o.rule.fabric == "nvlink" for o in near.opinions)
 
 

@@ -34,7 +34,8 @@ from costmodel.figures import static, template
 from costmodel.figures import token_hidden_map as maps
 from costmodel.figures.regret import field
 from costmodel.model.shape import ALGORITHMS
-from costmodel.rules import rule as rules
+from costmodel.rules import catalogue
+from costmodel.show.words import arm
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def judged(mi355x, published):
 
 @pytest.fixture(scope="module")
 def change(mi355x, decision):
-    old = rules.current("sglang")
+    old = catalogue.current("sglang")
     return [worth(mi355x, llms.find("gpt-oss-120b"), n, old, decision.rule) for n in (4, 8)]
 
 
@@ -147,7 +148,7 @@ def test_latency_shows_the_model_and_moves_points_by_their_harness(
     figure = figures.latency_against_bytes(decision, 4, 7168)
     by_name = {t.name: t for t in figure.data}
     for algorithm in ALGORITHMS:
-        line = by_name[f"{template.ARM_NAME[algorithm]}, model and 90 % band"]
+        line = by_name[f"{arm(algorithm)}, model and 90 % band"]
         tokens = line.customdata[:, 2].astype(int)
         modelled = predict(mi355x, mi355x.shapes(tokens, 7168, 4), algorithm)
         assert line.y == pytest.approx(modelled.latency_us)
@@ -219,7 +220,7 @@ def test_regret_figures_show_the_scores(mi355x, judged):
     taken = [h for h in llms.hidden_dims() if h <= 8192]
     model = Arms.of(mi355x, Workload.of(taken), 8)
     for name in ("sglang-128k", "aiter-per-rank", "always-2stage"):
-        rule = rules.named(name)
+        rule = catalogue.named(name)
         scored = model.score(rule, rule).regret_pct
         at = names.index(name)
         shown = mean.customdata[at]
@@ -230,7 +231,7 @@ def test_regret_figures_show_the_scores(mi355x, judged):
     weighed = figures.regret_over_workload(recommend(mi355x, load, world_sizes=(8,)))
     labels = list(weighed.layout.yaxis.ticktext)
     model = Arms.of(mi355x, load, 8)
-    never = model.score(rules.ALWAYS_2STAGE, rules.ALWAYS_2STAGE).regret_pct
+    never = model.score(catalogue.ALWAYS_2STAGE, catalogue.ALWAYS_2STAGE).regret_pct
     shown = weighed.data[0].customdata[labels.index("always-2stage")][0]
     assert shown == pytest.approx(never.value)
     # The worst rule stands at the bottom.
@@ -437,8 +438,8 @@ def test_text_and_arms_are_readable_on_both_grounds(dark):
     paper = layout.paper_bgcolor
     assert _contrast(layout.font.color, paper) > 7
     assert _contrast(template.NEUTRAL, paper) > 3.9
-    for arm in ("1stage", "2stage"):
-        assert _contrast(template.ARM_COLOUR[arm], paper) > 3
+    for name in ("1stage", "2stage"):
+        assert _contrast(template.ARM_COLOUR[name], paper) > 3
 
 
 def test_a_missing_browser_is_one_line_that_helps(mi355x, tmp_path, monkeypatch):
@@ -475,9 +476,12 @@ def test_static_files_are_drawn_at_the_width_of_a_pull_request(mi355x, tmp_path)
 
 def test_plotly_is_imported_only_when_a_figure_is_made():
     code = (
-        "import sys, costmodel.figures, costmodel.decide.explanation, costmodel.show.notebook;"
-        "from costmodel.figures import latency, token_hidden_map, regret, terms, fit, cutoff_drift, worth, static, planning;"
-        "from costmodel.report import text, page, directory;"
+        "import importlib, pkgutil, sys;"
+        "import costmodel.figures, costmodel.report, costmodel.decide.explanation, costmodel.show.notebook;"
+        "modules = [p.__name__ + '.' + m.name for p in (costmodel.figures, costmodel.report)"
+        "           for m in pkgutil.iter_modules(p.__path__)];"
+        "assert len(modules) > 10, modules;"
+        "[importlib.import_module(m) for m in modules];"
         "print([m for m in ('plotly', 'scipy', 'kaleido', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

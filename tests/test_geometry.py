@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from costmodel.data import facts
 from costmodel.data import kernels as kernel
 from costmodel.errors import InputError
-from costmodel.model.geometry import eligible, geometry
+from costmodel.model.geometry import eligible, link_geometry
 from costmodel.model.shape import Shapes
+from costmodel.units import KIB
 
 sizes = st.integers(1, 512)
 hidden = st.integers(64, 1024).map(lambda p: 8 * p)
@@ -17,7 +19,7 @@ ranks = st.sampled_from([2, 4, 8])
 
 def one(op, algorithm, tokens, hidden_dim, n, version="0.1.19", arch="gfx950"):
     shapes = Shapes.of(tokens, hidden_dim, n, op=op)
-    return geometry(shapes, algorithm, kernel.aiter(version), arch=arch)
+    return link_geometry(shapes, algorithm, kernel.aiter(version), arch)
 
 
 def test_fused_1stage_reads_everything_from_every_peer():
@@ -26,7 +28,7 @@ def test_fused_1stage_reads_everything_from_every_peer():
     assert float(g.write_bytes) == 0
     assert (float(g.workgroups), float(g.turns)) == (32, 1)
     assert float(g.workgroup_bytes) == 7 * 7168 * 2
-    assert (g.launches, g.exit_barriers, g.middle_barriers) == (1, 1, 0)
+    assert (g.launches, g.exit_barriers) == (1, 1)
 
 
 def test_fused_1stage_loops_over_rows_above_80_tokens():
@@ -160,3 +162,20 @@ def test_unknown_shapes_are_refused(wrong):
             given_["tokens"], given_["hidden_dim"], given_["world_size"],
             op=given_["op"], dtype=given_["dtype"],
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["aiter", "vllm", "costmodel"])
+def test_every_limit_of_a_kernel_has_a_source(family):
+    rows = [r for r in facts.rows("kernels.csv") if r["family"] == family]
+    assert len({r["quantity"] for r in rows}) == len(rows) > 2
+    assert all(r["source"] for r in (*rows, *facts.rows("aiter_kernels.csv")))
+
+
+def test_limits_by_release():
+    first, middle, last = (kernel.aiter(v) for v in ("0.1.10.post3", "0.1.12", kernel.LATEST))
+    assert first.fused_1stage_hidden_dims == (512, 1024, 2048, 4096)
+    assert middle.fused_1stage_hidden_dims == last.fused_1stage_hidden_dims == ()
+    assert [k.fused_1stage_max_tokens for k in (first, middle, last)] == [80, 80, None]
+    for k in (first, middle, last):
+        assert (k.fused_1stage_max_packs, k.fused_2stage_min_packs) == (1024, 64)
+        assert k.plain_1stage_below_bytes == ((4, 160 * KIB), (8, 80 * KIB))

@@ -1,6 +1,11 @@
 """The harness against a back end whose truth is known: latencies by law, errors on demand."""
 
+import fcntl
 import json
+import os
+import struct
+import sys
+import termios
 
 import numpy as np
 import pytest
@@ -12,17 +17,17 @@ from costmodel.data import measurement
 from costmodel.errors import InputError
 from costmodel.live.backends.base import BACKENDS, Backend, LiveShape, Outputs, Timed
 from costmodel.live.backends.reference import fused_reference, operands, torch_dtype
-from costmodel.live.run import schedule as campaign
 from costmodel.live.run.directory import RunDirectory
-from costmodel.live.run.harness import Settings, check_points, measure_point, together
+from costmodel.live.run.harness import Repetition, check_points, measure_point, together
+from costmodel.live.run.peers import join
 from costmodel.live.run.points import Point, grid
-from costmodel.live.run.processes import join
-from costmodel.live.run.schedule import Campaign
+from costmodel.live.run.records import labels
+from costmodel.live.run.schedule import Schedule
 from costmodel.live.run.watchdog import Watchdog
 
 TRUTH_US = {"1stage": 10.0, "2stage": 14.0, "separate": 20.0, "auto": 10.0}
 POINT = Point(LiveShape(2, 64, "bf16"), ("1stage", "2stage"))
-SETTINGS = Settings(rounds=6, samples=4, calls=2, slots=2, seed=3)
+REPETITION = Repetition(rounds=6, samples=4, calls=2, slots=2, seed=3)
 
 
 class Known(Backend):
@@ -105,14 +110,14 @@ class KnownArm(Timed):
 
 @pytest.fixture
 def watch():
-    processes = join()
-    with Watchdog(processes, 60) as watchdog:
+    peers = join()
+    with Watchdog(peers, 60) as watchdog:
         yield watchdog
-    processes.leave()
+    peers.leave()
 
 
 def test_the_truth_is_recovered_and_raw_samples_are_kept(watch):
-    results = measure_point(Known(4), POINT, SETTINGS, 0, watch)
+    results = measure_point(Known(4), POINT, REPETITION, 0, watch)
     assert results["1stage"].summary.latency_us == 13.0  # the slowest of four ranks
     assert results["2stage"].summary.latency_us == 17.0
     assert results["1stage"].latency_us.shape == (6, 4, 4)
@@ -122,7 +127,7 @@ def test_the_truth_is_recovered_and_raw_samples_are_kept(watch):
 
 
 def timed_order(backend):
-    return [entry[0] for entry in backend.log if entry[1:] == (SETTINGS.samples,)]
+    return [entry[0] for entry in backend.log if entry[1:] == (REPETITION.samples,)]
 
 
 def test_arms_alternate_in_an_order_that_the_seed_fixes(watch):
@@ -130,7 +135,7 @@ def test_arms_alternate_in_an_order_that_the_seed_fixes(watch):
     for order_seed in (1, 1, 2, 3, 4):
         backend = Known(2)
         point = Point(POINT.shape, ("1stage", "2stage", "separate"))
-        measure_point(backend, point, SETTINGS, order_seed, watch)
+        measure_point(backend, point, REPETITION, order_seed, watch)
         order = timed_order(backend)
         rounds = [order[i : i + 3] for i in range(0, 18, 3)]
         assert all(sorted(r) == ["1stage", "2stage", "separate"] for r in rounds)
@@ -143,7 +148,7 @@ def test_arms_alternate_in_an_order_that_the_seed_fixes(watch):
 @pytest.mark.parametrize("fault", ["value", "silent"])
 def test_a_wrong_arm_is_reported_and_never_timed(watch, fault):
     backend = Known(2, {"1stage": fault})
-    results = measure_point(backend, POINT, SETTINGS, 0, watch)
+    results = measure_point(backend, POINT, REPETITION, 0, watch)
     assert results["1stage"].worst_error > 1.0
     assert results["1stage"].latency_us is None
     assert [entry for entry in backend.log if entry[0] == "1stage"] == [("1stage", 1)]
@@ -151,19 +156,19 @@ def test_a_wrong_arm_is_reported_and_never_timed(watch, fault):
 
 
 def test_one_wrong_rank_is_named(watch):
-    results = measure_point(Known(4, {"2stage": "rank"}), POINT, SETTINGS, 0, watch)
+    results = measure_point(Known(4, {"2stage": "rank"}), POINT, REPETITION, 0, watch)
     assert results["2stage"].wrong_ranks == (3,)
     assert results["2stage"].summary is None
 
 
 def test_an_arm_that_goes_wrong_while_timed_is_thrown_out(watch):
-    results = measure_point(Known(2, {"1stage": "late"}), POINT, SETTINGS, 0, watch)
+    results = measure_point(Known(2, {"1stage": "late"}), POINT, REPETITION, 0, watch)
     assert results["1stage"].summary is None
     assert results["2stage"].summary is not None
 
 
 def test_auto_says_which_kernel_ran(watch):
-    results = measure_point(Known(2), Point(POINT.shape, ("auto",)), SETTINGS, 0, watch)
+    results = measure_point(Known(2), Point(POINT.shape, ("auto",)), REPETITION, 0, watch)
     assert results["auto"].kernels == ("kernel_of_auto",)
 
 
@@ -175,9 +180,9 @@ def test_auto_says_which_kernel_ran(watch):
         ({"samples": 0}, "1 or more"),
     ],
 )
-def test_settings_that_cannot_work(change, message):
+def test_repetitions_that_cannot_work(change, message):
     with pytest.raises(InputError, match=message):
-        Settings(**change).check()
+        Repetition(**change).check()
 
 
 def test_a_shape_that_the_kernel_rejects_is_named_before_anything_runs():
@@ -196,13 +201,13 @@ def test_the_failure_of_any_rank_is_everybodys():
         together(Third(4), lambda: None)
 
 
-# -- campaigns ------------------------------------------------------------------------------------
+# -- runs of several shapes ------------------------------------------------------------------------------------
 
 POINTS = grid([1, 2, 3], [64], ["bf16"], ["1stage", "2stage"], 2)
 
 
-class Sitting:
-    """One sitting of a campaign in a directory, with everything that it said."""
+class OneStart:
+    """A run started or resumed in a directory, with everything that it said."""
 
     def __init__(self, directory, watch, *, resume=False, fault=None, **options):
         self.said = []
@@ -212,15 +217,15 @@ class Sitting:
         else:
             settings = {
                 "schema": "costmodel/run/1", "id": "known-1",
-                "labels": campaign.labels(self.backend),
+                "labels": labels(self.backend),
             }  # fmt: skip
             self.run = RunDirectory.start(directory, settings, {})
-        self.campaign = Campaign(
-            self.backend, POINTS, SETTINGS, watch, self.run, self.said.append, **options
+        self.schedule = Schedule(
+            self.backend, POINTS, REPETITION, watch, self.run, self.said.append, **options
         )
 
     def measure(self):
-        code = self.campaign.measure()
+        code = self.schedule.measure()
         self.run.close()
         return code
 
@@ -228,91 +233,107 @@ class Sitting:
         return [entry[1].tokens for entry in self.backend.log if entry[0] == "prepare"]
 
 
-def test_a_campaign_writes_schema_1_and_measures_the_first_shape_twice(tmp_path, watch):
-    sitting = Sitting(tmp_path, watch)
-    assert sitting.measure() == 0
+def test_a_run_writes_schema_1_and_measures_the_first_shape_twice(tmp_path, watch):
+    started = OneStart(tmp_path, watch)
+    assert started.measure() == 0
     table = measurement.read(tmp_path / "measurements.csv")
-    assert sitting.prepared() == [1, 1, 2, 3, 1]  # the very first time does not count
+    assert started.prepared() == [1, 1, 2, 3, 1]  # the very first time does not count
     assert table.tokens.tolist() == [1, 1, 2, 2, 3, 3]
     assert table.latency_us.tolist() == [11.0, 15.0] * 3
     assert set(table.source) == {"known-1"}
     assert set(table.interconnect) == {"loopback"}
     assert set(table.quality) == {"clean"}
     assert set(table.rank_reduction) == {"max"}
-    assert any("measured again at the end: 1stage +0.0 %, 2stage +0.0 %" in s for s in sitting.said)
+    assert any("measured again at the end: 1stage +0.0 %, 2stage +0.0 %" in s for s in started.said)
     lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert [line["kind"] for line in lines] == ["shape"] * 3 + ["again"]
     assert np.array(lines[0]["arms"]["2stage"]["latency_us"]).shape == (6, 4, 2)
 
 
-def test_a_resumed_campaign_measures_only_what_is_left(tmp_path, watch):
-    first = Sitting(tmp_path, watch)
-    first.campaign.todo = first.campaign.todo[:1]
+def test_a_resumed_run_measures_only_what_is_left(tmp_path, watch):
+    first = OneStart(tmp_path, watch)
+    first.schedule.todo = first.schedule.todo[:1]
     first.measure()
     samples = (tmp_path / "samples.jsonl").read_bytes()
-    second = Sitting(tmp_path, watch, resume=True)
+    second = OneStart(tmp_path, watch, resume=True)
     assert second.measure() == 0
     assert second.prepared() == [2, 2, 3, 2]
     assert (tmp_path / "samples.jsonl").read_bytes().startswith(samples)
     assert len(measurement.read(tmp_path / "measurements.csv")) == 6
-    third = Sitting(tmp_path, watch, resume=True)
+    third = OneStart(tmp_path, watch, resume=True)
     assert third.measure() == 0
     assert third.prepared() == []
 
 
 def test_a_wrong_arm_gives_no_row_and_exit_code_1_even_when_resumed(tmp_path, watch):
-    sitting = Sitting(tmp_path, watch, fault={"2stage": "silent"})
-    assert sitting.measure() == 1
+    started = OneStart(tmp_path, watch, fault={"2stage": "silent"})
+    assert started.measure() == 1
     table = measurement.read(tmp_path / "measurements.csv")
     assert set(table.algorithm) == {"1stage"}
-    assert sum("2stage    WRONG on rank 0, 1" in line for line in sitting.said) == 3
-    again = Sitting(tmp_path, watch, resume=True)
+    assert sum("2stage    WRONG on rank 0, 1" in line for line in started.said) == 3
+    again = OneStart(tmp_path, watch, resume=True)
     assert again.measure() == 1
     assert again.prepared() == []
 
 
 def test_a_spent_budget_stops_between_shapes_and_says_what_is_left(tmp_path, watch):
-    sitting = Sitting(tmp_path, watch, budget_s=1e-9)
-    assert sitting.measure() == 0
-    assert sitting.prepared() == []
-    assert any("3 of 3 shapes are left; continue with --resume" in line for line in sitting.said)
+    started = OneStart(tmp_path, watch, budget_s=1e-9)
+    assert started.measure() == 0
+    assert started.prepared() == []
+    assert any("3 of 3 shapes are left; continue with --resume" in line for line in started.said)
 
 
 def test_a_budget_does_not_begin_a_shape_that_will_not_fit(tmp_path, watch):
-    sitting = Sitting(tmp_path, watch, budget_s=1000.0)
-    sitting.campaign.progress.seconds = [2000.0]
-    assert sitting.measure() == 0
-    assert sitting.prepared() == []
+    started = OneStart(tmp_path, watch, budget_s=1000.0)
+    started.schedule.seconds = [2000.0]
+    assert started.measure() == 0
+    assert started.prepared() == []
 
 
 def test_memory_that_runs_out_in_a_graph_is_one_line_that_names_the_shape(tmp_path, watch):
     def exhausted(arm, calls, timing):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
 
-    sitting = Sitting(tmp_path, watch)
-    sitting.backend.capture = exhausted
+    started = OneStart(tmp_path, watch)
+    started.backend.capture = exhausted
     with pytest.raises(InputError, match=r"out of memory at 1 tokens x 64 .* 2 GiB\.; use fewer"):
-        sitting.measure()
+        started.measure()
 
 
 def test_rows_of_a_test_double_are_suspect(tmp_path, watch, monkeypatch):
     monkeypatch.setattr(Known, "genuine", False)
-    Sitting(tmp_path, watch).measure()
+    OneStart(tmp_path, watch).measure()
     assert set(measurement.read(tmp_path / "measurements.csv").quality) == {"suspect"}
 
 
-def test_progress_admits_what_it_does_not_know():
-    progress = campaign.Progress(10, shown=False)
-    assert progress.remaining_s() is None
-    assert "unknown" in progress.line("")
-    for seconds in (2.0, 4.0, 3.0):
-        progress.done(seconds)
-    estimate, low, high = progress.remaining_s()
-    assert estimate == pytest.approx(7 * 3.0)
-    # two standard errors of seven more draws with sd 1 and a mean of three draws
-    assert high - estimate == pytest.approx(2 * np.sqrt(7 + 49 / 3))
-    assert low == pytest.approx(estimate - (high - estimate))
-    assert "3/10 shapes" in progress.line("")
+def drawn(tmp_path, watch, monkeypatch):
+    """Run three shapes with standard error on a terminal; return what was drawn there."""
+    terminal, ours = os.openpty()
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))
+    with os.fdopen(ours, "w") as stderr:
+        monkeypatch.setattr("sys.stderr", stderr)
+        assert OneStart(tmp_path, watch).measure() == 0
+        stderr.write("the end")
+        stderr.flush()
+        text = b""
+        while not text.endswith(b"the end"):
+            text += os.read(terminal, 65536)
+    os.close(terminal)
+    return text.decode().removesuffix("the end")
+
+
+def test_a_terminal_shows_a_bar_that_leaves_nothing_behind(tmp_path, watch, monkeypatch):
+    pytest.importorskip("tqdm", reason="the bar is tqdm's: pip install tqdm")
+    text = drawn(tmp_path, watch, monkeypatch)
+    assert "0/3 [" in text
+    assert "2/3 [" in text
+    assert text.endswith("\r")
+    assert text.rstrip("\r").rpartition("\r")[2].strip() == ""
+
+
+def test_without_tqdm_there_is_no_bar_and_the_run_goes_on(tmp_path, watch, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    assert drawn(tmp_path, watch, monkeypatch) == ""
 
 
 @pytest.fixture

@@ -67,6 +67,14 @@ def rank_processes(launcher):
     return found
 
 
+def alive(pid):
+    """Return whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def kept(directory):
     return {name: (directory / name).read_bytes() for name in ("samples.jsonl", "measurements.csv")}
 
@@ -207,6 +215,26 @@ def test_ctrl_c_keeps_finished_shapes_and_the_run_resumes(tmp_path):
     assert len(err.strip().splitlines()) == 1
     out = assert_resumes(run, kept(run), 5)
     assert out.startswith("continuing run gloo-tp2-")
+
+
+def test_a_killed_launcher_takes_its_ranks_along_and_the_run_resumes_at_once(tmp_path):
+    run = tmp_path / "run"
+    process = start(*LONG, "--out", run)
+    first_shape_done(run)
+    ranks = rank_processes(process)
+    assert len(ranks) == 2
+    before = kept(run)
+    process.kill()
+    process.wait(10)
+    until = time.monotonic() + 5
+    while left := [pid for pid in ranks.values() if alive(pid)]:
+        assert time.monotonic() < until, f"ranks {left} outlived their launcher"
+        time.sleep(0.05)
+    _, err = process.communicate(timeout=10)
+    assert len(err.strip().splitlines()) == 1
+    assert "costmodel: error: the launcher of the ranks is gone (killed or crashed); this" in err
+    assert "continue with --resume" in err
+    assert_resumes(run, before, 5)
 
 
 def test_ctrl_c_while_the_ranks_start(tmp_path):

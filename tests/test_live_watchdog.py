@@ -9,21 +9,22 @@ import time
 
 import pytest
 
-from costmodel.live.run.processes import join
+from costmodel.errors import InputError
+from costmodel.live.run.peers import join
 
 BODY = """
 import os, sys, time
-from costmodel.live.run.processes import join
+from costmodel.live.run.peers import join
 from costmodel.live.run.watchdog import Watchdog
-processes = join()
-other = 1 - processes.rank
+peers = join()
+other = 1 - peers.rank
 def meet(name):
-    open(processes.meeting_place / f"{name}-{processes.rank}", "w").close()
-    while not (processes.meeting_place / f"{name}-{other}").exists():
+    open(peers.meeting_place / f"{name}-{peers.rank}", "w").close()
+    while not (peers.meeting_place / f"{name}-{other}").exists():
         time.sleep(0.01)
 def blocked():
     os.read(os.pipe()[0], 1)
-with Watchdog(processes, 1.0) as watch:
+with Watchdog(peers, 1.0) as watch:
     watch.epilogue = "2 of 5 shapes are kept"
     watch.step("64 tokens, arm 2stage, round 1")
     meet("begun")
@@ -69,7 +70,7 @@ def test_a_hang_of_all_ranks_is_said_once(tmp_path):
 
 def test_a_rank_that_is_behind_is_named(tmp_path):
     body = """
-    if processes.rank == 0:
+    if peers.rank == 0:
         watch.step("64 tokens, arm 2stage, round 2")
     else:
         watch.rest()
@@ -172,17 +173,78 @@ def test_patience_is_not_for_ranks_that_are_lost(tmp_path):
     assert "rank 1 is stopped (SIGSTOP) for longer than 1 s" in said
 
 
-def test_meeting_places_of_dead_launchers_are_forgotten(tmp_path, monkeypatch):
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    stale = tmp_path / f"costmodel-{os.getuid()}-{gone.pid}-29500"
-    alive = tmp_path / f"costmodel-{os.getuid()}-{os.getpid()}-29500"
-    stale.mkdir()
-    alive.mkdir()
+# -- meeting places -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """The system's temporary folder, and a process that torchrun could have started."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "29501"}.items():
         monkeypatch.setenv(name, value)
+    return tmp_path
+
+
+@pytest.fixture
+def gone():
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_meeting_places_of_dead_launchers_are_forgotten(temporary, gone):
+    stale = temporary / f"costmodel-{os.getuid()}-{gone}-29500"
+    alive = temporary / f"costmodel-{os.getuid()}-{os.getpid()}-29500"
+    stale.mkdir(mode=0o700)
+    (stale / "said").touch()
+    alive.mkdir(mode=0o700)
     place = join().meeting_place
     assert place.is_dir()
     assert alive.exists()
     assert not stale.exists()
+
+
+def test_what_the_tool_did_not_make_is_never_removed(temporary, gone):
+    other = temporary / f"costmodel-{os.getuid()}-{gone}-notes"
+    linked = temporary / f"costmodel-{os.getuid()}-{gone}-29500"
+    other.mkdir()
+    (other / "draft").write_text("mine")
+    (temporary / "target").mkdir()
+    (temporary / "target" / "said").write_text("mine")
+    linked.symlink_to(temporary / "target")
+    peers = join()
+    (peers.meeting_place / "draft").write_text("mine")
+    peers.leave()
+    for kept in (other / "draft", temporary / "target" / "said", peers.meeting_place / "draft"):
+        assert kept.read_text() == "mine"
+
+
+def test_a_place_left_empty_is_removed(temporary):
+    peers = join()
+    assert peers.first_to_say()
+    assert not peers.first_to_say()
+    peers.leave()
+    assert not peers.meeting_place.exists()
+
+
+@pytest.mark.parametrize("trap", ["symlink", "open to all", "file"])
+def test_a_place_that_others_prepared_is_refused(temporary, trap):
+    place = temporary / f"costmodel-{os.getuid()}-{os.getppid()}-29501"
+    if trap == "symlink":
+        (temporary / "theirs").mkdir(mode=0o700)
+        place.symlink_to(temporary / "theirs")
+    elif trap == "file":
+        place.touch(mode=0o700)
+    else:
+        place.mkdir()
+        place.chmod(0o777)
+    with pytest.raises(InputError, match="the ranks cannot meet there, since it is no folder"):
+        join()
+
+
+def test_a_place_that_a_process_makes_alone_cannot_be_guessed(temporary, monkeypatch):
+    monkeypatch.delenv("RANK")
+    places = [join().meeting_place for _ in range(2)]
+    assert places[0] != places[1]
+    assert all(place.stat().st_mode & 0o777 == 0o700 for place in places)

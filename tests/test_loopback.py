@@ -15,12 +15,13 @@ from costmodel.decide.recommendation import recommend
 from costmodel.decide.setting import Setting
 from costmodel.decide.validation import validate
 from costmodel.errors import InputError
-from costmodel.model import shared_gpu as loopback
 from costmodel.model.latency import total
 from costmodel.model.shape import Shapes
+from costmodel.model.shared_gpu import SharedGpuCosts, SharedGpuModel
 
 ROWS = Path(__file__).parents[1] / "measurements" / "h200-loopback"
 FREE = 1e12
+MODEL = SharedGpuModel()
 
 
 def costs(**given):
@@ -34,16 +35,16 @@ def costs(**given):
     free = dict.fromkeys(
         ("program_gbps", "miss_gbps", "cache_gbps", "memory_gbps", "cache_bytes"), FREE
     )
-    return loopback.Costs(**{**zero, **free, **given})
+    return SharedGpuCosts(**{**zero, **free, **given})
 
 
 def geometry(tokens, hidden, n, algorithm="1stage", op="fused_ar_rmsnorm", arch="sm_90"):
     shapes = Shapes.of(tokens, hidden, n, op=op)
-    return loopback.geometry(shapes, algorithm, kernel.calibrated("costmodel"), arch)
+    return MODEL.geometry(shapes, algorithm, kernel.calibrated("costmodel"), arch)
 
 
 def latency(found, **given):
-    return np.asarray(total(loopback.terms(found, costs(**given))))
+    return np.asarray(total(MODEL.terms(found, costs(**given))))
 
 
 def test_programs_are_what_fits_on_the_gpu():

@@ -36,7 +36,7 @@ def test_there_are_four():
 def test_runs_from_a_clean_kernel(path, tmp_path):
     for name in ("nbformat", "ipykernel", "ipywidgets", "pandas"):
         pytest.importorskip(name)
-    pytest.importorskip("nbclient", reason="nbclient executes notebooks: costmodel[notebook]")
+    pytest.importorskip("nbclient", reason="nbclient executes notebooks: xgmi-costmodel[notebook]")
     execute = load(NOTEBOOKS / "execute.py")
     done = execute.execute(path, tmp_path)  # raises CellExecutionError
     committed = json.loads(path.read_text(encoding="utf-8"))

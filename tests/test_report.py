@@ -9,10 +9,11 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from costmodel.calibration import posterior as calibrations
@@ -20,18 +21,13 @@ from costmodel.data import llms
 from costmodel.data.workload import Workload
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.setting import Setting
-from costmodel.decide.validation import validate
 from costmodel.decide.worth import worth
 from costmodel.errors import InputError
 from costmodel.figures import static
-from costmodel.report import case as findings
 from costmodel.report import directory, markdown, page
-from costmodel.report import text as story
+from costmodel.report.case import gather
+from costmodel.report.text import context
 from costmodel.rules import rule as rules
-from costmodel.show import document as blocks
-from costmodel.show import html as markup
-from costmodel.show.notebook import calibration_html, decision_html, validation_html
-from costmodel.units import kib
 
 HOSTILE = (
     "x<i>y</i></script><script>window.pwned=1</script><img src=x onerror='window.pwned=1'> | **b** "
@@ -74,7 +70,7 @@ def plain(tmp_path_factory):
 @pytest.fixture(scope="module")
 def vllm():
     """Return what a report for vLLM on MI300X rests on."""
-    return findings.gather(Setting.shipped("MI300X", engine="vllm"), llms.find("gpt-oss-120b"))
+    return gather(Setting.shipped("MI300X", engine="vllm"), llms.find("gpt-oss-120b"))
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +116,18 @@ def hostile(tmp_path_factory):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return out, done
+
+
+def in_markdown(case):
+    """Return a case as Markdown, without figures."""
+    return markdown.render(context(case, [], "costmodel report", "out"))
+
+
+def tags_of_page(case, explorer):
+    """Return the tags of a case's page, without figures."""
+    tags = Tags()
+    tags.feed(page.render(context(case, [], "costmodel report", "out"), explorer))
+    return tags.found
 
 
 def cells(text, start):
@@ -189,7 +197,7 @@ def test_the_commands_it_names_give_its_numbers(plain):
 
 
 def test_engine_guards_are_part_of_the_rule(vllm):
-    text = markdown.render(story.story(vllm, {}, "costmodel report", "out"), {})
+    text = in_markdown(vllm)
     assert "vLLM's guards stay: tokens &lt;= 80" in text
     assert vllm.new.max_tokens(512, 2) == 80
     assert "Not decided at TP4 and TP8" in text
@@ -204,11 +212,11 @@ def test_engine_guards_are_part_of_the_rule(vllm):
 
 def test_harm_on_another_gpu_is_said_at_the_top():
     # AITER's rule now is better on MI355X than what suits MI300X.
-    aiter = findings.gather(
+    aiter = gather(
         Setting.shipped("MI300X", engine="aiter"), llms.find("gpt-oss-120b"), world_sizes=(4,)
     )
     assert aiter.elsewhere[0].scores[0].saved_pct.hi < 0
-    text = markdown.render(story.story(aiter, {}, "costmodel report", "out"), {})
+    text = in_markdown(aiter)
     assert "**Worse on MI355X at TP4,**" in text.split("## For whom")[0]
 
 
@@ -269,11 +277,10 @@ def test_nothing_of_a_users_file_becomes_markup(hostile):
             assert "pwned" not in line or len(re.findall(r"(?<!\\)\|", line)) in (3, 4, 5, 6)
 
 
-def test_data_of_the_page_cannot_end_its_script():
-    tags = Tags()
-    tags.feed(page.page("t", [], {}, {"name": HOSTILE}))
-    assert [t for t, _ in tags.found].count("script") == 3
-    assert "img" not in [t for t, _ in tags.found]
+def test_data_of_the_page_cannot_end_its_script(vllm):
+    kinds = [t for t, _ in tags_of_page(vllm, {"name": HOSTILE})]
+    assert kinds.count("script") == 3
+    assert "img" not in kinds
 
 
 def n_is_link(attributes):
@@ -398,25 +405,24 @@ def test_code_spans_end_where_they_should(text):
         assert html.unescape(inside) == " ".join(text.split())
 
 
-def test_a_listing_cannot_end_its_own_fence():
-    block = blocks.Listing("a\n````\nb", "sh")
-    assert markdown.render([block], {}).startswith("`````sh\n")
-    assert markup.render([blocks.Listing("</code><b>", summary="<i>")]).count("<b>") == 0
+def test_a_listing_cannot_end_its_own_fence(vllm):
+    hostile = replace(vllm, emitted=replace(vllm.emitted, text="a\n````\n</code><b>b"))
+    assert "\n`````python\na\n````\n</code><b>b\n`````\n" in in_markdown(hostile)
+    assert "b" not in [t for t, _ in tags_of_page(hostile, {})]
 
 
-def test_rich_representations_escape_and_hold_the_numbers(published):
-    setting = Setting.shipped("MI355X")
-    gfx950 = setting.calibration
-    decision = recommend(setting)
-    text = decision_html(decision)
-    for cutoff in decision.cutoffs[1:]:
-        assert f"&lt;= {kib(cutoff.max_bytes)}" in text
-        assert f"{kib(cutoff.max_bytes_lo)} to {kib(cutoff.max_bytes_hi)}" in text
-    text = calibration_html(gfx950)
-    assert gfx950.id in text
-    assert f"{gfx950.values['round_trip_us']:.3g}" in text
-    judged = validate(published, setting, every_gpu=False, op="fused_ar_rmsnorm")
-    text = validation_html(judged)
-    assert "passed" in text
-    assert f"{judged.of('sglang-128k').mean_pct:.2f} %" in text
-    assert "<script" not in text
+@given(
+    st.sampled_from(
+        ["- ", "+ ", "# ", "1. ", "12) ", "> ", "* ", "| ", "```", "    ", "\n- ", "=="]
+    )
+    | st.text(max_size=8)
+)
+@settings(deadline=None, max_examples=50)
+def test_no_value_starts_a_line_as_markup(vllm, start):
+    note = f"{start}x"
+    text = in_markdown(replace(vllm, emitted=replace(vllm.emitted, notes=(note,))))
+    (item,) = text.split("the rule:")[1].split("## For whom")[0].strip().split("\n\n")[-1:]
+    assert item.startswith("- ")
+    assert "\n" not in item
+    assert not re.match(r"([-+#>*|`]|\d+[.)]) ?", item.removeprefix("- "))
+    assert html.unescape(item).endswith("x")

@@ -13,16 +13,11 @@ from costmodel.data import kernels as kernel
 from costmodel.errors import InputError
 from costmodel.model.geometry import eligible
 from costmodel.model.shape import ONE_STAGE, WORLD_SIZES, Shapes
-from costmodel.rules import rule as rules
-from costmodel.rules.condition import (
-    Always,
+from costmodel.rules import catalogue
+from costmodel.rules.adapt import kernel_limits, validity
+from costmodel.rules.algebra import (
     AnyOf,
     Bytes,
-    Calls,
-    Compare,
-    FullMesh,
-    Member,
-    WholePacks,
     all_of,
     any_of,
     by_world_size,
@@ -30,7 +25,9 @@ from costmodel.rules.condition import (
     from_json,
     with_version,
 )
-from costmodel.rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule
+from costmodel.rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE
+from costmodel.rules.condition import Always, Calls, Compare, FullMesh, Member, WholePacks
+from costmodel.rules.rule import Rule
 
 KIB = 1024
 
@@ -64,21 +61,21 @@ def decide(rule, tokens, hidden, n, dtype="bf16", **how):
 
 class TestCatalogue:
     def test_has_every_rule_of_the_field_with_a_source(self):
-        names = {r.name for r in rules.catalogue()}
+        names = {r.name for r in catalogue.catalogue()}
         assert names == {*PUBLISHED, "aiter-mxfp4"}
-        assert all(r.source.startswith("https://") and r.title for r in rules.catalogue())
+        assert all(r.source.startswith("https://") and r.title for r in catalogue.catalogue())
 
     @pytest.mark.parametrize("name", PUBLISHED)
     def test_cutoffs_are_the_published_ones(self, name):
         op, *kib = PUBLISHED[name]
-        rule = rules.named(name)
+        rule = catalogue.named(name)
         for n, size in zip(WORLD_SIZES, kib, strict=True):
             assert rule.cutoff_bytes(n) == (None if size is None else (op, size * KIB))
 
     @pytest.mark.parametrize("name", PUBLISHED)
     def test_the_cutoff_itself_is_taken_exactly_when_inclusive(self, name):
         op, *kib = PUBLISHED[name]
-        rule = rules.named(name)
+        rule = catalogue.named(name)
         for n, size in zip(WORLD_SIZES, kib, strict=True):
             if size is None:
                 continue
@@ -100,21 +97,21 @@ class TestCatalogue:
         ],
     )
     def test_tokens_at_hidden_7168(self, name, tokens):
-        assert tuple(rules.named(name).max_tokens(7168, n) for n in WORLD_SIZES) == tokens
+        assert tuple(catalogue.named(name).max_tokens(7168, n) for n in WORLD_SIZES) == tokens
 
     def test_hidden_sets_and_dtype(self):
-        assert not decide(rules.named("sglang-first"), 1, 2880, 8)
-        assert decide(rules.named("sglang-gpt-oss"), 1, 2880, 8)
-        assert decide(rules.named("sglang"), 1, 5120, 8)
-        assert decide(rules.named("vllm-first"), 1, 7168, 2, dtype="fp32")
-        assert not decide(rules.named("vllm"), 1, 7168, 2, dtype="fp32")
-        assert not decide(rules.named("vllm"), 1, 2884, 2), "2884 is no whole number of packs"
-        assert not decide(rules.named("vllm"), 1, 8200, 2), "1025 packs"
-        assert decide(rules.named("vllm"), 80, 512, 2)
-        assert not decide(rules.named("vllm"), 81, 512, 2)
+        assert not decide(catalogue.named("sglang-first"), 1, 2880, 8)
+        assert decide(catalogue.named("sglang-gpt-oss"), 1, 2880, 8)
+        assert decide(catalogue.named("sglang"), 1, 5120, 8)
+        assert decide(catalogue.named("vllm-first"), 1, 7168, 2, dtype="fp32")
+        assert not decide(catalogue.named("vllm"), 1, 7168, 2, dtype="fp32")
+        assert not decide(catalogue.named("vllm"), 1, 2884, 2), "2884 is no whole number of packs"
+        assert not decide(catalogue.named("vllm"), 1, 8200, 2), "1025 packs"
+        assert decide(catalogue.named("vllm"), 80, 512, 2)
+        assert not decide(catalogue.named("vllm"), 81, 512, 2)
 
     def test_full_mesh_counts_above_two_ranks(self):
-        vllm = rules.named("vllm")
+        vllm = catalogue.named("vllm")
         assert decide(vllm, 8, 4096, 2, fully_connected=False)
         assert not decide(vllm, 8, 4096, 4, fully_connected=False)
 
@@ -130,7 +127,7 @@ class TestCatalogue:
         ],
     )
     def test_the_per_group_fp8_exception(self, tokens, hidden, n, one):
-        assert decide(rules.named("sglang-fp8"), tokens, hidden, n) == one
+        assert decide(catalogue.named("sglang-fp8"), tokens, hidden, n) == one
 
     @pytest.mark.parametrize(
         ("tokens", "hidden", "n", "one"),
@@ -148,33 +145,33 @@ class TestCatalogue:
         ],
     )
     def test_mxfp4_goes_by_tokens_and_hidden(self, tokens, hidden, n, one):
-        assert decide(rules.named("aiter-mxfp4"), tokens, hidden, n) == one
+        assert decide(catalogue.named("aiter-mxfp4"), tokens, hidden, n) == one
 
     def test_a_rule_that_depends_on_the_kernel_version_asks_for_it(self):
-        rule = rules.named("aiter-128k")
+        rule = catalogue.named("aiter-128k")
         assert decide(rule, 1, 2880, 8, kernel_version="0.1.12")
         assert not decide(rule, 1, 2880, 8, kernel_version="0.1.10.post3")
         with pytest.raises(InputError, match="depends on the AITER version"):
             decide(rule, 1, 2880, 8)
 
     def test_names(self):
-        assert rules.named("SGLang").name == "sglang-128k"
-        assert rules.named("sglang", op="fused_ar_rmsnorm_quant_fp8").name == "sglang-fp8"
-        assert rules.named("always-1stage") is ALWAYS_1STAGE
+        assert catalogue.named("SGLang").name == "sglang-128k"
+        assert catalogue.named("sglang", op="fused_ar_rmsnorm_quant_fp8").name == "sglang-fp8"
+        assert catalogue.named("always-1stage") is ALWAYS_1STAGE
         with pytest.raises(
             InputError, match=r"unknown rule 'vllm-57868' \(did you mean vllm-57886"
         ):
-            rules.named("vllm-57868")
+            catalogue.named("vllm-57868")
         with pytest.raises(InputError, match="sglang has no current rule for op 'all_reduce'"):
-            rules.named("sglang", op="all_reduce")
+            catalogue.named("sglang", op="all_reduce")
 
     def test_shipped_leaves_out_proposals_and_other_fabrics(self):
-        names = {r.name for r in rules.shipped("fused_ar_rmsnorm")}
+        names = {r.name for r in catalogue.shipped("fused_ar_rmsnorm")}
         assert names == {
             "sglang-first", "sglang-gpt-oss", "sglang-128k", "vllm-first", "vllm-16bit",
             "aiter-128k", "aiter-3458", "aiter-per-rank",
         }  # fmt: skip
-        assert {"aiter-plain", "sglang-fp8"} <= {r.name for r in rules.shipped()}
+        assert {"aiter-plain", "sglang-fp8"} <= {r.name for r in catalogue.shipped()}
 
 
 class TestRule:
@@ -196,14 +193,21 @@ class TestRule:
         rule = Rule.from_cutoffs("mine", {4: 458752})
         with pytest.raises(InputError, match=r"makes no claim for TP8 \(it has: TP4\)"):
             rule.use_1stage(Shapes.of(1, 4096, [4, 8]))
-        whole = rule.completed_by(rules.named("vllm"))
+        whole = rule.completed_by(catalogue.named("vllm"))
         assert [whole.max_tokens(7168, n) for n in WORLD_SIZES] == [80, 32, 9]
 
     def test_switches_tell_every_step(self):
-        assert rules.named("sglang-fp8").switches(7168, 8) == [(1, True), (8, False)]
-        assert rules.named("always-2stage").switches(7168, 8) == [(1, False)]
+        assert catalogue.named("sglang-fp8").switches(7168, 8) == [(1, True), (8, False)]
+        assert catalogue.named("always-2stage").switches(7168, 8) == [(1, False)]
         both = Rule("window", any_of(Compare("tokens", "<", 3), Compare("tokens", "==", 5)))
         assert both.switches(64, 2) == [(1, True), (3, False), (5, True), (6, False)]
+
+    def test_only_a_limit_that_every_1stage_call_obeys_is_a_cutoff(self):
+        limit, cap = Compare("bytes", "<=", 64 * KIB), Compare("tokens", "<=", 4)
+        both, either = Rule("both", all_of(cap, limit)), Rule("either", any_of(cap, limit))
+        assert both.cutoff_bytes(4) == ("<=", 64 * KIB)
+        assert either.cutoff_bytes(4) is None
+        assert either.sizes(4) == "by tokens and hidden"
 
     def test_baselines(self):
         shapes = Shapes.of([[1], [4096]], 8192, [2, 8])
@@ -211,16 +215,31 @@ class TestRule:
         assert not ALWAYS_2STAGE.use_1stage(shapes).any()
         assert ALWAYS_2STAGE.use_1stage(shapes).shape == (2, 2)
 
-    @pytest.mark.parametrize("rule", rules.catalogue(), ids=lambda r: r.name)
+    @pytest.mark.parametrize("rule", catalogue.catalogue(), ids=lambda r: r.name)
     def test_json_round_trip(self, rule, tmp_path):
         file = tmp_path / "rule.json"
         file.write_text(json.dumps(rule.to_json()))
-        assert rules.load(file) == rule
+        assert catalogue.load(file) == rule
+
+    def test_what_runs_otherwise_is_kept_where_it_is_not_2stage(self, tmp_path):
+        rule = Rule("mine", Always(False), otherwise="separate")
+        file = tmp_path / "rule.json"
+        file.write_text(json.dumps(rule.to_json()))
+        assert catalogue.load(file) == rule
+        assert rule.to_json()["otherwise"] == "separate"
+        assert rule.words() == "separate kernels always"
+        assert "otherwise" not in ALWAYS_2STAGE.to_json()
+        assert {r.otherwise for r in catalogue.catalogue()} == {"2stage"}
 
     @pytest.mark.parametrize(
         ("text", "message"),
         [
             ("{", "not JSON"),
+            (
+                '{"schema": "costmodel/rule/1", "name": "x", "otherwise": "seperate",'
+                ' "condition": {"always": true}}',
+                "unknown arm 'seperate' where the rule does not run 1-stage.*did you mean separate",
+            ),
             ("[]", "a JSON object"),
             ('{"schema": "costmodel/rule/9"}', "schema is 'costmodel/rule/9'"),
             ('{"schema": "costmodel/rule/1", "name": "x"}', "no condition"),
@@ -243,21 +262,73 @@ class TestRule:
         file = tmp_path / "rule.json"
         file.write_text(text)
         with pytest.raises(InputError, match=message) as caught:
-            rules.load(file)
+            catalogue.load(file)
         assert str(file) in str(caught.value)
         assert "\n" not in str(caught.value)
 
     def test_a_missing_file_is_named(self, tmp_path):
         with pytest.raises(InputError, match="No such file"):
-            rules.load(tmp_path / "none.json")
+            catalogue.load(tmp_path / "none.json")
 
     @pytest.mark.parametrize("version", ["0.1.10.post3", "0.1.12", "0.1.16", kernel.LATEST])
     def test_validity_is_what_the_kernel_takes(self, version):
         found = kernel.aiter(version)
         tokens, hidden = np.meshgrid([1, 80, 81, 500], [512, 2880, 2884, 4096, 8192, 8200, 16384])
         shapes = Shapes.of(tokens.ravel(), hidden.ravel(), 8)
-        rule = Rule("validity", rules.validity(found))
+        rule = Rule("validity", validity(found))
         assert (rule.use_1stage(shapes) == eligible(shapes, ONE_STAGE, found)[0]).all()
+
+    @pytest.mark.parametrize(
+        ("version", "limits"),
+        [
+            ("0.1.10.post2", Always(False)),
+            (
+                "0.1.10.post3",
+                all_of(Member("hidden_dim", (512, 1024, 2048, 4096)), Compare("tokens", "<=", 80)),
+            ),
+            ("0.1.16", Compare("tokens", "<=", 80)),
+            (kernel.LATEST, Always()),
+        ],
+    )
+    def test_what_no_engine_checks_for_old_kernels(self, version, limits):
+        assert kernel_limits(kernel.aiter(version)) == limits
+
+
+class TestKernelFactsAndRulesAgree:
+    """kernels.csv says what kernels take and choose by themselves, rules.json what engines do."""
+
+    @pytest.mark.parametrize(
+        ("rule", "family"),
+        [("aiter-plain", "aiter"), ("aiter-plain", "costmodel"), ("aiter-plain-old", "vllm")],
+    )
+    def test_the_plain_cutoffs(self, rule, family):
+        found = catalogue.named(rule)
+        limits = dict(kernel.at_date(family, "2026-09-01").plain_1stage_below_bytes)
+        assert {n: found.cutoff_bytes(n) for n in WORLD_SIZES} == {
+            2: None, 4: ("<", limits[4]), 8: ("<", limits[8]),
+        }  # fmt: skip
+
+    def test_packs_and_tokens(self):
+        takes = factors(validity(kernel.aiter()))
+        assert Compare("packs", "<=", kernel.aiter().fused_1stage_max_packs) in takes
+        for name in ("aiter", "vllm", "vllm-57886"):
+            asked = [
+                f
+                for f in factors(catalogue.named(name).condition)
+                if isinstance(f, WholePacks) or getattr(f, "quantity", "") == "packs"
+            ]
+            assert asked, name
+            assert set(asked) <= set(takes), name
+        cap = Compare("tokens", "<=", kernel.aiter("0.1.16").fused_1stage_max_tokens)
+        for name in ("vllm-first", "vllm", "vllm-57886"):
+            assert cap in factors(catalogue.named(name).condition), name
+
+    def test_aiters_hidden_set_is_that_of_its_first_kernels(self):
+        first = with_version(catalogue.named("aiter-128k").condition, "0.1.10.post3")
+        hidden = kernel.aiter("0.1.10.post3").fused_1stage_hidden_dims
+        assert Member("hidden_dim", hidden) in factors(first)
+        assert not kernel.aiter("0.1.12").fused_1stage_hidden_dims
+        assert Member("hidden_dim", hidden) in factors(catalogue.named("sglang-first").condition)
 
 
 # Random conditions, and calls on both sides of what they may ask.
@@ -352,7 +423,7 @@ class TestAlgebra:
         )
 
     def test_a_known_version_leaves_nothing_to_ask(self):
-        condition = rules.named("aiter-128k").condition
+        condition = catalogue.named("aiter-128k").condition
         assert with_version(condition, "0.1.16") == Bytes.of(dict.fromkeys(WORLD_SIZES, 131072))
         old = with_version(condition, "0.1.10.post3")
         assert any(isinstance(f, Member) for f in factors(old))

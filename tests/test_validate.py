@@ -25,7 +25,8 @@ from costmodel.decide.setting import Setting
 from costmodel.decide.validation import Limits, hold_out, validate
 from costmodel.errors import InputError
 from costmodel.model.shape import ALGORITHMS, ALL_REDUCE, FUSED, SEPARATE, TWO_STAGE
-from costmodel.rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, named
+from costmodel.rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, named
+from costmodel.rules.rule import Rule
 
 WORKLOAD = Workload.of([2880, 7168])
 

@@ -21,7 +21,8 @@ from costmodel.decide.setting import Setting
 from costmodel.decide.worth import worth
 from costmodel.errors import InputError
 from costmodel.model.shape import ALGORITHMS
-from costmodel.rules.rule import Rule, named
+from costmodel.rules.catalogue import named
+from costmodel.rules.rule import Rule
 
 R1 = llms.find("deepseek-r1")
 LOW = Rule.from_cutoffs("low", {4: 128 * 1024})

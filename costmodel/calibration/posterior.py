@@ -21,19 +21,25 @@ from numpy.typing import NDArray
 from ..data import facts, hardware
 from ..errors import InputError
 from ..files import replacing
-from ..model import parameters
-from ..model.latency import Costs, costs
-from ..model.shared_gpu import Costs as LoopbackCosts
+from ..model import choose, parameters
+from ..model.interface import LatencyModel
 
 SCHEMA = "costmodel/calibration/1"
+
+#: Two-sided level of every interval that the project prints, and the share beyond either end.
+LEVEL = 0.90
+TAIL = (1 - LEVEL) / 2
 
 #: Degrees of freedom of the row noise (log latency) and of the harness constants: heavy tails, so
 #: that an outlying row or source does not pull the others.
 NOISE_DOF = 4.0
 HARNESS_DOF = 3.0
 
-#: Two-sided level of every interval that the project prints.
-LEVEL = 0.90
+#: Half the width of an interval at :data:`LEVEL`, in standard deviations of a normal distribution
+#: and in scales of a Student-t with :data:`NOISE_DOF`: their quantiles at 1 - :data:`TAIL`. Written
+#: out, as importing scipy.stats is slow.
+NORMAL_HALF_WIDTH = 1.6448536269514722
+NOISE_HALF_WIDTH = 2.13184678632665
 
 Values = dict[str, Any]
 
@@ -83,6 +89,13 @@ class Calibration:
     kernel_family: str
     data: dict[str, Any]
 
+    def __repr__(self) -> str:
+        gpus, data = ", ".join(g for _, g in self.gpus), self.data
+        return (
+            f"Calibration({self.id}: {gpus} over {self.fabric}, {len(self.names)} parameters, "
+            f"{data.get('rows_used', '?')} rows of {len(data.get('sources', ()))} sources)"
+        )
+
     @property
     def id(self) -> str:
         """Short name: arch and the first eight digits of the content's hash."""
@@ -92,6 +105,11 @@ class Calibration:
     def sha256(self) -> str:
         """Hash of the file content."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @property
+    def model(self) -> LatencyModel:
+        """The latency model whose parameters these are."""
+        return choose.for_fabric(self.fabric)
 
     @property
     def values(self) -> Values:
@@ -138,8 +156,10 @@ class Calibration:
 
     def costs(
         self, gpu: str, values: Values, *, norm_kernel: str = "gemma", source: str | None = None
-    ) -> Costs | LoopbackCosts:
+    ) -> Any:
         """Return what actions cost on ``gpu`` under ``values`` (point estimates or draws).
+
+        The object is for the terms of :attr:`model`.
 
         ``source`` picks the harness constant of a calibrated source; without it the harness is the
         typical one, and draws carry the whole spread over sources.
@@ -152,8 +172,10 @@ class Calibration:
         deviation = values[f"harness[{key}]"] if key else values.get("harness[]", 0.0)
         # Even a fast harness adds no negative time beyond the launch.
         harness = np.maximum(values["harness_us"] + deviation, -values["launch_us"])
-        hbm_gbps = hardware.hbm_gbps(gpu)
-        return costs(values, arch, gpu, hbm_gbps, norm_kernel, harness, self.fabric)
+        return self.model.costs(
+            values, arch, gpu,
+            norm_kernel=norm_kernel, hbm_gbps=hardware.hbm_gbps(gpu), harness_us=harness,
+        )  # fmt: skip
 
     def harness_key(self, source: str, gpu: str = "") -> str | None:
         """Return the harness key of a source name or key, or None when it is not calibrated."""
@@ -187,7 +209,7 @@ class Calibration:
 
         A link rate is cut at the link's nominal rate, a fixed time at zero.
         """
-        z = 1.6448536269514722
+        z = NORMAL_HALF_WIDTH
         if name in self.names:
             i = self.names.index(name)
             sd = float(np.sqrt(self.covariance[i, i]))
@@ -268,11 +290,6 @@ class Calibration:
         }
         return json.dumps(record, indent=1) + "\n"
 
-    def _repr_html_(self) -> str:
-        from ..show.notebook import calibration_html
-
-        return calibration_html(self)
-
     def save(self, path: str | Path) -> None:
         """Write the calibration file atomically."""
         with replacing(Path(path)) as stream:
@@ -329,6 +346,7 @@ def load(path: str | Path) -> Calibration:
         if not (np.isfinite(found.mean).all() and np.isfinite(covariance).all()):
             raise ValueError("numbers that are not finite")
         np.linalg.cholesky(covariance + 1e-12 * np.eye(size))
+        choose.for_fabric(found.fabric)
     except (KeyError, TypeError, ValueError, np.linalg.LinAlgError) as error:
         raise InputError(
             f"{path}: not a usable calibration ({type(error).__name__}: {error}); write it again "
@@ -351,7 +369,7 @@ def nominal_gbps(name: str) -> float | None:
     try:
         return hardware.number(name[10:-1], "xgmi_link_bw_unidir")
     except KeyError:
-        return 64.0 if name == "link_gbps[MI308X]" else None
+        return None
 
 
 def _significant(value: float, digits: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ from ..data import kernels
 from ..decide.recommendation import recommend
 from ..errors import InputError, nearest
 from ..model.shape import FUSED, WORLD_SIZES
-from ..rules.rule import ENGINES, Provenance, Rule
+from ..rules.catalogue import ENGINES
+from ..rules.rule import Provenance, Rule
 from . import options, question
 
 TARGETS = (*ENGINES, "env", "json", "table")
@@ -95,19 +97,20 @@ def command(
 def _listing(
     wanted: str, rule: Rule, provenance: Provenance, ran: kernels.Kernel, asked: question.Asked
 ) -> str:
-    from ..engines import environment, listing
+    from ..engines import environment
+    from ..show.rule import HIDDEN_DIMS, rule_table
 
     if wanted == "env":
         return environment.script(rule, provenance, ran)
     if wanted == "json":
-        return listing.as_json(rule, provenance)
+        return json.dumps(rule.to_json(provenance), indent=2) + "\n"
     hidden = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
-    return listing.as_table(
+    return rule_table(
         rule,
         provenance,
         dtype=asked["dtype"] or "bf16",
         aiter_version=ran.version,
-        hidden_dims=hidden or listing.HIDDEN_DIMS,
+        hidden_dims=hidden or HIDDEN_DIMS,
     )
 
 
@@ -120,19 +123,20 @@ def _emit_engine(
     out: str | None,
     tests_file: str | None,
 ) -> None:
-    from ..engines import boundary
+    from ..engines import boundary_tests
     from ..engines import patch as engine
-    from ..engines.call_sites import engine as engine_named
+    from ..engines.call_sites import serving_engine
+    from ..engines.reader import NotRecognisedError
     from ..engines.source import open_tree
 
-    target = engine_named(wanted)
+    target = serving_engine(wanted)
     if source is None:
         emitted = engine.snippet(target, rule, provenance, ran)
     else:
         tree = open_tree(source, target)
         try:
             emitted = engine.patch(tree, rule, provenance, ran)
-        except engine.NotRecognisedError:
+        except NotRecognisedError:
             # The rule is not lost: it goes to standard output, and the error says what was sought.
             click.echo(engine.snippet(target, rule, provenance, ran).text, nl=False)
             raise
@@ -140,7 +144,7 @@ def _emit_engine(
     if tests_file:
         root = source if source and Path(source).is_dir() else ""
         file = emitted.file if source else f"{target.checkout}/{emitted.file}"
-        tests = boundary.render(
+        tests = boundary_tests.render(
             emitted.adapted, provenance, target, file, emitted.function, root or ""
         )
     if emitted.text:

@@ -5,33 +5,18 @@ Imports click and numpy; torch, and triton, only where the back end needs them.
 
 from __future__ import annotations
 
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..errors import InputError
-from ..live.backends.base import BACKENDS, CALLS, SLOTS, TIMINGS, load
-from ..live.run.exit_codes import BAD_INPUT, RunEnded
-from ..live.run.harness import Settings
-from ..live.run.options import request
+from ..live.backends.base import BACKENDS, CALLS, SLOTS, TIMINGS
+from ..live.run.harness import Repetition
+from ..live.run.launch import measure
 from ..live.run.points import DEFAULT_ARMS
-from ..live.run.process import run
-from ..live.run.processes import join, spawn, under_torchrun
 
 
-class KeepsArguments(click.Command):
-    """A command that keeps its raw arguments, so that it can start itself once a rank."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse as always, after keeping a copy."""
-        ctx.meta["arguments"] = list(args)
-        return super().parse_args(ctx, args)
-
-
-@click.command(cls=KeepsArguments, short_help="Measure the op on this machine.")
+@click.command()
 @click.option("--backend", metavar="NAME", help=f"What runs the op: {', '.join(BACKENDS)}.")
 @click.option("--tp", type=int, metavar="N", help="World size: 2, 4 or 8 ranks.")
 @click.option("--hidden", metavar="LIST", help="Hidden sizes, e.g. 2880,4096.")
@@ -54,8 +39,8 @@ class KeepsArguments(click.Command):
 @click.option(
     "--seed", type=click.IntRange(min=0), help="Fixes inputs and orders.  [default: drawn]"
 )
-@click.option("--rounds", type=int, help=f"Rounds of every arm.  [default: {Settings.rounds}]")
-@click.option("--samples", type=int, help=f"Replays a round.  [default: {Settings.samples}]")
+@click.option("--rounds", type=int, help=f"Rounds of every arm.  [default: {Repetition.rounds}]")
+@click.option("--samples", type=int, help=f"Replays a round.  [default: {Repetition.samples}]")
 @click.option("--calls", type=int, help=f"Calls a replay, multiple of --slots.  [default: {CALLS}]")
 @click.option("--slots", type=int, help=f"Sets of buffers to rotate through.  [default: {SLOTS}]")
 @click.option(
@@ -82,27 +67,4 @@ def command(ctx: click.Context, **options: Any) -> None:
     Exit codes: 0 done, 1 an arm gave wrong results, 2 bad input, 3 a rank was lost or hung, 4 the
     results could not be written, 130 Ctrl-C. torchrun itself turns each of these into 1.
     """
-    started = time.monotonic()
-    if under_torchrun():
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the watchdog answers: no tracebacks
-    try:
-        asked = request(options)
-        if not under_torchrun():
-            launch = load(asked.backend).launch
-            if launch == "torchrun":
-                raise InputError(
-                    f"back end {asked.backend} needs one process a GPU; start it as torchrun "
-                    f"--nproc-per-node={asked.world_size} -m costmodel measure ..."
-                )
-            if launch == "spawn":
-                ctx.exit(spawn(asked.world_size, ctx.meta["arguments"]))
-        ctx.exit(run(asked, started))
-    except InputError as error:
-        if under_torchrun():  # all ranks found the same; one says it
-            if join().first_to_say():
-                click.echo(f"costmodel: error: {error}", err=True)
-            ctx.exit(BAD_INPUT)
-        raise
-    except RunEnded as error:
-        click.echo(f"costmodel: error: {error}", err=True)
-        ctx.exit(error.exit_code)
+    ctx.exit(measure(options))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -178,9 +178,8 @@ def hidden_sizes(
     return hidden
 
 
-def print_json(record: dict[str, Any]) -> None:
-    """Print a record as JSON."""
-    import json
+def print_json(record: Mapping[str, Any]) -> None:
+    """Print a record as JSON; a number that is not finite is null."""
+    import msgspec
 
-    json.dump(record, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(record), indent=1).decode() + "\n")

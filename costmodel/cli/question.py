@@ -12,7 +12,8 @@ from ..data import kernels
 from ..decide.setting import Setting
 from ..errors import InputError
 from ..model.shape import FUSED
-from ..rules.rule import ENGINES, Rule, load, named
+from ..rules.catalogue import ENGINES, load, named
+from ..rules.rule import Rule
 from ..units import ELEMENT_BYTES
 from . import options
 

@@ -11,7 +11,7 @@ import click
 from ..data import kernels
 from ..errors import InputError
 from ..model.shape import WORLD_SIZES
-from ..rules.rule import ENGINES
+from ..rules.catalogue import ENGINES
 from . import options, question
 
 

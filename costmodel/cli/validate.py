@@ -197,7 +197,7 @@ def _live(
 ) -> int:
     """Measure in this process or its ranks, then judge the run directory on rank 0."""
     from ..live.validation import HIDDEN_DIMS, TOKENS, Measured, arguments, judge_run
-    from ..live.validation import describe as describe_measured
+    from ..show.live import describe as describe_measured
     from .measure import command as measure_command
 
     if out is None:

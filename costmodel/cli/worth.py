@@ -9,9 +9,10 @@ import click
 from ..data import hardware
 from ..decide.recommendation import recommend
 from ..decide.setting import Setting
-from ..decide.worth import SCHEMA, worth
+from ..decide.worth import worth
 from ..errors import InputError
-from ..rules.rule import ENGINES, Rule
+from ..rules.catalogue import ENGINES
+from ..rules.rule import Rule
 from . import options, question
 
 RECOMMENDED = "recommended"
@@ -75,7 +76,7 @@ def command(
         setting = worths[0].setting
         options.print_json(
             {
-                "schema": SCHEMA,
+                "schema": "costmodel/worth/1",
                 "model": {
                     "name": llm.name,
                     "hidden_size": llm.hidden_size,

@@ -16,13 +16,19 @@ from . import facts
 #: Newest AITER release whose kernels the facts describe.
 LATEST = "0.1.19.post1"
 
-#: First release with the fused op.
-FIRST_FUSED = "0.1.10"
+#: The project's own kernels, written in Triton.
+OWN_FAMILY = "costmodel"
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel family at one version."""
+    """One kernel family at one version.
+
+    Limits of what a kernel takes: ``fused_1stage_max_packs`` and ``fused_2stage_min_packs`` bound
+    hidden_dim in 16-byte packs, ``fused_1stage_hidden_dims`` lists the only sizes (empty: any),
+    ``fused_1stage_max_tokens`` bounds tokens (None: no bound). ``plain_1stage_below_bytes`` is the
+    plain all-reduce's own dispatch: (world size, bytes) below which it takes 1-stage.
+    """
 
     family: str
     version: str
@@ -33,7 +39,6 @@ class Kernel:
     fused_1stage_hidden_dims: tuple[int, ...]
     fused_1stage_max_packs: int
     fused_1stage_max_tokens: int | None
-    fused_2stage: bool
     fused_2stage_min_packs: int
     release_acquire: bool
     plain_double_buffer: bool
@@ -41,6 +46,9 @@ class Kernel:
     plain_write_mode_above_bytes: int | None
     plain_1stage_below_bytes: tuple[tuple[int, int], ...]
     norm_kernel: str = "gemma"
+    fused_2stage_max_packs: int | None = None
+    #: Largest input in bytes that the custom kernels take, None where there is no such limit.
+    custom_max_bytes: int | None = None
 
     @property
     def title(self) -> str:
@@ -73,17 +81,23 @@ def aiter(version: str = LATEST) -> Kernel:
 
     Raises :class:`InputError` for a version before the fused op existed.
     """
-    release = parse_version(version)
-    if release < parse_version(FIRST_FUSED):
-        raise InputError(
-            f"AITER {version} has no fused all-reduce + RMSNorm; it came with {FIRST_FUSED}"
-        )
+    release, first = parse_version(version), first_release("fused_2stage")
+    if release < parse_version(first):
+        raise InputError(f"AITER {version} has no fused all-reduce + RMSNorm; it came with {first}")
     on = {
         row["feature"]: row["value"]
         for row in facts.rows("aiter_kernels.csv")
         if parse_version(row["since_release"]) <= release
     }
     return _kernel("aiter", version, on)
+
+
+@cache
+def first_release(feature: str) -> str:
+    """Return the AITER release that brought a feature of ``aiter_kernels.csv``."""
+    return next(
+        row["since_release"] for row in facts.rows("aiter_kernels.csv") if row["feature"] == feature
+    )
 
 
 @cache
@@ -106,7 +120,7 @@ def calibrated(family: str, aiter_version: str = LATEST) -> Kernel:
 
     The project's own kernels have one state; everything else is AITER's at a release.
     """
-    return at_date(family, "") if family == "costmodel" else aiter(aiter_version)
+    return at_date(family, "") if family == OWN_FAMILY else aiter(aiter_version)
 
 
 @dataclass(frozen=True)
@@ -143,7 +157,7 @@ def of_row(family: str, source: str, kernel_version: str, date: str) -> Kernel |
     if family != "aiter":
         return at_date(family, date)
     match = re.search(r"\b\d+\.\d+\.\d+(?:\.post\d+)?\b", kernel_version)
-    if match and parse_version(match[0]) >= parse_version(FIRST_FUSED):
+    if match and parse_version(match[0]) >= parse_version(first_release("fused_2stage")):
         return aiter(match[0])
     return at_date("aiter", date) if date else aiter()
 
@@ -175,9 +189,8 @@ def _kernel(family: str, version: str, on: dict[str, str], norm_kernel: str = "g
         lanes_split_over_ranks=bool(own["lanes_split_over_ranks"]),
         fused_1stage=flag("fused_1stage"),
         fused_1stage_hidden_dims=tuple(map(int, on.get("fused_1stage_hidden_dims", "").split())),
-        fused_1stage_max_packs=limit("fused_1stage_max_packs") or 1024,
+        fused_1stage_max_packs=own.get("fused_1stage_max_packs", 0),
         fused_1stage_max_tokens=limit("fused_1stage_max_tokens"),
-        fused_2stage=flag("fused_2stage"),
         fused_2stage_min_packs=own.get("fused_2stage_min_packs", 0),
         release_acquire=flag("release_acquire"),
         plain_double_buffer=flag("plain_double_buffer"),
@@ -189,4 +202,6 @@ def _kernel(family: str, version: str, on: dict[str, str], norm_kernel: str = "g
             if f"plain_1stage_below_bytes_tp{n}" in own
         ),
         norm_kernel=norm_kernel,
+        fused_2stage_max_packs=own.get("fused_2stage_max_packs"),
+        custom_max_bytes=own.get("custom_max_bytes"),
     )

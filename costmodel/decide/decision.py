@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..calibration.posterior import Coverage
 from ..data.workload import Workload
 from ..errors import InputError
+from ..model.shape import FUSED
 from ..rules.adapt import adapt, kernel_limits
-from ..rules.condition import all_of
-from ..rules.rule import CutoffEvidence, Rule, current
+from ..rules.catalogue import current
+from ..rules.rule import CutoffEvidence, Rule
 from ..units import kib
 from .regret import Arms, Cell
 from .setting import Setting
@@ -25,7 +26,13 @@ from .setting import Setting
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = "costmodel/recommend/1"
+    from .schemas import (
+        ArmEvidenceRecord,
+        CutoffRecord,
+        MeasureNext,
+        Recommendation,
+        SeparateRecord,
+    )
 
 MEASURED = "measured"
 TRANSFERRED = "transferred"
@@ -53,7 +60,7 @@ class ArmEvidence:
         """The rows behind the arm."""
         return (self.here,) if self.here else self.elsewhere
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ArmEvidenceRecord:
         """Return an entry of ``evidence``."""
         return {
             "algorithm": self.algorithm,
@@ -82,7 +89,7 @@ class SeparateOps:
     gain_pct: tuple[float, float]
     measured: bool
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> SeparateRecord:
         """Return the ``separate`` part of a cutoff."""
         return {
             "share": self.share,
@@ -113,7 +120,7 @@ class Cutoff:
     verdict: str
     reason: str
     evidence: tuple[ArmEvidence, ...]
-    measure_next: tuple[dict[str, Any], ...]
+    measure_next: tuple[MeasureNext, ...]
     regret_pct: float
     separate: SeparateOps | None
     adequate: bool
@@ -131,7 +138,7 @@ class Cutoff:
         """Whether both arms were measured on this GPU at this world size."""
         return all(arm.here for arm in self.evidence)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> CutoffRecord:
         """Return an entry of ``cutoffs``."""
         return {
             "world_size": self.world_size,
@@ -198,11 +205,9 @@ class Decision:
         claimed = {c.world_size: c.max_bytes for c in self.cutoffs if c.claimed}
         if not claimed:
             raise InputError(self.refusal())
-        limits = kernel_limits(self.setting.kernel)
-        return Rule.from_cutoffs(
-            "recommended", claimed, requires=all_of(*limits) if limits else None,
-            op=self.setting.op,
-        )  # fmt: skip
+        setting = self.setting
+        limits = kernel_limits(setting.kernel) if setting.op == FUSED else None
+        return Rule.from_cutoffs("recommended", claimed, requires=limits, op=setting.op)
 
     @cached_property
     def rule(self) -> Rule:
@@ -255,11 +260,11 @@ class Decision:
                     out.append(HiddenLoss(c.world_size, hidden, loss))
         return tuple(out)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Recommendation:
         """Return the ``costmodel/recommend/1`` record."""
         data = self.setting.calibration.data
         return {
-            "schema": SCHEMA,
+            "schema": "costmodel/recommend/1",
             **self.setting.about(),
             "hidden_dims": {
                 "rule": self.hidden_rule,

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import LEVEL
+from ..calibration.posterior import LEVEL, TAIL
 from ..data.workload import Workload, captured_batch_sizes
 from ..errors import InputError
 from ..model.geometry import eligible
 from ..model.latency import TERMS
 from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, TWO_STAGE, Shapes
-from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, catalogue
+from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, catalogue
+from ..rules.rule import Rule
 from .decision import NOT_IDENTIFIED, Cutoff, Decision
 from .prediction import predict
 from .recommendation import recommend
@@ -32,9 +33,9 @@ from .setting import Setting
 if TYPE_CHECKING:
     import pandas as pd
 
-Array = NDArray[np.float64]
+    from .schemas import Explained, ExplainedArm, ExplainedBatches, ExplainedCall
 
-SCHEMA = "costmodel/explain/2"
+Array = NDArray[np.float64]
 
 #: A call counts as decided from this probability on.
 DECIDED = LEVEL
@@ -52,7 +53,7 @@ class Arm:
     terms: dict[str, Estimate]
     evidence: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ExplainedArm:
         """Return an entry of ``arms``."""
         return {
             "latency_us": self.latency_us.value,
@@ -136,10 +137,9 @@ class Explanation:
         """Whether the choice is the faster one with at least 90 % probability."""
         return self.probability >= DECIDED
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ExplainedCall:
         """Return the ``costmodel/explain/2`` record."""
         return {
-            "schema": SCHEMA,
             **_about(self.setting, self.decision, self.call),
             "tokens": self.tokens,
             "bytes": self.bytes,
@@ -203,10 +203,9 @@ class Choices:
     choice: NDArray[np.str_]
     opinions: dict[str, NDArray[np.str_]]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ExplainedBatches:
         """Return the ``costmodel/explain/2`` record of all captured batch sizes."""
         return {
-            "schema": SCHEMA,
             **_about(self.setting, self.decision, self.calls),
             "calls": [
                 {
@@ -311,7 +310,7 @@ def choices(
     decided = decision or _decide(setting, calls, workload)
     point = {a: np.where(runs[a], setting.latency_us(calls, a), np.nan) for a in ALGORITHMS}
     one, two = (setting.latency_us(calls, a, setting.draws) for a in ALGORITHMS)
-    lo, hi = np.quantile(two - one, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    lo, hi = np.quantile(two - one, [TAIL, 1 - TAIL], axis=0)
     alone = _names(np.where(both, _gain(one, two).mean(0) > 0, runs[ONE_STAGE]))
     return Choices(
         setting=setting,
@@ -444,10 +443,11 @@ def _finite(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def _about(setting: Setting, decision: Decision | None, calls: Shapes) -> dict[str, Any]:
+def _about(setting: Setting, decision: Decision | None, calls: Shapes) -> Explained:
     """Return the part of a record that says what was asked, and the rule's cutoff there."""
     cutoff = decision.at(int(calls.world_size[0])) if decision else None
     return {
+        "schema": "costmodel/explain/2",
         **setting.about(),
         "world_size": int(calls.world_size[0]),
         "hidden_dim": int(calls.hidden_dim[0]),

@@ -7,14 +7,16 @@ catalogue. A measured latency is the judge, except over a workload, where the mo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..calibration.posterior import NORMAL_HALF_WIDTH
 from ..data.workload import Workload
 from ..model.shape import ALGORITHMS
-from ..rules.rule import Rule, current
+from ..rules.catalogue import current
+from ..rules.rule import Rule
 from .decision import Decision
 from .pairs import Pairs
 from .recommendation import recommend
@@ -22,15 +24,15 @@ from .regret import Estimate
 from .row_errors import Rows
 from .setting import SEED, Setting
 
+if TYPE_CHECKING:
+    from .schemas import ChoiceRecord, RegretRecord
+
 Array = NDArray[np.float64]
 Choice = NDArray[np.bool_]
 
 RECOMMENDED = "recommended"
 THREE_WAY = "three-way"
 AUTO = "auto, as measured"
-
-#: Two-sided 90 % point of the normal distribution.
-NORMAL_90 = 1.645
 
 #: Resamples behind an interval over measured pairs.
 RESAMPLES = 1000
@@ -63,16 +65,26 @@ class RuleRegret:
     @property
     def separable(self) -> bool:
         """Whether the measured difference to the recommended rule is more than noise (90 %)."""
-        return self.behind is not None and abs(self.behind.value) > NORMAL_90 * self.noise_pct
+        return self.behind is not None and abs(self.behind.value) > self.noise_90_pct
+
+    @property
+    def noise_90_pct(self) -> float:
+        """What measurement noise alone explains of the difference, 90 %."""
+        return NORMAL_HALF_WIDTH * self.noise_pct
 
     @property
     def better(self) -> bool:
         """Whether the rule beats the recommended one on these pairs, beyond noise."""
         return self.separable and self.behind is not None and self.behind.value > 0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> RegretRecord:
         """Return an entry of ``regret`` in ``costmodel/validate/1``."""
-        return {k: getattr(self, k) for k in ("rule", "mean_pct", "max_pct", "mean_us")}
+        return {
+            "rule": self.rule,
+            "mean_pct": self.mean_pct,
+            "max_pct": self.max_pct,
+            "mean_us": self.mean_us,
+        }
 
 
 @dataclass(frozen=True)
@@ -100,10 +112,13 @@ class Agreement:
     outside_tie: int
     agree_outside_tie: float | None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ChoiceRecord:
         """Return the ``choice`` part of ``costmodel/validate/1``."""
-        keys = ("pairs", "agree", "agree_outside_tie")
-        return {key: getattr(self, key) for key in keys}
+        return {
+            "pairs": self.pairs,
+            "agree": self.agree,
+            "agree_outside_tie": self.agree_outside_tie,
+        }
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import LEVEL, NOISE_DOF
+from ..calibration.posterior import NOISE_DOF, TAIL
 from ..errors import InputError
 from ..model.geometry import eligible
 from ..model.latency import total
@@ -18,6 +18,8 @@ from .setting import DRAWS, SEED, Setting
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from .schemas import PredictedRow
 
 Array = NDArray[np.float64]
 
@@ -41,7 +43,7 @@ class Prediction:
     terms: dict[str, Array]
     evidence: NDArray[np.str_]
 
-    def to_rows(self) -> list[dict[str, Any]]:
+    def to_rows(self) -> list[PredictedRow]:
         """Return one record per shape, as in ``rows`` of ``costmodel/predict/1``."""
         s = self.shapes
         return [
@@ -99,12 +101,11 @@ def predict(setting: Setting, shapes: Shapes, algorithm: str) -> Prediction:
         *(a.ravel() for a in (shapes.tokens, shapes.hidden_dim, shapes.world_size)),
     )  # fmt: skip
     lo, hi = np.empty(len(flat)), np.empty(len(flat))
-    tail = (1 - LEVEL) / 2
     heavy = scatter(setting)
     for start in range(0, lo.size, BLOCK):
         block = slice(start, start + BLOCK)
         drawn = setting.latency_us(flat.select(block), algorithm, setting.new_source) * heavy
-        lo[block], hi[block] = np.quantile(drawn, [tail, 1 - tail], axis=0)
+        lo[block], hi[block] = np.quantile(drawn, [TAIL, 1 - TAIL], axis=0)
     return Prediction(
         shapes,
         algorithm,

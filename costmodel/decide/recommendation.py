@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -37,6 +37,9 @@ from .decision import (
 )
 from .regret import Added, Arms, BestCutoff, Cell
 from .setting import Setting
+
+if TYPE_CHECKING:
+    from .schemas import MeasureNext
 
 #: A cutoff is claimed only when its 90 % interval spans at most this factor: with a wider one the
 #: rules in the field (128 to 448 KiB at 4 ranks, a factor of 3.5) could not be told apart.
@@ -236,7 +239,7 @@ def _carried(setting: Setting, n: int, arm: ArmEvidence) -> str:
 
 def _measure_next(
     setting: Setting, best: BestCutoff, point: int, n: int, asked: list[int]
-) -> tuple[dict[str, Any], ...]:
+) -> tuple[MeasureNext, ...]:
     """Name the shapes that would narrow the cutoff: both arms at its ends and middle."""
     hidden = 7168 if 7168 in asked else asked[len(asked) // 2]
     unit = element_bytes(setting.dtype)

@@ -15,17 +15,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import LEVEL, Values
+from ..calibration.posterior import TAIL, Values
 from ..data.workload import Workload
 from ..errors import InputError
 from ..model.shape import ONE_STAGE, TWO_STAGE, Shapes
 from ..rules.rule import Rule
 from ..units import KIB
 from .setting import Setting
+
+if TYPE_CHECKING:
+    from .schemas import EstimateRecord
 
 Array = NDArray[np.float64]
 Choice = NDArray[np.bool_]
@@ -45,11 +49,10 @@ class Estimate:
     @classmethod
     def of(cls, draws: Array) -> Estimate:
         """Summarise draws by their mean and the 5 and 95 % quantiles."""
-        tail = (1 - LEVEL) / 2
-        lo, hi = np.quantile(draws, [tail, 1 - tail])
+        lo, hi = np.quantile(draws, [TAIL, 1 - TAIL])
         return cls(float(draws.mean()), float(lo), float(hi))
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> EstimateRecord:
         """Return value, lo and hi."""
         return {"value": self.value, "lo": self.lo, "hi": self.hi}
 
@@ -207,8 +210,7 @@ class Arms:
         best = int(np.argmin(expected))
         each = np.argmin(curve, axis=1)
         last = len(cells) - 1
-        tail = (1 - LEVEL) / 2
-        lo, hi = np.quantile(each, [tail, 1 - tail], method="nearest").astype(int)
+        lo, hi = np.quantile(each, [TAIL, 1 - TAIL], method="nearest").astype(int)
         return BestCutoff(
             cell=cells[best],
             lo=cells[min(lo, best)],

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration.observations import Observations, observe
-from ..calibration.posterior import LEVEL, NOISE_DOF, Calibration, Values
+from ..calibration.posterior import NOISE_DOF, TAIL, Calibration, Values
 from ..data.measurement import Measurements
-from ..model import parameters
 from .setting import DRAWS, SEED
+
+if TYPE_CHECKING:
+    from .schemas import AccuracyRecord
 
 Array = NDArray[np.float64]
 
@@ -48,10 +50,16 @@ class Accuracy:
     p90_ape_offset: float
     max_ape_offset: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> AccuracyRecord:
         """Return the ``accuracy`` part of ``costmodel/validate/1``."""
-        keys = ("n", "median_ape", "p90_ape", "max_ape", "coverage90", "median_ape_offset")
-        return {key: getattr(self, key) for key in keys}
+        return {
+            "n": self.n,
+            "median_ape": self.median_ape,
+            "p90_ape": self.p90_ape,
+            "max_ape": self.max_ape,
+            "coverage90": self.coverage90,
+            "median_ape_offset": self.median_ape_offset,
+        }
 
 
 @dataclass(frozen=True)
@@ -111,9 +119,9 @@ def covered(
             reason[group.rows] = "GPU not in the calibration"
         elif gpu is not None and group.gpu != gpu:
             reason[group.rows] = "another GPU"
-        elif group.fabric != calibration.fabric:
+        elif group.model.fabric != calibration.fabric:
             reason[group.rows] = f"another fabric than the calibration's {calibration.fabric}"
-        elif not parameters.knows(calibration.names, group.norm_kernel, group.fabric):
+        elif not group.model.covers(calibration.names, group.norm_kernel):
             reason[group.rows] = "norm kernel not in the calibration"
     if not (reason != "").any():
         return found
@@ -169,8 +177,7 @@ def _inside(
         drawn *= np.exp(heavy[some] * noise)
         below += (drawn <= observations.latency_us).sum(0)
     share = below / DRAWS
-    tail = (1 - LEVEL) / 2
-    return (share >= tail) & (share <= 1 - tail)
+    return (share >= TAIL) & (share <= 1 - TAIL)
 
 
 def _latency(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,11 +21,14 @@ from ..calibration import posterior
 from ..calibration.posterior import Calibration, Values
 from ..data import hardware, kernels
 from ..errors import InputError, nearest
-from ..model.geometry import eligible, on_fabric
-from ..model.latency import terms, total
+from ..model.geometry import eligible
+from ..model.latency import total
 from ..model.shape import ALGORITHMS, FUSED, OPS, SEPARATE, Shapes
-from ..rules.rule import ENGINES
+from ..rules.catalogue import ENGINES
 from ..units import element_bytes
+
+if TYPE_CHECKING:
+    from .schemas import Asked
 
 Array = NDArray[np.float64]
 
@@ -119,12 +122,13 @@ class Setting:
 
         ``values`` defaults to the point estimates. A term that no shape changes may be a scalar.
         """
-        cost = self.calibration.costs(
-            self.gpu, values or self.calibration.values,
+        calibration = self.calibration
+        cost = calibration.costs(
+            self.gpu, values or calibration.values,
             norm_kernel=self.kernel.norm_kernel, source=self.source or None,
         )  # fmt: skip
-        wires = self.calibration.fabric
-        return terms(on_fabric(wires, shapes, algorithm, self.kernel, self.arch), cost, wires)
+        model = calibration.model
+        return model.terms(model.geometry(shapes, algorithm, self.kernel, self.arch), cost)
 
     def latency_us(self, shapes: Shapes, algorithm: str, values: Values | None = None) -> Array:
         """Return latencies in us: like the shapes, or (draws, n) for ``values``."""
@@ -140,7 +144,7 @@ class Setting:
         one, two = (self.latency_us(apart, algorithm, values) for algorithm in ALGORITHMS)
         return np.minimum(one, two)
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Asked:
         """Return the part of a JSON record that says what was asked."""
         return {
             "arch": self.arch,

@@ -8,7 +8,7 @@ latency is the judge throughout; only the regret over a workload is the model's 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,9 +17,9 @@ from ..data.measurement import Measurements
 from ..data.workload import Workload
 from ..errors import InputError, nearest
 from ..model.shape import ALL_REDUCE, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
-from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, shipped
+from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, shipped
+from ..rules.rule import Rule
 from .measured_regret import (
-    NORMAL_90,
     RECOMMENDED,
     Advice,
     Agreement,
@@ -39,7 +39,7 @@ from .setting import Setting
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = "costmodel/validate/1"
+    from .schemas import ValidationRecord
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Validation:
         verdict = "passed" if self.passed else f"not passed: {'; '.join(self.failures)}"
         return f"Validation({len(self.rows.observations)} rows, {len(self.pairs)} pairs: {verdict})"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ValidationRecord:
         """Return the ``costmodel/validate/1`` record.
 
         Errors and regrets are in percent (``_ape``, ``_pct``) and us; ``coverage90``, ``agree``
@@ -106,7 +106,7 @@ class Validation:
         """
         apart = (self.three_way.choice,) if self.three_way else ()
         return {
-            "schema": SCHEMA,
+            "schema": "costmodel/validate/1",
             "accuracy": self.accuracy.to_dict(),
             "choice": self.choice.to_dict(),
             "regret": [r.to_dict() for r in (*self.regret, *apart)],
@@ -263,6 +263,6 @@ def _failures(found: Validation) -> tuple[str, ...]:
     if rival is not None and rival.better and rival.behind is not None:
         out.append(
             f"the recommended rule is worse than {rival.rule} by {rival.behind.value:.2f} "
-            f"percentage points of mean regret (noise explains {NORMAL_90 * rival.noise_pct:.2f})"
+            f"percentage points of mean regret (noise explains {rival.noise_90_pct:.2f})"
         )
     return tuple(out)

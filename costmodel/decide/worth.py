@@ -9,7 +9,7 @@ on which both rules run the same algorithm is worth exactly 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from .setting import Setting
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA = "costmodel/worth/1"
+    from .schemas import BatchWorthRecord, WorthOnGpu
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class BatchWorth:
     new: str
     saved_us: Estimate
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> BatchWorthRecord:
         """Return an entry of ``batches`` in ``costmodel/worth/1``."""
         return {
             "batch": self.batch,
@@ -76,11 +76,13 @@ class Worth:
         """The captured batch sizes on which the rules run different algorithms."""
         return tuple(b for b in self.batches if b.old != b.new)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> WorthOnGpu:
         """Return the part of the ``costmodel/worth/1`` record that is about this GPU."""
         about = self.setting.about()
         return {
-            **{key: about[key] for key in ("gpu", "arch", "calibration")},
+            "gpu": about["gpu"],
+            "arch": about["arch"],
+            "calibration": about["calibration"],
             "evidence": self.evidence,
             "from": {"rule": self.old.name, "words": self.old.words()},
             "to": {"rule": self.new.name, "words": self.new.words()},

@@ -1,11 +1,30 @@
-"""Serving engines as source trees: where their dispatch rule stands, and what it says.
+"""Serving engines as source trees: reading the dispatch rule there, and writing one in.
 
-=====================  ====================================================================
-:mod:`.tree`           open an installed package, a checkout or a wheel; find engine and version
-:mod:`.places`         which function of which file holds the rule, per engine and op
-:mod:`.reading`        read the rule out of a function by following its assignments and branches
-:mod:`.unit_checks`    units that do not fit: KB against bytes, elements against bytes, < or <=
-=====================  ====================================================================
+=======================  ======================================================================
+where it stands
+:mod:`.call_sites`       which function of which file chooses, per engine and op
+:mod:`.source`           open an installed package, a checkout or a wheel; engine and version
+:mod:`.module`           a parsed file: its functions, classes and constants
+reading it
+:mod:`.symbols`          what an expression can be: sizes in tokens, hidden size and element size
+:mod:`.evaluation`       what an expression is, given the names in scope
+:mod:`.execution`        follow a function's statements and branches with its input as a symbol
+:mod:`.reader`           find the function that chooses and read its rule
+:mod:`.unit_checks`      units that do not fit: KB against bytes, elements against bytes, < or <=
+:mod:`.audit`            the rule in force, compared with another one, and scored
+writing it
+:mod:`.expression`       a condition as Python source, in the names that the function has
+:mod:`.rewrite`          where a function's source changes so that it decides as a rule does
+:mod:`.diff`             changes to a text, and unified diffs that ``patch`` takes
+:mod:`.comment`          the comment that goes with an emitted rule
+:mod:`.templates`        the shape of each engine's choice where no source is at hand
+:mod:`.patch`            a rule as a patch of the source that is there, or as a snippet
+:mod:`.environment`      a rule as AITER's environment variables
+:mod:`.stand_in`         run a function cut out of its file, on stand-ins for tensors and ranks
+:mod:`.boundary_tests`   a test file of a rule's boundary cases for a patched engine
+=======================  ======================================================================
 
-Sources are parsed, never imported or run.
+Sources are parsed, never imported or run; the exception is a test file that the user runs, which
+runs the one function that was patched. What a rule becomes inside an engine is decided in
+:mod:`costmodel.rules.adapt`.
 """

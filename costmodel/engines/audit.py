@@ -16,18 +16,19 @@ from ..decide.regret import Score
 from ..errors import InputError
 from ..model.shape import FUSED, WORLD_SIZES
 from ..rules.adapt import Adapted, adapt
-from ..rules.rule import Rule, catalogue
-from .boundary import first_difference
-from .patch import find, on_full_mesh
-from .rewrite import NotRecognisedError
+from ..rules.algebra import on_full_mesh
+from ..rules.boundary import first_difference
+from ..rules.catalogue import catalogue
+from ..rules.rule import Rule
+from .reader import NotRecognisedError, find_dispatch
 from .source import Tree
-from .unit_checks import Finding, check
+from .unit_checks import UnitMismatch, check
 
 SCHEMA = "costmodel/audit/1"
 
 
 @dataclass(frozen=True)
-class Installed:
+class InstalledRule:
     """A rule as it stands in a source: where, what it says, and what to know about it.
 
     ``overrides`` are settings that would replace it, ``assumed`` conditions that could not be read
@@ -43,7 +44,7 @@ class Installed:
     rule: Rule
     overrides: tuple[str, ...]
     assumed: tuple[str, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[UnitMismatch, ...]
     known_as: str
     moved: bool
 
@@ -62,7 +63,7 @@ class Audit:
     """
 
     tree: Tree
-    installed: tuple[Installed, ...]
+    installed: tuple[InstalledRule, ...]
     against: Adapted | None = None
     scores: dict[int, Score] = field(default_factory=dict)
 
@@ -168,46 +169,46 @@ def audit(
     return Audit(tree, installed, adapted, scores)
 
 
-def read_installed(tree: Tree) -> tuple[Installed, ...]:
+def read_installed(tree: Tree) -> tuple[InstalledRule, ...]:
     """Read the rules of an engine: that of the fused op, and those of other ops if they choose.
 
     Raises :class:`InputError` when the fused op's rule is not recognised.
     """
-    ops = dict.fromkeys((FUSED, *(place.op for place in tree.engine.places)))
-    found: list[Installed] = []
+    ops = dict.fromkeys((FUSED, *(site.op for site in tree.engine.call_sites)))
+    rules: list[InstalledRule] = []
     for op in ops:
         try:
-            module, reading = find(tree, op)
+            module, dispatch = find_dispatch(tree, op)
         except NotRecognisedError:
             if op == FUSED:
                 raise
             continue
-        if any((i.file, i.function) == (module.name, reading.function) for i in found):
+        if any((i.file, i.function) == (module.name, dispatch.name) for i in rules):
             continue
         rule = Rule(
             "installed",
-            reading.condition,
+            dispatch.condition,
             f"{tree.engine.title} {tree.version}".strip(),
             engine=tree.engine.name,
             op=op,
             status="installed",
         )
-        found.append(
-            Installed(
+        rules.append(
+            InstalledRule(
                 tree.engine.title,
                 tree.version,
                 module.name,
-                reading.line,
-                reading.function,
+                dispatch.line,
+                dispatch.name,
                 rule,
-                reading.overrides,
-                reading.assumed,
-                tuple(check(module, reading)),
+                dispatch.overrides,
+                dispatch.assumed,
+                tuple(check(module, dispatch)),
                 known_as(rule),
-                all(module.name != tree.name(p.file) for p in tree.engine.places),
+                all(module.name != tree.name(p.file) for p in tree.engine.call_sites),
             )
         )
-    return tuple(found)
+    return tuple(rules)
 
 
 def known_as(rule: Rule) -> str:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from ..data.kernels import Kernel, parse_version
 from ..errors import InputError
 from ..model.shape import WORLD_SIZES
-from ..rules.condition import Compare, exact_size, factors, with_version
+from ..rules.algebra import factors, is_byte_limit, with_version
+from ..rules.condition import exact_size
 from ..rules.rule import Provenance, Rule
 from . import comment
 
@@ -45,7 +46,7 @@ def script(rule: Rule, provenance: Provenance, kernel: Kernel) -> str:
         _WARNING.format(first=FIRST, last=LAST_SEEN),
         f"Reproduce: {provenance.command}",
     ]
-    unsaid = [f.words() for f in factors(condition.at(claimed[0])) if not _is_bytes(f)]
+    unsaid = [f.words() for f in factors(condition.at(claimed[0])) if not is_byte_limit(f)]
     if unsaid:
         paragraphs.append(f"The variables cannot say: {'; '.join(unsaid)}.")
     body = []
@@ -79,7 +80,3 @@ def _export(rule: Rule, world_size: int) -> str:
     limit = value if op == "<=" else value - 1
     words = f"{'up to' if op == '<=' else 'below'} {exact_size(value)}"
     return f"export AITER_AR_1STAGE_MAX_KB={limit}; unset AITER_AR_1STAGE ;;  # bytes: {words}"
-
-
-def _is_bytes(condition: object) -> bool:
-    return isinstance(condition, Compare) and condition.quantity == "bytes"

@@ -5,18 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..model.shape import WORLD_SIZES
-from ..rules.condition import (
-    All,
-    Always,
-    AnyOf,
-    Bytes,
-    ByWorldSize,
-    Compare,
-    Condition,
-    FullMesh,
-    Member,
-    WholePacks,
-)
+from ..rules.algebra import All, AnyOf, Bytes, ByWorldSize
+from ..rules.condition import Always, Compare, Condition, FullMesh, Member, WholePacks
 from ..units import KIB, PACK_BYTES
 
 #: Width that the engines' formatters keep.
@@ -26,8 +16,8 @@ _TORCH = {"bf16": "torch.bfloat16", "fp16": "torch.float16", "fp32": "torch.floa
 
 
 @dataclass(frozen=True)
-class Names:
-    """Source text for each quantity at the place of the rule; ``pack`` is "" when not at hand."""
+class SourceNames:
+    """Source text for each quantity where the rule stands; ``pack`` is "" when not at hand."""
 
     bytes: str
     tokens: str
@@ -46,7 +36,7 @@ def size(size_bytes: int) -> str:
     return f"{size_bytes // KIB} * 1024" if whole else str(size_bytes)
 
 
-def expression(condition: Condition, names: Names) -> str:
+def expression(condition: Condition, names: SourceNames) -> str:
     """Return a condition as an expression on one line."""
     if isinstance(condition, Always):
         return str(condition.value)
@@ -86,12 +76,12 @@ def dictionary(cutoffs: dict[int, int]) -> str:
     return "{" + ", ".join(f"{n}: {size(c)}" for n, c in sorted(cutoffs.items())) + "}"
 
 
-def _bracketed(condition: Condition, names: Names) -> str:
+def _bracketed(condition: Condition, names: SourceNames) -> str:
     text = expression(condition, names)
     return text if is_simple(condition) else f"({text})"
 
 
-def _member(condition: Member, names: Names) -> str:
+def _member(condition: Member, names: SourceNames) -> str:
     relation = "in" if condition.inside else "not in"
     if condition.quantity == "dtype":
         return f"{names.dtype} {relation} ({', '.join(_TORCH[str(d)] for d in condition.values)},)"
@@ -103,7 +93,7 @@ def _member(condition: Member, names: Names) -> str:
     return f"{names.world_size} {relation} ({', '.join(map(str, values))})"
 
 
-def _quantity(quantity: str, names: Names) -> str:
+def _quantity(quantity: str, names: SourceNames) -> str:
     if quantity == "packs":
         if names.pack:
             return f"{names.hidden_dim} // {names.pack}"
@@ -114,7 +104,7 @@ def _quantity(quantity: str, names: Names) -> str:
     return text
 
 
-def _remainder(names: Names) -> str:
+def _remainder(names: SourceNames) -> str:
     if names.pack:
         return f"{names.hidden_dim} % {names.pack}"
     return f"{names.hidden_dim} * {names.element_size} % {PACK_BYTES}"

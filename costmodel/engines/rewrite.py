@@ -10,58 +10,55 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 
-from ..errors import InputError
 from ..model.shape import WORLD_SIZES
 from ..rules.adapt import Adapted
-from ..rules.condition import (
-    Always,
+from ..rules.algebra import (
     Bytes,
-    Compare,
-    Condition,
-    FullMesh,
-    Member,
-    WholePacks,
     all_of,
+    asks_for_mesh,
     by_world_size,
+    byte_limit,
     factors,
-    parts_of,
 )
-from . import symbolic as v
+from ..rules.condition import Always, Compare, Condition, FullMesh, Member, WholePacks
 from .comment import as_comment
 from .diff import Edit
-from .expression import WIDTH, Names, dictionary, expression, is_simple, size
-from .reader import WORLD, Comparison, Module, Reading, Step
+from .evaluation import WORLD, Comparison
+from .execution import Step
+from .expression import WIDTH, SourceNames, dictionary, expression, is_simple, size
+from .module import Module
+from .reader import DispatchFunction, NotRecognisedError
+from .symbols import BYTES, ELEMENT_SIZE, ELEMENTS, HIDDEN, TOKENS, Number, Size
 
 
-class NotRecognisedError(InputError):
-    """The source is not of a shape that can be changed safely; the message says what was sought."""
-
-
-def edits(module: Module, reading: Reading, adapted: Adapted, comment: list[str]) -> list[Edit]:
-    """Return the edits that make ``reading``'s function decide as ``adapted``.
+def edits(
+    module: Module, dispatch: DispatchFunction, adapted: Adapted, comment: list[str]
+) -> list[Edit]:
+    """Return the edits that make the function decide as ``adapted``.
 
     Raises :class:`NotRecognisedError` when the function is of neither shape.
     """
-    wanted, there = adapted.rule.condition, reading.condition
+    wanted, there = adapted.rule.condition, dispatch.condition
     if all(set(factors(wanted.at(n))) == set(factors(there.at(n))) for n in WORLD_SIZES):
         return []
-    place = _Place(module, reading, adapted, comment)
-    leaves = place.leaves()
-    return place.change_leaves(leaves) if leaves else place.change_assignment()
+    rewrite = _Rewrite(module, dispatch, adapted, comment)
+    leaves = rewrite.leaves()
+    return rewrite.change_leaves(leaves) if leaves else rewrite.change_assignment()
 
 
 @dataclass
-class _Place:
+class _Rewrite:
     module: Module
-    reading: Reading
+    dispatch: DispatchFunction
     adapted: Adapted
     comment: list[str]
 
     def fail(self, sought: str) -> NotRecognisedError:
         """Return the error for a function in which something was not found."""
         return NotRecognisedError(
-            f"{self.module.name}:{self.reading.node.lineno}: {self.reading.function}: "
+            f"{self.module.name}:{self.dispatch.node.lineno}: {self.dispatch.name}: "
             f"not recognised: looked for {sought}"
         )
 
@@ -69,9 +66,9 @@ class _Place:
 
     def leaves(self) -> dict[int, Step]:
         """Return, per world size, the statement that a branch on the ranks ends in."""
-        parents = _parents(self.reading.node)
-        found: dict[int, Step] = {}
-        for step in self.reading.steps:
+        parents = _parents(self.dispatch.node)
+        leaves: dict[int, Step] = {}
+        for step in self.dispatch.steps:
             parent = parents.get(step.node)
             if not isinstance(parent, ast.If) or not _mentions_world(parent.test):
                 continue
@@ -79,15 +76,15 @@ class _Place:
                 continue
             if all_of(step.path, FullMesh()) == Always(False):
                 continue
-            if found.setdefault(step.world_size, step).node is not step.node:
+            if leaves.setdefault(step.world_size, step).node is not step.node:
                 raise self.fail(f"one leaf for TP{step.world_size}, there are several")
         # A branch that some world sizes pass by (an exception for TP8) is no dispatch on them.
-        return found if set(found) == set(WORLD_SIZES) else {}
+        return leaves if set(leaves) == set(WORLD_SIZES) else {}
 
     def _decides(self, value: ast.expr | None) -> bool:
         if isinstance(value, ast.Constant):
             return isinstance(value.value, bool)
-        return any(c.node is value for c in self.reading.comparisons)
+        return any(c.node is value for c in self.dispatch.comparisons)
 
     def change_leaves(self, leaves: dict[int, Step]) -> list[Edit]:
         """Return the edits of the leaves, of a hidden set, and of what the rule asks besides."""
@@ -106,7 +103,7 @@ class _Place:
         chain = self._top_of_branch(first.node)
         indent = chain.col_offset
         lines = as_comment(self.comment, indent, WIDTH)
-        if rest and self.reading.returns:
+        if rest and self.dispatch.returns:
             refused = [expression(f.negated(), names) for f in rest]
             test = _wrapped(refused, indent, len("if :"), "or")
             lines += [f"{'':{indent}}if {test}:", f"{'':{indent}}    return False"]
@@ -118,9 +115,9 @@ class _Place:
         out.append(Edit((chain.lineno, 0), (chain.lineno, 0), "\n".join(lines) + "\n"))
         return out
 
-    def _leaf_text(self, sizes: list[int], names: Names) -> str | None:
-        new = {n: _byte_factor(self.adapted.rule.condition.at(n)) for n in sizes}
-        old = {n: _byte_factor(self.reading.condition.at(n)) for n in sizes}
+    def _leaf_text(self, sizes: list[int], names: SourceNames) -> str | None:
+        new = {n: byte_limit(self.adapted.rule.condition.at(n)) for n in sizes}
+        old = {n: byte_limit(self.dispatch.condition.at(n)) for n in sizes}
         if new == old:
             return None
         kinds = list(dict.fromkeys(new.values()))
@@ -132,7 +129,7 @@ class _Place:
     def _added(self) -> list[Condition]:
         """Return what the rule asks besides bytes that the function does not ask yet."""
         new = [set(_others(self.adapted.rule.condition.at(n))) for n in WORLD_SIZES]
-        old = set().union(*(_others(self.reading.condition.at(n)) for n in WORLD_SIZES))
+        old = set().union(*(_others(self.dispatch.condition.at(n)) for n in WORLD_SIZES))
         shared = set.intersection(*new)
         own = set().union(*new) - shared - old
         if any(not isinstance(f, FullMesh) for f in own):
@@ -141,13 +138,13 @@ class _Place:
         return [f for f in first if f in shared and f not in old]
 
     def _replace_hidden_set(
-        self, added: list[Condition], names: Names
+        self, added: list[Condition], names: SourceNames
     ) -> tuple[list[Edit], list[Condition]]:
         gone = self.adapted.hidden_set
         if gone is None or gone in _others(self.adapted.rule.condition.at(8)):
             return [], added
         about_hidden = [f for f in added if _is_about_hidden(f)]
-        nodes = {m.node: m for m in self.reading.memberships if m.condition == gone}
+        nodes = {m.node: m for m in self.dispatch.memberships if m.condition == gone}
         if len(nodes) != 1:
             raise self.fail(f"one test for {gone.words()}")
         node = next(iter(nodes))
@@ -159,7 +156,7 @@ class _Place:
 
     def _top_of_branch(self, node: ast.stmt) -> ast.stmt:
         """Return the statement that opens the chain of branches on the ranks."""
-        parents = _parents(self.reading.node)
+        parents = _parents(self.dispatch.node)
         top: ast.AST = node
         while True:
             parent = parents.get(top)
@@ -171,8 +168,8 @@ class _Place:
         return top
 
     def _last_assignment(self) -> ast.expr:
-        for step in reversed(self.reading.steps):
-            for decision in self.reading.decisions:
+        for step in reversed(self.dispatch.steps):
+            for decision in self.dispatch.decisions:
                 value = _value_of(step.node)
                 if value is not None and _target_of(step.node) == ast.unparse(decision):
                     return value
@@ -182,8 +179,8 @@ class _Place:
 
     def change_assignment(self) -> list[Edit]:
         """Return the edits of the statements that assign the decision."""
-        targets = {ast.unparse(d) for d in self.reading.decisions if isinstance(d, ast.Name)}
-        steps = [s for s in self.reading.steps if _target_of(s.node) in targets]
+        targets = {ast.unparse(d) for d in self.dispatch.decisions if isinstance(d, ast.Name)}
+        steps = [s for s in self.dispatch.steps if _target_of(s.node) in targets]
         if len(targets) > 1 or (targets and not steps):
             raise self.fail(f"one variable that holds the decision, found {sorted(targets)}")
         if not targets:
@@ -215,13 +212,15 @@ class _Place:
         return [Edit(start, end, new), *self._drop_unused(block[:at], held, new)]
 
     def _change_in_place(self) -> list[Edit]:
-        if len(self.reading.decisions) != 1:
+        if len(self.dispatch.decisions) != 1:
             raise self.fail("one use_1stage argument")
-        (decision,) = self.reading.decisions
+        (decision,) = self.dispatch.decisions
         statement, step = self._statement_of(decision)
         return self._change_inside(self._live(decision), statement, self.names(step))
 
-    def _change_inside(self, decision: ast.expr, statement: ast.stmt, names: Names) -> list[Edit]:
+    def _change_inside(
+        self, decision: ast.expr, statement: ast.stmt, names: SourceNames
+    ) -> list[Edit]:
         """Return the edits that change one expression, with what it needs before its statement."""
         indent = statement.col_offset
         lines, terms = self._terms(names, indent)
@@ -235,8 +234,8 @@ class _Place:
 
     def _live(self, value: ast.expr) -> ast.expr:
         """Return the part of a conditional expression that an unset environment leaves."""
-        while value in self.reading.live:
-            value = self.reading.live[value]
+        while value in self.dispatch.live:
+            value = self.dispatch.live[value]
         return value
 
     def _joined_rule(self) -> tuple[Bytes | None, list[Condition]]:
@@ -256,10 +255,10 @@ class _Place:
     def _op(self) -> str:
         """Return the comparison of the rule's own cutoffs."""
         claimed = [n for n in WORLD_SIZES if n not in self.adapted.unclaimed]
-        own = [_byte_factor(self.adapted.rule.condition.at(n)) for n in claimed]
+        own = [byte_limit(self.adapted.rule.condition.at(n)) for n in claimed]
         return next((f.op for f in own if f is not None), "<=")
 
-    def _terms(self, names: Names, indent: int) -> tuple[list[str], list[str]]:
+    def _terms(self, names: SourceNames, indent: int) -> tuple[list[str], list[str]]:
         """Return the rule as terms to join by ``and``, and the statements they need before."""
         cutoffs, others = self._joined_rule()
         terms = [_joined(f, names) for f in others]
@@ -280,7 +279,7 @@ class _Place:
             return lines, [term]
         return lines, [*terms, f"({term})" if " or " in term else term]
 
-    def _limits(self, cutoffs: Bytes, names: Names, indent: int, env: str) -> list[str]:
+    def _limits(self, cutoffs: Bytes, names: SourceNames, indent: int, env: str) -> list[str]:
         """Return ``max_bytes = {4: ..., 8: ...}.get(world_size, <what stood there>)``."""
         table, old = self._table(cutoffs, env), self._old_limit(cutoffs.op)
         arguments = f"{names.world_size}, {old}"
@@ -297,7 +296,7 @@ class _Place:
 
     def _limit_name(self) -> str:
         """Return a name for the limit that the function does not use yet."""
-        used = {n.id for n in ast.walk(self.reading.node) if isinstance(n, ast.Name)}
+        used = {n.id for n in ast.walk(self.dispatch.node) if isinstance(n, ast.Name)}
         return next(n for n in ("max_bytes", "max_1stage_bytes", "max_bytes_") if n not in used)
 
     def _table(self, cutoffs: Bytes, env: str) -> str:
@@ -314,20 +313,20 @@ class _Place:
 
     def _limit(self) -> Comparison:
         """Return the installed comparison of bytes with a limit."""
-        own = set(ast.walk(self.reading.node))
-        for found in self.reading.decisive:
-            if found.size.name == "bytes" and found.node in own:
-                return found
+        own = set(ast.walk(self.dispatch.node))
+        for comparison in self.dispatch.decisive:
+            if comparison.size.name == "bytes" and comparison.node in own:
+                return comparison
         raise self.fail("a comparison of total bytes with a limit")
 
     def _old_limit(self, op: str) -> str:
         """Return the source of the installed limit, as the right side of ``op``."""
-        found = self._limit()
-        text = ast.get_source_segment(self.module.text, found.limit_node)
-        if text is None or len(found.node.ops) != 1:
+        installed = self._limit()
+        text = ast.get_source_segment(self.module.text, installed.limit_node)
+        if text is None or len(installed.node.ops) != 1:
             raise self.fail("a comparison of bytes with one limit")
         factor = next(
-            f for n in WORLD_SIZES if (f := _byte_factor(self.reading.condition.at(n))) is not None
+            f for n in WORLD_SIZES if (f := byte_limit(self.dispatch.condition.at(n))) is not None
         )
         # Bytes are whole numbers, so < x is <= x - 1.
         shift = {("<", "<="): " - 1", ("<=", "<"): " + 1"}.get((factor.op, op), "")
@@ -345,7 +344,7 @@ class _Place:
                 continue
             loads = [
                 n
-                for n in ast.walk(self.reading.node)
+                for n in ast.walk(self.dispatch.node)
                 if isinstance(n, ast.Name) and n.id == target and isinstance(n.ctx, ast.Load)
             ]
             if loads and all(n in inside for n in loads):
@@ -353,28 +352,28 @@ class _Place:
                 out.append(Edit((statement.lineno, 0), (last + 1, 0), ""))
         return out
 
-    # Names and places.
+    # Names and statements.
 
-    def names(self, step: Step) -> Names:
+    def names(self, step: Step) -> SourceNames:
         """Return the source text of every quantity at a statement."""
 
-        def held(value: v.Size, otherwise: str) -> str:
+        def held(value: Size, otherwise: str) -> str:
             for name, known in step.names.items():
-                same = isinstance(known, v.Size) and (known.powers, known.factor, known.floored)
+                same = isinstance(known, Size) and (known.powers, known.factor, known.floored)
                 if same == (value.powers, value.factor, value.floored) and name.isidentifier():
                     return name
             return otherwise
 
-        tensor = self.reading.tensor
-        hidden = held(v.HIDDEN, f"{tensor}.shape[-1]")
-        pack = held(v.Size((0, 0, -1), v.Fraction(16)), "")
+        tensor = self.dispatch.tensor
+        hidden = held(HIDDEN, f"{tensor}.shape[-1]")
+        pack = held(Size((0, 0, -1), Fraction(16)), "")
         meshes = [k for k, x in step.names.items() if isinstance(x, FullMesh)]
-        return Names(
-            bytes=held(v.BYTES, f"{tensor}.numel() * {tensor}.element_size()"),
-            tokens=held(v.TOKENS, f"{tensor}.numel() // {hidden}"),
+        return SourceNames(
+            bytes=held(BYTES, f"{tensor}.numel() * {tensor}.element_size()"),
+            tokens=held(TOKENS, f"{tensor}.numel() // {hidden}"),
             hidden_dim=hidden,
-            elements=held(v.ELEMENTS, f"{tensor}.numel()"),
-            element_size=held(v.ELEMENT_SIZE, f"{tensor}.element_size()"),
+            elements=held(ELEMENTS, f"{tensor}.numel()"),
+            element_size=held(ELEMENT_SIZE, f"{tensor}.element_size()"),
             dtype=f"{tensor}.dtype",
             world_size=self._world_size(step),
             full_mesh=meshes[0] if meshes else "",
@@ -383,16 +382,16 @@ class _Place:
 
     def _world_size(self, step: Step) -> str:
         for name, value in step.names.items():
-            if isinstance(value, v.Number) and WORLD.fullmatch(name):
+            if isinstance(value, Number) and WORLD.fullmatch(name):
                 return name
-        if self.reading.world:
-            return self.reading.world
-        if self.reading.owner and "self.world_size" in self.module.text:
+        if self.dispatch.world:
+            return self.dispatch.world
+        if self.dispatch.owner and "self.world_size" in self.module.text:
             return "self.world_size"
         raise self.fail("the number of ranks (self.world_size)")
 
     def _block_of(self, node: ast.stmt) -> list[ast.stmt]:
-        for parent in ast.walk(self.reading.node):
+        for parent in ast.walk(self.dispatch.node):
             for name in ("body", "orelse", "finalbody"):
                 block = getattr(parent, name, None)
                 if isinstance(block, list) and node in block:
@@ -400,13 +399,13 @@ class _Place:
         raise self.fail("the block of the decision")
 
     def _statement_of(self, expr: ast.expr) -> tuple[ast.stmt, Step]:
-        for step in self.reading.steps:
+        for step in self.dispatch.steps:
             if expr in ast.walk(step.node):
                 return step.node, step
         raise self.fail("a statement with the decision")
 
 
-def _joined(condition: Condition, names: Names) -> str:
+def _joined(condition: Condition, names: SourceNames) -> str:
     text = expression(condition, names)
     return text if is_simple(condition) else f"({text})"
 
@@ -429,14 +428,14 @@ def _wrapped(terms: list[str], indent: int, before: int, word: str = "and") -> s
 
 def _with(op: str, condition: Condition) -> Condition:
     """Return a byte comparison written with ``op``; bytes are whole, so < x is <= x - 1."""
-    if condition != _byte_factor(condition) or not isinstance(condition, Compare):
+    if condition != byte_limit(condition) or not isinstance(condition, Compare):
         return condition
     shift = {("<", "<="): -1, ("<=", "<"): 1}.get((condition.op, op), 0)
     return Compare("bytes", op, condition.value + shift)
 
 
 def _plain(condition: Condition) -> list[Condition]:
-    return [f for f in factors(condition) if not _is_mesh(f)]
+    return [f for f in factors(condition) if not asks_for_mesh(f)]
 
 
 def _indented(terms: list[str], indent: int, word: str = "and") -> list[str]:
@@ -454,20 +453,9 @@ def _indented(terms: list[str], indent: int, word: str = "and") -> list[str]:
     return out
 
 
-def _byte_factor(condition: Condition) -> Compare | None:
-    for factor in factors(condition):
-        if isinstance(factor, Compare) and factor.quantity == "bytes" and factor.op in ("<", "<="):
-            return factor
-    return None
-
-
 def _others(condition: Condition) -> list[Condition]:
-    found = _byte_factor(condition)
-    return [f for f in factors(condition) if f != found]
-
-
-def _is_mesh(condition: Condition) -> bool:
-    return any(isinstance(p, FullMesh) for p in parts_of(condition))
+    limit = byte_limit(condition)
+    return [f for f in factors(condition) if f != limit]
 
 
 def _is_about_hidden(condition: Condition) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from .call_sites import ENGINES, Engine
+from .call_sites import SERVING_ENGINES, ServingEngine
 
 _VERSION_FILES = ("_version.py", "version.py")
 _STATED = re.compile(
@@ -26,7 +26,7 @@ class Tree:
     """
 
     path: Path
-    engine: Engine
+    engine: ServingEngine
     inside: str
     kind: str
     version: str
@@ -89,12 +89,12 @@ def open_trees(path: str | Path) -> list[Tree]:
     if path.is_file():
         if path.suffix != ".whl":
             raise InputError(f"{path}: not a directory and not a .whl file")
-        found = _in_wheel(path)
+        trees = _in_wheel(path)
     else:
-        found = _in_directory(path)
-    if found:
-        return found
-    looked = ", ".join(f"{e.package}/{e.places[0].file}" for e in ENGINES)
+        trees = _in_directory(path)
+    if trees:
+        return trees
+    looked = ", ".join(f"{e.package}/{e.call_sites[0].file}" for e in SERVING_ENGINES)
     other = ""
     if (path / "aiter" / "__init__.py").is_file() or (
         path.name == "aiter" and (path / "__init__.py").is_file()
@@ -105,19 +105,19 @@ def open_trees(path: str | Path) -> list[Tree]:
     )
 
 
-def open_tree(path: str | Path, engine: Engine) -> Tree:
+def open_tree(path: str | Path, engine: ServingEngine) -> Tree:
     """Return one engine's tree at ``path``; raise :class:`InputError` when it is not there."""
-    found = open_trees(path)
-    for tree in found:
+    trees = open_trees(path)
+    for tree in trees:
         if tree.engine == engine:
             return tree
-    others = " and ".join(tree.engine.title for tree in found)
+    others = " and ".join(tree.engine.title for tree in trees)
     raise InputError(f"{path}: this is {others}, not {engine.title}")
 
 
 def _in_directory(path: Path) -> list[Tree]:
-    found = []
-    for engine in ENGINES:
+    trees = []
+    for engine in SERVING_ENGINES:
         for inside in dict.fromkeys(("", engine.package, engine.checkout, f"src/{engine.package}")):
             package = path / inside
             if package.resolve().name != engine.package or not _is_package(
@@ -128,24 +128,24 @@ def _in_directory(path: Path) -> list[Tree]:
             texts = [_text(m) for m in metadata] + [_text(package / f) for f in _VERSION_FILES]
             checkout = inside == engine.checkout != engine.package or _is_checkout(path)
             kind = "checkout" if checkout else "package directory"
-            found.append(Tree(path, engine, inside, kind, _version(texts)))
+            trees.append(Tree(path, engine, inside, kind, _version(texts)))
             break
-    return found
+    return trees
 
 
 def _in_wheel(path: Path) -> list[Tree]:
     with _wheel(path) as archive:
         names = set(archive.namelist())
-        found = []
-        for engine in ENGINES:
+        trees = []
+        for engine in SERVING_ENGINES:
             package = engine.package
             if not _is_package(engine, [f for f in engine.files if f"{package}/{f}" in names]):
                 continue
             stated = [n for n in names if re.fullmatch(r"[^/]+\.dist-info/METADATA", n)]
             stated += [n for f in _VERSION_FILES if (n := f"{package}/{f}") in names]
             texts = [archive.read(n).decode("utf-8", "replace") for n in stated]
-            found.append(Tree(path, engine, package, "wheel", _version(texts)))
-    return found
+            trees.append(Tree(path, engine, package, "wheel", _version(texts)))
+    return trees
 
 
 def _wheel(path: Path) -> zipfile.ZipFile:
@@ -156,7 +156,7 @@ def _wheel(path: Path) -> zipfile.ZipFile:
         raise InputError(f"{path}: not a readable wheel: {reason}") from None
 
 
-def _is_package(engine: Engine, present: list[str]) -> bool:
+def _is_package(engine: ServingEngine, present: list[str]) -> bool:
     return "__init__.py" in present and len(present) > 1
 
 
@@ -167,9 +167,9 @@ def _is_checkout(path: Path) -> bool:
 def _version(texts: list[str]) -> str:
     """Return the first version that metadata or a version file states, or ""."""
     for text in texts:
-        found = _STATED.search(text)
-        if found:
-            return found[1]
+        stated = _STATED.search(text)
+        if stated:
+            return stated[1]
     return ""
 
 

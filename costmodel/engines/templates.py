@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .call_sites import Engine
+from .call_sites import ServingEngine
 
 BEGIN = "# >>>"
 END = "# <<<"
@@ -101,6 +101,6 @@ _TEMPLATES = {
 }
 
 
-def of(engine: Engine) -> Template:
+def of(engine: ServingEngine) -> Template:
     """Return the template of an engine."""
     return _TEMPLATES[engine.name]

@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ..units import KIB
-from .reader import Comparison, Module, Reading
-from .symbolic import kilo_of
+from .evaluation import Comparison
+from .module import Module
+from .reader import DispatchFunction
+from .symbols import kilo_of
 
 _INCLUSIVE = re.compile(
     r"\b(at most|up to|no more than|no larger than|not exceed\w*|inclusive|capped at|maximum of)\b"
@@ -34,7 +36,7 @@ _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 @dataclass(frozen=True)
-class Finding:
+class UnitMismatch:
     """One thing that does not fit: which check, at which line, and what it means."""
 
     check: str
@@ -42,29 +44,29 @@ class Finding:
     text: str
 
 
-def check(module: Module, reading: Reading) -> list[Finding]:
-    """Return the findings on every comparison that a rule rests on, in the order of lines."""
+def check(module: Module, dispatch: DispatchFunction) -> list[UnitMismatch]:
+    """Return what does not fit in the comparisons that a rule rests on, in the order of lines."""
     comments = _comments(module.text)
-    found: dict[tuple[str, int], Finding] = {}
-    for comparison in reading.decisive:
+    mismatches: dict[tuple[str, int], UnitMismatch] = {}
+    for comparison in dispatch.decisive:
         for one in (
             _kilo(comparison),
             _elements(comparison),
-            _strictness(comparison, comments, reading.node),
+            _strictness(comparison, comments, dispatch.node),
         ):
             if one is not None:
-                found.setdefault((one.check, one.line), one)
-    return sorted(found.values(), key=lambda f: f.line)
+                mismatches.setdefault((one.check, one.line), one)
+    return sorted(mismatches.values(), key=lambda m: m.line)
 
 
-def _kilo(c: Comparison) -> Finding | None:
+def _kilo(c: Comparison) -> UnitMismatch | None:
     if c.size.name != "bytes" or c.op not in _FLIPPED:
         return None
     in_bytes = c.size.factor == 1
     if in_bytes and c.limit.kilo:
         name = next((n for n in sorted(c.limit.names) if kilo_of(n)), "the limit")
         unit, example = ("KB", 512) if c.limit.kilo == 1 else ("MB", 1)
-        return Finding(
+        return UnitMismatch(
             "kb_against_bytes",
             c.node.lineno,
             f"{name} says {unit} but is compared with bytes: {example} there means {example} "
@@ -73,7 +75,7 @@ def _kilo(c: Comparison) -> Finding | None:
     scaled = c.size.factor in (Fraction(1, KIB), Fraction(1, 1000))
     named = next((n for n in sorted(c.limit.names) if re.search(r"byte", n, re.IGNORECASE)), "")
     if scaled and named and not c.limit.kilo:
-        return Finding(
+        return UnitMismatch(
             "kb_against_bytes",
             c.node.lineno,
             f"{named} says bytes but is compared with bytes / {c.size.factor.denominator}",
@@ -81,7 +83,7 @@ def _kilo(c: Comparison) -> Finding | None:
     return None
 
 
-def _elements(c: Comparison) -> Finding | None:
+def _elements(c: Comparison) -> UnitMismatch | None:
     if c.size.name != "elements" or c.op not in _FLIPPED:
         return None
     names = c.size.names | c.limit.names
@@ -90,7 +92,7 @@ def _elements(c: Comparison) -> Finding | None:
     if not said and not round_size:
         return None
     what = f"{said} says bytes" if said else f"{int(c.limit.value) // KIB} x 1024 looks like bytes"
-    return Finding(
+    return UnitMismatch(
         "elements",
         c.node.lineno,
         f"the comparison counts elements but {what}: for 16-bit dtypes the limit is twice as "
@@ -98,7 +100,7 @@ def _elements(c: Comparison) -> Finding | None:
     )
 
 
-def _strictness(c: Comparison, comments: dict[int, str], function: ast.AST) -> Finding | None:
+def _strictness(c: Comparison, comments: dict[int, str], function: ast.AST) -> UnitMismatch | None:
     if c.size.name not in ("bytes", "elements") or c.op not in _FLIPPED:
         return None
     op = _FLIPPED[c.op] if c.limit_node is c.node.left else c.op
@@ -106,13 +108,13 @@ def _strictness(c: Comparison, comments: dict[int, str], function: ast.AST) -> F
     inclusive, exclusive = _INCLUSIVE.search(text), _EXCLUSIVE.search(text)
     # "bytes > limit: return False" takes the limit itself, as <= does.
     if op in ("<", ">=") and inclusive and not exclusive:
-        return Finding(
+        return UnitMismatch(
             "at_most",
             c.node.lineno,
             f"the comparison leaves out the limit itself, the comment says '{inclusive[0]}'",
         )
     if op in ("<=", ">") and exclusive and not inclusive:
-        return Finding(
+        return UnitMismatch(
             "at_most",
             c.node.lineno,
             f"the comparison takes the limit itself, the comment says '{exclusive[0].strip()}'",
@@ -121,14 +123,14 @@ def _strictness(c: Comparison, comments: dict[int, str], function: ast.AST) -> F
 
 
 def _comments(text: str) -> dict[int, str]:
-    found = {}
+    by_line = {}
     try:
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type == tokenize.COMMENT:
-                found[token.start[0]] = token.string.lstrip("# ")
+                by_line[token.start[0]] = token.string.lstrip("# ")
     except (tokenize.TokenError, IndentationError):
         pass
-    return found
+    return by_line
 
 
 def _beside(node: ast.Compare, comments: dict[int, str], function: ast.AST) -> str:

@@ -68,7 +68,9 @@ def sliders(draw: Callable[..., go.Figure], **choices: Any) -> None:
     try:
         import ipywidgets
     except ImportError:
-        raise InputError("sliders need ipywidgets: pip install 'costmodel[notebook]'") from None
+        raise InputError(
+            "sliders need ipywidgets: pip install 'xgmi-costmodel[notebook]'"
+        ) from None
     from IPython.display import display
 
     box = ipywidgets.interactive(

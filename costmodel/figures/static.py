@@ -61,7 +61,7 @@ def write_images(
         draw = kaleido.write_fig_from_object_sync
     except (ImportError, AttributeError):
         raise NoBrowserError(
-            "static figures need kaleido 1 or later: pip install 'costmodel[figures]'"
+            "static figures need kaleido 1 or later: pip install 'xgmi-costmodel[figures]'"
         ) from None
     # What goes wrong is said once, by the exception.
     logging.getLogger("choreographer").setLevel(logging.CRITICAL)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import InputError
-from ..live.run.harness import Settings
+from ..live.run.harness import Repetition
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Effort:
     launch_s: float = 20.0
     shape_s: float = 2.0
     arm_s: float = 1.0
-    timed_calls: int = Settings.rounds * Settings.samples * Settings.calls
+    timed_calls: int = Repetition.rounds * Repetition.samples * Repetition.calls
 
     def __post_init__(self) -> None:
         for seconds in (self.launch_s, self.shape_s, self.arm_s):

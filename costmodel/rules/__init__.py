@@ -1,1 +1,11 @@
-"""Dispatch rules as data: the conditions that they are made of, and every rule of the field."""
+"""Dispatch rules as data.
+
+===================  =========================================================================
+:mod:`.condition`    what a rule may ask of a call: one thing each
+:mod:`.algebra`      conditions joined, simplified, decided in part, and read from JSON
+:mod:`.rule`         a rule, the evidence for its cutoffs, and where it comes from
+:mod:`.catalogue`    the rules of the field by name, the two constant ones, rules from files
+:mod:`.adapt`        what a rule becomes inside an engine: the kernel's limits, guards that stay
+:mod:`.boundary`     the calls on which two rules would differ
+===================  =========================================================================
+"""

@@ -1,4 +1,4 @@
-"""What a rule becomes inside an engine, where some of what stands there must stay.
+"""What a rule becomes inside an engine: the kernel's limits, and what stands there and must stay.
 
 The kernel's guards that the engine checks (dtype, packs, token cap, mesh) are kept: they say what
 the kernel takes, not when it is faster. World sizes that the rule makes no claim for keep the
@@ -13,20 +13,34 @@ from dataclasses import dataclass, replace
 from ..data.kernels import Kernel
 from ..errors import InputError
 from ..model.shape import WORLD_SIZES
-from .condition import (
-    AnyOf,
-    Compare,
-    Condition,
-    FullMesh,
-    Member,
-    WholePacks,
-    all_of,
-    by_world_size,
-    factors,
-    parts_of,
-    with_version,
-)
-from .rule import Rule, validity
+from .algebra import AnyOf, all_of, asks_for_mesh, by_world_size, factors, with_version
+from .condition import Always, Compare, Condition, FullMesh, Member, WholePacks
+from .rule import Rule
+
+
+def validity(kernel: Kernel) -> Condition:
+    """Return what the fused 1-stage kernel of one AITER version takes, as a condition.
+
+    The limits come from the kernel facts (see :mod:`costmodel.data.kernels`).
+    """
+    parts: list[Condition] = [
+        WholePacks(),
+        Compare("packs", "<=", kernel.fused_1stage_max_packs),
+    ]
+    if kernel.fused_1stage_hidden_dims:
+        parts = [Member("hidden_dim", kernel.fused_1stage_hidden_dims)]
+    if kernel.fused_1stage_max_tokens is not None:
+        parts.append(Compare("tokens", "<=", kernel.fused_1stage_max_tokens))
+    return all_of(*parts) if kernel.fused_1stage else Always(False)
+
+
+def kernel_limits(kernel: Kernel) -> Condition:
+    """Return what the 1-stage kernel takes and no engine checks for it.
+
+    Old kernels have a token cap and a set of hidden sizes; whole packs and their number are checked
+    by every engine that needs them.
+    """
+    return all_of(*(f for f in factors(validity(kernel)) if not _is_about_packs(f)))
 
 
 @dataclass(frozen=True)
@@ -68,7 +82,7 @@ def adapt(rule: Rule, installed: Condition, kernel: Kernel) -> Adapted:
     guards = tuple(f for f in factors(installed) if _is_guard(f))
     hidden_set = next((f for f in factors(installed) if _is_hidden_set(f)), None)
     # What the rule asks at every size it claims, it asks of the unclaimed ones too.
-    common = [f for f in factors(wanted.at(claimed[0])) if not _is_bytes(f)]
+    common = [f for f in factors(wanted.at(claimed[0])) if not _is_size(f)]
     common = [f for f in common if all(f in factors(wanted.at(n)) for n in claimed)]
     if hidden_set and not any(_is_hidden_set(f) for f in common):
         common += [f for f in factors(validity(kernel)) if f not in guards]
@@ -84,22 +98,17 @@ def adapt(rule: Rule, installed: Condition, kernel: Kernel) -> Adapted:
     )
 
 
-def kernel_limits(kernel: Kernel) -> list[Condition]:
-    """Return what an old 1-stage kernel asks for and no engine checks: token cap, hidden set."""
-
-    def is_checked(limit: Condition) -> bool:
-        packs = isinstance(limit, Compare) and limit.quantity == "packs"
-        return packs or isinstance(limit, WholePacks)
-
-    return [limit for limit in factors(validity(kernel)) if not is_checked(limit)]
-
-
 def _without(condition: Condition, factor: Condition | None) -> list[Condition]:
     return [f for f in factors(condition) if f != factor]
 
 
-def _is_bytes(condition: Condition) -> bool:
+def _is_size(condition: Condition) -> bool:
     return isinstance(condition, Compare) and condition.quantity in ("bytes", "elements")
+
+
+def _is_about_packs(condition: Condition) -> bool:
+    packs = isinstance(condition, Compare) and condition.quantity == "packs"
+    return packs or isinstance(condition, WholePacks)
 
 
 def _is_hidden_set(condition: Condition) -> bool:
@@ -113,5 +122,5 @@ def _is_guard(condition: Condition) -> bool:
     if isinstance(condition, Member):
         return condition.quantity == "dtype"
     if isinstance(condition, AnyOf):
-        return any(isinstance(p, FullMesh) for p in parts_of(condition))
+        return asks_for_mesh(condition)
     return isinstance(condition, WholePacks | FullMesh)

@@ -1,4 +1,4 @@
-"""Conditions on a call, the parts that dispatch rules are made of.
+"""Conditions on a call, one thing each: the parts that dispatch rules are made of.
 
 A condition is a pure function of what every rank knows alike: the input's shape and dtype, the
 number of ranks, whether they are fully connected, and the kernel version. So ranks that evaluate
@@ -7,20 +7,15 @@ the same condition can never disagree.
 =======================  ==========================================================  ==========
 class                    JSON                                                        example
 =======================  ==========================================================  ==========
-:class:`Bytes`           ``{"bytes": ["<=", {"2": null, "4": 458752}]}``             SGLang
 :class:`Compare`         ``{"tokens": ["<=", 80]}``                                  vLLM
 :class:`Member`          ``{"hidden_dim": ["in", [2880, 4096]]}``                    SGLang
 :class:`WholePacks`      ``{"whole_packs": true}``                                   vLLM
 :class:`FullMesh`        ``{"full_mesh": true}``                                     vLLM
 :class:`KernelVersion`   ``{"kernel_version": [">=", "0.1.12"]}``                    AITER
 :class:`Always`          ``{"always": true}`` (``false``: never)                     baselines
-:class:`All`, `AnyOf`    ``{"all": [...]}``, ``{"any": [...]}``                      MXFP4
-:class:`ByWorldSize`     ``{"by_world_size": {"2": ..., "4": ...}}``                 mixtures
 =======================  ==========================================================  ==========
 
-``Bytes`` holds one cutoff per world size: ``null`` means every size, and a world size that is not
-listed is one for which no claim is made. Build with :func:`all_of`, :func:`any_of` and
-:func:`by_world_size`, which simplify.
+:mod:`.algebra` joins them: all of, any of, one for each world size.
 """
 
 # ruff: noqa: D102 - the methods of every kind are documented once, in Condition.
@@ -28,7 +23,7 @@ listed is one for which no claim is made. Build with :func:`all_of`, :func:`any_
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +97,7 @@ class Calls:
 
 
 class Condition:
-    """A condition on a call; see the module's table for the kinds."""
+    """A condition on a call; the tables of this module and of :mod:`.algebra` list the kinds."""
 
     def holds(self, calls: Calls) -> Truth:
         """Return for which calls the condition holds, a bool array of their shape."""
@@ -117,7 +112,7 @@ class Condition:
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """Return the condition as JSON data; :func:`from_json` reads it back."""
+        """Return the condition as JSON data; :func:`.algebra.from_json` reads it back."""
         raise NotImplementedError
 
     def words(self) -> str:
@@ -230,73 +225,6 @@ class Member(Condition):
 
 
 @dataclass(frozen=True)
-class Bytes(Condition):
-    """Input bytes on one rank compared with a cutoff per world size.
-
-    ``op`` is ``<`` or ``<=``; a cutoff of None takes every size. A world size that is absent has
-    no claim: evaluating the condition there raises :class:`InputError`.
-    """
-
-    op: str
-    cutoffs: tuple[tuple[int, int | None], ...]
-
-    def __post_init__(self) -> None:
-        if self.op not in ("<", "<="):
-            raise InputError(f"a byte cutoff compares with < or <=, not '{self.op}'")
-        for world_size, cutoff in self.cutoffs:
-            if world_size not in WORLD_SIZES:
-                raise InputError(f"a byte cutoff for world size {world_size}: know 2, 4 and 8")
-            if cutoff is not None and cutoff < 0:
-                raise InputError(f"the byte cutoff of TP{world_size} is {cutoff}; 0 or more")
-
-    @classmethod
-    def of(cls, cutoffs: Mapping[int, int | None], op: str = "<=") -> Bytes:
-        """Build from a mapping of world size to cutoff in bytes."""
-        return cls(op, tuple(sorted(cutoffs.items())))
-
-    @property
-    def world_sizes(self) -> tuple[int, ...]:
-        return tuple(n for n, _ in self.cutoffs)
-
-    def holds(self, calls: Calls) -> Truth:
-        limit = np.full(calls.world_size.shape, -1, np.int64)
-        every = np.zeros(calls.world_size.shape, np.bool_)
-        for world_size, cutoff in self.cutoffs:
-            here = calls.world_size == world_size
-            if cutoff is None:
-                every |= here
-            else:
-                limit = np.where(here, cutoff, limit)
-        unclaimed = (limit < 0) & ~every
-        if unclaimed.any():
-            raise _no_claim(int(calls.world_size[unclaimed].flat[0]), self.world_sizes)
-        return np.asarray(every | OPERATORS[self.op](calls.quantity("bytes"), limit))
-
-    def negated(self) -> Condition:
-        return by_world_size({n: self.at(n).negated() for n in self.world_sizes})
-
-    def at(self, world_size: int) -> Condition:
-        for n, cutoff in self.cutoffs:
-            if n == world_size:
-                return Always() if cutoff is None else Compare("bytes", self.op, cutoff)
-        raise _no_claim(world_size, self.world_sizes)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"bytes": [self.op, {str(n): cutoff for n, cutoff in self.cutoffs}]}
-
-    def words(self) -> str:
-        values = {cutoff for _, cutoff in self.cutoffs}
-        if len(values) == 1 and self.world_sizes == WORLD_SIZES:
-            (value,) = values
-            return "always" if value is None else f"bytes {self.op} {exact_size(value)}"
-        parts = [
-            f"TP{n} always" if cutoff is None else f"TP{n} bytes {self.op} {exact_size(cutoff)}"
-            for n, cutoff in self.cutoffs
-        ]
-        return ", ".join(parts)
-
-
-@dataclass(frozen=True)
 class WholePacks(Condition):
     """A row is a whole number of 16-byte packs."""
 
@@ -364,287 +292,9 @@ class KernelVersion(Condition):
         return f"AITER {self.op} {self.version}"
 
 
-@dataclass(frozen=True)
-class All(Condition):
-    """Every part holds."""
-
-    parts: tuple[Condition, ...]
-
-    def holds(self, calls: Calls) -> Truth:
-        return np.logical_and.reduce([p.holds(calls) for p in self.parts])
-
-    def negated(self) -> Condition:
-        return any_of(*(p.negated() for p in self.parts))
-
-    def at(self, world_size: int) -> Condition:
-        return all_of(*(p.at(world_size) for p in self.parts))
-
-    def to_json(self) -> dict[str, Any]:
-        return {"all": [p.to_json() for p in self.parts]}
-
-    def words(self) -> str:
-        return "; ".join(p.words() for p in _bytes_first(self.parts))
-
-    @property
-    def world_sizes(self) -> tuple[int, ...]:
-        return _common(self.parts)
-
-
-@dataclass(frozen=True)
-class AnyOf(Condition):
-    """At least one part holds."""
-
-    parts: tuple[Condition, ...]
-
-    def holds(self, calls: Calls) -> Truth:
-        return np.logical_or.reduce([p.holds(calls) for p in self.parts])
-
-    def negated(self) -> Condition:
-        return all_of(*(p.negated() for p in self.parts))
-
-    def at(self, world_size: int) -> Condition:
-        return any_of(*(p.at(world_size) for p in self.parts))
-
-    def to_json(self) -> dict[str, Any]:
-        return {"any": [p.to_json() for p in self.parts]}
-
-    def words(self) -> str:
-        first = self.parts[0]
-        exempt = first.quantity == "world_size" if isinstance(first, Member) else False
-        if exempt:
-            names = ", ".join(f"TP{n}" for n in WORLD_SIZES if first.at(n) == Always(False))
-            if len(self.parts) == 2:
-                return f"{names} {self.parts[1].words()}"
-            if not any(isinstance(p, All | AnyOf) for p in self.parts):
-                refused = " and ".join(p.negated().words() for p in self.parts[1:])
-                return f"{names} not where {refused}"
-        return " or ".join(
-            f"({' and '.join(q.words() for q in p.parts)})" if isinstance(p, All) else p.words()
-            for p in self.parts
-        )
-
-    @property
-    def world_sizes(self) -> tuple[int, ...]:
-        return _common(self.parts)
-
-
-@dataclass(frozen=True)
-class ByWorldSize(Condition):
-    """A condition of its own for each world size; an absent one has no claim."""
-
-    cases: tuple[tuple[int, Condition], ...]
-
-    @property
-    def world_sizes(self) -> tuple[int, ...]:
-        return tuple(n for n, _ in self.cases)
-
-    def holds(self, calls: Calls) -> Truth:
-        known = np.isin(calls.world_size, self.world_sizes)
-        if not known.all():
-            raise _no_claim(int(calls.world_size[~known].flat[0]), self.world_sizes)
-        out = np.zeros(calls.tokens.shape, np.bool_)
-        for n, condition in self.cases:
-            out |= (calls.world_size == n) & condition.holds(calls)
-        return out
-
-    def negated(self) -> Condition:
-        return by_world_size({n: c.negated() for n, c in self.cases})
-
-    def at(self, world_size: int) -> Condition:
-        for n, condition in self.cases:
-            if n == world_size:
-                return condition.at(n)
-        raise _no_claim(world_size, self.world_sizes)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"by_world_size": {str(n): c.to_json() for n, c in self.cases}}
-
-    def words(self) -> str:
-        between = ", " if all(len(factors(c)) < 2 for _, c in self.cases) else "; "
-        return between.join(
-            f"TP{n} {' and '.join(_bracketed(p) for p in factors(c)) or 'always'}"
-            for n, c in self.cases
-        )
-
-
-def all_of(*parts: Condition) -> Condition:
-    """Return the conjunction, flattened, without repetitions and constants."""
-    flat: dict[Condition, None] = {}
-    for part in parts:
-        for factor in factors(part):
-            if factor == Always(False):
-                return factor
-            flat.setdefault(factor)
-    if any(f.negated() in flat for f in flat if not isinstance(f, AnyOf)):
-        return Always(False)
-    flat = {f: None for f in flat if not any(_implies(g, f) for g in flat if g != f)}
-    kept = [g for g in (_given(f, flat) for f in flat) if g != Always()]
-    if not kept:
-        return Always()
-    if Always(False) in kept:
-        return Always(False)
-    return kept[0] if len(kept) == 1 else All(tuple(kept))
-
-
-def any_of(*parts: Condition) -> Condition:
-    """Return the disjunction, flattened, without repetitions and constants."""
-    flat: dict[Condition, None] = {}
-    for part in parts:
-        for term in part.parts if isinstance(part, AnyOf) else (part,):
-            if term == Always():
-                return term
-            if term != Always(False):
-                flat.setdefault(term)
-    if not flat:
-        return Always(False)
-    return next(iter(flat)) if len(flat) == 1 else AnyOf(tuple(flat))
-
-
-def factors(condition: Condition) -> tuple[Condition, ...]:
-    """Return the parts of a conjunction (the condition itself when it is not one)."""
-    if condition == Always():
-        return ()
-    return condition.parts if isinstance(condition, All) else (condition,)
-
-
-def by_world_size(cases: Mapping[int, Condition]) -> Condition:
-    """Join conditions that hold at one world size each into the plainest single one.
-
-    Factors common to all come first; byte comparisons with one operator become :class:`Bytes`;
-    a factor of some world sizes only is guarded by them. Falls back to :class:`ByWorldSize`.
-    """
-    here = {n: c.at(n) for n, c in sorted(cases.items())}
-    sizes = tuple(here)
-    split = {n: [f for f in factors(c) if not _is_bytes(f)] for n, c in here.items()}
-    sized = {n: [f for f in factors(c) if _is_bytes(f)] for n, c in here.items()}
-    operators = {f.op for found in sized.values() for f in found if isinstance(f, Compare)}
-    plain = not any(Always(False) in found for found in split.values())
-    if not plain or any(len(found) > 1 for found in sized.values()):
-        different = len(set(here.values())) > 1 or sizes != WORLD_SIZES
-        return ByWorldSize(tuple(here.items())) if different else next(iter(here.values()))
-    parts: list[Condition] = []
-    if len(operators) > 1:
-        parts.append(ByWorldSize(tuple((n, all_of(*found)) for n, found in sized.items())))
-    elif operators or sizes != WORLD_SIZES:
-        cutoffs = {n: found[0] if found else None for n, found in sized.items()}
-        limits = {n: f.value if isinstance(f, Compare) else None for n, f in cutoffs.items()}
-        parts.append(Bytes.of(limits, next(iter(operators), "<=")))
-    for factor in dict.fromkeys(f for found in split.values() for f in found):
-        where = tuple(n for n in sizes if factor in split[n])
-        if where == sizes:
-            parts.append(factor)
-        else:
-            parts.append(any_of(Member("world_size", where, inside=False), factor))
-    return all_of(*parts)
-
-
-def with_version(condition: Condition, version: str) -> Condition:
-    """Return the condition with what it asks of the AITER version decided."""
-    if isinstance(condition, KernelVersion):
-        known = OPERATORS[condition.op](parse_version(version), parse_version(condition.version))
-        return Always(bool(known))
-    if isinstance(condition, All):
-        return all_of(*(with_version(p, version) for p in condition.parts))
-    if isinstance(condition, AnyOf):
-        return any_of(*(with_version(p, version) for p in condition.parts))
-    if isinstance(condition, ByWorldSize):
-        return ByWorldSize(tuple((n, with_version(c, version)) for n, c in condition.cases))
-    return condition
-
-
-def parts_of(condition: Condition) -> Iterator[Condition]:
-    """Yield the condition and every part of it, at any depth."""
-    yield condition
-    inner = condition.parts if isinstance(condition, All | AnyOf) else ()
-    if isinstance(condition, ByWorldSize):
-        inner = tuple(c for _, c in condition.cases)
-    for part in inner:
-        yield from parts_of(part)
-
-
-def from_json(data: Any, where: str = "rule") -> Condition:
-    """Read a condition from JSON data; raise :class:`InputError` that names ``where``."""
-    try:
-        return _from_json(data)
-    except (InputError, TypeError, ValueError, AttributeError, KeyError) as error:
-        raise InputError(f"{where}: not a rule's condition: {error}") from None
-
-
-def _from_json(data: Any) -> Condition:
-    if not isinstance(data, dict) or len(data) != 1:
-        raise InputError(f"expected an object with one key, got {str(data)[:60]}")
-    ((key, value),) = data.items()
-    if key in ("always", "whole_packs", "full_mesh"):
-        if not isinstance(value, bool):
-            raise InputError(f"'{key}' is {value!r}; true or false")
-        return {"always": Always, "whole_packs": WholePacks, "full_mesh": FullMesh}[key](value)
-    if key in ("all", "any"):
-        parts = [_from_json(part) for part in value]
-        return all_of(*parts) if key == "all" else any_of(*parts)
-    if key == "by_world_size":
-        return ByWorldSize(tuple((int(n), _from_json(c)) for n, c in sorted(value.items())))
-    if key == "kernel_version":
-        return KernelVersion(str(value[0]), str(value[1]))
-    if key in (*QUANTITIES, "dtype"):
-        op, operand = value
-        if key == "bytes" and isinstance(operand, dict):
-            cutoffs = {int(n): None if c is None else int(c) for n, c in operand.items()}
-            return Bytes.of(cutoffs, op)
-        if op in ("in", "not in"):
-            return Member(key, tuple(operand), op == "in")
-        return Compare(key, op, int(operand))
-    raise InputError(f"unknown condition '{key}'")
-
-
 def exact_size(size_bytes: int) -> str:
     """Return a size without rounding: ``448 KiB``, ``2.625 MiB``, ``458751 B``."""
     if size_bytes % 512:
         return f"{size_bytes} B"
     mib = size_bytes / MIB
     return f"{mib:g} MiB" if mib >= 1 and round(mib, 3) == mib else f"{size_bytes / KIB:g} KiB"
-
-
-def _implies(one: Condition, other: Condition) -> bool:
-    """Tell whether one comparison is a tighter one of the same kind."""
-    if not isinstance(one, Compare) or not isinstance(other, Compare):
-        return False
-    if (one.quantity, one.op) != (other.quantity, other.op):
-        return False
-    tighter = {"<": one.value < other.value, "<=": one.value < other.value}
-    return tighter.get(one.op, one.op in (">", ">=") and one.value > other.value)
-
-
-def _given(factor: Condition, others: Iterable[Condition]) -> Condition:
-    """Return what a disjunction still asks once the other factors of a conjunction hold."""
-    if not isinstance(factor, AnyOf):
-        return factor
-    if any(term in others for term in factor.parts):
-        return Always()
-    return any_of(*(t for t in factor.parts if t.negated() not in others))
-
-
-def _is_bytes(condition: Condition) -> bool:
-    return (
-        isinstance(condition, Compare)
-        and condition.quantity == "bytes"
-        and condition.op in ("<", "<=")
-    )
-
-
-def _bracketed(condition: Condition) -> str:
-    words = condition.words()
-    return f"({words})" if isinstance(condition, AnyOf) else words
-
-
-def _bytes_first(parts: tuple[Condition, ...]) -> list[Condition]:
-    return sorted(parts, key=lambda p: not (isinstance(p, Bytes | ByWorldSize) or _is_bytes(p)))
-
-
-def _common(parts: Iterable[Condition]) -> tuple[int, ...]:
-    claimed = [set(p.world_sizes) for p in parts]
-    return tuple(n for n in WORLD_SIZES if all(n in c for c in claimed))
-
-
-def _no_claim(world_size: int, claimed: tuple[int, ...]) -> InputError:
-    known = ", ".join(f"TP{n}" for n in claimed) or "none"
-    return InputError(f"the rule makes no claim for TP{world_size} (it has: {known})")

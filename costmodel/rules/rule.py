@@ -1,55 +1,39 @@
-"""Dispatch rules: when a serving engine runs the 1-stage kernel, as data.
+"""A dispatch rule as data: when a serving engine runs the 1-stage kernel, and what supports it.
 
-A :class:`Rule` is a name, its provenance and a :mod:`~.condition`. ``facts/rules.json``
-holds every rule that SGLang, vLLM, AITER and their peers ship, shipped or proposed, each with the
-pull request or file it stands in.
+A :class:`Rule` is a name, where it stands and a :class:`~.condition.Condition`;
+:mod:`.catalogue` knows the rules of the field.
 
->>> rules.named("sglang").use_1stage(Shapes.of([8, 16], 7168, 8))
+>>> Rule.from_cutoffs("mine", {8: 131072}).use_1stage(Shapes.of([8, 16], 7168, 8))
 array([ True, False])
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data import facts
-from ..data.kernels import Kernel
 from ..errors import InputError, nearest
-from ..model.shape import FUSED, WORLD_SIZES, Shapes
-from .condition import (
-    Always,
-    AnyOf,
-    Bytes,
-    Calls,
-    Compare,
-    Condition,
-    Member,
-    WholePacks,
-    all_of,
-    by_world_size,
-    exact_size,
-    factors,
-    from_json,
-)
+from ..model.shape import FUSED, OPS, TWO_STAGE, WORLD_SIZES, Shapes
+from ..units import kib
+from .algebra import AnyOf, Bytes, all_of, by_world_size, byte_limit, factors, from_json
+from .condition import Always, Calls, Condition, Member, exact_size
 
 SCHEMA = "costmodel/rule/1"
-
-#: Engines whose current rule goes by the engine's name.
-ENGINES = ("sglang", "vllm", "aiter")
 
 #: What a rule's ``status`` may say. ``shipped`` was in a release or on the main branch once.
 STATUSES = ("shipped", "current", "proposed", "baseline", "recommended", "installed")
 
+#: What may run where a rule does not run 1-stage.
+OTHERWISE = (TWO_STAGE, "separate")
+
 #: Longest batch that :meth:`Rule.switches` looks at.
 MAX_TOKENS = 16384
+
+_ABOUT = ("title", "engine", "op", "status", "fabric", "since", "source", "note", "otherwise")
 
 
 @dataclass(frozen=True)
@@ -58,6 +42,9 @@ class Rule:
 
     A pure function of shape, dtype, world size, connectivity and kernel version. ``op`` names the
     operation that the rule governs where it stands; it may be evaluated on shapes of any op.
+    ``otherwise`` says what runs where the condition does not hold: the ``2stage`` kernel, or
+    ``separate`` kernels for the all-reduce and the norm. ``since`` is a release or date, as the
+    source tells it.
     """
 
     name: str
@@ -70,6 +57,16 @@ class Rule:
     since: str = ""
     source: str = ""
     note: str = ""
+    otherwise: str = TWO_STAGE
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise InputError(f"unknown status '{self.status}'{nearest(self.status, STATUSES)}")
+        if self.otherwise not in OTHERWISE:
+            raise InputError(
+                f"unknown arm '{self.otherwise}' where the rule does not run 1-stage"
+                f"{nearest(self.otherwise, OTHERWISE)}; one of {', '.join(OTHERWISE)}"
+            )
 
     @classmethod
     def from_cutoffs(
@@ -87,7 +84,7 @@ class Rule:
         ``cutoffs[n]`` is None where 1-stage is always used; leave a world size out to make no
         claim for it. ``inclusive`` takes a size equal to the cutoff. ``hidden_dims`` restricts
         1-stage to a set of hidden sizes; ``requires`` adds a condition, usually
-        :func:`validity` of the kernel. ``about`` sets title, engine, op, since, source, note.
+        :func:`.adapt.validity` of the kernel. ``about`` sets the rule's other fields.
         """
         if not cutoffs:
             raise InputError(f"rule {name}: no cutoff for any world size")
@@ -135,22 +132,18 @@ class Rule:
 
         None when the rule has no byte cutoff there (always, never, or by tokens alone).
         """
-        found = self.condition.at(world_size)
-        parts = getattr(found, "parts", (found,))
-        for part in parts:
-            if isinstance(part, Compare) and part.quantity == "bytes" and part.op in ("<", "<="):
-                return part.op, part.value
-        return None
+        limit = byte_limit(self.condition.at(world_size))
+        return None if limit is None else (limit.op, limit.value)
 
     def sizes(self, world_size: int) -> str:
         """Return which sizes are 1-stage at a world size, in words: ``<= 448 KiB``."""
         cutoff = self.cutoff_bytes(world_size)
         if cutoff is not None:
             return f"{cutoff[0]} {exact_size(cutoff[1])}"
-        found = self.condition.at(world_size)
-        if found == Always(False):
+        here = self.condition.at(world_size)
+        if here == Always(False):
             return "no size"
-        by_tokens = any(isinstance(part, AnyOf) for part in factors(found))
+        by_tokens = any(isinstance(part, AnyOf) for part in factors(here))
         return "by tokens and hidden" if by_tokens else "every size"
 
     def switches(
@@ -168,7 +161,9 @@ class Rule:
         Token counts up to :data:`MAX_TOKENS` are looked at.
         """
         tokens = np.arange(1, MAX_TOKENS + 1)
-        shapes = Shapes.of(tokens, hidden_dim, world_size, op=_shape_op(self.op), dtype=dtype)
+        # Shapes knows fewer ops than rules do; a rule never looks at it.
+        op = self.op if self.op in OPS else FUSED
+        shapes = Shapes.of(tokens, hidden_dim, world_size, op=op, dtype=dtype)
         one = self.use_1stage(
             shapes, kernel_version=kernel_version, fully_connected=fully_connected
         )
@@ -189,19 +184,33 @@ class Rule:
     def words(self) -> str:
         """Return the rule in one line, with units."""
         if self.condition in (Always(), Always(False)):
-            return f"{'1' if self.condition == Always() else '2'}-stage always"
+            never = "2-stage" if self.otherwise == TWO_STAGE else "separate kernels"
+            return f"{'1-stage' if self.condition == Always() else never} always"
         return f"1-stage when {self.condition.words()}"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the rule as JSON data."""
+    def to_json(self, provenance: Provenance | None = None) -> dict[str, Any]:
+        """Return the rule as JSON data, with where it comes from when that is given.
+
+        :func:`.catalogue.load` reads the rule back. ``otherwise`` is left out where it is 2-stage.
+        """
         about = {k: getattr(self, k) for k in ("name", *_ABOUT) if getattr(self, k)}
-        return {"schema": SCHEMA, **about, "condition": self.condition.to_json()}
+        if self.otherwise == TWO_STAGE:
+            del about["otherwise"]
+        data = {"schema": SCHEMA, **about, "condition": self.condition.to_json()}
+        return data if provenance is None else {**data, "provenance": provenance.to_json()}
 
-
-_ABOUT = ("title", "engine", "op", "status", "fabric", "since", "source", "note")
-
-ALWAYS_1STAGE = Rule("always-1stage", Always(), "always 1-stage", status="baseline")
-ALWAYS_2STAGE = Rule("always-2stage", Always(False), "always 2-stage", status="baseline")
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], where: str) -> Rule:
+        """Read a rule from a JSON object; raise :class:`InputError` that names ``where``."""
+        missing = [key for key in ("name", "condition") if key not in data]
+        if missing:
+            raise InputError(f"{where}: no {' and no '.join(missing)}")
+        about = {key: str(data[key]) for key in _ABOUT if key in data}
+        condition = from_json(data["condition"], where)
+        try:
+            return cls(str(data["name"]), condition, **about)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -219,8 +228,6 @@ class CutoffEvidence:
 
     def words(self) -> str:
         """Return the evidence in a few words: ``measured, 90 % interval 380 to 520 KiB``."""
-        from ..units import kib
-
         text = self.verdict.replace("_", " ").replace("1stage", "1-stage")
         if self.lo is not None and self.hi is not None:
             text += f", 90 % interval {kib(self.lo)} to {kib(self.hi)}"
@@ -250,118 +257,3 @@ class Provenance:
                 for n, e in sorted(self.evidence.items())
             },
         }
-
-
-@cache
-def catalogue() -> tuple[Rule, ...]:
-    """Return every rule of ``facts/rules.json``, in the file's order."""
-    data = json.loads(facts.text("rules.json"))
-    return tuple(_read(entry, f"facts/rules.json: {entry['name']}") for entry in data["rules"])
-
-
-def shipped(op: str | None = None, *, fabric: str = "xgmi") -> list[Rule]:
-    """Return the rules that ship or shipped on a fabric (proposals and peers' left out)."""
-    return [
-        rule
-        for rule in catalogue()
-        if rule.status in ("shipped", "current") and rule.fabric == fabric and op in (None, rule.op)
-    ]
-
-
-def current(engine: str, op: str = FUSED) -> Rule:
-    """Return the rule that an engine ships now for an op."""
-    for rule in catalogue():
-        if rule.engine == engine and rule.op == op and rule.status == "current":
-            return rule
-    known = sorted({r.op for r in catalogue() if r.engine == engine and r.status == "current"})
-    if not known:
-        raise InputError(f"no rule of engine '{engine}'{nearest(engine, ENGINES)}")
-    raise InputError(f"{engine} has no current rule for op '{op}'; it has {', '.join(known)}")
-
-
-def named(name: str, *, op: str = FUSED) -> Rule:
-    """Return a rule by name, in any case.
-
-    ``sglang``, ``vllm`` and ``aiter`` are those engines' current rules for ``op``;
-    ``always-1stage`` and ``always-2stage`` are the constant ones. Raises :class:`InputError`
-    with the nearest names for an unknown one.
-    """
-    key = name.strip().lower()
-    if key in ENGINES:
-        return current(key, op)
-    known = {r.name: r for r in (*catalogue(), ALWAYS_1STAGE, ALWAYS_2STAGE)}
-    if key in known:
-        return known[key]
-    names = [*ENGINES, *known]
-    raise InputError(f"unknown rule '{name}'{nearest(name, names)}; known: {', '.join(names)}")
-
-
-def load(path: str | Path) -> Rule:
-    """Read a rule from a JSON file as ``costmodel emit --for json`` writes it."""
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; give a rule in JSON") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not JSON: {error}") from None
-    return rule_from_json(data, str(path))
-
-
-def rule_from_json(data: Any, where: str = "rule") -> Rule:
-    """Read a rule from JSON data; raise :class:`InputError` that names ``where``."""
-    if not isinstance(data, dict):
-        raise InputError(f"{where}: a rule is a JSON object")
-    if data.get("schema") != SCHEMA:
-        raise InputError(f"{where}: schema is {data.get('schema')!r}, this version reads {SCHEMA}")
-    return _read(data, where)
-
-
-def validity(kernel: Kernel) -> Condition:
-    """Return what the fused 1-stage kernel of one AITER version takes, as a condition.
-
-    The limits come from the kernel facts (see :mod:`costmodel.data.kernels`).
-    """
-    parts: list[Condition] = [
-        WholePacks(),
-        Compare("packs", "<=", kernel.fused_1stage_max_packs),
-    ]
-    if kernel.fused_1stage_hidden_dims:
-        parts = [Member("hidden_dim", kernel.fused_1stage_hidden_dims)]
-    if kernel.fused_1stage_max_tokens is not None:
-        parts.append(Compare("tokens", "<=", kernel.fused_1stage_max_tokens))
-    return all_of(*parts) if kernel.fused_1stage else Always(False)
-
-
-def _read(entry: Mapping[str, Any], where: str) -> Rule:
-    missing = [key for key in ("name", "condition") if key not in entry]
-    if missing:
-        raise InputError(f"{where}: no {' and no '.join(missing)}")
-    about = {key: str(entry[key]) for key in _ABOUT if key in entry}
-    if about.get("status", "current") not in STATUSES:
-        raise InputError(
-            f"{where}: unknown status '{about['status']}'{nearest(about['status'], STATUSES)}"
-        )
-    return Rule(str(entry["name"]), from_json(entry["condition"], where), **about)
-
-
-def _shape_op(op: str) -> str:
-    """Return an op that :class:`Shapes` takes; a rule never looks at it."""
-    from ..model.shape import OPS
-
-    return op if op in OPS else FUSED
-
-
-__all__: Sequence[str] = (
-    "ALWAYS_1STAGE",
-    "ALWAYS_2STAGE",
-    "CutoffEvidence",
-    "Provenance",
-    "Rule",
-    "catalogue",
-    "current",
-    "load",
-    "named",
-    "rule_from_json",
-    "shipped",
-    "validity",
-)

@@ -30,10 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, nearest
+from ..model.fabric import FULL_MESH, SWITCH
 from ..units import BYTES_PER_US_PER_GBPS
 
-FULL_MESH = "full_mesh"
-SWITCH = "switch"
 RING = "ring"
 HYPERCUBE = "hypercube"
 HIERARCHICAL = "hierarchical"
@@ -86,11 +85,6 @@ class Topology:
         """Return ``a>b`` of a directed link."""
         a, b = self.ends[link].tolist()
         return f"{self._node(a)}>{self._node(b)}"
-
-    def links_between(self, a: int, b: int) -> Integers:
-        """Return the directed links from node a to node b (at most one)."""
-        found = self._index.get((a, b))
-        return np.array([] if found is None else [found], np.int64)
 
     def with_memory(self, gbps: Floats) -> Topology:
         """Return the topology with rank r's memory at ``gbps[r]``, kept in proportion to faults."""

@@ -11,7 +11,7 @@ from costmodel.data import llms
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.sensitivity import Setting
 from costmodel.decide.worth import worth
-from costmodel.rules import rule as rules
+from costmodel.rules import catalogue
 
 
 def draw(directory: Path) -> None:
@@ -19,7 +19,9 @@ def draw(directory: Path) -> None:
     gfx950, gfx942 = calibration.shipped("gfx950"), calibration.shipped("gfx942")
     rule = recommend(gfx950, gpu="MI355X").rule()
     model = llms.find("gpt-oss-120b")
-    changes = [worth(gfx950, model, n, rules.current("sglang"), rule, gpu="MI355X") for n in (4, 8)]
+    changes = [
+        worth(gfx950, model, n, catalogue.current("sglang"), rule, gpu="MI355X") for n in (4, 8)
+    ]
     drawn = {
         "latency": figures.latency_against_bytes(Setting(gfx950, "MI355X", 4, 7168)),
         "decision-map": figures.decision_map(gfx950, gpu="MI355X", recommended=rule),

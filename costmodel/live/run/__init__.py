@@ -1,1 +1,1 @@
-"""One run: what is asked, the schedule, the harness, the directory, the processes."""
+"""One run: what is asked, how it is started, the schedule, the harness, what is kept."""

@@ -54,9 +54,9 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def record(backend_environment: dict[str, Any]) -> dict[str, Any]:
+def read_machine(backend_environment: dict[str, Any]) -> dict[str, Any]:
     """Return the environment record as JSON values; a thing that cannot be read is absent."""
-    found: dict[str, Any] = {
+    machine: dict[str, Any] = {
         "schema": "costmodel/environment/1",
         "when": now(),
         "backend": backend_environment,
@@ -73,14 +73,14 @@ def record(backend_environment: dict[str, Any]) -> dict[str, Any]:
     for key, command in COMMANDS.items():
         output = _output(*command)
         if output:
-            found[key] = output
+            machine[key] = output
     driver = _first_line("/sys/module/amdgpu/version")
     if driver:
-        found["amdgpu_driver"] = driver
+        machine["amdgpu_driver"] = driver
     git = git_state()
     if git:
-        found["git"] = git
-    return found
+        machine["git"] = git
+    return machine
 
 
 def libraries() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """One shape measured: correctness first, then rounds of arms in random order, on every rank alike.
 
-For each shape, in one sitting:
+For each shape, in one go:
 
 1. every arm is captured, its outputs poisoned with NaN, replayed once, and every slot compared with
    the fp32 reference on every rank. An arm that is wrong anywhere is reported and never timed;
@@ -10,8 +10,8 @@ For each shape, in one sitting:
 4. outputs are compared again: what was timed is what is right;
 5. the samples of all ranks are gathered and summarized (:mod:`costmodel.live.run.statistics`).
 
-:mod:`.schedule` runs this over many shapes. All ranks run the same code in step; what
-one decides or finds is exchanged, never guessed.
+:mod:`.schedule` runs this over many shapes. All ranks run the same code in step; what one decides
+or finds is exchanged, never guessed.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ COMPILE_PATIENCE = 10.0
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How every shape of a run is measured.
+class Repetition:
+    """How often every arm of a run is repeated, how it is timed, and the seed of all that is drawn.
 
     ``calls`` of the op make one replay (one sample); they walk through ``slots`` sets of buffers.
     Each arm gives ``rounds`` x ``samples`` samples after ``warm_up`` untimed replays.
@@ -49,7 +49,7 @@ class Settings:
     warm_up: int = 3
 
     def check(self) -> None:
-        """Raise :class:`InputError` for settings that cannot give a result."""
+        """Raise :class:`InputError` for numbers that cannot give a result."""
         if self.rounds < 4:
             raise InputError(
                 f"--rounds is {self.rounds}; A/A pairs and drift need at least 4 rounds"
@@ -109,14 +109,14 @@ def together(backend: Backend, action: Callable[[], None]) -> None:
 def measure_point(
     backend: Backend,
     point: Point,
-    settings: Settings,
+    repetition: Repetition,
     order_seed: int,
     watch: Watchdog,
     note: Callable[[str], None] = lambda doing: None,
 ) -> dict[str, ArmResult]:
     """Measure all arms of one point; every rank returns the same result.
 
-    ``order_seed`` fixes the order of the arms together with ``settings.seed``.
+    ``order_seed`` fixes the order of the arms together with ``repetition.seed``.
     """
 
     def step(doing: str, patience: float = 1.0) -> None:
@@ -125,12 +125,12 @@ def measure_point(
 
     timed: dict[str, Timed] = {}
     step("preparing buffers", COMPILE_PATIENCE)
-    together(backend, lambda: backend.prepare(point.shape, settings.slots, settings.seed))
-    references = [backend.reference(slot) for slot in range(settings.slots)]
+    together(backend, lambda: backend.prepare(point.shape, repetition.slots, repetition.seed))
+    references = [backend.reference(slot) for slot in range(repetition.slots)]
     errors: dict[str, tuple[float, tuple[int, ...]]] = {}  # (largest, wrong ranks)
     for arm in point.arms:
         step(f"arm {arm}, capture", COMPILE_PATIENCE)
-        captured = backend.capture(arm, settings.calls, settings.timing)
+        captured = backend.capture(arm, repetition.calls, repetition.timing)
         timed[arm] = captured
         step(f"arm {arm}, check against the reference")
         errors[arm] = _check(backend, captured, references, point.shape.dtype)
@@ -139,14 +139,14 @@ def measure_point(
     samples: dict[str, list[NDArray[np.float64]]] = {arm: [] for arm in timed}
     for arm, ready in timed.items():
         step(f"arm {arm}, warm-up")
-        ready.replay(settings.warm_up)
-    random = np.random.default_rng([settings.seed, order_seed])
+        ready.replay(repetition.warm_up)
+    random = np.random.default_rng([repetition.seed, order_seed])
     order = list(timed)
-    for index in range(settings.rounds):
+    for index in range(repetition.rounds):
         order = order[::-1] if index % 2 else [str(arm) for arm in random.permutation(order)]
         for arm in order:
-            step(f"arm {arm}, round {index + 1} of {settings.rounds}")
-            samples[arm].append(timed[arm].replay(settings.samples))
+            step(f"arm {arm}, round {index + 1} of {repetition.rounds}")
+            samples[arm].append(timed[arm].replay(repetition.samples))
     kernels: dict[str, tuple[str, ...]] = {}
     for arm, ready in timed.items():
         step(f"arm {arm}, second check against the reference")

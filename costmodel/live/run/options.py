@@ -1,4 +1,4 @@
-"""What a run is asked to do: options, and on ``--resume`` what the run was started with."""
+"""What a run is asked to do: the command's options, and what a resumed run was started with."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 from ...errors import InputError
 from ..backends.base import EAGER, GRAPH, TIMINGS, load
 from .directory import check_same, check_vacant, read_settings
-from .harness import Settings
+from .harness import Repetition
 from .points import DEFAULT_ARMS, Point, check_arms, grid, read_plan, shuffled
 
-#: Options that are settings of the same name.
-SETTINGS = tuple(field.name for field in fields(Settings))
+#: Options of the command that are fields of :class:`Repetition` under the same name.
+REPETITION = tuple(field.name for field in fields(Repetition))
 
 
 @dataclass(frozen=True)
-class Request:
-    """A run, checked as far as that goes without a device.
+class RunOptions:
+    """What to run, checked as far as that goes without a device.
 
-    ``settings.seed`` is -1 until one is drawn; ``points`` stand in the user's order until then.
+    ``repetition.seed`` is -1 until one is drawn; ``points`` stand in the user's order until then.
     ``note`` is something that the user should know of how the options were read.
     """
 
@@ -30,32 +30,31 @@ class Request:
     world_size: int
     points: tuple[Point, ...]
     ordered: bool
-    settings: Settings
+    repetition: Repetition
     out: Path
     resume: bool
     budget_s: float | None
     watchdog_s: float
     note: str = ""
 
-    def with_seed(self, seed: int) -> Request:
-        """Return the request with its seed, and its points in the order that they will run in."""
+    def with_seed(self, seed: int) -> RunOptions:
+        """Return the options with a seed, and the points in the order that they will run in."""
         points = self.points if self.ordered else tuple(shuffled(self.points, seed))
-        return replace(
-            self, points=points, ordered=True, settings=replace(self.settings, seed=seed)
-        )
+        repetition = replace(self.repetition, seed=seed)
+        return replace(self, points=points, ordered=True, repetition=repetition)
 
     def to_settings(self) -> dict[str, Any]:
         """Return the part of ``run.json`` that a resumed run must have in common."""
         return {
             "backend": self.backend,
             "world_size": self.world_size,
-            **asdict(self.settings),
+            **asdict(self.repetition),
             "points": [point.to_json() for point in self.points],
         }
 
 
-def request(options: Mapping[str, Any]) -> Request:
-    """Return the request that ``options`` of ``costmodel measure`` make, by option name.
+def read_options(options: Mapping[str, Any]) -> RunOptions:
+    """Return what the options of ``costmodel measure``, given by name, ask for.
 
     Raises :class:`InputError` for everything that is wrong with them, without touching a device.
     """
@@ -68,16 +67,16 @@ def request(options: Mapping[str, Any]) -> Request:
         raise InputError(f"--out {out}: is a file; give a directory")
     if options["resume"]:
         return _resumed(options, out)
-    asked = _asked(options, out, options["backend"])
+    new = _new(options, out, options["backend"])
     if "RANK" not in os.environ or os.environ["RANK"] == "0":  # others must not race rank 0
-        check_vacant(out, asked.world_size)
-    return asked
+        check_vacant(out, new.world_size)
+    return new
 
 
-def _asked(
+def _new(
     options: Mapping[str, Any], out: Path, backend: str | None, seed: int | None = None
-) -> Request:
-    """Return the request of the options alone."""
+) -> RunOptions:
+    """Return what the options alone ask for."""
     if not backend:
         raise InputError("--backend is missing; one of aiter, gloo, triton")
     kind = load(backend)
@@ -86,11 +85,11 @@ def _asked(
         raise InputError(f"--timing is '{timing}'; it is {GRAPH} or {EAGER}")
     if timing not in kind.timings:
         raise InputError(f"--timing {timing}: {backend} offers {', '.join(kind.timings)} only")
-    given = {key: options[key] for key in SETTINGS if options.get(key) is not None}
-    settings = Settings(**{**given, "timing": timing, "seed": given.get("seed", -1)})
-    if settings.slots > settings.calls and options["calls"] is None:
-        settings = replace(settings, calls=settings.slots)
-    settings.check()
+    given = {key: options[key] for key in REPETITION if options.get(key) is not None}
+    repetition = Repetition(**{**given, "timing": timing, "seed": given.get("seed", -1)})
+    if repetition.slots > repetition.calls and options["calls"] is None:
+        repetition = replace(repetition, calls=repetition.slots)
+    repetition.check()
     world_size = _world_size(options["tp"])
     note = ""
     if options["plan"] is not None:
@@ -114,12 +113,12 @@ def _asked(
             check_arms(_words(options["arms"]) or DEFAULT_ARMS),
             world_size,
         )
-    return Request(
+    return RunOptions(
         backend=backend,
         world_size=world_size,
         points=tuple(points),
         ordered=options["plan"] is not None,
-        settings=settings,
+        repetition=repetition,
         out=out,
         resume=False,
         budget_s=options["budget"],
@@ -128,10 +127,10 @@ def _asked(
     )
 
 
-def _resumed(options: Mapping[str, Any], out: Path) -> Request:
-    """Return the request of a run that goes on: its own settings, which options may only repeat."""
+def _resumed(options: Mapping[str, Any], out: Path) -> RunOptions:
+    """Return the options of a run that goes on: its own, which those given may only repeat."""
     started = read_settings(out)
-    same = {key: options[key] for key in SETTINGS if options.get(key) is not None}
+    same = {key: options[key] for key in REPETITION if options.get(key) is not None}
     check_same(
         out,
         started,
@@ -144,18 +143,18 @@ def _resumed(options: Mapping[str, Any], out: Path) -> Request:
     if options["plan"] is not None or any(
         options[k] for k in ("hidden", "tokens", "dtype", "arms")
     ):
-        asked = _asked(
+        again = _new(
             {**options, "tp": started["world_size"], "timing": started["timing"]},
             out,
             started["backend"],
         ).with_seed(started["seed"])
-        check_same(out, started, {"points": [point.to_json() for point in asked.points]})
-    return Request(
+        check_same(out, started, {"points": [point.to_json() for point in again.points]})
+    return RunOptions(
         backend=started["backend"],
         world_size=started["world_size"],
         points=tuple(Point.from_json(point) for point in started["points"]),
         ordered=True,
-        settings=Settings(**{key: started[key] for key in SETTINGS}),
+        repetition=Repetition(**{key: started[key] for key in REPETITION}),
         out=out,
         resume=True,
         budget_s=options["budget"],

@@ -35,7 +35,7 @@ DEFAULT_ARMS = (ONE_STAGE, TWO_STAGE)
 
 @dataclass(frozen=True)
 class Point:
-    """One shape, and the arms to measure there in one sitting (they alternate in time)."""
+    """One shape, and the arms to measure there (they alternate in time)."""
 
     shape: LiveShape
     arms: tuple[str, ...]

@@ -1,76 +1,58 @@
-"""A progress line on standard error, with a remaining time that admits what it does not know."""
+"""A progress bar on standard error, by tqdm; nothing where tqdm or the terminal is missing.
+
+Each finished shape prints its own lines (:mod:`.schedule`), bar or not.
+"""
 
 from __future__ import annotations
 
-import math
-import os
-import statistics
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 
-class Progress:
-    """Counts finished shapes and estimates the rest from the time that they took."""
+class ProgressBar:
+    """Counts finished shapes; ``shown`` is False on ranks that do not speak."""
 
-    def __init__(self, total: int, finished: int = 0, *, shown: bool = True) -> None:
-        self.total = total
-        self.finished = finished
-        self.seconds: list[float] = []
-        self._shown = shown
-        self._terminal = shown and sys.stderr.isatty()
-        self._started = self._last_line = time.monotonic()
+    def __init__(self, total: int, finished: int, *, shown: bool) -> None:
+        self._bar = _tqdm(total, finished) if shown and sys.stderr.isatty() else None
 
-    def done(self, seconds: float) -> None:
-        """Count one more shape, which took ``seconds``."""
-        self.finished += 1
-        self.seconds.append(seconds)
+    def note(self, doing: str) -> None:
+        """Show what is being done; drawn at most ten times a second."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(doing, refresh=False)
+            self._bar.update(0)
 
-    def remaining_s(self) -> tuple[float, float, float] | None:
-        """Return (estimate, lower, upper) of the seconds left, None before the first shape.
+    def shape_done(self) -> None:
+        """Count one more shape."""
+        if self._bar is not None:
+            self._bar.update(1)
 
-        The rest is taken to cost what the shapes so far cost on average. The range is two standard
-        errors of that prediction: sd x sqrt(left + left^2 / n), the spread of the shapes to come
-        and the uncertainty of the mean.
-        """
-        n, left = len(self.seconds), self.total - self.finished
-        if n == 0:
-            return None
-        mean = statistics.fmean(self.seconds)
-        spread = statistics.stdev(self.seconds) if n > 1 else mean
-        error = 2.0 * spread * math.sqrt(left + left * left / n)
-        return left * mean, max(0.0, left * mean - error), left * mean + error
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Take the bar off the terminal inside the block, so that lines can be printed."""
+        if self._bar is None:
+            yield
+            return
+        self._bar.clear()
+        yield
+        self._bar.refresh()
 
-    def line(self, doing: str) -> str:
-        """Return the progress line."""
-        bar = "#" * round(20 * self.finished / self.total) if self.total else ""
-        elapsed = _clock(time.monotonic() - self._started)
-        remaining = self.remaining_s()
-        if remaining is None:
-            left = "time left: unknown before the first shape is done"
-        else:
-            left = "about {} left ({} to {})".format(*map(_clock, remaining))
-        return f"[{bar:<20}] {self.finished}/{self.total} shapes, {elapsed}, {left}  {doing}"
-
-    def show(self, doing: str) -> None:
-        """Draw the line: in place on a terminal, else as a new line at most every 30 seconds."""
-        now = time.monotonic()
-        if self._terminal and now - self._last_line > 0.1:
-            self._last_line = now
-            width = os.get_terminal_size(2).columns
-            sys.stderr.write("\r\033[K" + self.line(doing)[: width - 1])
-            sys.stderr.flush()
-        elif self._shown and not self._terminal and now - self._last_line > 30:
-            self._last_line = now
-            print(self.line(doing), file=sys.stderr, flush=True)
-
-    def clear(self) -> None:
-        """Wipe the line, so that other output can follow."""
-        if self._terminal:
-            sys.stderr.write("\r\033[K")
-            sys.stderr.flush()
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+def _tqdm(total: int, finished: int) -> Any:
+    try:
+        from tqdm import tqdm  # type: ignore[import-untyped]
+    except ImportError:
+        return None
+    tqdm.monitor_interval = 0  # no thread of tqdm's own beside the timed calls
+    # smoothing 0: the time left follows from the mean of all shapes, which differ in size
+    return tqdm(
+        total=total, initial=finished, unit="shape", smoothing=0, miniters=0, leave=False,
+        dynamic_ncols=True, file=sys.stderr,
+    )  # fmt: skip

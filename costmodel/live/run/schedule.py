@@ -6,100 +6,20 @@ shape the first one is measured once more: an A/A pair across the whole run.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
-from ..backends.base import GRAPH, Backend, op_and_algorithm
+from ..backends.base import GRAPH, Backend
 from ..backends.reference import out_of_memory
-from . import environment
 from .directory import RunDirectory
 from .exit_codes import FINISHED, WRONG_RESULTS
-from .harness import ArmResult, Settings, measure_point
+from .harness import ArmResult, Repetition, measure_point
 from .points import Point
-from .progress import Progress
+from .progress import ProgressBar
+from .records import schema_rows, to_record
 from .statistics import CLEAN_PERCENT
 from .watchdog import Watchdog
-
-
-def to_record(
-    index: int, point: Point, results: dict[str, ArmResult], seconds: float, kind: str = "shape"
-) -> dict[str, Any]:
-    """Return the line of ``samples.jsonl`` for one measured point, still without ``rows``."""
-    arms = {}
-    for arm, result in results.items():
-        arms[arm] = {
-            "correct": result.summary is not None,
-            # NaN and missing outputs count as infinite, which JSON lacks
-            "worst_error": result.worst_error if math.isfinite(result.worst_error) else None,
-            "wrong_ranks": list(result.wrong_ranks),
-            "summary": asdict(result.summary) if result.summary else None,
-            "clean": result.summary.clean if result.summary else None,
-            "kernels": list(result.kernels),
-            "latency_us": result.latency_us.tolist() if result.latency_us is not None else None,
-        }
-    return {
-        "kind": kind,
-        "index": index,
-        "when": environment.now(),
-        "seconds": round(seconds, 3),
-        "point": point.to_json(),
-        "arms": arms,
-        "rows": [],
-    }
-
-
-def schema_rows(
-    record: dict[str, Any], run_id: str, labels: dict[str, str], world_size: int, timing: str
-) -> list[dict[str, Any]]:
-    """Return the schema 1 rows of one record: one for each arm that was right."""
-    point = Point.from_json(record["point"])
-    rows = []
-    for arm, result in record["arms"].items():
-        if not result["correct"]:
-            continue
-        op, algorithm = op_and_algorithm(arm)
-        quality = "clean" if result["clean"] else "noisy"
-        rows.append(
-            {
-                "source": run_id,
-                "date": record["when"][:10],
-                "gpu": labels["gpu"],
-                "gpu_evidence": "stated" if labels["gpu"] else "",
-                "arch": labels["arch"],
-                "interconnect": labels["interconnect"],
-                "world_size": world_size,
-                "op": op,
-                "algorithm": algorithm,
-                "kernel_family": labels["kernel_family"],
-                "kernel_version": labels["kernel_version"],
-                "tokens": point.shape.tokens,
-                "hidden_dim": point.shape.hidden_dim,
-                "dtype": point.shape.dtype,
-                "bytes": point.shape.bytes,
-                "latency_us": round(result["summary"]["latency_us"], 4),
-                "statistic": "median",
-                "rank_reduction": "max",
-                "timing": timing,
-                "quality": quality if labels["genuine"] == "yes" else "suspect",
-            }
-        )
-    return rows
-
-
-def labels(backend: Backend) -> dict[str, str]:
-    """Return what the rows say of the machine and the kernels; a resumed run must have the same."""
-    known = backend.environment()
-    return {
-        "gpu": str(known.get("gpu", "")),
-        "arch": str(known.get("arch", "")),
-        "interconnect": backend.interconnect,
-        "kernel_family": backend.kernel_family,
-        "kernel_version": backend.kernel_version,
-        "genuine": "yes" if backend.genuine else "no",
-    }
 
 
 def describe(results: dict[str, ArmResult]) -> str:
@@ -124,8 +44,8 @@ def describe(results: dict[str, ArmResult]) -> str:
     return "\n".join("    " + line for line in lines)
 
 
-class Campaign:
-    """A run over many points: which is next, when to stop, what to say, where results go.
+class Schedule:
+    """The points of a run, one by one: which is next, when to stop, what to say and to keep.
 
     Rank 0 holds the open :class:`RunDirectory` and does all printing; other ranks pass None.
     """
@@ -134,7 +54,7 @@ class Campaign:
         self,
         backend: Backend,
         points: Sequence[Point],
-        settings: Settings,
+        repetition: Repetition,
         watch: Watchdog,
         run: RunDirectory | None,
         say: Callable[[str], None],
@@ -144,7 +64,7 @@ class Campaign:
     ) -> None:
         self.backend = backend
         self.points = points
-        self.settings = settings
+        self.repetition = repetition
         self.watch = watch
         self.run = run
         self.say = say
@@ -152,8 +72,11 @@ class Campaign:
         self.started = time.monotonic() if started is None else started
         done = backend.exchange(run.finished() if run else None)[0] or set()
         self.todo = [index for index in range(len(points)) if index not in done]
+        self.finished = len(done)
+        #: What each shape measured by this process took.
+        self.seconds: list[float] = []
         speaks = 0 in backend.local_ranks
-        self.progress = Progress(len(points), len(done), shown=speaks)
+        self.progress = ProgressBar(len(points), len(done), shown=speaks)
         self._note_kept()
 
     def measure(self) -> int:
@@ -162,24 +85,26 @@ class Campaign:
         self._settle()
         for index in self.todo:
             if self._out_of_time(index):
-                left = len(self.points) - self.progress.finished
+                left = len(self.points) - self.finished
                 self._tell(
                     f"the budget of {self.budget_s:g} s is spent: {left} of {len(self.points)} "
                     "shapes are left; continue with --resume"
                 )
                 break
             results, seconds = self._measure(index)
-            self.progress.done(seconds)
+            self.finished += 1
+            self.seconds.append(seconds)
             self._store(to_record(index, self.points[index], results, seconds))
             self._note_kept()
             shape = self.points[index].shape
-            count = f"{self.progress.finished}/{len(self.points)}"
+            count = f"{self.finished}/{len(self.points)}"
             self._tell(f"{count}  {shape}\n{describe(results)}")
+            self.progress.shape_done()
             first = first or (index, results)
         else:
-            if first and len(self.progress.seconds) > 1 and not self._out_of_time(first[0]):
+            if first and len(self.seconds) > 1 and not self._out_of_time(first[0]):
                 self._again(*first)
-        self.progress.clear()
+        self.progress.close()
         return self._conclude()
 
     def _measure(self, index: int) -> tuple[dict[str, ArmResult], float]:
@@ -187,11 +112,11 @@ class Campaign:
         point = self.points[index]
         try:
             results = measure_point(
-                self.backend, point, self.settings, index, self.watch, self.progress.show
+                self.backend, point, self.repetition, index, self.watch, self.progress.note
             )
         except RuntimeError as error:
             if "out of memory" in str(error).lower():  # graphs and references take memory too
-                raise out_of_memory(point.shape, self.settings.slots, error) from None
+                raise out_of_memory(point.shape, self.repetition.slots, error) from None
             raise
         return results, time.monotonic() - began
 
@@ -201,7 +126,7 @@ class Campaign:
         On an H200 (driver 580, CUDA 13) each kernel of the first graphs of a process costs about
         0.18 us less than of all later ones, at equal clocks; no result may come from them.
         """
-        if self.todo and self.settings.timing == GRAPH and not self._out_of_time(self.todo[0]):
+        if self.todo and self.repetition.timing == GRAPH and not self._out_of_time(self.todo[0]):
             self._measure(self.todo[0])
 
     def _again(self, index: int, before: dict[str, ArmResult]) -> None:
@@ -229,7 +154,7 @@ class Campaign:
                 started["id"],
                 started["labels"],
                 self.backend.world_size,
-                self.settings.timing,
+                self.repetition.timing,
             )
         with self.watch.unbroken():
             self.run.append(record)
@@ -238,23 +163,22 @@ class Campaign:
         """Return rank 0's verdict whether the shape that comes next would overrun the budget."""
         over = False
         if self.budget_s is not None:
-            taken = self.progress.seconds
-            expected = sum(taken) / len(taken) if taken else 0.0
+            expected = sum(self.seconds) / len(self.seconds) if self.seconds else 0.0
             over = time.monotonic() - self.started + expected > self.budget_s
         self.watch.step(f"{self.points[index].shape}, about to begin")
         return bool(self.backend.exchange(over)[0])
 
     def _tell(self, line: str) -> None:
         if 0 in self.backend.local_ranks:
-            self.progress.clear()
-            self.say(line)
+            with self.progress.aside():
+                self.say(line)
 
     def _note_kept(self) -> None:
-        kept = f"{self.progress.finished} of {len(self.points)} shapes are finished"
+        kept = f"{self.finished} of {len(self.points)} shapes are finished"
         self.watch.epilogue = f"{kept} and kept; continue with --resume"
 
     def _conclude(self) -> int:
-        """Print the summary of the whole run, earlier sittings included; return the exit code."""
+        """Print the summary of the whole run, what was resumed included; return the exit code."""
         wrong = []
         if self.run is not None:
             shapes = [record for record in self.run.records if record["kind"] == "shape"]

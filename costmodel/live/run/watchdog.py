@@ -6,7 +6,8 @@ handling never runs. So each process has one thread that waits for signals (thro
 present step, and ends the process itself.
 
 The processes share a small memory-mapped table: process id, step number, what the step is. From it
-and the system's process table a rank tells who is gone, stopped or behind.
+and the system's process table a rank tells who is gone, stopped or behind. A rank whose launcher is
+gone ends too: it would hold the run's directory, and nothing else would ever stop it.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from .exit_codes import LOST_RANK, by_signal, signal_name
-from .processes import Processes
+from .peers import RANKS, Peers
 
 #: One row of the table: process id (0 before joining, -1 after leaving), step number, text.
 _ROW = struct.Struct("qq240s")
@@ -36,8 +37,8 @@ _LOOK_S = 1.0
 class Watchdog:
     """Watches the steps of this process, and its peers' life. Use as a context manager."""
 
-    def __init__(self, processes: Processes, limit_s: float) -> None:
-        self.processes = processes
+    def __init__(self, peers: Peers, limit_s: float) -> None:
+        self.peers = peers
         self.limit_s = limit_s
         #: Said after what happened: what is kept, how to go on.
         self.epilogue = "nothing was measured yet"
@@ -50,9 +51,9 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def _open_table(self) -> mmap.mmap | None:
-        size = _ROW.size * self.processes.count
+        size = _ROW.size * self.peers.count
         try:
-            path = self.processes.meeting_place / "ranks"
+            path = self.peers.meeting_place / RANKS
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 if hasattr(os, "posix_fallocate"):
@@ -137,24 +138,26 @@ class Watchdog:
     def end(self, message: str, exit_code: int) -> NoReturn:
         """Say what happened, once for all ranks, and end this process without further ado."""
         self._unbroken.acquire(timeout=10)  # a write that hangs must not keep Ctrl-C from working
-        if self.processes.first_to_say():
-            sys.stdout.flush()
-            os.write(2, f"\rcostmodel: {message}\n".encode())
+        if self.peers.first_to_say():
+            with suppress(OSError, ValueError):  # whoever read the output may be gone as well
+                sys.stdout.flush()
+            with suppress(OSError):
+                os.write(2, f"\rcostmodel: {message}\n".encode())
         self._note(-1)  # ended on purpose: peers must not take this rank for lost
-        if self.processes.count == 1:
-            self.processes.leave()
+        if self.peers.count == 1:
+            self.peers.leave()
         os._exit(exit_code)
 
     def _note(self, pid: int) -> None:
         if self._table is not None:
             text = self._doing.encode()[:239]
-            _ROW.pack_into(self._table, _ROW.size * self.processes.rank, pid, self._steps, text)
+            _ROW.pack_into(self._table, _ROW.size * self.peers.rank, pid, self._steps, text)
 
     def _rows(self) -> list[tuple[int, int, str]]:
         if self._table is None:
             return []
         rows = []
-        for rank in range(self.processes.count):
+        for rank in range(self.peers.count):
             pid, step, text = _ROW.unpack_from(self._table, _ROW.size * rank)
             rows.append((pid, step, text.rstrip(b"\0").decode(errors="replace")))
         return rows
@@ -166,6 +169,12 @@ class Watchdog:
             if select.select([self._read], [], [], _TICK_S)[0]:
                 for number in os.read(self._read, 64):
                     self._end_by_signal(number)
+            if self.peers.launcher_is_gone():
+                self.end(
+                    "error: the launcher of the ranks is gone (killed or crashed); this was at: "
+                    f"{self._doing}; {self.epilogue}",
+                    LOST_RANK,
+                )
             now = time.monotonic()
             if now - looked > _LOOK_S:
                 # a lost rank ends the run after the plain limit, whatever the step's patience

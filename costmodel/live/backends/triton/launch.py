@@ -14,7 +14,6 @@ import ctypes
 from typing import Any, NamedTuple
 
 from ....errors import InputError
-from ....units import KIB
 from .kernels import MAX_PROGRAMS
 
 #: Threads of a program that holds one row, and of one whose row leaves a quarter of the block empty
@@ -57,15 +56,6 @@ def row_threads(hidden_dim: int, ranks: int) -> int:
     threads = PADDED_ROW_THREADS if padded else ROW_THREADS
     threads *= max(1, block // ROW_THREADS_BLOCK)
     return min(threads, max(block // 8, 64))
-
-
-def plain_one_stage(size_bytes: int, world_size: int) -> bool:
-    """Return whether AITER's plain all-reduce takes its 1-stage kernel (full mesh).
-
-    2 ranks always; below 160 KiB for 4 ranks and below 80 KiB for 8
-    (https://github.com/ROCm/aiter, csrc/include/custom_all_reduce.cuh).
-    """
-    return world_size == 2 or size_bytes < {4: 160 * KIB, 8: 80 * KIB}[world_size]
 
 
 def programs_per_rank(work: int, resident: int, local_ranks: int) -> int:

@@ -1,4 +1,7 @@
-"""Entry point of the ranks that ``costmodel measure`` starts itself."""
+"""Entry point of the ranks that ``costmodel measure`` starts itself; its options are the argument.
+
+They come as a JSON object by option name, so that a rank needs no command line parser.
+"""
 
 import signal
 
@@ -8,6 +11,9 @@ signal.signal(signal.SIGINT, signal.SIG_DFL)
 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 if __name__ == "__main__":
-    from .measure import command
+    import json
+    import sys
 
-    command(prog_name="costmodel measure")
+    from .launch import measure
+
+    sys.exit(measure(json.loads(sys.argv[1])))

@@ -1,24 +1,18 @@
-"""A rule as JSON for programs and as a table for people."""
+"""A rule as a table: cutoffs, evidence, and how many tokens they are."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from ..model.shape import WORLD_SIZES
 from ..rules.rule import Provenance, Rule
+from .table import table
 
 #: Hidden sizes that the table gives token counts for: GPT-OSS, Llama 8B, Llama 4, DeepSeek V3.
 HIDDEN_DIMS = (2880, 4096, 5120, 7168)
 
 
-def as_json(rule: Rule, provenance: Provenance) -> str:
-    """Return the rule and its provenance as JSON; :func:`rules.load` reads the rule."""
-    data = {**rule.to_json(), "provenance": provenance.to_json()}
-    return json.dumps(data, indent=2) + "\n"
-
-
-def as_table(
+def rule_table(
     rule: Rule,
     provenance: Provenance,
     *,
@@ -27,8 +21,6 @@ def as_table(
     hidden_dims: Sequence[int] = HIDDEN_DIMS,
 ) -> str:
     """Return cutoffs with evidence, and the largest 1-stage batch for each hidden size."""
-    from ..show.table import table
-
     rows = []
     for n in WORLD_SIZES:
         evidence = provenance.evidence.get(n)

@@ -1,4 +1,4 @@
-"""What an expression of an engine's source can be: the values that :mod:`.reading` computes with.
+"""What an expression of an engine's source can be: the symbols that :mod:`.evaluation` uses.
 
 A size is a monomial in tokens M, hidden_dim H and element size E: ``numel()`` is M H,
 ``numel() * element_size()`` is M H E, ``16 // element_size()`` is 16 / E. So a comparison is known
@@ -84,14 +84,14 @@ class DtypeName:
 class Items:
     """A tuple, list or set."""
 
-    values: tuple[Value, ...]
+    values: tuple[Symbol, ...]
 
 
 @dataclass(frozen=True)
 class Mapping:
     """A dictionary with constant keys."""
 
-    items: tuple[tuple[Value, Value], ...]
+    items: tuple[tuple[Symbol, Symbol], ...]
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Remainder:
     modulus: Fraction
 
 
-Value = (
+Symbol = (
     Unknown
     | Nothing
     | Text
@@ -168,14 +168,14 @@ def number(value: float, *names: str) -> Number:
     return Number(exact, frozenset(names))
 
 
-def dtype(name: str) -> DtypeName | None:
+def torch_dtype(name: str) -> DtypeName | None:
     """Return torch's dtype of that attribute name, or None when it is not one."""
     if name in _TORCH_DTYPES:
         return DtypeName(_TORCH_DTYPES[name])
     return DtypeName(name) if re.fullmatch(r"(float|u?int|bfloat)\d\w*", name) else None
 
 
-def called(value: Value, name: str) -> Value:
+def called(value: Symbol, name: str) -> Symbol:
     """Return the value as held by a variable called ``name``."""
     if isinstance(value, Number):
         kilo = max(value.kilo, kilo_of(name))
@@ -187,11 +187,11 @@ def called(value: Value, name: str) -> Value:
 
 def kilo_of(name: str) -> int:
     """Return how often a unit in a name takes 1024 bytes: 1 for ``_KB``, 2 for ``_MB``."""
-    found = re.search(r"(?:^|_)([km])i?b(?:ytes)?(?:_|$)", name, re.IGNORECASE)
-    return 0 if not found else {"k": 1, "m": 2}[found[1].lower()]
+    unit = re.search(r"(?:^|_)([km])i?b(?:ytes)?(?:_|$)", name, re.IGNORECASE)
+    return 0 if not unit else {"k": 1, "m": 2}[unit[1].lower()]
 
 
-def arithmetic(op: str, left: Value, right: Value) -> Value | None:
+def arithmetic(op: str, left: Symbol, right: Symbol) -> Symbol | None:
     """Return ``left op right``, or None when it is not a value this module knows."""
     if isinstance(left, Number) and isinstance(right, Number):
         return _of_numbers(op, left, right)
@@ -237,7 +237,7 @@ def _of_numbers(op: str, left: Number, right: Number) -> Number | None:
     return Number(exact, left.names | right.names, max(kilo, 0), left.env or right.env)
 
 
-def comparison(op: str, left: Value, right: Value) -> Condition | None:
+def comparison(op: str, left: Symbol, right: Symbol) -> Condition | None:
     """Return ``left op right`` as a condition, or None when it is not one this module knows."""
     if isinstance(left, Number) and isinstance(right, Number):
         return Always(bool(_TRUTH[op](left.value, right.value))) if op in _TRUTH else None
@@ -267,7 +267,7 @@ def comparison(op: str, left: Value, right: Value) -> Condition | None:
     return None
 
 
-def truth(value: Value) -> Condition | None:
+def truth(value: Symbol) -> Condition | None:
     """Return when a value counts as true, or None when that is not known."""
     if isinstance(value, Condition):
         return value
@@ -296,7 +296,7 @@ _TRUTH: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def _plain(value: Value) -> Value:
+def _plain(value: Symbol) -> Symbol:
     return Nothing() if isinstance(value, Nothing) else value
 
 
@@ -304,7 +304,7 @@ def _add(a: tuple[int, int, int], b: tuple[int, int, int], sign: int = 1) -> tup
     return a[0] + sign * b[0], a[1] + sign * b[1], a[2] + sign * b[2]
 
 
-def _member(op: str, left: Value, right: Items | Mapping) -> Condition | None:
+def _member(op: str, left: Symbol, right: Items | Mapping) -> Condition | None:
     values = right.values if isinstance(right, Items) else tuple(k for k, _ in right.items)
     if isinstance(left, Number):
         inside = any(isinstance(v, Number) and v.value == left.value for v in values)

@@ -131,7 +131,7 @@ FILL = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_live_session import SETTINGS, record
+from test_live_directory import SETTINGS, record
 from costmodel.live.run.exit_codes import RunEnded
 from costmodel.live.run.directory import RunDirectory
 run = RunDirectory.start(Path({directory!r}), SETTINGS, {{}})

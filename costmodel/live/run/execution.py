@@ -1,4 +1,4 @@
-"""One process of a run, from set-up to the exit code: the only place that ends processes."""
+"""A run carried out in one of its processes, from the back end's set-up to the exit code."""
 
 from __future__ import annotations
 
@@ -13,37 +13,38 @@ from . import environment
 from .directory import SCHEMA, RunDirectory, check_same
 from .exit_codes import BAD_INPUT, LOST_RANK, RunEnded
 from .harness import COMPILE_PATIENCE, check_points, together
-from .options import Request
-from .processes import join
-from .schedule import Campaign, labels
+from .options import RunOptions
+from .peers import join
+from .records import labels
+from .schedule import Schedule
 from .watchdog import Watchdog
 
 
-def run(request: Request, started: float) -> int:
-    """Carry out the request in this process and return the exit code.
+def carry_out(options: RunOptions, started: float) -> int:
+    """Carry out this process's part of a run and return the exit code.
 
     ``started`` is the monotonic time from which a budget counts. In a run of several processes an
     abnormal end does not return: it is said once for all ranks, and the process ends there, since
     taking a broken process group down in good order could block for ever.
     """
-    processes = join()
-    backend = load(request.backend)(request.world_size)
-    with Watchdog(processes, request.watchdog_s) as watch:
+    peers = join()
+    backend = load(options.backend)(options.world_size)
+    with Watchdog(peers, options.watchdog_s) as watch:
         watch.step("setting up the ranks", COMPILE_PATIENCE)
         try:
-            code = _measure(backend, request, watch, started)
+            code = _measure(backend, options, watch, started)
             watch.step("taking the ranks down")
             backend.exchange("done")
         except BaseException as error:
-            if processes.count > 1:
+            if peers.count > 1:
                 _end(error, watch)
             if isinstance(error, RuntimeError):
                 raise RunEnded(watch.failure(error), LOST_RANK) from error
             raise
         finally:
             backend.close()
-            if processes.rank == 0:  # with peers, here only at a good end: all have come this far
-                processes.leave()
+            if peers.rank == 0:  # with peers, here only at a good end: all have come this far
+                peers.leave()
     return code
 
 
@@ -58,77 +59,77 @@ def _end(error: BaseException, watch: Watchdog) -> None:
         watch.end_lost(lost)
     if isinstance(error, RuntimeError):  # of a device or a collective
         watch.end(f"error: {watch.failure(error)}", LOST_RANK)
-    if watch.processes.first_to_say():
+    if watch.peers.first_to_say():
         traceback.print_exception(error)
     sys.stderr.flush()
     os._exit(LOST_RANK)
 
 
-def _measure(backend: Backend, request: Request, watch: Watchdog, started: float) -> int:
+def _measure(backend: Backend, options: RunOptions, watch: Watchdog, started: float) -> int:
     backend.set_up()
     watch.step("agreeing on the seed")
-    request = _with_seed(request, backend)
-    check_points(backend, request.points)
+    options = _with_seed(options, backend)
+    check_points(backend, options.points)
     speaks = 0 in backend.local_ranks
-    run: list[RunDirectory] = []
+    opened: list[RunDirectory] = []
 
-    def open_run() -> None:
+    def open_directory() -> None:
         if speaks:
-            run.append(_open(backend, request))
+            opened.append(_open(backend, options))
 
     watch.step("opening the run directory", COMPILE_PATIENCE)
-    together(backend, open_run)
-    directory = run[0] if run else None
+    together(backend, open_directory)
+    directory = opened[0] if opened else None
     try:
-        settings = request.settings
+        repetition = options.repetition
         if speaks:
-            what = "continuing" if request.resume else "starting"
+            what = "continuing" if options.resume else "starting"
             identity = directory.settings["id"] if directory else ""
             print(
-                f"{what} run {identity} in {request.out}: {len(request.points)} shapes, "
-                f"{request.backend} on {request.world_size} ranks, {settings.timing} timing, "
-                f"seed {settings.seed}",
+                f"{what} run {identity} in {options.out}: {len(options.points)} shapes, "
+                f"{options.backend} on {options.world_size} ranks, {repetition.timing} timing, "
+                f"seed {repetition.seed}",
                 flush=True,
             )
-            if request.note:
-                print(request.note, flush=True)
-        campaign = Campaign(
+            if options.note:
+                print(options.note, flush=True)
+        schedule = Schedule(
             backend,
-            request.points,
-            settings,
+            options.points,
+            repetition,
             watch,
             directory,
             lambda line: print(line, flush=True),
-            budget_s=request.budget_s,
+            budget_s=options.budget_s,
             started=started,
         )
-        return campaign.measure()
+        return schedule.measure()
     finally:
         if directory:
             directory.close()
 
 
-def _with_seed(request: Request, backend: Backend) -> Request:
-    """Return the request with rank 0's seed where the user gave none."""
+def _with_seed(options: RunOptions, backend: Backend) -> RunOptions:
+    """Return the options with rank 0's seed where the user gave none."""
     drawn = backend.exchange(secrets.randbelow(2**31))[0]
-    seed = request.settings.seed
-    return request.with_seed(drawn if seed < 0 else seed)
+    seed = options.repetition.seed
+    return options.with_seed(drawn if seed < 0 else seed)
 
 
-def _open(backend: Backend, request: Request) -> RunDirectory:
+def _open(backend: Backend, options: RunOptions) -> RunDirectory:
     """Open the run directory, new or to be continued."""
     known = backend.environment()
-    settings = {**request.to_settings(), "labels": labels(backend)}
-    if request.resume:
-        run = RunDirectory.resume(request.out)
-        check_same(request.out, run.settings, settings)
+    settings = {**options.to_settings(), "labels": labels(backend)}
+    if options.resume:
+        run = RunDirectory.resume(options.out)
+        check_same(options.out, run.settings, settings)
         return run
     when = environment.now()
     stamp = when.replace("-", "").replace(":", "")
     settings = {
         "schema": SCHEMA,
-        "id": f"{request.backend}-tp{request.world_size}-{stamp}-{secrets.token_hex(2)}",
+        "id": f"{options.backend}-tp{options.world_size}-{stamp}-{secrets.token_hex(2)}",
         "started": when,
         **settings,
     }
-    return RunDirectory.start(request.out, settings, environment.record(known))
+    return RunDirectory.start(options.out, settings, environment.read_machine(known))

@@ -1,0 +1,359 @@
+"""The JSON that decisions read as: one typed record per schema, from which its JSON Schema is made.
+
+``to_dict`` of every result returns one of these. A key that stands in a record keeps its name and
+meaning; what would change either gets a new number in ``schema``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+
+class CalibrationId(TypedDict):
+    """Which calibration answered."""
+
+    id: str
+    sha256: str
+
+
+class Asked(TypedDict):
+    """What was asked: the setting."""
+
+    arch: str
+    gpu: str
+    op: str
+    dtype: str
+    aiter_version: str
+    calibration: CalibrationId
+
+
+class EstimateRecord(TypedDict):
+    """A value with its 90 % interval."""
+
+    value: float
+    lo: float
+    hi: float
+
+
+class MeasureNext(TypedDict):
+    """One latency that would narrow a cutoff."""
+
+    op: str
+    algorithm: str
+    world_size: int
+    tokens: int
+    hidden_dim: int
+    dtype: str
+
+
+# costmodel/recommend/1
+
+
+class RowsBehind(TypedDict):
+    """Rows of one arm on one GPU at one world size."""
+
+    gpu: str
+    world_size: int
+    rows: int
+    sources: list[str]
+
+
+class ArmEvidenceRecord(TypedDict):
+    """What one arm's latency rests on; ``measured``: on this GPU at this world size."""
+
+    algorithm: str
+    measured: bool
+    rows: list[RowsBehind]
+
+
+class SeparateRecord(TypedDict):
+    """Where separate ops beat both fused arms with 90 % probability."""
+
+    share: float
+    from_bytes: int
+    to_bytes: int
+    gain_pct_lo: float
+    gain_pct_hi: float
+    measured: bool
+
+
+class Switch(TypedDict):
+    """Captured batches around the cutoff at one hidden size."""
+
+    hidden_dim: int
+    last_1stage_tokens: int
+    first_2stage_tokens: int | None
+
+
+class CutoffRecord(TypedDict):
+    """The answer for one world size; bytes are null where none is claimed or 1-stage is always."""
+
+    world_size: int
+    max_bytes: int | None
+    inclusive: bool
+    max_bytes_lo: int | None
+    max_bytes_hi: int | None
+    verdict: str
+    reason: str
+    measure_next: list[MeasureNext]
+    cell_bytes: list[int | None] | None
+    regret_pct: float
+    evidence: list[ArmEvidenceRecord]
+    separate: SeparateRecord | None
+    adequate: bool
+    gain_per_hidden_pct: float
+    switch: list[Switch]
+
+
+class HiddenDims(TypedDict):
+    """What hidden sizes the kernel takes and whether they matter beyond bytes."""
+
+    rule: str
+    set: list[int]
+    depends_on_hidden: bool
+    workload: list[int]
+    effect: dict[str, float] | None
+
+
+class RowCounts(TypedDict):
+    """The rows behind a calibration."""
+
+    read: int | None
+    used: int | None
+    sources: list[str]
+
+
+class Recommendation(Asked):
+    """``costmodel/recommend/1``."""
+
+    schema: Literal["costmodel/recommend/1"]
+    hidden_dims: HiddenDims
+    cutoffs: list[CutoffRecord]
+    engine: str | None
+    source: str | None
+    rule: dict[str, Any] | None
+    rows: RowCounts
+
+
+# costmodel/predict/1
+
+
+class PredictedRow(TypedDict):
+    """One arm at one shape; ``terms`` in us add up to the latency."""
+
+    op: str
+    algorithm: str
+    world_size: int
+    tokens: int
+    hidden_dim: int
+    dtype: str
+    bytes: int
+    latency_us: float
+    latency_us_lo: float
+    latency_us_hi: float
+    evidence: str
+    terms: dict[str, float]
+
+
+class Predictions(TypedDict):
+    """``costmodel/predict/1``."""
+
+    schema: Literal["costmodel/predict/1"]
+    arch: str
+    gpu: str
+    rows: list[PredictedRow]
+
+
+# costmodel/explain/2
+
+
+class CutoffHere(TypedDict):
+    """The recommended cutoff at the call's world size."""
+
+    bytes: int | None
+    bytes_lo: int | None
+    bytes_hi: int | None
+
+
+class Explained(Asked):
+    """What every explanation says of the question."""
+
+    schema: Literal["costmodel/explain/2"]
+    world_size: int
+    hidden_dim: int
+    verdict: str
+    cutoff: CutoffHere
+
+
+class ExplainedArm(TypedDict):
+    """One arm of the call."""
+
+    latency_us: float
+    latency_us_lo: float
+    latency_us_hi: float
+    evidence: str
+    terms: dict[str, EstimateRecord]
+
+
+class SeparateArm(EstimateRecord):
+    """Separate ops, and the probability that they beat both arms."""
+
+    probability: float | None
+
+
+class RuleOpinion(TypedDict):
+    """What one rule runs; null where it makes no claim."""
+
+    rule: str
+    engine: str
+    status: str
+    sizes: str
+    choice: str | None
+    agrees: bool | None
+
+
+class ExplainedCall(Explained):
+    """``costmodel/explain/2`` of one call."""
+
+    tokens: int
+    bytes: int
+    choice: str
+    alone: str
+    probability: float
+    decided: bool
+    reason: str
+    margin_us: EstimateRecord | None
+    margin_pct: float | None
+    arms: dict[str, ExplainedArm]
+    separate: SeparateArm | None
+    rules: list[RuleOpinion]
+    flips: list[dict[str, Any]]
+
+
+class ChosenCall(TypedDict):
+    """The choice at one captured batch size; null where an arm does not take it."""
+
+    tokens: int
+    bytes: int
+    choice: str
+    probability_1stage: float | None
+    latency_us: dict[str, float | None]
+    margin_us: float | None
+    margin_us_lo: float | None
+    margin_us_hi: float | None
+    rules: dict[str, str | None]
+
+
+class ExplainedBatches(Explained):
+    """``costmodel/explain/2`` of all captured batch sizes."""
+
+    calls: list[ChosenCall]
+
+
+# costmodel/worth/1
+
+BatchWorthRecord = TypedDict(
+    "BatchWorthRecord",
+    {
+        "batch": int,
+        "bytes": int,
+        "from": str,
+        "to": str,
+        "us_per_step": float,
+        "us_per_step_lo": float,
+        "us_per_step_hi": float,
+    },
+)
+
+
+class RuleNamed(TypedDict):
+    """A rule by name and in words."""
+
+    rule: str
+    words: str
+
+
+class MeanWorth(TypedDict):
+    """The mean over the batch histogram."""
+
+    us_per_step: float
+    us_per_step_lo: float
+    us_per_step_hi: float
+
+
+WorthOnGpu = TypedDict(
+    "WorthOnGpu",
+    {
+        "gpu": str,
+        "arch": str,
+        "calibration": CalibrationId,
+        "evidence": str,
+        "from": RuleNamed,
+        "to": RuleNamed,
+        "batches": list[BatchWorthRecord],
+        "over_histogram": MeanWorth,
+    },
+)
+
+
+class WorthModel(TypedDict):
+    """Whose decode steps are valued."""
+
+    name: str
+    hidden_size: int
+    num_layers: int
+    calls_per_step: int
+    source: str
+
+
+class Worths(TypedDict):
+    """``costmodel/worth/1``."""
+
+    schema: Literal["costmodel/worth/1"]
+    model: WorthModel
+    world_size: int
+    dtype: str
+    aiter_version: str
+    histogram: str | None
+    gpus: list[WorthOnGpu]
+
+
+# costmodel/validate/1
+
+
+class RegretRecord(TypedDict):
+    """The regret of one rule on the measured pairs."""
+
+    rule: str
+    mean_pct: float
+    max_pct: float
+    mean_us: float
+
+
+class ChoiceRecord(TypedDict):
+    """How often the recommended rule takes the faster arm; null: nothing to share."""
+
+    pairs: int
+    agree: float | None
+    agree_outside_tie: float | None
+
+
+class AccuracyRecord(TypedDict):
+    """Absolute errors in percent; ``coverage90`` is a share. Null where no row is covered."""
+
+    n: int
+    median_ape: float | None
+    p90_ape: float | None
+    max_ape: float | None
+    coverage90: float | None
+    median_ape_offset: float | None
+
+
+class ValidationRecord(TypedDict):
+    """``costmodel/validate/1``."""
+
+    schema: Literal["costmodel/validate/1"]
+    accuracy: AccuracyRecord
+    choice: ChoiceRecord
+    regret: list[RegretRecord]
+    passed: bool

@@ -1,0 +1,127 @@
+"""Starting a run: in this process, in the ranks that it starts, or as one of torchrun's.
+
+A run of several processes is started by torch's launcher: by ``torchrun``, or for back ends whose
+``launch`` is ``spawn`` by this process, which calls the same launcher through its own interface.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import InputError
+from ..backends.base import load
+from .execution import carry_out
+from .exit_codes import BAD_INPUT, LOST_RANK, RunEnded, by_signal, signal_name
+from .options import read_options
+from .peers import MEETING_PLACE, Peers, join, new_meeting_place, under_torchrun
+
+
+def measure(options: Mapping[str, Any]) -> int:
+    """Run what the options of ``costmodel measure``, given by name, ask for; return the exit code.
+
+    Raises :class:`InputError` for bad input, but as one of several ranks says it once for all.
+    """
+    started = time.monotonic()
+    if under_torchrun():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the watchdog answers: no tracebacks
+    try:
+        run = read_options(options)
+        if not under_torchrun():
+            launch = load(run.backend).launch
+            if launch == "torchrun":
+                raise InputError(
+                    f"back end {run.backend} needs one process a GPU; start it as torchrun "
+                    f"--nproc-per-node={run.world_size} -m costmodel measure ..."
+                )
+            if launch == "spawn":
+                return _spawn(run.world_size, options)
+        return carry_out(run, started)
+    except InputError as error:
+        if not under_torchrun():
+            raise
+        if _speaks():
+            print(f"costmodel: error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except RunEnded as error:
+        print(f"costmodel: error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _speaks() -> bool:
+    """Return whether this rank tells the user; rank 0 does where the ranks cannot meet."""
+    try:
+        return join().first_to_say()
+    except InputError:
+        return os.environ["RANK"] == "0"
+
+
+def _spawn(world_size: int, options: Mapping[str, Any]) -> int:
+    """Start :func:`measure` once a rank by torch's launcher; return an exit code.
+
+    The ranks tell the user how the run ended; this process speaks only when none of them could.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.disable(logging.CRITICAL)  # the launcher reports failures at length; the ranks say it
+    place = new_meeting_place()
+    os.environ[MEETING_PLACE] = str(place)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=world_size,
+        run_id=f"costmodel-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    speaker = Peers(-1, 1, place)
+    try:
+        _start_ranks_with_ctrl_c_held()
+        given = json.dumps(options, default=str)  # paths among them
+        elastic_launch(config, sys.executable)("-m", f"{__package__}.rank", given)
+        return 0
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode >= 0:
+            return failure.exitcode
+        if speaker.first_to_say():
+            name = signal_name(-failure.exitcode)
+            print(f"costmodel: error: rank {rank} was ended by {name}", file=sys.stderr)
+        return LOST_RANK
+    except SignalException as error:
+        if speaker.first_to_say():
+            name = signal_name(error.sigval)
+            print(f"costmodel: stopped by {name} while the ranks started", file=sys.stderr)
+        return by_signal(error.sigval)
+    except (OSError, RuntimeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        print(f"costmodel: error: the ranks could not be started: {first}", file=sys.stderr)
+        return BAD_INPUT
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        logging.disable(logging.NOTSET)
+        del os.environ[MEETING_PLACE]
+        speaker.leave()
+
+
+def _start_ranks_with_ctrl_c_held() -> None:
+    """Block Ctrl-C in this thread, whose signal mask the ranks inherit.
+
+    A Python that is interrupted while it starts prints a traceback; a rank unblocks the signal once
+    it can end quietly (:mod:`.rank`). This process still hears it, on another thread.
+    """
+    threading.Thread(target=threading.Event().wait, name="hears Ctrl-C", daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

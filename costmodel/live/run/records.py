@@ -1,0 +1,90 @@
+"""One measured shape as it is kept: a line of ``samples.jsonl``, and its schema 1 rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from ..backends.base import Backend, op_and_algorithm
+from . import environment
+from .harness import ArmResult
+from .points import Point
+
+
+def to_record(
+    index: int, point: Point, results: dict[str, ArmResult], seconds: float, kind: str = "shape"
+) -> dict[str, Any]:
+    """Return the line of ``samples.jsonl`` for one measured point, still without ``rows``."""
+    arms = {}
+    for arm, result in results.items():
+        arms[arm] = {
+            "correct": result.summary is not None,
+            # NaN and missing outputs count as infinite, which JSON lacks
+            "worst_error": result.worst_error if math.isfinite(result.worst_error) else None,
+            "wrong_ranks": list(result.wrong_ranks),
+            "summary": asdict(result.summary) if result.summary else None,
+            "clean": result.summary.clean if result.summary else None,
+            "kernels": list(result.kernels),
+            "latency_us": result.latency_us.tolist() if result.latency_us is not None else None,
+        }
+    return {
+        "kind": kind,
+        "index": index,
+        "when": environment.now(),
+        "seconds": round(seconds, 3),
+        "point": point.to_json(),
+        "arms": arms,
+        "rows": [],
+    }
+
+
+def schema_rows(
+    record: dict[str, Any], run_id: str, labels: dict[str, str], world_size: int, timing: str
+) -> list[dict[str, Any]]:
+    """Return the schema 1 rows of one record: one for each arm that was right."""
+    point = Point.from_json(record["point"])
+    rows = []
+    for arm, result in record["arms"].items():
+        if not result["correct"]:
+            continue
+        op, algorithm = op_and_algorithm(arm)
+        quality = "clean" if result["clean"] else "noisy"
+        rows.append(
+            {
+                "source": run_id,
+                "date": record["when"][:10],
+                "gpu": labels["gpu"],
+                "gpu_evidence": "stated" if labels["gpu"] else "",
+                "arch": labels["arch"],
+                "interconnect": labels["interconnect"],
+                "world_size": world_size,
+                "op": op,
+                "algorithm": algorithm,
+                "kernel_family": labels["kernel_family"],
+                "kernel_version": labels["kernel_version"],
+                "tokens": point.shape.tokens,
+                "hidden_dim": point.shape.hidden_dim,
+                "dtype": point.shape.dtype,
+                "bytes": point.shape.bytes,
+                "latency_us": round(result["summary"]["latency_us"], 4),
+                "statistic": "median",
+                "rank_reduction": "max",
+                "timing": timing,
+                "quality": quality if labels["genuine"] == "yes" else "suspect",
+            }
+        )
+    return rows
+
+
+def labels(backend: Backend) -> dict[str, str]:
+    """Return what the rows say of the machine and the kernels; a resumed run must have the same."""
+    known = backend.environment()
+    return {
+        "gpu": str(known.get("gpu", "")),
+        "arch": str(known.get("arch", "")),
+        "interconnect": backend.interconnect,
+        "kernel_family": backend.kernel_family,
+        "kernel_version": backend.kernel_version,
+        "genuine": "yes" if backend.genuine else "no",
+    }

@@ -1,0 +1,87 @@
+"""The rules of the field by name, and rules from files.
+
+``facts/rules.json`` holds every rule that SGLang, vLLM, AITER and their peers ship, shipped or
+proposed, each with the pull request or file it stands in. Two constant rules are the baselines.
+
+>>> named("sglang").use_1stage(Shapes.of([8, 16], 7168, 8))
+array([ True, False])
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+from ..data import facts
+from ..errors import InputError, nearest
+from ..model.shape import FUSED
+from .condition import Always
+from .rule import SCHEMA, Rule
+
+#: Engines whose current rule goes by the engine's name, and for which rules are emitted.
+ENGINES = ("sglang", "vllm", "aiter")
+
+ALWAYS_1STAGE = Rule("always-1stage", Always(), "always 1-stage", status="baseline")
+ALWAYS_2STAGE = Rule("always-2stage", Always(False), "always 2-stage", status="baseline")
+
+
+@cache
+def catalogue() -> tuple[Rule, ...]:
+    """Return every rule of ``facts/rules.json``, in the file's order."""
+    data = json.loads(facts.text("rules.json"))
+    return tuple(
+        Rule.from_json(entry, f"facts/rules.json: {entry['name']}") for entry in data["rules"]
+    )
+
+
+def shipped(op: str | None = None, *, fabric: str = "xgmi") -> list[Rule]:
+    """Return the rules that ship or shipped on a fabric (proposals and peers' left out)."""
+    return [
+        rule
+        for rule in catalogue()
+        if rule.status in ("shipped", "current") and rule.fabric == fabric and op in (None, rule.op)
+    ]
+
+
+def current(engine: str, op: str = FUSED) -> Rule:
+    """Return the rule that an engine ships now for an op."""
+    for rule in catalogue():
+        if rule.engine == engine and rule.op == op and rule.status == "current":
+            return rule
+    known = sorted({r.op for r in catalogue() if r.engine == engine and r.status == "current"})
+    if not known:
+        raise InputError(f"no rule of engine '{engine}'{nearest(engine, ENGINES)}")
+    raise InputError(f"{engine} has no current rule for op '{op}'; it has {', '.join(known)}")
+
+
+def named(name: str, *, op: str = FUSED) -> Rule:
+    """Return a rule by name, in any case.
+
+    ``sglang``, ``vllm`` and ``aiter`` are those engines' current rules for ``op``;
+    ``always-1stage`` and ``always-2stage`` are the constant ones. Raises :class:`InputError`
+    with the nearest names for an unknown one.
+    """
+    key = name.strip().lower()
+    if key in ENGINES:
+        return current(key, op)
+    known = {r.name: r for r in (*catalogue(), ALWAYS_1STAGE, ALWAYS_2STAGE)}
+    if key in known:
+        return known[key]
+    names = [*ENGINES, *known]
+    raise InputError(f"unknown rule '{name}'{nearest(name, names)}; known: {', '.join(names)}")
+
+
+def load(path: str | Path) -> Rule:
+    """Read a rule from a JSON file as ``costmodel emit --for json`` writes it."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}; give a rule in JSON") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: a rule is a JSON object")
+    if data.get("schema") != SCHEMA:
+        raise InputError(f"{path}: schema is {data.get('schema')!r}, this version reads {SCHEMA}")
+    return Rule.from_json(data, str(path))

@@ -1,0 +1,57 @@
+"""What documents name is there: files, modules, links, the one version."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+import costmodel
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted(
+    p
+    for folder, pattern in ((".", "*.md"), ("docs", "*.md"), ("measurements", "**/*.md"))
+    for p in (ROOT / folder).glob(pattern)
+)
+OWN = re.compile(r"`((?:costmodel|docs|tests|measurements|benchmarks|notebooks)/[\w./-]+)`")
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_files_that_a_document_names_are_there(document):
+    text = document.read_text(encoding="utf-8")
+    if document.name == "CHANGELOG.md":
+        text = re.sub(r"moved from `[^`]*`|place of `[^`]*`", "", text)
+    named = OWN.findall(text)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    linked = LINK.findall(re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+    assert [link for link in linked if not (document.parent / link).exists()] == []
+
+
+def test_moved_modules_are_where_the_changelog_says():
+    moved = re.findall(
+        r"^\| `([\w.]+)` \| `([\w.]+)` \|$", (ROOT / "CHANGELOG.md").read_text(), re.M
+    )
+    assert len(moved) > 50
+    gone = [new for _, new in moved if importlib.util.find_spec(f"costmodel.{new}") is None]
+    assert gone == []
+
+
+def test_the_version_stands_in_one_place():
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", costmodel.__version__)
+    for name in ("pyproject.toml", "CITATION.cff", "README.md"):
+        assert costmodel.__version__ not in (ROOT / name).read_text(), name
+
+
+def test_the_citation_has_what_its_schema_asks_for_and_nobody_made_up():
+    # https://github.com/citation-file-format/citation-file-format, 1.2.0: these four are required.
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    keys = re.findall(r"^([\w-]+):", text, re.MULTILINE)
+    assert {"cff-version", "message", "title", "authors"} <= set(keys)
+    assert re.findall(r"^  - (name: .*)$", text, re.MULTILINE) == [
+        'name: "The costmodel developers"'
+    ]
+    assert not set(keys) & {"date-released", "url", "doi", "repository-code"}
