@@ -205,8 +205,8 @@ def test_ranks_split_over_gpus_are_calibrated_and_predicted(tmp_path, row):
     calibrate(observe(Measurements.from_rows(made)))[0].save(tmp_path / "split.json")
     split = load(tmp_path / "split.json")
     assert split.fabric == "split_2"
-    ours = {"gpu": "MI300X", "kernel": aiter()}
-    modelled = latency_us(split, Shapes.of(tokens, 4096, 4), "1stage", **ours)
+    setting = Setting(split, "MI300X")
+    modelled = setting.latency_us(setting.shapes(tokens, 4096, 4), "1stage")
     np.testing.assert_allclose(modelled, [m["latency_us"] for m in made], rtol=0.1)
     with pytest.raises(InputError, match="unknown fabric 'split_2'"):
         machine(split, "MI300X")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from costmodel.planning.stake import Stake, normal_points
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
