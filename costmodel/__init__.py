@@ -77,6 +77,4 @@ def __dir__() -> list[str]:
 
 
 if "IPython" in sys.modules:
-    from .show.notebook import register as _register
-
-    _register()
+    importlib.import_module(".show.notebook", __name__).register()

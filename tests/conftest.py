@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from costmodel.calibration.estimate import calibrate
 from costmodel.calibration.observations import observe
 from costmodel.data import measurement
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _wide_output():
+    """Keep every table on wide lines, so that tests find their words whole; see test_table.py."""
+    os.environ["COLUMNS"] = "250"
 
 
 @pytest.fixture(scope="session")

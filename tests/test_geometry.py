@@ -147,7 +147,7 @@ def test_versions_before_the_fused_op_are_refused():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"op": "fused"},
+        {"op": "gather"},
         {"dtype": "fp8"},
         {"world_size": 6},
         {"tokens": 0},
