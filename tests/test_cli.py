@@ -13,11 +13,12 @@ from costmodel.cli.main import COMMANDS
 KEYS = {
     "recommend": [
         "schema", "arch", "gpu", "op", "dtype", "aiter_version", "calibration", "hidden_dims",
-        "cutoffs",
+        "cutoffs", "engine", "source", "rule", "rows",
     ],
     "cutoff": [
         "world_size", "max_bytes", "inclusive", "max_bytes_lo", "max_bytes_hi", "verdict",
-        "reason", "measure_next",
+        "reason", "measure_next", "cell_bytes", "regret_pct", "evidence", "separate", "adequate",
+        "gain_per_hidden_pct", "switch",
     ],
     "row": [
         "op", "algorithm", "world_size", "tokens", "hidden_dim", "dtype", "bytes", "latency_us",
@@ -55,7 +56,7 @@ def test_recommend_json_has_exactly_the_documented_keys():
     assert found["schema"] == "costmodel/recommend/1"
     assert found["gpu"] == "MI300X"
     assert list(found["calibration"]) == ["id", "sha256"]
-    assert list(found["hidden_dims"]) == ["rule", "set", "depends_on_hidden"]
+    assert list(found["hidden_dims"]) == ["rule", "set", "depends_on_hidden", "workload", "effect"]
     assert [c["world_size"] for c in found["cutoffs"]] == [2, 4, 8]
     for cutoff in found["cutoffs"]:
         assert list(cutoff) == KEYS["cutoff"]
@@ -63,6 +64,12 @@ def test_recommend_json_has_exactly_the_documented_keys():
         assert (cutoff["max_bytes"] is None) == (
             cutoff["verdict"] in ("always_1stage", "not_identified")
         )
+        if cutoff["max_bytes"] is not None:
+            assert cutoff["max_bytes_lo"] <= cutoff["max_bytes"] <= cutoff["max_bytes_hi"]
+            low, high = cutoff["cell_bytes"]
+            assert low <= cutoff["max_bytes"] <= high
+    assert found["rule"]["schema"] == "costmodel/rule/1"
+    assert found["rows"]["used"] <= found["rows"]["read"]
 
 
 def test_recommend_table_shows_the_answer():

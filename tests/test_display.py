@@ -14,6 +14,7 @@ from costmodel.calibration.posterior import Refusal
 from costmodel.data import llms
 from costmodel.report.case import gather
 from costmodel.show.notebook import SHOWN, html
+from costmodel.units import kib
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_ipython_shows_results_as_html(gfx950):
     assert "costmodel.show.templating" not in before
     bundle, _ = in_ipython(
         "import costmodel as cm",
-        "shown = cm.recommend(cm.shipped('gfx950'), gpu='MI355X')",
+        "shown = cm.recommend(cm.Setting.shipped('MI355X'))",
     )
     assert "&lt;= 464 KiB" in bundle["text/html"]
 
@@ -63,8 +64,9 @@ def test_outside_ipython_nothing_is_registered_and_results_know_no_html(gfx950):
 def test_every_result_fits_a_screen_as_text(gfx950, published):
     observations = cm.observe(published)
     calibration, fit = cm.calibrate(observations, arch="gfx950")
-    study = cm.Study(gfx950, "MI355X", ranks=4)
-    case = gather(gfx950, gpu="MI355X", engine="sglang", llm=llms.find("gpt-oss-120b"))
+    setting = cm.Setting.shipped("MI355X", engine="sglang")
+    study = cm.Study(setting, ranks=4)
+    case = gather(setting, llms.find("gpt-oss-120b"))
     said = [
         (published, f"{len(published)} rows of"),
         (observations, f"{len(observations)} of {len(published)} rows"),
@@ -73,7 +75,7 @@ def test_every_result_fits_a_screen_as_text(gfx950, published):
         (study.simulate("1stage", 32), "1stage, 32 tokens x 7168 on 4 x MI355X"),
         (cm.cutoff_map(study, [("skew", [0, 5])]), "2 cutoffs over skew 0, 5"),
         (case, "SGLang on MI355X, gpt-oss-120b, TP2, TP4, TP8"),
-        (cm.Setting(gfx950, "MI355X", 4, 7168), gfx950.id),
+        (setting, gfx950.id),
     ]
     for result, words in said:
         assert words in repr(result)
@@ -82,15 +84,18 @@ def test_every_result_fits_a_screen_as_text(gfx950, published):
 
 def test_html_escapes_and_holds_the_numbers(gfx950, published):
     hostile = "<script>alert(1)</script>"
+    setting = cm.Setting.shipped("MI355X")
+    decision = cm.recommend(setting)
     refused = replace(gfx950, refusals=(Refusal("MI355X", 8, hostile),))
     text = html("calibration", refused)
     assert refused.id in text
     assert f"{gfx950.values['round_trip_us']:.3g}" in text
     assert "&lt;script&gt;" in text
-    text = html("recommendation", cm.recommend(gfx950, gpu="MI355X"))
-    assert "&lt;= 464 KiB" in text
-    assert "405 KiB to 480 KiB" in text
-    judged = cm.validate(published, gfx950, gpu="MI355X", op="fused_ar_rmsnorm")
+    text = html("recommendation", decision)
+    for cutoff in decision.cutoffs[1:]:
+        assert f"&lt;= {kib(cutoff.max_bytes)}" in text
+        assert f"{kib(cutoff.max_bytes_lo)} to {kib(cutoff.max_bytes_hi)}" in text
+    judged = cm.validate(published, setting, every_gpu=False, op="fused_ar_rmsnorm")
     text = html("validation", judged)
     assert "passed" in text
     assert f"{judged.of('sglang-128k').mean_pct:.2f} %" in text

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 from costmodel.calibration import posterior as calibrations
 from costmodel.data import llms
+from costmodel.data.workload import Workload
 from costmodel.decide.recommendation import recommend
+from costmodel.decide.setting import Setting
 from costmodel.decide.worth import worth
 from costmodel.errors import InputError
 from costmodel.figures import static
@@ -68,9 +70,7 @@ def plain(tmp_path_factory):
 @pytest.fixture(scope="module")
 def vllm():
     """Return what a report for vLLM on MI300X rests on."""
-    return gather(
-        calibrations.shipped("gfx942"), gpu="MI300X", engine="vllm", llm=llms.find("gpt-oss-120b")
-    )
+    return gather(Setting.shipped("MI300X", engine="vllm"), llms.find("gpt-oss-120b"))
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +147,10 @@ def cells(text, start):
 
 def test_tables_hold_the_models_numbers(plain):
     text = (plain[0] / "report.md").read_text()
-    gfx950 = calibrations.shipped("gfx950")
-    found = recommend(gfx950, gpu="MI355X")
+    setting = Setting.shipped("MI355X", engine="sglang")
+    gfx950 = setting.calibration
+    llm = llms.find("gpt-oss-120b")
+    found = recommend(setting, Workload.of([llm.hidden_size]))
     old = rules.current("sglang")
     head, *rows = cells(text, "SGLang chooses")
     assert head[:3] == ["ranks", "1-stage now", "1-stage proposed"]
@@ -160,9 +162,8 @@ def test_tables_hold_the_models_numbers(plain):
         assert row[2].strip("*") == proposed
         assert row[4].startswith(cutoff.verdict.split("_")[0])
     _, *rows = cells(text, "## Worth")
-    llm = llms.find("gpt-oss-120b")
     for row, n in zip(rows, (2, 4, 8), strict=True):
-        w = worth(gfx950, llm, n, old, found.rule(), gpu="MI355X")
+        w = worth(setting, llm, n, old, found.rule)
         e = w.mean_us
         assert row[1] == f"{e.value:.1f} ({e.lo:.1f} to {e.hi:.1f})"
         assert row[3] == w.evidence
@@ -188,7 +189,11 @@ def test_the_commands_it_names_give_its_numbers(plain):
     mean = found["over_histogram"]["us_per_step"]
     _, *rows = cells(text, "## Worth")
     assert rows[2][1].startswith(f"{mean:.1f} (")
-    assert rules.load(out / "rule.json").cutoff_bytes(4) == ("<=", 464 * 1024)
+    mine = recommend(
+        Setting.shipped("MI355X", engine="sglang"), Workload.of([2880]), world_sizes=(4,)
+    )  # fmt: skip
+    written = rules.load(out / "rule.json")
+    assert written.cutoff_bytes(4) == ("<=", mine.at(4).max_bytes)
 
 
 def test_engine_guards_are_part_of_the_rule(vllm):
@@ -208,9 +213,8 @@ def test_engine_guards_are_part_of_the_rule(vllm):
 def test_harm_on_another_gpu_is_said_at_the_top():
     # AITER's rule now is better on MI355X than what suits MI300X.
     aiter = gather(
-        calibrations.shipped("gfx942"), gpu="MI300X", engine="aiter",
-        llm=llms.find("gpt-oss-120b"), world_sizes=(4,),
-    )  # fmt: skip
+        Setting.shipped("MI300X", engine="aiter"), llms.find("gpt-oss-120b"), world_sizes=(4,)
+    )
     assert aiter.elsewhere[0].scores[0].saved_pct.hi < 0
     text = in_markdown(aiter)
     assert "**Worse on MI355X at TP4,**" in text.split("## For whom")[0]

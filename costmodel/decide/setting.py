@@ -134,7 +134,9 @@ class Setting:
         """Return latencies in us: like the shapes, or (draws, n) for ``values``."""
         latency = np.asarray(total(self.terms(shapes, algorithm, values)))
         drawn = () if values is None else np.shape(values["launch_us"])[:1]
-        return np.broadcast_to(latency, (*drawn, *shapes.tokens.shape))
+        # Draws are columns: a single call without an axis of its own gets one, and loses it.
+        calls = shapes.tokens.shape or (1,) * len(drawn)
+        return np.broadcast_to(latency, (*drawn, *calls)).reshape(*drawn, *shapes.tokens.shape)
 
     def separate_us(self, shapes: Shapes, values: Values | None = None) -> Array:
         """Return what all-reduce and RMSNorm take as separate ops, by the faster algorithm."""

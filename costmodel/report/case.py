@@ -232,7 +232,7 @@ def gather(
     old, new = current(engine.name, FUSED), emitted.adapted.rule
     load = histogram or BatchHistogram.alike()
     rows = measurement.read_all(measurements) if measurements else measurement.published()
-    judged, unjudged = _validate(rows, setting)
+    judged, unjudged = _validate(rows, decision)
     return Case(
         engine=engine,
         llm=llm,
@@ -297,10 +297,11 @@ def _target(setting: Setting, llm: LLM) -> list[str]:
     return [*out, *(["--model", llm.name] if llm.hf_id else ["--config", llm.source])]
 
 
-def _validate(rows: Measurements, setting: Setting) -> tuple[Validation | None, str]:
-    """Judge the rules on measured pairs of the GPU, or say why that cannot be done."""
+def _validate(rows: Measurements, decision: Decision) -> tuple[Validation | None, str]:
+    """Judge the report's rule on measured pairs of the GPU, or say why that cannot be done."""
+    load = decision.workload
     try:
-        return validate(rows, setting, every_gpu=False, op=FUSED), ""
+        return validate(rows, decision.setting, every_gpu=False, op=FUSED, workload=load), ""
     except InputError as error:
         return None, str(error)
 
