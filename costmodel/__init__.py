@@ -26,7 +26,7 @@ _PUBLIC = {
     "read_all": "data.measurement",
     "published": "data.measurement",
     "Shapes": "model.shape",
-    "eligible": "model.geometry",
+    "eligible": "model.eligibility",
     "aiter": "data.kernels",
     "observe": "calibration.observations",
     "Calibration": "calibration.posterior",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..calibration.posterior import LEVEL
 from ..data.workload import captured_batch_sizes
 from ..errors import InputError
-from ..model.geometry import eligible
+from ..model.eligibility import eligible
 from ..model.latency import TERMS
 from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
 from ..rules.rule import ALWAYS_1STAGE, ALWAYS_2STAGE, Rule, catalogue

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..calibration.posterior import LEVEL, NOISE_DOF, Calibration, Values
 from ..data.kernels import Kernel
 from ..errors import InputError
-from ..model.geometry import eligible
+from ..model.eligibility import eligible
 from ..model.latency import total
 from ..model.shape import Shapes
 

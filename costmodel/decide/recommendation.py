@@ -19,7 +19,7 @@ from ..calibration.posterior import LEVEL, Calibration, Coverage, Values
 from ..data import kernels as _kernel
 from ..data.workload import Workload, snap_tokens
 from ..errors import InputError
-from ..model.geometry import eligible
+from ..model.eligibility import eligible
 from ..model.shape import FUSED, ONE_STAGE, OPS, SEPARATE, TWO_STAGE, WORLD_SIZES, Shapes
 from ..units import KIB, element_bytes, kib
 from .prediction import SEED, latency_us

@@ -20,7 +20,7 @@ from ..calibration.posterior import LEVEL, Calibration
 from ..data import kernels as _kernel
 from ..data.workload import Workload
 from ..errors import InputError
-from ..model.geometry import eligible
+from ..model.eligibility import eligible
 from ..model.shape import FUSED, ONE_STAGE, TWO_STAGE, Shapes
 from ..rules.rule import Rule
 from .prediction import SEED, latency_us

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..calibration.posterior import LEVEL, Calibration, Values
 from ..data import kernels as _kernel
-from ..model.geometry import eligible
+from ..model.eligibility import eligible
 from ..model.shape import FUSED, ONE_STAGE, TWO_STAGE, Shapes
 from .prediction import SEED, latency_terms, latency_us
 

@@ -11,7 +11,7 @@ from ..calibration.posterior import LEVEL, Calibration
 from ..data import kernels as _kernel
 from ..data.workload import captured_batch_sizes
 from ..decide.prediction import SEED, latency_us
-from ..model.geometry import eligible
+from ..model.eligibility import eligible
 from ..model.shape import FUSED, ONE_STAGE, TWO_STAGE, WORLD_SIZES, Shapes
 from ..rules.condition import Calls
 from ..units import element_bytes

@@ -21,7 +21,7 @@ from ..calibration.posterior import HARNESS_DOF, NOISE_DOF, Calibration
 from ..data.kernels import Kernel
 from ..data.workload import captured_batch_sizes
 from ..decide.prediction import latency_us
-from ..model.geometry import eligible
+from ..model.eligibility import eligible
 from ..model.shape import ALGORITHMS, Shapes
 from ..units import element_bytes
 from .coordinates import Posterior, linear

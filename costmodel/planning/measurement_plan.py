@@ -20,7 +20,7 @@ from ..data.workload import Workload
 from ..errors import InputError
 from ..files import replacing
 from ..live.run.points import SCHEMA
-from ..model.geometry import eligible
+from ..model.eligibility import eligible
 from ..model.shape import FUSED, ONE_STAGE, OPS, WORLD_SIZES, Shapes
 from . import outlook
 from .budget import Budget, Effort

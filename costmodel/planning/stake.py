@@ -37,7 +37,7 @@ from ..data.kernels import Kernel
 from ..data.workload import Workload
 from ..decide.prediction import latency_us
 from ..decide.recommendation import Choice, best_cutoff
-from ..model.geometry import eligible
+from ..model.eligibility import eligible
 from ..model.shape import ONE_STAGE, TWO_STAGE, Shapes
 from .coordinates import Posterior, linear
 
