@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..calibration.posterior import NOISE_DOF, TAIL
 from ..errors import InputError
-from ..model.geometry import eligible
+from ..model.eligibility import eligible
 from ..model.latency import total
 from ..model.shape import Shapes
 from .decision import MEASURED, TRANSFERRED

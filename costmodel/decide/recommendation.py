@@ -21,7 +21,7 @@ from ..calibration.posterior import LEVEL
 from ..data import llms
 from ..data.workload import Workload, captured_batch_sizes, snap_tokens
 from ..errors import InputError
-from ..model.geometry import eligible
+from ..model.eligibility import eligible
 from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, WORLD_SIZES
 from ..units import PACK_BYTES, element_bytes, kib
 from .decision import (

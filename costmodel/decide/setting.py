@@ -21,7 +21,7 @@ from ..calibration import posterior
 from ..calibration.posterior import Calibration, Values
 from ..data import hardware, kernels
 from ..errors import InputError, nearest
-from ..model.geometry import eligible
+from ..model.eligibility import eligible
 from ..model.latency import total
 from ..model.shape import ALGORITHMS, FUSED, OPS, SEPARATE, Shapes
 from ..rules.catalogue import ENGINES

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..model.geometry import eligible, link_geometry
+from ..model.eligibility import eligible
+from ..model.geometry import link_geometry
 from ..model.latency import total
 from ..model.shape import ALGORITHMS, FUSED, Shapes
 from ..units import element_bytes
