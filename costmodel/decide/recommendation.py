@@ -123,8 +123,9 @@ def weigh(
         return arms, best
     # Of the cutoffs that the workload cannot tell apart, those that lose least over known models.
     known = known_workload(setting)
-    size = known.tokens * known.hidden_dim * element_bytes(setting.dtype)
-    inside = (size > best.cell.lo) & (size <= best.cell.hi)
+    calls = setting.shapes(known.tokens, known.hidden_dim, n)
+    inside = (calls.bytes > best.cell.lo) & (calls.bytes <= best.cell.hi)
+    inside &= setting.takes_both(calls)
     if not inside.any():
         return arms, best
     others = Arms.of(setting, known.select(inside), n, values=values, added_us=added_us)

@@ -136,7 +136,7 @@ class Setting:
         drawn = () if values is None else np.shape(values["launch_us"])[:1]
         # Draws are columns: a single call without an axis of its own gets one, and loses it.
         calls = shapes.tokens.shape or (1,) * len(drawn)
-        return np.broadcast_to(latency, (*drawn, *calls)).reshape(*drawn, *shapes.tokens.shape)
+        return np.broadcast_to(latency, (*drawn, *calls)).reshape((*drawn, *shapes.tokens.shape))
 
     def separate_us(self, shapes: Shapes, values: Values | None = None) -> Array:
         """Return what all-reduce and RMSNorm take as separate ops, by the faster algorithm."""
