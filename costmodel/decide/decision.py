@@ -107,7 +107,8 @@ class Cutoff:
 
     1-stage runs up to ``max_bytes`` inclusive; ``max_bytes_lo`` <= ``max_bytes`` <=
     ``max_bytes_hi``, the ends of cells (None in ``max_bytes_hi``: no limit). ``cell`` holds the
-    cutoffs that decide alike for every hidden size that the kernel takes. ``regret_pct`` is what
+    cutoffs that decide alike for every hidden size that the kernel takes. ``estimate`` is the best
+    cutoff whether or not it is claimed, None for no limit. ``regret_pct`` is what
     the rule is expected to lose over the workload. ``switch`` gives (hidden_dim, last captured
     batch on 1-stage, first on 2-stage).
     """
@@ -116,6 +117,7 @@ class Cutoff:
     max_bytes: int | None
     max_bytes_lo: int | None
     max_bytes_hi: int | None
+    estimate: int | None
     cell: Cell | None
     verdict: str
     reason: str

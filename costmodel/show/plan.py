@@ -54,7 +54,7 @@ def _prospects(plan: Plan) -> str:
         rows.append(
             (
                 f"TP{p.world_size}",
-                f"<= {kib(p.before.bytes)}",
+                "no limit" if p.before.bytes is None else f"<= {kib(p.before.bytes)}",
                 _span(p.before),
                 _span(p.after),
                 f"{p.regret_pct_before:.3f} %",
@@ -71,9 +71,9 @@ def _prospects(plan: Plan) -> str:
 
 def _span(interval: Interval) -> str:
     if interval.hi is None:
-        return f"{kib(interval.lo)} to no limit"
+        return f"{kib(interval.lo or 0)} to no limit"
     ratio = f" (x{interval.ratio:.2f})" if interval.lo else ""
-    return f"{kib(interval.lo)} to {kib(interval.hi)}{ratio}"
+    return f"{kib(interval.lo or 0)} to {kib(interval.hi)}{ratio}"
 
 
 def _entries(plan: Plan) -> str:

@@ -73,12 +73,11 @@ def simulated_cutoff(
     (found,) = decision.cutoffs
     if found.verdict == ALWAYS_ONE_STAGE:
         return SimulatedCutoff(None, None, None)
-    best = found.arms.best()
-    point = best.cell.roundest() if found.max_bytes is None else found.max_bytes
-    if found.max_bytes is None and best.cell.hi is None:
-        return SimulatedCutoff(None, None, (best.lo.lo, None))
-    tokens = snap_tokens(point, hidden_dim, element_bytes(setting.dtype))[0]
-    return SimulatedCutoff(point, tokens, (best.lo.lo, best.hi.hi))
+    interval = (found.max_bytes_lo or 0, found.max_bytes_hi)
+    if found.estimate is None:
+        return SimulatedCutoff(None, None, interval)
+    tokens = snap_tokens(found.estimate, hidden_dim, element_bytes(setting.dtype))[0]
+    return SimulatedCutoff(found.estimate, tokens, interval)
 
 
 def _by_simulation_alone(
