@@ -33,15 +33,14 @@ import numpy as np
 
 from costmodel.calibration.estimate import calibrate
 from costmodel.calibration.observations import observe
-from costmodel.calibration.posterior import shipped
 from costmodel.data import kernels as kernel
 from costmodel.data.measurement import Measurements, concat, published
-from costmodel.decide.recommendation import best_cutoff
+from costmodel.decide.regret import Arms
+from costmodel.decide.setting import Setting
 from costmodel.files import replacing
 from costmodel.planning import Budget, Effort, Rehearsal, pose
 from costmodel.planning.coordinates import Posterior
 from costmodel.planning.search import search
-from costmodel.planning.stake import both_arms, regret_of_cutoffs
 from costmodel.show.table import table
 
 #: One latency costs one, so that a budget in "seconds" counts latencies.
@@ -140,11 +139,9 @@ def by_variance(problem, count):
 
 def rehearse(arch, gpu, world_sizes, truths=1500, layouts=4, planned_counts=PLANNED):
     """Return regret against number of latencies for every kind of design, in percent."""
-    calibration = shipped(arch)
-    problem, posterior, noise = pose(calibration, gpu=gpu, world_sizes=world_sizes, effort=BY_COUNT)
-    rehearsal = Rehearsal.of(
-        calibration, posterior, problem, gpu=gpu, kernel=kernel.aiter(), noise=noise, truths=truths
-    )
+    setting = Setting.shipped(gpu)
+    problem, posterior, noise = pose(setting, world_sizes=world_sizes, effort=BY_COUNT)
+    rehearsal = Rehearsal.of(setting, posterior, problem, noise=noise, truths=truths)
     points = []
 
     def add(kind, designs):
@@ -221,13 +218,9 @@ def _crossing(curve, target):
 
 def refit(arch, gpu, world_sizes, count, refits, seed=1):
     """Return, per truth, cutoffs and regret by the fast update and by a fit of all rows anew."""
-    calibration = shipped(arch)
-    problem, posterior, noise = pose(calibration, gpu=gpu, world_sizes=world_sizes, effort=BY_COUNT)
-    found = kernel.aiter()
-    rehearsal = Rehearsal.of(
-        calibration, posterior, problem, gpu=gpu, kernel=found, noise=noise,
-        truths=refits, seed=seed,
-    )  # fmt: skip
+    setting = Setting.shipped(gpu)
+    problem, posterior, noise = pose(setting, world_sizes=world_sizes, effort=BY_COUNT)
+    rehearsal = Rehearsal.of(setting, posterior, problem, noise=noise, truths=refits, seed=seed)
     design = planned(problem, count)
     fast = 100 * rehearsal.regret_after(design)
     prints = rehearsal.printed_us(design)
@@ -240,25 +233,24 @@ def refit(arch, gpu, world_sizes, count, refits, seed=1):
         behind = Posterior.of(again)
         white = behind.sample(512)
         left = np.linalg.cholesky(covariance[t])
-        for s, (stake, regret) in enumerate(zip(problem.stakes, rehearsal.regret, strict=True)):
-            if not stake.open:
+        for s, (surface, regret) in enumerate(zip(problem.surfaces, rehearsal.regret, strict=True)):
+            if not surface.open:
                 continue
-            one, two = both_arms(again, stake.shapes, behind, white, gpu, found)
-            curve, edges = regret_of_cutoffs(stake.shapes.bytes, one, two, stake.weight)
-            choice = best_cutoff(stake.shapes.bytes, one, two, stake.weight)
-            quick = mean[t] + posterior.sample(512) @ left.T
-            one, two = both_arms(calibration, stake.shapes, posterior, quick, gpu, found)
-            fast_choice = best_cutoff(stake.shapes.bytes, one, two, stake.weight)
+            calls = (surface.arms.shapes, surface.arms.weight)
+            anew = Arms.of_calls(setting.but(calibration=again), *calls, behind.values(white))
+            slow = anew.best()
+            drawn = mean[t] + posterior.sample(512) @ left.T
+            quick = Arms.of_calls(setting, *calls, posterior.values(drawn)).best()
             out.append(
                 {
                     "truth": t,
-                    "world_size": stake.world_size,
-                    "true_cutoff": int(edges[np.argmin(regret[t])]),
-                    "refit_cutoff": choice.bytes,
-                    "fast_cutoff": fast_choice.bytes,
-                    "refit_interval": [choice.lo, choice.hi],
-                    "fast_interval": [fast_choice.lo, fast_choice.hi],
-                    "refit_regret_pct": float(100 * regret[t, np.argmin(curve.mean(axis=0))]),
+                    "world_size": surface.world_size,
+                    "true_cutoff": surface.arms.cells[int(np.argmin(regret[t]))].lo,
+                    "refit_cutoff": slow.cell.roundest(),
+                    "fast_cutoff": quick.cell.roundest(),
+                    "refit_interval": [slow.lo.lo, slow.hi.hi],
+                    "fast_interval": [quick.lo.lo, quick.hi.hi],
+                    "refit_regret_pct": float(100 * regret[t, anew.cells.index(slow.cell)]),
                     "fast_regret_pct": float(fast[s, t]),
                 }
             )

@@ -13,10 +13,8 @@ import time
 
 import numpy as np
 
-from costmodel.calibration.posterior import shipped
-from costmodel.data import kernels as kernel
-from costmodel.decide.prediction import BLOCK, latency_terms
-from costmodel.model.shape import Shapes
+from costmodel.decide.prediction import BLOCK
+from costmodel.decide.setting import Setting
 
 
 def best(run, repeat=7):
@@ -29,8 +27,6 @@ def best(run, repeat=7):
 
 
 def main():
-    calibration, ran = shipped("gfx950"), kernel.aiter()
-    values = calibration.values
     rng = np.random.default_rng(0)
     total = 64 * BLOCK
     tokens = rng.integers(1, 513, total)
@@ -41,14 +37,14 @@ def main():
     )
     print(f"{'op':18} {'algorithm':9} {'million shapes/s':>17} {'numpy passes':>13}")
     for op in ("all_reduce", "fused_ar_rmsnorm", "ar_then_rmsnorm"):
+        setting = Setting.shipped("MI355X", op=op)
         for algorithm in ("1stage", "2stage"):
 
-            def run(op=op, algorithm=algorithm):
+            def run(setting=setting, algorithm=algorithm):
                 for i in range(0, total, BLOCK):
                     part = slice(i, i + BLOCK)
-                    shapes = Shapes.of(tokens[part], hidden[part], ranks[part], op=op)
-                    latency_terms(
-                        calibration, shapes, algorithm, gpu="MI355X", kernel=ran, values=values
+                    setting.terms(
+                        setting.shapes(tokens[part], hidden[part], ranks[part]), algorithm
                     )
 
             spent = best(run)

@@ -17,27 +17,23 @@ from pathlib import Path
 
 import numpy as np
 
-from costmodel.calibration import posterior as _calibration
-from costmodel.data import kernels as kernel
 from costmodel.data import measurement
 from costmodel.decide.pairs import calls
-from costmodel.decide.prediction import latency_us
 from costmodel.decide.row_errors import compare, covered
+from costmodel.decide.setting import Setting
 from costmodel.decide.validation import validate
-from costmodel.model.shape import ALGORITHMS, FUSED, Shapes
+from costmodel.model.shape import ALGORITHMS, FUSED
 
 HIDDEN = (1024, 2048, 2880, 4096, 5120, 6144, 7168, 8192)
 
 
-def rows(count: int) -> measurement.Measurements:
-    calibration = _calibration.shipped("gfx950")
+def rows(count: int, setting: Setting) -> measurement.Measurements:
     rng = np.random.default_rng(0)
     grid = [a.ravel() for a in np.meshgrid((2, 4, 8), HIDDEN, np.arange(1, 513), indexing="ij")]
     columns = []
     for algorithm in ALGORITHMS:
-        shapes = Shapes.of(grid[2], grid[1], grid[0])
-        truth = latency_us(calibration, shapes, algorithm, gpu="MI355X", kernel=kernel.aiter())
-        columns.append((algorithm, shapes, truth))
+        shapes = setting.shapes(grid[2], grid[1], grid[0])
+        columns.append((algorithm, shapes, setting.latency_us(shapes, algorithm)))
     out = []
     while len(out) < count:
         for algorithm, shapes, truth in columns:
@@ -69,16 +65,16 @@ def timed(name, work, *arguments):
 
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
-    calibration = _calibration.shipped("gfx950")
+    setting = Setting.shipped("MI355X")
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "rows.csv"
-        rows(count).write(path)
+        rows(count, setting).write(path)
         print(f"{count} rows, {path.stat().st_size / 1e6:.0f} MB")
         table = timed("read", measurement.read, path)
-        observations = timed("sort into kernels", covered, calibration, table)
-        timed("compare with the model", compare, calibration, observations)
+        observations = timed("sort into kernels", covered, setting.calibration, table)
+        timed("compare with the model", compare, setting.calibration, observations)
         timed("pair", calls, observations.table, FUSED)
-        timed("validate, all of it", validate, table, calibration)
+        timed("validate, all of it", validate, table, setting)
         command = [sys.executable, "-m", "costmodel", "validate", "--arch", "gfx950", str(path)]
         timed("the command", lambda: subprocess.run(command, stdout=subprocess.DEVNULL, check=True))
 

@@ -16,6 +16,7 @@ explain, plan, worth, validate and the figures take. Names are imported on first
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 __version__ = "0.2.0.dev0"
@@ -73,3 +74,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted((*__all__, *_MODULES))
+
+
+if "IPython" in sys.modules:
+    importlib.import_module(".show.notebook", __name__).register()

@@ -11,6 +11,14 @@ class InputError(ValueError):
     """
 
 
+def one_line(message: str) -> str:
+    """Return a message on one line, control and other unprintable characters escaped."""
+    line = " ".join(message.split())
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line
+    )
+
+
 def nearest(word: str, known: list[str] | tuple[str, ...], limit: int = 3) -> str:
     """Return " (did you mean a, b?)" for the known words nearest to ``word``, or ""."""
     import difflib

@@ -14,6 +14,12 @@ from costmodel.calibration.observations import observe
 from costmodel.data import measurement
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _wide_output():
+    """Keep every table on wide lines, so that tests find their words whole; see test_table.py."""
+    os.environ["COLUMNS"] = "250"
+
+
 @pytest.fixture(scope="session")
 def published():
     return measurement.published()

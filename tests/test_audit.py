@@ -12,6 +12,8 @@ from engines.shapes import AITER, HERE, SGLANG, SHAPES, VLLM_OPS, Shape
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from costmodel.decide.recommendation import recommend
+from costmodel.decide.setting import Setting
 from costmodel.engines import symbols
 from costmodel.engines.audit import audit
 from costmodel.engines.execution import NoChoiceError
@@ -19,7 +21,6 @@ from costmodel.engines.module import Module
 from costmodel.engines.reader import NotRecognisedError, read_dispatch
 from costmodel.engines.source import open_trees
 from costmodel.engines.unit_checks import check
-from costmodel.errors import InputError
 from costmodel.model.shape import WORLD_SIZES
 from costmodel.rules import catalogue
 from costmodel.rules.condition import Always, Compare, Member
@@ -336,17 +337,26 @@ class TestComparison:
         assert record["schema"] == "costmodel/audit/1"
         assert record["loses_pct"] is None
 
-    def test_scores_are_asked_for_claimed_world_sizes_only(self, tmp_path):
-        asked = []
-
-        def score(rule, installed, n):
-            asked.append((rule.cutoff_bytes(n), installed.cutoff_bytes(n), n))
-            raise InputError("enough")
-
+    def test_scores_are_those_of_the_decision_at_claimed_world_sizes_only(self, tmp_path):
         root = SHAPES["sglang_bytes"].package(tmp_path)
-        with pytest.raises(InputError, match="enough"):
-            audited(root, against=Rule.from_cutoffs("r", {4: 458752}), score=score)
-        assert asked == [(("<=", 458752), ("<=", 131072), 4)]
+        decision = recommend(Setting.shipped("MI355X"), world_sizes=(4, 8))
+        found = audited(root, against=Rule.from_cutoffs("r", {4: 458752}), decision=decision)
+        assert found.against.unclaimed == (2, 8)
+        assert list(found.scores) == [4]
+        score = found.scores[4]
+        mine, installed = (decision.at(4).arms.shapes.bytes <= limit for limit in (458752, 131072))
+        arms = decision.at(4).arms
+        assert score.regret_pct.value == pytest.approx(arms.regret_pct(mine).mean())
+        assert score.other_regret_pct.value == pytest.approx(arms.regret_pct(installed).mean())
+        assert found.loses_pct == score.saved_pct.value
+
+    def test_without_a_rule_the_decision_s_is_compared(self, tmp_path):
+        root = SHAPES["sglang_bytes"].package(tmp_path)
+        decision = recommend(Setting.shipped("MI355X"), world_sizes=(4, 8))
+        found = audited(root, decision=decision)
+        assert sorted(found.scores) == [4, 8]
+        for n in (4, 8):
+            assert found.against.rule.cutoff_bytes(n) == ("<=", decision.at(n).max_bytes)
 
 
 class TestCommand:

@@ -11,10 +11,11 @@ from costmodel.calibration.estimate import calibrate, data_sha256
 from costmodel.calibration.observations import observe
 from costmodel.calibration.posterior import load, shipped
 from costmodel.data import measurement
-from costmodel.data.kernels import aiter
-from costmodel.decide.prediction import latency_us, predict
+from costmodel.data.measurement import Measurements
+from costmodel.decide.prediction import predict
+from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
-from costmodel.model.shape import Shapes
+from costmodel.simulation.machine import machine
 
 
 @pytest.fixture(scope="module")
@@ -86,12 +87,9 @@ def test_link_rates_are_those_of_peer_copies(fitted, gpu, low, high):
 
 def test_published_row_is_predicted_with_its_own_harness():
     """aiter-3458: 32 tokens x 7168 at 4 ranks, 11.55 us 1-stage and 11.79 us 2-stage."""
-    shapes = Shapes.of([32], 7168, 4)
+    setting = Setting.shipped("MI355X", aiter_version="0.1.16", source="aiter-3458-mi355x")
     for algorithm, latency in (("1stage", 11.55), ("2stage", 11.79)):
-        p = predict(
-            shipped("gfx950"), shapes, algorithm, gpu="MI355X", kernel=aiter("0.1.16"),
-            source="aiter-3458-mi355x",
-        )  # fmt: skip
+        p = predict(setting, setting.shapes([32], 7168, 4), algorithm)
         assert p.latency_us[0] == pytest.approx(latency, rel=0.05)
         assert p.lo_us[0] < latency < p.hi_us[0]
         assert p.evidence.tolist() == ["measured"]
@@ -99,31 +97,27 @@ def test_published_row_is_predicted_with_its_own_harness():
 
 
 def test_an_unknown_harness_widens_the_interval():
-    shapes = Shapes.of([32], 7168, 4)
+    setting = Setting.shipped("MI355X")
     known, unknown = (
-        predict(shipped("gfx950"), shapes, "1stage", gpu="MI355X", kernel=aiter(), source=s)
-        for s in ("aiter-3458-mi355x", None)
+        predict(s, s.shapes([32], 7168, 4), "1stage")
+        for s in (setting.but(source="aiter-3458-mi355x"), setting)
     )
     assert (unknown.hi_us - unknown.lo_us)[0] > 2 * (known.hi_us - known.lo_us)[0]
 
 
 def test_evidence_follows_gpu_world_size_and_bytes():
-    shapes = Shapes.of([32, 32, 512], 7168, [4, 8, 4])
-    p = predict(shipped("gfx950"), shapes, "1stage", gpu="MI355X", kernel=aiter())
+    setting = Setting.shipped("MI355X")
+    p = predict(setting, setting.shapes([32, 32, 512], 7168, [4, 8, 4]), "1stage")
     assert p.evidence.tolist() == ["measured", "transferred", "transferred"]
-    small = predict(
-        shipped("gfx950"), Shapes.of([1], 512, 4), "1stage", gpu="MI355X", kernel=aiter()
-    )
+    small = predict(setting, setting.shapes([1], 512, 4), "1stage")
     assert small.evidence.tolist() == ["transferred"]
 
 
 def test_intervals_of_many_shapes_agree_with_one_by_one():
     tokens = np.arange(1, 401)
-    shapes = Shapes.of(tokens, 4096, 8)
-    together = predict(shipped("gfx942"), shapes, "2stage", gpu="MI300X", kernel=aiter())
-    alone = predict(
-        shipped("gfx942"), Shapes.of([200], 4096, 8), "2stage", gpu="MI300X", kernel=aiter()
-    )
+    setting = Setting.shipped("MI300X")
+    together = predict(setting, setting.shapes(tokens, 4096, 8), "2stage")
+    alone = predict(setting, setting.shapes([200], 4096, 8), "2stage")
     assert together.lo_us[199] == pytest.approx(alone.lo_us[0])
     assert (together.lo_us < together.latency_us).all()
     assert (together.latency_us < together.hi_us).all()
@@ -133,13 +127,12 @@ def test_files_give_back_the_same_calibration(tmp_path, fitted):
     path = tmp_path / "c.json"
     fitted[0].save(path)
     again = load(path)
-    shapes = Shapes.of([1, 64, 512], 5120, [2, 4, 8])
     for algorithm in ("1stage", "2stage"):
-        np.testing.assert_allclose(
-            latency_us(again, shapes, algorithm, gpu="MI355X", kernel=aiter()),
-            latency_us(fitted[0], shapes, algorithm, gpu="MI355X", kernel=aiter()),
-            rtol=1e-5,
+        before, after = (
+            s.latency_us(s.shapes([1, 64, 512], 5120, [2, 4, 8]), algorithm)
+            for s in (Setting(fitted[0], "MI355X"), Setting(again, "MI355X"))
         )
+        np.testing.assert_allclose(after, before, rtol=1e-5)
     again.save(tmp_path / "d.json")
     assert (tmp_path / "d.json").read_text() == path.read_text()
     assert again.id == fitted[0].id
@@ -152,6 +145,8 @@ def test_files_give_back_the_same_calibration(tmp_path, fitted):
         (lambda text: text.replace("calibration/1", "calibration/9"), "calibration/9"),
         (lambda text: "[]", "schema is None"),
         (lambda text: "", "truncated"),
+        (lambda text: text.replace('"full_mesh"', '"torus"'), "unknown fabric 'torus'"),
+        (lambda text: text.replace('"full_mesh"', '"split_1"'), "split over 1 GPU"),
         (lambda text: json.dumps(json.loads(text) | {"mean": [1.0]}), "differ in length"),
         (
             lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "gpus"}),
@@ -195,6 +190,26 @@ def test_schema_of_the_record(fitted):
     assert found["schema"] == record.SCHEMA
     assert len(found["mean"]) == len(found["parameters"]) + len(found["harness"])
     assert measurement.published_directory().is_dir()
+
+
+def test_ranks_split_over_gpus_are_calibrated_and_predicted(tmp_path, row):
+    """Rows made with a 1-stage whose port carries 4 pairs of 4 ranks at 40 GB/s."""
+    tokens = [64, 256, 1024, 4096]
+    made = [
+        row | {
+            "gpu": "MI300X", "interconnect": "nvlink/2", "tokens": t, "bytes": t * 8192,
+            "latency_us": 8.0 + 4 * t * 8192 / 40e3,
+        }
+        for t in tokens
+    ]  # fmt: skip
+    calibrate(observe(Measurements.from_rows(made)))[0].save(tmp_path / "split.json")
+    split = load(tmp_path / "split.json")
+    assert split.fabric == "split_2"
+    setting = Setting(split, "MI300X")
+    modelled = setting.latency_us(setting.shapes(tokens, 4096, 4), "1stage")
+    np.testing.assert_allclose(modelled, [m["latency_us"] for m in made], rtol=0.1)
+    with pytest.raises(InputError, match="unknown fabric 'split_2'"):
+        machine(split, "MI300X")
 
 
 def test_half_widths_are_quantiles_at_the_level():

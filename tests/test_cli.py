@@ -13,11 +13,12 @@ from costmodel.cli.main import COMMANDS
 KEYS = {
     "recommend": [
         "schema", "arch", "gpu", "op", "dtype", "aiter_version", "calibration", "hidden_dims",
-        "cutoffs",
+        "cutoffs", "engine", "source", "rule", "rows",
     ],
     "cutoff": [
         "world_size", "max_bytes", "inclusive", "max_bytes_lo", "max_bytes_hi", "verdict",
-        "reason", "measure_next",
+        "reason", "measure_next", "cell_bytes", "regret_pct", "evidence", "separate", "adequate",
+        "gain_per_hidden_pct", "switch",
     ],
     "row": [
         "op", "algorithm", "world_size", "tokens", "hidden_dim", "dtype", "bytes", "latency_us",
@@ -55,7 +56,7 @@ def test_recommend_json_has_exactly_the_documented_keys():
     assert found["schema"] == "costmodel/recommend/1"
     assert found["gpu"] == "MI300X"
     assert list(found["calibration"]) == ["id", "sha256"]
-    assert list(found["hidden_dims"]) == ["rule", "set", "depends_on_hidden"]
+    assert list(found["hidden_dims"]) == ["rule", "set", "depends_on_hidden", "workload", "effect"]
     assert [c["world_size"] for c in found["cutoffs"]] == [2, 4, 8]
     for cutoff in found["cutoffs"]:
         assert list(cutoff) == KEYS["cutoff"]
@@ -63,6 +64,12 @@ def test_recommend_json_has_exactly_the_documented_keys():
         assert (cutoff["max_bytes"] is None) == (
             cutoff["verdict"] in ("always_1stage", "not_identified")
         )
+        if cutoff["max_bytes"] is not None:
+            assert cutoff["max_bytes_lo"] <= cutoff["max_bytes"] <= cutoff["max_bytes_hi"]
+            low, high = cutoff["cell_bytes"]
+            assert low <= cutoff["max_bytes"] <= high
+    assert found["rule"]["schema"] == "costmodel/rule/1"
+    assert found["rows"]["used"] <= found["rows"]["read"]
 
 
 def test_recommend_table_shows_the_answer():
@@ -186,3 +193,249 @@ def test_recommend_imports_nothing_heavy():
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_help_of_every_command_shows_an_example(command):
     assert f"costmodel {command}" in ok(command, "--help")
+
+
+def piped(command, cwd=None):
+    """Run a shell line with ``costmodel`` as this checkout's; return its result with bash."""
+    line = f'costmodel() {{ {sys.executable} -m costmodel "$@"; }}; set -o pipefail; {command}'
+    return subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, timeout=120, cwd=cwd, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--arch", "mi300x"],
+        ["--arch", "MI300X", "--dtype", "bfloat16"],
+        ["--gpu", "Mi300X", "--dtype", "torch.bfloat16", "--op", "fused_ar_rmsnorm"],
+        ["--gpu", "gfx942", "--tp", "2 4, 8"],
+        ["--arch", "gfx942", "--tp", "2..8"],
+    ],
+)
+def test_spellings_that_people_use_give_the_same_answer(args):
+    assert ok("recommend", *args) == ok("recommend", "--arch", "gfx942")
+
+
+@pytest.mark.parametrize("algorithm", ["1-stage", "1stage", "one-stage", "One_Stage"])
+def test_algorithms_go_by_any_name(algorithm):
+    given = ["predict", "--gpu", "mi355x", "--tokens", "8", "--tp", "4", "--format", "json"]
+    found = json.loads(ok(*given, "--algorithm", algorithm))
+    assert {row["algorithm"] for row in found["rows"]} == {"1stage"}
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["predict", "--arch", "gfx942", "--algorithm", "3stage"], "1stage or 2stage"),
+        (["recommend", "--arch", "mi300x", "--gpu", "mi308x"], "contradict"),
+        (["emit", "--for", "json", "--arch", "gfx942", "--tp", "3"], "unknown world size 3"),
+        (["explain", "--arch", "gfx942", "--tp", "5", "--all"], "unknown world size 5"),
+        (["predict", "--arch", "gfx942", "--tokens", "1..2..3"], "8:64:8"),
+        (["predict", "--arch", "gfx942", "--tokens", "9999999999999999999999"], "goes beyond"),
+        (["recommend", "--arch", "a\x1b[31m\u202ered"], "a\\x1b[31m\\u202ered"),
+        (["models", "--format", "xml"], "'xml' is not one of 'table', 'csv', 'json'"),
+    ],
+)
+def test_other_wrong_input(args, says):
+    assert says in refused(*args)
+
+
+def test_nothing_at_all_is_answered_with_the_help():
+    assert ok() == ok("--help")
+
+
+def test_tp_narrows_what_recommend_and_emit_say():
+    found = json.loads(ok("recommend", "--arch", "gfx942", "--tp", "8", "--format", "json"))
+    assert [c["world_size"] for c in found["cutoffs"]] == [8]
+    rule = json.loads(ok("emit", "--for", "json", "--arch", "gfx942", "--tp", "4,8"))
+    assert "--tp 4,8" in rule["provenance"]["command"]
+    assert sorted(rule["provenance"]["evidence"]) == ["4", "8"]
+
+
+@pytest.mark.parametrize("option", ["--tp", "--ranks"])
+def test_simulate_takes_both_names_of_the_world_size(option):
+    text = ok("simulate", "--arch", "gfx950", "--tokens", "4", option, "4")
+    assert text == ok("simulate", "--arch", "gfx950", "--tokens", "4", "--tp", "4")
+
+
+def test_version_names_calibrations_data_and_aiter(published):
+    from costmodel import __version__
+    from costmodel.calibration.posterior import shipped
+    from costmodel.data.kernels import LATEST
+
+    text = ok("--version")
+    for word in (
+        __version__, shipped("gfx942").id, shipped("gfx950").id, max(published.date), LATEST,
+    ):  # fmt: skip
+        assert str(word) in text
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["costmodel data | head -1", "costmodel rules --format json | head -c 10",
+     "costmodel recommend --arch gfx942 | head -n 1", "costmodel --help | head -n 1",
+     "costmodel --version | head -n 0"],
+)  # fmt: skip
+def test_a_reader_that_goes_away_is_no_error(command):
+    for _ in range(3):  # whether the pipe breaks early or at the end is a matter of timing
+        done = piped(command)
+        assert done.stderr == ""
+        assert done.returncode in (0, 141)
+
+
+def test_a_reader_that_is_gone_before_the_start():
+    done = piped("(sleep 0.1; costmodel data) | true")
+    assert (done.stderr, done.returncode) == ("", 141)
+    done = piped("(sleep 0.1; costmodel recommend 2>&1) | true")
+    assert (done.stderr, done.returncode) == ("", 2)
+
+
+@pytest.mark.parametrize("command", ["data", "--version", "recommend --arch gfx942"])
+def test_a_full_disk_is_one_line(command):
+    done = piped(f"costmodel {command} > /dev/full")
+    assert done.returncode == 2
+    said = "costmodel: error: cannot write the output: No space left on device\n"
+    assert done.stderr == said
+
+
+def test_without_standard_output_nothing_breaks():
+    done = piped("costmodel recommend --arch gfx942 >&-")
+    assert (done.stderr, done.returncode) == ("", 0)
+
+
+BROKEN = """
+import sys
+import costmodel.cli.gpus as module
+def callback(style):
+    raise RuntimeError("deep\\x1b down\\nand out")
+module.command.callback = callback
+from costmodel.cli.main import main
+main(sys.argv[1:])
+"""
+
+
+def broken(*args, **environment):
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-c", BROKEN, *args], capture_output=True, text=True, check=False,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def test_an_internal_error_is_one_line_and_exit_code_70():
+    done = broken("gpus")
+    assert done.returncode == 70
+    assert done.stdout == ""
+    assert done.stderr == (
+        "costmodel: internal error: RuntimeError: deep\\x1b down and out; run again with --debug "
+        "for the traceback, and keep the output of 'costmodel doctor'\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "environment"),
+    [
+        (["--debug", "gpus"], {}),
+        (["gpus", "--debug"], {}),
+        (["gpus"], {"COSTMODEL_DEBUG": "1"}),
+    ],
+)
+def test_debug_shows_the_traceback(args, environment):
+    done = broken(*args, **environment)
+    assert done.returncode == 70
+    assert "Traceback (most recent call last)" in done.stderr
+    assert "in callback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("costmodel: internal error: RuntimeError")
+    assert "--debug" not in done.stderr.splitlines()[-1]
+
+
+def test_debug_changes_nothing_where_all_is_well():
+    assert ok("--debug", "gpus") == ok("gpus", "--debug") == ok("gpus")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("costmodel re", ["recommend", "report"]),
+        ("costmodel recommend --gpu mi3", ["MI300X", "MI308X", "MI325X", "MI355X", "MI350X"]),
+        ("costmodel recommend --arch gfx95", ["gfx950"]),
+        ("costmodel predict --model gpt", ["gpt-oss-20b", "gpt-oss-120b"]),
+        ("costmodel predict --op f", ["fused"]),
+        ("costmodel predict --dtype b", ["bf16"]),
+        ("costmodel emit --rule sglang-1", ["sglang-128k"]),
+        ("costmodel predict --algo", ["--algorithm"]),
+    ],
+)
+def test_the_shell_can_complete(typed, offered):
+    import os
+
+    words = typed.split()
+    done = subprocess.run(
+        [sys.executable, "-m", "costmodel"], capture_output=True, text=True, check=False,
+        env={**os.environ, "_COSTMODEL_COMPLETE": "bash_complete", "COMP_WORDS": typed,
+             "COMP_CWORD": str(len(words) - 1)},
+    )  # fmt: skip
+    assert [line.partition(",")[2] for line in done.stdout.splitlines()] == offered
+    assert done.stderr == ""
+
+
+def test_completing_a_command_imports_none():
+    code = (
+        "import os, sys\n"
+        "os.environ.update(_COSTMODEL_COMPLETE='bash_complete', COMP_WORDS='costmodel ', COMP_CWORD='1')\n"
+        "from costmodel.cli.main import COMMANDS, main\n"
+        "try:\n"
+        "    main([])\n"
+        "except SystemExit as ended:\n"
+        "    assert ended.code == 0, ended.code\n"
+        "loaded = [m for m in sys.modules if m.startswith('costmodel.cli.')]\n"
+        "assert loaded == ['costmodel.cli.main'], loaded\n"
+        "assert 'numpy' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(COMMANDS)
+
+
+def test_bash_takes_the_completion_script():
+    import os
+
+    script = subprocess.run(
+        [sys.executable, "-m", "costmodel"], capture_output=True, text=True, check=True,
+        env={**os.environ, "_COSTMODEL_COMPLETE": "bash_source"},
+    ).stdout  # fmt: skip
+    assert "complete -o nosort -F _costmodel_completion costmodel" in script
+    assert subprocess.run(["bash", "-n", "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "option"),
+    [
+        (["emit", "--for", "json", "--arch", "gfx942"], "--out"),
+        (["emit", "--for", "sglang", "--arch", "gfx942"], "--tests"),
+        (["simulate", "--arch", "gfx950", "--tokens", "1", "--tp", "2"], "--trace"),
+        (["calibrate", "--published", "--arch", "gfx950", "--no-cross-validation"], "--out"),
+    ],
+)
+def test_every_output_file_behaves_alike(args, option, tmp_path):
+    import os
+    import stat
+
+    target = tmp_path / "target"
+    target.write_text("mine\n")
+    target.chmod(0o640)
+    (tmp_path / "link").symlink_to("target")
+    for name in ("target", "link"):
+        assert "exists; give --force" in refused(*args, option, tmp_path / name)
+    assert target.read_text() == "mine\n"
+    ok(*args, option, tmp_path / "link", "--force")
+    assert (tmp_path / "link").is_symlink()
+    assert len(target.read_text()) > 100
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert "is a directory" in refused(*args, option, tmp_path)
+    assert "no directory" in refused(*args, option, tmp_path / "no" / "where")
+    ok(*args, option, os.devnull)
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "target"]

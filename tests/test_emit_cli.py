@@ -130,7 +130,7 @@ def test_files_are_overwritten_only_by_force(tmp_path):
     out.write_text("precious")
     done = run("--for", "json", "--rule", "sglang", "--out", out)
     assert done.returncode == 2
-    assert "exists already; --force overwrites it" in done.stderr
+    assert "exists; give --force" in done.stderr
     assert out.read_text() == "precious"
     done = run("--for", "json", "--rule", "sglang", "--out", out, "--force")
     assert done.returncode == 0

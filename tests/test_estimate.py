@@ -7,14 +7,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from costmodel.calibration.estimate import Problem, calibrate, fit, known_gpus
+from costmodel.calibration.estimate import calibrate, known_gpus
+from costmodel.calibration.fit import Problem, fit
 from costmodel.calibration.observations import observe
 from costmodel.calibration.posterior import HARNESS_DOF, NOISE_DOF
-from costmodel.data.kernels import aiter
 from costmodel.data.measurement import Measurements
-from costmodel.decide.prediction import latency_us
+from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
-from costmodel.model.shape import Shapes
+from costmodel.model.shape import ONE_STAGE, TWO_STAGE
 
 REPLICATES = 24
 
@@ -45,11 +45,10 @@ def draw_truth(problem, rng):
 def crossing(calibration, values, gpu, n):
     """Return tokens at hidden 7168 where the fused arms cross, one per draw."""
     tokens = np.arange(1, 200)
-    shapes = Shapes.of(tokens, 7168, n)
-    gap = np.atleast_2d(
-        latency_us(calibration, shapes, "1stage", gpu=gpu, kernel=aiter(), values=values)
-        - latency_us(calibration, shapes, "2stage", gpu=gpu, kernel=aiter(), values=values)
-    )
+    setting = Setting(calibration, gpu)
+    shapes = setting.shapes(tokens, 7168, n)
+    one, two = (setting.latency_us(shapes, a, values) for a in (ONE_STAGE, TWO_STAGE))
+    gap = np.atleast_2d(one - two)
     after = np.clip(np.where((gap > 0).any(1), (gap > 0).argmax(1), 198), 1, 198)
     row = np.arange(len(gap))
     a, b = gap[row, after - 1], gap[row, after]
@@ -158,7 +157,7 @@ def test_a_user_s_rows_alone_can_be_calibrated(row):
                        "latency_us": round(latency, 2), "source": "lab"}
             )  # fmt: skip
     calibration, _ = calibrate(observe(Measurements.from_rows(rows)))
-    cutoff = recommend(calibration, gpu="MI300X", world_sizes=(4,)).cutoffs[0]
+    cutoff = recommend(Setting(calibration, "MI300X"), world_sizes=(4,)).at(4)
     assert cutoff.verdict == "measured"
     # 6 + S/38 = 10 + S/84 at S = 277 kB = 271 KiB.
     assert cutoff.max_bytes_lo <= 277e3 <= cutoff.max_bytes_hi * 1.1

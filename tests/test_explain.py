@@ -9,21 +9,20 @@ import sys
 import numpy as np
 import pytest
 
-from costmodel.calibration import posterior as calibrations
 from costmodel.data import kernels as kernel
-from costmodel.data.workload import captured_batch_sizes
-from costmodel.decide.explanation import decisions, explain
+from costmodel.data.workload import Workload, captured_batch_sizes
+from costmodel.decide.explanation import choices, explain
 from costmodel.decide.prediction import predict
 from costmodel.decide.recommendation import recommend
-from costmodel.decide.sensitivity import Setting
+from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
 from costmodel.model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
 from costmodel.rules import catalogue
 
 KEYS = [
     "schema", "arch", "gpu", "op", "dtype", "aiter_version", "calibration", "world_size",
-    "hidden_dim", "tokens", "bytes", "choice", "probability", "decided", "reason", "margin_us",
-    "margin_pct", "arms", "separate", "verdict", "rules", "crossover", "flips",
+    "hidden_dim", "verdict", "cutoff", "tokens", "bytes", "choice", "alone", "probability",
+    "decided", "reason", "margin_us", "margin_pct", "arms", "separate", "rules", "flips",
 ]  # fmt: skip
 
 
@@ -45,14 +44,14 @@ def refused(*args):
 
 
 @pytest.fixture(scope="module")
-def gfx942():
-    return calibrations.shipped("gfx942")
+def mi300x():
+    return Setting.shipped("MI300X")
 
 
 @pytest.fixture(scope="module")
-def near(gfx942):
-    """Return a call close to the crossover."""
-    return explain(Setting(gfx942, "MI300X", 8, 2880), 32)
+def near(mi300x):
+    """Return a call close to where the arms cross."""
+    return explain(mi300x, mi300x.shapes(32, 2880, 8))
 
 
 def test_json_has_exactly_the_documented_keys_and_adds_up():
@@ -62,7 +61,7 @@ def test_json_has_exactly_the_documented_keys_and_adds_up():
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert list(found) == KEYS
-    assert found["schema"] == "costmodel/explain/1"
+    assert found["schema"] == "costmodel/explain/2"
     assert (found["gpu"], found["bytes"]) == ("MI300X", 32 * 2880 * 2)
     for arm in found["arms"].values():
         terms = sum(t["value"] for t in arm["terms"].values())
@@ -89,20 +88,22 @@ def test_text_says_who_wins_by_how_much_and_what_would_flip_it():
     assert not any(line.startswith("aiter-per-rank") for line in disagree)
 
 
-def test_arms_are_those_of_predict(gfx942, near):
+def test_arms_are_those_of_predict(mi300x, near):
     for algorithm in ALGORITHMS:
-        modelled = predict(
-            gfx942, near.setting.shapes([32]), algorithm, gpu="MI300X", kernel=kernel.aiter()
-        )
+        modelled = predict(mi300x, mi300x.shapes([32], 2880, 8), algorithm)
+        latency = near.arms[algorithm].latency_us
+        assert (latency.value, latency.lo, latency.hi) == (
+            modelled.latency_us[0], modelled.lo_us[0], modelled.hi_us[0],
+        )  # fmt: skip
         arm = near.arms[algorithm]
-        assert arm.latency_us.value == pytest.approx(modelled.latency_us[0])
         for name, term in arm.terms.items():
             assert term.value == pytest.approx(modelled.terms[name][0])
 
 
 def test_probability_is_the_share_of_the_posterior(near):
     s = near.setting
-    margin = s.margin_us([32], s.drawn)[:, 0]
+    one, two = (s.latency_us(near.call, a, s.draws)[:, 0] for a in ALGORITHMS)
+    margin = two - one
     assert near.choice == ONE_STAGE
     assert near.probability == pytest.approx(float(np.mean(margin > 0)))
     inside = (margin >= near.margin_us.lo) & (margin <= near.margin_us.hi)
@@ -110,9 +111,8 @@ def test_probability_is_the_share_of_the_posterior(near):
 
 
 def test_a_clear_call_is_decided_both_ways():
-    gfx950 = calibrations.shipped("gfx950")
-    setting = Setting(gfx950, "MI355X", 4, 7168)
-    small, large = explain(setting, 1), explain(setting, 256)
+    setting = Setting.shipped("MI355X")
+    small, large = (explain(setting, setting.shapes(t, 7168, 4)) for t in (1, 256))
     assert (small.choice, large.choice) == (ONE_STAGE, TWO_STAGE)
     assert small.decided
     assert large.decided
@@ -121,13 +121,12 @@ def test_a_clear_call_is_decided_both_ways():
 
 
 def test_rules_say_what_they_run(near):
-    shapes = near.setting.shapes([32])
     for opinion in near.opinions:
         rule = opinion.rule
         if rule.name == "recommended":
-            found = recommend(near.setting.calibration, gpu="MI300X", world_sizes=(8,))
+            found = recommend(near.setting, world_sizes=(8,))
             assert opinion.sizes == f"<= {found.cutoffs[0].max_bytes // 1024} KiB"
-        use = rule.use_1stage(shapes, kernel_version=kernel.LATEST)[0]
+        use = rule.use_1stage(near.call, kernel_version=kernel.LATEST)[0]
         assert opinion.choice == (ONE_STAGE if use else TWO_STAGE)
     names = [o.rule.name for o in near.opinions]
     for engine in catalogue.ENGINES:
@@ -136,17 +135,42 @@ def test_rules_say_what_they_run(near):
 
 
 def test_token_flips_are_where_the_choice_changes(near):
-    every = decisions(near.setting)
-    assert every.tokens.tolist() == captured_batch_sizes().tolist()
-    by_tokens = dict(zip(every.tokens.tolist(), every.choice.tolist(), strict=True))
+    every = choices(near.setting, 2880, 8)
+    tokens = every.calls.tokens
+    assert tokens.tolist() == captured_batch_sizes().tolist()
+    by_tokens = dict(zip(tokens.tolist(), every.choice.tolist(), strict=True))
     assert by_tokens[32] == near.choice
     (flip,) = near.token_flips
     assert by_tokens[flip.tokens] == flip.choice != near.choice
-    before = every.tokens[(every.tokens >= 32) & (every.tokens < flip.tokens)]
+    before = tokens[(tokens >= 32) & (tokens < flip.tokens)]
     assert {by_tokens[t] for t in before.tolist()} == {near.choice}
-    at, lo, hi = near.crossover_bytes
-    assert lo < at < hi
-    assert 32 * 5760 < at <= flip.tokens * 5760
+    cutoff = near.cutoff
+    assert cutoff.max_bytes_lo <= cutoff.max_bytes <= cutoff.max_bytes_hi
+    assert 32 * 5760 <= cutoff.max_bytes < flip.tokens * 5760
+
+
+def test_the_choice_is_the_rule_s_and_alone_what_the_call_would_choose(mi300x):
+    """Between the model's own cutoff and the rule's, the two may differ; both are said."""
+    decision = recommend(mi300x, world_sizes=(8,))
+    every = choices(mi300x, 2880, 8, decision=decision)
+    runs = decision.rule.use_1stage(every.calls, kernel_version=kernel.LATEST)
+    assert every.choice.tolist() == np.where(runs, ONE_STAGE, TWO_STAGE).tolist()
+    for tokens in (1, 24, 32, 40, 48, 512):
+        call = mi300x.shapes(tokens, 2880, 8)
+        found = explain(mi300x, call)
+        one, two = (mi300x.latency_us(call, a, mi300x.draws) for a in ALGORITHMS)
+        spared = (two - one) / np.minimum(one, two)
+        assert found.alone == (ONE_STAGE if spared.mean() > 0 else TWO_STAGE)
+        assert found.choice == every.choice[every.calls.tokens == tokens][0]
+
+
+def test_a_workload_moves_the_rule_and_with_it_the_choice(mi300x):
+    """Weighed on hidden 8192 alone, the cutoff at 8 ranks is another than for all models."""
+    load = Workload.of([8192])
+    found = explain(mi300x, mi300x.shapes(8, 8192, 8), load)
+    mine = recommend(mi300x, load, world_sizes=(8,)).at(8)
+    assert found.cutoff.max_bytes == mine.max_bytes
+    assert found.cutoff.max_bytes_hi == mine.max_bytes_hi
 
 
 def test_all_marks_what_the_rules_do_otherwise():
@@ -168,8 +192,8 @@ def test_all_marks_what_the_rules_do_otherwise():
         assert sglang == ("1stage" if c["bytes"] <= 131072 else "2stage")
 
 
-def test_a_call_that_one_kernel_rejects_has_no_margin(gfx942):
-    found = explain(Setting(gfx942, "MI300X", 4, 8200), 8)
+def test_a_call_that_one_kernel_rejects_has_no_margin(mi300x):
+    found = explain(mi300x, mi300x.shapes(8, 8200, 4))
     assert found.choice == TWO_STAGE
     assert found.margin_us is None
     assert list(found.arms) == [TWO_STAGE]
@@ -177,12 +201,12 @@ def test_a_call_that_one_kernel_rejects_has_no_margin(gfx942):
     record = found.to_dict()
     assert record["margin_us"] is None
     assert record["flips"] == []
-    every = decisions(Setting(gfx942, "MI300X", 4, 8200))
+    every = choices(mi300x, 8200, 4)
     assert set(every.choice.tolist()) == {TWO_STAGE}
     assert np.isnan(every.margin_us).all()
     json.dumps(every.to_dict(), allow_nan=False)
     with pytest.raises(InputError, match="no kernel of AITER"):
-        explain(Setting(gfx942, "MI300X", 4, 2881), 8)
+        explain(mi300x, mi300x.shapes(8, 2881, 4))
 
 
 def test_bad_input_is_one_line():

@@ -21,18 +21,21 @@ from costmodel.calibration.cross_validation import Assessment, Score
 from costmodel.data import kernels as kernel
 from costmodel.data import llms
 from costmodel.data.workload import Workload, captured_batch_sizes
+from costmodel.decide.explanation import explain
 from costmodel.decide.prediction import predict
 from costmodel.decide.recommendation import recommend
-from costmodel.decide.regret import ModelledPairs
-from costmodel.decide.sensitivity import Setting, crossing, flips, interval
+from costmodel.decide.regret import Arms
+from costmodel.decide.sensitivity import against_factor, flips
+from costmodel.decide.setting import Setting
 from costmodel.decide.validation import validate
 from costmodel.decide.worth import worth
 from costmodel.figures import cutoff_drift as drift
 from costmodel.figures import static, template
 from costmodel.figures import token_hidden_map as maps
 from costmodel.figures.regret import field
-from costmodel.model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
+from costmodel.model.shape import ALGORITHMS
 from costmodel.rules import catalogue
+from costmodel.show.words import arm
 
 
 @pytest.fixture(scope="module")
@@ -46,27 +49,39 @@ def gfx942():
 
 
 @pytest.fixture(scope="module")
-def tp4(gfx950):
-    return Setting(gfx950, "MI355X", 4, 7168)
+def mi355x(gfx950):
+    return Setting(gfx950, "MI355X")
 
 
 @pytest.fixture(scope="module")
-def recommended(gfx950):
-    return recommend(gfx950, gpu="MI355X").rule()
+def mi300x(gfx942):
+    return Setting(gfx942, "MI300X")
 
 
 @pytest.fixture(scope="module")
-def judged(gfx950, published):
-    return validate(published, gfx950, gpu="MI355X", op="fused_ar_rmsnorm")
+def decision(mi355x):
+    return recommend(mi355x, world_sizes=(4, 8))
 
 
 @pytest.fixture(scope="module")
-def change(gfx950, recommended):
+def older(mi300x):
+    """Return the decision for MI300X at 8 ranks, on the workload of one hidden size."""
+    return recommend(mi300x, Workload.of([2880]), world_sizes=(8,))
+
+
+@pytest.fixture(scope="module")
+def judged(mi355x, published):
+    return validate(published, mi355x, every_gpu=False, op="fused_ar_rmsnorm")
+
+
+@pytest.fixture(scope="module")
+def change(mi355x, decision):
     old = catalogue.current("sglang")
-    return [
-        worth(gfx950, llms.find("gpt-oss-120b"), n, old, recommended, gpu="MI355X")
-        for n in (4, 8)
-    ]  # fmt: skip
+    return [worth(mi355x, llms.find("gpt-oss-120b"), n, old, decision.rule) for n in (4, 8)]
+
+
+def one_call(setting, tokens=32, hidden=7168, n=4):
+    return explain(setting, setting.shapes(tokens, hidden, n))
 
 
 def assessment():
@@ -84,30 +99,29 @@ def assessment():
     )
 
 
-def every(gfx950, tp4, recommended, judged, change):
+def every(gfx950, mi355x, decision, judged, change):
     """Return (name, figure, unit that an axis carries) for every figure function."""
-    how = {"gpu": "MI355X", "recommended": recommended}
-    along = {"gpu": "MI355X", "hidden_dim": 4096}
+    along = recommend(mi355x, Workload.of([4096]))
     return [
-        ("latency", figures.latency_against_bytes(tp4), "us"),
-        ("map", figures.decision_map(gfx950, world_sizes=(4, 8), **how), "tokens"),
-        ("regret", figures.regret_over_workload(gfx950, world_sizes=(4, 8), **how), "%"),
+        ("latency", figures.latency_against_bytes(decision, 4, 7168), "us"),
+        ("map", figures.decision_map(decision), "tokens"),
+        ("regret", figures.regret_over_workload(decision), "%"),
         ("pairs", figures.regret_on_pairs(judged), "%"),
-        ("difference", figures.difference_from_best(gfx950, 2880, world_sizes=(4,), **how), "tokens"),
-        ("terms", figures.terms_along_bytes(tp4), "us"),
-        ("call", figures.terms_of_call(tp4, 32), "us"),
+        ("difference", figures.difference_from_best(decision, 2880), "tokens"),
+        ("terms", figures.terms_along_bytes(decision, 4, 7168), "us"),
+        ("call", figures.terms_of_call(one_call(mi355x)), "us"),
         ("residuals", figures.residuals(gfx950), "%"),
         ("parameters", figures.parameter_intervals(gfx950), "standard deviations"),
         ("left out", figures.left_out_errors(gfx950, assessment()), "%"),
-        ("rate", figures.cutoff_against_link_rate(gfx950, **along), "GB/s"),
-        ("skew", figures.cutoff_against_skew(gfx950, **along), "us"),
-        ("version", figures.cutoff_against_version(gfx950, **along), "KiB"),
+        ("rate", figures.cutoff_against_link_rate(along), "GB/s"),
+        ("skew", figures.cutoff_against_skew(along), "us"),
+        ("version", figures.cutoff_against_version(along), "KiB"),
         ("worth", figures.worth_by_batch(change), "us"),
     ]  # fmt: skip
 
 
-def test_every_figure_names_its_calibration_and_units(gfx950, tp4, recommended, judged, change):
-    made = every(gfx950, tp4, recommended, judged, change)
+def test_every_figure_names_its_calibration_and_units(gfx950, mi355x, decision, judged, change):
+    made = every(gfx950, mi355x, decision, judged, change)
     apart = {"write_images", "regret_against_measurements"}
     functions = [name for name in figures.__all__ if name not in apart]
     assert len(made) == len(functions)
@@ -121,38 +135,22 @@ def test_every_figure_names_its_calibration_and_units(gfx950, tp4, recommended, 
         assert layout["template"]["layout"]["font"]["family"] == template.FONT, name
 
 
-def test_figures_along_a_world_size_state_its_evidence(gfx950, gfx942, tp4):
-    measured = figures.latency_against_bytes(tp4).layout.title.subtitle.text
+def test_figures_along_a_world_size_state_its_evidence(mi300x, decision):
+    measured = figures.latency_against_bytes(decision, 4, 7168).layout.title.subtitle.text
     assert "1-stage measured (8 rows: aiter-3458-mi355x, vllm-54787)" in measured
-    other = figures.terms_of_call(Setting(gfx942, "MI300X", 8, 2880), 32)
+    other = figures.terms_of_call(one_call(mi300x, 32, 2880, 8))
     assert "1-stage transferred (never measured here)" in other.layout.title.subtitle.text
 
 
-@given(
-    a1=st.floats(2.0, 12.0), extra=st.floats(0.5, 8.0), rate=st.floats(20.0, 80.0),
-    n=st.sampled_from([4, 8]),
-)  # fmt: skip
-@settings(max_examples=60, deadline=None)
-def test_crossing_is_hockneys(a1, extra, rate, n):
-    # t1 = a1 + S/w and t2 = a1 + extra + 2S/(Nw) cross at extra w / (1 - 2/N) bytes.
-    expected = extra * rate * 1e3 / (1 - 2 / n)
-    size = np.geomspace(expected / 50, expected * 20, 300)
-    one = (a1 + size / (rate * 1e3))[None, :]
-    two = (a1 + extra + 2 * size / (n * rate * 1e3))[None, :]
-    assert crossing(size, one, two)[0] == pytest.approx(expected, rel=1e-3)
-    assert crossing(size, one, one + 1.0)[0] == np.inf
-    assert crossing(size, one + 1.0, one)[0] == 0.0
-
-
-def test_latency_shows_the_model_and_moves_points_by_their_harness(gfx950, tp4, published):
-    figure = figures.latency_against_bytes(tp4)
+def test_latency_shows_the_model_and_moves_points_by_their_harness(
+    gfx950, mi355x, decision, published
+):
+    figure = figures.latency_against_bytes(decision, 4, 7168)
     by_name = {t.name: t for t in figure.data}
     for algorithm in ALGORITHMS:
-        line = by_name[f"{template.ARM_NAME[algorithm]}, model and 90 % band"]
+        line = by_name[f"{arm(algorithm)}, model and 90 % band"]
         tokens = line.customdata[:, 2].astype(int)
-        modelled = predict(
-            gfx950, tp4.shapes(tokens), algorithm, gpu="MI355X", kernel=kernel.aiter()
-        )
+        modelled = predict(mi355x, mi355x.shapes(tokens, 7168, 4), algorithm)
         assert line.y == pytest.approx(modelled.latency_us)
         # The band is narrower than a prediction's interval, which holds every harness.
         assert np.all(line.customdata[:, 0] > modelled.lo_us)
@@ -165,29 +163,30 @@ def test_latency_shows_the_model_and_moves_points_by_their_harness(gfx950, tp4, 
     )  # fmt: skip
     assert shown == pytest.approx(sorted(rows.latency_us - shift))
     assert all(not str(s).endswith("-open") for t in points for s in t.marker.symbol)
-    other = figures.latency_against_bytes(Setting(gfx950, "MI355X", 4, 2880))
+    other = figures.latency_against_bytes(decision, 4, 2880)
     moved = [t for t in other.data if t.mode == "markers" and t.name.startswith("aiter-3458")]
     assert all(str(s).endswith("-open") for t in moved for s in t.marker.symbol)
 
 
-def test_latency_marks_crossover_and_cutoffs(tp4):
-    figure = figures.latency_against_bytes(tp4)
-    at = float(tp4.crossover_bytes()[0])
-    lo, hi = interval(tp4.crossover_bytes(tp4.drawn))
+def test_latency_marks_the_recommended_cutoff_and_those_in_force(decision):
+    figure = figures.latency_against_bytes(decision, 4, 7168)
+    cutoff = decision.at(4)
     lines = {round(s.x0) for s in figure.layout.shapes if s.x0 == s.x1}
-    assert round(at) in lines
+    assert cutoff.max_bytes in lines
     assert {128 * 1024, 256 * 1024, 448 * 1024} <= lines
     (band, *_) = [s for s in figure.layout.shapes if s.x0 != s.x1 and s.type == "rect"]
-    assert (band.x0, band.x1) == pytest.approx((lo, hi))
+    assert (band.x0, band.x1) == (cutoff.max_bytes_lo, cutoff.max_bytes_hi)
     texts = {a.text for a in figure.layout.annotations}
     assert {"sglang 128 KiB", "vllm 256 KiB", "aiter 448 KiB"} <= texts
 
 
 @given(hidden=st.integers(64, 1024), n=st.sampled_from([2, 4, 8]))
 @settings(max_examples=25, deadline=None)
-def test_boundaries_on_the_map_are_the_rules(hidden, n):
+def test_boundaries_on_the_map_are_the_rules(decision, hidden, n):
     hidden *= 8
-    for rule in field():
+    for rule in field(decision):
+        if n not in rule.world_sizes:
+            continue
         drawn = maps.boundary(rule, n, np.array([hidden]), "bf16", kernel.LATEST, 512)[0]
         limit = rule.max_tokens(hidden, n, kernel_version=kernel.LATEST)
         if limit is None or limit >= 1024:
@@ -198,31 +197,28 @@ def test_boundaries_on_the_map_are_the_rules(hidden, n):
             assert limit <= drawn < limit + 1
 
 
-def test_map_colours_by_the_faster_arm(gfx950):
-    figure = figures.decision_map(gfx950, gpu="MI355X", world_sizes=(4,))
+def test_map_colours_by_the_faster_arm(mi355x):
+    figure = figures.decision_map(recommend(mi355x, world_sizes=(4,)))
     (heat,) = [t for t in figure.data if t.type == "heatmap"]
     z = np.array(heat.z)
     for row in (10, 40, 60):
         hidden = int(heat.y[row])
-        setting = Setting(gfx950, "MI355X", 4, hidden)
-        margin = setting.margin_us(np.array(heat.x))
+        calls = mi355x.shapes(np.array(heat.x), hidden, 4)
+        one, two = (mi355x.latency_us(calls, a) for a in ALGORITHMS)
+        margin = two - one
         assert (z[row] > 0).tolist() == (margin > 0).tolist()
-        one = setting.latency_us(np.array(heat.x), ONE_STAGE)
         faster = margin > 0
         assert z[row][faster] == pytest.approx(100 * (margin / one)[faster], abs=0.06)
     axis = figure.layout.xaxis
     assert list(axis.tickvals) == captured_batch_sizes().tolist()
 
 
-def test_regret_figures_show_the_scores(gfx950, recommended, judged):
-    figure = figures.regret_over_workload(
-        gfx950, gpu="MI355X", world_sizes=(8,), recommended=recommended
-    )
+def test_regret_figures_show_the_scores(mi355x, judged):
+    figure = figures.regret_over_workload(recommend(mi355x, world_sizes=(8,)))
     names = [t.replace("<b>", "").replace("</b>", "") for t in figure.layout.yaxis.ticktext]
     mean, worst = figure.data
-    model = ModelledPairs.of(
-        gfx950, Workload.of(llms.hidden_dims()), 8, gpu="MI355X", aiter_version=kernel.LATEST
-    )
+    taken = [h for h in llms.hidden_dims() if h <= 8192]
+    model = Arms.of(mi355x, Workload.of(taken), 8)
     for name in ("sglang-128k", "aiter-per-rank", "always-2stage"):
         rule = catalogue.named(name)
         scored = model.score(rule, rule).regret_pct
@@ -232,9 +228,9 @@ def test_regret_figures_show_the_scores(gfx950, recommended, judged):
         assert worst.customdata[at][0] >= shown[0]
     # Calls weigh as the workload says.
     load = Workload.of([2880], [8, 256], [9.0, 1.0])
-    weighed = figures.regret_over_workload(gfx950, gpu="MI355X", world_sizes=(8,), workload=load)
+    weighed = figures.regret_over_workload(recommend(mi355x, load, world_sizes=(8,)))
     labels = list(weighed.layout.yaxis.ticktext)
-    model = ModelledPairs.of(gfx950, load, 8, gpu="MI355X", aiter_version=kernel.LATEST)
+    model = Arms.of(mi355x, load, 8)
     never = model.score(catalogue.ALWAYS_2STAGE, catalogue.ALWAYS_2STAGE).regret_pct
     shown = weighed.data[0].customdata[labels.index("always-2stage")][0]
     assert shown == pytest.approx(never.value)
@@ -251,15 +247,14 @@ def test_regret_figures_show_the_scores(gfx950, recommended, judged):
     assert "fitted on these rows" in pairs.layout.title.subtitle.text
 
 
-def test_difference_is_zero_where_a_rule_runs_the_faster_arm(gfx950, recommended):
-    figure = figures.difference_from_best(
-        gfx950, 2880, gpu="MI355X", world_sizes=(4,), recommended=recommended
-    )
+def test_difference_is_zero_where_a_rule_runs_the_faster_arm(mi355x):
+    figure = figures.difference_from_best(recommend(mi355x, world_sizes=(4,)), 2880)
     (heat,) = figure.data
     z, names = np.array(heat.z), list(heat.y)
     assert [int(t) for t in heat.x] == captured_batch_sizes().tolist()
-    first = Setting(gfx950, "MI355X", 4, 2880)
-    wins = first.margin_us(captured_batch_sizes(), first.drawn) > 0
+    calls = mi355x.shapes(captured_batch_sizes(), 2880, 4)
+    one, two = (mi355x.latency_us(calls, a, mi355x.draws) for a in ALGORITHMS)
+    wins = one < two
     sure = wins.all(0)
     assert sure.sum() > 5
     assert (z[names.index("always-1stage")][sure] == 0).all()
@@ -267,29 +262,30 @@ def test_difference_is_zero_where_a_rule_runs_the_faster_arm(gfx950, recommended
     assert (z >= 0).all()
 
 
-def test_stacked_terms_add_up_to_the_latency(tp4):
-    figure = figures.terms_along_bytes(tp4)
+def test_stacked_terms_add_up_to_the_latency(mi355x, decision):
+    figure = figures.terms_along_bytes(decision, 4, 7168)
     for algorithm in ALGORITHMS:
         stack = [t for t in figure.data if t.stackgroup == algorithm]
         tokens = np.array(stack[0].customdata)
         total = np.sum([t.y for t in stack], axis=0)
         # Terms below 0.005 us are left out.
-        assert total == pytest.approx(tp4.latency_us(tokens, algorithm), abs=0.03)
+        latency = mi355x.latency_us(mi355x.shapes(tokens, 7168, 4), algorithm)
+        assert total == pytest.approx(latency, abs=0.03)
 
 
-def test_waterfall_leads_from_one_arm_to_the_other(gfx942):
-    setting = Setting(gfx942, "MI300X", 8, 2880)
-    figure = figures.terms_of_call(setting, 32)
+def test_waterfall_leads_from_one_arm_to_the_other(mi300x):
+    figure = figures.terms_of_call(one_call(mi300x, 32, 2880, 8))
     (bars,) = figure.data
-    one, two = (float(setting.latency_us([32], a)[0]) for a in (ONE_STAGE, TWO_STAGE))
+    call = mi300x.shapes(32, 2880, 8)
+    one, two = (float(mi300x.latency_us(call, a)) for a in ALGORITHMS)
     assert bars.y[0] == pytest.approx(one, abs=1e-3)
     assert bars.y[-1] == pytest.approx(two, abs=1e-3)
     assert sum(bars.y[:-1]) == pytest.approx(two, abs=0.03)
     assert list(bars.measure) == ["absolute", *["relative"] * (len(bars.y) - 2), "total"]
 
 
-def test_residuals_hold_every_row_that_the_calibration_covers(gfx950, published):
-    judged = validate(published, gfx950, need_pairs=False)
+def test_residuals_hold_every_row_that_the_calibration_covers(gfx950, mi355x, published):
+    judged = validate(published, mi355x, need_pairs=False)
     figure = figures.residuals(gfx950)
     dots = [t for t in figure.data if t.type == "scatter"]
     boxes = [t for t in figure.data if t.type == "box"]
@@ -323,32 +319,38 @@ def test_left_out_errors_stand_beside_the_model_on_the_same_rows(gfx950):
     assert "88 %" in figure.layout.title.subtitle.text
 
 
-def test_link_rate_moves_the_crossover_and_skew_does_not(gfx942):
-    how = {"gpu": "MI300X", "hidden_dim": 2880, "world_sizes": (8,)}
+def test_link_rate_moves_the_cutoff_and_skew_does_not(gfx942, older):
+    now = older.at(8)
     rate = next(
-        t
-        for t in figures.cutoff_against_link_rate(gfx942, **how).data
-        if t.mode == "lines" and t.text
+        t for t in figures.cutoff_against_link_rate(older).data if t.mode == "lines" and t.text
     )
-    assert (np.diff(rate.y) > 0).all()
-    setting = Setting(gfx942, "MI300X", 8, 2880)
-    now = float(setting.crossover_bytes()[0]) / 1024
+    # Slower links hold 2-stage, which moves less, in front: the cutoff only rises with the rate.
+    assert (np.diff(rate.y) >= 0).all()
+    assert rate.y[-1] > 2 * rate.y[0]
     x = gfx942.values["link_gbps[MI300X]"]
-    assert np.interp(x, rate.x, rate.y) == pytest.approx(now, rel=0.01)
-    skew = next(t for t in figures.cutoff_against_skew(gfx942, **how).data if t.text)
-    assert skew.y == pytest.approx(np.full(len(skew.y), now), rel=0.01)
+    sweep = against_factor(older.setting, 8, "link_gbps[MI300X]", np.ones(1), older.workload)
+    assert now.arms.best().cell.lo <= sweep.cutoff_bytes[0] <= now.arms.best().cell.hi
+    assert (sweep.lo[0], sweep.hi[0]) == (now.max_bytes_lo, now.max_bytes_hi)
+    assert rate.x[0] < x < rate.x[-1]
+    skew = next(t for t in figures.cutoff_against_skew(older).data if t.text)
+    # Both arms wait alike, so microseconds do not change; their shares of a slower call do.
+    still = now.arms.best().cell
+    assert still.lo / 1024 <= skew.y[0] <= still.hi / 1024
+    assert (np.abs(skew.y - skew.y[0]) <= 2 * 8 * 5760 / 1024).all()
 
 
-def test_kernel_version_moves_the_crossover_where_a_barrier_came(gfx942):
-    figure = figures.cutoff_against_version(gfx942, gpu="MI300X", hidden_dim=4096, world_sizes=(8,))
+def test_kernel_version_moves_the_cutoff_where_a_barrier_came(mi300x):
+    decision = recommend(mi300x, Workload.of([4096]), world_sizes=(8,))
+    figure = figures.cutoff_against_version(decision)
     (curve,) = figure.data
     by_version = dict(zip(curve.text, curve.y, strict=True))
     assert list(by_version) == drift.releases()
     # release_acquire came with 0.1.14: 2-stage pays more, so 1-stage lasts longer.
     assert by_version["0.1.14"] > by_version["0.1.12"] + 5
     assert by_version["0.1.17"] == by_version["0.1.14"]
-    partial = figures.cutoff_against_version(gfx942, gpu="MI300X", hidden_dim=2880)
-    assert "0.1.10.post3 takes no hidden 2880" in partial.layout.title.subtitle.text
+    partial = figures.cutoff_against_version(recommend(mi300x, Workload.of([2880])))
+    said = partial.layout.title.subtitle.text.replace("<br>", " ")
+    assert "0.1.10.post3 does not take every hidden size" in said
     assert "0.1.10.post3" not in partial.data[0].text
 
 
@@ -382,17 +384,19 @@ def test_planning_figure_draws_what_can_be_avoided():
     assert "0.010 % of regret is unavoidable" in figure.layout.title.subtitle.text
 
 
-def test_a_parameter_flips_where_the_margin_vanishes(gfx942):
-    setting = Setting(gfx942, "MI300X", 8, 2880)
-    found = flips(setting, 32)
+def test_a_parameter_flips_where_the_margin_vanishes(gfx942, mi300x):
+    call = mi300x.shapes([32], 2880, 8)
+    found = flips(mi300x, call)
     assert {"second_launch_us", "link_gbps[MI300X]"} <= {f.name for f in found}
     # 48 tokens would need more than the link's nominal 64 GB/s, which no transfer can reach.
-    names = [f.name for f in flips(setting, 48)]
+    names = [f.name for f in flips(mi300x, mi300x.shapes([48], 2880, 8))]
     assert "second_launch_us" in names
     assert "link_gbps[MI300X]" not in names
     for f in found:
-        values = {**gfx942.values, f.name: f.at}
-        assert float(setting.margin_us([32], values)[0]) == pytest.approx(0.0, abs=0.02), f
+        values = {**{k: np.full((1, 1), v) for k, v in gfx942.values.items()}}
+        values[f.name] = np.full((1, 1), f.at)
+        one, two = (float(mi300x.latency_us(call, a, values)[0, 0]) for a in ALGORITHMS)
+        assert two - one == pytest.approx(0.0, abs=0.02), f
     inside = [f.name for f in found if f.inside]
     assert "second_launch_us" in inside
     assert "workgroup_gbps" not in inside
@@ -409,10 +413,8 @@ def test_text_of_users_is_never_markup(gfx950):
     assert "%{" not in shown
     assert html.unescape(shown) == HOSTILE
     coverage = tuple(replace(c, sources=(HOSTILE,)) for c in gfx950.coverage)
-    hostile = replace(gfx950, coverage=coverage)
-    subtitle = figures.latency_against_bytes(
-        Setting(hostile, "MI355X", 4, 2880)
-    ).layout.title.subtitle.text  # fmt: skip
+    hostile = recommend(Setting(replace(gfx950, coverage=coverage), "MI355X"), world_sizes=(4,))
+    subtitle = figures.latency_against_bytes(hostile, 4, 2880).layout.title.subtitle.text
     assert "<img" not in subtitle
     assert "&lt;img" in subtitle
 
@@ -437,15 +439,15 @@ def test_text_and_arms_are_readable_on_both_grounds(dark):
     paper = layout.paper_bgcolor
     assert _contrast(layout.font.color, paper) > 7
     assert _contrast(template.NEUTRAL, paper) > 3.9
-    for arm in ("1stage", "2stage"):
-        assert _contrast(template.ARM_COLOUR[arm], paper) > 3
+    for name in ("1stage", "2stage"):
+        assert _contrast(template.ARM_COLOUR[name], paper) > 3
 
 
-def test_a_missing_browser_is_one_line_that_helps(tp4, tmp_path, monkeypatch):
+def test_a_missing_browser_is_one_line_that_helps(mi355x, tmp_path, monkeypatch):
     pytest.importorskip("kaleido")
     monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "nothing"))
     with pytest.raises(static.NoBrowserError) as caught:
-        static.write_images({tmp_path / "a.png": figures.terms_of_call(tp4, 32)})
+        static.write_images({tmp_path / "a.png": figures.terms_of_call(one_call(mi355x))})
     message = str(caught.value)
     assert "\n" not in message
     assert str(tmp_path / "nothing") in message
@@ -453,16 +455,16 @@ def test_a_missing_browser_is_one_line_that_helps(tp4, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_other_kinds_of_file_are_refused(tp4, tmp_path):
+def test_other_kinds_of_file_are_refused(mi355x, tmp_path):
     with pytest.raises(static.InputError, match=r"cannot draw to '\.pdf'"):
-        static.write_images({tmp_path / "a.pdf": figures.terms_of_call(tp4, 32)})
+        static.write_images({tmp_path / "a.pdf": figures.terms_of_call(one_call(mi355x))})
 
 
 @pytest.mark.skipif(static.browser() is None, reason="no Chrome or Chromium here")
-def test_static_files_are_drawn_at_the_width_of_a_pull_request(tp4, tmp_path):
+def test_static_files_are_drawn_at_the_width_of_a_pull_request(mi355x, tmp_path):
     pytest.importorskip("kaleido")
     png, svg = tmp_path / "a.png", tmp_path / "b.svg"
-    figure = figures.terms_of_call(tp4, 32)
+    figure = figures.terms_of_call(one_call(mi355x))
     static.write_images({png: figure, svg: figure})
     head = png.read_bytes()[:24]
     assert head[:8] == b"\x89PNG\r\n\x1a\n"

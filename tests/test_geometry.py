@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from costmodel.data import facts
 from costmodel.data import kernels as kernel
 from costmodel.errors import InputError
-from costmodel.model.geometry import eligible, geometry
+from costmodel.model.geometry import eligible, link_geometry
 from costmodel.model.shape import Shapes
 from costmodel.units import KIB
 
@@ -19,7 +19,7 @@ ranks = st.sampled_from([2, 4, 8])
 
 def one(op, algorithm, tokens, hidden_dim, n, version="0.1.19", arch="gfx950"):
     shapes = Shapes.of(tokens, hidden_dim, n, op=op)
-    return geometry(shapes, algorithm, kernel.aiter(version), arch=arch)
+    return link_geometry(shapes, algorithm, kernel.aiter(version), arch)
 
 
 def test_fused_1stage_reads_everything_from_every_peer():
@@ -147,7 +147,7 @@ def test_versions_before_the_fused_op_are_refused():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"op": "fused"},
+        {"op": "gather"},
         {"dtype": "fp8"},
         {"world_size": 6},
         {"tokens": 0},

@@ -320,7 +320,7 @@ def test_the_command_writes_schema_1_and_refuses_to_overwrite(tmp_path, capsys):
     assert set(table.source) == {"sweep"}
     assert set(table.arch) == {"gfx942"}
     before = out.read_bytes()
-    for more, message in [((), "exists; give another --out"), (("--column", "x"), "NAME=OP")]:
+    for more, message in [((), "exists; give --force"), (("--column", "x"), "NAME=OP")]:
         with pytest.raises(SystemExit) as ended:
             main([*arguments, *more, *(["--force"] if more else [])])
         assert ended.value.code == 2

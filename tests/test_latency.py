@@ -6,10 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.data import kernels as kernel
-from costmodel.model import fabric
-from costmodel.model.geometry import geometry
-from costmodel.model.latency import EXPECTED_MAXIMUM, Costs, smooth_maximum, terms, total
+from costmodel.errors import InputError
+from costmodel.model.choose import for_fabric, for_interconnect
+from costmodel.model.fabric import FullMesh, Ports
+from costmodel.model.latency import (
+    EXPECTED_MAXIMUM,
+    LinkCosts,
+    LinkModel,
+    smooth_maximum,
+    total,
+)
 from costmodel.model.shape import Shapes
+
+MESH = FullMesh()
 
 
 def costs(**change):
@@ -21,13 +30,13 @@ def costs(**change):
         "stage_gap_us": 0.0, "release_acquire_us": 0.0, "release_acquire_us_per_doubling": 0.0, "norm_us": 0.0,
         "local_us": 0.0, "local_gbps": 1e12, "separate_norm_us": 0.0, "separate_norm_gbps": 1e12,
     }  # fmt: skip
-    return Costs(**(base | change))
+    return LinkCosts(**(base | change))
 
 
-def latency(op, algorithm, tokens, n, cost, *, wires=fabric.FULL_MESH, hidden=5000, arch="gfx950"):
-    shapes = Shapes.of(tokens, hidden, n, op=op)
+def latency(op, algorithm, tokens, n, cost, *, wiring=MESH, hidden=5000, arch="gfx950"):
+    model, shapes = LinkModel(wiring), Shapes.of(tokens, hidden, n, op=op)
     return np.asarray(
-        total(terms(geometry(shapes, algorithm, kernel.aiter(), arch=arch), cost, wires))
+        total(model.terms(model.geometry(shapes, algorithm, kernel.aiter(), arch), cost))
     )
 
 
@@ -62,10 +71,68 @@ def test_the_cutoff_of_the_closed_form():
 @pytest.mark.parametrize("n", [4, 8])
 def test_a_switch_shares_one_port(n):
     mesh = latency("all_reduce", "1stage", [10], n, costs())
-    switch = latency("all_reduce", "1stage", [10], n, costs(), wires=fabric.SWITCH)
-    loop = latency("all_reduce", "1stage", [10], n, costs(), wires=fabric.LOOPBACK)
+    switch = latency("all_reduce", "1stage", [10], n, costs(), wiring=Ports())
     assert switch == pytest.approx((n - 1) * mesh)
-    assert loop == pytest.approx(n * (n - 1) * mesh)
+
+
+@pytest.mark.parametrize("op", ["all_reduce", "fused_ar_rmsnorm", "ar_then_rmsnorm"])
+@pytest.mark.parametrize("algorithm", ["1stage", "2stage"])
+@pytest.mark.parametrize("n", [2, 4, 8])
+def test_a_gpu_for_every_rank_is_a_switch(op, algorithm, n):
+    cost = costs(round_trip_us=0.7, workgroup_gbps=24.0, barrier_us=0.1, launch_us=1.0)
+    switch = latency(op, algorithm, [1, 10, 700], n, cost, wiring=Ports())
+    split = latency(op, algorithm, [1, 10, 700], n, cost, wiring=Ports(n))
+    assert (split == switch).all()
+
+
+@pytest.mark.parametrize(("n", "gpus", "pairs"), [(2, 2, 1), (4, 2, 4), (8, 2, 16), (8, 4, 12)])
+def test_ranks_of_a_gpu_share_its_port(n, gpus, pairs):
+    """Counted: ordered pairs of ranks that one GPU's port carries towards the others."""
+    gpu = np.arange(n) // (n // gpus)
+    assert np.sum((gpu[:, None] == 0) & (gpu[None, :] != 0)) == pairs
+    wiring = Ports(gpus)
+    assert wiring.bottleneck_bytes(np.array([3.0]), n) == pytest.approx([3.0 * pairs])
+    mesh = latency("all_reduce", "1stage", [10], n, costs())
+    split = latency("all_reduce", "1stage", [10], n, costs(), wiring=wiring)
+    assert split == pytest.approx(pairs * mesh)
+
+
+def test_the_crossover_of_ranks_split_over_two_gpus():
+    """(n/2)^2 S against (n/2)^2 2S/n over the port: B* = (a2 - a1) W / ((n/2)^2 (1 - 2/n))."""
+    n, extra = 8, 3.0
+    size = extra * 50.0e3 / ((n / 2) ** 2 * (1 - 2 / n))
+    cost = costs(second_launch_us=extra)
+    tokens = [int(size / 1e3) - 1, int(size / 1e3) + 1]
+    one, two = (
+        latency("fused_ar_rmsnorm", a, tokens, n, cost, wiring=Ports(2), hidden=500)
+        for a in ("1stage", "2stage")
+    )
+    assert one[0] < two[0]
+    assert one[1] > two[1]
+
+
+def test_world_sizes_that_do_not_split_are_refused():
+    with pytest.raises(InputError, match=r"^2 ranks do not split evenly over .* split_4$"):
+        latency("all_reduce", "1stage", [10], 2, costs(), wiring=Ports(4))
+    with pytest.raises(InputError, match="split over 1 GPU: give 2 or more"):
+        Ports(1)
+
+
+def test_models_are_chosen_by_fabric_and_by_interconnect():
+    for fabric in ("full_mesh", "switch", "split_2", "split_4", "loopback"):
+        assert for_fabric(fabric).fabric == fabric
+    chosen = {
+        "xgmi": "full_mesh",
+        "nvlink": "switch",
+        "nvlink/2": "split_2",
+        "loopback": "loopback",
+    }
+    for interconnect, fabric in chosen.items():
+        assert for_interconnect(interconnect).fabric == fabric
+    for interconnect in ("gloo", "", "nvlink/1", "nvlink/two", "xgmi/2"):
+        assert for_interconnect(interconnect) is None
+    with pytest.raises(InputError, match=r"unknown fabric 'mesh' \(did you mean full_mesh"):
+        for_fabric("mesh")
 
 
 def test_a_short_transfer_hides_under_the_round_trip():
@@ -141,7 +208,8 @@ def test_terms_add_up_and_grow_with_tokens(tokens, n, op, algorithm):
         local_gbps=4000.0, barrier_us=0.1, separate_norm_us=2.0, separate_norm_gbps=4000.0,
     )  # fmt: skip
     tokens = sorted(tokens)
-    parts = terms(geometry(Shapes.of(tokens, 4096, n, op=op), algorithm, kernel.aiter()), cost)
+    model, shapes = LinkModel(MESH), Shapes.of(tokens, 4096, n, op=op)
+    parts = model.terms(model.geometry(shapes, algorithm, kernel.aiter(), "gfx942"), cost)
     latency_us = np.asarray(total(parts))
     np.testing.assert_allclose(
         latency_us, sum(np.broadcast_to(v, len(tokens)) for v in parts.values())

@@ -15,7 +15,6 @@ import pytest
 pytest.importorskip("torch", reason="the live back ends compute with torch")
 
 from costmodel.data import measurement
-from costmodel.live.backends.aiter.self_check import release_of
 
 STANDINS = Path(__file__).parent / "standins"
 ENTRY = ("-m", "costmodel", "measure", "--backend", "aiter")
@@ -112,9 +111,9 @@ def test_bad_input_is_said_once(tmp_path, arguments, environment, message):
 FIND = """
 import sys
 from costmodel.errors import InputError
-from costmodel.live.backends.aiter import self_check as aiter_check
+from costmodel.live.backends.aiter.installation import find
 try:
-    found = aiter_check.find()
+    found = find()
 except InputError as error:
     sys.exit(str(error))
 print(found.version)
@@ -193,47 +192,56 @@ def test_another_interface_is_named(tmp_path, file, old, new, message):
     assert len(error.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("version", "release"),
-    [
-        ("0.1.10.post3", (0, 1, 10)),
-        ("0.1.13.dev4+g1a2b", (0, 1, 13)),
-        ("g1a2b", (999, 0, 0)),
-        ("", (999, 0, 0)),
-    ],
-)
-def test_versions_are_read(version, release):
-    assert release_of(version) == release
-
-
 class Found:
     """As much of a found AITER as the limits depend on."""
 
-    def __init__(self, release, forced=""):
-        self.release, self.forced = release, forced
+    forced = ""
+
+    def __init__(self, version):
+        self.version = version
 
 
-@pytest.mark.parametrize(
-    ("release", "arm", "tokens", "hidden_dim", "message"),
-    [
-        ((0, 1, 11), "1stage", 1, 2880, "before AITER 0.1.12"),
-        ((0, 1, 12), "1stage", 1, 2880, None),
-        ((0, 1, 16), "1stage", 81, 4096, "before AITER 0.1.17 it takes at most 80 tokens"),
-        ((0, 1, 17), "1stage", 81, 4096, None),
-        ((0, 1, 18), "1stage", 1, 8192, None),
-        ((0, 1, 18), "1stage", 1, 8200, "hidden_dim up to 8192"),
-        ((0, 1, 18), "2stage", 1, 8200, None),
-        ((0, 1, 18), "2stage", 1, 504, "hidden_dim from 512 on"),
-        ((0, 1, 18), "2stage", 1, 512, None),
-        ((0, 1, 18), "separate", 1, 2884, "multiple of 8"),
-        ((0, 1, 18), "auto", 1, 4096, None),
-    ],
-)
-def test_the_limits_of_each_release(release, arm, tokens, hidden_dim, message):
+def reason_against(version, arm, tokens, hidden_dim):
     from costmodel.live.backends.aiter.adapter import AiterBackend
     from costmodel.live.backends.base import LiveShape
 
     backend = AiterBackend(2)
-    backend._aiter = Found(release)
-    reason = backend.reason_against(LiveShape(tokens, hidden_dim, "bf16"), arm)
+    backend._aiter = Found(version)
+    return backend.reason_against(LiveShape(tokens, hidden_dim, "bf16"), arm)
+
+
+@pytest.mark.parametrize(
+    ("version", "arm", "tokens", "hidden_dim", "message"),
+    [
+        ("0.1.10.post3", "1stage", 1, 2880, "AITER 0.1.10.post3 takes hidden_dim (512, 1024, 2048"),
+        ("0.1.11", "1stage", 1, 2880, "AITER 0.1.11 takes hidden_dim (512, 1024, 2048, 4096) only"),
+        ("0.1.12", "1stage", 1, 2880, None),
+        ("0.1.16", "1stage", 81, 4096, "1-stage kernel of AITER 0.1.16 takes at most 80 tokens"),
+        ("0.1.17", "1stage", 81, 4096, None),
+        ("0.1.18", "1stage", 1, 8192, None),
+        ("0.1.18", "1stage", 1, 8200, "hidden_dim up to 8192"),
+        ("0.1.18", "2stage", 1, 8200, None),
+        ("0.1.18", "2stage", 1, 16384, None),
+        ("0.1.18", "2stage", 1, 16392, "hidden_dim up to 16384"),
+        ("0.1.18", "2stage", 1, 504, "hidden_dim from 512 on"),
+        ("0.1.18", "2stage", 1, 512, None),
+        ("0.1.18", "2stage", 8192, 4096, None),
+        ("0.1.18", "2stage", 8193, 4096, "at most 67108864 bytes a rank"),
+        ("0.1.18", "1stage", 8193, 4096, "at most 67108864 bytes a rank"),
+        ("0.1.18", "auto", 8193, 4096, None),  # AITER may have another way
+        ("0.1.18", "separate", 8193, 4096, None),
+        ("0.1.18", "separate", 1, 2884, "multiple of 8"),
+        ("0.1.18", "auto", 1, 4096, None),
+        ("0.1.13.dev4+g1a2b", "1stage", 81, 4096, "AITER 0.1.13 takes at most 80 tokens"),
+        ("g1a2b", "1stage", 81, 2880, None),  # a commit, or no version: taken for the newest
+        ("", "1stage", 81, 2880, None),
+    ],
+)
+def test_the_limits_of_each_release(version, arm, tokens, hidden_dim, message):
+    reason = reason_against(version, arm, tokens, hidden_dim)
     assert (reason is None) if message is None else (message in reason)
+
+
+def test_another_size_limit_is_left_to_aiter(monkeypatch):
+    monkeypatch.setenv("AITER_CUSTOM_AR_MAX_SIZE", str(128 << 20))
+    assert reason_against("0.1.18", "2stage", 8193, 4096) is None

@@ -284,7 +284,7 @@ BAD = [
     ((), "--backend is missing"),
     (("--backend", "glo"), r"unknown back end 'glo' (did you mean gloo?)"),
     ((*SHAPES,), "--tokens is missing"),
-    ((*SHAPES, "--tokens", "1,x"), "--tokens: 'x' is not a whole number"),
+    ((*SHAPES, "--tokens", "1,x"), "--tokens: 'x' is not a positive integer"),
     (("--backend", "gloo", "--tp", "3", "--tokens", "1", "--hidden", "8"), "unknown world size 3"),
     ((*SHAPES, "--tokens", "1", "--dtype", "fp8"), "unknown dtype 'fp8'"),
     ((*SHAPES, "--tokens", "1", "--arms", "1satge"), "unknown arm '1satge'"),

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from costmodel.errors import InputError
 from costmodel.live.backends.base import LiveShape
-from costmodel.live.run.options import sizes
 from costmodel.live.run.points import Point, grid, read_plan, shuffled
 
 ENTRY = {"tokens": 16, "hidden_dim": 7168, "world_size": 8}
@@ -106,25 +105,3 @@ def test_shuffling_permutes_and_repeats(seed, count):
 def test_different_seeds_give_different_orders():
     points = grid(range(1, 20), [512], ["bf16"], ["1stage"], 2)
     assert len({tuple(shuffled(points, seed)) for seed in range(5)}) == 5
-
-
-@pytest.mark.parametrize(
-    ("text", "numbers"),
-    [
-        ("1,2,48", [1, 2, 48]),
-        ("1..512", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]),
-        ("3..20, 7", [3, 6, 12, 7]),
-        ("8:32:8,1:3,5..5", [8, 16, 24, 32, 1, 2, 3, 5]),
-    ],
-)
-def test_sizes(text, numbers):
-    assert sizes(text, "--tokens") == numbers
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "a", "1,,2", "0", "-4", "8..4", "1..", "..4", "1.5", "1:", "1:2:3:4", "1:4:0", "1..2..4"],
-)
-def test_bad_sizes_name_the_option(text):
-    with pytest.raises(InputError, match="--tokens"):
-        sizes(text, "--tokens")

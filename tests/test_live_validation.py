@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("torch", reason="the live back ends compute with torch")
 
-from costmodel.calibration.posterior import shipped
 from costmodel.data import measurement
+from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
 from costmodel.live.validation import arguments, judge_run
 
@@ -91,7 +91,7 @@ def test_auto_is_measured_and_proven_where_there_is_a_rule(run, tmp_path):
     first = json.loads((out / "samples.jsonl").read_text().splitlines()[0])
     first["arms"]["auto"] = {"kernels": ["allreduce_fusion_kernel_1stage"]}
     (copy / "samples.jsonl").write_text(json.dumps(first) + "\n")
-    _, proof = judge_run(copy, shipped("gfx950"), "MI355X")
+    _, proof = judge_run(copy, Setting.shipped("MI355X"))
     assert [k["kernels"] for k in proof.kernels] == [["allreduce_fusion_kernel_1stage"]]
 
 

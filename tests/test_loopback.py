@@ -10,16 +10,18 @@ from costmodel.calibration.observations import observe
 from costmodel.data import kernels as kernel
 from costmodel.data import measurement
 from costmodel.data.workload import Workload
-from costmodel.decide.prediction import latency_us
-from costmodel.decide.recommendation import ALWAYS_ONE_STAGE, recommend
+from costmodel.decide.decision import ALWAYS_ONE_STAGE
+from costmodel.decide.recommendation import recommend
+from costmodel.decide.setting import Setting
 from costmodel.decide.validation import validate
 from costmodel.errors import InputError
-from costmodel.model import shared_gpu as loopback
 from costmodel.model.latency import total
 from costmodel.model.shape import Shapes
+from costmodel.model.shared_gpu import SharedGpuCosts, SharedGpuModel
 
 ROWS = Path(__file__).parents[1] / "measurements" / "h200-loopback"
 FREE = 1e12
+MODEL = SharedGpuModel()
 
 
 def costs(**given):
@@ -33,16 +35,16 @@ def costs(**given):
     free = dict.fromkeys(
         ("program_gbps", "miss_gbps", "cache_gbps", "memory_gbps", "cache_bytes"), FREE
     )
-    return loopback.Costs(**{**zero, **free, **given})
+    return SharedGpuCosts(**{**zero, **free, **given})
 
 
 def geometry(tokens, hidden, n, algorithm="1stage", op="fused_ar_rmsnorm", arch="sm_90"):
     shapes = Shapes.of(tokens, hidden, n, op=op)
-    return loopback.geometry(shapes, algorithm, kernel.calibrated("costmodel"), arch)
+    return MODEL.geometry(shapes, algorithm, kernel.calibrated("costmodel"), arch)
 
 
 def latency(found, **given):
-    return np.asarray(total(loopback.terms(found, costs(**given))))
+    return np.asarray(total(MODEL.terms(found, costs(**given))))
 
 
 def test_programs_are_what_fits_on_the_gpu():
@@ -99,7 +101,7 @@ def test_another_arch_is_refused():
 
 @pytest.fixture(scope="module")
 def h200():
-    return calibrate(observe(measurement.read(ROWS / "calibration.csv")))[0]
+    return Setting(calibrate(observe(measurement.read(ROWS / "calibration.csv")))[0], "H200")
 
 
 @pytest.fixture(scope="module")
@@ -132,21 +134,20 @@ def test_held_out_shapes_meet_the_limits(h200, held_out):
 
 def test_few_resident_programs_bring_the_crossover(h200):
     """8 ranks, hidden 4096: the only measured size where 2-stage wins, from 128 tokens on."""
-    shapes = Shapes.of([16, 32, 256, 512], 4096, 8)
-    own = {"gpu": "H200", "kernel": kernel.calibrated("costmodel")}
-    one, two = (latency_us(h200, shapes, a, **own) for a in ("1stage", "2stage"))
+    eight = h200.shapes([16, 32, 256, 512], 4096, 8)
+    one, two = (h200.latency_us(eight, a) for a in ("1stage", "2stage"))
     assert (one < two).tolist() == [True, True, False, False]
-    four = Shapes.of([16, 256], 4096, 4)
-    one, two = (latency_us(h200, four, a, **own) for a in ("1stage", "2stage"))
+    four = h200.shapes([16, 256], 4096, 4)
+    one, two = (h200.latency_us(four, a) for a in ("1stage", "2stage"))
     assert (one < two).all()
 
 
 def test_recommendation_is_for_the_kernels_of_the_calibration(h200):
-    found = recommend(h200, gpu="H200", hidden_dims=(2880, 5120), world_sizes=(2, 4))
+    found = recommend(h200, Workload.of((2880, 5120)), world_sizes=(2, 4))
     assert {c.verdict for c in found.cutoffs} == {ALWAYS_ONE_STAGE}
     assert found.hidden_rule == "hidden % 8 == 0 and hidden / 8 <= 2048"
     with pytest.raises(InputError, match="costmodel's kernels"):
-        recommend(h200, gpu="H200", hidden_dims=(32768,))
+        recommend(h200, Workload.of((32768,)))
 
 
 def test_kernels_and_interconnect_belong_together(held_out):

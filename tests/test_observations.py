@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from costmodel.calibration.observations import observe
+from costmodel.calibration.posterior import shipped
 from costmodel.data.measurement import Measurements
 
 
@@ -55,6 +56,10 @@ def test_a_source_with_two_gpus_has_two_harness_constants(published):
         ({"quality": "suspect"}, "quality is suspect"),
         ({"algorithm": "auto"}, "algorithm not stated"),
         ({"interconnect": "gloo"}, "interconnect not modelled"),
+        ({"interconnect": "nvlink/1"}, "interconnect not modelled"),
+        ({"interconnect": "nvlink/8"}, "ranks do not split evenly over the GPUs"),
+        ({"interconnect": "loopback"}, "kernel on this interconnect"),
+        ({"kernel_family": "costmodel"}, "kernel on this interconnect"),
         ({"dtype": "fp8_e4m3"}, "dtype not modelled"),
     ],
 )
@@ -68,3 +73,11 @@ def test_one_arch_only(published):
     found = observe(published, arch="gfx950")
     assert set(found.table.arch) == {"gfx950"}
     assert found.set_aside["another arch"] > 0
+
+
+def test_rows_of_ranks_split_over_gpus_are_modelled_as_such(row):
+    rows = [row | {"interconnect": i} for i in ("xgmi", "nvlink", "nvlink/2")]
+    found = observe(Measurements.from_rows(rows))
+    assert [g.model.fabric for g in found.groups] == ["full_mesh", "switch", "split_2"]
+    (mesh,), (switch,), (split,) = (g.latency(shipped("gfx942").values) for g in found.groups)
+    assert mesh < switch < split  # 1, 3 and 4 pairs of the 4 ranks over the narrowest

@@ -5,27 +5,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel.calibration.posterior import shipped
 from costmodel.data.workload import Workload, captured_batch_sizes, snap_tokens
-from costmodel.decide.recommendation import best_cutoff, recommend
+from costmodel.decide.recommendation import recommend
+from costmodel.decide.regret import Arms, Cell
+from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
+from costmodel.model.shape import Shapes
 
-GPUS = [("gfx942", "MI300X"), ("gfx942", "MI308X"), ("gfx942", "MI325X"),
-        ("gfx950", "MI350X"), ("gfx950", "MI355X")]  # fmt: skip
+GPUS = ["MI300X", "MI308X", "MI325X", "MI350X", "MI355X"]
 
 
 @pytest.fixture(scope="module")
 def answers():
-    return {gpu: recommend(shipped(arch), gpu=gpu) for arch, gpu in GPUS}
+    return {gpu: recommend(Setting.shipped(gpu)) for gpu in GPUS}
 
 
-@pytest.mark.parametrize("gpu", [g for _, g in GPUS])
+@pytest.mark.parametrize("gpu", GPUS)
 def test_two_ranks_are_always_1stage(answers, gpu):
     cutoff = answers[gpu].cutoffs[0]
     assert (cutoff.world_size, cutoff.verdict, cutoff.max_bytes) == (2, "always_1stage", None)
 
 
-@pytest.mark.parametrize("gpu", [g for _, g in GPUS])
+@pytest.mark.parametrize("gpu", GPUS)
 def test_eight_ranks_switch_at_half_to_three_quarters_of_four(answers, gpu):
     _, four, eight = answers[gpu].cutoffs
     assert 0.5 <= eight.max_bytes / four.max_bytes <= 0.75
@@ -65,7 +66,7 @@ def test_2880_is_in_the_set_and_hidden_does_not_matter_beyond_bytes(answers):
 
 
 def test_old_versions_have_a_hidden_set_and_a_token_cap():
-    found = recommend(shipped("gfx942"), gpu="MI300X", aiter_version="0.1.10.post3")
+    found = recommend(Setting.shipped("MI300X", aiter_version="0.1.10.post3"))
     assert set(found.hidden_set) == {2048, 4096}
     assert "tokens <= 80" in found.hidden_rule
 
@@ -79,27 +80,34 @@ def test_switch_points_are_captured_batches_around_the_cutoff(answers):
 
 def test_a_rejected_hidden_size_is_refused():
     with pytest.raises(InputError, match="hidden size 16384 is rejected"):
-        recommend(shipped("gfx942"), gpu="MI300X", hidden_dims=(16384,))
+        recommend(Setting.shipped("MI300X"), Workload.of([16384]))
 
 
 def test_no_1stage_kernel_nothing_to_choose():
     with pytest.raises(InputError, match="nothing to choose"):
-        recommend(shipped("gfx942"), gpu="MI300X", aiter_version="0.1.10")
+        recommend(Setting.shipped("MI300X", aiter_version="0.1.10"))
 
 
 def test_plain_all_reduce_has_an_answer_too():
-    found = recommend(shipped("gfx950"), gpu="MI355X", op="all_reduce")
+    found = recommend(Setting.shipped("MI355X", op="all_reduce"))
     assert found.cutoffs[0].verdict == "always_1stage"
     # AITER says 160 and 80 KiB for the plain op, vLLM proposed 64.
     assert 32 * 1024 <= found.cutoffs[2].max_bytes_lo <= 200 * 1024
 
 
-def brute_force(size, t1, t2, weight):
+def arms(size, one_us, two_us, weight):
+    """Both arms over calls of so many bytes, latencies (draws, n)."""
+    size = np.asarray(size)
+    calls = Shapes.of(1, size // 2, 4)
+    return Arms(calls, np.asarray(weight), one_us, two_us, "0.1.20")
+
+
+def brute_force(size, one_us, two_us, weight):
     """Try every cutoff one by one."""
-    best = np.minimum(t1, t2)
+    best = np.minimum(one_us, two_us)
     regret = {}
     for cutoff in [0, *np.unique(size)]:
-        chosen = np.where(size <= cutoff, t1, t2)
+        chosen = np.where(size <= cutoff, one_us, two_us)
         regret[int(cutoff)] = float(np.mean((weight * (chosen / best - 1)).sum(1)))
     return regret
 
@@ -110,34 +118,74 @@ def test_best_cutoff_is_the_best_of_all_cutoffs(seed):
     rng = np.random.default_rng(seed)
     n, draws = int(rng.integers(2, 30)), int(rng.integers(1, 6))
     size = np.sort(rng.integers(1, 12, n)) * 1000
-    t1, t2 = rng.uniform(1, 10, (2, draws, n))
+    one_us, two_us = rng.uniform(1, 10, (2, draws, n))
     weight = rng.dirichlet(np.ones(n))
-    choice = best_cutoff(size, t1, t2, weight)
-    regret = brute_force(size, t1, t2, weight)
-    # ``bytes`` may be a rounder value that decides alike: judge what it decides.
-    chosen = np.where(size <= choice.bytes, t1, t2)
-    mine = float(np.mean((weight * (chosen / np.minimum(t1, t2) - 1)).sum(1)))
-    assert mine == pytest.approx(min(regret.values()), abs=1e-12)
-    assert choice.regret_pct == pytest.approx(100 * mine, abs=1e-9)
-    assert choice.lo <= choice.bytes
-    assert choice.hi is None or choice.lo <= choice.hi
+    best = arms(size, one_us, two_us, weight).best()
+    regret = brute_force(size, one_us, two_us, weight)
+    # Every cutoff of the cell decides alike: judge both ends and the one that is printed.
+    top = 1 << 40 if best.cell.hi is None else best.cell.hi
+    for cutoff in (best.cell.lo, best.cell.roundest(), top):
+        chosen = np.where(size <= cutoff, one_us, two_us)
+        mine = float(np.mean((weight * (chosen / np.minimum(one_us, two_us) - 1)).sum(1)))
+        assert mine == pytest.approx(min(regret.values()), abs=1e-12)
+        assert best.regret_pct == pytest.approx(100 * mine, abs=1e-9)
+    assert best.lo.lo <= best.cell.lo <= best.cell.roundest() <= top
+    assert best.hi.hi is None or top <= best.hi.hi
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_the_interval_is_that_of_the_best_cutoff_of_each_draw(seed):
+    rng = np.random.default_rng(seed)
+    n, draws = int(rng.integers(2, 30)), int(rng.integers(20, 60))
+    size = np.arange(1, n + 1) * 1000
+    one_us, two_us = rng.uniform(1, 10, (2, draws, n))
+    weight = rng.dirichlet(np.ones(n))
+    every = arms(size, one_us, two_us, weight)
+    best = every.best()
+    # Draw by draw: how many draws' best cutoffs lie below, and above, what is claimed.
+    each = np.array(
+        [
+            min(brute_force(size, one_us[d : d + 1], two_us[d : d + 1], weight).items(),
+                key=lambda item: (item[1], item[0]))[0]
+            for d in range(draws)
+        ]
+    )  # fmt: skip
+    assert np.mean(each < best.lo.lo) <= 0.05 + 1 / draws
+    if best.hi.hi is not None:
+        assert np.mean(each > best.hi.hi) <= 0.05 + 1 / draws
+    assert best.always == pytest.approx(np.mean(each == size[-1]))
 
 
 def test_a_known_crossing_is_found():
     size = np.arange(1, 201) * 4096
     w, a1, a2 = 50e3, 5.0, 8.0
-    t1, t2 = (a1 + size / w)[None], (a2 + size / 2 / w)[None]
-    choice = best_cutoff(size, t1, t2, np.full(200, 1 / 200))
+    one_us, two_us = (a1 + size / w)[None], (a2 + size / 2 / w)[None]
+    best = arms(size, one_us, two_us, np.full(200, 1 / 200)).best()
     crossing = (a2 - a1) * w * 2
-    assert crossing - 4096 <= choice.bytes <= crossing + 4096
-    assert choice.always == choice.never == 0
+    assert best.cell.lo <= crossing <= best.cell.hi
+    assert (best.cell.lo + 4096, best.lo, best.hi) == (best.cell.hi + 1, best.cell, best.cell)
+    assert best.regret_pct == pytest.approx(0.0)
+    assert best.always == 0
 
 
 def test_weights_decide_where_one_cutoff_cannot_serve_all():
     size = np.array([1000, 2000, 3000])
-    t1, t2 = np.array([[2.0, 1.0, 2.0]]), np.array([[1.0, 2.0, 1.0]])
-    assert best_cutoff(size, t1, t2, np.array([0.1, 0.8, 0.1])).bytes >= 2000
-    assert best_cutoff(size, t1, t2, np.array([0.6, 0.2, 0.2])).bytes == 0
+    one_us, two_us = np.array([[2.0, 1.0, 2.0]]), np.array([[1.0, 2.0, 1.0]])
+    middle = arms(size, one_us, two_us, np.array([0.1, 0.8, 0.1])).best()
+    assert middle.cell == Cell(2000, 2999)
+    ends = arms(size, one_us, two_us, np.array([0.6, 0.2, 0.2])).best()
+    assert ends.cell == Cell(0, 999)
+    assert ends.cell.roundest() == 0
+
+
+def test_the_roundest_cutoff_of_a_cell_is_a_multiple_of_the_largest_power_that_fits():
+    kib = 1024
+    assert Cell(97 * kib, 130 * kib).roundest() == 128 * kib
+    assert Cell(97 * kib, 127 * kib).roundest() == 112 * kib
+    assert Cell(5000, 6000).roundest() == 5 * kib
+    assert Cell(5121, 5200).roundest() == 5121
+    assert Cell(5000, None).roundest() == 5000
 
 
 def test_captured_batches_and_workload():

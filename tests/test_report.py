@@ -9,26 +9,25 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from costmodel.calibration import posterior as calibrations
 from costmodel.data import llms
+from costmodel.data.workload import Workload
 from costmodel.decide.recommendation import recommend
-from costmodel.decide.validation import validate
+from costmodel.decide.setting import Setting
 from costmodel.decide.worth import worth
 from costmodel.errors import InputError
 from costmodel.figures import static
-from costmodel.report import case as findings
 from costmodel.report import directory, markdown, page
-from costmodel.report import text as story
-from costmodel.rules import catalogue
-from costmodel.show import document as blocks
-from costmodel.show import html as markup
-from costmodel.show.notebook import calibration_html, recommendation_html, validation_html
+from costmodel.report.case import gather
+from costmodel.report.text import context
+from costmodel.rules import rule as rules
 
 HOSTILE = (
     "x<i>y</i></script><script>window.pwned=1</script><img src=x onerror='window.pwned=1'> | **b** "
@@ -71,9 +70,7 @@ def plain(tmp_path_factory):
 @pytest.fixture(scope="module")
 def vllm():
     """Return what a report for vLLM on MI300X rests on."""
-    return findings.gather(
-        calibrations.shipped("gfx942"), gpu="MI300X", engine="vllm", llm=llms.find("gpt-oss-120b")
-    )
+    return gather(Setting.shipped("MI300X", engine="vllm"), llms.find("gpt-oss-120b"))
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +118,18 @@ def hostile(tmp_path_factory):
     return out, done
 
 
+def in_markdown(case):
+    """Return a case as Markdown, without figures."""
+    return markdown.render(context(case, [], "costmodel report", "out"))
+
+
+def tags_of_page(case, explorer):
+    """Return the tags of a case's page, without figures."""
+    tags = Tags()
+    tags.feed(page.render(context(case, [], "costmodel report", "out"), explorer))
+    return tags.found
+
+
 def cells(text, start):
     """Return the rows of the first Markdown table after a line that starts so."""
     lines = iter(text.splitlines())
@@ -138,9 +147,11 @@ def cells(text, start):
 
 def test_tables_hold_the_models_numbers(plain):
     text = (plain[0] / "report.md").read_text()
-    gfx950 = calibrations.shipped("gfx950")
-    found = recommend(gfx950, gpu="MI355X")
-    old = catalogue.current("sglang")
+    setting = Setting.shipped("MI355X", engine="sglang")
+    gfx950 = setting.calibration
+    llm = llms.find("gpt-oss-120b")
+    found = recommend(setting, Workload.of([llm.hidden_size]))
+    old = rules.current("sglang")
     head, *rows = cells(text, "SGLang chooses")
     assert head[:3] == ["ranks", "1-stage now", "1-stage proposed"]
     for row, cutoff in zip(rows, found.cutoffs, strict=True):
@@ -151,9 +162,8 @@ def test_tables_hold_the_models_numbers(plain):
         assert row[2].strip("*") == proposed
         assert row[4].startswith(cutoff.verdict.split("_")[0])
     _, *rows = cells(text, "## Worth")
-    llm = llms.find("gpt-oss-120b")
     for row, n in zip(rows, (2, 4, 8), strict=True):
-        w = worth(gfx950, llm, n, old, found.rule(), gpu="MI355X")
+        w = worth(setting, llm, n, old, found.rule)
         e = w.mean_us
         assert row[1] == f"{e.value:.1f} ({e.lo:.1f} to {e.hi:.1f})"
         assert row[3] == w.evidence
@@ -179,11 +189,15 @@ def test_the_commands_it_names_give_its_numbers(plain):
     mean = found["over_histogram"]["us_per_step"]
     _, *rows = cells(text, "## Worth")
     assert rows[2][1].startswith(f"{mean:.1f} (")
-    assert catalogue.load(out / "rule.json").cutoff_bytes(4) == ("<=", 464 * 1024)
+    mine = recommend(
+        Setting.shipped("MI355X", engine="sglang"), Workload.of([2880]), world_sizes=(4,)
+    )  # fmt: skip
+    written = rules.load(out / "rule.json")
+    assert written.cutoff_bytes(4) == ("<=", mine.at(4).max_bytes)
 
 
 def test_engine_guards_are_part_of_the_rule(vllm):
-    text = markdown.render(story.story(vllm, {}, "costmodel report", "out"), {})
+    text = in_markdown(vllm)
     assert "vLLM's guards stay: tokens &lt;= 80" in text
     assert vllm.new.max_tokens(512, 2) == 80
     assert "Not decided at TP4 and TP8" in text
@@ -198,12 +212,11 @@ def test_engine_guards_are_part_of_the_rule(vllm):
 
 def test_harm_on_another_gpu_is_said_at_the_top():
     # AITER's rule now is better on MI355X than what suits MI300X.
-    aiter = findings.gather(
-        calibrations.shipped("gfx942"), gpu="MI300X", engine="aiter",
-        llm=llms.find("gpt-oss-120b"), world_sizes=(4,),
-    )  # fmt: skip
+    aiter = gather(
+        Setting.shipped("MI300X", engine="aiter"), llms.find("gpt-oss-120b"), world_sizes=(4,)
+    )
     assert aiter.elsewhere[0].scores[0].saved_pct.hi < 0
-    text = markdown.render(story.story(aiter, {}, "costmodel report", "out"), {})
+    text = in_markdown(aiter)
     assert "**Worse on MI355X at TP4,**" in text.split("## For whom")[0]
 
 
@@ -264,11 +277,10 @@ def test_nothing_of_a_users_file_becomes_markup(hostile):
             assert "pwned" not in line or len(re.findall(r"(?<!\\)\|", line)) in (3, 4, 5, 6)
 
 
-def test_data_of_the_page_cannot_end_its_script():
-    tags = Tags()
-    tags.feed(page.page("t", [], {}, {"name": HOSTILE}))
-    assert [t for t, _ in tags.found].count("script") == 3
-    assert "img" not in [t for t, _ in tags.found]
+def test_data_of_the_page_cannot_end_its_script(vllm):
+    kinds = [t for t, _ in tags_of_page(vllm, {"name": HOSTILE})]
+    assert kinds.count("script") == 3
+    assert "img" not in kinds
 
 
 def n_is_link(attributes):
@@ -393,22 +405,24 @@ def test_code_spans_end_where_they_should(text):
         assert html.unescape(inside) == " ".join(text.split())
 
 
-def test_a_listing_cannot_end_its_own_fence():
-    block = blocks.Listing("a\n````\nb", "sh")
-    assert markdown.render([block], {}).startswith("`````sh\n")
-    assert markup.render([blocks.Listing("</code><b>", summary="<i>")]).count("<b>") == 0
+def test_a_listing_cannot_end_its_own_fence(vllm):
+    hostile = replace(vllm, emitted=replace(vllm.emitted, text="a\n````\n</code><b>b"))
+    assert "\n`````python\na\n````\n</code><b>b\n`````\n" in in_markdown(hostile)
+    assert "b" not in [t for t, _ in tags_of_page(hostile, {})]
 
 
-def test_rich_representations_escape_and_hold_the_numbers(published):
-    gfx950 = calibrations.shipped("gfx950")
-    text = recommendation_html(recommend(gfx950, gpu="MI355X"))
-    assert "&lt;= 464 KiB" in text
-    assert "405 KiB to 480 KiB" in text
-    text = calibration_html(gfx950)
-    assert gfx950.id in text
-    assert f"{gfx950.values['round_trip_us']:.3g}" in text
-    judged = validate(published, gfx950, gpu="MI355X", op="fused_ar_rmsnorm")
-    text = validation_html(judged)
-    assert "passed" in text
-    assert f"{judged.of('sglang-128k').mean_pct:.2f} %" in text
-    assert "<script" not in text
+@given(
+    st.sampled_from(
+        ["- ", "+ ", "# ", "1. ", "12) ", "> ", "* ", "| ", "```", "    ", "\n- ", "=="]
+    )
+    | st.text(max_size=8)
+)
+@settings(deadline=None, max_examples=50)
+def test_no_value_starts_a_line_as_markup(vllm, start):
+    note = f"{start}x"
+    text = in_markdown(replace(vllm, emitted=replace(vllm.emitted, notes=(note,))))
+    (item,) = text.split("the rule:")[1].split("## For whom")[0].strip().split("\n\n")[-1:]
+    assert item.startswith("- ")
+    assert "\n" not in item
+    assert not re.match(r"([-+#>*|`]|\d+[.)]) ?", item.removeprefix("- "))
+    assert html.unescape(item).endswith("x")

@@ -7,78 +7,118 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from costmodel.calibration.posterior import shipped
-from costmodel.decide.prediction import latency_us
+from costmodel.data.workload import Workload, captured_batch_sizes
+from costmodel.decide.decision import ALWAYS_ONE_STAGE
+from costmodel.decide.recommendation import recommend
+from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
-from costmodel.model.shape import ONE_STAGE, TWO_STAGE, Shapes
-from costmodel.simulation import Conditions, Skew, Study, crossing, cutoff_map
+from costmodel.model.shape import ONE_STAGE, TWO_STAGE
+from costmodel.simulation import Conditions, Skew, Study, cutoff_map
+from costmodel.simulation.cutoff import BATCH_SIZES, simulated_cutoff
 
 
 @pytest.fixture(scope="module")
 def eight():
-    return Study(shipped("gfx950"), "MI355X", ranks=8)
+    return Study(Setting.shipped("MI355X"), ranks=8)
 
 
-def test_crossing_of_two_lines():
-    # 10 + t against 20.25 + t/2 meet at t = 20.5.
+def switched(ranks=16):
+    """Return a study of a machine that was never calibrated: costs alone decide its cutoff."""
+    return Study(Setting.shipped("MI355X"), fabric="switch", ranks=ranks, hidden_dim=4096)
+
+
+def test_cutoff_of_two_lines():
+    # 10 + t against 50.25 + t/2 meet at t = 80.5: the last simulated batch below is 80.
     def cost(algorithm, tokens):
-        return 10 + tokens if algorithm == ONE_STAGE else 20.25 + tokens / 2
+        return 10 + tokens if algorithm == ONE_STAGE else 50.25 + tokens / 2
 
-    found = crossing(cost, 100)
-    assert found.tokens == 20
-    assert found.bytes == pytest.approx(2050)
+    study = switched()
+    found = simulated_cutoff(study.setting, 4096, study.machine(), cost)
+    assert found.tokens == 80
+    assert 80 * 8192 <= found.bytes < 96 * 8192
+    assert found.interval is None
 
 
 def test_arms_that_never_cross():
     def cheap(name):
         return lambda algorithm, tokens: 1.0 if algorithm == name else 2.0
 
-    assert crossing(cheap(ONE_STAGE), 100).bytes is None
-    assert crossing(cheap(TWO_STAGE), 100).bytes == 0.0
+    study = switched()
+    always = simulated_cutoff(study.setting, 4096, study.machine(), cheap(ONE_STAGE))
+    never = simulated_cutoff(study.setting, 4096, study.machine(), cheap(TWO_STAGE))
+    assert (always.bytes, always.tokens) == (None, None)
+    assert (never.bytes, never.tokens) == (0, 0)
 
 
-def test_cutoff_on_the_mesh_is_the_closed_forms(eight):
-    found = eight.crossing()
-    size = eight.hidden_dim * 2
-    at = Shapes.of(np.arange(1, 200), eight.hidden_dim, 8)
-    arms = [
-        latency_us(eight.calibration, at, a, gpu="MI355X", kernel=eight.machine().kernel)
-        for a in (ONE_STAGE, TWO_STAGE)
-    ]
-    first_on_2stage = int(at.tokens[np.flatnonzero(arms[0] > arms[1])[0]])
-    assert found.bytes == pytest.approx(first_on_2stage * size, rel=0.06)
+@pytest.mark.parametrize("hidden", [2880, 7168])
+@pytest.mark.parametrize("n", [2, 4, 8])
+@pytest.mark.parametrize("gpu", ["MI300X", "MI355X"])
+def test_with_nothing_disturbed_the_cutoff_is_the_recommended_one(gpu, n, hidden):
+    setting = Setting.shipped(gpu)
+    found = Study(setting, hidden_dim=hidden, ranks=n).cutoff()
+    mine = recommend(setting, Workload.of([hidden]), world_sizes=(n,)).at(n)
+    if mine.verdict == ALWAYS_ONE_STAGE:
+        assert (found.bytes, found.interval) == (None, None)
+        return
+    # Where nothing is claimed, a sweep shows the best estimate with the same interval.
+    assert found.bytes == (mine.max_bytes or mine.arms.best().cell.roundest())
+    assert found.interval == (mine.max_bytes_lo, mine.max_bytes_hi)
+
+
+def test_a_calibrated_cutoff_follows_what_a_simulation_adds(eight):
+    """The same microseconds added to both arms leave every regret in us; to one, they do not."""
+    machine = eight.machine()
+
+    def closed(algorithm, tokens):
+        calls = eight.setting.shapes([tokens], 7168, 8)
+        terms = eight.setting.terms(calls, algorithm)
+        return float(eight.setting.latency_us(calls, algorithm)[0] - terms["harness"])
+
+    def late(algorithm, tokens):
+        return closed(algorithm, tokens) + (3.0 if algorithm == TWO_STAGE else 0.0)
+
+    still = simulated_cutoff(eight.setting, 7168, machine, closed)
+    mine = recommend(eight.setting, Workload.of([7168]), world_sizes=(8,)).at(8)
+    assert (still.bytes, still.interval) == (mine.max_bytes, (mine.max_bytes_lo, mine.max_bytes_hi))
+    moved = simulated_cutoff(eight.setting, 7168, machine, late)
+    assert moved.bytes > 1.3 * still.bytes
+
+
+def test_simulated_batches_are_captured_ones():
+    assert set(BATCH_SIZES) <= set(captured_batch_sizes().tolist())
 
 
 def test_skew_leaves_the_cutoff_alone_when_every_rank_waits_at_entry(eight):
-    still = eight.crossing().bytes
+    still = eight.cutoff()
     for scale in (1.0, 60.0):
-        assert eight.along("skew", scale).crossing().bytes == pytest.approx(still, rel=1e-6)
-    layered = replace(eight.along("skew", 20.0), layers=True)
-    assert layered.crossing().bytes == pytest.approx(still, rel=1e-6)
+        assert eight.along("skew", scale).cutoff() == still
+    # A layer also waits for the latest rank, on every algorithm alike: shares of a call shrink.
+    layered = replace(eight.along("skew", 20.0), layers=True).cutoff()
+    assert abs(layered.tokens - still.tokens) <= 8
 
 
 def test_skew_moves_the_cutoff_when_no_rank_waits_at_entry(eight, monkeypatch):
     monkeypatch.setattr("costmodel.simulation.study.LAYERS", 8)
     push = replace(eight, conditions=Conditions(entry_barrier=False), layers=True)
-    still = push.crossing().bytes
-    assert push.along("skew", 20.0).crossing().bytes > 1.2 * still
+    still = push.cutoff().bytes
+    assert push.along("skew", 20.0).cutoff().bytes > 1.2 * still
 
 
 def test_one_slow_cable_is_as_bad_as_all(eight):
-    one = eight.along("link", 0.5).crossing().bytes
-    every = eight.along("rate", 0.5).crossing().bytes
+    one = eight.along("link", 0.5).cutoff().bytes
+    every = eight.along("rate", 0.5).cutoff().bytes
     assert one == pytest.approx(every, rel=1e-6)
-    assert one < 0.6 * eight.crossing().bytes
+    assert one < 0.6 * eight.cutoff().bytes
 
 
 def test_a_slow_rank_favours_1stage(eight):
     # It does more of its own work in 2-stage: a second launch, a fence and a local pass.
-    assert eight.along("slow", 2.0).crossing().bytes > 1.3 * eight.crossing().bytes
+    assert eight.along("slow", 2.0).cutoff().bytes > 1.3 * eight.cutoff().bytes
 
 
 def test_incast_on_a_switch_takes_1stage_away(eight):
     found = [
-        replace(eight, fabric="mi450").along("ranks", n).crossing().bytes for n in (4, 8, 16, 72)
+        replace(eight, fabric="mi450").along("ranks", n).cutoff().bytes for n in (4, 8, 16, 72)
     ]
     assert found[0] > found[1] > found[2]
     assert found[3] == 0.0
@@ -88,11 +128,12 @@ def test_a_map_has_a_cell_for_every_combination(eight):
     found = cutoff_map(eight, [("link", (1.0, 0.5)), ("ranks", (2, 4, 8))])
     assert found.bytes.shape == (2, 3)
     assert np.isinf(found.bytes[:, 0]).all()  # two ranks: 1-stage always
-    assert found.bytes[1, 2] == pytest.approx(eight.along("link", 0.5).crossing().bytes)
+    assert found.bytes[1, 2] == pytest.approx(eight.along("link", 0.5).cutoff().bytes)
     record = found.to_dict()
     assert record["schema"] == "costmodel/simulate-sweep/1"
     assert record["cells"][0] == {
         "link": 1.0, "ranks": 2.0, "cutoff_bytes": None, "cutoff_tokens": None,
+        "cutoff_bytes_interval": None,
     }  # fmt: skip
     assert record["cells"][5]["link"] == 0.5
     assert record["cells"][5]["ranks"] == 8

@@ -4,15 +4,13 @@ import numpy as np
 import pytest
 
 from costmodel import simulation
-from costmodel.calibration.posterior import shipped
+from costmodel.decide.setting import Setting
 from costmodel.figures.simulated import cutoffs_along, latency_along, time_per_rank
 
 
 @pytest.fixture(scope="module")
 def node():
-    return simulation.Study(
-        shipped("gfx950"), "MI355X", ranks=4, skew=simulation.Skew("uniform", 20)
-    )
+    return simulation.Study(Setting.shipped("MI355X"), ranks=4, skew=simulation.Skew("uniform", 20))
 
 
 def test_bars_run_from_arrival_to_finish(node):

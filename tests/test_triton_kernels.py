@@ -21,6 +21,7 @@ triton = pytest.importorskip(
 )
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 
+from costmodel.data.kernels import aiter, at_date
 from costmodel.errors import InputError
 from costmodel.live.backends.base import ARMS, LiveShape
 from costmodel.live.backends.reference import operands, worst_error
@@ -28,7 +29,7 @@ from costmodel.live.backends.triton import kernels
 from costmodel.live.backends.triton.adapter import TritonBackend, short_name
 from costmodel.live.backends.triton.launch import (
     FLAT_THREADS,
-    plain_one_stage,
+    MAX_HIDDEN,
     programs_per_rank,
     row_block,
     row_threads,
@@ -382,11 +383,18 @@ def test_rows_fit_into_whole_warps_of_both_vendors(hidden, ranks):
 
 def test_separate_ops_follow_aiter_s_rule():
     kib = 1024
-    assert plain_one_stage(10**9, 2)
-    assert plain_one_stage(160 * kib - 16, 4)
-    assert not plain_one_stage(160 * kib, 4)
-    assert plain_one_stage(80 * kib - 16, 8)
-    assert not plain_one_stage(80 * kib, 8)
+    own = at_date("costmodel", "")
+    for ranks, limit in ((2, None), (4, 160 * kib), (8, 80 * kib)):
+        for size in (16, 80 * kib - 16, 80 * kib, 160 * kib - 16, 160 * kib, 10**9):
+            assert own.auto_is_1stage(ranks, size) == (limit is None or size < limit)
+            assert own.auto_is_1stage(ranks, size) == aiter().auto_is_1stage(ranks, size)
+
+
+def test_the_facts_of_the_kernels_are_those_of_their_code():
+    own = at_date("costmodel", "")
+    assert own.max_workgroups == kernels.MAX_PROGRAMS
+    assert own.threads == FLAT_THREADS
+    assert own.fused_1stage_max_packs * 16 // element_bytes("bf16") == MAX_HIDDEN
 
 
 # -- the back end ---------------------------------------------------------------------------------

@@ -12,17 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel.calibration.posterior import Refusal, shipped
+from costmodel.calibration.posterior import Refusal
 from costmodel.data import kernels as kernel
 from costmodel.data.measurement import Measurements
 from costmodel.data.workload import Workload
+from costmodel.decide.measured_regret import bootstrap_means
 from costmodel.decide.pairs import calls, group_median
-from costmodel.decide.prediction import latency_us, predict
-from costmodel.decide.regret import ModelledPairs, bootstrap_means, score
+from costmodel.decide.prediction import predict
+from costmodel.decide.regret import Arms
 from costmodel.decide.row_errors import compare, covered, offsets_without_row
+from costmodel.decide.setting import Setting
 from costmodel.decide.validation import Limits, hold_out, validate
 from costmodel.errors import InputError
-from costmodel.model.shape import ALGORITHMS, ALL_REDUCE, FUSED, SEPARATE, Shapes
+from costmodel.model.shape import ALGORITHMS, ALL_REDUCE, FUSED, SEPARATE, TWO_STAGE
 from costmodel.rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, named
 from costmodel.rules.rule import Rule
 
@@ -35,7 +37,7 @@ TWO = {4: 9.19, 8: 9.28, 16: 10.03, 32: 11.79, 64: 16.38}
 
 @pytest.fixture(scope="module")
 def gfx950():
-    return shipped("gfx950")
+    return Setting.shipped("MI355X")
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +60,14 @@ def table(*rows):
     return Measurements.from_rows(rows)
 
 
-def synthetic(calibration, *, factor=(1.0, 1.0), offset_us=0.0, noise=0.01, tokens=None, seed=1):
+def synthetic(setting, *, factor=(1.0, 1.0), offset_us=0.0, noise=0.01, tokens=None, seed=1):
     """Rows of both algorithms at TP4: the model's latency, each algorithm times a factor."""
     rng = np.random.default_rng(seed)
     t, h = np.meshgrid(np.arange(4, 100, 4) if tokens is None else tokens, [2880, 7168])
-    shapes = Shapes.of(t.ravel(), h.ravel(), 4)
+    shapes = setting.shapes(t.ravel(), h.ravel(), 4)
     rows = []
     for algorithm, times in zip(ALGORITHMS, factor, strict=True):
-        truth = latency_us(calibration, shapes, algorithm, gpu="MI355X", kernel=kernel.aiter())
+        truth = setting.latency_us(shapes, algorithm)
         measured = (times * truth + offset_us) * np.exp(rng.normal(0, noise, truth.size))
         rows += [
             a_row(algorithm=algorithm, tokens=int(n), hidden_dim=int(k), latency_us=float(us))
@@ -138,7 +140,7 @@ def test_group_median_is_the_median_of_each_group(items):
 
 @pytest.fixture(scope="module")
 def modelled(gfx950):
-    return ModelledPairs.of(gfx950, WORKLOAD, 4, gpu="MI355X")
+    return Arms.of(gfx950, WORKLOAD, 4)
 
 
 def test_regret_of_a_rule_is_what_it_costs_above_the_faster_algorithm(modelled):
@@ -158,9 +160,9 @@ def test_regret_of_a_rule_is_what_it_costs_above_the_faster_algorithm(modelled):
 
 
 def test_a_score_changes_sign_when_the_rules_change_places(gfx950):
-    about = {"gpu": "MI355X", "world_size": 8, "workload": WORKLOAD}
-    there = score(gfx950, named("vllm"), named("aiter"), **about)
-    back = score(gfx950, named("aiter"), named("vllm"), **about)
+    eight = Arms.of(gfx950, WORKLOAD, 8)
+    there = eight.score(named("vllm"), named("aiter"))
+    back = eight.score(named("aiter"), named("vllm"))
     assert there.saved_us.value == pytest.approx(-back.saved_us.value)
     assert there.saved_pct.lo == pytest.approx(-back.saved_pct.hi)
     assert there.regret_pct == back.other_regret_pct
@@ -175,7 +177,7 @@ def test_a_rule_against_itself_saves_exactly_nothing(modelled):
 
 def test_a_workload_that_one_kernel_does_not_take_is_refused(gfx950):
     with pytest.raises(InputError, match="1-stage needs hidden % 8 == 0 and hidden / 8 <= 1024"):
-        ModelledPairs.of(gfx950, Workload.of([16384]), 4, gpu="MI355X")
+        Arms.of(gfx950, Workload.of([16384]), 4)
 
 
 def test_the_bootstrap_gives_the_standard_error_of_a_mean():
@@ -216,17 +218,22 @@ def test_an_offset_is_the_weighted_median_of_the_other_rows(items):
 
 
 def test_the_interval_of_a_known_source_is_that_of_predict(gfx950, published):
-    observations = covered(gfx950, published.select(published.source == "aiter-3458-mi355x"))
-    found = compare(gfx950, observations)
+    observations = covered(
+        gfx950.calibration, published.select(published.source == "aiter-3458-mi355x")
+    )
+    found = compare(gfx950.calibration, observations)
     rows = observations.table
     ran = kernel.of_row("aiter", rows.source[0], rows.kernel_version[0], rows.date[0])
+    setting = gfx950.but(aiter_version="0.1.16", source="aiter-3458-mi355x")
+    # The release has the kernels that the rows ran.
+    assert replace(ran, version=setting.kernel.version) == setting.kernel
     for algorithm in ALGORITHMS:
         mine = rows.algorithm == algorithm
         there = predict(
-            gfx950,
-            Shapes.of(rows.tokens[mine], rows.hidden_dim[mine], rows.world_size[mine]),
-            algorithm, gpu="MI355X", kernel=ran, source="aiter-3458-mi355x",
-        )  # fmt: skip
+            setting,
+            setting.shapes(rows.tokens[mine], rows.hidden_dim[mine], rows.world_size[mine]),
+            algorithm,
+        )
         us = rows.latency_us[mine]
         assert found.predicted_us[mine] == pytest.approx(there.latency_us)
         assert found.inside[mine].tolist() == ((us >= there.lo_us) & (us <= there.hi_us)).tolist()
@@ -235,36 +242,36 @@ def test_the_interval_of_a_known_source_is_that_of_predict(gfx950, published):
 
 def test_an_unknown_source_is_judged_with_and_without_its_offset(gfx950):
     # 4 us on latencies of 10 to 25 us; the model itself is the truth but for 1 % of noise.
-    found = compare(gfx950, covered(gfx950, synthetic(gfx950, offset_us=4.0)))
+    mine = gfx950.calibration
+    found = compare(mine, covered(mine, synthetic(gfx950, offset_us=4.0)))
     accuracy = found.accuracy()
     assert not found.known.any()
     assert accuracy.median_ape > 10
     assert accuracy.median_ape_offset < 1.5
     assert accuracy.coverage90 == 1.0
     # No harness adds 60 us: that source's rows lie outside the spread.
-    odd = compare(gfx950, covered(gfx950, synthetic(gfx950, offset_us=60.0))).accuracy()
+    odd = compare(mine, covered(mine, synthetic(gfx950, offset_us=60.0))).accuracy()
     assert odd.coverage90 == 0.0
     assert odd.median_ape_offset < 1.5
 
 
 def test_intervals_hold_nine_times_in_ten_on_rows_that_the_model_made(gfx950):
     name, key = "vllm-54787", "vllm-54787/aiter"
-    shapes = Shapes.of(np.tile(np.arange(4, 204, 4), 8), 7168, 4)
+    setting, calibration = gfx950.but(source=key), gfx950.calibration
+    shapes = setting.shapes(np.tile(np.arange(4, 204, 4), 8), 7168, 4)
     rng = np.random.default_rng(3)
     rows = []
     for seed in range(40):
-        draw = {k: v[:1] for k, v in gfx950.draw(2, seed).items()}
-        truth = latency_us(
-            gfx950, shapes, "2stage", gpu="MI355X", kernel=kernel.aiter(), values=draw, source=key
-        )[0]
-        heavy = rng.standard_t(4, truth.size) * gfx950.noise[key]
+        draw = {k: v[:1] for k, v in calibration.draw(2, seed).items()}
+        truth = setting.latency_us(shapes, TWO_STAGE, draw)[0]
+        heavy = rng.standard_t(4, truth.size) * calibration.noise[key]
         some = rng.choice(truth.size, 20, replace=False)
         rows += [
             a_row(source=name, algorithm="2stage", tokens=int(shapes.tokens[i]),
                   latency_us=float(truth[i] * np.exp(heavy[i])))
             for i in some
         ]  # fmt: skip
-    accuracy = compare(gfx950, covered(gfx950, Measurements.from_rows(rows))).accuracy()
+    accuracy = compare(calibration, covered(calibration, Measurements.from_rows(rows))).accuracy()
     assert accuracy.coverage90 == pytest.approx(0.9, abs=0.06)
 
 
@@ -274,7 +281,7 @@ def test_rows_that_the_calibration_does_not_cover_are_counted(gfx950):
         a_row(quality="noisy"), a_row(op="fused_ar_mhc"), a_row(interconnect="nvlink"),
         a_row(algorithm="auto"), a_row(gpu="MI999X"),
     )  # fmt: skip
-    found = covered(gfx950, rows)
+    found = covered(gfx950.calibration, rows)
     assert len(found) == 2
     assert found.read == 8
     assert sum(found.set_aside.values()) == 6
@@ -283,7 +290,7 @@ def test_rows_that_the_calibration_does_not_cover_are_counted(gfx950):
         "GPU not in the calibration": 1,
         "another fabric than the calibration's full_mesh": 1,
     }  # fmt: skip
-    assert len(covered(gfx950, rows, gpu="MI350X")) == 0
+    assert len(covered(gfx950.calibration, rows, gpu="MI350X")) == 0
 
 
 # Verdict
@@ -376,7 +383,8 @@ def test_against_judges_one_more_rule_and_takes_the_verdict(gfx950):
 
 
 def test_without_a_claim_the_fallback_decides_and_is_named(gfx950):
-    refused = replace(gfx950, refusals=(Refusal("MI355X", 4, "rows contradict each other"),))
+    doubt = (Refusal("MI355X", 4, "rows contradict each other"),)
+    refused = gfx950.but(calibration=replace(gfx950.calibration, refusals=doubt))
     rows = synthetic(gfx950)
     found = validate(rows, refused, workload=WORKLOAD)
     (advice,) = found.advice
@@ -406,7 +414,7 @@ def test_repeats_narrow_the_noise(gfx950):
 
 
 def test_rows_without_pairs_are_refused_unless_the_model_alone_is_asked_for(published):
-    gfx942 = shipped("gfx942")
+    gfx942 = Setting.shipped("MI300X")
     with pytest.raises(InputError, match="no call of any op was measured with both algorithms"):
         validate(published, gfx942)
     found = validate(published, gfx942, need_pairs=False)
@@ -421,7 +429,7 @@ def test_nothing_left_is_refused_with_the_reasons(gfx950):
 
 
 def test_a_held_out_source_is_new_to_the_calibration(published):
-    without = hold_out(published, ("aiter-3458-mi355x",), "gfx950")
+    without = Setting(hold_out(published, ("aiter-3458-mi355x",), "gfx950"), "MI355X")
     rows = published.select(published.source == "aiter-3458-mi355x")
     found = validate(rows, without, workload=WORKLOAD)
     assert found.own_sources == ()

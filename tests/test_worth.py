@@ -12,43 +12,38 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel.calibration.posterior import Refusal, shipped
-from costmodel.data import kernels as kernel
+from costmodel.calibration.posterior import Refusal
 from costmodel.data import llms
 from costmodel.data.histogram import BatchHistogram, read_histogram
-from costmodel.data.workload import captured_batch_sizes
-from costmodel.decide.prediction import SEED, latency_us
-from costmodel.decide.regret import DRAWS
-from costmodel.decide.worth import recommended_at, worth
+from costmodel.data.workload import Workload, captured_batch_sizes
+from costmodel.decide.recommendation import recommend
+from costmodel.decide.setting import Setting
+from costmodel.decide.worth import worth
 from costmodel.errors import InputError
-from costmodel.model.shape import ALGORITHMS, Shapes
+from costmodel.model.shape import ALGORITHMS
 from costmodel.rules.catalogue import named
 from costmodel.rules.rule import Rule
 
 R1 = llms.find("deepseek-r1")
 LOW = Rule.from_cutoffs("low", {4: 128 * 1024})
 HIGH = Rule.from_cutoffs("high", {4: 448 * 1024})
+LOW8 = Rule.from_cutoffs("low8", {8: 128 * 1024})
 
 
 @pytest.fixture(scope="module")
-def gfx950():
-    return shipped("gfx950")
+def mi355x():
+    return Setting.shipped("MI355X")
 
 
 @pytest.fixture(scope="module")
-def raised(gfx950):
+def raised(mi355x):
     """Raising the cutoff from 128 to 448 KiB for 14 KiB a token: batches 16, 24, 32."""
-    return worth(gfx950, R1, 4, LOW, HIGH, gpu="MI355X")
+    return worth(mi355x, R1, 4, LOW, HIGH)
 
 
-def test_a_step_saves_two_calls_a_layer_times_the_latency_difference(gfx950, raised):
-    values = gfx950.draw(DRAWS, SEED)
-    values["harness[]"] = 0.0
-    shapes = Shapes.of([16, 24, 32], 7168, 4)
-    one, two = (
-        latency_us(gfx950, shapes, a, gpu="MI355X", kernel=kernel.aiter(), values=values)
-        for a in ALGORITHMS
-    )
+def test_a_step_saves_two_calls_a_layer_times_the_latency_difference(mi355x, raised):
+    shapes = mi355x.shapes([16, 24, 32], 7168, 4)
+    one, two = (mi355x.latency_us(shapes, a, mi355x.draws) for a in ALGORITHMS)
     saved = 2 * 61 * (two - one)
     changed = [b for b in raised.batches if b.old != b.new]
     assert [b.batch for b in changed] == [16, 24, 32]
@@ -68,17 +63,17 @@ def test_batches_on_which_the_rules_agree_are_worth_exactly_nothing(raised):
     assert {(b.saved_us.value, b.saved_us.lo, b.saved_us.hi) for b in alike} == {(0.0, 0.0, 0.0)}
 
 
-def test_going_back_costs_what_going_there_saved(gfx950, raised):
-    back = worth(gfx950, R1, 4, HIGH, LOW, gpu="MI355X")
+def test_going_back_costs_what_going_there_saved(mi355x, raised):
+    back = worth(mi355x, R1, 4, HIGH, LOW)
     assert back.mean_us.value == pytest.approx(-raised.mean_us.value)
     assert back.mean_us.lo == pytest.approx(-raised.mean_us.hi)
     assert raised.mean_us.value > 0
 
 
-def test_a_histogram_weighs_the_batches(gfx950, raised, tmp_path):
+def test_a_histogram_weighs_the_batches(mi355x, raised, tmp_path):
     path = tmp_path / "h.csv"
     path.write_text("batch,count\n32,30\n16,10\n8,0\n")
-    found = worth(gfx950, R1, 4, LOW, HIGH, gpu="MI355X", histogram=read_histogram(path))
+    found = worth(mi355x, R1, 4, LOW, HIGH, histogram=read_histogram(path))
     by_batch = {b.batch: b.saved_us.value for b in raised.batches}
     assert found.mean_us.value == pytest.approx(0.25 * by_batch[16] + 0.75 * by_batch[32])
     assert found.batches == raised.batches
@@ -86,37 +81,57 @@ def test_a_histogram_weighs_the_batches(gfx950, raised, tmp_path):
     assert raised.mean_us.value == pytest.approx(alike)
 
 
-def test_a_batch_that_the_1stage_kernel_rejects_runs_2stage_under_every_rule(gfx950):
+def test_a_batch_that_the_1stage_kernel_rejects_runs_2stage_under_every_rule(mi355x):
     """AITER 0.1.16 took at most 80 tokens in its 1-stage kernel."""
     always = Rule.from_cutoffs("always", {4: None})
     never = Rule.from_cutoffs("never", {4: 0})
-    found = worth(gfx950, R1, 4, never, always, gpu="MI355X", aiter_version="0.1.16")
+    old = mi355x.but(aiter_version="0.1.16")
+    found = worth(old, R1, 4, never, always)
     assert [b.batch for b in found.batches if b.old != b.new][-1] == 80
-    newest = worth(gfx950, R1, 4, never, always, gpu="MI355X")
+    newest = worth(mi355x, R1, 4, never, always)
     assert [b.batch for b in newest.batches if b.old != b.new][-1] == 512
 
 
-def test_a_model_that_no_batch_of_can_run_1stage_is_refused(gfx950):
+def test_a_model_that_no_batch_of_can_run_1stage_is_refused(mi355x):
     with pytest.raises(InputError, match=r"llama-3.1-405b, hidden size 16384: no call"):
-        worth(gfx950, llms.find("llama-3.1-405b"), 4, LOW, HIGH, gpu="MI355X")
+        worth(mi355x, llms.find("llama-3.1-405b"), 4, LOW, HIGH)
 
 
-def test_evidence_says_whether_both_algorithms_were_measured_here(gfx950, raised):
+def test_evidence_says_whether_both_algorithms_were_measured_here(mi355x, raised):
     assert raised.evidence == "measured"
-    eight = worth(gfx950, R1, 8, named("sglang"), named("aiter"), gpu="MI355X")
+    eight = worth(mi355x, R1, 8, named("sglang"), named("aiter"))
     assert eight.evidence == "transferred"
 
 
-def test_a_rule_without_a_claim_is_named(gfx950):
+def test_a_rule_without_a_claim_is_named(mi355x):
     with pytest.raises(InputError, match="rule low: the rule makes no claim for TP8"):
-        worth(gfx950, R1, 8, LOW, named("aiter"), gpu="MI355X")
+        worth(mi355x, R1, 8, LOW, named("aiter"))
 
 
-def test_without_a_recommendation_there_is_no_worth_but_a_reason(gfx950):
-    refused = replace(gfx950, refusals=(Refusal("MI355X", 8, "rows contradict each other"),))
-    with pytest.raises(InputError, match="MI355X at TP8, so no worth: rows contradict each other"):
-        recommended_at(refused, "MI355X", 8, "bf16", kernel.LATEST)
-    assert recommended_at(refused, "MI355X", 4, "bf16", kernel.LATEST).world_sizes == (4,)
+def test_without_a_recommendation_there_is_no_worth_but_a_reason(mi355x):
+    doubt = (Refusal("MI355X", 8, "rows contradict each other"),)
+    refused = mi355x.but(calibration=replace(mi355x.calibration, refusals=doubt))
+    eight = recommend(refused, world_sizes=(8,))
+    with pytest.raises(InputError, match="for MI355X: TP8: rows contradict each other"):
+        _ = eight.rule
+    both = recommend(refused, world_sizes=(4, 8))
+    assert both.rule.world_sizes == (4,)
+    with pytest.raises(InputError, match=r"rule recommended: .*no claim for TP8"):
+        worth(refused, R1, 8, LOW8, both.rule)
+
+
+# Worth of the engine's own rule
+
+
+@pytest.mark.parametrize("gpu", ["MI300X", "MI308X", "MI325X", "MI350X", "MI355X"])
+def test_what_the_guards_of_vllm_keep_from_2_ranks_is_not_promised(gpu):
+    """vLLM sizes no workspace for 2 ranks, so that a patch changes nothing there."""
+    setting = Setting.shipped(gpu, engine="vllm")
+    decision = recommend(setting, Workload.of([2880]), world_sizes=(2,))
+    model = llms.find("gpt-oss-120b")
+    assert worth(setting, model, 2, named("vllm"), decision.rule).mean_us.value == 0.0
+    bare = worth(setting, model, 2, named("vllm"), decision.unguarded_rule)
+    assert bare.mean_us.value > 100
 
 
 # Histograms

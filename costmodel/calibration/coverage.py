@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..model.shape import FUSED
+from .fit import Fit
 from .observations import Observations
 from .posterior import NORMAL_HALF_WIDTH, Coverage, Refusal
-
-if TYPE_CHECKING:
-    from .estimate import Fit
 
 Array = NDArray[np.float64]
 
@@ -50,21 +47,13 @@ def arms(found: Fit) -> NDArray[np.int64]:
     return np.unique(keys, return_inverse=True)[1].astype(np.int64)
 
 
-def sizes(found: Fit) -> Array:
-    """Return bytes per row."""
-    out = np.empty(len(found.problem.observations))
-    for group in found.problem.observations.groups:
-        out[group.rows] = group.geometry.size_bytes
-    return out
-
-
 def coverage(observations: Observations) -> tuple[Coverage, ...]:
     """Return what was measured, one record per GPU, world size, op and algorithm."""
     table = observations.table
     found = []
     for group in sorted(
         {
-            (g.gpu, int(n), g.geometry.op, g.geometry.algorithm)
+            (g.gpu, int(n), g.shapes.op, g.algorithm)
             for g in observations.groups
             for n in np.unique(table.world_size[g.rows])
         }
@@ -76,7 +65,7 @@ def coverage(observations: Observations) -> tuple[Coverage, ...]:
             & (table.op == op)
             & (observations.algorithm == algorithm)
         )
-        size = np.concatenate([g.geometry.size_bytes[mine[g.rows]] for g in observations.groups])
+        size = observations.size_bytes[mine]
         found.append(
             Coverage(
                 gpu,
@@ -109,7 +98,7 @@ def hidden_effect(found: Fit) -> HiddenEffect | None:
         if np.unique(hidden).size < 3:
             continue
         # Residuals at like bytes: take out a smooth trend in log bytes first.
-        size = np.log2(sizes(found)[mine])
+        size = np.log2(found.problem.observations.size_bytes[mine])
         design = np.column_stack([np.ones_like(size), size, size**2])
         project = design @ np.linalg.pinv(design)
         x.append(hidden - project @ hidden)

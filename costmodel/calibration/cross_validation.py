@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ..model.shape import SEPARATE
 from .baselines import BASELINES
-from .coverage import HiddenEffect, arms, hidden_effect, sizes
-from .estimate import Fit, fit
+from .coverage import HiddenEffect, arms, hidden_effect
+from .fit import Fit, fit
 from .posterior import NOISE_HALF_WIDTH, NORMAL_HALF_WIDTH
 
 Array = NDArray[np.float64]
@@ -95,7 +95,8 @@ def baseline_leave_one_out(found: Fit) -> dict[str, Array]:
 
     NaN where too few different sizes remain.
     """
-    observed, size, arm = found.problem.observations.latency_us, sizes(found), arms(found)
+    observations, arm = found.problem.observations, arms(found)
+    observed, size = observations.latency_us, observations.size_bytes
     out = {name: np.full(observed.size, np.nan) for name in BASELINES}
     for i in range(observed.size):
         rest = np.flatnonzero((arm == arm[i]) & (np.arange(observed.size) != i))
@@ -128,10 +129,10 @@ def leave_source_out(found: Fit) -> tuple[dict[str, Array], dict[str, dict[str, 
     """
     observations = found.problem.observations
     table, observed = observations.table, observations.latency_us
-    size = sizes(found)
+    size = observations.size_bytes
     norm = np.full(observed.size, "", dtype="U16")
     for group in observations.groups:
-        if group.geometry.op == SEPARATE:
+        if group.shapes.op == SEPARATE:
             norm[group.rows] = group.norm_kernel
     arm = np.array(
         [

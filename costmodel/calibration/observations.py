@@ -16,13 +16,10 @@ from numpy.typing import NDArray
 from ..data import hardware
 from ..data import kernels as kernel
 from ..data.measurement import Measurements
-from ..model import fabric
-from ..model.geometry import Geometry, on_fabric
-from ..model.latency import Costs, costs, terms, total
+from ..model.choose import for_interconnect
+from ..model.interface import LatencyModel
+from ..model.latency import total
 from ..model.shape import ALL_REDUCE, FUSED, ONE_STAGE, OPS, TWO_STAGE, WORLD_SIZES, Shapes
-from ..model.shared_gpu import FAMILY as LOOPBACK_FAMILY
-from ..model.shared_gpu import Costs as LoopbackCosts
-from ..model.shared_gpu import Loopback, archs
 from ..units import ELEMENT_BYTES
 
 if TYPE_CHECKING:
@@ -36,21 +33,27 @@ SILENT_DTYPE = "bf16"
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that ran one kernel on one GPU, so that one geometry call covers them."""
+    """Rows that ran one kernel on one GPU, so that one geometry call covers them.
+
+    ``geometry`` is an object of ``model``, which alone knows what is in it.
+    """
 
     rows: NDArray[np.int64]
-    geometry: Geometry | Loopback
+    shapes: Shapes
+    algorithm: str
     arch: str
     gpu: str
     hbm_gbps: float
-    fabric: str
     norm_kernel: str
+    model: LatencyModel
+    geometry: Any
 
-    def costs(self, values: Mapping[str, Any]) -> Costs | LoopbackCosts:
-        """Resolve parameter values for this group's GPU, without a harness constant."""
-        return costs(
-            values, self.arch, self.gpu, self.hbm_gbps, self.norm_kernel, fabric=self.fabric
+    def latency(self, values: Mapping[str, Any]) -> NDArray[np.float64]:
+        """Return modelled latencies without any harness constant; (n,) or (draws, n)."""
+        costs = self.model.costs(
+            values, self.arch, self.gpu, norm_kernel=self.norm_kernel, hbm_gbps=self.hbm_gbps
         )
+        return np.atleast_1d(total(self.model.terms(self.geometry, costs)))
 
 
 @dataclass(frozen=True)
@@ -71,16 +74,30 @@ class Observations:
     def __len__(self) -> int:
         return len(self.table)
 
+    def __repr__(self) -> str:
+        aside = sum(self.set_aside.values())
+        sources = len(set(self.table.source.tolist()))
+        return (
+            f"Observations({len(self)} of {self.read} rows in {len(self.groups)} groups, "
+            f"{sources} sources; {aside} set aside for {len(self.set_aside)} reasons)"
+        )
+
     @property
     def latency_us(self) -> NDArray[np.float64]:
         """Measured latencies."""
         return self.table.latency_us
 
+    @property
+    def size_bytes(self) -> NDArray[np.float64]:
+        """Bytes of the call on one rank, per row."""
+        out = np.empty(len(self))
+        for group in self.groups:
+            out[group.rows] = group.shapes.bytes
+        return out
+
     def latency(self, values: Mapping[str, Any]) -> NDArray[np.float64]:
         """Return modelled latencies without any harness constant; (n,) or (draws, n)."""
-        parts = [
-            np.atleast_1d(total(terms(g.geometry, g.costs(values), g.fabric))) for g in self.groups
-        ]
+        parts = [g.latency(values) for g in self.groups]
         draws = np.broadcast_shapes(*(p.shape[:-1] for p in parts)) if parts else ()
         out = np.empty((*draws, len(self)))
         for g, part in zip(self.groups, parts, strict=True):
@@ -119,12 +136,12 @@ def observe(
     drop(np.isnan(table.bytes) & ~has_shape, "size not stated")
     drop((table.op != ALL_REDUCE) & ~has_shape, "tokens or hidden_dim not stated")
     drop((table.dtype != "") & ~np.isin(table.dtype, list(ELEMENT_BYTES)), "dtype not modelled")
-    for interconnect in np.unique(table.interconnect).tolist():
-        if fabric.of_interconnect(interconnect) is None:
-            drop(table.interconnect == interconnect, "interconnect not modelled")
-    on_one_gpu = table.interconnect == "loopback"
-    drop((table.kernel_family == LOOPBACK_FAMILY) != on_one_gpu, "kernel on this interconnect")
-    drop(on_one_gpu & ~np.isin(table.arch, archs()), "programs that fit on this arch not known")
+    for row in np.flatnonzero(reason == "").tolist():
+        model = for_interconnect(str(table.interconnect[row]))
+        asked = str(table.kernel_family[row]), str(table.arch[row]), int(table.world_size[row])
+        reason[row] = (
+            "interconnect not modelled" if model is None else model.reason_against(*asked) or ""
+        )
     quantised = np.char.find(table.kernel_version, "fp8") >= 0
     drop(quantised, "quantised payload")
 
@@ -193,16 +210,19 @@ def _groups(
         tokens = np.where(flat, 1, tokens)
         hidden = np.where(flat, rows.bytes[index] / ELEMENT_BYTES[dtype], hidden)
         shapes = Shapes.of(tokens, hidden, rows.world_size[index], op=op, dtype=dtype)
-        wires = fabric.of_interconnect(interconnect) or fabric.FULL_MESH
+        model = for_interconnect(interconnect)
+        assert model is not None  # observe sets rows of other interconnects aside
         groups.append(
             Group(
-                index,
-                on_fabric(wires, shapes, alg, ran, arch),
-                arch,
-                gpu,
-                hardware.hbm_gbps(gpu),
-                wires,
-                ran.norm_kernel,
+                rows=index,
+                shapes=shapes,
+                algorithm=alg,
+                arch=arch,
+                gpu=gpu,
+                hbm_gbps=hardware.hbm_gbps(gpu),
+                norm_kernel=ran.norm_kernel,
+                model=model,
+                geometry=model.geometry(shapes, alg, ran, arch),
             )
         )
     return tuple(groups)

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from ..data import facts, hardware
 from ..errors import InputError
 from ..files import replacing
-from ..model import parameters
-from ..model.latency import Costs, costs
-from ..model.shared_gpu import Costs as LoopbackCosts
+from ..model import choose, parameters
+from ..model.interface import LatencyModel
 
 SCHEMA = "costmodel/calibration/1"
 
@@ -90,6 +89,13 @@ class Calibration:
     kernel_family: str
     data: dict[str, Any]
 
+    def __repr__(self) -> str:
+        gpus, data = ", ".join(g for _, g in self.gpus), self.data
+        return (
+            f"Calibration({self.id}: {gpus} over {self.fabric}, {len(self.names)} parameters, "
+            f"{data.get('rows_used', '?')} rows of {len(data.get('sources', ()))} sources)"
+        )
+
     @property
     def id(self) -> str:
         """Short name: arch and the first eight digits of the content's hash."""
@@ -99,6 +105,11 @@ class Calibration:
     def sha256(self) -> str:
         """Hash of the file content."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @property
+    def model(self) -> LatencyModel:
+        """The latency model whose parameters these are."""
+        return choose.for_fabric(self.fabric)
 
     @property
     def values(self) -> Values:
@@ -145,8 +156,10 @@ class Calibration:
 
     def costs(
         self, gpu: str, values: Values, *, norm_kernel: str = "gemma", source: str | None = None
-    ) -> Costs | LoopbackCosts:
+    ) -> Any:
         """Return what actions cost on ``gpu`` under ``values`` (point estimates or draws).
+
+        The object is for the terms of :attr:`model`.
 
         ``source`` picks the harness constant of a calibrated source; without it the harness is the
         typical one, and draws carry the whole spread over sources.
@@ -159,8 +172,10 @@ class Calibration:
         deviation = values[f"harness[{key}]"] if key else values.get("harness[]", 0.0)
         # Even a fast harness adds no negative time beyond the launch.
         harness = np.maximum(values["harness_us"] + deviation, -values["launch_us"])
-        hbm_gbps = hardware.hbm_gbps(gpu)
-        return costs(values, arch, gpu, hbm_gbps, norm_kernel, harness, self.fabric)
+        return self.model.costs(
+            values, arch, gpu,
+            norm_kernel=norm_kernel, hbm_gbps=hardware.hbm_gbps(gpu), harness_us=harness,
+        )  # fmt: skip
 
     def harness_key(self, source: str, gpu: str = "") -> str | None:
         """Return the harness key of a source name or key, or None when it is not calibrated."""
@@ -275,11 +290,6 @@ class Calibration:
         }
         return json.dumps(record, indent=1) + "\n"
 
-    def _repr_html_(self) -> str:
-        from ..show.notebook import calibration_html
-
-        return calibration_html(self)
-
     def save(self, path: str | Path) -> None:
         """Write the calibration file atomically."""
         with replacing(Path(path)) as stream:
@@ -336,6 +346,7 @@ def load(path: str | Path) -> Calibration:
         if not (np.isfinite(found.mean).all() and np.isfinite(covariance).all()):
             raise ValueError("numbers that are not finite")
         np.linalg.cholesky(covariance + 1e-12 * np.eye(size))
+        choose.for_fabric(found.fabric)
     except (KeyError, TypeError, ValueError, np.linalg.LinAlgError) as error:
         raise InputError(
             f"{path}: not a usable calibration ({type(error).__name__}: {error}); write it again "

@@ -24,6 +24,7 @@ HIDDEN_DIMS = (2880, 4096, 5120, 7168)
 @click.option(
     "--against",
     metavar="NAME|FILE",
+    shell_complete=options.complete_rules,
     help="Rule to compare with [default: the recommended one, with --arch or --gpu].",
 )
 @question.DTYPE

@@ -9,7 +9,8 @@ from . import options
 
 @click.command()
 @click.argument("measurements", nargs=-1, metavar="MEASUREMENTS...")
-@click.option("--out", metavar="FILE", help="Write the calibration here (overwrites).")
+@click.option("--out", metavar="FILE", help="Write the calibration here.")
+@click.option("--force", is_flag=True, help="Replace --out if it exists.")
 @click.option("--published", is_flag=True, help="Add the published tables that costmodel ships.")
 @click.option("--arch", help="Write the part of the fit that one arch needs.")
 @click.option(
@@ -27,6 +28,7 @@ def command(
     arch: str | None,
     include: tuple[str, ...],
     no_cross_validation: bool,
+    force: bool,
     style: str,
 ) -> int:
     """Fit the model to schema 1 MEASUREMENTS (files or directories) and print the report.
@@ -45,6 +47,7 @@ def command(
     from ..data.measurement import VOCABULARY
     from ..decide.fit_report import report
     from ..errors import InputError
+    from ..files import check_free
     from ..show.fit_report import text
 
     if not measurements and not published:
@@ -57,6 +60,8 @@ def command(
             )
     if arch is not None:
         arch = arch.lower()
+    if out:
+        check_free(out, force)
     tables = [measurement.read_all(measurements)] if measurements else []
     if published:
         tables.append(measurement.published())

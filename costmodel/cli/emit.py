@@ -14,7 +14,8 @@ import numpy as np
 from ..data import kernels
 from ..decide.recommendation import recommend
 from ..errors import InputError, nearest
-from ..model.shape import FUSED, WORLD_SIZES
+from ..files import check_free
+from ..model.shape import FUSED, WORLD_SIZES, op_key, read_op
 from ..rules.catalogue import ENGINES
 from ..rules.rule import Provenance, Rule
 from . import options, question
@@ -79,7 +80,8 @@ def command(
         given = "--source" if source else "--tests"
         raise InputError(f"{given} goes with --for {', '.join(ENGINES)}, not {wanted}")
     for file in (out, tests_file):
-        _check_free(file, force)
+        if file:
+            check_free(file, force)
     if out and tests_file and Path(out).resolve() == Path(tests_file).resolve():
         raise InputError(f"--out and --tests name the same file {out}")
     command_line = _command_line(wanted, rule_name, hidden_set, tp, asked)
@@ -157,7 +159,7 @@ def _emit_engine(
 
 def _named(name: str, hidden_set: bool, asked: question.Asked) -> Rule:
     """Return a rule of the field, or one from a file."""
-    rule = question.rule_of(name, options.OP_NAMES.get(asked["op"].lower(), asked["op"].lower()))
+    rule = question.rule_of(name, op_key(asked["op"]))
     if not hidden_set:
         return rule
     sizes = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
@@ -174,6 +176,7 @@ def _recommended(
     The engine's guards join it from the source that is patched.
     """
     workload = question.workload_of(asked)
+    asked["op"] = read_op(asked["op"])
     decision = recommend(question.setting_of(asked), workload, world_sizes=tp)
     rule = decision.unguarded_rule
     if hidden_set:
@@ -218,13 +221,6 @@ def _command_line(
         "--hidden-set": hidden_set,
     }
     return shlex.join(["costmodel", "emit", *question.words(given)])
-
-
-def _check_free(file: str | None, force: bool) -> None:
-    if file and Path(file).is_dir():
-        raise InputError(f"{file}: is a directory")
-    if file and not force and Path(file).exists():
-        raise InputError(f"{file}: exists already; --force overwrites it")
 
 
 def _write(file: str | None, text: str) -> None:

@@ -14,7 +14,7 @@ from . import options, question
 
 @click.command()
 @question.setting_options
-@click.option("--tp", type=int, required=True, help="Ranks: 2, 4 or 8.")
+@options.world_size(required=True)
 @click.option("--tokens", type=click.IntRange(min=1), help="Tokens of the call.")
 @question.workload_options
 @click.option("--all", "every", is_flag=True, help="The choice at every captured batch size.")
@@ -30,14 +30,13 @@ def command(tp: int, tokens: int | None, every: bool, style: str, **asked: Any) 
     """
     if every == (tokens is not None):
         raise InputError("give --tokens for one call or --all for every captured batch size")
-    (world_size,) = options.read_world_sizes((tp,))
     hidden_dim = question.hidden_dim_of(asked)
     setting = question.setting_of(asked)
     if setting.op == SEPARATE:
         raise InputError("explain takes --op fused or plain; separate ops stand beside fused")
     workload = question.workload_of(asked)
     if every:
-        all_calls = choices(setting, hidden_dim, world_size, workload)
+        all_calls = choices(setting, hidden_dim, tp, workload)
         if style == "json":
             options.print_json(all_calls.to_dict())
         else:
@@ -45,7 +44,7 @@ def command(tp: int, tokens: int | None, every: bool, style: str, **asked: Any) 
 
             click.echo(choices_text(all_calls))
         return
-    explanation = explain(setting, setting.shapes(tokens or 1, hidden_dim, world_size), workload)
+    explanation = explain(setting, setting.shapes(tokens or 1, hidden_dim, tp), workload)
     if style == "json":
         options.print_json(explanation.to_dict())
     else:

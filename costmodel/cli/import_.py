@@ -9,7 +9,11 @@ from typing import Any
 import click
 
 from ..data.importers import Said, read
+from ..data.measurement import VOCABULARY
 from ..errors import InputError
+from ..files import check_free
+from ..model.shape import ONE_STAGE, TWO_STAGE, op_key, read_algorithm
+from . import options
 
 #: Options that say what the file may not: one a cell of schema 1.
 CELLS = tuple(field.name for field in fields(Said) if field.name != "columns")
@@ -36,14 +40,29 @@ HELP = {
 }
 
 
+def _algorithm_or_auto(name: str) -> str:
+    """Return the algorithm of a name; ``auto`` is the library's own choice, "" says nothing."""
+    key = name.strip().lower()
+    return key if key in ("", "auto") else read_algorithm(key)
+
+
+#: Cells of which several spellings are taken.
+TYPES = {
+    "op": options.Name("TEXT", op_key, VOCABULARY["op"]),
+    "algorithm": options.Name("TEXT", _algorithm_or_auto, (ONE_STAGE, TWO_STAGE, "auto")),
+}
+
+
 def _cell_options(function: Any) -> Any:
     for name in reversed(CELLS):
         option = f"--{name.replace('_', '-')}"
-        function = click.option(option, name, default="", metavar="TEXT", help=HELP[name])(function)
+        function = click.option(
+            option, name, type=TYPES.get(name), default="", metavar="TEXT", help=HELP[name]
+        )(function)
     return function
 
 
-@click.command(short_help="Other harnesses' output as schema 1 measurements.")
+@click.command()
 @click.argument("kind", metavar="FORMAT")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The schema 1 file.")
@@ -70,8 +89,7 @@ def command(
     costmodel import aiter op_test.log --op fused_ar_rmsnorm --algorithm 1stage --out one.csv
     costmodel import sglang sweep.csv --column "split (us)=ar_then_rmsnorm" --out sweep-schema1.csv
     """
-    if out.exists() and not force:
-        raise InputError(f"{out} exists; give another --out, or --force to replace it")
+    check_free(out, force)
     meanings = {}
     for column in columns:
         name, equals, meaning = column.rpartition("=")

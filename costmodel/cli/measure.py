@@ -16,7 +16,7 @@ from ..live.run.launch import measure
 from ..live.run.points import DEFAULT_ARMS
 
 
-@click.command(short_help="Measure the op on this machine.")
+@click.command()
 @click.option("--backend", metavar="NAME", help=f"What runs the op: {', '.join(BACKENDS)}.")
 @click.option("--tp", type=int, metavar="N", help="World size: 2, 4 or 8 ranks.")
 @click.option("--hidden", metavar="LIST", help="Hidden sizes, e.g. 2880,4096.")

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import InputError, nearest
-from ..model.shape import OPS, WORLD_SIZES
-from ..units import ELEMENT_BYTES
+from ..data.ranges import integers
+from ..errors import InputError
+from ..model.shape import ALGORITHMS, WORLD_SIZES, read_algorithm, read_op
+from ..units import ELEMENT_BYTES, read_dtype
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from ..calibration.posterior import Calibration
 
 Command = Callable[..., Any]
 
-#: Short names of ops on the command line.
-OP_NAMES = {"fused": "fused_ar_rmsnorm", "plain": "all_reduce", "separate": "ar_then_rmsnorm"}
-
 
 class IntegerList(click.ParamType):
-    """Comma-separated integers and ranges: ``1,2,4,8:64:8`` is 1, 2, 4, 8, 16, ..., 64."""
+    """Whole numbers as :func:`~costmodel.data.ranges.integers` reads them."""
 
     name = "LIST"
 
@@ -30,42 +29,48 @@ class IntegerList(click.ParamType):
         """Return the integers in order, each once."""
         if isinstance(value, tuple):
             return value
-        found: list[int] = []
-        for part in str(value).split(","):
-            ends = part.strip().split(":")
-            try:
-                numbers = [int(e) for e in ends]
-            except ValueError:
-                numbers = []
-            if not numbers or len(numbers) > 3 or min(numbers) < 1:
-                self.fail(
-                    f"'{part.strip()}' is not a positive integer or a range first:last[:step]",
-                    param,
-                )
-            if len(numbers) == 1:
-                found.append(numbers[0])
-                continue
-            first, last, step = (*numbers, 1)[:3]
-            if last < first:
-                self.fail(f"range '{part.strip()}' ends before it starts", param)
-            if (last - first) // step >= 1_000_000:
-                self.fail(f"range '{part.strip()}' has more than a million values", param)
-            found += range(first, last + 1, step)
-        return tuple(dict.fromkeys(found))
+        try:
+            return integers(str(value))
+        except InputError as error:
+            self.fail(str(error), param)
+
+
+class Name(click.ParamType):
+    """A name of which several spellings are taken; ``read`` returns the project's own."""
+
+    def __init__(self, name: str, read: Callable[[str], str], known: Iterable[str]) -> None:
+        self.name = name
+        self.read = read
+        self.known = tuple(known)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """Return the project's own name."""
+        try:
+            return self.read(value)
+        except InputError as error:
+            self.fail(str(error), param)
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
+        """Offer the known names."""
+        return completed(self.known, incomplete)
+
+
+def completed(known: Iterable[str], incomplete: str) -> list[CompletionItem]:
+    """Return the known words that go on from what was typed, in any case."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(k) for k in known if k.lower().startswith(incomplete.lower())]
+
+
+def _algorithm_or_both(name: str) -> str:
+    return "both" if name.strip().lower() == "both" else read_algorithm(name)
 
 
 INTEGERS = IntegerList()
-
-
-def read_op(name: str) -> str:
-    """Return the op for its name or short name."""
-    op = OP_NAMES.get(name.lower(), name.lower())
-    if op not in OPS:
-        raise InputError(
-            f"unknown op '{name}'{nearest(name, [*OPS, *OP_NAMES])}; "
-            f"one of {', '.join(OPS)} (or {', '.join(OP_NAMES)})"
-        )
-    return op
+OP = Name("NAME", read_op, ("fused", "plain", "separate"))
+DTYPE = Name("NAME", read_dtype, ELEMENT_BYTES)
+#: One algorithm, or both.
+ALGORITHM = Name("NAME", _algorithm_or_both, (*ALGORITHMS, "both"))
 
 
 def read_world_sizes(sizes: tuple[int, ...]) -> tuple[int, ...]:
@@ -76,16 +81,26 @@ def read_world_sizes(sizes: tuple[int, ...]) -> tuple[int, ...]:
     return sizes
 
 
+def _ranks(ctx: Any, param: Any, value: Any) -> Any:
+    """Check the value of --tp, one size or several."""
+    if value is not None:
+        read_world_sizes(value if isinstance(value, tuple) else (value,))
+    return value
+
+
 def world_sizes(command: Command) -> Command:
-    """Add --tp, the world sizes that are asked about."""
-
-    def checked(ctx: Any, param: Any, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        return read_world_sizes(sizes)
-
+    """Add --tp, several world sizes."""
     return click.option(
-        "--tp", type=INTEGERS, default="2,4,8", show_default=True, callback=checked,
-        help="World sizes.",
+        "--tp", type=INTEGERS, default=WORLD_SIZES, callback=_ranks,
+        help="World sizes: some of 2, 4 and 8.  [default: 2,4,8]",
     )(command)  # fmt: skip
+
+
+def world_size(*, required: bool = False, help: str = "World size: 2, 4 or 8 ranks.") -> Any:
+    """Return a decorator that adds --tp, one world size."""
+    return click.option(
+        "--tp", type=int, metavar="N", required=required, callback=_ranks, help=help
+    )
 
 
 def target(command: Command) -> Command:
@@ -95,8 +110,58 @@ def target(command: Command) -> Command:
             "--calibration", "calibration_file", metavar="FILE",
             help="Calibration file [default: the one shipped for the arch].",
         ),
-        click.option("--gpu", help="GPU of the arch, any case [default: MI300X, MI355X]."),
-        click.option("--arch", help="gfx942 (MI300X, MI308X, MI325X) or gfx950 (MI350X, MI355X)."),
+        click.option(
+            "--gpu", shell_complete=_gpus, help="GPU of the arch, any case "
+            "[default: MI300X, MI355X].",
+        ),
+        click.option(
+            "--arch", shell_complete=_archs,
+            help="gfx942 (MI300X, MI308X, MI325X) or gfx950 (MI350X, MI355X).",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def _archs(ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
+    from ..data.hardware import GPUS
+
+    return completed(GPUS, incomplete)
+
+
+def _gpus(ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
+    from ..data.hardware import GPUS
+
+    return completed((g for gpus in GPUS.values() for g in gpus), incomplete)
+
+
+def _models(ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
+    from ..data.llms import catalogue
+
+    return completed((llm.name for llm in catalogue()), incomplete)
+
+
+def complete_rules(ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
+    """Offer the names of rules, and files."""
+    from click.shell_completion import CompletionItem
+
+    from ..rules.catalogue import ENGINES, catalogue
+
+    names = completed((*ENGINES, *(r.name for r in catalogue())), incomplete)
+    return names or [CompletionItem(incomplete, type="file")]
+
+
+def one_model(command: Command) -> Command:
+    """Add --model and --config, of which one names the model."""
+    for option in (
+        click.option(
+            "--config", "config_file", metavar="FILE",
+            help="Hugging Face config.json (a local file) of the model.",
+        ),
+        click.option(
+            "--model", "model_name", shell_complete=_models,
+            help="Model of the catalogue, such as gpt-oss-120b.",
+        ),
     ):  # fmt: skip
         command = option(command)
     return command
@@ -104,23 +169,13 @@ def target(command: Command) -> Command:
 
 def model_shape(command: Command) -> Command:
     """Add --hidden, --model and --config, of which one names the hidden sizes."""
-    for option in (
-        click.option(
-            "--config", "config_file", metavar="FILE",
-            help="Hugging Face config.json (a local file) of the model.",
-        ),
-        click.option("--model", "model_name", help="Model of the catalogue, such as gpt-oss-120b."),
-        click.option("--hidden", type=INTEGERS, help="Hidden sizes, such as 2880,7168."),
-    ):  # fmt: skip
-        command = option(command)
-    return command
+    hidden = click.option("--hidden", type=INTEGERS, help="Hidden sizes, such as 2880,7168.")
+    return hidden(one_model(command))
 
 
-def dtype_option(command: Command) -> Command:
-    """Add --dtype."""
-    return click.option(
-        "--dtype", default="bf16", show_default=True, help=f"{', '.join(ELEMENT_BYTES)}."
-    )(command)
+def op_option(help: str = "fused, plain or separate.") -> Any:
+    """Return a decorator that adds --op."""
+    return click.option("--op", type=OP, default="fused", show_default=True, help=help)
 
 
 def format_option(command: Command) -> Command:
@@ -131,12 +186,20 @@ def format_option(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
+def listing_format(command: Command) -> Command:
+    """Add --format of a listing."""
+    return click.option(
+        "--format", "style", type=click.Choice(["table", "csv", "json"]), default="table",
+        show_default=True, help="A table for people, CSV or JSON for programs.",
+    )(command)  # fmt: skip
+
+
 def load_target(
     arch: str | None, gpu: str | None, calibration_file: str | None
 ) -> tuple[Calibration, str, str]:
     """Return (calibration, arch, gpu) from the options of :func:`target`.
 
-    With a calibration of the user's own, its GPUs count, catalogued or not.
+    With a calibration of the user's own, its GPUs count, catalogued or not, measured ones first.
     """
     from ..calibration.posterior import load, shipped
     from ..data import hardware
@@ -145,21 +208,16 @@ def load_target(
         arch, gpu = hardware.choose(arch, gpu)
         return shipped(arch), arch, gpu
     calibration = load(calibration_file)
-    wanted = [
-        (a, g)
-        for a, g in calibration.gpus
-        if (arch is None or a == arch.lower()) and (gpu is None or g == gpu.upper())
-    ]
-    if not wanted:
-        have = ", ".join(f"{g} ({a})" for a, g in calibration.gpus)
-        raise InputError(
-            f"{calibration_file}: no GPU for --arch {arch or '(any)'} --gpu {gpu or '(any)'}; "
-            f"the calibration covers {have}"
-        )
     measured = {c.gpu for c in calibration.coverage}
-    default = [hardware.GPUS[a][0] for a in {a for a, _ in wanted} if a in hardware.GPUS]
-    order = sorted(wanted, key=lambda p: (p[1] not in measured, p[1] not in default, p[1]))
-    return calibration, *order[0]
+    default = {gpus[0] for gpus in hardware.GPUS.values()}
+    known = sorted(
+        calibration.gpus, key=lambda p: (p[1] not in measured, p[1] not in default, p[1])
+    )
+    try:
+        return calibration, *hardware.choose(arch, gpu, known)
+    except InputError as error:
+        have = ", ".join(f"{g} ({a})" for a, g in calibration.gpus)
+        raise InputError(f"{calibration_file}: {error}; the calibration covers {have}") from None
 
 
 def hidden_sizes(
@@ -182,4 +240,4 @@ def print_json(record: Mapping[str, Any]) -> None:
     """Print a record as JSON; a number that is not finite is null."""
     import msgspec
 
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(record), indent=1).decode() + "\n")
+    click.echo(msgspec.json.format(msgspec.json.encode(record), indent=1).decode())

@@ -15,12 +15,13 @@ from . import options, question
 @click.command()
 @question.setting_options
 @click.option(
-    "--algorithm", type=click.Choice([*ALGORITHMS, "both"]), default="both", show_default=True
-)
+    "--algorithm", type=options.ALGORITHM, default="both", show_default=True,
+    help="1stage, 2stage or both.",
+)  # fmt: skip
 @options.world_sizes
 @click.option(
     "--tokens", type=options.INTEGERS, default="1,8,32,128", show_default=True,
-    help="Numbers and ranges, such as 1,2,4,8:64:8.",
+    help="Numbers; 8:64:8 in steps; 1..512 doubling.",
 )  # fmt: skip
 @question.workload_options
 @click.option("--terms", "show_terms", is_flag=True, help="Show the terms in the table.")

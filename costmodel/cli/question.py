@@ -27,12 +27,11 @@ Command = Callable[..., Any]
 #: receive them under.
 Asked = dict[str, Any]
 
-OP = click.option(
-    "--op", default="fused", show_default=True, help="fused or plain all-reduce, or separate ops."
-)
+OP = options.op_option("fused or plain all-reduce, or separate ops.")
 DTYPE = click.option(
-    "--dtype", help=f"{', '.join(ELEMENT_BYTES)}.  [default: the model's, or bf16]"
-)
+    "--dtype", type=options.DTYPE,
+    help=f"{', '.join(ELEMENT_BYTES)}.  [default: the model's, or bf16]",
+)  # fmt: skip
 AITER = click.option(
     "--aiter-version", default=kernels.LATEST, show_default=True, help="Whose kernels run."
 )
@@ -70,7 +69,7 @@ def setting_of(asked: Asked) -> Setting:
     return Setting(
         calibration,
         gpu,
-        op=options.read_op(asked.pop("op", FUSED)),
+        op=asked.pop("op", FUSED),
         dtype=asked.pop("dtype") or (model.dtype if model else "bf16"),
         aiter_version=asked.pop("aiter_version"),
         source=asked.pop("source", ""),

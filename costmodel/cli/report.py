@@ -27,10 +27,7 @@ from . import options, question
     metavar="ENGINE",
     help=f"Whom the rule is for: {', '.join(ENGINES)}.",
 )
-@click.option("--model", "model_name", help="Model of the catalogue, such as gpt-oss-120b.")
-@click.option(
-    "--config", "config_file", metavar="FILE", help="Hugging Face config.json of another model."
-)
+@options.one_model
 @options.world_sizes
 @click.option(
     "--measurements", multiple=True, metavar="FILE",

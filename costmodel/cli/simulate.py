@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..errors import InputError
+from ..files import check_free
 from ..model.shape import ALGORITHMS
 from . import options, question
 
@@ -32,8 +33,8 @@ MAX_AXES = 2
 @click.command()
 @question.setting_options
 @click.option(
-    "--algorithm", type=click.Choice([*ALGORITHMS, "both"]), default="both", show_default=True,
-    help="JSON has one: with both, the faster.",
+    "--algorithm", type=options.ALGORITHM, default="both", show_default=True,
+    help="1stage, 2stage or both. JSON has one: with both, the faster.",
 )  # fmt: skip
 @click.option("--tokens", type=int, default=32, show_default=True)
 @options.model_shape
@@ -42,7 +43,11 @@ MAX_AXES = 2
     help="full_mesh, switch, ring, hypercube, hierarchical, mi450, mi250x.  [default: calibrated]",
 )  # fmt: skip
 @click.option(
-    "--ranks", "--tp", type=int, help="World size.  [default: 8; mi450 72; hierarchical 64]"
+    "--tp",
+    "--ranks",
+    "ranks",
+    type=int,
+    help="World size.  [default: 8; mi450 72; hierarchical 64]",
 )
 @click.option("--link-gbps", type=float, help="Rate of a link or port, one direction.")
 @click.option("--uplink-gbps", type=float, help="Rate of a hierarchical rank's port.")
@@ -70,6 +75,7 @@ MAX_AXES = 2
 @click.option("--cost", "costs", multiple=True, metavar="NAME=X", help="Set a calibrated cost.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--trace", metavar="FILE", help="Write a timeline for ui.perfetto.dev.")
+@click.option("--force", is_flag=True, help="Replace --trace if it exists.")
 @click.option(
     "--sweep", "sweeps", multiple=True, metavar="AXIS=LIST",
     help="Cutoff over skew=, link:A-B=, rate=, ranks=, slow:R=; twice for a map.",
@@ -84,6 +90,7 @@ def command(
     trace: str | None,
     sweeps: tuple[str, ...],
     layers: bool,
+    force: bool,
     style: str,
     **stated: Any,
 ) -> None:
@@ -98,6 +105,8 @@ def command(
     costmodel simulate --arch gfx950 --fabric mi450 --sweep ranks=2,4,8,16,72
     costmodel simulate --arch gfx950 --sweep skew=0,5,20 --sweep link:0-3=1,0.5,0.25
     """
+    if trace:
+        check_free(trace, force)
     study = _study(layers, stated)
     if sweeps:
         if trace:

@@ -33,14 +33,14 @@ DEFAULT = Limits()
 @options.target
 @question.AITER
 @question.ENGINE
-@click.option("--op", metavar="NAME", help="fused or plain [default: fused if it has pairs].")
+@click.option("--op", type=options.OP, help="fused or plain [default: fused if it has pairs].")
 @click.option(
-    "--against", metavar="NAME|FILE",
+    "--against", metavar="NAME|FILE", shell_complete=options.complete_rules,
     help="Judge this rule too, and compare the recommended rule with it instead of the best "
     "shipped one.",
 )  # fmt: skip
 @click.option(
-    "--fallback", metavar="NAME|FILE",
+    "--fallback", metavar="NAME|FILE", shell_complete=options.complete_rules,
     help="Rule where the recommendation makes no claim [default: AITER's current one].",
 )  # fmt: skip
 @click.option(
@@ -73,10 +73,13 @@ DEFAULT = Limits()
     help="Measure first, with this back end (aiter, triton, gloo), at shapes that are not among "
     "the --measurements given; needs --tp and --out.",
 )  # fmt: skip
-@click.option("--tp", type=int, metavar="N", help="With --live: world size.")
+@options.world_size(help="With --live: world size.")
 @question.workload_options
 @click.option("--tokens", type=options.INTEGERS, help="With --live: tokens.")
-@click.option("--dtype", default="bf16", show_default=True, help="With --live: bf16, fp16.")
+@click.option(
+    "--dtype", type=options.DTYPE, default="bf16", show_default=True,
+    help="With --live: bf16, fp16.",
+)  # fmt: skip
 @click.option("--out", metavar="DIR", help="With --live: directory of the run.")
 @click.option("--measure", default="", metavar="OPTIONS", help="With --live: more for measure.")
 @options.format_option
@@ -136,15 +139,14 @@ def command(
     if held_out:
         calibration = hold_out(measurement.published(), held_out, setting.arch)
         setting = setting.but(calibration=calibration)
-    known_op = options.read_op(op) if op else None
     found = validate(
         table,
         setting,
         every_gpu=every_gpu,
-        op=known_op,
+        op=op,
         include=("clean", *include),
-        against=question.rule_of(against, known_op or FUSED) if against else None,
-        fallback=question.rule_of(fallback, known_op or FUSED) if fallback else None,
+        against=question.rule_of(against, op or FUSED) if against else None,
+        fallback=question.rule_of(fallback, op or FUSED) if fallback else None,
         workload=workload,
         limits=limits,
         need_pairs=not accuracy_only,
@@ -197,7 +199,7 @@ def _live(
 ) -> int:
     """Measure in this process or its ranks, then judge the run directory on rank 0."""
     from ..live.validation import HIDDEN_DIMS, TOKENS, Measured, arguments, judge_run
-    from ..live.validation import describe as describe_measured
+    from ..show.live import describe as describe_measured
     from .measure import command as measure_command
 
     if out is None:

@@ -20,12 +20,22 @@ RECOMMENDED = "recommended"
 
 @click.command()
 @question.workload_options
-@click.option("--tp", type=int, metavar="N", help="World size: 2, 4 or 8 ranks.")
+@options.world_size()
 @click.option(
-    "--from", "old", metavar="NAME|FILE", help="Rule in force, such as sglang, or one in JSON."
+    "--from",
+    "old",
+    metavar="NAME|FILE",
+    shell_complete=options.complete_rules,
+    help="Rule in force, such as sglang, or one in JSON.",
 )
 @click.option(
-    "--to", "new", metavar="NAME|FILE", default=RECOMMENDED, show_default=True, help="New rule."
+    "--to",
+    "new",
+    metavar="NAME|FILE",
+    shell_complete=options.complete_rules,
+    default=RECOMMENDED,
+    show_default=True,
+    help="New rule.",
 )
 @click.option(
     "--batch-histogram", "histogram_file", metavar="FILE",
@@ -58,7 +68,6 @@ def command(
         raise InputError("give one of --model and --config: whose decode steps are valued")
     if tp is None or old is None:
         raise InputError("give --tp N and --from RULE (sglang, vllm, aiter or a JSON file)")
-    (tp,) = options.read_world_sizes((tp,))
     asked["engine"] = asked["engine"] or (old if old.lower() in ENGINES else "")
     histogram = read_histogram(histogram_file) if histogram_file else BatchHistogram.alike()
     workload = question.workload_of(asked)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -60,29 +62,38 @@ def hbm_gbps(gpu: str) -> float:
     return float(found.value) * (1e3 if found.unit == "TB/s" else 1.0)
 
 
-def arch_of(gpu: str) -> str:
-    """Return the arch of a GPU that the recommendation covers."""
-    for arch, gpus in GPUS.items():
-        if gpu.upper() in gpus:
-            return arch
-    known = [g for gpus in GPUS.values() for g in gpus]
-    raise InputError(f"unknown GPU '{gpu}'{nearest(gpu, known)}; known: {', '.join(known)}")
+def choose(
+    arch: str | None, gpu: str | None, known: Sequence[tuple[str, str]] = ()
+) -> tuple[str, str]:
+    """Return (arch, gpu) from what a user gave, in any case; the arch's first GPU if none.
 
-
-def choose(arch: str | None, gpu: str | None) -> tuple[str, str]:
-    """Return (arch, gpu) from what a user gave, in any case; the arch's default GPU if none.
-
-    Raises :class:`InputError` for an unknown arch or GPU, and for a GPU of another arch.
+    ``known`` lists (arch, GPU), preferred ones first (default: :data:`GPUS`); with it nothing need
+    be given. A GPU given as arch, or an arch as GPU, is taken for what it is. Raises
+    :class:`InputError` for an unknown arch or GPU, and for a GPU of another arch.
     """
-    if arch is not None and arch.lower() not in GPUS:
-        raise InputError(
-            f"unknown arch '{arch}'{nearest(arch, list(GPUS))}; known: {', '.join(GPUS)}"
-        )
-    if gpu is None:
-        if arch is None:
-            raise InputError("give --arch (gfx942 or gfx950) or --gpu")
-        return arch.lower(), GPUS[arch.lower()][0]
-    found = arch_of(gpu)
-    if arch is not None and arch.lower() != found:
-        raise InputError(f"{gpu.upper()} is {found}, not {arch.lower()}")
-    return found, gpu.upper()
+    pairs = known or [(a, g) for a, gpus in GPUS.items() for g in gpus]
+    archs = list(dict.fromkeys(a for a, _ in pairs))
+    of = {g: a for a, g in pairs}
+    given = [name for name in (arch, gpu) if name is not None]
+    wanted_archs = list(dict.fromkeys(n.lower() for n in given if n.lower() in archs))
+    wanted_gpus = list(dict.fromkeys(_product(n) for n in given if _product(n) in of))
+    for name in given:
+        if name.lower() not in archs and _product(name) not in of:
+            kind, names = ("arch", archs) if name is arch else ("GPU", list(of))
+            near = nearest(_product(name), [*of, *archs])
+            raise InputError(f"unknown {kind} '{name}'{near}; known: {', '.join(names)}")
+    if len(wanted_archs) > 1 or len(wanted_gpus) > 1:
+        raise InputError(f"--arch {arch} and --gpu {gpu} contradict each other; give one of them")
+    if not given and not known:
+        raise InputError(f"give --arch ({' or '.join(archs)}) or --gpu")
+    if not wanted_gpus:
+        return next(pair for pair in pairs if not wanted_archs or pair[0] == wanted_archs[0])
+    found = wanted_gpus[0]
+    if wanted_archs and of[found] != wanted_archs[0]:
+        raise InputError(f"{found} is {of[found]}, not {wanted_archs[0]}")
+    return of[found], found
+
+
+def _product(name: str) -> str:
+    """Return a GPU's name as the tables have it: ``AMD Instinct mi300x`` is ``MI300X``."""
+    return re.sub(r"\b(AMD|INSTINCT|NVIDIA)\b[\s_-]*", "", name.strip().upper())

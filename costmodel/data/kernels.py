@@ -46,6 +46,9 @@ class Kernel:
     plain_write_mode_above_bytes: int | None
     plain_1stage_below_bytes: tuple[tuple[int, int], ...]
     norm_kernel: str = "gemma"
+    fused_2stage_max_packs: int | None = None
+    #: Largest input in bytes that the custom kernels take, None where there is no such limit.
+    custom_max_bytes: int | None = None
 
     @property
     def title(self) -> str:
@@ -199,4 +202,6 @@ def _kernel(family: str, version: str, on: dict[str, str], norm_kernel: str = "g
             if f"plain_1stage_below_bytes_tp{n}" in own
         ),
         norm_kernel=norm_kernel,
+        fused_2stage_max_packs=own.get("fused_2stage_max_packs"),
+        custom_max_bytes=own.get("custom_max_bytes"),
     )

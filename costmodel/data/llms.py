@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, nearest
+from ..units import dtype_name
 from . import facts
 
 #: Fused calls of one decoder layer: after attention and after the MLP.
 CALLS_PER_LAYER = 2
-
-_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32"}
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def from_config(path: str | Path) -> LLM:
     hidden = _whole(text, ("hidden_size", "d_model", "n_embd"), path)
     layers = _whole(text, ("num_hidden_layers", "n_layers", "n_layer", "num_layers"), path)
     stated = text.get("torch_dtype") or text.get("dtype") or data.get("torch_dtype") or "bfloat16"
-    dtype = _DTYPES.get(str(stated).removeprefix("torch."), "bf16")
+    dtype = dtype_name(stated) or "bf16"  # 8-bit weights: their activations stay bf16
     name = str(data.get("_name_or_path") or data.get("model_type") or path.stem)
     return LLM(name, "", hidden, layers, dtype, str(path))
 

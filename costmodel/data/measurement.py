@@ -81,6 +81,10 @@ class Measurements:
     path: Text
     line: NDArray[np.int64]
 
+    def __repr__(self) -> str:
+        gpus = ", ".join(sorted({g for g in self.gpu.tolist() if g}))
+        return f"Measurements({len(self)} rows of {len(set(self.source.tolist()))} sources: {gpus})"
+
     def __len__(self) -> int:
         return self.latency_us.size
 
@@ -119,10 +123,6 @@ class Measurements:
         import pandas as pd
 
         return pd.DataFrame({name: getattr(self, name) for name in COLUMNS})
-
-    def __repr__(self) -> str:
-        sources = sorted(set(self.source.tolist()))
-        return f"Measurements({len(self)} rows of {len(sources)} sources)"
 
     def write(self, path: str | Path) -> None:
         """Write a schema 1 file atomically."""

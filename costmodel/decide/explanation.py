@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import LEVEL
+from ..calibration.posterior import LEVEL, TAIL
 from ..data.workload import Workload, captured_batch_sizes
 from ..errors import InputError
 from ..model.geometry import eligible
@@ -310,7 +310,7 @@ def choices(
     decided = decision or _decide(setting, calls, workload)
     point = {a: np.where(runs[a], setting.latency_us(calls, a), np.nan) for a in ALGORITHMS}
     one, two = (setting.latency_us(calls, a, setting.draws) for a in ALGORITHMS)
-    lo, hi = np.quantile(two - one, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    lo, hi = np.quantile(two - one, [TAIL, 1 - TAIL], axis=0)
     alone = _names(np.where(both, _gain(one, two).mean(0) > 0, runs[ONE_STAGE]))
     return Choices(
         setting=setting,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..calibration.cross_validation import Assessment, Score, assess
-from ..calibration.estimate import Fit
+from ..calibration.fit import Fit
 from ..calibration.posterior import Calibration
 from ..model import parameters
 from ..model.shape import FUSED, ONE_STAGE, TWO_STAGE

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..calibration.posterior import NORMAL_HALF_WIDTH
 from ..data.workload import Workload
 from ..model.shape import ALGORITHMS
 from ..rules.catalogue import current
@@ -32,9 +33,6 @@ Choice = NDArray[np.bool_]
 RECOMMENDED = "recommended"
 THREE_WAY = "three-way"
 AUTO = "auto, as measured"
-
-#: Two-sided 90 % point of the normal distribution.
-NORMAL_90 = 1.645
 
 #: Resamples behind an interval over measured pairs.
 RESAMPLES = 1000
@@ -67,7 +65,12 @@ class RuleRegret:
     @property
     def separable(self) -> bool:
         """Whether the measured difference to the recommended rule is more than noise (90 %)."""
-        return self.behind is not None and abs(self.behind.value) > NORMAL_90 * self.noise_pct
+        return self.behind is not None and abs(self.behind.value) > self.noise_90_pct
+
+    @property
+    def noise_90_pct(self) -> float:
+        """What measurement noise alone explains of the difference, 90 %."""
+        return NORMAL_HALF_WIDTH * self.noise_pct
 
     @property
     def better(self) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import LEVEL, NOISE_DOF
+from ..calibration.posterior import NOISE_DOF, TAIL
 from ..errors import InputError
 from ..model.geometry import eligible
 from ..model.latency import total
@@ -101,12 +101,11 @@ def predict(setting: Setting, shapes: Shapes, algorithm: str) -> Prediction:
         *(a.ravel() for a in (shapes.tokens, shapes.hidden_dim, shapes.world_size)),
     )  # fmt: skip
     lo, hi = np.empty(len(flat)), np.empty(len(flat))
-    tail = (1 - LEVEL) / 2
     heavy = scatter(setting)
     for start in range(0, lo.size, BLOCK):
         block = slice(start, start + BLOCK)
         drawn = setting.latency_us(flat.select(block), algorithm, setting.new_source) * heavy
-        lo[block], hi[block] = np.quantile(drawn, [tail, 1 - tail], axis=0)
+        lo[block], hi[block] = np.quantile(drawn, [TAIL, 1 - TAIL], axis=0)
     return Prediction(
         shapes,
         algorithm,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import LEVEL, Values
+from ..calibration.posterior import TAIL, Values
 from ..data.workload import Workload
 from ..errors import InputError
 from ..model.shape import ONE_STAGE, TWO_STAGE, Shapes
@@ -49,8 +49,7 @@ class Estimate:
     @classmethod
     def of(cls, draws: Array) -> Estimate:
         """Summarise draws by their mean and the 5 and 95 % quantiles."""
-        tail = (1 - LEVEL) / 2
-        lo, hi = np.quantile(draws, [tail, 1 - tail])
+        lo, hi = np.quantile(draws, [TAIL, 1 - TAIL])
         return cls(float(draws.mean()), float(lo), float(hi))
 
     def to_dict(self) -> EstimateRecord:
@@ -211,8 +210,7 @@ class Arms:
         best = int(np.argmin(expected))
         each = np.argmin(curve, axis=1)
         last = len(cells) - 1
-        tail = (1 - LEVEL) / 2
-        lo, hi = np.quantile(each, [tail, 1 - tail], method="nearest").astype(int)
+        lo, hi = np.quantile(each, [TAIL, 1 - TAIL], method="nearest").astype(int)
         return BestCutoff(
             cell=cells[best],
             lo=cells[min(lo, best)],

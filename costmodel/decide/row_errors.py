@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration.observations import Observations, observe
-from ..calibration.posterior import LEVEL, NOISE_DOF, Calibration, Values
+from ..calibration.posterior import NOISE_DOF, TAIL, Calibration, Values
 from ..data.measurement import Measurements
-from ..model import parameters
 from .setting import DRAWS, SEED
 
 if TYPE_CHECKING:
@@ -120,9 +119,9 @@ def covered(
             reason[group.rows] = "GPU not in the calibration"
         elif gpu is not None and group.gpu != gpu:
             reason[group.rows] = "another GPU"
-        elif group.fabric != calibration.fabric:
+        elif group.model.fabric != calibration.fabric:
             reason[group.rows] = f"another fabric than the calibration's {calibration.fabric}"
-        elif not parameters.knows(calibration.names, group.norm_kernel, group.fabric):
+        elif not group.model.covers(calibration.names, group.norm_kernel):
             reason[group.rows] = "norm kernel not in the calibration"
     if not (reason != "").any():
         return found
@@ -178,8 +177,7 @@ def _inside(
         drawn *= np.exp(heavy[some] * noise)
         below += (drawn <= observations.latency_us).sum(0)
     share = below / DRAWS
-    tail = (1 - LEVEL) / 2
-    return (share >= tail) & (share <= 1 - tail)
+    return (share >= TAIL) & (share <= 1 - TAIL)
 
 
 def _latency(

@@ -21,8 +21,8 @@ from ..calibration import posterior
 from ..calibration.posterior import Calibration, Values
 from ..data import hardware, kernels
 from ..errors import InputError, nearest
-from ..model.geometry import eligible, on_fabric
-from ..model.latency import terms, total
+from ..model.geometry import eligible
+from ..model.latency import total
 from ..model.shape import ALGORITHMS, FUSED, OPS, SEPARATE, Shapes
 from ..rules.catalogue import ENGINES
 from ..units import element_bytes
@@ -122,18 +122,21 @@ class Setting:
 
         ``values`` defaults to the point estimates. A term that no shape changes may be a scalar.
         """
-        cost = self.calibration.costs(
-            self.gpu, values or self.calibration.values,
+        calibration = self.calibration
+        cost = calibration.costs(
+            self.gpu, values or calibration.values,
             norm_kernel=self.kernel.norm_kernel, source=self.source or None,
         )  # fmt: skip
-        wires = self.calibration.fabric
-        return terms(on_fabric(wires, shapes, algorithm, self.kernel, self.arch), cost, wires)
+        model = calibration.model
+        return model.terms(model.geometry(shapes, algorithm, self.kernel, self.arch), cost)
 
     def latency_us(self, shapes: Shapes, algorithm: str, values: Values | None = None) -> Array:
         """Return latencies in us: like the shapes, or (draws, n) for ``values``."""
         latency = np.asarray(total(self.terms(shapes, algorithm, values)))
         drawn = () if values is None else np.shape(values["launch_us"])[:1]
-        return np.broadcast_to(latency, (*drawn, *shapes.tokens.shape))
+        # Draws are columns: a single call without an axis of its own gets one, and loses it.
+        calls = shapes.tokens.shape or (1,) * len(drawn)
+        return np.broadcast_to(latency, (*drawn, *calls)).reshape(*drawn, *shapes.tokens.shape)
 
     def separate_us(self, shapes: Shapes, values: Values | None = None) -> Array:
         """Return what all-reduce and RMSNorm take as separate ops, by the faster algorithm."""

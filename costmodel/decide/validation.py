@@ -20,7 +20,6 @@ from ..model.shape import ALL_REDUCE, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
 from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, shipped
 from ..rules.rule import Rule
 from .measured_regret import (
-    NORMAL_90,
     RECOMMENDED,
     Advice,
     Agreement,
@@ -264,6 +263,6 @@ def _failures(found: Validation) -> tuple[str, ...]:
     if rival is not None and rival.better and rival.behind is not None:
         out.append(
             f"the recommended rule is worse than {rival.rule} by {rival.behind.value:.2f} "
-            f"percentage points of mean regret (noise explains {NORMAL_90 * rival.noise_pct:.2f})"
+            f"percentage points of mean regret (noise explains {rival.noise_90_pct:.2f})"
         )
     return tuple(out)

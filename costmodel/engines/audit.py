@@ -175,7 +175,7 @@ def read_installed(tree: Tree) -> tuple[InstalledRule, ...]:
     Raises :class:`InputError` when the fused op's rule is not recognised.
     """
     ops = dict.fromkeys((FUSED, *(site.op for site in tree.engine.call_sites)))
-    found: list[InstalledRule] = []
+    rules: list[InstalledRule] = []
     for op in ops:
         try:
             module, dispatch = find_dispatch(tree, op)
@@ -183,7 +183,7 @@ def read_installed(tree: Tree) -> tuple[InstalledRule, ...]:
             if op == FUSED:
                 raise
             continue
-        if any((i.file, i.function) == (module.name, dispatch.name) for i in found):
+        if any((i.file, i.function) == (module.name, dispatch.name) for i in rules):
             continue
         rule = Rule(
             "installed",
@@ -193,7 +193,7 @@ def read_installed(tree: Tree) -> tuple[InstalledRule, ...]:
             op=op,
             status="installed",
         )
-        found.append(
+        rules.append(
             InstalledRule(
                 tree.engine.title,
                 tree.version,
@@ -208,7 +208,7 @@ def read_installed(tree: Tree) -> tuple[InstalledRule, ...]:
                 all(module.name != tree.name(p.file) for p in tree.engine.call_sites),
             )
         )
-    return tuple(found)
+    return tuple(rules)
 
 
 def known_as(rule: Rule) -> str:

@@ -93,8 +93,8 @@ SERVING_ENGINES = (
 
 def serving_engine(name: str) -> ServingEngine:
     """Return a serving engine by name; raise :class:`InputError` for an unknown one."""
-    for found in SERVING_ENGINES:
-        if found.name == name.lower():
-            return found
+    for engine in SERVING_ENGINES:
+        if engine.name == name.lower():
+            return engine
     names = [e.name for e in SERVING_ENGINES]
     raise InputError(f"unknown engine '{name}'{nearest(name, names)}; known: {', '.join(names)}")

@@ -93,8 +93,8 @@ class SymbolicRun(Evaluator):
     def outcomes(self, node: Function) -> list[_Outcome]:
         """Return the outcomes that make the decision: fewest guards passed."""
         asked = self.predicate or CHOOSES.search(node.name)
-        found = self.calls or (self.returned if asked else [])
-        known = [o for o in found if truth(o.value) is not None]
+        made = self.calls or (self.returned if asked else [])
+        known = [o for o in made if truth(o.value) is not None]
         fewest = min((o.guards for o in known), default=0)
         return [o for o in known if o.guards == fewest]
 
@@ -104,17 +104,16 @@ class SymbolicRun(Evaluator):
 
     def rule(self, node: Function, looked: str) -> Condition:
         """Join the outcomes into one condition."""
-        found = self.outcomes(node)
-        if not found:
-            made = self.calls or self.returned
+        deciding = self.outcomes(node)
+        if not deciding:
             raise NoChoiceError(
                 f"{looked} makes no choice of its own between 1-stage and 2-stage"
-                + ("" if made and self.calls else " (looked for a use_1stage argument)")
+                + ("" if self.calls else " (looked for a use_1stage argument)")
             )
-        conditions = [truth(o.value) or Always(False) for o in found]
+        conditions = [truth(o.value) or Always(False) for o in deciding]
         if len(set(conditions)) == 1:
             return conditions[0]
-        return _joined([o.path for o in found], conditions)
+        return _joined([o.path for o in deciding], conditions)
 
     def _block(self, body: list[ast.stmt], states: list[_State]) -> list[_State]:
         for statement in body:
@@ -230,10 +229,10 @@ class SymbolicRun(Evaluator):
             name = function.id
         elif isinstance(function, ast.Attribute) and ast.unparse(function.value) in ("self", "cls"):
             name = f"{self.owner.name}.{function.attr}" if self.owner else None
-        found = self.module.function(name) if name else None
-        if found is None or self.depth > 2:
+        target = self.module.function(name) if name else None
+        if target is None or self.depth > 2:
             return None
-        callee, owner = found
+        callee, owner = target
         parameters = [a.arg for a in (*callee.args.posonlyargs, *callee.args.args)]
         if parameters[:1] in (["self"], ["cls"]):
             parameters = parameters[1:]

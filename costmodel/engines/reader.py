@@ -104,7 +104,7 @@ def find_dispatch(tree: Tree, op: str) -> tuple[Module, DispatchFunction]:
 
 def _moved(tree: Tree, site: CallSite) -> tuple[Module, DispatchFunction] | None:
     """Look through the package for one function that chooses 1-stage for the fused op."""
-    found: list[tuple[Module, DispatchFunction]] = []
+    candidates: list[tuple[Module, DispatchFunction]] = []
     for name, text in tree.search("(?i)(1|one)_?stage"):
         try:
             module = Module.parse(name, text)
@@ -116,10 +116,10 @@ def _moved(tree: Tree, site: CallSite) -> tuple[Module, DispatchFunction] | None
             if not known and not re.search("(1|one)_?stage", last, re.IGNORECASE):
                 continue
             try:
-                found.append((module, read_dispatch(module, function)))
+                candidates.append((module, read_dispatch(module, function)))
             except NoChoiceError:
                 continue
-    return found[0] if len(found) == 1 else None
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def read_dispatch(module: Module, qualified: str, *, predicate: bool = False) -> DispatchFunction:
@@ -128,10 +128,10 @@ def read_dispatch(module: Module, qualified: str, *, predicate: bool = False) ->
     Raises :class:`NoChoiceError` when the function does not exist or makes no choice of its own,
     with what was looked for.
     """
-    found = module.function(qualified)
-    if found is None:
+    target = module.function(qualified)
+    if target is None:
         raise NoChoiceError(f"{module.name}: no function {qualified}")
-    node, owner = found
+    node, owner = target
     looked = f"{module.name}:{node.lineno}: {qualified}"
     per_size: dict[int, Condition] = {}
     runs = []

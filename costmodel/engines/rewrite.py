@@ -67,7 +67,7 @@ class _Rewrite:
     def leaves(self) -> dict[int, Step]:
         """Return, per world size, the statement that a branch on the ranks ends in."""
         parents = _parents(self.dispatch.node)
-        found: dict[int, Step] = {}
+        leaves: dict[int, Step] = {}
         for step in self.dispatch.steps:
             parent = parents.get(step.node)
             if not isinstance(parent, ast.If) or not _mentions_world(parent.test):
@@ -76,10 +76,10 @@ class _Rewrite:
                 continue
             if all_of(step.path, FullMesh()) == Always(False):
                 continue
-            if found.setdefault(step.world_size, step).node is not step.node:
+            if leaves.setdefault(step.world_size, step).node is not step.node:
                 raise self.fail(f"one leaf for TP{step.world_size}, there are several")
         # A branch that some world sizes pass by (an exception for TP8) is no dispatch on them.
-        return found if set(found) == set(WORLD_SIZES) else {}
+        return leaves if set(leaves) == set(WORLD_SIZES) else {}
 
     def _decides(self, value: ast.expr | None) -> bool:
         if isinstance(value, ast.Constant):
@@ -314,16 +314,16 @@ class _Rewrite:
     def _limit(self) -> Comparison:
         """Return the installed comparison of bytes with a limit."""
         own = set(ast.walk(self.dispatch.node))
-        for found in self.dispatch.decisive:
-            if found.size.name == "bytes" and found.node in own:
-                return found
+        for comparison in self.dispatch.decisive:
+            if comparison.size.name == "bytes" and comparison.node in own:
+                return comparison
         raise self.fail("a comparison of total bytes with a limit")
 
     def _old_limit(self, op: str) -> str:
         """Return the source of the installed limit, as the right side of ``op``."""
-        found = self._limit()
-        text = ast.get_source_segment(self.module.text, found.limit_node)
-        if text is None or len(found.node.ops) != 1:
+        installed = self._limit()
+        text = ast.get_source_segment(self.module.text, installed.limit_node)
+        if text is None or len(installed.node.ops) != 1:
             raise self.fail("a comparison of bytes with one limit")
         factor = next(
             f for n in WORLD_SIZES if (f := byte_limit(self.dispatch.condition.at(n))) is not None
@@ -454,8 +454,8 @@ def _indented(terms: list[str], indent: int, word: str = "and") -> list[str]:
 
 
 def _others(condition: Condition) -> list[Condition]:
-    found = byte_limit(condition)
-    return [f for f in factors(condition) if f != found]
+    limit = byte_limit(condition)
+    return [f for f in factors(condition) if f != limit]
 
 
 def _is_about_hidden(condition: Condition) -> bool:

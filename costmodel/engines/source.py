@@ -89,11 +89,11 @@ def open_trees(path: str | Path) -> list[Tree]:
     if path.is_file():
         if path.suffix != ".whl":
             raise InputError(f"{path}: not a directory and not a .whl file")
-        found = _in_wheel(path)
+        trees = _in_wheel(path)
     else:
-        found = _in_directory(path)
-    if found:
-        return found
+        trees = _in_directory(path)
+    if trees:
+        return trees
     looked = ", ".join(f"{e.package}/{e.call_sites[0].file}" for e in SERVING_ENGINES)
     other = ""
     if (path / "aiter" / "__init__.py").is_file() or (
@@ -107,16 +107,16 @@ def open_trees(path: str | Path) -> list[Tree]:
 
 def open_tree(path: str | Path, engine: ServingEngine) -> Tree:
     """Return one engine's tree at ``path``; raise :class:`InputError` when it is not there."""
-    found = open_trees(path)
-    for tree in found:
+    trees = open_trees(path)
+    for tree in trees:
         if tree.engine == engine:
             return tree
-    others = " and ".join(tree.engine.title for tree in found)
+    others = " and ".join(tree.engine.title for tree in trees)
     raise InputError(f"{path}: this is {others}, not {engine.title}")
 
 
 def _in_directory(path: Path) -> list[Tree]:
-    found = []
+    trees = []
     for engine in SERVING_ENGINES:
         for inside in dict.fromkeys(("", engine.package, engine.checkout, f"src/{engine.package}")):
             package = path / inside
@@ -128,15 +128,15 @@ def _in_directory(path: Path) -> list[Tree]:
             texts = [_text(m) for m in metadata] + [_text(package / f) for f in _VERSION_FILES]
             checkout = inside == engine.checkout != engine.package or _is_checkout(path)
             kind = "checkout" if checkout else "package directory"
-            found.append(Tree(path, engine, inside, kind, _version(texts)))
+            trees.append(Tree(path, engine, inside, kind, _version(texts)))
             break
-    return found
+    return trees
 
 
 def _in_wheel(path: Path) -> list[Tree]:
     with _wheel(path) as archive:
         names = set(archive.namelist())
-        found = []
+        trees = []
         for engine in SERVING_ENGINES:
             package = engine.package
             if not _is_package(engine, [f for f in engine.files if f"{package}/{f}" in names]):
@@ -144,8 +144,8 @@ def _in_wheel(path: Path) -> list[Tree]:
             stated = [n for n in names if re.fullmatch(r"[^/]+\.dist-info/METADATA", n)]
             stated += [n for f in _VERSION_FILES if (n := f"{package}/{f}") in names]
             texts = [archive.read(n).decode("utf-8", "replace") for n in stated]
-            found.append(Tree(path, engine, package, "wheel", _version(texts)))
-    return found
+            trees.append(Tree(path, engine, package, "wheel", _version(texts)))
+    return trees
 
 
 def _wheel(path: Path) -> zipfile.ZipFile:
@@ -167,9 +167,9 @@ def _is_checkout(path: Path) -> bool:
 def _version(texts: list[str]) -> str:
     """Return the first version that metadata or a version file states, or ""."""
     for text in texts:
-        found = _STATED.search(text)
-        if found:
-            return found[1]
+        stated = _STATED.search(text)
+        if stated:
+            return stated[1]
     return ""
 
 

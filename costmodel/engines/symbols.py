@@ -187,8 +187,8 @@ def called(value: Symbol, name: str) -> Symbol:
 
 def kilo_of(name: str) -> int:
     """Return how often a unit in a name takes 1024 bytes: 1 for ``_KB``, 2 for ``_MB``."""
-    found = re.search(r"(?:^|_)([km])i?b(?:ytes)?(?:_|$)", name, re.IGNORECASE)
-    return 0 if not found else {"k": 1, "m": 2}[found[1].lower()]
+    unit = re.search(r"(?:^|_)([km])i?b(?:ytes)?(?:_|$)", name, re.IGNORECASE)
+    return 0 if not unit else {"k": 1, "m": 2}[unit[1].lower()]
 
 
 def arithmetic(op: str, left: Symbol, right: Symbol) -> Symbol | None:

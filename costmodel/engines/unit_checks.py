@@ -123,14 +123,14 @@ def _strictness(c: Comparison, comments: dict[int, str], function: ast.AST) -> U
 
 
 def _comments(text: str) -> dict[int, str]:
-    found = {}
+    by_line = {}
     try:
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type == tokenize.COMMENT:
-                found[token.start[0]] = token.string.lstrip("# ")
+                by_line[token.start[0]] = token.string.lstrip("# ")
     except (tokenize.TokenError, IndentationError):
         pass
-    return found
+    return by_line
 
 
 def _beside(node: ast.Compare, comments: dict[int, str], function: ast.AST) -> str:

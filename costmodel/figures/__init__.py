@@ -1,7 +1,7 @@
 """Figures: one function each, which returns a plotly ``Figure``.
 
 ===============================================  ===================================================
-:func:`~.latency.latency_against_bytes`          both arms with bands, measured points, crossover
+:func:`~.latency.latency_against_bytes`          both arms with bands, measured points, cutoff
 :func:`~.token_hidden_map.decision_map`          tokens x hidden: who wins, every rule's boundary
 :func:`~.regret.regret_over_workload`            mean and worst regret of every rule, by the model
 :func:`~.regret.regret_on_pairs`                 the same on measured pairs
@@ -11,7 +11,7 @@
 :func:`~.fit.residuals`                          residuals and pulls per source
 :func:`~.fit.parameter_intervals`                parameters against their priors
 :func:`~.fit.left_out_errors`                    leave-one-out beside the baselines
-:func:`~.cutoff_drift.cutoff_against_link_rate`  what moves the crossover: link rate
+:func:`~.cutoff_drift.cutoff_against_link_rate`  what moves the cutoff: link rate
 :func:`~.cutoff_drift.cutoff_against_skew`       arrival skew
 :func:`~.cutoff_drift.cutoff_against_version`    kernel version
 :func:`~.worth.worth_by_batch`                   us per decode step by batch size

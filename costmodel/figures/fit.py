@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..calibration.posterior import Calibration
+from ..calibration.posterior import NORMAL_HALF_WIDTH, Calibration
 from ..model import parameters
-from .latency import SYMBOLS, size_bytes
+from ..show.words import unit
+from .latency import SYMBOLS
 from .template import (
     BLUE,
     GREEN,
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from ..decide.row_errors import Rows
 
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, NEUTRAL)
-
-#: Two-sided 90 % point of the normal distribution.
-NORMAL_90 = 1.645
 
 
 def rows_of(calibration: Calibration, table: Measurements | None = None) -> Rows:
@@ -61,7 +59,7 @@ def residuals(calibration: Calibration, table: Measurements | None = None) -> go
     observations = found.observations
     log_ratio = np.log(found.predicted_us / observations.latency_us)
     percent, pull = 100 * np.expm1(log_ratio), log_ratio / found.noise
-    size = size_bytes(observations)
+    size = observations.size_bytes
     figure = make_subplots(
         rows=1, cols=2, column_widths=[0.62, 0.38], horizontal_spacing=0.1,
         subplot_titles=["residuals", "pulls"],
@@ -173,10 +171,10 @@ def parameter_intervals(calibration: Calibration) -> go.Figure:
             (math.log(v) - centre) / p.sd if p.form == "log" else (v - centre) / p.sd
             for v in (lo, hi)
         ]
-        left.append(min(x[-1] - ends[0], NORMAL_90 * sd))
-        right.append(min(ends[1] - x[-1], NORMAL_90 * sd))
-        unit = {"ratio": "", "fraction": ""}.get(p.unit, f" {p.unit}")
-        labels.append(f"{plain(name)}  <b>{mid:.3g}</b>{plain(unit)}")
+        left.append(min(x[-1] - ends[0], NORMAL_HALF_WIDTH * sd))
+        right.append(min(ends[1] - x[-1], NORMAL_HALF_WIDTH * sd))
+        value = f"<b>{mid:.3g}</b> {plain(unit(p.unit))}".rstrip()
+        labels.append(f"{plain(name)}  {value}")
         hover.append(
             f"{plain(name)}: {mid:.4g} ({lo:.4g} to {hi:.4g}) {plain(p.unit)}<br>"
             f"prior {p.centre:.4g}, {plain(p.source)}"
@@ -185,8 +183,8 @@ def parameter_intervals(calibration: Calibration) -> go.Figure:
     figure = go.Figure()
     figure.add_trace(
         go.Bar(
-            x=[2 * NORMAL_90] * len(names),
-            base=-NORMAL_90,
+            x=[2 * NORMAL_HALF_WIDTH] * len(names),
+            base=-NORMAL_HALF_WIDTH,
             y=at,
             orientation="h",
             width=0.72,

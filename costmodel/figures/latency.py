@@ -1,4 +1,4 @@
-"""Latency against bytes: both arms, measured points, the crossover, and where rules switch."""
+"""Latency against bytes: both arms, measured points, the cutoff, and where rules switch."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import LEVEL
+from ..calibration.posterior import TAIL
 from ..decide.decision import Cutoff, Decision
 from ..decide.prediction import scatter
 from ..decide.setting import Setting
 from ..model.shape import ALGORITHMS, FUSED, Shapes
 from ..rules.catalogue import ENGINES, current
 from ..rules.condition import exact_size
+from ..show.words import arm, size_interval
 from ..units import kib
 from .template import (
     ARM_COLOUR,
     ARM_DASH,
-    ARM_NAME,
     NEUTRAL,
     band,
     byte_ticks,
@@ -34,7 +34,6 @@ from .template import (
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from ..calibration.observations import Observations
     from ..data.measurement import Measurements
     from ..decide.pairs import Pairs
     from ..rules.rule import Rule
@@ -81,7 +80,7 @@ def latency_against_bytes(
         point = setting.latency_us(run, algorithm)
         drawn = setting.latency_us(run, algorithm, setting.draws) * noise
         lo, hi = _ends(drawn)
-        colour, name = ARM_COLOUR[algorithm], ARM_NAME[algorithm]
+        colour, name = ARM_COLOUR[algorithm], arm(algorithm)
         figure.add_trace(
             band(run.bytes, lo, hi, colour, name, legendgroup=name, showlegend=False), 1, 1
         )
@@ -140,17 +139,8 @@ def token_grid(most: int, per_doubling: int) -> NDArray[np.int64]:
     return np.unique(np.rint(np.geomspace(1, most, count))).astype(np.int64)
 
 
-def size_bytes(observations: Observations) -> np.ndarray:
-    """Return the bytes of every observed row."""
-    out = np.empty(len(observations))
-    for group in observations.groups:
-        out[group.rows] = group.geometry.size_bytes
-    return out
-
-
 def _ends(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    tail = (1 - LEVEL) / 2
-    lo, hi = np.quantile(drawn, [tail, 1 - tail], axis=0)
+    lo, hi = np.quantile(drawn, [TAIL, 1 - TAIL], axis=0)
     return lo, hi
 
 
@@ -205,7 +195,7 @@ def _points(
     if not len(found):
         return [], []
     last, hidden_dim = float(calls.bytes[-1]), int(calls.hidden_dim[0])
-    size = size_bytes(found)
+    size = found.size_bytes
     offset = _harness_us(setting, found.harness)
     level = found.latency_us - offset
     keep = (size <= last * 1.05) & (level > 0)
@@ -229,7 +219,7 @@ def _points(
                         "symbol": [f"{symbol[harness]}{'' if f else '-open'}" for f in filled],
                         "line": {"width": 1.5},
                     },
-                    name=f"{plain(str(harness).split('/')[0])} {ARM_NAME[algorithm]}, "
+                    name=f"{plain(str(harness).split('/')[0])} {arm(algorithm)}, "
                     + (f"{-shift:+.1f} us" if known else "as measured"),
                     customdata=np.column_stack(
                         [
@@ -320,11 +310,10 @@ def _recommended(figure: go.Figure, cutoff: Cutoff, last: float) -> None:
             fillcolor=faded(NEUTRAL, 0.16), line_width=0, layer="below", row=row, col=1,
         )  # fmt: skip
         figure.add_vline(x=at, line={"color": NEUTRAL, "width": 1.5}, row=row, col=1)
-    high = "no limit" if hi is None else kib(hi)
     figure.add_trace(
         go.Scatter(
             x=[None], y=[None], mode="lines", line={"color": NEUTRAL, "width": 6},
-            name=f"recommended: 1-stage to {kib(at)}, 90 %: {kib(lo)} to {high}",
+            name=f"recommended: 1-stage to {kib(at)}, 90 %: {size_interval(lo, hi)}",
         ),
         1,
         1,

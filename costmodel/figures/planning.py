@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..calibration.posterior import NORMAL_HALF_WIDTH
 from .template import (
     BLUE,
     GREEN,
@@ -63,7 +64,8 @@ def regret_against_measurements(record: Mapping[str, Any]) -> go.Figure:
                 line={"color": colour, "dash": dash, "width": 2.5},
                 marker={"symbol": symbol, "size": 8},
                 error_y={
-                    "type": "data", "array": 1.645 * np.array(series["error_pct"])[order],
+                    "type": "data",
+                    "array": NORMAL_HALF_WIDTH * np.array(series["error_pct"])[order],
                     "color": colour, "thickness": 1.2, "width": 3,
                 },
                 name=words,

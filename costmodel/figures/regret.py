@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..calibration.posterior import LEVEL
+from ..calibration.posterior import TAIL
 from ..data.workload import Workload
 from ..decide.decision import Decision
 from ..decide.measured_regret import bootstrap_means, recommended_choice
 from ..decide.regret import Arms, Estimate
 from ..errors import InputError
+from ..model.shape import ONE_STAGE, TWO_STAGE
 from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, catalogue
 from ..rules.rule import Rule
+from ..show.words import arm
 from .template import (
     GREEN,
     ORANGE,
@@ -153,8 +155,7 @@ def _interval_of_mean(validation: Validation, name: str, mean: float) -> Estimat
         return Estimate(mean, mean, mean)
     chosen = np.where(choice, pairs.one_us, pairs.two_us)
     pct = 100 * (chosen / pairs.fastest_us - 1)
-    tail = (1 - LEVEL) / 2
-    lo, hi = np.quantile(bootstrap_means(pct[:, None]), [tail, 1 - tail])
+    lo, hi = np.quantile(bootstrap_means(pct[:, None]), [TAIL, 1 - TAIL])
     return Estimate(mean, max(0.0, float(lo)), float(hi))
 
 
@@ -174,15 +175,15 @@ def difference_from_best(decision: Decision, hidden_dim: int) -> go.Figure:
     for row, n in enumerate(world_sizes, start=1):
         arms = Arms.of(setting, load, n)
         claimed = [r for r in rules if n in r.world_sizes][::-1]
-        z, lo, hi, arm = [], [], [], []
+        z, lo, hi, runs = [], [], [], []
         for rule in claimed:
             choice = arms.use_1stage(rule)
             loss = 100 * (arms.chosen_us(choice) / arms.fastest_us - 1)
             z.append(loss.mean(0))
-            ends = np.quantile(loss, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+            ends = np.quantile(loss, [TAIL, 1 - TAIL], axis=0)
             lo.append(ends[0])
             hi.append(ends[1])
-            arm.append(np.where(choice, "1-stage", "2-stage"))
+            runs.append(np.where(choice, arm(ONE_STAGE), arm(TWO_STAGE)))
         figure.add_trace(
             go.Heatmap(
                 x=[str(t) for t in arms.shapes.tokens],
@@ -191,7 +192,7 @@ def difference_from_best(decision: Decision, hidden_dim: int) -> go.Figure:
                 coloraxis="coloraxis",
                 xgap=1,
                 ygap=1,
-                customdata=np.dstack([np.round(lo, 1), np.round(hi, 1), np.array(arm)]),
+                customdata=np.dstack([np.round(lo, 1), np.round(hi, 1), np.array(runs)]),
                 hovertemplate="%{y}: %{customdata[2]} at %{x} tokens<br>%{z:.1f} % above the "
                 "faster one (%{customdata[0]} to %{customdata[1]})" + f"<extra>TP{n}</extra>",
             ),

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..model.shape import ALGORITHMS
+from ..show.words import arm
 from ..simulation.study import AXES, Map, Study
 from .template import (
     ARM_COLOUR,
     ARM_DASH,
-    ARM_NAME,
     BLUE,
     GREEN,
     NEUTRAL,
@@ -73,7 +73,7 @@ def time_per_rank(outcome: Outcome) -> go.Figure:
     figure.update_xaxes(title="us since the first rank arrived", range=[0, 1.12 * end])
     machine = outcome.machine
     subtitle = (
-        f"{ARM_NAME[outcome.algorithm]}, {outcome.tokens} tokens x hidden {outcome.hidden_dim}, "
+        f"{arm(outcome.algorithm)}, {outcome.tokens} tokens x hidden {outcome.hidden_dim}, "
         f"{machine.gpu}, {machine.fabric}. From the last arrival to the last finish: "
         f"{outcome.latency_us:.1f} us. Simulated with calibrated costs."
     )
@@ -129,7 +129,7 @@ def latency_along(study: Study, axis: str, values: Sequence[float], *, tokens: i
     for algorithm in ALGORITHMS:
         found = [study.along(axis, v).simulate(algorithm, tokens) for v in values]
         figure.add_scatter(
-            x=list(values), y=[o.latency_us for o in found], name=ARM_NAME[algorithm],
+            x=list(values), y=[o.latency_us for o in found], name=arm(algorithm),
             mode="lines+markers", marker={"size": 9},
             line={"color": ARM_COLOUR[algorithm], "dash": ARM_DASH[algorithm], "width": 2.5},
             hovertemplate="%{x}: %{y:.1f} us",

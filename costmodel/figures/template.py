@@ -12,6 +12,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 from ..model.fabric import FULL_MESH
+from ..show.words import arm
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -32,7 +33,6 @@ NEUTRAL = "#7A7F87"
 
 #: The two algorithms and the third arm, everywhere.
 ARM_COLOUR = {"1stage": BLUE, "2stage": VERMILLION, "separate": GREEN}
-ARM_NAME = {"1stage": "1-stage", "2stage": "2-stage", "separate": "separate ops"}
 ARM_DASH = {"1stage": "solid", "2stage": "dash", "separate": "dot"}
 
 #: Width in pixels of a figure in a pull request, and its usual height.
@@ -139,10 +139,10 @@ def evidence_line(calibration: Calibration, gpu: str, world_size: int, op: str) 
     for algorithm in ("1stage", "2stage"):
         found = calibration.measured(gpu, world_size, op, algorithm)
         if found is None:
-            parts.append(f"{ARM_NAME[algorithm]} transferred (never measured here)")
+            parts.append(f"{arm(algorithm)} transferred (never measured here)")
         else:
             sources = ", ".join(found.sources)
-            parts.append(f"{ARM_NAME[algorithm]} measured ({found.rows} rows: {plain(sources)})")
+            parts.append(f"{arm(algorithm)} measured ({found.rows} rows: {plain(sources)})")
     return "Evidence: " + "; ".join(parts)
 
 

@@ -11,11 +11,11 @@ from ..decide.explanation import Explanation
 from ..errors import InputError
 from ..model.latency import TERMS
 from ..model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
+from ..show.words import arm, chance, term
 from ..units import kib
 from .latency import token_grid
 from .template import (
     ARM_COLOUR,
-    ARM_NAME,
     NEUTRAL,
     byte_ticks,
     evidence_line,
@@ -44,23 +44,6 @@ TERM_COLOUR = {
     "norm_kernel": "#00664B",
 }
 
-#: Terms in words.
-TERM_NAME = {
-    "harness": "harness",
-    "launch": "launch",
-    "entry_barrier": "entry barrier",
-    "link_read": "link read",
-    "link_write": "link write",
-    "middle_barrier": "middle barrier",
-    "link_gather": "link gather",
-    "turn_exposure": "turn exposure",
-    "norm_epilogue": "norm epilogue",
-    "exit_barrier": "exit barrier",
-    "second_launch": "second launch",
-    "local_pass": "local pass",
-    "norm_kernel": "norm kernel",
-}
-
 
 def terms_along_bytes(
     decision: Decision, world_size: int, hidden_dim: int, *, max_tokens: int = 256
@@ -73,7 +56,7 @@ def terms_along_bytes(
     calls = setting.shapes(token_grid(max_tokens, per_doubling=12), hidden_dim, world_size)
     figure = make_subplots(
         rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.03,
-        subplot_titles=[ARM_NAME[a] for a in ALGORITHMS],
+        subplot_titles=[arm(a) for a in ALGORITHMS],
     )  # fmt: skip
     seen: set[str] = set()
     for column, algorithm in enumerate(ALGORITHMS, start=1):
@@ -93,12 +76,12 @@ def terms_along_bytes(
                     mode="lines",
                     line={"width": 0.6, "color": "white"},
                     fillcolor=TERM_COLOUR[name],
-                    name=TERM_NAME[name],
+                    name=term(name),
                     legendgroup=name,
                     showlegend=name not in seen,
                     legendrank=TERMS.index(name),
                     customdata=run.tokens,
-                    hovertemplate=f"{TERM_NAME[name]} %{{y:.2f}} us<extra></extra>",
+                    hovertemplate=f"{term(name)} %{{y:.2f}} us<extra></extra>",
                 ),
                 1,
                 column,
@@ -157,7 +140,7 @@ def terms_of_call(explanation: Explanation) -> go.Figure:
             steps.append((name, change))
     margin = explanation.margin_us.value
     lo, hi = explanation.margin_us.lo, explanation.margin_us.hi
-    names = [ARM_NAME[ONE_STAGE], *(TERM_NAME[n] for n, _ in steps), ARM_NAME[TWO_STAGE]]
+    names = [arm(ONE_STAGE), *(term(n) for n, _ in steps), arm(TWO_STAGE)]
     values = [totals[ONE_STAGE], *(c for _, c in steps), totals[TWO_STAGE]]
     figure = go.Figure(
         go.Waterfall(
@@ -180,8 +163,8 @@ def terms_of_call(explanation: Explanation) -> go.Figure:
     )
     figure.update_yaxes(title="us", rangemode="tozero", range=[0, 1.15 * _peak(values)])
     slower, faster = (TWO_STAGE, ONE_STAGE) if margin > 0 else (ONE_STAGE, TWO_STAGE)
-    chance = explanation.probability
-    chance = chance if explanation.choice == faster else 1 - chance
+    share = explanation.probability
+    share = share if explanation.choice == faster else 1 - share
     ends = sorted((abs(lo), abs(hi))) if lo * hi > 0 else None
     span = (
         f"90 %: {ends[0]:.1f} to {ends[1]:.1f}"
@@ -190,21 +173,17 @@ def terms_of_call(explanation: Explanation) -> go.Figure:
     )
     title = (
         f"{explanation.tokens} tokens x {explanation.hidden_dim} ({kib(explanation.bytes)}), "
-        f"{plain(setting.gpu)}, TP{explanation.world_size}: {ARM_NAME[slower]} takes "
+        f"{plain(setting.gpu)}, TP{explanation.world_size}: {arm(slower)} takes "
         f"{abs(margin):.1f} us more"
     )
     subtitle = (
-        f"{span} us; {ARM_NAME[faster]} is faster in {_share(chance)} of the posterior. "
+        f"{span} us; {arm(faster)} is faster in {chance(share)} of the posterior. "
         f"{setting.op}, {setting.dtype}, {setting.kernel.title}; "
         f"{provenance(setting.calibration)}.<br>"
         + evidence_line(setting.calibration, setting.gpu, explanation.world_size, setting.op)
         + "."
     )
     return finish(figure, title, subtitle, height=440, legend="none")
-
-
-def _share(chance: float) -> str:
-    return "more than 99 %" if chance > 0.995 else f"{100 * chance:.0f} %"
 
 
 def _signed(us: float) -> str:

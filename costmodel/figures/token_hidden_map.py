@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..calibration.posterior import LEVEL
+from ..calibration.posterior import LEVEL, TAIL
 from ..data.workload import captured_batch_sizes
 from ..decide.decision import Cutoff, Decision
 from ..decide.setting import Setting
@@ -97,7 +97,7 @@ def decision_map(
                 y=hidden,
                 z=np.where(both, wins, np.nan).astype(np.float32).reshape(grid),
                 contours={
-                    "start": (1 - LEVEL) / 2, "end": (1 + LEVEL) / 2, "size": LEVEL,
+                    "start": TAIL, "end": 1 - TAIL, "size": LEVEL,
                     "coloring": "none",
                 },
                 line={"color": INK, "width": 1},

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..show.words import estimate
 from .template import ARM_COLOUR, NEUTRAL, finish, plain, provenance
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def worth_by_batch(worths: Sequence[Worth]) -> go.Figure:
     figure = make_subplots(
         rows=len(worths), cols=1, shared_xaxes=True, vertical_spacing=0.5 / (len(worths) * 3 + 1),
         subplot_titles=[
-            f"TP{w.world_size} ({w.evidence}): mean {_signed(w)} us a step"
+            f"TP{w.world_size} ({w.evidence}): mean {_mean(w)} us a step"
             for w in worths
         ],
     )  # fmt: skip
@@ -94,7 +95,5 @@ def worth_by_batch(worths: Sequence[Worth]) -> go.Figure:
     return finish(figure, title, subtitle, height=150 + 170 * len(worths))
 
 
-def _signed(w: Worth) -> str:
-    e = w.mean_us
-    digits = 0 if abs(e.value) >= 100 else 1
-    return f"{e.value:+.{digits}f} ({e.lo:+.{digits}f} to {e.hi:+.{digits}f})"
+def _mean(w: Worth) -> str:
+    return estimate(w.mean_us, "+.0f" if abs(w.mean_us.value) >= 100 else "+.1f")

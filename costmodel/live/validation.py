@@ -1,9 +1,9 @@
-"""The live op judged: shapes that no calibration saw, measured by the harness, then validated.
+"""The live op judged: shapes that no calibration saw, measured here, then validated.
 
 ``costmodel validate --live BACKEND`` measures forced 1-stage and 2-stage (and ``auto`` where the
 back end has a rule of its own) as ``costmodel measure`` does, and hands the rows to
 :func:`~.decide.validation.validate`. Applying the recommended rule is choosing one of the two
-forced arms per shape, so its latency is one of the two that were measured in the same sitting.
+forced arms per shape, so its latency is one of the two that were measured side by side.
 """
 
 from __future__ import annotations
@@ -242,27 +242,3 @@ def _auto_ran(directory: Path) -> tuple[dict[str, Any], ...]:
             shape = {k: record["point"][k] for k in ("tokens", "hidden_dim", "dtype")}
             out.append({**shape, "kernels": kernels})
     return tuple(out)
-
-
-def describe(found: Measured, live: Live) -> str:
-    """Return a measured-only comparison as text."""
-    from ..show.table import table
-
-    choice = found.choice
-    head = ("rule", "mean regret", "max", "mean us")
-    rows = [
-        (r.rule, f"{r.mean_pct:.2f} %", f"{r.max_pct:.1f} %", f"{r.mean_us:.2f}")
-        for r in found.regret
-    ]
-    end = [f"not passed: {f}" for f in found.failures] or ["passed"]
-    return "\n\n".join(
-        [
-            f"{live.shapes} shapes measured live on {live.backend} ({live.gpu})",
-            f"model error: no row to judge, {found.reason}; what follows is measured latencies "
-            "alone, under the rule for the calibration's own GPU as it stands",
-            f"it takes the faster algorithm on {100 * (choice.agree or 0):.0f} % of {choice.pairs} "
-            "shapes",
-            table(rows, head),
-            *end,
-        ]
-    )

@@ -1,41 +1,93 @@
 """How ranks are wired: which bytes have to pass one after the other.
 
-The latency model needs one number from a fabric: for ``link_bytes`` exchanged between each pair of
-ranks, how many bytes go through the narrowest resource.
+The latency model needs one number from a wiring: for ``link_bytes`` exchanged between each pair of
+ranks, how many bytes pass its narrowest resource in one direction.
 
 - full mesh (xGMI inside a node): each pair has a link of its own, so just ``link_bytes``;
-- switch (NVLink, MI450's scale-up): the N-1 peers share one port, ``(N-1) * link_bytes``;
-- loopback (N virtual ranks on one GPU): all pairs share one memory, ``N (N-1) * link_bytes``.
+- ports into a switch (NVLink, MI450's scale-up): the peers share a GPU's port. With the N ranks on
+  G GPUs, N/G on each, a rank of one GPU exchanges with the N - N/G of the others, so that
+  ``(N/G)^2 (G-1) link_bytes`` pass a port each way; what ranks of one GPU exchange is not on it.
+  With a GPU for every rank, G = N, it is ``(N-1) link_bytes``.
 
-Source of the mesh and switch forms: the alpha-beta model of one-shot and two-shot all-reduce
-(Hockney; see docs/physics.md).
+Source of the forms for G = N: the alpha-beta model of one-shot and two-shot all-reduce (Hockney;
+see docs/physics.md). For G < N it is a count of pairs.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..errors import InputError
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+#: Names of wirings, as in calibration files and topologies.
 FULL_MESH = "full_mesh"
 SWITCH = "switch"
-LOOPBACK = "loopback"
-FABRICS = (FULL_MESH, SWITCH, LOOPBACK)
+#: Followed by the number of GPUs: ``split_2``.
+SPLIT = "split_"
 
 
-def bottleneck_bytes(
-    fabric: str, link_bytes: NDArray[np.float64], world_size: ArrayLike
-) -> NDArray[np.float64]:
-    """Return the bytes that pass the fabric's narrowest resource, per direction."""
-    n = np.asarray(world_size)
-    if fabric == FULL_MESH:
+class Wiring(Protocol):
+    """A wiring of ranks, each with links or a port."""
+
+    @property
+    def name(self) -> str:
+        """The name in calibration files."""
+
+    def bottleneck_bytes(self, link_bytes: Array, world_size: ArrayLike) -> Array:
+        """Return the bytes through the narrowest resource, per direction."""
+
+    def takes(self, world_size: ArrayLike) -> Mask:
+        """Return which world sizes can be wired like this."""
+
+
+@dataclass(frozen=True)
+class FullMesh:
+    """A link between each pair of ranks."""
+
+    name: str = FULL_MESH
+
+    def bottleneck_bytes(self, link_bytes: Array, world_size: ArrayLike) -> Array:
+        """See :meth:`Wiring.bottleneck_bytes`."""
         return link_bytes
-    if fabric == SWITCH:
-        return (n - 1) * link_bytes
-    if fabric == LOOPBACK:
-        return n * (n - 1) * link_bytes
-    raise ValueError(f"unknown fabric '{fabric}'; known: {', '.join(FABRICS)}")
+
+    def takes(self, world_size: ArrayLike) -> Mask:
+        """See :meth:`Wiring.takes`; every one."""
+        return np.ones(np.shape(world_size), np.bool_)
 
 
-def of_interconnect(interconnect: str) -> str | None:
-    """Return the fabric of a measurement's ``interconnect``, or None when it is not modelled."""
-    return {"xgmi": FULL_MESH, "nvlink": SWITCH, "loopback": LOOPBACK}.get(interconnect)
+@dataclass(frozen=True)
+class Ports:
+    """``gpus`` GPUs with one port each, shared by their ranks; None: a GPU for every rank."""
+
+    gpus: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.gpus is not None and self.gpus < 2:
+            raise InputError(
+                f"ranks split over {self.gpus} GPU: give 2 or more; ranks that all share one GPU "
+                "are the fabric loopback"
+            )
+
+    @property
+    def name(self) -> str:
+        """``switch``, or ``split_2`` for ranks split over two GPUs."""
+        return SWITCH if self.gpus is None else f"{SPLIT}{self.gpus}"
+
+    def bottleneck_bytes(self, link_bytes: Array, world_size: ArrayLike) -> Array:
+        """See :meth:`Wiring.bottleneck_bytes`."""
+        n = np.asarray(world_size)
+        gpus = n if self.gpus is None else self.gpus
+        ranks_a_gpu = n / gpus
+        return ranks_a_gpu * ranks_a_gpu * (gpus - 1) * link_bytes
+
+    def takes(self, world_size: ArrayLike) -> Mask:
+        """See :meth:`Wiring.takes`; those that split evenly over the GPUs."""
+        n = np.asarray(world_size)
+        return np.ones(n.shape, np.bool_) if self.gpus is None else n % self.gpus == 0

@@ -1,8 +1,9 @@
-"""Kernel geometry: what a kernel does for a shape, before any time is assigned to it.
+"""Kernel geometry over links: what a kernel does for a shape, before any time is assigned to it.
 
 Pure functions from (op, algorithm, kernel version, tokens, hidden_dim, dtype, ranks) to launches,
 barriers, workgroups, turns and bytes. Source: AITER ``csrc/include/custom_all_reduce.cuh``
-(e404860) and vLLM ``csrc/custom_all_reduce.cuh``; limits come from the fact files (see kernel.py).
+(e404860) and vLLM ``csrc/custom_all_reduce.cuh``; limits come from the fact files
+(:mod:`costmodel.data.kernels`).
 
 Notation: S = bytes per rank, N = ranks, pack = 16 bytes.
 
@@ -28,8 +29,6 @@ from numpy.typing import NDArray
 
 from ..data.kernels import Kernel, first_release
 from ..units import PACK_BYTES, element_bytes
-from . import fabric as _fabric
-from . import shared_gpu as loopback
 from .shape import FUSED, ONE_STAGE, SEPARATE, Shapes
 
 Array = NDArray[np.float64]
@@ -39,7 +38,7 @@ REDUCE_SCATTER_ELEMENTS = 512
 
 
 @dataclass(frozen=True)
-class Geometry:
+class LinkGeometry:
     """What one call does, per rank. Arrays have the shapes' shape; scalars hold for every shape.
 
     ``turns`` is how often a workgroup goes round its loop over a phase's bytes and ``fill`` the
@@ -67,20 +66,8 @@ class Geometry:
     norm_turns: Array
 
 
-def on_fabric(
-    fabric: str, shapes: Shapes, algorithm: str, kernel: Kernel, arch: str
-) -> Geometry | loopback.Loopback:
-    """Return the geometry of ``algorithm`` where ranks are wired as ``fabric`` says."""
-    if fabric == _fabric.LOOPBACK:
-        return loopback.geometry(shapes, algorithm, kernel, arch)
-    return geometry(shapes, algorithm, kernel, arch=arch)
-
-
-def geometry(shapes: Shapes, algorithm: str, kernel: Kernel, *, arch: str = "gfx942") -> Geometry:
-    """Return the geometry of ``algorithm`` for every shape. Does not check :func:`eligible`.
-
-    For ranks with links of their own; see :mod:`.shared_gpu` for ranks on one GPU.
-    """
+def link_geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> LinkGeometry:
+    """Return the geometry of ``algorithm`` for every shape. Does not check :func:`eligible`."""
     n = shapes.world_size.astype(np.float64)
     tokens = shapes.tokens.astype(np.float64)
     row_bytes = shapes.hidden_dim * float(element_bytes(shapes.dtype))
@@ -117,7 +104,7 @@ def geometry(shapes: Shapes, algorithm: str, kernel: Kernel, *, arch: str = "gfx
 
     separate = shapes.op == SEPARATE
     two_kernels = separate or (fused and not one_stage)
-    return Geometry(
+    return LinkGeometry(
         op=shapes.op,
         algorithm=algorithm,
         world_size=n,

@@ -1,4 +1,4 @@
-"""The parameters of the latency model: names, units and priors.
+"""The priors of the latency models' parameters: forms, units and sources.
 
 A name is a quantity with its scope in brackets when it has one: ``link_gbps[MI300X]``,
 ``kernel_time_scale[gfx942]``, ``separate_norm_us[gemma]``, ``harness[vllm-39080/aiter]``. Rates,
@@ -15,29 +15,6 @@ from dataclasses import dataclass
 from functools import cache
 
 from ..data import facts
-from . import shared_gpu as loopback
-from .fabric import FULL_MESH, LOOPBACK
-
-#: gfx950 is where both arms of the fused op are measured, so its kernels set the scale.
-REFERENCE_ARCH = "gfx950"
-
-#: Quantities that one value serves for all GPUs.
-SHARED = (
-    "eight_rank_efficiency",
-    "round_trip_us",
-    "workgroup_gbps",
-    "turn_exposure_us",
-    "launch_us",
-    "second_launch_us",
-    "barrier_us",
-    "arrival_jitter_us",
-    "release_acquire_us",
-    "release_acquire_us_per_doubling",
-    "norm_us",
-    "local_us",
-    "local_efficiency",
-    "harness_us",
-)
 
 
 @dataclass(frozen=True)
@@ -82,25 +59,14 @@ def is_log(names: Iterable[str]) -> list[bool]:
     return [prior(name).form == "log" for name in names]
 
 
-def knows(names: Iterable[str], norm_kernel: str, fabric: str) -> bool:
-    """Return whether ``names`` cover a separate norm kernel; in loopback it is always the same."""
-    return fabric == LOOPBACK or f"separate_norm_us[{norm_kernel}]" in names
+def meaning(name: str) -> str:
+    """Return what a parameter is, as words that follow "the"; its name where none are known.
+
+    The scope is not in them: every ``link_gbps[...]`` is the "rate of a link".
+    """
+    return _meanings().get(name.partition("[")[0], name)
 
 
-def names(
-    gpus: Iterable[tuple[str, str]], norm_kernels: Iterable[str], fabric: str = FULL_MESH
-) -> list[str]:
-    """Return the parameters (without harness deviations) for (arch, gpu) pairs and norm kernels."""
-    pairs = sorted(set(gpus))
-    if fabric == LOOPBACK:
-        return loopback.parameter_names(pairs)
-    archs = sorted({arch for arch, _ in pairs})
-    found = [f"link_gbps[{gpu}]" for _, gpu in pairs]
-    found += [f"read_efficiency[{arch}]" for arch in archs]
-    found += [f"read_efficiency_deviation[{gpu}]" for _, gpu in pairs]
-    found += [f"kernel_time_scale[{arch}]" for arch in archs if arch != REFERENCE_ARCH]
-    found += [f"stage_gap_us[{arch}]" for arch in archs]
-    found += SHARED
-    for kernel in sorted(set(norm_kernels)):
-        found += [f"separate_norm_us[{kernel}]", f"separate_norm_efficiency[{kernel}]"]
-    return found
+@cache
+def _meanings() -> dict[str, str]:
+    return {row["parameter"]: row["meaning"] for row in facts.rows("parameters.csv")}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError, nearest
-from ..units import element_bytes
+from ..units import element_bytes, read_dtype
 
 #: Operations that the model covers.
 ALL_REDUCE = "all_reduce"
@@ -25,7 +26,46 @@ ONE_STAGE = "1stage"
 TWO_STAGE = "2stage"
 ALGORITHMS = (ONE_STAGE, TWO_STAGE)
 
+#: Names that people use for the operations, beside their own.
+OP_NAMES = {
+    "fused": FUSED, "plain": ALL_REDUCE, "separate": SEPARATE, "allreduce": ALL_REDUCE,
+    "fused_allreduce_rmsnorm": FUSED, "unfused": SEPARATE,
+}  # fmt: skip
+
 WORLD_SIZES = (2, 4, 8)
+
+
+def read_op(name: str) -> str:
+    """Return the operation that a name stands for: ``fused``, ``plain``, ``all-reduce``, ...
+
+    Raises :class:`InputError` for an operation that the model does not cover.
+    """
+    key = op_key(name)
+    if key not in OPS:
+        raise InputError(
+            f"unknown op '{name}'{nearest(name, [*OPS, *OP_NAMES])}; the model knows "
+            f"{', '.join(OPS)} (or plain, fused, separate)"
+        )
+    return key
+
+
+def op_key(name: str) -> str:
+    """Return an operation's own name, whether the model covers it or only rules speak of it."""
+    key = re.sub(r"[\s-]+", "_", name.strip().lower())
+    return OP_NAMES.get(key, key)
+
+
+def read_algorithm(name: str) -> str:
+    """Return the algorithm that a name stands for: ``1-stage``, ``one_stage``, ``2stage``, ...
+
+    Raises :class:`InputError` for anything but the two.
+    """
+    key = re.fullmatch(r"(1|one|2|two)[\s_-]*(stage|shot)?", name.strip().lower())
+    if key is None:
+        raise InputError(
+            f"unknown algorithm '{name}'{nearest(name, ALGORITHMS)}; {ONE_STAGE} or {TWO_STAGE}"
+        )
+    return ONE_STAGE if key[1] in ("1", "one") else TWO_STAGE
 
 
 @dataclass(frozen=True)
@@ -51,15 +91,11 @@ class Shapes:
         op: str = FUSED,
         dtype: str = "bf16",
     ) -> Shapes:
-        """Broadcast the three arrays and check them.
+        """Broadcast the three arrays and check them; op and dtype go by any name of theirs.
 
         Raises :class:`InputError` for an unknown op, dtype or world size and for sizes below 1.
         """
-        if op not in OPS:
-            raise InputError(
-                f"unknown op '{op}': the model knows {', '.join(OPS)}{nearest(op, OPS)}"
-            )
-        element_bytes(dtype)
+        op, dtype = read_op(op), read_dtype(dtype)
         t, h, n = np.broadcast_arrays(
             np.asarray(tokens, np.int64),
             np.asarray(hidden_dim, np.int64),

@@ -25,7 +25,7 @@ programs that cannot all be resident would never end, and few of them make many 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -34,18 +34,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data import facts
-from ..data.kernels import Kernel
+from ..data.kernels import OWN_FAMILY, Kernel
 from ..errors import InputError
 from ..units import PACK_BYTES, element_bytes
+from .latency import smooth_maximum
 from .shape import ALL_REDUCE, FUSED, ONE_STAGE, Shapes
 
 Array = NDArray[np.float64]
 
-FAMILY = "costmodel"
+#: The fabric's name in calibration files, and a row's interconnect.
+LOOPBACK = "loopback"
 
 #: How steeply misses set in where the working set outgrows the cache: the power 2^2 = 4. Between 4
 #: and 8 the residuals of the calibration do not tell.
 MISS_DOUBLINGS = 2
+
+#: Parameters that one value serves for all GPUs.
+FOR_ALL_GPUS = (
+    "launch_us",
+    "second_launch_us",
+    "barrier_us",
+    "straggler_us",
+    "release_acquire_us",
+    "release_acquire_us_per_doubling",
+    "norm_us",
+    "miss_us",
+    "harness_us",
+)
 
 ROW_KERNEL = "fused_one_stage"
 SCATTER = "reduce_scatter_to_peers"
@@ -69,7 +84,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Loopback:
+class SharedGpuGeometry:
     """What one call does, over all ranks of the one GPU. Arrays have the shapes' shape.
 
     ``programs`` counts those of all ranks that meet in a barrier. ``local`` is the second kernel's
@@ -88,8 +103,8 @@ class Loopback:
 
 
 @dataclass(frozen=True)
-class Costs:
-    """What each action costs on one GPU, as :class:`costmodel.model.latency.Costs` for links."""
+class SharedGpuCosts:
+    """What each action costs on one GPU, as :class:`.latency.LinkCosts` for links."""
 
     launch_us: Any
     second_launch_us: Any
@@ -152,93 +167,172 @@ def multiprocessors(arch: str) -> int:
     return next(r.multiprocessors for (a, _, _), r in residency().items() if a == arch)
 
 
-def geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> Loopback:
-    """Return what ``algorithm`` does for every shape. Raises :class:`InputError` for another arch.
+@dataclass(frozen=True)
+class SharedGpuModel:
+    """The :class:`~.interface.LatencyModel` of ranks that share one GPU."""
 
-    Source: ``costmodel/live/backends/triton/kernels.py`` and ``triton_launch.py``.
-    """
-    if arch not in archs():
-        raise InputError(
-            f"facts/residency.csv has no {arch}; loopback is modelled on {', '.join(archs())}"
-        )
-    n = shapes.world_size.astype(np.float64)
-    tokens = shapes.tokens.astype(np.float64)
-    row = shapes.hidden_dim.astype(np.float64) * element_bytes(shapes.dtype)
-    size = tokens * row
-    one_stage, fused = algorithm == ONE_STAGE, shapes.op == FUSED
-    block = float(kernel.threads * PACK_BYTES)
+    fabric: str = LOOPBACK
+    wiring: None = None
 
-    def programs(name: str, work: Array) -> Array:
-        resident = np.zeros(work.shape)
-        for ranks in np.unique(shapes.world_size).tolist():
-            mine = shapes.world_size == ranks
-            fits = residency()[arch, name, ranks].resident(shapes.hidden_dim[mine])
-            resident[mine] = fits // ranks
-        return np.minimum(np.minimum(work, resident), kernel.max_workgroups)
+    def parameter_names(
+        self, gpus: Iterable[tuple[str, str]], norm_kernels: Iterable[str]
+    ) -> list[str]:
+        """See :meth:`.LatencyModel.parameter_names`; there is one norm kernel, the project's."""
+        pairs = sorted(set(gpus))
+        names = []
+        for _, gpu in pairs:
+            names += [f"cache_gbps[{gpu}]", f"memory_efficiency[{gpu}]", f"cache_bytes[{gpu}]"]
+        for arch in sorted({arch for arch, _ in pairs}):
+            names += [f"workgroup_gbps[{arch}]", f"miss_workgroup_gbps[{arch}]"]
+            names += [f"stage_gap_us[{arch}]"]
+        names += FOR_ALL_GPUS
+        return names
 
-    def phase(count: Array, work: Array, program_bytes: Array, issued: Any, distinct: Any) -> Phase:
-        return Phase(np.ceil(work / count), program_bytes, issued * size, distinct * size)
+    def covers(self, names: Container[str], norm_kernel: str) -> bool:
+        """The separate norm kernel is always the project's own."""
+        return True
 
-    local = None
-    if fused and one_stage:
-        count = programs(ROW_KERNEL, tokens)
-        rows = phase(count, tokens, (n + 3) * row, (n + 3) * n, 4 * n)
-        sharing = np.ceil(n * count / multiprocessors(arch))
-        phases: tuple[Phase, ...] = (replace(rows, sharing=sharing),)
-    else:
-        share = size if one_stage else size / n
-        work = np.ceil(share / block)
-        part = np.minimum(share, np.full_like(share, block))
-        count = programs(SCATTER if fused else PLAIN[algorithm], work)
-        if fused:
-            phases = (phase(count, work, 2 * n * part, 2 * n, 2 * n),)
-        elif one_stage:
-            phases = (phase(count, work, (n + 1) * part, (n + 1) * n, 2 * n),)
-        else:
-            phases = (
-                phase(count, work, (n + 1) * part, n + 1, n),
-                phase(count, work, 2 * n * part, 2 * n, 2 * n),
+    def reason_against(self, kernel_family: str, arch: str, world_size: int) -> str | None:
+        """See :meth:`.LatencyModel.reason_against`.
+
+        Only the project's kernels run like this, on archs whose residency is known.
+        """
+        if kernel_family != OWN_FAMILY:
+            return "kernel on this interconnect"
+        return None if arch in archs() else "programs that fit on this arch not known"
+
+    def geometry(
+        self, shapes: Shapes, algorithm: str, kernel: Kernel, arch: str
+    ) -> SharedGpuGeometry:
+        """Return what ``algorithm`` does for every shape.
+
+        Raises :class:`InputError` for an arch whose residency is not known. Source:
+        ``kernels.py`` and ``launch.py`` of ``costmodel/live/backends/triton``.
+        """
+        if arch not in archs():
+            raise InputError(
+                f"facts/residency.csv has no {arch}; loopback is modelled on {', '.join(archs())}"
             )
-        if shapes.op != ALL_REDUCE:
-            local = Phase(np.ones_like(size), 5 * row, 4 * n * size, 4 * n * size)
-    return Loopback(
-        op=shapes.op,
-        algorithm=algorithm,
-        world_size=n,
-        size_bytes=size,
-        programs=n * count,
-        rows=n * tokens,
-        phases=phases,
-        local=local,
-        working_set_bytes=(4.0 if local is None else 5.0) * n * size,
-    )
+        n = shapes.world_size.astype(np.float64)
+        tokens = shapes.tokens.astype(np.float64)
+        row = shapes.hidden_dim.astype(np.float64) * element_bytes(shapes.dtype)
+        size = tokens * row
+        one_stage, fused = algorithm == ONE_STAGE, shapes.op == FUSED
+        block = float(kernel.threads * PACK_BYTES)
 
+        def programs(name: str, work: Array) -> Array:
+            resident = np.zeros(work.shape)
+            for ranks in np.unique(shapes.world_size).tolist():
+                mine = shapes.world_size == ranks
+                fits = residency()[arch, name, ranks].resident(shapes.hidden_dim[mine])
+                resident[mine] = fits // ranks
+            return np.minimum(np.minimum(work, resident), kernel.max_workgroups)
 
-def costs(
-    values: Mapping[str, Any],
-    arch: str,
-    gpu: str,
-    hbm_gbps: float,
-    harness_us: Any = 0.0,
-) -> Costs:
-    """Resolve named parameter values (see parameters.py) for one GPU."""
-    return Costs(
-        launch_us=values["launch_us"],
-        second_launch_us=values["second_launch_us"],
-        barrier_us=values["barrier_us"],
-        straggler_us=values["straggler_us"],
-        release_us=values["release_acquire_us"],
-        release_us_per_doubling=values["release_acquire_us_per_doubling"],
-        stage_gap_us=values[f"stage_gap_us[{arch}]"],
-        norm_us=values["norm_us"],
-        miss_us=values["miss_us"],
-        program_gbps=values[f"workgroup_gbps[{arch}]"],
-        miss_gbps=values[f"miss_workgroup_gbps[{arch}]"],
-        cache_gbps=values[f"cache_gbps[{gpu}]"],
-        memory_gbps=values[f"memory_efficiency[{gpu}]"] * hbm_gbps,
-        cache_bytes=values[f"cache_bytes[{gpu}]"],
-        harness_us=harness_us,
-    )
+        def phase(
+            count: Array, work: Array, program_bytes: Array, issued: Any, distinct: Any
+        ) -> Phase:
+            return Phase(np.ceil(work / count), program_bytes, issued * size, distinct * size)
+
+        local = None
+        if fused and one_stage:
+            count = programs(ROW_KERNEL, tokens)
+            rows = phase(count, tokens, (n + 3) * row, (n + 3) * n, 4 * n)
+            sharing = np.ceil(n * count / multiprocessors(arch))
+            phases: tuple[Phase, ...] = (replace(rows, sharing=sharing),)
+        else:
+            share = size if one_stage else size / n
+            work = np.ceil(share / block)
+            part = np.minimum(share, np.full_like(share, block))
+            count = programs(SCATTER if fused else PLAIN[algorithm], work)
+            if fused:
+                phases = (phase(count, work, 2 * n * part, 2 * n, 2 * n),)
+            elif one_stage:
+                phases = (phase(count, work, (n + 1) * part, (n + 1) * n, 2 * n),)
+            else:
+                phases = (
+                    phase(count, work, (n + 1) * part, n + 1, n),
+                    phase(count, work, 2 * n * part, 2 * n, 2 * n),
+                )
+            if shapes.op != ALL_REDUCE:
+                local = Phase(np.ones_like(size), 5 * row, 4 * n * size, 4 * n * size)
+        return SharedGpuGeometry(
+            op=shapes.op,
+            algorithm=algorithm,
+            world_size=n,
+            size_bytes=size,
+            programs=n * count,
+            rows=n * tokens,
+            phases=phases,
+            local=local,
+            working_set_bytes=(4.0 if local is None else 5.0) * n * size,
+        )
+
+    def costs(
+        self, values: Mapping[str, Any], arch: str, gpu: str, *, norm_kernel: str, hbm_gbps: float,
+        harness_us: Any = 0.0,
+    ) -> SharedGpuCosts:  # fmt: skip
+        """Resolve named parameter values for one GPU; there is one norm kernel, the project's."""
+        return SharedGpuCosts(
+            launch_us=values["launch_us"],
+            second_launch_us=values["second_launch_us"],
+            barrier_us=values["barrier_us"],
+            straggler_us=values["straggler_us"],
+            release_us=values["release_acquire_us"],
+            release_us_per_doubling=values["release_acquire_us_per_doubling"],
+            stage_gap_us=values[f"stage_gap_us[{arch}]"],
+            norm_us=values["norm_us"],
+            miss_us=values["miss_us"],
+            program_gbps=values[f"workgroup_gbps[{arch}]"],
+            miss_gbps=values[f"miss_workgroup_gbps[{arch}]"],
+            cache_gbps=values[f"cache_gbps[{gpu}]"],
+            memory_gbps=values[f"memory_efficiency[{gpu}]"] * hbm_gbps,
+            cache_bytes=values[f"cache_bytes[{gpu}]"],
+            harness_us=harness_us,
+        )
+
+    def terms(self, geometry: SharedGpuGeometry, costs: SharedGpuCosts) -> dict[str, Any]:
+        """See :meth:`.LatencyModel.terms`; the names are those of :data:`.latency.TERMS`."""
+        per_gbps = 1e-3  # bytes / (GB/s) = 1e-3 us
+        miss = missed(geometry.working_set_bytes, costs.cache_bytes)
+
+        def pass_over(phase: Phase) -> Any:
+            turn = phase.program_bytes * (per_gbps / costs.program_gbps)
+            if phase.sharing is not None:
+                turn = turn + costs.norm_us + miss * costs.miss_us / phase.sharing
+            elif phase is not geometry.local:
+                turn = turn + miss * phase.program_bytes * (per_gbps / costs.miss_gbps)
+            return smooth_maximum(
+                phase.turns * turn,
+                phase.issued_bytes * (per_gbps / costs.cache_gbps),
+                miss * phase.distinct_bytes * (per_gbps / costs.memory_gbps),
+            )
+
+        one_stage, fused = geometry.algorithm == ONE_STAGE, geometry.op == FUSED
+        barrier = costs.barrier_us + costs.straggler_us * np.log2(geometry.programs)
+        passes = [pass_over(phase) for phase in geometry.phases]
+        found: dict[str, Any] = {
+            "harness": costs.harness_us,
+            "launch": costs.launch_us,
+            "entry_barrier": barrier,
+            "link_read": passes[0],
+        }
+        if fused and not one_stage:
+            found["exit_barrier"] = (
+                barrier
+                + costs.release_us
+                + costs.release_us_per_doubling * (np.log2(geometry.world_size) - 2.0)
+            )
+        elif one_stage:
+            found["exit_barrier"] = barrier
+        else:
+            found["middle_barrier"] = barrier + costs.stage_gap_us
+            found["link_gather"] = passes[1]
+        if geometry.local is not None:
+            # The fixed part of the second kernel is one sum with its launch.
+            found["second_launch"] = costs.second_launch_us
+            spread = costs.straggler_us * np.log2(geometry.rows)
+            found["local_pass" if fused else "norm_kernel"] = spread + pass_over(geometry.local)
+        return found
 
 
 def missed(working_set_bytes: Array, cache_bytes: Any) -> Any:
@@ -247,63 +341,3 @@ def missed(working_set_bytes: Array, cache_bytes: Any) -> Any:
     for _ in range(MISS_DOUBLINGS):
         ratio = ratio * ratio
     return 1.0 / (1.0 + ratio)
-
-
-def terms(geometry: Loopback, costs: Costs) -> dict[str, Any]:
-    """Return the named terms in us, under the names of :data:`costmodel.model.latency.TERMS`."""
-    from .latency import smooth_maximum
-
-    per_gbps = 1e-3  # bytes / (GB/s) = 1e-3 us
-    miss = missed(geometry.working_set_bytes, costs.cache_bytes)
-
-    def pass_over(phase: Phase) -> Any:
-        turn = phase.program_bytes * (per_gbps / costs.program_gbps)
-        if phase.sharing is not None:
-            turn = turn + costs.norm_us + miss * costs.miss_us / phase.sharing
-        elif phase is not geometry.local:
-            turn = turn + miss * phase.program_bytes * (per_gbps / costs.miss_gbps)
-        return smooth_maximum(
-            phase.turns * turn,
-            phase.issued_bytes * (per_gbps / costs.cache_gbps),
-            miss * phase.distinct_bytes * (per_gbps / costs.memory_gbps),
-        )
-
-    one_stage, fused = geometry.algorithm == ONE_STAGE, geometry.op == FUSED
-    barrier = costs.barrier_us + costs.straggler_us * np.log2(geometry.programs)
-    passes = [pass_over(phase) for phase in geometry.phases]
-    found: dict[str, Any] = {
-        "harness": costs.harness_us,
-        "launch": costs.launch_us,
-        "entry_barrier": barrier,
-        "link_read": passes[0],
-    }
-    if fused and not one_stage:
-        found["exit_barrier"] = (
-            barrier
-            + costs.release_us
-            + costs.release_us_per_doubling * (np.log2(geometry.world_size) - 2.0)
-        )
-    elif one_stage:
-        found["exit_barrier"] = barrier
-    else:
-        found["middle_barrier"] = barrier + costs.stage_gap_us
-        found["link_gather"] = passes[1]
-    if geometry.local is not None:
-        # The fixed part of the second kernel is one sum with its launch.
-        found["second_launch"] = costs.second_launch_us
-        spread = costs.straggler_us * np.log2(geometry.rows)
-        found["local_pass" if fused else "norm_kernel"] = spread + pass_over(geometry.local)
-    return found
-
-
-def parameter_names(gpus: list[tuple[str, str]]) -> list[str]:
-    """Return the parameters (without harness deviations) for (arch, gpu) pairs."""
-    found = []
-    for _, gpu in gpus:
-        found += [f"cache_gbps[{gpu}]", f"memory_efficiency[{gpu}]", f"cache_bytes[{gpu}]"]
-    for arch in sorted({arch for arch, _ in gpus}):
-        found += [f"workgroup_gbps[{arch}]", f"miss_workgroup_gbps[{arch}]"]
-        found += [f"stage_gap_us[{arch}]"]
-    found += ["launch_us", "second_launch_us", "barrier_us", "straggler_us", "release_acquire_us"]
-    found += ["release_acquire_us_per_doubling", "norm_us", "miss_us", "harness_us"]
-    return found

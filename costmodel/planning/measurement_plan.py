@@ -283,21 +283,31 @@ def _entries(problem: Problem, shapes: dict[int, list[int]], why: list[str]) -> 
                 bytes=int(shape.bytes),
                 latency_us=latency,
                 seconds=e.shape_s + sum(e.latency_s(t) for t in latency),
-                regret_pct_left=100 * problem.regret(taken),
+                regret_pct_left=_mean_left_pct(problem, taken),
                 reason=reason,
             )
         )
     return tuple(entries)
 
 
+def _left_pct(surface: RegretSurface, left: float) -> float:
+    """Return the regret left in percent, of which the planner's own draws say ``left``.
+
+    What they say is spared is taken off the decision's regret.
+    """
+    now = surface.cutoff.regret_pct
+    return max(0.0, now - 100 * (surface.before - max(left, surface.perfect)))
+
+
+def _mean_left_pct(problem: Problem, design: list[int]) -> float:
+    left = problem.regret_by_world_size(design)
+    return float(np.mean([_left_pct(*pair) for pair in zip(problem.surfaces, left, strict=True)]))
+
+
 def _prospects(
     setting: Setting, posterior: Posterior, problem: Problem, design: list[int]
 ) -> tuple[Prospect, ...]:
-    """Return what each world size stands to gain.
-
-    Cutoff, interval and regret as things stand are the decision's. The planner has draws of its
-    own; what it finds measuring to spare is taken off the decision's regret.
-    """
+    """Return what each world size stands to gain; as things stand is as the decision says."""
     learnt = problem.learnt(design)
     out = []
     for surface, left in zip(problem.surfaces, problem.regret_by_world_size(design), strict=True):
@@ -306,16 +316,14 @@ def _prospects(
         measured = bool(design) and surface.open
         share, regret = surface.open_calls()
         now = cutoff.regret_pct
-        perfect = max(0.0, now - 100 * (surface.before - surface.perfect))
-        spared = 100 * (surface.before - left) if design else 0.0
         out.append(
             Prospect(
                 world_size=surface.world_size,
                 before=before,
                 after=surface.expected(setting, posterior, learnt) if measured else before,
                 regret_pct_before=now,
-                regret_pct_after=max(perfect, now - spared),
-                regret_pct_perfect=perfect,
+                regret_pct_after=_left_pct(surface, left) if design else now,
+                regret_pct_perfect=_left_pct(surface, surface.perfect),
                 open_share=share,
                 open_regret_pct=100 * regret,
                 always=cutoff.verdict == ALWAYS_ONE_STAGE,

@@ -5,43 +5,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..calibration.posterior import NORMAL_HALF_WIDTH
 from ..decide.setting import Setting
+from ..model.parameters import meaning
 from .candidates import Candidates
 from .coordinates import Posterior
 from .value import RegretSurface
 
 Array = NDArray[np.float64]
 
-#: What a parameter is, as part of "narrows ...".
-MEANING = {
-    "link_gbps": "the link rate",
-    "read_efficiency": "the rate of kernel reads with several links busy",
-    "read_efficiency_deviation": "the rate of kernel reads with several links busy",
-    "eight_rank_efficiency": "the link rate at 8 ranks against 4",
-    "kernel_time_scale": "how fixed kernel times scale from gfx950 to {scope}",
-    "stage_gap_us": "the gap between the plain 2-stage's phases",
-    "round_trip_us": "the remote round trip",
-    "workgroup_gbps": "the rate at which one workgroup reads",
-    "turn_exposure_us": "what a turn of the plain 1-stage exposes",
-    "launch_us": "the launch",
-    "second_launch_us": "the 2-stage's second launch",
-    "barrier_us": "the cross-GPU barrier",
-    "arrival_jitter_us": "the wait for the last rank",
-    "release_acquire_us": "the 2-stage's release and acquire",
-    "release_acquire_us_per_doubling": "how the 2-stage's release grows with ranks",
-    "norm_us": "the 1-stage's norm epilogue",
-    "local_us": "the fixed part of the 2-stage's local pass",
-    "local_efficiency": "the memory rate of the 2-stage's local pass",
-    "separate_norm_us": "the fixed part of a separate RMSNorm",
-    "separate_norm_efficiency": "the memory rate of a separate RMSNorm",
-}
-
 #: Parameters named at most, and the share of what a shape tells that each must have.
 NAMED = 2
 SHARE = 0.15
-
-#: Half the width of a 90 % interval in standard deviations.
-Z90 = 1.6448536269514722
 
 
 def reasons(
@@ -98,8 +73,8 @@ def _precision(candidates: Candidates, before: list[int], measurements: list[int
     what = "t2 - t1" if len(measurements) == 2 else candidates.algorithm(measurements[0])
     given = "" if not before else " after those above"
     return (
-        f"{what} is known to +-{Z90 * known:.1f} us{given}, this measures it to "
-        f"+-{Z90 * scatter:.1f}"
+        f"{what} is known to +-{NORMAL_HALF_WIDTH * known:.1f} us{given}, this measures it to "
+        f"+-{NORMAL_HALF_WIDTH * scatter:.1f}"
     )
 
 
@@ -125,9 +100,8 @@ def _told(
     total = float(part[part > 0].sum())
     share: dict[str, float] = {}
     for name, value in zip(posterior.names, part.tolist(), strict=True):
-        quantity, _, scope = name.partition("[")
-        words = MEANING.get(quantity, name).format(scope=scope.rstrip("]"))
+        words = meaning(name)
         share[words] = share.get(words, 0.0) + value / max(total, 1e-30)
     best = sorted(share, key=lambda words: -share[words])[:NAMED]
     told = [words for words in best if share[words] >= SHARE]
-    return f"narrows {' and '.join(told)}" if told else ""
+    return f"narrows the {' and the '.join(told)}" if told else ""

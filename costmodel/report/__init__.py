@@ -1,14 +1,13 @@
 """A report to attach to a pull request: Markdown with pictures, and one page for exploring.
 
 =====================  ========================================================================
-:mod:`.findings`       the numbers: recommendation, the engine's rule, regret, worth, hashes
+:mod:`.case`           the numbers: recommendation, the engine's rule, regret, worth, hashes
 :mod:`.pictures`       the figures
-:mod:`.story`          the words, as blocks of plain text
-:mod:`.blocks`         what a report is made of
-:mod:`.markdown`       blocks as Markdown
-:mod:`.markup`         blocks as HTML
 :mod:`.explorer`       both arms at every captured batch size, for the page
-:mod:`.page`           the self-contained page (``page.css``, ``page.js``)
+:mod:`.text`           what the templates are given; title and commands
+``templates/``         every sentence (``sections.j2``), and what gives it markup
+:mod:`.markdown`       the report as Markdown, and its escaping
+:mod:`.page`           the report as a self-contained page (``page.css``, ``page.js``)
 :mod:`.directory`      writing it all, whole or not at all
 =====================  ========================================================================
 """

@@ -1,4 +1,4 @@
-"""What a report rests on: recommendation, the engine's rule, regret, worth, validation, data."""
+"""The case for a rule that a report makes: recommendation, regret, worth, validation, data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..decide.regret import Arms, Score
 from ..decide.row_errors import covered
 from ..decide.setting import Setting
 from ..decide.validation import Validation, validate
-from ..decide.worth import Worth, worth
+from ..decide.worth import BatchWorth, Worth, worth
 from ..engines.call_sites import ServingEngine, serving_engine
 from ..engines.patch import Emitted, snippet
 from ..errors import InputError
@@ -34,6 +34,7 @@ from ..rules.algebra import factors
 from ..rules.catalogue import current
 from ..rules.condition import Compare
 from ..rules.rule import Provenance, Rule
+from ..show.words import evidence
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class AtWorldSize:
     worth: Worth
 
     @property
+    def tp(self) -> str:
+        """The world size as people write it: ``TP4``."""
+        return f"TP{self.world_size}"
+
+    @property
     def undecided(self) -> bool:
         """Whether the interval of what the change spares over the workload includes zero."""
         return self.score.differ > 0 and self.score.saved_pct.lo <= 0 <= self.score.saved_pct.hi
@@ -55,14 +61,24 @@ class AtWorldSize:
     @property
     def evidence(self) -> str:
         """The evidence class in words, with what the latencies rest on where that differs."""
-        words = self.cutoff.verdict.replace("_", " ").replace("1stage", "1-stage")
+        words = evidence(self.cutoff.verdict)
         verdicts = (MEASURED, TRANSFERRED)
         return words if self.cutoff.verdict in verdicts else f"{words} ({self.worth.evidence})"
 
     @property
+    def changed(self) -> tuple[BatchWorth, ...]:
+        """The captured batch sizes that change the algorithm."""
+        return self.worth.changed
+
+    @property
+    def most_saved(self) -> BatchWorth:
+        """The batch size at which the change saves most; there must be one that changes."""
+        return max(self.changed, key=lambda b: b.saved_us.value)
+
+    @property
     def changes(self) -> bool:
         """Whether the two rules decide any call of the workload or any batch differently."""
-        return self.score.differ > 0 or bool(self.worth.changed)
+        return self.score.differ > 0 or bool(self.changed)
 
 
 @dataclass(frozen=True)
@@ -72,6 +88,11 @@ class Elsewhere:
     gpu: str
     calibration_id: str
     scores: tuple[Score, ...]
+
+    @property
+    def worse_at(self) -> list[str]:
+        """The world sizes at which the change surely loses there: ``TP4``."""
+        return [f"TP{s.world_size}" for s in self.scores if s.saved_pct.hi < 0]
 
 
 @dataclass(frozen=True)
@@ -85,7 +106,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Findings:
+class Case:
     """Everything that a report says. ``old`` is the engine's rule now, ``new`` as it will stand.
 
     ``validation`` is None where no call was measured with both algorithms; ``unjudged`` says why.
@@ -109,6 +130,13 @@ class Findings:
     target: str
     files: tuple[tuple[str, str], ...]
 
+    def __repr__(self) -> str:
+        ranks = ", ".join(w.tp for w in self.by_world_size)
+        return (
+            f"Case({self.engine.title} on {self.gpu}, {self.llm.name}, {ranks}; calibration "
+            f"{self.calibration.id})"
+        )
+
     @property
     def setting(self) -> Setting:
         """What was asked."""
@@ -118,6 +146,17 @@ class Findings:
     def calibration(self) -> Calibration:
         """The calibration behind it all."""
         return self.setting.calibration
+
+    @property
+    def is_xgmi(self) -> bool:
+        """Whether the calibration is of the mesh of xGMI links, which the engines' GPUs have."""
+        return self.calibration.fabric == FULL_MESH
+
+    @property
+    def judged_on_its_own_rows(self) -> bool:
+        """Whether the measured pairs are of sources that the calibration was fitted to."""
+        v = self.validation
+        return v is not None and bool(set(v.pairs.source.tolist()) & set(v.own_sources))
 
     @property
     def gpu(self) -> str:
@@ -168,16 +207,16 @@ def gather(
     histogram: BatchHistogram | None = None,
     files: Sequence[str | Path] = (),
     target: Sequence[str] | None = None,
-) -> Findings:
+) -> Case:
     """Work out everything that a report says.
 
     The setting names the engine. The rule is the one recommended for the model, as
     ``costmodel recommend --model`` gives it. ``measurements`` are schema 1 files or directories
     (default: the published rows); ``files`` are further files of the user's whose hashes are
-    stated; ``target`` the options that chose GPU and calibration on the command line. Raises
+    stated; ``target`` the options that chose GPU, calibration and model on the command line. Raises
     :class:`InputError` when the recommendation makes no claim at any of the world sizes.
     """
-    place = serving_engine(setting.engine)
+    engine = serving_engine(setting.engine)
     decision = recommend(setting, Workload.of([llm.hidden_size]), world_sizes=world_sizes)
     if not any(c.claimed for c in decision.cutoffs):
         raise InputError(
@@ -186,16 +225,16 @@ def gather(
     calibration, gpu = setting.calibration, setting.gpu
     options = shlex.join(_target(setting, llm) if target is None else target)
     provenance = Provenance(
-        f"costmodel emit --for {place.name} {options}",
+        f"costmodel emit --for {engine.name} {options}",
         calibration.id, calibration.sha256, setting.arch, gpu, decision.evidence,
     )  # fmt: skip
-    emitted = snippet(place, decision.unguarded_rule, provenance, setting.kernel)
-    old, new = current(place.name, FUSED), emitted.adapted.rule
+    emitted = snippet(engine, decision.unguarded_rule, provenance, setting.kernel)
+    old, new = current(engine.name, FUSED), emitted.adapted.rule
     load = histogram or BatchHistogram.alike()
     rows = measurement.read_all(measurements) if measurements else measurement.published()
-    judged, unjudged = _validate(rows, setting)
-    return Findings(
-        engine=place,
+    judged, unjudged = _validate(rows, decision)
+    return Case(
+        engine=engine,
         llm=llm,
         decision=decision,
         provenance=provenance,
@@ -255,17 +294,14 @@ def _target(setting: Setting, llm: LLM) -> list[str]:
     out = ["--gpu", setting.gpu]
     if setting.aiter_version != kernels.LATEST:
         out += ["--aiter-version", setting.aiter_version]
-    return [*out, *_model(llm)]
+    return [*out, *(["--model", llm.name] if llm.hf_id else ["--config", llm.source])]
 
 
-def _model(llm: LLM) -> list[str]:
-    return ["--model", llm.name] if llm.hf_id else ["--config", llm.source]
-
-
-def _validate(rows: Measurements, setting: Setting) -> tuple[Validation | None, str]:
-    """Judge the rules on measured pairs of the GPU, or say why that cannot be done."""
+def _validate(rows: Measurements, decision: Decision) -> tuple[Validation | None, str]:
+    """Judge the report's rule on measured pairs of the GPU, or say why that cannot be done."""
+    load = decision.workload
     try:
-        return validate(rows, setting, every_gpu=False, op=FUSED), ""
+        return validate(rows, decision.setting, every_gpu=False, op=FUSED, workload=load), ""
     except InputError as error:
         return None, str(error)
 

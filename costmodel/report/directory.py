@@ -6,19 +6,17 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
 from ..figures.static import NoBrowserError, write_images
-from ..show.document import Picture
-from . import markdown
-from .case import Findings
+from . import markdown, page
+from .case import Case
 from .explorer import explorer
-from .page import page
-from .pictures import pictures
-from .text import story, title
+from .pictures import Picture, pictures
+from .text import context
 
 MARKDOWN, PAGE, RULE = "report.md", "report.html", "rule.json"
 
@@ -32,7 +30,7 @@ class Written:
     without_images: str
 
 
-def write(found: Findings, out: str | Path, *, command: str, force: bool = False) -> Written:
+def write(case: Case, out: str | Path, *, command: str, force: bool = False) -> Written:
     """Write the report into the directory ``out``, whole or not at all.
 
     ``command`` is the command line that the report names. Without a browser the pictures are left
@@ -41,8 +39,7 @@ def write(found: Findings, out: str | Path, *, command: str, force: bool = False
     """
     out = Path(out)
     check_free(out, force)
-    shown = pictures(found)
-    blocks = story(found, shown, command, str(out))
+    shown = pictures(case)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
@@ -50,9 +47,10 @@ def write(found: Findings, out: str | Path, *, command: str, force: bool = False
         raise InputError(f"{out}: cannot write: {error.strerror}") from None
     try:
         images, missing = _images(shown, temporary)
-        _write(temporary / MARKDOWN, _markdown(blocks, images, missing))
-        _write(temporary / PAGE, page(title(found), blocks, shown, explorer(found)))
-        record = {**found.new.to_json(), "provenance": found.provenance.to_json()}
+        given = context(case, shown, command, str(out), images)
+        _write(temporary / MARKDOWN, markdown.render(given))
+        _write(temporary / PAGE, page.render(given, explorer(case)))
+        record = {**case.new.to_json(), "provenance": case.provenance.to_json()}
         _write(temporary / RULE, json.dumps(record, indent=2) + "\n")
         files = tuple(sorted(p.name for p in temporary.iterdir()))
         _move(temporary, out)
@@ -71,9 +69,9 @@ def check_free(out: Path, force: bool) -> None:
         raise InputError(f"{out}: exists and is not empty; --force replaces the report in it")
 
 
-def _images(shown: Mapping[str, Picture], directory: Path) -> tuple[dict[str, str], str]:
+def _images(shown: Sequence[Picture], directory: Path) -> tuple[dict[str, str], str]:
     """Draw the pictures of the Markdown file; return their names, or why there are none."""
-    wanted = {f"{p.name}.png": p for p in shown.values() if not p.page_only}
+    wanted = {f"{p.name}.png": p for p in shown if not p.page_only}
     try:
         write_images({directory / name: p.figure for name, p in wanted.items()})
     except NoBrowserError as error:
@@ -81,16 +79,6 @@ def _images(shown: Mapping[str, Picture], directory: Path) -> tuple[dict[str, st
             (directory / name).unlink(missing_ok=True)
         return {}, str(error)
     return {p.name: name for name, p in wanted.items()}, ""
-
-
-def _markdown(blocks: list, images: Mapping[str, str], missing: str) -> str:
-    text = markdown.render(blocks, images)
-    if missing:
-        text = text.replace(
-            "## Figures\n",
-            f"## Figures\n\nThe figures are in `{PAGE}`, which opens in a browser.\n",
-        )
-    return text
 
 
 def _write(path: Path, text: str) -> None:

@@ -11,20 +11,20 @@ from ..data import llms
 from ..data.workload import captured_batch_sizes
 from ..decide.explanation import choices
 from ..errors import InputError
-from ..figures.template import ARM_NAME
-from ..figures.terms import TERM_COLOUR, TERM_NAME
+from ..figures.terms import TERM_COLOUR
 from ..model.latency import TERMS
 from ..model.shape import ALGORITHMS, ONE_STAGE, Shapes
 from ..rules.catalogue import ENGINES, catalogue, current
 from ..rules.rule import Rule
+from ..show.words import arm, term
 from ..units import kib
-from .case import Findings
+from .case import Case
 
 
-def explorer(found: Findings) -> dict[str, Any]:
+def explorer(case: Case) -> dict[str, Any]:
     """Return the explorer's data: per world size and hidden size, arrays over the batch sizes."""
     batch = captured_batch_sizes()
-    rules: list[Rule] = [replace(found.new, name="proposed")]
+    rules: list[Rule] = [replace(case.new, name="proposed")]
     for engine in ENGINES:
         rules.append(current(engine))
     proposed = [
@@ -32,16 +32,16 @@ def explorer(found: Findings) -> dict[str, Any]:
         if r.status == "proposed" and r.op == "fused_ar_rmsnorm" and r.fabric == "xgmi"
     ]  # fmt: skip
     rules += proposed
-    sizes = sorted({found.llm.hidden_size, *llms.hidden_dims()})
+    sizes = sorted({case.llm.hidden_size, *llms.hidden_dims()})
     calls: dict[str, dict[str, Any]] = {}
     hidden: list[int] = []
-    for w in found.by_world_size:
+    for w in case.by_world_size:
         by_hidden: dict[str, Any] = {}
         for h in sizes:
-            every = found.setting.shapes(batch, h, w.world_size)
-            if not found.setting.takes_both(every).all():
+            every = case.setting.shapes(batch, h, w.world_size)
+            if not case.setting.takes_both(every).all():
                 continue
-            by_hidden[str(h)] = _calls(found, h, w.world_size, rules)
+            by_hidden[str(h)] = _calls(case, h, w.world_size, rules)
             if h not in hidden:
                 hidden.append(h)
         calls[str(w.world_size)] = by_hidden
@@ -49,20 +49,20 @@ def explorer(found: Findings) -> dict[str, Any]:
         "batch": batch.tolist(),
         "hidden": hidden,
         "start": {
-            "worldSize": str(found.by_world_size[-1].world_size),
-            "hidden": str(found.llm.hidden_size if found.llm.hidden_size in hidden else hidden[0]),
+            "worldSize": str(case.by_world_size[-1].world_size),
+            "hidden": str(case.llm.hidden_size if case.llm.hidden_size in hidden else hidden[0]),
             "batch": 6,
         },
-        "terms": {name: {"name": TERM_NAME[name], "colour": TERM_COLOUR[name]} for name in TERMS},
-        "arms": {a: ARM_NAME[a] for a in ALGORITHMS},
+        "terms": {name: {"name": term(name), "colour": TERM_COLOUR[name]} for name in TERMS},
+        "arms": {a: arm(a) for a in ALGORITHMS},
         "rules": [{"name": r.name, "words": r.words()} for r in rules],
         "calls": calls,
     }
 
 
-def _calls(found: Findings, hidden_dim: int, world_size: int, rules: list[Rule]) -> dict[str, Any]:
-    setting = found.setting
-    chosen = choices(setting, hidden_dim, world_size, decision=found.decision)
+def _calls(case: Case, hidden_dim: int, world_size: int, rules: list[Rule]) -> dict[str, Any]:
+    setting = case.setting
+    chosen = choices(setting, hidden_dim, world_size, decision=case.decision)
     shapes = chosen.calls
     terms = {
         a: {

@@ -1,27 +1,18 @@
-"""Blocks as GitHub-flavoured Markdown, with nothing in them taken for markup."""
+"""The report as GitHub-flavoured Markdown, with no value in it taken for markup."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ..show.document import (
-    Block,
-    Bullets,
-    Cell,
-    Code,
-    Explorer,
-    Heading,
-    Inline,
-    Link,
-    Listing,
-    Paragraph,
-    Picture,
-    Strong,
-    Table,
-    parts_of,
-)
+from ..show.templating import environment
+from .text import TEMPLATES
+
+if TYPE_CHECKING:
+    import jinja2
 
 #: Characters that Markdown may read as markup wherever they stand.
 _SPECIAL = re.compile(r"[\\`*\[\]|~$]")
@@ -30,9 +21,35 @@ _SPECIAL = re.compile(r"[\\`*\[\]|~$]")
 _PLAIN_CODE = re.compile(r"[A-Za-z0-9 _./:,;=+<>()'\"%&@#!?*^{}\[\]~$-]+")
 
 
-def render(blocks: Iterable[Block], images: Mapping[str, str]) -> str:
-    """Return the blocks as Markdown; ``images`` maps a picture's name to its file, if drawn."""
-    return "\n\n".join(filter(None, (_block(b, images) for b in blocks))) + "\n"
+def render(context: Mapping[str, Any]) -> str:
+    """Return the report as Markdown, from what :func:`.text.context` gives."""
+    return _environment().get_template("report.md.j2").render(context)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """Return the environment in which every value is escaped for Markdown.
+
+    Jinja2 leaves alone what is ``Markup`` already, so the filters that write markup return it.
+    """
+    from markupsafe import Markup
+
+    def flat(value: Any) -> Markup:
+        """One line: markup as it is, anything else escaped."""
+        return Markup(" ".join(value.split()) if isinstance(value, Markup) else escape(str(value)))
+
+    made = environment(
+        TEMPLATES, finalize=lambda v: v if isinstance(v, Markup) else Markup(escape(str(v)))
+    )
+    made.filters.update(
+        flat=flat,
+        line=lambda text: Markup(line_start(flat(text))),
+        rows=lambda text: Markup("\n".join(row for row in text.splitlines() if row.strip())),
+        code_span=lambda text: Markup(code(str(text))),
+        link_target=lambda url: Markup(quote(url, safe=":/?=&%+,;-_.~")),
+        fenced=lambda text, language: Markup(fenced(str(text), language)),
+    )
+    return made
 
 
 def escape(text: str) -> str:
@@ -63,67 +80,13 @@ def code(text: str) -> str:
     )
 
 
-def _inline(part: Inline, in_table: bool = False) -> str:
-    if isinstance(part, Code):
-        # A bar ends a cell even inside a code span.
-        return code(part.text)
-    if isinstance(part, Strong):
-        return f"**{escape(part.text)}**"
-    if isinstance(part, Link):
-        address = quote(part.address, safe=":/?=&%+,;-_.~")
-        return f"[{escape(part.text)}]({address})" if part.is_safe else escape(part.text)
-    return _spaced(part)
-
-
-def _spaced(text: str) -> str:
-    """Escape text and keep the blanks at its ends, which separate it from its neighbours."""
-    left = " " if text[:1].isspace() else ""
-    right = " " if text[-1:].isspace() and text.strip() else ""
-    return left + escape(text) + right
-
-
-def _line(parts: tuple[Inline, ...]) -> str:
-    return "".join(_inline(p) for p in parts).strip()
-
-
-def _cell(cell: Cell) -> str:
-    return _line(parts_of(cell))
-
-
-def _block(block: Block, images: Mapping[str, str]) -> str:
-    if isinstance(block, Heading):
-        return "" if block.page_only else f"{'#' * block.level} {escape(block.text)}"
-    if isinstance(block, Paragraph):
-        return _start(_line(block.parts))
-    if isinstance(block, Bullets):
-        return "\n".join(f"- {_start(_line(item))}" for item in block.items)
-    if isinstance(block, Table):
-        rows = [
-            "| " + " | ".join(escape(h) for h in block.head) + " |",
-            "|" + "---|" * len(block.head),
-            *("| " + " | ".join(map(_cell, row)) + " |" for row in block.rows),
-        ]
-        return "\n".join(rows)
-    if isinstance(block, Listing):
-        return _listing(block)
-    if isinstance(block, Picture):
-        if block.page_only or block.name not in images:
-            return ""
-        return f"![{escape(block.words)}]({images[block.name]})"
-    assert isinstance(block, Explorer)
-    return ""
-
-
-def _start(line: str) -> str:
+def line_start(line: str) -> str:
     """Keep the start of a line from being a heading, a list or a quote."""
     return re.sub(r"^([-+#]|\d+(?=[.)]))", r"\\\1", line)
 
 
-def _listing(block: Listing) -> str:
-    longest = max((len(run) for run in re.findall(r"`+", block.text)), default=0)
+def fenced(text: str, language: str) -> str:
+    """Return a listing inside a fence that nothing in it can end."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    text = f"{fence}{block.language}\n{block.text.rstrip()}\n{fence}"
-    if not block.summary:
-        return text
-    summary = escape(block.summary)
-    return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..decide.explanation import Explanation, explain
@@ -17,23 +18,31 @@ from ..figures.regret import difference_from_best, regret_on_pairs, regret_over_
 from ..figures.terms import terms_along_bytes, terms_of_call
 from ..figures.token_hidden_map import decision_map
 from ..figures.worth import worth_by_batch
-from ..model.fabric import FULL_MESH
-from ..show.document import Picture
-from .case import Findings
+from .case import Case
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-def pictures(found: Findings) -> dict[str, Picture]:
-    """Return the report's figures by name; those for the page alone are marked so.
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the report: its name, what it shows in words, whether only the page has it."""
+
+    name: str
+    words: str
+    figure: go.Figure = field(repr=False, compare=False)
+    page_only: bool = False
+
+
+def pictures(case: Case) -> list[Picture]:
+    """Return the report's figures in their order; those for the page alone are marked so.
 
     Figures along bytes stand for the world sizes at which the arms cross, or for the first one.
     """
-    ranks = [w.world_size for w in found.by_world_size]
+    ranks = [w.world_size for w in case.by_world_size]
     # With 2 ranks there is nothing to cross.
     crossing = [n for n in ranks if n > 2] or ranks[:1]
-    hidden, gpu, decision = found.llm.hidden_size, found.gpu, found.decision
+    hidden, gpu, decision = case.llm.hidden_size, case.gpu, case.decision
     made: list[Picture] = []
 
     def add(name: str, words: str, figure: go.Figure, page_only: bool = False) -> None:
@@ -43,7 +52,7 @@ def pictures(found: Findings) -> dict[str, Picture]:
         add(
             f"latency-tp{n}",
             f"Latency of both algorithms against bytes at {n} ranks on {gpu}",
-            latency_against_bytes(decision, n, hidden, found.table),
+            latency_against_bytes(decision, n, hidden, case.table),
         )
     add(
         "decision-map",
@@ -55,16 +64,16 @@ def pictures(found: Findings) -> dict[str, Picture]:
         f"Mean and worst regret of every rule on {gpu}",
         regret_over_workload(decision),
     )
-    if found.validation is not None:
+    if case.validation is not None:
         add(
             "regret-measured",
             "Regret of every rule on calls that were measured with both algorithms",
-            regret_on_pairs(found.validation),
+            regret_on_pairs(case.validation),
         )
     add(
         "worth",
-        f"Microseconds that a decode step of {found.llm.name} saves, by batch size",
-        worth_by_batch([w.worth for w in found.by_world_size]),
+        f"Microseconds that a decode step of {case.llm.name} saves, by batch size",
+        worth_by_batch([w.worth for w in case.by_world_size]),
     )
     add(
         "difference",
@@ -78,42 +87,43 @@ def pictures(found: Findings) -> dict[str, Picture]:
         add(
             f"call-tp{n}",
             f"From 1-stage to 2-stage for one call at {n} ranks",
-            terms_of_call(_call_of_interest(found, n)),
+            terms_of_call(_call_of_interest(case, n)),
             True,
         )
-    if found.calibration.fabric == FULL_MESH:
-        _drift(found, crossing, add)
+    if case.is_xgmi:
+        _drift(case, crossing, add)
     add(
         "residuals",
         "Residuals and pulls per source",
-        residuals(found.calibration, found.table),
+        residuals(case.calibration, case.table),
         True,
     )
     add(
         "parameters",
         "Parameters against their priors",
-        parameter_intervals(found.calibration),
+        parameter_intervals(case.calibration),
         True,
     )
-    return {p.name: p for p in made}
+    return made
 
 
-def _drift(found: Findings, world_sizes: list[int], add: Callable[..., None]) -> None:
-    """Add what moves the crossover: link rate, skew, kernel version."""
-    decision, calibration = found.decision, found.calibration
+def _drift(case: Case, world_sizes: list[int], add: Callable[..., None]) -> None:
+    """Add what moves the cutoff: link rate, skew, kernel version."""
+    decision = case.decision
     rate = cutoff_against_link_rate(decision, world_sizes=world_sizes)
     add("link-rate", "How the cutoff moves with the link rate", rate, True)
     skew = cutoff_against_skew(decision, world_sizes=world_sizes)
     add("skew", "How the cutoff moves with rank skew", skew, True)
-    if calibration.kernel_family == "aiter":
+    if case.calibration.kernel_family == "aiter":
         releases = cutoff_against_version(decision, world_sizes=world_sizes)
         add("version", "How the cutoff moves with the kernel version", releases, True)
 
 
-def _call_of_interest(found: Findings, world_size: int) -> Explanation:
+def _call_of_interest(case: Case, world_size: int) -> Explanation:
     """Explain the batch at which the change saves most, or that of 32 where nothing changes."""
-    (mine,) = (w for w in found.by_world_size if w.world_size == world_size)
-    changed = mine.worth.changed
-    tokens = max(changed, key=lambda b: abs(b.saved_us.value)).batch if changed else 32
-    call = found.setting.shapes(tokens, found.llm.hidden_size, world_size)
-    return explain(found.setting, call, found.decision.workload)
+    (mine,) = (w for w in case.by_world_size if w.world_size == world_size)
+    tokens = 32
+    if mine.changed:
+        tokens = max(mine.changed, key=lambda b: abs(b.saved_us.value)).batch
+    call = case.setting.shapes(tokens, case.llm.hidden_size, world_size)
+    return explain(case.setting, call, case.decision.workload)

@@ -278,22 +278,22 @@ def by_world_size(cases: Mapping[int, Condition]) -> Condition:
     """
     here = {n: c.at(n) for n, c in sorted(cases.items())}
     sizes = tuple(here)
-    split = {n: [f for f in factors(c) if not is_byte_limit(f)] for n, c in here.items()}
-    sized = {n: [f for f in factors(c) if is_byte_limit(f)] for n, c in here.items()}
-    operators = {f.op for found in sized.values() for f in found if isinstance(f, Compare)}
-    plain = not any(Always(False) in found for found in split.values())
-    if not plain or any(len(found) > 1 for found in sized.values()):
+    limits = {n: [f for f in factors(c) if is_byte_limit(f)] for n, c in here.items()}
+    others = {n: [f for f in factors(c) if not is_byte_limit(f)] for n, c in here.items()}
+    never = any(Always(False) in rest for rest in others.values())
+    if never or any(len(several) > 1 for several in limits.values()):
         different = len(set(here.values())) > 1 or sizes != WORLD_SIZES
         return ByWorldSize(tuple(here.items())) if different else next(iter(here.values()))
+    one = {n: byte_limit(c) for n, c in here.items()}
+    operators = {f.op for f in one.values() if f is not None}
     parts: list[Condition] = []
     if len(operators) > 1:
-        parts.append(ByWorldSize(tuple((n, all_of(*found)) for n, found in sized.items())))
+        parts.append(ByWorldSize(tuple((n, f or Always()) for n, f in one.items())))
     elif operators or sizes != WORLD_SIZES:
-        cutoffs = {n: found[0] if found else None for n, found in sized.items()}
-        limits = {n: f.value if isinstance(f, Compare) else None for n, f in cutoffs.items()}
-        parts.append(Bytes.of(limits, next(iter(operators), "<=")))
-    for factor in dict.fromkeys(f for found in split.values() for f in found):
-        where = tuple(n for n in sizes if factor in split[n])
+        cutoffs = {n: None if f is None else f.value for n, f in one.items()}
+        parts.append(Bytes.of(cutoffs, next(iter(operators), "<=")))
+    for factor in dict.fromkeys(f for rest in others.values() for f in rest):
+        where = tuple(n for n in sizes if factor in others[n])
         if where == sizes:
             parts.append(factor)
         else:

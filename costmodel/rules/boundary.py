@@ -57,12 +57,12 @@ def cases(rule: Rule) -> list[Case]:
 def hidden_classes(condition: Condition, dtype: str) -> list[int]:
     """Return hidden sizes on both sides of everything that a condition asks of them."""
     pack = PACK_BYTES // element_bytes(dtype)
-    found = set(TYPICAL)
+    hidden = set(TYPICAL)
     for part in parts_of(condition):
         if isinstance(part, Member) and part.quantity == "hidden_dim":
-            found |= {int(h) + d for h in part.values for d in (0, pack)}
+            hidden |= {int(h) + d for h in part.values for d in (0, pack)}
         elif isinstance(part, WholePacks):
-            found.add(TYPICAL[0] + pack // 2)
+            hidden.add(TYPICAL[0] + pack // 2)
         elif isinstance(part, Compare):
             edge = {
                 "hidden_dim": part.value,
@@ -70,8 +70,8 @@ def hidden_classes(condition: Condition, dtype: str) -> list[int]:
                 "row_bytes": part.value // element_bytes(dtype),
             }.get(part.quantity)
             if edge is not None:
-                found |= {edge - pack, edge, edge + pack}
-    return sorted(h for h in found if h > 0)
+                hidden |= {edge - pack, edge, edge + pack}
+    return sorted(h for h in hidden if h > 0)
 
 
 def first_difference(one: Rule, other: Rule) -> str | None:

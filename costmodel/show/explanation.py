@@ -14,24 +14,7 @@ from ..rules.catalogue import catalogue
 from ..units import kib
 from .recommendation import interval, sizes
 from .table import table
-
-NAMES = {ONE_STAGE: "1-stage", TWO_STAGE: "2-stage", "": "no claim"}
-
-#: Parameters in words; others go by their name.
-WORDS = {
-    "link_gbps": "rate of a link",
-    "read_efficiency": "share of a link's rate that kernels read at",
-    "eight_rank_efficiency": "share of that at 8 ranks",
-    "kernel_time_scale": "kernels' fixed times against gfx950's",
-    "round_trip_us": "remote round trip",
-    "workgroup_gbps": "read rate of one workgroup",
-    "second_launch_us": "second launch",
-    "release_acquire_us": "release / acquire barrier",
-    "norm_us": "norm epilogue of 1-stage",
-    "local_us": "local pass, fixed part",
-    "local_efficiency": "local pass, share of HBM rate",
-    "stage_gap_us": "gap between the stages",
-}
+from .words import arm, chance, parameter, unit
 
 #: Parameters listed: the nearest ones; the rest is in the JSON.
 SHOWN = 6
@@ -40,7 +23,7 @@ SHOWN = 6
 def text(found: Explanation) -> str:
     """Return one decision as text."""
     s = found.setting
-    arms = ", ".join(f"{NAMES[a]} {arm.evidence}" for a, arm in found.arms.items())
+    arms = ", ".join(f"{arm(a)} {part.evidence}" for a, part in found.arms.items())
     lines = [
         f"{found.tokens} tokens x hidden {found.hidden_dim}, {s.dtype}, TP{found.world_size} on "
         f"{s.gpu} ({s.arch}): {kib(found.bytes)} on one rank",
@@ -55,7 +38,7 @@ def text(found: Explanation) -> str:
         lines += [
             "",
             f"separate ops (all-reduce, then RMSNorm): {e.value:.2f} us ({e.lo:.1f} to "
-            f"{e.hi:.1f}); faster than both with {_percent(found.separate_probability)} "
+            f"{e.hi:.1f}); faster than both with {chance(found.separate_probability, short=True)} "
             "probability",
         ]
     lines += ["", "what the rules say", _opinions(found)]
@@ -68,23 +51,23 @@ def text(found: Explanation) -> str:
 
 def _headline(found: Explanation) -> str:
     if found.margin_us is None or found.margin_pct is None:
-        return f"Only {NAMES[found.choice]} runs here: {found.reason}."
+        return f"Only {arm(found.choice)} runs here: {found.reason}."
     m = found.margin_us
     faster, slower = (ONE_STAGE, TWO_STAGE) if m.value > 0 else (TWO_STAGE, ONE_STAGE)
     sign = 1 if m.value > 0 else -1
     lo, hi = sorted((sign * m.lo, sign * m.hi))
     sure = "" if found.decided else ": not decided at 90 %"
     return (
-        f"{NAMES[faster]} is faster: {NAMES[slower]} takes {abs(m.value):.2f} us more, "
+        f"{arm(faster)} is faster: {arm(slower)} takes {abs(m.value):.2f} us more, "
         f"{found.margin_pct:.1f} % (90 % interval {lo:+.2f} to {hi:+.2f} us).\n"
-        f"{_rule(found)} It is the faster one with {_percent(found.probability)} "
+        f"{_rule(found)} It is the faster one with {chance(found.probability, short=True)} "
         f"probability{sure}."
     )
 
 
 def _rule(found: Explanation) -> str:
     """Return what to run and by which rule, and what the call alone would choose."""
-    run = NAMES[found.choice]
+    run = arm(found.choice)
     if found.cutoff is None or not found.cutoff.claimed:
         return f"No cutoff is claimed; least expected regret: run {run}."
     where = f"recommended at TP{found.world_size}: 1-stage {sizes(found.cutoff)}"
@@ -92,7 +75,7 @@ def _rule(found: Explanation) -> str:
         where += f", 90 % interval {interval(found.cutoff)}; {found.cutoff.verdict}"
     alone = ""
     if found.alone != found.choice:
-        alone = f" This call alone would lose less with {NAMES[found.alone]}."
+        alone = f" This call alone would lose less with {arm(found.alone)}."
     return f"Run {run} ({where}).{alone}"
 
 
@@ -104,14 +87,14 @@ def _terms(found: Explanation) -> str:
         return "" if value is None else f"{value:.2f}"
 
     for name in TERMS:
-        a, b = (arm.terms.get(name) if arm else None for arm in (one, two))
+        a, b = (part.terms.get(name) if part else None for part in (one, two))
         if (a is None and b is None) or all(abs(e.value) < 0.005 for e in (a, b) if e):
             continue
         left, right = (e.value if e else None for e in (a, b))
         change = f"{(right or 0.0) - (left or 0.0):+.2f}" if one and two else ""
         spread = [f"{e.lo:.1f} to {e.hi:.1f}" if e else "" for e in (a, b)]
         rows.append((name, cell(left), spread[0], cell(right), spread[1], change))
-    total = [arm.latency_us if arm else None for arm in (one, two)]
+    total = [part.latency_us if part else None for part in (one, two)]
     change = f"{found.margin_us.value:+.2f}" if found.margin_us else ""
     spread = [f"{e.lo:.1f} to {e.hi:.1f}" if e else "" for e in total]
     rows.append(
@@ -130,7 +113,7 @@ def _opinions(found: Explanation) -> str:
             o.rule.name,
             o.rule.status,
             o.sizes,
-            NAMES[o.choice],
+            arm(o.choice),
             "" if not o.choice else "yes" if o.choice == found.choice else "NO",
         )
         for o in found.opinions
@@ -143,7 +126,7 @@ def _flip_lines(found: Explanation) -> list[str]:
     for flip in found.token_flips:
         word = "from" if flip.tokens > found.tokens else "down to"
         lines.append(
-            f"  tokens: {NAMES[flip.choice]} {word} {flip.tokens} (captured batch sizes, "
+            f"  tokens: {arm(flip.choice)} {word} {flip.tokens} (captured batch sizes, "
             f"{kib(flip.tokens * found.bytes // found.tokens)})"
         )
     if not found.token_flips:
@@ -151,7 +134,7 @@ def _flip_lines(found: Explanation) -> list[str]:
     if found.margin_us is not None:
         slower = TWO_STAGE if found.margin_us.value > 0 else ONE_STAGE
         lines.append(
-            f"  fixed times: {abs(found.margin_us.value):.2f} us less in {NAMES[slower]}, or as "
+            f"  fixed times: {abs(found.margin_us.value):.2f} us less in {arm(slower)}, or as "
             "much more in the other"
         )
     if found.parameter_flips:
@@ -165,13 +148,10 @@ def _flip_lines(found: Explanation) -> list[str]:
 
 
 def _flip_row(flip: Flip) -> tuple[str, ...]:
-    unit = "" if flip.unit in ("ratio", "fraction") else f" {flip.unit}"
-    quantity, _, scope = flip.name.partition("[")
-    name = WORDS.get(quantity, quantity)
-    where = f" ({scope.rstrip(']')})" if scope else ""
+    behind = f" {flip.unit}" if unit(flip.unit) else ""
     return (
-        f"{name}{where}",
-        f"{flip.at:.3g}{unit}",
+        parameter(flip.name),
+        f"{flip.at:.3g}{behind}",
         f"{flip.now:.3g}",
         f"{flip.lo:.3g} to {flip.hi:.3g}",
         "inside it" if flip.inside else "outside it",
@@ -195,8 +175,8 @@ def choices_text(found: Choices) -> str:
                 ""
                 if np.isnan(margin)
                 else f"{found.margin_lo_us[i]:+.1f} to {found.margin_hi_us[i]:+.1f}",
-                "" if np.isnan(margin) else _percent(float(found.probability_1stage[i])),
-                NAMES[str(found.choice[i])],
+                "" if np.isnan(margin) else chance(float(found.probability_1stage[i]), short=True),
+                arm(str(found.choice[i])),
                 *(_mark(str(found.opinions[n][i]), str(found.choice[i])) for n in shown),
             )
         )
@@ -231,10 +211,3 @@ def _mark(says: str, choice: str) -> str:
 
 def _us(value: Any) -> str:
     return "" if np.isnan(value) else f"{value:.2f}"
-
-
-def _percent(share: float) -> str:
-    """Return a probability that rests on a few hundred draws: never 0 or 100 %."""
-    if share > 0.995:
-        return "> 99 %"
-    return "< 1 %" if share < 0.005 else f"{100 * share:.0f} %"

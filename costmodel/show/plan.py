@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..model.fabric import LOOPBACK
 from ..model.shape import FUSED
 from ..planning import Plan
 from ..planning.candidates import harness_spread_us
@@ -121,7 +120,7 @@ def _next(plan: Plan, out: Path | None) -> list[str]:
     if out is None:
         return ["--out plan.json writes this for: costmodel measure --plan plan.json"]
     # Ranks on one GPU run in one process, on the project's own kernels.
-    alone = plan.setting.calibration.fabric == LOOPBACK
+    alone = plan.setting.calibration.model.wiring is None
     lines = [f"written: {out}. Measure, then calibrate with the new rows:"]
     for n in sizes:
         start = f"torchrun --nproc-per-node={n} -m costmodel measure --backend aiter"

@@ -7,6 +7,7 @@ import textwrap
 from ..decide.decision import Cutoff, Decision, SeparateOps
 from ..units import kib
 from .table import table
+from .words import answer, size_interval
 
 
 def text(decision: Decision) -> str:
@@ -63,19 +64,12 @@ def text(decision: Decision) -> str:
 
 def sizes(cutoff: Cutoff) -> str:
     """Return which sizes are 1-stage: ``<= 464 KiB``, ``always`` or ``no claim``."""
-    if not cutoff.claimed:
-        return "no claim"
-    return "always" if cutoff.max_bytes is None else f"<= {kib(cutoff.max_bytes)}"
+    return answer(cutoff.verdict, cutoff.max_bytes)
 
 
 def interval(cutoff: Cutoff) -> str:
     """Return the interval of a cutoff: ``405 KiB to 504 KiB``."""
-    return "-" if cutoff.max_bytes_lo is None else span(cutoff.max_bytes_lo, cutoff.max_bytes_hi)
-
-
-def span(lo: int, hi: int | None) -> str:
-    """Return an interval of bytes; None is open above."""
-    return f"{kib(lo)} to {'no limit' if hi is None else kib(hi)}"
+    return size_interval(cutoff.max_bytes_lo, cutoff.max_bytes_hi)
 
 
 def separate(decision: Decision, cutoff: Cutoff, ops: SeparateOps) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from ..simulation import Map, Outcome, Study
 from ..simulation.study import AXES
 from ..units import kib
-from .recommendation import span
 from .table import table
+from .words import size_interval
 
 
 def text(outcomes: Sequence[Outcome], study: Study) -> str:
@@ -94,7 +94,7 @@ def map_text(found: Map, study: Study) -> str:
     else:
         head = [down, "cutoff", "90 % interval"]
         for line, cell in zip(cells, found.cells, strict=True):
-            line.append("-" if cell.interval is None else span(*cell.interval))
+            line.append("-" if cell.interval is None else size_interval(*cell.interval))
     per = "a chain of layers" if study.layers else "one collective, after the last arrival"
     return "\n".join(
         [

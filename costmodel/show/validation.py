@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..decide.measured_regret import NORMAL_90, RuleRegret
+from ..decide.measured_regret import RuleRegret
 from ..decide.validation import Validation
 from ..units import kib
 from .table import table
@@ -141,7 +141,7 @@ def _row(r: RuleRegret) -> tuple[str, ...]:
         f"{r.max_us:.2f}",
         f"{behind.value:+.2f} ({behind.lo:+.2f} to {behind.hi:+.2f})"
         if behind and compared else "",
-        f"{NORMAL_90 * r.noise_pct:.2f}" if compared else "",
+        f"{r.noise_90_pct:.2f}" if compared else "",
         f"{r.differ} of {r.pairs}" if compared else (f"({r.pairs})" if not behind else ""),
         f"{pct.value:.2f} % ({pct.lo:.2f} to {pct.hi:.2f})" if pct else "",
         f"{us.value:.3f} ({us.lo:.3f} to {us.hi:.3f})" if us else "",

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..model.geometry import eligible, geometry
-from ..model.latency import terms, total
+from ..model.geometry import eligible, link_geometry
+from ..model.latency import total
 from ..model.shape import ALGORITHMS, FUSED, Shapes
 from ..units import element_bytes
 from .conditions import Conditions
@@ -41,6 +41,13 @@ class Outcome:
     program: Program
     closed_form_us: float | None
     departures: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        m = self.machine
+        return (
+            f"Outcome({self.algorithm}, {self.tokens} tokens x {self.hidden_dim} on {m.ranks} x "
+            f"{m.gpu}, {m.fabric}: {self.latency_us:.2f} us)"
+        )
 
     @property
     def latency_us(self) -> float:
@@ -116,10 +123,10 @@ def simulate(
             f"{tokens} tokens x hidden {hidden_dim} ({dtype}); its rule: {rule}"
         )
     stated = (conditions or Conditions()).checked(machine.ranks)
-    shape = geometry(shapes, algorithm, machine.kernel, arch=machine.arch)
+    shape = link_geometry(shapes, algorithm, machine.kernel, machine.arch)
     steps = program(shape, machine, stated, split=split)
-    form = machine.closed_form_fabric
-    closed = None if form is None else float(np.squeeze(total(terms(shape, machine.costs, form))))
+    form = machine.closed_form
+    closed = None if form is None else total(form.terms(shape, machine.costs))
     return Outcome(
         algorithm=algorithm,
         tokens=tokens,
@@ -129,6 +136,6 @@ def simulate(
         conditions=stated,
         run=Engine(steps, machine, stated, record=record).run(),
         program=steps,
-        closed_form_us=closed,
+        closed_form_us=None if closed is None else float(np.squeeze(closed)),
         departures=departures(shape, steps, machine, stated),
     )

@@ -1,6 +1,6 @@
 """The machine that a collective runs on: topology, calibrated costs, kernel, and their evidence.
 
-Costs are those of a calibration, without the constant that a benchmark adds. What a fabric says
+LinkCosts are those of a calibration, without the constant that a benchmark adds. What a fabric says
 differently, it says with a figure of ``facts/hardware.csv``:
 
 - ``mi450``: a switch of 72 ranks; port rate and memory, nothing else, from gfx1250's figures;
@@ -18,10 +18,12 @@ from ..calibration.posterior import Calibration
 from ..data import hardware
 from ..data import kernels as _kernel
 from ..errors import InputError, nearest
-from ..model import fabric as _fabric
-from ..model.latency import Costs
+from ..model.choose import for_fabric
+from ..model.fabric import FULL_MESH, SWITCH
+from ..model.interface import LatencyModel
+from ..model.latency import LinkCosts
 from ..model.shape import WORLD_SIZES
-from .topology import FULL_MESH, HYPERCUBE, RING, SWITCH, TOPOLOGIES, Topology, build
+from .topology import HYPERCUBE, RING, TOPOLOGIES, Topology, build
 
 MI450 = "mi450"
 MI250X = "mi250x"
@@ -32,9 +34,9 @@ FABRICS = (*TOPOLOGIES, MI450, MI250X)
 DEFAULT_RANKS = {MI450: 72, "hierarchical": 64}
 
 #: Links of a path on the fabric that a calibration was made on: its round trip covers them.
-CALIBRATED_HOPS = {_fabric.FULL_MESH: 1, _fabric.SWITCH: 2}
+CALIBRATED_HOPS = {FULL_MESH: 1, SWITCH: 2}
 
-#: Costs that a user may not set one by one: they belong to the benchmark, not to the machine.
+#: LinkCosts that a user may not set one by one: they belong to the benchmark, not to the machine.
 NOT_SETTABLE = ("harness_us",)
 
 
@@ -50,7 +52,7 @@ class Machine:
     fabric: str
     calibrated_fabric: str
     topology: Topology
-    costs: Costs
+    costs: LinkCosts
     kernel: _kernel.Kernel
     arch: str
     gpu: str
@@ -65,9 +67,10 @@ class Machine:
         return self.topology.ranks
 
     @property
-    def closed_form_fabric(self) -> str | None:
-        """The fabric under which latency.py describes this machine, or None when it has no form."""
-        return self.topology.name if self.topology.name in (FULL_MESH, SWITCH) else None
+    def closed_form(self) -> LatencyModel | None:
+        """The model that describes this machine in closed form, or None when there is none."""
+        name = self.topology.name
+        return for_fabric(name) if name in (FULL_MESH, SWITCH) else None
 
     @property
     def is_calibrated(self) -> bool:
@@ -99,13 +102,13 @@ def machine(
     Raises :class:`InputError` for an unknown fabric or cost, ranks the fabric lacks and rates that
     are not positive.
     """
-    calibrated = calibration.costs(gpu, calibration.values)
-    if not isinstance(calibrated, Costs):
+    if calibration.model.wiring is None:
         raise InputError(
             f"the calibration is of ranks that share one GPU ({calibration.fabric}), which has no "
             "links to simulate; give one of ranks on GPUs of their own"
         )
-    found = Costs(**{f.name: float(getattr(calibrated, f.name)) for f in fields(Costs)})
+    calibrated: LinkCosts = calibration.costs(gpu, calibration.values)
+    found = LinkCosts(**{f.name: float(getattr(calibrated, f.name)) for f in fields(LinkCosts)})
     found = replace(found, harness_us=0.0)
     name = fabric or calibration.fabric
     if name not in FABRICS:
@@ -123,7 +126,7 @@ def machine(
         rate, widths = _mi250x(link_gbps, notes)
     elif rate is None:
         rate = found.link_gbps
-        if form == SWITCH and calibration.fabric != SWITCH:
+        if form == SWITCH and calibration.fabric == FULL_MESH:
             links = hardware.number("MI300X", "xgmi_links_to_peers")
             rate *= links
             notes.append(f"port: the {links:g} links of {gpu} pooled, {rate:.0f} GB/s")
@@ -156,8 +159,8 @@ def machine(
 
 
 def _mi450(
-    costs: Costs, gpu: str, link_gbps: float | None, notes: list[str]
-) -> tuple[Costs, float]:
+    costs: LinkCosts, gpu: str, link_gbps: float | None, notes: list[str]
+) -> tuple[LinkCosts, float]:
     port = hardware.number("MI450", "peer_push_single_pair_ceiling")
     memory = hardware.hbm_gbps("MI450") / hardware.hbm_gbps(gpu)
     notes.append(
@@ -210,8 +213,8 @@ def _compute_units(gpu: str) -> int:
         return 1 << 20
 
 
-def _set(costs: Costs, changes: Mapping[str, float]) -> Costs:
-    known = [f.name for f in fields(Costs) if f.name not in NOT_SETTABLE]
+def _set(costs: LinkCosts, changes: Mapping[str, float]) -> LinkCosts:
+    known = [f.name for f in fields(LinkCosts) if f.name not in NOT_SETTABLE]
     for name, value in changes.items():
         if name not in known:
             raise InputError(f"unknown cost '{name}'{nearest(name, known)}; {', '.join(known)}")

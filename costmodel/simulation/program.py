@@ -27,8 +27,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.geometry import Geometry
-from ..model.latency import terms
+from ..model.fabric import FullMesh
+from ..model.geometry import LinkGeometry
+from ..model.latency import LinkModel
 from ..model.shape import FUSED, ONE_STAGE, SEPARATE
 from .conditions import Conditions
 from .machine import Machine
@@ -36,6 +37,10 @@ from .topology import MESH_RANKS
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+
+#: Where the closed form is read: its fixed times, and those of one link by itself, are the same on
+#: every wiring.
+MESH = LinkModel(FullMesh())
 
 READ = "read"
 WRITE = "write"
@@ -104,7 +109,7 @@ class Program:
 
 
 def program(
-    geometry: Geometry, machine: Machine, conditions: Conditions, *, split: bool = False
+    geometry: LinkGeometry, machine: Machine, conditions: Conditions, *, split: bool = False
 ) -> Program:
     """Return the program of one shape (geometry arrays of size 1) on a machine.
 
@@ -113,7 +118,7 @@ def program(
     costs, ranks = machine.costs, machine.ranks
     slow = np.ones(ranks)
     slow[list(conditions.slowdown)] = list(conditions.slowdown.values())
-    part = {name: float(np.squeeze(value)) for name, value in terms(geometry, costs).items()}
+    part = {name: float(np.squeeze(value)) for name, value in MESH.terms(geometry, costs).items()}
     fused = geometry.op == FUSED
     one_stage = geometry.algorithm == ONE_STAGE
     separate_norm = geometry.op == SEPARATE
@@ -203,7 +208,7 @@ def _classes(workgroups: int, units: float, room: int) -> tuple[Integers, Intege
     return first, count, taken[first]
 
 
-def _wire_bytes_per_read_byte(geometry: Geometry, machine: Machine) -> float:
+def _wire_bytes_per_read_byte(geometry: LinkGeometry, machine: Machine) -> float:
     """Ask the closed form how much longer a read occupies a link than its bytes at the link's rate.
 
     A probe of 1000 bytes at 1 GB/s takes 1 us at efficiency 1.
@@ -215,4 +220,4 @@ def _wire_bytes_per_read_byte(geometry: Geometry, machine: Machine) -> float:
         workgroup_bytes=np.zeros_like(geometry.workgroup_bytes),
     )
     free = replace(machine.costs, link_gbps=1.0, round_trip_us=0.0)
-    return float(np.squeeze(terms(probe, free)["link_read"]))
+    return float(np.squeeze(MESH.terms(probe, free)["link_read"]))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..decide.setting import Setting
 from ..errors import InputError, nearest
+from ..units import KIB
 from .collective import Outcome, simulate
 from .conditions import Conditions
 from .cutoff import SimulatedCutoff, collective_cost, layer_cost, simulated_cutoff
@@ -135,6 +136,11 @@ class Map:
 
     axes: tuple[tuple[str, tuple[float, ...]], ...]
     cells: tuple[SimulatedCutoff, ...]
+
+    def __repr__(self) -> str:
+        axes = " x ".join(f"{name} {', '.join(f'{v:g}' for v in at)}" for name, at in self.axes)
+        lo, hi = self.bytes.min() / KIB, self.bytes.max() / KIB
+        return f"Map({len(self.cells)} cutoffs over {axes}: {lo:.0f} to {hi:.0f} KiB)"
 
     @property
     def bytes(self) -> Floats:

@@ -30,10 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, nearest
+from ..model.fabric import FULL_MESH, SWITCH
 from ..units import BYTES_PER_US_PER_GBPS
 
-FULL_MESH = "full_mesh"
-SWITCH = "switch"
 RING = "ring"
 HYPERCUBE = "hypercube"
 HIERARCHICAL = "hierarchical"

@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..model.geometry import Geometry
+from ..model.fabric import FULL_MESH
+from ..model.geometry import LinkGeometry
 from ..model.latency import EXPECTED_MAXIMUM
 from ..model.shape import FUSED, ONE_STAGE
 from .conditions import Conditions
 from .machine import Machine
 from .program import Program
-from .topology import FULL_MESH
 
 #: Round trips below which a turn is short: at 3, its rounding adds 0.3 % to the turn.
 SHORT_TURN = 3.0
 
 
 def departures(
-    geometry: Geometry, program: Program, machine: Machine, conditions: Conditions
+    geometry: LinkGeometry, program: Program, machine: Machine, conditions: Conditions
 ) -> tuple[str, ...]:
     """Return each assumption that a run leaves; with none, run and closed form agree to 1 %."""
     found: list[str] = []
     name = machine.topology.name
-    if machine.closed_form_fabric is None:
+    if machine.closed_form is None:
         found.append(f"bytes share links in a {name}")
     elif name != FULL_MESH and int(machine.topology.hops.max()) > machine.base_hops:
         found.append("a switch adds latency to a link's")
@@ -54,7 +54,7 @@ def departures(
     return tuple(found)
 
 
-def _uneven(geometry: Geometry, program: Program) -> str:
+def _uneven(geometry: LinkGeometry, program: Program) -> str:
     """Say so when workgroups do not all do the same number of turns.
 
     The closed form ends a stage for all workgroups together, with the links full until then. In the
@@ -76,7 +76,7 @@ def _uneven(geometry: Geometry, program: Program) -> str:
     )
 
 
-def _short_turns(geometry: Geometry, machine: Machine) -> str:
+def _short_turns(geometry: LinkGeometry, machine: Machine) -> str:
     """Say so when a turn's loads are short against the round trip, which each turn then shows."""
     turns = float(geometry.norm_turns.item())
     if turns < 2:

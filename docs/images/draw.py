@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
+import costmodel as cm
 from costmodel import figures
-from costmodel.calibration import posterior as calibration
 from costmodel.data import llms
-from costmodel.decide.recommendation import recommend
-from costmodel.decide.sensitivity import Setting
-from costmodel.decide.worth import worth
 from costmodel.rules import catalogue
 
 
 def draw(directory: Path) -> None:
     """Write the figures as PNG files."""
-    gfx950, gfx942 = calibration.shipped("gfx950"), calibration.shipped("gfx942")
-    rule = recommend(gfx950, gpu="MI355X").rule()
-    model = llms.find("gpt-oss-120b")
-    changes = [
-        worth(gfx950, model, n, catalogue.current("sglang"), rule, gpu="MI355X") for n in (4, 8)
-    ]
+    mi355x, mi300x = cm.Setting.shipped("MI355X"), cm.Setting.shipped("MI300X")
+    decision = cm.recommend(mi355x)
+    model, now = llms.find("gpt-oss-120b"), catalogue.current("sglang")
     drawn = {
-        "latency": figures.latency_against_bytes(Setting(gfx950, "MI355X", 4, 7168)),
-        "decision-map": figures.decision_map(gfx950, gpu="MI355X", recommended=rule),
-        "regret": figures.regret_over_workload(
-            gfx950, gpu="MI355X", recommended=replace(rule, name="recommended")
+        "latency": figures.latency_against_bytes(decision, world_size=4, hidden_dim=7168),
+        "decision-map": figures.decision_map(decision),
+        "regret": figures.regret_over_workload(decision),
+        "call": figures.terms_of_call(cm.explain(mi300x, mi300x.shapes(32, 2880, 8))),
+        "worth": figures.worth_by_batch(
+            [cm.worth(mi355x, model, n, now, decision.rule) for n in (4, 8)]
         ),
-        "call": figures.terms_of_call(Setting(gfx942, "MI300X", 8, 2880), 32),
-        "worth": figures.worth_by_batch(changes),
     }
     paths = {directory / f"{name}.png": figure for name, figure in drawn.items()}
     figures.write_images(paths, scale=1.5)

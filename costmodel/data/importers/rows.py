@@ -8,13 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ...errors import InputError
-from ...units import ELEMENT_BYTES
-
-#: dtype names of torch, numpy, NCCL and the kernels' own tests.
-DTYPES = {
-    "bf16": "bf16", "bfloat16": "bf16", "fp16": "fp16", "float16": "fp16", "half": "fp16",
-    "f16": "fp16", "fp32": "fp32", "float32": "fp32", "float": "fp32", "f32": "fp32",
-}  # fmt: skip
+from ...units import ELEMENT_BYTES, dtype_name
 
 
 @dataclass(frozen=True)
@@ -64,15 +58,16 @@ def complete(row: Mapping[str, Any], said: Said, where: str) -> dict[str, Any]:
     Raises :class:`InputError` where the file says otherwise than the user.
     """
     cells = {key: value for key, value in row.items() if value not in ("", None)}
+    if "dtype" in cells:
+        cells["dtype"] = dtype_of(str(cells["dtype"]))
     for key, value in said.cells().items():
+        value = dtype_of(value) if key == "dtype" else value
         found = cells.setdefault(key, value)
         if key not in ("source", "quality") and str(found).lower() != str(value).lower():
             raise InputError(
                 f"{where}: the file says {key} {found}, --{key.replace('_', '-')} says {value}; "
                 "leave the option out, or split the file"
             )
-    if "dtype" in cells:
-        cells["dtype"] = dtype_of(str(cells["dtype"]))
     if cells.get("gpu"):
         cells.setdefault("gpu_evidence", "stated")
     cells.setdefault("quality", "clean")
@@ -87,8 +82,7 @@ def complete(row: Mapping[str, Any], said: Said, where: str) -> dict[str, Any]:
 
 def dtype_of(name: str) -> str:
     """Return the project's name of a dtype (``torch.bfloat16``, ``half``), or the name itself."""
-    bare = name.lower().rpartition(".")[2]
-    return DTYPES.get(bare, bare)
+    return dtype_name(name) or name.lower().rpartition(".")[2]
 
 
 def gpu_of(product: str) -> str:

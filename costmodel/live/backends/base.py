@@ -1,26 +1,32 @@
 """The interface of a live back end: what the harness needs from the thing that runs the op.
 
 A back end owns devices, buffers, kernels, clocks and graphs. It decides nothing: which shapes and
-arms run, in what order, how often, what is compared with what and which numbers are kept is the
-harness's business (:mod:`costmodel.live.run.harness`), so that every back end is measured alike.
+arms run, in what order, how often, what is compared with what and which numbers are kept is
+:mod:`costmodel.live.run`'s business, so that every back end is measured alike.
 
-For one run the harness calls, in every process alike and in this order::
+A run calls, in every process alike and in this order::
 
     backend.set_up()
+    backend.reason_against(shape, arm)          # of every shape and arm, before any is measured
+    backend.environment()                       # what the rows and the record say of the machine
     for each shape:
-        backend.reason_against(shape, arm)      # before anything is allocated
         backend.prepare(shape, slots, seed)
+        backend.reference(slot)                 # of every slot
         for each arm:
             timed = backend.capture(arm, calls, timing)
-            backend.poison(); timed.replay(1)   # then compare every slot with the reference
-            backend.outputs(slot); backend.reference(slot)
+            check: backend.poison(); timed.replay(1); backend.outputs(slot) against the reference
+        timed.replay(warm_up) for each arm that was right
         for each round, arms in random order:
             timed.replay(samples)               # -> latency_us (samples, local_ranks)
-        backend.outputs(slot)                   # compared again: a race shows under load
-        backend.kernels_run("auto")             # where ``auto`` was measured
+        for each arm:
+            check once more: a race shows under load
+            backend.kernels_run(arm)            # of ``auto``: which kernel it chose
         timed.close() for each arm
         backend.release()
     backend.close()
+
+``exchange`` is called between all of these, also as a barrier. An arm that was wrong is closed at
+once and not timed.
 
 A *rank* is one participant of the collective. A loopback back end holds all ``world_size`` ranks in
 one process; gloo and AITER hold one rank a process. ``local_ranks`` names those of this process.
@@ -119,7 +125,7 @@ class Backend(ABC):
 
     Anything that the user can mend (no GPU, too few GPUs, not under torchrun, out of memory) is
     raised as :class:`~costmodel.errors.InputError` with one line. Other exceptions of a collective
-    mean that a peer was lost; the harness names rank, shape and arm.
+    mean that a peer was lost; the watchdog names rank, shape and arm.
     """
 
     #: Name on the command line, e.g. ``gloo``.
@@ -210,7 +216,7 @@ class Backend(ABC):
         """Return what only the back end knows of its environment (JSON values).
 
         Keys that the rows use where present: ``gpu`` (e.g. ``H200``, ``MI300X``) and ``arch``
-        (``sm_90``, ``gfx942``). The harness adds driver, clocks, topology, versions and git state.
+        (``sm_90``, ``gfx942``). The run adds driver, clocks, topology, versions and git state.
         """
         return {}
 

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ...data.ranges import integers
 from ...errors import InputError
+from ...units import read_dtype
 from ..backends.base import EAGER, GRAPH, TIMINGS, load
 from .directory import check_same, check_vacant, read_settings
 from .harness import Repetition
@@ -107,9 +109,9 @@ def _new(
                 )
         assert world_size is not None
         points = grid(
-            sizes(options["tokens"], "--tokens"),
-            sizes(options["hidden"], "--hidden"),
-            _words(options["dtype"]) or ["bf16"],
+            integers(options["tokens"], "--tokens"),
+            integers(options["hidden"], "--hidden"),
+            [read_dtype(word) for word in _words(options["dtype"])] or ["bf16"],
             check_arms(_words(options["arms"]) or DEFAULT_ARMS),
             world_size,
         )
@@ -172,31 +174,6 @@ def _world_size(tp: int | None) -> int | None:
             f"--tp is {tp}, but torchrun started {launched} processes; make them equal"
         )
     return launched
-
-
-def sizes(text: str, option: str) -> list[int]:
-    """Return a list of sizes: ``1,2,48``; ``8:64:8`` in steps; ``1..512`` doubling."""
-    numbers: list[int] = []
-    for part in map(str.strip, text.split(",")):
-        doubling = ".." in part
-        try:
-            given = [int(end) for end in part.split(".." if doubling else ":")]
-            if len(given) > (2 if doubling else 3):
-                raise ValueError
-        except ValueError:
-            raise InputError(
-                f"{option}: '{part}' is not a whole number; give e.g. 1,2,48, or 8:64:8 in steps "
-                "of 8, or 1..512 for 1, 2, 4, ..., 512"
-            ) from None
-        low, high = given[0], given[min(1, len(given) - 1)]
-        step = given[2] if len(given) > 2 else 1
-        if low < 1 or high < low or step < 1:
-            raise InputError(f"{option}: '{part}' is no size, or range of sizes, of 1 or more")
-        if doubling:
-            numbers += [low * 2**k for k in range((high // low).bit_length())]
-        else:
-            numbers += range(low, high + 1, step)
-    return numbers
 
 
 def _words(text: str | None) -> list[str]:

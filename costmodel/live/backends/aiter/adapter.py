@@ -1,7 +1,7 @@
 """The real op on ROCm GPUs, through AITER (https://github.com/ROCm/aiter).
 
 One process a GPU, started by torchrun. The adapter is thin: it builds nothing that AITER does not
-offer, and :mod:`costmodel.live.backends.aiter.self_check` verifies on the machine what it assumes.
+offer. :mod:`.installation` finds its functions, :mod:`.self_check` runs every arm once.
 
 Arms: ``1stage`` and ``2stage`` force ``CustomAllreduce.custom_fused_ar_rms``'s ``use_1stage``;
 ``auto`` calls ``tensor_model_parallel_fused_allreduce_rmsnorm``, AITER's own dispatch; ``separate``
@@ -21,22 +21,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ....data.kernels import Kernel, of_row
 from ....errors import InputError
 from ....model.shape import ONE_STAGE, TWO_STAGE
 from ....units import PACK_BYTES, element_bytes
 from ..base import AUTO, EPSILON, GRAPH, SEPARATE_ARM, TIMINGS, Backend, LiveShape, Outputs, Timed
 from ..reference import Operands, fused_reference, operands, out_of_memory
-from . import self_check as aiter_check
 from .device import Device
+from .installation import Aiter, find
+from .self_check import check_arms
 
-#: Most threads of the 1-stage kernel's workgroup, hidden_dim / pack: custom_all_reduce.cuh.
-MAX_PACKS_1STAGE = 1024
-#: Fewest packs of a row for the 2-stage's local norm kernel.
-MIN_PACKS_2STAGE = 64
-#: hidden_dims of the 1-stage kernel before 0.1.12 (https://github.com/ROCm/aiter/pull/2453).
-FIRST_HIDDEN_DIMS = (512, 1024, 2048, 4096)
-#: Most tokens of the 1-stage kernel before 0.1.17 (https://github.com/ROCm/aiter/pull/3745).
-FIRST_MAX_TOKENS = 80
+#: Environment variable of AITER that sets another :attr:`Kernel.custom_max_bytes`.
+MAX_SIZE = "AITER_CUSTOM_AR_MAX_SIZE"
 
 
 class AiterBackend(Backend):
@@ -50,7 +46,7 @@ class AiterBackend(Backend):
 
     def __init__(self, world_size: int) -> None:
         super().__init__(world_size)
-        self._aiter: aiter_check.Aiter | None = None
+        self._aiter: Aiter | None = None
         self._group: Any = None
         self._slots: list[_Slot] = []
         self._timed: list[_Calls] = []
@@ -63,11 +59,11 @@ class AiterBackend(Backend):
 
         rank = int(os.environ["RANK"])
         self.local_ranks = (rank,)
-        found = aiter_check.find()
-        self.kernel_version = f"aiter {found.version}" if found.version else "aiter"
-        if found.standin:
+        aiter = find()
+        self.kernel_version = f"aiter {aiter.version}".rstrip()
+        if aiter.standin:
             self.genuine, self.interconnect, self.kernel_family = False, "standin", "aiter-standin"
-        self._device: Device = found.device
+        self._device: Device = aiter.device
         if self._device.count() < self.world_size:
             raise InputError(
                 f"--tp {self.world_size} needs {self.world_size} GPUs, this machine shows "
@@ -75,21 +71,21 @@ class AiterBackend(Backend):
             )
         local_rank = int(os.environ.get("LOCAL_RANK", rank))
         self._device.claim(local_rank)
-        found.set_custom_all_reduce(True)
-        found.init_distributed_environment(
+        aiter.set_custom_all_reduce(True)
+        aiter.init_distributed_environment(
             world_size=self.world_size,
             rank=rank,
             distributed_init_method="env://",
             local_rank=local_rank,
             backend="nccl",
         )
-        self._aiter = found
-        found.ensure_model_parallel_initialized(self.world_size, 1)
+        self._aiter = aiter
+        aiter.ensure_model_parallel_initialized(self.world_size, 1)
         # Decisions and samples travel over the CPU; the watchdog limits the time, not gloo.
         self._group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
-        self._communicator = found.communicator(self.world_size)
-        self._checked = [*found.checked]
-        self._checked += aiter_check.check_arms(self)
+        self._communicator = aiter.communicator(self.world_size)
+        self._checked = [*aiter.checked]
+        self._checked += check_arms(self)
         if rank == 0:
             print("self-check of what is assumed of AITER:")
             for line in self._checked:
@@ -116,23 +112,42 @@ class AiterBackend(Backend):
     def reason_against(self, shape: LiveShape, arm: str) -> str | None:
         """See :meth:`Backend.reason_against`; the limits are those of the installed version."""
         assert self._aiter is not None
+        kernel = self._kernel
         pack = PACK_BYTES // element_bytes(shape.dtype)
         packs, rest = divmod(shape.hidden_dim, pack)
-        version = self._aiter.release
         if rest:
             return f"hidden_dim must be a multiple of {pack} ({shape.dtype} in 16-byte packs)"
+        largest = None if os.environ.get(MAX_SIZE) else kernel.custom_max_bytes
+        if arm in (ONE_STAGE, TWO_STAGE) and largest is not None and shape.bytes > largest:
+            return f"AITER's custom kernels take at most {largest} bytes a rank; see {MAX_SIZE}"
         if arm == ONE_STAGE:
-            if packs > MAX_PACKS_1STAGE:
-                return f"the 1-stage kernel takes hidden_dim up to {MAX_PACKS_1STAGE * pack}"
-            if version < (0, 1, 12) and shape.hidden_dim not in FIRST_HIDDEN_DIMS:
-                return f"before AITER 0.1.12 its hidden_dim is one of {FIRST_HIDDEN_DIMS}"
-            if version < (0, 1, 17) and shape.tokens > FIRST_MAX_TOKENS:
-                return f"before AITER 0.1.17 it takes at most {FIRST_MAX_TOKENS} tokens"
-        if arm == TWO_STAGE and packs < MIN_PACKS_2STAGE:
-            return f"the 2-stage kernel takes hidden_dim from {MIN_PACKS_2STAGE * pack} on"
+            if packs > kernel.fused_1stage_max_packs:
+                most = kernel.fused_1stage_max_packs * pack
+                return f"the 1-stage kernel takes hidden_dim up to {most}"
+            sizes = kernel.fused_1stage_hidden_dims
+            if sizes and shape.hidden_dim not in sizes:
+                return f"the 1-stage kernel of {kernel.title} takes hidden_dim {sizes} only"
+            tokens = kernel.fused_1stage_max_tokens
+            if tokens is not None and shape.tokens > tokens:
+                return f"the 1-stage kernel of {kernel.title} takes at most {tokens} tokens"
+        if arm == TWO_STAGE:
+            if packs < kernel.fused_2stage_min_packs:
+                least = kernel.fused_2stage_min_packs * pack
+                return f"the 2-stage kernel takes hidden_dim from {least} on"
+            if kernel.fused_2stage_max_packs and packs > kernel.fused_2stage_max_packs:
+                most = kernel.fused_2stage_max_packs * pack
+                return f"the 2-stage kernel takes hidden_dim up to {most}"
         if arm == AUTO and self._aiter.forced:
             return f"{self._aiter.forced} is set, so AITER does not choose; unset it"
         return None
+
+    @property
+    def _kernel(self) -> Kernel:
+        """The facts of the installed version, by the reading that its rows will get."""
+        assert self._aiter is not None
+        kernel = of_row("aiter", "", f"aiter {self._aiter.version}", "")
+        assert kernel is not None
+        return kernel
 
     def prepare(self, shape: LiveShape, slots: int, seed: int) -> None:
         """See :meth:`Backend.prepare`."""

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ....data.kernels import at_date
 from ....errors import InputError
 from ....model.shape import ONE_STAGE, TWO_STAGE, WORLD_SIZES
 from ....units import PACK_BYTES, element_bytes
@@ -253,14 +254,13 @@ class TritonBackend(Backend):
     def _launches(self, arm: str) -> list[Any]:
         """Return the launches of one call of ``arm`` at the prepared shape, in order."""
         from . import kernels
-        from .launch import plain_one_stage
 
         assert self._shape is not None
         if arm == ONE_STAGE:
             return [self._fused_one_stage_launch()]
         if arm == TWO_STAGE:
             first, parts = kernels.reduce_scatter_to_peers, self.world_size
-        elif plain_one_stage(self._shape.bytes, self.world_size):
+        elif at_date(self.kernel_family, "").auto_is_1stage(self.world_size, self._shape.bytes):
             first, parts = kernels.all_reduce_one_stage, 1
         else:
             first, parts = kernels.all_reduce_two_stage, self.world_size

@@ -14,7 +14,6 @@ import ctypes
 from typing import Any, NamedTuple
 
 from ....errors import InputError
-from ....units import KIB
 from .kernels import MAX_PROGRAMS
 
 #: Threads of a program that holds one row, and of one whose row leaves a quarter of the block empty
@@ -59,15 +58,6 @@ def row_threads(hidden_dim: int, ranks: int) -> int:
     return min(threads, max(block // 8, 64))
 
 
-def plain_one_stage(size_bytes: int, world_size: int) -> bool:
-    """Return whether AITER's plain all-reduce takes its 1-stage kernel (full mesh).
-
-    2 ranks always; below 160 KiB for 4 ranks and below 80 KiB for 8
-    (https://github.com/ROCm/aiter, csrc/include/custom_all_reduce.cuh).
-    """
-    return world_size == 2 or size_bytes < {4: 160 * KIB, 8: 80 * KIB}[world_size]
-
-
 def programs_per_rank(work: int, resident: int, local_ranks: int) -> int:
     """Return how many programs each rank of one launch may have.
 
@@ -101,11 +91,11 @@ def occupancy(compiled: Any, warp_size: int) -> int:
             ask = library.cuOccupancyMaxActiveBlocksPerMultiprocessor
     except (OSError, AttributeError):
         return 1
-    found = ctypes.c_int()
+    blocks = ctypes.c_int()
     failed = ask(
-        ctypes.byref(found),
+        ctypes.byref(blocks),
         ctypes.c_void_p(compiled.function),
         ctypes.c_int(compiled.metadata.num_warps * warp_size),
         ctypes.c_size_t(compiled.metadata.shared),
     )
-    return 1 if failed else max(found.value, 1)
+    return 1 if failed else max(blocks.value, 1)

@@ -1,0 +1,30 @@
+"""``costmodel models``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from ..data import llms
+from ..show.listing import Listing
+from . import options
+
+
+@click.command()
+@options.listing_format
+def command(style: str) -> None:
+    """List the models of the catalogue, each with the config.json that states its values.
+
+    Any of the names goes with --model; for another model give --config config.json.
+
+    \b
+    costmodel models
+    costmodel models --format csv
+    """
+    records = tuple({**asdict(m), "calls_per_step": m.calls_per_step} for m in llms.catalogue())
+    shown = {
+        "name": "model", "hidden_size": "hidden", "num_layers": "layers",
+        "calls_per_step": "calls a step", "dtype": "dtype", "note": "note",
+    }  # fmt: skip
+    click.echo(Listing("costmodel/models/1", records, shown).render(style))

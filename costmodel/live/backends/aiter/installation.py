@@ -1,0 +1,232 @@
+"""The AITER that is installed: found, told from its namesake, and its functions looked at.
+
+Written from AITER's source (https://github.com/ROCm/aiter, releases 0.1.10 to 0.1.20) without an
+AMD GPU at hand. What was verified on the machine is kept line by line, to be printed and recorded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ....errors import InputError
+from .device import Device, TorchGpu
+
+#: Where each function lives.
+PARALLEL_STATE = "aiter.dist.parallel_state"
+COMMUNICATION = "aiter.dist.communication_op"
+CUSTOM_ALL_REDUCE = "aiter.dist.device_communicators.custom_all_reduce"
+
+#: Keywords that the adapter passes to ``init_distributed_environment``.
+INIT_KEYWORDS = ("world_size", "rank", "distributed_init_method", "local_rank", "backend")
+
+#: Environment variables that force AITER's choice, so that ``auto`` is no choice.
+FORCING = ("AITER_AR_1STAGE", "AITER_AR_1STAGE_MAX_KB")
+
+
+@dataclass
+class Aiter:
+    """The functions of AITER that the adapter calls, found and looked at."""
+
+    version: str
+    standin: bool
+    device: Device
+    set_custom_all_reduce: Callable[..., Any]
+    init_distributed_environment: Callable[..., Any]
+    ensure_model_parallel_initialized: Callable[..., Any]
+    get_tp_group: Callable[..., Any]
+    graph_capture: Callable[..., Any]
+    destroy_model_parallel: Callable[..., Any]
+    destroy_distributed_environment: Callable[..., Any]
+    all_reduce: Callable[..., Any]
+    fused_auto: Callable[..., Any]
+    add_rmsnorm: Callable[..., Any]
+    checked: list[str] = field(default_factory=list)
+
+    @property
+    def forced(self) -> str:
+        """The environment variable that takes AITER's choice away, or ""."""
+        return next((name for name in FORCING if os.environ.get(name)), "")
+
+    def communicator(self, world_size: int) -> Any:
+        """Return the tensor-parallel group's ``CustomAllreduce``; raise if it does not work."""
+        custom = getattr(self.get_tp_group().device_communicator, "ca_comm", None)
+        if custom is None:
+            raise InputError(
+                "AITER made no custom all-reduce communicator (ca_comm is None); it needs GPUs of "
+                "one node with peer access"
+            )
+        if custom.disabled:
+            raise InputError(
+                f"AITER's custom all-reduce is disabled on {world_size} ranks (fully connected: "
+                f"{custom.fully_connected}); it needs 2, 4 or 8 GPUs with peer access to each other"
+            )
+        if custom.world_size != world_size:
+            raise InputError(
+                f"AITER's communicator has {custom.world_size} ranks, the run {world_size}"
+            )
+        _check_parameters(custom.custom_fused_ar_rms, 5, {4: "use_1stage"})
+        self.checked += [
+            f"custom_fused_ar_rms{_signature(custom.custom_fused_ar_rms)}",
+            f"custom all-reduce enabled on {custom.world_size} ranks, fully connected: "
+            f"{custom.fully_connected}",
+        ]
+        return custom
+
+
+def find() -> Aiter:
+    """Import AITER and look at what the adapter will call.
+
+    Raises :class:`InputError` where it is missing, is the PyPI project of the same import name, or
+    differs from what the adapter knows, and where torch has no ROCm.
+    """
+    spec = importlib.util.find_spec("aiter")
+    if spec is None:
+        raise InputError(
+            "AITER is not installed; run inside a ROCm container that carries it, or build it from "
+            "github.com/ROCm/aiter (the PyPI project 'aiter' is another library)"
+        )
+    where = Path(spec.origin or next(iter(spec.submodule_search_locations or ("",)))).parent
+    if not (where / "dist" / "device_communicators" / "custom_all_reduce.py").exists():
+        raise InputError(_not_aiter(where))
+    try:
+        aiter = importlib.import_module("aiter")
+        standin = bool(getattr(aiter, "__costmodel_standin__", False))
+        importlib.import_module(CUSTOM_ALL_REDUCE).CustomAllreduce  # noqa: B018
+    except Exception as error:  # on a machine without ROCm it fails in ways of its own
+        _require_rocm()
+        raise InputError(f"AITER at {where} cannot be imported: {error}") from None
+    if not standin:
+        _require_rocm()
+    version = str(getattr(aiter, "__version__", "")) or _distribution_version()
+    installed = Aiter(
+        version=version,
+        standin=standin,
+        device=aiter.costmodel_device() if standin else TorchGpu(),
+        set_custom_all_reduce=_function(PARALLEL_STATE, "set_custom_all_reduce", 1),
+        init_distributed_environment=_function(
+            PARALLEL_STATE, "init_distributed_environment", INIT_KEYWORDS
+        ),
+        ensure_model_parallel_initialized=_function(
+            PARALLEL_STATE, "ensure_model_parallel_initialized", 2
+        ),
+        get_tp_group=_function(PARALLEL_STATE, "get_tp_group", 0),
+        graph_capture=_function(PARALLEL_STATE, "graph_capture", 0),
+        destroy_model_parallel=_function(PARALLEL_STATE, "destroy_model_parallel", 0),
+        destroy_distributed_environment=_function(
+            PARALLEL_STATE, "destroy_distributed_environment", 0
+        ),
+        all_reduce=_function(COMMUNICATION, "tensor_model_parallel_all_reduce", 1),
+        fused_auto=_function(COMMUNICATION, "tensor_model_parallel_fused_allreduce_rmsnorm", 4),
+        add_rmsnorm=_function("aiter", "rmsnorm2d_fwd_with_add", 7),
+    )
+    installed.checked += [
+        f"aiter {version or 'of unknown version'} at {where}"
+        + (" (A STAND-IN: these numbers are of no GPU)" if standin else ""),
+        f"{installed.fused_auto.__name__}{_signature(installed.fused_auto)}",
+        f"{installed.all_reduce.__name__}{_signature(installed.all_reduce)}",
+        f"rmsnorm2d_fwd_with_add{_signature(installed.add_rmsnorm)}",
+    ]
+    if installed.forced:
+        installed.checked.append(
+            f"NOTE: {installed.forced}={os.environ[installed.forced]} is set, so auto is not AITER's "
+            "choice"
+        )
+    return installed
+
+
+def _require_rocm() -> None:
+    import torch
+
+    if not torch.version.hip:
+        built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
+        raise InputError(
+            f"back end aiter needs a ROCm build of torch and AMD GPUs; this torch "
+            f"{torch.__version__} is built for {built}"
+        )
+
+
+def _not_aiter(where: Path) -> str:
+    """Return the message for an ``aiter`` that is not AITER, naming what it is."""
+    try:
+        project = metadata.metadata("aiter")
+        what = f"version {project['Version']}, '{project['Summary']}'"
+    except metadata.PackageNotFoundError:
+        what = "of no known project"
+    return (
+        f"the 'aiter' at {where} is not AITER but another library ({what}); uninstall it, and use "
+        "AITER from a ROCm container or github.com/ROCm/aiter"
+    )
+
+
+def _distribution_version() -> str:
+    for name in ("amd-aiter", "aiter"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
+
+
+def _function(module: str, name: str, given: int | Sequence[str]) -> Callable[..., Any]:
+    """Return a function of AITER after checking that it can be called as the adapter does.
+
+    ``given`` is the number of positional arguments, or the names of the keywords.
+    """
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"this AITER has no {module}.{name} ({error}); the adapter knows 0.1.10 to 0.1.20"
+        ) from None
+    if isinstance(given, int):
+        _check_parameters(function, given, {})
+    else:
+        known = inspect.signature(function).parameters
+        lacking = [keyword for keyword in given if keyword not in known]
+        if lacking:
+            raise InputError(
+                f"this AITER's {name}{_signature(function)} has no {', '.join(lacking)}; the "
+                "adapter knows 0.1.10 to 0.1.20"
+            )
+    return function
+
+
+def _check_parameters(function: Callable[..., Any], given: int, named: dict[int, str]) -> None:
+    """Raise unless ``function`` takes ``given`` positional arguments, with these names at places.
+
+    A function whose signature cannot be read (compiled ones) passes; calling it is its check.
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    fits = len(needed) <= given <= len(places)
+    fits = fits and all(places[place].name == name for place, name in named.items())
+    if not fits:
+        wanted = f"{given} arguments" + "".join(
+            f", number {place + 1} being {name}" for place, name in named.items()
+        )
+        raise InputError(
+            f"this AITER's {function.__name__}{_signature(function)} cannot take {wanted}; the "
+            "adapter knows 0.1.10 to 0.1.20"
+        )
+
+
+def _signature(function: Callable[..., Any]) -> str:
+    try:
+        names = ", ".join(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        names = "signature not readable"
+    return f"({names})"

@@ -1,0 +1,68 @@
+"""One thing has one name: the words that commands, report, figures and notebooks share."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from costmodel.data import facts
+from costmodel.decide.regret import Estimate
+from costmodel.model.latency import TERMS
+from costmodel.model.parameters import meaning
+from costmodel.show import words
+
+
+def test_every_parameter_with_a_prior_has_a_meaning():
+    quantities = {row["parameter"] for row in facts.rows("priors.csv")}
+    known = {row["parameter"] for row in facts.rows("parameters.csv")}
+    assert known == quantities
+    assert words.parameter("link_gbps[MI300X]") == "rate of a link (MI300X)"
+    assert words.parameter("launch_us") == "launch"
+    # The constant of a source has no words of its own.
+    assert words.parameter("harness[mine/aiter]") == meaning("harness[mine/aiter]")
+    assert meaning("harness[mine/aiter]") == "harness[mine/aiter]"
+
+
+def test_sizes_and_intervals():
+    assert words.size(464 * 1024) == "464 KiB"
+    assert words.size(None) == words.size(math.inf) == "no limit"
+    assert words.size_interval(405 * 1024, 480 * 1024) == "405 KiB to 480 KiB"
+    assert words.size_interval(405 * 1024, None) == "405 KiB to no limit"
+    assert words.size_interval(0, 1024) == "0 B to 1 KiB"
+    assert words.size_interval(None, None) == "-"
+    assert words.about(465.4 * 1024) == "465 KiB"
+    assert words.about(96) == "96 B"
+    assert words.up_to("<= 464 KiB, tokens <= 80") == "up to 464 KiB"
+    assert words.up_to("every size") == "at every size"
+
+
+def test_numbers_with_their_intervals():
+    e = Estimate(4.372, 3.115, 5.561)
+    assert words.estimate(e, "+.2f") == "+4.37 (+3.12 to +5.56)"
+    assert words.percent(e) == "4.37 % (3.12 to 5.56)"
+
+
+@pytest.mark.parametrize(
+    ("share", "long", "short"),
+    [
+        (1.0, "more than 99 %", "> 99 %"),
+        (0.0, "less than 1 %", "< 1 %"),
+        (0.5, "50 %", "50 %"),
+    ],
+)
+def test_a_few_hundred_draws_give_no_certainty(share, long, short):
+    assert words.chance(share) == long
+    assert words.chance(share, short=True) == short
+
+
+def test_arms_terms_and_evidence():
+    assert [words.arm(a) for a in ("1stage", "2stage", "separate", "")] == [
+        "1-stage", "2-stage", "separate ops", "no claim",
+    ]  # fmt: skip
+    assert not any("_" in words.term(t) for t in TERMS)
+    assert words.evidence("always_1stage") == "always 1-stage"
+    assert words.evidence("not_identified") == "not identified"
+    assert words.answer("always_1stage", None) == "always"
+    assert words.answer("not_identified", None) == "no claim"
+    assert words.answer("transferred", 280 * 1024) == "<= 280 KiB"
