@@ -191,7 +191,17 @@ def test_examples_run(where, tmp_path):
 def test_the_python_example_of_the_readme_runs(tmp_path):
     (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
     env = shell.environment(tmp_path / "bin", ROOT)
-    (tmp_path / "example.py").write_text(code + "print(answer)\n")
+    (tmp_path / "example.py").write_text(code + "print(decision)\n")
     done = shell.run("python example.py", tmp_path, env)
     assert done.returncode == 0, done.stderr
     assert "MI355X" in done.stdout
+
+
+def test_the_readme_shows_what_its_first_command_prints(tmp_path):
+    (shown,) = re.findall(
+        r"^The first prints:\n\n```text\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S
+    )
+    done = shell.run(
+        "costmodel recommend --arch gfx942", tmp_path, shell.environment(tmp_path / "bin", ROOT)
+    )
+    assert done.stdout == shown
