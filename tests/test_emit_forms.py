@@ -20,7 +20,8 @@ from costmodel.rules import catalogue
 from costmodel.rules.adapt import validity
 from costmodel.rules.boundary import first_difference
 from costmodel.rules.catalogue import ENGINES
-from costmodel.rules.rule import Provenance, Rule
+from costmodel.rules.evidence import Provenance
+from costmodel.rules.rule import Rule
 from costmodel.show.rule import rule_table
 
 NEWEST = kernel.aiter()

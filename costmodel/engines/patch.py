@@ -11,7 +11,8 @@ from ..model.shape import FUSED
 from ..rules.adapt import Adapted, adapt
 from ..rules.algebra import asks_for_mesh, on_full_mesh
 from ..rules.boundary import first_difference
-from ..rules.rule import Provenance, Rule
+from ..rules.evidence import Provenance
+from ..rules.rule import Rule
 from . import comment, diff, templates
 from .call_sites import ServingEngine
 from .module import Module
