@@ -111,7 +111,7 @@ def _changed(
         # The function asks a predicate beside it: that is where the rule stands.
         holder = read_dispatch(module, dispatch.followed[0], predicate=True)
     text = diff.apply(module.text, edits(module, holder, adapted, lines))
-    after = read_dispatch(Module.parse(module.name, text), dispatch.name)
+    after = read_dispatch(Module.parse(module.name, text), dispatch.name, constant=True)
     wanted, got = adapted.rule.condition, after.condition
     if not asks_for_mesh(dispatch.condition):
         # A communicator of more than two ranks disables itself without a full mesh.
