@@ -61,7 +61,7 @@ def test_with_nothing_disturbed_the_cutoff_is_the_recommended_one(gpu, n, hidden
         assert (found.bytes, found.interval) == (None, None)
         return
     # Where nothing is claimed, a sweep shows the best estimate with the same interval.
-    assert found.bytes == (mine.max_bytes or mine.arms.best().cell.roundest())
+    assert found.bytes == (mine.estimate)
     assert found.interval == (mine.max_bytes_lo, mine.max_bytes_hi)
 
 
