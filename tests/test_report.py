@@ -182,6 +182,9 @@ def test_the_commands_it_names_give_its_numbers(plain):
     assert [c[1] for c in commands] == [
         "recommend", "emit", "worth", "worth", "worth", "validate", "report",
     ]  # fmt: skip
+    for command in commands:
+        if command[1] in ("recommend", "validate", "report"):
+            assert command[command.index("--for") + 1] == "sglang", command
     by_tp = {c[c.index("--tp") + 1]: c for c in commands if c[1] == "worth"}
     done = run(*by_tp["8"][1:], "--format", "json")
     assert done.returncode == 0, done.stderr

@@ -30,6 +30,7 @@ TARGETS = (*ENGINES, "env", "json", "table")
     "--rule",
     "rule_name",
     metavar="NAME|FILE",
+    shell_complete=options.complete_rules,
     help="A rule of the field, or one in JSON [default: the recommended rule].",
 )
 @click.option("--op", default="fused", show_default=True, help="The op whose rule is emitted.")
