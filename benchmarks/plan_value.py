@@ -38,13 +38,13 @@ from costmodel.data.measurement import Measurements, concat, published
 from costmodel.decide.regret import Arms
 from costmodel.decide.setting import Setting
 from costmodel.files import replacing
-from costmodel.planning import Budget, Effort, Rehearsal, pose
+from costmodel.planning import Budget, MeasuringTime, Rehearsal, pose
 from costmodel.planning.coordinates import Posterior
 from costmodel.planning.search import search
 from costmodel.show.table import table
 
 #: One latency costs one, so that a budget in "seconds" counts latencies.
-BY_COUNT = Effort(0.0, 0.0, 1.0, 0)
+BY_COUNT = MeasuringTime(0.0, 0.0, 1.0, 0)
 
 #: Arch, GPU and world sizes rehearsed: all that ``plan`` asks about by default, and the open ones.
 CASES = (
@@ -140,7 +140,7 @@ def by_variance(problem, count):
 def rehearse(arch, gpu, world_sizes, truths=1500, layouts=4, planned_counts=PLANNED):
     """Return regret against number of latencies for every kind of design, in percent."""
     setting = Setting.shipped(gpu)
-    problem, posterior, noise = pose(setting, world_sizes=world_sizes, effort=BY_COUNT)
+    problem, posterior, noise = pose(setting, world_sizes=world_sizes, measuring_time=BY_COUNT)
     rehearsal = Rehearsal.of(setting, posterior, problem, noise=noise, truths=truths)
     points = []
 
@@ -219,7 +219,7 @@ def _crossing(curve, target):
 def refit(arch, gpu, world_sizes, count, refits, seed=1):
     """Return, per truth, cutoffs and regret by the fast update and by a fit of all rows anew."""
     setting = Setting.shipped(gpu)
-    problem, posterior, noise = pose(setting, world_sizes=world_sizes, effort=BY_COUNT)
+    problem, posterior, noise = pose(setting, world_sizes=world_sizes, measuring_time=BY_COUNT)
     rehearsal = Rehearsal.of(setting, posterior, problem, noise=noise, truths=refits, seed=seed)
     design = planned(problem, count)
     fast = 100 * rehearsal.regret_after(design)

@@ -37,7 +37,7 @@ _PUBLIC = {
     "load": "calibration.posterior",
     "shipped": "calibration.posterior",
     "calibrate": "calibration.estimate",
-    "assess": "calibration.cross_validation",
+    "cross_validate": "calibration.cross_validation",
     "Setting": "decide.setting",
     "Decision": "decide.decision",
     "recommend": "decide.recommendation",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from costmodel.calibration import posterior as record
-from costmodel.calibration.cross_validation import assess
+from costmodel.calibration.cross_validation import cross_validate
 from costmodel.calibration.estimate import calibrate, data_sha256
 from costmodel.calibration.observations import observe
 from costmodel.calibration.posterior import load, shipped
@@ -20,7 +20,7 @@ from costmodel.simulation.machine import machine
 
 @pytest.fixture(scope="module")
 def scores(fitted):
-    return assess(fitted[1])
+    return cross_validate(fitted[1])
 
 
 @pytest.mark.parametrize("arch", ["gfx942", "gfx950"])

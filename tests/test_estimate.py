@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from costmodel.calibration.estimate import calibrate, known_gpus
-from costmodel.calibration.fit import Problem, fit
+from costmodel.calibration.fit import FitProblem, fit
 from costmodel.calibration.observations import observe
 from costmodel.calibration.posterior import HARNESS_DOF, NOISE_DOF
 from costmodel.data.measurement import Measurements
@@ -22,7 +22,7 @@ REPLICATES = 24
 @pytest.fixture(scope="module")
 def problem(published):
     observations = observe(published)
-    return Problem.of(observations, known_gpus(observations))
+    return FitProblem.of(observations, known_gpus(observations))
 
 
 def with_latency(observations, latency):
@@ -101,7 +101,7 @@ def test_one_wild_row_moves_little(problem, fitted):
     row = int(np.flatnonzero(problem.observations.table.source == "aiter-3458-mi355x")[2])
     latency[row] *= 3
     after = fit(
-        Problem.of(with_latency(problem.observations, latency), known_gpus(problem.observations))
+        FitProblem.of(with_latency(problem.observations, latency), known_gpus(problem.observations))
     )
     others = np.arange(latency.size) != row
     moved = np.abs(after.predicted / before.predicted - 1)[others]

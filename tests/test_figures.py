@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from costmodel import figures
 from costmodel.calibration import posterior as calibrations
-from costmodel.calibration.cross_validation import Assessment, Score
+from costmodel.calibration.cross_validation import CrossValidation, ErrorSummary
 from costmodel.data import kernels as kernel
 from costmodel.data import llms
 from costmodel.data.workload import Workload, captured_batch_sizes
@@ -84,9 +84,9 @@ def one_call(setting, tokens=32, hidden=7168, n=4):
     return explain(setting, setting.shapes(tokens, hidden, n))
 
 
-def assessment():
-    one, other = Score(20, 2.0, 6.0, 9.0), Score(18, 3.0, 8.0, 12.0)
-    return Assessment(
+def validation():
+    one, other = ErrorSummary(20, 2.0, 6.0, 9.0), ErrorSummary(18, 3.0, 8.0, 12.0)
+    return CrossValidation(
         in_sample={},
         family_in_sample=one,
         leave_one_out={"model": one, "hockney": other},
@@ -95,7 +95,10 @@ def assessment():
         leave_source_out_pooled={"model": one, "hockney": other},
         leave_source_out_skipped=0,
         hidden=None,
-        same_rows={"hockney": (Score(18, 1.5, 5.0, 7.0), other), "source:hockney": (one, other)},
+        same_rows={
+            "hockney": (ErrorSummary(18, 1.5, 5.0, 7.0), other),
+            "source:hockney": (one, other),
+        },
     )
 
 
@@ -112,7 +115,7 @@ def every(gfx950, mi355x, decision, judged, change):
         ("call", figures.terms_of_call(one_call(mi355x)), "us"),
         ("residuals", figures.residuals(gfx950), "%"),
         ("parameters", figures.parameter_intervals(gfx950), "standard deviations"),
-        ("left out", figures.left_out_errors(gfx950, assessment()), "%"),
+        ("left out", figures.left_out_errors(gfx950, validation()), "%"),
         ("rate", figures.cutoff_against_link_rate(along), "GB/s"),
         ("skew", figures.cutoff_against_skew(along), "us"),
         ("version", figures.cutoff_against_version(along), "KiB"),
@@ -310,7 +313,7 @@ def test_a_parameter_without_data_is_as_wide_as_its_prior(gfx950):
 
 
 def test_left_out_errors_stand_beside_the_model_on_the_same_rows(gfx950):
-    figure = figures.left_out_errors(gfx950, assessment())
+    figure = figures.left_out_errors(gfx950, validation())
     model = next(t for t in figure.data if t.name == "model, same rows")
     baseline = next(t for t in figure.data if t.name == "baseline")
     assert list(model.y) == [1.5, 2.0]

@@ -21,12 +21,12 @@ from costmodel.decide.recommendation import recommend
 from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
 from costmodel.live.run.points import read_plan
-from costmodel.planning import Budget, Effort, Rehearsal, plan, pose
+from costmodel.planning import Budget, MeasuringTime, Rehearsal, plan, pose
 from costmodel.planning.coordinates import Posterior, linear
 from costmodel.planning.search import exchanged, pruned, search
 from costmodel.planning.value import RegretSurface, at_present, normal_points
 
-ONE_EACH = Effort(0.0, 0.0, 1.0, 0)
+ONE_EACH = MeasuringTime(0.0, 0.0, 1.0, 0)
 
 
 def by_count(n):
@@ -42,7 +42,7 @@ def mi300x():
 @pytest.fixture(scope="module")
 def posed(mi300x):
     """Return (problem, posterior, noise) of MI300X at 4 and 8 ranks, one latency costing 1."""
-    return pose(mi300x, world_sizes=(4, 8), effort=ONE_EACH)
+    return pose(mi300x, world_sizes=(4, 8), measuring_time=ONE_EACH)
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +281,7 @@ def test_budgets_are_kept_and_more_budget_is_never_worse(problem):
         assert 0 < len(design) <= count
         left.append(problem.regret(design))
     assert left[0] > left[1] > left[2]
-    costly = dataclasses.replace(problem, effort=Effort())
+    costly = dataclasses.replace(problem, measuring_time=MeasuringTime())
     for budget in (Budget(shapes=2), Budget(seconds=40)):
         design = search(costly, budget)
         assert costly.fits(design, budget)

@@ -26,7 +26,7 @@ from costmodel.rules.algebra import (
     with_version,
 )
 from costmodel.rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE
-from costmodel.rules.condition import Always, Calls, Compare, FullMesh, Member, WholePacks
+from costmodel.rules.condition import Always, Calls, Compare, Member, OnFullMesh, WholePacks
 from costmodel.rules.rule import Rule
 
 KIB = 1024
@@ -344,7 +344,7 @@ leaves = st.one_of(
     st.builds(Member, st.just("world_size"), st.sampled_from([(2,), (4, 8)]), st.booleans()),
     st.builds(Member, st.just("dtype"), st.just(("bf16", "fp16")), st.booleans()),
     st.builds(WholePacks, st.booleans()),
-    st.builds(FullMesh, st.booleans()),
+    st.builds(OnFullMesh, st.booleans()),
     st.builds(Always, st.booleans()),
     st.builds(
         lambda op, a, b: Bytes.of({2: None, 4: a, 8: b}, op),
@@ -405,7 +405,7 @@ class TestAlgebra:
         assert all_of(cap, cap, Always()) == cap
         assert all_of(cap, Compare("tokens", "<=", 64)) == Compare("tokens", "<=", 64)
         assert any_of(cap, Always()) == Always()
-        assert all_of(cap, any_of(cap.negated(), FullMesh())) == all_of(cap, FullMesh())
+        assert all_of(cap, any_of(cap.negated(), OnFullMesh())) == all_of(cap, OnFullMesh())
         assert all_of() == Always()
         assert any_of() == Always(False)
 
@@ -414,8 +414,8 @@ class TestAlgebra:
         joined = by_world_size(
             {
                 2: cap,
-                4: all_of(cap, FullMesh(), Compare("bytes", "<", 256 * KIB)),
-                8: all_of(cap, FullMesh(), Compare("bytes", "<", 128 * KIB)),
+                4: all_of(cap, OnFullMesh(), Compare("bytes", "<", 256 * KIB)),
+                8: all_of(cap, OnFullMesh(), Compare("bytes", "<", 128 * KIB)),
             }
         )
         assert joined.words() == (

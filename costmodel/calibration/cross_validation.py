@@ -28,7 +28,7 @@ FOLDS = 20
 
 
 @dataclass(frozen=True)
-class Score:
+class ErrorSummary:
     """Absolute percentage errors over ``n`` rows."""
 
     n: int
@@ -37,7 +37,7 @@ class Score:
     max: float
 
     @classmethod
-    def of(cls, error_pct: Array) -> Score:
+    def of(cls, error_pct: Array) -> ErrorSummary:
         """Summarise percentage errors of any sign."""
         e = np.abs(error_pct[~np.isnan(error_pct)])
         if not e.size:
@@ -46,18 +46,18 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Assessment:
+class CrossValidation:
     """Scores of one fit; percent. ``family`` are the AITER rows, on which targets are stated."""
 
-    in_sample: dict[str, Score]
-    family_in_sample: Score
-    leave_one_out: dict[str, Score]
+    in_sample: dict[str, ErrorSummary]
+    family_in_sample: ErrorSummary
+    leave_one_out: dict[str, ErrorSummary]
     coverage90: float
-    leave_source_out: dict[str, Score]
-    leave_source_out_pooled: dict[str, Score]
+    leave_source_out: dict[str, ErrorSummary]
+    leave_source_out_pooled: dict[str, ErrorSummary]
     leave_source_out_skipped: int
     hidden: HiddenEffect | None
-    same_rows: dict[str, tuple[Score, Score]] = field(default_factory=dict)
+    same_rows: dict[str, tuple[ErrorSummary, ErrorSummary]] = field(default_factory=dict)
 
 
 def error_pct(found: Fit) -> Array:
@@ -182,7 +182,7 @@ def leave_source_out(found: Fit) -> tuple[dict[str, Array], dict[str, dict[str, 
     return model, simple, skipped
 
 
-def assess(found: Fit, *, family: str = "aiter") -> Assessment:
+def cross_validate(found: Fit, *, family: str = "aiter") -> CrossValidation:
     """Return every score; leave-one-out refits the model once a row (seconds for 160 rows)."""
     observations = found.problem.observations
     mine = observations.table.kernel_family == family
@@ -192,14 +192,14 @@ def assess(found: Fit, *, family: str = "aiter") -> Assessment:
     loo, inside = leave_one_out(found)
     simple = baseline_leave_one_out(found)
     source_model, source_simple, skipped = leave_source_out(found)
-    left_out = {"model": Score.of(loo[mine])}
+    left_out = {"model": ErrorSummary.of(loo[mine])}
     same_rows = {}
     for name, values in simple.items():
-        left_out[name] = Score.of(values[mine])
+        left_out[name] = ErrorSummary.of(values[mine])
         common = mine & ~np.isnan(values)
-        same_rows[name] = (Score.of(loo[common]), Score.of(values[common]))
+        same_rows[name] = (ErrorSummary.of(loo[common]), ErrorSummary.of(values[common]))
     pooled = {
-        "model": Score.of(
+        "model": ErrorSummary.of(
             np.concatenate([e[mine] for e in source_model.values()] or [np.array([])])
         )
     }
@@ -207,19 +207,20 @@ def assess(found: Fit, *, family: str = "aiter") -> Assessment:
         if not by_source:
             continue
         joined = np.concatenate([e[mine] for e in by_source.values()])
-        pooled[name] = Score.of(joined)
+        pooled[name] = ErrorSummary.of(joined)
         model_same = np.concatenate(
             [np.where(np.isnan(e), np.nan, source_model[s])[mine] for s, e in by_source.items()]
         )
-        same_rows[f"source:{name}"] = (Score.of(model_same), Score.of(joined))
-    return Assessment(
+        same_rows[f"source:{name}"] = (ErrorSummary.of(model_same), ErrorSummary.of(joined))
+    return CrossValidation(
         in_sample={
-            str(key): Score.of(error[observations.harness == key]) for key in found.problem.harness
+            str(key): ErrorSummary.of(error[observations.harness == key])
+            for key in found.problem.harness
         },
-        family_in_sample=Score.of(error[mine]),
+        family_in_sample=ErrorSummary.of(error[mine]),
         leave_one_out=left_out,
         coverage90=float(inside[mine].mean()),
-        leave_source_out={s: Score.of(e[mine]) for s, e in source_model.items()},
+        leave_source_out={s: ErrorSummary.of(e[mine]) for s, e in source_model.items()},
         leave_source_out_pooled=pooled,
         leave_source_out_skipped=skipped,
         hidden=hidden_effect(found),

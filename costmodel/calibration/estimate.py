@@ -10,7 +10,7 @@ from ..data import hardware
 from ..data.measurement import COLUMNS
 from ..errors import InputError
 from .coverage import coverage, hidden_effect, refusals
-from .fit import Fit, Problem, fit
+from .fit import Fit, FitProblem, fit
 from .observations import Observations
 from .posterior import Calibration
 
@@ -44,7 +44,7 @@ def calibrate(
             "calibrate them apart"
         )
     gpus = known_gpus(observations)
-    found = fit(Problem.of(observations, gpus))
+    found = fit(FitProblem.of(observations, gpus))
     archs = sorted({a for a, _ in gpus})
     effect = hidden_effect(found)
     families = [str(f) for f in np.unique(observations.table.kernel_family)]

@@ -29,7 +29,7 @@ HARNESS_SD_START_US = 3.0
 
 
 @dataclass(frozen=True)
-class Problem:
+class FitProblem:
     """Observations with the parameter space that they and the arch's other GPUs need."""
 
     observations: Observations
@@ -43,7 +43,7 @@ class Problem:
     upper: Array
 
     @classmethod
-    def of(cls, observations: Observations, gpus: tuple[tuple[str, str], ...]) -> Problem:
+    def of(cls, observations: Observations, gpus: tuple[tuple[str, str], ...]) -> FitProblem:
         """Build the problem for the (arch, gpu) pairs."""
         norm_kernels = {g.norm_kernel for g in observations.groups} | {"gemma"}
         model = observations.groups[0].model
@@ -94,7 +94,7 @@ class Problem:
 class Fit:
     """A fitted problem: MAP, posterior covariance, noise scales, and per-row diagnostics."""
 
-    problem: Problem
+    problem: FitProblem
     x: Array
     covariance: Array
     noise: Array
@@ -115,7 +115,7 @@ class Fit:
 
 
 def fit(
-    problem: Problem,
+    problem: FitProblem,
     *,
     rows: NDArray[np.bool_] | None = None,
     start: Fit | None = None,
@@ -188,7 +188,7 @@ def fit(
 
 
 def _laplace(
-    problem: Problem, x: Array, weight: NDArray[np.bool_], noise: Array, spread: float
+    problem: FitProblem, x: Array, weight: NDArray[np.bool_], noise: Array, spread: float
 ) -> tuple[Array, Array]:
     """Return the posterior covariance and each row's leverage."""
     t, columns = problem.jacobian(x)
@@ -204,7 +204,7 @@ def _laplace(
 
 
 def _noise(
-    problem: Problem, x: Array, weight: NDArray[np.bool_], noise: Array, leverage: Array
+    problem: FitProblem, x: Array, weight: NDArray[np.bool_], noise: Array, leverage: Array
 ) -> Array:
     """Return updated noise scales per harness (one EM step, degrees of freedom by leverage)."""
     residual = np.log(np.maximum(problem.predict(x), 1e-3) / problem.observations.latency_us)

@@ -74,7 +74,7 @@ def command(
     calibration, found = calibrate(observations, arch=arch, unclean=held_out)
     if out:
         calibration.save(out)
-    fitted = report(calibration, found, cross_validate=not no_cross_validation)
+    fitted = report(calibration, found, left_out=not no_cross_validation)
     if style == "json":
         options.print_json(fitted.to_dict())
     else:

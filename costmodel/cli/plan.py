@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..errors import InputError
-from ..planning import Budget, Effort, plan
+from ..planning import Budget, MeasuringTime, plan
 from ..planning.measurement_plan import check_writable
 from . import options, question
 
@@ -31,21 +31,21 @@ SHAPES = 6
 @click.option(
     "--launch-seconds",
     type=float,
-    default=Effort.launch_s,
+    default=MeasuringTime.launch_s,
     show_default=True,
     help="What starting the ranks of one world size takes.",
 )
 @click.option(
     "--shape-seconds",
     type=float,
-    default=Effort.shape_s,
+    default=MeasuringTime.shape_s,
     show_default=True,
     help="Set-up and fp32 reference of one shape.",
 )
 @click.option(
     "--arm-seconds",
     type=float,
-    default=Effort.arm_s,
+    default=MeasuringTime.arm_s,
     show_default=True,
     help="Capture, two checks and warm-up of one arm, beside the timed calls.",
 )
@@ -86,7 +86,7 @@ def command(
         question.workload_of(asked),
         world_sizes=tp,
         noise=noise,
-        effort=Effort(launch_seconds, shape_seconds, arm_seconds),
+        measuring_time=MeasuringTime(launch_seconds, shape_seconds, arm_seconds),
     )
     if out is not None:
         found.save(out, force=force)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..calibration.cross_validation import Assessment, Score, assess
+from ..calibration.cross_validation import CrossValidation, ErrorSummary, cross_validate
 from ..calibration.fit import Fit
 from ..calibration.posterior import Calibration
 from ..model import parameters
@@ -31,7 +31,7 @@ class FitReport:
 
     calibration: Calibration
     fit: Fit
-    scores: Assessment | None
+    scores: CrossValidation | None
     refused: tuple[dict[str, Any], ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -53,9 +53,9 @@ class FitReport:
         }
 
 
-def report(calibration: Calibration, found: Fit, *, cross_validate: bool = True) -> FitReport:
-    """Return the report of a calibration; cross-validation refits it once a row."""
-    scores = assess(found) if cross_validate else None
+def report(calibration: Calibration, found: Fit, *, left_out: bool = True) -> FitReport:
+    """Return the report of a calibration; errors of ``left_out`` rows need a refit for each."""
+    scores = cross_validate(found) if left_out else None
     return FitReport(calibration, found, scores, tuple(_refusals(calibration)))
 
 
@@ -131,11 +131,11 @@ def _correlations(calibration: Calibration) -> list[dict[str, Any]]:
     ]
 
 
-def _score(s: Score) -> dict[str, Any]:
+def _score(s: ErrorSummary) -> dict[str, Any]:
     return {"n": s.n, "median": s.median, "p90": s.p90, "max": s.max} if s.n else {"n": 0}
 
 
-def _scores(scores: Assessment) -> dict[str, Any]:
+def _scores(scores: CrossValidation) -> dict[str, Any]:
     return {
         "in_sample": _score(scores.family_in_sample),
         "per_source": {k: _score(v) for k, v in scores.in_sample.items()},

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..rules.algebra import all_of, any_of
-from ..rules.condition import Always, Condition, FullMesh
+from ..rules.condition import Always, Condition, OnFullMesh
 from .module import Module, constant_of
 from .symbols import (
     BYTES,
@@ -138,7 +138,7 @@ class Evaluator:
         if WORLD.fullmatch(name):
             self.world_names.append(ast.unparse(node))
             return number(self.world_size, name)
-        return FullMesh() if _MESH.fullmatch(name) else None
+        return OnFullMesh() if _MESH.fullmatch(name) else None
 
     def _attribute(self, node: ast.Attribute) -> Symbol | None:
         text = ast.unparse(node)

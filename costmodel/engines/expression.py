@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..model.shape import WORLD_SIZES
 from ..rules.algebra import All, AnyOf, Bytes, ByWorldSize
-from ..rules.condition import Always, Compare, Condition, FullMesh, Member, WholePacks
+from ..rules.condition import Always, Compare, Condition, Member, OnFullMesh, WholePacks
 from ..units import KIB, PACK_BYTES
 
 #: Width that the engines' formatters keep.
@@ -55,7 +55,7 @@ def expression(condition: Condition, names: SourceNames) -> str:
         return f"{row} {'==' if condition.inside else '!='} 0"
     if isinstance(condition, Member):
         return _member(condition, names)
-    if isinstance(condition, FullMesh):
+    if isinstance(condition, OnFullMesh):
         return names.full_mesh if condition.inside else f"not {names.full_mesh}"
     if isinstance(condition, Bytes | ByWorldSize):
         return " or ".join(

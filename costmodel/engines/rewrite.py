@@ -22,7 +22,7 @@ from ..rules.algebra import (
     byte_limit,
     factors,
 )
-from ..rules.condition import Always, Compare, Condition, FullMesh, Member, WholePacks
+from ..rules.condition import Always, Compare, Condition, Member, OnFullMesh, WholePacks
 from .comment import as_comment
 from .diff import Edit
 from .evaluation import WORLD, Comparison
@@ -74,7 +74,7 @@ class _Rewrite:
                 continue
             if not self._decides(_value_of(step.node)):
                 continue
-            if all_of(step.path, FullMesh()) == Always(False):
+            if all_of(step.path, OnFullMesh()) == Always(False):
                 continue
             if leaves.setdefault(step.world_size, step).node is not step.node:
                 raise self.fail(f"one leaf for TP{step.world_size}, there are several")
@@ -132,7 +132,7 @@ class _Rewrite:
         old = set().union(*(_others(self.dispatch.condition.at(n)) for n in WORLD_SIZES))
         shared = set.intersection(*new)
         own = set().union(*new) - shared - old
-        if any(not isinstance(f, FullMesh) for f in own):
+        if any(not isinstance(f, OnFullMesh) for f in own):
             raise self.fail("a rule that asks the same of every world size besides bytes")
         first = _others(self.adapted.rule.condition.at(WORLD_SIZES[0]))
         return [f for f in first if f in shared and f not in old]
@@ -367,7 +367,7 @@ class _Rewrite:
         tensor = self.dispatch.tensor
         hidden = held(HIDDEN, f"{tensor}.shape[-1]")
         pack = held(Size((0, 0, -1), Fraction(16)), "")
-        meshes = [k for k, x in step.names.items() if isinstance(x, FullMesh)]
+        meshes = [k for k, x in step.names.items() if isinstance(x, OnFullMesh)]
         return SourceNames(
             bytes=held(BYTES, f"{tensor}.numel() * {tensor}.element_size()"),
             tokens=held(TOKENS, f"{tensor}.numel() // {hidden}"),

@@ -29,7 +29,7 @@ from .template import (
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from ..calibration.cross_validation import Assessment
+    from ..calibration.cross_validation import CrossValidation
     from ..data.measurement import Measurements
     from ..decide.row_errors import Rows
 
@@ -221,7 +221,7 @@ def parameter_intervals(calibration: Calibration) -> go.Figure:
     return finish(figure, "Parameters against their priors", subtitle, height=150 + 20 * len(names))
 
 
-def left_out_errors(calibration: Calibration, assessment: Assessment) -> go.Figure:
+def left_out_errors(calibration: Calibration, validation: CrossValidation) -> go.Figure:
     """Return leave-one-out and leave-one-source-out errors of the model beside the baselines.
 
     Each baseline is scored where it can be scored, and the model on the same rows. The bar is the
@@ -235,13 +235,13 @@ def left_out_errors(calibration: Calibration, assessment: Assessment) -> go.Figu
         subplot_titles=["leaving one row out", "leaving one source out, its offset refitted"],
     )  # fmt: skip
     parts = (
-        ("", assessment.leave_one_out),
-        ("source:", assessment.leave_source_out_pooled),
+        ("", validation.leave_one_out),
+        ("source:", validation.leave_source_out_pooled),
     )
     for column, (prefix, scores) in enumerate(parts, start=1):
         names = [n for n in scores if n != "model" and scores[n].n]
         labels = [f"{n}<br>({scores[n].n} rows)" for n in names]
-        ours = [assessment.same_rows[f"{prefix}{n}"][0] for n in names]
+        ours = [validation.same_rows[f"{prefix}{n}"][0] for n in names]
         theirs = [scores[n] for n in names]
         if scores["model"].n:
             labels = [*labels, f"all rows<br>({scores['model'].n})"]
@@ -276,6 +276,6 @@ def left_out_errors(calibration: Calibration, assessment: Assessment) -> go.Figu
     figure.update_layout(barmode="group", bargap=0.3)
     subtitle = (
         f"AITER-family rows; {provenance(calibration)}. Bars: median; whiskers: to the 90th "
-        f"percentile. 90 % intervals of left-out rows held for {100 * assessment.coverage90:.0f} %."
+        f"percentile. 90 % intervals of left-out rows held for {100 * validation.coverage90:.0f} %."
     )
     return finish(figure, "Errors on rows that the fit has not seen", subtitle, height=440)

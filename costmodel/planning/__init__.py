@@ -10,8 +10,8 @@ and budgets), ``search`` (greedy, exchange, pruning), ``reasons`` (words), ``mea
 plan and its file), ``rehearsal`` (the whole thing on simulated truths).
 """
 
-from .budget import Budget, Effort
+from .budget import Budget, MeasuringTime
 from .measurement_plan import Entry, Plan, Prospect, plan, pose
 from .rehearsal import Rehearsal
 
-__all__ = ["Budget", "Effort", "Entry", "Plan", "Prospect", "Rehearsal", "plan", "pose"]
+__all__ = ["Budget", "Entry", "MeasuringTime", "Plan", "Prospect", "Rehearsal", "plan", "pose"]

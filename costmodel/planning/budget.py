@@ -21,7 +21,7 @@ from ..live.run.harness import Repetition
 
 
 @dataclass(frozen=True)
-class Effort:
+class MeasuringTime:
     """Seconds that a launch, a shape and an arm take beside the timed calls."""
 
     launch_s: float = 20.0

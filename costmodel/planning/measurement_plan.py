@@ -23,7 +23,7 @@ from ..errors import InputError
 from ..files import replacing
 from ..live.run.points import SCHEMA
 from ..model.shape import FUSED, WORLD_SIZES, Shapes
-from .budget import Budget, Effort
+from .budget import Budget, MeasuringTime
 from .candidates import Candidates, harness_spread_us
 from .coordinates import Posterior
 from .reasons import reasons
@@ -75,7 +75,7 @@ class Plan:
 
     setting: Setting
     budget: Budget
-    effort: Effort
+    measuring_time: MeasuringTime
     noise: float
     entries: tuple[Entry, ...]
     prospects: tuple[Prospect, ...]
@@ -96,7 +96,7 @@ class Plan:
     def seconds(self) -> float:
         """Estimated time of all measurements, launches included."""
         launches = len({e.world_size for e in self.entries})
-        return self.effort.launch_s * launches + sum(e.seconds for e in self.entries)
+        return self.measuring_time.launch_s * launches + sum(e.seconds for e in self.entries)
 
     @property
     def latencies(self) -> int:
@@ -113,9 +113,9 @@ class Plan:
             "assumed": {
                 "noise": round(self.noise, 5),
                 "harness_spread_us": round(harness_spread_us(self.setting.calibration), 3),
-                "seconds_per_launch": self.effort.launch_s,
-                "seconds_per_shape": self.effort.shape_s,
-                "seconds_per_arm": self.effort.arm_s,
+                "seconds_per_launch": self.measuring_time.launch_s,
+                "seconds_per_shape": self.measuring_time.shape_s,
+                "seconds_per_arm": self.measuring_time.arm_s,
             },
             "seconds": round(self.seconds, 1),
             "expected_regret_pct": {
@@ -196,7 +196,7 @@ def plan(
     *,
     world_sizes: Sequence[int] = WORLD_SIZES,
     noise: float | None = None,
-    effort: Effort | None = None,
+    measuring_time: MeasuringTime | None = None,
 ) -> Plan:
     """Choose the measurements that most reduce the expected regret of the recommended rule.
 
@@ -206,7 +206,7 @@ def plan(
     budget that allows no measurement and for what ``recommend`` rejects.
     """
     problem, posterior, noise = pose(
-        setting, workload, world_sizes=world_sizes, noise=noise, effort=effort
+        setting, workload, world_sizes=world_sizes, noise=noise, measuring_time=measuring_time
     )
     _check_affordable(problem, budget)
     design = search(problem, budget)
@@ -217,7 +217,7 @@ def plan(
     return Plan(
         setting=setting,
         budget=budget,
-        effort=problem.effort,
+        measuring_time=problem.measuring_time,
         noise=noise,
         entries=_entries(problem, shapes, why),
         prospects=_prospects(setting, posterior, problem, design),
@@ -230,7 +230,7 @@ def pose(
     *,
     world_sizes: Sequence[int] = WORLD_SIZES,
     noise: float | None = None,
-    effort: Effort | None = None,
+    measuring_time: MeasuringTime | None = None,
 ) -> tuple[Problem, Posterior, float]:
     """Return (the planner's problem, the posterior behind it, the noise); see :func:`plan`."""
     if noise is None:
@@ -246,7 +246,7 @@ def pose(
     surfaces = tuple(RegretSurface.of(setting, c, posterior, white) for c in decision.cutoffs)
     hidden_dims = tuple(decision.workload.hidden_dims())
     candidates = Candidates.of(setting, posterior, hidden_dims, sizes, noise=noise)
-    problem = Problem(surfaces, candidates.near(surfaces), effort or Effort())
+    problem = Problem(surfaces, candidates.near(surfaces), measuring_time or MeasuringTime())
     return problem, posterior, noise
 
 
@@ -256,7 +256,7 @@ def _check_affordable(problem: Problem, budget: Budget) -> None:
     possible = problem.candidates.possible.nonzero()[0].tolist()
     cheapest = min((problem.seconds([m]) for m in possible), default=0.0)
     if cheapest > budget.seconds:
-        e = problem.effort
+        e = problem.measuring_time
         raise InputError(
             f"--seconds {budget.seconds:g} is not enough for one latency: a launch takes "
             f"{e.launch_s:g} s, a shape {e.shape_s:g} s, an arm {e.arm_s:g} s; "
@@ -265,7 +265,7 @@ def _check_affordable(problem: Problem, budget: Budget) -> None:
 
 
 def _entries(problem: Problem, shapes: dict[int, list[int]], why: list[str]) -> tuple[Entry, ...]:
-    c, e = problem.candidates, problem.effort
+    c, e = problem.candidates, problem.measuring_time
     taken: list[int] = []
     entries = []
     for (i, measurements), reason in zip(shapes.items(), why, strict=True):

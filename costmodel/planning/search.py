@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .budget import Budget, Effort
+from .budget import Budget, MeasuringTime
 from .candidates import Candidates
 from .value import POINTS, POINTS_COARSE, POINTS_FINE, RegretSurface
 
@@ -35,7 +35,7 @@ class Problem:
 
     surfaces: tuple[RegretSurface, ...]
     candidates: Candidates
-    effort: Effort
+    measuring_time: MeasuringTime
 
     @property
     def before(self) -> float:
@@ -63,8 +63,14 @@ class Problem:
         """Return what measuring a design takes."""
         shapes = {m // 2 for m in design}
         launches = {int(self.candidates.world_size[i]) for i in shapes}
-        arms = sum(self.effort.latency_s(float(self.candidates.latency_us[m])) for m in design)
-        return self.effort.launch_s * len(launches) + self.effort.shape_s * len(shapes) + arms
+        arms = sum(
+            self.measuring_time.latency_s(float(self.candidates.latency_us[m])) for m in design
+        )
+        return (
+            self.measuring_time.launch_s * len(launches)
+            + self.measuring_time.shape_s * len(shapes)
+            + arms
+        )
 
     def fits(self, design: Sequence[int], budget: Budget) -> bool:
         """Return whether a design keeps to a budget."""
@@ -214,15 +220,15 @@ def _afforded(
     problem: Problem, budget: Budget, design: list[int], first: Index, second: Index
 ) -> tuple[NDArray[np.bool_], Array]:
     """Return which moves fit the budget, and the seconds that each adds."""
-    c, effort = problem.candidates, problem.effort
+    c, measuring_time = problem.candidates, problem.measuring_time
     measured = np.zeros(c.tokens.size, np.bool_)
     measured[[m // 2 for m in design]] = True
     launched = np.isin(c.world_size, c.world_size[measured])
     shape = first // 2
-    arm_s = effort.arm_s + effort.timed_calls * 1e-6 * c.latency_us
+    arm_s = measuring_time.arm_s + measuring_time.timed_calls * 1e-6 * c.latency_us
     seconds = np.maximum(
-        effort.launch_s * ~launched[shape]
-        + effort.shape_s * ~measured[shape]
+        measuring_time.launch_s * ~launched[shape]
+        + measuring_time.shape_s * ~measured[shape]
         + arm_s[first]
         + np.where(second < 0, 0.0, arm_s[second]),
         1e-9,

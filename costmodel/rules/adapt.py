@@ -14,7 +14,7 @@ from ..data.kernels import Kernel
 from ..errors import InputError
 from ..model.shape import WORLD_SIZES
 from .algebra import AnyOf, all_of, asks_for_mesh, by_world_size, factors, with_version
-from .condition import Always, Compare, Condition, FullMesh, Member, WholePacks
+from .condition import Always, Compare, Condition, Member, OnFullMesh, WholePacks
 from .rule import Rule
 
 
@@ -123,4 +123,4 @@ def _is_guard(condition: Condition) -> bool:
         return condition.quantity == "dtype"
     if isinstance(condition, AnyOf):
         return asks_for_mesh(condition)
-    return isinstance(condition, WholePacks | FullMesh)
+    return isinstance(condition, WholePacks | OnFullMesh)

@@ -34,9 +34,9 @@ from .condition import (
     Calls,
     Compare,
     Condition,
-    FullMesh,
     KernelVersion,
     Member,
+    OnFullMesh,
     Truth,
     WholePacks,
     exact_size,
@@ -317,7 +317,7 @@ def with_version(condition: Condition, version: str) -> Condition:
 
 def asks_for_mesh(condition: Condition) -> bool:
     """Tell whether any part of the condition looks at how the ranks are connected."""
-    return any(isinstance(part, FullMesh) for part in parts_of(condition))
+    return any(isinstance(part, OnFullMesh) for part in parts_of(condition))
 
 
 def on_full_mesh(condition: Condition) -> Condition:
@@ -355,7 +355,7 @@ def _from_json(data: Any) -> Condition:
     if key in ("always", "whole_packs", "full_mesh"):
         if not isinstance(value, bool):
             raise InputError(f"'{key}' is {value!r}; true or false")
-        return {"always": Always, "whole_packs": WholePacks, "full_mesh": FullMesh}[key](value)
+        return {"always": Always, "whole_packs": WholePacks, "full_mesh": OnFullMesh}[key](value)
     if key in ("all", "any"):
         parts = [_from_json(part) for part in value]
         return all_of(*parts) if key == "all" else any_of(*parts)

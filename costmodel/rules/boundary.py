@@ -26,7 +26,7 @@ ONE_MIB = 1 << 20
 
 
 @dataclass(frozen=True)
-class Case:
+class BoundaryCalls:
     """Inputs of one dtype and hidden size at one world size, by element count."""
 
     world_size: int
@@ -36,7 +36,7 @@ class Case:
     decisions: tuple[tuple[int, bool], ...]
 
 
-def cases(rule: Rule) -> list[Case]:
+def cases(rule: Rule) -> list[BoundaryCalls]:
     """Return the boundary cases of a rule that claims every world size."""
     out = []
     meshes = [True]
@@ -50,7 +50,7 @@ def cases(rule: Rule) -> list[Case]:
                 for mesh in meshes:
                     one = _holds(condition, n, dtype, hidden, counts, mesh)
                     decisions = tuple(zip(counts.tolist(), one.tolist(), strict=True))
-                    out.append(Case(n, mesh, dtype, hidden, decisions))
+                    out.append(BoundaryCalls(n, mesh, dtype, hidden, decisions))
     return out
 
 

@@ -10,7 +10,7 @@ class                    JSON                                                   
 :class:`Compare`         ``{"tokens": ["<=", 80]}``                                  vLLM
 :class:`Member`          ``{"hidden_dim": ["in", [2880, 4096]]}``                    SGLang
 :class:`WholePacks`      ``{"whole_packs": true}``                                   vLLM
-:class:`FullMesh`        ``{"full_mesh": true}``                                     vLLM
+:class:`OnFullMesh`        ``{"full_mesh": true}``                                     vLLM
 :class:`KernelVersion`   ``{"kernel_version": [">=", "0.1.12"]}``                    AITER
 :class:`Always`          ``{"always": true}`` (``false``: never)                     baselines
 =======================  ==========================================================  ==========
@@ -244,7 +244,7 @@ class WholePacks(Condition):
 
 
 @dataclass(frozen=True)
-class FullMesh(Condition):
+class OnFullMesh(Condition):
     """Every pair of ranks has a link of its own."""
 
     inside: bool = True
@@ -253,7 +253,7 @@ class FullMesh(Condition):
         return np.full(calls.tokens.shape, calls.fully_connected == self.inside)
 
     def negated(self) -> Condition:
-        return FullMesh(not self.inside)
+        return OnFullMesh(not self.inside)
 
     def to_json(self) -> dict[str, Any]:
         return {"full_mesh": self.inside}

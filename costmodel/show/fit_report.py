@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ..calibration.cross_validation import Assessment, Score
+from ..calibration.cross_validation import CrossValidation, ErrorSummary
 from ..decide.fit_report import STRONG, FitReport
 from ..units import kib
 from .table import table
@@ -99,8 +99,8 @@ def text(report: FitReport) -> str:
     return "\n".join(lines)
 
 
-def _score_lines(scores: Assessment) -> list[str]:
-    def cells(s: Score) -> tuple[str, ...]:
+def _score_lines(scores: CrossValidation) -> list[str]:
+    def cells(s: ErrorSummary) -> tuple[str, ...]:
         if not s.n:
             return ("0", "-", "-", "-")
         return (str(s.n), f"{s.median:.2f} %", f"{s.p90:.2f} %", f"{s.max:.1f} %")
