@@ -23,7 +23,7 @@ from ..data.workload import Workload, captured_batch_sizes, snap_tokens
 from ..errors import InputError
 from ..model.eligibility import eligible
 from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, WORLD_SIZES
-from ..units import PACK_BYTES, element_bytes, kib
+from ..units import PACK_BYTES, kib
 from .decision import (
     ADEQUATE_PCT,
     ALWAYS_ONE_STAGE,
@@ -146,7 +146,7 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
         reason += f"; one cutoff is not adequate: a cutoff per hidden size would gain {gain:.1f} %"
     asked = load.hidden_dims()
     claimed = verdict in (MEASURED, TRANSFERRED)
-    unit = element_bytes(setting.dtype)
+    unit = setting.element_bytes
     always = verdict == ALWAYS_ONE_STAGE
     return Cutoff(
         world_size=n,
@@ -255,7 +255,7 @@ def _measure_next(
 ) -> tuple[MeasureNext, ...]:
     """Name the shapes that would narrow the cutoff: both arms at its ends and middle."""
     hidden = 7168 if 7168 in asked else asked[len(asked) // 2]
-    unit = element_bytes(setting.dtype)
+    unit = setting.element_bytes
     low, _ = snap_tokens(best.lo.lo, hidden, unit)
     middle, above = snap_tokens(point, hidden, unit)
     high = snap_tokens((best.hi.hi or 4 * point) - 1, hidden, unit)[1]

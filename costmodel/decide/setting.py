@@ -25,7 +25,7 @@ from ..model.eligibility import eligible
 from ..model.latency import total
 from ..model.shape import ALGORITHMS, FUSED, SEPARATE, Shapes, read_algorithm, read_op
 from ..rules import ENGINES
-from ..units import read_dtype
+from ..units import element_bytes, read_dtype
 
 if TYPE_CHECKING:
     from .schemas import Asked
@@ -89,6 +89,11 @@ class Setting:
     def arch(self) -> str:
         """The GPU's arch."""
         return next(a for a, g in self.calibration.gpus if g == self.gpu)
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of one element."""
+        return element_bytes(self.dtype)
 
     def shapes(self, tokens: ArrayLike, hidden_dim: ArrayLike, world_size: ArrayLike) -> Shapes:
         """Return calls of the setting's op and dtype; the arrays are broadcast."""

@@ -19,7 +19,6 @@ from ..data.workload import Workload, captured_batch_sizes
 from ..errors import InputError
 from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, TWO_STAGE
 from ..rules.rule import Rule
-from ..units import element_bytes
 from .decision import MEASURED, TRANSFERRED
 from .regret import Arms, Estimate
 from .setting import Setting
@@ -138,7 +137,7 @@ def worth(
     one[:, at] = use
     share = np.zeros(batch.size)
     share[np.searchsorted(batch, weights.batch)] = weights.share
-    row_bytes = llm.hidden_size * element_bytes(setting.dtype)
+    row_bytes = llm.hidden_size * setting.element_bytes
     names = np.where(one, ONE_STAGE, TWO_STAGE).tolist()
     covered = [setting.calibration.measured(setting.gpu, world_size, FUSED, a) for a in ALGORITHMS]
     return Worth(

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.kernels import Kernel, first_release
-from ..units import PACK_BYTES, element_bytes
+from ..units import PACK_BYTES
 from .shape import FUSED, ONE_STAGE, Shapes
 
 
@@ -15,8 +15,8 @@ def eligible(shapes: Shapes, algorithm: str, kernel: Kernel) -> tuple[NDArray[np
 
     The words hold for the whole call and name the limit that a refused shape breaks.
     """
-    packs = shapes.hidden_dim * element_bytes(shapes.dtype) / PACK_BYTES
-    pack = PACK_BYTES // element_bytes(shapes.dtype)
+    pack = PACK_BYTES // shapes.element_bytes
+    packs = shapes.hidden_dim / pack
     if shapes.op != FUSED:
         return (
             shapes.bytes % PACK_BYTES == 0,

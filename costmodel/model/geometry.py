@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.kernels import Kernel
-from ..units import PACK_BYTES, element_bytes
+from ..units import PACK_BYTES
 from .shape import FUSED, ONE_STAGE, SEPARATE, Shapes
 
 Array = NDArray[np.float64]
@@ -70,7 +70,7 @@ def link_geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> 
     """Return the geometry of ``algorithm`` for every shape. Does not check :mod:`.eligibility`."""
     n = shapes.world_size.astype(np.float64)
     tokens = shapes.tokens.astype(np.float64)
-    row_bytes = shapes.hidden_dim * float(element_bytes(shapes.dtype))
+    row_bytes = shapes.hidden_dim * float(shapes.element_bytes)
     size = tokens * row_bytes
     one_stage = algorithm == ONE_STAGE
     fused = shapes.op == FUSED
@@ -86,7 +86,7 @@ def link_geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> 
         lanes = kernel.threads / n if kernel.lanes_split_over_ranks else kernel.threads
         phase = size if one_stage else size / n
         grid_turn = lanes * PACK_BYTES
-        grid = REDUCE_SCATTER_ELEMENTS * element_bytes(shapes.dtype) if fused else grid_turn
+        grid = REDUCE_SCATTER_ELEMENTS * shapes.element_bytes if fused else grid_turn
         workgroups = np.minimum(np.ceil(phase / grid), kernel.max_workgroups)
         fill = phase / (kernel.max_workgroups * grid_turn)
         turns = np.ceil(fill)

@@ -114,7 +114,12 @@ class Shapes:
     @property
     def bytes(self) -> NDArray[np.int64]:
         """Input bytes on one rank."""
-        return self.tokens * self.hidden_dim * element_bytes(self.dtype)
+        return self.tokens * self.hidden_dim * self.element_bytes
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of one element."""
+        return element_bytes(self.dtype)
 
     def select(self, calls: NDArray[Any] | slice) -> Shapes:
         """Return the calls of a mask or an index, of flat arrays."""

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from ..data import facts
 from ..data.kernels import OWN_FAMILY, Kernel
 from ..errors import InputError
-from ..units import PACK_BYTES, element_bytes
+from ..units import PACK_BYTES
 from .fabric import LOOPBACK
 from .latency import smooth_maximum
 from .shape import ALL_REDUCE, FUSED, ONE_STAGE, Shapes
@@ -213,7 +213,7 @@ class SharedGpuModel:
             )
         n = shapes.world_size.astype(np.float64)
         tokens = shapes.tokens.astype(np.float64)
-        row = shapes.hidden_dim.astype(np.float64) * element_bytes(shapes.dtype)
+        row = shapes.hidden_dim.astype(np.float64) * shapes.element_bytes
         size = tokens * row
         one_stage, fused = algorithm == ONE_STAGE, shapes.op == FUSED
         block = float(kernel.threads * PACK_BYTES)

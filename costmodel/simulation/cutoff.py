@@ -24,7 +24,6 @@ from ..decide.recommendation import recommend
 from ..decide.regret import Arms
 from ..decide.setting import Setting
 from ..model.shape import ALGORITHMS, FUSED, Shapes
-from ..units import element_bytes
 from . import machine as machines
 from .collective import simulate
 from .conditions import Conditions
@@ -55,7 +54,7 @@ def simulated_cutoff(
     setting: Setting, hidden_dim: int, machine: Machine, cost: Cost
 ) -> SimulatedCutoff:
     """Return the best cutoff for calls of one hidden size on a simulated machine."""
-    row_bytes = hidden_dim * element_bytes(setting.dtype)
+    row_bytes = hidden_dim * setting.element_bytes
     size = np.array(BATCH_SIZES) * row_bytes
     simulated = {a: np.array([cost(a, t) for t in BATCH_SIZES]) for a in ALGORITHMS}
     if not machine.is_calibrated:
@@ -79,7 +78,7 @@ def simulated_cutoff(
     interval = (found.max_bytes_lo or 0, found.max_bytes_hi)
     if found.estimate is None:
         return SimulatedCutoff(None, None, interval)
-    tokens = snap_tokens(found.estimate, hidden_dim, element_bytes(setting.dtype))[0]
+    tokens = snap_tokens(found.estimate, hidden_dim, setting.element_bytes)[0]
     return SimulatedCutoff(found.estimate, tokens, interval)
 
 
@@ -97,7 +96,7 @@ def _by_simulation_alone(
     if cell.hi is None:
         return SimulatedCutoff(None, None, None)
     point = cell.roundest()
-    tokens = snap_tokens(point, hidden_dim, element_bytes(setting.dtype))[0]
+    tokens = snap_tokens(point, hidden_dim, setting.element_bytes)[0]
     return SimulatedCutoff(point, tokens, None)
 
 
