@@ -10,15 +10,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..calibration.posterior import Coverage
 from ..data.workload import Workload
 from ..errors import InputError
 from ..model.shape import FUSED
-from ..rules.adapt import adapt, kernel_limits
-from ..rules.catalogue import current
-from ..rules.rule import CutoffEvidence, Rule
+from ..rules.evidence import CutoffEvidence
 from ..units import kib
 from .regret import Arms, Cell
 from .setting import Setting
@@ -26,6 +22,7 @@ from .setting import Setting
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ..rules.rule import Rule
     from .schemas import (
         ArmEvidenceRecord,
         CutoffRecord,
@@ -204,6 +201,9 @@ class Decision:
         World sizes without a claim are left out. Raises :class:`InputError`, with the reasons,
         where no world size has a claim.
         """
+        from ..rules.adapt import kernel_limits
+        from ..rules.rule import Rule
+
         claimed = {c.world_size: c.max_bytes for c in self.cutoffs if c.claimed}
         if not claimed:
             raise InputError(self.refusal())
@@ -219,6 +219,9 @@ class Decision:
         """
         if not self.setting.engine:
             return self.unguarded_rule
+        from ..rules.adapt import adapt
+        from ..rules.catalogue import current
+
         installed = current(self.setting.engine, self.setting.op)
         return adapt(self.unguarded_rule, installed.condition, self.setting.kernel).rule
 
@@ -272,7 +275,7 @@ class Decision:
                 "rule": self.hidden_rule,
                 "set": list(self.hidden_set),
                 "depends_on_hidden": self.depends_on_hidden,
-                "workload": np.unique(self.workload.hidden_dim).tolist(),
+                "workload": self.workload.hidden_dims(),
                 "effect": data.get("hidden_effect"),
             },
             "cutoffs": [c.to_dict() for c in self.cutoffs],

@@ -79,7 +79,7 @@ def recommend(
         workload=load,
         cutoffs=tuple(_cutoff(setting, load, n, added_us) for n in world_sizes),
         hidden_rule=rule_words,
-        hidden_set=tuple(np.unique(known_workload(setting).hidden_dim).tolist()),
+        hidden_set=tuple(known_workload(setting).hidden_dims()),
     )
     return _as_it_will_run(decision) if setting.engine else decision
 
@@ -144,7 +144,7 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
     adequate = gain <= ADEQUATE_PCT
     if not adequate:
         reason += f"; one cutoff is not adequate: a cutoff per hidden size would gain {gain:.1f} %"
-    asked = np.unique(load.hidden_dim).tolist()
+    asked = load.hidden_dims()
     claimed = verdict in (MEASURED, TRANSFERRED)
     unit = element_bytes(setting.dtype)
     always = verdict == ALWAYS_ONE_STAGE

@@ -24,7 +24,7 @@ from ..errors import InputError, nearest
 from ..model.eligibility import eligible
 from ..model.latency import total
 from ..model.shape import ALGORITHMS, FUSED, SEPARATE, Shapes, read_algorithm, read_op
-from ..rules.catalogue import ENGINES
+from ..rules import ENGINES
 from ..units import read_dtype
 
 if TYPE_CHECKING:

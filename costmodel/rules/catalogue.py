@@ -16,11 +16,9 @@ from pathlib import Path
 from ..data import facts
 from ..errors import InputError, nearest
 from ..model.shape import FUSED
+from . import ENGINES
 from .condition import Always
 from .rule import SCHEMA, Rule
-
-#: Engines whose current rule goes by the engine's name, and for which rules are emitted.
-ENGINES = ("sglang", "vllm", "aiter")
 
 ALWAYS_1STAGE = Rule("always-1stage", Always(), "always 1-stage", status="baseline")
 ALWAYS_2STAGE = Rule("always-2stage", Always(False), "always 2-stage", status="baseline")
