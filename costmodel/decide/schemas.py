@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
+from ..calibration.posterior import HiddenEffectRecord
+
 
 class CalibrationId(TypedDict):
     """Which calibration answered."""
@@ -112,7 +114,7 @@ class HiddenDims(TypedDict):
     set: list[int]
     depends_on_hidden: bool
     workload: list[int]
-    effect: dict[str, float] | None
+    effect: HiddenEffectRecord | None
 
 
 class RowCounts(TypedDict):
