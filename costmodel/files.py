@@ -56,6 +56,13 @@ def parse_json(text: str | bytes, kind: type[T], where: str, wanted: str) -> T:
     raise InputError(f"{where}: {wrong}; give {wanted}")
 
 
+def json_text(record: Any, indent: int = 1) -> str:
+    """Return a record as the text of a JSON file; a number that is not finite is null."""
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(record), indent=indent).decode() + "\n"
+
+
 def _other_schema(text: str | bytes, kind: type[Any]) -> str:
     """Return how the ``schema`` of a JSON object differs from what ``kind`` states, or ""."""
     import msgspec

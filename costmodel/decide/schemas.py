@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal, TypedDict
 
 from ..calibration.posterior import HiddenEffectRecord
+from ..rules.schemas import RuleRecord
 
 
 class CalibrationId(TypedDict):
@@ -133,7 +134,7 @@ class Recommendation(Asked):
     cutoffs: list[CutoffRecord]
     engine: str | None
     source: str | None
-    rule: dict[str, Any] | None
+    rule: RuleRecord | None
     rows: RowCounts
 
 
@@ -340,7 +341,13 @@ class ChoiceRecord(TypedDict):
     agree_outside_tie: float | None
 
 
-class AccuracyRecord(TypedDict):
+class WhyNoRows(TypedDict, total=False):
+    """Why no row was judged, where that is so."""
+
+    reason: str
+
+
+class AccuracyRecord(WhyNoRows):
     """Absolute errors in percent; ``coverage90`` is a share. Null where no row is covered."""
 
     n: int

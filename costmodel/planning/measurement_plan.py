@@ -7,7 +7,6 @@ in order of worth, each with ``op``, ``arms``, ``world_size``, ``tokens``, ``hid
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from ..decide.decision import ALWAYS_ONE_STAGE
 from ..decide.recommendation import recommend
 from ..decide.setting import Setting
 from ..errors import InputError
-from ..files import replacing
+from ..files import json_text, replacing
 from ..live.run.points import SCHEMA
 from ..model.shape import FUSED, WORLD_SIZES, Shapes
 from .budget import Budget, Effort
@@ -166,7 +165,7 @@ class Plan:
         if not self.entries:
             raise InputError(f"{path}: not written: nothing is worth measuring in this budget")
         with replacing(path) as stream:
-            stream.write(json.dumps(self.to_dict(), indent=1) + "\n")
+            stream.write(json_text(self.to_dict()))
 
 
 def check_writable(path: str | Path, op: str, *, force: bool = False) -> None:

@@ -21,7 +21,7 @@ from ..model.shape import FUSED, OPS, TWO_STAGE, WORLD_SIZES, Shapes
 from ..units import kib
 from .algebra import AnyOf, Bytes, all_of, by_world_size, byte_limit, factors, from_json
 from .condition import Always, Calls, Condition, Member, exact_size
-from .schemas import About, CataloguedRule, ProvenanceRecord
+from .schemas import About, CataloguedRule, ProvenanceRecord, RuleRecord
 
 #: What a rule's ``status`` may say. ``shipped`` was in a release or on the main branch once.
 STATUSES = ("shipped", "current", "proposed", "baseline", "recommended", "installed")
@@ -185,7 +185,7 @@ class Rule:
             return f"{'1-stage' if self.condition == Always() else never} always"
         return f"1-stage when {self.condition.words()}"
 
-    def to_json(self, provenance: Provenance | None = None) -> dict[str, Any]:
+    def to_json(self, provenance: Provenance | None = None) -> RuleRecord:
         """Return the rule as JSON data, with where it comes from when that is given.
 
         :func:`.catalogue.load` reads the rule back. ``otherwise`` is left out where it is 2-stage.
@@ -194,8 +194,11 @@ class Rule:
         about = {key: getattr(self, key) for key in keys if getattr(self, key)}
         if self.otherwise == TWO_STAGE:
             del about["otherwise"]
-        data = {"schema": "costmodel/rule/1", **about, "condition": self.condition.to_json()}
-        return data if provenance is None else {**data, "provenance": provenance.to_json()}
+        data: Any = {"schema": "costmodel/rule/1", **about, "condition": self.condition.to_json()}
+        if provenance is not None:
+            data["provenance"] = provenance.to_json()
+        record: RuleRecord = data
+        return record
 
     @classmethod
     def from_json(cls, record: CataloguedRule, where: str) -> Rule:
