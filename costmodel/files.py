@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import stat
@@ -26,13 +27,17 @@ def read_text(path: str | Path, wanted: str) -> str:
         raise InputError(f"{path}: not a text file; give {wanted}") from None
 
 
-def read_json(path: str | Path, kind: type[T], wanted: str) -> T:
-    """Read a JSON file as a ``kind``; raise :class:`InputError` as its two halves do."""
-    return parse_json(read_text(path, wanted), kind, str(path), wanted)
+def read_json(path: str | Path, kind: type[T], wanted: str, *, foreign: bool = False) -> T:
+    """Read a JSON file as a ``kind``; arguments and errors are those of its two halves."""
+    return parse_json(read_text(path, wanted), kind, str(path), wanted, foreign=foreign)
 
 
-def parse_json(text: str | bytes, kind: type[T], where: str, wanted: str) -> T:
-    """Read JSON text as a ``kind``, a class that msgspec knows.
+def parse_json(
+    text: str | bytes, kind: type[T], where: str, wanted: str, *, foreign: bool = False
+) -> T:
+    """Read JSON text as a ``kind``, a type that msgspec knows.
+
+    ``foreign`` text may hold the NaN and Infinity that Python's json writes and JSON lacks.
 
     Raises :class:`InputError` that names ``where`` and what is ``wanted``: for text that is no
     JSON, with the line; for a ``schema`` other than the one ``kind`` states; and else with the path
@@ -41,6 +46,8 @@ def parse_json(text: str | bytes, kind: type[T], where: str, wanted: str) -> T:
     import msgspec
 
     try:
+        if foreign:
+            return msgspec.convert(json.loads(text), kind, str_keys=True)
         return msgspec.json.decode(text, type=kind)
     except msgspec.ValidationError as error:
         what, _, at = str(error).partition(" - at `$")
@@ -51,6 +58,8 @@ def parse_json(text: str | bytes, kind: type[T], where: str, wanted: str) -> T:
         raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
         line = raw[: int(said[1]) if said else len(raw)].rstrip(b"\n").count(b"\n") + 1
         wrong = f"truncated or not JSON (line {line})"
+    except json.JSONDecodeError as error:
+        wrong = f"truncated or not JSON (line {error.lineno})"
     except RecursionError:
         wrong = "nested too deeply"
     raise InputError(f"{where}: {wrong}; give {wanted}")
