@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
-from ..calibration.posterior import HiddenEffectRecord
+from ..calibration.posterior import HiddenEffectRecord, ParameterRecord
 from ..rules.schemas import RuleRecord
 
 
@@ -319,6 +319,101 @@ class Worths(TypedDict):
     aiter_version: str
     histogram: str | None
     gpus: list[WorthOnGpu]
+
+
+# costmodel/calibrate/1
+
+
+class RowAccount(TypedDict):
+    """The rows of a fit; ``set_aside`` counts them by reason."""
+
+    read: int
+    used: int
+    set_aside: dict[str, int]
+
+
+class FittedParameter(ParameterRecord):
+    """A parameter beside its prior; ``prior_only``: the rows taught nothing of it."""
+
+    prior: float
+    prior_sd: float
+    prior_form: str
+    prior_only: bool
+    source: str
+
+
+class HarnessRecord(TypedDict):
+    """What a source's harness adds, in us; ``noise`` is the scale of its log residuals."""
+
+    source: str
+    offset_us: float
+    lo: float
+    hi: float
+    noise: float
+
+
+class Correlation(TypedDict):
+    """A strong correlation between two parameters."""
+
+    a: str
+    b: str
+    r: float
+
+
+class Percentiles(TypedDict, total=False):
+    """Absolute errors in percent, where there are any."""
+
+    median: float
+    p90: float
+    max: float
+
+
+class ScoreRecord(Percentiles):
+    """Errors over ``n`` rows."""
+
+    n: int
+
+
+class SameRows(TypedDict):
+    """The model and a baseline on the same rows."""
+
+    model: ScoreRecord
+    baseline: ScoreRecord
+
+
+class ScoresRecord(TypedDict):
+    """How well the model fits and predicts; ``coverage90`` is null where no row was left out."""
+
+    in_sample: ScoreRecord
+    per_source: dict[str, ScoreRecord]
+    leave_one_out: dict[str, ScoreRecord]
+    leave_one_out_coverage90: float | None
+    leave_source_out: dict[str, ScoreRecord]
+    leave_source_out_pooled: dict[str, ScoreRecord]
+    same_rows: dict[str, SameRows]
+
+
+class RefusedRecord(TypedDict):
+    """A GPU and world size whose rows give no cutoff, and what to measure again."""
+
+    gpu: str
+    world_size: int
+    reason: str
+    estimate_bytes: list[int | None]
+    measure_next: list[MeasureNext]
+
+
+class FitRecord(TypedDict):
+    """``costmodel/calibrate/1``; ``scores`` is null without cross-validation."""
+
+    schema: Literal["costmodel/calibrate/1"]
+    calibration: CalibrationId
+    rows: RowAccount
+    parameters: list[FittedParameter]
+    harness: list[HarnessRecord]
+    correlations: list[Correlation]
+    scores: ScoresRecord | None
+    refused: list[RefusedRecord]
 
 
 # costmodel/validate/1

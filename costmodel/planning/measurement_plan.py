@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,12 +19,12 @@ from ..decide.recommendation import recommend
 from ..decide.setting import Setting
 from ..errors import InputError
 from ..files import json_text, replacing
-from ..live.run.points import SCHEMA
 from ..model.shape import FUSED, WORLD_SIZES, Shapes
 from .budget import Budget, Effort
 from .candidates import Candidates, harness_spread_us
 from .coordinates import Posterior
 from .reasons import reasons
+from .schemas import PlanRecord
 from .search import Problem, search
 from .value import Interval, RegretSurface, at_present
 
@@ -102,11 +101,11 @@ class Plan:
         """Number of latencies: (shape, arm) pairs."""
         return sum(len(e.arms) for e in self.entries)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> PlanRecord:
         """Return the ``costmodel/plan/1`` record."""
         before, after, perfect = self.regret_pct
         return {
-            "schema": SCHEMA,
+            "schema": "costmodel/plan/1",
             **self.setting.about(),
             "budget": self.budget.to_dict(),
             "assumed": {

@@ -24,7 +24,7 @@ class Listing:
     """
 
     schema: str
-    records: tuple[dict[str, Any], ...]
+    records: tuple[Mapping[str, Any], ...]
     shown: Mapping[str, str]
     link: str = "source"
 

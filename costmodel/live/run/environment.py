@@ -95,7 +95,7 @@ def libraries() -> dict[str, str]:
             continue
     torch = sys.modules.get("torch")
     if torch is not None:
-        versions["torch"] = torch.__version__
+        versions["torch"] = str(torch.__version__)  # a subclass of str
         for name in ("cuda", "hip"):
             if getattr(torch.version, name, None):
                 versions[name] = getattr(torch.version, name)
