@@ -14,7 +14,8 @@ from costmodel.engines.source import open_trees
 from costmodel.engines.stand_in import decider
 from costmodel.model.shape import WORLD_SIZES
 from costmodel.rules.condition import Calls
-from costmodel.rules.rule import CutoffEvidence, Provenance, Rule
+from costmodel.rules.evidence import CutoffEvidence, Provenance
+from costmodel.rules.rule import Rule
 
 PROVENANCE = Provenance(
     "costmodel emit --for sglang --arch gfx950",

@@ -91,7 +91,7 @@ def test_html_escapes_and_holds_the_numbers(gfx950, published):
     assert refused.id in text
     assert f"{gfx950.values['round_trip_us']:.3g}" in text
     assert "&lt;script&gt;" in text
-    text = html("recommendation", decision)
+    text = html("decision", decision)
     for cutoff in decision.cutoffs[1:]:
         assert f"&lt;= {kib(cutoff.max_bytes)}" in text
         assert f"{kib(cutoff.max_bytes_lo)} to {kib(cutoff.max_bytes_hi)}" in text

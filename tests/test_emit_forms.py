@@ -16,11 +16,11 @@ from costmodel.engines.call_sites import SERVING_ENGINES, serving_engine
 from costmodel.engines.module import Module
 from costmodel.engines.reader import read_dispatch
 from costmodel.errors import InputError
-from costmodel.rules import catalogue
+from costmodel.rules import ENGINES, catalogue
 from costmodel.rules.adapt import validity
 from costmodel.rules.boundary import first_difference
-from costmodel.rules.catalogue import ENGINES
-from costmodel.rules.rule import Provenance, Rule
+from costmodel.rules.evidence import Provenance
+from costmodel.rules.rule import Rule
 from costmodel.show.rule import rule_table
 
 NEWEST = kernel.aiter()
@@ -144,3 +144,13 @@ class TestJsonAndTable:
         text = rule_table(catalogue.named("vllm"), Provenance("costmodel emit"))
         assert "evidence" not in text
         assert "18" in text.split("TP4")[-1]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_rule_that_always_decides_alike_has_a_snippet(name):
+    always, never = (
+        engine.snippet(serving_engine(name), rule, PROVENANCE, kernel.aiter()).text
+        for rule in (catalogue.ALWAYS_1STAGE, catalogue.ALWAYS_2STAGE)
+    )
+    assert "1-stage at every size" in always
+    assert "1-stage at every size" not in never

@@ -22,7 +22,8 @@ from costmodel.model.shape import WORLD_SIZES
 from costmodel.rules import catalogue
 from costmodel.rules.algebra import ByWorldSize, factors
 from costmodel.rules.condition import Compare
-from costmodel.rules.rule import Provenance, Rule
+from costmodel.rules.evidence import Provenance
+from costmodel.rules.rule import Rule
 
 EVERY = [(shape, rule) for shape in SHAPES for rule in RULES]
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from costmodel.data import facts
 from costmodel.data import kernels as kernel
 from costmodel.errors import InputError
-from costmodel.model.geometry import eligible, link_geometry
+from costmodel.model.eligibility import eligible
+from costmodel.model.geometry import link_geometry
 from costmodel.model.shape import Shapes
 from costmodel.units import KIB
 

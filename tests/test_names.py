@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from costmodel.data import hardware
+from costmodel.decide.prediction import predict
+from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
 from costmodel.model.shape import (
     ALL_REDUCE,
@@ -16,6 +18,7 @@ from costmodel.model.shape import (
     read_algorithm,
     read_op,
 )
+from costmodel.simulation.study import Study
 from costmodel.units import dtype_name, read_dtype
 
 
@@ -122,3 +125,35 @@ def test_a_list_of_ones_own_needs_no_name_and_takes_its_first():
     assert hardware.choose("GFX942", None, known) == ("gfx942", "MI300X")
     with pytest.raises(InputError, match="known: H200, MI300X"):
         hardware.choose(None, "MI355X", known)
+
+
+@pytest.fixture(scope="module")
+def setting():
+    return Setting.shipped("mi355x", op="fused", dtype="bfloat16")
+
+
+def test_a_setting_takes_every_name(setting):
+    assert (setting.gpu, setting.op, setting.dtype) == ("MI355X", "fused_ar_rmsnorm", "bf16")
+    call = setting.shapes(32, 2880, 4)
+    for name, other in (("1-stage", "1stage"), ("two_shot", "2stage")):
+        assert predict(setting, call, name).latency_us == setting.latency_us(call, other)
+    assert setting.latency_us(call, "1-stage") != setting.latency_us(call, "2-stage")
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda s, call: predict(s, call, "3-stage"),
+        lambda s, call: s.latency_us(call, "3-stage"),
+        lambda s, call: s.terms(call, "3-stage"),
+        lambda s, call: s.takes(call, "3-stage"),
+        lambda s, call: Study(s, 2880, ranks=4).simulate("3-stage", 32),
+        lambda s, call: s.but(op="fuse"),
+        lambda s, call: s.but(gpu="MI400"),
+        lambda s, call: s.but(dtype="int3"),
+        lambda s, call: s.but(engine="sglan"),
+    ],
+)
+def test_an_unknown_name_raises_at_once(setting, ask):
+    with pytest.raises(InputError, match=r"unknown (algorithm|op|dtype|engine)|has no MI400"):
+        ask(setting, setting.shapes(32, 2880, 4))

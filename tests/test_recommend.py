@@ -71,6 +71,24 @@ def test_old_versions_have_a_hidden_set_and_a_token_cap():
     assert "tokens <= 80" in found.hidden_rule
 
 
+@pytest.mark.parametrize("hidden", [2048, 4096])
+def test_one_model_on_kernels_with_a_token_cap(hidden):
+    """Calls of other models that those kernels do not take have no say in the cutoff."""
+    setting = Setting.shipped("MI300X", aiter_version="0.1.10.post3")
+    for cutoff in recommend(setting, Workload.of([hidden]), world_sizes=(4, 8)).cutoffs:
+        assert cutoff.arms.shapes.tokens.max() == 80
+        if cutoff.claimed:
+            assert cutoff.max_bytes_lo <= cutoff.max_bytes <= cutoff.max_bytes_hi
+
+
+def test_latencies_over_draws_are_shaped_like_the_calls():
+    setting = Setting.shipped("MI300X")
+    one, many = setting.shapes(8, 2880, 4), setting.shapes([8, 16], 2880, 4)
+    assert setting.latency_us(one, "1stage").shape == ()
+    assert setting.latency_us(one, "1stage", setting.draws).shape == (256,)
+    assert setting.latency_us(many, "1stage", setting.draws).shape == (256, 2)
+
+
 def test_switch_points_are_captured_batches_around_the_cutoff(answers):
     four = answers["MI355X"].cutoffs[1]
     for hidden, last, first in four.switch:

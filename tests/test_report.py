@@ -27,7 +27,7 @@ from costmodel.figures import static
 from costmodel.report import directory, markdown, page
 from costmodel.report.case import gather
 from costmodel.report.text import context
-from costmodel.rules import rule as rules
+from costmodel.rules import catalogue
 
 HOSTILE = (
     "x<i>y</i></script><script>window.pwned=1</script><img src=x onerror='window.pwned=1'> | **b** "
@@ -151,7 +151,7 @@ def test_tables_hold_the_models_numbers(plain):
     gfx950 = setting.calibration
     llm = llms.find("gpt-oss-120b")
     found = recommend(setting, Workload.of([llm.hidden_size]))
-    old = rules.current("sglang")
+    old = catalogue.current("sglang")
     head, *rows = cells(text, "SGLang chooses")
     assert head[:3] == ["ranks", "1-stage now", "1-stage proposed"]
     for row, cutoff in zip(rows, found.cutoffs, strict=True):
@@ -182,6 +182,9 @@ def test_the_commands_it_names_give_its_numbers(plain):
     assert [c[1] for c in commands] == [
         "recommend", "emit", "worth", "worth", "worth", "validate", "report",
     ]  # fmt: skip
+    for command in commands:
+        if command[1] in ("recommend", "validate", "report"):
+            assert command[command.index("--for") + 1] == "sglang", command
     by_tp = {c[c.index("--tp") + 1]: c for c in commands if c[1] == "worth"}
     done = run(*by_tp["8"][1:], "--format", "json")
     assert done.returncode == 0, done.stderr
@@ -192,7 +195,7 @@ def test_the_commands_it_names_give_its_numbers(plain):
     mine = recommend(
         Setting.shipped("MI355X", engine="sglang"), Workload.of([2880]), world_sizes=(4,)
     )  # fmt: skip
-    written = rules.load(out / "rule.json")
+    written = catalogue.load(out / "rule.json")
     assert written.cutoff_bytes(4) == ("<=", mine.at(4).max_bytes)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from costmodel.data import kernels as kernel
 from costmodel.errors import InputError
-from costmodel.model.geometry import eligible
+from costmodel.model.eligibility import eligible
 from costmodel.model.shape import ONE_STAGE, WORLD_SIZES, Shapes
 from costmodel.rules import catalogue
 from costmodel.rules.adapt import kernel_limits, validity

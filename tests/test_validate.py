@@ -506,3 +506,9 @@ def test_bad_input_is_one_line_and_exit_code_2(args, said):
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stderr.startswith("costmodel: error: ")
     assert said in done.stderr
+
+
+def test_rows_of_other_gpus_are_refused_with_why(gfx950, published):
+    others = published.select(published.arch != "gfx950")
+    with pytest.raises(InputError, match=r"no row can be used: \d+ read.*give rows of MI350X"):
+        compare(gfx950.calibration, covered(gfx950.calibration, others))

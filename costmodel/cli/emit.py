@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from ..data import kernels
 from ..decide.recommendation import recommend
 from ..errors import InputError, nearest
 from ..files import check_free, json_text
 from ..model.shape import FUSED, WORLD_SIZES, op_key, read_op
-from ..rules.catalogue import ENGINES
-from ..rules.rule import Provenance, Rule
+from ..rules import ENGINES
+from ..rules.evidence import Provenance
+from ..rules.rule import Rule
 from . import options, question
 
 TARGETS = (*ENGINES, "env", "json", "table")
@@ -29,6 +29,7 @@ TARGETS = (*ENGINES, "env", "json", "table")
     "--rule",
     "rule_name",
     metavar="NAME|FILE",
+    shell_complete=options.complete_rules,
     help="A rule of the field, or one in JSON [default: the recommended rule].",
 )
 @click.option("--op", default="fused", show_default=True, help="The op whose rule is emitted.")
@@ -179,9 +180,7 @@ def _recommended(
     decision = recommend(question.setting_of(asked), workload, world_sizes=tp)
     rule = decision.unguarded_rule
     if hidden_set:
-        rule = rule.only_for(
-            decision.hidden_set if workload is None else np.unique(workload.hidden_dim).tolist()
-        )
+        rule = rule.only_for(decision.hidden_set if workload is None else workload.hidden_dims())
     for loss in decision.losses_by_hidden:
         click.echo(
             f"costmodel: note: at hidden {loss.hidden_dim}, TP{loss.world_size}, this cutoff is "

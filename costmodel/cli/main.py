@@ -151,6 +151,8 @@ def main(argv: list[str] | None = None) -> None:
     costmodel's own (``--debug`` shows its traceback); 130 Ctrl-C; 141 the reader of the output went
     away. A command that has more says so in its help. Errors are one line on standard error.
     """
+    # The model's matrices are small: threads of numpy's own would cost more than they spare.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code = _run(list(sys.argv[1:] if argv is None else argv))
     try:
         if sys.stdout is not None:

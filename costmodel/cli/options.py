@@ -146,7 +146,8 @@ def complete_rules(ctx: Any, param: Any, incomplete: str) -> list[CompletionItem
     """Offer the names of rules, and files."""
     from click.shell_completion import CompletionItem
 
-    from ..rules.catalogue import ENGINES, catalogue
+    from ..rules import ENGINES
+    from ..rules.catalogue import catalogue
 
     names = completed((*ENGINES, *(r.name for r in catalogue())), incomplete)
     return names or [CompletionItem(incomplete, type="file")]

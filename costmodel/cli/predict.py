@@ -45,7 +45,7 @@ def command(
     """
     setting = question.setting_of(asked)
     workload = question.workload_of(asked)
-    sizes = (7168,) if workload is None else np.unique(workload.hidden_dim)
+    sizes = (7168,) if workload is None else workload.hidden_dims()
     n, h, t = (a.ravel() for a in np.meshgrid(tp, sizes, tokens, indexing="ij"))
     shapes = setting.shapes(t, h, n)
     wanted = ALGORITHMS if algorithm == "both" else (algorithm,)

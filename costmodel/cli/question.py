@@ -12,14 +12,14 @@ from ..data import kernels
 from ..decide.setting import Setting
 from ..errors import InputError
 from ..model.shape import FUSED
-from ..rules.catalogue import ENGINES, load, named
-from ..rules.rule import Rule
+from ..rules import ENGINES
 from ..units import ELEMENT_BYTES
 from . import options
 
 if TYPE_CHECKING:
     from ..data.llms import LLM
     from ..data.workload import Workload
+    from ..rules.rule import Rule
 
 Command = Callable[..., Any]
 
@@ -106,6 +106,8 @@ def hidden_dim_of(asked: Asked) -> int:
 
 def rule_of(name: str, op: str = FUSED) -> Rule:
     """Return a rule of the catalogue by name, or one from a JSON file."""
+    from ..rules.catalogue import load, named
+
     is_file = name.endswith(".json") or Path(name).is_file()
     return load(name) if is_file else named(name, op=op)
 

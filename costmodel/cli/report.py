@@ -11,7 +11,7 @@ import click
 from ..data import kernels
 from ..errors import InputError
 from ..model.shape import WORLD_SIZES
-from ..rules.catalogue import ENGINES
+from ..rules import ENGINES
 from . import options, question
 
 

@@ -11,7 +11,7 @@ from ..decide.recommendation import recommend
 from ..decide.setting import Setting
 from ..decide.worth import worth
 from ..errors import InputError
-from ..rules.catalogue import ENGINES
+from ..rules import ENGINES
 from ..rules.rule import Rule
 from . import options, question
 

@@ -48,6 +48,10 @@ class Workload:
         w = np.repeat(share, hidden.size)
         return cls(t, h, w / w.sum())
 
+    def hidden_dims(self) -> list[int]:
+        """Return the hidden sizes, ascending."""
+        return sorted(set(self.hidden_dim.tolist()))
+
     def select(self, calls: NDArray[np.bool_]) -> Workload:
         """Return the calls of a mask; their weights sum to 1 again."""
         weight = self.weight[calls]

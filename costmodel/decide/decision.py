@@ -10,15 +10,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..calibration.posterior import Coverage
 from ..data.workload import Workload
 from ..errors import InputError
 from ..model.shape import FUSED
-from ..rules.adapt import adapt, kernel_limits
-from ..rules.catalogue import current
-from ..rules.rule import CutoffEvidence, Rule
+from ..rules.evidence import CutoffEvidence
 from ..units import kib
 from .regret import Arms, Cell
 from .setting import Setting
@@ -26,6 +22,7 @@ from .setting import Setting
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ..rules.rule import Rule
     from .schemas import (
         ArmEvidenceRecord,
         CutoffRecord,
@@ -107,7 +104,8 @@ class Cutoff:
 
     1-stage runs up to ``max_bytes`` inclusive; ``max_bytes_lo`` <= ``max_bytes`` <=
     ``max_bytes_hi``, the ends of cells (None in ``max_bytes_hi``: no limit). ``cell`` holds the
-    cutoffs that decide alike for every hidden size that the kernel takes. ``regret_pct`` is what
+    cutoffs that decide alike for every hidden size that the kernel takes. ``estimate`` is the best
+    cutoff whether or not it is claimed, None for no limit. ``regret_pct`` is what
     the rule is expected to lose over the workload. ``switch`` gives (hidden_dim, last captured
     batch on 1-stage, first on 2-stage).
     """
@@ -116,6 +114,7 @@ class Cutoff:
     max_bytes: int | None
     max_bytes_lo: int | None
     max_bytes_hi: int | None
+    estimate: int | None
     cell: Cell | None
     verdict: str
     reason: str
@@ -202,6 +201,9 @@ class Decision:
         World sizes without a claim are left out. Raises :class:`InputError`, with the reasons,
         where no world size has a claim.
         """
+        from ..rules.adapt import kernel_limits
+        from ..rules.rule import Rule
+
         claimed = {c.world_size: c.max_bytes for c in self.cutoffs if c.claimed}
         if not claimed:
             raise InputError(self.refusal())
@@ -217,6 +219,9 @@ class Decision:
         """
         if not self.setting.engine:
             return self.unguarded_rule
+        from ..rules.adapt import adapt
+        from ..rules.catalogue import current
+
         installed = current(self.setting.engine, self.setting.op)
         return adapt(self.unguarded_rule, installed.condition, self.setting.kernel).rule
 
@@ -270,7 +275,7 @@ class Decision:
                 "rule": self.hidden_rule,
                 "set": list(self.hidden_set),
                 "depends_on_hidden": self.depends_on_hidden,
-                "workload": np.unique(self.workload.hidden_dim).tolist(),
+                "workload": self.workload.hidden_dims(),
                 "effect": data.get("hidden_effect"),
             },
             "cutoffs": [c.to_dict() for c in self.cutoffs],

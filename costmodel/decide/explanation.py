@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..calibration.posterior import LEVEL, TAIL
 from ..data.workload import Workload, captured_batch_sizes
 from ..errors import InputError
-from ..model.geometry import eligible
+from ..model.eligibility import eligible
 from ..model.latency import TERMS
 from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, TWO_STAGE, Shapes
 from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, catalogue

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from ..calibration.posterior import NOISE_DOF, TAIL
 from ..errors import InputError
-from ..model.geometry import eligible
+from ..model.eligibility import eligible
 from ..model.latency import total
-from ..model.shape import Shapes
+from ..model.shape import Shapes, read_algorithm
 from .decision import MEASURED, TRANSFERRED
 from .setting import DRAWS, SEED, Setting
 
@@ -83,6 +83,7 @@ def predict(setting: Setting, shapes: Shapes, algorithm: str) -> Prediction:
     the spread of harness constants over sources, which both arms share. Raises
     :class:`InputError` for a shape that the kernel rejects.
     """
+    algorithm = read_algorithm(algorithm)
     takes, rule = eligible(shapes, algorithm, setting.kernel)
     if not takes.all():
         i = int(np.flatnonzero(~takes.ravel())[0])

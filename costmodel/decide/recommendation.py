@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..calibration.posterior import LEVEL
+from ..calibration.posterior import LEVEL, Values
 from ..data import llms
 from ..data.workload import Workload, captured_batch_sizes, snap_tokens
 from ..errors import InputError
-from ..model.geometry import eligible
+from ..model.eligibility import eligible
 from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, WORLD_SIZES
 from ..units import PACK_BYTES, element_bytes, kib
 from .decision import (
@@ -77,9 +77,9 @@ def recommend(
     decision = Decision(
         setting=setting,
         workload=load,
-        cutoffs=tuple(_cutoff(setting, load, workload is None, n, added_us) for n in world_sizes),
+        cutoffs=tuple(_cutoff(setting, load, n, added_us) for n in world_sizes),
         hidden_rule=rule_words,
-        hidden_set=tuple(np.unique(known_workload(setting).hidden_dim).tolist()),
+        hidden_set=tuple(known_workload(setting).hidden_dims()),
     )
     return _as_it_will_run(decision) if setting.engine else decision
 
@@ -105,21 +105,46 @@ def known_workload(setting: Setting) -> Workload:
     return Workload.of(known[setting.takes(setting.shapes(1, known, 2), ONE_STAGE)].tolist())
 
 
-def _cutoff(
-    setting: Setting, load: Workload, known: bool, n: int, added_us: Added | None
-) -> Cutoff:
-    """Return the cutoff for one world size; ``known`` says that the workload is the known one."""
-    arms = Arms.of(setting, load, n, added_us=added_us)
+def weigh(
+    setting: Setting,
+    load: Workload,
+    n: int,
+    *,
+    values: Values | None = None,
+    added_us: Added | None = None,
+) -> tuple[Arms, BestCutoff]:
+    """Return both arms over a workload, and the best cutoff, which serves other models too.
+
+    ``values`` and ``added_us`` as in :meth:`Arms.of`.
+    """
+    arms = Arms.of(setting, load, n, values=values, added_us=added_us)
     best = arms.best()
-    cell = best.cell if known else _serving_all(setting, best.cell, n, added_us)
+    if best.cell.hi is None or best.cell.lo == 0:
+        return arms, best
+    # Of the cutoffs that the workload cannot tell apart, those that lose least over known models.
+    known = known_workload(setting)
+    calls = setting.shapes(known.tokens, known.hidden_dim, n)
+    inside = (calls.bytes > best.cell.lo) & (calls.bytes <= best.cell.hi)
+    inside &= setting.takes_both(calls)
+    if not inside.any():
+        return arms, best
+    others = Arms.of(setting, known.select(inside), n, values=values, added_us=added_us)
+    narrowed = others.best().cell
+    lo, hi = narrowed.lo or best.cell.lo, narrowed.hi or best.cell.hi
+    return arms, replace(best, cell=Cell(lo, hi))
+
+
+def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) -> Cutoff:
+    """Return the cutoff for one world size."""
+    arms, best = weigh(setting, load, n, added_us=added_us)
     evidence = tuple(_evidence(setting, n, a) for a in ALGORITHMS)
     reason, verdict = _verdict(setting, best, n, evidence)
-    point = cell.roundest()
+    point = best.cell.roundest()
     gain = arms.gain_per_hidden_pct(point)
     adequate = gain <= ADEQUATE_PCT
     if not adequate:
         reason += f"; one cutoff is not adequate: a cutoff per hidden size would gain {gain:.1f} %"
-    asked = np.unique(load.hidden_dim).tolist()
+    asked = load.hidden_dims()
     claimed = verdict in (MEASURED, TRANSFERRED)
     unit = element_bytes(setting.dtype)
     always = verdict == ALWAYS_ONE_STAGE
@@ -128,6 +153,7 @@ def _cutoff(
         max_bytes=point if claimed else None,
         max_bytes_lo=None if always else best.lo.lo,
         max_bytes_hi=None if always else best.hi.hi,
+        estimate=None if always or best.cell.hi is None else point,
         cell=every_hidden_cell(setting, point) if claimed else None,
         verdict=verdict,
         reason=reason,
@@ -142,19 +168,6 @@ def _cutoff(
         switch=tuple((h, *snap_tokens(point, h, unit)) for h in asked) if claimed else (),
         arms=arms,
     )
-
-
-def _serving_all(setting: Setting, cell: Cell, n: int, added_us: Added | None) -> Cell:
-    """Return the part of a cell that loses least over the hidden sizes of all known models."""
-    if cell.hi is None or cell.lo == 0:
-        return cell
-    known = known_workload(setting)
-    size = known.tokens * known.hidden_dim * element_bytes(setting.dtype)
-    inside = (size > cell.lo) & (size <= cell.hi)
-    if not inside.any():
-        return cell
-    best = Arms.of(setting, known.select(inside), n, added_us=added_us).best().cell
-    return Cell(best.lo or cell.lo, cell.hi if best.hi is None else best.hi)
 
 
 def every_hidden_cell(setting: Setting, max_bytes: int) -> Cell:

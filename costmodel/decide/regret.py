@@ -24,11 +24,11 @@ from ..calibration.posterior import TAIL, Values
 from ..data.workload import Workload
 from ..errors import InputError
 from ..model.shape import ONE_STAGE, TWO_STAGE, Shapes
-from ..rules.rule import Rule
 from ..units import KIB
 from .setting import Setting
 
 if TYPE_CHECKING:
+    from ..rules.rule import Rule
     from .schemas import EstimateRecord
 
 Array = NDArray[np.float64]
@@ -259,7 +259,7 @@ class Arms:
         one, two = (part.mean(axis=0) * self.weight for part in self.regret_share)
         size = self.shapes.bytes
         spared = 0.0
-        for hidden in np.unique(self.shapes.hidden_dim):
+        for hidden in set(self.shapes.hidden_dim.tolist()):
             mine = self.shapes.hidden_dim == hidden
             # Ascending bytes, no two alike: every place is a possible cutoff, the first sends none.
             step = np.append(0.0, np.cumsum(one[mine] - two[mine]))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..calibration.observations import Observations, observe
 from ..calibration.posterior import NOISE_DOF, TAIL, Calibration, Values
 from ..data.measurement import Measurements
+from ..errors import InputError
 from .setting import DRAWS, SEED
 
 if TYPE_CHECKING:
@@ -138,7 +139,16 @@ def covered(
 
 
 def compare(calibration: Calibration, observations: Observations) -> Rows:
-    """Predict every row and say whether its 90 % interval held."""
+    """Predict every row and say whether its 90 % interval held.
+
+    Raises :class:`InputError`, with why each was set aside, where no row is left.
+    """
+    if not len(observations):
+        why = "; ".join(f"{n} {reason}" for reason, n in observations.set_aside.items())
+        raise InputError(
+            f"no row can be used: {observations.read} read, all set aside ({why}); give rows of "
+            f"{', '.join(g for _, g in calibration.gpus)}"
+        )
     table = observations.table
     pair = np.char.add(np.char.add(table.source, "/"), table.kernel_family)
     keys, index = np.unique(np.char.add(np.char.add(pair, "/"), table.gpu), return_inverse=True)

@@ -12,8 +12,7 @@ from ..calibration.posterior import Values, nominal_gbps
 from ..data.workload import Workload
 from ..model import parameters
 from ..model.shape import ONE_STAGE, TWO_STAGE, Shapes
-from .recommendation import known_workload
-from .regret import Arms
+from .recommendation import known_workload, weigh
 from .setting import Setting
 
 Array = NDArray[np.float64]
@@ -39,7 +38,7 @@ def _sweep(
     """Return the cutoff for each (setting, drawn values)."""
     rows = []
     for setting, drawn in cases:
-        best = Arms.of(setting, workload, world_size, values=drawn).best()
+        best = weigh(setting, workload, world_size, values=drawn)[1]
         point = np.inf if best.cell.hi is None else best.cell.roundest()
         rows.append((point, best.lo.lo, np.inf if best.hi.hi is None else best.hi.hi))
     mid, low, high = np.array(rows, float).T

@@ -21,11 +21,11 @@ from ..calibration import posterior
 from ..calibration.posterior import Calibration, Values
 from ..data import hardware, kernels
 from ..errors import InputError, nearest
-from ..model.geometry import eligible
+from ..model.eligibility import eligible
 from ..model.latency import total
-from ..model.shape import ALGORITHMS, FUSED, OPS, SEPARATE, Shapes
-from ..rules.catalogue import ENGINES
-from ..units import element_bytes
+from ..model.shape import ALGORITHMS, FUSED, SEPARATE, Shapes, read_algorithm, read_op
+from ..rules import ENGINES
+from ..units import read_dtype
 
 if TYPE_CHECKING:
     from .schemas import Asked
@@ -56,14 +56,14 @@ class Setting:
     engine: str = ""
 
     def __post_init__(self) -> None:
-        known = [gpu for _, gpu in self.calibration.gpus]
-        if self.gpu not in known:
-            raise InputError(f"this calibration has no {self.gpu}; it covers {', '.join(known)}")
-        if self.op not in OPS:
+        known = {gpu.lower(): gpu for _, gpu in self.calibration.gpus}
+        if self.gpu.lower() not in known:
             raise InputError(
-                f"unknown op '{self.op}'{nearest(self.op, OPS)}; the model knows {', '.join(OPS)}"
+                f"this calibration has no {self.gpu}; it covers {', '.join(known.values())}"
             )
-        element_bytes(self.dtype)
+        object.__setattr__(self, "gpu", known[self.gpu.lower()])
+        object.__setattr__(self, "op", read_op(self.op))
+        object.__setattr__(self, "dtype", read_dtype(self.dtype))
         _ = self.kernel
         if self.source and self.calibration.harness_key(self.source, self.gpu) is None:
             have = ", ".join(self.calibration.harness)
@@ -96,7 +96,7 @@ class Setting:
 
     def takes(self, shapes: Shapes, algorithm: str) -> NDArray[np.bool_]:
         """Return which calls an algorithm's kernel takes."""
-        return eligible(shapes, algorithm, self.kernel)[0]
+        return eligible(shapes, read_algorithm(algorithm), self.kernel)[0]
 
     def takes_both(self, shapes: Shapes) -> NDArray[np.bool_]:
         """Return which calls both kernels take, so that there is a choice."""
@@ -105,7 +105,7 @@ class Setting:
 
     def limits(self, algorithm: str, hidden_dim: int = 8) -> str:
         """Return in words what an algorithm's kernel takes."""
-        return eligible(self.shapes(1, hidden_dim, 2), algorithm, self.kernel)[1]
+        return eligible(self.shapes(1, hidden_dim, 2), read_algorithm(algorithm), self.kernel)[1]
 
     @cached_property
     def new_source(self) -> Values:
@@ -128,7 +128,8 @@ class Setting:
             norm_kernel=self.kernel.norm_kernel, source=self.source or None,
         )  # fmt: skip
         model = calibration.model
-        return model.terms(model.geometry(shapes, algorithm, self.kernel, self.arch), cost)
+        did = model.geometry(shapes, read_algorithm(algorithm), self.kernel, self.arch)
+        return model.terms(did, cost)
 
     def latency_us(self, shapes: Shapes, algorithm: str, values: Values | None = None) -> Array:
         """Return latencies in us: like the shapes, or (draws, n) for ``values``."""
@@ -136,7 +137,7 @@ class Setting:
         drawn = () if values is None else np.shape(values["launch_us"])[:1]
         # Draws are columns: a single call without an axis of its own gets one, and loses it.
         calls = shapes.tokens.shape or (1,) * len(drawn)
-        return np.broadcast_to(latency, (*drawn, *calls)).reshape(*drawn, *shapes.tokens.shape)
+        return np.broadcast_to(latency, (*drawn, *calls)).reshape((*drawn, *shapes.tokens.shape))
 
     def separate_us(self, shapes: Shapes, values: Values | None = None) -> Array:
         """Return what all-reduce and RMSNorm take as separate ops, by the faster algorithm."""

@@ -146,12 +146,6 @@ def validate(
     observations = covered(
         calibration, table, gpu=None if every_gpu else setting.gpu, include=include
     )
-    if not len(observations):
-        why = "; ".join(f"{n} {reason}" for reason, n in observations.set_aside.items())
-        raise InputError(
-            f"no row can be used: {observations.read} read, all set aside ({why}); give rows of "
-            f"{', '.join(g for _, g in calibration.gpus)}"
-        )
     rows = compare(calibration, observations)
     kept = observations.table
     auto = table.select((table.algorithm == "auto") & np.isin(table.quality, include))

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..model.shape import WORLD_SIZES
 from ..rules.adapt import Adapted
 from ..rules.boundary import cases
-from ..rules.rule import Provenance
+from ..rules.evidence import Provenance
 from . import comment
 from .call_sites import ServingEngine
 

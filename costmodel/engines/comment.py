@@ -8,7 +8,8 @@ import textwrap
 from ..model.shape import WORLD_SIZES
 from ..rules.adapt import Adapted
 from ..rules.condition import exact_size
-from ..rules.rule import Provenance, Rule
+from ..rules.evidence import Provenance
+from ..rules.rule import Rule
 
 
 def lines(adapted: Adapted, provenance: Provenance, engine: str) -> list[str]:

@@ -13,7 +13,8 @@ from ..errors import InputError
 from ..model.shape import WORLD_SIZES
 from ..rules.algebra import factors, is_byte_limit, with_version
 from ..rules.condition import exact_size
-from ..rules.rule import Provenance, Rule
+from ..rules.evidence import Provenance
+from ..rules.rule import Rule
 from . import comment
 
 #: First release that reads the variable, and the last one seen to compare it with bytes.

@@ -11,7 +11,8 @@ from ..model.shape import FUSED
 from ..rules.adapt import Adapted, adapt
 from ..rules.algebra import asks_for_mesh, on_full_mesh
 from ..rules.boundary import first_difference
-from ..rules.rule import Provenance, Rule
+from ..rules.evidence import Provenance
+from ..rules.rule import Rule
 from . import comment, diff, templates
 from .call_sites import ServingEngine
 from .module import Module
@@ -110,7 +111,7 @@ def _changed(
         # The function asks a predicate beside it: that is where the rule stands.
         holder = read_dispatch(module, dispatch.followed[0], predicate=True)
     text = diff.apply(module.text, edits(module, holder, adapted, lines))
-    after = read_dispatch(Module.parse(module.name, text), dispatch.name)
+    after = read_dispatch(Module.parse(module.name, text), dispatch.name, constant=True)
     wanted, got = adapted.rule.condition, after.condition
     if not asks_for_mesh(dispatch.condition):
         # A communicator of more than two ranks disables itself without a full mesh.

@@ -122,8 +122,12 @@ def _moved(tree: Tree, site: CallSite) -> tuple[Module, DispatchFunction] | None
     return candidates[0] if len(candidates) == 1 else None
 
 
-def read_dispatch(module: Module, qualified: str, *, predicate: bool = False) -> DispatchFunction:
+def read_dispatch(
+    module: Module, qualified: str, *, predicate: bool = False, constant: bool = False
+) -> DispatchFunction:
     """Read the rule of one function; ``predicate`` takes what it returns for the decision.
+
+    ``constant`` takes a function that always decides alike: that is what some rules become.
 
     Raises :class:`NoChoiceError` when the function does not exist or makes no choice of its own,
     with what was looked for.
@@ -141,7 +145,8 @@ def read_dispatch(module: Module, qualified: str, *, predicate: bool = False) ->
         per_size[n] = run.rule(node, looked)
         runs.append(run)
     condition = by_world_size(per_size)
-    if not any(_sized(c) for c in per_size.values()) and len(set(per_size.values())) == 1:
+    sized = any(_sized(c) for c in per_size.values()) or len(set(per_size.values())) > 1
+    if not sized and not constant:
         raise NoChoiceError(
             f"{looked} chooses by no size: {condition.words()} with the environment unset"
         )

@@ -103,7 +103,7 @@ def cutoff_against_version(
     if calibration.kernel_family != "aiter":
         raise InputError(f"calibration {calibration.id} is not of AITER's kernels")
     asked = list(versions or releases(op))
-    one = setting.shapes(1, np.unique(load.hidden_dim), 2)
+    one = setting.shapes(1, load.hidden_dims(), 2)
     chosen = [v for v in asked if setting.but(aiter_version=v).takes(one, ONE_STAGE).all()]
     figure = _curves(
         [(n, against_version(setting, n, chosen, load)) for n in ranks],

@@ -13,7 +13,8 @@ from ..decide.decision import Cutoff, Decision
 from ..decide.prediction import scatter
 from ..decide.setting import Setting
 from ..model.shape import ALGORITHMS, FUSED, Shapes
-from ..rules.catalogue import ENGINES, current
+from ..rules import ENGINES
+from ..rules.catalogue import current
 from ..rules.condition import exact_size
 from ..show.words import arm, size_interval
 from ..units import kib

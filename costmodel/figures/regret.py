@@ -100,7 +100,7 @@ def regret_over_workload(decision: Decision) -> go.Figure:
     subtitle = (
         f"{setting.op}, {setting.dtype}, {setting.kernel.title}; "
         f"{provenance(setting.calibration)}. Workload: "
-        f"{np.unique(load.tokens).size} batch sizes x {np.unique(load.hidden_dim).size} hidden "
+        f"{np.unique(load.tokens).size} batch sizes x {len(load.hidden_dims())} hidden "
         "sizes. Modelled latencies; 90 % intervals from the posterior; left edge: "
         f"{FLOOR_PCT:g} % or less."
     )

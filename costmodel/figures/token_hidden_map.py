@@ -135,7 +135,8 @@ def _panel_title(cutoff: Cutoff) -> str:
 
 def _current(op: str) -> list[Rule]:
     from ..errors import InputError
-    from ..rules.catalogue import ENGINES, current
+    from ..rules import ENGINES
+    from ..rules.catalogue import current
 
     found = []
     for engine in ENGINES:

@@ -16,28 +16,28 @@ import re
 from functools import cache
 
 from ..errors import InputError, nearest
-from .fabric import FULL_MESH, SPLIT, SWITCH, FullMesh, Ports
+from .fabric import FULL_MESH, LOOPBACK, SPLIT, SWITCH, FullMesh, Ports
 from .interface import LatencyModel
 from .latency import LinkModel
-from .shared_gpu import LOOPBACK, SharedGpuModel
 
-_MODELS: dict[str, LatencyModel] = {
-    FULL_MESH: LinkModel(FullMesh()),
-    SWITCH: LinkModel(Ports()),
-    LOOPBACK: SharedGpuModel(),
-}
-_FABRICS = {"xgmi": FULL_MESH, "nvlink": SWITCH, "loopback": LOOPBACK}
+_INTERCONNECTS = {"xgmi": FULL_MESH, "nvlink": SWITCH, "loopback": LOOPBACK}
 
 
 @cache
 def for_fabric(fabric: str) -> LatencyModel:
     """Return the model of a fabric; raise :class:`InputError` for one that is not modelled."""
-    if fabric in _MODELS:
-        return _MODELS[fabric]
+    if fabric == FULL_MESH:
+        return LinkModel(FullMesh())
+    if fabric == SWITCH:
+        return LinkModel(Ports())
     split = re.fullmatch(rf"{SPLIT}(\d+)", fabric)
     if split:
         return LinkModel(Ports(int(split[1])))
-    known = [*_MODELS, f"{SPLIT}2"]
+    if fabric == LOOPBACK:
+        from .shared_gpu import SharedGpuModel  # few need it: the command line starts faster
+
+        return SharedGpuModel()
+    known = (FULL_MESH, SWITCH, f"{SPLIT}2", LOOPBACK)
     raise InputError(
         f"unknown fabric '{fabric}'{nearest(fabric, known)}; modelled are {', '.join(known)}"
     )
@@ -48,4 +48,4 @@ def for_interconnect(interconnect: str) -> LatencyModel | None:
     wire, _, gpus = interconnect.partition("/")
     if wire == "nvlink" and gpus.isdecimal() and int(gpus) > 1:
         return for_fabric(f"{SPLIT}{int(gpus)}")
-    return for_fabric(_FABRICS[interconnect]) if interconnect in _FABRICS else None
+    return for_fabric(_INTERCONNECTS[interconnect]) if interconnect in _INTERCONNECTS else None

@@ -26,11 +26,12 @@ from ..errors import InputError
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-#: Names of wirings, as in calibration files and topologies.
+#: Names of fabrics, as in calibration files and topologies. ``split_`` is followed by the number of
+#: GPUs; ``loopback`` has no wires.
 FULL_MESH = "full_mesh"
 SWITCH = "switch"
-#: Followed by the number of GPUs: ``split_2``.
 SPLIT = "split_"
+LOOPBACK = "loopback"
 
 
 class Wiring(Protocol):

@@ -37,13 +37,11 @@ from ..data import facts
 from ..data.kernels import OWN_FAMILY, Kernel
 from ..errors import InputError
 from ..units import PACK_BYTES, element_bytes
+from .fabric import LOOPBACK
 from .latency import smooth_maximum
 from .shape import ALL_REDUCE, FUSED, ONE_STAGE, Shapes
 
 Array = NDArray[np.float64]
-
-#: The fabric's name in calibration files, and a row's interconnect.
-LOOPBACK = "loopback"
 
 #: How steeply misses set in where the working set outgrows the cache: the power 2^2 = 4. Between 4
 #: and 8 the residuals of the calibration do not tell.

@@ -242,7 +242,7 @@ def pose(
     posterior = Posterior.of(setting.calibration)
     white = posterior.sample()
     surfaces = tuple(RegretSurface.of(setting, c, posterior, white) for c in decision.cutoffs)
-    hidden_dims = tuple(np.unique(decision.workload.hidden_dim).tolist())
+    hidden_dims = tuple(decision.workload.hidden_dims())
     candidates = Candidates.of(setting, posterior, hidden_dims, sizes, noise=noise)
     problem = Problem(surfaces, candidates.near(surfaces), effort or Effort())
     return problem, posterior, noise

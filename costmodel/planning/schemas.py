@@ -34,10 +34,10 @@ class ExpectedRegret(TypedDict):
 
 
 class IntervalRecord(TypedDict):
-    """A cutoff in bytes with its 90 % interval; ``max_bytes_hi`` null is open above."""
+    """A cutoff in bytes with its 90 % interval; null is no limit."""
 
-    max_bytes: int
-    max_bytes_lo: int
+    max_bytes: int | None
+    max_bytes_lo: int | None
     max_bytes_hi: int | None
     claimed_probability: float
 

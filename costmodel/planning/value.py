@@ -72,8 +72,8 @@ class Interval:
     narrow enough for a cutoff to be claimed (:data:`MAX_INTERVAL_RATIO`).
     """
 
-    bytes: int
-    lo: int
+    bytes: int | None
+    lo: int | None
     hi: int | None
     claimed: float
 
@@ -98,7 +98,7 @@ class Interval:
     @property
     def ratio(self) -> float:
         """Upper over lower end; infinite for an open interval."""
-        return self.hi / self.lo if self.hi is not None and self.lo > 0 else float("inf")
+        return self.hi / self.lo if self.hi is not None and self.lo else float("inf")
 
     def to_dict(self) -> IntervalRecord:
         """Return the interval with recommend's keys."""
@@ -135,7 +135,8 @@ class RegretSurface:
         now = cutoff.arms
         arms = Arms.of_calls(setting, now.shapes, now.weight, posterior.values(white))
         regret = arms.cutoff_regret
-        chosen = arms.chosen_us(now.shapes.bytes <= at_present(cutoff).bytes)
+        limit = np.inf if cutoff.estimate is None else cutoff.estimate
+        chosen = arms.chosen_us(now.shapes.bytes <= limit)
         call_regret = (chosen / arms.fastest_us).mean(axis=0) - 1.0
         mean = regret.mean(axis=0)
         best = np.argmin(regret, axis=1)
@@ -237,12 +238,8 @@ class RegretSurface:
 
 def at_present(cutoff: Cutoff) -> Interval:
     """Return the decision's own interval; without a claim, what could be estimated."""
-    best = cutoff.arms.best()
     return Interval(
-        bytes=best.cell.roundest() if cutoff.max_bytes is None else cutoff.max_bytes,
-        lo=best.lo.lo,
-        hi=best.hi.hi,
-        claimed=float(cutoff.claimed),
+        cutoff.estimate, cutoff.max_bytes_lo, cutoff.max_bytes_hi, float(cutoff.claimed)
     )
 
 

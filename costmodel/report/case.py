@@ -33,7 +33,8 @@ from ..model.shape import FUSED, WORLD_SIZES
 from ..rules.algebra import factors
 from ..rules.catalogue import current
 from ..rules.condition import Compare
-from ..rules.rule import Provenance, Rule
+from ..rules.evidence import Provenance
+from ..rules.rule import Rule
 from ..show.words import evidence
 
 

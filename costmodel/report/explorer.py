@@ -14,7 +14,8 @@ from ..errors import InputError
 from ..figures.terms import TERM_COLOUR
 from ..model.latency import TERMS
 from ..model.shape import ALGORITHMS, ONE_STAGE, Shapes
-from ..rules.catalogue import ENGINES, catalogue, current
+from ..rules import ENGINES
+from ..rules.catalogue import catalogue, current
 from ..rules.rule import Rule
 from ..show.words import arm, term
 from ..units import kib

@@ -71,12 +71,12 @@ def runs(batches: Sequence[BatchWorth]) -> str:
 
 def commands(case: Case, command: str, out: str) -> str:
     """Return the commands that give the report's numbers again."""
-    target = case.target
+    target, engine = case.target, case.engine.name
     ranks = [w.world_size for w in case.by_world_size]
     changed = [w.world_size for w in case.by_world_size if w.changes] or ranks[-1:]
     rule_file = shlex.quote(f"{out.rstrip('/')}/rule.json")
     lines = [
-        f"costmodel recommend {target} --for {case.engine.name}",
+        f"costmodel recommend {target} --for {engine}",
         f"{case.provenance.command} --source PATH --out rule.patch --tests test_rule.py",
     ]
     lines += [
@@ -85,7 +85,7 @@ def commands(case: Case, command: str, out: str) -> str:
     ]
     if case.validation is not None:
         tables = "--published" if case.published else _measurement_files(case)
-        lines.append(f"costmodel validate {target} {tables}")
+        lines.append(f"costmodel validate {target} --for {engine} {tables}")
     lines.append(command)
     return "\n".join(lines)
 
@@ -96,7 +96,7 @@ def _measurement_files(case: Case) -> str:
 
 def measure_commands(case: Case) -> str:
     """Return the commands that measure the shapes that matter most."""
-    target = case.target
+    target = f"{case.target} --for {case.engine.name}"
     carried = [w.world_size for w in case.by_world_size if w.cutoff.verdict == TRANSFERRED]
     n = (carried or [w.world_size for w in case.by_world_size])[-1]
     return "\n".join(

@@ -16,12 +16,10 @@ from ..data import facts
 from ..errors import InputError, nearest
 from ..files import read_json
 from ..model.shape import FUSED
+from . import ENGINES
 from .condition import Always
 from .rule import Rule
 from .schemas import Catalogue, RuleRecord
-
-#: Engines whose current rule goes by the engine's name, and for which rules are emitted.
-ENGINES = ("sglang", "vllm", "aiter")
 
 ALWAYS_1STAGE = Rule("always-1stage", Always(), "always 1-stage", status="baseline")
 ALWAYS_2STAGE = Rule("always-2stage", Always(False), "always 2-stage", status="baseline")

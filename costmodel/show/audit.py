@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..data.llms import CALLS_PER_LAYER
 from ..engines.audit import Audit
 from ..model.shape import WORLD_SIZES
+from . import words
 from .table import table
 
 
@@ -70,4 +71,4 @@ def _scores(one: Audit, layers: int | None) -> str:
 
 
 def _limit(tokens: int | None) -> str:
-    return "no limit" if tokens is None else str(tokens)
+    return words.NO_LIMIT if tokens is None else str(tokens)

@@ -9,6 +9,7 @@ from ..planning import Plan
 from ..planning.candidates import harness_spread_us
 from ..planning.value import Interval
 from ..units import kib
+from . import words
 from .table import table
 
 
@@ -54,7 +55,7 @@ def _prospects(plan: Plan) -> str:
         rows.append(
             (
                 f"TP{p.world_size}",
-                f"<= {kib(p.before.bytes)}",
+                words.NO_LIMIT if p.before.bytes is None else f"<= {kib(p.before.bytes)}",
                 _span(p.before),
                 _span(p.after),
                 f"{p.regret_pct_before:.3f} %",
@@ -70,10 +71,8 @@ def _prospects(plan: Plan) -> str:
 
 
 def _span(interval: Interval) -> str:
-    if interval.hi is None:
-        return f"{kib(interval.lo)} to no limit"
-    ratio = f" (x{interval.ratio:.2f})" if interval.lo else ""
-    return f"{kib(interval.lo)} to {kib(interval.hi)}{ratio}"
+    text = words.size_interval(interval.lo or 0, interval.hi)
+    return f"{text} (x{interval.ratio:.2f})" if interval.lo and interval.hi else text
 
 
 def _entries(plan: Plan) -> str:
@@ -98,7 +97,7 @@ def _entries(plan: Plan) -> str:
 def _total(plan: Plan) -> str:
     before, after, perfect = plan.regret_pct
     removed = 100 * (before - after) / max(before - perfect, 1e-12)
-    words = (
+    total = (
         f"{len(plan.entries)} shape{'s' * (len(plan.entries) > 1)}, {plan.latencies} "
         f"latenc{'ies' if plan.latencies > 1 else 'y'}, about {plan.seconds:.0f} s: "
         f"mean expected regret {before:.3f} % -> {after:.3f} %, "
@@ -106,8 +105,8 @@ def _total(plan: Plan) -> str:
     )
     limit = plan.budget.shapes
     if limit is not None and len(plan.entries) < limit:
-        words += ". More shapes would bring next to nothing"
-    return words + "."
+        total += ". More shapes would bring next to nothing"
+    return total + "."
 
 
 def _next(plan: Plan, out: Path | None) -> list[str]:

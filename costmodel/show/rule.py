@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..model.shape import WORLD_SIZES
-from ..rules.rule import Provenance, Rule
+from ..rules.evidence import Provenance
+from ..rules.rule import Rule
 from .table import table
 
 #: Hidden sizes that the table gives token counts for: GPT-OSS, Llama 8B, Llama 4, DeepSeek V3.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..model.parameters import meaning
 from ..model.shape import ONE_STAGE, TWO_STAGE
-from ..rules.rule import CutoffEvidence
+from ..rules.evidence import CutoffEvidence
 from ..units import KIB, kib
 
 if TYPE_CHECKING:

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..model.geometry import eligible, link_geometry
+from ..model.eligibility import eligible
+from ..model.geometry import link_geometry
 from ..model.latency import total
-from ..model.shape import ALGORITHMS, FUSED, Shapes
-from ..units import element_bytes
+from ..model.shape import FUSED, Shapes, read_algorithm, read_op
+from ..units import read_dtype
 from .conditions import Conditions
 from .engine import Engine, Run
 from .machine import Machine
@@ -105,12 +106,11 @@ def simulate(
     Raises :class:`InputError` for a shape that the kernel rejects and for conditions that do not
     fit the machine, and :class:`~costmodel.simulation.engine.Blocked` when the ranks cannot finish.
     """
-    if algorithm not in ALGORITHMS:
-        raise InputError(f"unknown algorithm '{algorithm}'; known: {', '.join(ALGORITHMS)}")
+    algorithm = read_algorithm(algorithm)
     for name, value in (("tokens", tokens), ("hidden_dim", hidden_dim)):
         if value < 1:
             raise InputError(f"{name} must be 1 or more, got {value}")
-    element_bytes(dtype)
+    op, dtype = read_op(op), read_dtype(dtype)
     shapes = Shapes(
         op, dtype, *(np.array([v], np.int64) for v in (tokens, hidden_dim, machine.ranks))
     )

@@ -345,7 +345,7 @@ class Engine:
             else:
                 step = self.program.steps[at]
                 if isinstance(step, Barrier):
-                    lacking = np.flatnonzero(self._at(at, int(self.class_of[actor])) < at)
+                    lacking = np.flatnonzero(self._steps_of(int(self.class_of[actor])) < at)
                     place = f"spun at {step.term} for flags of {_ranks(lacking.tolist())}"
                 else:
                     place = f"waited in {step.term} for bytes that do not come"
@@ -353,7 +353,7 @@ class Engine:
         said = "; ".join(f"{_ranks(sorted(r))} {place}" for place, r in places.items())
         return f"the simulation is blocked at {when:.2f} us: {said}"
 
-    def _at(self, at: int, k: int) -> Integers:
+    def _steps_of(self, k: int) -> Integers:
         """Return the step of class ``k`` on every rank."""
         return self.step.reshape(self.ranks, self.classes)[:, k]
 

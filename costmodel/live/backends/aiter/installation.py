@@ -136,8 +136,8 @@ def find() -> Aiter:
     ]
     if installed.forced:
         installed.checked.append(
-            f"NOTE: {installed.forced}={os.environ[installed.forced]} is set, so auto is not AITER's "
-            "choice"
+            f"NOTE: {installed.forced}={os.environ[installed.forced]} is set, so auto is not "
+            "AITER's choice"
         )
     return installed
 

@@ -1,0 +1,58 @@
+"""What supports a rule's cutoffs, and where the rule comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..units import kib
+
+if TYPE_CHECKING:
+    from .schemas import ProvenanceRecord
+
+
+@dataclass(frozen=True)
+class CutoffEvidence:
+    """What supports the cutoff of one world size.
+
+    ``verdict`` is measured, transferred, not_identified or always_1stage; ``lo`` and ``hi`` bound
+    the cutoff in bytes (90 %), None where there is none.
+    """
+
+    verdict: str
+    lo: float | None = None
+    hi: float | None = None
+    reason: str = ""
+
+    def words(self) -> str:
+        """Return the evidence in a few words: ``measured, 90 % interval 380 to 520 KiB``."""
+        text = self.verdict.replace("_", " ").replace("1stage", "1-stage")
+        if self.lo is not None and self.hi is not None:
+            text += f", 90 % interval {kib(self.lo)} to {kib(self.hi)}"
+        return text
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a rule comes from: calibration, and the command line that reproduces it."""
+
+    command: str
+    calibration_id: str = ""
+    calibration_sha256: str = ""
+    arch: str = ""
+    gpu: str = ""
+    evidence: Mapping[int, CutoffEvidence] = field(default_factory=dict)
+
+    def to_json(self) -> ProvenanceRecord:
+        """Return the provenance as JSON data."""
+        return {
+            "command": self.command,
+            "calibration": {"id": self.calibration_id, "sha256": self.calibration_sha256},
+            "arch": self.arch,
+            "gpu": self.gpu,
+            "evidence": {
+                str(n): {"verdict": e.verdict, "lo": e.lo, "hi": e.hi, "reason": e.reason}
+                for n, e in sorted(self.evidence.items())
+            },
+        }
