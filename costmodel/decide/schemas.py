@@ -6,7 +6,7 @@ meaning; what would change either gets a new number in ``schema``.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 from ..calibration.posterior import HiddenEffectRecord, ParameterRecord
 from ..rules.schemas import RuleRecord
@@ -215,6 +215,24 @@ class RuleOpinion(TypedDict):
     agrees: bool | None
 
 
+class TurningPoint(TypedDict, total=False):
+    """What is known of a flip: of tokens the choice beyond, of a parameter the rest."""
+
+    choice: str
+    now: float
+    lo: float
+    hi: float
+    unit: str
+    inside_interval: bool
+
+
+class FlipRecord(TurningPoint):
+    """Where the choice turns over: ``what`` is tokens or the name of a parameter."""
+
+    what: str
+    at: float
+
+
 class ExplainedCall(Explained):
     """``costmodel/explain/2`` of one call."""
 
@@ -230,7 +248,7 @@ class ExplainedCall(Explained):
     arms: dict[str, ExplainedArm]
     separate: SeparateArm | None
     rules: list[RuleOpinion]
-    flips: list[dict[str, Any]]
+    flips: list[FlipRecord]
 
 
 class ChosenCall(TypedDict):
@@ -267,6 +285,9 @@ BatchWorthRecord = TypedDict(
         "us_per_step_hi": float,
     },
 )
+BatchWorthRecord.__doc__ = (
+    "What a change of rule saves at one captured batch size, with its 90 % interval."
+)
 
 
 class RuleNamed(TypedDict):
@@ -297,6 +318,7 @@ WorthOnGpu = TypedDict(
         "over_histogram": MeanWorth,
     },
 )
+WorthOnGpu.__doc__ = "What a change of rule is worth on one GPU."
 
 
 class WorthModel(TypedDict):

@@ -50,6 +50,7 @@ ChoiceMade = TypedDict(
         "1stage_us": float, "2stage_us": float, "regret_pct": float,
     },
 )  # fmt: skip
+ChoiceMade.__doc__ = "What the recommended rule runs at one shape, and what either arm took."
 
 
 class AutoRan(TypedDict):
