@@ -1,16 +1,89 @@
-"""Writing a file so that it is there whole or not at all."""
+"""Files read and written: JSON read as typed records, files written whole or not at all."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO, TypeVar, get_type_hints
 
 from .errors import InputError
+
+T = TypeVar("T")
+
+
+def read_text(path: str | Path, wanted: str) -> str:
+    """Return the text of a UTF-8 file; raise :class:`InputError` that says what is ``wanted``."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}; give {wanted}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file; give {wanted}") from None
+
+
+def read_json(path: str | Path, kind: type[T], wanted: str, *, foreign: bool = False) -> T:
+    """Read a JSON file as a ``kind``; arguments and errors are those of its two halves."""
+    return parse_json(read_text(path, wanted), kind, str(path), wanted, foreign=foreign)
+
+
+def parse_json(
+    text: str | bytes, kind: type[T], where: str, wanted: str, *, foreign: bool = False
+) -> T:
+    """Read JSON text as a ``kind``, a type that msgspec knows.
+
+    ``foreign`` text may hold the NaN and Infinity that Python's json writes and JSON lacks.
+
+    Raises :class:`InputError` that names ``where`` and what is ``wanted``: for text that is no
+    JSON, with the line; for a ``schema`` other than the one ``kind`` states; and else with the path
+    of the field that is missing or of another type.
+    """
+    import msgspec
+
+    try:
+        if foreign:
+            return msgspec.convert(json.loads(text), kind, str_keys=True)
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.ValidationError as error:
+        what, _, at = str(error).partition(" - at `$")
+        what, place = what[0].lower() + what[1:], at.rstrip("`").lstrip(".")
+        wrong = _other_schema(text, kind) or (f"{place}: {what}" if place else what)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        said = re.search(r"\(byte (\d+)\)", str(error))
+        raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+        line = raw[: int(said[1]) if said else len(raw)].rstrip(b"\n").count(b"\n") + 1
+        wrong = f"truncated or not JSON (line {line})"
+    except json.JSONDecodeError as error:
+        wrong = f"truncated or not JSON (line {error.lineno})"
+    except RecursionError:
+        wrong = "nested too deeply"
+    raise InputError(f"{where}: {wrong}; give {wanted}")
+
+
+def json_text(record: Any, indent: int = 1) -> str:
+    """Return a record as the text of a JSON file; a number that is not finite is null."""
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(record), indent=indent).decode() + "\n"
+
+
+def _other_schema(text: str | bytes, kind: type[Any]) -> str:
+    """Return how the ``schema`` of a JSON object differs from what ``kind`` states, or ""."""
+    import msgspec
+
+    if "schema" not in getattr(kind, "__annotations__", ()):
+        return ""
+    try:
+        stated = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("schema", b"null")
+    except msgspec.ValidationError:  # no object
+        return ""
+    schema, (known,) = msgspec.json.decode(stated), get_type_hints(kind)["schema"].__args__
+    return "" if schema == known else f"schema is {schema!r}, this version reads '{known}'"
 
 
 def check_free(path: str | Path, force: bool = False) -> None:

@@ -1,13 +1,15 @@
 """Hooks of the documentation site (``mkdocs.yml``): pages that are made while it is built.
 
-README, CHANGELOG and the like stay where a code host shows them and become pages; so does what
-every command's ``--help`` says, and each wing gets a page with the docstrings of all its modules.
+README, CHANGELOG and the like stay where a code host shows them and become pages; so do what every
+command's ``--help`` says and the JSON Schemas, and each wing gets a page with the docstrings of all
+its modules.
 Nothing that is made here is kept in git.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the pages that do not lie in docs/."""
     made = {page: (ROOT / path).read_text(encoding="utf-8") for path, page in PAGES.items()}
     made["commands.md"] = commands()
+    made["schemas.md"] = schemas()
     made["reference/index.md"] = public_names()
     for wing in sorted(p.parent for p in (ROOT / "costmodel").glob("*/__init__.py")):
         name = wing.name
@@ -75,6 +78,21 @@ def commands() -> str:
         command = cli.get_command(context, name)
         inner = click.Context(command, info_name=name, parent=context)
         parts += [f"## costmodel {name}", _fenced(command.get_help(inner))]
+    return "\n\n".join(parts) + "\n"
+
+
+def schemas() -> str:
+    """Return the page of the JSON Schemas."""
+    module = importlib.import_module("costmodel.cli.schemas")
+    parts = [
+        "# JSON Schemas",
+        "Every JSON that a command prints or writes says under `schema` which of these it is. A "
+        "key that stands in one keeps its name and meaning; what would change either gets a new "
+        "number. Keys may be added. `costmodel schemas NAME` prints one.",
+    ]
+    for name in module.SCHEMAS:
+        text = json.dumps(module.json_schema(name), indent=1)
+        parts += [f"## {name}", f"```json\n{text}\n```"]
     return "\n\n".join(parts) + "\n"
 
 

@@ -143,18 +143,22 @@ def test_files_give_back_the_same_calibration(tmp_path, fitted):
     [
         (lambda text: text[: len(text) // 2], "truncated or not JSON"),
         (lambda text: text.replace("calibration/1", "calibration/9"), "calibration/9"),
-        (lambda text: "[]", "schema is None"),
+        (lambda text: "[]", "expected `object`, got `array`"),
         (lambda text: "", "truncated"),
         (lambda text: text.replace('"full_mesh"', '"torus"'), "unknown fabric 'torus'"),
         (lambda text: text.replace('"full_mesh"', '"split_1"'), "split over 1 GPU"),
         (lambda text: json.dumps(json.loads(text) | {"mean": [1.0]}), "differ in length"),
         (
             lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "gpus"}),
-            "gpus",
+            "missing required field `gpus`",
         ),
         (
             lambda text: text.replace('"mean": [\n  ', '"mean": [\n  NaN, '),
-            "not a usable calibration",
+            r"truncated or not JSON \(line \d+\)",
+        ),
+        (
+            lambda text: text.replace('"mean": [\n  ', '"mean": [\n  1e999, '),
+            r"mean\[0\]: number out of range",
         ),
     ],
 )
@@ -187,7 +191,7 @@ def test_clean_published_rows_are_not_refused(fitted):
 
 def test_schema_of_the_record(fitted):
     found = json.loads(fitted[0].to_json())
-    assert found["schema"] == record.SCHEMA
+    assert found["schema"] == "costmodel/calibration/1"
     assert len(found["mean"]) == len(found["parameters"]) + len(found["harness"])
     assert measurement.published_directory().is_dir()
 

@@ -250,7 +250,11 @@ def test_vllm_fused_collective(tmp_path):
         ("sglang", "tokens,fused_us\n1,n/a\n", "no measurement found in it (1 cells without"),
         ("sglang", '{"a": 1}', "0 lists of records"),
         ("sglang", "{", "not JSON"),
-        ("vllm", '{"results": {"1": {}}}', "has no 'timings'"),
+        (
+            "vllm",
+            '{"results": {"1": {}}}',
+            "results[...]: object missing required field `timings`; give the JSON that",
+        ),
         ("rccl-tests", "# nothing\n", "no measurement found in it; rccl-tests means: log of"),
     ],
 )

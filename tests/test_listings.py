@@ -12,7 +12,7 @@ import pytest
 
 from costmodel.calibration.observations import observe
 from costmodel.data import hardware, llms
-from costmodel.rules.rule import catalogue
+from costmodel.rules.catalogue import catalogue
 
 LISTS = ("models", "rules", "gpus", "data")
 

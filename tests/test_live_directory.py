@@ -14,12 +14,29 @@ from costmodel.errors import InputError
 from costmodel.live.run.directory import RunDirectory, check_same, check_vacant, read_settings
 from costmodel.live.run.exit_codes import CANNOT_WRITE, RunEnded
 
-SETTINGS = {"schema": "costmodel/run/1", "id": "run-1", "world_size": 2, "rounds": 4}
+POINT = {"tokens": 8, "hidden_dim": 4096, "dtype": "bf16", "arms": ["1stage"]}
+
+SETTINGS = {
+    "schema": "costmodel/run/1", "id": "run-1", "started": "2026-09-01T08:00:00Z",
+    "backend": "gloo", "world_size": 2, "timing": "eager", "seed": 1, "rounds": 4, "samples": 5,
+    "calls": 2, "slots": 2, "warm_up": 1, "points": [POINT],
+    "labels": {
+        "gpu": "CPU", "arch": "x86_64", "interconnect": "gloo", "kernel_family": "gloo",
+        "kernel_version": "", "genuine": "no",
+    },
+}  # fmt: skip
 
 
 def record(index, kind="shape"):
     rows = [] if kind == "again" else [{**ROW, "latency_us": 9.5 + index}]
-    return {"kind": kind, "index": index, "samples": [1.5] * 5, "rows": rows}
+    arm = {
+        "correct": True, "worst_error": None, "wrong_ranks": [], "summary": None, "clean": None,
+        "kernels": [], "latency_us": [[[1.5, 1.5]] * 5],
+    }  # fmt: skip
+    return {
+        "kind": kind, "index": index, "when": "2026-09-01T08:00:01Z", "seconds": 1.0,
+        "point": POINT, "arms": {"1stage": arm}, "rows": rows,
+    }  # fmt: skip
 
 
 def started(directory, shapes=3):
@@ -69,11 +86,11 @@ def test_a_shape_measured_again_is_no_finished_shape(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("samples.jsonl", '{"kind": "shape"}\n', "samples.jsonl:1: not a record"),
-        ("samples.jsonl", "kind\n", "samples.jsonl:1: not a record"),
+        ("samples.jsonl", '{"kind": "shape"}\n', "samples.jsonl:1: object missing .* `index`"),
+        ("samples.jsonl", "kind\n", "samples.jsonl:1: truncated or not JSON"),
         ("measurements.csv", "a,b\n1,2\n", "measurements.csv is not what"),
-        ("run.json", "{", "cannot be read"),
-        ("run.json", '{"schema": "costmodel/run/9"}', "not a run of this version"),
+        ("run.json", "{", r"run.json: truncated or not JSON \(line 1\)"),
+        ("run.json", '{"schema": "costmodel/run/9"}', "this version reads 'costmodel/run/1'"),
     ],
 )
 def test_a_run_that_was_changed_is_not_continued(tmp_path, name, text, message):

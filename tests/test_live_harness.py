@@ -216,8 +216,10 @@ class OneStart:
             self.run = RunDirectory.resume(directory)
         else:
             settings = {
-                "schema": "costmodel/run/1", "id": "known-1",
-                "labels": labels(self.backend),
+                "schema": "costmodel/run/1", "id": "known-1", "started": "2026-09-01T08:00:00Z",
+                "backend": "known", "world_size": 2, "timing": "graph", "seed": 1, "rounds": 4,
+                "samples": 5, "calls": 2, "slots": 2, "warm_up": 1,
+                "points": [point.to_json() for point in POINTS], "labels": labels(self.backend),
             }  # fmt: skip
             self.run = RunDirectory.start(directory, settings, {})
         self.schedule = Schedule(

@@ -102,7 +102,7 @@ sys.meta_path.insert(0, Forbid())
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_gloo_measures_three_arms_with_torch_numpy_and_click_alone(tmp_path, ranks):
+def test_gloo_measures_three_arms_without_scipy_pandas_and_plotly(tmp_path, ranks):
     (tmp_path / "sitecustomize.py").write_text(FORBIDDEN)
     run = tmp_path / "run"
     code, out, err = measure(
@@ -343,7 +343,11 @@ def test_the_settings_of_a_resumed_run_must_be_the_same(tmp_path, capsys):
     settings = {
         "schema": "costmodel/run/1", "id": "x", "backend": "gloo", "world_size": 2,
         "timing": "eager", "seed": 5, "rounds": 4, "samples": 2, "calls": 2, "slots": 2,
-        "warm_up": 3, "labels": {},
+        "warm_up": 3, "started": "2026-09-01T08:00:00Z",
+        "labels": {
+            "gpu": "CPU", "arch": "x86_64", "interconnect": "gloo", "kernel_family": "gloo",
+            "kernel_version": "", "genuine": "no",
+        },
         "points": [{"tokens": 1, "hidden_dim": 512, "dtype": "bf16", "arms": ["1stage"]}],
     }  # fmt: skip
     run.mkdir()

@@ -49,17 +49,20 @@ def test_of_several_world_sizes_one_must_be_chosen(tmp_path):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({**ENTRY, "tokens": 0}, r"shapes\[0\]: tokens is 0"),
-        ({**ENTRY, "tokens": True}, "tokens is True"),
-        ({"tokens": 1, "world_size": 8}, "hidden_dim is None"),
+        ({**ENTRY, "tokens": 0}, r"shapes\[0\].tokens: expected `int` >= 1"),
+        ({**ENTRY, "tokens": True}, r"shapes\[0\].tokens: expected `int`, got `bool`"),
+        (
+            {"tokens": 1, "world_size": 8},
+            r"shapes\[0\]: object missing required field `hidden_dim`",
+        ),
         ({**ENTRY, "world_size": 3}, "unknown world size 3"),
         ({**ENTRY, "op": "all_reduce"}, "live back ends run fused_ar_rmsnorm"),
         ({**ENTRY, "arms": ["1-stage"]}, r"unknown arm '1-stage' \(did you mean 1stage"),
         ({**ENTRY, "arms": []}, "no arm to measure"),
-        ({**ENTRY, "arms": "1stage"}, "a list of names is wanted"),
+        ({**ENTRY, "arms": "1stage"}, r"shapes\[0\].arms: expected `array`, got `str`"),
         ({**ENTRY, "dtype": "bf61"}, "unknown dtype 'bf61'"),
-        ({**ENTRY, "dtype": 16}, "dtype is 16"),
-        (["1stage"], r"shapes\[0\]: not an object"),
+        ({**ENTRY, "dtype": 16}, r"shapes\[0\].dtype: expected `str`, got `int`"),
+        (["1stage"], r"shapes\[0\]: expected `object`, got `array`"),
     ],
 )
 def test_a_bad_entry_is_named(tmp_path, entry, message):
@@ -71,9 +74,12 @@ def test_a_bad_entry_is_named(tmp_path, entry, message):
     ("text", "message"),
     [
         ("{", "not JSON"),
-        ("[]", "the schema is 'list'"),
-        ('{"schema": "costmodel/plan/2", "shapes": []}', "'costmodel/plan/2', not"),
-        ('{"schema": "costmodel/plan/1", "shapes": []}', "'shapes' is empty"),
+        ("[]", "expected `object`, got `array`"),
+        (
+            '{"schema": "costmodel/plan/2", "shapes": []}',
+            "schema is 'costmodel/plan/2', this version reads 'costmodel/plan/1'",
+        ),
+        ('{"schema": "costmodel/plan/1", "shapes": []}', "shapes: expected `array` of length >= 1"),
     ],
 )
 def test_a_file_that_is_no_plan(tmp_path, text, message):

@@ -89,7 +89,9 @@ def test_auto_is_measured_and_proven_where_there_is_a_rule(run, tmp_path):
     for name in ("run.json", "measurements.csv"):
         (copy / name).write_bytes((out / name).read_bytes())
     first = json.loads((out / "samples.jsonl").read_text().splitlines()[0])
-    first["arms"]["auto"] = {"kernels": ["allreduce_fusion_kernel_1stage"]}
+    first["arms"]["auto"] = {
+        **first["arms"]["1stage"], "kernels": ["allreduce_fusion_kernel_1stage"],
+    }  # fmt: skip
     (copy / "samples.jsonl").write_text(json.dumps(first) + "\n")
     _, proof = judge_run(copy, Setting.shipped("MI355X"))
     assert [k["kernels"] for k in proof.kernels] == [["allreduce_fusion_kernel_1stage"]]

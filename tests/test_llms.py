@@ -86,6 +86,8 @@ def test_from_config(tmp_path):
         32,
         "fp16",
     )
+    python_only = json.dumps(plain)[:-1] + ', "time_step_limit": [0.0, Infinity]}'
+    assert llms.from_config(write(tmp_path, python_only)) == model
     nested = {"model_type": "llama4", "text_config": {"hidden_size": 5120, "num_hidden_layers": 48}}
     model = llms.from_config(write(tmp_path, nested))
     assert (model.hidden_size, model.num_layers, model.dtype) == (5120, 48, "bf16")
@@ -95,15 +97,18 @@ def test_from_config(tmp_path):
     ("data", "message"),
     [
         ("{", "not JSON"),
-        ("[1]", "expected a JSON object"),
+        ("[1]", "expected `object`, got `array`"),
         ({"num_hidden_layers": 1}, "no 'hidden_size', neither on top nor in text_config"),
         ({"hidden_size": 4096}, "no 'num_hidden_layers'"),
         (
             {"hidden_size": "4096", "num_hidden_layers": 1},
-            "hidden_size is '4096', not a whole number",
+            "hidden_size: expected `int | null`, got `str`",
         ),
-        ({"hidden_size": 0, "num_hidden_layers": 1}, "hidden_size is 0"),
-        ({"hidden_size": 8, "num_hidden_layers": True}, "num_hidden_layers is True"),
+        ({"hidden_size": 0, "num_hidden_layers": 1}, "hidden_size: expected `int` >= 1"),
+        (
+            {"hidden_size": 8, "num_hidden_layers": True},
+            "num_hidden_layers: expected `int | null`, got `bool`",
+        ),
     ],
 )
 def test_bad_configs_are_named(tmp_path, data, message):

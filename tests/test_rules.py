@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -28,6 +29,7 @@ from costmodel.rules.algebra import (
 from costmodel.rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE
 from costmodel.rules.condition import Always, Calls, Compare, Member, OnFullMesh, WholePacks
 from costmodel.rules.rule import Rule
+from costmodel.rules.schemas import ConditionRecord
 
 KIB = 1024
 
@@ -240,16 +242,33 @@ class TestRule:
                 ' "condition": {"always": true}}',
                 "unknown arm 'seperate' where the rule does not run 1-stage.*did you mean separate",
             ),
-            ("[]", "a JSON object"),
+            ("[]", "expected `object`, got `array`"),
             ('{"schema": "costmodel/rule/9"}', "schema is 'costmodel/rule/9'"),
-            ('{"schema": "costmodel/rule/1", "name": "x"}', "no condition"),
+            ('{"schema": "costmodel/rule/1", "name": "x"}', "missing required field `condition`"),
             (
                 '{"schema": "costmodel/rule/1", "name": "x", "condition": {"byts": ["<", 1]}}',
-                "unknown condition 'byts'",
+                "condition: object contains unknown field `byts`",
             ),
             (
                 '{"schema": "costmodel/rule/1", "name": "x", "condition": {"tokens": ["=<", 1]}}',
                 "unknown comparison '=<'",
+            ),
+            (
+                '{"schema": "costmodel/rule/1", "name": "x", "condition": {"tokens": ["<", "1"]}}',
+                r"condition.tokens\[1\]: expected `int`, got `str`",
+            ),
+            (
+                '{"schema": "costmodel/rule/1", "name": "x", "condition": {}}',
+                "a condition has exactly one key, this one has none",
+            ),
+            (
+                '{"schema": "costmodel/rule/1", "name": "x",'
+                ' "condition": {"always": true, "full_mesh": true}}',
+                "exactly one key, this one has always, full_mesh",
+            ),
+            (
+                '{"schema": "costmodel/rule/1", "name": "x", "condition": {"hidden_dim": ["<", [1]]}}',
+                "hidden_dim: 'in' and 'not in' go with a list",
             ),
             (
                 '{"schema": "costmodel/rule/1", "name": "x", "status": "curent",'
@@ -376,7 +395,8 @@ class TestAlgebra:
         holds = condition.holds(here)
         assert holds.shape == here.tokens.shape
         assert (condition.negated().holds(here) == ~holds).all()
-        assert (from_json(json.loads(json.dumps(condition.to_json()))).holds(here) == holds).all()
+        record = msgspec.json.decode(json.dumps(condition.to_json()), type=ConditionRecord)
+        assert (from_json(record).holds(here) == holds).all()
         rejoined = by_world_size({n: condition.at(n) for n in WORLD_SIZES})
         assert (rejoined.holds(here) == holds).all()
         assert isinstance(condition.words(), str)

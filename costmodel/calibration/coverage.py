@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..model.shape import FUSED
 from .fit import Fit
 from .observations import Observations
-from .posterior import NORMAL_HALF_WIDTH, Coverage, Refusal
+from .posterior import NORMAL_HALF_WIDTH, Coverage, HiddenEffectRecord, Refusal
 
 Array = NDArray[np.float64]
 
@@ -24,9 +24,14 @@ class HiddenEffect:
     lo: float
     hi: float
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> HiddenEffectRecord:
         """Return the effect rounded, for a calibration file."""
-        return {k: round(v, 4) for k, v in asdict(self).items()}
+        return {
+            "rows": self.rows,
+            "pct_per_doubling": round(self.pct_per_doubling, 4),
+            "lo": round(self.lo, 4),
+            "hi": round(self.hi, 4),
+        }
 
 
 def arms(found: Fit) -> NDArray[np.int64]:

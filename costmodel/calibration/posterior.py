@@ -13,18 +13,16 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..data import facts, hardware
 from ..errors import InputError
-from ..files import replacing
+from ..files import parse_json, read_text, replacing
 from ..model import choose, parameters
 from ..model.interface import LatencyModel
-
-SCHEMA = "costmodel/calibration/1"
 
 #: Two-sided level of every interval that the project prints, and the share beyond either end.
 LEVEL = 0.90
@@ -42,6 +40,36 @@ NORMAL_HALF_WIDTH = 1.6448536269514722
 NOISE_HALF_WIDTH = 2.13184678632665
 
 Values = dict[str, Any]
+
+
+class HiddenEffectRecord(TypedDict):
+    """How far the hidden size moves a latency at equal bytes, in percent per doubling, 90 %."""
+
+    rows: int
+    pct_per_doubling: float
+    lo: float
+    hi: float
+
+
+class Data(TypedDict, total=False):
+    """The rows behind a calibration: read, used, set aside by reason; their sources and hash."""
+
+    rows_read: int
+    rows_used: int
+    set_aside: dict[str, int]
+    sources: list[str]
+    sha256: str
+    hidden_effect: HiddenEffectRecord | None
+
+
+class ParameterRecord(TypedDict):
+    """A parameter with its 90 % interval."""
+
+    name: str
+    unit: str
+    estimate: float
+    lo: float
+    hi: float
 
 
 @dataclass(frozen=True)
@@ -87,7 +115,7 @@ class Calibration:
     gpus: tuple[tuple[str, str], ...]
     fabric: str
     kernel_family: str
-    data: dict[str, Any]
+    data: Data
 
     def __repr__(self) -> str:
         gpus, data = ", ".join(g for _, g in self.gpus), self.data
@@ -262,10 +290,10 @@ class Calibration:
             [_significant(v, 6) for v in row[: i + 1]]
             for i, row in enumerate(self.covariance.tolist())
         ]
-        record = {
-            "schema": SCHEMA,
+        record: CalibrationRecord = {
+            "schema": "costmodel/calibration/1",
             "arch": self.arch,
-            "gpus": [list(pair) for pair in self.gpus],
+            "gpus": list(self.gpus),
             "fabric": self.fabric,
             "kernel_family": self.kernel_family,
             "data": self.data,
@@ -283,12 +311,13 @@ class Calibration:
             "harness": list(self.harness),
             "harness_sd_us": _significant(self.harness_sd_us, 5),
             "noise": {k: _significant(v, 4) for k, v in self.noise.items()},
-            "coverage": [asdict(c) for c in self.coverage],
-            "refusals": [asdict(r) for r in self.refusals],
+            "coverage": list(self.coverage),
+            "refusals": list(self.refusals),
             "mean": [_significant(v, 8) for v in self.mean.tolist()],
             "covariance_lower": rounded,
         }
-        return json.dumps(record, indent=1) + "\n"
+        # Python's own form of numbers (1e-05): the hash of a file is the calibration's name.
+        return json.dumps(record, indent=1, default=asdict) + "\n"
 
     def save(self, path: str | Path) -> None:
         """Write the calibration file atomically."""
@@ -296,31 +325,38 @@ class Calibration:
             stream.write(self.to_json())
 
 
+class CalibrationRecord(TypedDict):
+    """``costmodel/calibration/1``; ``covariance_lower`` is the lower triangle, row by row."""
+
+    schema: Literal["costmodel/calibration/1"]
+    arch: str
+    gpus: list[tuple[str, str]]
+    fabric: str
+    kernel_family: str
+    data: Data
+    parameters: list[ParameterRecord]
+    harness: list[str]
+    harness_sd_us: float
+    noise: dict[str, float]
+    coverage: list[Coverage]
+    refusals: list[Refusal]
+    mean: list[float]
+    covariance_lower: list[list[float]]
+
+
 def load(path: str | Path) -> Calibration:
     """Read a calibration file.
 
-    Raises :class:`InputError` for a missing or truncated file and for another schema version.
+    Raises :class:`InputError` as :func:`.files.parse_json` does, and for numbers that are no
+    posterior.
     """
+    wanted = "a calibration file, as 'costmodel calibrate --out' writes it"
+    text = read_text(path, wanted)
+    record = parse_json(text, CalibrationRecord, str(path), wanted)
+    lower = record["covariance_lower"]
+    size = len(lower)
+    covariance = np.zeros((size, size))
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; give a calibration file") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file; give a calibration file") from None
-    try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}: truncated or not JSON (line {error.lineno}); write it again with "
-            "'costmodel calibrate'"
-        ) from None
-    schema = record.get("schema") if isinstance(record, dict) else None
-    if schema != SCHEMA:
-        raise InputError(f"{path}: schema is {schema!r}, this version reads '{SCHEMA}'")
-    try:
-        lower = record["covariance_lower"]
-        size = len(lower)
-        covariance = np.zeros((size, size))
         for i, row in enumerate(lower):
             covariance[i, : i + 1] = row
             covariance[: i + 1, i] = row
@@ -328,30 +364,23 @@ def load(path: str | Path) -> Calibration:
             arch=record["arch"],
             names=tuple(p["name"] for p in record["parameters"]),
             harness=tuple(record["harness"]),
-            mean=np.array(record["mean"], float),
+            mean=np.array(record["mean"]),
             covariance=covariance,
             noise=record["noise"],
-            harness_sd_us=float(record["harness_sd_us"]),
-            coverage=tuple(
-                Coverage(**{**c, "sources": tuple(c["sources"])}) for c in record["coverage"]
-            ),
-            refusals=tuple(Refusal(**r) for r in record["refusals"]),
-            gpus=tuple((a, g) for a, g in record["gpus"]),
+            harness_sd_us=record["harness_sd_us"],
+            coverage=tuple(record["coverage"]),
+            refusals=tuple(record["refusals"]),
+            gpus=tuple(record["gpus"]),
             fabric=record["fabric"],
             kernel_family=record["kernel_family"],
             data=record["data"],
         )
         if found.mean.shape != (size,) or size != len(found.names) + len(found.harness):
             raise ValueError("mean, covariance and names differ in length")
-        if not (np.isfinite(found.mean).all() and np.isfinite(covariance).all()):
-            raise ValueError("numbers that are not finite")
         np.linalg.cholesky(covariance + 1e-12 * np.eye(size))
         choose.for_fabric(found.fabric)
-    except (KeyError, TypeError, ValueError, np.linalg.LinAlgError) as error:
-        raise InputError(
-            f"{path}: not a usable calibration ({type(error).__name__}: {error}); write it again "
-            "with 'costmodel calibrate'"
-        ) from None
+    except (ValueError, np.linalg.LinAlgError) as error:
+        raise InputError(f"{path}: not a usable calibration: {error}; give {wanted}") from None
     # The hash is of the file as it stands.
     object.__setattr__(found, "sha256", hashlib.sha256(text.encode()).hexdigest())
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -13,7 +13,23 @@ from .observations import observe
 COLUMNS = ("source", "url", "gpu", "arch", "world_size", "op", "algorithm")
 
 
-def accounts(table: Measurements) -> tuple[dict[str, Any], ...]:
+class AccountRecord(TypedDict):
+    """The rows of one source, GPU, world size, op and algorithm; ``set_aside`` counts by reason."""
+
+    source: str
+    url: str
+    gpu: str
+    arch: str
+    world_size: int | None
+    op: str
+    algorithm: str
+    date: str
+    rows: int
+    used: int
+    set_aside: dict[str, int]
+
+
+def accounts(table: Measurements) -> tuple[AccountRecord, ...]:
     """Return one record for each source, GPU, world size, op and algorithm as stated.
 
     ``rows`` = ``used`` + the counts of ``set_aside``, which maps :func:`observe`'s reasons to rows.
@@ -24,15 +40,20 @@ def accounts(table: Measurements) -> tuple[dict[str, Any], ...]:
                for name in COLUMNS)  # fmt: skip
     for i, key in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
         members.setdefault(key, []).append(i)
-    records = []
+    records: list[AccountRecord] = []
     for key in sorted(members):
         rows = table.select(np.array(members[key]))
         seen = observe(rows)
-        about = dict(zip(COLUMNS, key, strict=True))
+        source, url, gpu, arch, world_size, op, algorithm = key
         records.append(
             {
-                **about,
-                "world_size": int(about["world_size"]) or None,
+                "source": source,
+                "url": url,
+                "gpu": gpu,
+                "arch": arch,
+                "world_size": int(world_size) or None,
+                "op": op,
+                "algorithm": algorithm,
                 "date": max(rows.date.tolist()),
                 "rows": len(rows),
                 "used": len(seen),

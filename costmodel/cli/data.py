@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypedDict
+
 import click
 
+from ..calibration.row_accounts import AccountRecord, accounts
 from ..show.listing import Listing
 from . import options
+
+
+class DataRecord(TypedDict):
+    """``costmodel/data/1``."""
+
+    schema: Literal["costmodel/data/1"]
+    data: list[AccountRecord]
 
 
 @click.command()
@@ -22,7 +32,6 @@ def command(files: tuple[str, ...], source: str | None, style: str) -> None:
     costmodel data
     costmodel data mine.csv --format json
     """
-    from ..calibration.row_accounts import accounts
     from ..data import measurement
     from ..errors import InputError, nearest
 

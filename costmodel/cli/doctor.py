@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import click
 
+from ..live.machine import CheckRecord
 from . import options
 
 if TYPE_CHECKING:
     from ..live.machine import Check
 
-SCHEMA = "costmodel/doctor/1"
+
+class AbilityRecord(TypedDict):
+    """One thing to do here, and what it lacks."""
+
+    what: str
+    possible: bool
+    lacks: list[str]
+
+
+class DoctorRecord(TypedDict):
+    """``costmodel/doctor/1``."""
+
+    schema: Literal["costmodel/doctor/1"]
+    checks: list[CheckRecord]
+    abilities: list[AbilityRecord]
+
 
 #: Colours of what a check can end with.
 COLOURS = {"ok": "green", "missing": "yellow", "wrong": "red", "note": "cyan"}
@@ -39,13 +55,13 @@ def command(style: str) -> None:
     can = (*abilities(checks), Ability("figures as PNG and SVG files", lacks))
     if style == "json":
         options.print_json(
-            {
-                "schema": SCHEMA,
-                "checks": [check.to_dict() for check in checks],
-                "abilities": [
+            DoctorRecord(
+                schema="costmodel/doctor/1",
+                checks=[check.to_dict() for check in checks],
+                abilities=[
                     {"what": a.what, "possible": not a.lacks, "lacks": list(a.lacks)} for a in can
                 ],
-            }
+            )
         )
         return
     click.echo(describe(checks, can, lambda text, status: click.style(text, fg=COLOURS[status])))

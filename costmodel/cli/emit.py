@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import click
 from ..data import kernels
 from ..decide.recommendation import recommend
 from ..errors import InputError, nearest
-from ..files import check_free
+from ..files import check_free, json_text
 from ..model.shape import FUSED, WORLD_SIZES, op_key, read_op
 from ..rules import ENGINES
 from ..rules.evidence import Provenance
@@ -106,7 +105,7 @@ def _listing(
     if wanted == "env":
         return environment.script(rule, provenance, ran)
     if wanted == "json":
-        return json.dumps(rule.to_json(provenance), indent=2) + "\n"
+        return json_text(rule.to_json(provenance), indent=2)
     hidden = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
     return rule_table(
         rule,

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal, TypedDict
 
 import click
 
 from ..data import hardware
 from ..show.listing import Listing
 from . import options
+
+
+class GpuRecord(TypedDict):
+    """One GPU; rates in GB/s, one direction; null where no source states the figure."""
+
+    gpu: str
+    arch: str
+    default: bool
+    links: int | None
+    link_gbps: float | None
+    calibrated_link_gbps: float
+    calibrated_link_gbps_lo: float
+    calibrated_link_gbps_hi: float
+    hbm_gbps: float
+    rows: int
+    calibration: str
+    source: str
+
+
+class GpusRecord(TypedDict):
+    """``costmodel/gpus/1``."""
+
+    schema: Literal["costmodel/gpus/1"]
+    gpus: list[GpuRecord]
 
 
 @click.command()
@@ -31,7 +55,7 @@ def command(style: str) -> None:
         for gpu in gpus:
             lo, rate, hi = calibration.interval(f"link_gbps[{gpu}]")
             link, links = _figure(gpu, "xgmi_link_bw_unidir"), _figure(gpu, "xgmi_links_to_peers")
-            about: dict[str, Any] = {
+            about: GpuRecord = {
                 "gpu": gpu,
                 "arch": arch,
                 "default": gpu == gpus[0],

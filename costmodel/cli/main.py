@@ -47,6 +47,7 @@ COMMANDS = {
     "rules": ("rules", "Rules of the field: what they say, where they stand."),
     "gpus": ("gpus", "GPUs: arch, links, calibration, source."),
     "data": ("data", "Measurements: rows used and set aside, by source."),
+    "schemas": ("schemas", "JSON Schemas of what commands print and write."),
     "doctor": ("doctor", "What this machine can do, and what to install."),
 }
 

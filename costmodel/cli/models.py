@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Literal, TypedDict
 
 import click
 
 from ..data import llms
 from ..show.listing import Listing
 from . import options
+
+
+class ModelRecord(TypedDict):
+    """One model of the catalogue; ``dtype`` is that of its activations."""
+
+    name: str
+    hf_id: str
+    hidden_size: int
+    num_layers: int
+    dtype: str
+    source: str
+    note: str
+    calls_per_step: int
+
+
+class ModelsRecord(TypedDict):
+    """``costmodel/models/1``."""
+
+    schema: Literal["costmodel/models/1"]
+    models: list[ModelRecord]
 
 
 @click.command()

@@ -9,6 +9,7 @@ import click
 
 from ..data.ranges import integers
 from ..errors import InputError
+from ..files import json_text
 from ..model.shape import ALGORITHMS, WORLD_SIZES, read_algorithm, read_op
 from ..units import ELEMENT_BYTES, read_dtype
 
@@ -238,7 +239,5 @@ def hidden_sizes(
 
 
 def print_json(record: Mapping[str, Any]) -> None:
-    """Print a record as JSON; a number that is not finite is null."""
-    import msgspec
-
-    click.echo(msgspec.json.format(msgspec.json.encode(record), indent=1).decode())
+    """Print a record as JSON."""
+    click.echo(json_text(record), nl=False)

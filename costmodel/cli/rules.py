@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypedDict
+
 import click
 
 from ..rules.catalogue import catalogue
 from ..rules.rule import STATUSES
 from ..show.listing import Listing
 from . import options
+
+
+class FieldRuleRecord(TypedDict):
+    """One rule of the field; ``rule`` says it in words."""
+
+    name: str
+    title: str
+    engine: str
+    op: str
+    status: str
+    fabric: str
+    rule: str
+    note: str
+    source: str
+
+
+class RulesRecord(TypedDict):
+    """``costmodel/rules/1``."""
+
+    schema: Literal["costmodel/rules/1"]
+    rules: list[FieldRuleRecord]
 
 
 @click.command()

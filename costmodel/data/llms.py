@@ -10,19 +10,23 @@ it. A model that is not listed can be read from its own ``config.json``.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from msgspec import Meta, Struct, field
 
 from ..errors import InputError, nearest
+from ..files import read_json
 from ..units import dtype_name
 from . import facts
 
 #: Fused calls of one decoder layer: after attention and after the MLP.
 CALLS_PER_LAYER = 2
+
+Size = Annotated[int, Meta(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -84,46 +88,48 @@ def hidden_dims() -> list[int]:
     return sorted({llm.hidden_size for llm in catalogue()})
 
 
+class TextConfig(Struct):
+    """The keys of a Hugging Face configuration that are read, each under all its names."""
+
+    hidden_size: Size | None = None
+    d_model: Size | None = None
+    n_embd: Size | None = None
+    num_hidden_layers: Size | None = None
+    n_layers: Size | None = None
+    n_layer: Size | None = None
+    num_layers: Size | None = None
+    torch_dtype: str | None = None
+    dtype: str | None = None
+
+
+class Config(TextConfig):
+    """A ``config.json``; multimodal ones keep the language model one level down."""
+
+    text_config: TextConfig | None = None
+    llm_config: TextConfig | None = None
+    language_config: TextConfig | None = None
+    model_type: str | None = None
+    name: str | None = field(default=None, name="_name_or_path")
+
+
 def from_config(path: str | Path) -> LLM:
     """Read a local Hugging Face ``config.json``.
 
-    Multimodal configurations keep the language model under ``text_config`` (or ``llm_config``,
-    ``language_config``). Raises :class:`InputError`, naming file and key, for a missing file, text
-    that is not JSON, and a key that is missing or not a whole number of at least 1.
+    Raises :class:`InputError`, naming file and key, for a missing file, text that is not JSON, and
+    a key that is missing or not a whole number of at least 1.
     """
-    path = Path(path)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"{path}: {error.strerror or error}; give a Hugging Face config.json"
-        ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: not a Hugging Face config.json: expected a JSON object")
-    text = data
-    if "hidden_size" not in data:
-        for key in ("text_config", "llm_config", "language_config"):
-            if isinstance(data.get(key), dict):
-                text = data[key]
-                break
-    hidden = _whole(text, ("hidden_size", "d_model", "n_embd"), path)
-    layers = _whole(text, ("num_hidden_layers", "n_layers", "n_layer", "num_layers"), path)
-    stated = text.get("torch_dtype") or text.get("dtype") or data.get("torch_dtype") or "bfloat16"
+    config = read_json(path, Config, "a Hugging Face config.json", foreign=True)
+    inner = (config.text_config, config.llm_config, config.language_config)
+    text = config if config.hidden_size else next(filter(None, inner), config)
+    hidden = text.hidden_size or text.d_model or text.n_embd
+    layers = text.num_hidden_layers or text.n_layers or text.n_layer or text.num_layers
+    if hidden is None or layers is None:
+        missing = "num_hidden_layers" if hidden else "hidden_size"
+        raise InputError(f"{path}: no '{missing}', neither on top nor in text_config")
+    stated = text.torch_dtype or text.dtype or config.torch_dtype or "bfloat16"
     dtype = dtype_name(stated) or "bf16"  # 8-bit weights: their activations stay bf16
-    name = str(data.get("_name_or_path") or data.get("model_type") or path.stem)
+    name = config.name or config.model_type or Path(path).stem
     return LLM(name, "", hidden, layers, dtype, str(path))
-
-
-def _whole(data: dict[str, Any], keys: tuple[str, ...], path: Path) -> int:
-    for key in keys:
-        if key in data:
-            value = data[key]
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{path}: {key} is {value!r}, not a whole number of at least 1")
-            return value
-    raise InputError(f"{path}: no '{keys[0]}', neither on top nor in text_config")
 
 
 def _key(name: str) -> str:

@@ -33,7 +33,7 @@ from .setting import Setting
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .schemas import Explained, ExplainedArm, ExplainedBatches, ExplainedCall
+    from .schemas import Explained, ExplainedArm, ExplainedBatches, ExplainedCall, FlipRecord
 
 Array = NDArray[np.float64]
 
@@ -139,6 +139,16 @@ class Explanation:
 
     def to_dict(self) -> ExplainedCall:
         """Return the ``costmodel/explain/2`` record."""
+        by_tokens: list[FlipRecord] = [
+            {"what": "tokens", "at": f.tokens, "choice": f.choice} for f in self.token_flips
+        ]
+        by_parameter: list[FlipRecord] = [
+            {
+                "what": f.name, "at": f.at, "now": f.now, "lo": f.lo, "hi": f.hi,
+                "unit": f.unit, "inside_interval": f.inside,
+            }
+            for f in self.parameter_flips
+        ]  # fmt: skip
         return {
             **_about(self.setting, self.decision, self.call),
             "tokens": self.tokens,
@@ -165,16 +175,7 @@ class Explanation:
                 }
                 for o in self.opinions
             ],
-            "flips": [
-                *({"what": "tokens", "at": f.tokens, "choice": f.choice} for f in self.token_flips),
-                *(
-                    {
-                        "what": f.name, "at": f.at, "now": f.now, "lo": f.lo, "hi": f.hi,
-                        "unit": f.unit, "inside_interval": f.inside,
-                    }
-                    for f in self.parameter_flips
-                ),
-            ],
+            "flips": [*by_tokens, *by_parameter],
         }  # fmt: skip
 
     def __repr__(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,9 +13,17 @@ from ..calibration.posterior import Calibration
 from ..model import parameters
 from ..model.shape import FUSED, ONE_STAGE, TWO_STAGE
 from .recommendation import recommend
+from .schemas import (
+    Correlation,
+    FitRecord,
+    FittedParameter,
+    HarnessRecord,
+    MeasureNext,
+    RefusedRecord,
+    ScoreRecord,
+    ScoresRecord,
+)
 from .setting import Setting
-
-SCHEMA = "costmodel/calibrate/1"
 
 #: Correlations at least this strong are listed.
 STRONG = 0.8
@@ -32,13 +39,13 @@ class FitReport:
     calibration: Calibration
     fit: Fit
     scores: CrossValidation | None
-    refused: tuple[dict[str, Any], ...]
+    refused: tuple[RefusedRecord, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> FitRecord:
         """Return the ``costmodel/calibrate/1`` record."""
         calibration = self.calibration
         return {
-            "schema": SCHEMA,
+            "schema": "costmodel/calibrate/1",
             "calibration": {"id": calibration.id, "sha256": calibration.sha256},
             "rows": {
                 "read": calibration.data["rows_read"],
@@ -59,9 +66,9 @@ def report(calibration: Calibration, found: Fit, *, left_out: bool = True) -> Fi
     return FitReport(calibration, found, scores, tuple(_refusals(calibration)))
 
 
-def _refusals(calibration: Calibration) -> list[dict[str, Any]]:
+def _refusals(calibration: Calibration) -> list[RefusedRecord]:
     """Return the measured GPUs and world sizes whose rows give no cutoff, and what to measure."""
-    out = []
+    out: list[RefusedRecord] = []
     for refusal in calibration.refusals:
         setting = Setting(calibration, refusal.gpu)
         cutoff = recommend(setting, world_sizes=(refusal.world_size,)).cutoffs[0]
@@ -77,7 +84,7 @@ def _refusals(calibration: Calibration) -> list[dict[str, Any]]:
     return out
 
 
-def _again(calibration: Calibration, gpu: str, n: int) -> list[dict[str, Any]]:
+def _again(calibration: Calibration, gpu: str, n: int) -> list[MeasureNext]:
     """Return the measured range again, both arms: the rows themselves are what is in doubt."""
     arm = calibration.measured(gpu, n, FUSED, ONE_STAGE) or calibration.measured(
         gpu, n, FUSED, TWO_STAGE
@@ -93,8 +100,8 @@ def _again(calibration: Calibration, gpu: str, n: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _parameters(calibration: Calibration) -> list[dict[str, Any]]:
-    out = []
+def _parameters(calibration: Calibration) -> list[FittedParameter]:
+    out: list[FittedParameter] = []
     for i, name in enumerate(calibration.names):
         p = parameters.prior(name)
         lo, mid, hi = calibration.interval(name)
@@ -109,8 +116,8 @@ def _parameters(calibration: Calibration) -> list[dict[str, Any]]:
     return out
 
 
-def _harness(calibration: Calibration) -> list[dict[str, Any]]:
-    out = []
+def _harness(calibration: Calibration) -> list[HarnessRecord]:
+    out: list[HarnessRecord] = []
     for key in calibration.harness:
         lo, mid, hi = calibration.interval(f"harness[{key}]")
         out.append(
@@ -119,7 +126,7 @@ def _harness(calibration: Calibration) -> list[dict[str, Any]]:
     return out
 
 
-def _correlations(calibration: Calibration) -> list[dict[str, Any]]:
+def _correlations(calibration: Calibration) -> list[Correlation]:
     """Return strong correlations between parameters (harness constants all share one baseline)."""
     k = len(calibration.names)
     sd = np.sqrt(np.diag(calibration.covariance))[:k]
@@ -131,11 +138,11 @@ def _correlations(calibration: Calibration) -> list[dict[str, Any]]:
     ]
 
 
-def _score(s: ErrorSummary) -> dict[str, Any]:
+def _score(s: ErrorSummary) -> ScoreRecord:
     return {"n": s.n, "median": s.median, "p90": s.p90, "max": s.max} if s.n else {"n": 0}
 
 
-def _scores(scores: CrossValidation) -> dict[str, Any]:
+def _scores(scores: CrossValidation) -> ScoresRecord:
     return {
         "in_sample": _score(scores.family_in_sample),
         "per_source": {k: _score(v) for k, v in scores.in_sample.items()},

@@ -6,7 +6,10 @@ meaning; what would change either gets a new number in ``schema``.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict
+from typing import Literal, TypedDict
+
+from ..calibration.posterior import HiddenEffectRecord, ParameterRecord
+from ..rules.schemas import RuleRecord
 
 
 class CalibrationId(TypedDict):
@@ -112,7 +115,7 @@ class HiddenDims(TypedDict):
     set: list[int]
     depends_on_hidden: bool
     workload: list[int]
-    effect: dict[str, float] | None
+    effect: HiddenEffectRecord | None
 
 
 class RowCounts(TypedDict):
@@ -131,7 +134,7 @@ class Recommendation(Asked):
     cutoffs: list[CutoffRecord]
     engine: str | None
     source: str | None
-    rule: dict[str, Any] | None
+    rule: RuleRecord | None
     rows: RowCounts
 
 
@@ -212,6 +215,24 @@ class RuleOpinion(TypedDict):
     agrees: bool | None
 
 
+class TurningPoint(TypedDict, total=False):
+    """What is known of a flip: of tokens the choice beyond, of a parameter the rest."""
+
+    choice: str
+    now: float
+    lo: float
+    hi: float
+    unit: str
+    inside_interval: bool
+
+
+class FlipRecord(TurningPoint):
+    """Where the choice turns over: ``what`` is tokens or the name of a parameter."""
+
+    what: str
+    at: float
+
+
 class ExplainedCall(Explained):
     """``costmodel/explain/2`` of one call."""
 
@@ -227,7 +248,7 @@ class ExplainedCall(Explained):
     arms: dict[str, ExplainedArm]
     separate: SeparateArm | None
     rules: list[RuleOpinion]
-    flips: list[dict[str, Any]]
+    flips: list[FlipRecord]
 
 
 class ChosenCall(TypedDict):
@@ -264,6 +285,9 @@ BatchWorthRecord = TypedDict(
         "us_per_step_hi": float,
     },
 )
+BatchWorthRecord.__doc__ = (
+    "What a change of rule saves at one captured batch size, with its 90 % interval."
+)
 
 
 class RuleNamed(TypedDict):
@@ -294,6 +318,7 @@ WorthOnGpu = TypedDict(
         "over_histogram": MeanWorth,
     },
 )
+WorthOnGpu.__doc__ = "What a change of rule is worth on one GPU."
 
 
 class WorthModel(TypedDict):
@@ -318,6 +343,101 @@ class Worths(TypedDict):
     gpus: list[WorthOnGpu]
 
 
+# costmodel/calibrate/1
+
+
+class RowAccount(TypedDict):
+    """The rows of a fit; ``set_aside`` counts them by reason."""
+
+    read: int
+    used: int
+    set_aside: dict[str, int]
+
+
+class FittedParameter(ParameterRecord):
+    """A parameter beside its prior; ``prior_only``: the rows taught nothing of it."""
+
+    prior: float
+    prior_sd: float
+    prior_form: str
+    prior_only: bool
+    source: str
+
+
+class HarnessRecord(TypedDict):
+    """What a source's harness adds, in us; ``noise`` is the scale of its log residuals."""
+
+    source: str
+    offset_us: float
+    lo: float
+    hi: float
+    noise: float
+
+
+class Correlation(TypedDict):
+    """A strong correlation between two parameters."""
+
+    a: str
+    b: str
+    r: float
+
+
+class Percentiles(TypedDict, total=False):
+    """Absolute errors in percent, where there are any."""
+
+    median: float
+    p90: float
+    max: float
+
+
+class ScoreRecord(Percentiles):
+    """Errors over ``n`` rows."""
+
+    n: int
+
+
+class SameRows(TypedDict):
+    """The model and a baseline on the same rows."""
+
+    model: ScoreRecord
+    baseline: ScoreRecord
+
+
+class ScoresRecord(TypedDict):
+    """How well the model fits and predicts; ``coverage90`` is null where no row was left out."""
+
+    in_sample: ScoreRecord
+    per_source: dict[str, ScoreRecord]
+    leave_one_out: dict[str, ScoreRecord]
+    leave_one_out_coverage90: float | None
+    leave_source_out: dict[str, ScoreRecord]
+    leave_source_out_pooled: dict[str, ScoreRecord]
+    same_rows: dict[str, SameRows]
+
+
+class RefusedRecord(TypedDict):
+    """A GPU and world size whose rows give no cutoff, and what to measure again."""
+
+    gpu: str
+    world_size: int
+    reason: str
+    estimate_bytes: list[int | None]
+    measure_next: list[MeasureNext]
+
+
+class FitRecord(TypedDict):
+    """``costmodel/calibrate/1``; ``scores`` is null without cross-validation."""
+
+    schema: Literal["costmodel/calibrate/1"]
+    calibration: CalibrationId
+    rows: RowAccount
+    parameters: list[FittedParameter]
+    harness: list[HarnessRecord]
+    correlations: list[Correlation]
+    scores: ScoresRecord | None
+    refused: list[RefusedRecord]
+
+
 # costmodel/validate/1
 
 
@@ -338,7 +458,13 @@ class ChoiceRecord(TypedDict):
     agree_outside_tie: float | None
 
 
-class AccuracyRecord(TypedDict):
+class WhyNoRows(TypedDict, total=False):
+    """Why no row was judged, where that is so."""
+
+    reason: str
+
+
+class AccuracyRecord(WhyNoRows):
     """Absolute errors in percent; ``coverage90`` is a share. Null where no row is covered."""
 
     n: int

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..data import kernels
 from ..decide.decision import Decision
@@ -21,10 +20,9 @@ from ..rules.boundary import first_difference
 from ..rules.catalogue import catalogue
 from ..rules.rule import Rule
 from .reader import NotRecognisedError, find_dispatch
+from .schemas import AuditRecord, CutoffInWords
 from .source import Tree
 from .unit_checks import UnitMismatch, check
-
-SCHEMA = "costmodel/audit/1"
 
 
 @dataclass(frozen=True)
@@ -79,10 +77,10 @@ class Audit:
 
     def to_dict(
         self, hidden_dims: Sequence[int], dtype: str, fail_above: float | None
-    ) -> dict[str, Any]:
+    ) -> AuditRecord:
         """Return the ``costmodel/audit/1`` record."""
         return {
-            "schema": SCHEMA,
+            "schema": "costmodel/audit/1",
             "path": str(self.tree.path),
             "engine": self.tree.engine.name,
             "version": self.tree.version,
@@ -97,8 +95,11 @@ class Audit:
                     "moved": one.moved,
                     "overrides": list(one.overrides),
                     "assumed": list(one.assumed),
-                    "findings": [vars(f) for f in one.findings],
-                    **{k: v for k, v in one.rule.to_json().items() if k in ("op", "condition")},
+                    "findings": [
+                        {"check": f.check, "line": f.line, "text": f.text} for f in one.findings
+                    ],
+                    "op": one.rule.op,
+                    "condition": one.rule.to_json()["condition"],
                 }
                 for one in self.installed
             ],
@@ -227,7 +228,7 @@ def known_as(rule: Rule) -> str:
     return ""
 
 
-def _cutoff(rule: Rule, world_size: int) -> dict[str, Any]:
+def _cutoff(rule: Rule, world_size: int) -> CutoffInWords:
     cutoff = rule.cutoff_bytes(world_size)
     op, value = cutoff if cutoff is not None else (None, None)
     return {"sizes": rule.sizes(world_size), "compare": op, "bytes": value}

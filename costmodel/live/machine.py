@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from .. import __version__
 from ..data.hardware import GPUS
@@ -64,6 +64,21 @@ print(json.dumps({"version": triton.__version__, "driver": driver}))
 """
 
 
+class Details(TypedDict, total=False):
+    """What a program may want of a check, where there is more than words."""
+
+    details: dict[str, Any]
+
+
+class CheckRecord(Details):
+    """One check: ``status`` is ok, missing, wrong or note; ``advice`` is what to do."""
+
+    name: str
+    status: str
+    seen: str
+    advice: str
+
+
 @dataclass(frozen=True)
 class Check:
     """One thing that was looked at.
@@ -79,12 +94,14 @@ class Check:
     advice: str = ""
     details: dict[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> CheckRecord:
         """Return the check as JSON data."""
-        return {
+        record: CheckRecord = {
             "name": self.name, "status": self.status, "seen": self.seen, "advice": self.advice,
-            **({"details": self.details} if self.details else {}),
         }  # fmt: skip
+        if self.details:
+            record["details"] = self.details
+        return record
 
 
 @dataclass(frozen=True)

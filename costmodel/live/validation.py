@@ -8,11 +8,10 @@ forced arms per shape, so its latency is one of the two that were measured side 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -24,13 +23,16 @@ from ..decide.measured_regret import RECOMMENDED, Agreement, RuleRegret, agreeme
 from ..decide.pairs import Pairs, pair
 from ..decide.recommendation import recommend
 from ..decide.row_errors import Rows, covered
+from ..decide.schemas import ValidationRecord
 from ..decide.setting import Setting
 from ..decide.validation import Limits, Validation, validate
 from ..errors import InputError
+from ..files import json_text
 from ..model.shape import FUSED
 from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, current, shipped
 from ..rules.rule import Rule
-from .run.directory import MEASUREMENTS, SAMPLES
+from .run.directory import MEASUREMENTS, SAMPLES, parse_records, read_settings
+from .run.points import SCHEMA
 
 #: Between the powers of two that calibrations are usually measured at.
 TOKENS = (1, 3, 6, 12, 24, 48, 96, 192, 384)
@@ -39,6 +41,41 @@ HIDDEN_DIMS = (2880, 4096, 5120, 7168, 8192)
 
 #: Row noise (log scale) where no calibration covers the rows.
 NOISE = 0.03
+
+
+ChoiceMade = TypedDict(
+    "ChoiceMade",
+    {
+        "world_size": int, "tokens": int, "hidden_dim": int, "dtype": str, "chosen": str,
+        "1stage_us": float, "2stage_us": float, "regret_pct": float,
+    },
+)  # fmt: skip
+ChoiceMade.__doc__ = "What the recommended rule runs at one shape, and what either arm took."
+
+
+class AutoRan(TypedDict):
+    """Which kernels ``auto`` launched at a shape."""
+
+    tokens: int
+    hidden_dim: int
+    dtype: str
+    kernels: list[str]
+
+
+class LiveRecord(TypedDict):
+    """The ``live`` part of a record."""
+
+    backend: str
+    gpu: str
+    shapes: int
+    choices: list[ChoiceMade]
+    auto_ran: list[AutoRan]
+
+
+class LiveValidationRecord(ValidationRecord, total=False):
+    """``costmodel/validate/1``, with what was measured for it, if anything was."""
+
+    live: LiveRecord
 
 
 @dataclass(frozen=True)
@@ -52,10 +89,10 @@ class Live:
     backend: str
     gpu: str
     shapes: int
-    choices: tuple[dict[str, Any], ...]
-    kernels: tuple[dict[str, Any], ...]
+    choices: tuple[ChoiceMade, ...]
+    kernels: tuple[AutoRan, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> LiveRecord:
         """Return the ``live`` part of the record."""
         return {
             "backend": self.backend,
@@ -80,14 +117,19 @@ class Measured:
         """Whether nothing failed."""
         return not self.failures
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ValidationRecord:
         """Return a ``costmodel/validate/1`` record whose accuracy has no rows."""
-        accuracy = dict.fromkeys(
-            ("median_ape", "p90_ape", "max_ape", "coverage90", "median_ape_offset")
-        )
         return {
             "schema": "costmodel/validate/1",
-            "accuracy": {"n": 0, **accuracy, "reason": self.reason},
+            "accuracy": {
+                "n": 0,
+                "median_ape": None,
+                "p90_ape": None,
+                "max_ape": None,
+                "coverage90": None,
+                "median_ape_offset": None,
+                "reason": self.reason,
+            },
             "choice": self.choice.to_dict(),
             "regret": [r.to_dict() for r in self.regret],
             "passed": self.passed,
@@ -132,7 +174,7 @@ def arguments(
             "others with --hidden and --tokens"
         )
     plan = out.parent / f"{out.name}.plan.json"
-    plan.write_text(json.dumps({"schema": "costmodel/plan/1", "shapes": entries}, indent=1))
+    plan.write_text(json_text({"schema": SCHEMA, "shapes": entries}))
     options = ["--backend", backend, "--plan", str(plan), "--out", str(out)]
     return [*options, *(["--tp", str(world_size)] if world_size else []), *more]
 
@@ -146,7 +188,7 @@ def judge_run(
     """
     limits = limits or Limits()
     table = measurement.read(directory / MEASUREMENTS)
-    backend = str(json.loads((directory / "run.json").read_text(encoding="utf-8"))["backend"])
+    backend = read_settings(directory)["backend"]
     pairs = pair(table, FUSED)
     if not len(pairs):
         raise InputError(f"{directory}: no shape was measured with both algorithms")
@@ -211,8 +253,8 @@ def _measured_only(
 
 def _choices(
     pairs: Pairs, rules: dict[tuple[str, str], Rule], aiter_version: str
-) -> tuple[dict[str, Any], ...]:
-    out = []
+) -> tuple[ChoiceMade, ...]:
+    out: list[ChoiceMade] = []
     for i in range(len(pairs)):
         one = pairs.select(np.arange(len(pairs)) == i)
         chosen = bool(one.use_1stage(rules[str(one.gpu[0]), str(one.dtype[0])], aiter_version)[0])
@@ -232,13 +274,17 @@ def _choices(
     return tuple(out)
 
 
-def _auto_ran(directory: Path) -> tuple[dict[str, Any], ...]:
+def _auto_ran(directory: Path) -> tuple[AutoRan, ...]:
     """Return which kernels ``auto`` launched at each shape, from the raw record."""
     out = []
-    for line in (directory / SAMPLES).read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        kernels = record["arms"].get("auto", {}).get("kernels")
-        if kernels and record["kind"] == "shape":
-            shape = {k: record["point"][k] for k in ("tokens", "hidden_dim", "dtype")}
-            out.append({**shape, "kernels": kernels})
+    path = directory / SAMPLES
+    for record in parse_records(path.read_bytes(), path):
+        arm, point = record["arms"].get("auto"), record["point"]
+        if arm and arm["kernels"] and record["kind"] == "shape":
+            out.append(
+                AutoRan(
+                    tokens=point["tokens"], hidden_dim=point["hidden_dim"], dtype=point["dtype"],
+                    kernels=arm["kernels"],
+                )
+            )  # fmt: skip
     return tuple(out)

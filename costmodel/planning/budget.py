@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 from ..live.run.harness import Repetition
+from .schemas import PlanBudget
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,6 @@ class Budget:
         if self.seconds is not None and not 0 < self.seconds < float("inf"):
             raise InputError(f"the budget is {self.seconds:g} seconds; give more than 0, finite")
 
-    def to_dict(self) -> dict[str, float | int]:
+    def to_dict(self) -> PlanBudget:
         """Return the limit that is set."""
         return {"shapes": self.shapes} if self.shapes else {"seconds": self.seconds or 0.0}

@@ -7,11 +7,9 @@ in order of worth, each with ``op``, ``arms``, ``world_size``, ``tokens``, ``hid
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,13 +18,13 @@ from ..decide.decision import ALWAYS_ONE_STAGE
 from ..decide.recommendation import recommend
 from ..decide.setting import Setting
 from ..errors import InputError
-from ..files import replacing
-from ..live.run.points import SCHEMA
+from ..files import json_text, replacing
 from ..model.shape import FUSED, WORLD_SIZES, Shapes
 from .budget import Budget, MeasuringTime
 from .candidates import Candidates, harness_spread_us
 from .coordinates import Posterior
 from .reasons import reasons
+from .schemas import PlanRecord
 from .search import Problem, search
 from .value import Interval, RegretSurface, at_present
 
@@ -103,11 +101,11 @@ class Plan:
         """Number of latencies: (shape, arm) pairs."""
         return sum(len(e.arms) for e in self.entries)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> PlanRecord:
         """Return the ``costmodel/plan/1`` record."""
         before, after, perfect = self.regret_pct
         return {
-            "schema": SCHEMA,
+            "schema": "costmodel/plan/1",
             **self.setting.about(),
             "budget": self.budget.to_dict(),
             "assumed": {
@@ -166,7 +164,7 @@ class Plan:
         if not self.entries:
             raise InputError(f"{path}: not written: nothing is worth measuring in this budget")
         with replacing(path) as stream:
-            stream.write(json.dumps(self.to_dict(), indent=1) + "\n")
+            stream.write(json_text(self.to_dict()))
 
 
 def check_writable(path: str | Path, op: str, *, force: bool = False) -> None:

@@ -31,7 +31,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +40,7 @@ from ..decide.recommendation import MAX_INTERVAL_RATIO
 from ..decide.regret import Arms, BestCutoff
 from ..decide.setting import Setting
 from .coordinates import Posterior, linear
+from .schemas import IntervalRecord
 
 Array = NDArray[np.float64]
 
@@ -100,7 +100,7 @@ class Interval:
         """Upper over lower end; infinite for an open interval."""
         return self.hi / self.lo if self.hi is not None and self.lo else float("inf")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> IntervalRecord:
         """Return the interval with recommend's keys."""
         return {
             "max_bytes": self.bytes,

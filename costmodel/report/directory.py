@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..figures.static import NoBrowserError, write_images
+from ..files import json_text
 from . import markdown, page
 from .case import Case
 from .explorer import explorer
@@ -50,8 +50,7 @@ def write(case: Case, out: str | Path, *, command: str, force: bool = False) -> 
         given = context(case, shown, command, str(out), images)
         _write(temporary / MARKDOWN, markdown.render(given))
         _write(temporary / PAGE, page.render(given, explorer(case)))
-        record = {**case.new.to_json(), "provenance": case.provenance.to_json()}
-        _write(temporary / RULE, json.dumps(record, indent=2) + "\n")
+        _write(temporary / RULE, json_text(case.new.to_json(case.provenance), indent=2))
         files = tuple(sorted(p.name for p in temporary.iterdir()))
         _move(temporary, out)
     except OSError as error:

@@ -23,13 +23,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET
 
 from ..data.kernels import parse_version
 from ..errors import InputError
 from ..model.shape import WORLD_SIZES
 from .condition import (
     OPERATORS,
-    QUANTITIES,
     Always,
     Calls,
     Compare,
@@ -41,6 +41,7 @@ from .condition import (
     WholePacks,
     exact_size,
 )
+from .schemas import ConditionRecord
 
 
 @dataclass(frozen=True)
@@ -340,38 +341,29 @@ def parts_of(condition: Condition) -> Iterator[Condition]:
         yield from parts_of(part)
 
 
-def from_json(data: Any, where: str = "rule") -> Condition:
-    """Read a condition from JSON data; raise :class:`InputError` that names ``where``."""
-    try:
-        return _from_json(data)
-    except (InputError, TypeError, ValueError, AttributeError, KeyError) as error:
-        raise InputError(f"{where}: not a rule's condition: {error}") from None
-
-
-def _from_json(data: Any) -> Condition:
-    if not isinstance(data, dict) or len(data) != 1:
-        raise InputError(f"expected an object with one key, got {str(data)[:60]}")
-    ((key, value),) = data.items()
+def from_json(record: ConditionRecord) -> Condition:
+    """Return the condition that a record states; raise :class:`InputError` where it states none."""
+    given = [(k, v) for k in record.__struct_fields__ if (v := getattr(record, k)) is not UNSET]
+    if len(given) != 1:
+        keys = ", ".join(key for key, _ in given) or "none"
+        raise InputError(f"a condition has exactly one key, this one has {keys}")
+    ((key, value),) = given
     if key in ("always", "whole_packs", "full_mesh"):
-        if not isinstance(value, bool):
-            raise InputError(f"'{key}' is {value!r}; true or false")
         return {"always": Always, "whole_packs": WholePacks, "full_mesh": OnFullMesh}[key](value)
     if key in ("all", "any"):
-        parts = [_from_json(part) for part in value]
-        return all_of(*parts) if key == "all" else any_of(*parts)
+        return (all_of if key == "all" else any_of)(*map(from_json, value))
     if key == "by_world_size":
-        return ByWorldSize(tuple((int(n), _from_json(c)) for n, c in sorted(value.items())))
+        return ByWorldSize(tuple((n, from_json(c)) for n, c in sorted(value.items())))
+    op, operand = value
     if key == "kernel_version":
-        return KernelVersion(str(value[0]), str(value[1]))
-    if key in (*QUANTITIES, "dtype"):
-        op, operand = value
-        if key == "bytes" and isinstance(operand, dict):
-            cutoffs = {int(n): None if c is None else int(c) for n, c in operand.items()}
-            return Bytes.of(cutoffs, op)
-        if op in ("in", "not in"):
-            return Member(key, tuple(operand), op == "in")
-        return Compare(key, op, int(operand))
-    raise InputError(f"unknown condition '{key}'")
+        return KernelVersion(op, operand)
+    if isinstance(operand, dict):
+        return Bytes.of(operand, op)
+    if (op in ("in", "not in")) != isinstance(operand, list):
+        raise InputError(f"{key}: 'in' and 'not in' go with a list, other comparisons do not")
+    if isinstance(operand, list):
+        return Member(key, tuple(operand), op == "in")
+    return Compare(key, op, operand)
 
 
 def _implies(one: Condition, other: Condition) -> bool:

@@ -9,16 +9,17 @@ array([ True, False])
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 
 from ..data import facts
 from ..errors import InputError, nearest
+from ..files import read_json
 from ..model.shape import FUSED
 from . import ENGINES
 from .condition import Always
-from .rule import SCHEMA, Rule
+from .rule import Rule
+from .schemas import Catalogue, RuleRecord
 
 ALWAYS_1STAGE = Rule("always-1stage", Always(), "always 1-stage", status="baseline")
 ALWAYS_2STAGE = Rule("always-2stage", Always(False), "always 2-stage", status="baseline")
@@ -27,10 +28,9 @@ ALWAYS_2STAGE = Rule("always-2stage", Always(False), "always 2-stage", status="b
 @cache
 def catalogue() -> tuple[Rule, ...]:
     """Return every rule of ``facts/rules.json``, in the file's order."""
-    data = json.loads(facts.text("rules.json"))
-    return tuple(
-        Rule.from_json(entry, f"facts/rules.json: {entry['name']}") for entry in data["rules"]
-    )
+    path = facts.path("rules.json")
+    known = read_json(path, Catalogue, "the file that the package ships")["rules"]
+    return tuple(Rule.from_json(record, f"{path}: {record['name']}") for record in known)
 
 
 def shipped(op: str | None = None, *, fabric: str = "xgmi") -> list[Rule]:
@@ -72,14 +72,5 @@ def named(name: str, *, op: str = FUSED) -> Rule:
 
 def load(path: str | Path) -> Rule:
     """Read a rule from a JSON file as ``costmodel emit --for json`` writes it."""
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; give a rule in JSON") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: a rule is a JSON object")
-    if data.get("schema") != SCHEMA:
-        raise InputError(f"{path}: schema is {data.get('schema')!r}, this version reads {SCHEMA}")
-    return Rule.from_json(data, str(path))
+    record = read_json(path, RuleRecord, "a rule, as 'costmodel emit --for json' writes it")
+    return Rule.from_json(record, str(path))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..units import kib
+
+if TYPE_CHECKING:
+    from .schemas import ProvenanceRecord
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Provenance:
     gpu: str = ""
     evidence: Mapping[int, CutoffEvidence] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> ProvenanceRecord:
         """Return the provenance as JSON data."""
         return {
             "command": self.command,

@@ -21,8 +21,7 @@ from ..model.shape import FUSED, OPS, TWO_STAGE, WORLD_SIZES, Shapes
 from .algebra import AnyOf, Bytes, all_of, by_world_size, byte_limit, factors, from_json
 from .condition import Always, Calls, Condition, Member, exact_size
 from .evidence import Provenance
-
-SCHEMA = "costmodel/rule/1"
+from .schemas import About, CataloguedRule, RuleRecord
 
 #: What a rule's ``status`` may say. ``shipped`` was in a release or on the main branch once.
 STATUSES = ("shipped", "current", "proposed", "baseline", "recommended", "installed")
@@ -32,8 +31,6 @@ OTHERWISE = (TWO_STAGE, "separate")
 
 #: Longest batch that :meth:`Rule.switches` looks at.
 MAX_TOKENS = 16384
-
-_ABOUT = ("title", "engine", "op", "status", "fabric", "since", "source", "note", "otherwise")
 
 
 @dataclass(frozen=True)
@@ -188,26 +185,26 @@ class Rule:
             return f"{'1-stage' if self.condition == Always() else never} always"
         return f"1-stage when {self.condition.words()}"
 
-    def to_json(self, provenance: Provenance | None = None) -> dict[str, Any]:
+    def to_json(self, provenance: Provenance | None = None) -> RuleRecord:
         """Return the rule as JSON data, with where it comes from when that is given.
 
         :func:`.catalogue.load` reads the rule back. ``otherwise`` is left out where it is 2-stage.
         """
-        about = {k: getattr(self, k) for k in ("name", *_ABOUT) if getattr(self, k)}
+        keys = ("name", *About.__annotations__)
+        about = {key: getattr(self, key) for key in keys if getattr(self, key)}
         if self.otherwise == TWO_STAGE:
             del about["otherwise"]
-        data = {"schema": SCHEMA, **about, "condition": self.condition.to_json()}
-        return data if provenance is None else {**data, "provenance": provenance.to_json()}
+        data: Any = {"schema": "costmodel/rule/1", **about, "condition": self.condition.to_json()}
+        if provenance is not None:
+            data["provenance"] = provenance.to_json()
+        record: RuleRecord = data
+        return record
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], where: str) -> Rule:
-        """Read a rule from a JSON object; raise :class:`InputError` that names ``where``."""
-        missing = [key for key in ("name", "condition") if key not in data]
-        if missing:
-            raise InputError(f"{where}: no {' and no '.join(missing)}")
-        about = {key: str(data[key]) for key in _ABOUT if key in data}
-        condition = from_json(data["condition"], where)
+    def from_json(cls, record: CataloguedRule, where: str) -> Rule:
+        """Return the rule of a record; raise :class:`InputError` that names ``where``."""
+        about: dict[str, Any] = {k: v for k, v in record.items() if k in About.__annotations__}
         try:
-            return cls(str(data["name"]), condition, **about)
+            return cls(record["name"], from_json(record["condition"]), **about)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None

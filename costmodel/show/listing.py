@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..files import json_text
 from .table import table
 
 #: How a listing can be written.
@@ -24,7 +24,7 @@ class Listing:
     """
 
     schema: str
-    records: tuple[dict[str, Any], ...]
+    records: tuple[Mapping[str, Any], ...]
     shown: Mapping[str, str]
     link: str = "source"
 
@@ -34,7 +34,7 @@ class Listing:
 
     def _json(self) -> str:
         key = self.schema.split("/")[1]
-        return json.dumps({"schema": self.schema, key: list(self.records)}, indent=1)
+        return json_text({"schema": self.schema, key: self.records}).rstrip("\n")
 
     def _csv(self) -> str:
         out = io.StringIO()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +17,10 @@ from .conditions import Conditions
 from .engine import Engine, Run
 from .machine import Machine
 from .program import Program, program
+from .schemas import SimulationRecord
 from .unmodelled import departures
 
 Floats = NDArray[np.float64]
-
-SCHEMA = "costmodel/simulate/1"
 
 
 @dataclass(frozen=True)
@@ -66,11 +64,11 @@ class Outcome:
         """Each rank's time in the op, which is what a profiler shows: finish - arrival."""
         return self.run.finish_us - self.run.arrival_us
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> SimulationRecord:
         """Return the ``costmodel/simulate/1`` record."""
         run = self.run
         return {
-            "schema": SCHEMA,
+            "schema": "costmodel/simulate/1",
             "algorithm": self.algorithm,
             "fabric": self.machine.fabric,
             "ranks": [

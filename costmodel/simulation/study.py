@@ -16,11 +16,10 @@ from .collective import Outcome, simulate
 from .conditions import Conditions
 from .cutoff import SimulatedCutoff, collective_cost, layer_cost, simulated_cutoff
 from .machine import Machine, machine
+from .schemas import Place, SweepRecord
 from .skew import Skew
 
 Floats = NDArray[np.float64]
-
-SWEEP_SCHEMA = "costmodel/simulate-sweep/1"
 
 #: Axis -> what its numbers are.
 AXES = {
@@ -148,23 +147,24 @@ class Map:
         values = [np.inf if c.bytes is None else c.bytes for c in self.cells]
         return np.array(values).reshape([len(values) for _, values in self.axes])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> SweepRecord:
         """Return the ``costmodel/simulate-sweep/1`` record."""
         points = np.stack(
             np.meshgrid(*(values for _, values in self.axes), indexing="ij"), axis=-1
         ).reshape(len(self.cells), -1)
         names = [name for name, _ in self.axes]
+        places: list[Place] = [dict(zip(names, p.tolist(), strict=True)) for p in points]  # type: ignore[misc]
         return {
-            "schema": SWEEP_SCHEMA,
+            "schema": "costmodel/simulate-sweep/1",
             "axes": [{"name": name, "values": list(values)} for name, values in self.axes],
             "cells": [
                 {
-                    **dict(zip(names, point.tolist(), strict=True)),
+                    **place,
                     "cutoff_bytes": cell.bytes,
                     "cutoff_tokens": cell.tokens,
                     "cutoff_bytes_interval": list(cell.interval) if cell.interval else None,
                 }
-                for point, cell in zip(points, self.cells, strict=True)
+                for place, cell in zip(places, self.cells, strict=True)
             ],
         }
 

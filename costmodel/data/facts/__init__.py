@@ -16,11 +16,6 @@ def rows(name: str) -> tuple[dict[str, str], ...]:
         return tuple(csv.DictReader(stream))
 
 
-def text(name: str) -> str:
-    """Return the content of a fact file."""
-    return path(name).read_text(encoding="utf-8")
-
-
 def path(name: str) -> Path:
     """Return where a fact file lies in the package."""
     return _HERE / name

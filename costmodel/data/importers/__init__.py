@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import InputError, nearest
+from ...files import read_text
 from ..measurement import Measurements
 from .rows import Imported, Said
 
@@ -35,12 +36,7 @@ def read(kind: str, path: str | Path, said: Said) -> tuple[Measurements, list[st
         raise InputError(
             f"unknown format '{kind}'{nearest(kind, list(FORMATS))}; one of {', '.join(FORMATS)}"
         )
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; give {FORMATS[kind][1]}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file; give {FORMATS[kind][1]}") from None
+    text = read_text(path, FORMATS[kind][1])
     module = importlib.import_module(f"{__name__}.{FORMATS[kind][0]}")
     imported: Imported = module.parse(text, str(path), said, kind)
     if not imported.rows:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ...errors import InputError
+from ...files import parse_json
 from .labels import Label, read_label
 from .rows import Imported, Said, complete, listed
 
@@ -96,13 +96,16 @@ def tables(text: str, path: str) -> list[list[Record]]:
 
 
 def _json_tables(text: str, path: str) -> list[list[Record]]:
+    whole: Any = dict[str, Any] | list[dict[str, Any]]
+    wanted = "JSON records, in one list or one a line"
     try:
-        data = json.loads(text)
-    except ValueError as error:
-        try:  # one object a line
-            data = [json.loads(line) for line in text.splitlines() if line.strip()]
-        except ValueError:
-            raise InputError(f"{path}: not JSON: {error}") from None
+        data = parse_json(text, whole, path, wanted, foreign=True)
+    except InputError as error:
+        try:
+            lines = [line for line in text.splitlines() if line.strip()]
+            data = [parse_json(x, dict[str, Any], path, wanted, foreign=True) for x in lines]
+        except InputError:
+            raise error from None
     constants: dict[str, Any] = {}
     if isinstance(data, dict):
         constants = {k: v for k, v in data.items() if not isinstance(v, list | dict)}
@@ -110,8 +113,8 @@ def _json_tables(text: str, path: str) -> list[list[Record]]:
         if len(lists) != 1:
             raise InputError(f"{path}: {len(lists)} lists of records in the object; one is wanted")
         data = lists[0]
-    if not data or not all(isinstance(record, dict) for record in data):
-        raise InputError(f"{path}: not a list of records")
+    if not data:
+        raise InputError(f"{path}: no record in the list")
     return [
         [
             Record(f"{path}: record {i}", {k: str(v) for k, v in {**constants, **record}.items()})

@@ -8,11 +8,11 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any
+from typing import Any, TypedDict
 
 from ...errors import InputError
+from ...files import parse_json
 from . import table
 from .labels import read_label
 from .rows import Imported, Said, complete, listed
@@ -31,28 +31,47 @@ COMMUNICATORS = {
 }
 
 
+#: What a file should be, for messages.
+FILES = "the JSON that vLLM's benchmarks write"
+
+
+class Sequence(TypedDict):
+    """Milliseconds a call of each communicator at one sequence length."""
+
+    timings: dict[str, float]
+
+
+class MachineAndShape(TypedDict, total=False):
+    """What a file of communicators says of all its times."""
+
+    world_size: int
+    hidden_size: int
+    dtype: str
+
+
+class Communicators(MachineAndShape):
+    """The JSON of ``benchmark_device_communicators.py``, by sequence length."""
+
+    results: dict[int, Sequence]
+
+
 def parse(text: str, path: str, said: Said, kind: str) -> Imported:
     """Return the rows of a file; see :func:`costmodel.data.importers.read`."""
     if text.lstrip().startswith("{"):
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise InputError(f"{path}: not JSON: {error}") from None
-        if "results" in data and isinstance(data["results"], dict):
-            return _communicators(data, path, said)
+        data = parse_json(text, dict[str, Any], path, FILES, foreign=True)
+        if isinstance(data.get("results"), dict):
+            read = parse_json(text, Communicators, path, FILES, foreign=True)
+            return _communicators(read, path, said)
     if "**Hidden Dimension:**" in text:
         return _fused_collective(text, path, said)
     return table.parse(text, path, said, kind)
 
 
-def _communicators(data: dict[str, Any], path: str, said: Said) -> Imported:
+def _communicators(data: Communicators, path: str, said: Said) -> Imported:
     imported = Imported()
     unused: list[str] = []
     for tokens, found in data["results"].items():
-        timings = found.get("timings") if isinstance(found, dict) else None
-        if not isinstance(timings, dict):
-            raise InputError(f"{path}: results['{tokens}'] has no 'timings'; not vLLM's JSON")
-        for name, milliseconds in timings.items():
+        for name, milliseconds in found["timings"].items():
             if name not in COMMUNICATORS:
                 unused.append(name)
                 continue
@@ -63,10 +82,10 @@ def _communicators(data: dict[str, Any], path: str, said: Said) -> Imported:
                 "algorithm": algorithm,
                 "kernel_family": family,
                 "world_size": data.get("world_size", ""),
-                "tokens": int(tokens),
+                "tokens": tokens,
                 "hidden_dim": data.get("hidden_size", ""),
                 "dtype": data.get("dtype", ""),
-                "latency_us": float(milliseconds) * 1e3,
+                "latency_us": milliseconds * 1e3,
                 "statistic": "mean",
                 "rank_reduction": "rank0",
                 "timing": "graph",

@@ -20,21 +20,25 @@ import fcntl
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ...data.measurement import COLUMNS, Measurements
 from ...errors import InputError
+from ...files import json_text, parse_json, read_json
 from .exit_codes import CANNOT_WRITE, RunEnded
-
-SCHEMA = "costmodel/run/1"
+from .schemas import EnvironmentRecord, RunSettings, ShapeRecord
 
 RUN = "run.json"
 ENVIRONMENT = "environment.json"
 SAMPLES = "samples.jsonl"
 MEASUREMENTS = "measurements.csv"
+
+#: What a damaged file of a run should be, for messages.
+AS_WRITTEN = "the file as the run wrote it, or another --out"
 
 #: The option that sets each setting, for messages.
 OPTIONS = {
@@ -52,23 +56,25 @@ OPTIONS = {
 }
 
 
-def read_settings(directory: Path) -> dict[str, Any]:
+def read_settings(directory: Path) -> RunSettings:
     """Return ``run.json`` of a directory; raise :class:`InputError` where there is no run."""
     path = directory / RUN
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise InputError(
             f"{directory}: nothing to resume: there is no {RUN}; leave out --resume to start a run"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}; start a run in another --out") from None
-    if not isinstance(settings, dict) or settings.get("schema") != SCHEMA:
-        raise InputError(f"{path}: not a run of this version ({SCHEMA}); use another --out")
-    return settings
+        )
+    return read_json(path, RunSettings, AS_WRITTEN)
 
 
-def check_same(directory: Path, started: dict[str, Any], given: dict[str, Any]) -> None:
+def parse_records(lines: bytes, path: Path) -> list[ShapeRecord]:
+    """Return the lines of ``samples.jsonl``; raise :class:`InputError` for what is no record."""
+    return [
+        parse_json(line, ShapeRecord, f"{path}:{number}", AS_WRITTEN)
+        for number, line in enumerate(lines.splitlines(), start=1)
+    ]
+
+
+def check_same(directory: Path, started: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Raise :class:`InputError` where ``given`` settings differ from those a run started with."""
     for key, value in given.items():
         if key not in OPTIONS or started.get(key) == value:
@@ -89,9 +95,9 @@ def check_vacant(directory: Path, world_size: int) -> None:
     """Raise :class:`InputError` if a new run cannot start in ``directory``."""
     if (directory / RUN).exists():
         started = read_settings(directory)
-        if started.get("world_size") != world_size:
+        if started["world_size"] != world_size:
             raise InputError(
-                f"{directory} holds a run of world size {started.get('world_size')}, this one has "
+                f"{directory} holds a run of world size {started['world_size']}, this one has "
                 f"{world_size}; a directory holds one world size: give another --out"
             )
         raise InputError(
@@ -107,10 +113,10 @@ def check_vacant(directory: Path, world_size: int) -> None:
 class RunDirectory:
     """An open run directory, held by one process at a time (rank 0)."""
 
-    def __init__(self, directory: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, settings: RunSettings) -> None:
         self.directory = directory
         self.settings = settings
-        self.records: list[dict[str, Any]] = []
+        self.records: list[ShapeRecord] = []
         self._samples = self._open(SAMPLES)
         try:
             fcntl.flock(self._samples, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,7 +134,7 @@ class RunDirectory:
 
     @classmethod
     def start(
-        cls, directory: Path, settings: dict[str, Any], environment: dict[str, Any]
+        cls, directory: Path, settings: RunSettings, environment: EnvironmentRecord
     ) -> RunDirectory:
         """Start a run: write its settings and environment, and an empty table."""
         try:
@@ -151,16 +157,7 @@ class RunDirectory:
         path = directory / SAMPLES
         text = path.read_bytes()
         whole = text[: text.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                record = json.loads(line)
-                record["kind"], record["rows"]
-            except (ValueError, KeyError, TypeError):
-                raise InputError(
-                    f"{path}:{number}: not a record of this program; restore the file, or give "
-                    "another --out"
-                ) from None
-            run.records.append(record)
+        run.records = parse_records(whole, path)
         table = directory / MEASUREMENTS
         wanted = _csv([row for record in run.records for row in record["rows"]])
         rows = table.read_bytes()
@@ -175,13 +172,14 @@ class RunDirectory:
         _append(run._rows, wanted[len(complete) :], table)
         return run
 
-    def append(self, record: dict[str, Any]) -> None:
+    def append(self, record: ShapeRecord) -> None:
         """Add one finished shape: its line, then its ``rows`` (schema 1 dictionaries).
 
         Both are on the disk when this returns. Where they cannot be written, both files are cut
         back to the last finished shape and :class:`RunEnded` is raised.
         """
-        line = json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n"
+        # Not msgspec, which would turn a number that is not finite into null.
+        line = json.dumps(record, separators=(",", ":"), allow_nan=False, default=asdict) + "\n"
         before = os.fstat(self._samples).st_size
         _append(self._samples, line.encode(), self.directory / SAMPLES)
         try:
@@ -230,14 +228,13 @@ def _append(handle: int, data: bytes, path: Path) -> None:
             raise
 
 
-def _replace(path: Path, data: dict[str, Any]) -> None:
+def _replace(path: Path, data: RunSettings | EnvironmentRecord) -> None:
     """Write a JSON file atomically and sync it."""
     temporary = path.with_name(f".{path.name}.new")
     with _writing(path):
         try:
             with temporary.open("w", encoding="utf-8") as stream:
-                json.dump(data, stream, indent=1)
-                stream.write("\n")
+                stream.write(json_text(data))
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(temporary, path)

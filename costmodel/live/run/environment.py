@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from .schemas import Commit, EnvironmentRecord
+
 #: Libraries whose versions can move a latency.
 LIBRARIES = (
     "costmodel", "torch", "triton", "numpy", "aiter", "amd-aiter", "sglang", "vllm", "flashinfer",
@@ -54,9 +56,9 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def read_machine(backend_environment: dict[str, Any]) -> dict[str, Any]:
+def read_machine(backend_environment: dict[str, Any]) -> EnvironmentRecord:
     """Return the environment record as JSON values; a thing that cannot be read is absent."""
-    machine: dict[str, Any] = {
+    machine: EnvironmentRecord = {
         "schema": "costmodel/environment/1",
         "when": now(),
         "backend": backend_environment,
@@ -73,7 +75,7 @@ def read_machine(backend_environment: dict[str, Any]) -> dict[str, Any]:
     for key, command in COMMANDS.items():
         output = _output(*command)
         if output:
-            machine[key] = output
+            machine[key] = output  # type: ignore[literal-required]
     driver = _first_line("/sys/module/amdgpu/version")
     if driver:
         machine["amdgpu_driver"] = driver
@@ -93,19 +95,19 @@ def libraries() -> dict[str, str]:
             continue
     torch = sys.modules.get("torch")
     if torch is not None:
-        versions["torch"] = torch.__version__
+        versions["torch"] = str(torch.__version__)  # a subclass of str
         for name in ("cuda", "hip"):
             if getattr(torch.version, name, None):
                 versions[name] = getattr(torch.version, name)
     return versions
 
 
-def git_state() -> dict[str, Any]:
-    """Return commit and cleanliness of the checkout that this package lies in, {} outside one."""
+def git_state() -> Commit | None:
+    """Return commit and cleanliness of the checkout that this package lies in, None outside one."""
     here = str(Path(__file__).resolve().parent)
     commit = _output("git", "-C", here, "rev-parse", "HEAD")
     if not commit:
-        return {}
+        return None
     changed = _output("git", "-C", here, "status", "--porcelain", "--", here)
     return {"commit": commit, "changed": bool(changed)}
 

@@ -7,16 +7,19 @@ import secrets
 import sys
 import traceback
 
+import msgspec
+
 from ...errors import InputError
 from ..backends.base import Backend, load
 from . import environment
-from .directory import SCHEMA, RunDirectory, check_same
+from .directory import RunDirectory, check_same
 from .exit_codes import BAD_INPUT, LOST_RANK, RunEnded
 from .harness import COMPILE_PATIENCE, check_points, together
 from .options import RunOptions
 from .peers import join
 from .records import labels
 from .schedule import Schedule
+from .schemas import RunSettings
 from .watchdog import Watchdog
 
 
@@ -126,10 +129,11 @@ def _open(backend: Backend, options: RunOptions) -> RunDirectory:
         return run
     when = environment.now()
     stamp = when.replace("-", "").replace(":", "")
-    settings = {
-        "schema": SCHEMA,
+    new = {
+        "schema": "costmodel/run/1",
         "id": f"{options.backend}-tp{options.world_size}-{stamp}-{secrets.token_hex(2)}",
         "started": when,
         **settings,
     }
-    return RunDirectory.start(options.out, settings, environment.read_machine(known))
+    started = msgspec.convert(new, RunSettings)
+    return RunDirectory.start(options.out, started, environment.read_machine(known))

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from ...data.ranges import integers
 from ...errors import InputError
 from ...units import read_dtype
@@ -156,7 +158,7 @@ def _resumed(options: Mapping[str, Any], out: Path) -> RunOptions:
         world_size=started["world_size"],
         points=tuple(Point.from_json(point) for point in started["points"]),
         ordered=True,
-        repetition=Repetition(**{key: started[key] for key in REPETITION}),
+        repetition=msgspec.convert(started, Repetition),
         out=out,
         resume=True,
         budget_s=options["budget"],

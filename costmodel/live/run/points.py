@@ -16,16 +16,16 @@ the top, carry the planner's reasons and are ignored here.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ...errors import InputError, nearest
+from ...files import read_json
 from ...model.shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
 from ..backends.base import ARMS, SEPARATE_ARM, LiveShape
+from .schemas import PlanFile, PlannedShape, PointRecord
 
 SCHEMA = "costmodel/plan/1"
 
@@ -40,7 +40,7 @@ class Point:
     shape: LiveShape
     arms: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> PointRecord:
         """Return the point as a dictionary of JSON values."""
         return {
             "tokens": self.shape.tokens,
@@ -50,7 +50,7 @@ class Point:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Point:
+    def from_json(cls, data: PointRecord) -> Point:
         """Return the point that :meth:`to_json` wrote."""
         shape = LiveShape(data["tokens"], data["hidden_dim"], data["dtype"])
         return cls(shape, tuple(data["arms"]))
@@ -103,19 +103,7 @@ def read_plan(path: str | Path, world_size: int | None) -> tuple[list[Point], in
     A plan for several world sizes needs ``world_size`` to say which part to run: one run directory
     holds one world size. Raises :class:`InputError` naming the file and the entry.
     """
-    path = Path(path)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; give a plan file") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}; give a plan file ({SCHEMA})") from None
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        schema = data.get("schema") if isinstance(data, dict) else type(data).__name__
-        raise InputError(f"{path}: the schema is {schema!r}, not '{SCHEMA}'")
-    entries = data.get("shapes")
-    if not isinstance(entries, list) or not entries:
-        raise InputError(f"{path}: 'shapes' is empty or missing; a plan lists at least one shape")
+    entries = read_json(path, PlanFile, f"a plan file ({SCHEMA})")["shapes"]
     read = [_entry(entry, f"{path}: shapes[{i}]") for i, entry in enumerate(entries)]
     sizes = sorted({size for _, size in read})
     if world_size is None:
@@ -138,32 +126,17 @@ def read_plan(path: str | Path, world_size: int | None) -> tuple[list[Point], in
     return points, world_size, sum(size != world_size for _, size in read)
 
 
-def _entry(entry: Any, where: str) -> tuple[Point, int]:
+def _entry(entry: PlannedShape, where: str) -> tuple[Point, int]:
     """Return one entry of a plan file as a point and its world size."""
-    if not isinstance(entry, dict):
-        raise InputError(f"{where}: not an object with tokens, hidden_dim, world_size, ...")
-    numbers = {}
-    for key in ("tokens", "hidden_dim", "world_size"):
-        value = entry.get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{where}: {key} is {value!r}; it must be a whole number, 1 or more")
-        numbers[key] = value
+    tokens, hidden_dim, world_size = entry["tokens"], entry["hidden_dim"], entry["world_size"]
     op, dtype = entry.get("op", FUSED), entry.get("dtype", "bf16")
     if op not in (FUSED, SEPARATE):
         raise InputError(f"{where}: op is {op!r}; live back ends run {FUSED} and {SEPARATE}")
-    if not isinstance(dtype, str):
-        raise InputError(f"{where}: dtype is {dtype!r}; a name such as 'bf16' is wanted")
-    if op == SEPARATE:
-        arms: Any = [SEPARATE_ARM]
-    elif entry.get("algorithm"):
-        arms = [entry["algorithm"]]
-    else:
-        arms = entry.get("arms", list(DEFAULT_ARMS))
-    if not isinstance(arms, list) or not all(isinstance(arm, str) for arm in arms):
-        raise InputError(f"{where}: arms is {arms!r}; a list of names is wanted")
+    arms = [SEPARATE_ARM] if op == SEPARATE else entry.get("arms", DEFAULT_ARMS)
+    if op == FUSED and (algorithm := entry.get("algorithm")):
+        arms = [algorithm]
     try:
-        Shapes.of(numbers["tokens"], numbers["hidden_dim"], numbers["world_size"], dtype=dtype)
-        shape = LiveShape(numbers["tokens"], numbers["hidden_dim"], dtype)
-        return Point(shape, check_arms(arms)), numbers["world_size"]
+        Shapes.of(tokens, hidden_dim, world_size, dtype=dtype)
+        return Point(LiveShape(tokens, hidden_dim, dtype), check_arms(arms)), world_size
     except InputError as error:
         raise InputError(f"{where}: {error}") from None

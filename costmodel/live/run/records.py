@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from ..backends.base import Backend, op_and_algorithm
 from . import environment
 from .harness import ArmResult
 from .points import Point
+from .schemas import ArmRecord, Labels, ShapeRecord
 
 
 def to_record(
-    index: int, point: Point, results: dict[str, ArmResult], seconds: float, kind: str = "shape"
-) -> dict[str, Any]:
+    index: int,
+    point: Point,
+    results: dict[str, ArmResult],
+    seconds: float,
+    kind: Literal["shape", "again"] = "shape",
+) -> ShapeRecord:
     """Return the line of ``samples.jsonl`` for one measured point, still without ``rows``."""
-    arms = {}
+    arms: dict[str, ArmRecord] = {}
     for arm, result in results.items():
         arms[arm] = {
             "correct": result.summary is not None,
             # NaN and missing outputs count as infinite, which JSON lacks
             "worst_error": result.worst_error if math.isfinite(result.worst_error) else None,
             "wrong_ranks": list(result.wrong_ranks),
-            "summary": asdict(result.summary) if result.summary else None,
+            "summary": result.summary,
             "clean": result.summary.clean if result.summary else None,
             "kernels": list(result.kernels),
             "latency_us": result.latency_us.tolist() if result.latency_us is not None else None,
@@ -40,13 +44,14 @@ def to_record(
 
 
 def schema_rows(
-    record: dict[str, Any], run_id: str, labels: dict[str, str], world_size: int, timing: str
+    record: ShapeRecord, run_id: str, labels: Labels, world_size: int, timing: str
 ) -> list[dict[str, Any]]:
     """Return the schema 1 rows of one record: one for each arm that was right."""
     point = Point.from_json(record["point"])
     rows = []
     for arm, result in record["arms"].items():
-        if not result["correct"]:
+        summary = result["summary"]
+        if summary is None:
             continue
         op, algorithm = op_and_algorithm(arm)
         quality = "clean" if result["clean"] else "noisy"
@@ -67,7 +72,7 @@ def schema_rows(
                 "hidden_dim": point.shape.hidden_dim,
                 "dtype": point.shape.dtype,
                 "bytes": point.shape.bytes,
-                "latency_us": round(result["summary"]["latency_us"], 4),
+                "latency_us": round(summary.latency_us, 4),
                 "statistic": "median",
                 "rank_reduction": "max",
                 "timing": timing,
@@ -77,7 +82,7 @@ def schema_rows(
     return rows
 
 
-def labels(backend: Backend) -> dict[str, str]:
+def labels(backend: Backend) -> Labels:
     """Return what the rows say of the machine and the kernels; a resumed run must have the same."""
     known = backend.environment()
     return {

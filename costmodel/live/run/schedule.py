@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from ..backends.base import GRAPH, Backend
 from ..backends.reference import out_of_memory
@@ -18,6 +17,7 @@ from .harness import ArmResult, Repetition, measure_point
 from .points import Point
 from .progress import ProgressBar
 from .records import schema_rows, to_record
+from .schemas import ShapeRecord
 from .statistics import CLEAN_PERCENT
 from .watchdog import Watchdog
 
@@ -145,7 +145,7 @@ class Schedule:
             f"again at the end: {', '.join(changes) or 'no arm to compare'}"
         )
 
-    def _store(self, record: dict[str, Any]) -> None:
+    def _store(self, record: ShapeRecord) -> None:
         if self.run is None:
             return
         if record["kind"] == "shape":

@@ -1,0 +1,83 @@
+"""The JSON that audits read as: one typed record."""
+
+from __future__ import annotations
+
+from typing import Literal, TypedDict
+
+from ..decide.schemas import EstimateRecord
+from ..rules.schemas import ConditionRecord, RuleRecord
+
+
+class MismatchRecord(TypedDict):
+    """One thing that does not fit its unit."""
+
+    check: str
+    line: int
+    text: str
+
+
+class InstalledRecord(TypedDict):
+    """A rule as it stands in a source."""
+
+    file: str
+    line: int
+    function: str
+    words: str
+    known_as: str
+    moved: bool
+    overrides: list[str]
+    assumed: list[str]
+    findings: list[MismatchRecord]
+    op: str
+    condition: ConditionRecord
+
+
+class CutoffInWords(TypedDict):
+    """Which sizes are 1-stage, and as comparison and bytes; null where there is no one cutoff."""
+
+    sizes: str
+    compare: str | None
+    bytes: int | None
+
+
+class MaxTokens(TypedDict):
+    """Longest 1-stage batch; null where there is no limit, or no other rule."""
+
+    installed: int | None
+    against: int | None
+
+
+class ComparisonRecord(TypedDict):
+    """Both rules at one world size; ``max_tokens`` by hidden size."""
+
+    world_size: int
+    installed: CutoffInWords
+    against: CutoffInWords | None
+    max_tokens: dict[str, MaxTokens]
+
+
+class LossRecord(TypedDict):
+    """What the installed rule loses at one world size."""
+
+    world_size: int
+    installed_pct: EstimateRecord
+    against_pct: EstimateRecord
+    loses_pct: EstimateRecord
+    loses_us_per_call: EstimateRecord
+    share_decided_otherwise: float
+
+
+class AuditRecord(TypedDict):
+    """``costmodel/audit/1``."""
+
+    schema: Literal["costmodel/audit/1"]
+    path: str
+    engine: str
+    version: str
+    kind: str
+    rules: list[InstalledRecord]
+    against: RuleRecord | None
+    comparison: list[ComparisonRecord]
+    regret: list[LossRecord]
+    loses_pct: float | None
+    passed: bool
