@@ -51,9 +51,14 @@ def element_bytes(dtype: str) -> int:
 
 
 def kib(size_bytes: float) -> str:
-    """Return a size as people read it: ``448 KiB``, ``3.5 MiB``, ``96 B``."""
+    """Return a size as people read it: ``448 KiB``, ``3.5 MiB``, ``2272 KiB``, ``96 B``.
+
+    From a MiB on to a whole KiB, in MiB where three decimals say it, so that a cutoff in KiB reads
+    the same wherever it stands.
+    """
     if size_bytes >= MIB:
-        return f"{size_bytes / MIB:.4g} MiB"
+        whole = round(size_bytes / KIB)
+        return f"{whole / 1024:g} MiB" if whole % 128 == 0 else f"{whole} KiB"
     if size_bytes >= KIB:
         return f"{size_bytes / KIB:.4g} KiB"
     return f"{size_bytes:.0f} B"

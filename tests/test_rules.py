@@ -27,11 +27,18 @@ from costmodel.rules.algebra import (
     with_version,
 )
 from costmodel.rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE
-from costmodel.rules.condition import Always, Calls, Compare, Member, OnFullMesh, WholePacks
+from costmodel.rules.condition import (
+    Always,
+    Calls,
+    Compare,
+    Member,
+    OnFullMesh,
+    WholePacks,
+    exact_size,
+)
 from costmodel.rules.rule import Rule
 from costmodel.rules.schemas import ConditionRecord
-
-KIB = 1024
+from costmodel.units import KIB, kib
 
 #: Cutoffs as the engines state them: comparison, KiB at 2, 4 and 8 ranks (None: always).
 PUBLISHED = {
@@ -455,3 +462,7 @@ class TestAlgebra:
     )
     def test_sizes_are_never_rounded(self, size, words):
         assert Compare("bytes", "<=", size).words() == f"bytes <= {words}"
+
+    @given(st.integers(1, 64 * 1024))
+    def test_a_cutoff_in_kib_reads_the_same_in_a_rule_and_in_an_answer(self, whole):
+        assert kib(whole * KIB) == exact_size(whole * KIB)

@@ -110,7 +110,7 @@ def _listing(
     return rule_table(
         rule,
         provenance,
-        dtype=asked["dtype"] or "bf16",
+        dtype=question.dtype_of(asked),
         aiter_version=ran.version,
         hidden_dims=hidden or HIDDEN_DIMS,
     )

@@ -58,23 +58,27 @@ def workload_options(command: Command) -> Command:
 
 
 def setting_of(asked: Asked) -> Setting:
-    """Return the setting that the options name, and take them out of ``asked``.
-
-    The dtype defaults to the model's where one is named.
-    """
+    """Return the setting that the options name, and take them out of ``asked``."""
     calibration, _, gpu = options.load_target(
         asked.pop("arch"), asked.pop("gpu"), asked.pop("calibration_file")
     )
-    model = llm_of(asked)
+    dtype = dtype_of(asked)
+    del asked["dtype"]
     return Setting(
         calibration,
         gpu,
         op=asked.pop("op", FUSED),
-        dtype=asked.pop("dtype") or (model.dtype if model else "bf16"),
+        dtype=dtype,
         aiter_version=asked.pop("aiter_version"),
         source=asked.pop("source", ""),
         engine=asked.pop("engine", "").lower(),
     )
+
+
+def dtype_of(asked: Asked) -> str:
+    """Return the dtype that was asked for, else that of the model that the options name."""
+    model = llm_of(asked)
+    return asked["dtype"] or (model.dtype if model else "bf16")
 
 
 def llm_of(asked: Asked) -> LLM | None:

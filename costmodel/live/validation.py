@@ -215,7 +215,7 @@ def judge_run(
 
 
 def _rule(setting: Setting, pairs: Pairs) -> Rule:
-    """Return the calibration's recommended rule for its own GPU, without gaps."""
+    """Return the recommended rule of the setting at the world sizes of the pairs, without gaps."""
     decision = recommend(setting, world_sizes=np.unique(pairs.world_size).tolist())
     fallback = current("aiter", FUSED)
     if not any(c.claimed for c in decision.cutoffs):
