@@ -218,3 +218,13 @@ def test_captured_batches_and_workload():
     assert snap_tokens(100, 2880, 2) == (0, 1)
     assert snap_tokens(24 * 2880 * 2, 2880, 2) == (24, 32)
     assert snap_tokens(10**9, 2880, 2) == (512, None)
+
+
+@pytest.mark.parametrize("gpu", ["MI300X", "MI308X", "MI325X", "MI350X", "MI355X"])
+def test_captured_sizes_that_lie_far_apart_are_no_uncertainty(gpu):
+    """At hidden 7168 a step of 8 tokens is 112 KiB: the ends of cells lie further apart."""
+    setting = Setting.shipped(gpu)
+    every, one = recommend(setting), recommend(setting, Workload.of([7168]))
+    for wide, narrow in zip(every.cutoffs, one.cutoffs, strict=True):
+        assert wide.claimed
+        assert narrow.claimed

@@ -267,3 +267,11 @@ def test_bad_input_is_one_line_and_exit_code_2(args, said):
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stderr.startswith("costmodel: error: ")
     assert said in done.stderr
+
+
+def test_where_no_gpu_has_an_answer_each_says_why():
+    done = run("--model", "llama-3.1-405b", "--tp", 8, "--from", "sglang")
+    assert done.returncode == 2
+    assert "MI300X: hidden size 16384" in done.stderr
+    assert "MI355X: hidden size 16384" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -9,7 +9,7 @@ import click
 from ..data import hardware
 from ..decide.recommendation import recommend
 from ..decide.setting import Setting
-from ..decide.worth import worth
+from ..decide.worth import Worth, worth
 from ..errors import InputError
 from ..rules import ENGINES
 from ..rules.rule import Rule
@@ -77,10 +77,19 @@ def command(
             return question.rule_of(name)
         return recommend(setting, workload, world_sizes=(tp,)).rule
 
-    worths = []
-    for setting in _settings(asked):
-        rules = (rule(setting, old), rule(setting, new))
-        worths.append(worth(setting, llm, tp, *rules, histogram=histogram))
+    worths: list[Worth] = []
+    refused: list[str] = []
+    settings = _settings(asked)
+    for setting in settings:
+        try:
+            rules = (rule(setting, old), rule(setting, new))
+            worths.append(worth(setting, llm, tp, *rules, histogram=histogram))
+        except InputError as error:
+            refused.append(f"{setting.gpu}: {error}" if len(settings) > 1 else str(error))
+    if not worths:
+        raise InputError("; ".join(refused))
+    for why in refused:
+        click.echo(f"costmodel: note: {why}", err=True)
     if style == "json":
         setting = worths[0].setting
         options.print_json(

@@ -217,7 +217,9 @@ def _verdict(
             ALWAYS_ONE_STAGE,
         )
     lo, hi = best.lo.lo, best.hi.hi
-    if hi is None or lo == 0 or hi > MAX_INTERVAL_RATIO * lo:
+    # From largest 1-stage call to largest 1-stage call: how far apart captured calls lie is not
+    # uncertainty.
+    if hi is None or lo == 0 or best.hi.lo > MAX_INTERVAL_RATIO * lo:
         span = f"{kib(lo)} to {'no limit' if hi is None else kib(hi)}"
         return (
             f"the 90 % interval of the best cutoff is {span}, more than a factor of "

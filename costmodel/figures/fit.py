@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..calibration.posterior import NORMAL_HALF_WIDTH, Calibration
+from ..calibration.posterior import NOISE_HALF_WIDTH, NORMAL_HALF_WIDTH, Calibration
 from ..model import parameters
 from ..show.words import unit
 from .latency import SYMBOLS
@@ -124,10 +124,9 @@ def residuals(calibration: Calibration, table: Measurements | None = None) -> go
             **{"y" if column == 1 else "x": 0}, line={"color": NEUTRAL, "width": 1},
             row=1, col=column,
         )  # fmt: skip
-    # Two-sided 90 % point of Student's t with the 4 degrees of freedom of the row noise.
     figure.add_vrect(
-        x0=-2.132, x1=2.132, fillcolor=faded(NEUTRAL, 0.14), line_width=0, layer="below",
-        row=1, col=2,
+        x0=-NOISE_HALF_WIDTH, x1=NOISE_HALF_WIDTH, fillcolor=faded(NEUTRAL, 0.14), line_width=0,
+        layer="below", row=1, col=2,
     )  # fmt: skip
     values, ticks = byte_ticks(float(size.min()), float(size.max()))
     step = -(-len(ticks) // 5)
@@ -152,8 +151,8 @@ def residuals(calibration: Calibration, table: Measurements | None = None) -> go
 def parameter_intervals(calibration: Calibration) -> go.Figure:
     """Return every parameter's 90 % interval on the scale of its prior.
 
-    Grey is the prior's 90 % interval, -1.645 to 1.645 standard deviations; a bar as wide as the
-    grey one was not learnt from the data. Estimates stand beside the names, in their own units.
+    Grey is the prior's 90 % interval, in its standard deviations; a bar as wide as the grey one was
+    not learnt from the data. Estimates stand beside the names, in their own units.
     """
     import plotly.graph_objects as go
 

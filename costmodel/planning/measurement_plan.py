@@ -18,7 +18,7 @@ from ..decide.decision import ALWAYS_ONE_STAGE
 from ..decide.recommendation import recommend
 from ..decide.setting import Setting
 from ..errors import InputError
-from ..files import json_text, replacing
+from ..files import check_free, json_text, replacing
 from ..model.shape import FUSED, WORLD_SIZES, Shapes
 from .budget import Budget, MeasuringTime
 from .candidates import Candidates, harness_spread_us
@@ -170,21 +170,14 @@ class Plan:
 def check_writable(path: str | Path, op: str, *, force: bool = False) -> None:
     """Raise :class:`InputError` when no plan file for ``op`` can be put at ``path``.
 
-    That is an existing file without ``force``, a directory, a place that does not exist, and an op
-    that ``costmodel measure`` does not run.
+    That is where :func:`.check_free` says so, and an op that ``costmodel measure`` does not run.
     """
-    path = Path(path)
     if op != FUSED:
         raise InputError(
             f"{path}: not written: 'costmodel measure' runs {FUSED}, not {op}; "
             "leave out --out and print the plan with --format json"
         )
-    if path.is_dir():
-        raise InputError(f"{path}: is a directory; name the plan file")
-    if path.exists() and not force:
-        raise InputError(f"{path}: exists; give --force to replace it")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: no directory {path.parent}; make it first")
+    check_free(path, force)
 
 
 def plan(
