@@ -18,7 +18,7 @@ from costmodel.calibration.posterior import shipped
 from costmodel.cli.main import cli, main
 from costmodel.cli.schemas import SCHEMAS, json_schema, types_of
 from costmodel.decide.fit_report import report
-from costmodel.files import json_text
+from costmodel.files import json_text, read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = re.compile(r"costmodel/[a-z-]+/\d+\b")
@@ -122,6 +122,13 @@ def test_a_run_leaves_files_of_their_schemas(tmp_path):
     (text,) = (out / "samples.jsonl").read_text().splitlines()
     read = msgspec.json.decode(text, type=ShapeRecord)
     assert json.loads(msgspec.json.encode(read)) == json.loads(text)
+
+
+def test_the_published_environments_are_of_their_schema():
+    paths = list((ROOT / "measurements").rglob("*environment.json"))
+    assert len(paths) > 3
+    for path in paths:  # what the machine and the back end say may be more
+        read_json(path, types_of("costmodel/environment/1")[0], "an environment")
 
 
 def test_every_schema_that_the_source_names_is_published():

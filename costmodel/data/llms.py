@@ -14,9 +14,6 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated
-
-from msgspec import Meta, Struct, field
 
 from ..errors import InputError, nearest
 from ..files import read_json
@@ -25,8 +22,6 @@ from . import facts
 
 #: Fused calls of one decoder layer: after attention and after the MLP.
 CALLS_PER_LAYER = 2
-
-Size = Annotated[int, Meta(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -88,36 +83,14 @@ def hidden_dims() -> list[int]:
     return sorted({llm.hidden_size for llm in catalogue()})
 
 
-class TextConfig(Struct):
-    """The keys of a Hugging Face configuration that are read, each under all its names."""
-
-    hidden_size: Size | None = None
-    d_model: Size | None = None
-    n_embd: Size | None = None
-    num_hidden_layers: Size | None = None
-    n_layers: Size | None = None
-    n_layer: Size | None = None
-    num_layers: Size | None = None
-    torch_dtype: str | None = None
-    dtype: str | None = None
-
-
-class Config(TextConfig):
-    """A ``config.json``; multimodal ones keep the language model one level down."""
-
-    text_config: TextConfig | None = None
-    llm_config: TextConfig | None = None
-    language_config: TextConfig | None = None
-    model_type: str | None = None
-    name: str | None = field(default=None, name="_name_or_path")
-
-
 def from_config(path: str | Path) -> LLM:
     """Read a local Hugging Face ``config.json``.
 
     Raises :class:`InputError`, naming file and key, for a missing file, text that is not JSON, and
     a key that is missing or not a whole number of at least 1.
     """
+    from .schemas import Config
+
     config = read_json(path, Config, "a Hugging Face config.json", foreign=True)
     inner = (config.text_config, config.llm_config, config.language_config)
     text = config if config.hidden_size else next(filter(None, inner), config)
