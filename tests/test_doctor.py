@@ -137,6 +137,20 @@ def test_a_package_that_import_would_take_instead_is_noticed(tmp_path):
     assert behind.status == "note"
 
 
+def test_the_command_that_pip_installs_is_no_package(bare):
+    (bare / "bin").mkdir()
+    script = bare / "bin" / "costmodel"
+    script.write_text("from costmodel.cli.main import main\n\nmain()\n")
+    here = Path(machine.__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, str(script), "doctor", "--format", "json"],
+        capture_output=True, text=True, timeout=300, check=False,
+        env={**os.environ, "PYTHONPATH": f"{bare}{os.pathsep}{here}"},
+    )  # fmt: skip
+    checks = {c["name"]: c for c in json.loads(done.stdout)["checks"]}
+    assert checks["other costmodel"]["status"] == "ok", checks["other costmodel"]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

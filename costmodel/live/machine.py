@@ -353,9 +353,12 @@ def _providers(name: str, path: Sequence[str]) -> list[Path]:
     """Return the packages of a name in the order in which Python would take them."""
     places: dict[Path, None] = {}
     for entry in path:
-        for place in (Path(entry or os.getcwd(), name), Path(entry or os.getcwd(), f"{name}.py")):
-            if place.is_file() or (place / "__init__.py").is_file():
-                places[place.resolve()] = None
+        package, module = (Path(entry or os.getcwd(), n) for n in (name, f"{name}.py"))
+        # A script of that name, as pip installs it, is neither.
+        if (package / "__init__.py").is_file():
+            places[package.resolve()] = None
+        elif module.is_file():
+            places[module.resolve()] = None
     return list(places)
 
 
