@@ -79,7 +79,7 @@ def recommend(
         workload=load,
         cutoffs=tuple(_cutoff(setting, load, n, added_us) for n in world_sizes),
         hidden_rule=rule_words,
-        hidden_set=tuple(known_workload(setting).hidden_dims()),
+        hidden_set=tuple(known_hidden_dims(setting)),
     )
     return _as_it_will_run(decision) if setting.engine else decision
 
@@ -97,12 +97,14 @@ def _as_it_will_run(decision: Decision) -> Decision:
 
 
 def known_workload(setting: Setting) -> Workload:
-    """Return captured batch sizes crossed with the hidden sizes of known models.
+    """Return captured batch sizes crossed with :func:`known_hidden_dims`."""
+    return Workload.of(known_hidden_dims(setting))
 
-    Only hidden sizes that the setting's 1-stage kernel takes.
-    """
+
+def known_hidden_dims(setting: Setting) -> list[int]:
+    """Return the hidden sizes of known models that the setting's 1-stage kernel takes."""
     known = np.array(llms.hidden_dims())
-    return Workload.of(known[setting.takes(setting.shapes(1, known, 2), ONE_STAGE)].tolist())
+    return known[setting.takes(setting.shapes(1, known, 2), ONE_STAGE)].tolist()
 
 
 def weigh(
