@@ -197,7 +197,7 @@ def test_a_call_that_one_kernel_rejects_has_no_margin(mi300x):
     assert found.choice == TWO_STAGE
     assert found.margin_us is None
     assert list(found.arms) == [TWO_STAGE]
-    assert "the 1stage kernel rejects the call" in found.reason
+    assert "the 1-stage kernel rejects the call" in found.reason
     record = found.to_dict()
     assert record["margin_us"] is None
     assert record["flips"] == []

@@ -241,7 +241,7 @@ def test_gfx942_gets_both_algorithms_at_both_open_world_sizes(planned):
         arms = {a for e in planned.entries if e.world_size == n for a in e.arms}
         assert "1stage" in arms
     assert set(planned.entries[0].arms) == {"1stage", "2stage"}
-    assert "no 1stage row of any gfx942 is known" in planned.entries[0].reason
+    assert "no 1-stage row of any gfx942 is known" in planned.entries[0].reason
     assert any(
         "scale of kernels' fixed times against gfx950's" in e.reason for e in planned.entries
     )
@@ -270,7 +270,7 @@ def test_a_plan_is_repeatable(mi300x, planned):
 def test_gfx950_measures_where_nothing_was_measured_first():
     found = plan(Setting.shipped("MI355X"), Budget(shapes=2), world_sizes=(4, 8))
     assert {e.world_size for e in found.entries} == {8}
-    assert "no 1stage or 2stage row of MI355X at 8 ranks" in found.entries[0].reason
+    assert "no 1-stage or 2-stage row of MI355X at 8 ranks" in found.entries[0].reason
     assert "growth of the 2-stage's release with ranks" in found.entries[0].reason
 
 

@@ -20,7 +20,7 @@ from ..data.workload import Workload, captured_batch_sizes
 from ..errors import InputError
 from ..model.eligibility import eligible
 from ..model.latency import TERMS
-from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, TWO_STAGE, Shapes
+from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, SPOKEN, TWO_STAGE, Shapes
 from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, catalogue
 from ..rules.rule import Rule
 from .decision import NOT_IDENTIFIED, Cutoff, Decision
@@ -253,7 +253,7 @@ def explain(setting: Setting, call: Shapes, workload: Workload | None = None) ->
     if len(run) == 1:
         other = next(a for a in ALGORITHMS if a not in run)
         needs = eligible(call, other, setting.kernel)[1]
-        reason = f"the {other} kernel rejects the call, it needs {needs}"
+        reason = f"the {SPOKEN[other]} kernel rejects the call, it needs {needs}"
         return Explanation(
             setting, decision, call, run[0], run[0], arms, None, None, 1.0, reason, None, None,
             opinions, (), (),

@@ -12,7 +12,7 @@ from ..calibration.posterior import NOISE_DOF, TAIL
 from ..errors import InputError
 from ..model.eligibility import eligible
 from ..model.latency import total
-from ..model.shape import Shapes, read_algorithm
+from ..model.shape import SPOKEN, Shapes, read_algorithm
 from .decision import MEASURED, TRANSFERRED
 from .setting import DRAWS, SEED, Setting
 
@@ -88,7 +88,7 @@ def predict(setting: Setting, shapes: Shapes, algorithm: str) -> Prediction:
     if not takes.all():
         i = int(np.flatnonzero(~takes.ravel())[0])
         raise InputError(
-            f"the {algorithm} kernel of {setting.kernel.title} rejects "
+            f"the {SPOKEN[algorithm]} kernel of {setting.kernel.title} rejects "
             f"{shapes.tokens.flat[i]} tokens x hidden {shapes.hidden_dim.flat[i]} "
             f"({shapes.dtype}): it needs {rule}"
         )

@@ -22,7 +22,7 @@ from ..data import llms
 from ..data.workload import Workload, captured_batch_sizes, snap_tokens
 from ..errors import InputError
 from ..model.eligibility import eligible
-from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, WORLD_SIZES
+from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, SEPARATE, SPOKEN, TWO_STAGE, WORLD_SIZES
 from ..units import PACK_BYTES, kib
 from .decision import (
     ADEQUATE_PCT,
@@ -239,8 +239,8 @@ def _verdict(
     for arm in evidence:
         if not arm.rows:
             return (
-                f"no {arm.algorithm} row of {setting.op} on any GPU in this calibration: priors "
-                "alone would decide",
+                f"no {SPOKEN[arm.algorithm]} row of {setting.op} on any GPU in this calibration: "
+                "priors alone would decide",
                 NOT_IDENTIFIED,
             )
     return "; ".join(_carried(setting, n, arm) for arm in evidence), TRANSFERRED
@@ -248,10 +248,13 @@ def _verdict(
 
 def _carried(setting: Setting, n: int, arm: ArmEvidence) -> str:
     """Say where an arm's kernel constants come from."""
+    spoken = SPOKEN[arm.algorithm]
     if arm.here:
-        return f"{arm.algorithm} measured here ({', '.join(arm.here.sources)})"
+        return f"{spoken} measured here ({', '.join(arm.here.sources)})"
     rows = ", ".join(f"{c.gpu} TP{c.world_size} ({', '.join(c.sources)})" for c in arm.elsewhere)
-    return f"{arm.algorithm} never measured on {setting.gpu} at {n} ranks, carried from {rows}"
+    return (
+        f"{SPOKEN[arm.algorithm]} never measured on {setting.gpu} at {n} ranks, carried from {rows}"
+    )
 
 
 def _measure_next(

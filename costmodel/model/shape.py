@@ -26,6 +26,9 @@ ONE_STAGE = "1stage"
 TWO_STAGE = "2stage"
 ALGORITHMS = (ONE_STAGE, TWO_STAGE)
 
+#: What they are called in sentences.
+SPOKEN = {ONE_STAGE: "1-stage", TWO_STAGE: "2-stage"}
+
 #: Names that people use for the operations, beside their own.
 OP_NAMES = {
     "fused": FUSED, "plain": ALL_REDUCE, "separate": SEPARATE, "allreduce": ALL_REDUCE,

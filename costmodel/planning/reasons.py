@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from ..calibration.posterior import NORMAL_HALF_WIDTH
 from ..decide.setting import Setting
 from ..model.parameters import meaning
+from ..model.shape import SPOKEN
 from .candidates import Candidates
 from .coordinates import Posterior
 from .value import RegretSurface
@@ -51,9 +52,9 @@ def _novelty(setting: Setting, n: int, algorithms: list[str]) -> str:
     nowhere, not_here = [], []
     for a in algorithms:
         if not any((c.op, c.algorithm) == (op, a) and c.gpu in gpus for c in calibration.coverage):
-            nowhere.append(a)
+            nowhere.append(SPOKEN[a])
         elif calibration.measured(setting.gpu, n, op, a) is None:
-            not_here.append(a)
+            not_here.append(SPOKEN[a])
     parts = [f"no {' or '.join(nowhere)} row of any {setting.arch} is known"] if nowhere else []
     if not_here:
         parts.append(f"no {' or '.join(not_here)} row of {setting.gpu} at {n} ranks is known")
@@ -70,7 +71,7 @@ def _precision(candidates: Candidates, before: list[int], measurements: list[int
     row = scale @ candidates.rows[measurements]
     known = float(np.sqrt(row @ candidates.left_unknown(before) @ row))
     scatter = float(np.sqrt(candidates.noise_variance * np.sum(scale**2)))
-    what = "t2 - t1" if len(measurements) == 2 else candidates.algorithm(measurements[0])
+    what = "t2 - t1" if len(measurements) == 2 else SPOKEN[candidates.algorithm(measurements[0])]
     given = "" if not before else " after those above"
     return (
         f"{what} is known to +-{NORMAL_HALF_WIDTH * known:.1f} us{given}, this measures it to "

@@ -92,7 +92,7 @@ def text(report: FitReport) -> str:
             tokens = sorted({m["tokens"] for m in r["measure_next"]})
             hidden = r["measure_next"][0]["hidden_dim"]
             lines.append(
-                f"  Measure 1stage and 2stage again at hidden {hidden}, tokens "
+                f"  Measure 1-stage and 2-stage again at hidden {hidden}, tokens "
                 f"{', '.join(map(str, tokens))}: graph replay, maximum over ranks, at least 100 "
                 "samples, A/A pairs."
             )

@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ..model.parameters import meaning
-from ..model.shape import ONE_STAGE, TWO_STAGE
+from ..model.shape import SPOKEN
 from ..rules.evidence import CutoffEvidence
 from ..units import KIB, kib
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..decide.regret import Estimate
 
 #: The two algorithms and the third arm; "" is what a rule without a claim runs.
-ARM = {ONE_STAGE: "1-stage", TWO_STAGE: "2-stage", "separate": "separate ops", "": "no claim"}
+ARM = {**SPOKEN, "separate": "separate ops", "": "no claim"}
 
 #: What bounds an interval that is open above.
 NO_LIMIT = "no limit"

@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..model.eligibility import eligible
 from ..model.geometry import link_geometry
 from ..model.latency import total
-from ..model.shape import FUSED, Shapes, read_algorithm, read_op
+from ..model.shape import FUSED, SPOKEN, Shapes, read_algorithm, read_op
 from ..units import read_dtype
 from .conditions import Conditions
 from .engine import Engine, Run
@@ -117,8 +117,8 @@ def simulate(
     ok, rule = eligible(shapes, algorithm, machine.kernel)
     if not ok.all():
         raise InputError(
-            f"the {algorithm} kernel of {machine.kernel.family} {machine.kernel.version} rejects "
-            f"{tokens} tokens x hidden {hidden_dim} ({dtype}); its rule: {rule}"
+            f"the {SPOKEN[algorithm]} kernel of {machine.kernel.family} {machine.kernel.version} "
+            f"rejects {tokens} tokens x hidden {hidden_dim} ({dtype}); its rule: {rule}"
         )
     stated = (conditions or Conditions()).checked(machine.ranks)
     shape = link_geometry(shapes, algorithm, machine.kernel, machine.arch)
