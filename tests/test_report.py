@@ -359,6 +359,24 @@ def test_force_replaces_the_report_and_leaves_other_files(vllm, tmp_path, monkey
     assert [p.name for p in tmp_path.iterdir()] == ["r"]
 
 
+def test_links_are_followed_and_nothing_but_files_is_replaced(vllm, tmp_path, monkeypatch):
+    monkeypatch.setenv("BROWSER_PATH", "/nonexistent/browser")
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere.md"
+    out.mkdir()
+    elsewhere.write_text("old")
+    (out / "report.md").symlink_to(elsewhere)
+    directory.write(vllm, out, command="costmodel report", force=True)
+    assert (out / "report.md").is_symlink()
+    assert elsewhere.read_text().startswith("# ")
+    elsewhere.write_text("kept")
+    (out / "rule.json").unlink()
+    (out / "rule.json").symlink_to(os.devnull)
+    with pytest.raises(InputError, match=r"rule.json: is not a regular file"):
+        directory.write(vllm, out, command="costmodel report", force=True)
+    assert elsewhere.read_text() == "kept"
+    assert (out / "rule.json").is_symlink()
+
+
 def test_bad_input_writes_nothing(tmp_path):
     out = tmp_path / "r"
     good = ["--arch", "gfx950", "--model", "gpt-oss-120b", "--for", "sglang", "--out", out]

@@ -85,10 +85,18 @@ def _write(path: Path, text: str) -> None:
 
 
 def _move(temporary: Path, out: Path) -> None:
-    """Put the report in place: the directory at once where there is none, else file by file."""
+    """Put the report in place: the directory at once where there is none, else file by file.
+
+    Links are followed. Raises :class:`InputError` where one of its names is taken by something else
+    than a file; then nothing is replaced.
+    """
     os.chmod(temporary, 0o755)
     if not out.exists():
-        os.replace(temporary, out)
+        os.replace(temporary, os.path.realpath(out))
         return
-    for path in temporary.iterdir():
-        os.replace(path, out / path.name)
+    places = {path: os.path.realpath(out / path.name) for path in temporary.iterdir()}
+    for path, place in places.items():
+        if os.path.exists(place) and not os.path.isfile(place):
+            raise InputError(f"{out / path.name}: is not a regular file; take it away")
+    for path, place in places.items():
+        shutil.move(path, place)  # a link may lead to another file system
