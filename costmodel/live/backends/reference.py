@@ -80,8 +80,8 @@ def fused_reference(given: Operands, epsilon: float = EPSILON) -> Outputs:
     return Outputs(residual_out * scale * given.weight.float(), residual_out)
 
 
-def worst_error(found: Outputs, reference: Outputs, dtype: str) -> float:
-    """Return the largest error of ``found`` in units of what rounding to ``dtype`` explains.
+def worst_error(outputs: Outputs, reference: Outputs, dtype: str) -> float:
+    """Return the largest error of ``outputs`` in units of what rounding to ``dtype`` explains.
 
     At most 1 is right. Each element's allowance is ROUNDINGS x unit roundoff x (its magnitude + the
     row's root mean square, since the sum's own rounding acts before the residual may cancel it).
@@ -91,7 +91,7 @@ def worst_error(found: Outputs, reference: Outputs, dtype: str) -> float:
 
     allowed = ROUNDINGS * UNIT_ROUNDOFF[dtype]
     worst = 0.0
-    for have, want in zip(found, reference, strict=True):
+    for have, want in zip(outputs, reference, strict=True):
         if have is None or have.shape != want.shape:
             return float("inf")
         error = (have.float().to(want.device) - want).abs()

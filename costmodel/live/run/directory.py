@@ -163,8 +163,8 @@ class RunDirectory:
             run.records.append(record)
         table = directory / MEASUREMENTS
         wanted = _csv([row for record in run.records for row in record["rows"]])
-        found = table.read_bytes()
-        complete = found[: found.rfind(b"\n") + 1]
+        rows = table.read_bytes()
+        complete = rows[: rows.rfind(b"\n") + 1]
         if not wanted.startswith(complete):
             raise InputError(
                 f"{table} is not what {path} says; restore it, or delete it and resume"

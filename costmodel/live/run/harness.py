@@ -101,7 +101,7 @@ def together(backend: Backend, action: Callable[[], None]) -> None:
     except InputError as error:
         rank = backend.local_ranks[0]
         failure = f"rank {rank}: {error}" if rank else str(error)
-    failures = [found for found in backend.exchange(failure) if found]
+    failures = [said for said in backend.exchange(failure) if said]
     if failures:
         raise InputError(failures[0])
 
@@ -182,8 +182,8 @@ def _check(
     arm.replay(1)
     mine = dict.fromkeys(backend.local_ranks, 0.0)
     for slot, reference in enumerate(references):
-        for rank, found in zip(backend.local_ranks, backend.outputs(slot), strict=True):
-            mine[rank] = max(mine[rank], worst_error(found, reference, dtype))
+        for rank, outputs in zip(backend.local_ranks, backend.outputs(slot), strict=True):
+            mine[rank] = max(mine[rank], worst_error(outputs, reference, dtype))
     everybody = {rank: error for part in backend.exchange(mine) for rank, error in part.items()}
     wrong = tuple(rank for rank, error in sorted(everybody.items()) if not error <= 1.0)
     return max(everybody.values()), wrong

@@ -111,8 +111,8 @@ def read_plan(path: str | Path, world_size: int | None) -> tuple[list[Point], in
     except ValueError as error:
         raise InputError(f"{path}: not JSON: {error}; give a plan file ({SCHEMA})") from None
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-        raise InputError(f"{path}: the schema is {found!r}, not '{SCHEMA}'")
+        schema = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        raise InputError(f"{path}: the schema is {schema!r}, not '{SCHEMA}'")
     entries = data.get("shapes")
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path}: 'shapes' is empty or missing; a plan lists at least one shape")

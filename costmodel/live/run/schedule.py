@@ -26,8 +26,8 @@ def describe(results: dict[str, ArmResult]) -> str:
     """Return what people want to see of one point: a line for each arm."""
     lines = []
     for arm, result in results.items():
-        found = result.summary
-        if found is None:
+        summary = result.summary
+        if summary is None:
             where = ", ".join(map(str, result.wrong_ranks))
             lines.append(
                 f"{arm:<8}  WRONG on rank {where}: error {result.worst_error:.3g} x what rounding "
@@ -35,9 +35,10 @@ def describe(results: dict[str, ArmResult]) -> str:
             )
             continue
         lines.append(
-            f"{arm:<8} {found.latency_us:9.2f} us  [{found.lower_us:.2f}, {found.upper_us:.2f}]  "
-            f"A/A {found.aa_percent:+.1f} %  drift {found.drift_percent:+.1f} %"
-            + ("" if found.clean else "  noisy")
+            f"{arm:<8} {summary.latency_us:9.2f} us  "
+            f"[{summary.lower_us:.2f}, {summary.upper_us:.2f}]  "
+            f"A/A {summary.aa_percent:+.1f} %  drift {summary.drift_percent:+.1f} %"
+            + ("" if summary.clean else "  noisy")
         )
         if result.kernels:
             lines.append(f"{'':<8} ran {', '.join(result.kernels)}")
@@ -135,9 +136,9 @@ class Schedule:
         self._store(to_record(index, self.points[index], results, seconds, kind="again"))
         changes = []
         for arm, result in results.items():
-            was, found = before[arm].summary, result.summary
-            if was and found:
-                change = 100.0 * (found.latency_us / was.latency_us - 1.0)
+            was, now = before[arm].summary, result.summary
+            if was and now:
+                change = 100.0 * (now.latency_us / was.latency_us - 1.0)
                 changes.append(f"{arm} {change:+.1f} %")
         self._tell(
             f"A/A over the whole run: {self.points[index].shape}, measured first, was measured "

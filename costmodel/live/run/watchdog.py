@@ -108,13 +108,13 @@ class Watchdog:
         """Return (rank, "gone" or "stopped") of every such peer, waiting for the first to show."""
         until = time.monotonic() + wait_s
         while True:
-            found = []
+            lost = []
             for rank, (pid, _, _) in enumerate(self._rows()):
                 state = _state(pid) if pid > 0 and pid != os.getpid() else ""
                 if state:
-                    found.append((rank, state))
-            if found or time.monotonic() >= until:
-                return found
+                    lost.append((rank, state))
+            if lost or time.monotonic() >= until:
+                return lost
             time.sleep(0.05)
 
     def failure(self, error: Exception) -> str:

@@ -57,28 +57,28 @@ class Aiter:
 
     def communicator(self, world_size: int) -> Any:
         """Return the tensor-parallel group's ``CustomAllreduce``; raise if it does not work."""
-        found = getattr(self.get_tp_group().device_communicator, "ca_comm", None)
-        if found is None:
+        custom = getattr(self.get_tp_group().device_communicator, "ca_comm", None)
+        if custom is None:
             raise InputError(
                 "AITER made no custom all-reduce communicator (ca_comm is None); it needs GPUs of "
                 "one node with peer access"
             )
-        if found.disabled:
+        if custom.disabled:
             raise InputError(
                 f"AITER's custom all-reduce is disabled on {world_size} ranks (fully connected: "
-                f"{found.fully_connected}); it needs 2, 4 or 8 GPUs with peer access to each other"
+                f"{custom.fully_connected}); it needs 2, 4 or 8 GPUs with peer access to each other"
             )
-        if found.world_size != world_size:
+        if custom.world_size != world_size:
             raise InputError(
-                f"AITER's communicator has {found.world_size} ranks, the run {world_size}"
+                f"AITER's communicator has {custom.world_size} ranks, the run {world_size}"
             )
-        _check_parameters(found.custom_fused_ar_rms, 5, {4: "use_1stage"})
+        _check_parameters(custom.custom_fused_ar_rms, 5, {4: "use_1stage"})
         self.checked += [
-            f"custom_fused_ar_rms{_signature(found.custom_fused_ar_rms)}",
-            f"custom all-reduce enabled on {found.world_size} ranks, fully connected: "
-            f"{found.fully_connected}",
+            f"custom_fused_ar_rms{_signature(custom.custom_fused_ar_rms)}",
+            f"custom all-reduce enabled on {custom.world_size} ranks, fully connected: "
+            f"{custom.fully_connected}",
         ]
-        return found
+        return custom
 
 
 def find() -> Aiter:
@@ -106,7 +106,7 @@ def find() -> Aiter:
     if not standin:
         _require_rocm()
     version = str(getattr(aiter, "__version__", "")) or _distribution_version()
-    found = Aiter(
+    installed = Aiter(
         version=version,
         standin=standin,
         device=aiter.costmodel_device() if standin else TorchGpu(),
@@ -127,18 +127,19 @@ def find() -> Aiter:
         fused_auto=_function(COMMUNICATION, "tensor_model_parallel_fused_allreduce_rmsnorm", 4),
         add_rmsnorm=_function("aiter", "rmsnorm2d_fwd_with_add", 7),
     )
-    found.checked += [
+    installed.checked += [
         f"aiter {version or 'of unknown version'} at {where}"
         + (" (A STAND-IN: these numbers are of no GPU)" if standin else ""),
-        f"{found.fused_auto.__name__}{_signature(found.fused_auto)}",
-        f"{found.all_reduce.__name__}{_signature(found.all_reduce)}",
-        f"rmsnorm2d_fwd_with_add{_signature(found.add_rmsnorm)}",
+        f"{installed.fused_auto.__name__}{_signature(installed.fused_auto)}",
+        f"{installed.all_reduce.__name__}{_signature(installed.all_reduce)}",
+        f"rmsnorm2d_fwd_with_add{_signature(installed.add_rmsnorm)}",
     ]
-    if found.forced:
-        found.checked.append(
-            f"NOTE: {found.forced}={os.environ[found.forced]} is set, so auto is not AITER's choice"
+    if installed.forced:
+        installed.checked.append(
+            f"NOTE: {installed.forced}={os.environ[installed.forced]} is set, so auto is "
+            "not AITER's choice"
         )
-    return found
+    return installed
 
 
 def _require_rocm() -> None:
@@ -155,8 +156,8 @@ def _require_rocm() -> None:
 def _not_aiter(where: Path) -> str:
     """Return the message for an ``aiter`` that is not AITER, naming what it is."""
     try:
-        found = metadata.metadata("aiter")
-        what = f"version {found['Version']}, '{found['Summary']}'"
+        project = metadata.metadata("aiter")
+        what = f"version {project['Version']}, '{project['Summary']}'"
     except metadata.PackageNotFoundError:
         what = "of no known project"
     return (
@@ -180,22 +181,22 @@ def _function(module: str, name: str, given: int | Sequence[str]) -> Callable[..
     ``given`` is the number of positional arguments, or the names of the keywords.
     """
     try:
-        found = getattr(importlib.import_module(module), name)
+        function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise InputError(
             f"this AITER has no {module}.{name} ({error}); the adapter knows 0.1.10 to 0.1.20"
         ) from None
     if isinstance(given, int):
-        _check_parameters(found, given, {})
+        _check_parameters(function, given, {})
     else:
-        known = inspect.signature(found).parameters
+        known = inspect.signature(function).parameters
         lacking = [keyword for keyword in given if keyword not in known]
         if lacking:
             raise InputError(
-                f"this AITER's {name}{_signature(found)} has no {', '.join(lacking)}; the adapter "
-                "knows 0.1.10 to 0.1.20"
+                f"this AITER's {name}{_signature(function)} has no {', '.join(lacking)}; the "
+                "adapter knows 0.1.10 to 0.1.20"
             )
-    return found
+    return function
 
 
 def _check_parameters(function: Callable[..., Any], given: int, named: dict[int, str]) -> None:

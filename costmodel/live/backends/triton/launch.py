@@ -91,11 +91,11 @@ def occupancy(compiled: Any, warp_size: int) -> int:
             ask = library.cuOccupancyMaxActiveBlocksPerMultiprocessor
     except (OSError, AttributeError):
         return 1
-    found = ctypes.c_int()
+    blocks = ctypes.c_int()
     failed = ask(
-        ctypes.byref(found),
+        ctypes.byref(blocks),
         ctypes.c_void_p(compiled.function),
         ctypes.c_int(compiled.metadata.num_warps * warp_size),
         ctypes.c_size_t(compiled.metadata.shared),
     )
-    return 1 if failed else max(found.value, 1)
+    return 1 if failed else max(blocks.value, 1)
