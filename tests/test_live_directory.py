@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from conftest import ROW
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costmodel.data import measurement
@@ -56,6 +56,7 @@ def test_what_is_written_is_schema_1_and_the_record(tmp_path):
     assert read_settings(tmp_path / "run") == SETTINGS
 
 
+@settings(deadline=None)  # each example syncs a dozen writes to a disk that may be busy
 @given(st.data())
 def test_wherever_a_run_was_cut_its_finished_shapes_are_kept(tmp_path_factory, data):
     directory = tmp_path_factory.mktemp("cut")
