@@ -135,7 +135,7 @@ def test_noisy_rows_alone_are_refused_but_reported(tmp_path, published):
     assert done.returncode == 1
     assert "REFUSED: no cutoff for MI355X at 8 ranks" in done.stdout
     assert "us from the model" in done.stdout
-    assert "Measure 1stage and 2stage again" in done.stdout
+    assert "Measure 1-stage and 2-stage again" in done.stdout
     found = json.loads(
         ok("recommend", "--gpu", "MI355X", "--calibration", "n.json", "--format", "json",
            cwd=tmp_path)
