@@ -14,7 +14,7 @@ from ..errors import InputError, nearest
 from ..live.run.schemas import EnvironmentRecord, RunSettings
 from ..live.validation import LiveValidationRecord
 from ..planning.schemas import PlanRecord
-from ..rules.schemas import RuleRecord
+from ..rules.schemas import Catalogue, RuleRecord
 from ..simulation.schemas import SimulationRecord, SweepRecord
 from . import data, doctor, gpus, models, options, rules
 
@@ -31,6 +31,7 @@ SCHEMAS: dict[str, Any] = {
     "costmodel/simulate/1": SimulationRecord,
     "costmodel/simulate-sweep/1": SweepRecord,
     "costmodel/rule/1": RuleRecord,
+    "costmodel/catalogue/1": Catalogue,
     "costmodel/plan/1": PlanRecord,
     "costmodel/calibration/1": CalibrationRecord,
     "costmodel/run/1": RunSettings,

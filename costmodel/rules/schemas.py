@@ -91,6 +91,7 @@ class RuleRecord(CataloguedRule, WithProvenance):
 
 
 class Catalogue(TypedDict):
-    """``facts/rules.json``."""
+    """``costmodel/catalogue/1``: ``facts/rules.json``."""
 
+    schema: Literal["costmodel/catalogue/1"]
     rules: list[CataloguedRule]
