@@ -35,15 +35,11 @@ from .decision import (
     Decision,
     SeparateOps,
 )
-from .regret import Added, Arms, BestCutoff, Cell
+from .regret import MAX_INTERVAL_RATIO, Added, Arms, BestCutoff, Cell
 from .setting import Setting
 
 if TYPE_CHECKING:
     from .schemas import MeasureNext
-
-#: A cutoff is claimed only when its 90 % interval spans at most this factor: with a wider one the
-#: rules in the field (128 to 448 KiB at 4 ranks, a factor of 3.5) could not be told apart.
-MAX_INTERVAL_RATIO = 4.0
 
 #: Probability with which 1-stage must win on the whole workload to be called always 1-stage.
 ALWAYS_PROBABILITY = 0.90
@@ -218,11 +214,9 @@ def _verdict(
             + (why if n == 2 else "posterior"),
             ALWAYS_ONE_STAGE,
         )
-    lo, hi = best.lo.lo, best.hi.hi
-    # From largest 1-stage call to largest 1-stage call: how far apart captured calls lie is not
-    # uncertainty.
-    if hi is None or lo == 0 or best.hi.lo > MAX_INTERVAL_RATIO * lo:
-        span = f"{kib(lo)} to {'no limit' if hi is None else kib(hi)}"
+    if not best.identified:
+        hi = best.hi.hi
+        span = f"{kib(best.lo.lo)} to {'no limit' if hi is None else kib(hi)}"
         return (
             f"the 90 % interval of the best cutoff is {span}, more than a factor of "
             f"{MAX_INTERVAL_RATIO:g} wide",

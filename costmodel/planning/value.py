@@ -36,7 +36,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..decide.decision import Cutoff
-from ..decide.recommendation import MAX_INTERVAL_RATIO
 from ..decide.regret import Arms, BestCutoff
 from ..decide.setting import Setting
 from .coordinates import Posterior, linear
@@ -69,7 +68,7 @@ class Interval:
     """A cutoff in bytes with its 90 % interval; ``hi`` None is open above.
 
     After measuring, medians over outcomes. ``claimed`` is the probability that the interval is
-    narrow enough for a cutoff to be claimed (:data:`MAX_INTERVAL_RATIO`).
+    narrow enough for a cutoff to be claimed (:attr:`.BestCutoff.identified`).
     """
 
     bytes: int | None
@@ -85,14 +84,11 @@ class Interval:
             return float(np.quantile(values, 0.5, method="nearest"))
 
         high = median([np.inf if o.hi.hi is None else o.hi.hi for o in outcomes])
-        narrow = [
-            o.hi.hi is not None and 0 < o.hi.hi <= MAX_INTERVAL_RATIO * o.lo.lo for o in outcomes
-        ]
         return cls(
             bytes=int(median([o.cell.roundest() for o in outcomes])),
             lo=int(median([o.lo.lo for o in outcomes])),
             hi=None if np.isinf(high) else int(high),
-            claimed=float(np.mean(narrow)),
+            claimed=float(np.mean([o.identified for o in outcomes])),
         )
 
     @property
@@ -185,28 +181,24 @@ class RegretSurface:
 
         ``known`` (m, q, q) is the covariance of E[u | data], between 0 and the identity.
         """
-        q = len(self.direction)
-        mean = normal_points(points, q) @ _root(known)
-        first, second = _pairs(q)
-        curve = (
-            self.surface[0]
-            + mean @ self.surface[1 : 1 + q]
-            + (mean[..., first] * mean[..., second] - known[..., None, first, second])
-            @ self.surface[1 + q :]
-        )
+        mean = normal_points(points, len(self.direction)) @ _root(known)
+        curve = self._curve(mean, known[..., None, :, :])
         return np.asarray(curve.min(axis=-1).mean(axis=-1))
 
     def chosen(self, mean: Array, known: Array) -> NDArray[np.int64]:
         """Return the cutoff (index into the arms' cells) chosen for each E[u | data], (n, q)."""
+        return self.kept[np.argmin(self._curve(mean, known), axis=-1)]
+
+    def _curve(self, mean: Array, known: Array) -> Array:
+        """Return the expected regret of every cutoff kept for each E[u | data], (..., kept)."""
         q = len(self.direction)
         first, second = _pairs(q)
-        curve = (
+        return np.asarray(
             self.surface[0]
             + mean @ self.surface[1 : 1 + q]
             + (mean[..., first] * mean[..., second] - known[..., first, second])
             @ self.surface[1 + q :]
         )
-        return self.kept[np.argmin(curve, axis=-1)]
 
     def open_calls(self) -> tuple[float, float]:
         """Return (share of the calls inside the cutoff's interval, their mean expected regret)."""
