@@ -26,7 +26,7 @@ from ..rules.rule import Rule
 from .decision import NOT_IDENTIFIED, Cutoff, Decision
 from .prediction import predict
 from .recommendation import recommend
-from .regret import Estimate
+from .regret import Arms, Estimate
 from .sensitivity import Flip, flips
 from .setting import Setting
 
@@ -258,8 +258,9 @@ def explain(setting: Setting, call: Shapes, workload: Workload | None = None) ->
             setting, decision, call, run[0], run[0], arms, None, None, 1.0, reason, None, None,
             opinions, (), (),
         )  # fmt: skip
-    one, two = (setting.latency_us(call, a, setting.draws)[:, 0] for a in ALGORITHMS)
-    alone = ONE_STAGE if _gain(one, two).mean() > 0 else TWO_STAGE
+    drawn = Arms.of_calls(setting, call)
+    one, two = drawn.one_us[:, 0], drawn.two_us[:, 0]
+    alone = ONE_STAGE if drawn.expected_gain[0] > 0 else TWO_STAGE
     choice = str(_chosen(setting, decision, call, np.array([alone]))[0])
     wins = float(np.mean(one < two))
     point = [arms[a].latency_us.value for a in ALGORITHMS]
@@ -267,7 +268,7 @@ def explain(setting: Setting, call: Shapes, workload: Workload | None = None) ->
     if setting.op == FUSED:
         apart = setting.separate_us(call, setting.draws)[:, 0]
         separate = Estimate(float(setting.separate_us(call)[0]), *_ends(apart))
-        beats = float(np.mean(apart < np.minimum(one, two)))
+        beats = float(np.mean(apart < drawn.fastest_us[:, 0]))
     return Explanation(
         setting=setting,
         decision=decision,
@@ -310,9 +311,9 @@ def choices(
     both = runs[ONE_STAGE] & runs[TWO_STAGE]
     decided = decision or _decide(setting, calls, workload)
     point = {a: np.where(runs[a], setting.latency_us(calls, a), np.nan) for a in ALGORITHMS}
-    one, two = (setting.latency_us(calls, a, setting.draws) for a in ALGORITHMS)
-    lo, hi = np.quantile(two - one, [TAIL, 1 - TAIL], axis=0)
-    alone = _names(np.where(both, _gain(one, two).mean(0) > 0, runs[ONE_STAGE]))
+    drawn = Arms.of_calls(setting, calls)
+    lo, hi = np.quantile(drawn.two_us - drawn.one_us, [TAIL, 1 - TAIL], axis=0)
+    alone = _names(np.where(both, drawn.expected_gain > 0, runs[ONE_STAGE]))
     return Choices(
         setting=setting,
         decision=decided,
@@ -321,7 +322,7 @@ def choices(
         margin_us=point[TWO_STAGE] - point[ONE_STAGE],
         margin_lo_us=np.where(both, lo, np.nan),
         margin_hi_us=np.where(both, hi, np.nan),
-        probability_1stage=np.where(both, np.mean(one < two, axis=0), np.nan),
+        probability_1stage=np.where(both, np.mean(drawn.one_us < drawn.two_us, axis=0), np.nan),
         choice=np.where(both, _chosen(setting, decided, calls, alone), alone),
         opinions={r.name: _says(setting, r, calls) for r in _rules(setting, decided, world_size)},
     )
@@ -371,11 +372,6 @@ def _ends(draws: Array) -> tuple[float, float]:
     return estimate.lo, estimate.hi
 
 
-def _gain(one_us: Array, two_us: Array) -> Array:
-    """Return the regret that running 1-stage instead of 2-stage spares, as a share."""
-    return np.asarray((two_us - one_us) / np.minimum(one_us, two_us))
-
-
 def _chosen(
     setting: Setting, decision: Decision | None, calls: Shapes, alone: NDArray[np.str_]
 ) -> NDArray[np.str_]:
@@ -396,8 +392,8 @@ def _token_flips(
     batch = captured_batch_sizes()
     calls = setting.shapes(batch, call.hidden_dim[0], call.world_size[0])
     calls = calls.select(setting.takes_both(calls))
-    one, two = (setting.latency_us(calls, a, setting.draws) for a in ALGORITHMS)
-    alone = _names(_gain(one, two).mean(0) > 0)
+    drawn = Arms.of_calls(setting, calls)
+    alone = _names(drawn.expected_gain > 0)
     other = _chosen(setting, decision, calls, alone) != choice
     out = []
     below, above = calls.tokens < call.tokens[0], calls.tokens > call.tokens[0]

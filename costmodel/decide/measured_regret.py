@@ -179,7 +179,7 @@ def recommended_choice(pairs: Pairs, advice: tuple[Advice, ...]) -> Choice:
 
 def agreement(pairs: Pairs, choice: Choice, tie_pct: float) -> Agreement:
     """Return how often a choice takes the faster measured algorithm."""
-    right = np.where(choice, pairs.one_us, pairs.two_us) == pairs.fastest_us
+    right = pairs.chosen_us(choice) == pairs.fastest_us
     outside = pairs.gap_pct > tie_pct
     return Agreement(
         len(pairs),
@@ -193,13 +193,11 @@ def judge(
     pairs: Pairs, ours: Choice, field: list[Rule], rows: Rows, aiter_version: str
 ) -> tuple[RuleRegret, ...]:
     """Return the regret of the recommended rule and of the field, on the pairs."""
-    named: list[tuple[str, str, Array]] = [
-        (RECOMMENDED, "recommended", np.where(ours, pairs.one_us, pairs.two_us))
-    ]
+    named: list[tuple[str, str, Array]] = [(RECOMMENDED, "recommended", pairs.chosen_us(ours))]
     for rule in field:
         use = pairs.use_1stage(rule, aiter_version)
         kind = "shipped" if rule.status in ("shipped", "current") else rule.status
-        named.append((rule.name, kind, np.where(use, pairs.one_us, pairs.two_us)))
+        named.append((rule.name, kind, pairs.chosen_us(use)))
     chosen = np.stack([us for _, _, us in named], axis=1)
     pct = 100 * (chosen / pairs.fastest_us[:, None] - 1)
     differ = chosen != chosen[:, :1]
@@ -245,12 +243,12 @@ def judge_three_way(every: Pairs, advice: tuple[Advice, ...]) -> ThreeWay | None
         if not len(third):
             continue
         one = recommended_choice(third, (a,))
-        one = np.where(np.isnan(np.where(one, third.one_us, third.two_us)), ~one, one)
+        one = np.where(np.isnan(third.chosen_us(one)), ~one, one)
         calls = a.setting.shapes(third.tokens, third.hidden_dim, third.world_size)
         modelled = np.where(
             one, *(a.setting.latency_us(calls, algorithm) for algorithm in ALGORITHMS)
         )
-        fused_us = np.where(one, third.one_us, third.two_us)
+        fused_us = third.chosen_us(one)
         fused.append(fused_us)
         chosen.append(
             np.where(a.setting.separate_us(calls) < modelled, third.separate_us, fused_us)

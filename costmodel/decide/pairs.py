@@ -58,6 +58,10 @@ class Pairs:
         """The faster of the two algorithms."""
         return np.fmin(self.one_us, self.two_us)
 
+    def chosen_us(self, choice: NDArray[np.bool_]) -> Array:
+        """Return the measured latencies under a choice."""
+        return np.where(choice, self.one_us, self.two_us)
+
     @property
     def gap_pct(self) -> Array:
         """By how much the slower algorithm is slower, percent."""

@@ -167,17 +167,28 @@ class Arms:
             )
         order = np.flatnonzero(both)[np.argsort(every.bytes[both], kind="stable")]
         weight = workload.weight[order] / workload.weight[order].sum()
-        drawn = setting.draws if values is None else values
-        arms = cls.of_calls(setting, every.select(order), weight, drawn)
+        arms = cls.of_calls(setting, every.select(order), weight, values)
         if added_us is None:
             return arms
         more = [added_us(a, arms.shapes.bytes) for a in (ONE_STAGE, TWO_STAGE)]
         return replace(arms, one_us=arms.one_us + more[0], two_us=arms.two_us + more[1])
 
     @classmethod
-    def of_calls(cls, setting: Setting, shapes: Shapes, weight: Array, values: Values) -> Arms:
-        """Evaluate the model on calls that both kernels take, ascending in bytes."""
-        one, two = (setting.latency_us(shapes, a, values) for a in (ONE_STAGE, TWO_STAGE))
+    def of_calls(
+        cls,
+        setting: Setting,
+        shapes: Shapes,
+        weight: Array | None = None,
+        values: Values | None = None,
+    ) -> Arms:
+        """Evaluate the model on calls that both kernels take, ascending in bytes.
+
+        ``weight`` defaults to all alike, ``values`` to the setting's draws.
+        """
+        if weight is None:
+            weight = np.full(len(shapes), 1 / max(len(shapes), 1))
+        drawn = setting.draws if values is None else values
+        one, two = (setting.latency_us(shapes, a, drawn) for a in (ONE_STAGE, TWO_STAGE))
         return cls(shapes, weight, one, two, setting.aiter_version)
 
     @cached_property

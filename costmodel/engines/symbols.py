@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from ..rules.condition import Always, Compare, Condition, Member, WholePacks
+from ..rules.condition import OPERATORS, Always, Compare, Condition, Member, WholePacks
 from ..units import ELEMENT_BYTES, PACK_BYTES
 
 #: Powers of (M, H, E) that a rule knows by a name.
@@ -284,16 +283,7 @@ def truth(value: Symbol) -> Condition | None:
 
 
 _MIRROR = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
-_TRUTH: dict[str, Callable[[Any, Any], bool]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-    "is": operator.eq,
-    "is not": operator.ne,
-}
+_TRUTH = {**OPERATORS, "is": operator.eq, "is not": operator.ne}
 
 
 def _plain(value: Symbol) -> Symbol:

@@ -153,8 +153,7 @@ def _interval_of_mean(validation: Validation, name: str, mean: float) -> Estimat
         choice = pairs.use_1stage(known[name], version)
     else:
         return Estimate(mean, mean, mean)
-    chosen = np.where(choice, pairs.one_us, pairs.two_us)
-    pct = 100 * (chosen / pairs.fastest_us - 1)
+    pct = 100 * (pairs.chosen_us(choice) / pairs.fastest_us - 1)
     lo, hi = np.quantile(bootstrap_means(pct[:, None]), [TAIL, 1 - TAIL])
     return Estimate(mean, max(0.0, float(lo)), float(hi))
 
