@@ -160,12 +160,16 @@ def advise(
             world_sizes=np.unique(pairs.world_size[mine]).tolist(),
         )  # fmt: skip
         filled = tuple(c.world_size for c in decision.cutoffs if not c.claimed)
-        if len(filled) == len(decision.cutoffs):
-            rule = replace(other, name=RECOMMENDED)
-        else:
-            rule = decision.rule.completed_by(other) if filled else decision.rule
-        out.append(Advice(decision, rule, filled, other.name))
+        out.append(Advice(decision, without_gaps(decision, other), filled, other.name))
     return tuple(out)
+
+
+def without_gaps(decision: Decision, other: Rule) -> Rule:
+    """Return the recommended rule, deciding as ``other`` does where no cutoff is claimed."""
+    claimed = [c.claimed for c in decision.cutoffs]
+    if not any(claimed):
+        return replace(other, name=RECOMMENDED)
+    return decision.rule if all(claimed) else decision.rule.completed_by(other)
 
 
 def recommended_choice(pairs: Pairs, advice: tuple[Advice, ...]) -> Choice:

@@ -19,7 +19,14 @@ from ..calibration.observations import observe
 from ..data import measurement
 from ..data.measurement import Measurements
 from ..data.workload import Workload
-from ..decide.measured_regret import RECOMMENDED, Agreement, RuleRegret, agreement, judge
+from ..decide.measured_regret import (
+    RECOMMENDED,
+    Agreement,
+    RuleRegret,
+    agreement,
+    judge,
+    without_gaps,
+)
 from ..decide.pairs import Pairs, pair
 from ..decide.recommendation import recommend
 from ..decide.row_errors import Rows, covered
@@ -200,7 +207,8 @@ def judge_run(
         )  # fmt: skip
         rules = {(a.setting.gpu, a.setting.dtype): a.rule for a in found.advice}
     else:
-        own = _rule(setting, pairs)
+        decision = recommend(setting, world_sizes=np.unique(pairs.world_size).tolist())
+        own = without_gaps(decision, current("aiter", FUSED))
         rules = dict.fromkeys(zip(pairs.gpu.tolist(), pairs.dtype.tolist(), strict=True), own)
         found = _measured_only(table, setting, pairs, own, limits)
     machine = ", ".join(sorted(set(table.gpu.tolist()) - {""})) or "CPU processes"
@@ -212,15 +220,6 @@ def judge_run(
         _auto_ran(directory),
     )
     return found, live
-
-
-def _rule(setting: Setting, pairs: Pairs) -> Rule:
-    """Return the recommended rule of the setting at the world sizes of the pairs, without gaps."""
-    decision = recommend(setting, world_sizes=np.unique(pairs.world_size).tolist())
-    fallback = current("aiter", FUSED)
-    if not any(c.claimed for c in decision.cutoffs):
-        return fallback
-    return decision.rule.completed_by(fallback)
 
 
 def _measured_only(
