@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..data import hardware
 from ..data.ranges import integers
 from ..errors import InputError
 from ..files import json_text
@@ -112,12 +113,14 @@ def target(command: Command) -> Command:
             help="Calibration file [default: the one shipped for the arch].",
         ),
         click.option(
-            "--gpu", shell_complete=_gpus, help="GPU of the arch, any case "
-            "[default: MI300X, MI355X].",
+            "--gpu", shell_complete=_gpus, help="GPU of the arch, any case [default: "
+            f"{', '.join(gpus[0] for gpus in hardware.GPUS.values())}].",
         ),
         click.option(
             "--arch", shell_complete=_archs,
-            help="gfx942 (MI300X, MI308X, MI325X) or gfx950 (MI350X, MI355X).",
+            help=" or ".join(
+                f"{arch} ({', '.join(sorted(gpus))})" for arch, gpus in hardware.GPUS.items()
+            ) + ".",
         ),
     ):  # fmt: skip
         command = option(command)
@@ -125,15 +128,11 @@ def target(command: Command) -> Command:
 
 
 def _archs(ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
-    from ..data.hardware import GPUS
-
-    return completed(GPUS, incomplete)
+    return completed(hardware.GPUS, incomplete)
 
 
 def _gpus(ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
-    from ..data.hardware import GPUS
-
-    return completed((g for gpus in GPUS.values() for g in gpus), incomplete)
+    return completed((g for gpus in hardware.GPUS.values() for g in gpus), incomplete)
 
 
 def _models(ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
@@ -204,7 +203,6 @@ def load_target(
     With a calibration of the user's own, its GPUs count, catalogued or not, measured ones first.
     """
     from ..calibration.posterior import load, shipped
-    from ..data import hardware
 
     if calibration_file is None:
         arch, gpu = hardware.choose(arch, gpu)
