@@ -13,8 +13,8 @@ from functools import cache
 from ..errors import InputError
 from . import facts
 
-#: Newest AITER release whose kernels the facts describe.
-LATEST = "0.1.19.post1"
+#: Newest AITER release whose kernels the facts describe: its ``.cuh`` is that of 0.1.19.post1.
+LATEST = "0.1.20.post1"
 
 #: The project's own kernels, written in Triton.
 OWN_FAMILY = "costmodel"
@@ -40,6 +40,8 @@ class Kernel:
     fused_1stage_max_packs: int
     fused_1stage_max_tokens: int | None
     fused_2stage_min_packs: int
+    fused_1stage_exit_barrier: bool
+    fused_2stage_exit_barrier: bool
     release_acquire: bool
     plain_double_buffer: bool
     plain_1stage_exit_barrier: bool
@@ -55,6 +57,40 @@ class Kernel:
         """What people call it."""
         return f"AITER {self.version}" if self.family == "aiter" else f"{self.family}'s kernels"
 
+    @property
+    def known(self) -> bool:
+        """Whether the facts describe this version; a newer one is taken to be like the newest."""
+        return (
+            self.family != "aiter"
+            or not _RELEASE.fullmatch(self.version)
+            or (parse_version(self.version) <= parse_version(LATEST))
+        )
+
+    def state(self, op: str, algorithm: str) -> str:
+        """Return what an arm's latency hangs on, as words: rows of other states are other kernels.
+
+        The plain op's algorithms serve separate ops too, before a norm kernel of their own.
+        """
+        fused, one_stage = op == "fused_ar_rmsnorm", algorithm == "1stage"
+        if fused and one_stage:
+            words = ["exit barrier" if self.fused_1stage_exit_barrier else "no exit barrier"]
+        elif fused and self.fused_2stage_exit_barrier:
+            words = ["release/acquire" if self.release_acquire else "relaxed exit barrier"]
+        elif fused:
+            words = ["no exit barrier"]
+        elif one_stage:
+            words = ["exit barrier" if self.plain_1stage_exit_barrier else "no exit barrier"]
+            words += ["double buffer"] if self.plain_double_buffer else []
+        else:
+            words = [
+                "reads" if self.plain_write_mode_above_bytes is None else "reads, writes if large"
+            ]
+        if op == "ar_then_rmsnorm":
+            words.append(f"{self.norm_kernel} norm")
+        if not self.known:
+            words.append(f"{self.version} not read")
+        return ", ".join(words if self.family == "aiter" else [self.family, *words])
+
     def auto_is_1stage(self, world_size: int, size_bytes: float) -> bool:
         """Return what the plain all-reduce's own dispatch chooses.
 
@@ -65,9 +101,12 @@ class Kernel:
         )
 
 
+_RELEASE = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(?:\.post(\d+))?")
+
+
 def parse_version(text: str) -> tuple[int, int, int, int]:
     """Return (major, minor, patch, post) of an AITER version such as ``0.1.19.post1``."""
-    match = re.fullmatch(r"v?(\d+)\.(\d+)\.(\d+)(?:\.post(\d+))?", text.strip())
+    match = _RELEASE.fullmatch(text.strip())
     if not match:
         raise InputError(
             f"AITER version '{text}' is not understood; write it as 0.1.17 or 0.1.19.post1"
@@ -133,23 +172,28 @@ class State:
 
 
 @cache
-def states() -> dict[tuple[str, str], State]:
-    """Return the recorded kernel state of each published (source, kernel_version)."""
+def states() -> dict[tuple[str, str, str], State]:
+    """Return the recorded state of each published (source, kernel_version, algorithm or "")."""
     return {
-        (row["source"], row["kernel_version"]): State(
+        (row["source"], row["kernel_version"], row["algorithm"]): State(
             row["family"], row["as_of"], row["norm_kernel"]
         )
         for row in facts.rows("kernel_states.csv")
     }
 
 
-def of_row(family: str, source: str, kernel_version: str, date: str) -> Kernel | None:
+def of_row(
+    family: str, source: str, kernel_version: str, date: str, algorithm: str = ""
+) -> Kernel | None:
     """Return the kernel that a measurement ran, or None when its family is not modelled.
 
     A published source is looked up in ``kernel_states.csv``. Otherwise a release number in
     ``kernel_version`` decides, then the date of the row, then the newest release.
     """
-    state = states().get((source, kernel_version))
+    known = states()
+    state = known.get((source, kernel_version, algorithm)) or known.get(
+        (source, kernel_version, "")
+    )
     if state is not None:
         return at_date(state.family, state.as_of, state.norm_kernel)
     if family not in families():
@@ -192,6 +236,8 @@ def _kernel(family: str, version: str, on: dict[str, str], norm_kernel: str = "g
         fused_1stage_max_packs=own.get("fused_1stage_max_packs", 0),
         fused_1stage_max_tokens=limit("fused_1stage_max_tokens"),
         fused_2stage_min_packs=own.get("fused_2stage_min_packs", 0),
+        fused_1stage_exit_barrier=flag("fused_1stage_exit_barrier"),
+        fused_2stage_exit_barrier=flag("fused_2stage_exit_barrier"),
         release_acquire=flag("release_acquire"),
         plain_double_buffer=flag("plain_double_buffer"),
         plain_1stage_exit_barrier=flag("plain_1stage_exit_barrier"),

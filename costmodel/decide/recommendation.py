@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..calibration.posterior import LEVEL, Values
-from ..data import llms
+from ..data import kernels, llms
 from ..data.workload import Workload, captured_batch_sizes, snap_tokens
 from ..errors import InputError
 from ..model.eligibility import eligible
@@ -61,7 +61,7 @@ def recommend(
     if setting.op == FUSED and not setting.kernel.fused_1stage:
         raise InputError(
             f"AITER {setting.aiter_version} has no 1-stage fused kernel, so there is nothing to "
-            "choose; it came with 0.1.10.post3"
+            f"choose; it came with {kernels.first_release('fused_1stage')}"
         )
     load = workload or known_workload(setting)
     takes, rule_words = eligible(setting.shapes(1, load.hidden_dim, 2), ONE_STAGE, setting.kernel)

@@ -43,8 +43,10 @@ class LinkGeometry:
 
     ``turns`` is how often a workgroup goes round its loop over a phase's bytes and ``fill`` the
     phase's bytes over those of one full turn of the largest grid. ``workgroup_bytes`` is what one
-    workgroup reads from all peers together in the first phase. ``turns_overlap`` is false for
-    kernels that synchronise their threads between turns, so that a turn's latency shows.
+    workgroup reads from all peers together in the first phase. ``own_exit`` marks 1-stage kernels
+    whose exit barrier, where they have one, may cost something else than another barrier.
+    ``turns_overlap`` is false for kernels that synchronise their threads between turns, so that a
+    turn's latency shows.
     """
 
     op: str
@@ -53,6 +55,7 @@ class LinkGeometry:
     size_bytes: Array
     launches: int
     exit_barriers: int
+    own_exit: bool
     release_acquire: bool
     workgroups: Array
     turns: Array
@@ -110,7 +113,8 @@ def link_geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> 
         world_size=n,
         size_bytes=size,
         launches=2 if two_kernels else 1,
-        exit_barriers=int(fused or (one_stage and kernel.plain_1stage_exit_barrier)),
+        exit_barriers=_exit_barriers(kernel, fused, one_stage),
+        own_exit=one_stage and kernel.family == "aiter",
         release_acquire=kernel.release_acquire and fused and not one_stage,
         workgroups=workgroups,
         turns=turns,
@@ -123,6 +127,15 @@ def link_geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> 
         turns_overlap=kernel.plain_double_buffer or not kernel.lanes_split_over_ranks or fused,
         norm_turns=turns if fused and one_stage else zero,
     )
+
+
+def _exit_barriers(kernel: Kernel, fused: bool, one_stage: bool) -> int:
+    """Barriers after the bytes have moved; the plain 2-stage's only other one is in its middle."""
+    if fused:
+        return int(
+            kernel.fused_1stage_exit_barrier if one_stage else kernel.fused_2stage_exit_barrier
+        )
+    return int(one_stage and kernel.plain_1stage_exit_barrier)
 
 
 def _pushes(size: Array, n: Array, kernel: Kernel, arch: str) -> NDArray[np.bool_]:
