@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..model.shape import FUSED
 from .fit import Fit
 from .observations import Observations
-from .posterior import NORMAL_HALF_WIDTH, Coverage, HiddenEffectRecord, Refusal
+from .posterior import NORMAL_HALF_WIDTH, Coverage, HiddenEffectRecord, Refusal, SourceRows
 
 Array = NDArray[np.float64]
 
@@ -84,6 +84,32 @@ def coverage(observations: Observations) -> tuple[Coverage, ...]:
             )
         )
     return tuple(found)
+
+
+def source_rows(observations: Observations) -> tuple[SourceRows, ...]:
+    """Return what each benchmark measured, one record per harness key."""
+    table = observations.table
+
+    def said(column: NDArray[np.str_]) -> str:
+        return " or ".join(sorted(set(column.tolist()) - {""}))
+
+    records = []
+    for key in np.unique(observations.harness).tolist():
+        rows = table.select(observations.harness == key)
+        records.append(
+            SourceRows(
+                key,
+                str(rows.source[0]),
+                tuple(sorted(set(rows.gpu.tolist()))),
+                tuple(sorted(set(rows.op.tolist()))),
+                tuple(sorted({int(n) for n in rows.world_size})),
+                len(rows),
+                said(rows.timing),
+                said(rows.statistic),
+                said(rows.rank_reduction),
+            )
+        )
+    return tuple(records)
 
 
 def hidden_effect(found: Fit) -> HiddenEffect | None:

@@ -83,7 +83,7 @@ def leave_one_out(found: Fit) -> tuple[Array, NDArray[np.bool_]]:
         for i in out.tolist():
             slope = columns[i] / t[i]
             variance = float(slope @ without.covariance @ slope)
-            noise = found.noise[found.problem.harness_index[i]]
+            noise = found.row_noise[found.problem.harness_index[i]]
             half = np.sqrt(NORMAL_HALF_WIDTH**2 * variance + (NOISE_HALF_WIDTH * noise) ** 2)
             residual = np.log(t[i] / observed[i])
             error[i], inside[i] = 100 * np.expm1(residual), abs(residual) <= half

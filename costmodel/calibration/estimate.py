@@ -9,7 +9,7 @@ import numpy as np
 from ..data import hardware
 from ..data.measurement import COLUMNS
 from ..errors import InputError
-from .coverage import coverage, hidden_effect, refusals
+from .coverage import coverage, hidden_effect, refusals, source_rows
 from .fit import Fit, FitProblem, fit
 from .observations import Observations
 from .posterior import Calibration
@@ -52,10 +52,13 @@ def calibrate(
         arch=archs[0] if len(archs) == 1 else "+".join(archs),
         names=found.problem.names,
         harness=found.problem.harness,
+        contrast=found.problem.contrast,
         mean=found.x,
         covariance=found.covariance,
-        noise=dict(zip(found.problem.harness, found.noise.tolist(), strict=True)),
-        harness_sd_us=found.harness_sd_us,
+        noise=dict(zip(found.problem.harness, found.row_noise.tolist(), strict=True)),
+        harness_log_sd=found.harness_log_sd,
+        taus=tuple((tau, weight) for tau, weight in found.taus.tolist()),
+        sources=source_rows(observations),
         coverage=coverage(observations),
         refusals=refusals(found, unclean=unclean),
         gpus=gpus,

@@ -1,45 +1,77 @@
 """The fit: maximum a posteriori with robust noise, and the Laplace posterior around it.
 
-The likelihood of a row is Student-t (4 degrees of freedom) in the log residual, with a scale per
-harness that is estimated with the leverage correction of restricted maximum likelihood; harness
-constants are Student-t random effects (3 degrees of freedom) around a common one; all other
-parameters have the priors of ``facts/priors.csv``. References: Lange, Little and Taylor,
+A row's latency is the model's, plus what its benchmark adds to both arms (one positive constant per
+harness), plus the contrast of its laboratory: what an arm takes there beyond the model relative to
+1-stage. Rows carry Student-t noise (4 degrees of freedom) in log latency. Two arms at one shape in
+one harness are a pair: their common noise and that of their ratio have scales of their own, so that
+what moved both says nothing about the difference. Scales are estimated per harness with the
+leverage correction of restricted maximum likelihood.
+
+Harness constants are Student-t random effects (3 degrees of freedom) in the logarithm around a
+typical one: a benchmark adds time and never takes any. Contrasts are normal with spread tau, and
+tau has a half-normal prior of :data:`CONTRAST_US`; it is integrated over a grid, each value weighed
+by its Laplace evidence, and the posterior returned has the mean and covariance of the mixture. All
+other parameters have the priors of ``facts/priors.csv``. References: Lange, Little and Taylor,
 "Robust statistical modeling using the t distribution", JASA 84 (1989), for the weights and the
-information (nu + 1) / (nu + 3); Tierney and Kadane, JASA 81 (1986), for the Laplace approximation.
+information (nu + 1) / (nu + 3); Tierney and Kadane, JASA 81 (1986), for the Laplace approximation;
+Gelman, Bayesian Analysis 1 (2006), for the half-normal prior of a spread.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..model import parameters
+from ..model.shape import SEPARATE
 from .observations import Observations
 from .posterior import HARNESS_DOF, NOISE_DOF, nominal_gbps
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 #: Weak information on the row noise: two rows' worth at 2 %, so that a source with very few rows
 #: does not claim to be exact.
 NOISE_START = 0.02
 NOISE_ROWS = 2.0
-HARNESS_SD_START_US = 3.0
+
+#: Spread of the logarithm of harness constants before any is known, counted as two sources.
+HARNESS_LOG_SD_START = 1.0
+
+#: Half-normal prior of the spread tau of contrasts between laboratories, us. Two laboratories with
+#: both fused arms on MI355X at 4 ranks (aiter-3458-mi355x, vllm-fork-81) differ by 0.5 us.
+CONTRAST_US = 0.5
+
+#: Values of tau over which it is integrated, us: the half-normal puts 0.1 % beyond the last.
+TAUS_US = np.array([0.05, 0.15, 0.3, 0.45, 0.6, 0.8, 1.05, 1.35, 1.65])
+
+#: The fit has converged when a step lowers twice the negative log density by less than this.
+TOLERANCE = 1e-4
+MOST_STEPS = 80
 
 
 @dataclass(frozen=True)
 class FitProblem:
-    """Observations with the parameter space that they and the arch's other GPUs need."""
+    """Observations with the parameter space that they and the arch's other GPUs need.
+
+    Coordinates are the parameters ``names``, then per key of ``harness`` the logarithm of its
+    constant over the typical one, then one contrast in us per entry of ``contrast``, (harness key,
+    arm). ``pairs`` (p, 2) holds the rows of two arms at one shape.
+    """
 
     observations: Observations
     names: tuple[str, ...]
     harness: tuple[str, ...]
+    contrast: tuple[tuple[str, str], ...]
     harness_index: NDArray[np.int64]
-    is_log: NDArray[np.bool_]
+    contrast_index: NDArray[np.int64]
+    pairs: NDArray[np.int64]
+    is_log: Mask
     prior_mean: Array
     prior_sd: Array
-    lower: Array
     upper: Array
 
     @classmethod
@@ -50,6 +82,7 @@ class FitProblem:
         names = tuple(model.parameter_names(gpus, norm_kernels))
         priors = [parameters.prior(n) for n in names]
         harness, index = np.unique(observations.harness, return_inverse=True)
+        contrast, contrast_index = _contrasts(observations)
         log = np.array([p.form == "log" for p in priors])
         centre = np.array([p.centre for p in priors])
         limits = [nominal_gbps(n) for n in names]
@@ -57,48 +90,97 @@ class FitProblem:
             observations,
             names,
             tuple(harness.tolist()),
+            contrast,
             index.astype(np.int64),
+            contrast_index,
+            _pairs(observations),
             log,
             np.where(log, np.log(np.where(log, centre, 1.0)), centre),
             np.array([p.sd for p in priors]),
-            np.where(log | (centre == 0.0), -np.inf, 0.0),
             np.array([np.log(limit) if limit else np.inf for limit in limits]),
         )
 
+    @cached_property
+    def contrast_columns(self) -> Array:
+        """Which contrast each row carries, (n, contrasts) of 0 and 1."""
+        return (self.contrast_index[:, None] == np.arange(len(self.contrast))).astype(float)
+
     def predict(self, x: Array) -> Array:
-        """Return modelled latencies, harness included, for one parameter vector."""
-        k = len(self.names)
-        values = dict(zip(self.names, self._values(x[:k]), strict=True))
-        base = self.observations.latency(values) + values["harness_us"]
-        return base + x[k:][self.harness_index]
+        """Return modelled latencies, harness and contrast included, for one coordinate vector."""
+        return self._latency(x[None, :])[0]
+
+    def _latency(self, x: Array) -> Array:
+        """Return latencies (m, n) for coordinate vectors (m, p)."""
+        k, h = len(self.names), len(self.harness)
+        values = {n: v[:, None] for n, v in zip(self.names, self._values(x[:, :k]).T, strict=True)}
+        harness = values["harness_us"] * np.exp(x[:, k : k + h])
+        base = np.broadcast_to(self.observations.latency(values), (len(x), len(self.observations)))
+        contrast = x[:, k + h :] @ self.contrast_columns.T
+        return base + harness[:, self.harness_index] + contrast
 
     def _values(self, x: Array) -> Array:
         """Return parameter values from coordinates, along the last axis."""
         return np.where(self.is_log, np.exp(np.where(self.is_log, x, 0.0)), x)
 
     def jacobian(self, x: Array) -> tuple[Array, Array]:
-        """Return (latency, d latency / d x), all columns in one vectorised evaluation."""
+        """Return (latency, d latency / d x), the model's columns in one vectorised evaluation."""
         k, h = len(self.names), len(self.harness)
         step = 1e-5
-        moved = x[:k] + step * np.vstack([np.zeros(k), np.eye(k)])
-        moved = self._values(moved)
-        values = {n: moved[:, i : i + 1] for i, n in enumerate(self.names)}
-        latency = self.observations.latency(values) + values["harness_us"]
-        columns = np.empty((latency.shape[1], k + h))
+        moved = np.tile(x, (k + 1, 1))
+        moved[1:, :k] += step * np.eye(k)
+        latency = self._latency(moved)
+        columns = np.empty((latency.shape[1], x.size))
         columns[:, :k] = ((latency[1:] - latency[0]) / step).T
-        columns[:, k:] = self.harness_index[:, None] == np.arange(h)
-        return latency[0] + x[k:][self.harness_index], columns
+        typical = np.exp(x[self.names.index("harness_us")])
+        own = self.harness_index[:, None] == np.arange(h)
+        columns[:, k : k + h] = own * (typical * np.exp(x[k : k + h]))
+        columns[:, k + h :] = self.contrast_columns
+        return latency[0], columns
+
+
+def _contrasts(observations: Observations) -> tuple[tuple[tuple[str, str], ...], NDArray[np.int64]]:
+    """Return the contrasts that rows carry, (harness key, arm), and each row's (-1: none).
+
+    An arm has one where its harness measured another arm too: without, its harness's constant says
+    the same. 1-stage is what the others are compared with.
+    """
+    arm = np.where(observations.table.op == SEPARATE, "separate", observations.algorithm)
+    keys = list(zip(observations.harness.tolist(), arm.tolist(), strict=True))
+    seen: dict[str, set[str]] = {}
+    for harness, name in keys:
+        seen.setdefault(harness, set()).add(name)
+    reference = {h: "1stage" if "1stage" in arms else min(arms) for h, arms in seen.items()}
+    known = tuple(sorted({(h, a) for h, a in keys if a != reference[h]}))
+    at = {key: i for i, key in enumerate(known)}
+    return known, np.array([at.get(key, -1) for key in keys], np.int64)
+
+
+def _pairs(observations: Observations) -> NDArray[np.int64]:
+    """Return the rows (p, 2) of two arms at one shape in one harness, each row once."""
+    table = observations.table
+    arm = np.where(table.op == SEPARATE, "separate", observations.algorithm)
+    columns = (observations.harness, table.world_size, table.tokens, table.hidden_dim, table.bytes)
+    places: dict[tuple[object, ...], dict[str, int]] = {}
+    for i, key in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+        places.setdefault(tuple(map(repr, key)), {}).setdefault(str(arm[i]), i)
+    pairs = [tuple(rows.values())[:2] for rows in places.values() if len(rows) > 1]
+    return np.array(pairs, np.int64).reshape(-1, 2)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted problem: MAP, posterior covariance, noise scales, and per-row diagnostics."""
+    """A fitted problem: posterior mean and covariance, noise scales, and per-row diagnostics.
+
+    ``noise`` has two scales of log residuals per harness: of single rows (and of what a pair has in
+    common), and of the two rows of a pair against each other. ``taus`` are (tau in us, weight).
+    """
 
     problem: FitProblem
     x: Array
     covariance: Array
     noise: Array
-    harness_sd_us: float
+    harness_log_sd: float
+    taus: Array
     predicted: Array
 
     def __repr__(self) -> str:
@@ -113,118 +195,223 @@ class Fit:
         """log(predicted / measured) per row."""
         return np.log(self.predicted / self.problem.observations.latency_us)
 
+    @property
+    def row_noise(self) -> Array:
+        """Scale of a single row's log residual per harness, whether or not it is in a pair."""
+        single, ratio = self.noise.reshape(-1, 2).T
+        paired = np.zeros(len(single), np.bool_)
+        paired[self.problem.harness_index[self.problem.pairs[:, 0]]] = True
+        return np.where(paired, np.sqrt((single**2 + ratio**2) / 2), single)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows that carry weight, as independent residuals: pairs as their mean and difference.
+
+    A residual is ``left`` residual +- ``right`` residual, both over sqrt(2) for a pair, and
+    ``right`` -1 for a single row; ``scale`` indexes the noise scales.
+    """
+
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    sign: Array
+    scale: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, problem: FitProblem, keep: Mask) -> _Rows:
+        pairs = problem.pairs[keep[problem.pairs].all(axis=1)]
+        alone = keep.copy()
+        alone[pairs] = False
+        single = np.flatnonzero(alone)
+        none = np.full(single.size, -1)
+        left = np.concatenate([single, pairs[:, 0], pairs[:, 0]])
+        right = np.concatenate([none, pairs[:, 1], pairs[:, 1]])
+        sign = np.concatenate([np.zeros(single.size), np.ones(len(pairs)), -np.ones(len(pairs))])
+        return cls(left, right, sign, 2 * problem.harness_index[left] + (sign < 0))
+
+    def combine(self, of_rows: Array) -> Array:
+        """Return the residuals' combination of rows' values, along the first axis."""
+        sign = self.sign.reshape(-1, *(1,) * (of_rows.ndim - 1))
+        both = (of_rows[self.left] + sign * of_rows[self.right]) / np.sqrt(2.0)
+        return np.where(sign == 0, of_rows[self.left], both)
+
 
 def fit(
     problem: FitProblem,
     *,
-    rows: NDArray[np.bool_] | None = None,
+    rows: Mask | None = None,
     start: Fit | None = None,
     rounds: int = 6,
 ) -> Fit:
     """Fit to all rows, or to those of a mask (the others are predicted but carry no weight).
 
-    ``start`` warm-starts from another fit of the same problem; its noise scales are kept, which is
-    what leave-one-out needs.
+    ``start`` warm-starts from another fit of the same problem; its noise scales are kept and tau is
+    its mean, which is what leave-one-out needs.
     """
-    from scipy.optimize import least_squares
-
-    observed = problem.observations.latency_us
-    weight = np.ones(len(observed), bool) if rows is None else rows
-    log_y = np.log(observed)
+    keep = np.ones(len(problem.observations), bool) if rows is None else rows
+    used = _Rows.of(problem, keep)
     k, h = len(problem.names), len(problem.harness)
-    n = len(observed)
     if start is None:
-        x = np.concatenate([problem.prior_mean, np.zeros(h)])
-        noise = np.full(h, NOISE_START * 2)
-        spread = HARNESS_SD_START_US
+        x = np.concatenate([problem.prior_mean, np.zeros(h + len(problem.contrast))])
+        noise = np.full(2 * h, NOISE_START * 2)
+        spread = HARNESS_LOG_SD_START
     else:
-        x, noise, spread = start.x.copy(), start.noise, start.harness_sd_us
-        rounds = 1
-    lower = np.concatenate([problem.lower, np.full(h, -np.inf)])
-    upper = np.concatenate([problem.upper, np.full(h, np.inf)])
-    x = np.clip(x, lower + 1e-6, upper - 1e-6)
-
-    def tail(z: Array) -> Array:
-        """Robust loss for rows and harness constants, plain squares for the priors."""
-        rho = np.empty((3, z.size))
-        rho[0], rho[1], rho[2] = z, 1.0, 0.0
-        for part, dof in ((slice(0, n), NOISE_DOF), (slice(n + k, None), HARNESS_DOF)):
-            rho[0, part] = (dof + 1) * np.log1p(z[part] / dof)
-            rho[1, part] = (dof + 1) / (dof + z[part])
-            rho[2, part] = -(dof + 1) / (dof + z[part]) ** 2
-        return rho
-
+        x, noise, spread = start.x.copy(), start.noise, start.harness_log_sd
+        rounds = 0
+    tau = CONTRAST_US
     for _ in range(rounds):
-        scale = noise[problem.harness_index]
+        prior = _Prior.of(problem, spread, tau)
+        x = _maximise(problem, used, prior, noise, x)
+        covariance, leverage, residual = _laplace(problem, used, prior, noise, x)
+        noise = _noise(used, residual, noise, leverage)
+        spread = _spread(x[k : k + h], np.diag(covariance)[k : k + h], spread)
+    if start is not None:
+        taus, weight = np.array([start.taus[:, 0] @ start.taus[:, 1]]), np.ones(1)
+    elif not problem.contrast:
+        taus, weight = np.array([CONTRAST_US]), np.ones(1)
+    else:
+        taus, weight = TAUS_US, None
+    means, covariances, evidence = [], [], []
+    for tau in taus.tolist():
+        prior = _Prior.of(problem, spread, tau)
+        x = _maximise(problem, used, prior, noise, x)
+        covariance, _, residual = _laplace(problem, used, prior, noise, x)
+        means.append(x)
+        covariances.append(covariance)
+        evidence.append(_log_evidence(used, prior, noise, x, residual, covariance, tau))
+    if weight is None:
+        log_weight = np.array(evidence) - 0.5 * (taus / CONTRAST_US) ** 2 + np.log(_widths(taus))
+        weight = np.exp(log_weight - log_weight.max())
+        weight /= weight.sum()
+    mean = weight @ np.array(means)
+    off = np.array(means) - mean
+    covariance = np.tensordot(weight, np.array(covariances), 1) + (off * weight[:, None]).T @ off
+    return Fit(
+        problem, mean, covariance, noise, spread, np.column_stack([taus, weight]),
+        np.maximum(problem.predict(mean), 1e-3),
+    )  # fmt: skip
 
-        def residual(v: Array, scale: Array = scale, spread: float = spread) -> Array:
-            t = np.maximum(problem.predict(v), 1e-3)
-            return np.concatenate(
-                [
-                    weight * (np.log(t) - log_y) / scale,
-                    (v[:k] - problem.prior_mean) / problem.prior_sd,
-                    v[k:] / spread,
-                ]
-            )
 
-        def slope(v: Array, scale: Array = scale, spread: float = spread) -> Array:
-            t, columns = problem.jacobian(v)
-            top = columns * (weight / (scale * np.maximum(t, 1e-3)))[:, None]
-            below = np.zeros((k + h, k + h))
-            np.fill_diagonal(below, np.concatenate([1 / problem.prior_sd, np.full(h, 1 / spread)]))
-            return np.vstack([top, below])
+@dataclass(frozen=True)
+class _Prior:
+    """Normal priors of the first coordinates and of contrasts, Student-t ones of the harness."""
 
-        # scipy's typing knows no callable loss; its documentation does.
-        solution = least_squares(
-            residual, x, slope, bounds=(lower, upper), loss=tail, x_scale="jac", max_nfev=60
+    mean: Array
+    sd: Array
+    heavy: slice
+    upper: Array
+
+    @classmethod
+    def of(cls, problem: FitProblem, spread: float, tau: float) -> _Prior:
+        k, h, c = len(problem.names), len(problem.harness), len(problem.contrast)
+        return cls(
+            np.concatenate([problem.prior_mean, np.zeros(h + c)]),
+            np.concatenate([problem.prior_sd, np.full(h, spread), np.full(c, tau)]),
+            slice(k, k + h),
+            np.concatenate([problem.upper, np.full(h + c, np.inf)]),
         )
-        x = solution.x
-        covariance, leverage = _laplace(problem, x, weight, noise, spread)
-        if start is None:
-            noise = _noise(problem, x, weight, noise, leverage)
-            spread = _spread(x[k:], np.diag(covariance)[k:], spread)
-    covariance, _ = _laplace(problem, x, weight, noise, spread)
-    return Fit(problem, x, covariance, noise, spread, np.maximum(problem.predict(x), 1e-3))
+
+
+def _maximise(problem: FitProblem, used: _Rows, prior: _Prior, noise: Array, x: Array) -> Array:
+    """Return the coordinates of highest posterior density.
+
+    Gauss-Newton steps with the weights of iteratively reweighted least squares, damped where a step
+    does not pay (Levenberg and Marquardt); link rates stay within their nominal limits.
+    """
+    log_y = np.log(problem.observations.latency_us)
+    scale = noise[used.scale]
+
+    def weigh(t: Array, v: Array) -> tuple[float, Array, Array, Array, Array]:
+        z = used.combine(np.log(np.maximum(t, 1e-3)) - log_y) / scale
+        u = (v - prior.mean) / prior.sd
+        loss = (NOISE_DOF + 1) * float(np.sum(np.log1p(z**2 / NOISE_DOF))) + float(u @ u)
+        heavy = u[prior.heavy]
+        loss += (HARNESS_DOF + 1) * float(np.sum(np.log1p(heavy**2 / HARNESS_DOF)))
+        loss -= float(heavy @ heavy)
+        light = np.ones_like(u)
+        light[prior.heavy] = (HARNESS_DOF + 1) / (HARNESS_DOF + heavy**2)
+        return loss, z, (NOISE_DOF + 1) / (NOISE_DOF + z**2), u, light
+
+    x = np.minimum(x, prior.upper - 1e-9)
+    t, columns = problem.jacobian(x)
+    loss, z, weight, u, light = weigh(t, x)
+    damping = 1e-4
+    for _ in range(MOST_STEPS):
+        slope = used.combine(columns / np.maximum(t, 1e-3)[:, None]) / scale[:, None]
+        curvature = (slope.T * weight) @ slope + np.diag(light / prior.sd**2)
+        gradient = slope.T @ (weight * z) + light * u / prior.sd
+        free = (x < prior.upper - 1e-8) | (gradient > 0)
+        while True:
+            damped = curvature[np.ix_(free, free)] * (1 + damping * np.eye(int(free.sum())))
+            step = np.zeros_like(x)
+            step[free] = np.linalg.solve(damped, gradient[free])
+            trial = np.minimum(x - step, prior.upper - 1e-9)
+            new = weigh(problem.predict(trial), trial)
+            if new[0] <= loss or damping > 1e6:
+                break
+            damping *= 8
+        gain, x, damping = loss - new[0], trial, max(damping / 8, 1e-9)
+        t, columns = problem.jacobian(x)
+        loss, z, weight, u, light = weigh(t, x)
+        if gain < TOLERANCE:
+            break
+    return x
 
 
 def _laplace(
-    problem: FitProblem, x: Array, weight: NDArray[np.bool_], noise: Array, spread: float
-) -> tuple[Array, Array]:
-    """Return the posterior covariance and each row's leverage."""
+    problem: FitProblem, used: _Rows, prior: _Prior, noise: Array, x: Array
+) -> tuple[Array, Array, Array]:
+    """Return the posterior covariance, each residual's leverage, and the residuals."""
     t, columns = problem.jacobian(x)
-    scaled = columns / (np.maximum(t, 1e-3) * noise[problem.harness_index])[:, None]
-    scaled *= (weight * np.sqrt((NOISE_DOF + 1) / (NOISE_DOF + 3)))[:, None]
-    information = scaled.T @ scaled
-    k = len(problem.names)
-    prior = np.full(len(x), (HARNESS_DOF + 1) / (HARNESS_DOF + 3) / spread**2)
-    prior[:k] = problem.prior_sd**-2.0
-    covariance = np.linalg.inv(information + np.diag(prior))
+    t = np.maximum(t, 1e-3)
+    residual = used.combine(np.log(t / problem.observations.latency_us))
+    scaled = used.combine(columns / t[:, None]) / noise[used.scale][:, None]
+    scaled *= np.sqrt((NOISE_DOF + 1) / (NOISE_DOF + 3))
+    precision = prior.sd**-2.0
+    precision[prior.heavy] *= (HARNESS_DOF + 1) / (HARNESS_DOF + 3)
+    covariance = np.linalg.inv(scaled.T @ scaled + np.diag(precision))
     covariance = (covariance + covariance.T) / 2
-    return covariance, np.einsum("ij,jk,ik->i", scaled, covariance, scaled)
+    return covariance, np.einsum("ij,jk,ik->i", scaled, covariance, scaled), residual
 
 
-def _noise(
-    problem: FitProblem, x: Array, weight: NDArray[np.bool_], noise: Array, leverage: Array
-) -> Array:
-    """Return updated noise scales per harness (one EM step, degrees of freedom by leverage)."""
-    residual = np.log(np.maximum(problem.predict(x), 1e-3) / problem.observations.latency_us)
-    z = (residual / noise[problem.harness_index]) ** 2
-    share = (NOISE_DOF + 1) / (NOISE_DOF + z) * weight
-    updated = noise.copy()
-    for i in range(len(noise)):
-        mine = (problem.harness_index == i) & weight
-        free = float(np.sum(1.0 - np.minimum(leverage[mine], 0.95)))
-        square = float(np.sum(share[mine] * residual[mine] ** 2))
-        updated[i] = np.sqrt((NOISE_ROWS * NOISE_START**2 + square) / (NOISE_ROWS + free))
-    return updated
+def _log_evidence(
+    used: _Rows, prior: _Prior, noise: Array, x: Array, residual: Array, covariance: Array,
+    tau: float,
+) -> float:  # fmt: skip
+    """Return the log evidence by Laplace, up to what is the same for every tau."""
+    z = (residual / noise[used.scale]) ** 2
+    rows = -0.5 * (NOISE_DOF + 1) * float(np.sum(np.log1p(z / NOISE_DOF)))
+    u = (x - prior.mean) / prior.sd
+    heavy = u[prior.heavy]
+    light = np.delete(u, np.arange(prior.heavy.start, prior.heavy.stop))
+    priors = -0.5 * float(light @ light) - 0.5 * (HARNESS_DOF + 1) * float(
+        np.sum(np.log1p(heavy**2 / HARNESS_DOF))
+    )
+    contrasts = x.size - prior.heavy.stop
+    return rows + priors - contrasts * np.log(tau) + 0.5 * float(np.linalg.slogdet(covariance)[1])
+
+
+def _widths(grid: Array) -> Array:
+    """Return the weight of each point of a grid in the trapezoid rule from 0 on."""
+    edges = np.concatenate([[0.0], (grid[1:] + grid[:-1]) / 2, [1.5 * grid[-1] - 0.5 * grid[-2]]])
+    return np.diff(edges) if grid.size > 1 else np.ones(1)
+
+
+def _noise(used: _Rows, residual: Array, noise: Array, leverage: Array) -> Array:
+    """Return updated noise scales (one EM step, degrees of freedom by leverage)."""
+    z = (residual / noise[used.scale]) ** 2
+    share = (NOISE_DOF + 1) / (NOISE_DOF + z)
+    free = np.bincount(used.scale, 1.0 - np.minimum(leverage, 0.95), noise.size)
+    square = np.bincount(used.scale, share * residual**2, noise.size)
+    return np.sqrt((NOISE_ROWS * NOISE_START**2 + square) / (NOISE_ROWS + free))
 
 
 def _spread(deviation: Array, variance: Array, spread: float) -> float:
-    """Return the updated spread of harness constants (one EM step), at least half a us."""
+    """Return the updated log spread of harness constants (one EM step), at least 0.3."""
     if len(deviation) < 2:
         return spread
     square = deviation**2 + variance
     share = (HARNESS_DOF + 1) / (HARNESS_DOF + square / spread**2)
     # Two sources' worth of the starting value: a few sources do not pin a spread.
-    total = 2 * HARNESS_SD_START_US**2 + float(np.sum(share * square))
-    return float(max(0.5, np.sqrt(total / (2 + len(deviation)))))
+    total = 2 * HARNESS_LOG_SD_START**2 + float(np.sum(share * square))
+    return float(max(0.3, np.sqrt(total / (2 + len(deviation)))))

@@ -182,7 +182,9 @@ def observe(
 
 def _kernels(table: Measurements, wanted: Mask) -> list[kernel.Kernel | None]:
     """Return the kernel of each wanted row, None where it is not modelled; equal ones are one."""
-    columns = (table.kernel_family, table.source, table.kernel_version, table.date)
+    columns = (
+        table.kernel_family, table.source, table.kernel_version, table.date, table.algorithm,
+    )  # fmt: skip
     state = list(zip(*(c.tolist() for c in columns), strict=True))
     one: dict[kernel.Kernel, kernel.Kernel] = {}
     found: dict[tuple[str, ...], kernel.Kernel | None] = {}

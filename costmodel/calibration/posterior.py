@@ -1,15 +1,17 @@
 """A calibration: the posterior of the model's parameters, with the data it rests on.
 
-The posterior is a multivariate normal in the parameters' own coordinates (logarithms for rates
-and ratios, microseconds for fixed times), so the record is a mean and a covariance, and any
-consequence of the parameters gets its interval by drawing from it. Files are JSON, schema
-``costmodel/calibration/1``.
+The posterior is a multivariate normal in the parameters' own coordinates (logarithms for rates,
+ratios and what benchmarks add; microseconds for fixed times and contrasts), so the record is a mean
+and a covariance, and any consequence of the parameters gets its interval by drawing from it. The
+spread tau of the contrasts between laboratories keeps the weights over which it was integrated.
+Files are JSON, schema ``costmodel/calibration/2``, with a hash over their content.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,8 +30,8 @@ from ..model.interface import LatencyModel
 LEVEL = 0.90
 TAIL = (1 - LEVEL) / 2
 
-#: Degrees of freedom of the row noise (log latency) and of the harness constants: heavy tails, so
-#: that an outlying row or source does not pull the others.
+#: Degrees of freedom of the row noise (log latency) and of the harness constants' logarithms: heavy
+#: tails, so that an outlying row or source does not pull the others.
 NOISE_DOF = 4.0
 HARNESS_DOF = 3.0
 
@@ -38,6 +40,16 @@ HARNESS_DOF = 3.0
 #: out, as importing scipy.stats is slow.
 NORMAL_HALF_WIDTH = 1.6448536269514722
 NOISE_HALF_WIDTH = 2.13184678632665
+
+#: What a kernel state whose source nobody has read may add to one arm against the other, standard
+#: deviation in us. An assumption: states that were read moved an arm by 0.1 to 0.7 us.
+UNREAD_STATE_US = 0.4
+
+#: Arms that a laboratory's contrast is stated for, relative to 1-stage.
+OTHER_ARMS = ("2stage", "separate")
+
+#: ``--source`` for the typical benchmark of all sources in the place of the nearest one.
+TYPICAL = "typical"
 
 Values = dict[str, Any]
 
@@ -87,6 +99,25 @@ class Coverage:
 
 
 @dataclass(frozen=True)
+class SourceRows:
+    """What one benchmark measured: the rows behind one harness constant.
+
+    ``key`` is source/kernel family, and GPU where a source has several. ``timing``, ``statistic``
+    and ``rank_reduction`` are as the source says, "" where it does not.
+    """
+
+    key: str
+    source: str
+    gpus: tuple[str, ...]
+    ops: tuple[str, ...]
+    world_sizes: tuple[int, ...]
+    rows: int
+    timing: str
+    statistic: str
+    rank_reduction: str
+
+
+@dataclass(frozen=True)
 class Refusal:
     """A GPU and world size whose rows give no cutoff, and why: they contradict each other."""
 
@@ -97,19 +128,24 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Posterior of the parameters ``names`` followed by ``harness`` deviations (us).
+    """Posterior of ``names``, then of ``harness`` (log of a constant over the typical one), then of
+    ``contrast`` (us; a harness key and an arm).
 
-    ``noise`` is the scale of log residuals per harness key, ``harness_sd_us`` the spread of harness
-    constants over sources. ``data`` accounts for the rows: read, used, set aside by reason, sha256.
+    ``noise`` is the scale of log residuals per harness key, ``harness_log_sd`` the spread of the
+    harness constants' logarithms over sources, ``taus`` the spread of contrasts in us with weights.
+    ``data`` accounts for the rows: read, used, set aside by reason, sha256.
     """
 
     arch: str
     names: tuple[str, ...]
     harness: tuple[str, ...]
+    contrast: tuple[tuple[str, str], ...]
     mean: NDArray[np.float64]
     covariance: NDArray[np.float64]
     noise: dict[str, float]
-    harness_sd_us: float
+    harness_log_sd: float
+    taus: tuple[tuple[float, float], ...]
+    sources: tuple[SourceRows, ...]
     coverage: tuple[Coverage, ...]
     refusals: tuple[Refusal, ...]
     gpus: tuple[tuple[str, str], ...]
@@ -141,46 +177,65 @@ class Calibration:
 
     @property
     def values(self) -> Values:
-        """Point estimates: posterior medians by parameter name."""
-        found: Values = {
-            name: float(np.exp(x) if log else x)
-            for name, x, log in zip(self.names, self.mean, self._log, strict=False)
-        }
-        found.update(
-            {
-                f"harness[{key}]": float(v)
-                for key, v in zip(self.harness, self.mean[len(self.names) :], strict=True)
-            }
-        )
-        return found
+        """Point estimates: posterior medians by parameter name, of a machine without contrasts."""
+        return self._named(self.mean)
 
     def draw(self, count: int, seed: int = 0) -> Values:
-        """Return ``count`` posterior draws, each value of shape (count, 1), harness included.
+        """Return ``count`` posterior draws, each value of shape (count, 1).
 
-        Link rates are cut at the nominal rate of the link, which no transfer can beat, and fixed
-        times at zero.
+        Beside the parameters: ``harness[KEY]`` and ``harness[]``, what a calibrated and a new
+        benchmark add (us); ``contrast[KEY|ARM]`` of the sources; ``contrast[ARM]``, what the arms
+        2stage and separate take beyond the model on a machine that nobody has measured, relative
+        to 1-stage; ``laboratory[ARM]``, the mean of the sources' contrasts; ``unread[ARM]``, what a
+        kernel state that nobody has read may add. Link rates are cut at the nominal rate of the
+        link, which no transfer can beat.
         """
         rng = np.random.default_rng(seed)
         spread = np.linalg.cholesky(self.covariance + 1e-12 * np.eye(len(self.mean)))
-        half = rng.standard_normal(((count + 1) // 2, len(self.mean))) @ spread.T
-        # Antithetic pairs: the mean of the draws is the posterior mean to first order.
-        sample = self.mean + np.vstack([half, -half])[:count]
-        found: Values = {}
-        for i, name in enumerate(self.names):
-            column = sample[:, i : i + 1]
-            if self._log[i]:
-                column = np.exp(column)
-            elif parameters.prior(name).centre > 0:
-                column = np.maximum(column, 0.0)
-            limit = nominal_gbps(name)
-            found[name] = np.minimum(column, limit) if limit else column
-        for i, key in enumerate(self.harness):
-            at = len(self.names) + i
-            found[f"harness[{key}]"] = sample[:, at : at + 1]
+
+        def antithetic(columns: int) -> NDArray[np.float64]:
+            # Pairs: the mean of the draws is the posterior mean to first order.
+            half = rng.standard_normal(((count + 1) // 2, columns))
+            return np.vstack([half, -half])[:count]
+
+        drawn = self._named(self.mean + antithetic(len(self.mean)) @ spread.T)
         # A source nobody has seen: a Student-t deviation with the spread of the known ones.
         chi = rng.chisquare(HARNESS_DOF, (count, 1)) / HARNESS_DOF
-        found["harness[]"] = self.harness_sd_us * rng.standard_normal((count, 1)) / np.sqrt(chi)
-        return found
+        deviation = self.harness_log_sd * rng.standard_normal((count, 1)) / np.sqrt(chi)
+        drawn["harness[]"] = drawn["harness_us"] * np.exp(deviation)
+        tau, weight = np.array(self.taus).T
+        # Every tau as often as its weight says, in random order.
+        edges = np.searchsorted(np.cumsum(weight), (np.arange(count) + 0.5) / count)
+        taus = rng.permutation(tau[np.minimum(edges, tau.size - 1)])[:, None]
+        new, unread = antithetic(len(OTHER_ARMS)), antithetic(len(OTHER_ARMS))
+        for i, arm in enumerate(OTHER_ARMS):
+            drawn[f"contrast[{arm}]"] = taus * new[:, i : i + 1]
+            drawn[f"unread[{arm}]"] = UNREAD_STATE_US * unread[:, i : i + 1]
+        return drawn
+
+    def _named(self, x: NDArray[np.float64]) -> Values:
+        """Return values by name from coordinates (p,), as numbers, or (count, p), as columns."""
+        k, h = len(self.names), len(self.harness)
+        columns: list[Any] = (
+            x.tolist() if x.ndim == 1 else [x[:, i : i + 1] for i in range(x.shape[1])]
+        )
+        named: Values = {}
+        for name, column, log in zip(self.names, columns, self._log, strict=False):
+            value = np.exp(column) if log else column
+            limit = nominal_gbps(name)
+            named[name] = np.minimum(value, limit) if limit else value
+        for key, column in zip(self.harness, columns[k : k + h], strict=True):
+            named[f"harness[{key}]"] = named["harness_us"] * np.exp(column)
+        named["harness[]"] = named["harness_us"]
+        by_arm: dict[str, list[Any]] = {arm: [] for arm in OTHER_ARMS}
+        for (key, arm), column in zip(self.contrast, columns[k + h :], strict=True):
+            named[f"contrast[{key}|{arm}]"] = column
+            by_arm.setdefault(arm, []).append(column)
+        for arm in OTHER_ARMS:
+            named[f"laboratory[{arm}]"] = sum(by_arm[arm]) / max(len(by_arm[arm]), 1)
+        if x.ndim == 1:
+            named = {name: float(value) for name, value in named.items()}
+        return named
 
     def costs(
         self, gpu: str, values: Values, *, norm_kernel: str = "gemma", source: str | None = None
@@ -189,20 +244,18 @@ class Calibration:
 
         The object is for the terms of :attr:`model`.
 
-        ``source`` picks the harness constant of a calibrated source; without it the harness is the
-        typical one, and draws carry the whole spread over sources.
+        ``source`` picks the harness constant of a calibrated source; without it the one under
+        ``harness[]`` of the values, which draws leave to a source that nobody has seen.
         """
         arch = {g: a for a, g in self.gpus}.get(gpu)
         if arch is None:
             known = ", ".join(g for _, g in self.gpus)
             raise InputError(f"this calibration has no {gpu}; it covers {known}")
         key = self.harness_key(source, gpu) if source else None
-        deviation = values[f"harness[{key}]"] if key else values.get("harness[]", 0.0)
-        # Even a fast harness adds no negative time beyond the launch.
-        harness = np.maximum(values["harness_us"] + deviation, -values["launch_us"])
         return self.model.costs(
             values, arch, gpu,
-            norm_kernel=norm_kernel, hbm_gbps=hardware.hbm_gbps(gpu), harness_us=harness,
+            norm_kernel=norm_kernel, hbm_gbps=hardware.hbm_gbps(gpu),
+            harness_us=values[f"harness[{key or ''}]"],
         )  # fmt: skip
 
     def harness_key(self, source: str, gpu: str = "") -> str | None:
@@ -215,6 +268,24 @@ class Calibration:
             if key in self.harness:
                 return key
         return next((k for k in self.harness if k.split("/")[0] == source), None)
+
+    def nearest_source(self, gpu: str, op: str) -> str | None:
+        """Return the harness key nearest to back-to-back calls of an op on a GPU, None for none.
+
+        Same GPU and op; else same GPU; else a GPU of the same arch and the op. Among equals the
+        one that adds least: the nearest to back-to-back kernels.
+        """
+        arch = {g: a for a, g in self.gpus}
+        values = self.values
+
+        def distance(rows: SourceRows) -> tuple[int, float]:
+            here, same_op = gpu in rows.gpus, op in rows.ops
+            kin = any(arch.get(g) == arch.get(gpu) for g in rows.gpus)
+            rank = 0 if here and same_op else 1 if here else 2 if kin and same_op else 3
+            return rank, values[f"harness[{rows.key}]"]
+
+        nearest = min(self.sources, key=distance, default=None)
+        return nearest.key if nearest is not None and distance(nearest)[0] < 3 else None
 
     @cached_property
     def _log(self) -> list[bool]:
@@ -233,25 +304,24 @@ class Calibration:
         return None
 
     def interval(self, name: str) -> tuple[float, float, float]:
-        """Return (lo, estimate, hi) of one parameter at :data:`LEVEL`.
+        """Return (lo, estimate, hi) of one parameter or ``harness[KEY]`` at :data:`LEVEL`.
 
-        A link rate is cut at the link's nominal rate, a fixed time at zero.
+        A link rate is cut at the link's nominal rate.
         """
         z = NORMAL_HALF_WIDTH
+        typical = self.names.index("harness_us")
+        weight = np.zeros(len(self.mean))
         if name in self.names:
-            i = self.names.index(name)
-            sd = float(np.sqrt(self.covariance[i, i]))
-            ends = self.mean[i] + np.array([-z, 0.0, z]) * sd
-            if not self._log[i]:
-                floor = 0.0 if parameters.prior(name).centre > 0 else -np.inf
-                lo, mid, hi = np.maximum(ends, floor).tolist()
-                return lo, mid, hi
-            lo, mid, hi = np.exp(ends).tolist()
-            limit = nominal_gbps(name)
-            return (min(lo, limit), min(mid, limit), min(hi, limit)) if limit else (lo, mid, hi)
-        i = len(self.names) + self.harness.index(name.removeprefix("harness[").removesuffix("]"))
-        sd = float(np.sqrt(self.covariance[i, i]))
-        lo, mid, hi = (self.mean[i] + np.array([-z, 0.0, z]) * sd).tolist()
+            weight[self.names.index(name)] = 1.0
+            log = parameters.prior(name).form == "log"
+        else:
+            key = name.removeprefix("harness[").removesuffix("]")
+            weight[[typical, len(self.names) + self.harness.index(key)]] = 1.0
+            log = True
+        sd = float(np.sqrt(weight @ self.covariance @ weight))
+        ends = float(weight @ self.mean) + np.array([-z, 0.0, z]) * sd
+        limit = nominal_gbps(name) or np.inf
+        lo, mid, hi = np.minimum(np.exp(ends) if log else ends, limit).tolist()
         return lo, mid, hi
 
     def restrict(self, arch: str) -> Calibration:
@@ -272,10 +342,13 @@ class Calibration:
             arch=arch,
             names=tuple(self.names[i] for i in keep),
             harness=self.harness,
+            contrast=self.contrast,
             mean=self.mean[index],
             covariance=self.covariance[np.ix_(index, index)],
             noise=self.noise,
-            harness_sd_us=self.harness_sd_us,
+            harness_log_sd=self.harness_log_sd,
+            taus=self.taus,
+            sources=self.sources,
             coverage=self.coverage,
             refusals=tuple(r for r in self.refusals if r.gpu in {g for _, g in gpus}),
             gpus=gpus,
@@ -291,7 +364,7 @@ class Calibration:
             for i, row in enumerate(self.covariance.tolist())
         ]
         record: CalibrationRecord = {
-            "schema": "costmodel/calibration/1",
+            "schema": "costmodel/calibration/2",
             "arch": self.arch,
             "gpus": list(self.gpus),
             "fabric": self.fabric,
@@ -309,13 +382,18 @@ class Calibration:
                 for lo, mid, hi in [self.interval(name)]
             ],
             "harness": list(self.harness),
-            "harness_sd_us": _significant(self.harness_sd_us, 5),
+            "contrast": list(self.contrast),
+            "harness_log_sd": _significant(self.harness_log_sd, 5),
+            "taus": [(tau, _significant(weight, 5)) for tau, weight in self.taus],
+            "sources": list(self.sources),
             "noise": {k: _significant(v, 4) for k, v in self.noise.items()},
             "coverage": list(self.coverage),
             "refusals": list(self.refusals),
             "mean": [_significant(v, 8) for v in self.mean.tolist()],
             "covariance_lower": rounded,
+            "content_sha256": "",
         }
+        record["content_sha256"] = content_sha256(record)
         # Python's own form of numbers (1e-05): the hash of a file is the calibration's name.
         return json.dumps(record, indent=1, default=asdict) + "\n"
 
@@ -326,9 +404,12 @@ class Calibration:
 
 
 class CalibrationRecord(TypedDict):
-    """``costmodel/calibration/1``; ``covariance_lower`` is the lower triangle, row by row."""
+    """``costmodel/calibration/2``; ``covariance_lower`` is the lower triangle, row by row.
 
-    schema: Literal["costmodel/calibration/1"]
+    ``content_sha256`` is the hash of the rest, see :func:`content_sha256`.
+    """
+
+    schema: Literal["costmodel/calibration/2"]
     arch: str
     gpus: list[tuple[str, str]]
     fabric: str
@@ -336,54 +417,116 @@ class CalibrationRecord(TypedDict):
     data: Data
     parameters: list[ParameterRecord]
     harness: list[str]
-    harness_sd_us: float
+    contrast: list[tuple[str, str]]
+    harness_log_sd: float
+    taus: list[tuple[float, float]]
     noise: dict[str, float]
+    sources: list[SourceRows]
     coverage: list[Coverage]
     refusals: list[Refusal]
     mean: list[float]
     covariance_lower: list[list[float]]
+    content_sha256: str
+
+
+def content_sha256(record: Mapping[str, Any]) -> str:
+    """Return the hash of a calibration record's content, its own ``content_sha256`` left out."""
+    content = {key: value for key, value in record.items() if key != "content_sha256"}
+    text = json.dumps(content, default=asdict, sort_keys=True)
+    # Through JSON once, so that tuples and dataclasses are what a reader of the file sees.
+    text = json.dumps(json.loads(text), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load(path: str | Path) -> Calibration:
     """Read a calibration file.
 
-    Raises :class:`InputError` as :func:`.files.parse_json` does, and for numbers that are no
-    posterior.
+    Raises :class:`InputError` as :func:`.files.parse_json` does, for numbers that are no
+    posterior, and for a file that was edited.
     """
     wanted = "a calibration file, as 'costmodel calibrate --out' writes it"
     text = read_text(path, wanted)
     record = parse_json(text, CalibrationRecord, str(path), wanted)
-    lower = record["covariance_lower"]
-    size = len(lower)
-    covariance = np.zeros((size, size))
     try:
-        for i, row in enumerate(lower):
-            covariance[i, : i + 1] = row
-            covariance[: i + 1, i] = row
-        found = Calibration(
-            arch=record["arch"],
-            names=tuple(p["name"] for p in record["parameters"]),
-            harness=tuple(record["harness"]),
-            mean=np.array(record["mean"]),
-            covariance=covariance,
-            noise=record["noise"],
-            harness_sd_us=record["harness_sd_us"],
-            coverage=tuple(record["coverage"]),
-            refusals=tuple(record["refusals"]),
-            gpus=tuple(record["gpus"]),
-            fabric=record["fabric"],
-            kernel_family=record["kernel_family"],
-            data=record["data"],
-        )
-        if found.mean.shape != (size,) or size != len(found.names) + len(found.harness):
-            raise ValueError("mean, covariance and names differ in length")
-        np.linalg.cholesky(covariance + 1e-12 * np.eye(size))
-        choose.for_fabric(found.fabric)
+        calibration = _checked(record)
     except (ValueError, np.linalg.LinAlgError) as error:
         raise InputError(f"{path}: not a usable calibration: {error}; give {wanted}") from None
+    if content_sha256(json.loads(text)) != record["content_sha256"]:
+        raise InputError(
+            f"{path}: edited since 'costmodel calibrate' wrote it (its content does not match its "
+            f"content_sha256); give {wanted}"
+        )
     # The hash is of the file as it stands.
-    object.__setattr__(found, "sha256", hashlib.sha256(text.encode()).hexdigest())
-    return found
+    object.__setattr__(calibration, "sha256", hashlib.sha256(text.encode()).hexdigest())
+    return calibration
+
+
+def _checked(record: CalibrationRecord) -> Calibration:
+    """Return the calibration of a record; raise ValueError for what cannot be one."""
+    lower = record["covariance_lower"]
+    size = len(lower)
+    if any(len(row) != i + 1 for i, row in enumerate(lower)):
+        raise ValueError("covariance_lower is not a triangle")
+    covariance = np.zeros((size, size))
+    for i, row in enumerate(lower):
+        covariance[i, : i + 1] = row
+        covariance[: i + 1, i] = row
+    mean = np.array(record["mean"])
+    names = tuple(p["name"] for p in record["parameters"])
+    if mean.shape != (size,) or size != sum(
+        map(len, (names, record["harness"], record["contrast"]))
+    ):
+        raise ValueError("mean, covariance and names differ in length")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ValueError("mean or covariance holds a number that is not finite")
+    np.linalg.cholesky(covariance + 1e-12 * np.eye(size))
+    arch_of = {gpu: arch for arch, gpu in record["gpus"]}
+    wanted = choose.for_fabric(record["fabric"]).parameter_names(
+        record["gpus"], {n[17:-1] for n in names if n.startswith("separate_norm_us[")} or {"gemma"}
+    )
+    if set(names) != set(wanted):
+        odd = min(set(names) ^ set(wanted))
+        raise ValueError(f"the parameters are not those of its GPUs: see {odd}")
+    if any(scale <= 0 or not np.isfinite(scale) for scale in record["noise"].values()):
+        raise ValueError("a noise scale is not positive")
+    if set(record["noise"]) != set(record["harness"]):
+        raise ValueError("noise and harness name different sources")
+    if {rows.key for rows in record["sources"]} != set(record["harness"]):
+        raise ValueError("sources and harness name different sources")
+    total = sum(weight for _, weight in record["taus"])
+    if not record["taus"] or abs(total - 1) > 1e-3 or record["harness_log_sd"] <= 0:
+        raise ValueError("the spreads over sources are not positive, or their weights not one")
+    if any(tau <= 0 or weight < 0 for tau, weight in record["taus"]):
+        raise ValueError("the spreads over sources are not positive")
+    for c in record["coverage"]:
+        if c.gpu not in arch_of and record["arch"] in arch_of.values() and c.rows < 1:
+            raise ValueError(f"coverage without rows: {c.gpu}")
+    used = record["data"].get("rows_used")
+    if used is not None and used != sum(c.rows for c in record["coverage"]):
+        raise ValueError("coverage does not add up to the rows used")
+    calibration = Calibration(
+        arch=record["arch"],
+        names=names,
+        harness=tuple(record["harness"]),
+        contrast=tuple(record["contrast"]),
+        mean=mean,
+        covariance=covariance,
+        noise=record["noise"],
+        harness_log_sd=record["harness_log_sd"],
+        taus=tuple(record["taus"]),
+        sources=tuple(record["sources"]),
+        coverage=tuple(record["coverage"]),
+        refusals=tuple(record["refusals"]),
+        gpus=tuple(record["gpus"]),
+        fabric=record["fabric"],
+        kernel_family=record["kernel_family"],
+        data=record["data"],
+    )
+    for said in record["parameters"]:
+        ends = calibration.interval(said["name"])
+        if not np.allclose(ends, (said["lo"], said["estimate"], said["hi"]), rtol=1e-3, atol=1e-3):
+            raise ValueError(f"{said['name']} does not follow from mean and covariance")
+    return calibration
 
 
 def shipped(arch: str) -> Calibration:

@@ -41,7 +41,7 @@ Array = NDArray[np.float64]
 DECIDED = LEVEL
 
 #: Parameters that act on a call only through another one's product or sum with them.
-_DOUBLES = ("read_efficiency_deviation", "release_acquire_us_per_doubling")
+_DOUBLES = ("release_acquire_us_per_doubling",)
 
 
 @dataclass(frozen=True)

@@ -198,14 +198,7 @@ def _latency(
     index: NDArray[np.intp],
 ) -> Array:
     """Return latencies with each row's harness constant, (draws, n); one draw for point values."""
-    deviation = [
-        values[f"harness[{key}]"] if key else values.get("harness[]", 0.0) for key in harness
-    ]
-    constant = np.stack(
-        # As in Calibration.costs: even a fast harness adds no negative time beyond the launch.
-        [np.ravel(np.maximum(values["harness_us"] + d, -values["launch_us"])) for d in deviation],
-        axis=-1,
-    )
+    constant = np.stack([np.ravel(values[f"harness[{key}]"]) for key in harness], axis=-1)
     base = np.atleast_2d(observations.latency(values))
     return np.maximum(base + constant[:, index], FLOOR_US)
 

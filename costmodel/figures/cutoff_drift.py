@@ -69,7 +69,7 @@ def cutoff_against_skew(
     """
     setting, calibration, load = decision.setting, decision.setting.calibration, decision.workload
     gpu, ranks = setting.gpu, _crossing(decision, world_sizes)
-    if "arrival_jitter_us" not in calibration.names:
+    if calibration.model.wiring is None:
         raise InputError(f"calibration {calibration.id} has no arrival jitter to vary")
     jitter = np.array(JITTER_US)
     # A logarithmic axis has no zero: no skew stands at its left edge.
@@ -82,8 +82,8 @@ def cutoff_against_skew(
     subtitle = _subtitle(
         setting,
         ranks,
-        "Closed form: both algorithms wait for the last rank at entry and at exit, so skew adds "
-        "the same to both.",
+        "Closed form: every barrier waits for the last rank, so skew adds the same to algorithms "
+        "with as many barriers.",
     )
     return finish(figure, f"Cutoff against rank skew, {plain(gpu)}", subtitle, height=400)
 

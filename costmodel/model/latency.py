@@ -1,21 +1,25 @@
 """Latency of ranks with links of their own: geometry and costs give us, as a sum of named terms.
 
 With S bytes per rank, N ranks, w the rate of one link in one direction and r = w x read efficiency
-the rate of kernel reads while several links are busy (r = w for N = 2; a further factor at 8)::
+the rate of kernel reads while several links are busy (r = w for N = 2; further factors at 8)::
 
-    1-stage        = launch + entry + read(S) + norm + exit
-    2-stage, fused = launch + entry + read(S/N) + write(S/N) + exit + second launch + local(4 S)
+    1-stage        = launch + entry + read(S) + norm [+ exit]
+    2-stage, fused = launch + entry + read(S/N) + write(S/N) [+ exit] + second launch + local(4 S)
     2-stage, plain = launch + entry + read(S/N) + middle + read(S/N)
     separate       = an all-reduce + second launch + norm kernel
 
-    read(b)  = (R^4 + (b/r)^4 + (c/g)^4)^(1/4)     write(b) = (R^4 + (b/w)^4)^(1/4)
+    read(b)  = (R^4 + (b/r)^4 + F^4)^(1/4)     write(b) = (R^4 + (b/w)^4)^(1/4)
+    F        = F0 (c / c0)^k
 
-R is one remote round trip, under which a short transfer hides; c are the bytes that one workgroup
-reads from all its peers and g the rate at which one workgroup can read (Little's law: its
-outstanding loads over the round trip). The fourth power is a smooth maximum: whichever limit binds
-sets the time, and near a tie the two add a fifth.
+R is one remote round trip, under which a short transfer hides. F is the floor of a read by a
+kernel: c are the bytes that one workgroup reads from all its peers, c0 those of one row of 7168
+16-bit elements at 4 ranks. With k = 1 a workgroup reads at a rate of its own (Little's law: its
+outstanding loads over the round trip); with k = 0 the floor is a time and no more. Rows do not
+tell the two forms apart yet, so k is a parameter and its posterior averages over them. The fourth
+power is a smooth maximum: whichever limit binds sets the time, and near a tie the two add a fifth.
 
-A barrier costs a flag's flight plus the wait for the last of N ranks, whose expected value for
+Which kernels have an exit barrier is a fact of their version (:mod:`costmodel.data.kernels`). A
+barrier costs a flag's flight plus the wait for the last of N ranks, whose expected value for
 normal arrival jitter s is c_N s with c = 0.56, 1.03, 1.42 for N = 2, 4, 8 (order statistics of the
 normal distribution). How bytes share links is the wiring's (:mod:`.fabric`). Sources of the forms:
 docs/physics.md.
@@ -48,21 +52,39 @@ TURNS_TO_OVERLAP = 1.5
 #: gfx950 is where both arms of the fused op are measured, so its kernels set the scale.
 REFERENCE_ARCH = "gfx950"
 
+#: What one workgroup of the fused 1-stage reads from 3 peers in a row of 7168 16-bit elements: the
+#: floor of reads is stated there, where most rows are.
+FLOOR_BYTES = 3 * 7168 * 2.0
+
+#: Spread of the ranks' arrival under graph replay (standard deviation). An assumption that no row
+#: tells from the barrier; costs may set another.
+ARRIVAL_JITTER_US = 0.10
+
+#: What the fixed time of a second kernel consists of, (mean, standard deviation) in us: a launch
+#: (back-to-back kernels in a graph take 2.05 us on MI210, gpu-benches gpu-small-kernels; the floor
+#: on MI300X is 1.5 to 2.0), then load latency, block reduction and store. Only the sum is a
+#: parameter; the parts explain it.
+SECOND_LAUNCH_US = (1.75, 0.6)
+LOCAL_US = (1.0, 0.5)
+SEPARATE_NORM_US = (2.0, 1.5)
+
 #: Parameters that one value serves for all GPUs.
 FOR_ALL_GPUS = (
     "eight_rank_efficiency",
+    "one_stage_eight_rank_efficiency",
     "round_trip_us",
-    "workgroup_gbps",
+    "read_floor_us",
+    "read_floor_growth",
     "turn_exposure_us",
     "launch_us",
-    "second_launch_us",
-    "barrier_us",
-    "arrival_jitter_us",
+    "exit_us[fused]",
+    "exit_us[plain]",
     "release_acquire_us",
-    "release_acquire_us_per_doubling",
     "norm_us",
-    "local_us",
+    "second_kernel_us",
     "local_efficiency",
+    "eight_rank_us[fused]",
+    "eight_rank_us[plain]",
     "harness_us",
 )
 
@@ -78,6 +100,7 @@ TERMS = (
     "turn_exposure",
     "norm_epilogue",
     "exit_barrier",
+    "eight_ranks",
     "second_launch",
     "local_pass",
     "norm_kernel",
@@ -94,21 +117,27 @@ class LinkCosts:
     link_gbps: Any
     read_efficiency: Any
     eight_rank_efficiency: Any
+    one_stage_eight_rank_efficiency: Any
     round_trip_us: Any
-    workgroup_gbps: Any
+    read_floor_us: Any
+    read_floor_growth: Any
     turn_exposure_us: Any
     launch_us: Any
     second_launch_us: Any
     barrier_us: Any
     arrival_jitter_us: Any
     stage_gap_us: Any
+    fused_exit_us: Any
+    plain_exit_us: Any
     release_acquire_us: Any
-    release_acquire_us_per_doubling: Any
     norm_us: Any
     local_us: Any
     local_gbps: Any
+    separate_launch_us: Any
     separate_norm_us: Any
     separate_norm_gbps: Any
+    eight_rank_fused_us: Any
+    eight_rank_plain_us: Any
     harness_us: Any = 0.0
 
 
@@ -131,8 +160,8 @@ class LinkModel:
         archs = sorted({arch for arch, _ in pairs})
         names = [f"link_gbps[{gpu}]" for _, gpu in pairs]
         names += [f"read_efficiency[{arch}]" for arch in archs]
-        names += [f"read_efficiency_deviation[{gpu}]" for _, gpu in pairs]
         names += [f"kernel_time_scale[{arch}]" for arch in archs if arch != REFERENCE_ARCH]
+        names += [f"barrier_us[{arch}]" for arch in archs]
         names += [f"stage_gap_us[{arch}]" for arch in archs]
         names += FOR_ALL_GPUS
         for kernel in sorted(set(norm_kernels)):
@@ -171,26 +200,39 @@ class LinkModel:
         Fixed kernel times carry the arch's ``kernel_time_scale``; gfx950 is the reference, scale 1.
         """
         scale = 1.0 if arch == REFERENCE_ARCH else values[f"kernel_time_scale[{arch}]"]
+        second, separate = (
+            scale * values[name]
+            for name in ("second_kernel_us", f"separate_norm_us[{norm_kernel}]")
+        )
+        launch_us, local_us = parts_of_sum(second, scale, SECOND_LAUNCH_US, LOCAL_US)
+        separate_launch_us, separate_norm_us = parts_of_sum(
+            separate, scale, SECOND_LAUNCH_US, SEPARATE_NORM_US
+        )
         return LinkCosts(
             link_gbps=values[f"link_gbps[{gpu}]"],
-            read_efficiency=values[f"read_efficiency[{arch}]"]
-            * values[f"read_efficiency_deviation[{gpu}]"],
+            read_efficiency=values[f"read_efficiency[{arch}]"],
             eight_rank_efficiency=values["eight_rank_efficiency"],
+            one_stage_eight_rank_efficiency=values["one_stage_eight_rank_efficiency"],
             round_trip_us=values["round_trip_us"],
-            workgroup_gbps=values["workgroup_gbps"],
+            read_floor_us=values["read_floor_us"],
+            read_floor_growth=values["read_floor_growth"],
             turn_exposure_us=values["turn_exposure_us"],
             launch_us=values["launch_us"],
-            second_launch_us=scale * values["second_launch_us"],
-            barrier_us=scale * values["barrier_us"],
-            arrival_jitter_us=values["arrival_jitter_us"],
+            second_launch_us=launch_us,
+            barrier_us=values[f"barrier_us[{arch}]"],
+            arrival_jitter_us=values.get("arrival_jitter_us", ARRIVAL_JITTER_US),
             stage_gap_us=values[f"stage_gap_us[{arch}]"],
+            fused_exit_us=values["exit_us[fused]"],
+            plain_exit_us=values["exit_us[plain]"],
             release_acquire_us=scale * values["release_acquire_us"],
-            release_acquire_us_per_doubling=scale * values["release_acquire_us_per_doubling"],
             norm_us=scale * values["norm_us"],
-            local_us=scale * values["local_us"],
+            local_us=local_us,
             local_gbps=values["local_efficiency"] * hbm_gbps,
-            separate_norm_us=scale * values[f"separate_norm_us[{norm_kernel}]"],
+            separate_launch_us=separate_launch_us,
+            separate_norm_us=separate_norm_us,
             separate_norm_gbps=values[f"separate_norm_efficiency[{norm_kernel}]"] * hbm_gbps,
+            eight_rank_fused_us=values["eight_rank_us[fused]"],
+            eight_rank_plain_us=values["eight_rank_us[plain]"],
             harness_us=harness_us,
         )
 
@@ -200,15 +242,19 @@ class LinkModel:
         if n.ndim == 1 and n.size and (n == n[0]).all():
             n = n[:1]  # what depends on ranks alone need not be repeated for every shape
         per_gbps = 1e-3  # bytes / (GB/s) = 1e-3 us
+        one_stage = geometry.algorithm == ONE_STAGE
+        fused = geometry.op == FUSED
+        at_eight = costs.eight_rank_efficiency * (
+            costs.one_stage_eight_rank_efficiency if one_stage else 1.0
+        )
         read_gbps = costs.link_gbps * (
-            np.where(n > 2, costs.read_efficiency, 1.0)
-            * np.where(n > 4, costs.eight_rank_efficiency, 1.0)
+            np.where(n > 2, costs.read_efficiency, 1.0) * np.where(n > 4, at_eight, 1.0)
         )
 
         def wire(link_bytes: Array, gbps: Any) -> Any:
             return self.wiring.bottleneck_bytes(link_bytes, n) * per_gbps / gbps
 
-        workgroup = geometry.workgroup_bytes * (per_gbps / costs.workgroup_gbps)
+        floor = read_floor_us(geometry, costs)
         one_barrier = barrier(costs, n)
         found: dict[str, Any] = {
             "harness": costs.harness_us,
@@ -217,11 +263,9 @@ class LinkModel:
             "link_read": smooth_maximum(
                 costs.round_trip_us,
                 wire(geometry.read_bytes, read_gbps),
-                workgroup,
+                floor,
             ),
         }
-        one_stage = geometry.algorithm == ONE_STAGE
-        fused = geometry.op == FUSED
         if not one_stage:
             if fused:
                 found["link_write"] = smooth_maximum(
@@ -240,7 +284,7 @@ class LinkModel:
                         0.0,
                     )
                 found["link_gather"] = smooth_maximum(
-                    costs.round_trip_us, wire(geometry.gather_bytes, read_gbps), workgroup
+                    costs.round_trip_us, wire(geometry.gather_bytes, read_gbps), floor
                 )
         if one_stage and not fused and not geometry.turns_overlap:
             drift = 1.0 - np.exp(-np.maximum(geometry.fill - 1.0, 0.0) / TURNS_TO_OVERLAP)
@@ -249,23 +293,46 @@ class LinkModel:
             found["norm_epilogue"] = costs.norm_us * geometry.norm_turns
         if geometry.exit_barriers:
             found["exit_barrier"] = one_barrier
+            if geometry.own_exit:
+                found["exit_barrier"] = one_barrier + (
+                    costs.fused_exit_us if fused else costs.plain_exit_us
+                )
         if geometry.release_acquire:
-            found["exit_barrier"] = (
-                one_barrier
-                + costs.release_acquire_us
-                + costs.release_acquire_us_per_doubling * (np.log2(n) - 2.0)
-            )
+            found["exit_barrier"] = one_barrier + costs.release_acquire_us
+        if not one_stage and (n > 4).any():
+            more = costs.eight_rank_fused_us if fused else costs.eight_rank_plain_us
+            found["eight_ranks"] = np.where(n > 4, more, 0.0)
         if geometry.launches == 2:
-            found["second_launch"] = costs.second_launch_us
             if geometry.op == SEPARATE:
+                found["second_launch"] = costs.separate_launch_us
                 found["norm_kernel"] = costs.separate_norm_us + geometry.local_bytes * (
                     per_gbps / costs.separate_norm_gbps
                 )
             else:
+                found["second_launch"] = costs.second_launch_us
                 found["local_pass"] = costs.local_us + geometry.local_bytes * (
                     per_gbps / costs.local_gbps
                 )
         return {name: found[name] for name in TERMS if name in found}
+
+
+def parts_of_sum(
+    total_us: Any, scale: Any, first: tuple[float, float], second: tuple[float, float]
+) -> tuple[Any, Any]:
+    """Return the two parts of a fixed time, as expected given their sum.
+
+    ``first`` and ``second`` are (mean, standard deviation) of normal parts at ``scale`` 1. What the
+    sum has beyond the means is shared by variance, so a part may come out below zero.
+    """
+    share = first[1] ** 2 / (first[1] ** 2 + second[1] ** 2)
+    beyond = total_us - scale * (first[0] + second[0])
+    return scale * first[0] + share * beyond, scale * second[0] + (1.0 - share) * beyond
+
+
+def read_floor_us(geometry: LinkGeometry, costs: LinkCosts) -> Any:
+    """Return F, the least time in which a kernel's workgroups read what they read in a phase."""
+    relative = np.maximum(geometry.workgroup_bytes, 1.0) / FLOOR_BYTES
+    return costs.read_floor_us * relative**costs.read_floor_growth
 
 
 def smooth_maximum(*parts: Any) -> Any:

@@ -51,7 +51,7 @@ MISS_DOUBLINGS = 2
 FOR_ALL_GPUS = (
     "launch_us",
     "second_launch_us",
-    "barrier_us",
+    "barrier_us[one_gpu]",
     "straggler_us",
     "release_acquire_us",
     "release_acquire_us_per_doubling",
@@ -273,7 +273,7 @@ class SharedGpuModel:
         return SharedGpuCosts(
             launch_us=values["launch_us"],
             second_launch_us=values["second_launch_us"],
-            barrier_us=values["barrier_us"],
+            barrier_us=values["barrier_us[one_gpu]"],
             straggler_us=values["straggler_us"],
             release_us=values["release_acquire_us"],
             release_us_per_doubling=values["release_acquire_us_per_doubling"],

@@ -132,5 +132,6 @@ class Candidates:
 
 
 def harness_spread_us(calibration: Calibration) -> float:
-    """Return the standard deviation of a new source's harness constant in us."""
-    return calibration.harness_sd_us * float(np.sqrt(HARNESS_DOF / (HARNESS_DOF - 2)))
+    """Return the standard deviation of a new source's harness constant in us, to first order."""
+    typical_us = float(calibration.values["harness_us"])
+    return typical_us * calibration.harness_log_sd * float(np.sqrt(HARNESS_DOF / (HARNESS_DOF - 2)))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import Calibration, Values, nominal_gbps
+from ..calibration.posterior import OTHER_ARMS, Calibration, Values, nominal_gbps
 from ..model import parameters
 
 Array = NDArray[np.float64]
@@ -24,7 +24,11 @@ SEED = 20260823
 
 @dataclass(frozen=True)
 class Posterior:
-    """The parameters' posterior: ``mean`` (p,), ``root`` (p, p) with root root' = covariance."""
+    """The parameters' posterior and the contrasts of the machine that will measure.
+
+    ``mean`` (p,), ``root`` (p, p) with root root' = covariance. A contrast is normal here with the
+    variance of its mixture.
+    """
 
     names: tuple[str, ...]
     mean: Array
@@ -32,11 +36,16 @@ class Posterior:
 
     @classmethod
     def of(cls, calibration: Calibration) -> Posterior:
-        """Return the marginal posterior of the parameters, without known sources' harnesses."""
-        p = len(calibration.names)
-        covariance = calibration.covariance[:p, :p] + 1e-12 * np.eye(p)
+        """Return the marginal posterior, without what is known of the sources' own machines."""
+        k, contrasts = len(calibration.names), [f"contrast[{arm}]" for arm in OTHER_ARMS]
+        p = k + len(contrasts)
+        covariance = 1e-12 * np.eye(p)
+        covariance[:k, :k] += calibration.covariance[:k, :k]
+        variance = sum(weight * tau**2 for tau, weight in calibration.taus)
+        covariance[range(k, p), range(k, p)] += variance
         root = np.asarray(np.linalg.cholesky(covariance), np.float64)
-        return cls(calibration.names, calibration.mean[:p], root)
+        mean = np.concatenate([calibration.mean[:k], np.zeros(len(contrasts))])
+        return cls((*calibration.names, *contrasts), mean, root)
 
     def sample(self, count: int = DRAWS, seed: int = SEED) -> Array:
         """Return white coordinates of ``count`` draws, (count, p).
@@ -56,14 +65,14 @@ class Posterior:
         is the typical one.
         """
         x = self.mean + white @ self.root.T
-        found: Values = {"harness[]": 0.0}
-        for i, (name, log) in enumerate(
-            zip(self.names, parameters.is_log(self.names), strict=True)
-        ):
+        values: Values = {}
+        for i, name in enumerate(self.names):
+            log = not name.startswith("contrast[") and parameters.prior(name).form == "log"
             column = np.exp(x[:, i : i + 1]) if log else x[:, i : i + 1]
             limit = nominal_gbps(name)
-            found[name] = np.minimum(column, limit) if limit else column
-        return found
+            values[name] = np.minimum(column, limit) if limit else column
+        values["harness[]"] = values["harness_us"]
+        return values
 
 
 def linear(white: Array, output: Array) -> Array:

@@ -36,7 +36,8 @@ FLOOR_US = 0.5
 class Rehearsal:
     """Truths and their noise: the same for every design, so that designs compare directly.
 
-    ``white`` (T, p), ``harness_us`` (T, 1), ``scatter`` (T, candidates) in log latency,
+    ``white`` (T, p); ``harness`` (T, 1), the logarithm of a harness constant over the typical one;
+    ``scatter`` (T, candidates) in log latency;
     ``regret`` per stake (T, K) as a fraction.
     """
 
@@ -45,7 +46,7 @@ class Rehearsal:
     problem: Problem
     noise: float
     white: Array
-    harness_us: Array
+    harness: Array
     scatter: Array
     regret: tuple[Array, ...]
 
@@ -64,7 +65,7 @@ class Rehearsal:
         rng = np.random.default_rng(seed)
         white = posterior.sample(truths, seed)
         truths = len(white)
-        harness = setting.calibration.harness_sd_us * rng.standard_t(HARNESS_DOF, (truths, 1))
+        harness = setting.calibration.harness_log_sd * rng.standard_t(HARNESS_DOF, (truths, 1))
         scatter = noise * rng.standard_t(NOISE_DOF, (truths, len(problem.candidates)))
         values = posterior.values(white)
         regret = tuple(
@@ -73,9 +74,10 @@ class Rehearsal:
         )
         return cls(setting, posterior, problem, noise, white, harness, scatter, regret)
 
-    def latency_us(self, design: list[int], white: Array, harness_us: Array) -> Array:
+    def latency_us(self, design: list[int], white: Array, harness: Array) -> Array:
         """Return what a benchmark would print without scatter, (n, measurements)."""
-        values = {**self.posterior.values(white), "harness[]": harness_us}
+        values = self.posterior.values(white)
+        values["harness[]"] = values["harness_us"] * np.exp(harness)
         c, at = self.problem.candidates, np.array(design)
         out = np.empty((len(white), at.size))
         for a, algorithm in enumerate(ALGORITHMS):
@@ -87,14 +89,14 @@ class Rehearsal:
 
     def printed_us(self, design: list[int]) -> Array:
         """Return what the benchmark prints for every truth, (T, measurements)."""
-        quiet = self.latency_us(design, self.white, self.harness_us)
+        quiet = self.latency_us(design, self.white, self.harness)
         return np.asarray(quiet * np.exp(self.scatter[:, design]))
 
     def update(self, design: list[int]) -> tuple[Array, Array]:
         """Return (white mean (T, p), covariance (T, p, p)) after measuring, for every truth."""
         seen = np.log(self.printed_us(design))
         count, p = self.white.shape
-        spread = self.setting.calibration.harness_sd_us
+        spread = self.setting.calibration.harness_log_sd
         x = np.zeros((count, p + 1))
         slopes = np.empty((count, len(design), p + 1))
         for _ in range(ITERATIONS):

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from ..model.fabric import FullMesh
 from ..model.geometry import LinkGeometry
-from ..model.latency import LinkModel
+from ..model.latency import LinkModel, read_floor_us
 from ..model.shape import FUSED, ONE_STAGE, SEPARATE
 from .conditions import Conditions
 from .machine import Machine
@@ -133,7 +133,8 @@ def program(
     every = np.ones(count.size, np.bool_)
     per_read_byte = _wire_bytes_per_read_byte(geometry, machine)
     flag_us = part["entry_barrier"]
-    limited = (ranks - 1) * 1e-3 / costs.workgroup_gbps
+    floor_us = float(np.squeeze(read_floor_us(geometry, costs)))
+    limited = (ranks - 1) * floor_us / geometry.workgroup_bytes.item()
 
     def own(term: str, us: float, members: NDArray[np.bool_] = every) -> Work:
         return Work(term, us * slow, members)
@@ -176,6 +177,8 @@ def program(
             steps += [*barrier("middle_barrier"), move("link_gather", READ, payload)]
     if geometry.exit_barriers:
         steps += barrier("exit_barrier")
+    if part.get("eight_ranks", 0.0) > 0:
+        steps.append(own("eight_ranks", part["eight_ranks"]))
     steps.append(EndOfKernel())
     memory = np.full(ranks, costs.separate_norm_gbps if separate_norm else costs.local_gbps)
     if geometry.launches == 2:
@@ -219,5 +222,5 @@ def _wire_bytes_per_read_byte(geometry: LinkGeometry, machine: Machine) -> float
         write_bytes=np.zeros_like(geometry.write_bytes),
         workgroup_bytes=np.zeros_like(geometry.workgroup_bytes),
     )
-    free = replace(machine.costs, link_gbps=1.0, round_trip_us=0.0)
+    free = replace(machine.costs, link_gbps=1.0, round_trip_us=0.0, read_floor_us=0.0)
     return float(np.squeeze(MESH.terms(probe, free)["link_read"]))
