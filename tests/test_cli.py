@@ -16,8 +16,8 @@ KEYS = {
         "cutoffs", "engine", "source", "rule", "rows",
     ],
     "cutoff": [
-        "world_size", "max_bytes", "inclusive", "max_bytes_lo", "max_bytes_hi", "verdict",
-        "reason", "measure_next", "cell_bytes", "regret_pct", "evidence", "separate", "adequate",
+        "world_size", "max_bytes", "inclusive", "max_bytes_lo", "max_bytes_hi",
+        "max_bytes_this_kernel_lo", "max_bytes_this_kernel_hi", "verdict", "reason", "measure_next", "cell_bytes", "regret_pct", "evidence", "separate", "adequate",
         "gain_per_hidden_pct", "switch",
     ],
     "row": [

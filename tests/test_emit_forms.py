@@ -136,7 +136,7 @@ class TestJsonAndTable:
         assert "every size" in rows["TP2"]
         assert "no limit" in rows["TP2"]
         assert rows["TP4"].split()[1:7] == ["<=", "448", "KiB", "79", "56", "44"]
-        assert "measured, 90 % interval" in rows["TP4"]
+        assert "measured, 90 % interval over machines" in rows["TP4"]
         assert "no claim" in rows["TP8"]
         assert "not identified" in rows["TP8"]
 

@@ -196,7 +196,8 @@ class TestWhatTheCommentSays:
         assert "calibration gfx950-0123abcd (sha256 0123abcd4567) for MI355X." in added
         assert "TP2: 1-stage at every size." in added
         assert (
-            "TP4: 1-stage up to 448 KiB (measured, 90 % interval 380.9 KiB to 527.3 KiB)." in added
+            "TP4: 1-stage up to 448 KiB (measured, 90 % interval over machines 380.9 KiB to 527.3 KiB)."
+            in added
         )
         assert "TP8: not identified; the cutoff that stood here is kept." in added
         assert "Reproduce: costmodel emit --for sglang --arch gfx950" in added

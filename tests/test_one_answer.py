@@ -226,6 +226,7 @@ def test_recommend(question, case):
             row = next(line for line in lines if line.startswith(f"TP{c.world_size} "))
             assert f"<= {kib(c.max_bytes)}" in row
             assert f"{kib(c.max_bytes_lo)} to {kib(c.max_bytes_hi)}" in row
+            assert f"{kib(c.this_kernel_lo)} to {kib(c.this_kernel_hi)}" in row
 
 
 @cases(CASES)
@@ -461,13 +462,14 @@ def test_figures(question, case):
             assert set(lines) <= {c.max_bytes}
         figure = latency_against_bytes(q.decision, c.world_size, q.hidden_dim, rules=())
         bands = {(s.x0, s.x1) for s in figure.layout.shapes if s.x0 != s.x1 and s.type == "rect"}
-        assert bands <= {ends(c)[1:]}
+        assert bands <= {ends(c)[1:], (c.this_kernel_lo, c.this_kernel_hi)}
         if c.max_bytes and c.max_bytes_hi < 512 * q.hidden_dim * 2:
             assert bands
             said = [t.name for t in figure.data if (t.name or "").startswith("recommended")]
             assert said == [
                 f"recommended: 1-stage to {kib(c.max_bytes)}, 90 %: {kib(c.max_bytes_lo)} to "
-                f"{kib(c.max_bytes_hi)}"
+                f"{kib(c.max_bytes_hi)} (your machine), {kib(c.this_kernel_lo)} to "
+                f"{kib(c.this_kernel_hi)} (this kernel)"
             ]
         if c.claimed:
             (dots,) = (t for t in regret.data if t.name == f"TP{c.world_size}" and t.xaxis == "x")

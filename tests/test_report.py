@@ -160,7 +160,7 @@ def test_tables_hold_the_models_numbers(plain):
         assert row[1] == "<= 128 KiB"
         proposed = "every size" if n == 2 else f"<= {cutoff.max_bytes // 1024} KiB"
         assert row[2].strip("*") == proposed
-        assert row[4].startswith(cutoff.verdict.split("_")[0])
+        assert row[5].startswith(cutoff.verdict.split("_")[0])
     _, *rows = cells(text, "## Worth")
     for row, n in zip(rows, (2, 4, 8), strict=True):
         w = worth(setting, llm, n, old, found.rule)

@@ -102,8 +102,10 @@ class SeparateOps:
 class Cutoff:
     """The answer for one world size; bytes are None where none is claimed.
 
-    1-stage runs up to ``max_bytes`` inclusive; ``max_bytes_lo`` <= ``max_bytes`` <=
-    ``max_bytes_hi``, the ends of cells (None in ``max_bytes_hi``: no limit). ``cell`` holds the
+    1-stage runs up to ``max_bytes`` inclusive. ``max_bytes_lo`` <= ``max_bytes`` <=
+    ``max_bytes_hi`` are the 90 % interval on a machine that nobody has measured, ``this_kernel_lo``
+    and ``this_kernel_hi`` that in the sources' laboratories; all are ends of cells (None above: no
+    limit). ``cell`` holds the
     cutoffs that decide alike for every hidden size that the kernel takes. ``estimate`` is the best
     cutoff whether or not it is claimed, None for no limit. ``regret_pct`` is what
     the rule is expected to lose over the workload. ``switch`` gives (hidden_dim, last captured
@@ -114,6 +116,8 @@ class Cutoff:
     max_bytes: int | None
     max_bytes_lo: int | None
     max_bytes_hi: int | None
+    this_kernel_lo: int | None
+    this_kernel_hi: int | None
     estimate: int | None
     cell: Cell | None
     verdict: str
@@ -145,6 +149,8 @@ class Cutoff:
             "inclusive": True,
             "max_bytes_lo": self.max_bytes_lo,
             "max_bytes_hi": self.max_bytes_hi,
+            "max_bytes_this_kernel_lo": self.this_kernel_lo,
+            "max_bytes_this_kernel_hi": self.this_kernel_hi,
             "verdict": self.verdict,
             "reason": self.reason,
             "measure_next": list(self.measure_next),

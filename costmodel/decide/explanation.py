@@ -358,10 +358,12 @@ def _taken_by_none(setting: Setting, calls: Shapes) -> InputError:
 def _arm(setting: Setting, call: Shapes, algorithm: str) -> Arm:
     predicted = predict(setting, call, algorithm)
     drawn = setting.terms(call, algorithm, setting.draws)
+    # What draws alone have is unknown and expected to be zero.
+    point = {name: float(us[0]) for name, us in predicted.terms.items()}
     terms = {
-        name: Estimate(float(predicted.terms[name][0]), *_ends(np.ravel(drawn[name])))
+        name: Estimate(point.get(name, 0.0), *_ends(np.ravel(drawn[name])))
         for name in TERMS
-        if name in predicted.terms
+        if name in drawn
     }
     latency = (float(a[0]) for a in (predicted.latency_us, predicted.lo_us, predicted.hi_us))
     return Arm(algorithm, Estimate(*latency), terms, str(predicted.evidence[0]))
@@ -453,5 +455,7 @@ def _about(setting: Setting, decision: Decision | None, calls: Shapes) -> Explai
             "bytes": cutoff.max_bytes if cutoff else None,
             "bytes_lo": cutoff.max_bytes_lo if cutoff else None,
             "bytes_hi": cutoff.max_bytes_hi if cutoff else None,
+            "bytes_this_kernel_lo": cutoff.this_kernel_lo if cutoff else None,
+            "bytes_this_kernel_hi": cutoff.this_kernel_hi if cutoff else None,
         },
     }

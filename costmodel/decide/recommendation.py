@@ -1,8 +1,9 @@
 """Recommend: the byte size up to which 1-stage is used, per world size.
 
-The cutoff minimises the expected regret over a workload (:mod:`.regret`). Its interval is that of
-the best cutoff of each posterior draw. Harness constants are the same for both arms and move no
-cutoff.
+The cutoff minimises the expected regret over a workload (:mod:`.regret`). It has two intervals,
+each that of the best cutoff of every posterior draw: on *your machine*, which nobody has measured,
+and of *this kernel*, as if measured in the sources' laboratories. Harness constants are the same
+for both arms and move no cutoff.
 
 A rule serves every model that the engine runs. So where a workload of one model leaves a range of
 cutoffs that decide alike for it, the one is taken that loses least over the hidden sizes of all
@@ -135,6 +136,7 @@ def weigh(
 def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) -> Cutoff:
     """Return the cutoff for one world size."""
     arms, best = weigh(setting, load, n, added_us=added_us)
+    this_kernel = weigh(setting, load, n, values=setting.this_kernel, added_us=added_us)[1]
     evidence = tuple(_evidence(setting, n, a) for a in ALGORITHMS)
     reason, verdict = _verdict(setting, best, n, evidence)
     point = best.cell.roundest()
@@ -151,6 +153,8 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
         max_bytes=point if claimed else None,
         max_bytes_lo=None if always else best.lo.lo,
         max_bytes_hi=None if always else best.hi.hi,
+        this_kernel_lo=None if always else this_kernel.lo.lo,
+        this_kernel_hi=None if always else this_kernel.hi.hi,
         estimate=None if always or best.cell.hi is None else point,
         cell=every_hidden_cell(setting, point) if claimed else None,
         verdict=verdict,

@@ -89,13 +89,19 @@ class Switch(TypedDict):
 
 
 class CutoffRecord(TypedDict):
-    """The answer for one world size; bytes are null where none is claimed or 1-stage is always."""
+    """The answer for one world size; bytes are null where none is claimed or 1-stage is always.
+
+    ``max_bytes_lo`` and ``_hi`` are the 90 % interval on a machine that nobody has measured,
+    ``max_bytes_this_kernel_lo`` and ``_hi`` that in the laboratories of the calibration's sources.
+    """
 
     world_size: int
     max_bytes: int | None
     inclusive: bool
     max_bytes_lo: int | None
     max_bytes_hi: int | None
+    max_bytes_this_kernel_lo: int | None
+    max_bytes_this_kernel_hi: int | None
     verdict: str
     reason: str
     measure_next: list[MeasureNext]
@@ -171,11 +177,13 @@ class Predictions(TypedDict):
 
 
 class CutoffHere(TypedDict):
-    """The recommended cutoff at the call's world size."""
+    """The recommended cutoff at the call's world size, with both intervals of recommend."""
 
     bytes: int | None
     bytes_lo: int | None
     bytes_hi: int | None
+    bytes_this_kernel_lo: int | None
+    bytes_this_kernel_hi: int | None
 
 
 class Explained(Asked):

@@ -22,8 +22,16 @@ from ..calibration.posterior import Calibration, Values
 from ..data import hardware, kernels
 from ..errors import InputError, nearest
 from ..model.eligibility import eligible
-from ..model.latency import total
-from ..model.shape import ALGORITHMS, FUSED, SEPARATE, Shapes, read_algorithm, read_op
+from ..model.latency import MACHINE_CONTRAST, total
+from ..model.shape import (
+    ALGORITHMS,
+    FUSED,
+    SEPARATE,
+    TWO_STAGE,
+    Shapes,
+    read_algorithm,
+    read_op,
+)
 from ..rules import ENGINES
 from ..units import element_bytes, read_dtype
 
@@ -114,27 +122,52 @@ class Setting:
 
     @cached_property
     def new_source(self) -> Values:
-        """Posterior draws for a benchmark that nobody has seen: its constant is drawn as well."""
-        return self.calibration.draw(DRAWS, SEED)
+        """Posterior draws for a benchmark that nobody has seen: its constant is drawn as well.
+
+        A source that the setting names has been seen, and so has its laboratory.
+        """
+        return _in_the_laboratories(self._drawn) if self.source else self._drawn
 
     @cached_property
     def draws(self) -> Values:
-        """Posterior draws with the constant of a typical benchmark, which both arms share."""
-        return {**self.new_source, "harness[]": 0.0}
+        """Posterior draws for *your machine*, with the constant of a typical benchmark.
+
+        Nobody has measured that machine: arms differ there by more than the model says, by what
+        ``contrast[2stage]`` and ``contrast[separate]`` draw (us beside 1-stage). The benchmark's
+        constant is the same for all arms.
+        """
+        return {**self._drawn, "harness[]": 0.0}
+
+    @cached_property
+    def this_kernel(self) -> Values:
+        """The same draws as if measured in the sources' laboratories: *this kernel*."""
+        return _in_the_laboratories(self.draws)
+
+    @cached_property
+    def _drawn(self) -> Values:
+        return self.calibration.draw(DRAWS, SEED)
 
     def terms(self, shapes: Shapes, algorithm: str, values: Values | None = None) -> dict[str, Any]:
         """Return the named terms in us: arrays like the shapes, or (draws, n) for ``values``.
 
         ``values`` defaults to the point estimates. A term that no shape changes may be a scalar.
+        ``machine_contrast`` stands only where the values hold one for the arm.
         """
-        calibration = self.calibration
+        calibration, algorithm = self.calibration, read_algorithm(algorithm)
+        values = values or calibration.values
         cost = calibration.costs(
-            self.gpu, values or calibration.values,
-            norm_kernel=self.kernel.norm_kernel, source=self.source or None,
-        )  # fmt: skip
+            self.gpu, values, norm_kernel=self.kernel.norm_kernel, source=self.source or None
+        )
         model = calibration.model
-        did = model.geometry(shapes, read_algorithm(algorithm), self.kernel, self.arch)
-        return model.terms(did, cost)
+        terms = model.terms(model.geometry(shapes, algorithm, self.kernel, self.arch), cost)
+        contrast = self._contrast(shapes.op, algorithm)
+        return {**terms, MACHINE_CONTRAST: values[contrast]} if contrast in values else terms
+
+    def _contrast(self, op: str, algorithm: str) -> str:
+        """Return the name of an arm's contrast; the op's own 1-stage is what others differ from."""
+        if op == SEPARATE and self.op != SEPARATE:
+            return "contrast[separate]"
+        return "contrast[2stage]" if algorithm == TWO_STAGE else ""
 
     def latency_us(self, shapes: Shapes, algorithm: str, values: Values | None = None) -> Array:
         """Return latencies in us: like the shapes, or (draws, n) for ``values``."""
@@ -171,3 +204,11 @@ class Setting:
             f"Setting({self.gpu}, {self.op}, {self.dtype}, {self.kernel.title}, "
             f"calibration {self.calibration.id}{more})"
         )
+
+
+def _in_the_laboratories(drawn: Values) -> Values:
+    """Return draws with each machine's contrast replaced by that of the sources' laboratories."""
+    known = {
+        k: drawn[k.replace("contrast", "laboratory")] for k in drawn if k.startswith("contrast[")
+    }
+    return {**drawn, **known}

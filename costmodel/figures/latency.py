@@ -58,7 +58,7 @@ def latency_against_bytes(
     measurement on such a benchmark falls 90 % of the time. ``table`` (default: the published rows)
     gives the measured points of the setting's GPU, ranks and op; each source's own harness constant
     is taken off them, since it says how the source measured and is the same for both arms. The
-    recommended cutoff is marked with its interval, and ``rules`` (default: the engines' current
+    recommended cutoff is marked with both intervals, and ``rules`` (default: the engines' current
     ones) where they switch.
     """
     import plotly.graph_objects as go
@@ -298,23 +298,26 @@ def _measured_margin(
 
 
 def _recommended(figure: go.Figure, cutoff: Cutoff, last: float) -> None:
-    """Mark the recommended cutoff and its interval in both panels."""
+    """Mark the recommended cutoff in both panels, your machine's interval lightly."""
     import plotly.graph_objects as go
 
     at, lo, hi = cutoff.max_bytes, cutoff.max_bytes_lo, cutoff.max_bytes_hi
     top = last * 1.07
     if at is None or lo is None or not 0 < at <= top:
         return
+    shades = [((lo, hi), 0.1), ((cutoff.this_kernel_lo, cutoff.this_kernel_hi), 0.14)]
     for row in (1, 2):
-        figure.add_vrect(
-            x0=max(lo, 1.0), x1=top if hi is None else min(hi, top),
-            fillcolor=faded(NEUTRAL, 0.16), line_width=0, layer="below", row=row, col=1,
-        )  # fmt: skip
+        for (low, high), shade in shades:
+            figure.add_vrect(
+                x0=max(low or 0.0, 1.0), x1=top if high is None else min(high, top),
+                fillcolor=faded(NEUTRAL, shade), line_width=0, layer="below", row=row, col=1,
+            )  # fmt: skip
         figure.add_vline(x=at, line={"color": NEUTRAL, "width": 1.5}, row=row, col=1)
     figure.add_trace(
         go.Scatter(
             x=[None], y=[None], mode="lines", line={"color": NEUTRAL, "width": 6},
-            name=f"recommended: 1-stage to {kib(at)}, 90 %: {size_interval(lo, hi)}",
+            name=f"recommended: 1-stage to {kib(at)}, 90 %: {size_interval(lo, hi)} (your "
+            f"machine), {size_interval(*shades[1][0])} (this kernel)",
         ),
         1,
         1,

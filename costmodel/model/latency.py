@@ -88,6 +88,9 @@ FOR_ALL_GPUS = (
     "harness_us",
 )
 
+#: What an arm takes on one machine beyond what the model says: no kernel's own, a setting adds it.
+MACHINE_CONTRAST = "machine_contrast"
+
 #: Order in which terms are shown.
 TERMS = (
     "harness",
@@ -104,6 +107,7 @@ TERMS = (
     "second_launch",
     "local_pass",
     "norm_kernel",
+    MACHINE_CONTRAST,
 )
 
 

@@ -17,7 +17,7 @@ class CutoffEvidence:
     """What supports the cutoff of one world size.
 
     ``verdict`` is measured, transferred, not_identified or always_1stage; ``lo`` and ``hi`` bound
-    the cutoff in bytes (90 %), None where there is none.
+    the cutoff in bytes on a machine that nobody has measured (90 %), None where there is none.
     """
 
     verdict: str
@@ -26,10 +26,10 @@ class CutoffEvidence:
     reason: str = ""
 
     def words(self) -> str:
-        """Return the evidence in a few words: ``measured, 90 % interval 380 to 520 KiB``."""
+        """Return it in a few words: ``measured, 90 % interval over machines 380 to 520 KiB``."""
         text = self.verdict.replace("_", " ").replace("1stage", "1-stage")
         if self.lo is not None and self.hi is not None:
-            text += f", 90 % interval {kib(self.lo)} to {kib(self.hi)}"
+            text += f", 90 % interval over machines {kib(self.lo)} to {kib(self.hi)}"
         return text
 
 

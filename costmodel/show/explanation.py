@@ -12,7 +12,7 @@ from ..model.latency import TERMS
 from ..model.shape import ONE_STAGE, TWO_STAGE
 from ..rules.catalogue import catalogue
 from ..units import kib
-from .recommendation import interval, sizes
+from .recommendation import interval, sizes, this_kernel
 from .table import table
 from .words import arm, chance, parameter, unit
 
@@ -72,7 +72,10 @@ def _rule(found: Explanation) -> str:
         return f"No cutoff is claimed; least expected regret: run {run}."
     where = f"recommended at TP{found.world_size}: 1-stage {sizes(found.cutoff)}"
     if found.cutoff.max_bytes is not None:
-        where += f", 90 % interval {interval(found.cutoff)}; {found.cutoff.verdict}"
+        where += (
+            f", 90 %: {interval(found.cutoff)} on your machine, {this_kernel(found.cutoff)} for "
+            f"this kernel; {found.cutoff.verdict}"
+        )
     alone = ""
     if found.alone != found.choice:
         alone = f" This call alone would lose less with {arm(found.alone)}."
@@ -88,7 +91,7 @@ def _terms(found: Explanation) -> str:
 
     for name in TERMS:
         a, b = (part.terms.get(name) if part else None for part in (one, two))
-        if (a is None and b is None) or all(abs(e.value) < 0.005 for e in (a, b) if e):
+        if all(max(abs(e.lo), abs(e.hi)) < 0.005 for e in (a, b) if e):
             continue
         left, right = (e.value if e else None for e in (a, b))
         change = f"{(right or 0.0) - (left or 0.0):+.2f}" if one and two else ""

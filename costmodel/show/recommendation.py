@@ -21,10 +21,16 @@ def text(decision: Decision) -> str:
         "",
     ]
     rows = [
-        (f"TP{c.world_size}", sizes(c), interval(c), c.verdict, f"{c.regret_pct:.2f} %")
+        (
+            f"TP{c.world_size}", sizes(c), interval(c), this_kernel(c), c.verdict,
+            f"{c.regret_pct:.2f} %",
+        )
         for c in decision.cutoffs
-    ]
-    head = ("ranks", "1-stage when bytes", "90 % interval", "evidence", "expected regret")
+    ]  # fmt: skip
+    head = (
+        "ranks", "1-stage when bytes", "90 %, your machine", "90 %, this kernel", "evidence",
+        "expected regret",
+    )  # fmt: skip
     lines += [table(rows, head), ""]
     for c in decision.cutoffs:
         lines.append(_paragraph(f"TP{c.world_size}: {c.reason}."))
@@ -68,8 +74,13 @@ def sizes(cutoff: Cutoff) -> str:
 
 
 def interval(cutoff: Cutoff) -> str:
-    """Return the interval of a cutoff: ``405 KiB to 504 KiB``."""
+    """Return the interval of a cutoff on your machine: ``311 KiB to 581 KiB``."""
     return size_interval(cutoff.max_bytes_lo, cutoff.max_bytes_hi)
+
+
+def this_kernel(cutoff: Cutoff) -> str:
+    """Return the interval of a cutoff in the sources' laboratories: ``405 KiB to 504 KiB``."""
+    return size_interval(cutoff.this_kernel_lo, cutoff.this_kernel_hi)
 
 
 def separate(decision: Decision, cutoff: Cutoff, ops: SeparateOps) -> str:

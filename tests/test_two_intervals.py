@@ -1,0 +1,150 @@
+"""The interval on your machine and that of this kernel, where arms differ between machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from costmodel.calibration.posterior import Calibration, shipped
+from costmodel.data.workload import Workload
+from costmodel.decide.explanation import explain
+from costmodel.decide.prediction import predict
+from costmodel.decide.recommendation import recommend
+from costmodel.decide.setting import Setting
+from costmodel.figures.latency import latency_against_bytes
+from costmodel.model.latency import MACHINE_CONTRAST, total
+from costmodel.model.shape import ALGORITHMS, SEPARATE, Shapes
+from costmodel.show import explanation, recommendation
+from costmodel.units import kib
+
+#: Spread of what an arm takes beyond the model, us: on any machine, and in the laboratories.
+ANYWHERE_US, LABORATORY_US = 0.8, 0.1
+
+
+class Contrasted(Calibration):
+    """A calibration whose draws hold what each arm takes on one machine beyond the model."""
+
+    def draw(self, count, seed=0):
+        rng = np.random.default_rng(seed + 1)
+        drawn = super().draw(count, seed)
+        for arm in ("2stage", "separate"):
+            drawn[f"contrast[{arm}]"] = rng.normal(0, ANYWHERE_US, (count, 1))
+            drawn[f"laboratory[{arm}]"] = rng.normal(0, LABORATORY_US, (count, 1))
+        return drawn
+
+
+def contrasted(arch: str) -> Calibration:
+    known = shipped(arch)
+    return Contrasted(**{f.name: getattr(known, f.name) for f in dataclasses.fields(known)})
+
+
+@pytest.fixture(scope="module")
+def mi355x():
+    return Setting(contrasted("gfx950"), "MI355X")
+
+
+@pytest.fixture(scope="module")
+def decision(mi355x):
+    return recommend(mi355x, world_sizes=(4, 8))
+
+
+def test_your_machine_is_wider_than_this_kernel_and_holds_the_point(decision):
+    for c in decision.cutoffs:
+        assert c.max_bytes_lo < c.this_kernel_lo <= c.this_kernel_hi < c.max_bytes_hi
+        assert c.max_bytes_lo <= c.max_bytes <= c.max_bytes_hi
+        record = c.to_dict()
+        assert record["max_bytes_lo"] == c.max_bytes_lo
+        assert record["max_bytes_this_kernel_lo"] == c.this_kernel_lo
+        assert record["max_bytes_this_kernel_hi"] == c.this_kernel_hi
+
+
+def test_all_ends_are_ends_of_cells(decision):
+    for c in decision.cutoffs:
+        cells = c.arms.cells
+        assert {c.max_bytes_lo, c.this_kernel_lo} <= {cell.lo for cell in cells}
+        assert {c.max_bytes_hi, c.this_kernel_hi} <= {cell.hi for cell in cells}
+
+
+def test_this_kernel_is_near_what_a_calibration_without_contrasts_says(decision):
+    plain = recommend(Setting.shipped("MI355X"), world_sizes=(4, 8))
+    for c, p in zip(decision.cutoffs, plain.cutoffs, strict=True):
+        assert (p.this_kernel_lo, p.this_kernel_hi) == (p.max_bytes_lo, p.max_bytes_hi)
+        assert c.this_kernel_hi / c.this_kernel_lo < 1.3 * p.max_bytes_hi / p.max_bytes_lo
+        assert c.max_bytes_hi / c.max_bytes_lo > 1.3 * p.max_bytes_hi / p.max_bytes_lo
+
+
+def test_the_contrast_is_a_term_of_its_arm(mi355x):
+    calls = mi355x.shapes([8, 64], 2880, 4)
+    apart = Shapes(SEPARATE, calls.dtype, calls.tokens, calls.hidden_dim, calls.world_size)
+    for values, name in ((mi355x.draws, "contrast"), (mi355x.this_kernel, "laboratory")):
+        one, two = (mi355x.terms(calls, a, values) for a in ALGORITHMS)
+        assert MACHINE_CONTRAST not in one
+        assert np.array_equal(two[MACHINE_CONTRAST], mi355x.draws[f"{name}[2stage]"])
+        assert np.allclose(total(two), mi355x.latency_us(calls, "2stage", values))
+        for a in ALGORITHMS:
+            third = mi355x.terms(apart, a, values)
+            assert np.array_equal(third[MACHINE_CONTRAST], mi355x.draws[f"{name}[separate]"])
+        without = {k: v for k, v in values.items() if "[separate]" not in k}
+        spread = mi355x.separate_us(calls, values) - mi355x.separate_us(calls, without)
+        assert np.allclose(spread, mi355x.draws[f"{name}[separate]"])
+    # The point estimates hold none: nobody knows its sign.
+    assert MACHINE_CONTRAST not in mi355x.terms(calls, "2stage")
+
+
+def test_a_source_that_is_named_has_been_seen(mi355x):
+    def width(setting):
+        p = predict(setting, setting.shapes([32], 7168, 4), "2stage")
+        return float(p.hi_us[0] - p.lo_us[0])
+
+    named = mi355x.but(source="aiter-3458-mi355x")
+    assert np.array_equal(
+        named.new_source["contrast[2stage]"], named.this_kernel["contrast[2stage]"]
+    )
+    assert width(named) < width(mi355x)
+
+
+def test_explain_shows_the_contrast_and_its_terms_add_up(mi355x, decision):
+    found = explain(mi355x, mi355x.shapes(80, 2880, 4))
+    two = found.arms["2stage"]
+    contrast = two.terms[MACHINE_CONTRAST]
+    assert contrast.value == 0
+    assert contrast.lo < -ANYWHERE_US
+    assert contrast.hi > ANYWHERE_US
+    assert sum(e.value for e in two.terms.values()) == pytest.approx(two.latency_us.value)
+    text, c = explanation.text(found), decision.at(4)
+    assert "machine_contrast" in text
+    here = recommend(mi355x, world_sizes=(4,)).at(4)
+    assert f"{kib(here.max_bytes_lo)} to {kib(here.max_bytes_hi)} on your machine" in text
+    assert f"{kib(c.this_kernel_lo)} to {kib(c.this_kernel_hi)} for this kernel" in text
+    cutoff = json.loads(json.dumps(found.to_dict()))["cutoff"]
+    assert (cutoff["bytes_lo"], cutoff["bytes_this_kernel_lo"]) == (
+        here.max_bytes_lo, here.this_kernel_lo,
+    )  # fmt: skip
+
+
+def test_recommend_prints_both_and_rules_state_your_machine(decision):
+    lines = recommendation.text(decision).splitlines()
+    for c in decision.cutoffs:
+        row = next(line for line in lines if line.startswith(f"TP{c.world_size} "))
+        mine = f"{kib(c.max_bytes_lo)} to {kib(c.max_bytes_hi)}"
+        assert row.index(mine) < row.index(f"{kib(c.this_kernel_lo)} to {kib(c.this_kernel_hi)}")
+        evidence = decision.evidence[c.world_size]
+        assert (evidence.lo, evidence.hi) == (c.max_bytes_lo, c.max_bytes_hi)
+        assert f"90 % interval over machines {mine}" in evidence.words()
+
+
+def test_the_figure_shades_both(mi355x):
+    found = recommend(mi355x, Workload.of([2880]), world_sizes=(4,))
+    c = found.at(4)
+    figure = latency_against_bytes(found, 4, 2880, rules=())
+    bands = [s for s in figure.layout.shapes if s.x0 != s.x1 and s.type == "rect"]
+    assert {(b.x0, b.x1) for b in bands} == {
+        (c.max_bytes_lo, c.max_bytes_hi), (c.this_kernel_lo, c.this_kernel_hi),
+    }  # fmt: skip
+    assert all(s.x0 < s.x1 for s in bands)
+    wide = next(b for b in bands if b.x0 == c.max_bytes_lo)
+    narrow = next(b for b in bands if b.x0 == c.this_kernel_lo)
+    assert float(wide.fillcolor.split(",")[-1][:-1]) < float(narrow.fillcolor.split(",")[-1][:-1])
