@@ -18,7 +18,7 @@ KEYS = {
     "cutoff": [
         "world_size", "max_bytes", "inclusive", "max_bytes_lo", "max_bytes_hi", "verdict",
         "reason", "measure_next", "cell_bytes", "regret_pct", "evidence", "separate", "adequate",
-        "gain_per_hidden_pct", "switch",
+        "gain_per_hidden_pct", "switch", "statements",
     ],
     "row": [
         "op", "algorithm", "world_size", "tokens", "hidden_dim", "dtype", "bytes", "latency_us",
