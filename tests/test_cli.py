@@ -17,8 +17,9 @@ KEYS = {
     ],
     "cutoff": [
         "world_size", "max_bytes", "inclusive", "max_bytes_lo", "max_bytes_hi",
-        "max_bytes_this_kernel_lo", "max_bytes_this_kernel_hi", "verdict", "reason", "measure_next", "cell_bytes", "regret_pct", "evidence", "separate", "adequate",
-        "gain_per_hidden_pct", "switch",
+        "max_bytes_this_kernel_lo", "max_bytes_this_kernel_hi", "verdict", "reason", "measure_next",
+        "cell_bytes", "regret_pct", "evidence", "separate", "adequate", "gain_per_hidden_pct",
+        "switch", "statements",
     ],
     "row": [
         "op", "algorithm", "world_size", "tokens", "hidden_dim", "dtype", "bytes", "latency_us",

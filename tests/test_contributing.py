@@ -43,8 +43,8 @@ def project(tmp_path):
 
 def test_every_kind_of_addition_has_its_example():
     assert list(sections()) == [
-        "Adding a source", "Adding a rule", "Adding an engine version", "Adding an AITER release",
-        "Adding a GPU", "Adding a model",
+        "Adding a source", "Adding a rule", "Adding a statement", "Adding an engine version",
+        "Adding an AITER release", "Adding a GPU", "Adding a model",
     ]  # fmt: skip
 
 

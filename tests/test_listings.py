@@ -14,7 +14,7 @@ from costmodel.calibration.observations import observe
 from costmodel.data import hardware, llms
 from costmodel.rules.catalogue import catalogue
 
-LISTS = ("models", "rules", "gpus", "data")
+LISTS = ("models", "rules", "statements", "gpus", "data")
 
 
 def run(*args, code=0):
@@ -52,7 +52,7 @@ def test_csv_holds_what_json_holds(name):
 @pytest.mark.parametrize("name", LISTS)
 def test_the_table_has_a_row_and_a_link_for_each(name):
     text = run(name)
-    links = {r.get("source") if name != "data" else r["url"] for r in records(name)} - {""}
+    links = {r["url" if "url" in r else "source"] for r in records(name)} - {""}
     for address in links:
         assert any(line.endswith(f"] {address}") for line in text.splitlines()), address
     assert text.count("\n[") == len(links)

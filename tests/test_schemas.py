@@ -47,6 +47,7 @@ def check(text: str, name: str) -> None:
 
 PRINTED = [
     ("recommend/1", "recommend --arch gfx942"),
+    ("recommend/1", "recommend --gpu MI350X --aiter-version 0.1.19"),
     ("recommend/1", "recommend --arch gfx950 --model gpt-oss-120b --tp 8 --for vllm"),
     ("recommend/1", "recommend --arch gfx942 --op plain"),
     ("predict/1", "predict --gpu MI355X --tp 4 --hidden 2880 --tokens 1,64 --terms"),
@@ -62,6 +63,7 @@ PRINTED = [
     ("plan/1", "plan --arch gfx942 --tp 8 --shapes 1"),
     ("models/1", "models"),
     ("rules/1", "rules"),
+    ("statements/1", "statements"),
     ("gpus/1", "gpus"),
     ("data/1", "data"),
     ("doctor/1", "doctor"),

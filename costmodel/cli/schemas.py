@@ -16,7 +16,7 @@ from ..live.validation import LiveValidationRecord
 from ..planning.schemas import PlanRecord
 from ..rules.schemas import Catalogue, RuleRecord
 from ..simulation.schemas import SimulationRecord, SweepRecord
-from . import data, doctor, gpus, models, options, rules
+from . import data, doctor, gpus, models, options, rules, statements
 
 #: Name of a schema, as it stands under ``schema`` in every record of it -> its type, or its types
 #: where the question decides.
@@ -38,6 +38,7 @@ SCHEMAS: dict[str, Any] = {
     "costmodel/environment/1": EnvironmentRecord,
     "costmodel/models/1": models.ModelsRecord,
     "costmodel/rules/1": rules.RulesRecord,
+    "costmodel/statements/1": statements.StatementsRecord,
     "costmodel/gpus/1": gpus.GpusRecord,
     "costmodel/data/1": data.DataRecord,
     "costmodel/doctor/1": doctor.DoctorRecord,

@@ -18,6 +18,7 @@ from ..rules.evidence import CutoffEvidence
 from ..units import kib
 from .regret import Arms, Cell
 from .setting import Setting
+from .statements import Beside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,7 +110,7 @@ class Cutoff:
     cutoffs that decide alike for every hidden size that the kernel takes. ``estimate`` is the best
     cutoff whether or not it is claimed, None for no limit. ``regret_pct`` is what
     the rule is expected to lose over the workload. ``switch`` gives (hidden_dim, last captured
-    batch on 1-stage, first on 2-stage).
+    batch on 1-stage, first on 2-stage). ``statements`` are others', beside the interval.
     """
 
     world_size: int
@@ -129,6 +130,7 @@ class Cutoff:
     adequate: bool
     gain_per_hidden_pct: float
     switch: tuple[tuple[int, int, int | None], ...]
+    statements: tuple[Beside, ...]
     arms: Arms = field(repr=False)
 
     @property
@@ -164,6 +166,7 @@ class Cutoff:
                 {"hidden_dim": h, "last_1stage_tokens": last, "first_2stage_tokens": first}
                 for h, last, first in self.switch
             ],
+            "statements": [b.to_dict() for b in self.statements],
         }
 
 

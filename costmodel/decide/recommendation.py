@@ -38,6 +38,7 @@ from .decision import (
 )
 from .regret import MAX_INTERVAL_RATIO, Added, Arms, BestCutoff, Cell
 from .setting import Setting
+from .statements import beside
 
 if TYPE_CHECKING:
     from .schemas import MeasureNext
@@ -168,6 +169,7 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
         adequate=adequate,
         gain_per_hidden_pct=gain,
         switch=tuple((h, *snap_tokens(point, h, unit)) for h in asked) if claimed else (),
+        statements=beside(setting, n, best.lo.lo, best.hi.hi),
         arms=arms,
     )
 

@@ -88,6 +88,28 @@ class Switch(TypedDict):
     first_2stage_tokens: int | None
 
 
+class StatementRecord(TypedDict):
+    """What others state of this op here without a table; bytes and ``kind`` as in ``statements/1``.
+
+    ``held``: whether ``max_bytes_lo`` to ``max_bytes_hi`` hold it, null where the two cannot be
+    compared. ``note`` says why not, or what to bear in mind.
+    """
+
+    who: str
+    url: str
+    date: str
+    gpu: str
+    gpu_evidence: str
+    compared: str
+    kernel_version: str
+    kind: str
+    lo_bytes: int | None
+    hi_bytes: int
+    words: str
+    held: bool | None
+    note: str
+
+
 class CutoffRecord(TypedDict):
     """The answer for one world size; bytes are null where none is claimed or 1-stage is always.
 
@@ -112,6 +134,7 @@ class CutoffRecord(TypedDict):
     adequate: bool
     gain_per_hidden_pct: float
     switch: list[Switch]
+    statements: list[StatementRecord]
 
 
 class HiddenDims(TypedDict):

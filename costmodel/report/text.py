@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..decide.decision import TRANSFERRED
+from ..show.statements import flag, says
 from ..show.words import up_to
 from .case import Case
 
@@ -40,6 +41,8 @@ def context(
         "measure_commands": measure_commands(case),
         "version": __version__,
         "runs": runs,
+        "says": says,
+        "flag": flag,
     }
 
 

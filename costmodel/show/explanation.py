@@ -13,6 +13,7 @@ from ..model.shape import ONE_STAGE, TWO_STAGE
 from ..rules.catalogue import catalogue
 from ..units import kib
 from .recommendation import interval, sizes, this_kernel
+from .statements import most_telling
 from .table import table
 from .words import arm, chance, parameter, unit
 
@@ -41,6 +42,9 @@ def text(found: Explanation) -> str:
             f"{e.hi:.1f}); faster than both with {chance(found.separate_probability, short=True)} "
             "probability",
         ]
+    others = most_telling(found.cutoff.statements, s.gpu) if found.cutoff else ""
+    if others:
+        lines += ["", others]
     lines += ["", "what the rules say", _opinions(found)]
     if found.reason:
         lines.append("the kernel's own check comes before any rule")

@@ -6,6 +6,7 @@ import textwrap
 
 from ..decide.decision import Cutoff, Decision, SeparateOps
 from ..units import kib
+from .statements import line
 from .table import table
 from .words import answer, size_interval
 
@@ -36,6 +37,7 @@ def text(decision: Decision) -> str:
         lines.append(_paragraph(f"TP{c.world_size}: {c.reason}."))
         if c.separate is not None:
             lines.append(_paragraph(f"     {separate(decision, c, c.separate)}."))
+        lines += [_paragraph(f"     {line(b, setting.gpu)}") for b in c.statements]
     lines += ["", f"hidden_dim: the kernel takes {decision.hidden_rule}."]
     lines.append(f"  known models: {', '.join(map(str, decision.hidden_set))}")
     effect = (

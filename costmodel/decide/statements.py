@@ -1,0 +1,113 @@
+"""Others' statements beside a recommended cutoff: does its interval hold them?
+
+Only a statement about the same two kernels, in the state that the setting asks about, on the same
+GPU can agree or disagree; of any other is said why it cannot. None of them was fitted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from ..data import kernels
+from ..data.kernels import Kernel
+from ..data.statements import CROSSOVER_BELOW, SMALLEST_CROSSOVER, Statement, about
+from ..model.fabric import FULL_MESH
+from ..model.shape import FUSED
+from .setting import Setting
+
+if TYPE_CHECKING:
+    from .schemas import StatementRecord
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A statement beside a cutoff.
+
+    ``held`` says whether the cutoff's interval holds it, None where the two cannot be compared;
+    ``note`` then says why, else what to bear in mind, if anything.
+    """
+
+    statement: Statement
+    held: bool | None
+    note: str = ""
+
+    def to_dict(self) -> StatementRecord:
+        """Return an entry of ``statements``."""
+        s = self.statement
+        return {
+            "who": s.who,
+            "url": s.url,
+            "date": s.date,
+            "gpu": s.gpu,
+            "gpu_evidence": s.gpu_evidence,
+            "compared": s.compared,
+            "kernel_version": s.kernel_version,
+            "kind": s.kind,
+            "lo_bytes": s.lo_bytes,
+            "hi_bytes": s.hi_bytes,
+            "words": s.words,
+            "held": self.held,
+            "note": self.note,
+        }
+
+
+def beside(setting: Setting, world_size: int, lo: int, hi: int | None) -> tuple[Beside, ...]:
+    """Return what others state of the setting's op, beside the interval ``lo`` to ``hi`` in bytes.
+
+    ``hi`` None: no limit. Statements are of GPUs joined by xGMI; other fabrics have none.
+    """
+    if setting.calibration.fabric != FULL_MESH:
+        return ()
+    out = []
+    for statement in about(setting.gpu, setting.arch, world_size, setting.op):
+        why = _incomparable(setting, statement)
+        if why:
+            out.append(Beside(statement, None, why))
+        else:
+            out.append(Beside(statement, _holds(statement, lo, hi), _bear_in_mind(statement)))
+    return tuple(out)
+
+
+def _incomparable(setting: Setting, statement: Statement) -> str:
+    """Return why a statement is about something else, "" where it is not."""
+    if not statement.comparable or statement.kernel_family != setting.kernel.family:
+        return "other kernels"
+    if statement.gpu != setting.gpu:
+        return "another GPU"
+    theirs = kernels.of_row(
+        statement.kernel_family, statement.who, statement.kernel_version, statement.date
+    )
+    if theirs is None or not _same_state(setting.kernel, theirs, setting.op):
+        return "another kernel version"
+    return ""
+
+
+def _same_state(one: Kernel, other: Kernel, op: str) -> bool:
+    """Whether two releases hold the same kernels of an op; what only the other op has is left out.
+
+    The separate norm kernel is no part of either arm.
+    """
+    elsewhere = ("plain_" if op == FUSED else "fused_", "version", "norm_kernel")
+    return all(
+        getattr(one, f.name) == getattr(other, f.name)
+        for f in fields(Kernel)
+        if not f.name.startswith(elsewhere)
+    )
+
+
+def _holds(statement: Statement, lo: int, hi: int | None) -> bool:
+    """Whether an interval of cutoffs holds a statement; of a window its upper end counts."""
+    if statement.kind == CROSSOVER_BELOW:
+        return lo < statement.hi_bytes
+    return lo <= statement.hi_bytes and (hi is None or statement.hi_bytes <= hi)
+
+
+def _bear_in_mind(statement: Statement) -> str:
+    """Return what qualifies a comparison."""
+    notes = []
+    if statement.kind == SMALLEST_CROSSOVER:
+        notes.append("interval of one cutoff for all hidden sizes asked")
+    if statement.gpu_evidence != "stated":
+        notes.append(f"its GPU is {statement.gpu_evidence}")
+    return "; ".join(notes)
