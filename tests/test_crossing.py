@@ -56,6 +56,12 @@ def test_fieller_is_unbounded_where_slopes_do_not_differ():
     assert np.mean(np.array(parallel) == "everything") == 0
 
 
+def test_the_bootstrap_is_unbounded_where_resamples_run_the_other_way():
+    rng = np.random.default_rng(8)
+    sets = [bootstrap(SIZE, *noisy(rng, 0.02, TWO, TWO + 2)) for _ in range(100)]
+    assert np.mean([s.hi is None for s in sets]) > 0.7
+
+
 @st.composite
 def tables(draw):
     """Pairs on lines of any slopes, with noise from little to more than the difference."""
