@@ -47,7 +47,7 @@ def test_accuracy_leaving_one_row_out(scores):
     assert 0.85 <= scores.coverage90 <= 0.95
 
 
-@pytest.mark.parametrize("name", ["interpolation", "hockney", "two lines", "softplus"])
+@pytest.mark.parametrize("name", ["interpolation", "hockney", "two lines", "softplus", "origami"])
 def test_better_than_each_baseline_on_the_same_rows(scores, name):
     model, baseline = scores.same_rows[name]
     assert model.n == baseline.n > 100
@@ -57,6 +57,12 @@ def test_better_than_each_baseline_on_the_same_rows(scores, name):
     assert model.n == baseline.n > 10
     assert model.median < baseline.median
     assert model.p90 < baseline.p90
+
+
+def test_origami_as_it_stands_charges_the_launch_of_rccl(scores):
+    assert scores.origami_raw.n == scores.family_in_sample.n
+    assert scores.origami_raw.median > 100 > scores.same_rows["origami"][1].median
+    assert 0 < scores.origami_elsewhere < scores.origami_raw.n
 
 
 def test_physics_carries_to_a_source_left_out(scores):

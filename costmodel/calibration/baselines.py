@@ -1,7 +1,8 @@
 """Simple models of latency against bytes, that anything more elaborate has to beat.
 
 Each is fitted to the rows of one arm (one source, GPU, world size, op and algorithm) and knows
-nothing but bytes. All are fitted to relative errors.
+nothing but bytes. All are fitted to relative errors. :mod:`.origami`, which is fitted to nothing,
+stands beside them in :mod:`.cross_validation`.
 
 - ``interpolation``: linear in bytes between the nearest measured sizes (beyond the ends: the line
   through the last two).

@@ -4,6 +4,10 @@ Leaving a source out asks whether physics carries: the model is fitted without t
 constant per harness (the source's own offset) is refitted to its rows. Rows whose separate norm
 kernel no other source measured have constants that nothing else determines; they are counted and
 left out of that score.
+
+Beside the model stand the baselines that know one arm (:mod:`.baselines`), fitted to the same
+rows, and :mod:`.origami`, which is fitted to none: raw, and with one offset per harness, which is
+all that the rows tell it.
 """
 
 from __future__ import annotations
@@ -13,10 +17,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.shape import SEPARATE
+from ..data import kernels
+from ..model.shape import ONE_STAGE, SEPARATE
 from .baselines import BASELINES
 from .coverage import HiddenEffect, arms, hidden_effect
 from .fit import Fit, fit
+from .observations import Observations
+from .origami import all_reduce_us
 from .posterior import NOISE_HALF_WIDTH, NORMAL_HALF_WIDTH
 
 Array = NDArray[np.float64]
@@ -25,6 +32,10 @@ Array = NDArray[np.float64]
 #: A refit takes about as long as its rows are many: beyond so many rows, sets are left out.
 ONE_BY_ONE = 400
 FOLDS = 20
+
+#: Name of :mod:`.origami` among the baselines, and the arch that its constants are for.
+ORIGAMI = "origami"
+ORIGAMI_ARCH = "gfx942"
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,11 @@ class ErrorSummary:
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """Scores of one fit; percent. ``family`` are the AITER rows, on which targets are stated."""
+    """Scores of one fit; percent. ``family`` are the AITER rows, on which targets are stated.
+
+    ``origami_raw`` are the errors of origami as it stands; among the baselines it has an offset per
+    harness. ``origami_elsewhere`` counts its rows of other archs than its constants are for.
+    """
 
     in_sample: dict[str, ErrorSummary]
     family_in_sample: ErrorSummary
@@ -58,6 +73,8 @@ class CrossValidation:
     leave_source_out_skipped: int
     hidden: HiddenEffect | None
     same_rows: dict[str, tuple[ErrorSummary, ErrorSummary]] = field(default_factory=dict)
+    origami_raw: ErrorSummary = field(default_factory=lambda: ErrorSummary.of(np.array([])))
+    origami_elsewhere: int = 0
 
 
 def error_pct(found: Fit) -> Array:
@@ -107,6 +124,35 @@ def baseline_leave_one_out(found: Fit) -> dict[str, Array]:
     return out
 
 
+def origami_us(observations: Observations) -> Array:
+    """Return what origami says of each row's all-reduce; NaN off xGMI.
+
+    It is asked for as many workgroups as the row's kernel launches at most. A norm adds nothing.
+    """
+    table = observations.table
+    run = zip(table.kernel_family.tolist(), table.date.tolist(), strict=True)
+    workgroups = np.array([kernels.at_date(family, date).max_workgroups for family, date in run])
+    one_shot = observations.algorithm == ONE_STAGE
+    latency = all_reduce_us(observations.size_bytes, table.world_size, one_shot, workgroups)
+    return np.where(table.interconnect == "xgmi", latency, np.nan)
+
+
+def offset_leave_one_out(raw: Array, observations: Observations) -> Array:
+    """Return the signed error of each row with the offset of its harness's other rows, percent.
+
+    NaN for the only row of a harness.
+    """
+    observed, harness = observations.latency_us, observations.harness
+    out = np.full(observed.size, np.nan)
+    for i in np.flatnonzero(~np.isnan(raw)).tolist():
+        rest = np.flatnonzero((harness == harness[i]) & ~np.isnan(raw))
+        rest = rest[rest != i]
+        if rest.size:
+            shift = refit_offset(raw[rest], observed[rest])
+            out[i] = 100 * ((raw[i] + shift) / observed[i] - 1)
+    return out
+
+
 def refit_offset(predicted: Array, observed: Array) -> float:
     """Return the additive constant that minimises the median relative error, by robust weights."""
     offset = float(np.median(observed - predicted))
@@ -125,7 +171,8 @@ def leave_source_out(found: Fit) -> tuple[dict[str, Array], dict[str, dict[str, 
     """Refit without each source; return its rows' errors, the baselines' and the rows left out.
 
     The second result maps baseline -> source -> errors, where another source measured the same arm
-    (GPU, world size, op, algorithm) so that the baseline can be scored the same way.
+    (GPU, world size, op, algorithm) so that the baseline can be scored the same way. Origami needs
+    no other source.
     """
     observations = found.problem.observations
     table, observed = observations.table, observations.latency_us
@@ -143,7 +190,8 @@ def leave_source_out(found: Fit) -> tuple[dict[str, Array], dict[str, dict[str, 
         ]
     )
     model: dict[str, Array] = {}
-    simple: dict[str, dict[str, Array]] = {name: {} for name in BASELINES}
+    simple: dict[str, dict[str, Array]] = {name: {} for name in (*BASELINES, ORIGAMI)}
+    origami = origami_us(observations)
     skipped = 0
     sources = np.unique(table.source)
     if sources.size < 2:
@@ -159,18 +207,20 @@ def leave_source_out(found: Fit) -> tuple[dict[str, Array], dict[str, dict[str, 
         without = fit(found.problem, rows=~out, start=found)
         predicted = found.problem.predict(without.x)
         error = np.full(observed.size, np.nan)
-        guesses = {name: np.full(observed.size, np.nan) for name in BASELINES}
+        guesses = {name: np.full(observed.size, np.nan) for name in simple}
         for key in np.unique(observations.harness[score]):
             mine = score & (observations.harness == key)
             shift = refit_offset(predicted[mine], observed[mine])
             error[mine] = 100 * ((predicted[mine] + shift) / observed[mine] - 1)
+            raws = {ORIGAMI: origami}
             for name, (make, needed) in BASELINES.items():
-                raw = np.full(observed.size, np.nan)
+                raws[name] = np.full(observed.size, np.nan)
                 for a in np.unique(arm[mine]):
                     rest = np.flatnonzero(~out & (arm == a))
                     here = mine & (arm == a)
                     if np.unique(size[rest]).size >= needed:
-                        raw[here] = make(size[rest], observed[rest])(size[here])
+                        raws[name][here] = make(size[rest], observed[rest])(size[here])
+            for name, raw in raws.items():
                 known = mine & ~np.isnan(raw)
                 if known.any():
                     moved = raw[known] + refit_offset(raw[known], observed[known])
@@ -190,7 +240,9 @@ def cross_validate(found: Fit, *, family: str = "aiter") -> CrossValidation:
         mine = np.ones(len(observations), bool)
     error = error_pct(found)
     loo, inside = leave_one_out(found)
+    origami = origami_us(observations)
     simple = baseline_leave_one_out(found)
+    simple[ORIGAMI] = offset_leave_one_out(origami, observations)
     source_model, source_simple, skipped = leave_source_out(found)
     left_out = {"model": ErrorSummary.of(loo[mine])}
     same_rows = {}
@@ -225,4 +277,8 @@ def cross_validate(found: Fit, *, family: str = "aiter") -> CrossValidation:
         leave_source_out_skipped=skipped,
         hidden=hidden_effect(found),
         same_rows=same_rows,
+        origami_raw=ErrorSummary.of((100 * (origami / observations.latency_us - 1))[mine]),
+        origami_elsewhere=int(
+            (mine & ~np.isnan(origami) & (observations.table.arch != ORIGAMI_ARCH)).sum()
+        ),
     )

@@ -155,4 +155,6 @@ def _scores(scores: CrossValidation) -> ScoresRecord:
         "same_rows": {
             k: {"model": _score(m), "baseline": _score(b)} for k, (m, b) in scores.same_rows.items()
         },
+        "origami_raw": _score(scores.origami_raw),
+        "origami_elsewhere": scores.origami_elsewhere,
     }

@@ -435,7 +435,11 @@ class SameRows(TypedDict):
 
 
 class ScoresRecord(TypedDict):
-    """How well the model fits and predicts; ``coverage90`` is null where no row was left out."""
+    """How well the model fits and predicts; ``coverage90`` is null where no row was left out.
+
+    ``origami_raw`` scores AMD's closed form as it stands, of whose rows ``origami_elsewhere`` are
+    of other archs than its constants are for.
+    """
 
     in_sample: ScoreRecord
     per_source: dict[str, ScoreRecord]
@@ -444,6 +448,8 @@ class ScoresRecord(TypedDict):
     leave_source_out: dict[str, ScoreRecord]
     leave_source_out_pooled: dict[str, ScoreRecord]
     same_rows: dict[str, SameRows]
+    origami_raw: ScoreRecord
+    origami_elsewhere: int
 
 
 class RefusedRecord(TypedDict):

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from ..calibration.cross_validation import CrossValidation, ErrorSummary
+from ..calibration.cross_validation import ORIGAMI_ARCH, CrossValidation, ErrorSummary
 from ..decide.fit_report import STRONG, FitReport
 from ..units import kib
 from .table import table
@@ -119,7 +119,16 @@ def _score_lines(scores: CrossValidation) -> list[str]:
         (f"{name}, leaving one source out", *cells(s), beside(f"source:{name}"))
         for name, s in scores.leave_source_out_pooled.items()
     ]
+    if scores.origami_raw.n:
+        rows.append(("origami, as it stands", *cells(scores.origami_raw), ""))
     lines = ["absolute errors on AITER-family rows", table(rows, head)]
+    if scores.origami_raw.n:
+        lines += [
+            "origami is AMD's closed form with its own constants. Left out, it has one offset per "
+            "harness;",
+            f"{scores.origami_elsewhere} of its rows are not on {ORIGAMI_ARCH}, for which alone it "
+            "is calibrated.",
+        ]
     lines.append(
         f"90 % intervals of left-out rows held {100 * scores.coverage90:.0f} % of the time"
     )
