@@ -242,11 +242,12 @@ def fit(
     rows: Mask | None = None,
     start: Fit | None = None,
     rounds: int = 6,
+    taus_us: Array = TAUS_US,
 ) -> Fit:
     """Fit to all rows, or to those of a mask (the others are predicted but carry no weight).
 
     ``start`` warm-starts from another fit of the same problem; its noise scales are kept and tau is
-    its mean, which is what leave-one-out needs.
+    its mean, which is what leave-one-out needs. ``taus_us`` is the grid of tau.
     """
     keep = np.ones(len(problem.observations), bool) if rows is None else rows
     used = _Rows.of(problem, keep)
@@ -258,7 +259,7 @@ def fit(
     else:
         x, noise, spread = start.x.copy(), start.noise, start.harness_log_sd
         rounds = 0
-    tau = CONTRAST_US
+    tau = CONTRAST_US if len(taus_us) > 1 else float(taus_us[0])
     for _ in range(rounds):
         prior = _Prior.of(problem, spread, tau)
         x = _maximise(problem, used, prior, noise, x)
@@ -270,7 +271,7 @@ def fit(
     elif not problem.contrast:
         taus, weight = np.array([CONTRAST_US]), np.ones(1)
     else:
-        taus, weight = TAUS_US, None
+        taus, weight = taus_us, None
     means, covariances, evidence = [], [], []
     for tau in taus.tolist():
         prior = _Prior.of(problem, spread, tau)
@@ -393,8 +394,9 @@ def _log_evidence(
 
 def _widths(grid: Array) -> Array:
     """Return the weight of each point of a grid in the trapezoid rule from 0 on."""
-    edges = np.concatenate([[0.0], (grid[1:] + grid[:-1]) / 2, [1.5 * grid[-1] - 0.5 * grid[-2]]])
-    return np.diff(edges) if grid.size > 1 else np.ones(1)
+    if grid.size == 1:
+        return np.ones(1)
+    return np.diff([0.0, *(grid[1:] + grid[:-1]) / 2, 1.5 * grid[-1] - 0.5 * grid[-2]])
 
 
 def _noise(used: _Rows, residual: Array, noise: Array, leverage: Array) -> Array:

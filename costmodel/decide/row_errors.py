@@ -1,9 +1,10 @@
 """Accuracy: the calibrated model against measured rows, and whether its intervals hold.
 
-A row of a source that the calibration knows is predicted with that source's harness constant. Any
-other source has a constant that nobody has measured: its rows get the typical one, their intervals
-carry the spread over sources, and a second error is given with one offset per source fitted to the
-rows themselves.
+A row of a source that the calibration knows is predicted with that source's harness constant and
+contrast between arms. Any other source has a constant that nobody has measured: its rows get that
+of the nearest source (same GPU and op), their intervals carry the spread over sources and over
+machines, and a second error is given with one offset per source fitted to the rows themselves. A
+row is predicted with the kernels of its own state.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration.observations import Observations, observe
-from ..calibration.posterior import NOISE_DOF, TAIL, Calibration, Values
+from ..calibration.posterior import NOISE_DOF, OTHER_ARMS, TAIL, Calibration, Values
 from ..data.measurement import Measurements
 from ..errors import InputError
+from ..model.shape import SEPARATE
 from .setting import DRAWS, SEED
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ Array = NDArray[np.float64]
 #: Posterior draws evaluated at once against all rows.
 BLOCK = 8
 
-#: No harness takes more away than the launch leaves; a latency is positive.
+#: A latency is positive.
 FLOOR_US = 1e-3
 
 
@@ -154,12 +156,12 @@ def compare(calibration: Calibration, observations: Observations) -> Rows:
     keys, index = np.unique(np.char.add(np.char.add(pair, "/"), table.gpu), return_inverse=True)
     harness = [_harness_key(calibration, key) for key in keys.tolist()]
     noise = np.array([calibration.noise.get(h, calibration.typical_noise) for h in harness])[index]
-    values = calibration.values
-    predicted = _latency(calibration, observations, values, harness, index)[0]
+    seen = _Seen.of(calibration, observations, harness, index)
+    predicted = seen.latency(observations, calibration.values, point=True)[0]
     return Rows(
         observations,
         predicted,
-        _inside(calibration, observations, harness, index, noise),
+        _inside(calibration, observations, seen, noise),
         np.array([h != "" for h in harness], np.bool_)[index],
         noise,
     )
@@ -168,13 +170,12 @@ def compare(calibration: Calibration, observations: Observations) -> Rows:
 def _inside(
     calibration: Calibration,
     observations: Observations,
-    harness: list[str],
-    index: NDArray[np.intp],
+    seen: _Seen,
     noise: Array,
 ) -> NDArray[np.bool_]:
     """Return where the measured latency lies inside the 90 % interval of its prediction.
 
-    A value is inside when between 5 and 95 % of the draws (posterior, harness, row noise) lie at
+    A value is inside when between 5 and 95 % of the draws (posterior, machine, row noise) lie at
     or below it, which spares the quantiles.
     """
     values = calibration.draw(DRAWS, SEED)
@@ -183,24 +184,63 @@ def _inside(
     for start in range(0, DRAWS, BLOCK):
         some = slice(start, start + BLOCK)
         block = {name: value[some] for name, value in values.items()}
-        drawn = _latency(calibration, observations, block, harness, index)
+        drawn = seen.latency(observations, block)
         drawn *= np.exp(heavy[some] * noise)
         below += (drawn <= observations.latency_us).sum(0)
     share = below / DRAWS
     return (share >= TAIL) & (share <= 1 - TAIL)
 
 
-def _latency(
-    calibration: Calibration,
-    observations: Observations,
-    values: Values,
-    harness: list[str],
-    index: NDArray[np.intp],
-) -> Array:
-    """Return latencies with each row's harness constant, (draws, n); one draw for point values."""
-    constant = np.stack([np.ravel(values[f"harness[{key}]"]) for key in harness], axis=-1)
-    base = np.atleast_2d(observations.latency(values))
-    return np.maximum(base + constant[:, index], FLOOR_US)
+@dataclass(frozen=True)
+class _Seen:
+    """What is known of each row's benchmark: names of values.
+
+    ``constant`` per row the harness of its source, or of a new one; ``nearest`` the one that a
+    point estimate takes; ``contrast`` per row that of its machine, "" for none.
+    """
+
+    constant: list[str]
+    nearest: list[str]
+    contrast: list[str]
+
+    @classmethod
+    def of(
+        cls,
+        calibration: Calibration,
+        rows: Observations,
+        harness: list[str],
+        index: NDArray[np.intp],
+    ) -> _Seen:
+        table = rows.table
+        constant, nearest, contrast = [], [], []
+        arms = np.where(table.op == SEPARATE, "separate", rows.algorithm).tolist()
+        where = zip(index.tolist(), table.gpu.tolist(), table.op.tolist(), arms, strict=True)
+        for at, gpu, op, arm in where:
+            key = harness[at]
+            closest = key or calibration.nearest_source(gpu, op) or ""
+            constant.append(f"harness[{key}]")
+            nearest.append(f"harness[{closest}]")
+            own = f"contrast[{key}|{arm}]" if key else f"contrast[{arm}]"
+            contrast.append(own if key == "" or (key, arm) in calibration.contrast else "")
+        return cls(constant, nearest, contrast)
+
+    def latency(self, rows: Observations, values: Values, *, point: bool = False) -> Array:
+        """Return latencies, (draws, n); one draw for point values."""
+
+        def columns(names: list[str]) -> Array:
+            distinct = sorted(set(names))
+            table = np.stack([np.ravel(values[name]) for name in distinct], axis=-1)
+            return np.asarray(table[:, [distinct.index(name) for name in names]])
+
+        none = np.zeros(np.size(values["harness_us"]))
+        values = {
+            "": none,
+            **{f"contrast[{arm}]": none for arm in ("1stage", *OTHER_ARMS)},
+            **values,
+        }
+        base = np.atleast_2d(rows.latency(values))
+        added = columns(self.nearest if point else self.constant) + columns(self.contrast)
+        return np.maximum(base + added, FLOOR_US)
 
 
 def _harness_key(calibration: Calibration, key: str) -> str:

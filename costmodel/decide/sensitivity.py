@@ -111,7 +111,7 @@ def flips(setting: Setting, call: Shapes, *, names: Sequence[str] | None = None)
     fixed times from zero to 10 us more; a link rate only up to the link's nominal rate.
     """
     calibration = setting.calibration
-    point = calibration.values
+    point = setting.point
     out = []
     for name in names or calibration.names:
         scope = name.partition("[")[2].rstrip("]")

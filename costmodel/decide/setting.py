@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..calibration import posterior
-from ..calibration.posterior import Calibration, Values
+from ..calibration.posterior import OTHER_ARMS, Calibration, Values
 from ..data import hardware, kernels
 from ..errors import InputError, nearest
 from ..model.eligibility import eligible
@@ -51,7 +51,8 @@ class Setting:
     """Everything about a question but the calls. Raises :class:`InputError` for what is unknown.
 
     ``aiter_version`` says which kernels run (the project's own kernels have one state). ``source``
-    is the calibrated source whose harness constant latencies carry; "" is the typical one.
+    is the calibrated source whose benchmark and machine are meant; "" is a machine that nobody has
+    measured, with the nearest source's benchmark, "typical" one with the typical benchmark.
     ``engine`` is whom the rule is meant for; its guards then belong to the rule.
     """
 
@@ -73,7 +74,8 @@ class Setting:
         object.__setattr__(self, "op", read_op(self.op))
         object.__setattr__(self, "dtype", read_dtype(self.dtype))
         _ = self.kernel
-        if self.source and self.calibration.harness_key(self.source, self.gpu) is None:
+        named = self.source and self.source != posterior.TYPICAL
+        if named and self.calibration.harness_key(self.source, self.gpu) is None:
             have = ", ".join(self.calibration.harness)
             raise InputError(f"source '{self.source}' is not in this calibration; it has {have}")
         if self.engine and self.engine not in ENGINES:
@@ -120,32 +122,70 @@ class Setting:
         """Return in words what an algorithm's kernel takes."""
         return eligible(self.shapes(1, hidden_dim, 2), read_algorithm(algorithm), self.kernel)[1]
 
+    @property
+    def reference(self) -> str:
+        """The harness key whose constant latencies carry, "" for the typical benchmark.
+
+        The source that the setting names; else the nearest to back-to-back calls of this op on this
+        GPU, see :meth:`.Calibration.nearest_source`.
+        """
+        if self.source == posterior.TYPICAL:
+            return ""
+        if self.source:
+            return self.calibration.harness_key(self.source, self.gpu) or ""
+        return self.calibration.nearest_source(self.gpu, self.op) or ""
+
+    @cached_property
+    def point(self) -> Values:
+        """Point estimates, with the reference's constant and the contrasts of a named source."""
+        return self._here(self.calibration.values)
+
     @cached_property
     def new_source(self) -> Values:
-        """Posterior draws for a benchmark that nobody has seen: its constant is drawn as well.
+        """Posterior draws for *your machine*, its benchmark included: what it adds is drawn too.
 
-        A source that the setting names has been seen, and so has its laboratory.
+        Nobody has measured that machine: arms differ there by more than the model says, by what
+        ``contrast[2stage]`` and ``contrast[separate]`` draw (us beside 1-stage). Where the setting
+        names a source, or the calibration has only one, your machine is that source's.
         """
-        return _in_the_laboratories(self._drawn) if self.source else self._drawn
+        drawn = self.calibration.draw(DRAWS, SEED)
+        benchmark = self._here(drawn) if self._machine else drawn
+        if self.kernel.known:
+            return benchmark
+        unread = {f"contrast[{arm}]": drawn[f"unread[{arm}]"] for arm in OTHER_ARMS}
+        return {**benchmark, **{name: benchmark[name] + more for name, more in unread.items()}}
 
     @cached_property
     def draws(self) -> Values:
-        """Posterior draws for *your machine*, with the constant of a typical benchmark.
-
-        Nobody has measured that machine: arms differ there by more than the model says, by what
-        ``contrast[2stage]`` and ``contrast[separate]`` draw (us beside 1-stage). The benchmark's
-        constant is the same for all arms.
-        """
-        return {**self._drawn, "harness[]": 0.0}
+        """The same draws with the reference's constant, which all arms share."""
+        return {**self.new_source, "harness[]": self.new_source[self._constant]}
 
     @cached_property
     def this_kernel(self) -> Values:
         """The same draws as if measured in the sources' laboratories: *this kernel*."""
-        return _in_the_laboratories(self.draws)
+        laboratories = {f"contrast[{arm}]": self.draws[f"laboratory[{arm}]"] for arm in OTHER_ARMS}
+        return {**self.draws, **laboratories}
 
-    @cached_property
-    def _drawn(self) -> Values:
-        return self.calibration.draw(DRAWS, SEED)
+    @property
+    def _constant(self) -> str:
+        return f"harness[{self.reference}]" if self.reference else "harness_us"
+
+    @property
+    def _machine(self) -> str:
+        """The harness key whose machine is asked about, "" for one that nobody has measured."""
+        named = self.source and self.source != posterior.TYPICAL
+        return self.reference if named or len(self.calibration.sources) == 1 else ""
+
+    def _here(self, values: Values) -> Values:
+        """Return values with the reference's constant and the contrasts of a measured machine."""
+        known = {
+            f"contrast[{arm}]": values[key]
+            for arm in OTHER_ARMS
+            if (key := f"contrast[{self._machine}|{arm}]") in values
+        }
+        if self._machine:
+            known = {f"contrast[{arm}]": 0.0 * values["harness_us"] for arm in OTHER_ARMS} | known
+        return {**values, **known, "harness[]": values[self._constant]}
 
     def terms(self, shapes: Shapes, algorithm: str, values: Values | None = None) -> dict[str, Any]:
         """Return the named terms in us: arrays like the shapes, or (draws, n) for ``values``.
@@ -154,10 +194,8 @@ class Setting:
         ``machine_contrast`` stands only where the values hold one for the arm.
         """
         calibration, algorithm = self.calibration, read_algorithm(algorithm)
-        values = values or calibration.values
-        cost = calibration.costs(
-            self.gpu, values, norm_kernel=self.kernel.norm_kernel, source=self.source or None
-        )
+        values = values or self.point
+        cost = calibration.costs(self.gpu, values, norm_kernel=self.kernel.norm_kernel)
         model = calibration.model
         terms = model.terms(model.geometry(shapes, algorithm, self.kernel, self.arch), cost)
         contrast = self._contrast(shapes.op, algorithm)
@@ -204,11 +242,3 @@ class Setting:
             f"Setting({self.gpu}, {self.op}, {self.dtype}, {self.kernel.title}, "
             f"calibration {self.calibration.id}{more})"
         )
-
-
-def _in_the_laboratories(drawn: Values) -> Values:
-    """Return draws with each machine's contrast replaced by that of the sources' laboratories."""
-    known = {
-        k: drawn[k.replace("contrast", "laboratory")] for k in drawn if k.startswith("contrast[")
-    }
-    return {**drawn, **known}

@@ -243,9 +243,10 @@ def _points(
 
 
 def _harness_us(setting: Setting, harness: np.ndarray) -> np.ndarray:
-    """Return per row what its source's harness adds to a typical one; 0 for an unknown source."""
-    values = setting.calibration.values
-    return np.array([float(values.get(f"harness[{h}]", 0.0)) for h in harness.tolist()])
+    """Return per row what its source adds beyond the curves' own; 0 for an unknown source."""
+    values = setting.point
+    drawn = values["harness[]"]
+    return np.array([values.get(f"harness[{h}]", drawn) - drawn for h in harness.tolist()])
 
 
 def _same_hidden(hidden_dim: int, hidden: np.ndarray) -> list[bool]:

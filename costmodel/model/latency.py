@@ -147,9 +147,14 @@ class LinkCosts:
 
 @dataclass(frozen=True)
 class LinkModel:
-    """The :class:`~.interface.LatencyModel` of ranks with links of their own, over a wiring."""
+    """The :class:`~.interface.LatencyModel` of ranks with links of their own, over a wiring.
+
+    ``knee`` is the power of the smooth maximum: 4 wherever costmodel answers; truths with another
+    one show whether that matters.
+    """
 
     wiring: Wiring
+    knee: float = 4.0
 
     @property
     def fabric(self) -> str:
@@ -255,6 +260,9 @@ class LinkModel:
             np.where(n > 2, costs.read_efficiency, 1.0) * np.where(n > 4, at_eight, 1.0)
         )
 
+        def slowest(*parts: Any) -> Any:
+            return smooth_maximum(*parts, power=self.knee)
+
         def wire(link_bytes: Array, gbps: Any) -> Any:
             return self.wiring.bottleneck_bytes(link_bytes, n) * per_gbps / gbps
 
@@ -264,7 +272,7 @@ class LinkModel:
             "harness": costs.harness_us,
             "launch": costs.launch_us,
             "entry_barrier": one_barrier,
-            "link_read": smooth_maximum(
+            "link_read": slowest(
                 costs.round_trip_us,
                 wire(geometry.read_bytes, read_gbps),
                 floor,
@@ -272,7 +280,7 @@ class LinkModel:
         }
         if not one_stage:
             if fused:
-                found["link_write"] = smooth_maximum(
+                found["link_write"] = slowest(
                     costs.round_trip_us, wire(geometry.write_bytes, costs.link_gbps)
                 )
             else:
@@ -282,12 +290,12 @@ class LinkModel:
                     found["link_read"] = np.where(pushes, 0.0, found["link_read"])
                     found["link_write"] = np.where(
                         pushes,
-                        smooth_maximum(
+                        slowest(
                             costs.round_trip_us, wire(geometry.write_bytes, costs.link_gbps)
                         ),
                         0.0,
                     )
-                found["link_gather"] = smooth_maximum(
+                found["link_gather"] = slowest(
                     costs.round_trip_us, wire(geometry.gather_bytes, read_gbps), floor
                 )
         if one_stage and not fused and not geometry.turns_overlap:
@@ -339,8 +347,10 @@ def read_floor_us(geometry: LinkGeometry, costs: LinkCosts) -> Any:
     return costs.read_floor_us * relative**costs.read_floor_growth
 
 
-def smooth_maximum(*parts: Any) -> Any:
+def smooth_maximum(*parts: Any, power: float = 4.0) -> Any:
     """Return the 4-norm of non-negative parts: their maximum, rounded where two are close."""
+    if power != 4.0:
+        return sum(part**power for part in parts) ** (1.0 / power)
     total: Any = 0.0
     for part in parts:
         squared = part * part

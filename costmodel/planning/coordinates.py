@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import OTHER_ARMS, Calibration, Values, nominal_gbps
+from ..calibration.posterior import FORM_US, OTHER_ARMS, Calibration, Values, nominal_gbps
 from ..model import parameters
 
 Array = NDArray[np.float64]
@@ -41,7 +41,7 @@ class Posterior:
         p = k + len(contrasts)
         covariance = 1e-12 * np.eye(p)
         covariance[:k, :k] += calibration.covariance[:k, :k]
-        variance = sum(weight * tau**2 for tau, weight in calibration.taus)
+        variance = FORM_US**2 + sum(weight * tau**2 for tau, weight in calibration.taus)
         covariance[range(k, p), range(k, p)] += variance
         root = np.asarray(np.linalg.cholesky(covariance), np.float64)
         mean = np.concatenate([calibration.mean[:k], np.zeros(len(contrasts))])
