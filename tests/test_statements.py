@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from costmodel.data import hardware, kernels, llms, statements
 from costmodel.data.statements import KINDS, WINDOW, about, published
 from costmodel.data.workload import Workload
-from costmodel.decide import statements as judged
 from costmodel.decide.explanation import explain
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.setting import Setting
@@ -97,24 +96,27 @@ def test_a_window_is_held_where_its_upper_end_lies(monkeypatch):
     assert held == [True, True, False, False]
 
 
+def test_what_is_about_another_gpu_is_neither_inside_nor_outside():
+    vllm = beside(Setting.shipped("MI350X", aiter_version="0.1.19"), 8, 0, None)[0]
+    assert vllm.statement.who == "vLLM #57886"
+    assert (vllm.held, vllm.note) == (None, "another GPU")
+
+
 @pytest.mark.parametrize(
-    ("setting", "note"),
+    ("op", "n", "version", "same"),
     [
-        (Setting.shipped("MI350X", aiter_version="0.1.19"), "another GPU"),
-        (Setting.shipped("MI355X", aiter_version="0.1.16"), "another kernel version"),
+        (FUSED, 8, "0.1.19.post1", False),  # its fused 1-stage got an exit barrier
+        (FUSED, 8, "0.1.16", True),  # less is taken, in the same time
+        (FUSED, 8, "0.1.15", True),  # without an exit barrier in the plain op alone
+        (ALL_REDUCE, 4, "0.1.15", False),
+        (ALL_REDUCE, 4, "0.1.19.post1", True),
     ],
 )
-def test_what_is_about_something_else_is_neither_inside_nor_outside(setting, note):
-    vllm = beside(setting, 8, 0, None)[0]
-    assert vllm.statement.who == "vLLM #57886"
-    assert (vllm.held, vllm.note) == (None, note)
-
-
-def test_the_state_that_counts_is_that_of_the_op():
-    """The plain 1-stage got its exit barrier with 0.1.16; to the fused kernels it is nothing."""
-    old, new = kernels.aiter("0.1.15"), kernels.aiter("0.1.16")
-    assert not judged._same_state(old, new, ALL_REDUCE)
-    assert judged._same_state(old, new, FUSED)
+def test_the_state_that_counts_is_that_of_the_op_s_arms(op, n, version, same):
+    first = beside(Setting.shipped("MI355X", op=op, aiter_version=version), n, 0, None)[0]
+    assert first.statement.comparable
+    assert (first.held is not None) == same
+    assert (first.note == "another kernel version") == (not same)
 
 
 def test_other_kernels_and_other_fabrics(monkeypatch):

@@ -45,10 +45,7 @@ COMMANDS = {
     "report": ("report", "A report to attach to a pull request."),
     "models": ("models", "Models of the catalogue: hidden size, layers, dtype, source."),
     "rules": ("rules", "Rules of the field: what they say, where they stand."),
-    "statements": (
-        "statements",
-        "Cutoffs that others state without a table: never fitted.",
-    ),
+    "statements": ("statements", "Cutoffs that others state without a table: never fitted."),
     "gpus": ("gpus", "GPUs: arch, links, calibration, source."),
     "data": ("data", "Measurements: rows used and set aside, by source."),
     "schemas": ("schemas", "JSON Schemas of what commands print and write."),

@@ -6,14 +6,13 @@ GPU can agree or disagree; of any other is said why it cannot. None of them was 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..data import kernels
-from ..data.kernels import Kernel
 from ..data.statements import CROSSOVER_BELOW, SMALLEST_CROSSOVER, Statement, about
 from ..model.fabric import FULL_MESH
-from ..model.shape import FUSED
+from ..model.shape import ALGORITHMS
 from .setting import Setting
 
 if TYPE_CHECKING:
@@ -78,22 +77,11 @@ def _incomparable(setting: Setting, statement: Statement) -> str:
     theirs = kernels.of_row(
         statement.kernel_family, statement.who, statement.kernel_version, statement.date
     )
-    if theirs is None or not _same_state(setting.kernel, theirs, setting.op):
+    if theirs is None or any(
+        theirs.state(setting.op, a) != setting.kernel.state(setting.op, a) for a in ALGORITHMS
+    ):
         return "another kernel version"
     return ""
-
-
-def _same_state(one: Kernel, other: Kernel, op: str) -> bool:
-    """Whether two releases hold the same kernels of an op; what only the other op has is left out.
-
-    The separate norm kernel is no part of either arm.
-    """
-    elsewhere = ("plain_" if op == FUSED else "fused_", "version", "norm_kernel")
-    return all(
-        getattr(one, f.name) == getattr(other, f.name)
-        for f in fields(Kernel)
-        if not f.name.startswith(elsewhere)
-    )
 
 
 def _holds(statement: Statement, lo: int, hi: int | None) -> bool:
