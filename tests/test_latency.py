@@ -11,8 +11,12 @@ from costmodel.model.choose import for_fabric, for_interconnect
 from costmodel.model.fabric import FullMesh, Ports
 from costmodel.model.latency import (
     EXPECTED_MAXIMUM,
+    FLOOR_BYTES,
+    LOCAL_US,
+    SECOND_LAUNCH_US,
     LinkCosts,
     LinkModel,
+    parts_of_sum,
     smooth_maximum,
     total,
 )
@@ -25,10 +29,13 @@ def costs(**change):
     """Costs with nothing but what a test sets."""
     base = {
         "link_gbps": 50.0, "read_efficiency": 1.0, "eight_rank_efficiency": 1.0,
-        "round_trip_us": 0.0, "workgroup_gbps": 1e9, "turn_exposure_us": 0.0, "launch_us": 0.0,
+        "one_stage_eight_rank_efficiency": 1.0, "round_trip_us": 0.0, "read_floor_us": 0.0,
+        "read_floor_growth": 1.0, "turn_exposure_us": 0.0, "launch_us": 0.0,
         "second_launch_us": 0.0, "barrier_us": 0.0, "arrival_jitter_us": 0.0,
-        "stage_gap_us": 0.0, "release_acquire_us": 0.0, "release_acquire_us_per_doubling": 0.0, "norm_us": 0.0,
-        "local_us": 0.0, "local_gbps": 1e12, "separate_norm_us": 0.0, "separate_norm_gbps": 1e12,
+        "stage_gap_us": 0.0, "fused_exit_us": 0.0, "plain_exit_us": 0.0, "release_acquire_us": 0.0,
+        "norm_us": 0.0, "local_us": 0.0, "local_gbps": 1e12, "separate_launch_us": 0.0,
+        "separate_norm_us": 0.0, "separate_norm_gbps": 1e12, "eight_rank_fused_us": 0.0,
+        "eight_rank_plain_us": 0.0,
     }  # fmt: skip
     return LinkCosts(**(base | change))
 
@@ -79,7 +86,7 @@ def test_a_switch_shares_one_port(n):
 @pytest.mark.parametrize("algorithm", ["1stage", "2stage"])
 @pytest.mark.parametrize("n", [2, 4, 8])
 def test_a_gpu_for_every_rank_is_a_switch(op, algorithm, n):
-    cost = costs(round_trip_us=0.7, workgroup_gbps=24.0, barrier_us=0.1, launch_us=1.0)
+    cost = costs(round_trip_us=0.7, read_floor_us=1.8, barrier_us=0.1, launch_us=1.0)
     switch = latency(op, algorithm, [1, 10, 700], n, cost, wiring=Ports())
     split = latency(op, algorithm, [1, 10, 700], n, cost, wiring=Ports(n))
     assert (split == switch).all()
@@ -142,11 +149,48 @@ def test_a_short_transfer_hides_under_the_round_trip():
 
 
 def test_one_workgroup_bounds_a_single_token():
-    cost = costs(workgroup_gbps=10.0)
+    cost = costs(read_floor_us=FLOOR_BYTES / 10e3)
     # One token of 10 kB from each of 7 peers through one workgroup at 10 GB/s.
     assert latency("fused_ar_rmsnorm", "1stage", [1], 8, cost) == pytest.approx([7.0], rel=1e-3)
     # Eight tokens run on eight workgroups side by side.
     assert latency("fused_ar_rmsnorm", "1stage", [8], 8, cost) == pytest.approx([7.0], rel=1e-2)
+
+
+def test_a_floor_that_does_not_grow_is_a_time():
+    cost = costs(read_floor_us=3.0, read_floor_growth=0.0, link_gbps=1e9)
+    for n, hidden in ((2, 512), (4, 7168), (8, 8192)):
+        assert latency("fused_ar_rmsnorm", "1stage", [1], n, cost, hidden=hidden) == pytest.approx(
+            [3.0]
+        )
+
+
+def test_at_eight_ranks_1stage_reads_and_2stage_times_have_factors_of_their_own():
+    cost = costs(eight_rank_efficiency=0.8, one_stage_eight_rank_efficiency=0.5)
+    assert latency("all_reduce", "1stage", [10], 8, cost) == pytest.approx([2.0 / 0.4])
+    assert latency("all_reduce", "2stage", [10], 8, cost) == pytest.approx([4.0 / 8 / 0.8])
+    assert latency("all_reduce", "1stage", [10], 4, cost) == pytest.approx([2.0])
+    for op, name in (("fused_ar_rmsnorm", "fused"), ("ar_then_rmsnorm", "plain")):
+        more = costs(**{f"eight_rank_{name}_us": 5.0})
+        for n, added in ((4, 0.0), (8, 5.0)):
+            wire = latency(op, "2stage", [10], n, costs())
+            assert latency(op, "2stage", [10], n, more) == pytest.approx(wire + added)
+            assert latency(op, "1stage", [10], n, more) == latency(op, "1stage", [10], n, costs())
+
+
+@pytest.mark.parametrize(("version", "barriers"), [("0.1.19", 1), ("0.1.19.post1", 2)])
+def test_the_fused_1stage_got_its_exit_barrier_with_0_1_19_post1(version, barriers):
+    cost = costs(barrier_us=64.0, fused_exit_us=4.0, link_gbps=1e9)
+    shapes = Shapes.of([1], 7168, 4)
+    did = LinkModel(MESH).geometry(shapes, "1stage", kernel.aiter(version), "gfx950")
+    expected = 64.0 * barriers + 4.0 * (barriers - 1)
+    assert total(LinkModel(MESH).terms(did, cost)) == pytest.approx([expected])
+
+
+@given(st.floats(-3, 9), st.floats(0.5, 2))
+def test_parts_of_a_sum_add_up_to_it(total_us, scale):
+    first, second = parts_of_sum(total_us, scale, SECOND_LAUNCH_US, LOCAL_US)
+    assert first + second == pytest.approx(total_us)
+    assert parts_of_sum(2.75, 1.0, SECOND_LAUNCH_US, LOCAL_US) == pytest.approx((1.75, 1.0))
 
 
 @pytest.mark.parametrize("n", [2, 4, 8])
@@ -168,17 +212,21 @@ def test_expected_maximum_of_normals():
 def test_fixed_costs_of_each_arm():
     cost = costs(
         launch_us=1, second_launch_us=2, norm_us=4, local_us=8, release_acquire_us=16, stage_gap_us=128,
-        separate_norm_us=32, barrier_us=64,
+        separate_launch_us=2, separate_norm_us=32, barrier_us=64, plain_exit_us=256, fused_exit_us=512,
     )  # fmt: skip
     tiny = {"tokens": [1], "n": 4, "cost": cost}
     wire = 10_000 / 50e3
-    assert latency("all_reduce", "1stage", **tiny) == pytest.approx([1 + 128 + wire])
+    assert latency("all_reduce", "1stage", **tiny) == pytest.approx([1 + 128 + 256 + wire])
     assert latency("all_reduce", "2stage", **tiny) == pytest.approx([1 + 128 + 128 + wire / 2])
-    assert latency("fused_ar_rmsnorm", "1stage", **tiny) == pytest.approx([1 + 128 + 4 + wire])
+    assert latency("fused_ar_rmsnorm", "1stage", **tiny) == pytest.approx(
+        [1 + 128 + 4 + 512 + wire]
+    )
     assert latency("fused_ar_rmsnorm", "2stage", **tiny) == pytest.approx(
         [1 + 128 + 16 + 2 + 8 + wire / 2]
     )
-    assert latency("ar_then_rmsnorm", "1stage", **tiny) == pytest.approx([1 + 128 + 2 + 32 + wire])
+    assert latency("ar_then_rmsnorm", "1stage", **tiny) == pytest.approx(
+        [1 + 128 + 256 + 2 + 32 + wire]
+    )
 
 
 def test_local_pass_moves_four_times_the_input():
@@ -204,7 +252,7 @@ def test_write_mode_pushes_at_the_copy_rate():
 )
 def test_terms_add_up_and_grow_with_tokens(tokens, n, op, algorithm):
     cost = costs(
-        launch_us=1.7, round_trip_us=0.7, workgroup_gbps=24.0, norm_us=0.4, local_us=1.0,
+        launch_us=1.7, round_trip_us=0.7, read_floor_us=1.8, norm_us=0.4, local_us=1.0,
         local_gbps=4000.0, barrier_us=0.1, separate_norm_us=2.0, separate_norm_gbps=4000.0,
     )  # fmt: skip
     tokens = sorted(tokens)
@@ -218,10 +266,10 @@ def test_terms_add_up_and_grow_with_tokens(tokens, n, op, algorithm):
     assert (np.diff(latency_us) >= -1e-9).all()
 
 
-@given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=4))
-def test_smooth_maximum_lies_between_maximum_and_sum(parts):
-    value = float(smooth_maximum(*parts))
-    assert max(parts) * (1 - 1e-12) <= value <= max(parts) * len(parts) ** 0.25 * (1 + 1e-12)
+@given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=4), st.sampled_from([2.5, 4.0, 12.0]))
+def test_smooth_maximum_lies_between_maximum_and_sum(parts, power):
+    value = float(smooth_maximum(*parts, power=power))
+    assert max(parts) * (1 - 1e-12) <= value <= max(parts) * len(parts) ** (1 / power) * (1 + 1e-12)
 
 
 def test_draws_broadcast_against_shapes():
