@@ -38,7 +38,7 @@ def test_shipped_calibrations_match_the_data(arch, fitted, published):
 
 
 def test_accuracy_in_sample(scores):
-    assert scores.family_in_sample.n == 129
+    assert scores.family_in_sample.n == 169
     assert scores.family_in_sample.median <= 2.5
 
 

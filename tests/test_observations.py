@@ -12,15 +12,15 @@ from costmodel.model.fabric import FULL_MESH
 
 def test_every_published_row_is_used_or_named(published):
     found = observe(published)
-    assert len(found) + sum(found.set_aside.values()) == found.read == 1473
-    assert len(found) == 159
+    assert len(found) + sum(found.set_aside.values()) == found.read == 1848
+    assert len(found) == 205
     assert found.set_aside["quality is noisy"] == 10
     assert set(found.table.quality) == {"clean"}
 
 
 def test_noisy_rows_come_in_only_when_asked(published):
     more = observe(published, include=("clean", "noisy"))
-    assert len(more) == 169
+    assert len(more) == len(observe(published)) + 10
     assert "quality is noisy" not in more.set_aside
 
 
