@@ -44,6 +44,7 @@ def command(
     from ..calibration.estimate import calibrate
     from ..calibration.observations import observe
     from ..calibration.one_fabric import on_fabric
+    from ..calibration.plausibility import check
     from ..data import measurement
     from ..data.measurement import VOCABULARY
     from ..decide.fit_report import report
@@ -65,6 +66,8 @@ def command(
     if out:
         check_free(out, force)
     tables = [measurement.read_all(measurements)] if measurements else []
+    for mine in tables:
+        check(mine)
     if published:
         tables.append(measurement.published())
     table = measurement.concat(tables)
