@@ -11,7 +11,9 @@ import pytest
 
 from costmodel.calibration.estimate import calibrate
 from costmodel.calibration.observations import observe
+from costmodel.calibration.one_fabric import on_fabric
 from costmodel.data import measurement
+from costmodel.model.fabric import FULL_MESH
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,8 +29,8 @@ def published():
 
 @pytest.fixture(scope="session")
 def fitted(published):
-    """Return (calibration over both archs, fit) on all clean published rows."""
-    return calibrate(observe(published))
+    """Return (calibration over both archs, fit) on all clean published rows over xGMI."""
+    return calibrate(on_fabric(observe(published), FULL_MESH))
 
 
 ROW = {

@@ -126,7 +126,7 @@ def test_calibrate_writes_a_file_that_every_command_takes(tmp_path, row):
         assert "MI300X" in out or "TP4" in out
     both = ok("calibrate", "mine.csv", "--published", "--arch", "gfx942", "--out", "both.json",
               "--no-cross-validation", cwd=tmp_path)  # fmt: skip
-    assert "1479 read" in both
+    assert "1854 read" in both
 
 
 def test_noisy_rows_alone_are_refused_but_reported(tmp_path, published):

@@ -10,10 +10,12 @@ import pytest
 from costmodel.calibration.estimate import calibrate, known_gpus
 from costmodel.calibration.fit import FitProblem, fit
 from costmodel.calibration.observations import observe
+from costmodel.calibration.one_fabric import on_fabric
 from costmodel.calibration.posterior import HARNESS_DOF, NOISE_DOF
 from costmodel.data.measurement import Measurements
 from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
+from costmodel.model.fabric import FULL_MESH
 from costmodel.model.shape import ONE_STAGE, TWO_STAGE
 
 REPLICATES = 24
@@ -21,7 +23,7 @@ REPLICATES = 24
 
 @pytest.fixture(scope="module")
 def problem(published):
-    observations = observe(published)
+    observations = on_fabric(observe(published), FULL_MESH)
     return FitProblem.of(observations, known_gpus(observations))
 
 

@@ -23,8 +23,8 @@ def write(path, rows, header=COLUMNS):
 
 
 def test_published_tables_hold_every_row(published):
-    assert len(published) == 1473
-    assert len(set(published.source)) == 31
+    assert len(published) == 1848
+    assert len(set(published.source)) == 50
     assert float(published.latency_us.min()) > 0
 
 

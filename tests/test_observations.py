@@ -4,22 +4,38 @@ import numpy as np
 import pytest
 
 from costmodel.calibration.observations import observe
+from costmodel.calibration.one_fabric import on_fabric
 from costmodel.calibration.posterior import shipped
-from costmodel.data.measurement import Measurements
+from costmodel.data.measurement import Measurements, concat
+from costmodel.model.fabric import FULL_MESH
 
 
 def test_every_published_row_is_used_or_named(published):
     found = observe(published)
-    assert len(found) + sum(found.set_aside.values()) == found.read == 1473
-    assert len(found) == 159
+    assert len(found) + sum(found.set_aside.values()) == found.read == 1848
+    assert len(found) == 205
     assert found.set_aside["quality is noisy"] == 10
     assert set(found.table.quality) == {"clean"}
 
 
 def test_noisy_rows_come_in_only_when_asked(published):
     more = observe(published, include=("clean", "noisy"))
-    assert len(more) == 169
+    assert len(more) == len(observe(published)) + 10
     assert "quality is noisy" not in more.set_aside
+
+
+def test_the_rows_of_one_fabric_and_why_the_others_are_not_used(published, row):
+    switch = Measurements.from_rows([row | {"interconnect": "nvlink", "source": "a"}])
+    found = observe(concat([switch, published.select(published.interconnect == "xgmi")]))
+    mesh = on_fabric(found, FULL_MESH)
+    assert set(mesh.table.interconnect) == {"xgmi"}
+    assert mesh.set_aside == found.set_aside | {"another fabric": 1}
+    assert len(mesh) + sum(mesh.set_aside.values()) == mesh.read == found.read
+    alone = observe(mesh.table)
+    assert mesh.algorithm.tolist() == alone.algorithm.tolist()
+    assert mesh.harness.tolist() == alone.harness.tolist()
+    np.testing.assert_array_equal(mesh.size_bytes, alone.size_bytes)
+    assert on_fabric(mesh, FULL_MESH) is mesh
 
 
 def test_groups_cover_each_row_once(published):

@@ -296,8 +296,9 @@ def test_rows_that_the_calibration_does_not_cover_are_counted(gfx950):
 # Verdict
 
 
-def test_published_pairs_give_the_regret_that_the_table_gives(judged):
+def test_published_pairs_give_the_regret_that_the_table_gives(gfx950, published):
     """TP4 of the forced-stage table of AITER #3458, cutoff by cutoff."""
+    judged = validate(published.select(published.source == "aiter-3458-mi355x"), gfx950)
     assert judged.choice.pairs == 5
 
     def regret(cutoff_tokens):

@@ -1,59 +1,115 @@
-"""Which rows a calibration uses and which it sets aside, arm by arm of every source."""
+"""Which rows a calibration uses and which it sets aside, arm by arm of every GPU.
+
+An arm is an op's algorithm on one GPU at one world size. What was set aside of it is kept apart
+from what nobody measured: :func:`set_aside` makes the records, :func:`said_of` the words.
+"""
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from ..data.measurement import Measurements
-from .observations import observe
+from ..data import kernels
+from ..model.shape import OPS
 
-#: Columns that tell one account from another.
-COLUMNS = ("source", "url", "gpu", "arch", "world_size", "op", "algorithm")
+if TYPE_CHECKING:
+    from ..data.measurement import Measurements
+
+#: Columns that tell one account from another, in the order in which accounts are sorted.
+COLUMNS = (
+    "gpu", "world_size", "op", "algorithm", "source", "url", "gpu_evidence", "arch", "interconnect",
+    "kernel_family", "quality", "statistic", "rank_reduction", "timing",
+)  # fmt: skip
+
+#: What ``algorithm`` is where a row does not say which arm it measured.
+NOT_STATED = ("", "auto")
 
 
 class AccountRecord(TypedDict):
-    """The rows of one source, GPU, world size, op and algorithm; ``set_aside`` counts by reason."""
+    """Rows of one arm that one source measured in one way.
+
+    Texts are "" where the source does not say; ``gpu_evidence`` is ``stated`` or ``inferred``.
+    ``kernel_versions`` counts rows by kernel version, ``set_aside`` by reason.
+    """
 
     source: str
     url: str
     gpu: str
+    gpu_evidence: str
     arch: str
+    interconnect: str
     world_size: int | None
     op: str
     algorithm: str
+    kernel_family: str
+    kernel_versions: dict[str, int]
+    quality: str
+    statistic: str
+    rank_reduction: str
+    timing: str
     date: str
     rows: int
     used: int
     set_aside: dict[str, int]
 
 
-def accounts(table: Measurements) -> tuple[AccountRecord, ...]:
-    """Return one record for each source, GPU, world size, op and algorithm as stated.
+class SetAside(TypedDict):
+    """``rows`` rows of one source about one arm that no calibration uses, and why.
+
+    ``algorithm`` is ``1stage`` or ``2stage``, or "" or ``auto`` where the source does not say.
+    """
+
+    gpu: str
+    world_size: int
+    op: str
+    algorithm: str
+    kernel_family: str
+    source: str
+    reason: str
+    rows: int
+
+
+def accounts(
+    table: Measurements, *, include: tuple[str, ...] = ("clean",)
+) -> tuple[AccountRecord, ...]:
+    """Return one record for each arm, source and way of measuring, by GPU; unnamed GPUs are last.
 
     ``rows`` = ``used`` + the counts of ``set_aside``, which maps :func:`observe`'s reasons to rows.
     ``date`` is that of the newest row; ``world_size`` is None where the source does not say.
+    ``include`` names the qualities that are used.
     """
+    from .observations import observe  # whoever only needs words starts faster
+
     members: dict[tuple[Any, ...], list[int]] = {}
     columns = (np.nan_to_num(getattr(table, name)) if name == "world_size" else getattr(table, name)
                for name in COLUMNS)  # fmt: skip
     for i, key in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
         members.setdefault(key, []).append(i)
     records: list[AccountRecord] = []
-    for key in sorted(members):
+    for key in sorted(members, key=lambda key: (not key[0], key)):
         rows = table.select(np.array(members[key]))
-        seen = observe(rows)
-        source, url, gpu, arch, world_size, op, algorithm = key
+        seen = observe(rows, include=include)
+        cells = dict(zip(COLUMNS, key, strict=True))
+        versions, counts = np.unique(rows.kernel_version, return_counts=True)
         records.append(
             {
-                "source": source,
-                "url": url,
-                "gpu": gpu,
-                "arch": arch,
-                "world_size": int(world_size) or None,
-                "op": op,
-                "algorithm": algorithm,
+                "source": cells["source"],
+                "url": cells["url"],
+                "gpu": cells["gpu"],
+                "gpu_evidence": cells["gpu_evidence"],
+                "arch": cells["arch"],
+                "interconnect": cells["interconnect"],
+                "world_size": int(cells["world_size"]) or None,
+                "op": cells["op"],
+                "algorithm": cells["algorithm"],
+                "kernel_family": cells["kernel_family"],
+                "kernel_versions": dict(zip(versions.tolist(), counts.tolist(), strict=True)),
+                "quality": cells["quality"],
+                "statistic": cells["statistic"],
+                "rank_reduction": cells["rank_reduction"],
+                "timing": cells["timing"],
                 "date": max(rows.date.tolist()),
                 "rows": len(rows),
                 "used": len(seen),
@@ -61,3 +117,67 @@ def accounts(table: Measurements) -> tuple[AccountRecord, ...]:
             }
         )
     return tuple(records)
+
+
+def set_aside(
+    table: Measurements, *, include: tuple[str, ...] = ("clean",)
+) -> tuple[SetAside, ...]:
+    """Return what no calibration uses of the arms that are modelled, by arm, source and reason.
+
+    Only rows that say their GPU and world size: others are of no arm.
+    """
+    counts: dict[tuple[Any, ...], int] = {}
+    for record in accounts(table, include=include):
+        if not record["gpu"] or record["world_size"] is None or record["op"] not in OPS:
+            continue
+        arm = record["gpu"], record["world_size"], record["op"], record["algorithm"]
+        for reason, rows in record["set_aside"].items():
+            key = (*arm, record["kernel_family"], record["source"], reason)
+            counts[key] = counts.get(key, 0) + rows
+    return tuple(
+        {
+            "gpu": gpu,
+            "world_size": world_size,
+            "op": op,
+            "algorithm": algorithm,
+            "kernel_family": family,
+            "source": source,
+            "reason": reason,
+            "rows": rows,
+        }
+        for (gpu, world_size, op, algorithm, family, source, reason), rows in counts.items()
+    )
+
+
+def said_of(
+    records: Iterable[SetAside],
+    *,
+    gpu: str,
+    world_size: int,
+    op: str,
+    algorithm: str | None = None,
+    families: Iterable[str] | None = None,
+) -> str:
+    """Return in words what was set aside of one arm, or of all arms of an op; "" for nothing.
+
+    ``10 rows of aiter-3458-mi355x set aside: quality is noisy``; several sources stand between
+    semicolons, the one with most rows first. Rows whose algorithm is not stated may be of the arm
+    and count. ``families`` names the kernels that are meant (default: all that are modelled), since
+    another library's rows say nothing of an AITER kernel.
+    """
+    wanted = tuple(kernels.families() if families is None else families)
+    mine = [
+        record
+        for record in records
+        if (record["gpu"], record["world_size"], record["op"]) == (gpu, world_size, op)
+        and (algorithm is None or record["algorithm"] in (algorithm, *NOT_STATED))
+        and record["kernel_family"] in wanted
+    ]
+    rows: dict[tuple[str, str], int] = {}
+    for record in mine:
+        key = record["source"], record["reason"]
+        rows[key] = rows.get(key, 0) + record["rows"]
+    return "; ".join(
+        f"{count} row{'' if count == 1 else 's'} of {source} set aside: {reason}"
+        for (source, reason), count in sorted(rows.items(), key=lambda item: (-item[1], item[0]))
+    )

@@ -43,11 +43,14 @@ def command(
     """
     from ..calibration.estimate import calibrate
     from ..calibration.observations import observe
+    from ..calibration.one_fabric import on_fabric
+    from ..calibration.plausibility import check
     from ..data import measurement
     from ..data.measurement import VOCABULARY
     from ..decide.fit_report import report
     from ..errors import InputError
     from ..files import check_free
+    from ..model.fabric import FULL_MESH
     from ..show.fit_report import text
 
     if not measurements and not published:
@@ -63,6 +66,8 @@ def command(
     if out:
         check_free(out, force)
     tables = [measurement.read_all(measurements)] if measurements else []
+    for mine in tables:
+        check(mine)
     if published:
         tables.append(measurement.published())
     table = measurement.concat(tables)
@@ -71,6 +76,10 @@ def command(
     if held_out:
         # Nothing clean: estimate from what there is, so that the refusal carries numbers.
         observations = observe(table, include=VOCABULARY["quality"])
+    if published:
+        own = {g.model.fabric for mine in tables[:-1] for g in observe(mine).groups}
+        if own <= {FULL_MESH}:  # else the error says that fabrics are mixed
+            observations = on_fabric(observations, FULL_MESH)
     calibration, found = calibrate(observations, arch=arch, unclean=held_out)
     if out:
         calibration.save(out)

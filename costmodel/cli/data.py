@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import click
 
 from ..calibration.row_accounts import AccountRecord, accounts
 from ..show.listing import Listing
 from . import options
+
+if TYPE_CHECKING:
+    from ..data.measurement import Measurements
 
 
 class DataRecord(TypedDict):
@@ -20,30 +24,71 @@ class DataRecord(TypedDict):
 
 @click.command()
 @click.argument("files", nargs=-1, metavar="[FILE...]")
+@click.option("--gpu", help="Only this GPU, any case.")
+@click.option("--tp", type=options.INTEGERS, help="Only these world sizes, such as 4,8.")
+@click.option("--op", help="Only this op: fused, plain, separate, or a name of the tables.")
 @click.option("--source", help="Only this source.")
 @options.listing_format
-def command(files: tuple[str, ...], source: str | None, style: str) -> None:
+def command(
+    files: tuple[str, ...],
+    gpu: str | None,
+    tp: tuple[int, ...] | None,
+    op: str | None,
+    source: str | None,
+    style: str,
+) -> None:
     """List the published measurements, or those in FILEs: rows used, and set aside and why.
 
-    One line for each source, GPU, world size, op and algorithm. What is used here is what
-    calibrate uses without --include.
+    By GPU, world size, op and algorithm: the sources with their links, whether the GPU is stated or
+    inferred, how latency was measured, the rows' quality. What is used here is what calibrate uses
+    without --include.
 
     \b
     costmodel data
+    costmodel data --gpu MI355X --tp 4
+    costmodel data --gpu MI300X --op plain --format csv
     costmodel data mine.csv --format json
     """
     from ..data import measurement
-    from ..errors import InputError, nearest
+    from ..show.row_accounts import text
 
     table = measurement.read_all(files) if files else measurement.published()
     if source is not None:
-        sources = sorted(set(table.source.tolist()))
-        if source not in sources:
-            near = nearest(source, sources)
-            raise InputError(f"no rows of source '{source}'{near}; there are {', '.join(sources)}")
-        table = table.select(table.source == source)
-    shown = {
-        "source": "source", "gpu": "GPU", "world_size": "ranks", "op": "op",
-        "algorithm": "algorithm", "rows": "rows", "used": "used", "set_aside": "set aside",
-    }  # fmt: skip
-    click.echo(Listing("costmodel/data/1", accounts(table), shown, link="url").render(style))
+        table = _where(table, "source", (source,))
+    if gpu is not None:
+        table = _where(table, "gpu", (gpu.strip().upper(),))
+    if tp is not None:
+        table = _where(table, "world_size", tp)
+    if op is not None:
+        table = _where(table, "op", (_op(op),))
+    records = accounts(table)
+    if style == "table":
+        click.echo(text(records))
+    else:
+        click.echo(Listing("costmodel/data/1", records, {}, link="url").render(style))
+
+
+def _where(table: Measurements, column: str, wanted: Sequence[Any]) -> Measurements:
+    """Return the rows of which a column has one of these values; refuse where there is none."""
+    import numpy as np
+
+    from ..errors import InputError, nearest
+
+    values = getattr(table, column)
+    kept = np.isin(values, wanted)
+    if kept.any():
+        return table.select(kept)
+    there = [f"{v:g}" if isinstance(v, float) else v for v in np.unique(values).tolist()]
+    there = [v for v in there if v not in ("", "nan")]
+    asked = ", ".join(map(str, wanted))
+    name = column.replace("world_size", "world size").replace("gpu", "GPU")
+    near = nearest(asked, there) if column != "world_size" else ""
+    raise InputError(f"no rows of {name} '{asked}'{near}; there are {', '.join(there)}")
+
+
+def _op(name: str) -> str:
+    """Return an op of the tables by its name there, or by one that the command line takes."""
+    from ..data.measurement import VOCABULARY
+    from ..model.shape import read_op
+
+    return name if name in VOCABULARY["op"] else read_op(name)

@@ -207,7 +207,7 @@ def _live(
     if tp is None:
         raise InputError("--live needs --tp, the number of ranks")
     directory = Path(out)
-    seen = measurement.read_all(files) if files else None
+    seen = _checked(files) if files else None
     hidden = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
     wanted = arguments(
         backend, tp, hidden or HIDDEN_DIMS, tokens or TOKENS, dtype, directory, seen, more
@@ -228,6 +228,15 @@ def _live(
     return 0 if found.passed else 1
 
 
+def _checked(files: tuple[str, ...]) -> Measurements:
+    """Return a user's rows, names and units checked."""
+    from ..calibration.plausibility import check
+
+    table = measurement.read_all(files)
+    check(table)
+    return table
+
+
 def _read(
     files: tuple[str, ...], published: bool, held_out: tuple[str, ...], include: tuple[str, ...]
 ) -> Measurements:
@@ -245,7 +254,7 @@ def _read(
         raise InputError("give --measurements FILE (schema 1) or --published")
     if held_out and files:
         raise InputError("--hold-out judges published rows alone; leave out the files")
-    tables = [measurement.read_all(files)] if files else []
+    tables = [_checked(files)] if files else []
     if published:
         tables.append(measurement.published())
     table = measurement.concat(tables)

@@ -16,6 +16,10 @@ GPUS = {
     "gfx950": ("MI355X", "MI350X"),
 }
 
+#: Quantity that holds the nominal rate, one way, of what connects a GPU with its peers: of an xGMI
+#: link to one of them, of a GPU's port into an NVLink switch.
+LINK_RATES = {"xgmi": "xgmi_link_bw_unidir", "nvlink": "nvlink_per_gpu_unidir"}
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -48,6 +52,17 @@ def figure(gpu: str, quantity: str) -> Figure:
 def number(gpu: str, quantity: str) -> float:
     """Return a figure's value as a number in the figure's own unit."""
     return float(figure(gpu, quantity).value)
+
+
+@cache
+def link_gbps(gpu: str) -> float | None:
+    """Return a GPU's nominal link rate (:data:`LINK_RATES`) in GB/s, None where it is not known."""
+    for quantity in LINK_RATES.values():
+        try:
+            return number(gpu, quantity)
+        except KeyError:
+            continue
+    return None
 
 
 def hbm_gbps(gpu: str) -> float:

@@ -16,6 +16,7 @@ from ..calibration.posterior import Calibration
 from ..data.measurement import Measurements
 from ..data.workload import Workload
 from ..errors import InputError, nearest
+from ..model.fabric import FULL_MESH
 from ..model.shape import ALL_REDUCE, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
 from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, shipped
 from ..rules.rule import Rule
@@ -193,13 +194,14 @@ def validate(
 
 
 def hold_out(training: Measurements, sources: tuple[str, ...], arch: str) -> Calibration:
-    """Return a calibration for ``arch`` fitted to the clean training rows of all other sources.
+    """Return a calibration for ``arch`` fitted to the clean rows over xGMI of all other sources.
 
     Raises :class:`InputError` for a source that has no rows, and when the others say nothing of
     the arch.
     """
     from ..calibration.estimate import calibrate
     from ..calibration.observations import observe
+    from ..calibration.one_fabric import on_fabric
 
     known = np.unique(training.source).tolist()
     for source in sources:
@@ -208,7 +210,7 @@ def hold_out(training: Measurements, sources: tuple[str, ...], arch: str) -> Cal
                 f"no rows of source '{source}' to hold out{nearest(source, known)}; "
                 f"known: {', '.join(known)}"
             )
-    kept = observe(training.select(~np.isin(training.source, sources)))
+    kept = on_fabric(observe(training.select(~np.isin(training.source, sources))), FULL_MESH)
     try:
         return calibrate(kept, arch=arch)[0]
     except InputError as error:

@@ -1,0 +1,33 @@
+"""The rows of one fabric: what is wired differently cannot share a calibration."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+
+from .observations import Observations
+
+
+def on_fabric(observations: Observations, fabric: str) -> Observations:
+    """Return the rows on one fabric (:mod:`costmodel.model.fabric`); the others are set aside.
+
+    They are counted as "another fabric", so that the counts still add up to the rows read.
+    """
+    groups = [g for g in observations.groups if g.model.fabric == fabric]
+    if len(groups) == len(observations.groups):
+        return observations
+    keep = np.zeros(len(observations), np.bool_)
+    for group in groups:
+        keep[group.rows] = True
+    place = np.cumsum(keep) - 1
+    dropped = {"another fabric": int((~keep).sum())}
+    return Observations(
+        table=observations.table.select(keep),
+        groups=tuple(replace(g, rows=place[g.rows]) for g in groups),
+        algorithm=observations.algorithm[keep],
+        harness=observations.harness[keep],
+        set_aside=dict((Counter(observations.set_aside) + Counter(dropped)).most_common()),
+        read=observations.read,
+    )

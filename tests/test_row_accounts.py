@@ -1,0 +1,130 @@
+"""Which rows are used and which are set aside, by GPU, world size, op and arm."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from costmodel.calibration.row_accounts import accounts, said_of, set_aside
+from costmodel.data.measurement import Measurements
+
+
+def run(*args, code=0):
+    done = subprocess.run(
+        [sys.executable, "-m", "costmodel", "data", *map(str, args)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    return done.stderr if code else done.stdout
+
+
+def test_rows_measured_in_another_way_have_an_account_of_their_own(row):
+    ways = [
+        {"gpu_evidence": "inferred"}, {"quality": "noisy"}, {"statistic": ""},
+        {"rank_reduction": ""}, {"timing": "eager"},
+    ]  # fmt: skip
+    table = Measurements.from_rows([row, *(row | way for way in ways)])
+    found = accounts(table)
+    assert len(found) == len(table)
+    for way in ways:
+        ((column, value),) = way.items()
+        assert [r[column] for r in found].count(value) == 1
+
+
+def test_versions_are_counted_inside_an_account(row):
+    table = Measurements.from_rows(
+        [row, row | {"latency_us": 9.6}, row | {"kernel_version": "0.1.18"}]
+    )
+    (found,) = accounts(table)
+    assert found["kernel_versions"] == {"0.1.18": 1, "0.1.19": 2}
+    assert (found["rows"], found["used"], found["set_aside"]) == (3, 3, {})
+
+
+def test_accounts_stand_by_gpu_and_unnamed_ones_last(published):
+    found = [(r["gpu"], r["world_size"] or 0, r["op"], r["algorithm"]) for r in accounts(published)]
+    named = [arm for arm in found if arm[0]]
+    assert named == sorted(named)
+    assert found == [*named, *sorted(arm for arm in found if not arm[0])]
+    assert 0 < len(named) < len(found)
+
+
+def test_an_arm_that_was_set_aside_is_not_one_that_nobody_measured(published):
+    records = set_aside(published)
+    arm = {"gpu": "MI355X", "world_size": 8, "op": "fused_ar_rmsnorm"}
+    noisy = "5 rows of aiter-3458-mi355x set aside: quality is noisy"
+    assert said_of(records, **arm, algorithm="1stage") == noisy
+    assert said_of(records, **arm, algorithm="2stage") == noisy
+    assert said_of(records, **arm) == noisy.replace("5 rows", "10 rows")
+    assert said_of(records, **arm | {"world_size": 2}) == ""
+    assert said_of(set_aside(published, include=("clean", "noisy")), **arm) == ""
+
+
+def test_rows_of_other_libraries_are_named_only_when_asked_for(published):
+    records = set_aside(published)
+    arm = {"gpu": "MI355X", "world_size": 8, "op": "fused_ar_rmsnorm", "algorithm": "2stage"}
+    assert "hip-comms" not in said_of(records, **arm)
+    assert "13 rows of hip-comms set aside: kernel family not modelled" in said_of(
+        records, **arm, families=("hip_comms",)
+    )
+
+
+def test_rows_that_do_not_say_their_arm_may_be_of_either(row):
+    table = Measurements.from_rows([row | {"algorithm": "auto"}])
+    arm = {"gpu": "MI300X", "world_size": 4, "op": "fused_ar_rmsnorm"}
+    for algorithm in ("1stage", "2stage"):
+        assert said_of(set_aside(table), **arm, algorithm=algorithm) == (
+            "1 row of mine set aside: algorithm not stated"
+        )
+
+
+def test_rows_without_gpu_or_ranks_are_of_no_arm(row):
+    rows = [row | {"gpu": ""}, row | {"world_size": ""}, row | {"op": "fused_ar_mhc"}]
+    assert set_aside(Measurements.from_rows(rows)) == ()
+
+
+def test_what_is_set_aside_adds_up(published):
+    from costmodel.model.shape import OPS
+
+    counted = sum(r["rows"] for r in set_aside(published))
+    assert counted == sum(
+        sum(r["set_aside"].values())
+        for r in accounts(published)
+        if r["gpu"] and r["world_size"] and r["op"] in OPS
+    )
+    assert counted > 0
+
+
+def test_one_gpu_and_world_size():
+    found = json.loads(run("--gpu", "mi355x", "--tp", "4,8", "--op", "fused", "--format", "json"))
+    assert {(r["gpu"], r["op"]) for r in found["data"]} == {("MI355X", "fused_ar_rmsnorm")}
+    assert {r["world_size"] for r in found["data"]} == {4, 8}
+    text = run("--gpu", "MI355X", "--tp", "4", "--op", "fused")
+    assert text.startswith("MI355X, 4 ranks, fused_ar_rmsnorm\n")
+    line = next(one for one in text.splitlines() if "vllm-54787" in one)
+    assert "inferred" in line
+    assert "graph, median, max" in line
+    assert "2 quality is serving_trace" in text
+    assert "27 of 29 rows used" in text
+
+
+def test_text_without_an_address_says_so():
+    text = run("--source", "atom-minimax-m25")
+    assert "none" in text
+    assert "[1]" not in text
+    assert "0 of 4 rows used" in text
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--gpu", "MI355"), "no rows of GPU 'MI355' (did you mean MI355X"),
+        (("--gpu", "MI355X", "--tp", "6"), "no rows of world size '6'; there are 2, 4, 8"),
+        (("--op", "fusd"), "did you mean fused"),
+        (("--source", "vllm-5478"), "did you mean vllm-54787"),
+    ],
+)
+def test_what_no_row_has_is_answered_with_what_there_is(args, says):
+    assert says in run(*args, code=2)
