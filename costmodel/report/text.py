@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..decide.decision import TRANSFERRED
+from ..decide.evidence import TRANSFERRED
+from ..show.recommendation import apart
 from ..show.words import up_to
 from .case import Case
 
@@ -40,6 +41,7 @@ def context(
         "measure_commands": measure_commands(case),
         "version": __version__,
         "runs": runs,
+        "apart": apart(case.decision),
     }
 
 
