@@ -94,8 +94,8 @@ def observe_keep(table):
 
 
 def truths_of(name: str, first: int, count: int) -> list[dict]:
-    """Return one record per truth of a misspecification: ends, the truth, and the rows' latencies."""
-    from costmodel.calibration.fit import FitProblem, fit
+    """Return one record per truth: ends, the true cutoffs, and the rows' latencies."""
+    from costmodel.calibration.fit import fit
     from costmodel.calibration.posterior import Calibration
     from costmodel.model.fabric import FullMesh
     from costmodel.model.latency import LinkModel
@@ -136,7 +136,7 @@ def truths_of(name: str, first: int, count: int) -> list[dict]:
                 x[at] = wrong.world_size_us * rng.standard_normal()
         noise = single[problem.harness_index] * rng.standard_t(wrong.noise_dof, len(observations))
         # Two rows of a pair share what their mean has and differ by what their ratio has.
-        a, b = problem.pairs.T
+        a = problem.pairs[:, 0]
         common = single[problem.harness_index[a]] * rng.standard_t(wrong.noise_dof, len(a))
         apart = ratio[problem.harness_index[a]] * rng.standard_t(wrong.noise_dof, len(a))
         noise[known] = np.column_stack([common + apart, common - apart]).ravel() / np.sqrt(2)

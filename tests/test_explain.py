@@ -20,7 +20,7 @@ from costmodel.model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
 from costmodel.rules import catalogue
 
 KEYS = [
-    "schema", "arch", "gpu", "op", "dtype", "aiter_version", "calibration", "world_size",
+    "schema", "arch", "gpu", "op", "dtype", "aiter_version", "calibration", "otherwise", "world_size",
     "hidden_dim", "verdict", "cutoff", "tokens", "bytes", "choice", "alone", "probability",
     "decided", "reason", "margin_us", "margin_pct", "arms", "separate", "rules", "flips",
 ]  # fmt: skip
@@ -127,7 +127,7 @@ def test_rules_say_what_they_run(near):
             found = recommend(near.setting, world_sizes=(8,))
             assert opinion.sizes == f"<= {found.cutoffs[0].max_bytes // 1024} KiB"
         use = rule.use_1stage(near.call, kernel_version=kernel.LATEST)[0]
-        assert opinion.choice == (ONE_STAGE if use else TWO_STAGE)
+        assert opinion.choice == (ONE_STAGE if use else rule.otherwise)
     names = [o.rule.name for o in near.opinions]
     for engine in catalogue.ENGINES:
         assert catalogue.current(engine).name in names

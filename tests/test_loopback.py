@@ -10,7 +10,7 @@ from costmodel.calibration.observations import observe
 from costmodel.data import kernels as kernel
 from costmodel.data import measurement
 from costmodel.data.workload import Workload
-from costmodel.decide.decision import ALWAYS_ONE_STAGE
+from costmodel.decide.evidence import ALWAYS_ONE_STAGE
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.setting import Setting
 from costmodel.decide.validation import validate

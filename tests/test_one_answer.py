@@ -33,7 +33,7 @@ from costmodel.cli.main import main
 from costmodel.data import llms, measurement
 from costmodel.data.measurement import Measurements
 from costmodel.data.workload import Workload, captured_batch_sizes
-from costmodel.decide.decision import ALWAYS_ONE_STAGE
+from costmodel.decide.evidence import ALWAYS_ONE_STAGE
 from costmodel.decide.explanation import choices, explain
 from costmodel.decide.prediction import predict
 from costmodel.decide.recommendation import every_hidden_cell, recommend
@@ -70,9 +70,11 @@ class Case:
     gpu: str
     model: str
     engine: str
+    otherwise: str = ""
 
     def __str__(self) -> str:
-        return "-".join(w or "none" for w in (self.calibration, self.gpu, self.model, self.engine))
+        asked = (self.calibration, self.gpu, self.model, self.engine)
+        return "-".join(w or "none" for w in (*asked, *filter(None, (self.otherwise,))))
 
 
 CASES = [
@@ -83,10 +85,21 @@ CASES = [
     for model in MODELS
     for engine in ENGINES
 ]  # fmt: skip
+#: Call sites that fall back to separate ops, as vLLM's helper for Gemma norms does.
+APART = [
+    Case("shipped", gpu, model, engine, "separate")
+    for gpu, model, engine in (
+        ("MI355X", "gpt-oss-120b", "vllm"), ("MI355X", "", ""), ("MI300X", "deepseek-r1", "vllm"),
+        ("MI308X", "gpt-oss-120b", ""),
+    )
+]  # fmt: skip
+#: Plans and simulations are between the two algorithms of the fused op.
+FUSED = [c for c in CASES if c.calibration != "shared"]
+CASES += APART
 WITH_MODEL = [c for c in CASES if c.model]
 WITH_BOTH = [c for c in WITH_MODEL if c.engine]
 #: What costs more is asked of every fifth case: 5 and the 12 cases of a GPU have no common factor.
-SOME = CASES[::5]
+SOME = [*CASES[::5], *APART]
 
 
 def cases(some):
@@ -103,8 +116,12 @@ class Question:
     @cached_property
     def setting(self) -> Setting:
         if self.file is None:
-            return Setting.shipped(self.case.gpu, engine=self.case.engine)
-        return Setting(load(self.file), self.case.gpu, engine=self.case.engine)
+            return Setting.shipped(self.case.gpu, **self.asked)
+        return Setting(load(self.file), self.case.gpu, **self.asked)
+
+    @property
+    def asked(self) -> dict[str, str]:
+        return {"engine": self.case.engine, "otherwise": self.case.otherwise}
 
     @cached_property
     def llm(self):
@@ -125,7 +142,8 @@ class Question:
     @property
     def target(self) -> list[str]:
         file = ["--calibration", str(self.file)] if self.file else []
-        return [*file, "--gpu", self.case.gpu]
+        apart = ["--otherwise", self.case.otherwise] if self.case.otherwise else []
+        return [*file, "--gpu", self.case.gpu, *apart]
 
     @property
     def model(self) -> list[str]:
@@ -203,7 +221,8 @@ def ends(cutoff):
 
 def runs(rule: Rule, calls, version: str) -> list[str]:
     """Return which algorithm a rule runs on each call."""
-    return np.where(rule.use_1stage(calls, kernel_version=version), *ALGORITHMS).tolist()
+    one = rule.use_1stage(calls, kernel_version=version)
+    return np.where(one, "1stage", rule.otherwise).tolist()
 
 
 def plain(text: str) -> str:
@@ -219,6 +238,7 @@ def test_recommend(question, case):
     q = question(case)
     record = asked("recommend", *q.words)
     assert record == json.loads(json.dumps(q.decision.to_dict()))
+    assert record["otherwise"] == (case.otherwise or "2stage")
     assert any(c.claimed for c in q.decision.cutoffs)
     lines = ask("recommend", *q.words).splitlines()
     for c in q.decision.cutoffs:
@@ -301,7 +321,7 @@ def test_explain_of_one_call_and_predict(question, case):
                 )  # fmt: skip
 
 
-@cases([c for c in SOME if c.calibration != "shared"])
+@cases([c for c in SOME if c in FUSED])
 def test_plan_starts_from_the_decision(question, case):
     q = question(case)
     for part in asked("plan", *q.words, "--shapes", 1)["cutoffs"]:
@@ -423,20 +443,21 @@ def test_validate(question, case, tmp_path):
 
 
 def _rows(setting: Setting):
-    """Return rows of both arms as the model has them."""
+    """Return rows of all arms as the model has them."""
     for n in WORLD_SIZES:
         calls = setting.shapes([8, 32, 64, 128], 7168, n)
-        for algorithm in ALGORITHMS:
-            for i, us in enumerate(setting.latency_us(calls, algorithm).tolist()):
+        for arm in (*ALGORITHMS, setting.alternative)[: 2 + bool(setting.otherwise)]:
+            op = "ar_then_rmsnorm" if arm == "separate" else setting.op
+            for i, us in enumerate(setting.latency_us(calls, arm).tolist()):
                 yield ROW | {
-                    "gpu": setting.gpu, "arch": setting.arch, "world_size": n,
-                    "algorithm": algorithm, "tokens": int(calls.tokens[i]), "hidden_dim": 7168,
+                    "gpu": setting.gpu, "arch": setting.arch, "world_size": n, "op": op,
+                    "algorithm": "2stage" if arm == "separate" else arm, "tokens": int(calls.tokens[i]), "hidden_dim": 7168,
                     "bytes": int(calls.bytes[i]), "latency_us": us,
                     "kernel_version": "0.1.19.post1",
                 }  # fmt: skip
 
 
-@cases([c for c in WITH_MODEL if not c.engine and c.calibration != "shared"])
+@cases([c for c in WITH_MODEL if not c.engine and c in FUSED])
 def test_simulate_with_nothing_disturbed(question, case):
     q = question(case)
     for cell in asked("simulate", *q.words, "--sweep", "ranks=2,4,8")["cells"]:
@@ -492,7 +513,8 @@ def test_what_moves_a_cutoff_starts_from_it(question, case):
         one = np.ones(1)
         name = f"link_gbps[{case.gpu}]"
         sweep = against_factor(q.setting, c.world_size, name, one, q.workload)
-        assert (sweep.cutoff_bytes[0], sweep.lo[0], sweep.hi[0]) == (c.estimate, *ends(c)[1:])
+        found = (np.inf if size is None else size for size in (c.estimate, *ends(c)[1:]))
+        assert (sweep.cutoff_bytes[0], sweep.lo[0], sweep.hi[0]) == tuple(found)
         still = against_jitter(q.setting, c.world_size, np.array([0.0, 5.0]), q.workload)
         assert (still.lo <= still.cutoff_bytes).all()
         assert (still.cutoff_bytes <= still.hi).all()

@@ -48,6 +48,7 @@ PUBLISHED = {
     "sglang-fp8": ("<=", 128, 128, 128),
     "vllm-first": ("<", None, 256, 128),
     "vllm-16bit": ("<", None, 256, 128),
+    "vllm-gemma": ("<", None, 256, 128),
     "vllm-57886": ("<", None, 320, 192),
     "aiter-128k": ("<=", 128, 128, 128),
     "aiter-3458": ("<=", 64, 128, 256),
@@ -89,7 +90,7 @@ class TestCatalogue:
             if size is None:
                 continue
             # Hidden 512 bf16 is 1 KiB a token; token caps and exceptions must not interfere.
-            hidden = 4096 if name in ("vllm-first", "vllm-16bit", "vllm-57886") else 512
+            hidden = 4096 if name.startswith("vllm-") and name != "vllm-39080" else 512
             at = size * KIB // (2 * hidden)
             how = {"kernel_version": "0.1.16"}
             assert decide(rule, at, hidden, n, **how) == (op == "<=")
@@ -236,9 +237,13 @@ class TestRule:
         file.write_text(json.dumps(rule.to_json()))
         assert catalogue.load(file) == rule
         assert rule.to_json()["otherwise"] == "separate"
-        assert rule.words() == "separate kernels always"
+        assert rule.words() == "separate ops always"
         assert "otherwise" not in ALWAYS_2STAGE.to_json()
-        assert {r.otherwise for r in catalogue.catalogue()} == {"2stage"}
+        apart = [r.name for r in catalogue.catalogue() if r.otherwise != "2stage"]
+        assert apart == ["vllm-gemma"]
+        assert catalogue.named("vllm-gemma").condition == catalogue.current("vllm").condition
+        assert catalogue.current("vllm").otherwise == "2stage"
+        assert "else separate ops" in catalogue.named("vllm-gemma").words()
 
     @pytest.mark.parametrize(
         ("text", "message"),

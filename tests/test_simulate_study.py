@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from costmodel.data.workload import Workload, captured_batch_sizes
-from costmodel.decide.decision import ALWAYS_ONE_STAGE
+from costmodel.decide.evidence import ALWAYS_ONE_STAGE
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.setting import Setting
 from costmodel.errors import InputError

@@ -146,13 +146,13 @@ def modelled(gfx950):
 def test_regret_of_a_rule_is_what_it_costs_above_the_faster_algorithm(modelled):
     rule = named("sglang")
     use = modelled.shapes.bytes <= 128 * 1024
-    chosen = np.where(use, modelled.one_us, modelled.two_us)
-    fastest = np.minimum(modelled.one_us, modelled.two_us)
+    chosen = np.where(use, modelled.one_us, modelled.other_us)
+    fastest = np.minimum(modelled.one_us, modelled.other_us)
     pct = (100 * (chosen / fastest - 1)) @ modelled.weight
     found = modelled.score(rule, ALWAYS_2STAGE)
     assert found.regret_pct.value == pytest.approx(pct.mean())
     assert found.regret_pct.lo == pytest.approx(np.quantile(pct, 0.05))
-    saved = (modelled.two_us - chosen) @ modelled.weight
+    saved = (modelled.other_us - chosen) @ modelled.weight
     assert found.saved_us.value == pytest.approx(saved.mean())
     assert found.saved_us.hi == pytest.approx(np.quantile(saved, 0.95))
     assert found.differ == pytest.approx(modelled.weight[use].sum())

@@ -41,9 +41,9 @@ HARNESS_DOF = 3.0
 NORMAL_HALF_WIDTH = 1.6448536269514722
 NOISE_HALF_WIDTH = 2.13184678632665
 
-#: What the model's form may miss of one arm against 1-stage, standard deviation in us: with the power
-#: of the smooth maximum between 2 and 12 instead of 4, and refitted to the published rows, the arms'
-#: difference at the cutoff moves by up to 0.15 us at 4 ranks and 0.3 at 8, and no row decides.
+#: What the model's form may miss of an arm against 1-stage, standard deviation in us. Refitted with
+#: the power of the smooth maximum between 2 and 12 instead of 4, which no row decides, the arms'
+#: difference at the cutoff moves by up to 0.15 us at 4 ranks and 0.3 at 8.
 FORM_US = 0.2
 
 #: What a kernel state whose source nobody has read may add to one arm against the other, standard
@@ -191,9 +191,9 @@ class Calibration:
         Beside the parameters: ``harness[KEY]`` and ``harness[]``, what a calibrated and a new
         benchmark add (us); ``contrast[KEY|ARM]`` of the sources; ``contrast[ARM]``, what the arms
         2stage and separate take beyond the model on a machine that nobody has measured, relative
-        to 1-stage; ``laboratory[ARM]``, the mean of the sources' contrasts; ``unread[ARM]``, what a
-        kernel state that nobody has read may add. Both former hold what the form may miss. Link rates are cut at the nominal rate of the
-        link, which no transfer can beat.
+        to 1-stage; ``laboratory[ARM]``, the mean of the sources' contrasts; both hold what the
+        model's form may miss. ``unread[ARM]``, what a kernel state that nobody has read may add.
+        Link rates are cut at the nominal rate of the link, which no transfer can beat.
         """
         rng = np.random.default_rng(seed)
         spread = np.linalg.cholesky(self.covariance + 1e-12 * np.eye(len(self.mean)))
@@ -255,7 +255,8 @@ class Calibration:
             raise InputError(f"this calibration has no {gpu}; it covers {known}")
         return self.model.costs(
             values, arch, gpu,
-            norm_kernel=norm_kernel, hbm_gbps=hardware.hbm_gbps(gpu), harness_us=values["harness[]"],
+            norm_kernel=norm_kernel, hbm_gbps=hardware.hbm_gbps(gpu),
+            harness_us=values["harness[]"],
         )  # fmt: skip
 
     def harness_key(self, source: str, gpu: str = "") -> str | None:

@@ -35,6 +35,7 @@ TARGETS = (*ENGINES, "env", "json", "table")
 @click.option("--op", default="fused", show_default=True, help="The op whose rule is emitted.")
 @question.DTYPE
 @question.AITER
+@question.OTHERWISE
 @click.option(
     "--hidden-set",
     is_flag=True,
@@ -212,6 +213,7 @@ def _command_line(
         "--op": op if op not in ("fused", FUSED) else None,
         "--dtype": asked["dtype"],
         "--aiter-version": version if version != kernels.LATEST else None,
+        "--otherwise": asked["otherwise"],
         "--hidden": asked["hidden"],
         "--model": asked["model_name"],
         "--config": asked["config_file"],

@@ -11,6 +11,7 @@ import click
 from ..data import kernels
 from ..decide.setting import Setting
 from ..errors import InputError
+from ..model import shape
 from ..model.shape import FUSED
 from ..rules import ENGINES
 from ..units import ELEMENT_BYTES
@@ -43,11 +44,19 @@ ENGINE = click.option(
     "--for", "engine", default="", metavar="ENGINE",
     help=f"Whom the rule is for, whose guards it then keeps: {', '.join(ENGINES)}.",
 )  # fmt: skip
+OTHERWISE = click.option(
+    "--otherwise", default="", metavar="ARM",
+    help=f"What runs where 1-stage does not: {', '.join(shape.OTHERWISE)}.  "
+    "[default: the engine's own, 2stage]",
+)  # fmt: skip
 
 
 def setting_options(command: Command) -> Command:
-    """Add --arch, --gpu, --calibration, --op, --dtype, --aiter-version, --source and --for."""
-    for option in (ENGINE, SOURCE, AITER, DTYPE, OP):
+    """Add the options that name a setting.
+
+    --arch, --gpu, --calibration, --op, --dtype, --aiter-version, --source, --for and --otherwise.
+    """
+    for option in (OTHERWISE, ENGINE, SOURCE, AITER, DTYPE, OP):
         command = option(command)
     return options.target(command)
 
@@ -72,6 +81,7 @@ def setting_of(asked: Asked) -> Setting:
         aiter_version=asked.pop("aiter_version"),
         source=asked.pop("source", ""),
         engine=asked.pop("engine", "").lower(),
+        otherwise=asked.pop("otherwise", "").lower(),
     )
 
 

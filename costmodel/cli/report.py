@@ -20,6 +20,7 @@ from . import options, question
 @question.AITER
 @question.DTYPE
 @question.SOURCE
+@question.OTHERWISE
 @click.option(
     "--for",
     "engine",
@@ -68,6 +69,7 @@ def command(
         else None,
         "--dtype": asked["dtype"],
         "--source": asked["source"],
+        "--otherwise": asked["otherwise"],
         "--model": asked["model_name"],
         "--config": asked["config_file"],
         "--tp": tp if tp != WORLD_SIZES else None,

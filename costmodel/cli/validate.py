@@ -33,6 +33,7 @@ DEFAULT = Limits()
 @options.target
 @question.AITER
 @question.ENGINE
+@question.OTHERWISE
 @click.option("--op", type=options.OP, help="fused or plain [default: fused if it has pairs].")
 @click.option(
     "--against", metavar="NAME|FILE", shell_complete=options.complete_rules,

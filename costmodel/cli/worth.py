@@ -11,6 +11,7 @@ from ..decide.recommendation import recommend
 from ..decide.setting import Setting
 from ..decide.worth import Worth, worth
 from ..errors import InputError
+from ..model.shape import SEPARATE_OPS
 from ..rules import ENGINES
 from ..rules.rule import Rule
 from . import options, question
@@ -69,6 +70,10 @@ def command(
     if tp is None or old is None:
         raise InputError("give --tp N and --from RULE (sglang, vllm, aiter or a JSON file)")
     asked["engine"] = asked["engine"] or (old if old.lower() in ENGINES else "")
+    if not asked["otherwise"] and old.lower() != RECOMMENDED:
+        # A rule of a call site that falls back to separate ops is valued against those.
+        apart = question.rule_of(old).otherwise == SEPARATE_OPS
+        asked["otherwise"] = SEPARATE_OPS if apart else ""
     histogram = read_histogram(histogram_file) if histogram_file else BatchHistogram.alike()
     workload = question.workload_of(asked)
 

@@ -10,93 +10,26 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ..calibration.posterior import Coverage
 from ..data.workload import Workload
 from ..errors import InputError
 from ..model.shape import FUSED
 from ..rules.evidence import CutoffEvidence
 from ..units import kib
+from .evidence import NOT_IDENTIFIED, ArmEvidence
 from .regret import Arms, Cell
 from .setting import Setting
 from .statements import Beside
+from .three_way import ADEQUATE_PCT, ThreeWayChoice
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from ..rules.rule import Rule
-    from .schemas import (
-        ArmEvidenceRecord,
-        CutoffRecord,
-        MeasureNext,
-        Recommendation,
-        SeparateRecord,
-    )
-
-MEASURED = "measured"
-TRANSFERRED = "transferred"
-NOT_IDENTIFIED = "not_identified"
-ALWAYS_ONE_STAGE = "always_1stage"
-
-#: A single cutoff is called adequate when the best rule per hidden size gains less than this.
-ADEQUATE_PCT = 0.5
+    from .schemas import CutoffRecord, MeasureNext, Recommendation
 
 #: Hidden sizes at which an emitted rule is checked: the 1-stage kernel takes multiples of 8 up to
 #: 8192, and models have multiples of 64.
 CHECKED_HIDDEN_DIMS = tuple(range(512, 8193, 128))
-
-
-@dataclass(frozen=True)
-class ArmEvidence:
-    """What one arm's latency rests on: rows measured here, or rows carried from elsewhere."""
-
-    algorithm: str
-    here: Coverage | None
-    elsewhere: tuple[Coverage, ...]
-
-    @property
-    def rows(self) -> tuple[Coverage, ...]:
-        """The rows behind the arm."""
-        return (self.here,) if self.here else self.elsewhere
-
-    def to_dict(self) -> ArmEvidenceRecord:
-        """Return an entry of ``evidence``."""
-        return {
-            "algorithm": self.algorithm,
-            "measured": self.here is not None,
-            "rows": [
-                {
-                    "gpu": c.gpu, "world_size": c.world_size, "rows": c.rows,
-                    "sources": list(c.sources),
-                }
-                for c in self.rows
-            ],
-        }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class SeparateOps:
-    """Where all-reduce and RMSNorm as separate ops beat both fused arms with 90 % probability.
-
-    ``share`` of the calls, between ``from_bytes`` and ``to_bytes``, by ``gain_pct`` (least and
-    most). ``share`` 0: nowhere. ``measured`` says whether separate ops were measured here.
-    """
-
-    share: float
-    from_bytes: int
-    to_bytes: int
-    gain_pct: tuple[float, float]
-    measured: bool
-
-    def to_dict(self) -> SeparateRecord:
-        """Return the ``separate`` part of a cutoff."""
-        return {
-            "share": self.share,
-            "from_bytes": self.from_bytes,
-            "to_bytes": self.to_bytes,
-            "gain_pct_lo": self.gain_pct[0],
-            "gain_pct_hi": self.gain_pct[1],
-            "measured": self.measured,
-        }
 
 
 @dataclass(frozen=True)
@@ -109,8 +42,9 @@ class Cutoff:
     limit). ``cell`` holds the
     cutoffs that decide alike for every hidden size that the kernel takes. ``estimate`` is the best
     cutoff whether or not it is claimed, None for no limit. ``regret_pct`` is what
-    the rule is expected to lose over the workload. ``switch`` gives (hidden_dim, last captured
-    batch on 1-stage, first on 2-stage). ``statements`` are others', beside the interval.
+    the rule is expected to lose over the workload. ``three_way`` is None for ops that separate ops
+    do not replace. ``switch`` gives (hidden_dim, last captured batch on 1-stage, first on 2-stage).
+    ``statements`` are others', beside the interval.
     """
 
     world_size: int
@@ -126,7 +60,7 @@ class Cutoff:
     evidence: tuple[ArmEvidence, ...]
     measure_next: tuple[MeasureNext, ...]
     regret_pct: float
-    separate: SeparateOps | None
+    three_way: ThreeWayChoice | None
     adequate: bool
     gain_per_hidden_pct: float
     switch: tuple[tuple[int, int, int | None], ...]
@@ -145,6 +79,7 @@ class Cutoff:
 
     def to_dict(self) -> CutoffRecord:
         """Return an entry of ``cutoffs``."""
+        three = self.three_way
         return {
             "world_size": self.world_size,
             "max_bytes": self.max_bytes,
@@ -159,7 +94,10 @@ class Cutoff:
             "cell_bytes": [self.cell.lo, self.cell.hi] if self.cell else None,
             "regret_pct": self.regret_pct,
             "evidence": [arm.to_dict() for arm in self.evidence],
-            "separate": self.separate.to_dict() if self.separate else None,
+            "separate": three.separate.to_dict() if three else None,
+            "three_way": [w.to_dict() for w in three.windows] if three else [],
+            "two_arms_loss_pct": three.loss_pct if three else None,
+            "two_arms_enough": three.enough if three else None,
             "adequate": self.adequate,
             "gain_per_hidden_pct": self.gain_per_hidden_pct,
             "switch": [
@@ -218,7 +156,9 @@ class Decision:
             raise InputError(self.refusal())
         setting = self.setting
         limits = kernel_limits(setting.kernel) if setting.op == FUSED else None
-        return Rule.from_cutoffs("recommended", claimed, requires=limits, op=setting.op)
+        return Rule.from_cutoffs(
+            "recommended", claimed, requires=limits, op=setting.op, otherwise=setting.alternative
+        )
 
     @cached_property
     def rule(self) -> Rule:
@@ -279,7 +219,7 @@ class Decision:
         data = self.setting.calibration.data
         return {
             "schema": "costmodel/recommend/1",
-            **self.setting.about(),
+            **self.setting.about_its_rule(),
             "hidden_dims": {
                 "rule": self.hidden_rule,
                 "set": list(self.hidden_set),

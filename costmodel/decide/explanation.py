@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from ..calibration.posterior import LEVEL, TAIL
 from ..data.workload import Workload, captured_batch_sizes
 from ..errors import InputError
-from ..model.eligibility import eligible
 from ..model.latency import TERMS
 from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, SPOKEN, TWO_STAGE, Shapes
 from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, catalogue
 from ..rules.rule import Rule
-from .decision import NOT_IDENTIFIED, Cutoff, Decision
+from .decision import Cutoff, Decision
+from .evidence import NOT_IDENTIFIED
 from .prediction import predict
 from .recommendation import recommend
 from .regret import Arms, Estimate
@@ -46,9 +46,9 @@ _DOUBLES = ("release_acquire_us_per_doubling",)
 
 @dataclass(frozen=True)
 class Arm:
-    """One algorithm on one call: latency as predicted, and terms in us with 90 % intervals."""
+    """One arm on one call: latency as predicted, and terms in us with 90 % intervals."""
 
-    algorithm: str
+    name: str
     latency_us: Estimate
     terms: dict[str, Estimate]
     evidence: str
@@ -87,8 +87,9 @@ class Explanation:
 
     ``choice`` is what the recommended rule runs, ``alone`` the arm of least expected regret for
     this call by itself, ``probability`` that with which the choice is the faster arm. ``margin_us``
-    is 2-stage minus 1-stage. ``reason`` is set where only one algorithm takes the call; then there
-    is nothing to compare. ``decision`` is None for kernels without a choice.
+    is what the alternative (2-stage, or separate ops where they run otherwise) takes more than
+    1-stage. ``reason`` is set where only one of the two takes the call; then there is nothing to
+    compare. ``decision`` is None for kernels without a choice.
     """
 
     setting: Setting
@@ -137,6 +138,12 @@ class Explanation:
         """Whether the choice is the faster one with at least 90 % probability."""
         return self.probability >= DECIDED
 
+    def agrees(self, opinion: Opinion) -> bool | None:
+        """Return whether a rule runs 1-stage where the choice does; None without a claim."""
+        if not opinion.choice:
+            return None
+        return (opinion.choice == ONE_STAGE) == (self.choice == ONE_STAGE)
+
     def to_dict(self) -> ExplainedCall:
         """Return the ``costmodel/explain/2`` record."""
         by_tokens: list[FlipRecord] = [
@@ -171,7 +178,7 @@ class Explanation:
                     "status": o.rule.status,
                     "sizes": o.sizes,
                     "choice": o.choice or None,
-                    "agrees": o.choice == self.choice if o.choice else None,
+                    "agrees": self.agrees(o),
                 }
                 for o in self.opinions
             ],
@@ -242,33 +249,33 @@ def explain(setting: Setting, call: Shapes, workload: Workload | None = None) ->
     :class:`InputError` when neither kernel takes the call.
     """
     call = _flat(call)
-    run = [a for a in ALGORITHMS if setting.takes(call, a).all()]
+    run = [a for a in setting.arms if setting.takes(call, a).all()]
     if not run:
         raise _taken_by_none(setting, call)
     decision = _decide(setting, call, workload)
-    arms = {a: _arm(setting, call, a) for a in run}
+    arms = {a: _arm(setting, call, a) for a in _shown(setting) if setting.takes(call, a).all()}
     opinions = tuple(
         _opinion(setting, r, call) for r in _rules(setting, decision, int(call.world_size[0]))
     )
     if len(run) == 1:
-        other = next(a for a in ALGORITHMS if a not in run)
-        needs = eligible(call, other, setting.kernel)[1]
+        other = next(a for a in setting.arms if a not in run)
+        needs = setting.limits(other, call)
         reason = f"the {SPOKEN[other]} kernel rejects the call, it needs {needs}"
         return Explanation(
             setting, decision, call, run[0], run[0], arms, None, None, 1.0, reason, None, None,
             opinions, (), (),
         )  # fmt: skip
     drawn = Arms.of_calls(setting, call)
-    one, two = drawn.one_us[:, 0], drawn.two_us[:, 0]
-    alone = ONE_STAGE if drawn.expected_gain[0] > 0 else TWO_STAGE
+    one, other_us = drawn.one_us[:, 0], drawn.other_us[:, 0]
+    alone = ONE_STAGE if drawn.expected_gain[0] > 0 else setting.alternative
     choice = str(_chosen(setting, decision, call, np.array([alone]))[0])
-    wins = float(np.mean(one < two))
-    point = [arms[a].latency_us.value for a in ALGORITHMS]
+    wins = float(np.mean(one < other_us))
+    point = [arms[a].latency_us.value for a in setting.arms]
     separate = beats = None
     if setting.op == FUSED:
         apart = setting.separate_us(call, setting.draws)[:, 0]
         separate = Estimate(float(setting.separate_us(call)[0]), *_ends(apart))
-        beats = float(np.mean(apart < drawn.fastest_us[:, 0]))
+        beats = float(np.mean(apart < _fused_us(setting, call, one)))
     return Explanation(
         setting=setting,
         decision=decision,
@@ -276,7 +283,7 @@ def explain(setting: Setting, call: Shapes, workload: Workload | None = None) ->
         choice=choice,
         alone=alone,
         arms=arms,
-        margin_us=Estimate(point[1] - point[0], *_ends(two - one)),
+        margin_us=Estimate(point[1] - point[0], *_ends(other_us - one)),
         margin_pct=100 * (max(point) / min(point) - 1),
         probability=wins if choice == ONE_STAGE else 1 - wins,
         reason="",
@@ -304,25 +311,26 @@ def choices(
     """
     batch = captured_batch_sizes() if tokens is None else np.array(list(tokens), np.int64)
     calls = setting.shapes(batch, hidden_dim, world_size)
-    runs = {a: setting.takes(calls, a) for a in ALGORITHMS}
-    neither = ~(runs[ONE_STAGE] | runs[TWO_STAGE])
+    runs = {a: setting.takes(calls, a) for a in _shown(setting)}
+    other = setting.alternative
+    neither = ~(runs[ONE_STAGE] | runs[other])
     if neither.any():
         raise _taken_by_none(setting, calls.select(neither))
-    both = runs[ONE_STAGE] & runs[TWO_STAGE]
+    both = runs[ONE_STAGE] & runs[other]
     decided = decision or _decide(setting, calls, workload)
-    point = {a: np.where(runs[a], setting.latency_us(calls, a), np.nan) for a in ALGORITHMS}
+    point = {a: np.where(took, setting.latency_us(calls, a), np.nan) for a, took in runs.items()}
     drawn = Arms.of_calls(setting, calls)
-    lo, hi = np.quantile(drawn.two_us - drawn.one_us, [TAIL, 1 - TAIL], axis=0)
-    alone = _names(np.where(both, drawn.expected_gain > 0, runs[ONE_STAGE]))
+    lo, hi = np.quantile(drawn.other_us - drawn.one_us, [TAIL, 1 - TAIL], axis=0)
+    alone = _names(np.where(both, drawn.expected_gain > 0, runs[ONE_STAGE]), other)
     return Choices(
         setting=setting,
         decision=decided,
         calls=calls,
         latency_us=point,
-        margin_us=point[TWO_STAGE] - point[ONE_STAGE],
+        margin_us=point[other] - point[ONE_STAGE],
         margin_lo_us=np.where(both, lo, np.nan),
         margin_hi_us=np.where(both, hi, np.nan),
-        probability_1stage=np.where(both, np.mean(drawn.one_us < drawn.two_us, axis=0), np.nan),
+        probability_1stage=np.where(both, np.mean(drawn.one_us < drawn.other_us, axis=0), np.nan),
         choice=np.where(both, _chosen(setting, decided, calls, alone), alone),
         opinions={r.name: _says(setting, r, calls) for r in _rules(setting, decided, world_size)},
     )
@@ -347,17 +355,29 @@ def _flat(call: Shapes) -> Shapes:
 
 
 def _taken_by_none(setting: Setting, calls: Shapes) -> InputError:
-    needs = {a: eligible(calls, a, setting.kernel)[1] for a in ALGORITHMS}
+    needs = ", ".join(f"{SPOKEN[a]} needs {setting.limits(a, calls)}" for a in setting.arms)
     return InputError(
         f"no kernel of {setting.kernel.title} takes {calls.tokens[0]} tokens x hidden "
-        f"{calls.hidden_dim[0]} ({setting.dtype}): 1-stage needs {needs[ONE_STAGE]}, "
-        f"2-stage needs {needs[TWO_STAGE]}"
+        f"{calls.hidden_dim[0]} ({setting.dtype}): {needs}"
     )
 
 
-def _arm(setting: Setting, call: Shapes, algorithm: str) -> Arm:
-    predicted = predict(setting, call, algorithm)
-    drawn = setting.terms(call, algorithm, setting.draws)
+def _shown(setting: Setting) -> tuple[str, ...]:
+    """Return the arms shown: both algorithms, and separate ops where they run otherwise."""
+    return tuple(dict.fromkeys((*ALGORITHMS, setting.alternative)))
+
+
+def _fused_us(setting: Setting, call: Shapes, one_us: Array) -> Array:
+    """Return the faster fused arm of a call, (draws,)."""
+    if not setting.takes(call, TWO_STAGE).all():
+        return one_us
+    two = setting.latency_us(call, TWO_STAGE, setting.draws)[:, 0]
+    return np.asarray(np.minimum(one_us, two))
+
+
+def _arm(setting: Setting, call: Shapes, arm: str) -> Arm:
+    predicted = predict(setting, call, arm)
+    drawn = setting.terms(call, arm, setting.draws)
     # What draws alone have is unknown and expected to be zero.
     point = {name: float(us[0]) for name, us in predicted.terms.items()}
     terms = {
@@ -366,7 +386,7 @@ def _arm(setting: Setting, call: Shapes, algorithm: str) -> Arm:
         if name in drawn
     }
     latency = (float(a[0]) for a in (predicted.latency_us, predicted.lo_us, predicted.hi_us))
-    return Arm(algorithm, Estimate(*latency), terms, str(predicted.evidence[0]))
+    return Arm(arm, Estimate(*latency), terms, str(predicted.evidence[0]))
 
 
 def _ends(draws: Array) -> tuple[float, float]:
@@ -395,13 +415,13 @@ def _token_flips(
     calls = setting.shapes(batch, call.hidden_dim[0], call.world_size[0])
     calls = calls.select(setting.takes_both(calls))
     drawn = Arms.of_calls(setting, calls)
-    alone = _names(drawn.expected_gain > 0)
+    alone = _names(drawn.expected_gain > 0, setting.alternative)
     other = _chosen(setting, decision, calls, alone) != choice
     out = []
     below, above = calls.tokens < call.tokens[0], calls.tokens > call.tokens[0]
     for side in (calls.tokens[other & below][::-1], calls.tokens[other & above]):
         if side.size:
-            flipped = TWO_STAGE if choice == ONE_STAGE else ONE_STAGE
+            flipped = setting.alternative if choice == ONE_STAGE else ONE_STAGE
             out.append(TokenFlip(int(side[0]), flipped))
     return tuple(out)
 
@@ -423,8 +443,8 @@ def _rules(setting: Setting, decision: Decision | None, world_size: int) -> list
 def _says(setting: Setting, rule: Rule, calls: Shapes) -> NDArray[np.str_]:
     """Return what a rule runs, "" where it makes no claim."""
     if int(calls.world_size[0]) not in rule.world_sizes:
-        return np.full(calls.tokens.shape, "", dtype="U6")
-    return _names(rule.use_1stage(calls, kernel_version=setting.aiter_version))
+        return np.full(calls.tokens.shape, "", dtype="U8")
+    return _names(rule.use_1stage(calls, kernel_version=setting.aiter_version), rule.otherwise)
 
 
 def _opinion(setting: Setting, rule: Rule, call: Shapes) -> Opinion:
@@ -433,8 +453,8 @@ def _opinion(setting: Setting, rule: Rule, call: Shapes) -> Opinion:
     return Opinion(rule, sizes, str(_says(setting, rule, call)[0]))
 
 
-def _names(one_stage: NDArray[np.bool_]) -> NDArray[np.str_]:
-    return np.where(one_stage, ONE_STAGE, TWO_STAGE)
+def _names(one_stage: NDArray[np.bool_], otherwise: str) -> NDArray[np.str_]:
+    return np.where(one_stage, ONE_STAGE, otherwise)
 
 
 def _finite(value: Any) -> float | None:
@@ -447,7 +467,7 @@ def _about(setting: Setting, decision: Decision | None, calls: Shapes) -> Explai
     cutoff = decision.at(int(calls.world_size[0])) if decision else None
     return {
         "schema": "costmodel/explain/2",
-        **setting.about(),
+        **setting.about_its_rule(),
         "world_size": int(calls.world_size[0]),
         "hidden_dim": int(calls.hidden_dim[0]),
         "verdict": cutoff.verdict if cutoff else NOT_IDENTIFIED,

@@ -7,7 +7,7 @@ algorithm, the latency and its quality. Repeated measurements of one arm count a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..calibration.observations import SILENT_DTYPE
 from ..data.measurement import COLUMNS, Measurements
 from ..errors import InputError
-from ..model.shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
+from ..model.shape import FUSED, ONE_STAGE, SEPARATE, SEPARATE_OPS, TWO_STAGE, Shapes
 from ..rules.rule import Rule
 from ..units import ELEMENT_BYTES
 
@@ -71,6 +71,18 @@ class Pairs:
     def bytes(self) -> NDArray[np.int64]:
         """Input bytes on one rank."""
         return self.tokens * self.hidden_dim * _element_bytes(self.dtype)
+
+    def against(self, alternative: str) -> Pairs:
+        """Return the pairs with another arm in the place of 2-stage: ``2stage`` or ``separate``.
+
+        Where separate ops run otherwise, they are what 1-stage is judged against; how often those
+        were measured is not kept, once at least.
+        """
+        if alternative != SEPARATE_OPS:
+            return self
+        repeats = np.maximum(self.repeats, 1)
+        swapped = replace(self, two_us=self.separate_us, repeats=repeats)
+        return swapped.select(~np.isnan(self.separate_us))
 
     @property
     def both(self) -> NDArray[np.bool_]:

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from ..calibration.posterior import NOISE_DOF, TAIL
 from ..errors import InputError
-from ..model.eligibility import eligible
 from ..model.latency import total
-from ..model.shape import SPOKEN, Shapes, read_algorithm
-from .decision import MEASURED, TRANSFERRED
+from ..model.shape import SEPARATE_OPS, SPOKEN, Shapes, read_algorithm
+from .evidence import MEASURED, TRANSFERRED, ArmEvidence
 from .setting import DRAWS, SEED, Setting
 
 if TYPE_CHECKING:
@@ -79,18 +78,20 @@ class Prediction:
 def predict(setting: Setting, shapes: Shapes, algorithm: str) -> Prediction:
     """Predict one arm, with the interval in which a new measurement falls 90 % of the time.
 
+    ``algorithm`` may be ``separate``: separate ops beside the fused op, by the faster algorithm.
     The interval carries parameters, row noise and, unless the setting names a calibrated source,
     the spread of harness constants over sources, which both arms share. Raises
     :class:`InputError` for a shape that the kernel rejects.
     """
-    algorithm = read_algorithm(algorithm)
-    takes, rule = eligible(shapes, algorithm, setting.kernel)
+    if algorithm != SEPARATE_OPS:
+        algorithm = read_algorithm(algorithm)
+    takes = setting.takes(shapes, algorithm)
     if not takes.all():
         i = int(np.flatnonzero(~takes.ravel())[0])
         raise InputError(
             f"the {SPOKEN[algorithm]} kernel of {setting.kernel.title} rejects "
             f"{shapes.tokens.flat[i]} tokens x hidden {shapes.hidden_dim.flat[i]} "
-            f"({shapes.dtype}): it needs {rule}"
+            f"({shapes.dtype}): it needs {setting.limits(algorithm, shapes)}"
         )
     shape = shapes.tokens.shape
     parts = {
@@ -125,8 +126,7 @@ def evidence(setting: Setting, shapes: Shapes, algorithm: str) -> NDArray[np.str
     """
     result = np.full(shapes.tokens.shape, TRANSFERRED, dtype="U16")
     for n in np.unique(shapes.world_size):
-        rows = setting.calibration.measured(setting.gpu, int(n), shapes.op, algorithm)
-        if rows is not None:
+        for rows in ArmEvidence.of(setting, int(n), algorithm).here:
             size = shapes.bytes
             near = (size >= rows.min_bytes / 2) & (size <= rows.max_bytes * 2)
             result[near & (shapes.world_size == n)] = MEASURED

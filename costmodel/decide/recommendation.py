@@ -18,27 +18,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..calibration.posterior import LEVEL, Values
+from ..calibration.posterior import Values
 from ..data import kernels, llms
 from ..data.workload import Workload, captured_batch_sizes, snap_tokens
 from ..errors import InputError
 from ..model.eligibility import eligible
-from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, SEPARATE, SPOKEN, TWO_STAGE, WORLD_SIZES
-from ..units import PACK_BYTES, kib
-from .decision import (
-    ADEQUATE_PCT,
-    ALWAYS_ONE_STAGE,
-    MEASURED,
-    NOT_IDENTIFIED,
-    TRANSFERRED,
-    ArmEvidence,
-    Cutoff,
-    Decision,
-    SeparateOps,
+from ..model.shape import (
+    ALGORITHMS,
+    FUSED,
+    ONE_STAGE,
+    SEPARATE,
+    SEPARATE_OPS,
+    SPOKEN,
+    TWO_STAGE,
+    WORLD_SIZES,
 )
+from ..units import PACK_BYTES, kib
+from .decision import Cutoff, Decision
+from .evidence import ALWAYS_ONE_STAGE, MEASURED, NOT_IDENTIFIED, TRANSFERRED, ArmEvidence
 from .regret import MAX_INTERVAL_RATIO, Added, Arms, BestCutoff, Cell
 from .setting import Setting
 from .statements import beside
+from .three_way import ADEQUATE_PCT, one_stage_window, three_way
 
 if TYPE_CHECKING:
     from .schemas import MeasureNext
@@ -138,13 +139,22 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
     """Return the cutoff for one world size."""
     arms, best = weigh(setting, load, n, added_us=added_us)
     this_kernel = weigh(setting, load, n, values=setting.this_kernel, added_us=added_us)[1]
-    evidence = tuple(_evidence(setting, n, a) for a in ALGORITHMS)
+    evidence = tuple(ArmEvidence.of(setting, n, a) for a in setting.arms)
     reason, verdict = _verdict(setting, best, n, evidence)
     point = best.cell.roundest()
     gain = arms.gain_per_hidden_pct(point)
     adequate = gain <= ADEQUATE_PCT
     if not adequate:
         reason += f"; one cutoff is not adequate: a cutoff per hidden size would gain {gain:.1f} %"
+    estimate = None if verdict == ALWAYS_ONE_STAGE or best.cell.hi is None else point
+    window = one_stage_window(arms, estimate)
+    if window is not None and window.gain_pct > ADEQUATE_PCT:
+        adequate = False
+        reason += (
+            f"; one cutoff is not adequate: 1-stage from {kib(window.from_bytes)} to "
+            f"{kib(window.to_bytes)} alone would gain {window.gain_pct:.1f} % on "
+            f"{100 * window.differ:.0f} % of the calls"
+        )
     asked = load.hidden_dims()
     claimed = verdict in (MEASURED, TRANSFERRED)
     unit = setting.element_bytes
@@ -156,7 +166,7 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
         max_bytes_hi=None if always else best.hi.hi,
         this_kernel_lo=None if always else this_kernel.lo.lo,
         this_kernel_hi=None if always else this_kernel.hi.hi,
-        estimate=None if always or best.cell.hi is None else point,
+        estimate=estimate,
         cell=every_hidden_cell(setting, point) if claimed else None,
         verdict=verdict,
         reason=reason,
@@ -165,7 +175,10 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
         if verdict in (MEASURED, ALWAYS_ONE_STAGE)
         else _measure_next(setting, best, point, n, asked),
         regret_pct=best.regret_pct,
-        separate=_separate(setting, arms) if setting.op == FUSED else None,
+        # What a simulation adds to both arms of the fused op is not known of separate ops.
+        three_way=three_way(setting, arms, estimate)
+        if setting.op == FUSED and added_us is None
+        else None,
         adequate=adequate,
         gain_per_hidden_pct=gain,
         switch=tuple((h, *snap_tokens(point, h, unit)) for h in asked) if claimed else (),
@@ -187,22 +200,6 @@ def every_hidden_cell(setting: Setting, max_bytes: int) -> Cell:
     return Cell(int((step * packs).max()), int(above.min()) - 1 if above.size else None)
 
 
-def _evidence(setting: Setting, n: int, algorithm: str) -> ArmEvidence:
-    """Return what an arm rests on; refused rows carry nothing elsewhere."""
-    calibration = setting.calibration
-    refused = {(r.gpu, r.world_size) for r in calibration.refusals}
-    return ArmEvidence(
-        algorithm,
-        calibration.measured(setting.gpu, n, setting.op, algorithm),
-        tuple(
-            c
-            for c in calibration.coverage
-            if (c.op, c.algorithm) == (setting.op, algorithm)
-            and (c.gpu, c.world_size) not in refused
-        ),
-    )
-
-
 def _verdict(
     setting: Setting, best: BestCutoff, n: int, evidence: tuple[ArmEvidence, ...]
 ) -> tuple[str, str]:
@@ -212,8 +209,9 @@ def _verdict(
             return refusal.reason, NOT_IDENTIFIED
     if best.always >= ALWAYS_PROBABILITY:
         why = (
-            "posterior: with 2 ranks both algorithms move the same bytes over the one link and "
-            "2-stage adds a launch"
+            "posterior: with 2 ranks both arms move the same bytes over the one link and "
+            + ("2-stage adds" if setting.alternative == TWO_STAGE else "separate ops add")
+            + " a launch"
         )
         return (
             f"1-stage wins on every call of the workload in {100 * best.always:.0f} % of the "
@@ -228,18 +226,18 @@ def _verdict(
             f"{MAX_INTERVAL_RATIO:g} wide",
             NOT_IDENTIFIED,
         )
-    one, two = (arm.here for arm in evidence)
-    if one and two:
-        sources = ", ".join(sorted({*one.sources, *two.sources}))
+    one, other = evidence
+    if one.here and other.here:
+        sources = ", ".join(sorted({*one.sources, *other.sources}))
         return (
-            f"both arms measured on {setting.gpu} at {n} ranks ({one.rows} + {two.rows} rows: "
+            f"both arms measured on {setting.gpu} at {n} ranks ({one.count} + {other.count} rows: "
             f"{sources})",
             MEASURED,
         )
     for arm in evidence:
         if not arm.rows:
             return (
-                f"no {SPOKEN[arm.algorithm]} row of {setting.op} on any GPU in this calibration: "
+                f"no row of {SPOKEN[arm.arm]} ({setting.op}) on any GPU in this calibration: "
                 "priors alone would decide",
                 NOT_IDENTIFIED,
             )
@@ -248,13 +246,12 @@ def _verdict(
 
 def _carried(setting: Setting, n: int, arm: ArmEvidence) -> str:
     """Say where an arm's kernel constants come from."""
-    spoken = SPOKEN[arm.algorithm]
+    spoken = SPOKEN[arm.arm]
     if arm.here:
-        return f"{spoken} measured here ({', '.join(arm.here.sources)})"
-    rows = ", ".join(f"{c.gpu} TP{c.world_size} ({', '.join(c.sources)})" for c in arm.elsewhere)
-    return (
-        f"{SPOKEN[arm.algorithm]} never measured on {setting.gpu} at {n} ranks, carried from {rows}"
-    )
+        return f"{spoken} measured here ({', '.join(arm.sources)})"
+    each = (f"{c.gpu} TP{c.world_size} ({', '.join(c.sources)})" for c in arm.elsewhere)
+    rows = ", ".join(dict.fromkeys(each))
+    return f"{spoken} never measured on {setting.gpu} at {n} ranks, carried from {rows}"
 
 
 def _measure_next(
@@ -269,37 +266,21 @@ def _measure_next(
     batch = sorted({max(1, b) for b in (low, middle, above, high) if b is not None})
     return tuple(
         {
-            "op": setting.op,
+            "op": op,
             "algorithm": algorithm,
             "world_size": n,
             "tokens": tokens,
             "hidden_dim": hidden,
             "dtype": setting.dtype,
         }
-        for algorithm in (ONE_STAGE, TWO_STAGE)
+        for op, algorithm in _measured_as(setting)
         for tokens in batch
     )
 
 
-def _separate(setting: Setting, arms: Arms) -> SeparateOps:
-    """Return where separate ops beat both fused arms.
-
-    A call counts when they are faster in at least 90 % of the draws; every eighth is enough.
-    """
-    some = {k: v[::8] if np.ndim(v) else v for k, v in setting.draws.items()}
-    third, fused = setting.separate_us(arms.shapes, some), arms.fastest_us[::8]
-    surely = np.mean(third < fused, axis=0) >= LEVEL
-    n = int(arms.shapes.world_size[0])
-    covered = setting.calibration.coverage
-    measured = any((c.gpu, c.world_size, c.op) == (setting.gpu, n, SEPARATE) for c in covered)
-    if not surely.any():
-        return SeparateOps(0.0, 0, 0, (0.0, 0.0), measured)
-    size = arms.shapes.bytes[surely]
-    gain = 100 * np.median(1 - third[:, surely] / fused[:, surely], axis=0)
-    return SeparateOps(
-        share=float(arms.weight[surely].sum()),
-        from_bytes=int(size.min()),
-        to_bytes=int(size.max()),
-        gain_pct=(float(gain.min()), float(gain.max())),
-        measured=measured,
-    )
+def _measured_as(setting: Setting) -> list[tuple[str, str]]:
+    """Return both arms as (op, algorithm) of rows; separate ops have either algorithm."""
+    one, other = ((setting.op, arm) for arm in setting.arms)
+    if setting.alternative == SEPARATE_OPS:
+        return [one, *((SEPARATE, algorithm) for algorithm in ALGORITHMS)]
+    return [one, other]

@@ -1,5 +1,8 @@
 """Regret: what a rule costs above the faster arm, on every call of a workload.
 
+The arms are 1-stage and what the rule's call site runs otherwise: the fused 2-stage, or separate
+ops (:attr:`.Setting.alternative`).
+
 The regret of a call is the latency of the arm that runs minus that of the faster one, in
 microseconds or in percent of the faster one. Latencies are the model's, draw by draw of its
 posterior, with the harness constant of a typical benchmark, the same for both arms. On measured
@@ -7,7 +10,7 @@ pairs the measurement is the judge instead (:mod:`.measured_regret`).
 
 A cutoff sends every call of at most so many bytes to 1-stage. Between two neighbouring sizes of a
 workload all cutoffs decide alike, so a cutoff is a :class:`Cell`: its lower end is the largest call
-on 1-stage, its upper end lies just below the smallest on 2-stage.
+on 1-stage, its upper end lies just below the smallest on the other arm.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from numpy.typing import NDArray
 from ..calibration.posterior import TAIL, Values
 from ..data.workload import Workload
 from ..errors import InputError
-from ..model.shape import ONE_STAGE, TWO_STAGE, Shapes
+from ..model.shape import SPOKEN, Shapes
 from ..units import KIB
 from .setting import Setting
 
@@ -131,13 +134,14 @@ class BestCutoff:
 class Arms:
     """Both arms over a workload at one world size: (draws, n) latencies in us.
 
-    Holds the calls that both kernels take, ascending in bytes; ``weight`` (n,) sums to 1.
+    ``other_us`` is what runs where 1-stage does not. Holds the calls that both arms take, ascending
+    in bytes; ``weight`` (n,) sums to 1.
     """
 
     shapes: Shapes
     weight: Array
     one_us: Array
-    two_us: Array
+    other_us: Array
     aiter_version: str
 
     @classmethod
@@ -154,24 +158,20 @@ class Arms:
 
         ``added_us`` is what an arm takes beyond the model, of calls of so many bytes: what a
         simulation finds for ranks, links or skew that the closed form does not know. Raises
-        :class:`InputError` when no call of the workload suits both kernels.
+        :class:`InputError` when no call of the workload suits both arms.
         """
         every = setting.shapes(workload.tokens, workload.hidden_dim, world_size)
         both = setting.takes_both(every)
         if not both.any():
-            hidden = int(every.hidden_dim[0])
-            raise InputError(
-                "no call of the workload can run both algorithms: 1-stage needs "
-                f"{setting.limits(ONE_STAGE, hidden)}, 2-stage needs "
-                f"{setting.limits(TWO_STAGE, hidden)}"
-            )
+            needs = (f"{SPOKEN[a]} needs {setting.limits(a, every)}" for a in setting.arms)
+            raise InputError(f"no call of the workload can run both arms: {', '.join(needs)}")
         order = np.flatnonzero(both)[np.argsort(every.bytes[both], kind="stable")]
         weight = workload.weight[order] / workload.weight[order].sum()
         arms = cls.of_calls(setting, every.select(order), weight, values)
         if added_us is None:
             return arms
-        more = [added_us(a, arms.shapes.bytes) for a in (ONE_STAGE, TWO_STAGE)]
-        return replace(arms, one_us=arms.one_us + more[0], two_us=arms.two_us + more[1])
+        more = [added_us(a, arms.shapes.bytes) for a in setting.arms]
+        return replace(arms, one_us=arms.one_us + more[0], other_us=arms.other_us + more[1])
 
     @classmethod
     def of_calls(
@@ -181,39 +181,39 @@ class Arms:
         weight: Array | None = None,
         values: Values | None = None,
     ) -> Arms:
-        """Evaluate the model on calls that both kernels take, ascending in bytes.
+        """Evaluate the model on calls that both arms take, ascending in bytes.
 
         ``weight`` defaults to all alike, ``values`` to the setting's draws.
         """
         if weight is None:
             weight = np.full(len(shapes), 1 / max(len(shapes), 1))
         drawn = setting.draws if values is None else values
-        one, two = (setting.latency_us(shapes, a, drawn) for a in (ONE_STAGE, TWO_STAGE))
-        return cls(shapes, weight, one, two, setting.aiter_version)
+        one, other = (setting.latency_us(shapes, a, drawn) for a in setting.arms)
+        return cls(shapes, weight, one, other, setting.aiter_version)
 
     @cached_property
     def fastest_us(self) -> Array:
         """The faster arm, (draws, n)."""
-        return np.minimum(self.one_us, self.two_us)
+        return np.minimum(self.one_us, self.other_us)
 
     @cached_property
     def regret_share(self) -> tuple[Array, Array]:
-        """Regret of 1-stage and of 2-stage as a fraction of the faster arm, each (draws, n)."""
-        return self.one_us / self.fastest_us - 1.0, self.two_us / self.fastest_us - 1.0
+        """Regret of 1-stage and of the other as a fraction of the faster arm, each (draws, n)."""
+        return self.one_us / self.fastest_us - 1.0, self.other_us / self.fastest_us - 1.0
 
     @cached_property
     def expected_gain(self) -> Array:
-        """What 1-stage spares against 2-stage on each call, as a fraction, (n,)."""
-        one, two = self.regret_share
-        return np.asarray((two - one).mean(axis=0))
+        """What 1-stage spares against the other arm on each call, as a fraction, (n,)."""
+        one, other = self.regret_share
+        return np.asarray((other - one).mean(axis=0))
 
     @cached_property
     def cutoff_regret(self) -> Array:
         """Regret of every cutoff as a fraction, (draws, K); see :attr:`cells`."""
-        one, two = self.regret_share
-        step = self.weight * (one - two)
+        one, other = self.regret_share
+        step = self.weight * (one - other)
         curve = np.hstack([np.zeros((len(step), 1)), np.cumsum(step, axis=1)])
-        return np.asarray((curve + (two @ self.weight)[:, None])[:, self._ends])
+        return np.asarray((curve + (other @ self.weight)[:, None])[:, self._ends])
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
@@ -253,8 +253,8 @@ class Arms:
 
     def regret_pct(self, choice: Choice) -> Array:
         """Return the mean regret a call under a choice in percent, (draws,)."""
-        one, two = self.regret_share
-        return np.asarray(100 * (one @ (self.weight * choice) + two @ (self.weight * ~choice)))
+        one, other = self.regret_share
+        return np.asarray(100 * (one @ (self.weight * choice) + other @ (self.weight * ~choice)))
 
     def regret_us(self, choice: Choice) -> Array:
         """Return the mean regret a call under a choice in us, (draws,)."""
@@ -262,7 +262,7 @@ class Arms:
 
     def chosen_us(self, choice: Choice) -> Array:
         """Return the latencies under a choice, (draws, n)."""
-        return np.where(choice, self.one_us, self.two_us)
+        return np.where(choice, self.one_us, self.other_us)
 
     def score(self, rule: Rule, other: Rule) -> Score:
         """Score a rule beside another, draw by draw."""
@@ -281,12 +281,12 @@ class Arms:
 
     def gain_per_hidden_pct(self, cutoff: int) -> float:
         """Return what a cutoff per hidden size would spare beside one cutoff, in percent."""
-        one, two = (part.mean(axis=0) * self.weight for part in self.regret_share)
+        one, other = (part.mean(axis=0) * self.weight for part in self.regret_share)
         size = self.shapes.bytes
         spared = 0.0
         for hidden in set(self.shapes.hidden_dim.tolist()):
             mine = self.shapes.hidden_dim == hidden
             # Ascending bytes, no two alike: every place is a possible cutoff, the first sends none.
-            step = np.append(0.0, np.cumsum(one[mine] - two[mine]))
+            step = np.append(0.0, np.cumsum(one[mine] - other[mine]))
             spared += step[int(np.sum(size[mine] <= cutoff))] - step.min()
         return 100 * float(spared)

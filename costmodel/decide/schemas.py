@@ -80,6 +80,14 @@ class SeparateRecord(TypedDict):
     measured: bool
 
 
+class WindowRecord(TypedDict):
+    """An arm and the sizes that it runs: from the smallest call to the largest."""
+
+    algorithm: str
+    from_bytes: int
+    to_bytes: int
+
+
 class Switch(TypedDict):
     """Captured batches around the cutoff at one hidden size."""
 
@@ -115,6 +123,9 @@ class CutoffRecord(TypedDict):
 
     ``max_bytes_lo`` and ``_hi`` are the 90 % interval on a machine that nobody has measured,
     ``max_bytes_this_kernel_lo`` and ``_hi`` that in the laboratories of the calibration's sources.
+    ``three_way`` divides the sizes among 1-stage, 2-stage and separate ops, ``two_arms_loss_pct``
+    is what the recommended rule loses against it; empty and null where no separate ops stand beside
+    the op.
     """
 
     world_size: int
@@ -131,6 +142,9 @@ class CutoffRecord(TypedDict):
     regret_pct: float
     evidence: list[ArmEvidenceRecord]
     separate: SeparateRecord | None
+    three_way: list[WindowRecord]
+    two_arms_loss_pct: float | None
+    two_arms_enough: bool | None
     adequate: bool
     gain_per_hidden_pct: float
     switch: list[Switch]
@@ -155,7 +169,13 @@ class RowCounts(TypedDict):
     sources: list[str]
 
 
-class Recommendation(Asked):
+class AskedOfARule(Asked):
+    """What was asked of a rule: ``otherwise`` is the arm that runs where 1-stage does not."""
+
+    otherwise: str
+
+
+class Recommendation(AskedOfARule):
     """``costmodel/recommend/1``."""
 
     schema: Literal["costmodel/recommend/1"]
@@ -209,7 +229,7 @@ class CutoffHere(TypedDict):
     bytes_this_kernel_hi: int | None
 
 
-class Explained(Asked):
+class Explained(AskedOfARule):
     """What every explanation says of the question."""
 
     schema: Literal["costmodel/explain/2"]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..calibration.posterior import Values, nominal_gbps
 from ..data.workload import Workload
 from ..model import parameters
-from ..model.shape import ONE_STAGE, TWO_STAGE, Shapes
+from ..model.shape import Shapes
 from .recommendation import known_workload, weigh
 from .setting import Setting
 
@@ -128,8 +128,8 @@ def flips(setting: Setting, call: Shapes, *, names: Sequence[str] | None = None)
         # The values are drawn in no sense: one column of tries for one parameter.
         changed = {k: np.full((tried.size, 1), v) for k, v in point.items()}
         changed[name] = tried[:, None]
-        two, one = (setting.latency_us(call, a, changed) for a in (TWO_STAGE, ONE_STAGE))
-        margin = (two - one)[:, 0]
+        one, other = (setting.latency_us(call, a, changed) for a in setting.arms)
+        margin = (other - one)[:, 0]
         turns = np.flatnonzero(np.diff(np.sign(margin)) != 0)
         if not turns.size:
             continue

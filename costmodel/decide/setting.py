@@ -22,11 +22,14 @@ from ..calibration.posterior import OTHER_ARMS, Calibration, Values
 from ..data import hardware, kernels
 from ..errors import InputError, nearest
 from ..model.eligibility import eligible
-from ..model.latency import MACHINE_CONTRAST, total
+from ..model.latency import MACHINE_CONTRAST, TERMS, total
 from ..model.shape import (
     ALGORITHMS,
     FUSED,
+    ONE_STAGE,
+    OTHERWISE,
     SEPARATE,
+    SEPARATE_OPS,
     TWO_STAGE,
     Shapes,
     read_algorithm,
@@ -36,7 +39,7 @@ from ..rules import ENGINES
 from ..units import element_bytes, read_dtype
 
 if TYPE_CHECKING:
-    from .schemas import Asked
+    from .schemas import Asked, AskedOfARule
 
 Array = NDArray[np.float64]
 
@@ -53,7 +56,9 @@ class Setting:
     ``aiter_version`` says which kernels run (the project's own kernels have one state). ``source``
     is the calibrated source whose benchmark and machine are meant; "" is a machine that nobody has
     measured, with the nearest source's benchmark, "typical" one with the typical benchmark.
-    ``engine`` is whom the rule is meant for; its guards then belong to the rule.
+    ``engine`` is whom the rule is meant for; its guards then belong to the rule. ``otherwise`` is
+    what its call site runs where 1-stage does not run, "2stage" or "separate"; "" is what the
+    engine's main call site runs, the fused 2-stage for want of an engine.
     """
 
     calibration: Calibration
@@ -63,6 +68,7 @@ class Setting:
     aiter_version: str = kernels.LATEST
     source: str = ""
     engine: str = ""
+    otherwise: str = ""
 
     def __post_init__(self) -> None:
         known = {gpu.lower(): gpu for _, gpu in self.calibration.gpus}
@@ -83,6 +89,13 @@ class Setting:
                 f"unknown engine '{self.engine}'{nearest(self.engine, ENGINES)}; "
                 f"one of {', '.join(ENGINES)}"
             )
+        if self.otherwise not in ("", *OTHERWISE):
+            raise InputError(
+                f"unknown arm '{self.otherwise}' where 1-stage does not run"
+                f"{nearest(self.otherwise, OTHERWISE)}; one of {', '.join(OTHERWISE)}"
+            )
+        if self.alternative == SEPARATE_OPS and self.op != FUSED:
+            raise InputError("only the fused op can give way to separate ops; --op fused has them")
 
     @classmethod
     def shipped(cls, gpu: str, **more: Any) -> Setting:
@@ -94,6 +107,20 @@ class Setting:
     def kernel(self) -> kernels.Kernel:
         """The kernels that the calibration speaks for, at the AITER version."""
         return kernels.calibrated(self.calibration.kernel_family, self.aiter_version)
+
+    @cached_property
+    def alternative(self) -> str:
+        """The arm that runs where 1-stage does not: ``2stage`` or ``separate``."""
+        if self.otherwise or not self.engine or self.op != FUSED:
+            return self.otherwise or TWO_STAGE
+        from ..rules.catalogue import current
+
+        return current(self.engine, self.op).otherwise
+
+    @property
+    def arms(self) -> tuple[str, str]:
+        """The two arms that a rule chooses between: 1-stage and the alternative."""
+        return ONE_STAGE, self.alternative
 
     @property
     def arch(self) -> str:
@@ -109,18 +136,23 @@ class Setting:
         """Return calls of the setting's op and dtype; the arrays are broadcast."""
         return Shapes.of(tokens, hidden_dim, world_size, op=self.op, dtype=self.dtype)
 
-    def takes(self, shapes: Shapes, algorithm: str) -> NDArray[np.bool_]:
-        """Return which calls an algorithm's kernel takes."""
-        return eligible(shapes, read_algorithm(algorithm), self.kernel)[0]
+    def takes(self, shapes: Shapes, arm: str) -> NDArray[np.bool_]:
+        """Return which calls an arm takes."""
+        return self._eligible(shapes, arm)[0]
 
     def takes_both(self, shapes: Shapes) -> NDArray[np.bool_]:
-        """Return which calls both kernels take, so that there is a choice."""
-        one, two = (self.takes(shapes, algorithm) for algorithm in ALGORITHMS)
-        return one & two
+        """Return which calls 1-stage and the alternative take, so that there is a choice."""
+        one, other = (self.takes(shapes, arm) for arm in self.arms)
+        return one & other
 
-    def limits(self, algorithm: str, hidden_dim: int = 8) -> str:
-        """Return in words what an algorithm's kernel takes."""
-        return eligible(self.shapes(1, hidden_dim, 2), read_algorithm(algorithm), self.kernel)[1]
+    def limits(self, arm: str, shapes: Shapes) -> str:
+        """Return in words what an arm takes of calls like these."""
+        return self._eligible(shapes, arm)[1]
+
+    def _eligible(self, shapes: Shapes, arm: str) -> tuple[NDArray[np.bool_], str]:
+        if arm == SEPARATE_OPS:
+            return eligible(_apart(shapes), ONE_STAGE, self.kernel)
+        return eligible(shapes, read_algorithm(arm), self.kernel)
 
     @property
     def reference(self) -> str:
@@ -187,13 +219,16 @@ class Setting:
             known = {f"contrast[{arm}]": 0.0 * values["harness_us"] for arm in OTHER_ARMS} | known
         return {**values, **known, "harness[]": values[self._constant]}
 
-    def terms(self, shapes: Shapes, algorithm: str, values: Values | None = None) -> dict[str, Any]:
-        """Return the named terms in us: arrays like the shapes, or (draws, n) for ``values``.
+    def terms(self, shapes: Shapes, arm: str, values: Values | None = None) -> dict[str, Any]:
+        """Return an arm's named terms in us: like the shapes, or (draws, n) for ``values``.
 
         ``values`` defaults to the point estimates. A term that no shape changes may be a scalar.
-        ``machine_contrast`` stands only where the values hold one for the arm.
+        ``machine_contrast`` stands only where the values hold one for the arm. Separate ops have
+        the terms of the algorithm that is the faster one by the point estimates.
         """
-        calibration, algorithm = self.calibration, read_algorithm(algorithm)
+        if arm == SEPARATE_OPS:
+            return self._terms_apart(_apart(shapes), values)
+        calibration, algorithm = self.calibration, read_algorithm(arm)
         values = values or self.point
         cost = calibration.costs(self.gpu, values, norm_kernel=self.kernel.norm_kernel)
         model = calibration.model
@@ -207,9 +242,17 @@ class Setting:
             return "contrast[separate]"
         return "contrast[2stage]" if algorithm == TWO_STAGE else ""
 
-    def latency_us(self, shapes: Shapes, algorithm: str, values: Values | None = None) -> Array:
-        """Return latencies in us: like the shapes, or (draws, n) for ``values``."""
-        latency = np.asarray(total(self.terms(shapes, algorithm, values)))
+    def _terms_apart(self, apart: Shapes, values: Values | None) -> dict[str, Any]:
+        one, two = (self.terms(apart, algorithm, values) for algorithm in ALGORITHMS)
+        faster = np.less_equal(*(self.latency_us(apart, algorithm) for algorithm in ALGORITHMS))
+        names = [name for name in TERMS if name in one or name in two]
+        return {n: np.where(faster, one.get(n, 0.0), two.get(n, 0.0)) for n in names}
+
+    def latency_us(self, shapes: Shapes, arm: str, values: Values | None = None) -> Array:
+        """Return an arm's latencies in us: like the shapes, or (draws, n) for ``values``."""
+        if arm == SEPARATE_OPS:
+            return self.separate_us(shapes, values)
+        latency = np.asarray(total(self.terms(shapes, arm, values)))
         drawn = () if values is None else np.shape(values["launch_us"])[:1]
         # Draws are columns: a single call without an axis of its own gets one, and loses it.
         calls = shapes.tokens.shape or (1,) * len(drawn)
@@ -217,7 +260,7 @@ class Setting:
 
     def separate_us(self, shapes: Shapes, values: Values | None = None) -> Array:
         """Return what all-reduce and RMSNorm take as separate ops, by the faster algorithm."""
-        apart = Shapes(SEPARATE, shapes.dtype, shapes.tokens, shapes.hidden_dim, shapes.world_size)
+        apart = _apart(shapes)
         one, two = (self.latency_us(apart, algorithm, values) for algorithm in ALGORITHMS)
         return np.minimum(one, two)
 
@@ -232,13 +275,23 @@ class Setting:
             "calibration": {"id": self.calibration.id, "sha256": self.calibration.sha256},
         }
 
+    def about_its_rule(self) -> AskedOfARule:
+        """Return the part of a JSON record that says what was asked of a rule."""
+        return {**self.about(), "otherwise": self.alternative}
+
     def but(self, **changes: Any) -> Setting:
         """Return the setting with some of it changed."""
         return replace(self, **changes)
 
     def __repr__(self) -> str:
-        more = "".join(f", {word}" for word in (self.source, self.engine) if word)
+        apart = "else separate ops" if self.alternative == SEPARATE_OPS else ""
+        more = "".join(f", {word}" for word in (self.source, self.engine, apart) if word)
         return (
             f"Setting({self.gpu}, {self.op}, {self.dtype}, {self.kernel.title}, "
             f"calibration {self.calibration.id}{more})"
         )
+
+
+def _apart(shapes: Shapes) -> Shapes:
+    """Return the calls of the fused op as separate ops."""
+    return Shapes(SEPARATE, shapes.dtype, shapes.tokens, shapes.hidden_dim, shapes.world_size)

@@ -152,7 +152,8 @@ def validate(
     auto = table.select((table.algorithm == "auto") & np.isin(table.quality, include))
     for judged in (op,) if op else (FUSED, ALL_REDUCE):
         every = calls(kept, judged, auto)
-        pairs = every.select(every.both)
+        against_other = every.against(setting.alternative)
+        pairs = against_other.select(against_other.both)
         if len(pairs):
             break
     if not len(pairs) and need_pairs:
@@ -164,7 +165,8 @@ def validate(
     rival = ""
     if len(pairs):
         advice = advise(setting, pairs, fallback, workload)
-        field = [*shipped(judged), ALWAYS_1STAGE, ALWAYS_2STAGE]
+        other = setting.alternative
+        field = [*shipped(judged, otherwise=other), ALWAYS_1STAGE, ALWAYS_2STAGE]
         if against is not None:
             if against.name == RECOMMENDED:
                 against = replace(against, name="given")
@@ -172,7 +174,7 @@ def validate(
         ours = recommended_choice(pairs, advice)
         agreed = agreement(pairs, ours, limits.tie)
         regret = judge(pairs, ours, field, rows, setting.aiter_version)
-        three_way = judge_three_way(every, advice)
+        three_way = judge_three_way(every, advice) if other == TWO_STAGE else None
         regret = over_workload(regret, pairs, advice, field)
         rival = against.name if against is not None else _best_shipped(regret)
     accuracy = rows.accuracy()

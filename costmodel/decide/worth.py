@@ -17,9 +17,8 @@ from ..data.histogram import BatchHistogram
 from ..data.llms import LLM
 from ..data.workload import Workload, captured_batch_sizes
 from ..errors import InputError
-from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, TWO_STAGE
 from ..rules.rule import Rule
-from .decision import MEASURED, TRANSFERRED
+from .evidence import MEASURED, TRANSFERRED, ArmEvidence
 from .regret import Arms, Estimate
 from .setting import Setting
 
@@ -119,8 +118,8 @@ def worth(
     """Return what changing from ``old`` to ``new`` saves a decode step of ``llm``.
 
     ``histogram`` defaults to every captured batch size alike. Where the 1-stage kernel does not
-    take a batch, both rules run 2-stage. Raises :class:`InputError` when no batch can run both
-    algorithms, and for a rule without a claim for ``world_size``.
+    take a batch, both rules run the other arm of the setting. Raises :class:`InputError` when no
+    batch can run both arms, and for a rule without a claim for ``world_size``.
     """
     weights = histogram or BatchHistogram.alike()
     batch = captured_batch_sizes()
@@ -138,8 +137,8 @@ def worth(
     share = np.zeros(batch.size)
     share[np.searchsorted(batch, weights.batch)] = weights.share
     row_bytes = llm.hidden_size * setting.element_bytes
-    names = np.where(one, ONE_STAGE, TWO_STAGE).tolist()
-    covered = [setting.calibration.measured(setting.gpu, world_size, FUSED, a) for a in ALGORITHMS]
+    names = np.where(one, *setting.arms).tolist()
+    covered = [ArmEvidence.of(setting, world_size, arm).here for arm in setting.arms]
     return Worth(
         setting=setting,
         llm=llm,

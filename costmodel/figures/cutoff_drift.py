@@ -10,7 +10,8 @@ import numpy as np
 from ..calibration.posterior import nominal_gbps
 from ..data import facts
 from ..data import kernels as _kernel
-from ..decide.decision import ALWAYS_ONE_STAGE, Decision
+from ..decide.decision import Decision
+from ..decide.evidence import ALWAYS_ONE_STAGE
 from ..decide.sensitivity import Sweep, against_factor, against_jitter, against_version
 from ..decide.setting import Setting
 from ..errors import InputError

@@ -52,7 +52,7 @@ def latency_against_bytes(
     rules: Sequence[Rule] | None = None,
     max_tokens: int = 512,
 ) -> go.Figure:
-    """Return both arms over bytes, and below them by how many percent 2-stage is slower.
+    """Return both arms over bytes, and below them by how many percent the other one is slower.
 
     The line is the model with the harness constant of a typical benchmark, its band where a new
     measurement on such a benchmark falls 90 % of the time. ``table`` (default: the published rows)
@@ -74,7 +74,7 @@ def latency_against_bytes(
     )
     noise = scatter(setting)
     lowest, highest = [], []
-    for algorithm in ALGORITHMS:
+    for algorithm in setting.arms:
         run = calls.select(setting.takes(calls, algorithm))
         if not len(run):
             continue
@@ -113,7 +113,7 @@ def latency_against_bytes(
         type="log", range=np.log10([low, high]).tolist(), tickvals=values, ticktext=names,
         title="latency, us", row=1, col=1,
     )  # fmt: skip
-    figure.update_yaxes(title="2-stage slower, %", row=2, col=1)
+    figure.update_yaxes(title=f"{arm(setting.alternative)} slower, %", row=2, col=1)
     powers, names = byte_ticks(size[0], size[-1])
     figure.update_xaxes(
         type="log", tickvals=powers, ticktext=names, tickangle=0,
@@ -146,16 +146,17 @@ def _ends(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _margin(figure: go.Figure, setting: Setting, calls: Shapes) -> None:
-    """Draw by how many percent 2-stage is slower than 1-stage, with its band."""
+    """Draw by how many percent the other arm is slower than 1-stage, with its band."""
     import plotly.graph_objects as go
 
     if not len(calls):
         return
     size, tokens = calls.bytes, calls.tokens
+    slower = f"{arm(setting.alternative)} slower by"
 
     def percent(values: dict | None) -> np.ndarray:
-        one, two = (setting.latency_us(calls, a, values) for a in ALGORITHMS)
-        return np.asarray(100 * (two / one - 1))
+        one, other = (setting.latency_us(calls, a, values) for a in setting.arms)
+        return np.asarray(100 * (other / one - 1))
 
     lo, hi = _ends(percent(setting.draws))
     figure.add_hline(y=0, line={"color": NEUTRAL, "width": 1}, row=2, col=1)
@@ -165,11 +166,11 @@ def _margin(figure: go.Figure, setting: Setting, calls: Shapes) -> None:
             x=size,
             y=percent(None),
             line={"color": NEUTRAL, "width": 2},
-            name="2-stage slower by",
+            name=slower,
             showlegend=False,
             customdata=np.column_stack([lo, hi, tokens]),
             hovertemplate="%{customdata[2]} tokens, %{x:,} B<br>%{y:.1f} % "
-            "(%{customdata[0]:.1f} to %{customdata[1]:.1f})<extra>2-stage slower by</extra>",
+            f"(%{{customdata[0]:.1f}} to %{{customdata[1]:.1f}})<extra>{slower}</extra>",
         ),
         2,
         1,
@@ -236,7 +237,7 @@ def _points(
                 1,
                 1,
             )
-    pairs = pair(found.table, setting.op)
+    pairs = pair(found.table, setting.op).against(setting.alternative)
     _measured_margin(figure, hidden_dim, pairs, found.harness, symbol, offset, last)
     shown = level[keep]
     return ([float(shown.min())], [float(shown.max())]) if shown.size else ([], [])

@@ -13,7 +13,6 @@ from ..decide.decision import Decision
 from ..decide.measured_regret import bootstrap_means, recommended_choice
 from ..decide.regret import Arms, Estimate
 from ..errors import InputError
-from ..model.shape import ONE_STAGE, TWO_STAGE
 from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, catalogue
 from ..rules.rule import Rule
 from ..show.words import arm
@@ -182,7 +181,7 @@ def difference_from_best(decision: Decision, hidden_dim: int) -> go.Figure:
             ends = np.quantile(loss, [TAIL, 1 - TAIL], axis=0)
             lo.append(ends[0])
             hi.append(ends[1])
-            runs.append(np.where(choice, arm(ONE_STAGE), arm(TWO_STAGE)))
+            runs.append(np.where(choice, *map(arm, setting.arms)))
         figure.add_trace(
             go.Heatmap(
                 x=[str(t) for t in arms.shapes.tokens],

@@ -10,7 +10,7 @@ from ..decide.decision import Cutoff, Decision
 from ..decide.explanation import Explanation
 from ..errors import InputError
 from ..model.latency import TERMS
-from ..model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
+from ..model.shape import ONE_STAGE
 from ..show.words import arm, chance, term
 from ..units import kib
 from .latency import token_grid
@@ -57,10 +57,10 @@ def terms_along_bytes(
     calls = setting.shapes(token_grid(max_tokens, per_doubling=12), hidden_dim, world_size)
     figure = make_subplots(
         rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.03,
-        subplot_titles=[arm(a) for a in ALGORITHMS],
+        subplot_titles=[arm(a) for a in setting.arms],
     )  # fmt: skip
     seen: set[str] = set()
-    for column, algorithm in enumerate(ALGORITHMS, start=1):
+    for column, algorithm in enumerate(setting.arms, start=1):
         run = calls.select(setting.takes(calls, algorithm))
         if not len(run):
             continue
@@ -122,27 +122,28 @@ def _mark_cutoff(figure: go.Figure, cutoff: Cutoff, last: int) -> None:
 
 
 def terms_of_call(explanation: Explanation) -> go.Figure:
-    """Return the way from 1-stage's latency to 2-stage's for one call, term by term.
+    """Return the way from 1-stage's latency to the other arm's for one call, term by term.
 
-    Every bar is what 2-stage spends more (up) or less (down) on a term. Terms that are alike in
-    both arms are left out.
+    Every bar is what the other arm spends more (up) or less (down) on a term. Terms that are alike
+    in both arms are left out.
     """
     import plotly.graph_objects as go
 
     setting, arms = explanation.setting, explanation.arms
     if explanation.margin_us is None:
         raise InputError(f"there is nothing to compare: {explanation.reason}")
-    parts = {a: {n: e.value for n, e in arms[a].terms.items()} for a in ALGORITHMS}
-    totals = {a: arms[a].latency_us.value for a in ALGORITHMS}
+    parts = {a: {n: e.value for n, e in arms[a].terms.items()} for a in setting.arms}
+    totals = {a: arms[a].latency_us.value for a in setting.arms}
+    other = setting.alternative
     steps = []
     for name in TERMS:
-        change = parts[TWO_STAGE].get(name, 0.0) - parts[ONE_STAGE].get(name, 0.0)
+        change = parts[other].get(name, 0.0) - parts[ONE_STAGE].get(name, 0.0)
         if abs(change) >= 0.005:
             steps.append((name, change))
     margin = explanation.margin_us.value
     lo, hi = explanation.margin_us.lo, explanation.margin_us.hi
-    names = [arm(ONE_STAGE), *(term(n) for n, _ in steps), arm(TWO_STAGE)]
-    values = [totals[ONE_STAGE], *(c for _, c in steps), totals[TWO_STAGE]]
+    names = [arm(ONE_STAGE), *(term(n) for n, _ in steps), arm(other)]
+    values = [totals[ONE_STAGE], *(c for _, c in steps), totals[other]]
     figure = go.Figure(
         go.Waterfall(
             x=names,
@@ -151,10 +152,10 @@ def terms_of_call(explanation: Explanation) -> go.Figure:
             text=[
                 f"{totals[ONE_STAGE]:.1f}",
                 *(f"{c:+.2f}" for _, c in steps),
-                f"{totals[TWO_STAGE]:.1f}",
+                f"{totals[other]:.1f}",
             ],
             textposition="outside",
-            increasing={"marker": {"color": ARM_COLOUR[TWO_STAGE]}},
+            increasing={"marker": {"color": ARM_COLOUR[other]}},
             decreasing={"marker": {"color": ARM_COLOUR[ONE_STAGE]}},
             totals={"marker": {"color": NEUTRAL}},
             connector={"line": {"color": NEUTRAL, "width": 1, "dash": "dot"}},
@@ -163,7 +164,7 @@ def terms_of_call(explanation: Explanation) -> go.Figure:
         )
     )
     figure.update_yaxes(title="us", rangemode="tozero", range=[0, 1.15 * _peak(values)])
-    slower, faster = (TWO_STAGE, ONE_STAGE) if margin > 0 else (ONE_STAGE, TWO_STAGE)
+    slower, faster = (other, ONE_STAGE) if margin > 0 else (ONE_STAGE, other)
     share = explanation.probability
     share = share if explanation.choice == faster else 1 - share
     ends = sorted((abs(lo), abs(hi))) if lo * hi > 0 else None

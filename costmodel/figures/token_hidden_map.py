@@ -11,8 +11,9 @@ from ..calibration.posterior import LEVEL, TAIL
 from ..data.workload import captured_batch_sizes
 from ..decide.decision import Cutoff, Decision
 from ..decide.setting import Setting
-from ..model.shape import ALGORITHMS, Shapes
+from ..model.shape import Shapes
 from ..rules.condition import Calls
+from ..show.words import arm
 from ..units import element_bytes
 from .template import BLUE, NEUTRAL, VERMILLION, finish, plain, provenance
 
@@ -67,8 +68,8 @@ def decision_map(
     for column, n in enumerate(world_sizes, start=1):
         shapes = setting.shapes(t, h, n)
         both = setting.takes_both(shapes)
-        one, two = (setting.latency_us(shapes, a) for a in ALGORITHMS)
-        margin = 100 * np.where(two > one, two / one - 1, 1 - one / two)
+        one, other = (setting.latency_us(shapes, a) for a in setting.arms)
+        margin = 100 * np.where(other > one, other / one - 1, 1 - one / other)
         wins = _probability(setting, shapes)
         grid = (hidden.size, tokens.size)
         figure.add_trace(
@@ -119,8 +120,8 @@ def decision_map(
     _axes(figure, len(world_sizes), max_tokens)
     subtitle = (
         f"{op}, {dtype}, {setting.kernel.title}; {provenance(setting.calibration)}. Colour: how "
-        "much slower the slower algorithm is, percent, 1-stage and 2-stage as modelled."
-        "<br>Thin lines: between them neither algorithm is faster with 95 % probability. "
+        f"much slower the slower arm is, percent, 1-stage and {arm(setting.alternative)} as "
+        "modelled.<br>Thin lines: between them neither algorithm is faster with 95 % probability. "
         "Ticks: captured batch sizes."
     )
     finish(figure, f"Which algorithm is faster, {plain(setting.gpu)}", subtitle, height=520)
@@ -157,8 +158,8 @@ def _probability(setting: Setting, shapes: Shapes) -> Array:
     for start in range(0, len(shapes), 1024):
         block = slice(start, start + 1024)
         some = shapes.select(block)
-        one, two = (setting.latency_us(some, a, setting.draws) for a in ALGORITHMS)
-        share[block] = np.mean(one < two, axis=0)
+        one, other = (setting.latency_us(some, a, setting.draws) for a in setting.arms)
+        share[block] = np.mean(one < other, axis=0)
     return share
 
 

@@ -290,9 +290,7 @@ class LinkModel:
                     found["link_read"] = np.where(pushes, 0.0, found["link_read"])
                     found["link_write"] = np.where(
                         pushes,
-                        slowest(
-                            costs.round_trip_us, wire(geometry.write_bytes, costs.link_gbps)
-                        ),
+                        slowest(costs.round_trip_us, wire(geometry.write_bytes, costs.link_gbps)),
                         0.0,
                     )
                 found["link_gather"] = slowest(

@@ -26,8 +26,15 @@ ONE_STAGE = "1stage"
 TWO_STAGE = "2stage"
 ALGORITHMS = (ONE_STAGE, TWO_STAGE)
 
+#: The third arm beside the fused op: an all-reduce, by the faster algorithm, then an RMSNorm.
+SEPARATE_OPS = "separate"
+ARMS = (*ALGORITHMS, SEPARATE_OPS)
+
+#: What may run where a rule does not run 1-stage: engines differ by call site.
+OTHERWISE = (TWO_STAGE, SEPARATE_OPS)
+
 #: What they are called in sentences.
-SPOKEN = {ONE_STAGE: "1-stage", TWO_STAGE: "2-stage"}
+SPOKEN = {ONE_STAGE: "1-stage", TWO_STAGE: "2-stage", SEPARATE_OPS: "separate ops"}
 
 #: Names that people use for the operations, beside their own.
 OP_NAMES = {

@@ -18,7 +18,8 @@ from ..data.histogram import BatchHistogram
 from ..data.llms import LLM
 from ..data.measurement import Measurements
 from ..data.workload import Workload
-from ..decide.decision import MEASURED, TRANSFERRED, Cutoff, Decision
+from ..decide.decision import Cutoff, Decision
+from ..decide.evidence import MEASURED, TRANSFERRED
 from ..decide.recommendation import recommend
 from ..decide.regret import Arms, Score
 from ..decide.row_errors import covered
@@ -295,6 +296,8 @@ def _target(setting: Setting, llm: LLM) -> list[str]:
     out = ["--gpu", setting.gpu]
     if setting.aiter_version != kernels.LATEST:
         out += ["--aiter-version", setting.aiter_version]
+    if setting.otherwise:
+        out += ["--otherwise", setting.otherwise]
     return [*out, *(["--model", llm.name] if llm.hf_id else ["--config", llm.source])]
 
 

@@ -1,4 +1,7 @@
-"""What the page's explorer shows: both arms at every captured batch size, as plain numbers."""
+"""What the page's explorer shows: both arms at every captured batch size, as plain numbers.
+
+"1" is 1-stage, "2" what runs otherwise: 2-stage, or separate ops.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from ..decide.explanation import choices
 from ..errors import InputError
 from ..figures.terms import TERM_COLOUR
 from ..model.latency import TERMS
-from ..model.shape import ALGORITHMS, ONE_STAGE, Shapes
+from ..model.shape import ONE_STAGE, Shapes
 from ..rules import ENGINES
 from ..rules.catalogue import catalogue, current
 from ..rules.rule import Rule
@@ -55,7 +58,7 @@ def explorer(case: Case) -> dict[str, Any]:
             "batch": 6,
         },
         "terms": {name: {"name": term(name), "colour": TERM_COLOUR[name]} for name in TERMS},
-        "arms": {a: arm(a) for a in ALGORITHMS},
+        "arms": {str(i): arm(a) for i, a in enumerate(case.setting.arms, start=1)},
         "rules": [{"name": r.name, "words": r.words()} for r in rules],
         "calls": calls,
     }
@@ -66,11 +69,11 @@ def _calls(case: Case, hidden_dim: int, world_size: int, rules: list[Rule]) -> d
     chosen = choices(setting, hidden_dim, world_size, decision=case.decision)
     shapes = chosen.calls
     terms = {
-        a: {
+        str(i): {
             name: _short(np.broadcast_to(us, shapes.tokens.shape))
             for name, us in setting.terms(shapes, a).items()
         }
-        for a in ALGORITHMS
+        for i, a in enumerate(setting.arms, start=1)
     }
     return {
         "size": [kib(int(b)) for b in shapes.bytes],

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..decide.decision import TRANSFERRED
+from ..decide.evidence import TRANSFERRED
+from ..show.recommendation import apart
 from ..show.statements import flag, says
 from ..show.words import up_to
 from .case import Case
@@ -43,6 +44,7 @@ def context(
         "runs": runs,
         "says": says,
         "flag": flag,
+        "apart": apart(case.decision),
     }
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..data import facts
 from ..errors import InputError, nearest
 from ..files import read_json
-from ..model.shape import FUSED
+from ..model.shape import FUSED, TWO_STAGE
 from . import ENGINES
 from .condition import Always
 from .rule import Rule
@@ -33,17 +33,27 @@ def catalogue() -> tuple[Rule, ...]:
     return tuple(Rule.from_json(record, f"{path}: {record['name']}") for record in known)
 
 
-def shipped(op: str | None = None, *, fabric: str = "xgmi") -> list[Rule]:
-    """Return the rules that ship or shipped on a fabric (proposals and peers' left out)."""
+def shipped(
+    op: str | None = None, *, fabric: str = "xgmi", otherwise: str = TWO_STAGE
+) -> list[Rule]:
+    """Return the rules that ship or shipped on a fabric (proposals and peers' left out).
+
+    ``otherwise`` is what runs at their call sites where they do not run 1-stage.
+    """
     return [
         rule
         for rule in catalogue()
-        if rule.status in ("shipped", "current") and rule.fabric == fabric and op in (None, rule.op)
+        if rule.status in ("shipped", "current")
+        and (rule.fabric, rule.otherwise) == (fabric, otherwise)
+        and op in (None, rule.op)
     ]
 
 
 def current(engine: str, op: str = FUSED) -> Rule:
-    """Return the rule that an engine ships now for an op."""
+    """Return the rule that an engine ships now for an op: that of its main call site.
+
+    It is the first in the file; others, such as vLLM's helper for Gemma norms, go by name.
+    """
     for rule in catalogue():
         if rule.engine == engine and rule.op == op and rule.status == "current":
             return rule

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, nearest
-from ..model.shape import FUSED, OPS, TWO_STAGE, WORLD_SIZES, Shapes
+from ..model.shape import FUSED, OPS, OTHERWISE, SPOKEN, TWO_STAGE, WORLD_SIZES, Shapes
 from .algebra import AnyOf, Bytes, all_of, by_world_size, byte_limit, factors, from_json
 from .condition import Always, Calls, Condition, Member, exact_size
 from .evidence import Provenance
@@ -26,21 +26,18 @@ from .schemas import About, CataloguedRule, RuleRecord
 #: What a rule's ``status`` may say. ``shipped`` was in a release or on the main branch once.
 STATUSES = ("shipped", "current", "proposed", "baseline", "recommended", "installed")
 
-#: What may run where a rule does not run 1-stage.
-OTHERWISE = (TWO_STAGE, "separate")
-
 #: Longest batch that :meth:`Rule.switches` looks at.
 MAX_TOKENS = 16384
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A dispatch rule: 1-stage when ``condition`` holds, else 2-stage.
+    """A dispatch rule: 1-stage when ``condition`` holds, else ``otherwise``.
 
     A pure function of shape, dtype, world size, connectivity and kernel version. ``op`` names the
     operation that the rule governs where it stands; it may be evaluated on shapes of any op.
     ``otherwise`` says what runs where the condition does not hold: the ``2stage`` kernel, or
-    ``separate`` kernels for the all-reduce and the norm. ``since`` is a release or date, as the
+    the ``separate`` ops all-reduce and norm. ``since`` is a release or date, as the
     source tells it.
     """
 
@@ -181,9 +178,10 @@ class Rule:
     def words(self) -> str:
         """Return the rule in one line, with units."""
         if self.condition in (Always(), Always(False)):
-            never = "2-stage" if self.otherwise == TWO_STAGE else "separate kernels"
+            never = SPOKEN[self.otherwise]
             return f"{'1-stage' if self.condition == Always() else never} always"
-        return f"1-stage when {self.condition.words()}"
+        words = f"1-stage when {self.condition.words()}"
+        return words if self.otherwise == TWO_STAGE else f"{words}, else {SPOKEN[self.otherwise]}"
 
     def to_json(self, provenance: Provenance | None = None) -> RuleRecord:
         """Return the rule as JSON data, with where it comes from when that is given.

@@ -9,7 +9,7 @@ import numpy as np
 from ..decide.explanation import Choices, Explanation
 from ..decide.sensitivity import Flip
 from ..model.latency import TERMS
-from ..model.shape import ONE_STAGE, TWO_STAGE
+from ..model.shape import ONE_STAGE, SEPARATE_OPS
 from ..rules.catalogue import catalogue
 from ..units import kib
 from .recommendation import interval, sizes, this_kernel
@@ -29,6 +29,7 @@ def text(found: Explanation) -> str:
         f"{found.tokens} tokens x hidden {found.hidden_dim}, {s.dtype}, TP{found.world_size} on "
         f"{s.gpu} ({s.arch}): {kib(found.bytes)} on one rank",
         f"{s.op}, {s.kernel.title}; calibration {s.calibration.id}; evidence: {arms}",
+        *_apart(found),
         "",
         _headline(found),
         "",
@@ -57,16 +58,35 @@ def _headline(found: Explanation) -> str:
     if found.margin_us is None or found.margin_pct is None:
         return f"Only {arm(found.choice)} runs here: {found.reason}."
     m = found.margin_us
-    faster, slower = (ONE_STAGE, TWO_STAGE) if m.value > 0 else (TWO_STAGE, ONE_STAGE)
+    one, other = found.setting.arms
+    faster, slower = (one, other) if m.value > 0 else (other, one)
     sign = 1 if m.value > 0 else -1
     lo, hi = sorted((sign * m.lo, sign * m.hi))
     sure = "" if found.decided else ": not decided at 90 %"
     return (
-        f"{arm(faster)} is faster: {arm(slower)} takes {abs(m.value):.2f} us more, "
+        f"{_runs(faster, 'is')} faster: {_runs(slower, 'takes')} {abs(m.value):.2f} us more, "
         f"{found.margin_pct:.1f} % (90 % interval {lo:+.2f} to {hi:+.2f} us).\n"
         f"{_rule(found)} It is the faster one with {chance(found.probability, short=True)} "
         f"probability{sure}."
     )
+
+
+def _runs(name: str, verb: str) -> str:
+    """Return an arm with its verb: ``2-stage takes``, ``separate ops take``."""
+    plural = {"is": "are", "takes": "take"}
+    return f"{arm(name)} {plural[verb] if name == SEPARATE_OPS else verb}"
+
+
+def _apart(found: Explanation) -> list[str]:
+    """Return in one line that separate ops are the fastest, where they are."""
+    if found.separate_us is None or found.separate_probability is None:
+        return []
+    least = min(part.latency_us.value for part in found.arms.values())
+    # Where separate ops run otherwise they are one of the arms.
+    if found.separate_us.value > least or found.separate_probability <= 0.5:
+        return []
+    sure = chance(found.separate_probability, short=True)
+    return [f"separate ops are expected fastest here, with {sure} probability"]
 
 
 def _rule(found: Explanation) -> str:
@@ -87,7 +107,7 @@ def _rule(found: Explanation) -> str:
 
 
 def _terms(found: Explanation) -> str:
-    one, two = (found.arms.get(a) for a in (ONE_STAGE, TWO_STAGE))
+    one, two = (found.arms.get(a) for a in found.setting.arms)
     rows: list[tuple[str, ...]] = []
 
     def cell(value: float | None) -> str:
@@ -110,7 +130,8 @@ def _terms(found: Explanation) -> str:
             cell(total[1].value if total[1] else None), spread[1], change,
         )
     )  # fmt: skip
-    head = ("us", "1-stage", "90 %", "2-stage", "90 %", "2-stage - 1-stage")
+    other = arm(found.setting.alternative)
+    head = ("us", "1-stage", "90 %", other, "90 %", f"{other} - 1-stage")
     return table(rows, head, right=True)
 
 
@@ -121,7 +142,7 @@ def _opinions(found: Explanation) -> str:
             o.rule.status,
             o.sizes,
             arm(o.choice),
-            "" if not o.choice else "yes" if o.choice == found.choice else "NO",
+            {None: "", True: "yes", False: "NO"}[found.agrees(o)],
         )
         for o in found.opinions
     ]
@@ -139,7 +160,7 @@ def _flip_lines(found: Explanation) -> list[str]:
     if not found.token_flips:
         lines.append(f"  tokens: no captured batch size up to 512 at hidden {found.hidden_dim}")
     if found.margin_us is not None:
-        slower = TWO_STAGE if found.margin_us.value > 0 else ONE_STAGE
+        slower = found.setting.alternative if found.margin_us.value > 0 else ONE_STAGE
         lines.append(
             f"  fixed times: {abs(found.margin_us.value):.2f} us less in {arm(slower)}, or as "
             "much more in the other"
@@ -177,7 +198,7 @@ def choices_text(found: Choices) -> str:
                 int(calls.tokens[i]),
                 kib(int(calls.bytes[i])),
                 _us(found.latency_us[ONE_STAGE][i]),
-                _us(found.latency_us[TWO_STAGE][i]),
+                _us(found.latency_us[s.alternative][i]),
                 "" if np.isnan(margin) else f"{margin:+.2f}",
                 ""
                 if np.isnan(margin)
@@ -187,8 +208,9 @@ def choices_text(found: Choices) -> str:
                 *(_mark(str(found.opinions[n][i]), str(found.choice[i])) for n in shown),
             )
         )
+    other = arm(s.alternative)
     head = (
-        "tokens", "bytes", "1-stage us", "2-stage us", "2-stage - 1-stage", "90 %",
+        "tokens", "bytes", "1-stage us", f"{other} us", f"{other} - 1-stage", "90 %",
         "P(1-stage)", "choice", *shown,
     )  # fmt: skip
     return "\n".join(
@@ -198,7 +220,8 @@ def choices_text(found: Choices) -> str:
             "",
             table(rows, head, right=True),
             "",
-            "rules: 1 or 2 stages; * where a rule runs the other algorithm than the choice",
+            "rules: 1 or 2 stages, s for separate ops; * where a rule runs another arm than the "
+            "choice",
         ]
     )
 

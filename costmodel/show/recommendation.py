@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import textwrap
 
-from ..decide.decision import Cutoff, Decision, SeparateOps
+from ..decide.decision import Cutoff, Decision
+from ..decide.three_way import SeparateOps
 from ..units import kib
 from .statements import line
 from .table import table
-from .words import answer, size_interval
+from .words import answer, arm, size_interval, window_sizes
 
 
 def text(decision: Decision) -> str:
     """Return the decision as text."""
     setting, data = decision.setting, decision.setting.calibration.data
+    engine = f", for {setting.engine}" if setting.engine else ""
     lines = [
-        f"1-stage or 2-stage: {setting.op} on {setting.gpu} ({setting.arch}), {setting.dtype}, "
-        f"{setting.kernel.title}" + (f", for {setting.engine}" if setting.engine else ""),
+        f"1-stage or {arm(setting.alternative)}: {setting.op} on {setting.gpu} ({setting.arch}), "
+        f"{setting.dtype}, {setting.kernel.title}{engine}",
         f"calibration {setting.calibration.id}: {data['rows_used']} of {data['rows_read']} rows "
         f"used, {len(data['sources'])} sources",
+        *map(_paragraph, apart(decision)),
         "",
     ]
     rows = [
@@ -35,8 +38,8 @@ def text(decision: Decision) -> str:
     lines += [table(rows, head), ""]
     for c in decision.cutoffs:
         lines.append(_paragraph(f"TP{c.world_size}: {c.reason}."))
-        if c.separate is not None:
-            lines.append(_paragraph(f"     {separate(decision, c, c.separate)}."))
+        if c.three_way is not None:
+            lines.append(_paragraph(f"     {separate(decision, c, c.three_way.separate)}."))
         lines += [_paragraph(f"     {line(b, setting.gpu)}") for b in c.statements]
     lines += ["", f"hidden_dim: the kernel takes {decision.hidden_rule}."]
     lines.append(f"  known models: {', '.join(map(str, decision.hidden_set))}")
@@ -50,7 +53,8 @@ def text(decision: Decision) -> str:
         lines += ["", _paragraph(f"the rule in {setting.engine}: {decision.rule.words()}")]
     switch = [c for c in decision.cutoffs if c.switch]
     if switch:
-        lines += ["", "last captured batch on 1-stage / first on 2-stage, by hidden size:"]
+        other = arm(setting.alternative)
+        lines += ["", f"last captured batch on 1-stage / first on {other}, by hidden size:"]
         hidden = [h for h, _, _ in switch[0].switch]
         by_hidden = [
             (f"TP{c.world_size}", *(f"{a or '-'} / {b or '-'}" for _, a, b in c.switch))
@@ -83,6 +87,21 @@ def interval(cutoff: Cutoff) -> str:
 def this_kernel(cutoff: Cutoff) -> str:
     """Return the interval of a cutoff in the sources' laboratories: ``405 KiB to 504 KiB``."""
     return size_interval(cutoff.this_kernel_lo, cutoff.this_kernel_hi)
+
+
+def apart(decision: Decision) -> list[str]:
+    """Return where separate ops are expected to be fastest, and whether two arms are enough."""
+    known = [(c.world_size, c.three_way) for c in decision.cutoffs if c.three_way is not None]
+    lines = []
+    if wins := [(n, three.apart) for n, three in known if three.apart]:
+        said = "; ".join(f"TP{n} {window_sizes(windows)}" for n, windows in wins)
+        lines.append(f"separate ops are expected to be fastest: {said}")
+    if short := [f"{three.loss_pct:.1f} % at TP{n}" for n, three in known if not three.enough]:
+        other = arm(decision.setting.alternative)
+        lines.append(
+            f"1-stage and {other} are not enough: without the third arm {', '.join(short)} is lost"
+        )
+    return lines
 
 
 def separate(decision: Decision, cutoff: Cutoff, ops: SeparateOps) -> str:

@@ -15,10 +15,13 @@ from ..rules.evidence import CutoffEvidence
 from ..units import KIB, kib
 
 if TYPE_CHECKING:
-    from ..decide.regret import Estimate
+    from collections.abc import Sequence
 
-#: The two algorithms and the third arm; "" is what a rule without a claim runs.
-ARM = {**SPOKEN, "separate": "separate ops", "": "no claim"}
+    from ..decide.regret import Estimate
+    from ..decide.three_way import Window
+
+#: The arms; "" is what a rule without a claim runs.
+ARM = {**SPOKEN, "": "no claim"}
 
 #: What bounds an interval that is open above.
 NO_LIMIT = "no limit"
@@ -78,6 +81,11 @@ def about(size_bytes: float | None) -> str:
 def size_interval(lo: float | None, hi: float | None) -> str:
     """Return an interval of bytes: ``405 KiB to 480 KiB``; ``-`` where there is none (lo None)."""
     return "-" if lo is None else f"{size(lo)} to {size(hi)}"
+
+
+def window_sizes(windows: Sequence[Window]) -> str:
+    """Return windows of sizes: ``384 KiB to 8 MiB``."""
+    return ", ".join(f"{size(w.from_bytes)} to {size(w.to_bytes)}" for w in windows)
 
 
 def chance(share: float, *, short: bool = False) -> str:

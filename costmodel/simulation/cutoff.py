@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.workload import Workload, snap_tokens
-from ..decide.decision import ALWAYS_ONE_STAGE
+from ..decide.evidence import ALWAYS_ONE_STAGE
 from ..decide.recommendation import recommend
 from ..decide.regret import Arms
 from ..decide.setting import Setting
-from ..model.shape import ALGORITHMS, FUSED, Shapes
+from ..errors import InputError
+from ..model.shape import ALGORITHMS, FUSED, SEPARATE_OPS, Shapes
 from . import machine as machines
 from .collective import simulate
 from .conditions import Conditions
@@ -54,6 +55,11 @@ def simulated_cutoff(
     setting: Setting, hidden_dim: int, machine: Machine, cost: Cost
 ) -> SimulatedCutoff:
     """Return the best cutoff for calls of one hidden size on a simulated machine."""
+    if setting.alternative == SEPARATE_OPS:
+        raise InputError(
+            "a simulated cutoff is between the fused op's two algorithms; leave out --otherwise "
+            "separate"
+        )
     row_bytes = hidden_dim * setting.element_bytes
     size = np.array(BATCH_SIZES) * row_bytes
     simulated = {a: np.array([cost(a, t) for t in BATCH_SIZES]) for a in ALGORITHMS}

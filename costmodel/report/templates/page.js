@@ -102,20 +102,20 @@
       const wins = at(call.wins, i);
       const one = call.choice[i] === "1";
       const margin = at(call.margin, i);
-      const slower = margin > 0 ? x.arms["2stage"] : x.arms["1stage"];
+      const slower = margin > 0 ? x.arms["2"] : x.arms["1"];
       const sign = margin > 0 ? 1 : -1;
       const ends = [sign * at(call.lo, i), sign * at(call.hi, i)].sort((a, b) => a - b);
-      answer.textContent = "Run " + (one ? x.arms["1stage"] : x.arms["2stage"]) + ": faster with " +
+      answer.textContent = "Run " + (one ? x.arms["1"] : x.arms["2"]) + ": faster with " +
         percent(one ? wins : 1 - wins) + " probability. " + slower + " takes " +
         Math.abs(margin).toFixed(2) + " us more (90 %: " + ends[0].toFixed(1) + " to " +
         ends[1].toFixed(1) + ").";
       const traces = [];
       for (const [name, term] of Object.entries(x.terms)) {
-        const us = ["2stage", "1stage"].map((a) => at(call.terms[a][name] ?? 0, i));
+        const us = ["2", "1"].map((a) => at(call.terms[a][name] ?? 0, i));
         if (Math.max(...us) < 0.005) continue;
         traces.push({
           type: "bar", orientation: "h", name: term.name, x: us,
-          y: [x.arms["2stage"], x.arms["1stage"]], marker: { color: term.colour },
+          y: [x.arms["2"], x.arms["1"]], marker: { color: term.colour },
           hovertemplate: term.name + " %{x:.2f} us<extra></extra>",
         });
       }
@@ -130,7 +130,7 @@
         if (!says) return;
         const agrees = says === call.choice[i];
         rules.append(make("li", { class: agrees ? "agree" : "differ", title: rule.words },
-          rule.name + ": " + x.arms[says + "stage"]));
+          rule.name + ": " + x.arms[says]));
       });
     }
     for (const node of [ranks, hidden, slider]) node.addEventListener("input", update);
