@@ -29,7 +29,7 @@ from costmodel.decide.worth import worth
 from costmodel.errors import InputError
 from costmodel.figures.latency import latency_against_bytes
 from costmodel.figures.terms import terms_of_call
-from costmodel.model.shape import ARMS, Shapes
+from costmodel.model.shape import ARMS, SEPARATE_OPS, Shapes
 from costmodel.rules import catalogue
 from costmodel.show import explanation as shown
 from costmodel.show import recommendation
@@ -50,7 +50,7 @@ def test_the_branch_moves_the_cutoff_to_where_the_arms_that_run_cross(fused, apa
         assert other.max_bytes < one.max_bytes
         arms = other.arms
         assert np.array_equal(
-            arms.other_us, apart.setting.separate_us(arms.shapes, apart.setting.draws)
+            arms.other_us, apart.setting.latency_us(arms.shapes, SEPARATE_OPS, apart.setting.draws)
         )
     assert apart.rule.otherwise == "separate"
     assert apart.rule.to_json()["otherwise"] == "separate"
@@ -190,7 +190,7 @@ def test_explain_weighs_what_runs(apart):
     assert set(found.arms) == set(ARMS)
     third = predict(s, found.call, "separate")
     arm = found.arms["separate"]
-    assert arm.latency_us.value == third.latency_us[0] == s.separate_us(found.call)[0]
+    assert arm.latency_us.value == third.latency_us[0] == s.latency_us(found.call, SEPARATE_OPS)[0]
     assert sum(e.value for e in arm.terms.values()) == pytest.approx(arm.latency_us.value)
     one = found.arms["1stage"].latency_us.value
     assert found.margin_us.value == pytest.approx(arm.latency_us.value - one)

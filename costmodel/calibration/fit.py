@@ -7,7 +7,7 @@ one harness are a pair: their common noise and that of their ratio have scales o
 what moved both says nothing about the difference. Scales are estimated per harness with the
 leverage correction of restricted maximum likelihood.
 
-Harness constants are Student-t random effects (3 degrees of freedom) in the logarithm around a
+Harness constants are Student-t random effects (8 degrees of freedom) in the logarithm around a
 typical one: a benchmark adds time and never takes any. Contrasts are normal with spread tau, and
 tau has a half-normal prior of :data:`CONTRAST_US`; it is integrated over a grid, each value weighed
 by its Laplace evidence, and the posterior returned has the mean and covariance of the mixture. All

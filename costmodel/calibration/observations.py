@@ -156,7 +156,7 @@ def observe(
             element = ELEMENT_BYTES[str(table.dtype[i]) or SILENT_DTYPE]
             size = table.tokens[i] * table.hidden_dim[i] * element
         ran = kernels[i]
-        one_stage = ran is not None and ran.auto_is_1stage(int(table.world_size[i]), size)
+        one_stage = ran is not None and bool(ran.auto_is_1stage(table.world_size[i], size))
         algorithm[i] = ONE_STAGE if one_stage else TWO_STAGE
     drop(
         (table.kernel_family == "vllm") & (table.world_size == 8) & (algorithm == TWO_STAGE),

@@ -31,9 +31,10 @@ LEVEL = 0.90
 TAIL = (1 - LEVEL) / 2
 
 #: Degrees of freedom of the row noise (log latency) and of the harness constants' logarithms: heavy
-#: tails, so that an outlying row or source does not pull the others.
+#: tails, so that an outlying row does not pull the others, nor a source, whose logarithm outlies
+#: less.
 NOISE_DOF = 4.0
-HARNESS_DOF = 3.0
+HARNESS_DOF = 8.0
 
 #: Half the width of an interval at :data:`LEVEL`, in standard deviations of a normal distribution
 #: and in scales of a Student-t with :data:`NOISE_DOF`: their quantiles at 1 - :data:`TAIL`. Written

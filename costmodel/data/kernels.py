@@ -10,6 +10,9 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from ..errors import InputError
 from . import facts
 
@@ -91,14 +94,14 @@ class Kernel:
             words.append(f"{self.version} not read")
         return ", ".join(words if self.family == "aiter" else [self.family, *words])
 
-    def auto_is_1stage(self, world_size: int, size_bytes: float) -> bool:
-        """Return what the plain all-reduce's own dispatch chooses.
+    def auto_is_1stage(self, world_size: ArrayLike, size_bytes: ArrayLike) -> NDArray[np.bool_]:
+        """Return what the plain all-reduce's own dispatch chooses, for arrays that broadcast.
 
         Two ranks always run 1-stage; otherwise strictly below the limit of kernels.csv.
         """
-        return world_size == 2 or size_bytes < dict(self.plain_1stage_below_bytes).get(
-            world_size, 0
-        )
+        ranks, size = np.asarray(world_size), np.asarray(size_bytes)
+        below = {2: np.inf, **dict(self.plain_1stage_below_bytes)}
+        return np.any([(ranks == n) & (size < limit) for n, limit in below.items()], axis=0)
 
 
 _RELEASE = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(?:\.post(\d+))?")

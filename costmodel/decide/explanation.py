@@ -19,7 +19,7 @@ from ..calibration.posterior import LEVEL, TAIL
 from ..data.workload import Workload, captured_batch_sizes
 from ..errors import InputError
 from ..model.latency import TERMS
-from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, SPOKEN, TWO_STAGE, Shapes
+from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, SEPARATE_OPS, SPOKEN, TWO_STAGE, Shapes
 from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, catalogue
 from ..rules.rule import Rule
 from .decision import Cutoff, Decision
@@ -273,8 +273,8 @@ def explain(setting: Setting, call: Shapes, workload: Workload | None = None) ->
     point = [arms[a].latency_us.value for a in setting.arms]
     separate = beats = None
     if setting.op == FUSED:
-        apart = setting.separate_us(call, setting.draws)[:, 0]
-        separate = Estimate(float(setting.separate_us(call)[0]), *_ends(apart))
+        apart = setting.latency_us(call, SEPARATE_OPS, setting.draws)[:, 0]
+        separate = Estimate(float(setting.latency_us(call, SEPARATE_OPS)[0]), *_ends(apart))
         beats = float(np.mean(apart < _fused_us(setting, call, one)))
     return Explanation(
         setting=setting,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..calibration.posterior import NORMAL_HALF_WIDTH
 from ..data.workload import Workload
-from ..model.shape import ALGORITHMS
+from ..model.shape import ALGORITHMS, SEPARATE_OPS
 from ..rules.catalogue import current
 from ..rules.rule import Rule
 from .decision import Decision
@@ -255,7 +255,9 @@ def judge_three_way(every: Pairs, advice: tuple[Advice, ...]) -> ThreeWay | None
         fused_us = third.chosen_us(one)
         fused.append(fused_us)
         chosen.append(
-            np.where(a.setting.separate_us(calls) < modelled, third.separate_us, fused_us)
+            np.where(
+                a.setting.latency_us(calls, SEPARATE_OPS) < modelled, third.separate_us, fused_us
+            )
         )
         fastest.append(np.fmin(third.fastest_us, third.separate_us))
     if not chosen:

@@ -224,7 +224,7 @@ class Setting:
 
         ``values`` defaults to the point estimates. A term that no shape changes may be a scalar.
         ``machine_contrast`` stands only where the values hold one for the arm. Separate ops have
-        the terms of the algorithm that is the faster one by the point estimates.
+        the terms of the algorithm that the plain all-reduce's own dispatch takes.
         """
         if arm == SEPARATE_OPS:
             return self._terms_apart(_apart(shapes), values)
@@ -244,25 +244,17 @@ class Setting:
 
     def _terms_apart(self, apart: Shapes, values: Values | None) -> dict[str, Any]:
         one, two = (self.terms(apart, algorithm, values) for algorithm in ALGORITHMS)
-        faster = np.less_equal(*(self.latency_us(apart, algorithm) for algorithm in ALGORITHMS))
+        taken = self.kernel.auto_is_1stage(apart.world_size, apart.bytes)
         names = [name for name in TERMS if name in one or name in two]
-        return {n: np.where(faster, one.get(n, 0.0), two.get(n, 0.0)) for n in names}
+        return {n: np.where(taken, one.get(n, 0.0), two.get(n, 0.0)) for n in names}
 
     def latency_us(self, shapes: Shapes, arm: str, values: Values | None = None) -> Array:
         """Return an arm's latencies in us: like the shapes, or (draws, n) for ``values``."""
-        if arm == SEPARATE_OPS:
-            return self.separate_us(shapes, values)
         latency = np.asarray(total(self.terms(shapes, arm, values)))
         drawn = () if values is None else np.shape(values["launch_us"])[:1]
         # Draws are columns: a single call without an axis of its own gets one, and loses it.
         calls = shapes.tokens.shape or (1,) * len(drawn)
         return np.broadcast_to(latency, (*drawn, *calls)).reshape((*drawn, *shapes.tokens.shape))
-
-    def separate_us(self, shapes: Shapes, values: Values | None = None) -> Array:
-        """Return what all-reduce and RMSNorm take as separate ops, by the faster algorithm."""
-        apart = _apart(shapes)
-        one, two = (self.latency_us(apart, algorithm, values) for algorithm in ALGORITHMS)
-        return np.minimum(one, two)
 
     def about(self) -> Asked:
         """Return the part of a JSON record that says what was asked."""
