@@ -36,8 +36,8 @@ def command(
 ) -> None:
     """Predict latencies with their terms and 90 % intervals.
 
-    Without --source the interval covers the constant that a benchmark adds, which differs between
-    harnesses by several us and is the same for both algorithms.
+    Latencies are as the nearest source's benchmark shows them (same GPU and op), which is named; an
+    interval is for that laboratory, the other for your machine, whose benchmark adds what it adds.
 
     \b
     costmodel predict --arch gfx950 --tp 4 --hidden 7168 --tokens 8:64:8

@@ -38,7 +38,8 @@ AITER = click.option(
 )
 SOURCE = click.option(
     "--source", default="", metavar="NAME",
-    help="Latencies as this calibrated source measures them.  [default: a typical one]",
+    help="Whose benchmark and machine are meant: a calibrated source, or typical for the pool.  "
+    "[default: the nearest source's benchmark, a machine nobody has measured]",
 )  # fmt: skip
 ENGINE = click.option(
     "--for", "engine", default="", metavar="ENGINE",

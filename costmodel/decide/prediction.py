@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import NOISE_DOF, TAIL
+from ..calibration.posterior import NOISE_DOF, TAIL, TYPICAL
 from ..errors import InputError
 from ..model.latency import total
 from ..model.shape import SEPARATE_OPS, SPOKEN, Shapes, read_algorithm
@@ -28,8 +28,12 @@ BLOCK = 8192
 
 @dataclass(frozen=True)
 class Prediction:
-    """Latency in us per shape with its 90 % interval, named terms, and evidence class.
+    """Latency in us per shape with two 90 % intervals, named terms, and evidence class.
 
+    ``latency_us`` is as the benchmark of ``reference`` (a harness key, "" for the typical one)
+    shows it. ``lo_us`` and ``hi_us`` hold a measurement on *your machine*, which nobody has
+    measured and whose benchmark adds what it adds; ``kernel_lo_us`` and ``kernel_hi_us`` one in
+    the reference's laboratory, of *this kernel*.
     ``evidence`` is ``measured`` (this arm was measured on this GPU at this world size),
     ``transferred`` (physics carries it from other GPUs or world sizes).
     """
@@ -39,6 +43,9 @@ class Prediction:
     latency_us: Array
     lo_us: Array
     hi_us: Array
+    kernel_lo_us: Array
+    kernel_hi_us: Array
+    reference: str
     terms: dict[str, Array]
     evidence: NDArray[np.str_]
 
@@ -57,6 +64,9 @@ class Prediction:
                 "latency_us": float(self.latency_us[i]),
                 "latency_us_lo": float(self.lo_us[i]),
                 "latency_us_hi": float(self.hi_us[i]),
+                "latency_us_this_kernel_lo": float(self.kernel_lo_us[i]),
+                "latency_us_this_kernel_hi": float(self.kernel_hi_us[i]),
+                "reference": self.reference or TYPICAL,
                 "evidence": str(self.evidence[i]),
                 "terms": {name: float(value[i]) for name, value in self.terms.items()},
             }
@@ -76,12 +86,12 @@ class Prediction:
 
 
 def predict(setting: Setting, shapes: Shapes, algorithm: str) -> Prediction:
-    """Predict one arm, with the interval in which a new measurement falls 90 % of the time.
+    """Predict one arm, with the intervals in which a new measurement falls 90 % of the time.
 
-    ``algorithm`` may be ``separate``: separate ops beside the fused op, by the faster algorithm.
-    The interval carries parameters, row noise and, unless the setting names a calibrated source,
-    the spread of harness constants over sources, which both arms share. Raises
-    :class:`InputError` for a shape that the kernel rejects.
+    ``algorithm`` may be ``separate``: separate ops beside the fused op, as AITER dispatches them.
+    Both intervals carry parameters and row noise; *your machine* carries also the contrast of a new
+    machine and the spread of harness constants over sources, unless the setting names a source.
+    Raises :class:`InputError` for a shape that the kernel rejects.
     """
     if algorithm != SEPARATE_OPS:
         algorithm = read_algorithm(algorithm)
@@ -102,18 +112,24 @@ def predict(setting: Setting, shapes: Shapes, algorithm: str) -> Prediction:
         shapes.op, shapes.dtype,
         *(a.ravel() for a in (shapes.tokens, shapes.hidden_dim, shapes.world_size)),
     )  # fmt: skip
-    lo, hi = np.empty(len(flat)), np.empty(len(flat))
+    ends = np.empty((4, len(flat)))
     heavy = scatter(setting)
-    for start in range(0, lo.size, BLOCK):
+    for start in range(0, len(flat), BLOCK):
         block = slice(start, start + BLOCK)
-        drawn = setting.latency_us(flat.select(block), algorithm, setting.new_source) * heavy
-        lo[block], hi[block] = np.quantile(drawn, [TAIL, 1 - TAIL], axis=0)
+        some = flat.select(block)
+        for i, values in enumerate((setting.new_source, setting.this_kernel)):
+            drawn = setting.latency_us(some, algorithm, values) * heavy
+            ends[2 * i : 2 * i + 2, block] = np.quantile(drawn, [TAIL, 1 - TAIL], axis=0)
+    lo, hi, kernel_lo, kernel_hi = (end.reshape(shape) for end in ends)
     return Prediction(
         shapes,
         algorithm,
         np.asarray(total(parts)),
-        lo.reshape(shape),
-        hi.reshape(shape),
+        lo,
+        hi,
+        kernel_lo,
+        kernel_hi,
+        setting.reference,
         parts,
         evidence(setting, shapes, algorithm),
     )
@@ -136,7 +152,5 @@ def evidence(setting: Setting, shapes: Shapes, algorithm: str) -> NDArray[np.str
 def scatter(setting: Setting) -> Array:
     """Return draws of the factor by which a measurement misses the model, (draws, 1)."""
     calibration = setting.calibration
-    noise = calibration.typical_noise
-    if setting.source:
-        noise = calibration.noise[calibration.harness_key(setting.source, setting.gpu) or ""]
+    noise = calibration.noise.get(setting.reference, calibration.typical_noise)
     return np.exp(noise * np.random.default_rng(SEED + 1).standard_t(NOISE_DOF, (DRAWS, 1)))

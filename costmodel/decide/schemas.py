@@ -191,7 +191,11 @@ class Recommendation(AskedOfARule):
 
 
 class PredictedRow(TypedDict):
-    """One arm at one shape; ``terms`` in us add up to the latency."""
+    """One arm at one shape; ``terms`` in us add up to the latency.
+
+    ``latency_us`` is as the benchmark of ``reference`` shows it; ``_lo`` and ``_hi`` are for a
+    machine nobody has measured, ``_this_kernel_lo`` and ``_hi`` for the reference's laboratory.
+    """
 
     op: str
     algorithm: str
@@ -203,6 +207,9 @@ class PredictedRow(TypedDict):
     latency_us: float
     latency_us_lo: float
     latency_us_hi: float
+    latency_us_this_kernel_lo: float
+    latency_us_this_kernel_hi: float
+    reference: str
     evidence: str
     terms: dict[str, float]
 

@@ -20,12 +20,24 @@ def text(predictions: Sequence[Prediction], *, terms: bool = False) -> str:
             row = [
                 f"TP{r['world_size']}", r["hidden_dim"], r["tokens"], kib(r["bytes"]),
                 r["algorithm"], f"{r['latency_us']:.2f}",
+                f"{r['latency_us_this_kernel_lo']:.1f} to {r['latency_us_this_kernel_hi']:.1f}",
                 f"{r['latency_us_lo']:.1f} to {r['latency_us_hi']:.1f}", r["evidence"],
             ]  # fmt: skip
             if terms:
                 row += [f"{r['terms'][n]:.2f}" if n in r["terms"] else "" for n in names]
             rows.append(row)
-    head = ["ranks", "hidden", "tokens", "bytes", "algorithm", "us", "90 % interval", "evidence"]
+    head = [
+        "ranks", "hidden", "tokens", "bytes", "algorithm", "us", "90 %, this kernel",
+        "90 %, your machine", "evidence",
+    ]  # fmt: skip
     if terms:
         head += names
-    return table(rows, head, right=True)
+    measured = "\n".join(
+        f"latencies as {r or 'a typical source'} measures them" for r in references(predictions)
+    )
+    return f"{table(rows, head, right=True)}\n{measured}"
+
+
+def references(predictions: Sequence[Prediction]) -> list[str]:
+    """Return the harness keys whose benchmarks the latencies are of, each once."""
+    return list(dict.fromkeys(p.reference for p in predictions))
