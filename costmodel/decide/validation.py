@@ -19,6 +19,7 @@ from ..errors import InputError, nearest
 from ..model.shape import ALL_REDUCE, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
 from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, shipped
 from ..rules.rule import Rule
+from .crossings import MeasuredCrossing, measured_crossings
 from .measured_regret import (
     RECOMMENDED,
     Advice,
@@ -61,6 +62,7 @@ class Limits:
 class Validation:
     """The outcome; ``rows`` and ``pairs`` hold what it rests on.
 
+    ``crossings`` is what the pairs say of a cutoff by themselves, without the model.
     ``failures`` says in words what kept it from passing, ``own_sources`` which sources of the rows
     the calibration was fitted on.
     """
@@ -74,6 +76,7 @@ class Validation:
     advice: tuple[Advice, ...]
     regret: tuple[RuleRegret, ...]
     three_way: ThreeWay | None
+    crossings: tuple[MeasuredCrossing, ...]
     judged_against: str
     failures: tuple[str, ...]
     own_sources: tuple[str, ...]
@@ -110,6 +113,7 @@ class Validation:
             "accuracy": self.accuracy.to_dict(),
             "choice": self.choice.to_dict(),
             "regret": [r.to_dict() for r in (*self.regret, *apart)],
+            "crossings": [c.to_dict() for c in self.crossings],
             "passed": self.passed,
         }
 
@@ -185,6 +189,7 @@ def validate(
         advice=advice,
         regret=regret,
         three_way=three_way,
+        crossings=measured_crossings(kept, pairs),
         judged_against=rival,
         failures=(),
         own_sources=tuple(np.unique(kept.source[rows.known]).tolist()),
