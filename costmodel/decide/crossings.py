@@ -32,6 +32,7 @@ class MeasuredCrossing:
     world_size: int
     hidden_dim: int | None
     dtype: str
+    kernel_family: str
     kernel_version: str
     crossing: Crossing
 
@@ -45,6 +46,7 @@ class MeasuredCrossing:
             "world_size": self.world_size,
             "hidden_dim": self.hidden_dim,
             "dtype": self.dtype,
+            "kernel_family": self.kernel_family,
             "kernel_version": self.kernel_version,
             "pairs": at.pairs,
             "crossing_bytes": at.size_bytes,
@@ -87,6 +89,7 @@ def measured_crossings(table: Measurements, pairs: Pairs) -> tuple[MeasuredCross
                     world_size=int(pairs.world_size[i]),
                     hidden_dim=only,
                     dtype=str(pairs.dtype[i]),
+                    kernel_family=str(rows.kernel_family[i]),
                     kernel_version=str(rows.kernel_version[i]),
                     crossing=crossing(size, pairs.one_us[mine], pairs.two_us[mine]),
                 )

@@ -444,6 +444,7 @@ class CrossingRecord(TypedDict):
     world_size: int
     hidden_dim: int | None
     dtype: str
+    kernel_family: str
     kernel_version: str
     pairs: int
     crossing_bytes: float | None
