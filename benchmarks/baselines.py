@@ -8,8 +8,8 @@ Three parts, minutes in all:
   baseline, with the model on the same rows;
 - every other source, by the model fitted to the named set alone: as calibrated, and after one
   offset;
-- each table of pairs: the cutoff that the model recommends beside the crossing of two straight
-  lines with Fieller's set and the bootstrap's.
+- each table of pairs: the cutoff that the model recommends for their kernels beside the crossing of
+  two straight lines with Fieller's set and the bootstrap's.
 
 ``first`` is the set of sources that the first calibrations were fitted to, so that figures stay
 comparable while sources are added; ``all`` are all sources. Rows that are not clean are set aside
@@ -19,6 +19,7 @@ from fits and errors; pairs are shown whatever their quality.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import click
 import numpy as np
@@ -35,6 +36,7 @@ from costmodel.calibration.cross_validation import (
 )
 from costmodel.calibration.estimate import calibrate
 from costmodel.calibration.observations import Observations, observe
+from costmodel.data import facts, kernels
 from costmodel.data.measurement import Measurements, published
 from costmodel.data.workload import Workload
 from costmodel.decide.crossings import MeasuredCrossing, measured_crossings
@@ -170,21 +172,41 @@ def crossings(rows: Measurements, calibration) -> None:
         "Fieller 90 %", "bootstrap 90 %",
     )  # fmt: skip
     click.echo(table(shown, head, width=200))
-    click.echo("model: the recommended cutoff for these hidden sizes, with its interval")
+    click.echo(
+        "model: the recommended cutoff for these hidden sizes, with its interval, at the newest "
+        "AITER release that has the kernels of the pairs (else the newest)"
+    )
+
+
+def own_release(c: MeasuredCrossing) -> str:
+    """The newest AITER release whose kernels are those of the pairs, or the newest at all."""
+    ran = kernels.of_row(c.kernel_family, c.source, c.kernel_version, "")
+    releases = {row["since_release"] for row in facts.rows("aiter_kernels.csv")}
+    first = kernels.parse_version(kernels.first_release("fused_2stage"))
+    known = sorted({*releases, kernels.LATEST}, key=kernels.parse_version, reverse=True)
+    for release in known:
+        if ran is None or kernels.parse_version(release) < first:
+            break
+        kernel = kernels.aiter(release)
+        if replace(ran, version=release, norm_kernel=kernel.norm_kernel) == kernel:
+            return release
+    return kernels.LATEST
 
 
 def model(c: MeasuredCrossing, calibration) -> str:
-    """The recommended cutoff with its interval, or why there is none."""
+    """The cutoff recommended for the pairs' own kernels with its interval, or why there is none."""
     if c.kernel_family != calibration.kernel_family or c.world_size not in WORLD_SIZES:
         return "another kernel"
     try:
-        setting = Setting(calibration, c.gpu, op=c.op, dtype=c.dtype)
+        release = own_release(c)
+        setting = Setting(calibration, c.gpu, c.op, c.dtype, release)
         load = None if c.hidden_dim is None else Workload.of([c.hidden_dim])
         cutoff = recommend(setting, load, world_sizes=(c.world_size,)).cutoffs[0]
     except InputError as error:
         return str(error)
     said = words.answer(cutoff.verdict, cutoff.max_bytes)
-    return f"{said} ({words.size_interval(cutoff.max_bytes_lo, cutoff.max_bytes_hi)})"
+    ends = words.size_interval(cutoff.max_bytes_lo, cutoff.max_bytes_hi)
+    return f"{said} ({ends}) of {release}"
 
 
 def cell(score: ErrorSummary) -> str:

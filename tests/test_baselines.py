@@ -10,6 +10,7 @@ import pytest
 from costmodel.calibration.baselines import hockney, interpolation, softplus, two_lines
 from costmodel.calibration.coverage import arms
 from costmodel.calibration.observations import observe
+from costmodel.data import kernels
 from costmodel.decide.crossings import measured_crossings
 from costmodel.decide.pairs import pair
 from costmodel.model.shape import FUSED
@@ -89,8 +90,13 @@ def test_the_benchmark_shows_the_model_beside_the_crossing_of_its_pairs(
     )
     assert noisy.count("any size") == 2
     assert "424 KiB to 536 KiB" in clean
-    assert benchmark.model(crossings[1], fitted[0]) in clean
+    said, _, release = benchmark.model(crossings[1], fitted[0]).rpartition(" of ")
+    assert said in clean
+    assert release == "0.1.16"  # the rows are of 2026-06-16, between 0.1.16 and 0.1.17
     assert benchmark.model(replace(crossings[1], kernel_family="hip_comms"), fitted[0]) == (
         "another kernel"
     )
+    later = replace(crossings[1], source="mine", kernel_version="0.1.12")
+    assert benchmark.own_release(later) == "0.1.12"
+    assert benchmark.own_release(replace(later, kernel_family="hip_comms")) == kernels.LATEST
     assert "no MI999" in benchmark.model(replace(crossings[1], gpu="MI999"), fitted[0])
