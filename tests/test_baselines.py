@@ -1,9 +1,19 @@
 from __future__ import annotations
 
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from costmodel.calibration.baselines import hockney, interpolation, softplus, two_lines
+from costmodel.calibration.coverage import arms
+from costmodel.calibration.observations import observe
+from costmodel.data import kernels
+from costmodel.decide.crossings import measured_crossings
+from costmodel.decide.pairs import pair
+from costmodel.model.shape import FUSED
 
 SIZE = np.array([1e4, 2e4, 4e4, 8e4, 16e4, 32e4])
 ASKED = np.array([1.5e4, 6e4, 30e4])
@@ -36,3 +46,57 @@ def test_two_lines_recover_a_bend_up_or_down(bend):
 def test_softplus_recovers_its_own_form():
     latency = lambda s: 4 + np.logaddexp(0, s / 30e3 - 1)  # noqa: E731
     np.testing.assert_allclose(softplus(SIZE, latency(SIZE))(ASKED), latency(ASKED), rtol=0.01)
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    """Return the module benchmarks/baselines.py."""
+    path = Path(__file__).resolve().parent.parent / "benchmarks" / "baselines.py"
+    spec = importlib.util.spec_from_file_location("baselines_benchmark", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_named_set_of_the_benchmark_is_that_of_the_first_calibrations(benchmark, published):
+    observations = observe(published.select(np.isin(published.source, benchmark.FIRST)))
+    assert len(observations) == benchmark.FIRST_ROWS
+    assert tuple(np.unique(observations.table.source)) == tuple(sorted(benchmark.FIRST))
+
+
+def test_in_sample_a_baseline_is_fitted_to_all_rows_of_its_arm(benchmark, fitted):
+    fit = fitted[1]
+    errors = benchmark.in_sample(fit)
+    assert set(errors) == {"interpolation", "hockney", "two lines", "softplus", "origami"}
+    arm, observations = arms(fit), fit.problem.observations
+    mine = arm == arm[0]
+    size, latency = observations.size_bytes[mine], observations.latency_us[mine]
+    line = hockney(size, latency)(size)
+    np.testing.assert_allclose(errors["hockney"][mine], 100 * (line / latency - 1))
+    # More freedom, no larger error.
+    both = ~np.isnan(errors["two lines"])
+    assert np.sum(errors["two lines"][both] ** 2) < np.sum(errors["hockney"][both] ** 2)
+
+
+def test_the_benchmark_shows_the_model_beside_the_crossing_of_its_pairs(
+    benchmark, fitted, published, capsys
+):
+    rows = published.select(published.source == "aiter-3458-mi355x")
+    crossings = measured_crossings(rows, pair(rows, FUSED))
+    benchmark.crossings(rows, fitted[0])
+    shown = capsys.readouterr().out.splitlines()
+    noisy, clean = (
+        next(line for line in shown if ranks in line) for ranks in ("MI355X TP8", "MI355X TP4")
+    )
+    assert noisy.count("any size") == 2
+    assert "424 KiB to 536 KiB" in clean
+    said, _, release = benchmark.model(crossings[1], fitted[0]).rpartition(" of ")
+    assert said in clean
+    assert release == "0.1.16"  # the rows are of 2026-06-16, between 0.1.16 and 0.1.17
+    assert benchmark.model(replace(crossings[1], kernel_family="hip_comms"), fitted[0]) == (
+        "another kernel"
+    )
+    later = replace(crossings[1], source="mine", kernel_version="0.1.12")
+    assert benchmark.own_release(later) == "0.1.12"
+    assert benchmark.own_release(replace(later, kernel_family="hip_comms")) == kernels.LATEST
+    assert "no MI999" in benchmark.model(replace(crossings[1], gpu="MI999"), fitted[0])

@@ -53,7 +53,7 @@ def test_rows_are_asked_by_their_own_algorithm_and_grid(published):
     observations = observe(published)
     table, latency = observations.table, origami_us(observations)
     for family, workgroups in (("aiter", 80), ("vllm", 36)):
-        mine = table.kernel_family == family
+        mine = (table.kernel_family == family) & (table.interconnect == "xgmi")
         assert mine.any()
         one_shot = observations.algorithm[mine] == ONE_STAGE
         np.testing.assert_array_equal(

@@ -455,7 +455,7 @@ def test_the_command_passes_on_published_rows_with_the_documented_json():
     done = run("--arch", "gfx950", "--published", "--format", "json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert list(found) == ["schema", "accuracy", "choice", "regret", "passed"]
+    assert list(found) == ["schema", "accuracy", "choice", "regret", "crossings", "passed"]
     assert found["schema"] == "costmodel/validate/1"
     assert list(found["accuracy"]) == [
         "n", "median_ape", "p90_ape", "max_ape", "coverage90", "median_ape_offset",

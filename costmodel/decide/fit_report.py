@@ -11,7 +11,9 @@ from ..calibration.cross_validation import CrossValidation, ErrorSummary, cross_
 from ..calibration.fit import Fit
 from ..calibration.posterior import Calibration
 from ..model import parameters
-from ..model.shape import FUSED, ONE_STAGE, TWO_STAGE
+from ..model.shape import ALL_REDUCE, FUSED, ONE_STAGE, TWO_STAGE
+from .crossings import MeasuredCrossing, measured_crossings
+from .pairs import pair
 from .recommendation import recommend
 from .schemas import (
     Correlation,
@@ -25,6 +27,9 @@ from .schemas import (
 )
 from .setting import Setting
 
+#: Ops with a choice between the two algorithms.
+CHOICES = (FUSED, ALL_REDUCE)
+
 #: Correlations at least this strong are listed.
 STRONG = 0.8
 
@@ -34,11 +39,15 @@ PRIOR_ONLY = 0.9
 
 @dataclass(frozen=True)
 class FitReport:
-    """A calibration with the fit behind it; ``scores`` is None without cross-validation."""
+    """A calibration with the fit behind it; ``scores`` is None without cross-validation.
+
+    ``crossings`` is what the pairs among the rows say of a cutoff by themselves.
+    """
 
     calibration: Calibration
     fit: Fit
     scores: CrossValidation | None
+    crossings: tuple[MeasuredCrossing, ...]
     refused: tuple[RefusedRecord, ...]
 
     def to_dict(self) -> FitRecord:
@@ -56,6 +65,7 @@ class FitReport:
             "harness": _harness(calibration),
             "correlations": _correlations(calibration),
             "scores": _scores(self.scores) if self.scores else None,
+            "crossings": [c.to_dict() for c in self.crossings],
             "refused": list(self.refused),
         }
 
@@ -63,7 +73,9 @@ class FitReport:
 def report(calibration: Calibration, found: Fit, *, left_out: bool = True) -> FitReport:
     """Return the report of a calibration; errors of ``left_out`` rows need a refit for each."""
     scores = cross_validate(found) if left_out else None
-    return FitReport(calibration, found, scores, tuple(_refusals(calibration)))
+    table = found.problem.observations.table
+    crossings = [c for op in CHOICES for c in measured_crossings(table, pair(table, op))]
+    return FitReport(calibration, found, scores, tuple(crossings), tuple(_refusals(calibration)))
 
 
 def _refusals(calibration: Calibration) -> list[RefusedRecord]:

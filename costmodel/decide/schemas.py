@@ -479,6 +479,38 @@ class ScoresRecord(TypedDict):
     origami_elsewhere: int
 
 
+class SizesRecord(TypedDict):
+    """A set of sizes above zero: ``bounded``, ``half-open`` (one end is null), ``complement``
+    (outside of the ends), ``everything`` or ``empty`` (both null).
+    """
+
+    kind: Literal["bounded", "half-open", "complement", "everything", "empty"]
+    lo_bytes: float | None
+    hi_bytes: float | None
+
+
+class CrossingRecord(TypedDict):
+    """Where straight lines through a table of pairs cross, with 90 % sets, without the model.
+
+    ``hidden_dim`` is null for several together; ``crossing_bytes`` is null where the lines do not
+    cross above zero; ``one_stage_below``: 1-stage is the faster one below it.
+    """
+
+    op: str
+    source: str
+    gpu: str
+    world_size: int
+    hidden_dim: int | None
+    dtype: str
+    kernel_family: str
+    kernel_version: str
+    pairs: int
+    crossing_bytes: float | None
+    one_stage_below: bool
+    fieller: SizesRecord
+    bootstrap: SizesRecord
+
+
 class RefusedRecord(TypedDict):
     """A GPU and world size whose rows give no cutoff, and what to measure again."""
 
@@ -499,6 +531,7 @@ class FitRecord(TypedDict):
     harness: list[HarnessRecord]
     correlations: list[Correlation]
     scores: ScoresRecord | None
+    crossings: list[CrossingRecord]
     refused: list[RefusedRecord]
 
 
@@ -546,4 +579,5 @@ class ValidationRecord(TypedDict):
     accuracy: AccuracyRecord
     choice: ChoiceRecord
     regret: list[RegretRecord]
+    crossings: list[CrossingRecord]
     passed: bool

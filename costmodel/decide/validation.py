@@ -20,6 +20,7 @@ from ..model.fabric import FULL_MESH
 from ..model.shape import ALL_REDUCE, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
 from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, shipped
 from ..rules.rule import Rule
+from .crossings import MeasuredCrossing, measured_crossings
 from .measured_regret import (
     RECOMMENDED,
     Advice,
@@ -62,6 +63,7 @@ class Limits:
 class Validation:
     """The outcome; ``rows`` and ``pairs`` hold what it rests on.
 
+    ``crossings`` is what the pairs say of a cutoff by themselves, without the model.
     ``failures`` says in words what kept it from passing, ``own_sources`` which sources of the rows
     the calibration was fitted on.
     """
@@ -75,6 +77,7 @@ class Validation:
     advice: tuple[Advice, ...]
     regret: tuple[RuleRegret, ...]
     three_way: ThreeWay | None
+    crossings: tuple[MeasuredCrossing, ...]
     judged_against: str
     failures: tuple[str, ...]
     own_sources: tuple[str, ...]
@@ -111,6 +114,7 @@ class Validation:
             "accuracy": self.accuracy.to_dict(),
             "choice": self.choice.to_dict(),
             "regret": [r.to_dict() for r in (*self.regret, *apart)],
+            "crossings": [c.to_dict() for c in self.crossings],
             "passed": self.passed,
         }
 
@@ -188,6 +192,7 @@ def validate(
         advice=advice,
         regret=regret,
         three_way=three_way,
+        crossings=measured_crossings(kept, pairs),
         judged_against=rival,
         failures=(),
         own_sources=tuple(np.unique(kept.source[rows.known]).tolist()),

@@ -19,6 +19,7 @@ from ..calibration.observations import observe
 from ..data import measurement
 from ..data.measurement import Measurements
 from ..data.workload import Workload
+from ..decide.crossings import MeasuredCrossing, measured_crossings
 from ..decide.measured_regret import (
     RECOMMENDED,
     Agreement,
@@ -117,6 +118,7 @@ class Measured:
     reason: str
     choice: Agreement
     regret: tuple[RuleRegret, ...]
+    crossings: tuple[MeasuredCrossing, ...]
     failures: tuple[str, ...]
 
     @property
@@ -139,6 +141,7 @@ class Measured:
             },
             "choice": self.choice.to_dict(),
             "regret": [r.to_dict() for r in self.regret],
+            "crossings": [c.to_dict() for c in self.crossings],
             "passed": self.passed,
         }
 
@@ -247,7 +250,8 @@ def _measured_only(
         )
     calibration = setting.calibration
     reason = f"calibration {calibration.id} ({calibration.fabric}) covers no row ({why})"
-    return Measured(reason, agreed, regret, tuple(failures))
+    crossings = measured_crossings(table, pairs)
+    return Measured(reason, agreed, regret, crossings, tuple(failures))
 
 
 def _choices(

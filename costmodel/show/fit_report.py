@@ -9,6 +9,7 @@ import numpy as np
 from ..calibration.cross_validation import ORIGAMI_ARCH, CrossValidation, ErrorSummary
 from ..decide.fit_report import STRONG, FitReport
 from ..units import kib
+from . import crossings
 from .table import table
 
 
@@ -77,6 +78,8 @@ def text(report: FitReport) -> str:
             f"hidden size beyond bytes: {h.pct_per_doubling:+.2f} % per doubling "
             f"({h.lo:+.2f} to {h.hi:+.2f}; {h.rows} rows)",
         ]
+    if report.crossings:
+        lines += ["", *crossings.lines(report.crossings)]
     for r in record["refused"]:
         lines += [
             "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..live.validation import Live, Measured
+from . import crossings
 from .table import table
 
 
@@ -23,6 +24,7 @@ def describe(measured: Measured, live: Live) -> str:
             f"it takes the faster algorithm on {100 * (choice.agree or 0):.0f} % of {choice.pairs} "
             "shapes",
             table(rows, head),
+            *(["\n".join(crossed)] if (crossed := crossings.lines(measured.crossings)) else []),
             *end,
         ]
     )

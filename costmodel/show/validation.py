@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..decide.measured_regret import RuleRegret
 from ..decide.validation import Validation
 from ..units import kib
+from . import crossings
 from .table import table
 
 
@@ -12,7 +13,14 @@ def text(found: Validation) -> str:
     """Return a validation as text."""
     return "\n\n".join(
         "\n".join(part)
-        for part in (_rows(found), _accuracy(found), _choice(found), _regret(found), _end(found))
+        for part in (
+            _rows(found),
+            _accuracy(found),
+            _choice(found),
+            _regret(found),
+            crossings.lines(found.crossings),
+            _end(found),
+        )
         if part
     )
 
