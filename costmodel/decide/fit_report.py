@@ -9,13 +9,14 @@ import numpy as np
 
 from ..calibration.cross_validation import CrossValidation, ErrorSummary, cross_validate
 from ..calibration.fit import Fit
-from ..calibration.posterior import Calibration
+from ..calibration.posterior import NORMAL_HALF_WIDTH, Calibration
 from ..model import parameters
 from ..model.shape import ALL_REDUCE, FUSED, ONE_STAGE, TWO_STAGE
 from .crossings import MeasuredCrossing, measured_crossings
 from .pairs import pair
 from .recommendation import recommend
 from .schemas import (
+    ContrastRecord,
     Correlation,
     FitRecord,
     FittedParameter,
@@ -33,8 +34,8 @@ CHOICES = (FUSED, ALL_REDUCE)
 #: Correlations at least this strong are listed.
 STRONG = 0.8
 
-#: A parameter whose posterior is nearly as wide as its prior was not learnt from the data.
-PRIOR_ONLY = 0.9
+#: The data see a parameter when they take at least this share off its prior variance.
+SEEN = 0.2
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class FitReport:
             },
             "parameters": _parameters(calibration),
             "harness": _harness(calibration),
+            "contrasts": _contrasts(calibration),
+            "contrast_sd_us": sum(tau * weight for tau, weight in calibration.taus),
             "correlations": _correlations(calibration),
             "scores": _scores(self.scores) if self.scores else None,
             "crossings": [c.to_dict() for c in self.crossings],
@@ -117,12 +120,12 @@ def _parameters(calibration: Calibration) -> list[FittedParameter]:
     for i, name in enumerate(calibration.names):
         p = parameters.prior(name)
         lo, mid, hi = calibration.interval(name)
-        learnt = 1.0 - math.sqrt(calibration.covariance[i, i]) / p.sd
+        learnt = 1.0 - calibration.covariance[i, i] / p.sd**2
         out.append(
             {
                 "name": name, "unit": p.unit, "estimate": mid, "lo": lo, "hi": hi,
                 "prior": p.centre, "prior_sd": p.sd, "prior_form": p.form,
-                "prior_only": learnt < 1 - PRIOR_ONLY, "source": p.source,
+                "prior_only": bool(learnt < SEEN), "source": p.source,
             }
         )  # fmt: skip
     return out
@@ -133,8 +136,18 @@ def _harness(calibration: Calibration) -> list[HarnessRecord]:
     for key in calibration.harness:
         lo, mid, hi = calibration.interval(f"harness[{key}]")
         out.append(
-            {"source": key, "offset_us": mid, "lo": lo, "hi": hi, "noise": calibration.noise[key]}
+            {"source": key, "excess_us": mid, "lo": lo, "hi": hi, "noise": calibration.noise[key]}
         )
+    return out
+
+
+def _contrasts(calibration: Calibration) -> list[ContrastRecord]:
+    first = len(calibration.names) + len(calibration.harness)
+    out: list[ContrastRecord] = []
+    for i, (key, arm) in enumerate(calibration.contrast):
+        mid = float(calibration.mean[first + i])
+        half = NORMAL_HALF_WIDTH * math.sqrt(calibration.covariance[first + i, first + i])
+        out.append({"source": key, "arm": arm, "us": mid, "lo": mid - half, "hi": mid + half})
     return out
 
 

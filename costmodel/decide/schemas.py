@@ -426,10 +426,20 @@ class HarnessRecord(TypedDict):
     """What a source's harness adds, in us; ``noise`` is the scale of its log residuals."""
 
     source: str
-    offset_us: float
+    excess_us: float
     lo: float
     hi: float
     noise: float
+
+
+class ContrastRecord(TypedDict):
+    """What an arm takes beyond the model in one laboratory, relative to 1-stage, us, 90 %."""
+
+    source: str
+    arm: str
+    us: float
+    lo: float
+    hi: float
 
 
 class Correlation(TypedDict):
@@ -529,6 +539,8 @@ class FitRecord(TypedDict):
     rows: RowAccount
     parameters: list[FittedParameter]
     harness: list[HarnessRecord]
+    contrasts: list[ContrastRecord]
+    contrast_sd_us: float
     correlations: list[Correlation]
     scores: ScoresRecord | None
     crossings: list[CrossingRecord]

@@ -7,10 +7,12 @@ import math
 import numpy as np
 
 from ..calibration.cross_validation import ORIGAMI_ARCH, CrossValidation, ErrorSummary
-from ..decide.fit_report import STRONG, FitReport
+from ..decide.fit_report import SEEN, STRONG, FitReport
+from ..decide.schemas import FitRecord
 from ..units import kib
 from . import crossings
 from .table import table
+from .words import arm
 
 
 def text(report: FitReport) -> str:
@@ -24,7 +26,7 @@ def text(report: FitReport) -> str:
         f"{data['rows_read'] - data['rows_used']} set aside",
         *(f"  {n:5d}  {why}" for why, n in data["set_aside"].items()),
         "",
-        "parameters (90 % intervals; * = the prior alone, the data say nothing)",
+        _seen(record),
     ]
     lines.append(
         table(
@@ -46,7 +48,7 @@ def text(report: FitReport) -> str:
             ("parameter", "estimate", "interval", "unit", "prior"),
         )
     )
-    lines += ["", "what each source's harness adds to the common one, and its row noise"]
+    lines += ["", "what each source's benchmark adds to back-to-back kernels, and its row noise"]
     residual = np.abs(100 * np.expm1(found.log_residual))
     observations = found.problem.observations
     lines.append(
@@ -55,17 +57,26 @@ def text(report: FitReport) -> str:
                 (
                     h["source"],
                     int((observations.harness == h["source"]).sum()),
-                    f"{h['offset_us']:+.2f}",
-                    f"{h['lo']:+.2f} to {h['hi']:+.2f}",
+                    f"{h['excess_us']:.2f}",
+                    f"{h['lo']:.2f} to {h['hi']:.2f}",
                     f"{100 * h['noise']:.1f} %",
                     f"{np.median(residual[observations.harness == h['source']]):.1f} / "
                     f"{residual[observations.harness == h['source']].max():.1f} %",
                 )
                 for h in record["harness"]
             ],
-            ("source", "rows", "offset us", "interval", "noise", "residual median / max"),
+            ("source", "rows", "us", "interval", "noise", "residual median / max"),
         )
     )
+    if record["contrasts"]:
+        lines += ["", "what an arm takes in a laboratory beyond the model, relative to 1-stage"]
+        rows = [
+            (c["source"], arm(c["arm"]), f"{c['us']:+.2f}", f"{c['lo']:+.2f} to {c['hi']:+.2f}")
+            for c in record["contrasts"]
+        ]
+        lines.append(table(rows, ("source", "arm", "us", "interval")))
+        spread = record["contrast_sd_us"]
+        lines.append(f"between laboratories: {spread:.2f} us (standard deviation, expected)")
     if record["correlations"]:
         lines += ["", f"correlations of {STRONG} and more: only the combination is known well"]
         lines += [f"  {c['r']:+.2f}  {c['a']}  {c['b']}" for c in record["correlations"]]
@@ -100,6 +111,15 @@ def text(report: FitReport) -> str:
                 "samples, A/A pairs."
             )
     return "\n".join(lines)
+
+
+def _seen(record: FitRecord) -> str:
+    fitted = record["parameters"]
+    seen = sum(not p["prior_only"] for p in fitted)
+    return (
+        f"parameters: {len(fitted)}, of which the data see {seen} (90 % intervals; * = they take "
+        f"less than {100 * SEEN:.0f} % off the prior's variance)"
+    )
 
 
 def _score_lines(scores: CrossValidation) -> list[str]:
