@@ -29,7 +29,44 @@ def test_fused_1stage_reads_everything_from_every_peer():
     assert float(g.write_bytes) == 0
     assert (float(g.workgroups), float(g.turns)) == (32, 1)
     assert float(g.workgroup_bytes) == 7 * 7168 * 2
-    assert (g.launches, g.exit_barriers) == (1, 1)
+    assert (g.launches, g.exit_barriers) == (1, 0)
+
+
+#: Releases and what of each kernel's last barrier: https://github.com/ROCm/aiter, its tags.
+EXIT_BARRIERS = [
+    ("fused_ar_rmsnorm", "1stage", "0.1.19", 0), ("fused_ar_rmsnorm", "1stage", "0.1.19.post1", 1),
+    ("fused_ar_rmsnorm", "2stage", "0.1.7.post2", 0), ("fused_ar_rmsnorm", "2stage", "0.1.7.post3", 1),
+    ("all_reduce", "1stage", "0.1.7.post2", 1), ("all_reduce", "1stage", "0.1.7.post3", 0),
+    ("all_reduce", "1stage", "0.1.15", 0), ("all_reduce", "1stage", "0.1.16", 1),
+    ("all_reduce", "2stage", "0.1.20.post1", 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("op", "algorithm", "version", "barriers"), EXIT_BARRIERS)
+def test_exit_barriers_came_and_went_with_releases(op, algorithm, version, barriers):
+    assert one(op, algorithm, 8, 4096, 4, version).exit_barriers == barriers
+
+
+def test_a_state_is_what_an_arm_s_latency_hangs_on():
+    def state(version, op="fused_ar_rmsnorm", algorithm="1stage"):
+        return kernel.aiter(version).state(op, algorithm)
+
+    assert state("0.1.16") == state("0.1.19") == "no exit barrier"
+    assert state("0.1.19.post1") == state("0.1.20.post1") == "exit barrier"
+    assert state("0.1.12", algorithm="2stage") == "relaxed exit barrier"
+    assert state("0.1.14", algorithm="2stage") == "release/acquire"
+    assert kernel.aiter("0.1.20.post1").known
+    assert not kernel.aiter("0.1.21").known
+    assert state("0.1.21") == "exit barrier, 0.1.21 not read"
+
+
+def test_a_source_s_algorithms_may_be_of_different_states():
+    version = "PR 39080 (dev): aiter-style 2-stage, 64-block limit"
+    ran = {
+        a: kernel.of_row("aiter", "vllm-39080", version, "2026-04-06", a)
+        for a in ("1stage", "2stage")
+    }
+    assert {a: k.family for a, k in ran.items()} == {"1stage": "vllm", "2stage": "aiter"}
 
 
 def test_fused_1stage_loops_over_rows_above_80_tokens():
@@ -142,7 +179,7 @@ def test_a_version_that_is_none_is_refused(version):
 
 def test_versions_before_the_fused_op_are_refused():
     with pytest.raises(InputError, match="came with"):
-        kernel.aiter("0.1.9")
+        kernel.aiter("0.1.6")
 
 
 @pytest.mark.parametrize(

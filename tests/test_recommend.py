@@ -33,10 +33,16 @@ def test_eight_ranks_switch_at_half_to_three_quarters_of_four(answers, gpu):
 
 
 def test_mi355x_at_4_ranks_is_measured_where_the_arms_cross(answers):
-    """The published arms: 11.55 against 11.79 us at 448 KiB, 20.09 against 16.38 at 896 KiB."""
-    cutoff = answers["MI355X"].cutoffs[1]
+    """The published arms: 11.55 against 11.79 us at 448 KiB, 20.09 against 16.38 at 896 KiB.
+
+    Another laboratory has 11.6 against 11.1 at 448 KiB; both without the exit barrier.
+    """
+    cutoff = recommend(Setting.shipped("MI355X", aiter_version="0.1.19"), world_sizes=(4,)).at(4)
     assert cutoff.verdict == "measured"
-    assert 448 * 1024 <= cutoff.max_bytes <= 560 * 1024
+    assert 392 * 1024 <= cutoff.max_bytes <= 504 * 1024
+    # With the exit barrier 1-stage has less room.
+    later = answers["MI355X"].at(4)
+    assert later.max_bytes < cutoff.max_bytes
     assert cutoff.max_bytes_lo <= cutoff.max_bytes <= cutoff.max_bytes_hi
     assert "aiter-3458-mi355x" in cutoff.reason
 
@@ -108,9 +114,10 @@ def test_no_1stage_kernel_nothing_to_choose():
 
 def test_plain_all_reduce_has_an_answer_too():
     found = recommend(Setting.shipped("MI355X", op="all_reduce"))
-    assert found.cutoffs[0].verdict == "always_1stage"
-    # AITER says 160 and 80 KiB for the plain op, vLLM proposed 64.
-    assert 32 * 1024 <= found.cutoffs[2].max_bytes_lo <= 200 * 1024
+    # AITER says 160 and 80 KiB, vLLM proposed 64, AITER's own notes call 160 too wide. In two
+    # sources the 1-stage with its exit barrier is slower at 16 KiB than the 2-stage at 224.
+    for cutoff in found.cutoffs[1:]:
+        assert cutoff.max_bytes_hi <= 80 * 1024
 
 
 def arms(size, one_us, two_us, weight):
@@ -220,7 +227,7 @@ def test_captured_batches_and_workload():
     assert snap_tokens(10**9, 2880, 2) == (512, None)
 
 
-@pytest.mark.parametrize("gpu", ["MI300X", "MI308X", "MI325X", "MI350X", "MI355X"])
+@pytest.mark.parametrize("gpu", ["MI350X", "MI355X"])
 def test_captured_sizes_that_lie_far_apart_are_no_uncertainty(gpu):
     """At hidden 7168 a step of 8 tokens is 112 KiB: the ends of cells lie further apart."""
     setting = Setting.shipped(gpu)
