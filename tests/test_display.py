@@ -10,8 +10,10 @@ from dataclasses import replace
 import pytest
 
 import costmodel as cm
+from costmodel.calibration.one_fabric import on_fabric
 from costmodel.calibration.posterior import Refusal
 from costmodel.data import llms
+from costmodel.model.fabric import FULL_MESH
 from costmodel.report.case import gather
 from costmodel.show.notebook import SHOWN, html
 from costmodel.units import kib
@@ -62,7 +64,7 @@ def test_outside_ipython_nothing_is_registered_and_results_know_no_html(gfx950):
 
 
 def test_every_result_fits_a_screen_as_text(gfx950, published):
-    observations = cm.observe(published)
+    observations = on_fabric(cm.observe(published), FULL_MESH)
     calibration, fit = cm.calibrate(observations, arch="gfx950")
     setting = cm.Setting.shipped("MI355X", engine="sglang")
     study = cm.Study(setting, ranks=4)
