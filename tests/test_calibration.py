@@ -189,9 +189,12 @@ def changed(edit):
         (changed(lambda d: d["parameters"][0].update(name="link_gbps[MI300X]")), "are not those"),
         (changed(lambda d: d["taus"].__setitem__(0, [0.05, 2.0])), "weights not one"),
         (changed(lambda d: d["coverage"].pop()), "does not add up to the rows used"),
-        (changed(lambda d: d["refusals"].append(
-            {"gpu": "MI355X", "world_size": 4, "reason": "?"}
-        )), "edited since"),
+        (
+            changed(
+                lambda d: d["refusals"].append({"gpu": "MI355X", "world_size": 4, "reason": "?"})
+            ),
+            "edited since",
+        ),
         (changed(lambda d: d["sources"][0].update(rows=1)), "edited since"),
     ],
 )

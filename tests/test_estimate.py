@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from costmodel.calibration.estimate import calibrate, known_gpus
-from costmodel.calibration.fit import FitProblem, fit
+from costmodel.calibration.fit import CONTRAST_US, FitProblem, fit
 from costmodel.calibration.observations import observe
 from costmodel.calibration.one_fabric import on_fabric
 from costmodel.calibration.posterior import HARNESS_DOF, NOISE_DOF
+from costmodel.data.kernels import LATEST
 from costmodel.data.measurement import Measurements
 from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
 from costmodel.model.fabric import FULL_MESH
-from costmodel.model.shape import ONE_STAGE, TWO_STAGE
 
 REPLICATES = 24
 
@@ -34,27 +34,19 @@ def with_latency(observations, latency):
 
 
 def draw_truth(problem, rng):
-    """Draw parameters from their priors (fixed times cut at zero) and harness constants."""
+    """Draw parameters from their priors, harness constants and contrasts between laboratories.
+
+    Sums of fixed times are positive in nature, parts need not be: barriers below zero, which the
+    priors allow, are drawn again.
+    """
+    barrier = np.array(["barrier" in name for name in problem.names])
     x = problem.prior_mean + problem.prior_sd * rng.standard_normal(len(problem.names))
-    while (low := x < problem.lower).any():
-        x[low] = (problem.prior_mean + problem.prior_sd * rng.standard_normal(len(problem.names)))[
-            low
-        ]
-    harness = np.maximum(2.5 * rng.standard_t(HARNESS_DOF, len(problem.harness)), -2.0)
-    return np.concatenate([np.minimum(x, problem.upper), harness])
-
-
-def crossing(calibration, values, gpu, n):
-    """Return tokens at hidden 7168 where the fused arms cross, one per draw."""
-    tokens = np.arange(1, 200)
-    setting = Setting(calibration, gpu)
-    shapes = setting.shapes(tokens, 7168, n)
-    one, two = (setting.latency_us(shapes, a, values) for a in (ONE_STAGE, TWO_STAGE))
-    gap = np.atleast_2d(one - two)
-    after = np.clip(np.where((gap > 0).any(1), (gap > 0).argmax(1), 198), 1, 198)
-    row = np.arange(len(gap))
-    a, b = gap[row, after - 1], gap[row, after]
-    return tokens[after - 1] - a / (b - a)
+    while (low := barrier & (x < 0)).any():
+        x[low] = (problem.prior_mean + problem.prior_sd * rng.standard_normal(x.size))[low]
+    harness = 0.7 * rng.standard_t(HARNESS_DOF, len(problem.harness))
+    tau = abs(CONTRAST_US * rng.standard_normal())
+    contrast = tau * rng.standard_normal(len(problem.contrast))
+    return np.concatenate([np.minimum(x, problem.upper), harness, contrast])
 
 
 def test_noise_free_data_give_the_truth_back(problem):
@@ -68,33 +60,26 @@ def test_noise_free_data_give_the_truth_back(problem):
 
 
 def test_90_percent_intervals_cover_85_to_95_percent(problem):
-    """Parameters, latencies and cutoffs, over truths drawn from the priors.
+    """Parameters and latencies, over truths drawn from the priors.
 
-    24 replicates x about 40 numbers: the pooled coverage has a standard error of about 2 %.
+    24 replicates x about 60 numbers: the pooled coverage has a standard error of about 2 %. That of
+    printed cutoffs, also where the model is wrong, is tests/test_interval_coverage.py's.
     """
     rng = np.random.default_rng(11)
-    parameter, latency, cutoff = [], [], []
+    parameter, latency = [], []
     for _ in range(REPLICATES):
         truth = draw_truth(problem, rng)
         exact = problem.predict(truth)
         scale = rng.uniform(0.015, 0.035, len(problem.harness))[problem.harness_index]
         noisy = exact * np.exp(scale * rng.standard_t(NOISE_DOF, exact.size))
-        calibration, found = calibrate(with_latency(problem.observations, noisy))
+        _, found = calibrate(with_latency(problem.observations, noisy))
         sd = np.sqrt(np.diag(found.covariance))
         parameter.append(np.abs(truth - found.x) <= 1.645 * sd)
         slope = found.problem.jacobian(found.x)[1]
         spread = np.sqrt(np.einsum("ij,jk,ik->i", slope, found.covariance, slope))
         latency.append(np.mean(np.abs(found.predicted - exact) <= 1.645 * spread))
-        draws = calibration.draw(200, 1) | {"harness[]": 0.0}
-        k = len(problem.names)
-        true_values = dict(zip(problem.names, problem._values(truth[:k]).tolist(), strict=True))
-        for gpu, n in (("MI355X", 4), ("MI355X", 8), ("MI300X", 4), ("MI300X", 8)):
-            lo, hi = np.quantile(crossing(calibration, draws, gpu, n), [0.05, 0.95])
-            at = crossing(calibration, true_values, gpu, n)[0]
-            cutoff.append(lo <= at <= hi)
     assert 0.85 <= np.mean(parameter) <= 0.95
     assert 0.83 <= np.mean(latency) <= 0.96
-    assert 0.83 <= np.mean(cutoff) <= 0.97
 
 
 def test_one_wild_row_moves_little(problem, fitted):
@@ -130,9 +115,6 @@ def test_draws_are_the_posterior(fitted):
         x = draws[name][:, 0]
         if "link_gbps" in name:
             continue
-        if not calibration._log[i] and mean < 3 * sd:
-            assert x.min() >= 0 or name == "release_acquire_us_per_doubling"
-            continue
         x = np.log(x) if calibration._log[i] else x
         assert np.median(x) == pytest.approx(mean, abs=0.08 * sd)
         assert x.std() == pytest.approx(sd, rel=0.06)
@@ -156,7 +138,8 @@ def test_a_user_s_rows_alone_can_be_calibrated(row):
         ):
             rows.append(
                 row | {"tokens": tokens, "bytes": size, "algorithm": algorithm,
-                       "latency_us": round(latency, 2), "source": "lab"}
+                       "latency_us": round(latency, 2), "source": "lab",
+                       "kernel_version": LATEST}
             )  # fmt: skip
     calibration, _ = calibrate(observe(Measurements.from_rows(rows)))
     cutoff = recommend(Setting(calibration, "MI300X"), world_sizes=(4,)).at(4)

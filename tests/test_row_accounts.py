@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from costmodel.calibration.row_accounts import accounts, said_of, set_aside
+from costmodel.calibration.observations import observe
+from costmodel.calibration.row_accounts import accounts, said_of
 from costmodel.data.measurement import Measurements
 
 
@@ -52,47 +53,47 @@ def test_accounts_stand_by_gpu_and_unnamed_ones_last(published):
 
 
 def test_an_arm_that_was_set_aside_is_not_one_that_nobody_measured(published):
-    records = set_aside(published)
+    records = observe(published).aside
     arm = {"gpu": "MI355X", "world_size": 8, "op": "fused_ar_rmsnorm"}
     noisy = "5 rows of aiter-3458-mi355x set aside: quality is noisy"
     assert said_of(records, **arm, algorithm="1stage") == noisy
     assert said_of(records, **arm, algorithm="2stage") == noisy
     assert said_of(records, **arm) == noisy.replace("5 rows", "10 rows")
     assert said_of(records, **arm | {"world_size": 2}) == ""
-    assert said_of(set_aside(published, include=("clean", "noisy")), **arm) == ""
+    assert said_of(observe(published, include=("clean", "noisy")).aside, **arm) == ""
 
 
 def test_rows_of_other_libraries_are_named_only_when_asked_for(published):
-    records = set_aside(published)
-    arm = {"gpu": "MI355X", "world_size": 8, "op": "fused_ar_rmsnorm", "algorithm": "2stage"}
-    assert "hip-comms" not in said_of(records, **arm)
-    assert "13 rows of hip-comms set aside: kernel family not modelled" in said_of(
-        records, **arm, families=("hip_comms",)
-    )
+    records = observe(published, include=("noisy",)).aside
+    arm = {"gpu": "MI355X", "world_size": 8, "op": "all_reduce"}
+    for families, rows in ((None, 14), (("vllm",), 7)):
+        said = said_of(records, **arm, families=families)
+        assert said == f"{rows} rows of vllm-39080 set aside: quality is clean"
 
 
 def test_rows_that_do_not_say_their_arm_may_be_of_either(row):
     table = Measurements.from_rows([row | {"algorithm": "auto"}])
     arm = {"gpu": "MI300X", "world_size": 4, "op": "fused_ar_rmsnorm"}
     for algorithm in ("1stage", "2stage"):
-        assert said_of(set_aside(table), **arm, algorithm=algorithm) == (
+        assert said_of(observe(table).aside, **arm, algorithm=algorithm) == (
             "1 row of mine set aside: algorithm not stated"
         )
 
 
 def test_rows_without_gpu_or_ranks_are_of_no_arm(row):
     rows = [row | {"gpu": ""}, row | {"world_size": ""}, row | {"op": "fused_ar_mhc"}]
-    assert set_aside(Measurements.from_rows(rows)) == ()
+    assert observe(Measurements.from_rows(rows)).aside == ()
 
 
 def test_what_is_set_aside_adds_up(published):
+    from costmodel.data.kernels import families
     from costmodel.model.shape import OPS
 
-    counted = sum(r["rows"] for r in set_aside(published))
+    counted = sum(r["rows"] for r in observe(published).aside)
     assert counted == sum(
         sum(r["set_aside"].values())
         for r in accounts(published)
-        if r["gpu"] and r["world_size"] and r["op"] in OPS
+        if r["gpu"] and r["world_size"] and r["op"] in OPS and r["kernel_family"] in families()
     )
     assert counted > 0
 

@@ -12,6 +12,7 @@ from ..errors import InputError
 from .coverage import coverage, hidden_effect, refusals, source_rows
 from .fit import Fit, FitProblem, fit
 from .observations import Observations
+from .one_fabric import on_fabric
 from .posterior import Calibration
 
 
@@ -38,6 +39,10 @@ def calibrate(
             "the model needs clean rows of all_reduce, fused_ar_rmsnorm or ar_then_rmsnorm"
         )
     fabrics = {g.model.fabric for g in observations.groups}
+    of_arch = {g.model.fabric for g in observations.groups if g.arch == arch}
+    if len(of_arch) == 1:
+        fabrics = of_arch
+        observations = on_fabric(observations, *of_arch)
     if len(fabrics) > 1:
         raise InputError(
             f"rows of several fabrics ({', '.join(sorted(fabrics))}) cannot share a calibration; "
@@ -68,6 +73,7 @@ def calibrate(
             "rows_read": observations.read,
             "rows_used": len(observations),
             "set_aside": observations.set_aside,
+            "aside": list(observations.aside),
             "sources": sorted(set(observations.table.source.tolist())),
             "sha256": data_sha256(observations),
             "hidden_effect": effect.to_dict() if effect else None,

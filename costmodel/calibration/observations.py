@@ -21,6 +21,7 @@ from ..model.interface import LatencyModel
 from ..model.latency import total
 from ..model.shape import ALL_REDUCE, FUSED, ONE_STAGE, OPS, TWO_STAGE, WORLD_SIZES, Shapes
 from ..units import ELEMENT_BYTES
+from .posterior import SetAside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,6 +61,8 @@ class Group:
 class Observations:
     """Rows that the model covers, in groups; ``set_aside`` counts the others by reason.
 
+    ``aside`` counts those of modelled ops and kernel families by arm as well.
+
     ``harness`` names, per row, the constant that the row's benchmark adds (one per source, kernel
     family and GPU); ``algorithm`` is resolved where the source let the library choose.
     """
@@ -70,6 +73,7 @@ class Observations:
     harness: NDArray[np.str_]
     set_aside: dict[str, int]
     read: int
+    aside: tuple[SetAside, ...] = ()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -176,8 +180,25 @@ def observe(
     )
     counts = Counter(reason[reason != ""].tolist())
     return Observations(
-        rows, groups, algorithm, harness.astype(np.str_), dict(counts.most_common()), len(table)
-    )
+        rows, groups, algorithm, harness.astype(np.str_), dict(counts.most_common()), len(table),
+        _aside(table, reason),
+    )  # fmt: skip
+
+
+def _aside(table: Measurements, reason: NDArray[np.str_]) -> tuple[SetAside, ...]:
+    """Count rows set aside by arm, source and reason, where the model knows op and kernel."""
+    of_an_arm = (reason != "") & np.isin(table.op, OPS) & (table.gpu != "")
+    of_an_arm &= ~np.isnan(table.world_size) & np.isin(table.kernel_family, kernel.families())
+    columns = (table.gpu, table.op, table.algorithm, table.kernel_family, table.source, reason)
+    rows = np.flatnonzero(of_an_arm)
+    cells = zip(*(c[rows].tolist() for c in (table.world_size, *columns)), strict=True)
+    return tuple(
+        {
+            "gpu": gpu, "world_size": int(n), "op": op, "algorithm": algorithm,
+            "kernel_family": family, "source": source, "reason": why, "rows": count,
+        }
+        for (n, gpu, op, algorithm, family, source, why), count in sorted(Counter(cells).items())
+    )  # fmt: skip
 
 
 def _kernels(table: Measurements, wanted: Mask) -> list[kernel.Kernel | None]:

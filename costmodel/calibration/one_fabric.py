@@ -30,4 +30,5 @@ def on_fabric(observations: Observations, fabric: str) -> Observations:
         harness=observations.harness[keep],
         set_aside=dict((Counter(observations.set_aside) + Counter(dropped)).most_common()),
         read=observations.read,
+        aside=observations.aside,
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -69,12 +69,32 @@ class HiddenEffectRecord(TypedDict):
     hi: float
 
 
+class SetAside(TypedDict):
+    """``rows`` rows of one source about one arm that a calibration does not use, and why.
+
+    ``algorithm`` is ``1stage`` or ``2stage``, or "" or ``auto`` where the source does not say.
+    """
+
+    gpu: str
+    world_size: int
+    op: str
+    algorithm: str
+    kernel_family: str
+    source: str
+    reason: str
+    rows: int
+
+
 class Data(TypedDict, total=False):
-    """The rows behind a calibration: read, used, set aside by reason; their sources and hash."""
+    """The rows behind a calibration: read, used, set aside by reason; their sources and hash.
+
+    ``aside`` says of which arms rows were set aside.
+    """
 
     rows_read: int
     rows_used: int
     set_aside: dict[str, int]
+    aside: list[SetAside]
     sources: list[str]
     sha256: str
     hidden_effect: HiddenEffectRecord | None
@@ -339,6 +359,8 @@ class Calibration:
             for i, n in enumerate(self.names)
             if (scope := n.partition("[")[2].rstrip("]")) not in others or scope in keep_scope
         ]
+        data = self.data.copy()
+        data["aside"] = [a for a in data.get("aside", ()) if a["gpu"] in keep_scope]
         index = np.array([*keep, *range(len(self.names), len(self.mean))])
         return Calibration(
             arch=arch,
@@ -356,15 +378,14 @@ class Calibration:
             gpus=gpus,
             fabric=self.fabric,
             kernel_family=self.kernel_family,
-            data=self.data,
+            data=data,
         )
 
     def to_json(self) -> str:
         """Return the file content. Numbers are rounded, so that a refit gives the same file."""
-        rounded = [
-            [_significant(v, 6) for v in row[: i + 1]]
-            for i, row in enumerate(self.covariance.tolist())
-        ]
+        mean = [_significant(v, 8) for v in self.mean.tolist()]
+        rounded = [[_significant(v, 6) for v in row] for row in self.covariance.tolist()]
+        kept = replace(self, mean=np.array(mean), covariance=np.array(rounded))
         record: CalibrationRecord = {
             "schema": "costmodel/calibration/2",
             "arch": self.arch,
@@ -381,7 +402,7 @@ class Calibration:
                     "hi": _significant(hi, 5),
                 }
                 for name in self.names
-                for lo, mid, hi in [self.interval(name)]
+                for lo, mid, hi in [kept.interval(name)]
             ],
             "harness": list(self.harness),
             "contrast": list(self.contrast),
@@ -391,8 +412,8 @@ class Calibration:
             "noise": {k: _significant(v, 4) for k, v in self.noise.items()},
             "coverage": list(self.coverage),
             "refusals": list(self.refusals),
-            "mean": [_significant(v, 8) for v in self.mean.tolist()],
-            "covariance_lower": rounded,
+            "mean": mean,
+            "covariance_lower": [row[: i + 1] for i, row in enumerate(rounded)],
             "content_sha256": "",
         }
         record["content_sha256"] = content_sha256(record)

@@ -1,7 +1,7 @@
 """Which rows a calibration uses and which it sets aside, arm by arm of every GPU.
 
 An arm is an op's algorithm on one GPU at one world size. What was set aside of it is kept apart
-from what nobody measured: :func:`set_aside` makes the records, :func:`said_of` the words.
+from what nobody measured: :func:`said_of` puts the records of :func:`.observe` into words.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from ..data import kernels
-from ..model.shape import OPS
+from .posterior import SetAside
 
 if TYPE_CHECKING:
     from ..data.measurement import Measurements
@@ -53,22 +53,6 @@ class AccountRecord(TypedDict):
     rows: int
     used: int
     set_aside: dict[str, int]
-
-
-class SetAside(TypedDict):
-    """``rows`` rows of one source about one arm that no calibration uses, and why.
-
-    ``algorithm`` is ``1stage`` or ``2stage``, or "" or ``auto`` where the source does not say.
-    """
-
-    gpu: str
-    world_size: int
-    op: str
-    algorithm: str
-    kernel_family: str
-    source: str
-    reason: str
-    rows: int
 
 
 def accounts(
@@ -117,36 +101,6 @@ def accounts(
             }
         )
     return tuple(records)
-
-
-def set_aside(
-    table: Measurements, *, include: tuple[str, ...] = ("clean",)
-) -> tuple[SetAside, ...]:
-    """Return what no calibration uses of the arms that are modelled, by arm, source and reason.
-
-    Only rows that say their GPU and world size: others are of no arm.
-    """
-    counts: dict[tuple[Any, ...], int] = {}
-    for record in accounts(table, include=include):
-        if not record["gpu"] or record["world_size"] is None or record["op"] not in OPS:
-            continue
-        arm = record["gpu"], record["world_size"], record["op"], record["algorithm"]
-        for reason, rows in record["set_aside"].items():
-            key = (*arm, record["kernel_family"], record["source"], reason)
-            counts[key] = counts.get(key, 0) + rows
-    return tuple(
-        {
-            "gpu": gpu,
-            "world_size": world_size,
-            "op": op,
-            "algorithm": algorithm,
-            "kernel_family": family,
-            "source": source,
-            "reason": reason,
-            "rows": rows,
-        }
-        for (gpu, world_size, op, algorithm, family, source, reason), rows in counts.items()
-    )
 
 
 def said_of(

@@ -137,6 +137,7 @@ def covered(
         kept.harness,
         dict(counts.most_common()),
         found.read,
+        found.aside,
     )
 
 
