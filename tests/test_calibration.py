@@ -115,7 +115,7 @@ def test_an_unknown_harness_widens_the_interval():
 
 
 def test_evidence_follows_gpu_world_size_and_bytes():
-    setting = Setting.shipped("MI355X")
+    setting = Setting.shipped("MI355X", aiter_version="0.1.19")
     p = predict(setting, setting.shapes([32, 32, 512], 7168, [4, 8, 4]), "1stage")
     assert p.evidence.tolist() == ["measured", "transferred", "transferred"]
     small = predict(setting, setting.shapes([1], 512, 4), "1stage")
@@ -189,9 +189,12 @@ def changed(edit):
         (changed(lambda d: d["parameters"][0].update(name="link_gbps[MI300X]")), "are not those"),
         (changed(lambda d: d["taus"].__setitem__(0, [0.05, 2.0])), "weights not one"),
         (changed(lambda d: d["coverage"].pop()), "does not add up to the rows used"),
-        (changed(lambda d: d["refusals"].append(
-            {"gpu": "MI355X", "world_size": 4, "reason": "?"}
-        )), "edited since"),
+        (
+            changed(
+                lambda d: d["refusals"].append({"gpu": "MI355X", "world_size": 4, "reason": "?"})
+            ),
+            "edited since",
+        ),
         (changed(lambda d: d["sources"][0].update(rows=1)), "edited since"),
     ],
 )
