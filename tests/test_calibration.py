@@ -115,7 +115,7 @@ def test_an_unknown_harness_widens_the_interval():
 
 
 def test_evidence_follows_gpu_world_size_and_bytes():
-    setting = Setting.shipped("MI355X")
+    setting = Setting.shipped("MI355X", aiter_version="0.1.19")
     p = predict(setting, setting.shapes([32, 32, 512], 7168, [4, 8, 4]), "1stage")
     assert p.evidence.tolist() == ["measured", "transferred", "transferred"]
     small = predict(setting, setting.shapes([1], 512, 4), "1stage")

@@ -98,7 +98,9 @@ def test_a_model_that_no_batch_of_can_run_1stage_is_refused(mi355x):
 
 
 def test_evidence_says_whether_both_algorithms_were_measured_here(mi355x, raised):
-    assert raised.evidence == "measured"
+    assert raised.evidence == "measured_elsewhere"
+    as_measured = mi355x.but(aiter_version="0.1.19")
+    assert worth(as_measured, R1, 4, LOW, HIGH).evidence == "measured"
     eight = worth(mi355x, R1, 8, named("sglang"), named("aiter"))
     assert eight.evidence == "transferred"
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.shape import FUSED
+from ..model.shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
 from .fit import Fit
-from .observations import Observations
+from .observations import Group, Observations
 from .posterior import NORMAL_HALF_WIDTH, Coverage, HiddenEffectRecord, Refusal, SourceRows
 
 Array = NDArray[np.float64]
@@ -55,22 +55,15 @@ def arms(found: Fit) -> NDArray[np.int64]:
 def coverage(observations: Observations) -> tuple[Coverage, ...]:
     """Return what was measured, one record per GPU, world size, op and algorithm."""
     table = observations.table
+    kinds: dict[tuple[str, int, str, str], list[Group]] = {}
+    for g in observations.groups:
+        for n in np.unique(table.world_size[g.rows]).tolist():
+            kinds.setdefault((g.gpu, int(n), g.shapes.op, g.algorithm), []).append(g)
+    places, paired = _places(observations), _paired(observations)
     found = []
-    for group in sorted(
-        {
-            (g.gpu, int(n), g.shapes.op, g.algorithm)
-            for g in observations.groups
-            for n in np.unique(table.world_size[g.rows])
-        }
-    ):
-        gpu, n, op, algorithm = group
-        mine = (
-            (table.gpu == gpu)
-            & (table.world_size == n)
-            & (table.op == op)
-            & (observations.algorithm == algorithm)
-        )
-        size = observations.size_bytes[mine]
+    for (gpu, n, op, algorithm), groups in sorted(kinds.items(), key=lambda kind: kind[0]):
+        rows = np.concatenate([g.rows[table.world_size[g.rows] == n] for g in groups])
+        size, hidden = observations.size_bytes[rows], table.hidden_dim[rows]
         found.append(
             Coverage(
                 gpu,
@@ -79,11 +72,40 @@ def coverage(observations: Observations) -> tuple[Coverage, ...]:
                 algorithm,
                 float(size.min()),
                 float(size.max()),
-                int(mine.sum()),
-                tuple(sorted(set(table.source[mine].tolist()))),
+                rows.size,
+                tuple(sorted(set(table.source[rows].tolist()))),
+                hidden_dims=tuple(sorted({int(h) for h in hidden[~np.isnan(hidden)].tolist()})),
+                dtypes=tuple(sorted({g.shapes.dtype for g in groups})),
+                states=tuple(sorted({g.state for g in groups})),
+                pairs=len({places[i] for i in rows[paired[rows]].tolist()}),
+                gpu_inferred=int((table.gpu_evidence[rows] == "inferred").sum()),
             )
         )
     return tuple(found)
+
+
+def _places(observations: Observations) -> list[str]:
+    """Return where each row was measured: its benchmark, world size and shape, as one word."""
+    t = observations.table
+    columns = (
+        observations.harness, t.gpu, t.world_size, t.tokens, t.hidden_dim, t.bytes, t.dtype,
+    )  # fmt: skip
+    return ["|".join(map(str, key)) for key in zip(*columns, strict=True)]
+
+
+def _paired(observations: Observations) -> NDArray[np.bool_]:
+    """Return which rows have their counterpart at the same place.
+
+    That of 2-stage and of separate ops is the op's own 1-stage, that of 1-stage is 2-stage.
+    """
+    ops, algorithms = observations.table.op.tolist(), observations.algorithm.tolist()
+    arms = list(zip(_places(observations), ops, algorithms, strict=True))
+    known = set(arms)
+    found = []
+    for place, op, algorithm in arms:
+        other = TWO_STAGE if algorithm == ONE_STAGE and op != SEPARATE else ONE_STAGE
+        found.append((place, FUSED if op == SEPARATE else op, other) in known)
+    return np.array(found, np.bool_)
 
 
 def source_rows(observations: Observations) -> tuple[SourceRows, ...]:

@@ -36,7 +36,8 @@ SILENT_DTYPE = "bf16"
 class Group:
     """Rows that ran one kernel on one GPU, so that one geometry call covers them.
 
-    ``geometry`` is an object of ``model``, which alone knows what is in it.
+    ``state`` is the kernel's for the rows' op and algorithm (:meth:`.Kernel.state`), ``geometry``
+    an object of ``model``, which alone knows what is in it.
     """
 
     rows: NDArray[np.int64]
@@ -46,6 +47,7 @@ class Group:
     gpu: str
     hbm_gbps: float
     norm_kernel: str
+    state: str
     model: LatencyModel
     geometry: Any
 
@@ -244,6 +246,7 @@ def _groups(
                 gpu=gpu,
                 hbm_gbps=hardware.hbm_gbps(gpu),
                 norm_kernel=ran.norm_kernel,
+                state=ran.state(op, alg),
                 model=model,
                 geometry=model.geometry(shapes, alg, ran, arch),
             )

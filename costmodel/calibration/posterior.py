@@ -112,7 +112,13 @@ class ParameterRecord(TypedDict):
 
 @dataclass(frozen=True)
 class Coverage:
-    """What was measured: one arm on one GPU at one world size, over a range of bytes."""
+    """What was measured: one arm on one GPU at one world size, over a range of bytes.
+
+    ``hidden_dims``, ``dtypes`` and ``states`` (:meth:`.Kernel.state`) are those of the rows;
+    ``pairs`` counts the shapes at which the same benchmark has the arm's counterpart too, 1-stage
+    for 2-stage and separate ops; ``gpu_inferred`` the rows whose source does not name the GPU.
+    Files of before lack these.
+    """
 
     gpu: str
     world_size: int
@@ -122,6 +128,11 @@ class Coverage:
     max_bytes: float
     rows: int
     sources: tuple[str, ...]
+    hidden_dims: tuple[int, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    states: tuple[str, ...] = ()
+    pairs: int = 0
+    gpu_inferred: int = 0
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..model.shape import FUSED
 from ..rules.evidence import CutoffEvidence
 from ..units import kib
-from .evidence import NOT_IDENTIFIED, ArmEvidence
+from .evidence import NOT_IDENTIFIED, ArmEvidence, evidence_class
 from .regret import Arms, Cell
 from .setting import Setting
 from .statements import Beside
@@ -73,9 +73,9 @@ class Cutoff:
         return self.verdict != NOT_IDENTIFIED
 
     @property
-    def measured(self) -> bool:
-        """Whether both arms were measured on this GPU at this world size."""
-        return all(arm.here for arm in self.evidence)
+    def evidence_class(self) -> str:
+        """What both arms' latencies rest on, whether or not a cutoff is claimed."""
+        return evidence_class(self.evidence)
 
     def to_dict(self) -> CutoffRecord:
         """Return an entry of ``cutoffs``."""

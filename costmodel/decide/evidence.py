@@ -1,44 +1,69 @@
-"""What an arm's latency rests on: rows of this GPU and world size, or carried from elsewhere."""
+"""What a cutoff and a latency rest on: rows of just this, of much the same, or of other places.
+
+An arm is ``measured`` by rows of this GPU, world size, dtype and kernel state;
+``measured_elsewhere`` where the rows of this GPU and world size are of another dtype or kernel
+state; else ``transferred``. Two arms are as good as the lesser one, and ``measured`` only where a
+benchmark has both at one shape: else nothing shows their difference without a model.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..calibration.posterior import Coverage
-from ..model.shape import ALGORITHMS, SEPARATE, SEPARATE_OPS
+from ..model.shape import ALGORITHMS, SEPARATE, SEPARATE_OPS, SPOKEN
 
 if TYPE_CHECKING:
     from .schemas import ArmEvidenceRecord
     from .setting import Setting
 
 MEASURED = "measured"
+MEASURED_ELSEWHERE = "measured_elsewhere"
 TRANSFERRED = "transferred"
 NOT_IDENTIFIED = "not_identified"
 ALWAYS_ONE_STAGE = "always_1stage"
 
+#: The classes with which a cutoff in bytes is claimed.
+CLAIMED = (MEASURED, MEASURED_ELSEWHERE, TRANSFERRED)
+
 
 @dataclass(frozen=True)
 class ArmEvidence:
-    """What one arm's latency rests on: rows measured here, or rows carried from elsewhere."""
+    """What one arm's latency rests on: rows measured here, or rows carried from elsewhere.
+
+    ``exact`` are those of the rows here that have the dtype and the kernel state asked about.
+    """
 
     arm: str
+    state: str
+    dtype: str
     here: tuple[Coverage, ...]
+    exact: tuple[Coverage, ...]
     elsewhere: tuple[Coverage, ...]
 
     @classmethod
     def of(cls, setting: Setting, world_size: int, arm: str) -> ArmEvidence:
         """Return what an arm rests on; refused rows carry nothing elsewhere."""
-        calibration = setting.calibration
+        calibration, kernel = setting.calibration, setting.kernel
         refused = {(r.gpu, r.world_size) for r in calibration.refusals}
         apart = arm == SEPARATE_OPS
         kinds = [(SEPARATE, a) for a in ALGORITHMS] if apart else [(setting.op, arm)]
+        state = {kind: kernel.state(*kind) for kind in kinds}
         rows = [c for c in calibration.coverage if (c.op, c.algorithm) in kinds]
-        return cls(
-            arm,
-            tuple(c for c in rows if (c.gpu, c.world_size) == (setting.gpu, world_size)),
-            tuple(c for c in rows if (c.gpu, c.world_size) not in refused),
-        )
+        here = [c for c in rows if (c.gpu, c.world_size) == (setting.gpu, world_size)]
+        exact = [
+            c for c in here if setting.dtype in c.dtypes and state[c.op, c.algorithm] in c.states
+        ]
+        elsewhere = [c for c in rows if (c.gpu, c.world_size) not in refused]
+        said = " or ".join(dict.fromkeys(state.values()))
+        return cls(arm, said, setting.dtype, tuple(here), tuple(exact), tuple(elsewhere))
+
+    @property
+    def word(self) -> str:
+        """The arm's own class."""
+        return MEASURED if self.exact else MEASURED_ELSEWHERE if self.here else TRANSFERRED
 
     @property
     def rows(self) -> tuple[Coverage, ...]:
@@ -51,20 +76,65 @@ class ArmEvidence:
         return sum(c.rows for c in self.here)
 
     @property
+    def pairs(self) -> int:
+        """At how many shapes here a benchmark has the arm's counterpart too."""
+        return sum(c.pairs for c in self.here)
+
+    @property
     def sources(self) -> tuple[str, ...]:
         """The sources that measured here, by name."""
         return tuple(sorted({s for c in self.here for s in c.sources}))
+
+    @property
+    def hidden_dims(self) -> tuple[int, ...]:
+        """The hidden sizes of the rows behind the arm."""
+        return tuple(sorted({h for c in self.rows for h in c.hidden_dims}))
+
+    @property
+    def otherwise(self) -> str:
+        """In what the rows here differ from what is asked, in words; "" where they do not."""
+        if self.exact or not self.here:
+            return ""
+        spoken = SPOKEN[self.arm]
+        dtypes = sorted({d for c in self.here for d in c.dtypes})
+        if dtypes and self.dtype not in dtypes:
+            return f"{spoken} rows are {', '.join(dtypes)}, not {self.dtype}"
+        states = sorted({s for c in self.here for s in c.states}) or ["a kernel state not recorded"]
+        return f"{spoken} rows ran with {' or '.join(states)}, not {self.state}"
 
     def to_dict(self) -> ArmEvidenceRecord:
         """Return an entry of ``evidence``."""
         return {
             "algorithm": self.arm,
             "measured": bool(self.here),
+            "state": self.state,
+            "exact": bool(self.exact),
             "rows": [
                 {
                     "gpu": c.gpu, "world_size": c.world_size, "rows": c.rows,
-                    "sources": list(c.sources),
+                    "sources": list(c.sources), "hidden_dims": list(c.hidden_dims),
+                    "dtypes": list(c.dtypes), "states": list(c.states), "pairs": c.pairs,
+                    "gpu_inferred": c.gpu_inferred,
                 }
                 for c in self.rows
             ],
         }  # fmt: skip
+
+
+def arms_evidence(setting: Setting, world_size: int) -> tuple[ArmEvidence, ArmEvidence]:
+    """Return what 1-stage and the alternative rest on."""
+    one, other = (ArmEvidence.of(setting, world_size, arm) for arm in setting.arms)
+    return one, other
+
+
+def shortfall(arms: Sequence[ArmEvidence]) -> list[str]:
+    """Return in words what keeps arms that were measured here from being ``measured``."""
+    lacks = [arm.otherwise for arm in arms if arm.otherwise]
+    return lacks if arms[-1].pairs else [*lacks, "no shape has both arms in one benchmark"]
+
+
+def evidence_class(arms: Sequence[ArmEvidence]) -> str:
+    """Return the class of 1-stage and the other arm together."""
+    if not all(arm.here for arm in arms):
+        return TRANSFERRED
+    return MEASURED_ELSEWHERE if shortfall(arms) else MEASURED

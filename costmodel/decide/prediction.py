@@ -12,7 +12,7 @@ from ..calibration.posterior import NOISE_DOF, TAIL, TYPICAL
 from ..errors import InputError
 from ..model.latency import total
 from ..model.shape import SEPARATE_OPS, SPOKEN, Shapes, read_algorithm
-from .evidence import MEASURED, TRANSFERRED, ArmEvidence
+from .evidence import MEASURED, MEASURED_ELSEWHERE, TRANSFERRED, ArmEvidence
 from .setting import DRAWS, SEED, Setting
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class Prediction:
     shows it. ``lo_us`` and ``hi_us`` hold a measurement on *your machine*, which nobody has
     measured and whose benchmark adds what it adds; ``kernel_lo_us`` and ``kernel_hi_us`` one in
     the reference's laboratory, of *this kernel*.
-    ``evidence`` is ``measured`` (this arm was measured on this GPU at this world size),
-    ``transferred`` (physics carries it from other GPUs or world sizes).
+    ``evidence`` is the arm's class (:mod:`.evidence`): ``measured``, ``measured_elsewhere`` or
+    ``transferred``.
     """
 
     shapes: Shapes
@@ -136,16 +136,18 @@ def predict(setting: Setting, shapes: Shapes, algorithm: str) -> Prediction:
 
 
 def evidence(setting: Setting, shapes: Shapes, algorithm: str) -> NDArray[np.str_]:
-    """Return ``measured`` or ``transferred`` per shape.
+    """Return ``measured``, ``measured_elsewhere`` or ``transferred`` per shape.
 
     An arm counts as measured within a factor of two of the bytes that were measured.
     """
-    result = np.full(shapes.tokens.shape, TRANSFERRED, dtype="U16")
+    result = np.full(shapes.tokens.shape, TRANSFERRED, dtype="U18")
+    size = shapes.bytes
     for n in np.unique(shapes.world_size):
-        for rows in ArmEvidence.of(setting, int(n), algorithm).here:
-            size = shapes.bytes
-            near = (size >= rows.min_bytes / 2) & (size <= rows.max_bytes * 2)
-            result[near & (shapes.world_size == n)] = MEASURED
+        arm = ArmEvidence.of(setting, int(n), algorithm)
+        for rows, found in ((arm.here, MEASURED_ELSEWHERE), (arm.exact, MEASURED)):
+            for c in rows:
+                near = (size >= c.min_bytes / 2) & (size <= c.max_bytes * 2)
+                result[near & (shapes.world_size == n)] = found
     return result
 
 

@@ -35,7 +35,17 @@ from ..model.shape import (
 )
 from ..units import PACK_BYTES, kib
 from .decision import Cutoff, Decision
-from .evidence import ALWAYS_ONE_STAGE, MEASURED, NOT_IDENTIFIED, TRANSFERRED, ArmEvidence
+from .evidence import (
+    ALWAYS_ONE_STAGE,
+    CLAIMED,
+    MEASURED,
+    NOT_IDENTIFIED,
+    TRANSFERRED,
+    ArmEvidence,
+    arms_evidence,
+    evidence_class,
+    shortfall,
+)
 from .regret import MAX_INTERVAL_RATIO, Added, Arms, BestCutoff, Cell
 from .setting import Setting
 from .statements import beside
@@ -139,7 +149,7 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
     """Return the cutoff for one world size."""
     arms, best = weigh(setting, load, n, added_us=added_us)
     this_kernel = weigh(setting, load, n, values=setting.this_kernel, added_us=added_us)[1]
-    evidence = tuple(ArmEvidence.of(setting, n, a) for a in setting.arms)
+    evidence = arms_evidence(setting, n)
     reason, verdict = _verdict(setting, best, n, evidence)
     point = best.cell.roundest()
     gain = arms.gain_per_hidden_pct(point)
@@ -156,7 +166,7 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
             f"{100 * window.differ:.0f} % of the calls"
         )
     asked = load.hidden_dims()
-    claimed = verdict in (MEASURED, TRANSFERRED)
+    claimed = verdict in CLAIMED
     unit = setting.element_bytes
     always = verdict == ALWAYS_ONE_STAGE
     return Cutoff(
@@ -201,21 +211,21 @@ def every_hidden_cell(setting: Setting, max_bytes: int) -> Cell:
 
 
 def _verdict(
-    setting: Setting, best: BestCutoff, n: int, evidence: tuple[ArmEvidence, ...]
+    setting: Setting, best: BestCutoff, n: int, evidence: tuple[ArmEvidence, ArmEvidence]
 ) -> tuple[str, str]:
     """Return (reason, verdict)."""
     for refusal in setting.calibration.refusals:
         if (refusal.gpu, refusal.world_size) == (setting.gpu, n):
             return refusal.reason, NOT_IDENTIFIED
     if best.always >= ALWAYS_PROBABILITY:
+        adds = "2-stage adds" if setting.alternative == TWO_STAGE else "separate ops add"
         why = (
-            "posterior: with 2 ranks both arms move the same bytes over the one link and "
-            + ("2-stage adds" if setting.alternative == TWO_STAGE else "separate ops add")
-            + " a launch"
+            "by physics: with 2 ranks both arms move the same bytes over the one link and "
+            f"{adds} a launch; "
         )
         return (
-            f"1-stage wins on every call of the workload in {100 * best.always:.0f} % of the "
-            + (why if n == 2 else "posterior"),
+            f"{why if n == 2 else ''}1-stage wins on every call of the workload in "
+            f"{100 * best.always:.0f} % of the posterior",
             ALWAYS_ONE_STAGE,
         )
     if not best.identified:
@@ -229,11 +239,14 @@ def _verdict(
     one, other = evidence
     if one.here and other.here:
         sources = ", ".join(sorted({*one.sources, *other.sources}))
-        return (
-            f"both arms measured on {setting.gpu} at {n} ranks ({one.count} + {other.count} rows: "
-            f"{sources})",
-            MEASURED,
+        inferred = sum(c.gpu_inferred for arm in evidence for c in arm.here)
+        guess = f", {inferred} of an inferred GPU" if inferred else ""
+        measured = (
+            f"both arms measured on {setting.gpu} at {n} ranks ({one.count} + {other.count} rows"
+            f"{guess}: {sources})"
         )
+        lacks = " and ".join(shortfall(evidence))
+        return f"{measured}, but {lacks}" if lacks else measured, evidence_class(evidence)
     for arm in evidence:
         if not arm.rows:
             return (

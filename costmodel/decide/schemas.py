@@ -53,19 +53,33 @@ class MeasureNext(TypedDict):
 
 
 class RowsBehind(TypedDict):
-    """Rows of one arm on one GPU at one world size."""
+    """Rows of one arm on one GPU at one world size.
+
+    ``states`` are kernel states in words, ``pairs`` the shapes with the arm's counterpart in the
+    same benchmark, ``gpu_inferred`` the rows whose source does not name the GPU.
+    """
 
     gpu: str
     world_size: int
     rows: int
     sources: list[str]
+    hidden_dims: list[int]
+    dtypes: list[str]
+    states: list[str]
+    pairs: int
+    gpu_inferred: int
 
 
 class ArmEvidenceRecord(TypedDict):
-    """What one arm's latency rests on; ``measured``: on this GPU at this world size."""
+    """What one arm's latency rests on; ``measured``: on this GPU at this world size.
+
+    ``state`` is the kernel state asked about, ``exact`` whether rows here have it and the dtype.
+    """
 
     algorithm: str
     measured: bool
+    state: str
+    exact: bool
     rows: list[RowsBehind]
 
 

@@ -18,7 +18,7 @@ from ..data.llms import LLM
 from ..data.workload import Workload, captured_batch_sizes
 from ..errors import InputError
 from ..rules.rule import Rule
-from .evidence import MEASURED, TRANSFERRED, ArmEvidence
+from .evidence import arms_evidence, evidence_class
 from .regret import Arms, Estimate
 from .setting import Setting
 
@@ -55,8 +55,8 @@ class BatchWorth:
 class Worth:
     """What changing from rule ``old`` to ``new`` saves on one GPU; negative where it costs.
 
-    ``mean_us`` is the mean over ``histogram``, ``evidence`` is ``measured`` when both algorithms
-    were measured on this GPU at this world size, else ``transferred``.
+    ``mean_us`` is the mean over ``histogram``, ``evidence`` is the class of what both
+    arms' latencies rest on (:func:`.evidence_class`).
     """
 
     setting: Setting
@@ -138,7 +138,6 @@ def worth(
     share[np.searchsorted(batch, weights.batch)] = weights.share
     row_bytes = llm.hidden_size * setting.element_bytes
     names = np.where(one, *setting.arms).tolist()
-    covered = [ArmEvidence.of(setting, world_size, arm).here for arm in setting.arms]
     return Worth(
         setting=setting,
         llm=llm,
@@ -151,5 +150,5 @@ def worth(
             for i, b in enumerate(batch.tolist())
         ),
         mean_us=Estimate.of(saved @ share),
-        evidence=MEASURED if all(covered) else TRANSFERRED,
+        evidence=evidence_class(arms_evidence(setting, world_size)),
     )

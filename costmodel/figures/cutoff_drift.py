@@ -217,7 +217,7 @@ def _subtitle(
         f"{setting.op}, {setting.dtype}{ran}; {provenance(setting.calibration)}. "
         f"Bands: 90 %. {words}"
     ]
-    texts = [evidence_line(setting.calibration, setting.gpu, n, setting.op) for n in world_sizes]
+    texts = [evidence_line(setting, n) for n in world_sizes]
     if len(set(texts)) == 1:
         lines.append(f"{texts[0]}.")
     else:

@@ -124,7 +124,7 @@ def latency_against_bytes(
     subtitle = (
         f"{setting.op}, {setting.dtype}, hidden {hidden_dim}, "
         f"{setting.kernel.title}; {provenance(setting.calibration)}.<br>"
-        f"{evidence_line(setting.calibration, setting.gpu, n, setting.op)}. "
+        f"{evidence_line(setting, n)}. "
         "Points: measured (open: at another hidden size), moved by what their source's harness "
         "differs from a typical one."
     )

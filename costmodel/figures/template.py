@@ -12,12 +12,13 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 from ..model.fabric import FULL_MESH
-from ..show.words import arm
+from ..show.words import arm, evidence
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from ..calibration.posterior import Calibration
+    from ..decide.setting import Setting
 
 #: Okabe and Ito's palette without black, which does not show on a dark page.
 ORANGE = "#E69F00"
@@ -133,16 +134,18 @@ def plain(text: object) -> str:
     return html.escape(str(text), quote=True).replace("%{", "%&#123;")
 
 
-def evidence_line(calibration: Calibration, gpu: str, world_size: int, op: str) -> str:
+def evidence_line(setting: Setting, world_size: int) -> str:
     """Return what the two arms' latencies at a world size rest on, for a figure's subtitle."""
+    from ..decide.evidence import arms_evidence
+
     parts = []
-    for algorithm in ("1stage", "2stage"):
-        found = calibration.measured(gpu, world_size, op, algorithm)
-        if found is None:
-            parts.append(f"{arm(algorithm)} transferred (never measured here)")
-        else:
-            sources = ", ".join(found.sources)
-            parts.append(f"{arm(algorithm)} measured ({found.rows} rows: {plain(sources)})")
+    for rests_on in arms_evidence(setting, world_size):
+        name = arm(rests_on.arm)
+        if not rests_on.here:
+            parts.append(f"{name} transferred (never measured here)")
+            continue
+        sources = plain(", ".join(rests_on.sources))
+        parts.append(f"{name} {evidence(rests_on.word)} ({rests_on.count} rows: {sources})")
     return "Evidence: " + "; ".join(parts)
 
 

@@ -101,7 +101,7 @@ def terms_along_bytes(
     subtitle = (
         f"{setting.op}, {setting.dtype}, hidden {hidden_dim}, "
         f"{setting.kernel.title}, typical harness; {provenance(setting.calibration)}.<br>"
-        f"{evidence_line(setting.calibration, setting.gpu, world_size, setting.op)}. Fixed times "
+        f"{evidence_line(setting, world_size)}. Fixed times "
         "are known as sums; their parts lean on priors."
     )
     title = f"Where the time goes, {plain(setting.gpu)}, TP{world_size}"
@@ -182,7 +182,7 @@ def terms_of_call(explanation: Explanation) -> go.Figure:
         f"{span} us; {arm(faster)} is faster in {chance(share)} of the posterior. "
         f"{setting.op}, {setting.dtype}, {setting.kernel.title}; "
         f"{provenance(setting.calibration)}.<br>"
-        + evidence_line(setting.calibration, setting.gpu, explanation.world_size, setting.op)
+        + evidence_line(setting, explanation.world_size)
         + "."
     )
     return finish(figure, title, subtitle, height=440, legend="none")

@@ -13,7 +13,7 @@ from ..decide.decision import Cutoff, Decision
 from ..decide.setting import Setting
 from ..model.shape import Shapes
 from ..rules.condition import Calls
-from ..show.words import arm
+from ..show.words import arm, evidence
 from ..units import element_bytes
 from .template import BLUE, NEUTRAL, VERMILLION, finish, plain, provenance
 
@@ -130,8 +130,8 @@ def decision_map(
 
 
 def _panel_title(cutoff: Cutoff) -> str:
-    word = "measured" if cutoff.measured else "transferred"
-    return f"TP{cutoff.world_size} ({word if cutoff.claimed else 'no claim'})"
+    word = evidence(cutoff.evidence_class) if cutoff.claimed else "no claim"
+    return f"TP{cutoff.world_size} ({word})"
 
 
 def _current(op: str) -> list[Rule]:

@@ -19,7 +19,7 @@ from ..data.llms import LLM
 from ..data.measurement import Measurements
 from ..data.workload import Workload
 from ..decide.decision import Cutoff, Decision
-from ..decide.evidence import MEASURED, TRANSFERRED
+from ..decide.evidence import CLAIMED
 from ..decide.recommendation import recommend
 from ..decide.regret import Arms, Score
 from ..decide.row_errors import covered
@@ -64,8 +64,9 @@ class AtWorldSize:
     def evidence(self) -> str:
         """The evidence class in words, with what the latencies rest on where that differs."""
         words = evidence(self.cutoff.verdict)
-        verdicts = (MEASURED, TRANSFERRED)
-        return words if self.cutoff.verdict in verdicts else f"{words} ({self.worth.evidence})"
+        if self.cutoff.verdict in CLAIMED:
+            return words
+        return f"{words} ({evidence(self.worth.evidence)})"
 
     @property
     def changed(self) -> tuple[BatchWorth, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..decide.evidence import TRANSFERRED
+from ..decide.evidence import MEASURED
 from ..show.recommendation import apart
 from ..show.statements import flag, says
 from ..show.words import up_to
@@ -102,7 +102,7 @@ def _measurement_files(case: Case) -> str:
 def measure_commands(case: Case) -> str:
     """Return the commands that measure the shapes that matter most."""
     target = f"{case.target} --for {case.engine.name}"
-    carried = [w.world_size for w in case.by_world_size if w.cutoff.verdict == TRANSFERRED]
+    carried = [w.world_size for w in case.by_world_size if w.cutoff.evidence_class != MEASURED]
     n = (carried or [w.world_size for w in case.by_world_size])[-1]
     return "\n".join(
         [

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class CutoffEvidence:
     """What supports the cutoff of one world size.
 
-    ``verdict`` is measured, transferred, not_identified or always_1stage; ``lo`` and ``hi`` bound
-    the cutoff in bytes on a machine that nobody has measured (90 %), None where there is none.
+    ``verdict`` is measured, measured_elsewhere, transferred, not_identified or always_1stage;
+    ``lo`` and ``hi`` bound the cutoff in bytes on a machine that nobody has measured (90 %), None
+    where there is none.
     """
 
     verdict: str

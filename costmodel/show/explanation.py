@@ -12,7 +12,8 @@ from ..model.latency import TERMS
 from ..model.shape import ONE_STAGE, SEPARATE_OPS
 from ..rules.catalogue import catalogue
 from ..units import kib
-from .recommendation import interval, sizes, this_kernel
+from . import words
+from .recommendation import evidence, interval, sizes, this_kernel
 from .statements import most_telling
 from .table import table
 from .words import arm, chance, parameter, unit
@@ -24,7 +25,7 @@ SHOWN = 6
 def text(found: Explanation) -> str:
     """Return one decision as text."""
     s = found.setting
-    arms = ", ".join(f"{arm(a)} {part.evidence}" for a, part in found.arms.items())
+    arms = ", ".join(f"{arm(a)} {words.evidence(part.evidence)}" for a, part in found.arms.items())
     lines = [
         f"{found.tokens} tokens x hidden {found.hidden_dim}, {s.dtype}, TP{found.world_size} on "
         f"{s.gpu} ({s.arch}): {kib(found.bytes)} on one rank",
@@ -98,7 +99,7 @@ def _rule(found: Explanation) -> str:
     if found.cutoff.max_bytes is not None:
         where += (
             f", 90 %: {interval(found.cutoff)} on your machine, {this_kernel(found.cutoff)} for "
-            f"this kernel; {found.cutoff.verdict}"
+            f"this kernel; {evidence(found.cutoff)}"
         )
     alone = ""
     if found.alone != found.choice:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import textwrap
 
 from ..decide.decision import Cutoff, Decision
+from ..decide.evidence import ALWAYS_ONE_STAGE
 from ..decide.three_way import SeparateOps
 from ..units import kib
+from . import words
 from .statements import line
 from .table import table
 from .words import answer, arm, size_interval, window_sizes
@@ -26,7 +28,7 @@ def text(decision: Decision) -> str:
     ]
     rows = [
         (
-            f"TP{c.world_size}", sizes(c), interval(c), this_kernel(c), c.verdict,
+            f"TP{c.world_size}", sizes(c), interval(c), this_kernel(c), evidence(c),
             f"{c.regret_pct:.2f} %",
         )
         for c in decision.cutoffs
@@ -77,6 +79,12 @@ def text(decision: Decision) -> str:
 def sizes(cutoff: Cutoff) -> str:
     """Return which sizes are 1-stage: ``<= 464 KiB``, ``always`` or ``no claim``."""
     return answer(cutoff.verdict, cutoff.max_bytes)
+
+
+def evidence(cutoff: Cutoff) -> str:
+    """Return the evidence class in words; at 2 ranks 1-stage always wins by physics."""
+    always = cutoff.verdict == ALWAYS_ONE_STAGE
+    return "by physics" if always and cutoff.world_size == 2 else words.evidence(cutoff.verdict)
 
 
 def interval(cutoff: Cutoff) -> str:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..decide.evidence import MEASURED, MEASURED_ELSEWHERE, TRANSFERRED
 from ..decide.worth import Worth
 from ..units import kib
 from .table import table
+from .words import evidence
+
+#: What the evidence classes say of a GPU and world size.
+MEANS = {
+    MEASURED: "both arms were measured at one shape with these kernels and this dtype",
+    MEASURED_ELSEWHERE: "both arms were measured, but not at one shape with just this",
+    TRANSFERRED: "an arm was never measured",
+}
 
 
 def text(worths: Sequence[Worth]) -> str:
@@ -24,12 +33,8 @@ def text(worths: Sequence[Worth]) -> str:
 def _one(w: Worth) -> str:
     s = w.setting
     lines = [
-        f"{s.gpu}, calibration {s.calibration.id}, {s.kernel.title}; {w.evidence}: "
-        + (
-            f"both algorithms were measured on {s.gpu} at TP{w.world_size}"
-            if w.evidence == "measured"
-            else f"an algorithm was never measured on {s.gpu} at TP{w.world_size}"
-        ),
+        f"{s.gpu}, calibration {s.calibration.id}, {s.kernel.title}; {evidence(w.evidence)}: "
+        f"{MEANS[w.evidence]} on {s.gpu} at TP{w.world_size}",
         f"  from {w.old.name}: {w.old.words()}",
         f"  to   {w.new.name}: {w.new.words()}",
     ]
