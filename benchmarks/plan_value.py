@@ -230,14 +230,14 @@ def refit(arch, gpu, world_sizes, count, refits, seed=1):
     for t in range(refits):
         new = rows_of(problem, design, prints[t], arch, gpu)
         again, _ = calibrate(observe(concat([old, new])), arch=arch)
-        behind = Posterior.of(again)
-        white = behind.sample(512)
+        # What was measured is the machine that is asked about.
+        told = setting.but(calibration=again, source="rehearsal")
         left = np.linalg.cholesky(covariance[t])
         for s, (surface, regret) in enumerate(zip(problem.surfaces, rehearsal.regret, strict=True)):
             if not surface.open:
                 continue
             calls = (surface.arms.shapes, surface.arms.weight)
-            anew = Arms.of_calls(setting.but(calibration=again), *calls, behind.values(white))
+            anew = Arms.of_calls(told, *calls)
             slow = anew.best()
             drawn = mean[t] + posterior.sample(512) @ left.T
             quick = Arms.of_calls(setting, *calls, posterior.values(drawn)).best()

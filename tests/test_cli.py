@@ -23,7 +23,8 @@ KEYS = {
     ],
     "row": [
         "op", "algorithm", "world_size", "tokens", "hidden_dim", "dtype", "bytes", "latency_us",
-        "latency_us_lo", "latency_us_hi", "evidence", "terms",
+        "latency_us_lo", "latency_us_hi", "latency_us_this_kernel_lo", "latency_us_this_kernel_hi",
+        "reference", "evidence", "terms",
     ],
 }  # fmt: skip
 

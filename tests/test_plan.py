@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from costmodel.calibration.posterior import Refusal
+from costmodel.calibration.posterior import FORM_US, Refusal
 from costmodel.data.workload import Workload
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.setting import Setting
@@ -113,9 +113,13 @@ def test_the_sample_of_the_posterior_has_its_moments(mi300x):
     assert white.mean(axis=0) == pytest.approx(0.0, abs=1e-12)
     assert white.T @ white / len(white) == pytest.approx(np.eye(white.shape[1]), abs=1e-9)
     p = len(calibration.names)
-    covariance = calibration.covariance[:p, :p]
-    assert posterior.root @ posterior.root.T == pytest.approx(covariance, abs=1e-9)
-    point = posterior.values(np.zeros((1, p)))
+    covariance = posterior.root @ posterior.root.T
+    assert covariance[:p, :p] == pytest.approx(calibration.covariance[:p, :p], abs=1e-9)
+    # A machine's contrasts: the spread between laboratories, and what the form may miss.
+    variance = FORM_US**2 + sum(weight * tau**2 for tau, weight in calibration.taus)
+    assert covariance[p:, p:] == pytest.approx(variance * np.eye(2), abs=1e-9)
+    assert covariance[p:, :p] == pytest.approx(0.0, abs=1e-9)
+    point = posterior.values(np.zeros((1, p + 2)))
     for name in calibration.names:
         assert point[name][0, 0] == pytest.approx(calibration.values[name])
 
@@ -225,7 +229,7 @@ def test_candidates_keep_near_the_open_decisions(mi300x):
     problem, _, _ = pose(mi300x, Workload.of([2880]))
     c = problem.candidates
     possible = np.flatnonzero(c.possible) // 2
-    assert set(c.world_size[possible].tolist()) == {4, 8}
+    assert {4, 8} <= set(c.world_size[possible].tolist())
     for surface in problem.surfaces[1:]:
         size = c.size_bytes[possible][c.world_size[possible] == surface.world_size]
         assert size.min() >= surface.cutoff.max_bytes_lo / 1.5
@@ -271,7 +275,7 @@ def test_gfx950_measures_where_nothing_was_measured_first():
     found = plan(Setting.shipped("MI355X"), Budget(shapes=2), world_sizes=(4, 8))
     assert {e.world_size for e in found.entries} == {8}
     assert "no 1-stage or 2-stage row of MI355X at 8 ranks" in found.entries[0].reason
-    assert "growth of the 2-stage's release with ranks" in found.entries[0].reason
+    assert "what the 2-stage adds at 8 ranks" in found.entries[0].reason
 
 
 def test_budgets_are_kept_and_more_budget_is_never_worse(problem):

@@ -312,9 +312,9 @@ class TestRule:
     @pytest.mark.parametrize(
         ("version", "limits"),
         [
-            ("0.1.10.post2", Always(False)),
+            ("0.1.10", Always(False)),
             (
-                "0.1.10.post3",
+                "0.1.10.post2",
                 all_of(Member("hidden_dim", (512, 1024, 2048, 4096)), Compare("tokens", "<=", 80)),
             ),
             ("0.1.16", Compare("tokens", "<=", 80)),

@@ -33,7 +33,7 @@ SCHEMAS: dict[str, Any] = {
     "costmodel/rule/1": RuleRecord,
     "costmodel/catalogue/1": Catalogue,
     "costmodel/plan/1": PlanRecord,
-    "costmodel/calibration/1": CalibrationRecord,
+    "costmodel/calibration/2": CalibrationRecord,
     "costmodel/run/1": RunSettings,
     "costmodel/environment/1": EnvironmentRecord,
     "costmodel/models/1": models.ModelsRecord,

@@ -123,11 +123,13 @@ class BestCutoff:
     def identified(self) -> bool:
         """Whether the interval is narrow enough for a cutoff to be claimed.
 
-        From largest 1-stage call to largest 1-stage call: how far apart captured calls lie is not
-        uncertainty.
+        From the middle of one cell to that of the other, by ratio: how far apart captured calls lie
+        is not uncertainty.
         """
-        lo, hi = self.lo.lo, self.hi
-        return hi.hi is not None and 0 < hi.lo <= MAX_INTERVAL_RATIO * lo
+        lo, hi = self.lo, self.hi
+        if lo.hi is None or hi.hi is None or lo.lo == 0:
+            return False
+        return hi.lo * hi.hi <= MAX_INTERVAL_RATIO**2 * lo.lo * lo.hi
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ _VLLM_SHARED = CallSite(
 _AITER = "dist/device_communicators/communicator_cuda.py"
 
 #: SGLang from 0.5.10, vLLM from 0.21.0 (one function per op, then from 0.3x one shared by all),
-#: AITER from 0.1.10.post3.
+#: AITER from 0.1.10.post2.
 SERVING_ENGINES = (
     ServingEngine(
         "sglang",
