@@ -13,12 +13,13 @@ from costmodel.cli.main import COMMANDS
 KEYS = {
     "recommend": [
         "schema", "arch", "gpu", "op", "dtype", "aiter_version", "calibration", "otherwise",
+        "objective",
         "hidden_dims", "cutoffs", "engine", "source", "rule", "rows",
     ],
     "cutoff": [
         "world_size", "max_bytes", "inclusive", "max_bytes_lo", "max_bytes_hi",
         "max_bytes_this_kernel_lo", "max_bytes_this_kernel_hi", "verdict", "reason", "measure_next",
-        "cell_bytes", "regret_pct", "evidence", "separate", "three_way", "two_arms_loss_pct",
+        "cell_bytes", "regret_pct", "contested_regret_pct", "worst_regret_pct", "evidence", "separate", "three_way", "two_arms_loss_pct",
         "two_arms_enough", "adequate", "gain_per_hidden_pct", "switch", "statements",
     ],
     "row": [

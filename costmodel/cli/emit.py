@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ..data import kernels
+from ..decide.objective import MEAN
 from ..decide.recommendation import recommend
 from ..errors import InputError, nearest
 from ..files import check_free, json_text
@@ -36,6 +37,7 @@ TARGETS = (*ENGINES, "env", "json", "table")
 @question.DTYPE
 @question.AITER
 @question.OTHERWISE
+@question.OBJECTIVE
 @click.option(
     "--hidden-set",
     is_flag=True,
@@ -214,6 +216,7 @@ def _command_line(
         "--dtype": asked["dtype"],
         "--aiter-version": version if version != kernels.LATEST else None,
         "--otherwise": asked["otherwise"],
+        "--objective": asked["objective"] if asked["objective"] != MEAN else None,
         "--hidden": asked["hidden"],
         "--model": asked["model_name"],
         "--config": asked["config_file"],

@@ -16,6 +16,7 @@ from ..model.shape import FUSED
 from ..rules.evidence import CutoffEvidence
 from ..units import kib
 from .evidence import NOT_IDENTIFIED, ArmEvidence, evidence_class
+from .objective import Regrets
 from .regret import Arms, Cell
 from .setting import Setting
 from .statements import Beside
@@ -41,8 +42,8 @@ class Cutoff:
     and ``this_kernel_hi`` that in the sources' laboratories; all are ends of cells (None above: no
     limit). ``cell`` holds the
     cutoffs that decide alike for every hidden size that the kernel takes. ``estimate`` is the best
-    cutoff whether or not it is claimed, None for no limit. ``regret_pct`` is what
-    the rule is expected to lose over the workload. ``three_way`` is None for ops that separate ops
+    cutoff whether or not it is claimed, None for no limit. ``regrets`` are what
+    the rule is expected to lose. ``three_way`` is None for ops that separate ops
     do not replace. ``switch`` gives (hidden_dim, last captured batch on 1-stage, first on 2-stage).
     ``statements`` are others', beside the interval.
     """
@@ -59,7 +60,7 @@ class Cutoff:
     reason: str
     evidence: tuple[ArmEvidence, ...]
     measure_next: tuple[MeasureNext, ...]
-    regret_pct: float
+    regrets: Regrets
     three_way: ThreeWayChoice | None
     adequate: bool
     gain_per_hidden_pct: float
@@ -71,6 +72,11 @@ class Cutoff:
     def claimed(self) -> bool:
         """Whether a rule may be built on it."""
         return self.verdict != NOT_IDENTIFIED
+
+    @property
+    def regret_pct(self) -> float:
+        """What the rule is expected to lose over the workload."""
+        return self.regrets.mean_pct
 
     @property
     def evidence_class(self) -> str:
@@ -93,6 +99,8 @@ class Cutoff:
             "measure_next": list(self.measure_next),
             "cell_bytes": [self.cell.lo, self.cell.hi] if self.cell else None,
             "regret_pct": self.regret_pct,
+            "contested_regret_pct": self.regrets.contested_pct,
+            "worst_regret_pct": self.regrets.worst_pct,
             "evidence": [arm.to_dict() for arm in self.evidence],
             "separate": three.separate.to_dict() if three else None,
             "three_way": [w.to_dict() for w in three.windows] if three else [],

@@ -46,6 +46,7 @@ from .evidence import (
     evidence_class,
     shortfall,
 )
+from .objective import Regrets
 from .regret import MAX_INTERVAL_RATIO, Added, Arms, BestCutoff, Cell
 from .setting import Setting
 from .statements import beside
@@ -94,14 +95,14 @@ def recommend(
 
 
 def _as_it_will_run(decision: Decision) -> Decision:
-    """Return the decision with the regret of the engine's rule: its guards cost too."""
+    """Return the decision with the regrets of the engine's rule: its guards cost too."""
 
-    def regret_pct(c: Cutoff) -> float:
-        return float(c.arms.regret_pct(c.arms.use_1stage(decision.rule)).mean())
+    def regrets(c: Cutoff) -> Regrets:
+        return c.arms.regrets(c.arms.use_1stage(decision.rule), c.estimate)
 
     if not any(c.claimed for c in decision.cutoffs):
         return decision
-    cutoffs = tuple(replace(c, regret_pct=regret_pct(c)) for c in decision.cutoffs)
+    cutoffs = tuple(replace(c, regrets=regrets(c)) for c in decision.cutoffs)
     return replace(decision, cutoffs=cutoffs)
 
 
@@ -184,7 +185,7 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
         measure_next=()
         if verdict in (MEASURED, ALWAYS_ONE_STAGE)
         else _measure_next(setting, best, point, n, asked),
-        regret_pct=best.regret_pct,
+        regrets=arms.regrets(arms.shapes.bytes <= (best.cell.hi or best.cell.lo), estimate),
         # What a simulation adds to both arms of the fused op is not known of separate ops.
         three_way=three_way(setting, arms, estimate)
         if setting.op == FUSED and added_us is None

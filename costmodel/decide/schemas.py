@@ -137,6 +137,8 @@ class CutoffRecord(TypedDict):
 
     ``max_bytes_lo`` and ``_hi`` are the 90 % interval on a machine that nobody has measured,
     ``max_bytes_this_kernel_lo`` and ``_hi`` that in the laboratories of the calibration's sources.
+    ``regret_pct`` is expected over the workload, ``contested_regret_pct`` over its calls within a
+    factor of two of the cutoff, ``worst_regret_pct`` of the call that loses most.
     ``three_way`` divides the sizes among 1-stage, 2-stage and separate ops, ``two_arms_loss_pct``
     is what the recommended rule loses against it; empty and null where no separate ops stand beside
     the op.
@@ -154,6 +156,8 @@ class CutoffRecord(TypedDict):
     measure_next: list[MeasureNext]
     cell_bytes: list[int | None] | None
     regret_pct: float
+    contested_regret_pct: float | None
+    worst_regret_pct: float
     evidence: list[ArmEvidenceRecord]
     separate: SeparateRecord | None
     three_way: list[WindowRecord]
@@ -184,9 +188,13 @@ class RowCounts(TypedDict):
 
 
 class AskedOfARule(Asked):
-    """What was asked of a rule: ``otherwise`` is the arm that runs where 1-stage does not."""
+    """What was asked of a rule: ``otherwise`` is the arm that runs where 1-stage does not.
+
+    ``objective`` is the regret that its cutoffs minimise: mean, contested or worst.
+    """
 
     otherwise: str
+    objective: str
 
 
 class Recommendation(AskedOfARule):

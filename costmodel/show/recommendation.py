@@ -6,6 +6,7 @@ import textwrap
 
 from ..decide.decision import Cutoff, Decision
 from ..decide.evidence import ALWAYS_ONE_STAGE
+from ..decide.objective import MEAN, SPOKEN_OBJECTIVE
 from ..decide.three_way import SeparateOps
 from ..units import kib
 from . import words
@@ -18,6 +19,8 @@ def text(decision: Decision) -> str:
     """Return the decision as text."""
     setting, data = decision.setting, decision.setting.calibration.data
     engine = f", for {setting.engine}" if setting.engine else ""
+    if setting.objective != MEAN:
+        engine += f"; least {SPOKEN_OBJECTIVE[setting.objective]}"
     lines = [
         f"1-stage or {arm(setting.alternative)}: {setting.op} on {setting.gpu} ({setting.arch}), "
         f"{setting.dtype}, {setting.kernel.title}{engine}",
@@ -40,6 +43,7 @@ def text(decision: Decision) -> str:
     lines += [table(rows, head), ""]
     for c in decision.cutoffs:
         lines.append(_paragraph(f"TP{c.world_size}: {c.reason}."))
+        lines.append(_paragraph(f"     {regrets(c)}."))
         if c.three_way is not None:
             lines.append(_paragraph(f"     {separate(decision, c, c.three_way.separate)}."))
         lines += [_paragraph(f"     {line(b, setting.gpu)}") for b in c.statements]
@@ -110,6 +114,13 @@ def apart(decision: Decision) -> list[str]:
             f"1-stage and {other} are not enough: without the third arm {', '.join(short)} is lost"
         )
     return lines
+
+
+def regrets(cutoff: Cutoff) -> str:
+    """Return the three regrets of the rule."""
+    r = cutoff.regrets
+    near = "" if r.contested_pct is None else f"{r.contested_pct:.2f} % on contested calls, "
+    return f"expected regret: {r.mean_pct:.2f} % a call, {near}{r.worst_pct:.2f} % on the worst"
 
 
 def separate(decision: Decision, cutoff: Cutoff, ops: SeparateOps) -> str:
