@@ -187,7 +187,8 @@ def _recommended(
     for loss in decision.losses_by_hidden:
         click.echo(
             f"costmodel: note: at hidden {loss.hidden_dim}, TP{loss.world_size}, this cutoff is "
-            f"expected to lose {loss.loss_pct:.1f} % more than one of its own would",
+            f"expected to lose {loss.loss_pct:.1f} % more on contested calls than one of its own "
+            "would",
             err=True,
         )
     setting = decision.setting

@@ -237,7 +237,7 @@ class Arms:
         Which regret, the objective says.
         """
         cells = self.cells
-        expected, each = self._least()
+        expected, each = self._least
         best = int(np.argmin(expected))
         last = len(cells) - 1
         lo, hi = np.quantile(each, [TAIL, 1 - TAIL], method="nearest").astype(int)
@@ -249,6 +249,7 @@ class Arms:
             always=float(np.mean(each == last)),
         )
 
+    @cached_property
     def _least(self) -> tuple[Array, NDArray[np.intp]]:
         """Return the objective in expectation for every cutoff, (K,), and each draw's best one."""
         one, other = self.regret_share
@@ -265,6 +266,19 @@ class Arms:
         one, other = (part.mean(axis=0) for part in self.regret_share)
         call_regret = np.where(choice, one, other)
         return Regrets.of(call_regret, self.weight, self.shapes.bytes, max_bytes)
+
+    @cached_property
+    def each_best_bytes(self) -> NDArray[np.int64]:
+        """The largest call on 1-stage under the best cutoff of each draw, (draws,); 0 for none."""
+        return np.array([cell.lo for cell in self.cells], np.int64)[self._least[1]]
+
+    def select(self, calls: Choice) -> Arms:
+        """Return the calls of a mask; their weights sum to 1 again."""
+        weight = self.weight[calls]
+        return replace(
+            self, shapes=self.shapes.select(calls), weight=weight / weight.sum(),
+            one_us=self.one_us[:, calls], other_us=self.other_us[:, calls],
+        )  # fmt: skip
 
     def use_1stage(self, rule: Rule) -> Choice:
         """Return where a rule runs 1-stage, (n,)."""

@@ -102,6 +102,33 @@ class WindowRecord(TypedDict):
     to_bytes: int
 
 
+class HiddenCutoffRecord(TypedDict):
+    """The cutoff that a hidden size would have by itself; null: no limit.
+
+    ``contested_gain_pct`` is what it would spare on the calls within a factor of two of the common
+    cutoff; ``differs``: in 90 % of the draws they lie more than a captured batch apart.
+    """
+
+    hidden_dim: int
+    max_bytes: int | None
+    max_bytes_lo: int
+    max_bytes_hi: int | None
+    contested_gain_pct: float
+    differs: bool
+
+
+class OneStageWindowRecord(TypedDict):
+    """1-stage from one size to another, the other arm below and above, instead of one cutoff.
+
+    ``gain_pct`` is what that spares on the ``share`` of the calls that it decides otherwise.
+    """
+
+    from_bytes: int
+    to_bytes: int
+    gain_pct: float
+    share: float
+
+
 class Switch(TypedDict):
     """Captured batches around the cutoff at one hidden size."""
 
@@ -165,18 +192,24 @@ class CutoffRecord(TypedDict):
     two_arms_enough: bool | None
     adequate: bool
     gain_per_hidden_pct: float
+    by_hidden: list[HiddenCutoffRecord]
+    window: OneStageWindowRecord | None
     switch: list[Switch]
     statements: list[StatementRecord]
 
 
 class HiddenDims(TypedDict):
-    """What hidden sizes the kernel takes and whether they matter beyond bytes."""
+    """What hidden sizes the kernel takes and whether they matter beyond bytes.
+
+    ``measured`` holds the hidden sizes of the rows behind each arm.
+    """
 
     rule: str
     set: list[int]
     depends_on_hidden: bool
     workload: list[int]
     effect: HiddenEffectRecord | None
+    measured: dict[str, list[int]]
 
 
 class RowCounts(TypedDict):
