@@ -13,13 +13,15 @@ from costmodel.cli.main import COMMANDS
 KEYS = {
     "recommend": [
         "schema", "arch", "gpu", "op", "dtype", "aiter_version", "calibration", "otherwise",
+        "objective",
         "hidden_dims", "cutoffs", "engine", "source", "rule", "rows",
     ],
     "cutoff": [
         "world_size", "max_bytes", "inclusive", "max_bytes_lo", "max_bytes_hi",
         "max_bytes_this_kernel_lo", "max_bytes_this_kernel_hi", "verdict", "reason", "measure_next",
-        "cell_bytes", "regret_pct", "evidence", "separate", "three_way", "two_arms_loss_pct",
-        "two_arms_enough", "adequate", "gain_per_hidden_pct", "switch", "statements",
+        "cell_bytes", "regret_pct", "contested_regret_pct", "worst_regret_pct", "evidence", "separate", "three_way", "two_arms_loss_pct",
+        "two_arms_enough", "adequate", "gain_per_hidden_pct", "by_hidden", "window", "switch",
+        "statements",
     ],
     "row": [
         "op", "algorithm", "world_size", "tokens", "hidden_dim", "dtype", "bytes", "latency_us",
@@ -58,7 +60,9 @@ def test_recommend_json_has_exactly_the_documented_keys():
     assert found["schema"] == "costmodel/recommend/1"
     assert found["gpu"] == "MI300X"
     assert list(found["calibration"]) == ["id", "sha256"]
-    assert list(found["hidden_dims"]) == ["rule", "set", "depends_on_hidden", "workload", "effect"]
+    assert list(found["hidden_dims"]) == [
+        "rule", "set", "depends_on_hidden", "workload", "effect", "measured",
+    ]  # fmt: skip
     assert [c["world_size"] for c in found["cutoffs"]] == [2, 4, 8]
     for cutoff in found["cutoffs"]:
         assert list(cutoff) == KEYS["cutoff"]

@@ -12,18 +12,13 @@ from hypothesis import strategies as st
 
 from costmodel.cli.main import main
 from costmodel.data import llms
+from costmodel.decide.adequacy import ADEQUATE_PCT, one_stage_window
 from costmodel.decide.explanation import choices, explain
 from costmodel.decide.prediction import predict
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.regret import Arms
 from costmodel.decide.setting import Setting
-from costmodel.decide.three_way import (
-    ADEQUATE_PCT,
-    BOUNDARY_PCT,
-    _cheapest,
-    one_stage_window,
-    three_way,
-)
+from costmodel.decide.three_way import BOUNDARY_PCT, _cheapest, three_way
 from costmodel.decide.validation import validate
 from costmodel.decide.worth import worth
 from costmodel.errors import InputError

@@ -30,6 +30,7 @@ HIDDEN_DIMS = (2880, 4096, 5120, 7168)
 @question.DTYPE
 @question.AITER
 @question.OTHERWISE
+@question.OBJECTIVE
 @question.workload_options
 @options.world_sizes
 @click.option(

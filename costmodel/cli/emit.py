@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ..data import kernels
+from ..decide.objective import MEAN
 from ..decide.recommendation import recommend
 from ..errors import InputError, nearest
 from ..files import check_free, json_text
@@ -36,6 +37,7 @@ TARGETS = (*ENGINES, "env", "json", "table")
 @question.DTYPE
 @question.AITER
 @question.OTHERWISE
+@question.OBJECTIVE
 @click.option(
     "--hidden-set",
     is_flag=True,
@@ -185,7 +187,8 @@ def _recommended(
     for loss in decision.losses_by_hidden:
         click.echo(
             f"costmodel: note: at hidden {loss.hidden_dim}, TP{loss.world_size}, this cutoff is "
-            f"expected to lose {loss.loss_pct:.1f} % more than one of its own would",
+            f"expected to lose {loss.loss_pct:.1f} % more on contested calls than one of its own "
+            "would",
             err=True,
         )
     setting = decision.setting
@@ -214,6 +217,7 @@ def _command_line(
         "--dtype": asked["dtype"],
         "--aiter-version": version if version != kernels.LATEST else None,
         "--otherwise": asked["otherwise"],
+        "--objective": asked["objective"] if asked["objective"] != MEAN else None,
         "--hidden": asked["hidden"],
         "--model": asked["model_name"],
         "--config": asked["config_file"],

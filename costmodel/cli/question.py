@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..data import kernels
+from ..decide.objective import MEAN, OBJECTIVES
 from ..decide.setting import Setting
 from ..errors import InputError
 from ..model import shape
@@ -50,14 +51,20 @@ OTHERWISE = click.option(
     help=f"What runs where 1-stage does not: {', '.join(shape.OTHERWISE)}.  "
     "[default: the engine's own, 2stage]",
 )  # fmt: skip
+OBJECTIVE = click.option(
+    "--objective", default=MEAN, show_default=True, metavar="NAME",
+    help=f"The regret that cutoffs minimise: {', '.join(OBJECTIVES)} (of calls within a factor of "
+    "two of the cutoff, of the call that loses most).",
+)  # fmt: skip
 
 
 def setting_options(command: Command) -> Command:
     """Add the options that name a setting.
 
-    --arch, --gpu, --calibration, --op, --dtype, --aiter-version, --source, --for and --otherwise.
+    --arch, --gpu, --calibration, --op, --dtype, --aiter-version, --source, --for, --otherwise and
+    --objective.
     """
-    for option in (OTHERWISE, ENGINE, SOURCE, AITER, DTYPE, OP):
+    for option in (OBJECTIVE, OTHERWISE, ENGINE, SOURCE, AITER, DTYPE, OP):
         command = option(command)
     return options.target(command)
 
@@ -83,6 +90,7 @@ def setting_of(asked: Asked) -> Setting:
         source=asked.pop("source", ""),
         engine=asked.pop("engine", "").lower(),
         otherwise=asked.pop("otherwise", "").lower(),
+        objective=asked.pop("objective", MEAN).lower(),
     )
 
 

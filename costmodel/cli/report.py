@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..data import kernels
+from ..decide.objective import MEAN
 from ..errors import InputError
 from ..model.shape import WORLD_SIZES
 from ..rules import ENGINES
@@ -21,6 +22,7 @@ from . import options, question
 @question.DTYPE
 @question.SOURCE
 @question.OTHERWISE
+@question.OBJECTIVE
 @click.option(
     "--for",
     "engine",
@@ -70,6 +72,7 @@ def command(
         "--dtype": asked["dtype"],
         "--source": asked["source"],
         "--otherwise": asked["otherwise"],
+        "--objective": asked["objective"] if asked["objective"] != MEAN else None,
         "--model": asked["model_name"],
         "--config": asked["config_file"],
         "--tp": tp if tp != WORLD_SIZES else None,

@@ -34,6 +34,7 @@ DEFAULT = Limits()
 @question.AITER
 @question.ENGINE
 @question.OTHERWISE
+@question.OBJECTIVE
 @click.option("--op", type=options.OP, help="fused or plain [default: fused if it has pairs].")
 @click.option(
     "--against", metavar="NAME|FILE", shell_complete=options.complete_rules,

@@ -15,11 +15,13 @@ from ..errors import InputError
 from ..model.shape import FUSED
 from ..rules.evidence import CutoffEvidence
 from ..units import kib
+from .adequacy import ADEQUATE_PCT, Adequacy, contested_gain_pct
 from .evidence import NOT_IDENTIFIED, ArmEvidence, evidence_class
+from .objective import Regrets
 from .regret import Arms, Cell
 from .setting import Setting
 from .statements import Beside
-from .three_way import ADEQUATE_PCT, ThreeWayChoice
+from .three_way import ThreeWayChoice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,8 +43,8 @@ class Cutoff:
     and ``this_kernel_hi`` that in the sources' laboratories; all are ends of cells (None above: no
     limit). ``cell`` holds the
     cutoffs that decide alike for every hidden size that the kernel takes. ``estimate`` is the best
-    cutoff whether or not it is claimed, None for no limit. ``regret_pct`` is what
-    the rule is expected to lose over the workload. ``three_way`` is None for ops that separate ops
+    cutoff whether or not it is claimed, None for no limit. ``regrets`` are what
+    the rule is expected to lose. ``three_way`` is None for ops that separate ops
     do not replace. ``switch`` gives (hidden_dim, last captured batch on 1-stage, first on 2-stage).
     ``statements`` are others', beside the interval.
     """
@@ -59,10 +61,9 @@ class Cutoff:
     reason: str
     evidence: tuple[ArmEvidence, ...]
     measure_next: tuple[MeasureNext, ...]
-    regret_pct: float
+    regrets: Regrets
     three_way: ThreeWayChoice | None
-    adequate: bool
-    gain_per_hidden_pct: float
+    adequacy: Adequacy
     switch: tuple[tuple[int, int, int | None], ...]
     statements: tuple[Beside, ...]
     arms: Arms = field(repr=False)
@@ -71,6 +72,11 @@ class Cutoff:
     def claimed(self) -> bool:
         """Whether a rule may be built on it."""
         return self.verdict != NOT_IDENTIFIED
+
+    @property
+    def regret_pct(self) -> float:
+        """What the rule is expected to lose over the workload."""
+        return self.regrets.mean_pct
 
     @property
     def evidence_class(self) -> str:
@@ -93,13 +99,17 @@ class Cutoff:
             "measure_next": list(self.measure_next),
             "cell_bytes": [self.cell.lo, self.cell.hi] if self.cell else None,
             "regret_pct": self.regret_pct,
+            "contested_regret_pct": self.regrets.contested_pct,
+            "worst_regret_pct": self.regrets.worst_pct,
             "evidence": [arm.to_dict() for arm in self.evidence],
             "separate": three.separate.to_dict() if three else None,
             "three_way": [w.to_dict() for w in three.windows] if three else [],
             "two_arms_loss_pct": three.loss_pct if three else None,
             "two_arms_enough": three.enough if three else None,
-            "adequate": self.adequate,
-            "gain_per_hidden_pct": self.gain_per_hidden_pct,
+            "adequate": self.adequacy.enough,
+            "gain_per_hidden_pct": self.adequacy.gain_per_hidden_pct,
+            "by_hidden": [h.to_dict() for h in self.adequacy.by_hidden],
+            "window": self.adequacy.window.to_dict() if self.adequacy.window else None,
             "switch": [
                 {"hidden_dim": h, "last_1stage_tokens": last, "first_2stage_tokens": first}
                 for h, last, first in self.switch
@@ -110,7 +120,7 @@ class Cutoff:
 
 @dataclass(frozen=True)
 class HiddenLoss:
-    """A hidden size at which the rule loses more than a cutoff of its own would."""
+    """A hidden size at which the rule loses more on contested calls than one of its own would."""
 
     world_size: int
     hidden_dim: int
@@ -135,7 +145,12 @@ class Decision:
     @property
     def depends_on_hidden(self) -> bool:
         """Whether one cutoff in bytes is not adequate for all hidden sizes of the workload."""
-        return any(not c.adequate for c in self.cutoffs)
+        return any(c.adequacy.losing for c in self.cutoffs)
+
+    def hidden_dims_measured(self, arm: str) -> tuple[int, ...]:
+        """Return the hidden sizes of the rows behind an arm, at any world size asked about."""
+        rows = (e.hidden_dims for c in self.cutoffs for e in c.evidence if e.arm == arm)
+        return tuple(sorted({h for hidden in rows for h in hidden}))
 
     def at(self, world_size: int) -> Cutoff:
         """Return the cutoff of a world size that was asked about."""
@@ -194,7 +209,7 @@ class Decision:
 
     @cached_property
     def losses_by_hidden(self) -> tuple[HiddenLoss, ...]:
-        """Hidden sizes at which the rule loses :data:`ADEQUATE_PCT` more than one of their own.
+        """Hidden sizes that lose :data:`ADEQUATE_PCT` more on contested calls than by their own.
 
         Checked over every hidden size of :data:`CHECKED_HIDDEN_DIMS` that the kernel takes: the
         engine sends all of them through the rule, whatever workload it was weighed on.
@@ -208,8 +223,7 @@ class Decision:
                 if not self.setting.takes_both(one).all():
                     continue
                 arms = Arms.of(self.setting, Workload.of([hidden]), c.world_size)
-                mine = float(arms.regret_pct(arms.use_1stage(self.unguarded_rule)).mean())
-                loss = mine - arms.best().regret_pct
+                loss = contested_gain_pct(arms, c.max_bytes)
                 if loss > ADEQUATE_PCT:
                     out.append(HiddenLoss(c.world_size, hidden, loss))
         return tuple(out)
@@ -226,6 +240,7 @@ class Decision:
                 "depends_on_hidden": self.depends_on_hidden,
                 "workload": self.workload.hidden_dims(),
                 "effect": data.get("hidden_effect"),
+                "measured": {a: list(self.hidden_dims_measured(a)) for a in self.setting.arms},
             },
             "cutoffs": [c.to_dict() for c in self.cutoffs],
             "engine": self.setting.engine or None,

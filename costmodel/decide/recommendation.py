@@ -34,6 +34,7 @@ from ..model.shape import (
     WORLD_SIZES,
 )
 from ..units import PACK_BYTES, kib
+from .adequacy import Adequacy
 from .decision import Cutoff, Decision
 from .evidence import (
     ALWAYS_ONE_STAGE,
@@ -46,10 +47,11 @@ from .evidence import (
     evidence_class,
     shortfall,
 )
+from .objective import Regrets
 from .regret import MAX_INTERVAL_RATIO, Added, Arms, BestCutoff, Cell
 from .setting import Setting
 from .statements import beside
-from .three_way import ADEQUATE_PCT, one_stage_window, three_way
+from .three_way import three_way
 
 if TYPE_CHECKING:
     from .schemas import MeasureNext
@@ -94,14 +96,14 @@ def recommend(
 
 
 def _as_it_will_run(decision: Decision) -> Decision:
-    """Return the decision with the regret of the engine's rule: its guards cost too."""
+    """Return the decision with the regrets of the engine's rule: its guards cost too."""
 
-    def regret_pct(c: Cutoff) -> float:
-        return float(c.arms.regret_pct(c.arms.use_1stage(decision.rule)).mean())
+    def regrets(c: Cutoff) -> Regrets:
+        return c.arms.regrets(c.arms.use_1stage(decision.rule), c.estimate)
 
     if not any(c.claimed for c in decision.cutoffs):
         return decision
-    cutoffs = tuple(replace(c, regret_pct=regret_pct(c)) for c in decision.cutoffs)
+    cutoffs = tuple(replace(c, regrets=regrets(c)) for c in decision.cutoffs)
     return replace(decision, cutoffs=cutoffs)
 
 
@@ -152,19 +154,10 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
     evidence = arms_evidence(setting, n)
     reason, verdict = _verdict(setting, best, n, evidence)
     point = best.cell.roundest()
-    gain = arms.gain_per_hidden_pct(point)
-    adequate = gain <= ADEQUATE_PCT
-    if not adequate:
-        reason += f"; one cutoff is not adequate: a cutoff per hidden size would gain {gain:.1f} %"
     estimate = None if verdict == ALWAYS_ONE_STAGE or best.cell.hi is None else point
-    window = one_stage_window(arms, estimate)
-    if window is not None and window.gain_pct > ADEQUATE_PCT:
-        adequate = False
-        reason += (
-            f"; one cutoff is not adequate: 1-stage from {kib(window.from_bytes)} to "
-            f"{kib(window.to_bytes)} alone would gain {window.gain_pct:.1f} % on "
-            f"{100 * window.differ:.0f} % of the calls"
-        )
+    adequacy = Adequacy.of(arms, estimate)
+    for why in adequacy.reasons():
+        reason += f"; one cutoff is not adequate: {why}"
     asked = load.hidden_dims()
     claimed = verdict in CLAIMED
     unit = setting.element_bytes
@@ -184,13 +177,12 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
         measure_next=()
         if verdict in (MEASURED, ALWAYS_ONE_STAGE)
         else _measure_next(setting, best, point, n, asked),
-        regret_pct=best.regret_pct,
+        regrets=arms.regrets(arms.shapes.bytes <= (best.cell.hi or best.cell.lo), estimate),
         # What a simulation adds to both arms of the fused op is not known of separate ops.
         three_way=three_way(setting, arms, estimate)
         if setting.op == FUSED and added_us is None
         else None,
-        adequate=adequate,
-        gain_per_hidden_pct=gain,
+        adequacy=adequacy,
         switch=tuple((h, *snap_tokens(point, h, unit)) for h in asked) if claimed else (),
         statements=beside(setting, n, best.lo.lo, best.hi.hi),
         arms=arms,

@@ -28,6 +28,7 @@ from ..data.workload import Workload
 from ..errors import InputError
 from ..model.shape import SPOKEN, Shapes
 from ..units import KIB
+from .objective import CONTESTED, MEAN, WORST, Regrets, contested_curve, worst_curve
 from .setting import Setting
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class BestCutoff:
 
     ``lo`` and ``hi`` are the cells at the ends of the 90 % interval of the draws' best cutoffs; the
     cell itself is never outside them. ``always`` is the share of the draws in which 1-stage wins
-    throughout. ``regret_pct`` is the expected regret.
+    throughout. ``regret_pct`` is the expected mean regret.
     """
 
     cell: Cell
@@ -137,7 +138,8 @@ class Arms:
     """Both arms over a workload at one world size: (draws, n) latencies in us.
 
     ``other_us`` is what runs where 1-stage does not. Holds the calls that both arms take, ascending
-    in bytes; ``weight`` (n,) sums to 1.
+    in bytes; ``weight`` (n,) sums to 1. ``objective`` is what the best
+    cutoff minimises (:mod:`.objective`).
     """
 
     shapes: Shapes
@@ -145,6 +147,7 @@ class Arms:
     one_us: Array
     other_us: Array
     aiter_version: str
+    objective: str = MEAN
 
     @classmethod
     def of(
@@ -191,7 +194,7 @@ class Arms:
             weight = np.full(len(shapes), 1 / max(len(shapes), 1))
         drawn = setting.draws if values is None else values
         one, other = (setting.latency_us(shapes, a, drawn) for a in setting.arms)
-        return cls(shapes, weight, one, other, setting.aiter_version)
+        return cls(shapes, weight, one, other, setting.aiter_version, setting.objective)
 
     @cached_property
     def fastest_us(self) -> Array:
@@ -231,20 +234,53 @@ class Arms:
         return np.concatenate([[0], np.flatnonzero(np.diff(size)) + 1, [size.size]])
 
     def best(self) -> BestCutoff:
-        """Return the cutoff of least expected regret, with its interval over the draws."""
-        cells, curve = self.cells, self.cutoff_regret
-        expected = curve.mean(axis=0)
+        """Return the cutoff of least expected regret, with its interval over the draws.
+
+        Which regret, the objective says.
+        """
+        cells = self.cells
+        expected, each = self._least
         best = int(np.argmin(expected))
-        each = np.argmin(curve, axis=1)
         last = len(cells) - 1
         lo, hi = np.quantile(each, [TAIL, 1 - TAIL], method="nearest").astype(int)
         return BestCutoff(
             cell=cells[best],
             lo=cells[min(lo, best)],
             hi=cells[max(hi, best)],
-            regret_pct=max(0.0, 100.0 * float(expected[best])),
+            regret_pct=max(0.0, 100.0 * float(self.cutoff_regret[:, best].mean())),
             always=float(np.mean(each == last)),
         )
+
+    @cached_property
+    def _least(self) -> tuple[Array, NDArray[np.intp]]:
+        """Return the objective in expectation for every cutoff, (K,), and each draw's best one."""
+        one, other = self.regret_share
+        if self.objective == WORST:
+            expected = worst_curve(one.mean(axis=0), other.mean(axis=0), self._ends)
+            return expected, np.argmin(worst_curve(one, other, self._ends), axis=1)
+        curve = self.cutoff_regret
+        if self.objective == CONTESTED:
+            curve = contested_curve(one, other, self.weight, self.shapes.bytes, self._ends)
+        return curve.mean(axis=0), np.argmin(curve, axis=1)
+
+    def regrets(self, choice: Choice, max_bytes: int | None) -> Regrets:
+        """Return the expected regrets under a choice whose cutoff is ``max_bytes`` (None: none)."""
+        one, other = (part.mean(axis=0) for part in self.regret_share)
+        call_regret = np.where(choice, one, other)
+        return Regrets.of(call_regret, self.weight, self.shapes.bytes, max_bytes)
+
+    @cached_property
+    def each_best_bytes(self) -> NDArray[np.int64]:
+        """The largest call on 1-stage under the best cutoff of each draw, (draws,); 0 for none."""
+        return np.array([cell.lo for cell in self.cells], np.int64)[self._least[1]]
+
+    def select(self, calls: Choice) -> Arms:
+        """Return the calls of a mask; their weights sum to 1 again."""
+        weight = self.weight[calls]
+        return replace(
+            self, shapes=self.shapes.select(calls), weight=weight / weight.sum(),
+            one_us=self.one_us[:, calls], other_us=self.other_us[:, calls],
+        )  # fmt: skip
 
     def use_1stage(self, rule: Rule) -> Choice:
         """Return where a rule runs 1-stage, (n,)."""

@@ -102,6 +102,33 @@ class WindowRecord(TypedDict):
     to_bytes: int
 
 
+class HiddenCutoffRecord(TypedDict):
+    """The cutoff that a hidden size would have by itself; null: no limit.
+
+    ``contested_gain_pct`` is what it would spare on the calls within a factor of two of the common
+    cutoff; ``differs``: in 90 % of the draws they lie more than a captured batch apart.
+    """
+
+    hidden_dim: int
+    max_bytes: int | None
+    max_bytes_lo: int
+    max_bytes_hi: int | None
+    contested_gain_pct: float
+    differs: bool
+
+
+class OneStageWindowRecord(TypedDict):
+    """1-stage from one size to another, the other arm below and above, instead of one cutoff.
+
+    ``gain_pct`` is what that spares on the ``share`` of the calls that it decides otherwise.
+    """
+
+    from_bytes: int
+    to_bytes: int
+    gain_pct: float
+    share: float
+
+
 class Switch(TypedDict):
     """Captured batches around the cutoff at one hidden size."""
 
@@ -137,6 +164,8 @@ class CutoffRecord(TypedDict):
 
     ``max_bytes_lo`` and ``_hi`` are the 90 % interval on a machine that nobody has measured,
     ``max_bytes_this_kernel_lo`` and ``_hi`` that in the laboratories of the calibration's sources.
+    ``regret_pct`` is expected over the workload, ``contested_regret_pct`` over its calls within a
+    factor of two of the cutoff, ``worst_regret_pct`` of the call that loses most.
     ``three_way`` divides the sizes among 1-stage, 2-stage and separate ops, ``two_arms_loss_pct``
     is what the recommended rule loses against it; empty and null where no separate ops stand beside
     the op.
@@ -154,6 +183,8 @@ class CutoffRecord(TypedDict):
     measure_next: list[MeasureNext]
     cell_bytes: list[int | None] | None
     regret_pct: float
+    contested_regret_pct: float | None
+    worst_regret_pct: float
     evidence: list[ArmEvidenceRecord]
     separate: SeparateRecord | None
     three_way: list[WindowRecord]
@@ -161,18 +192,24 @@ class CutoffRecord(TypedDict):
     two_arms_enough: bool | None
     adequate: bool
     gain_per_hidden_pct: float
+    by_hidden: list[HiddenCutoffRecord]
+    window: OneStageWindowRecord | None
     switch: list[Switch]
     statements: list[StatementRecord]
 
 
 class HiddenDims(TypedDict):
-    """What hidden sizes the kernel takes and whether they matter beyond bytes."""
+    """What hidden sizes the kernel takes and whether they matter beyond bytes.
+
+    ``measured`` holds the hidden sizes of the rows behind each arm.
+    """
 
     rule: str
     set: list[int]
     depends_on_hidden: bool
     workload: list[int]
     effect: HiddenEffectRecord | None
+    measured: dict[str, list[int]]
 
 
 class RowCounts(TypedDict):
@@ -184,9 +221,13 @@ class RowCounts(TypedDict):
 
 
 class AskedOfARule(Asked):
-    """What was asked of a rule: ``otherwise`` is the arm that runs where 1-stage does not."""
+    """What was asked of a rule: ``otherwise`` is the arm that runs where 1-stage does not.
+
+    ``objective`` is the regret that its cutoffs minimise: mean, contested or worst.
+    """
 
     otherwise: str
+    objective: str
 
 
 class Recommendation(AskedOfARule):

@@ -37,6 +37,7 @@ from ..model.shape import (
 )
 from ..rules import ENGINES
 from ..units import element_bytes, read_dtype
+from .objective import MEAN, OBJECTIVES, SPOKEN_OBJECTIVE
 
 if TYPE_CHECKING:
     from .schemas import Asked, AskedOfARule
@@ -58,7 +59,8 @@ class Setting:
     measured, with the nearest source's benchmark, "typical" one with the typical benchmark.
     ``engine`` is whom the rule is meant for; its guards then belong to the rule. ``otherwise`` is
     what its call site runs where 1-stage does not run, "2stage" or "separate"; "" is what the
-    engine's main call site runs, the fused 2-stage for want of an engine.
+    engine's main call site runs, the fused 2-stage for want of an engine. ``objective`` is the
+    regret that its cutoffs minimise (:mod:`.objective`).
     """
 
     calibration: Calibration
@@ -69,6 +71,7 @@ class Setting:
     source: str = ""
     engine: str = ""
     otherwise: str = ""
+    objective: str = MEAN
 
     def __post_init__(self) -> None:
         known = {gpu.lower(): gpu for _, gpu in self.calibration.gpus}
@@ -93,6 +96,11 @@ class Setting:
             raise InputError(
                 f"unknown arm '{self.otherwise}' where 1-stage does not run"
                 f"{nearest(self.otherwise, OTHERWISE)}; one of {', '.join(OTHERWISE)}"
+            )
+        if self.objective not in OBJECTIVES:
+            raise InputError(
+                f"unknown objective '{self.objective}'{nearest(self.objective, OBJECTIVES)}; "
+                f"one of {', '.join(OBJECTIVES)}"
             )
         if self.alternative == SEPARATE_OPS and self.op != FUSED:
             raise InputError("only the fused op can give way to separate ops; --op fused has them")
@@ -269,7 +277,7 @@ class Setting:
 
     def about_its_rule(self) -> AskedOfARule:
         """Return the part of a JSON record that says what was asked of a rule."""
-        return {**self.about(), "otherwise": self.alternative}
+        return {**self.about(), "otherwise": self.alternative, "objective": self.objective}
 
     def but(self, **changes: Any) -> Setting:
         """Return the setting with some of it changed."""
@@ -277,7 +285,8 @@ class Setting:
 
     def __repr__(self) -> str:
         apart = "else separate ops" if self.alternative == SEPARATE_OPS else ""
-        more = "".join(f", {word}" for word in (self.source, self.engine, apart) if word)
+        aim = SPOKEN_OBJECTIVE[self.objective] if self.objective != MEAN else ""
+        more = "".join(f", {word}" for word in (self.source, self.engine, apart, aim) if word)
         return (
             f"Setting({self.gpu}, {self.op}, {self.dtype}, {self.kernel.title}, "
             f"calibration {self.calibration.id}{more})"

@@ -4,8 +4,6 @@ Beside the fused op's 1-stage and 2-stage stand separate ops: an all-reduce, the
 three-way choice divides the sizes of a workload into windows, one arm each, so that the expected
 regret above the fastest of the three is least. Two arms are enough where the recommended rule loses
 little against it.
-
-With two arms, a window is 1-stage from one size to another and the other arm below and above.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..calibration.posterior import LEVEL
 from ..model.shape import ARMS, ONE_STAGE, SEPARATE_OPS, Shapes
+from .adequacy import ADEQUATE_PCT
 from .evidence import ArmEvidence
 
 if TYPE_CHECKING:
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
     from .setting import Setting
 
 Array = NDArray[np.float64]
-
-#: A single cutoff, and two arms, are called adequate when what is left out would gain less than
-#: this.
-ADEQUATE_PCT = 0.5
 
 #: A boundary between windows has to spare so much over the workload, or it is none.
 BOUNDARY_PCT = 0.01
@@ -102,20 +97,6 @@ class ThreeWayChoice:
     def apart(self) -> tuple[Window, ...]:
         """The windows of separate ops."""
         return tuple(w for w in self.windows if w.algorithm == SEPARATE_OPS)
-
-
-@dataclass(frozen=True)
-class OneStageWindow:
-    """A window of 1-stage calls beside one cutoff, from ``from_bytes`` to ``to_bytes``.
-
-    ``gain_pct`` is what it spares on the calls that it decides otherwise than the cutoff, a share
-    ``differ`` of the workload.
-    """
-
-    from_bytes: int
-    to_bytes: int
-    gain_pct: float
-    differ: float
 
 
 @dataclass(frozen=True)
@@ -210,27 +191,3 @@ def _separate(setting: Setting, three: _ThreeArms) -> SeparateOps:
         gain_pct=(float(gain.min()), float(gain.max())),
         measured=measured,
     )
-
-
-def one_stage_window(arms: Arms, max_bytes: int | None) -> OneStageWindow | None:
-    """Return the best window of 1-stage calls beside a cutoff; None where it starts at the least.
-
-    For the sums S_k of what 1-stage costs more on the k smallest calls, the cutoff after k costs
-    S_k and the window from i to j costs S_j - S_i.
-    """
-    size = arms.shapes.bytes
-    ends = np.concatenate([[0], np.flatnonzero(np.diff(size)) + 1, [size.size]])
-    total = np.concatenate([[0.0], np.cumsum(-arms.weight * arms.expected_gain)])[ends]
-    highest = np.maximum.accumulate(total)
-    j = int(np.argmin(total - highest))
-    i = int(np.argmax(total[: j + 1]))
-    if i == 0 or i == j:
-        return None
-    at = ends.size - 1 if max_bytes is None else int(np.sum(size[ends[1:] - 1] <= max_bytes))
-    inside = np.zeros(size.size, np.bool_)
-    inside[ends[i] : ends[j]] = True
-    differ = float(arms.weight[inside != (np.arange(size.size) < ends[at])].sum())
-    if differ == 0:
-        return None
-    gain = 100 * float(total[at] - total[j] + total[i]) / differ
-    return OneStageWindow(int(size[ends[i]]), int(size[ends[j] - 1]), gain, differ)

@@ -43,6 +43,7 @@ TERM_COLOUR = {
     "second_launch": "#5E6670",
     "local_pass": "#6CCBAE",
     "norm_kernel": "#00664B",
+    "eight_ranks": "#B98ACB",
     "machine_contrast": "#8C564B",
 }
 

@@ -20,6 +20,7 @@ from ..data.measurement import Measurements
 from ..data.workload import Workload
 from ..decide.decision import Cutoff, Decision
 from ..decide.evidence import CLAIMED
+from ..decide.objective import MEAN
 from ..decide.recommendation import recommend
 from ..decide.regret import Arms, Score
 from ..decide.row_errors import covered
@@ -299,6 +300,8 @@ def _target(setting: Setting, llm: LLM) -> list[str]:
         out += ["--aiter-version", setting.aiter_version]
     if setting.otherwise:
         out += ["--otherwise", setting.otherwise]
+    if setting.objective != MEAN:
+        out += ["--objective", setting.objective]
     return [*out, *(["--model", llm.name] if llm.hf_id else ["--config", llm.source])]
 
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import textwrap
 
+from ..decide.adequacy import ADEQUATE_PCT
 from ..decide.decision import Cutoff, Decision
 from ..decide.evidence import ALWAYS_ONE_STAGE
+from ..decide.objective import MEAN, SPOKEN_OBJECTIVE
 from ..decide.three_way import SeparateOps
 from ..units import kib
 from . import words
 from .statements import line
 from .table import table
-from .words import answer, arm, size_interval, window_sizes
+from .words import answer, arm, size, size_interval, window_sizes
 
 
 def text(decision: Decision) -> str:
     """Return the decision as text."""
     setting, data = decision.setting, decision.setting.calibration.data
     engine = f", for {setting.engine}" if setting.engine else ""
+    if setting.objective != MEAN:
+        engine += f"; least {SPOKEN_OBJECTIVE[setting.objective]}"
     lines = [
         f"1-stage or {arm(setting.alternative)}: {setting.op} on {setting.gpu} ({setting.arch}), "
         f"{setting.dtype}, {setting.kernel.title}{engine}",
@@ -40,17 +44,13 @@ def text(decision: Decision) -> str:
     lines += [table(rows, head), ""]
     for c in decision.cutoffs:
         lines.append(_paragraph(f"TP{c.world_size}: {c.reason}."))
+        lines.append(_paragraph(f"     {regrets(c)}."))
         if c.three_way is not None:
             lines.append(_paragraph(f"     {separate(decision, c, c.three_way.separate)}."))
         lines += [_paragraph(f"     {line(b, setting.gpu)}") for b in c.statements]
     lines += ["", f"hidden_dim: the kernel takes {decision.hidden_rule}."]
     lines.append(f"  known models: {', '.join(map(str, decision.hidden_set))}")
-    effect = (
-        "matters: see the reasons above"
-        if decision.depends_on_hidden
-        else f"does not matter{_hidden_evidence(decision)}"
-    )
-    lines.append(_paragraph(f"  beyond bytes, hidden size {effect}."))
+    lines += [_paragraph(f"  {said}.") for said in hidden_sizes(decision)]
     if setting.engine and any(c.claimed for c in decision.cutoffs):
         lines += ["", _paragraph(f"the rule in {setting.engine}: {decision.rule.words()}")]
     switch = [c for c in decision.cutoffs if c.switch]
@@ -112,6 +112,13 @@ def apart(decision: Decision) -> list[str]:
     return lines
 
 
+def regrets(cutoff: Cutoff) -> str:
+    """Return the three regrets of the rule."""
+    r = cutoff.regrets
+    near = "" if r.contested_pct is None else f"{r.contested_pct:.2f} % on contested calls, "
+    return f"expected regret: {r.mean_pct:.2f} % a call, {near}{r.worst_pct:.2f} % on the worst"
+
+
 def separate(decision: Decision, cutoff: Cutoff, ops: SeparateOps) -> str:
     """Return where separate ops beat both fused arms."""
     if not ops.share:
@@ -131,13 +138,34 @@ def _paragraph(words: str) -> str:
     return textwrap.fill(words, 100, subsequent_indent="     ")
 
 
-def _hidden_evidence(decision: Decision) -> str:
-    """Return what the measurements say about hidden size beyond bytes."""
+def hidden_sizes(decision: Decision) -> list[str]:
+    """Return what hidden size does beyond bytes: by the model, and what rows can show of it."""
+    out = []
+    if not decision.depends_on_hidden:
+        out.append(
+            f"by the model no hidden size would gain more than {ADEQUATE_PCT:g} % on contested "
+            "calls from a cutoff of its own"
+        )
+    for c in decision.cutoffs:
+        own = [h for h in c.adequacy.by_hidden if h.differs]
+        if own:
+            said = ", ".join(f"{h.hidden_dim} {size(h.max_bytes)}" for h in own)
+            out.append(f"TP{c.world_size}, own cutoffs that surely differ by hidden size: {said}")
+    out += [_rows_of(decision, a) for a in decision.setting.arms]
     effect = decision.setting.calibration.data.get("hidden_effect")
-    if not effect:
-        return " in the model; no measured arm has several hidden sizes"
-    return (
-        f": {effect['rows']} rows at several hidden sizes change by "
-        f"{effect['pct_per_doubling']:+.1f} % per doubling at like bytes "
-        f"(90 % interval {effect['lo']:+.1f} to {effect['hi']:+.1f})"
-    )
+    if effect:
+        out.append(
+            f"{effect['rows']} rows of arms with several hidden sizes change by "
+            f"{effect['pct_per_doubling']:+.1f} % per doubling at like bytes, beyond the model "
+            f"(90 % interval {effect['lo']:+.1f} to {effect['hi']:+.1f})"
+        )
+    return out
+
+
+def _rows_of(decision: Decision, name: str) -> str:
+    """Return at which hidden sizes an arm was measured, and whether that can show anything."""
+    hidden = decision.hidden_dims_measured(name)
+    if not hidden:
+        return f"{arm(name)}: no row says its hidden size"
+    rows = f"{arm(name)} rows exist at hidden {', '.join(map(str, hidden))}"
+    return rows if len(hidden) > 1 else f"{rows} only: no row can show what hidden size does"

@@ -1,0 +1,198 @@
+"""Is one cutoff in bytes enough? Asked of every hidden size where it matters, and of windows.
+
+Most calls of a workload are far from the cutoff, where every rule is right. So what one cutoff
+leaves on the table is counted on contested calls, within a factor of two of it, for each hidden
+size apart; and on the calls that a window of 1-stage calls, with the other arm below and above,
+would decide otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..calibration.posterior import LEVEL
+from ..units import kib
+from .objective import contested
+
+if TYPE_CHECKING:
+    from .regret import Arms
+    from .schemas import HiddenCutoffRecord, OneStageWindowRecord
+
+#: One cutoff, and two arms, are called adequate when what is left out would gain less than this.
+ADEQUATE_PCT = 0.5
+
+#: Hidden sizes that a reason names, those that would gain most.
+NAMED = 3
+
+
+@dataclass(frozen=True)
+class HiddenCutoff:
+    """The cutoff that one hidden size would have by itself, beside the one for all.
+
+    ``max_bytes`` with its 90 % interval, None for no limit. ``contested_gain_pct`` is what it would
+    spare on the contested calls of this hidden size. ``differs``: in 90 % of the draws the two lie
+    more than a captured batch apart, on the same side.
+    """
+
+    hidden_dim: int
+    max_bytes: int | None
+    max_bytes_lo: int
+    max_bytes_hi: int | None
+    contested_gain_pct: float
+    differs: bool
+
+    def to_dict(self) -> HiddenCutoffRecord:
+        """Return an entry of ``by_hidden``."""
+        return {
+            "hidden_dim": self.hidden_dim,
+            "max_bytes": self.max_bytes,
+            "max_bytes_lo": self.max_bytes_lo,
+            "max_bytes_hi": self.max_bytes_hi,
+            "contested_gain_pct": self.contested_gain_pct,
+            "differs": self.differs,
+        }
+
+
+@dataclass(frozen=True)
+class OneStageWindow:
+    """A window of 1-stage calls beside one cutoff, from ``from_bytes`` to ``to_bytes``.
+
+    ``gain_pct`` is what it spares on the calls that it decides otherwise than the cutoff, a share
+    ``differ`` of the workload.
+    """
+
+    from_bytes: int
+    to_bytes: int
+    gain_pct: float
+    differ: float
+
+    def to_dict(self) -> OneStageWindowRecord:
+        """Return the ``window`` of a cutoff."""
+        return {
+            "from_bytes": self.from_bytes,
+            "to_bytes": self.to_bytes,
+            "gain_pct": self.gain_pct,
+            "share": self.differ,
+        }
+
+
+@dataclass(frozen=True)
+class Adequacy:
+    """What one cutoff leaves on the table at one world size.
+
+    ``gain_per_hidden_pct`` is what a cutoff per hidden size would gain over the whole workload;
+    ``window`` None: no window beats the cutoff.
+    """
+
+    by_hidden: tuple[HiddenCutoff, ...]
+    window: OneStageWindow | None
+    gain_per_hidden_pct: float
+
+    @classmethod
+    def of(cls, arms: Arms, max_bytes: int | None) -> Adequacy:
+        """Judge the cutoff ``max_bytes`` (None: 1-stage throughout) on the arms' workload."""
+        limit = int(arms.shapes.bytes[-1]) if max_bytes is None else max_bytes
+        return cls(
+            by_hidden=hidden_cutoffs(arms, max_bytes),
+            window=one_stage_window(arms, max_bytes),
+            gain_per_hidden_pct=arms.gain_per_hidden_pct(limit),
+        )
+
+    @property
+    def losing(self) -> tuple[HiddenCutoff, ...]:
+        """Hidden sizes whose contested calls would gain more than allowed, the most first."""
+        much = (h for h in self.by_hidden if h.contested_gain_pct > ADEQUATE_PCT)
+        return tuple(sorted(much, key=lambda h: -h.contested_gain_pct))
+
+    @property
+    def enough(self) -> bool:
+        """Whether one cutoff is enough."""
+        return not self.reasons()
+
+    def reasons(self) -> list[str]:
+        """Return in words why one cutoff is not enough."""
+        out = []
+        if self.losing:
+            most = self.losing[:NAMED]
+            named = ", ".join(f"{h.hidden_dim} {h.contested_gain_pct:.1f} %" for h in most)
+            rest = len(self.losing) - len(most)
+            out.append(
+                f"on contested calls a cutoff of its own would gain hidden size {named}"
+                + (f" and {rest} more" if rest else "")
+            )
+        w = self.window
+        if w is not None and w.gain_pct > ADEQUATE_PCT:
+            out.append(
+                f"1-stage from {kib(w.from_bytes)} to {kib(w.to_bytes)} alone would gain "
+                f"{w.gain_pct:.1f} % on {100 * w.differ:.0f} % of the calls"
+            )
+        return out
+
+
+def hidden_cutoffs(arms: Arms, max_bytes: int | None) -> tuple[HiddenCutoff, ...]:
+    """Return the own cutoff of every hidden size of the arms' workload."""
+    common = arms.each_best_bytes
+    out = []
+    for hidden in np.unique(arms.shapes.hidden_dim).tolist():
+        alone = arms.select(arms.shapes.hidden_dim == hidden)
+        best, size = alone.best(), alone.shapes.bytes
+        # How many captured batches run 1-stage, draw by draw.
+        own, shared = (
+            np.searchsorted(size, limit, side="right") for limit in (alone.each_best_bytes, common)
+        )
+        apart = own.astype(int) - shared.astype(int)
+        differs = max(np.mean(apart > 1), np.mean(apart < -1)) >= LEVEL
+        out.append(
+            HiddenCutoff(
+                hidden_dim=hidden,
+                max_bytes=None if best.cell.hi is None else best.cell.roundest(),
+                max_bytes_lo=best.lo.lo,
+                max_bytes_hi=best.hi.hi,
+                contested_gain_pct=contested_gain_pct(alone, max_bytes),
+                differs=bool(differs),
+            )
+        )
+    return tuple(out)
+
+
+def contested_gain_pct(arms: Arms, max_bytes: int | None) -> float:
+    """Return what the best cutoff would spare on the contested calls of another, in percent.
+
+    ``max_bytes`` None is no cutoff: 1-stage throughout, and every call is contested.
+    """
+    size = arms.shapes.bytes
+    near = np.ones(size.size, np.bool_) if max_bytes is None else contested(size, max_bytes)
+    if not near.any():
+        return 0.0
+    close = arms.select(near)
+    curve = close.cutoff_regret.mean(axis=0)
+    sent = close.cells[-1].lo if max_bytes is None else max_bytes
+    at = max(k for k, cell in enumerate(close.cells) if cell.lo <= sent)
+    return 100 * float(curve[at] - curve.min())
+
+
+def one_stage_window(arms: Arms, max_bytes: int | None) -> OneStageWindow | None:
+    """Return the best window of 1-stage calls beside a cutoff; None where it starts at the least.
+
+    For the sums S_k of what 1-stage costs more on the k smallest calls, the cutoff after k costs
+    S_k and the window from i to j costs S_j - S_i.
+    """
+    size = arms.shapes.bytes
+    ends = np.concatenate([[0], np.flatnonzero(np.diff(size)) + 1, [size.size]])
+    total = np.concatenate([[0.0], np.cumsum(-arms.weight * arms.expected_gain)])[ends]
+    highest = np.maximum.accumulate(total)
+    j = int(np.argmin(total - highest))
+    i = int(np.argmax(total[: j + 1]))
+    if i == 0 or i == j:
+        return None
+    at = ends.size - 1 if max_bytes is None else int(np.sum(size[ends[1:] - 1] <= max_bytes))
+    inside = np.zeros(size.size, np.bool_)
+    inside[ends[i] : ends[j]] = True
+    differ = float(arms.weight[inside != (np.arange(size.size) < ends[at])].sum())
+    if differ == 0:
+        return None
+    gain = 100 * float(total[at] - total[j] + total[i]) / differ
+    return OneStageWindow(int(size[ends[i]]), int(size[ends[j] - 1]), gain, differ)
