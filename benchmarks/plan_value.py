@@ -39,7 +39,6 @@ from costmodel.decide.regret import Arms
 from costmodel.decide.setting import Setting
 from costmodel.files import replacing
 from costmodel.planning import Budget, MeasuringTime, Rehearsal, pose
-from costmodel.planning.coordinates import Posterior
 from costmodel.planning.search import search
 from costmodel.show.table import table
 

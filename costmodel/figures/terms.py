@@ -39,7 +39,6 @@ TERM_COLOUR = {
     "turn_exposure": "#CC79A7",
     "norm_epilogue": "#009E73",
     "exit_barrier": "#B97A00",
-    "eight_ranks": "#D55E00",
     "second_launch": "#5E6670",
     "local_pass": "#6CCBAE",
     "norm_kernel": "#00664B",
