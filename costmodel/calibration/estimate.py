@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 
-import numpy as np
-
 from ..data import hardware
 from ..data.measurement import COLUMNS
 from ..errors import InputError
@@ -36,7 +34,8 @@ def calibrate(
         why = "; ".join(f"{n} {reason}" for reason, n in observations.set_aside.items())
         raise InputError(
             f"no row can be used: {observations.read} read, all set aside ({why}); "
-            "the model needs clean rows of all_reduce, fused_ar_rmsnorm or ar_then_rmsnorm"
+            "the model needs clean rows of all_reduce, fused_ar_rmsnorm or ar_then_rmsnorm by "
+            "kernels of one family (--family names another than AITER's)"
         )
     fabrics = {g.model.fabric for g in observations.groups}
     of_arch = {g.model.fabric for g in observations.groups if g.arch == arch}
@@ -52,7 +51,7 @@ def calibrate(
     found = fit(FitProblem.of(observations, gpus))
     archs = sorted({a for a, _ in gpus})
     effect = hidden_effect(found)
-    families = [str(f) for f in np.unique(observations.table.kernel_family)]
+    families = sorted({g.kernel_family for g in observations.groups})
     calibration = Calibration(
         arch=archs[0] if len(archs) == 1 else "+".join(archs),
         names=found.problem.names,
