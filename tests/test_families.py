@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -12,14 +13,16 @@ from costmodel.calibration.observations import observe
 from costmodel.calibration.one_fabric import fabric_of, on_fabric
 from costmodel.cli.main import main
 from costmodel.data import kernels
+from costmodel.data.measurement import Measurements, concat
 from costmodel.decide.explanation import explain
+from costmodel.decide.pairs import pair
 from costmodel.decide.prediction import predict
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.row_errors import compare, covered
 from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
 from costmodel.model.fabric import SWITCH
-from costmodel.model.shape import ALL_REDUCE, ONE_STAGE, TWO_STAGE
+from costmodel.model.shape import ALL_REDUCE, FUSED, ONE_STAGE, TWO_STAGE
 from costmodel.simulation.collective import simulate
 from costmodel.simulation.machine import machine
 
@@ -203,3 +206,73 @@ def test_the_plain_op_says_what_it_does_not_weigh(run):
     assert "not weighed here: AITER's main since #5272" in told
     assert "others (other kernels): AITER #5272" in told
     assert "#5272" not in run("recommend", "--gpu", "MI308X", "--tp", 2)[1]
+
+
+GRIDS = (None, 2)
+TRUTH = {"read_floor_us": 2.6, "read_floor_growth": 0.8}
+
+
+def on_grids(row, grids, latency_us=None):
+    """Return rows of the plain all-reduce by AITER over sizes, on several grids."""
+    sizes = [2**k for k in range(13, 23)]
+    rows = [
+        row | {
+            "op": ALL_REDUCE, "algorithm": a, "tokens": "", "hidden_dim": "", "bytes": size,
+            "workgroups": grid, "latency_us": 1.0,
+        }
+        for grid in grids for a in (ONE_STAGE, TWO_STAGE) for size in sizes
+    ]  # fmt: skip
+    if latency_us is not None:
+        rows = [r | {"latency_us": us} for r, us in zip(rows, latency_us.tolist(), strict=True)]
+    return observe(Measurements.from_rows(rows))
+
+
+def true_us(observations):
+    """Return what a machine takes for the rows on which a workgroup's reads matter."""
+    values = Setting.shipped("MI300X").calibration.values | TRUTH
+    return observations.latency(values) + 1.5
+
+
+def test_two_grids_at_one_shape_are_two_arms_that_a_fit_tells_apart(row):
+    rows = on_grids(row, GRIDS, true_us(on_grids(row, GRIDS)))
+    assert len(rows) == 40
+    assert len({id(g.geometry) for g in rows.groups}) == 4
+    calibration, found = calibrate(rows)
+    assert error_pct(found).max() < 0.5
+    for name, truth in TRUTH.items():
+        lo, _, hi = calibration.interval(name)
+        assert lo <= truth <= hi
+    assert calibration.values["read_floor_growth"] == pytest.approx(0.8, abs=0.1)
+    other = on_grids(row, (4,))
+    assert np.abs(other.latency(calibration.values) / (true_us(other) - 1.5) - 1).max() < 0.15
+    # Without its grid a row would be another measurement of the same arm, far off.
+    nowhere = np.full(len(rows), np.nan)
+    blind = observe(dataclasses.replace(rows.table, workgroups=nowhere))
+    assert error_pct(calibrate(blind)[1]).max() > 20
+
+
+def test_a_grid_is_an_arm_s_state_unless_it_is_the_family_s_own():
+    own = kernels.aiter("0.1.19")
+
+    def state(workgroups=None, threads=None, op=ALL_REDUCE):
+        return own.on_grid(workgroups, threads).state(op, ONE_STAGE)
+
+    assert state() == state(80, 512) == own.state(ALL_REDUCE, ONE_STAGE)
+    assert state(32) == f"{state()}, 32 workgroups"
+    assert state(32, 256) == f"{state()}, 32 workgroups, 256 threads"
+    # One thread a pack: what a fused 1-stage's row says of threads is no other kernel.
+    assert state(threads=448, op=FUSED) == state(op=FUSED)
+
+
+def test_rows_of_two_grids_are_not_one_row_and_make_pairs_of_their_own(row):
+    plain = row | {"op": ALL_REDUCE}
+    rows = [
+        plain | {"algorithm": a, "workgroups": grid, "latency_us": us}
+        for grid, us in ((80, 9.5), (8, 30.0))
+        for a in (ONE_STAGE, TWO_STAGE)
+    ]
+    table = Measurements.from_rows(rows)
+    pairs = pair(table, ALL_REDUCE)
+    assert sorted(pairs.one_us.tolist()) == [9.5, 30.0]
+    with pytest.raises(InputError, match="the same row"):
+        concat([table, Measurements.from_rows([rows[-1]])])

@@ -228,6 +228,19 @@ def test_a_push_writes_its_flags_with_its_data_and_meets_no_barrier():
     assert not one("all_reduce", "1stage", 64, 7168, 2).pushes
 
 
+def test_another_grid_is_another_geometry():
+    shapes = Shapes.of(80, 4096, 4, op="all_reduce")  # four turns of 80 x 128 packs
+    own, few, wide = (
+        link_geometry(shapes, "1stage", kernel.aiter().on_grid(*grid), "gfx950")
+        for grid in ((None, None), (16, None), (None, 1024))
+    )
+    assert float(few.workgroups) == 16
+    assert (float(own.turns), float(few.turns), float(wide.turns)) == (4, 20, 2)
+    assert float(few.workgroup_bytes) == 5 * float(own.workgroup_bytes)
+    # Twice the threads take half the turns, each with twice the loads in flight.
+    assert float(wide.workgroup_bytes / wide.turns) == float(own.workgroup_bytes / own.turns)
+
+
 def test_limits_by_release():
     first, middle, last = (kernel.aiter(v) for v in ("0.1.10.post3", "0.1.12", kernel.LATEST))
     assert first.fused_1stage_hidden_dims == (512, 1024, 2048, 4096)

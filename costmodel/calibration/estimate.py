@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 
 from ..data import hardware
-from ..data.measurement import COLUMNS
 from ..errors import InputError
 from .coverage import coverage, hidden_effect, refusals, source_rows
 from .fit import Fit, FitProblem, fit
@@ -83,5 +82,5 @@ def calibrate(
 
 def data_sha256(observations: Observations) -> str:
     """Return the hash of the rows used, in their order, as schema 1 text."""
-    lines = [",".join(row[c] for c in COLUMNS) for row in observations.table.to_rows()]
+    lines = [",".join(row.values()) for row in observations.table.to_rows()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

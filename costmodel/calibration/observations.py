@@ -222,13 +222,17 @@ def _kernels(table: Measurements, wanted: Mask) -> list[kernel.Kernel | None]:
     """Return the kernel of each wanted row, None where it is not modelled; equal ones are one."""
     columns = (
         table.kernel_family, table.source, table.kernel_version, table.date, table.algorithm,
+        *(np.nan_to_num(grid) for grid in (table.workgroups, table.threads)),
     )  # fmt: skip
     state = list(zip(*(c.tolist() for c in columns), strict=True))
     one: dict[kernel.Kernel, kernel.Kernel] = {}
-    found: dict[tuple[str, ...], kernel.Kernel | None] = {}
+    found: dict[tuple[Any, ...], kernel.Kernel | None] = {}
     for key in {state[i] for i in np.flatnonzero(wanted).tolist()}:
-        ran = kernel.of_row(*key)
-        found[key] = one.setdefault(ran, ran) if ran is not None else None
+        ran = kernel.of_row(*key[:5])
+        if ran is not None:
+            ran = ran.on_grid(*(int(of_row) or None for of_row in key[5:]))
+            ran = one.setdefault(ran, ran)
+        found[key] = ran
     return [found.get(key) for key in state]
 
 

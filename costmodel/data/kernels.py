@@ -7,7 +7,7 @@ changed, ``facts/kernel_states.csv`` the state that each published source measur
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -36,7 +36,8 @@ class Kernel:
     ``fused_1stage_max_tokens`` bounds tokens (None: no bound). ``plain_1stage_below_bytes`` is the
     plain all-reduce's own dispatch: (world size, bytes) below which it takes 1-stage.
 
-    ``push_line`` is set where 1-stage writes to its peers, instead of reading, and waits for
+    ``max_workgroups`` and ``threads`` are its launch grid: the most workgroups, and the threads of
+    each. ``push_line`` is set where 1-stage writes to its peers, instead of reading, and waits for
     no rank: bytes of a line on the link, and those of them that are data and not flags.
     """
 
@@ -85,10 +86,24 @@ class Kernel:
         of_op = "fused" if op == "fused_ar_rmsnorm" else "plain"
         return bool(getattr(self, f"{of_op}_{algorithm}"))
 
+    def on_grid(self, workgroups: int | None, threads: int | None) -> Kernel:
+        """Return the kernel on the launch grid that a row states, None where it is silent."""
+        return replace(
+            self,
+            max_workgroups=workgroups or self.max_workgroups,
+            threads=threads or self.threads,
+        )
+
+    @property
+    def thread_ratio(self) -> float:
+        """Threads of a workgroup over those of the family's own grid."""
+        return self.threads / int(_facts_of(self.family)["threads"])
+
     def state(self, op: str, algorithm: str) -> str:
         """Return what an arm's latency hangs on, as words: rows of other states are other kernels.
 
-        The plain op's algorithms serve separate ops too, before a norm kernel of their own.
+        The plain op's algorithms serve separate ops too, before a norm kernel of their own. A grid
+        is named where it is not the family's own; the threads of a fused 1-stage follow the row.
         """
         fused, one_stage = op == "fused_ar_rmsnorm", algorithm == "1stage"
         if one_stage and self.push_line:
@@ -108,6 +123,10 @@ class Kernel:
             ]
         if op == "ar_then_rmsnorm":
             words.append(f"{self.norm_kernel} norm")
+        if self.max_workgroups != int(_facts_of(self.family)["max_workgroups"]):
+            words.append(f"{self.max_workgroups} workgroups")
+        if self.thread_ratio != 1 and not (fused and one_stage):
+            words.append(f"{self.threads} threads")
         if not self.known:
             words.append(f"{self.version} not read")
         return ", ".join(words if self.family == "aiter" else [self.family, *words])

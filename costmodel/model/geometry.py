@@ -46,7 +46,8 @@ class LinkGeometry:
 
     ``turns`` is how often a workgroup goes round its loop over a phase's bytes and ``fill`` the
     phase's bytes over those of one full turn of the largest grid. ``workgroup_bytes`` is what one
-    workgroup reads from all peers together in the first phase. ``pushes`` marks a 1-stage that
+    workgroup reads from all peers together in the first phase, scaled to its family's own number of
+    threads. ``pushes`` marks a 1-stage that
     writes to its peers and starts without a barrier. ``own_exit`` marks 1-stage kernels whose exit
     barrier, where they have one, may cost something else than another barrier.
     ``turns_overlap`` is false for kernels that synchronise their threads between turns, so that a
@@ -98,7 +99,8 @@ def link_geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> 
         workgroups = np.minimum(np.ceil(phase / grid), kernel.max_workgroups)
         fill = phase / (kernel.max_workgroups * grid_turn)
         turns = np.ceil(fill)
-        workgroup_bytes = turns * (n - 1) * np.minimum(grid_turn, phase)
+        # Little's law: a workgroup of twice the threads has twice the loads in flight.
+        workgroup_bytes = turns * (n - 1) * np.minimum(grid_turn, phase) / kernel.thread_ratio
 
     line = kernel.push_line if one_stage else None
     if line is not None:
