@@ -12,7 +12,7 @@ from costmodel.cli.main import COMMANDS
 
 KEYS = {
     "recommend": [
-        "schema", "arch", "gpu", "op", "dtype", "aiter_version", "calibration", "otherwise",
+        "schema", "arch", "gpu", "op", "dtype", "aiter_version", "kernel", "calibration", "otherwise",
         "objective",
         "hidden_dims", "cutoffs", "engine", "source", "rule", "rows",
     ],

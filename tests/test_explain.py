@@ -20,7 +20,8 @@ from costmodel.model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
 from costmodel.rules import catalogue
 
 KEYS = [
-    "schema", "arch", "gpu", "op", "dtype", "aiter_version", "calibration", "otherwise", "objective", "world_size",
+    "schema", "arch", "gpu", "op", "dtype", "aiter_version", "kernel", "calibration", "otherwise",
+    "objective", "world_size",
     "hidden_dim", "verdict", "cutoff", "tokens", "bytes", "choice", "alone", "probability",
     "decided", "reason", "margin_us", "margin_pct", "arms", "separate", "rules", "flips",
 ]  # fmt: skip

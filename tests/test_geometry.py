@@ -202,11 +202,43 @@ def test_unknown_shapes_are_refused(wrong):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["aiter", "vllm", "costmodel"])
+@pytest.mark.parametrize("family", kernel.families())
 def test_every_limit_of_a_kernel_has_a_source(family):
     rows = [r for r in facts.rows("kernels.csv") if r["family"] == family]
     assert len({r["quantity"] for r in rows}) == len(rows) > 2
     assert all(r["source"] for r in (*rows, *facts.rows("aiter_kernels.csv")))
+
+
+def test_a_push_writes_its_flags_with_its_data_and_meets_no_barrier():
+    shapes = Shapes.of(64, 7168, 2, op="all_reduce")
+    ll, ll128, sentinel = (
+        link_geometry(shapes, "1stage", kernel.calibrated(f), "gfx942")
+        for f in ("aiter-ll", "aiter-ll128", "trtllm")
+    )
+    size = 64 * 7168 * 2
+    assert [float(g.write_bytes) for g in (ll, ll128, sentinel)] == [
+        2 * size,
+        size * 128 / 120,
+        size,
+    ]
+    for g in (ll, ll128, sentinel):
+        assert g.pushes
+        assert not g.exit_barriers
+        assert float(g.read_bytes + g.gather_bytes) == 0
+    assert not one("all_reduce", "1stage", 64, 7168, 2).pushes
+
+
+def test_another_grid_is_another_geometry():
+    shapes = Shapes.of(80, 4096, 4, op="all_reduce")  # four turns of 80 x 128 packs
+    own, few, wide = (
+        link_geometry(shapes, "1stage", kernel.aiter().on_grid(*grid), "gfx950")
+        for grid in ((None, None), (16, None), (None, 1024))
+    )
+    assert float(few.workgroups) == 16
+    assert (float(own.turns), float(few.turns), float(wide.turns)) == (4, 20, 2)
+    assert float(few.workgroup_bytes) == 5 * float(own.workgroup_bytes)
+    # Twice the threads take half the turns, each with twice the loads in flight.
+    assert float(wide.workgroup_bytes / wide.turns) == float(own.workgroup_bytes / own.turns)
 
 
 def test_limits_by_release():

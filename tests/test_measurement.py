@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costmodel.data import measurement
-from costmodel.data.measurement import COLUMNS, Measurements
+from costmodel.data.measurement import COLUMNS, GRID, Measurements
 from costmodel.errors import InputError
 from costmodel.files import replacing
 
@@ -41,6 +41,32 @@ def test_write_and_read_give_the_same_table(tmp_path, published):
         np.testing.assert_array_equal(getattr(again, name), getattr(published, name))
 
 
+def test_a_launch_grid_is_read_and_written_where_a_row_states_one(tmp_path, row):
+    table = Measurements.from_rows([row, row | {"workgroups": 32, "threads": 256}])
+    assert table.columns == (*COLUMNS, "workgroups", "threads")
+    table.write(tmp_path / "a.csv")
+    again = measurement.read(tmp_path / "a.csv")
+    np.testing.assert_array_equal(again.workgroups, [np.nan, 32])
+    np.testing.assert_array_equal(again.threads, [np.nan, 256])
+    assert again.to_rows() == table.to_rows() == Measurements.from_frame(again.to_frame()).to_rows()
+    silent = again.select(np.array([0]))
+    silent.write(tmp_path / "b.csv")
+    assert (tmp_path / "b.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
+    threads = Measurements.from_rows([row | {"threads": 256}])
+    assert threads.columns == (*COLUMNS, "threads")
+    both = measurement.concat([measurement.read(tmp_path / "b.csv"), threads])
+    assert both.to_rows() == [silent.to_rows()[0] | {"threads": ""}, *threads.to_rows()]
+
+
+def test_published_rows_state_the_grids_that_their_sources_name(published):
+    stated = published.select(~np.isnan(published.workgroups) | ~np.isnan(published.threads))
+    assert set(stated.source) == {"aiter-5272-mi308", "hip-comms", "hip-comms-tail"}
+    for i in range(len(stated)):
+        said = stated.kernel_version[i]
+        for number, unit in ((stated.workgroups[i], "blocks"), (stated.threads[i], "threads")):
+            assert np.isnan(number) or f"{number:.0f} {unit}" in said
+
+
 def test_frames_go_in_and_out(published):
     some = published.select(np.arange(40))
     again = Measurements.from_frame(some.to_frame())
@@ -68,12 +94,15 @@ def test_gpu_names_are_taken_in_any_case(tmp_path, row):
         ({"quality": ""}, "unknown quality ''"),
         ({"tokens": 2.5, "bytes": ""}, "whole number"),
         ({"world_size": 0}, "at least 1"),
+        ({"workgroups": 0}, "workgroups is 0; it must be a whole number of at least 1"),
+        ({"threads": "many"}, "threads is 'many', not a number"),
         ({"source": ""}, "source is empty"),
         ({"algorithm": "one"}, "unknown algorithm 'one'"),
     ],
 )
 def test_a_bad_cell_is_named_with_file_and_line(tmp_path, row, change, says):
-    path = write(tmp_path / "bad.csv", [row, row | {"tokens": 16, "bytes": 131072} | change])
+    rows = [row, row | {"tokens": 16, "bytes": 131072} | change]
+    path = write(tmp_path / "bad.csv", rows, (*COLUMNS, *GRID))
     with pytest.raises(InputError) as caught:
         measurement.read(path)
     assert says in str(caught.value)
@@ -86,6 +115,8 @@ def test_a_bad_cell_is_named_with_file_and_line(tmp_path, row, change, says):
     [
         ([c if c != "latency_us" else "latency" for c in COLUMNS], "no unit"),
         ([c if c != "tokens" else "tokns" for c in COLUMNS], "did you mean tokens"),
+        ((*COLUMNS, "workgroup"), "did you mean workgroups"),
+        ((*COLUMNS, "threads", "threads"), "stands twice"),
         (COLUMNS[:-1], "missing column quality"),
         ((*COLUMNS, "op"), "stands twice"),
     ],

@@ -132,6 +132,7 @@ def origami_us(observations: Observations) -> Array:
     table = observations.table
     run = zip(table.kernel_family.tolist(), table.date.tolist(), strict=True)
     workgroups = np.array([kernels.at_date(family, date).max_workgroups for family, date in run])
+    workgroups = np.where(np.isnan(table.workgroups), workgroups, table.workgroups)
     one_shot = observations.algorithm == ONE_STAGE
     latency = all_reduce_us(observations.size_bytes, table.world_size, one_shot, workgroups)
     return np.where(table.interconnect == "xgmi", latency, np.nan)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-import numpy as np
-
 from ..data import hardware
-from ..data.measurement import COLUMNS
 from ..errors import InputError
 from .coverage import coverage, hidden_effect, refusals, source_rows
 from .fit import Fit, FitProblem, fit
@@ -36,7 +33,8 @@ def calibrate(
         why = "; ".join(f"{n} {reason}" for reason, n in observations.set_aside.items())
         raise InputError(
             f"no row can be used: {observations.read} read, all set aside ({why}); "
-            "the model needs clean rows of all_reduce, fused_ar_rmsnorm or ar_then_rmsnorm"
+            "the model needs clean rows of all_reduce, fused_ar_rmsnorm or ar_then_rmsnorm by "
+            "kernels of one family (--family names another than AITER's)"
         )
     fabrics = {g.model.fabric for g in observations.groups}
     of_arch = {g.model.fabric for g in observations.groups if g.arch == arch}
@@ -52,7 +50,7 @@ def calibrate(
     found = fit(FitProblem.of(observations, gpus))
     archs = sorted({a for a, _ in gpus})
     effect = hidden_effect(found)
-    families = [str(f) for f in np.unique(observations.table.kernel_family)]
+    families = sorted({g.kernel_family for g in observations.groups})
     calibration = Calibration(
         arch=archs[0] if len(archs) == 1 else "+".join(archs),
         names=found.problem.names,
@@ -84,5 +82,5 @@ def calibrate(
 
 def data_sha256(observations: Observations) -> str:
     """Return the hash of the rows used, in their order, as schema 1 text."""
-    lines = [",".join(row[c] for c in COLUMNS) for row in observations.table.to_rows()]
+    lines = [",".join(row.values()) for row in observations.table.to_rows()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

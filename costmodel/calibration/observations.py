@@ -46,6 +46,7 @@ class Group:
     arch: str
     gpu: str
     hbm_gbps: float
+    kernel_family: str
     norm_kernel: str
     state: str
     model: LatencyModel
@@ -63,7 +64,7 @@ class Group:
 class Observations:
     """Rows that the model covers, in groups; ``set_aside`` counts the others by reason.
 
-    ``aside`` counts those of modelled ops and kernel families by arm as well.
+    ``aside`` counts those of modelled ops and the families that are meant by arm as well.
 
     ``harness`` names, per row, the constant that the row's benchmark adds (one per source, kernel
     family and GPU); ``algorithm`` is resolved where the source let the library choose.
@@ -116,11 +117,14 @@ def observe(
     *,
     include: tuple[str, ...] = ("clean",),
     arch: str | None = None,
+    family: str = "aiter",
 ) -> Observations:
     """Sort rows (a data frame with schema 1 columns too) into those the model covers and others.
 
     Rows set aside are counted by reason.
-    ``include`` names the qualities to use; ``arch`` keeps one arch only.
+    ``include`` names the qualities to use; ``arch`` keeps one arch only. ``family`` is whose
+    kernels are meant: AITER's with those of the same form (:data:`.kernels.AITER_FAMILIES`), or the
+    rows that ran another family's kernels alone.
     """
     table = Measurements.of(table)
     reason = np.full(len(table), "", dtype="U64")
@@ -132,7 +136,8 @@ def observe(
         if quality not in include:
             drop(table.quality == quality, f"quality is {quality}")
     drop(~np.isin(table.op, OPS), "op not modelled")
-    drop(~np.isin(table.kernel_family, kernel.families()), "kernel family not modelled")
+    meant = _of_family(table, family)
+    drop(~meant, "kernel family not modelled" if family == "aiter" else "another kernel family")
     drop((table.gpu == "") | (table.arch == ""), "GPU not stated")
     if arch is not None:
         drop(table.arch != arch, "another arch")
@@ -155,7 +160,8 @@ def observe(
     kernels = _kernels(table, reason == "")
     drop(np.array([ran is None for ran in kernels], np.bool_), "kernel not modelled")
     silent = ~np.isin(algorithm, (ONE_STAGE, TWO_STAGE))
-    drop(silent & (table.op == FUSED), "algorithm not stated")
+    no_rule = np.array([not (ran and ran.plain_1stage_below_bytes) for ran in kernels], np.bool_)
+    drop(silent & ((table.op == FUSED) | no_rule), "algorithm not stated")
     for i in np.flatnonzero(silent & (reason == "")).tolist():
         size = table.bytes[i]
         if np.isnan(size):
@@ -183,14 +189,23 @@ def observe(
     counts = Counter(reason[reason != ""].tolist())
     return Observations(
         rows, groups, algorithm, harness.astype(np.str_), dict(counts.most_common()), len(table),
-        _aside(table, reason),
+        _aside(table.select(meant), reason[meant]),
     )  # fmt: skip
 
 
+def _of_family(table: Measurements, family: str) -> Mask:
+    """Return the rows that a family's calibration is made of, clean or not."""
+    if family == "aiter":
+        return np.isin(table.kernel_family, kernel.AITER_FAMILIES)
+    columns = (table.kernel_family, table.source, table.kernel_version, table.algorithm)
+    rows = zip(*(c.tolist() for c in columns), strict=True)
+    return np.array([kernel.ran(*row) == family for row in rows], np.bool_)
+
+
 def _aside(table: Measurements, reason: NDArray[np.str_]) -> tuple[SetAside, ...]:
-    """Count rows set aside by arm, source and reason, where the model knows op and kernel."""
+    """Count rows set aside by arm, source and reason, where the model knows the op."""
     of_an_arm = (reason != "") & np.isin(table.op, OPS) & (table.gpu != "")
-    of_an_arm &= ~np.isnan(table.world_size) & np.isin(table.kernel_family, kernel.families())
+    of_an_arm &= ~np.isnan(table.world_size)
     columns = (table.gpu, table.op, table.algorithm, table.kernel_family, table.source, reason)
     rows = np.flatnonzero(of_an_arm)
     cells = zip(*(c[rows].tolist() for c in (table.world_size, *columns)), strict=True)
@@ -207,13 +222,17 @@ def _kernels(table: Measurements, wanted: Mask) -> list[kernel.Kernel | None]:
     """Return the kernel of each wanted row, None where it is not modelled; equal ones are one."""
     columns = (
         table.kernel_family, table.source, table.kernel_version, table.date, table.algorithm,
+        *(np.nan_to_num(grid) for grid in (table.workgroups, table.threads)),
     )  # fmt: skip
     state = list(zip(*(c.tolist() for c in columns), strict=True))
     one: dict[kernel.Kernel, kernel.Kernel] = {}
-    found: dict[tuple[str, ...], kernel.Kernel | None] = {}
+    found: dict[tuple[Any, ...], kernel.Kernel | None] = {}
     for key in {state[i] for i in np.flatnonzero(wanted).tolist()}:
-        ran = kernel.of_row(*key)
-        found[key] = one.setdefault(ran, ran) if ran is not None else None
+        ran = kernel.of_row(*key[:5])
+        if ran is not None:
+            ran = ran.on_grid(*(int(of_row) or None for of_row in key[5:]))
+            ran = one.setdefault(ran, ran)
+        found[key] = ran
     return [found.get(key) for key in state]
 
 
@@ -245,6 +264,7 @@ def _groups(
                 arch=arch,
                 gpu=gpu,
                 hbm_gbps=hardware.hbm_gbps(gpu),
+                kernel_family=ran.family,
                 norm_kernel=ran.norm_kernel,
                 state=ran.state(op, alg),
                 model=model,

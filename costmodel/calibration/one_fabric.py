@@ -7,7 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..model.fabric import FULL_MESH
 from .observations import Observations
+
+
+def fabric_of(observations: Observations, arch: str | None = None) -> str:
+    """Return the one fabric that the rows, or those of ``arch``, are on; xGMI's among several."""
+    fabrics = {g.model.fabric for g in observations.groups if arch in (None, g.arch)}
+    return fabrics.pop() if len(fabrics) == 1 else FULL_MESH
 
 
 def on_fabric(observations: Observations, fabric: str) -> Observations:

@@ -116,10 +116,10 @@ def said_of(
 
     ``10 rows of aiter-3458-mi355x set aside: quality is noisy``; several sources stand between
     semicolons, the one with most rows first. Rows whose algorithm is not stated may be of the arm
-    and count. ``families`` names the kernels that are meant (default: all that are modelled), since
+    and count. ``families`` names the kernels that are meant (default: AITER's and the like), since
     another library's rows say nothing of an AITER kernel.
     """
-    wanted = tuple(kernels.families() if families is None else families)
+    wanted = tuple(kernels.AITER_FAMILIES if families is None else families)
     mine = [
         record
         for record in records

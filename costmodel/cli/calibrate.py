@@ -14,6 +14,10 @@ from . import options
 @click.option("--published", is_flag=True, help="Add the published tables that costmodel ships.")
 @click.option("--arch", help="Write the part of the fit that one arch needs.")
 @click.option(
+    "--family", default="aiter", metavar="NAME", show_default=True,
+    help="Whose kernels: AITER's, with those of the same form, or another family's alone.",
+)  # fmt: skip
+@click.option(
     "--include", multiple=True, metavar="QUALITY",
     help="Also use rows of this quality: noisy, suspect, launch_bound, serving_trace.",
 )  # fmt: skip
@@ -26,6 +30,7 @@ def command(
     out: str | None,
     published: bool,
     arch: str | None,
+    family: str,
     include: tuple[str, ...],
     no_cross_validation: bool,
     force: bool,
@@ -40,17 +45,17 @@ def command(
     costmodel calibrate mine.csv --out mine.json
     costmodel calibrate mine.csv --published --arch gfx942 --out mine.json
     costmodel calibrate --published --arch gfx950 --out gfx950.json
+    costmodel calibrate --published --family hip_comms --arch gfx950 --out hip_comms.json
     """
     from ..calibration.estimate import calibrate
     from ..calibration.observations import observe
-    from ..calibration.one_fabric import on_fabric
+    from ..calibration.one_fabric import fabric_of, on_fabric
     from ..calibration.plausibility import check
-    from ..data import measurement
+    from ..data import kernels, measurement
     from ..data.measurement import VOCABULARY
     from ..decide.fit_report import report
     from ..errors import InputError
     from ..files import check_free
-    from ..model.fabric import FULL_MESH
     from ..show.fit_report import text
 
     if not measurements and not published:
@@ -63,6 +68,7 @@ def command(
             )
     if arch is not None:
         arch = arch.lower()
+    family = kernels.read_family(family)
     if out:
         check_free(out, force)
     tables = [measurement.read_all(measurements)] if measurements else []
@@ -71,15 +77,16 @@ def command(
     if published:
         tables.append(measurement.published())
     table = measurement.concat(tables)
-    observations = observe(table, include=("clean", *include))
+    observations = observe(table, include=("clean", *include), family=family)
     held_out = not len(observations)
     if held_out:
         # Nothing clean: estimate from what there is, so that the refusal carries numbers.
-        observations = observe(table, include=VOCABULARY["quality"])
+        observations = observe(table, include=VOCABULARY["quality"], family=family)
     if published:
-        own = {g.model.fabric for mine in tables[:-1] for g in observe(mine).groups}
-        if own <= {FULL_MESH}:  # else the error says that fabrics are mixed
-            observations = on_fabric(observations, FULL_MESH)
+        own = {g.model.fabric for mine in tables[:-1] for g in observe(mine, family=family).groups}
+        meant = fabric_of(observations, arch)
+        if own <= {meant}:  # else the error says that fabrics are mixed
+            observations = on_fabric(observations, meant)
     calibration, found = calibrate(observations, arch=arch, unclean=held_out)
     if out:
         calibration.save(out)

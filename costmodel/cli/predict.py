@@ -48,7 +48,9 @@ def command(
     sizes = (7168,) if workload is None else workload.hidden_dims()
     n, h, t = (a.ravel() for a in np.meshgrid(tp, sizes, tokens, indexing="ij"))
     shapes = setting.shapes(t, h, n)
-    wanted = ALGORITHMS if algorithm == "both" else (algorithm,)
+    # A family may have one kernel alone.
+    has = tuple(a for a in ALGORITHMS if not setting.lacks(a))
+    wanted = has or ALGORITHMS if algorithm == "both" else (algorithm,)
     predictions = [predict(setting, shapes, a) for a in wanted]
     if style == "json":
         options.print_json(
@@ -56,10 +58,11 @@ def command(
                 "schema": "costmodel/predict/1",
                 "arch": setting.arch,
                 "gpu": setting.gpu,
+                "kernel": setting.kernel.title,
                 "rows": [row for p in predictions for row in p.to_rows()],
             }
         )
     else:
         from ..show.prediction import text
 
-        click.echo(text(predictions, terms=show_terms))
+        click.echo(text(predictions, setting.kernel.title, terms=show_terms))

@@ -7,13 +7,13 @@ changed, ``facts/kernel_states.csv`` the state that each published source measur
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 from . import facts
 
 #: Newest AITER release whose kernels the facts describe: its ``.cuh`` is that of 0.1.19.post1.
@@ -21,6 +21,10 @@ LATEST = "0.1.20.post1"
 
 #: The project's own kernels, written in Triton.
 OWN_FAMILY = "costmodel"
+
+#: Families whose rows a calibration takes unless it is asked for another: AITER's, with those of
+#: the same form. Any other family gets a calibration of its own.
+AITER_FAMILIES = ("aiter", "vllm", OWN_FAMILY)
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,10 @@ class Kernel:
     hidden_dim in 16-byte packs, ``fused_1stage_hidden_dims`` lists the only sizes (empty: any),
     ``fused_1stage_max_tokens`` bounds tokens (None: no bound). ``plain_1stage_below_bytes`` is the
     plain all-reduce's own dispatch: (world size, bytes) below which it takes 1-stage.
+
+    ``max_workgroups`` and ``threads`` are its launch grid: the most workgroups, and the threads of
+    each. ``push_line`` is set where 1-stage writes to its peers, instead of reading, and waits for
+    no rank: bytes of a line on the link, and those of them that are data and not flags.
     """
 
     family: str
@@ -38,7 +46,10 @@ class Kernel:
     max_workgroups: int
     threads: int
     lanes_split_over_ranks: bool
+    plain_1stage: bool
+    plain_2stage: bool
     fused_1stage: bool
+    fused_2stage: bool
     fused_1stage_hidden_dims: tuple[int, ...]
     fused_1stage_max_packs: int
     fused_1stage_max_tokens: int | None
@@ -54,6 +65,7 @@ class Kernel:
     fused_2stage_max_packs: int | None = None
     #: Largest input in bytes that the custom kernels take, None where there is no such limit.
     custom_max_bytes: int | None = None
+    push_line: tuple[int, int] | None = None
 
     @property
     def title(self) -> str:
@@ -69,13 +81,34 @@ class Kernel:
             or (parse_version(self.version) <= parse_version(LATEST))
         )
 
+    def runs(self, op: str, algorithm: str) -> bool:
+        """Whether the family has this kernel; separate ops have the plain op's."""
+        of_op = "fused" if op == "fused_ar_rmsnorm" else "plain"
+        return bool(getattr(self, f"{of_op}_{algorithm}"))
+
+    def on_grid(self, workgroups: int | None, threads: int | None) -> Kernel:
+        """Return the kernel on the launch grid that a row states, None where it is silent."""
+        return replace(
+            self,
+            max_workgroups=workgroups or self.max_workgroups,
+            threads=threads or self.threads,
+        )
+
+    @property
+    def thread_ratio(self) -> float:
+        """Threads of a workgroup over those of the family's own grid."""
+        return self.threads / int(_facts_of(self.family)["threads"])
+
     def state(self, op: str, algorithm: str) -> str:
         """Return what an arm's latency hangs on, as words: rows of other states are other kernels.
 
-        The plain op's algorithms serve separate ops too, before a norm kernel of their own.
+        The plain op's algorithms serve separate ops too, before a norm kernel of their own. A grid
+        is named where it is not the family's own; the threads of a fused 1-stage follow the row.
         """
         fused, one_stage = op == "fused_ar_rmsnorm", algorithm == "1stage"
-        if fused and one_stage:
+        if one_stage and self.push_line:
+            words = ["flags in the data"]
+        elif fused and one_stage:
             words = ["exit barrier" if self.fused_1stage_exit_barrier else "no exit barrier"]
         elif fused and self.fused_2stage_exit_barrier:
             words = ["release/acquire" if self.release_acquire else "relaxed exit barrier"]
@@ -90,6 +123,10 @@ class Kernel:
             ]
         if op == "ar_then_rmsnorm":
             words.append(f"{self.norm_kernel} norm")
+        if self.max_workgroups != int(_facts_of(self.family)["max_workgroups"]):
+            words.append(f"{self.max_workgroups} workgroups")
+        if self.thread_ratio != 1 and not (fused and one_stage):
+            words.append(f"{self.threads} threads")
         if not self.known:
             words.append(f"{self.version} not read")
         return ", ".join(words if self.family == "aiter" else [self.family, *words])
@@ -145,24 +182,23 @@ def first_release(feature: str) -> str:
 @cache
 def at_date(family: str, date: str, norm_kernel: str = "") -> Kernel:
     """Return a family's kernels as they stood on the development branch at an ISO date."""
+    on = {}
     if family == "aiter":
         on = {
             row["feature"]: row["value"]
             for row in facts.rows("aiter_kernels.csv")
             if row["since_date"] <= date
         }
-    else:
-        own = (row for row in facts.rows("kernels.csv") if row["family"] == family)
-        on = {row["quantity"]: row["value"] for row in own}
     return _kernel(family, date, on, norm_kernel or "gemma")
 
 
 def calibrated(family: str, aiter_version: str = LATEST) -> Kernel:
     """Return the kernels that a calibration of ``family`` speaks for.
 
-    The project's own kernels have one state; everything else is AITER's at a release.
+    AITER's at a release; of any other family one state is known. Raises :class:`InputError` for a
+    family whose geometry is not known.
     """
-    return at_date(family, "") if family == OWN_FAMILY else aiter(aiter_version)
+    return aiter(aiter_version) if family == "aiter" else at_date(read_family(family), "")
 
 
 @dataclass(frozen=True)
@@ -185,6 +221,18 @@ def states() -> dict[tuple[str, str, str], State]:
     }
 
 
+def _state(source: str, kernel_version: str, algorithm: str) -> State | None:
+    """Return the state that a published source measured, None where none is recorded."""
+    known = states()
+    return known.get((source, kernel_version, algorithm)) or known.get((source, kernel_version, ""))
+
+
+def ran(family: str, source: str, kernel_version: str, algorithm: str) -> str:
+    """Return the family of the kernel that a row ran: the recorded one, else the row's own."""
+    state = _state(source, kernel_version, algorithm)
+    return state.family if state else family
+
+
 def of_row(
     family: str, source: str, kernel_version: str, date: str, algorithm: str = ""
 ) -> Kernel | None:
@@ -193,10 +241,7 @@ def of_row(
     A published source is looked up in ``kernel_states.csv``. Otherwise a release number in
     ``kernel_version`` decides, then the date of the row, then the newest release.
     """
-    known = states()
-    state = known.get((source, kernel_version, algorithm)) or known.get(
-        (source, kernel_version, "")
-    )
+    state = _state(source, kernel_version, algorithm)
     if state is not None:
         return at_date(state.family, state.as_of, state.norm_kernel)
     if family not in families():
@@ -215,12 +260,30 @@ def families() -> tuple[str, ...]:
     return tuple(dict.fromkeys(row["family"] for row in facts.rows("kernels.csv")))
 
 
-def _kernel(family: str, version: str, on: dict[str, str], norm_kernel: str = "gemma") -> Kernel:
-    own = {
-        row["quantity"]: int(row["value"])
-        for row in facts.rows("kernels.csv")
-        if row["family"] == family
-    }
+def read_family(name: str) -> str:
+    """Return a family's name as the facts write it.
+
+    Raises :class:`InputError` for a family whose geometry is not known.
+    """
+    key = name.strip().lower()
+    if key not in families():
+        raise InputError(
+            f"unknown kernel family '{name}'{nearest(key, families())}; "
+            f"known are {', '.join(families())}"
+        )
+    return key
+
+
+@cache
+def _facts_of(family: str) -> dict[str, str]:
+    """Return what kernels.csv says of a family, value by quantity."""
+    own = (row for row in facts.rows("kernels.csv") if row["family"] == family)
+    return {row["quantity"]: row["value"] for row in own}
+
+
+def _kernel(family: str, version: str, dated: dict[str, str], norm_kernel: str = "gemma") -> Kernel:
+    """Return the kernels of a family with the features that its version has beside its facts."""
+    on = {**_facts_of(family), **dated}
 
     def flag(name: str) -> bool:
         return on.get(name) == "1"
@@ -228,17 +291,21 @@ def _kernel(family: str, version: str, on: dict[str, str], norm_kernel: str = "g
     def limit(name: str) -> int | None:
         return int(on[name]) if on.get(name) else None
 
+    line, payload = limit("push_line_bytes"), limit("push_line_payload_bytes")
     return Kernel(
         family=family,
         version=version,
-        max_workgroups=own["max_workgroups"],
-        threads=own["threads"],
-        lanes_split_over_ranks=bool(own["lanes_split_over_ranks"]),
+        max_workgroups=int(on["max_workgroups"]),
+        threads=int(on["threads"]),
+        lanes_split_over_ranks=flag("lanes_split_over_ranks"),
+        plain_1stage=flag("plain_1stage"),
+        plain_2stage=flag("plain_2stage"),
         fused_1stage=flag("fused_1stage"),
+        fused_2stage=flag("fused_2stage"),
         fused_1stage_hidden_dims=tuple(map(int, on.get("fused_1stage_hidden_dims", "").split())),
-        fused_1stage_max_packs=own.get("fused_1stage_max_packs", 0),
+        fused_1stage_max_packs=limit("fused_1stage_max_packs") or 0,
         fused_1stage_max_tokens=limit("fused_1stage_max_tokens"),
-        fused_2stage_min_packs=own.get("fused_2stage_min_packs", 0),
+        fused_2stage_min_packs=limit("fused_2stage_min_packs") or 0,
         fused_1stage_exit_barrier=flag("fused_1stage_exit_barrier"),
         fused_2stage_exit_barrier=flag("fused_2stage_exit_barrier"),
         release_acquire=flag("release_acquire"),
@@ -246,11 +313,10 @@ def _kernel(family: str, version: str, on: dict[str, str], norm_kernel: str = "g
         plain_1stage_exit_barrier=flag("plain_1stage_exit_barrier"),
         plain_write_mode_above_bytes=limit("plain_write_mode_above_bytes"),
         plain_1stage_below_bytes=tuple(
-            (n, own[f"plain_1stage_below_bytes_tp{n}"])
-            for n in (4, 8)
-            if f"plain_1stage_below_bytes_tp{n}" in own
+            (n, below) for n in (4, 8) if (below := limit(f"plain_1stage_below_bytes_tp{n}"))
         ),
         norm_kernel=norm_kernel,
-        fused_2stage_max_packs=own.get("fused_2stage_max_packs"),
-        custom_max_bytes=own.get("custom_max_bytes"),
+        fused_2stage_max_packs=limit("fused_2stage_max_packs"),
+        custom_max_bytes=limit("custom_max_bytes"),
+        push_line=(line, payload) if line and payload else None,
     )

@@ -2,7 +2,8 @@
 
 A table of measurements is a :class:`Measurements`: one array per column, rows in file order, and
 for each row the file and line it came from, so that every message can name them. Schema 1 is a CSV
-file with exactly the columns of :data:`COLUMNS`; ``measurements/README.md`` defines them.
+file with the columns of :data:`COLUMNS`, and those of :data:`GRID` where a row states its launch
+grid; ``measurements/README.md`` defines them.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from ..units import ELEMENT_BYTES
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Columns of schema 1, in order.
+#: Columns of schema 1 that every file has, in order.
 COLUMNS = (
     "source", "url", "date", "gpu", "gpu_evidence", "arch", "interconnect", "world_size", "op",
     "algorithm", "kernel_family", "kernel_version", "tokens", "hidden_dim", "dtype", "bytes",
     "latency_us", "statistic", "rank_reduction", "timing", "quality",
 )  # fmt: skip
-INTEGER_COLUMNS = ("world_size", "tokens", "hidden_dim", "bytes")
+#: The launch grid of a row's kernel: columns that a file may have, and has where a row states one.
+GRID = ("workgroups", "threads")
+ALL_COLUMNS = (*COLUMNS, *GRID)
+INTEGER_COLUMNS = ("world_size", "tokens", "hidden_dim", "bytes", *GRID)
 NUMBER_COLUMNS = (*INTEGER_COLUMNS, "latency_us")
 
 #: What a cell may say where schema 1 closes the list; "" is allowed where a source may be silent.
@@ -78,6 +82,8 @@ class Measurements:
     rank_reduction: Text
     timing: Text
     quality: Text
+    workgroups: Number
+    threads: Number
     path: Text
     line: NDArray[np.int64]
 
@@ -96,16 +102,22 @@ class Measurements:
         """Return ``file:line`` of a row, for messages."""
         return f"{self.path[row]}:{self.line[row]}" if self.path[row] else f"row {row}"
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of schema 1 that the rows need: those of a grid only where one is stated."""
+        stated = (name for name in GRID if not np.isnan(getattr(self, name)).all())
+        return (*COLUMNS, *stated)
+
     @classmethod
     def from_rows(cls, rows: Iterable[dict[str, Any]], path: str = "") -> Measurements:
         """Build a table from dictionaries (absent keys are empty cells) and check it."""
-        cells = [[_cell(row.get(name)) for name in COLUMNS] for row in rows]
+        cells = [[_cell(row.get(name)) for name in ALL_COLUMNS] for row in rows]
         return _from_cells(cells, path, list(range(2, len(cells) + 2)) if path else None)
 
     def to_rows(self) -> list[dict[str, str]]:
         """Return the rows as dictionaries of cell texts, as they stand in a CSV file."""
-        columns = {name: [_cell(v) for v in getattr(self, name).tolist()] for name in COLUMNS}
-        return [dict(zip(COLUMNS, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        columns = {n: [_cell(v) for v in getattr(self, n).tolist()] for n in self.columns}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     @classmethod
     def of(cls, rows: Measurements | pd.DataFrame) -> Measurements:
@@ -122,13 +134,13 @@ class Measurements:
         """Return the rows as a pandas data frame with schema 1 columns."""
         import pandas as pd
 
-        return pd.DataFrame({name: getattr(self, name) for name in COLUMNS})
+        return pd.DataFrame({name: getattr(self, name) for name in self.columns})
 
     def write(self, path: str | Path) -> None:
         """Write a schema 1 file atomically."""
         with replacing(Path(path)) as stream:
             writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(COLUMNS)
+            writer.writerow(self.columns)
             writer.writerows(row.values() for row in self.to_rows())
 
 
@@ -164,7 +176,6 @@ def read(path: str | Path) -> Measurements:
             if header is None:
                 raise InputError(f"{path}: the file is empty; schema 1 starts with a header")
             order = _check_header(header, str(path))
-            in_order = order == sorted(order)
             cells, lines = [], []
             for row in reader:
                 if not row:
@@ -173,8 +184,8 @@ def read(path: str | Path) -> Measurements:
                     raise InputError(
                         f"{path}:{reader.line_num}: {len(row)} cells, the header has {len(header)}"
                     )
-                row = list(map(str.strip, row))
-                cells.append(row if in_order else [row[i] for i in order])
+                row = [*map(str.strip, row), ""]  # the last cell is that of an absent column
+                cells.append([row[i] for i in order])
                 lines.append(reader.line_num)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; give a schema 1 CSV file") from None
@@ -224,10 +235,13 @@ def _cell(value: Any) -> str:
 
 
 def _check_header(header: Sequence[str], path: str) -> list[int]:
-    """Return, for each schema 1 column, its index in ``header``; raise when it is not schema 1."""
+    """Return, for each of :data:`ALL_COLUMNS`, its index in ``header``, -1 where it is absent.
+
+    Raises :class:`InputError` for a header that is not schema 1.
+    """
     names = [str(name).strip() for name in header]
     for name in names:
-        if name in COLUMNS:
+        if name in ALL_COLUMNS:
             continue
         with_unit = [c for c in COLUMNS if c.startswith(f"{name}_") and name]
         if with_unit:
@@ -235,21 +249,25 @@ def _check_header(header: Sequence[str], path: str) -> list[int]:
                 f"{path}:1: column '{name}' has no unit; schema 1 wants '{with_unit[0]}'"
             )
         raise InputError(
-            f"{path}:1: unknown column '{name}'{nearest(name, COLUMNS)}; "
-            f"schema 1 has {', '.join(COLUMNS)}"
+            f"{path}:1: unknown column '{name}'{nearest(name, ALL_COLUMNS)}; "
+            f"schema 1 has {', '.join(COLUMNS)}, and may have {' and '.join(GRID)}"
         )
     missing = [c for c in COLUMNS if c not in names]
     if missing:
         raise InputError(f"{path}:1: missing column {', '.join(missing)} (schema 1)")
-    if len(names) != len(COLUMNS):
+    if len(names) != len(set(names)):
         twice = next(n for n in names if names.count(n) > 1)
         raise InputError(f"{path}:1: column '{twice}' stands twice")
-    return [names.index(c) for c in COLUMNS]
+    return [names.index(c) if c in names else -1 for c in ALL_COLUMNS]
 
 
 def _from_cells(cells: list[list[str]], path: str, lines: list[int] | None) -> Measurements:
     columns = dict(
-        zip(COLUMNS, zip(*cells, strict=True) if cells else [()] * len(COLUMNS), strict=True)
+        zip(
+            ALL_COLUMNS,
+            zip(*cells, strict=True) if cells else [()] * len(ALL_COLUMNS),
+            strict=True,
+        )
     )
     arrays: dict[str, Any] = {}
     for name, values in columns.items():

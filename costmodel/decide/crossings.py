@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..calibration.crossing import MIN_PAIRS, MIN_SIZES, Crossing, SizeSet, crossing
-from ..data.measurement import COLUMNS, Measurements
+from ..data.measurement import COLUMNS, GRID, Measurements
 from .pairs import ARM, Pairs
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ def measured_crossings(table: Measurements, pairs: Pairs) -> tuple[MeasuredCross
     """
     rows = table.select(pairs.row)
     names = [name for name in COLUMNS if name not in (*ARM, *WITHIN_TABLE)]
-    cells = zip(*(getattr(rows, name).tolist() for name in names), strict=True)
+    # NaN never equals itself; an empty cell does.
+    grid = [np.nan_to_num(getattr(rows, name)).tolist() for name in GRID]
+    cells = zip(*(getattr(rows, name).tolist() for name in names), *grid, strict=True)
     members: dict[tuple[object, ...], list[int]] = {}
     for i, cell in enumerate(cells):
         members.setdefault(cell, []).append(i)

@@ -341,7 +341,7 @@ def _decide(setting: Setting, calls: Shapes, workload: Workload | None) -> Decis
 
     Where a kernel rejects every call there is none to weigh, and the known workload stands in.
     """
-    if setting.op == FUSED and not setting.kernel.fused_1stage:
+    if setting.lacks(*setting.arms):
         return None
     weighed = workload if setting.takes_both(calls).any() else None
     return recommend(setting, weighed, world_sizes=(int(calls.world_size[0]),))

@@ -86,13 +86,16 @@ def _refusals(calibration: Calibration) -> list[RefusedRecord]:
     out: list[RefusedRecord] = []
     for refusal in calibration.refusals:
         setting = Setting(calibration, refusal.gpu)
-        cutoff = recommend(setting, world_sizes=(refusal.world_size,)).cutoffs[0]
+        lo = hi = None
+        if not setting.lacks(*setting.arms):
+            cutoff = recommend(setting, world_sizes=(refusal.world_size,)).cutoffs[0]
+            lo, hi = cutoff.max_bytes_lo, cutoff.max_bytes_hi
         out.append(
             {
                 "gpu": refusal.gpu,
                 "world_size": refusal.world_size,
                 "reason": refusal.reason,
-                "estimate_bytes": [cutoff.max_bytes_lo, cutoff.max_bytes_hi],
+                "estimate_bytes": [lo, hi],
                 "measure_next": _again(calibration, refusal.gpu, refusal.world_size),
             }
         )

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration.observations import SILENT_DTYPE
-from ..data.measurement import COLUMNS, Measurements
+from ..data.measurement import ALL_COLUMNS, GRID, Measurements
 from ..errors import InputError
 from ..model.shape import FUSED, ONE_STAGE, SEPARATE, SEPARATE_OPS, TWO_STAGE, Shapes
 from ..rules.rule import Rule
@@ -24,7 +24,7 @@ Array = NDArray[np.float64]
 #: Columns in which the rows of a pair may differ, and those in which separate ops may differ from
 #: the fused op that they replace.
 ARM = ("algorithm", "latency_us", "quality")
-THIRD_ARM = (*ARM, "op", "kernel_family", "kernel_version")
+THIRD_ARM = (*ARM, "op", "kernel_family", "kernel_version", *GRID)
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _stacked(a: Measurements, b: Measurements) -> Measurements:
 def _numbered(table: Measurements, but: tuple[str, ...]) -> tuple[NDArray[np.int64], int]:
     """Number the rows so that equal numbers mean equal cells in all columns but ``but``."""
     columns = []
-    for name in COLUMNS:
+    for name in ALL_COLUMNS:
         if name not in but:
             column = getattr(table, name)
             # NaN never equals itself; an empty cell does.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..calibration.posterior import Values
-from ..data import kernels, llms
+from ..data import llms
 from ..data.workload import Workload, captured_batch_sizes, snap_tokens
 from ..errors import InputError
 from ..model.eligibility import eligible
@@ -73,11 +73,9 @@ def recommend(
     :meth:`Arms.of`. Raises :class:`InputError`
     for kernels without a choice and for a hidden size that the 1-stage kernel rejects.
     """
-    if setting.op == FUSED and not setting.kernel.fused_1stage:
-        raise InputError(
-            f"AITER {setting.aiter_version} has no 1-stage fused kernel, so there is nothing to "
-            f"choose; it came with {kernels.first_release('fused_1stage')}"
-        )
+    missing = setting.lacks(*setting.arms)
+    if missing:
+        raise InputError(f"{missing}, so there is nothing to choose")
     load = workload or known_workload(setting)
     takes, rule_words = eligible(setting.shapes(1, load.hidden_dim, 2), ONE_STAGE, setting.kernel)
     if not takes.all():

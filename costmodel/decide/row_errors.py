@@ -114,7 +114,8 @@ def covered(
     """
     archs = {a for a, _ in calibration.gpus}
     arch = next(iter(archs)) if len(archs) == 1 else None
-    found = observe(table, include=include, arch=arch)
+    family = calibration.kernel_family
+    found = observe(table, include=include, arch=arch, family=family)
     reason = np.full(len(found), "", dtype="U64")
     known_gpus = set(calibration.gpus)
     for group in found.groups:
@@ -128,7 +129,7 @@ def covered(
             reason[group.rows] = "norm kernel not in the calibration"
     if not (reason != "").any():
         return found
-    kept = observe(found.table.select(reason == ""), include=include, arch=arch)
+    kept = observe(found.table.select(reason == ""), include=include, arch=arch, family=family)
     counts = Counter(found.set_aside) + Counter(reason[reason != ""].tolist())
     return Observations(
         kept.table,

@@ -20,13 +20,17 @@ class CalibrationId(TypedDict):
 
 
 class Asked(TypedDict):
-    """What was asked: the setting."""
+    """What was asked: the setting.
+
+    ``kernel`` says whose kernels answer; ``aiter_version`` counts where they are AITER's.
+    """
 
     arch: str
     gpu: str
     op: str
     dtype: str
     aiter_version: str
+    kernel: str
     calibration: CalibrationId
 
 
@@ -270,11 +274,12 @@ class PredictedRow(TypedDict):
 
 
 class Predictions(TypedDict):
-    """``costmodel/predict/1``."""
+    """``costmodel/predict/1``; ``kernel`` says whose kernels."""
 
     schema: Literal["costmodel/predict/1"]
     arch: str
     gpu: str
+    kernel: str
     rows: list[PredictedRow]
 
 

@@ -21,7 +21,7 @@ from ..calibration import posterior
 from ..calibration.posterior import OTHER_ARMS, Calibration, Values
 from ..data import hardware, kernels
 from ..errors import InputError, nearest
-from ..model.eligibility import eligible
+from ..model.eligibility import eligible, lacks
 from ..model.latency import MACHINE_CONTRAST, TERMS, total
 from ..model.shape import (
     ALGORITHMS,
@@ -54,9 +54,10 @@ SEED = 20260823
 class Setting:
     """Everything about a question but the calls. Raises :class:`InputError` for what is unknown.
 
-    ``aiter_version`` says which kernels run (the project's own kernels have one state). ``source``
-    is the calibrated source whose benchmark and machine are meant; "" is a machine that nobody has
-    measured, with the nearest source's benchmark, "typical" one with the typical benchmark.
+    ``aiter_version`` says which of AITER's kernels run (other families have one known state).
+    ``source`` is the calibrated source whose benchmark and machine are meant; "" is a machine that
+    nobody has measured, with the nearest source's benchmark, "typical" one with the typical
+    benchmark.
     ``engine`` is whom the rule is meant for; its guards then belong to the rule. ``otherwise`` is
     what its call site runs where 1-stage does not run, "2stage" or "separate"; "" is what the
     engine's main call site runs, the fused 2-stage for want of an engine. ``objective`` is the
@@ -91,6 +92,11 @@ class Setting:
             raise InputError(
                 f"unknown engine '{self.engine}'{nearest(self.engine, ENGINES)}; "
                 f"one of {', '.join(ENGINES)}"
+            )
+        if self.engine and self.kernel.family not in kernels.AITER_FAMILIES:
+            raise InputError(
+                f"this calibration is of {self.kernel.title}, which {self.engine} does not run; "
+                "leave the engine out"
             )
         if self.otherwise not in ("", *OTHERWISE):
             raise InputError(
@@ -147,6 +153,11 @@ class Setting:
     def takes(self, shapes: Shapes, arm: str) -> NDArray[np.bool_]:
         """Return which calls an arm takes."""
         return self._eligible(shapes, arm)[0]
+
+    def lacks(self, *arms: str) -> str:
+        """Return in words which of some arms the kernels do not have, "" for none."""
+        runs = ((SEPARATE, ONE_STAGE) if a == SEPARATE_OPS else (self.op, a) for a in arms)
+        return " and ".join(filter(None, (lacks(self.kernel, *arm) for arm in runs)))
 
     def takes_both(self, shapes: Shapes) -> NDArray[np.bool_]:
         """Return which calls 1-stage and the alternative take, so that there is a choice."""
@@ -272,6 +283,7 @@ class Setting:
             "op": self.op,
             "dtype": self.dtype,
             "aiter_version": self.aiter_version,
+            "kernel": self.kernel.title,
             "calibration": {"id": self.calibration.id, "sha256": self.calibration.sha256},
         }
 

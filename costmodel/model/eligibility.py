@@ -7,7 +7,19 @@ from numpy.typing import NDArray
 
 from ..data.kernels import Kernel, first_release
 from ..units import PACK_BYTES
-from .shape import FUSED, ONE_STAGE, Shapes
+from .shape import FUSED, ONE_STAGE, SPOKEN, Shapes
+
+
+def lacks(kernel: Kernel, op: str, algorithm: str) -> str:
+    """Return in words that a family has no kernel for an algorithm of an op, "" where it has."""
+    if kernel.runs(op, algorithm):
+        return ""
+    came = ""
+    if kernel.family == "aiter" and op == FUSED and algorithm == ONE_STAGE:
+        came = f" (it came with {first_release('fused_1stage')})"
+    who = kernel.title if kernel.family == "aiter" else kernel.family
+    kind = "fused" if op == FUSED else "plain"
+    return f"{who} has no {SPOKEN[algorithm]} {kind} kernel{came}"
 
 
 def eligible(shapes: Shapes, algorithm: str, kernel: Kernel) -> tuple[NDArray[np.bool_], str]:
@@ -17,6 +29,9 @@ def eligible(shapes: Shapes, algorithm: str, kernel: Kernel) -> tuple[NDArray[np
     """
     pack = PACK_BYTES // shapes.element_bytes
     packs = shapes.hidden_dim / pack
+    missing = lacks(kernel, shapes.op, algorithm)
+    if missing:
+        return np.zeros(shapes.tokens.shape, np.bool_), f"another kernel: {missing}"
     if shapes.op != FUSED:
         return (
             shapes.bytes % PACK_BYTES == 0,
@@ -24,11 +39,6 @@ def eligible(shapes: Shapes, algorithm: str, kernel: Kernel) -> tuple[NDArray[np
         )
     whole = shapes.hidden_dim % pack == 0
     if algorithm == ONE_STAGE:
-        if not kernel.fused_1stage:
-            return np.zeros(shapes.tokens.shape, np.bool_), (
-                f"{kernel.title} has no 1-stage fused kernel "
-                f"(it came with {first_release('fused_1stage')})"
-            )
         ok = whole & (packs <= kernel.fused_1stage_max_packs)
         words = f"hidden % {pack} == 0 and hidden / {pack} <= {kernel.fused_1stage_max_packs}"
         if kernel.fused_1stage_hidden_dims:

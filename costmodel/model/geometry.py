@@ -15,9 +15,12 @@ all-reduce, 2-stage   S/N, then S/N gathered      0 (write mode: S/N, 1st)     -
 fused, 1-stage        S                           0                            -
 fused, 2-stage        S/N                         S/N                          4 S
 separate              as the all-reduce           as the all-reduce            4 S
+1-stage that pushes   0                           S x line / payload           as it else has
 ====================  ==========================  ===========================  ==============
 
-The local pass reads the sum and the residual and writes the new residual and the output.
+The local pass reads the sum and the residual and writes the new residual and the output. A 1-stage
+that pushes sends its bytes with flags among them (LL: 8 bytes of flags with 8 of data; LL128: 8
+with 120; a sentinel in the data takes no room), so that no rank waits for another at a barrier.
 """
 
 from __future__ import annotations
@@ -43,8 +46,10 @@ class LinkGeometry:
 
     ``turns`` is how often a workgroup goes round its loop over a phase's bytes and ``fill`` the
     phase's bytes over those of one full turn of the largest grid. ``workgroup_bytes`` is what one
-    workgroup reads from all peers together in the first phase. ``own_exit`` marks 1-stage kernels
-    whose exit barrier, where they have one, may cost something else than another barrier.
+    workgroup reads from all peers together in the first phase, scaled to its family's own number of
+    threads. ``pushes`` marks a 1-stage that
+    writes to its peers and starts without a barrier. ``own_exit`` marks 1-stage kernels whose exit
+    barrier, where they have one, may cost something else than another barrier.
     ``turns_overlap`` is false for kernels that synchronise their threads between turns, so that a
     turn's latency shows.
     """
@@ -54,6 +59,7 @@ class LinkGeometry:
     world_size: Array
     size_bytes: Array
     launches: int
+    pushes: bool
     exit_barriers: int
     own_exit: bool
     release_acquire: bool
@@ -93,9 +99,13 @@ def link_geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> 
         workgroups = np.minimum(np.ceil(phase / grid), kernel.max_workgroups)
         fill = phase / (kernel.max_workgroups * grid_turn)
         turns = np.ceil(fill)
-        workgroup_bytes = turns * (n - 1) * np.minimum(grid_turn, phase)
+        # Little's law: a workgroup of twice the threads has twice the loads in flight.
+        workgroup_bytes = turns * (n - 1) * np.minimum(grid_turn, phase) / kernel.thread_ratio
 
-    if one_stage:
+    line = kernel.push_line if one_stage else None
+    if line is not None:
+        read, gather, write = zero, zero, size * (line[0] / line[1])
+    elif one_stage:
         read, gather, write = size, zero, zero
     elif fused:
         read, gather, write = size / n, zero, size / n
@@ -113,6 +123,7 @@ def link_geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> 
         world_size=n,
         size_bytes=size,
         launches=2 if two_kernels else 1,
+        pushes=line is not None,
         exit_barriers=_exit_barriers(kernel, fused, one_stage),
         own_exit=one_stage and kernel.family == "aiter",
         release_acquire=kernel.release_acquire and fused and not one_stage,

@@ -7,6 +7,7 @@ the rate of kernel reads while several links are busy (r = w for N = 2; further 
     2-stage, fused = launch + entry + read(S/N) + write(S/N) [+ exit] + second launch + local(4 S)
     2-stage, plain = launch + entry + read(S/N) + middle + read(S/N)
     separate       = an all-reduce + second launch + norm kernel
+    1-stage, push  = launch + write(S x line / payload) + norm
 
     read(b)  = (R^4 + (b/r)^4 + F^4)^(1/4)     write(b) = (R^4 + (b/w)^4)^(1/4)
     F        = F0 (c / c0)^k
@@ -268,16 +269,16 @@ class LinkModel:
 
         floor = read_floor_us(geometry, costs)
         one_barrier = barrier(costs, n)
-        found: dict[str, Any] = {
-            "harness": costs.harness_us,
-            "launch": costs.launch_us,
-            "entry_barrier": one_barrier,
-            "link_read": slowest(
-                costs.round_trip_us,
-                wire(geometry.read_bytes, read_gbps),
-                floor,
-            ),
-        }
+        found: dict[str, Any] = {"harness": costs.harness_us, "launch": costs.launch_us}
+        if geometry.pushes:
+            found["link_write"] = slowest(
+                costs.round_trip_us, wire(geometry.write_bytes, costs.link_gbps)
+            )
+        else:
+            found["entry_barrier"] = one_barrier
+            found["link_read"] = slowest(
+                costs.round_trip_us, wire(geometry.read_bytes, read_gbps), floor
+            )
         if not one_stage:
             if fused:
                 found["link_write"] = slowest(

@@ -78,6 +78,7 @@ class Reasons(TypedDict, total=False):
     op: str
     dtype: str
     aiter_version: str
+    kernel: str
     calibration: CalibrationId
     budget: PlanBudget
     assumed: Assumed

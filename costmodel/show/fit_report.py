@@ -81,7 +81,7 @@ def text(report: FitReport) -> str:
         lines += ["", f"correlations of {STRONG} and more: only the combination is known well"]
         lines += [f"  {c['r']:+.2f}  {c['a']}  {c['b']}" for c in record["correlations"]]
     if scores:
-        lines += ["", *_score_lines(scores)]
+        lines += ["", *_score_lines(scores, calibration.kernel_family)]
     if scores and scores.hidden:
         h = scores.hidden
         lines += [
@@ -122,7 +122,7 @@ def _seen(record: FitRecord) -> str:
     )
 
 
-def _score_lines(scores: CrossValidation) -> list[str]:
+def _score_lines(scores: CrossValidation, family: str) -> list[str]:
     def cells(s: ErrorSummary) -> tuple[str, ...]:
         if not s.n:
             return ("0", "-", "-", "-")
@@ -144,7 +144,8 @@ def _score_lines(scores: CrossValidation) -> list[str]:
     ]
     if scores.origami_raw.n:
         rows.append(("origami, as it stands", *cells(scores.origami_raw), ""))
-    lines = ["absolute errors on AITER-family rows", table(rows, head)]
+    whose = "AITER-family" if family == "aiter" else family
+    lines = [f"absolute errors on {whose} rows", table(rows, head)]
     if scores.origami_raw.n:
         lines += [
             "origami is AMD's closed form with its own constants. Left out, it has one offset per "

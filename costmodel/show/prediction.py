@@ -9,8 +9,8 @@ from ..units import kib
 from .table import table
 
 
-def text(predictions: Sequence[Prediction], *, terms: bool = False) -> str:
-    """Return a row per shape and arm; ``terms`` adds a column for each term."""
+def text(predictions: Sequence[Prediction], kernel: str, *, terms: bool = False) -> str:
+    """Return a row per shape and arm of a kernel's title; ``terms`` adds a column for each term."""
     rows = []
     names: list[str] = []
     for p in predictions:
@@ -33,7 +33,8 @@ def text(predictions: Sequence[Prediction], *, terms: bool = False) -> str:
     if terms:
         head += names
     measured = "\n".join(
-        f"latencies as {r or 'a typical source'} measures them" for r in references(predictions)
+        f"{kernel}: latencies as {r or 'a typical source'} measures them"
+        for r in references(predictions)
     )
     return f"{table(rows, head, right=True)}\n{measured}"
 

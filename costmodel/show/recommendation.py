@@ -9,6 +9,8 @@ from ..decide.decision import Cutoff, Decision
 from ..decide.evidence import ALWAYS_ONE_STAGE
 from ..decide.objective import MEAN, SPOKEN_OBJECTIVE
 from ..decide.three_way import SeparateOps
+from ..model.fabric import FULL_MESH
+from ..model.shape import ALL_REDUCE
 from ..units import kib
 from . import words
 from .statements import line
@@ -27,7 +29,7 @@ def text(decision: Decision) -> str:
         f"{setting.dtype}, {setting.kernel.title}{engine}",
         f"calibration {setting.calibration.id}: {data['rows_used']} of {data['rows_read']} rows "
         f"used, {len(data['sources'])} sources",
-        *map(_paragraph, apart(decision)),
+        *map(_paragraph, [*apart(decision), *unweighed(decision)]),
         "",
     ]
     rows = [
@@ -117,6 +119,20 @@ def regrets(cutoff: Cutoff) -> str:
     r = cutoff.regrets
     near = "" if r.contested_pct is None else f"{r.contested_pct:.2f} % on contested calls, "
     return f"expected regret: {r.mean_pct:.2f} % a call, {near}{r.worst_pct:.2f} % on the worst"
+
+
+def unweighed(decision: Decision) -> list[str]:
+    """Return what AITER's plain all-reduce runs beside the two arms, which no answer weighs."""
+    setting = decision.setting
+    asked = setting.op, setting.kernel.family, setting.calibration.fabric
+    if asked != (ALL_REDUCE, "aiter", FULL_MESH):
+        return []
+    from ..rules.catalogue import current  # a question about the fused op starts faster
+
+    return [
+        f"not weighed here: {current('aiter', ALL_REDUCE).note}; costmodel calibrate --family "
+        "aiter-ll and aiter-ll128 calibrate them"
+    ]
 
 
 def separate(decision: Decision, cutoff: Cutoff, ops: SeparateOps) -> str:

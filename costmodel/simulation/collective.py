@@ -122,6 +122,11 @@ def simulate(
         )
     stated = (conditions or Conditions()).checked(machine.ranks)
     shape = link_geometry(shapes, algorithm, machine.kernel, machine.arch)
+    if shape.pushes:
+        raise InputError(
+            f"the {SPOKEN[algorithm]} of {machine.kernel.title} pushes without a barrier, which is "
+            "not simulated; predict and explain answer for it"
+        )
     steps = program(shape, machine, stated, split=split)
     form = machine.closed_form
     closed = None if form is None else total(form.terms(shape, machine.costs))
