@@ -61,7 +61,7 @@ def decision(mi355x):
 def test_your_machine_is_wider_than_this_kernel_and_holds_the_point(decision):
     for c in decision.cutoffs:
         assert c.max_bytes_lo < c.this_kernel_lo <= c.this_kernel_hi < c.max_bytes_hi
-        assert c.max_bytes_lo <= c.max_bytes <= c.max_bytes_hi
+        assert c.max_bytes_lo <= c.estimate <= c.max_bytes_hi
         record = c.to_dict()
         assert record["max_bytes_lo"] == c.max_bytes_lo
         assert record["max_bytes_this_kernel_lo"] == c.this_kernel_lo

@@ -9,6 +9,7 @@ from click.shell_completion import CompletionItem
 
 from ..calibration.posterior import CalibrationRecord
 from ..decide import schemas as decide
+from ..decide.fit_schemas import FitRecord
 from ..engines.schemas import AuditRecord
 from ..errors import InputError, nearest
 from ..live.run.schemas import EnvironmentRecord, RunSettings
@@ -25,7 +26,7 @@ SCHEMAS: dict[str, Any] = {
     "costmodel/predict/1": decide.Predictions,
     "costmodel/explain/2": decide.ExplainedCall | decide.ExplainedBatches,
     "costmodel/worth/1": decide.Worths,
-    "costmodel/calibrate/1": decide.FitRecord,
+    "costmodel/calibrate/1": FitRecord,
     "costmodel/validate/1": LiveValidationRecord,
     "costmodel/audit/1": AuditRecord,
     "costmodel/simulate/1": SimulationRecord,

@@ -16,7 +16,7 @@ from ..data.measurement import COLUMNS, GRID, Measurements
 from .pairs import ARM, Pairs
 
 if TYPE_CHECKING:
-    from .schemas import CrossingRecord, SizesRecord
+    from .fit_schemas import CrossingRecord, SizesRecord
 
 #: Columns in which the pairs of one table may differ, beside those of their arms.
 WITHIN_TABLE = ("tokens", "hidden_dim", "bytes", "url", "date", "gpu_evidence")

@@ -13,19 +13,19 @@ from ..calibration.posterior import NORMAL_HALF_WIDTH, Calibration
 from ..model import parameters
 from ..model.shape import ALL_REDUCE, FUSED, ONE_STAGE, TWO_STAGE
 from .crossings import MeasuredCrossing, measured_crossings
-from .pairs import pair
-from .recommendation import recommend
-from .schemas import (
+from .fit_schemas import (
     ContrastRecord,
     Correlation,
     FitRecord,
     FittedParameter,
     HarnessRecord,
-    MeasureNext,
     RefusedRecord,
     ScoreRecord,
     ScoresRecord,
 )
+from .pairs import pair
+from .recommendation import recommend
+from .schemas import MeasureNext
 from .setting import Setting
 
 #: Ops with a choice between the two algorithms.

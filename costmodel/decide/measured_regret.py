@@ -25,7 +25,7 @@ from .row_errors import Rows
 from .setting import SEED, Setting
 
 if TYPE_CHECKING:
-    from .schemas import ChoiceRecord, RegretRecord
+    from .fit_schemas import ChoiceRecord, RegretRecord
 
 Array = NDArray[np.float64]
 Choice = NDArray[np.bool_]

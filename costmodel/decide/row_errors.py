@@ -24,7 +24,7 @@ from ..model.shape import SEPARATE
 from .setting import DRAWS, SEED
 
 if TYPE_CHECKING:
-    from .schemas import AccuracyRecord
+    from .fit_schemas import AccuracyRecord
 
 Array = NDArray[np.float64]
 

@@ -41,7 +41,7 @@ from .setting import Setting
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .schemas import ValidationRecord
+    from .fit_schemas import ValidationRecord
 
 
 @dataclass(frozen=True)

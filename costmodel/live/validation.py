@@ -20,6 +20,7 @@ from ..data import measurement
 from ..data.measurement import Measurements
 from ..data.workload import Workload
 from ..decide.crossings import MeasuredCrossing, measured_crossings
+from ..decide.fit_schemas import ValidationRecord
 from ..decide.measured_regret import (
     RECOMMENDED,
     Agreement,
@@ -31,7 +32,6 @@ from ..decide.measured_regret import (
 from ..decide.pairs import Pairs, pair
 from ..decide.recommendation import recommend
 from ..decide.row_errors import Rows, covered
-from ..decide.schemas import ValidationRecord
 from ..decide.setting import Setting
 from ..decide.validation import Limits, Validation, validate
 from ..errors import InputError

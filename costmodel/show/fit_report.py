@@ -8,7 +8,7 @@ import numpy as np
 
 from ..calibration.cross_validation import ORIGAMI_ARCH, CrossValidation, ErrorSummary
 from ..decide.fit_report import SEEN, STRONG, FitReport
-from ..decide.schemas import FitRecord
+from ..decide.fit_schemas import FitRecord
 from ..units import kib
 from . import crossings
 from .table import table
