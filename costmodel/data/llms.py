@@ -35,11 +35,15 @@ class LLM:
     dtype: str
     source: str
     note: str = ""
+    fused_calls: int | None = None
 
     @property
     def calls_per_step(self) -> int:
-        """Fused all-reduce + RMSNorm calls in one decode step."""
-        return CALLS_PER_LAYER * self.num_layers
+        """Fused all-reduce + RMSNorm calls in one decode step: those listed, or two a layer.
+
+        0 for models whose all-reduce no residual add and RMSNorm follow.
+        """
+        return CALLS_PER_LAYER * self.num_layers if self.fused_calls is None else self.fused_calls
 
 
 @cache
@@ -54,6 +58,7 @@ def catalogue() -> tuple[LLM, ...]:
             row["dtype"],
             row["source"],
             row["note"],
+            int(row["fused_calls_per_step"]) if row.get("fused_calls_per_step") else None,
         )
         for row in facts.rows("llms.csv")
     )
@@ -79,8 +84,8 @@ def find(name: str) -> LLM:
 
 
 def hidden_dims() -> list[int]:
-    """Return the hidden sizes of all listed models, ascending, each once."""
-    return sorted({llm.hidden_size for llm in catalogue()})
+    """Return the hidden sizes of listed models that make the fused call, ascending, each once."""
+    return sorted({llm.hidden_size for llm in catalogue() if llm.calls_per_step})
 
 
 def from_config(path: str | Path) -> LLM:

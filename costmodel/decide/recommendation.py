@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..calibration.posterior import Values
+from ..calibration.row_accounts import said_of
 from ..data import llms
 from ..data.workload import Workload, captured_batch_sizes, snap_tokens
 from ..errors import InputError
@@ -254,7 +255,13 @@ def _carried(setting: Setting, n: int, arm: ArmEvidence) -> str:
         return f"{spoken} measured here ({', '.join(arm.sources)})"
     each = (f"{c.gpu} TP{c.world_size} ({', '.join(c.sources)})" for c in arm.elsewhere)
     rows = ", ".join(dict.fromkeys(each))
-    return f"{spoken} never measured on {setting.gpu} at {n} ranks, carried from {rows}"
+    here = f"on {setting.gpu} at {n} ranks"
+    aside = said_of(
+        setting.calibration.data.get("aside", ()),
+        gpu=setting.gpu, world_size=n, op=setting.op, algorithm=arm.arm,
+    )  # fmt: skip
+    none = f"has no usable row {here} ({aside})" if aside else f"never measured {here}"
+    return f"{spoken} {none}, carried from {rows}"
 
 
 def _measure_next(

@@ -119,8 +119,11 @@ def worth(
 
     ``histogram`` defaults to every captured batch size alike. Where the 1-stage kernel does not
     take a batch, both rules run the other arm of the setting. Raises :class:`InputError` when no
-    batch can run both arms, and for a rule without a claim for ``world_size``.
+    batch can run both arms, for a rule without a claim for ``world_size``, and for a model that
+    makes no fused call.
     """
+    if not llm.calls_per_step:
+        raise InputError(f"{llm.name} makes no fused all-reduce + RMSNorm call: {llm.note}")
     weights = histogram or BatchHistogram.alike()
     batch = captured_batch_sizes()
     try:

@@ -10,7 +10,7 @@ from ..decide.evidence import ALWAYS_ONE_STAGE
 from ..decide.objective import MEAN, SPOKEN_OBJECTIVE
 from ..decide.three_way import SeparateOps
 from ..model.fabric import FULL_MESH
-from ..model.shape import ALL_REDUCE
+from ..model.shape import ALL_REDUCE, SPOKEN
 from ..units import kib
 from . import words
 from .statements import line
@@ -41,7 +41,7 @@ def text(decision: Decision) -> str:
     ]  # fmt: skip
     head = (
         "ranks", "1-stage when bytes", "90 %, your machine", "90 %, this kernel", "evidence",
-        "expected regret",
+        "regret",
     )  # fmt: skip
     lines += [table(rows, head), ""]
     for c in decision.cutoffs:
@@ -70,7 +70,7 @@ def text(decision: Decision) -> str:
         lines += ["", "to narrow this, measure on this GPU (costmodel plan chooses fewer):"]
     for c in open_ones:
         tokens = sorted({m["tokens"] for m in c.measure_next})
-        arms = sorted({m["algorithm"] for m in c.measure_next})
+        arms = [SPOKEN[a] for a in dict.fromkeys(m["algorithm"] for m in c.measure_next)]
         lines.append(
             f"  TP{c.world_size}: {' and '.join(arms)} at hidden "
             f"{c.measure_next[0]['hidden_dim']}, tokens {', '.join(map(str, tokens))}"
