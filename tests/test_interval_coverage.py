@@ -51,5 +51,5 @@ def test_the_committed_result_meets_its_aims():
     score = kept["interval_score_log2_bytes"]
     assert score["ours"] < score["flat"]
     assert score["ours"] <= 1.5 * score["oracle"]
-    again = kept["interval_score_log2_bytes_of_48_truths_each"]
+    again = kept["interval_score_log2_bytes_of_32_truths_each"]
     assert again["ours"] < again["before"]
