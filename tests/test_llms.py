@@ -16,7 +16,8 @@ def test_the_catalogue_is_well_formed():
     models = llms.catalogue()
     assert len({m.name for m in models}) == len({m.hf_id for m in models}) == len(models)
     for m in models:
-        assert m.source == f"https://huggingface.co/{m.hf_id}/blob/main/config.json"
+        copied = m.source.startswith("https://github.com/") and m.source.endswith(")")
+        assert copied or m.source == f"https://huggingface.co/{m.hf_id}/blob/main/config.json"
         assert m.dtype in ("bf16", "fp16")
         assert m.hidden_size % 64 == 0, m.name
         assert 16 <= m.num_layers <= 128, m.name
@@ -130,3 +131,14 @@ def test_importing_it_needs_the_standard_library_alone():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_models_without_a_fused_call_enter_no_rule():
+    """LayerNorm, or a norm between the all-reduce and the residual add: the op does not apply."""
+    without = {m.name for m in llms.catalogue() if not m.calls_per_step}
+    assert {"gemma-2-27b", "gemma-3-27b", "command-a", "minimax-m1"} <= without
+    sizes = llms.hidden_dims()
+    assert {1024, 2304, 2688} <= set(sizes)
+    assert not {3840, 4608, 5376} & set(sizes)
+    assert llms.find("nemotron-3-nano-30b-a3b").calls_per_step == 52
+    assert llms.find("gpt-oss-120b").calls_per_step == 72

@@ -279,3 +279,9 @@ def test_where_no_gpu_has_an_answer_each_says_why():
     assert "MI300X: hidden size 16384" in done.stderr
     assert "MI355X: hidden size 16384" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_model_without_fused_calls_is_refused(mi355x):
+    gemma = llms.find("gemma-2-27b")
+    with pytest.raises(InputError, match=r"^gemma-2-27b makes no fused all-reduce.*post-norm"):
+        worth(mi355x, gemma, 4, LOW, HIGH)
