@@ -73,7 +73,7 @@ def test_2880_is_in_the_set_and_hidden_does_not_matter_beyond_bytes(answers):
 
 def test_old_versions_have_a_hidden_set_and_a_token_cap():
     found = recommend(Setting.shipped("MI300X", aiter_version="0.1.10.post3"))
-    assert set(found.hidden_set) == {2048, 4096}
+    assert set(found.hidden_set) == {1024, 2048, 4096}
     assert "tokens <= 80" in found.hidden_rule
 
 
