@@ -14,6 +14,7 @@ from costmodel.calibration.posterior import load, shipped
 from costmodel.data import measurement
 from costmodel.data.measurement import Measurements
 from costmodel.decide.prediction import predict
+from costmodel.decide.recommendation import known_workload, weigh
 from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
 from costmodel.model.fabric import FULL_MESH
@@ -258,3 +259,39 @@ def test_half_widths_are_quantiles_at_the_level():
 
     assert pytest.approx(norm.ppf(1 - record.TAIL), rel=1e-12) == record.NORMAL_HALF_WIDTH
     assert t.ppf(1 - record.TAIL, record.NOISE_DOF) == pytest.approx(record.NOISE_HALF_WIDTH)
+
+
+@pytest.fixture(scope="module")
+def cutoffs_with_all(fitted):
+    return _ends(fitted[0])
+
+
+def _ends(calibration):
+    """Return (lo, point, hi) per GPU and world size, as last calls on 1-stage."""
+    ends = {}
+    for gpu in ("MI355X", "MI300X"):
+        setting = Setting(calibration, gpu)
+        for n in (4, 8):
+            best = weigh(setting, known_workload(setting), n)[1]
+            ends[gpu, n] = best.lo.lo, best.cell.lo, best.hi.lo
+    return ends
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "aiter-1290", "aiter-1880", "aiter-3458-mi355x", "aiter-5272-mi308", "aiter-801",
+        "aiter-comm-doc", "vllm-19744", "vllm-39080", "vllm-54787", "vllm-fork-81",
+    ],
+)  # fmt: skip
+def test_no_single_source_carries_a_cutoff(source, published, cutoffs_with_all):
+    others = on_fabric(observe(published.select(published.source != source)), FULL_MESH)
+    without = _ends(calibrate(others)[0])
+    for where, (lo, point, hi) in cutoffs_with_all.items():
+        assert abs(without[where][1] - point) <= 0.5 * (hi - lo), where
+
+
+def test_every_source_is_left_out_once(fitted):
+    observations = fitted[1].problem.observations
+    mark = test_no_single_source_carries_a_cutoff.pytestmark[0]
+    assert set(mark.args[1]) == set(observations.table.source.tolist())
