@@ -50,6 +50,14 @@ def test_accuracy_leaving_one_row_out(scores):
     assert 0.85 <= scores.coverage90 <= 0.95
 
 
+def test_hidden_sizes_left_out_are_foretold_by_bytes(scores):
+    """The gate of AMD's own tuner: else bytes would be the wrong key."""
+    held_out = scores.leave_hidden_out
+    assert held_out.n == 99
+    assert held_out.median <= 1.5 * scores.leave_one_out["model"].median
+    assert held_out.p90 <= 15
+
+
 @pytest.mark.parametrize("name", ["interpolation", "hockney", "two lines", "softplus", "origami"])
 def test_better_than_each_baseline_on_the_same_rows(scores, name):
     model, baseline = scores.same_rows[name]

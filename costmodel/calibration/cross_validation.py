@@ -75,6 +75,7 @@ class CrossValidation:
     same_rows: dict[str, tuple[ErrorSummary, ErrorSummary]] = field(default_factory=dict)
     origami_raw: ErrorSummary = field(default_factory=lambda: ErrorSummary.of(np.array([])))
     origami_elsewhere: int = 0
+    leave_hidden_out: ErrorSummary = field(default_factory=lambda: ErrorSummary.of(np.array([])))
 
 
 def error_pct(found: Fit) -> Array:
@@ -105,6 +106,27 @@ def leave_one_out(found: Fit) -> tuple[Array, NDArray[np.bool_]]:
             residual = np.log(t[i] / observed[i])
             error[i], inside[i] = 100 * np.expm1(residual), abs(residual) <= half
     return error, inside
+
+
+def leave_hidden_out(found: Fit) -> Array:
+    """Refit without each hidden size; return its rows' errors in percent.
+
+    NaN for rows of arms that were measured at one hidden size only: those allow no such test. Where
+    bytes are the wrong key, rows of a hidden size that was not seen miss by more than others.
+    """
+    table, arm = found.problem.observations.table, arms(found)
+    known = ~np.isnan(table.hidden_dim)
+    several = np.zeros(arm.size, np.bool_)
+    for a in np.unique(arm[known]):
+        mine = known & (arm == a)
+        several |= mine & (np.unique(table.hidden_dim[mine]).size > 1)
+    error = np.full(arm.size, np.nan)
+    for hidden in np.unique(table.hidden_dim[several]):
+        out = several & (table.hidden_dim == hidden)
+        without = fit(found.problem, rows=~out, start=found)
+        predicted = found.problem.predict(without.x)[out]
+        error[out] = 100 * (predicted / found.problem.observations.latency_us[out] - 1)
+    return error
 
 
 def baseline_leave_one_out(found: Fit) -> dict[str, Array]:
@@ -277,6 +299,7 @@ def cross_validate(found: Fit, *, family: str = "aiter") -> CrossValidation:
         leave_source_out_pooled=pooled,
         leave_source_out_skipped=skipped,
         hidden=hidden_effect(found),
+        leave_hidden_out=ErrorSummary.of(leave_hidden_out(found)[mine]),
         same_rows=same_rows,
         origami_raw=ErrorSummary.of((100 * (origami / observations.latency_us - 1))[mine]),
         origami_elsewhere=int(

@@ -185,4 +185,5 @@ def _scores(scores: CrossValidation) -> ScoresRecord:
         },
         "origami_raw": _score(scores.origami_raw),
         "origami_elsewhere": scores.origami_elsewhere,
+        "leave_hidden_out": _score(scores.leave_hidden_out),
     }

@@ -93,6 +93,7 @@ class ScoresRecord(TypedDict):
     same_rows: dict[str, SameRows]
     origami_raw: ScoreRecord
     origami_elsewhere: int
+    leave_hidden_out: ScoreRecord
 
 
 class SizesRecord(TypedDict):

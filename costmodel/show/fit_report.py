@@ -142,6 +142,9 @@ def _score_lines(scores: CrossValidation, family: str) -> list[str]:
         (f"{name}, leaving one source out", *cells(s), beside(f"source:{name}"))
         for name, s in scores.leave_source_out_pooled.items()
     ]
+    if scores.leave_hidden_out.n:
+        held_out = cells(scores.leave_hidden_out)
+        rows.append(("model, leaving one hidden size out", *held_out, ""))
     if scores.origami_raw.n:
         rows.append(("origami, as it stands", *cells(scores.origami_raw), ""))
     whose = "AITER-family" if family == "aiter" else family
