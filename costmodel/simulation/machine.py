@@ -165,7 +165,7 @@ def _mi450(
     memory = hardware.hbm_gbps("MI450") / hardware.hbm_gbps(gpu)
     notes.append(
         f"mi450: port {port:g} GB/s (measured push between one pair of a 4-GPU node), memory "
-        f"x {memory:.3g} of {gpu} (19.6 TB/s); every latency and the rate of one workgroup are "
+        f"x {memory:.3g} of {gpu} (19.6 TB/s); every latency and the floor of reads are "
         f"{gpu}'s, as no MI450 collective is published"
     )
     scaled = replace(
@@ -220,7 +220,7 @@ def _set(costs: LinkCosts, changes: Mapping[str, float]) -> LinkCosts:
             raise InputError(f"unknown cost '{name}'{nearest(name, known)}; {', '.join(known)}")
         if name == "link_gbps":
             raise InputError("link_gbps is the fabric's: use --link-gbps")
-        rate = not name.endswith("_us") and "_us_" not in name
+        rate = not name.endswith(("_us", "_growth"))
         if not (value > 0 if rate else value >= 0) or value == float("inf"):
             raise InputError(
                 f"{name}={value:g}: it must be {'more than 0' if rate else '0 or more'}"
