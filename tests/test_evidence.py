@@ -164,3 +164,21 @@ def test_refused_rows_carry_nothing_elsewhere(mi355x):
     assert not arm.here
     assert arm.elsewhere
     assert not {(c.gpu, c.world_size) for c in arm.elsewhere} & refused
+
+
+@pytest.mark.parametrize("version", ["0.1.21", "0.1.22", "0.2.0"])
+def test_kernels_that_nobody_has_read_are_transferred_from_the_newest(mi355x, version):
+    known, unread = (recommend(mi355x.but(aiter_version=v)) for v in (kernels.LATEST, version))
+    for n in (4, 8):
+        before, after = known.at(n), unread.at(n)
+        assert after.verdict == TRANSFERRED
+        assert (
+            f"AITER {version} has not been read: taken to be like {kernels.LATEST}" in after.reason
+        )
+        assert "has not been read" not in before.reason
+        # The same kernel as far as is known, and more that may differ.
+        assert (after.this_kernel_lo, after.this_kernel_hi) == (
+            before.this_kernel_lo, before.this_kernel_hi,
+        )  # fmt: skip
+        assert after.max_bytes_lo <= before.max_bytes_lo
+        assert after.max_bytes_hi >= before.max_bytes_hi

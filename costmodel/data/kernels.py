@@ -127,8 +127,6 @@ class Kernel:
             words.append(f"{self.max_workgroups} workgroups")
         if self.thread_ratio != 1 and not (fused and one_stage):
             words.append(f"{self.threads} threads")
-        if not self.known:
-            words.append(f"{self.version} not read")
         return ", ".join(words if self.family == "aiter" else [self.family, *words])
 
     def auto_is_1stage(self, world_size: ArrayLike, size_bytes: ArrayLike) -> NDArray[np.bool_]:

@@ -2,8 +2,9 @@
 
 An arm is ``measured`` by rows of this GPU, world size, dtype and kernel state;
 ``measured_elsewhere`` where the rows of this GPU and world size are of another dtype or kernel
-state; else ``transferred``. Two arms are as good as the lesser one, and ``measured`` only where a
-benchmark has both at one shape: else nothing shows their difference without a model.
+state; else ``transferred``, as are all kernels whose source nobody has read. Two arms are as good
+as the lesser one, and ``measured`` only where a benchmark has both at one shape: else nothing shows
+their difference without a model.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ CLAIMED = (MEASURED, MEASURED_ELSEWHERE, TRANSFERRED)
 class ArmEvidence:
     """What one arm's latency rests on: rows measured here, or rows carried from elsewhere.
 
-    ``exact`` are those of the rows here that have the dtype and the kernel state asked about.
+    ``exact`` are those of the rows here that have the dtype and the kernel state asked about;
+    ``read`` is whether anybody has read the source of those kernels.
     """
 
     arm: str
@@ -42,6 +44,7 @@ class ArmEvidence:
     here: tuple[Coverage, ...]
     exact: tuple[Coverage, ...]
     elsewhere: tuple[Coverage, ...]
+    read: bool = True
 
     @classmethod
     def of(cls, setting: Setting, world_size: int, arm: str) -> ArmEvidence:
@@ -58,12 +61,16 @@ class ArmEvidence:
         ]
         elsewhere = [c for c in rows if (c.gpu, c.world_size) not in refused]
         said = " or ".join(dict.fromkeys(state.values()))
-        return cls(arm, said, setting.dtype, tuple(here), tuple(exact), tuple(elsewhere))
+        return cls(
+            arm, said, setting.dtype, tuple(here), tuple(exact), tuple(elsewhere), kernel.known
+        )
 
     @property
     def word(self) -> str:
         """The arm's own class."""
-        return MEASURED if self.exact else MEASURED_ELSEWHERE if self.here else TRANSFERRED
+        if not (self.here and self.read):
+            return TRANSFERRED
+        return MEASURED if self.exact else MEASURED_ELSEWHERE
 
     @property
     def rows(self) -> tuple[Coverage, ...]:
@@ -135,6 +142,6 @@ def shortfall(arms: Sequence[ArmEvidence]) -> list[str]:
 
 def evidence_class(arms: Sequence[ArmEvidence]) -> str:
     """Return the class of 1-stage and the other arm together."""
-    if not all(arm.here for arm in arms):
+    if not all(arm.here and arm.read for arm in arms):
         return TRANSFERRED
     return MEASURED_ELSEWHERE if shortfall(arms) else MEASURED

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..calibration.posterior import Values
+from ..calibration.posterior import UNREAD_STATE_US, Values
 from ..calibration.row_accounts import said_of
-from ..data import llms
+from ..data import kernels, llms
 from ..data.workload import Workload, captured_batch_sizes, snap_tokens
 from ..errors import InputError
 from ..model.eligibility import eligible
@@ -237,7 +237,8 @@ def _verdict(
             f"{guess}: {sources})"
         )
         lacks = " and ".join(shortfall(evidence))
-        return f"{measured}, but {lacks}" if lacks else measured, evidence_class(evidence)
+        reason = f"{measured}, but {lacks}" if lacks else measured
+        return reason + _unread(setting), evidence_class(evidence)
     for arm in evidence:
         if not arm.rows:
             return (
@@ -245,7 +246,18 @@ def _verdict(
                 "priors alone would decide",
                 NOT_IDENTIFIED,
             )
-    return "; ".join(_carried(setting, n, arm) for arm in evidence), TRANSFERRED
+    carried = "; ".join(_carried(setting, n, arm) for arm in evidence)
+    return carried + _unread(setting), TRANSFERRED
+
+
+def _unread(setting: Setting) -> str:
+    """Say what kernels newer than any that was read are taken for; "" for known ones."""
+    if setting.kernel.known:
+        return ""
+    return (
+        f"; the source of {setting.kernel.title} has not been read: taken to be like "
+        f"{kernels.LATEST}, with {UNREAD_STATE_US:g} us more uncertainty between the arms"
+    )
 
 
 def _carried(setting: Setting, n: int, arm: ArmEvidence) -> str:
