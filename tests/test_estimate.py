@@ -142,8 +142,7 @@ def test_a_user_s_rows_alone_can_be_calibrated(row):
                        "kernel_version": LATEST}
             )  # fmt: skip
     calibration, _ = calibrate(observe(Measurements.from_rows(rows)))
-    ran = Setting(calibration, "MI300X", aiter_version=row["kernel_version"])
-    cutoff = recommend(ran, world_sizes=(4,)).at(4)
+    cutoff = recommend(Setting(calibration, "MI300X"), world_sizes=(4,)).at(4)
     assert cutoff.verdict == "measured"
     # 6 + S/38 = 10 + S/84 at S = 277 kB = 271 KiB.
     assert cutoff.max_bytes_lo <= 277e3 <= cutoff.max_bytes_hi * 1.1

@@ -355,7 +355,8 @@ def test_kernel_version_moves_the_cutoff_where_a_barrier_came(mi300x):
     # release_acquire came with 0.1.14: 2-stage pays more, so 1-stage lasts longer. Its own exit
     # barrier takes some of that back.
     assert by_version["0.1.14"] > by_version["0.1.12"] + 5
-    assert by_version["0.1.17"] == by_version["0.1.14"]
+    # The limit of 80 tokens went with 0.1.17: other calls are weighed, by the same kernels.
+    assert abs(by_version["0.1.17"] - by_version["0.1.14"]) <= 8
     assert by_version["0.1.19.post1"] < by_version["0.1.17"] - 5
     partial = figures.cutoff_against_version(recommend(mi300x, Workload.of([2880])))
     said = partial.layout.title.subtitle.text.replace("<br>", " ")
