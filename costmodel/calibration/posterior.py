@@ -514,7 +514,6 @@ def _checked(record: CalibrationRecord) -> Calibration:
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError("mean or covariance holds a number that is not finite")
     np.linalg.cholesky(covariance + 1e-12 * np.eye(size))
-    arch_of = {gpu: arch for arch, gpu in record["gpus"]}
     wanted = choose.for_fabric(record["fabric"]).parameter_names(
         record["gpus"], {n[17:-1] for n in names if n.startswith("separate_norm_us[")} or {"gemma"}
     )
@@ -532,9 +531,8 @@ def _checked(record: CalibrationRecord) -> Calibration:
         raise ValueError("the spreads over sources are not positive, or their weights not one")
     if any(tau <= 0 or weight < 0 for tau, weight in record["taus"]):
         raise ValueError("the spreads over sources are not positive")
-    for c in record["coverage"]:
-        if c.gpu not in arch_of and record["arch"] in arch_of.values() and c.rows < 1:
-            raise ValueError(f"coverage without rows: {c.gpu}")
+    if any(c.rows < 1 or not 0 < c.min_bytes <= c.max_bytes for c in record["coverage"]):
+        raise ValueError("coverage without rows or bytes")
     used = record["data"].get("rows_used")
     if used is not None and used != sum(c.rows for c in record["coverage"]):
         raise ValueError("coverage does not add up to the rows used")
