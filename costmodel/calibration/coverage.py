@@ -59,7 +59,7 @@ def coverage(observations: Observations) -> tuple[Coverage, ...]:
     for g in observations.groups:
         for n in np.unique(table.world_size[g.rows]).tolist():
             kinds.setdefault((g.gpu, int(n), g.shapes.op, g.algorithm), []).append(g)
-    places, paired = _places(observations), _paired(observations)
+    paired = _paired(observations)
     found = []
     for (gpu, n, op, algorithm), groups in sorted(kinds.items(), key=lambda kind: kind[0]):
         rows = np.concatenate([g.rows[table.world_size[g.rows] == n] for g in groups])
@@ -77,20 +77,11 @@ def coverage(observations: Observations) -> tuple[Coverage, ...]:
                 hidden_dims=tuple(sorted({int(h) for h in hidden[~np.isnan(hidden)].tolist()})),
                 dtypes=tuple(sorted({g.shapes.dtype for g in groups})),
                 states=tuple(sorted({g.state for g in groups})),
-                pairs=len({places[i] for i in rows[paired[rows]].tolist()}),
+                pairs=len({observations.place[i] for i in rows[paired[rows]].tolist()}),
                 gpu_inferred=int((table.gpu_evidence[rows] == "inferred").sum()),
             )
         )
     return tuple(found)
-
-
-def _places(observations: Observations) -> list[str]:
-    """Return where each row was measured: its benchmark, world size and shape, as one word."""
-    t = observations.table
-    columns = (
-        observations.harness, t.gpu, t.world_size, t.tokens, t.hidden_dim, t.bytes, t.dtype,
-    )  # fmt: skip
-    return ["|".join(map(str, key)) for key in zip(*columns, strict=True)]
 
 
 def _paired(observations: Observations) -> NDArray[np.bool_]:
@@ -99,7 +90,7 @@ def _paired(observations: Observations) -> NDArray[np.bool_]:
     That of 2-stage and of separate ops is the op's own 1-stage, that of 1-stage is 2-stage.
     """
     ops, algorithms = observations.table.op.tolist(), observations.algorithm.tolist()
-    arms = list(zip(_places(observations), ops, algorithms, strict=True))
+    arms = list(zip(observations.place, ops, algorithms, strict=True))
     known = set(arms)
     found = []
     for place, op, algorithm in arms:

@@ -26,7 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..model import parameters
-from ..model.shape import SEPARATE
 from .observations import Observations
 from .posterior import HARNESS_DOF, NOISE_DOF, nominal_gbps
 
@@ -144,8 +143,7 @@ def _contrasts(observations: Observations) -> tuple[tuple[tuple[str, str], ...],
     An arm has one where its harness measured another arm too: without, its harness's constant says
     the same. 1-stage is what the others are compared with.
     """
-    arm = np.where(observations.table.op == SEPARATE, "separate", observations.algorithm)
-    keys = list(zip(observations.harness.tolist(), arm.tolist(), strict=True))
+    keys = list(zip(observations.harness.tolist(), observations.arm.tolist(), strict=True))
     seen: dict[str, set[str]] = {}
     for harness, name in keys:
         seen.setdefault(harness, set()).add(name)
@@ -157,12 +155,9 @@ def _contrasts(observations: Observations) -> tuple[tuple[tuple[str, str], ...],
 
 def _pairs(observations: Observations) -> NDArray[np.int64]:
     """Return the rows (p, 2) of two arms at one shape in one harness, each row once."""
-    table = observations.table
-    arm = np.where(table.op == SEPARATE, "separate", observations.algorithm)
-    columns = (observations.harness, table.world_size, table.tokens, table.hidden_dim, table.bytes)
-    places: dict[tuple[object, ...], dict[str, int]] = {}
-    for i, key in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
-        places.setdefault(tuple(map(repr, key)), {}).setdefault(str(arm[i]), i)
+    places: dict[str, dict[str, int]] = {}
+    for i, (place, arm) in enumerate(zip(observations.place, observations.arm, strict=True)):
+        places.setdefault(place, {}).setdefault(str(arm), i)
     pairs = [tuple(rows.values())[:2] for rows in places.values() if len(rows) > 1]
     return np.array(pairs, np.int64).reshape(-1, 2)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,17 @@ from ..data.measurement import Measurements
 from ..model.choose import for_interconnect
 from ..model.interface import LatencyModel
 from ..model.latency import total
-from ..model.shape import ALL_REDUCE, FUSED, ONE_STAGE, OPS, TWO_STAGE, WORLD_SIZES, Shapes
+from ..model.shape import (
+    ALL_REDUCE,
+    FUSED,
+    ONE_STAGE,
+    OPS,
+    SEPARATE,
+    SEPARATE_OPS,
+    TWO_STAGE,
+    WORLD_SIZES,
+    Shapes,
+)
 from ..units import ELEMENT_BYTES
 from .posterior import SetAside
 
@@ -93,6 +104,18 @@ class Observations:
     def latency_us(self) -> NDArray[np.float64]:
         """Measured latencies."""
         return self.table.latency_us
+
+    @cached_property
+    def arm(self) -> NDArray[np.str_]:
+        """What each row ran: 1stage, 2stage, or separate ops by either algorithm."""
+        return np.where(self.table.op == SEPARATE, SEPARATE_OPS, self.algorithm)
+
+    @cached_property
+    def place(self) -> tuple[str, ...]:
+        """Where each row was measured: its benchmark, world size and shape, as one word."""
+        t = self.table
+        columns = (self.harness, t.gpu, t.world_size, t.tokens, t.hidden_dim, t.bytes, t.dtype)
+        return tuple("|".join(map(str, key)) for key in zip(*columns, strict=True))
 
     @property
     def size_bytes(self) -> NDArray[np.float64]:

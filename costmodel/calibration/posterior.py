@@ -25,6 +25,7 @@ from ..errors import InputError
 from ..files import parse_json, read_text, replacing
 from ..model import choose, parameters
 from ..model.interface import LatencyModel
+from ..model.shape import OTHERWISE
 
 #: Two-sided level of every interval that the project prints, and the share beyond either end.
 LEVEL = 0.90
@@ -50,9 +51,6 @@ FORM_US = 0.2
 #: What a kernel state whose source nobody has read may add to one arm against the other, standard
 #: deviation in us. An assumption: states that were read moved an arm by 0.1 to 0.7 us.
 UNREAD_STATE_US = 0.4
-
-#: Arms that a laboratory's contrast is stated for, relative to 1-stage.
-OTHER_ARMS = ("2stage", "separate")
 
 #: ``--source`` for the typical benchmark of all sources in the place of the nearest one.
 TYPICAL = "typical"
@@ -212,7 +210,7 @@ class Calibration:
         """The latency model whose parameters these are."""
         return choose.for_fabric(self.fabric)
 
-    @property
+    @cached_property
     def values(self) -> Values:
         """Point estimates: posterior medians by parameter name, of a machine without contrasts."""
         return self._named(self.mean)
@@ -244,7 +242,7 @@ class Calibration:
         # Every tau as often as its weight says, in random order.
         edges = np.searchsorted(np.cumsum(weight), (np.arange(count) + 0.5) / count)
         taus = rng.permutation(tau[np.minimum(edges, tau.size - 1)])[:, None]
-        for arm in OTHER_ARMS:
+        for arm in OTHERWISE:
             new, form, unread = (antithetic(1) for _ in range(3))
             drawn[f"contrast[{arm}]"] = taus * new + FORM_US * form
             drawn[f"laboratory[{arm}]"] = drawn[f"laboratory[{arm}]"] + FORM_US * form
@@ -265,11 +263,11 @@ class Calibration:
         for key, column in zip(self.harness, columns[k : k + h], strict=True):
             named[f"harness[{key}]"] = named["harness_us"] * np.exp(column)
         named["harness[]"] = named["harness_us"]
-        by_arm: dict[str, list[Any]] = {arm: [] for arm in OTHER_ARMS}
+        by_arm: dict[str, list[Any]] = {arm: [] for arm in OTHERWISE}
         for (key, arm), column in zip(self.contrast, columns[k + h :], strict=True):
             named[f"contrast[{key}|{arm}]"] = column
             by_arm.setdefault(arm, []).append(column)
-        for arm in OTHER_ARMS:
+        for arm in OTHERWISE:
             named[f"laboratory[{arm}]"] = sum(by_arm[arm]) / max(len(by_arm[arm]), 1)
         if x.ndim == 1:
             named = {name: float(value) for name, value in named.items()}

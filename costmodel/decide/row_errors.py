@@ -11,16 +11,17 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration.observations import Observations, observe
-from ..calibration.posterior import NOISE_DOF, OTHER_ARMS, TAIL, Calibration, Values
+from ..calibration.posterior import NOISE_DOF, TAIL, Calibration, Values
 from ..data.measurement import Measurements
 from ..errors import InputError
-from ..model.shape import SEPARATE
+from ..model.shape import ARMS
 from .setting import DRAWS, SEED
 
 if TYPE_CHECKING:
@@ -194,6 +195,24 @@ def _inside(
 
 
 @dataclass(frozen=True)
+class _Names:
+    """A name of values per row: the distinct ones, and which of them each row has."""
+
+    distinct: tuple[str, ...]
+    index: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, names: list[str]) -> _Names:
+        at = {name: i for i, name in enumerate(dict.fromkeys(names))}
+        return cls(tuple(at), np.array([at[name] for name in names], np.intp))
+
+    def columns(self, values: Values) -> Array:
+        """Return each row's value, (draws, n)."""
+        table = np.stack([np.ravel(values[name]) for name in self.distinct], axis=-1)
+        return np.asarray(table[:, self.index])
+
+
+@dataclass(frozen=True)
 class _Seen:
     """What is known of each row's benchmark: names of values.
 
@@ -201,9 +220,9 @@ class _Seen:
     point estimate takes; ``contrast`` per row that of its machine, "" for none.
     """
 
-    constant: list[str]
-    nearest: list[str]
-    contrast: list[str]
+    constant: _Names
+    nearest: _Names
+    contrast: _Names
 
     @classmethod
     def of(
@@ -213,36 +232,24 @@ class _Seen:
         harness: list[str],
         index: NDArray[np.intp],
     ) -> _Seen:
-        table = rows.table
         constant, nearest, contrast = [], [], []
-        arms = np.where(table.op == SEPARATE, "separate", rows.algorithm).tolist()
-        where = zip(index.tolist(), table.gpu.tolist(), table.op.tolist(), arms, strict=True)
-        for at, gpu, op, arm in where:
+        closest = cache(calibration.nearest_source)
+        columns = (index, rows.table.gpu, rows.table.op, rows.arm)
+        for at, gpu, op, arm in zip(*(c.tolist() for c in columns), strict=True):
             key = harness[at]
-            closest = key or calibration.nearest_source(gpu, op) or ""
             constant.append(f"harness[{key}]")
-            nearest.append(f"harness[{closest}]")
+            nearest.append(f"harness[{key or closest(gpu, op) or ''}]")
             own = f"contrast[{key}|{arm}]" if key else f"contrast[{arm}]"
             contrast.append(own if key == "" or (key, arm) in calibration.contrast else "")
-        return cls(constant, nearest, contrast)
+        return cls(_Names.of(constant), _Names.of(nearest), _Names.of(contrast))
 
     def latency(self, rows: Observations, values: Values, *, point: bool = False) -> Array:
         """Return latencies, (draws, n); one draw for point values."""
-
-        def columns(names: list[str]) -> Array:
-            distinct = sorted(set(names))
-            table = np.stack([np.ravel(values[name]) for name in distinct], axis=-1)
-            return np.asarray(table[:, [distinct.index(name) for name in names]])
-
         none = np.zeros(np.size(values["harness_us"]))
-        values = {
-            "": none,
-            **{f"contrast[{arm}]": none for arm in ("1stage", *OTHER_ARMS)},
-            **values,
-        }
+        values = {"": none, **{f"contrast[{arm}]": none for arm in ARMS}, **values}
         base = np.atleast_2d(rows.latency(values))
-        added = columns(self.nearest if point else self.constant) + columns(self.contrast)
-        return np.maximum(base + added, FLOOR_US)
+        constant = (self.nearest if point else self.constant).columns(values)
+        return np.maximum(base + constant + self.contrast.columns(values), FLOOR_US)
 
 
 def _harness_key(calibration: Calibration, key: str) -> str:

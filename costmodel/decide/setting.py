@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..calibration import posterior
-from ..calibration.posterior import OTHER_ARMS, Calibration, Values
+from ..calibration.posterior import Calibration, Values
 from ..data import hardware, kernels
 from ..errors import InputError, nearest
 from ..model.eligibility import eligible, lacks
@@ -203,7 +203,7 @@ class Setting:
         benchmark = self._here(drawn) if self._machine else drawn
         if self.kernel.known:
             return benchmark
-        unread = {f"contrast[{arm}]": drawn[f"unread[{arm}]"] for arm in OTHER_ARMS}
+        unread = {f"contrast[{arm}]": drawn[f"unread[{arm}]"] for arm in OTHERWISE}
         return {**benchmark, **{name: benchmark[name] + more for name, more in unread.items()}}
 
     @cached_property
@@ -214,7 +214,7 @@ class Setting:
     @cached_property
     def this_kernel(self) -> Values:
         """The same draws as if measured in the sources' laboratories: *this kernel*."""
-        laboratories = {f"contrast[{arm}]": self.draws[f"laboratory[{arm}]"] for arm in OTHER_ARMS}
+        laboratories = {f"contrast[{arm}]": self.draws[f"laboratory[{arm}]"] for arm in OTHERWISE}
         return {**self.draws, **laboratories}
 
     @property
@@ -231,11 +231,11 @@ class Setting:
         """Return values with the reference's constant and the contrasts of a measured machine."""
         known = {
             f"contrast[{arm}]": values[key]
-            for arm in OTHER_ARMS
+            for arm in OTHERWISE
             if (key := f"contrast[{self._machine}|{arm}]") in values
         }
         if self._machine:
-            known = {f"contrast[{arm}]": 0.0 * values["harness_us"] for arm in OTHER_ARMS} | known
+            known = {f"contrast[{arm}]": 0.0 * values["harness_us"] for arm in OTHERWISE} | known
         return {**values, **known, "harness[]": values[self._constant]}
 
     def terms(self, shapes: Shapes, arm: str, values: Values | None = None) -> dict[str, Any]:

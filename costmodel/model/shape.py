@@ -26,7 +26,7 @@ ONE_STAGE = "1stage"
 TWO_STAGE = "2stage"
 ALGORITHMS = (ONE_STAGE, TWO_STAGE)
 
-#: The third arm beside the fused op: an all-reduce, by the faster algorithm, then an RMSNorm.
+#: The third arm beside the fused op: an all-reduce, by its own dispatch, then an RMSNorm.
 SEPARATE_OPS = "separate"
 ARMS = (*ALGORITHMS, SEPARATE_OPS)
 

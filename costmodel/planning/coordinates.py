@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import FORM_US, OTHER_ARMS, Calibration, Values, nominal_gbps
+from ..calibration.posterior import FORM_US, Calibration, Values, nominal_gbps
 from ..model import parameters
+from ..model.shape import OTHERWISE
 
 Array = NDArray[np.float64]
 
@@ -37,7 +38,7 @@ class Posterior:
     @classmethod
     def of(cls, calibration: Calibration) -> Posterior:
         """Return the marginal posterior, without what is known of the sources' own machines."""
-        k, contrasts = len(calibration.names), [f"contrast[{arm}]" for arm in OTHER_ARMS]
+        k, contrasts = len(calibration.names), [f"contrast[{arm}]" for arm in OTHERWISE]
         p = k + len(contrasts)
         covariance = 1e-12 * np.eye(p)
         covariance[:k, :k] += calibration.covariance[:k, :k]
