@@ -181,7 +181,7 @@ def one_stage_window(arms: Arms, max_bytes: int | None) -> OneStageWindow | None
     S_k and the window from i to j costs S_j - S_i.
     """
     size = arms.shapes.bytes
-    ends = np.concatenate([[0], np.flatnonzero(np.diff(size)) + 1, [size.size]])
+    ends = arms.ends
     total = np.concatenate([[0.0], np.cumsum(-arms.weight * arms.expected_gain)])[ends]
     highest = np.maximum.accumulate(total)
     j = int(np.argmin(total - highest))

@@ -218,17 +218,17 @@ class Arms:
         one, other = self.regret_share
         step = self.weight * (one - other)
         curve = np.hstack([np.zeros((len(step), 1)), np.cumsum(step, axis=1)])
-        return np.asarray((curve + (other @ self.weight)[:, None])[:, self._ends])
+        return np.asarray((curve + (other @ self.weight)[:, None])[:, self.ends])
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
         """The K cutoffs that the workload can tell apart, ascending; the first sends no call."""
-        sent = self.shapes.bytes[self._ends[1:] - 1].tolist()
+        sent = self.shapes.bytes[self.ends[1:] - 1].tolist()
         beyond = [*(size - 1 for size in sent), None]
         return tuple(Cell(lo, hi) for lo, hi in zip([0, *sent], beyond, strict=True))
 
     @cached_property
-    def _ends(self) -> NDArray[np.intp]:
+    def ends(self) -> NDArray[np.intp]:
         """How many calls each cutoff sends to 1-stage: none, then whole runs of equal bytes."""
         size = self.shapes.bytes
         return np.concatenate([[0], np.flatnonzero(np.diff(size)) + 1, [size.size]])
@@ -256,11 +256,11 @@ class Arms:
         """Return the objective in expectation for every cutoff, (K,), and each draw's best one."""
         one, other = self.regret_share
         if self.objective == WORST:
-            expected = worst_curve(one.mean(axis=0), other.mean(axis=0), self._ends)
-            return expected, np.argmin(worst_curve(one, other, self._ends), axis=1)
+            expected = worst_curve(one.mean(axis=0), other.mean(axis=0), self.ends)
+            return expected, np.argmin(worst_curve(one, other, self.ends), axis=1)
         curve = self.cutoff_regret
         if self.objective == CONTESTED:
-            curve = contested_curve(one, other, self.weight, self.shapes.bytes, self._ends)
+            curve = contested_curve(one, other, self.weight, self.shapes.bytes, self.ends)
         return curve.mean(axis=0), np.argmin(curve, axis=1)
 
     def regrets(self, choice: Choice, max_bytes: int | None) -> Regrets:

@@ -136,7 +136,7 @@ def three_way(setting: Setting, arms: Arms, max_bytes: int | None) -> ThreeWayCh
     three = _ThreeArms.of(setting, arms)
     size = three.shapes.bytes
     cost = three.weight * three.expected_pct()
-    start = np.concatenate([[0], np.flatnonzero(np.diff(size)) + 1])
+    start = arms.ends[:-1]
     by_size = np.add.reduceat(cost, start, axis=1)
     arm = _cheapest(by_size, BOUNDARY_PCT)
     chosen = np.repeat(arm, np.diff([*start, size.size]))
