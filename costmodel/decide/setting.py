@@ -84,8 +84,7 @@ class Setting:
         object.__setattr__(self, "op", read_op(self.op))
         object.__setattr__(self, "dtype", read_dtype(self.dtype))
         _ = self.kernel
-        named = self.source and self.source != posterior.TYPICAL
-        if named and self.calibration.harness_key(self.source, self.gpu) is None:
+        if self._named and self.calibration.harness_key(self.source, self.gpu) is None:
             have = ", ".join(self.calibration.harness)
             raise InputError(f"source '{self.source}' is not in this calibration; it has {have}")
         if self.engine and self.engine not in ENGINES:
@@ -218,14 +217,19 @@ class Setting:
         return {**self.draws, **laboratories}
 
     @property
+    def _named(self) -> bool:
+        """Whether the question names one calibrated source."""
+        return self.source not in ("", posterior.TYPICAL)
+
+    @property
     def _constant(self) -> str:
         return f"harness[{self.reference}]" if self.reference else "harness_us"
 
     @property
     def _machine(self) -> str:
         """The harness key whose machine is asked about, "" for one that nobody has measured."""
-        named = self.source and self.source != posterior.TYPICAL
-        return self.reference if named or len(self.calibration.sources) == 1 else ""
+        measured = self._named or len(self.calibration.sources) == 1
+        return self.reference if measured else ""
 
     def _here(self, values: Values) -> Values:
         """Return values with the reference's constant and the contrasts of a measured machine."""
