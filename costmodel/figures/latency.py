@@ -125,8 +125,8 @@ def latency_against_bytes(
         f"{setting.op}, {setting.dtype}, hidden {hidden_dim}, "
         f"{setting.kernel.title}; {provenance(setting.calibration)}.<br>"
         f"{evidence_line(setting, n)}. "
-        "Points: measured (open: at another hidden size), moved by what their source's harness "
-        "differs from a typical one."
+        "Points: measured (open: at another hidden size), moved by what their source's benchmark "
+        "adds beyond that of the curves."
     )
     title = f"Latency of both algorithms, {plain(setting.gpu)}, TP{n}"
     finish(figure, title, subtitle, height=640)
