@@ -109,6 +109,8 @@ class Cutoff:
             "adequate": self.adequacy.enough,
             "gain_per_hidden_pct": self.adequacy.gain_per_hidden_pct,
             "by_hidden": [h.to_dict() for h in self.adequacy.by_hidden],
+            "smallest_over_hidden_lo": self.adequacy.smallest.lo,
+            "smallest_over_hidden_hi": self.adequacy.smallest.hi,
             "window": self.adequacy.window.to_dict() if self.adequacy.window else None,
             "switch": [
                 {"hidden_dim": h, "last_1stage_tokens": last, "first_2stage_tokens": first}

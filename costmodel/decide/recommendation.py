@@ -183,7 +183,7 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
         else None,
         adequacy=adequacy,
         switch=tuple((h, *snap_tokens(point, h, unit)) for h in asked) if claimed else (),
-        statements=beside(setting, n, best.lo.lo, best.hi.hi),
+        statements=beside(setting, n, Cell(best.lo.lo, best.hi.hi), adequacy.smallest),
         arms=arms,
     )
 

@@ -274,6 +274,13 @@ class Arms:
         """The largest call on 1-stage under the best cutoff of each draw, (draws,); 0 for none."""
         return np.array([cell.lo for cell in self.cells], np.int64)[self._least[1]]
 
+    @cached_property
+    def each_best_cell(self) -> tuple[Array, Array]:
+        """Lower and upper ends of the best cell of each draw, each (draws,); inf for no limit."""
+        ends = [(cell.lo, np.inf if cell.hi is None else cell.hi) for cell in self.cells]
+        lo, hi = np.array(ends, float)[self._least[1]].T
+        return lo, hi
+
     def select(self, calls: Choice) -> Arms:
         """Return the calls of a mask; their weights sum to 1 again."""
         weight = self.weight[calls]
