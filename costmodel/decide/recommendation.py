@@ -149,7 +149,7 @@ def weigh(
 def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) -> Cutoff:
     """Return the cutoff for one world size."""
     arms, best = weigh(setting, load, n, added_us=added_us)
-    this_kernel = weigh(setting, load, n, values=setting.this_kernel, added_us=added_us)[1]
+    this_kernel = arms.in_laboratories(setting).best()
     evidence = arms_evidence(setting, n)
     reason, verdict = _verdict(setting, best, n, evidence)
     point = best.cell.roundest()

@@ -196,6 +196,11 @@ class Arms:
         one, other = (setting.latency_us(shapes, a, drawn) for a in setting.arms)
         return cls(shapes, weight, one, other, setting.aiter_version, setting.objective)
 
+    def in_laboratories(self, setting: Setting) -> Arms:
+        """Return the arms of *this kernel*, of those that were drawn for the setting's machine."""
+        one, other = (setting.laboratory_shift_us(arm) for arm in setting.arms)
+        return replace(self, one_us=self.one_us + one, other_us=self.other_us + other)
+
     @cached_property
     def fastest_us(self) -> Array:
         """The faster arm, (draws, n)."""
