@@ -9,6 +9,7 @@ from click.shell_completion import CompletionItem
 
 from ..calibration.posterior import CalibrationRecord
 from ..decide import schemas as decide
+from ..decide.drift_schemas import DiffRecord
 from ..decide.fit_schemas import FitRecord
 from ..engines.schemas import AuditRecord
 from ..errors import InputError, nearest
@@ -29,6 +30,7 @@ SCHEMAS: dict[str, Any] = {
     "costmodel/calibrate/1": FitRecord,
     "costmodel/validate/1": LiveValidationRecord,
     "costmodel/audit/1": AuditRecord,
+    "costmodel/diff/1": DiffRecord,
     "costmodel/simulate/1": SimulationRecord,
     "costmodel/simulate-sweep/1": SweepRecord,
     "costmodel/rule/1": RuleRecord,
