@@ -11,7 +11,10 @@ from __future__ import annotations
 import re
 
 from ...errors import InputError
-from .rows import Imported, Said, complete, gpu_of
+from . import cells
+from .cells import gpu_of
+from .rows import Imported
+from .text_file import TextFile
 
 #: Collectives of the tests that schema 1 has an op for.
 OPS = {"all_reduce": "all_reduce"}
@@ -24,14 +27,15 @@ _COLLECTIVE = re.compile(r"Collective test starting:\s*(\w+?)_perf|(?:^|[/\s])(\
 _VERSION = re.compile(r"((?:RCCL|NCCL) version\s*:?\s*\S+|[rn]ccl-tests version \S+)")
 
 
-def parse(text: str, path: str, said: Said, kind: str) -> Imported:
-    """Return the rows of a log; see :func:`costmodel.data.importers.read`."""
+def parse(file: TextFile, imported: Imported) -> None:
+    """Read a log; see :mod:`costmodel.data.importers.formats`."""
+    path, said, kind = file.name, imported.said, imported.kind
     ranks: set[int] = set()
     gpus: set[str] = set()
     collective = version = timing = ""
     microseconds = False
     found: list[tuple[int, re.Match[str]]] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in file.lines():
         if match := _RESULT.match(line):
             found.append((number, match))
         elif match := _RANK.match(line):
@@ -50,20 +54,14 @@ def parse(text: str, path: str, said: Said, kind: str) -> Imported:
         raise InputError(f"{path}: no line of units with (B) and (us) above the results; keep it")
     op = OPS.get(collective, "other") if collective else ""
     gpu = gpus.pop() if len(gpus) == 1 else ""
-    imported = Imported()
-    failed = 0
     for number, match in found:
         size, _, dtype, _, _, time, wrong = match.groups()
-        try:
-            latency_us = float(time)
-        except ValueError:
-            failed += 1
-            continue
-        if latency_us <= 0.0 or int(size) == 0:
-            failed += 1
+        where = f"{path}:{number}"
+        latency_us = cells.number(time)
+        if latency_us is None or latency_us <= 0.0 or int(size) == 0:
+            imported.leave(where, "no time, or of 0 bytes")
             continue
         row = {
-            "source": said.source,
             "op": op,
             "bytes": int(size),
             "dtype": dtype,
@@ -77,16 +75,13 @@ def parse(text: str, path: str, said: Said, kind: str) -> Imported:
             "rank_reduction": said.rank_reduction or "mean",
             "quality": "suspect" if wrong.isdigit() and int(wrong) else "",
         }
-        imported.rows.append(complete(row, said, f"{path}:{number}"))
-    if failed:
-        imported.notes.append(f"{failed} lines without a time or of 0 bytes set aside")
+        imported.add(row, where)
     suspect = sum(row["quality"] == "suspect" for row in imported.rows)
     if suspect:
-        imported.notes.append(f"{suspect} rows with wrong results (#wrong > 0) marked suspect")
-    if imported.rows:
-        imported.notes.append("out-of-place times; in-place times are left out")
+        imported.note(f"{suspect} rows with wrong results (#wrong > 0) marked suspect")
+    if found:
+        imported.note("out-of-place times; in-place times are left out")
         if not said.rank_reduction:
-            imported.notes.append("rank reduction taken as mean, the tests' default (-a 1)")
+            imported.note("rank reduction taken as mean, the tests' default (-a 1)")
     if op == "other":
-        imported.notes.append(f"collective {collective}: op 'other', which no model uses")
-    return imported
+        imported.note(f"collective {collective}: op 'other', which no model uses")

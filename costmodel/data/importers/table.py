@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 
 from ...errors import InputError
 from ...files import parse_json
+from .cells import listed
 from .labels import Label, read_label
-from .rows import Imported, Said, complete, listed
+from .rows import Imported, Said
+from .text_file import TextFile, shortened
 
 #: What a column holds, by its name in lower case with underscores.
 MEANINGS = {
@@ -58,32 +60,29 @@ class Record(NamedTuple):
     cells: dict[str, str]
 
 
-def parse(text: str, path: str, said: Said, kind: str) -> Imported:
-    """Return the rows of all tables in a file; see :func:`costmodel.data.importers.read`."""
-    imported = Imported()
-    family = "aiter" if kind == "aiter" else ""
+def parse(file: TextFile, imported: Imported) -> None:
+    """Read all tables of a file; see :mod:`costmodel.data.importers.formats`."""
+    said = imported.said
+    family = "aiter" if imported.kind == "aiter" else ""
     unused: list[str] = []
-    failed = 0
-    for table in tables(text, path):
+    for table in tables(file.text(), file.name):
         columns, knowns, others = _columns(list(table[0].cells), table[0].where, said)
         unused += others
         for record in table:
             for column in columns:
                 latency_us = _latency_us(record, column)
                 if latency_us is None:
-                    failed += 1
+                    imported.leave(record.where, "cell without a time")
                     continue
-                row = _row(record, knowns, column, said, unused)
+                row = _row(record, knowns, column, said)
                 if row is None:
+                    label = record.cells[knowns["label"]]
+                    imported.leave(record.where, f"not used: {shortened(label, 40)}")
                     continue
                 row.setdefault("kernel_family", family)
-                row.update(source=said.source, latency_us=latency_us)
-                imported.rows.append(complete(row, said, record.where))
-    if failed:
-        imported.notes.append(f"{failed} cells without a time set aside")
+                imported.add({**row, "latency_us": latency_us}, record.where)
     if unused:
-        imported.notes.append(f"not used: {listed(unused)}")
-    return imported
+        imported.note(f"columns not used: {listed(unused)}")
 
 
 def tables(text: str, path: str) -> list[list[Record]]:
@@ -210,7 +209,7 @@ def _latency_us(record: Record, column: Column) -> float | None:
 
 
 def _row(
-    record: Record, knowns: dict[str, str], column: Column, said: Said, unused: list[str]
+    record: Record, knowns: dict[str, str], column: Column, said: Said
 ) -> dict[str, Any] | None:
     """Return the cells of one latency without it, None where its label is left out."""
     cells = {meaning: record.cells[name] for meaning, name in knowns.items()}
@@ -231,7 +230,6 @@ def _row(
     if cells.get("label"):
         by_row = read_label(cells["label"], said)
         if not by_row.used:
-            unused.append(cells["label"])
             return None
         label = Label(
             by_row.op or label.op,
@@ -249,11 +247,6 @@ def _row(
             row["statistic"] = statistic
     if re.match(r"max[_ (]?us", plain):
         row["rank_reduction"] = "max"
-    if not row["op"] and not said.op:
-        raise InputError(
-            f"{record.where}: column '{column.name}' does not say which op it is; say --op, or "
-            f"--column '{column.name}=OP:ALGORITHM'"
-        )
     return row
 
 

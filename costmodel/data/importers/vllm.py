@@ -15,7 +15,8 @@ from ...errors import InputError
 from ...files import parse_json
 from . import table
 from .labels import read_label
-from .rows import Imported, Said, complete, listed
+from .rows import Imported
+from .text_file import TextFile, shortened
 
 #: Communicators of the JSON: (op, algorithm, family). ``pynccl`` is RCCL on ROCm and NCCL on CUDA,
 #: which the file does not say.
@@ -55,29 +56,28 @@ class Communicators(MachineAndShape):
     results: dict[int, Sequence]
 
 
-def parse(text: str, path: str, said: Said, kind: str) -> Imported:
-    """Return the rows of a file; see :func:`costmodel.data.importers.read`."""
+def parse(file: TextFile, imported: Imported) -> None:
+    """Read a file; see :mod:`costmodel.data.importers.formats`."""
+    text, path = file.text(), file.name
     if text.lstrip().startswith("{"):
         data = parse_json(text, dict[str, Any], path, FILES, foreign=True)
         if isinstance(data.get("results"), dict):
             read = parse_json(text, Communicators, path, FILES, foreign=True)
-            return _communicators(read, path, said)
+            return _communicators(read, path, imported)
     if "**Hidden Dimension:**" in text:
-        return _fused_collective(text, path, said)
-    return table.parse(text, path, said, kind)
+        return _fused_collective(text, path, imported)
+    return table.parse(file, imported)
 
 
-def _communicators(data: Communicators, path: str, said: Said) -> Imported:
-    imported = Imported()
-    unused: list[str] = []
+def _communicators(data: Communicators, path: str, imported: Imported) -> None:
     for tokens, found in data["results"].items():
         for name, milliseconds in found["timings"].items():
             if name not in COMMUNICATORS:
-                unused.append(name)
+                where = f"{path}: results['{tokens}']"
+                imported.leave(where, f"not all-reduce: {shortened(name, 40)}")
                 continue
             op, algorithm, family = COMMUNICATORS[name]
             row = {
-                "source": said.source,
                 "op": op,
                 "algorithm": algorithm,
                 "kernel_family": family,
@@ -92,21 +92,15 @@ def _communicators(data: Communicators, path: str, said: Said) -> Imported:
             }
             if name.startswith("pynccl"):
                 row["kernel_version"] = name
-            imported.rows.append(complete(row, said, f"{path}: results['{tokens}']['{name}']"))
-    if unused:
-        imported.notes.append(f"not all-reduce, left out: {listed(unused)}")
-    imported.notes.append("rank 0's mean over graph replays, as that benchmark measures")
-    return imported
+            imported.add(row, f"{path}: results['{tokens}']['{name}']")
+    imported.note("rank 0's mean over graph replays, as that benchmark measures")
 
 
-def _fused_collective(text: str, path: str, said: Said) -> Imported:
+def _fused_collective(text: str, path: str, imported: Imported) -> None:
     world_size = re.search(r"\*\*World Size:\*\*\s*(\d+)", text)
     hidden_dim = re.search(r"\*\*Hidden Dimension:\*\*\s*(\d+)", text)
     if not world_size or not hidden_dim:
         raise InputError(f"{path}: World Size or Hidden Dimension missing above the tables")
-    imported = Imported()
-    unused: list[str] = []
-    failed = 0
     sections = re.split(r"^## Configuration: ", text, flags=re.MULTILINE)[1:]
     for section in sections:
         given = re.match(r"num_tokens=(\d+), dtype=(\S+?), (with residual|no residual)", section)
@@ -115,17 +109,16 @@ def _fused_collective(text: str, path: str, said: Said) -> Imported:
         where = f"{path}: num_tokens={given[1]}"
         for record in (record for rows in table.tables(section, path) for record in rows):
             operation, time = record.cells.get("Operation", ""), record.cells.get("Time (ms)", "")
-            label = read_label(operation, said)
+            label = read_label(operation, imported.said)
             if not label.used or not label.op or given[3] == "no residual":
-                unused.append(f"{operation} ({given[3]})")
+                imported.leave(where, f"not used: {shortened(operation, 60)} ({given[3]})")
                 continue
             try:
                 latency_us = float(time) * 1e3
             except ValueError:
-                failed += 1
+                imported.leave(where, "operation without a time")
                 continue
             row = {
-                "source": said.source,
                 "op": label.op,
                 "algorithm": label.algorithm,
                 "kernel_family": label.kernel_family or "vllm",
@@ -139,9 +132,4 @@ def _fused_collective(text: str, path: str, said: Said) -> Imported:
                 "rank_reduction": "rank0",
                 "timing": "graph",
             }
-            imported.rows.append(complete(row, said, where))
-    if failed:
-        imported.notes.append(f"{failed} operations without a time set aside")
-    if unused:
-        imported.notes.append(f"left out: {listed(unused)}")
-    return imported
+            imported.add(row, where)
