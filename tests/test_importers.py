@@ -157,12 +157,13 @@ def test_aiter_markdown_takes_the_slowest_rank(tmp_path):
     assert set(table.dtype) == {"bf16"}
     assert set(table.algorithm) == {"1stage"}
     assert set(table.kernel_family) == {"aiter"}
-    assert any("min_us" in note and "err" in note for note in notes)
+    assert any("maximum is the latency" in note for note in notes)
+    assert any("min_us" in note for note in notes)
 
 
 def test_a_latency_of_no_known_op_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"no row could be read .*op not said: --op: 2"):
-        imported(tmp_path, "aiter", AITER)
+    with pytest.raises(InputError, match=r"no row could be read .*'max_us' does not say which op"):
+        imported(tmp_path, "aiter", AITER.replace("fused allreduce rmsnorm ", ""))
 
 
 def test_sglang_csv_has_a_column_for_each_implementation(tmp_path):
@@ -178,7 +179,7 @@ def test_sglang_csv_has_a_column_for_each_implementation(tmp_path):
         (64, "fused_ar_rmsnorm", "2stage", 12.7),
     ]
     assert set(table.bytes) == {5760, 64 * 5760}
-    assert "cell without a time: 1" in notes
+    assert "no time (N/A): 1" in notes
     assert "columns not used: speedup" in notes
 
 
@@ -211,7 +212,7 @@ def test_json_records_with_a_label_in_each_row(tmp_path):
         assert table.op.tolist() == ["fused_ar_rmsnorm", "ar_then_rmsnorm"]
         assert table.algorithm.tolist() == ["1stage", ""]
         assert set(table.statistic) == {"median"}
-        assert "not used: all_gather: 1" in notes
+        assert "no op of schema 1: all_gather: 1" in notes
     assert set(table.world_size) == {4}
     assert set(table.dtype) == {"fp16"}
 
@@ -234,27 +235,31 @@ def test_vllm_fused_collective(tmp_path):
     assert table.algorithm.tolist() == ["", "1stage"]
     assert table.latency_us.tolist() == pytest.approx([61.0, 33.0])
     assert table.kernel_family.tolist() == ["vllm", "flashinfer"]
-    assert "operation without a time: 1" in notes
-    assert any("no residual" in note for note in notes)
+    assert "no time (FAILED): 1" in notes
+    assert "without residual: another op than the fused one: 1" in notes
 
 
 @pytest.mark.parametrize(
     ("kind", "text", "message"),
     [
-        ("aiter", "no table here\n", "no table found"),
+        ("aiter", "no table here\n", "no row could be read from it; aiter means: log"),
         ("aiter", "| tokens | time |\n|---|---|\n| 1 | 2 |\n", "column 'time' has no unit"),
-        ("aiter", "| tokens | x |\n|---|---|\n| 1 | 2 |\n", "no latency column with a unit"),
-        ("aiter", "| tokens | a_us |\n|---|---|\n| 1 | 2 | 3 |\n", "file:3: 3 cells"),
-        ("sglang", "tokens,fused_us\n1.5,2\n", "tokens is '1.5', not a whole number"),
-        ("sglang", "tokens,fused_us\n1,fast\n", "'fast' in column 'fused_us' is no time"),
+        (
+            "aiter",
+            "| tokens | x |\n|---|---|\n| 1 | 2 |\n",
+            "no column of times in the table of line 1",
+        ),
+        ("aiter", "| tokens | a_us |\n|---|---|\n| 1 | 2 | 3 |\n", "(3 cells, the header has 2: 1"),
+        ("sglang", "tokens,fused_us\n1.5,2\n", "tokens '1.5' is not understood: 1"),
+        ("sglang", "tokens,fused_us\n1,fast\n", "'fast' is no time: 1"),
         ("sglang", "tokens,fused_us\n1,-3\n", "no time: 1"),
-        ("sglang", "tokens,shape,fused_us\n1,7168,3\n", "is not (tokens, hidden_dim)"),
+        ("sglang", "tokens,shape,fused_us\n1,7168,3\n", "shape '7168' is not understood: 1"),
         (
             "sglang",
             "tokens,fused_us\n1,n/a\n",
-            "no row could be read from it (cell without a time: 1",
+            "no row could be read from it (no time (n/a): 1",
         ),
-        ("sglang", '{"a": 1}', "0 lists of records"),
+        ("sglang", '{"a": 1}', "no column of times in the table of line 1: a"),
         ("sglang", "{", "not JSON"),
         (
             "vllm",
@@ -326,8 +331,8 @@ def test_the_command_writes_schema_1_and_refuses_to_overwrite(tmp_path, capsys):
         main(arguments)
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    assert "5 rows of sglang (CSV, JSON" in said
-    assert f"6 results in {tmp_path / 'sweep.csv'}: 5 read, 1 left (cell without" in said
+    assert "5 rows of sglang (CSV, report" in said
+    assert f"6 results in {tmp_path / 'sweep.csv'}: 5 read, 1 left (no time (N/A): 1)" in said
     assert "not said by the file, options can: kernel_family (--kernel-family)" in said
     assert "timing (--timing)" in said
     assert "(--gpu)" not in said

@@ -39,6 +39,7 @@ HELP = {
     "statistic": "median, mean, min.",
     "rank_reduction": "max over ranks, mean, ...",
     "quality": "clean, noisy, suspect, ...  [default: clean]",
+    "unit": "us, ms or ns, of times whose column states none.",
 }
 
 

@@ -44,10 +44,6 @@ class Format:
         importlib.import_module(f"{__package__}.{self.module}").parse(file, imported)
 
 
-def _never(head: str) -> bool:
-    return False
-
-
 FORMATS = (
     Format(
         "rccl-tests", "log of rccl-tests or nccl-tests", "collective_tests",
@@ -55,20 +51,61 @@ FORMATS = (
         anywhere=True, aliases=("nccl-tests",),
     ),
     Format(
-        "aiter", "markdown tables of AITER's op_tests, logs around them allowed", "table",
-        re.compile(r"^[^\n|]*\|[^\n]*withGraph", re.M).search, anywhere=True,
+        "aiter", "log, markdown or CSV of AITER's op_tests/multigpu_tests", "aiter",
+        re.compile(
+            r"\bwithGraph\b|\[checkAllclose |^\W*Size \|\s+Shape \|\s+AITER \(us\)"
+            r"|\b(?:ar|fused|quant|per_group)_max_us\b|\{'(?:shape|tp_size)'.*_us'"
+            r"|^# AR \+ mhc_post only", re.M
+        ).search,
+        anywhere=True,
     ),
     Format(
-        "vllm", "JSON, markdown or CSV of vLLM's communicator and collective benchmarks", "vllm",
-        re.compile(r'"timings"\s*:|\*\*Hidden Dimension:\*\*').search,
+        "flydsl", "CSV or report of AITER's FlyDSL all-reduce tuner", "flydsl",
+        re.compile(
+            r"[,|]_nbytes[,|].* us\b|^# aiter all-reduce benchmark|^\W*candidate\s*\|\s*us\s*\|",
+            re.M,
+        ).search,
+        anywhere=True, aliases=("aiter-flydsl",),
     ),
     Format(
-        "sglang", "CSV, JSON records or markdown table of a SGLang kernel benchmark", "table",
-        _never,
+        "sglang", "CSV, report or console of SGLang's benchmark/kernels/all_reduce", "sglang",
+        re.compile(
+            r"\b(?:split|fused)_p50_us\b|\bSplit p50 \(us\)|\bSplit\(3k\) us|\bfused1_us\b"
+            r"|^Results \((?:avg ms across|eager;|graph;)|\bimplementation,size_bytes\b"
+            r"|^# ROCm unfused all-reduce benchmark|\bmsg_size\b.*\beager time\b"
+            r"|\bNaive RS\+AG\b", re.M
+        ).search,
+        anywhere=True,
     ),
     Format(
-        "table", "a markdown table, CSV or JSON records with a latency column", "table",
-        re.compile(r"^\s*[\[{]|^[^\n|]*\|[^\n|]*\||^[^\n,]+,", re.M).search,
+        "vllm", "JSON, markdown or console of vLLM's communicator and fused-collective benchmarks",
+        "vllm",
+        re.compile(
+            r'"timings"\s*:|^# FlashInfer Fused Collective|^Device Communicator Benchmark Results'
+            r"|^Results: (?:num_tokens|seq_len)=", re.M
+        ).search,
+        anywhere=True,
+    ),
+    Format(
+        "flashinfer", "CSV, JSON lines or console of FlashInfer's allreduce_fusion benchmark",
+        "flashinfer",
+        re.compile(
+            r"^routine,median_time\b|\ballreduce_fusion\b|^\[PERF\] .*:: median time", re.M
+        ).search,
+        anywhere=True,
+    ),
+    Format(
+        "trtllm", "CSV or console of TensorRT-LLM's all_reduce microbenchmark", "trtllm",
+        re.compile(
+            r"\bstrategy,fusion\b|\bfusion,num_tokens\b.*\bstrategy\b|\bstrategy: \w+, fusion: "
+            r"|^# Fusion: \w+\s+world_size=|\bstrategy\s+fusion\b", re.M
+        ).search,
+        anywhere=True, aliases=("tensorrt-llm",),
+    ),
+    Format(
+        "table", "a table of latencies: markdown, CSV, tabs, console columns, JSON records",
+        "table",
+        re.compile(r"^\s*[\[{]|\|[^\n|]*\||\S[,;\t]\s*\S|\S {2,}\S", re.M).search,
         general=True,
     ),
 )  # fmt: skip

@@ -31,7 +31,8 @@ class Said:
     """Schema 1 cells that the user gives by option, "" where nothing is said.
 
     ``columns`` maps a column or label of the file to ``op`` or ``op:algorithm``, or to ``-`` to
-    leave it out. A GPU or arch in any spelling becomes the project's own name.
+    leave it out; ``unit`` is that of times whose column states none. A GPU or arch in any spelling
+    becomes the project's own name.
 
     Raises :class:`InputError` for a GPU that is a misspelling, and for an arch that is unknown or
     another GPU's.
@@ -55,9 +56,12 @@ class Said:
     statistic: str = ""
     rank_reduction: str = ""
     quality: str = ""
+    unit: str = ""
     columns: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.unit not in ("", "us", "ms", "ns"):
+            raise InputError(f"--unit {shortened(self.unit)}: one of us, ms, ns")
         known = gpu_names.known()
         gpu = hardware.product(self.gpu)
         if meant := gpu_names.looks_like(gpu) if gpu else ():
@@ -76,7 +80,7 @@ class Said:
     @cached_property
     def cells(self) -> dict[str, str]:
         """The cells that were said."""
-        return {k: v for k, v in asdict(self).items() if k != "columns" and v}
+        return {k: v for k, v in asdict(self).items() if k not in ("columns", "unit") and v}
 
 
 @dataclass
@@ -198,11 +202,11 @@ def _unfit(cells: Mapping[str, Any]) -> str:
         return "op not said: --op"
     if cells["quality"] == "serving_trace":  # a profile has neither, and nothing is fitted to it
         return ""
-    if "world_size" not in cells:
-        return "ranks not said: --world-size"
-    if "bytes" not in cells:
-        lacking = [o for n, o in _SIZE.items() if n not in cells]
-        return f"size not said: {' and '.join(lacking)}" if lacking else ""
+    ranks = [] if "world_size" in cells else ["--world-size"]
+    sizes = [] if "bytes" in cells else [o for n, o in _SIZE.items() if n not in cells]
+    if ranks or sizes:
+        what = " and ".join(name for name, of in (("ranks", ranks), ("size", sizes)) if of)
+        return f"{what} not said: {' and '.join([*ranks, *sizes])}"
     elements = cells.get("tokens", 0) * cells.get("hidden_dim", 0)
     element_bytes = ELEMENT_BYTES.get(cells.get("dtype", ""), 0)
     if elements * element_bytes not in (0, cells.get("bytes", 0)):
@@ -230,6 +234,8 @@ def complete(row: Mapping[str, Any], said: Said, where: str) -> dict[str, Any]:
             cells[key] = value
     hosts = cells.pop("hosts", 1)
     for key, value in said.cells.items():
+        if key == "algorithm" and cells.get("op") == "ar_then_rmsnorm" != said.op:
+            continue  # the option is about the fused op beside it
         told: Any = dtype_of(value) if key == "dtype" else value
         if key in _INTEGERS:
             told = _told(key, value)
