@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from .cells import number, whole
@@ -48,7 +49,7 @@ def _arm(text: str) -> Label | None:
 
 HARNESS = Harness(
     kernel_family="aiter",
-    cells={"statistic": "mean"},
+    cells={"statistic": "mean", "rank_reduction": "max"},
     arm=_arm,
     tells=("group_size", "emit_bf16", "transpose_scale", "use_custom", "stage_override"),
 )
@@ -57,9 +58,9 @@ HARNESS = Harness(
 def parse(file: TextFile, imported: Imported) -> None:
     """Read a file; see :mod:`costmodel.data.importers.formats`."""
     before = imported.n_rows + imported.n_left
+    harness = replace(HARNESS, topic="mhc") if "mhc_post" in file.head else HARNESS
     for table in tables(file):
-        if "metric" not in table.says:
-            read_table(table, file.name, imported, HARNESS)
+        read_table(table, file.name, imported, harness)
     for call in _records(file):
         _add(call, imported)
     if imported.n_rows + imported.n_left == before:

@@ -6,6 +6,7 @@ aiter/test_common.py, which warns up to ``tol_err_ratio`` = 0.05 and fails above
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from .text_file import shortened
 
 #: Share of elements off above which AITER's own check fails.
 SHARE_LIMIT = 0.05
+_FAILED = re.compile(r"fail|mismatch|incorrect|wrong|❌")
 #: Suspect results that a note names.
 _NAMED = 5
 
@@ -50,7 +52,7 @@ class Verdicts:
                     return Verdict(wrong)
                 suspect = suspect or doubt
         for index in self._columns.checks:
-            if truth(cells[index]) is False:
+            if truth(cells[index]) is False or _FAILED.search(cells[index].lower()):
                 said = [plain(cells[index]), *(plain(cells[i]) for i in self._columns.details)]
                 figures = [text for text in said if any(c.isdigit() for c in text)]
                 if not figures:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from .context import SEVERAL, said_by
 from .labels import Label, named, read_label
-from .quantities import TO_US, has_time_unit, plain, size_unit
+from .quantities import TO_US, has_time_unit, is_no_figure, microseconds, plain, size_unit
 from .rows import Said
 
 #: What a column holds, by the words of its name joined by ``_``; the first of a meaning counts.
@@ -44,8 +44,8 @@ MEANINGS = {
 LABELS = (
     "algorithm", "algo", "arm", "kernel", "mode", "impl", "implementation", "provider", "op",
     "operation", "name", "stage", "method", "backend", "candidate", "strategy", "config", "case",
-    "path", "communicator", "comm", "test", "pattern", "fusion", "strategy_request", "ar_backend",
-    "resolved_backend",
+    "path", "variant", "communicator", "comm", "test", "pattern", "fusion", "strategy_request",
+    "ar_backend", "resolved_backend",
 )  # fmt: skip
 _BY_NAME = {name: meaning for meaning, names in MEANINGS.items() for name in names}
 _BYTES = re.compile(
@@ -59,9 +59,7 @@ _STATISTICS = {
     "median": "median", "p50": "median", "med": "median", "mean": "mean", "avg": "mean",
     "average": "mean", "min": "min", "max": "max",
 }  # fmt: skip
-_TIME_WORDS = frozenset(
-    ("latency", "time", "elapsed", "duration", "runtime", "lat", "times", "kernel")
-)
+_TIME_WORDS = frozenset(("latency", "time", "elapsed", "duration", "runtime", "lat", "times"))
 _TAIL = re.compile(r"p(?:[6-9]\d|99\d*|1\d|2\d|5|25)$|std|stdev|stddev|iqr|var")
 #: Words of columns that are worked out of latencies, or are none.
 _DERIVED = re.compile(
@@ -83,7 +81,7 @@ class Time(NamedTuple):
     """A latency column: where it stands, what its unit is, and what its name says.
 
     ``to_us`` is None where neither the name nor the surroundings state a unit. ``others`` are
-    columns with other statistics of the same calls.
+    columns with other statistics of the same calls, for lines where this one is empty.
     """
 
     at: int
@@ -92,7 +90,7 @@ class Time(NamedTuple):
     label: Label
     arm: tuple[str, ...]
     says: Mapping[str, Any]
-    others: tuple[int, ...] = ()
+    others: tuple[Time, ...] = ()
 
 
 @dataclass
@@ -143,7 +141,7 @@ def meaning(name: str) -> str:
         return "time"
     if joined in _BY_NAME:
         return _BY_NAME[joined]
-    if joined in LABELS:
+    if joined in LABELS or (joined and set(words(name)) <= set(LABELS)):
         return "label"
     return "bytes" if _BYTES.fullmatch(joined) else ""
 
@@ -155,6 +153,8 @@ def _joined(name: str) -> str:
 def looks_like_header(cells: Sequence[str]) -> bool:
     """Whether cells are the header of a table of latencies: names, one of them known."""
     names = [plain(cell) for cell in cells]
+    if any("{" in name or "=" in name for name in names):
+        return False
     if len(names) < 2 or any(re.fullmatch(r"[-+]?\d[\d.,]*", name) for name in names):
         return False
     return any(meaning(name) or set(words(name)) & _TIME_WORDS for name in names)
@@ -226,6 +226,9 @@ def _time(
     found = words(name)
     label = read_label(name, said)
     timed = bool(set(found) & (_TIME_WORDS | set(_STATISTICS)))
+    silent = bool(cells) and all(is_no_figure(cell) for cell in cells)
+    if to_us is None and not silent and not any(microseconds(cell, 1.0) for cell in cells):
+        return None  # words
     if to_us is None and any(has_time_unit(cell) for cell in cells):
         to_us = TO_US.get(unit)
     elif to_us is None:
@@ -287,5 +290,10 @@ def _one_an_arm(times: Sequence[Time], columns: Columns) -> list[Time]:
                      if _statistic(time.name) == kinds[0]]  # fmt: skip
             continue
         columns.spare += [time.name for time in rest]
-        kept.append(best._replace(says=says, others=tuple(time.at for time in rest)))
+        others = tuple(
+            time._replace(says={**time.says, **({"statistic": kind} if kind else {})})
+            for time, kind in zip(rest, kinds[1:], strict=True)
+            if kind in ("mean", "")
+        )
+        kept.append(best._replace(says=says, others=others))
     return sorted(kept, key=lambda time: time.at)

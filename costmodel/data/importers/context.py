@@ -7,7 +7,8 @@ that names two values (``TP4 and TP8``) says none: the cell is asked for.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from .cells import dtype_of, gpu_of
@@ -99,7 +100,8 @@ _REDUCTION = (
 )  # fmt: skip
 
 
-def said_by(text: str, *, bare: bool) -> dict[str, Any]:
+@lru_cache(maxsize=4096)
+def said_by(text: str, *, bare: bool) -> Mapping[str, Any]:
     """Return what a line says, by schema 1 cell (and ``unit``); :data:`SEVERAL` for two values.
 
     ``bare`` words (``TP8``, ``bf16``) count in headings, labels and short lines only.
@@ -171,7 +173,7 @@ class Context:
         level, words = _level(text, markdown)
         if level < _LINE:
             self._close(level)
-            self._scopes.append((level, said_by(words, bare=True)))
+            self._scopes.append((level, dict(said_by(words, bare=True))))
             self._above = [words]
             return
         self._scopes[-1][1].update(said_by(words, bare=len(words) <= _SHORT))

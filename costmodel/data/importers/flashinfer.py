@@ -12,7 +12,7 @@ from typing import Any
 
 from .cells import number
 from .labels import Label, spoken
-from .quantities import plain, truth
+from .quantities import plain, scaled, truth
 from .rows import Imported
 from .table import Harness, read_table
 from .tables import Row, Table, clean, tables
@@ -40,14 +40,13 @@ def _arm(text: str) -> Label | None:
     if name in _STRATEGIES:
         return Label("", _STRATEGIES[name])
     if name in ("trtllm", "mnnvl"):
-        return Label(kernel_family="flashinfer")
+        return Label(kernel_family="flashinfer", version=name)
     match = _LABEL.fullmatch(name)
     if match is None:
         return None
     op = PATTERNS.get(match["pattern"], "")
-    return Label(
-        op or "other", _STRATEGIES.get(match["strategy"] or "", ""), "flashinfer", bool(op)
-    )
+    algorithm = _STRATEGIES.get(match["strategy"] or "", "")
+    return Label(op or "other", algorithm, "flashinfer", used=bool(op), version=match["backend"])
 
 
 HARNESS = Harness(
@@ -127,12 +126,11 @@ def _console(file: TextFile, imported: Imported) -> None:
         elif time is None:
             imported.leave(where, "no time")
         else:
-            backend = plain(match[1]).partition("_")[0]
             row = {
                 **shared, "op": label.op, "algorithm": label.algorithm,
-                "kernel_family": "flashinfer", "kernel_version": shortened(backend, 40),
+                "kernel_family": "flashinfer", "kernel_version": label.version,
                 "statistic": "median",
-                "latency_us": time * 1e3,
+                "latency_us": scaled(time, 1e3),
             }  # fmt: skip
             waiting = (row, where)
     if waiting:

@@ -55,7 +55,7 @@ FORMATS = (
         re.compile(
             r"\bwithGraph\b|\[checkAllclose |^\W*Size \|\s+Shape \|\s+AITER \(us\)"
             r"|\b(?:ar|fused|quant|per_group)_max_us\b|\{'(?:shape|tp_size)'.*_us'"
-            r"|^# AR \+ mhc_post only", re.M
+            r"|^# AR \+ mhc_post only|AR\+mhc_post profile", re.M
         ).search,
         anywhere=True,
     ),

@@ -22,7 +22,8 @@ class Label(NamedTuple):
     """Op and algorithm of a label, "" where it does not say; ``used`` is False to leave it out.
 
     ``side`` is set where the label names a side of a comparison; ``joined`` where it lists an
-    all-reduce and a norm, which are the separate ops only beside a fused one.
+    all-reduce and a norm, which are the separate ops only beside a fused one. ``version`` tells
+    kernels apart that are alike in all else.
     """
 
     op: str = ""
@@ -31,6 +32,7 @@ class Label(NamedTuple):
     used: bool = True
     side: bool = False
     joined: bool = False
+    version: str = ""
 
 
 _ONE = re.compile(r"(?:^|_|[a-z])(?:1|one|single)_?(?:stage|shot)")
@@ -76,6 +78,20 @@ _FAMILIES = (
 def spoken(text: str) -> str:
     """Return a label in lower case, its words joined by ``_``."""
     return re.sub(r"\W+", "_", plain(text).lower()).strip("_")
+
+
+#: Words of a label that op, algorithm, family or another cell already say.
+_TOLD = re.compile(
+    r"[12]|standard|explicit|one|two|single|stage|shot|(?:[12]|one|two)(?:stage|shot)|fus\w*|unfused|non|split|all|ar"
+    r"|separate\w*|reduce|allreduce|rms|norm|rmsnorm|custom|auto|kernels?|op|gpus?|tp\d+|bf16|fp16"
+    r"|fp32|bfloat16|fp8|quant|mxfp4|graph|eager|us|ms|ns|usec|msec|p50|median|mean|avg|max|min|latency|time|aiter"
+    r"|flashinfer|trtllm|flydsl|rccl|nccl|vllm|sglang|sgl|iris|mscclpp|quick|symm|mem|cuda|hip"
+)
+
+
+def untold(text: str) -> str:
+    """Return the words of a label that no other cell of a row says: ``before``, ``v2``."""
+    return " ".join(w for w in spoken(text[:200]).split("_") if w and not _TOLD.fullmatch(w))
 
 
 def read_label(text: str, said: Said) -> Label:

@@ -86,6 +86,11 @@ def figure(text: str) -> Figure | None:
     return Figure(value, match["unit"], decimals)
 
 
+def scaled(value: float, by: float) -> float:
+    """Return a figure in another unit, to the digits that it was written with."""
+    return float(f"{value * by:.12g}")
+
+
 def is_no_figure(text: str) -> bool:
     """Whether a cell says that there is none: empty, ``N/A``, ``FAILED``, a dash."""
     return plain(text).lower() in NO_FIGURE
@@ -107,7 +112,7 @@ def microseconds(text: str, column_us: float | None) -> float | None:
         return None
     if not found.unit and column_us is None:
         return None
-    return found.value * (TO_US[found.unit] if found.unit else column_us or 1.0)
+    return scaled(found.value, TO_US[found.unit] if found.unit else column_us or 1.0)
 
 
 class Size(NamedTuple):

@@ -37,7 +37,9 @@ def _quantised(text: str) -> Label | None:
     name = spoken(text)
     if re.match(r"split|fused2", name):
         return _LEFT
-    return Label(_QUANT, "", "aiter") if re.match(r"fused1", name) else None
+    if not name.startswith("fused1"):
+        return None
+    return Label(_QUANT, "", "aiter", version="fp8 and bf16" if "bf16" in name else "fp8")
 
 
 #: Implementations of the plain all-reduce: family of each.
@@ -55,7 +57,9 @@ IMPLEMENTATIONS = {
 def _plain(text: str) -> Label | None:
     name = re.sub(r"_ms$", "", spoken(text))
     if name in IMPLEMENTATIONS:
-        return Label("all_reduce", "", IMPLEMENTATIONS[name])
+        plainly = name.replace("_ms", "") in ("aiter", "rccl", "customar", "sglang", "custom_ar")
+        version = "" if plainly else re.sub(r"_(?:eager|graph)?_?time$", "", name).replace("_", "-")
+        return Label("all_reduce", "", IMPLEMENTATIONS[name], version=version)
     return _LEFT if re.search(r"rs_?ag", name) else None
 
 
@@ -135,7 +139,8 @@ def _rocm_console(file: TextFile, imported: Imported) -> None:
                 imported.leave(where, f"no time ({shortened(time, 20)})")
             else:
                 imported.add(
-                    {"op": label.op, "kernel_family": label.kernel_family, "kernel_version": name,
+                    {"op": label.op, "kernel_family": label.kernel_family,
+                     "kernel_version": label.version,
                      "bytes": found.exact, "timing": timing, "latency_us": latency,
                      "statistic": "mean", "rank_reduction": "max", "world_size": world_size},
                     where,

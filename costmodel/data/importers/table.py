@@ -19,7 +19,7 @@ from .cells import dtype_of, gpu_of, listed, number
 from .checks import Verdicts
 from .columns import Columns, Time, read_columns
 from .context import SEVERAL, said_by
-from .labels import Label, read_label, spoken
+from .labels import Label, read_label, spoken, untold
 from .quantities import count, is_no_figure, microseconds, plain, ranks, shape, size, truth
 from .rows import Imported
 from .tables import Row, Table, tables
@@ -36,7 +36,7 @@ class Harness:
     ``cells`` are schema 1 cells, ``unit`` that of times without one. ``arm`` says what a column's
     or row's label is, None to leave it to its words; ``skips`` tells tables that repeat others.
     ``captions`` is False where lines above the tables say nothing of the op; ``tells`` are columns
-    whose cells tell states of a kernel apart.
+    whose cells tell states of a kernel apart, ``topic`` is what all tables are about.
     """
 
     kernel_family: str = ""
@@ -46,6 +46,7 @@ class Harness:
     skips: Callable[[Table], bool] = lambda table: False
     captions: bool = True
     tells: tuple[str, ...] = ()
+    topic: str = ""
 
 
 def parse(file: TextFile, imported: Imported) -> None:
@@ -94,15 +95,24 @@ class _Reader:
         self.imported = imported
         self.harness = harness
         self.verdicts = Verdicts(columns, table.header)
-        self.labels = {time.at: self._arm(time.name) or time.label for time in columns.times}
+        times = [of for time in columns.times for of in (time, *time.others)]
+        self.labels = {time.at: self._arm(time.name) or time.label for time in times}
         self.above = self._above() if harness.captions else Label()
-        arms = [(label.op, label.algorithm, label.kernel_family) for label in self.labels.values()]
+        arms = [self._of(time) for time in columns.times]
         self.alike = {
             arm for arm in arms
-            if arms.count(arm) > 1 or not arm[0] or arm == ("all_reduce", "", "")
+            if arms.count(arm) > 1 or arm[:3] in (("", "", ""), ("all_reduce", "", ""))
         }  # fmt: skip
         self.tells = [(i, n) for i, n in enumerate(table.header) if spoken(n) in harness.tells]
-        self.of_mhc = any("mhc" in spoken(text) for text in (*table.captions, *table.header))
+        self.of_mhc = any(
+            "mhc" in spoken(text) for text in (*table.captions, *table.header, harness.topic)
+        )
+
+    def _of(self, time: Time) -> tuple[Any, ...]:
+        """Return what is known of an arm without the words that are left over."""
+        label = self.labels[time.at]
+        says = sorted((k, str(v)) for k, v in time.says.items() if k != "statistic")
+        return label.op, label.algorithm, label.kernel_family, *says
 
     def _arm(self, text: str) -> Label | None:
         of_user = read_label(text, self.imported.said)
@@ -134,12 +144,11 @@ class _Reader:
         by_row, texts, timing = self._labels(cells)
         shared |= {"timing": timing} if timing else {}
         for time in self.columns.times:
-            reason = self._unread(time, cells) or problem
-            if not reason and not by_row.used:
-                reason = f"no op of schema 1: {shortened(' '.join(texts), 60)}"
-            row_cells, ask = self._row(time, shared, by_row, texts)
+            time = self._stated(time, cells)
+            row_cells, ask, known = self._row(time, shared, by_row, texts)
             verdict = self.verdicts.of(time, cells, where)
-            reason = reason or ask or verdict.wrong
+            reason = (ask if not known else "") or self._unread(time, cells) or problem or ask
+            reason = reason or verdict.wrong
             if reason:
                 self.imported.leave(where, reason)
                 continue
@@ -147,6 +156,12 @@ class _Reader:
                 row_cells["quality"] = "suspect"
             row_cells["latency_us"] = microseconds(cells[time.at], time.to_us)
             self.imported.add(row_cells, where)
+
+    def _stated(self, time: Time, cells: list[str]) -> Time:
+        """Return the column that states an arm's time in this line: the first that does."""
+        if time.others and is_no_figure(cells[time.at]):
+            return next((o for o in time.others if not is_no_figure(cells[o.at])), time)
+        return time
 
     def _unread(self, time: Time, cells: list[str]) -> str:
         """Return why a cell is no time, or ""."""
@@ -209,6 +224,7 @@ class _Reader:
         dtype = dtype_of(str(shared.get("dtype") or said.dtype))
         each = ELEMENT_BYTES.get(dtype)
         if elements and any(found.fits(elements * e) for e in ([each] if each else (1, 2, 4))):
+            shared |= {"bytes": found.exact} if found.exact and not each else {}
             return
         if elements and found.taken and each:
             of_1000 = found._replace(size_bytes=_decimal(found.size_bytes))
@@ -229,40 +245,49 @@ class _Reader:
         op = algorithm = family = mode = ""
         side, used = False, True
         texts: list[str] = []
+        versions: list[str] = []
         for index in self.columns.labels:
             text = cells[index]
             if is_no_figure(text):
                 continue
-            label = self._arm(text) or read_label(text, self.imported.said)
+            known = self._arm(text)
+            label = known or read_label(text, self.imported.said)
             timing = said_by(text, bare=True).get("timing", SEVERAL)
             if timing != SEVERAL:
                 mode = mode or timing
-            elif not label.used or not (label.op or label.algorithm):
+            else:
                 texts.append(plain(text))
+                versions.append(known.version if known else untold(text))
             op, algorithm = op or label.op, algorithm or label.algorithm
             family, side = family or label.kernel_family, side or label.side
             used = used and label.used
-        return Label(op, algorithm, family, used, side), texts, mode
+        version = ", ".join(dict.fromkeys(filter(None, versions)))
+        return Label(op, algorithm, family, used, side, version=version), texts, mode
 
     def _row(
         self, time: Time, shared: Mapping[str, Any], by_row: Label, texts: list[str]
-    ) -> tuple[dict[str, Any], str]:
-        """Return the cells of one latency without it, and why it is left, or ""."""
+    ) -> tuple[dict[str, Any], str, bool]:
+        """Return the cells of one latency without it, why it is left, and whether it has an op."""
         label = self.labels[time.at]
-        row: dict[str, Any] = {**shared, **time.says}
-        if not label.used:
-            return row, f"no op of schema 1: {shortened(plain(time.name), 60)}"
+        says = time.says
+        if self.harness.arm(time.name):  # of a known name only the mode is said in words
+            says = {k: v for k, v in says.items() if k in ("timing", "statistic", "rank_reduction")}
+        row: dict[str, Any] = {**shared, **says}
+        if not label.used or not by_row.used:
+            text = plain(time.name) if not label.used else " ".join(texts)
+            return row, f"no op of schema 1: {shortened(text, 60)}", False
         op = label.op or by_row.op
         algorithm = label.algorithm or by_row.algorithm
         side = (label.side or by_row.side) and not op
         if not op and not side:
             if not self.above.used:
-                return row, f"no op of schema 1: {shortened(self.table.captions[0], 60)}"
+                text = self.table.captions[0].strip("=: ")
+                return row, f"no op of schema 1: {shortened(text, 60)}", False
             op, algorithm = self.above.op, algorithm or self.above.algorithm
         if self.of_mhc:
             op, algorithm = _of_mhc(op, algorithm, time.name)
             if not op:
-                return row, f"no op of schema 1: {shortened(plain(time.name), 60)} of mHC"
+                return row, f"no op of schema 1: {shortened(plain(time.name), 60)}, mHC", False
         if op == "ar_then_rmsnorm":
             algorithm = label.algorithm
         elif "one_stage" in row:
@@ -274,16 +299,18 @@ class _Reader:
             or shared.get("kernel_family") or self.harness.kernel_family
             or ("aiter" if str(shared.get("kernel_version", "")).startswith("AITER ") else "")
         )  # fmt: skip
-        arm = (label.op, label.algorithm, label.kernel_family)
-        of_column = [_without_unit(time.name)] if arm in self.alike and time.arm else []
-        named_by = [shortened(text, 60) for text in (*texts, *of_column) if text]
+        of_column = label.version
+        if not of_column and self._of(time) in self.alike and time.arm:
+            of_column = untold(time.name)
+        named_by = [shortened(text, 60) for text in (by_row.version, of_column) if text]
         version = [str(shared["kernel_version"])] if shared.get("kernel_version") else []
         row["kernel_version"] = ", ".join([*version, *named_by])
         if not op and not self.imported.said.op:
             what = (texts or [_without_unit(time.name)])[0] or plain(time.name)
             what = shortened(what, 40)
-            return row, f"'{what}' does not say which op: --op, or --column '{what}=OP:ALGORITHM'"
-        return row, ""
+            ask = f"'{what}' does not say which op: --op, or --column '{what}=OP:ALGORITHM'"
+            return row, ask, True
+        return row, "", True
 
 
 def _decimal(size_bytes: float) -> float:
@@ -311,6 +338,11 @@ def _without_unit(name: str) -> str:
 
 
 def _read_timing(text: str) -> str | None:
+    word = spoken(text)
+    if word in ("profiler", "cupti"):
+        return "profiler"
+    if word == "cuda_events":
+        return "eager"
     said = said_by(text, bare=True).get("timing")
     if said in ("eager", "graph"):
         return str(said)

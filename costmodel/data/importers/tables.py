@@ -102,6 +102,14 @@ def tables(file: TextFile) -> Iterator[Table]:
             pass
 
 
+def _is_rule(text: str) -> bool:
+    """Whether a line parts a header from its rows: ``|--:|:-:|``, ``+---+``, dashes."""
+    if _RULE.match(text):
+        return True
+    cells = text.strip().strip("|").split("|")
+    return ":" in text and all(re.fullmatch(r"\s*:?-+:?\s*", cell) for cell in cells)
+
+
 def _table(line: tuple[int, str], lines: _Lines) -> Table | None:
     """Return the table whose header is a line, None where it is no header."""
     at, text = line
@@ -119,11 +127,11 @@ def _table(line: tuple[int, str], lines: _Lines) -> Table | None:
                 return Table(cells, at, _delimited_rows(cells, delimiter, lines), {})
     cells = _GAP.split(text.strip())
     if len(cells) > 1 and looks_like_header(cells):
-        ruled = bool(_RULE.match(lines.peek()))
+        ruled = _is_rule(lines.peek())
         after = _GAP.split(lines.peek(1 if ruled else 0).strip())
-        if abs(len(after) - len(cells)) <= (len(cells) if ruled else 1) and any(
-            map(_is_number, after)
-        ):
+        fits = abs(len(after) - len(cells)) <= (len(cells) if ruled else 1)
+        fits = fits and any(map(_is_number, after))
+        if fits or (ruled and len(after) == len(cells)):
             rows = _held(_console_rows(cells, lines), at)
             return Table(cells, at, iter(rows), _below(lines)) if rows else None
     return None
@@ -149,7 +157,7 @@ def _below(lines: _Lines) -> dict[str, Any]:
         text = lines.peek(ahead)
         if not text.strip() or text.lstrip().startswith(("#", "|")) or _BARS.search(text):
             break
-        if _RULE.match(lines.peek(ahead + 1)) and not _RULE.match(text) and ahead > 0:
+        if _is_rule(lines.peek(ahead + 1)) and not _is_rule(text) and ahead > 0:
             break
         said.update(said_by(text, bare=False))
     return {key: value for key, value in said.items() if value != SEVERAL}
@@ -173,13 +181,13 @@ def _after_prefix(text: str) -> str:
 def _bar_header(text: str, lines: _Lines) -> list[str]:
     """Return the cells of a header with bars, [] where the line is none."""
     after = lines.peek()
-    ruled = bool(_RULE.match(after))
+    ruled = _is_rule(after)
     row = _after_prefix(text)
     outer = row.startswith("|") and row.endswith("|")
     if not (ruled or (outer and len(_BARS.findall(after)) == len(_BARS.findall(text)))):
         return []
     cells = _bar_cells(row)
-    return cells if len(cells) > 1 and any(cells) and not _RULE.match(text) else []
+    return cells if len(cells) > 1 and any(cells) and not _is_rule(text) else []
 
 
 def _bar_rows(header_text: str, header: list[str], lines: _Lines) -> Iterator[Row]:
@@ -187,14 +195,14 @@ def _bar_rows(header_text: str, header: list[str], lines: _Lines) -> Iterator[Ro
     first = True
     while True:
         text = lines.peek()
-        if _RULE.match(text) and ("|" in text or "+" in text or first):
+        if _is_rule(text) and ("|" in text or "+" in text or first):
             lines.next()
             first = False
             continue
         if not _BARS.search(text) or (outer and not text.strip().endswith("|") and "|" not in text):
             return
         cells = _bar_cells(_after_prefix(text))
-        piped_rule = "|" in lines.peek(1) and _RULE.match(lines.peek(1))
+        piped_rule = "|" in lines.peek(1) and _is_rule(lines.peek(1))
         if not first and piped_rule and not any(map(_is_number, cells)):
             return  # the header of another table
         first = False
@@ -240,28 +248,34 @@ def _console_rows(header: list[str], lines: _Lines) -> Iterator[Row]:
     first = True
     while True:
         text = lines.peek()
-        if first and _RULE.match(text):
+        if _is_rule(text):
+            if not first:
+                return
             lines.next()
             first = False
             continue
         first = False
-        cells = _GAP.split(text.strip())
-        if not text.strip() or _RULE.match(text):
-            return
-        if not any(map(_is_number, cells)) and len(cells) != len(header):
-            return
-        if len(cells) == len(header) + 1 and number(cells[0]) is not None:
-            cells = cells[1:]  # the index that pandas prints
-        if len(cells) != len(header):
-            parts = text.strip().rsplit(None, len(header) - 1)
-            cells = parts if len(parts) == len(header) and len(cells) > 1 else cells
-        if len(cells) == 1:
+        cells = _console_cells(text, len(header))
+        figures = any(map(_is_number, cells)) or re.search(r"\s\d+\.\d", text)
+        if len(cells) < 2 or not (figures or len(cells) == len(header)):
             return
         line = lines.next()
         if line is None:
             return
         if cells != header:
             yield line[0], cells
+
+
+def _console_cells(text: str, wanted: int) -> list[str]:
+    """Return the cells of a line of columns; a name that fills its column ends with one blank."""
+    cells = _GAP.split(text.strip())
+    if len(cells) == wanted + 1 and number(cells[0]) is not None:
+        return cells[1:]  # the index that pandas prints
+    if len(cells) != wanted:
+        parts = text.strip().rsplit(None, wanted - 1)
+        if len(parts) == wanted and any(map(_is_number, parts[1:])):
+            return parts
+    return cells
 
 
 def json_records(file: TextFile) -> list[Table] | None:

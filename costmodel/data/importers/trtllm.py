@@ -8,7 +8,7 @@ With NCCL's strategies a fusion is the library's all-reduce and then the norm: t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .cells import number
@@ -44,7 +44,11 @@ def parse(file: TextFile, imported: Imported) -> None:
     before = imported.n_rows + imported.n_left
     for table in tables(file):
         names = [spoken(name) for name in table.header]
-        if {"strategy", "fusion"} <= set(names) and {"time_us", "time"} & set(names):
+        if {"strategy", "fusion", "num_tokens"} <= set(names) and {"time_us", "time"} & set(names):
+            _lines_of(table, names, file, imported)
+    if imported.n_rows + imported.n_left == before:
+        for line, names, cells in _frame(file):  # the lines above it say the same, without ranks
+            table = Table(names, line, iter([(line, cells)]), {})
             _lines_of(table, names, file, imported)
     if imported.n_rows + imported.n_left == before:
         _console(file, imported)
@@ -109,6 +113,26 @@ _LINE = re.compile(
     r"fusion: (?P<fusion>\w+)(?:, op: (?P<op>\w+))?, time \(us\): (?P<time>\S+)"
 )
 _FUSION = re.compile(r"^# Fusion: (\w+)\s+world_size=(\d+)")
+
+
+_FRAME = re.compile(
+    r"^\s+world_size\s+dtype\s+size\s+num_tokens\s+hidden_size\s+strategy\s+fusion"
+    r"(?:\s+op)?\s+time \(us\)$"
+)
+
+
+def _frame(file: TextFile) -> Iterator[tuple[int, list[str], list[str]]]:
+    """Give the lines of a printed data frame, with the names of its columns."""
+    names: list[str] = []
+    for line, text in file.lines():
+        text = clean(text)
+        if _FRAME.match(text):
+            names = text.replace("time (us)", "time_us").split()
+        elif names:
+            cells = text.split()[1:]
+            names = names if cells else []
+            if cells:
+                yield line, names, cells
 
 
 def _console(file: TextFile, imported: Imported) -> None:

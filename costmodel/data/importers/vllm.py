@@ -14,6 +14,7 @@ from typing import TypedDict
 
 from ...files import parse_json
 from .labels import Label, named, read_label, spoken
+from .quantities import scaled
 from .rows import Imported
 from .table import Harness, read_table
 from .tables import Table, tables
@@ -34,7 +35,10 @@ COMMUNICATORS = {
     "quick_reduce": ("all_reduce", "", "quickreduce"),
     "aiter_ca": ("all_reduce", "", "aiter"),
 }
-_BY_WORD = {spoken(name): Label(*found) for name, found in COMMUNICATORS.items()}
+_BY_WORD = {
+    spoken(name): Label(*found, version="" if found[1] else name)
+    for name, found in COMMUNICATORS.items()
+}
 
 #: What all of these benchmarks do.
 CELLS = {"statistic": "mean", "rank_reduction": "rank0", "timing": "graph"}
@@ -69,7 +73,8 @@ def _communicator(text: str) -> Label | None:
 def _operation(text: str) -> Label | None:
     name = spoken(text)
     if name.startswith("standard") and "quant" not in name:
-        return Label("ar_then_rmsnorm", "", "vllm")
+        how = re.search(r"native_compiled|native_rms_norm|custom_rms_norm", name)
+        return Label("ar_then_rmsnorm", "", "vllm", version=how[0] if how else "")
     return None
 
 
@@ -114,12 +119,12 @@ def _communicators(data: Communicators, file: TextFile, imported: Imported) -> N
                 "op": label.op,
                 "algorithm": label.algorithm,
                 "kernel_family": label.kernel_family,
-                "kernel_version": "" if label.algorithm else name,
+                "kernel_version": label.version,
                 "world_size": data.get("world_size", ""),
                 "tokens": tokens,
                 "hidden_dim": data.get("hidden_size", ""),
                 "dtype": data.get("dtype", ""),
-                "latency_us": milliseconds * 1e3,
+                "latency_us": scaled(milliseconds, 1e3),
             }
             imported.add(row, where)
     imported.note("rank 0's mean over graph replays, as that benchmark measures")
