@@ -47,8 +47,14 @@ class Format:
 FORMATS = (
     Format(
         "rccl-tests", "log of rccl-tests or nccl-tests", "collective_tests",
-        re.compile(r"^.*#\s+size\s+count\s+(?:\(elements\)\s+)?type\b", re.M).search,
+        re.compile(r"#[ \t]+(?:size[ \t]+count|bytes[ \t]+N)[ \t]+type[ \t]", re.M).search,
         anywhere=True, aliases=("nccl-tests",),
+    ),
+    Format(
+        "rccl-tests-json", "JSON or CSV that rccl-tests (-Z) or nccl-tests (-J) writes",
+        "collective_json",
+        re.compile(r'"nccl_version"\s*:|"busBw"\s*:|^\s*numCycle,', re.I).search,
+        aliases=("nccl-tests-json",),
     ),
     Format(
         "aiter", "log, markdown or CSV of AITER's op_tests/multigpu_tests", "aiter",
