@@ -7,6 +7,7 @@ footnotes) and markdown's bold, code and line breaks are no part of a cell.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from functools import lru_cache
@@ -39,7 +40,7 @@ _ENTITIES = {"&nbsp;": " ", "&micro;": "u", "&mu;": "u", "&plusmn;": "±", "&tim
 #: What stands where a harness has no figure.
 NO_FIGURE = frozenset(
     ("", "-", "--", "---", "—", "–", "n/a", "na", "nan", "none", "null", "inf", "failed", "fail",
-     "oom", "err", "error", "skip", "skipped", "disabled", "unsupported", "unavailable", "tbd", "x",
+     "oom", "err", "error", "skip", "skipped", "disabled", "unsupported", "unavailable", "tbd",
      "?", "...", "n.a.", "not supported", "not available", "timeout", "hang")
 )  # fmt: skip
 
@@ -116,15 +117,20 @@ def microseconds(text: str, column_us: float | None) -> float | None:
 
 
 class Size(NamedTuple):
-    """A size in bytes, with the half of its last digit, and whether 1024 was taken for KB or MB."""
+    """A size in bytes, with the half of its last digit, and whether 1024 was taken for KB or MB.
+
+    ``decimal`` is the size where 1000 is meant.
+    """
 
     size_bytes: float
     half_digit: float
     taken: bool
+    decimal: float
 
-    def fits(self, size_bytes: float) -> bool:
+    def fits(self, size_bytes: float, *, decimal: bool = False) -> bool:
         """Whether a size is what was written, but for rounding."""
-        return abs(self.size_bytes - size_bytes) <= self.half_digit * 1.000001
+        stated = self.decimal if decimal else self.size_bytes
+        return abs(stated - size_bytes) <= self.half_digit * 1.000001
 
     @property
     def exact(self) -> int | None:
@@ -154,7 +160,8 @@ def size(text: str, column: tuple[int, bool] | None) -> Size | None:
         return None
     bytes_of, taken = unit
     rounded = 0.5 * 10.0**-found.decimals * bytes_of if found.decimals or bytes_of > 1 else 0.0
-    return Size(found.value * bytes_of, rounded, taken)
+    power = round(math.log(bytes_of, 1024))
+    return Size(found.value * bytes_of, rounded, taken, found.value * 1000**power)
 
 
 def count(text: str) -> int | None:
@@ -190,6 +197,8 @@ def shape(text: str) -> tuple[int, int] | None:
 
 def truth(text: str) -> bool | None:
     """Return yes or no, None for any other text; ticks and crosses count."""
+    if is_no_figure(text) and not any(c in text for c in "✅✓✔☑❌✗✘☒"):
+        return None
     if any(c in text for c in "✅✓✔☑"):
         return True
     if any(c in text for c in "❌✗✘☒"):

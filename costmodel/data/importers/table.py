@@ -226,11 +226,9 @@ class _Reader:
         if elements and any(found.fits(elements * e) for e in ([each] if each else (1, 2, 4))):
             shared |= {"bytes": found.exact} if found.exact and not each else {}
             return
-        if elements and found.taken and each:
-            of_1000 = found._replace(size_bytes=_decimal(found.size_bytes))
-            if of_1000.fits(elements * each):
-                self.imported.note("KB and MB of sizes are powers of 1000, as the shapes say")
-                return
+        if elements and found.taken and each and found.fits(elements * each, decimal=True):
+            self.imported.note("KB and MB of sizes are powers of 1000, as the shapes say")
+            return
         if elements:
             yield "the size is not tokens x hidden size x element size"
         elif found.exact is None:
@@ -311,13 +309,6 @@ class _Reader:
             ask = f"'{what}' does not say which op: --op, or --column '{what}=OP:ALGORITHM'"
             return row, ask, True
         return row, "", True
-
-
-def _decimal(size_bytes: float) -> float:
-    for power in (3, 2, 1):
-        if size_bytes >= 1024**power / 8:
-            return size_bytes / 1024**power * 1000**power
-    return size_bytes
 
 
 def _of_mhc(op: str, algorithm: str, name: str) -> tuple[str, str]:

@@ -118,7 +118,10 @@ def _table(line: tuple[int, str], lines: _Lines) -> Table | None:
         return Table(cells, at, iter(rows), _below(lines)) if rows else None
     for delimiter in ("\t", ",", ";"):
         if delimiter in text and (cells := _delimited(text, delimiter)):
-            after = _delimited(lines.peek(), delimiter)
+            following = lines.peek()
+            if following.count('"') % 2:  # a cell with a line break in it
+                following = f"{following} {lines.peek(1)}"
+            after = _delimited(following, delimiter)
             if (
                 looks_like_header(cells)
                 and len(after) == len(cells)
@@ -194,14 +197,14 @@ def _bar_rows(header_text: str, header: list[str], lines: _Lines) -> Iterator[Ro
     outer = header_text.strip().endswith("|")
     first = True
     while True:
-        text = lines.peek()
+        text = _after_prefix(lines.peek())
         if _is_rule(text) and ("|" in text or "+" in text or first):
             lines.next()
             first = False
             continue
         if not _BARS.search(text) or (outer and not text.strip().endswith("|") and "|" not in text):
             return
-        cells = _bar_cells(_after_prefix(text))
+        cells = _bar_cells(text)
         piped_rule = "|" in lines.peek(1) and _is_rule(lines.peek(1))
         if not first and piped_rule and not any(map(_is_number, cells)):
             return  # the header of another table
