@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from .context import SEVERAL, said_by
 from .labels import Label, named, read_label
-from .quantities import TO_US, has_time_unit, is_no_figure, microseconds, plain, size_unit
+from .quantities import TO_US, has_time_unit, is_no_figure, microseconds, plain, size_unit, truth
 from .rows import Said
 
 #: What a column holds, by the words of its name joined by ``_``; the first of a meaning counts.
@@ -172,7 +172,7 @@ def read_columns(
     for index, name in enumerate(header):
         if named(name, said.columns) == "-":
             columns.spare.append(name)
-        elif not _known(columns, index, name):
+        elif _is_arm(index, name, rows) or not _known(columns, index, name):
             time = _time(index, name, rows, said, unit)
             times += [time] if time else []
             columns.spare += [] if time else [name]
@@ -188,6 +188,12 @@ def read_columns(
             for time in columns.times
         ]  # fmt: skip
     return columns
+
+
+def _is_arm(index: int, name: str, rows: Sequence[Sequence[str]]) -> bool:
+    """Whether a column named ``1stage`` holds times, and not whether 1-stage ran."""
+    cells = [row[index] for row in rows if index < len(row)]
+    return meaning(name) == "one_stage" and any(truth(cell) is None for cell in cells)
 
 
 def _known(columns: Columns, index: int, name: str) -> bool:

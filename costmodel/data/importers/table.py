@@ -314,7 +314,7 @@ class _Reader:
 def _of_mhc(op: str, algorithm: str, name: str) -> tuple[str, str]:
     """Return (op, algorithm) of an arm in a table about hyper-connections, ("", "") for no op."""
     words = spoken(name)
-    if "fus" in words:
+    if "fus" in words or (algorithm and op in ("", "fused_ar_rmsnorm")):
         return "fused_ar_mhc", "2stage" if "split" in words else algorithm
     return ("all_reduce", algorithm) if op == "all_reduce" else ("", "")
 
