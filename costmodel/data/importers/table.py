@@ -332,8 +332,8 @@ def _read_timing(text: str) -> str | None:
     word = spoken(text)
     if word in ("profiler", "cupti"):
         return "profiler"
-    if word == "cuda_events":
-        return "eager"
+    if word in ("cuda_events", "cuda_graph", "hip_graph"):
+        return "eager" if word == "cuda_events" else "graph"
     said = said_by(text, bare=True).get("timing")
     if said in ("eager", "graph"):
         return str(said)
