@@ -5,6 +5,7 @@ Cells come from anybody's file: their length and size are bounded, and none is u
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 from collections.abc import Iterable
@@ -58,6 +59,14 @@ def gpu_of(product: str) -> str:
     words = re.split(r"[\s-]+", _VENDOR.sub(" ", product).strip().upper())
     form = [word for word in words[1:] if word in ("PCIE", "NVL")]
     return " ".join([words[0], *form])
+
+
+def csv_cells(line: str) -> list[str]:
+    """Return the cells of one line of CSV without blanks around them, [] for none or no CSV."""
+    try:
+        return [cell.strip() for cell in next(csv.reader([line]), [])]
+    except csv.Error:  # a cell of more than 128 KiB
+        return []
 
 
 def listed(names: Iterable[str]) -> str:

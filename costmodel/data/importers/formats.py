@@ -57,8 +57,33 @@ FORMATS = (
     Format(
         "rccl-tests-json", "JSON or CSV that rccl-tests (-Z) or nccl-tests (-J) writes",
         "collective_json",
-        re.compile(r'"nccl_version"\s*:|"busBw"\s*:|^\s*numCycle,', re.I).search,
+        re.compile(r'"nccl_version"\s*:|"busBw"\s*:|^[ \t]*numCycle,', re.I | re.M).search,
         aliases=("nccl-tests-json",),
+    ),
+    Format(
+        "transferbench", "what TransferBench prints, as text or CSV", "transfer_bench",
+        re.compile(
+            r"TransferBench v\d|GPU-GFX (?:All-To-All|Scaling) benchmark"
+            r"|SRC(?:\+EXE)?\\(?:EXE\+)?DST"
+            r"|^Test#,Transfer#,|Transfer\s+\d+\s*[|,│]\s*[\d.]+ GB/s", re.M,
+        ).search,
+        anywhere=True, makes=LINK_RATES,
+    ),
+    Format(
+        "rocm-bandwidth-test", "what rocm_bandwidth_test prints", "rocm_bandwidth",
+        re.compile(
+            r"RocmBandwidthTest Version|directional Benchmark Result|^[ \t]*D/D[ \t]+0\b", re.M
+        ).search,
+        anywhere=True, makes=LINK_RATES,
+    ),
+    Format(
+        "nccl-tuner", "CSV of NCCL's tuner plugin: performance data, or a configuration",
+        "tuner_csv",
+        re.compile(
+            r"^collective,size_bytes,"
+            r"|^[ \t]*(?:broadcast|reduce|allgather|reducescatter|allreduce),-?\d+,-?\d+,"
+            r"(?:tree|ring|collnet|nvls|pat)", re.M,
+        ).search,
     ),
     Format(
         "aiter", "markdown tables of AITER's op_tests, logs around them allowed", "table",
@@ -74,7 +99,7 @@ FORMATS = (
     ),
     Format(
         "table", "a markdown table, CSV or JSON records with a latency column", "table",
-        re.compile(r"^\s*[\[{]|^[^\n|]*\|[^\n|]*\||^[^\n,]+,", re.M).search,
+        re.compile(r"\A\s*[\[{]|^[^\n|]*\|[^\n|]*\||^[^\n,]+,", re.M).search,
         general=True,
     ),
 )  # fmt: skip
