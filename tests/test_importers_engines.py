@@ -312,11 +312,11 @@ Speedup column shows: fastest_algorithm (speedup_vs_pynccl)
 COLLECTIVE = """\
 # FlashInfer Fused Collective Operations Benchmark Results
 
-**World Size:** 8  
-**Hidden Dimension:** 7168  
-**Warmup Iterations:** 5  
-**Benchmark Trials:** 20  
-**Quantization Modes:** fp8,none  
+**World Size:** 8
+**Hidden Dimension:** 7168
+**Warmup Iterations:** 5
+**Benchmark Trials:** 20
+**Quantization Modes:** fp8,none
 
 ---
 

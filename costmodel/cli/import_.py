@@ -119,13 +119,13 @@ def _account(file: Path, form: Format, imported: Imported) -> Iterator[str]:
     left = f" ({'; '.join(account(imported))})" if imported.n_left else ""
     yield f"{total} results in {file}: {imported.n_rows} read, {imported.n_left} left{left}"
     yield from (f"note: {note}" for note in imported.notes)
-    if form.makes == LINK_RATES:
-        return
     asked = [
         f"{name} ({ASKED[name]})" + (f" in {count} rows" if count < imported.n_rows else "")
         for name, count in imported.missing.items()
     ]
     if asked:
         yield f"not said by the file, options can: {', '.join(asked)}"
-    if not imported.said.quality:
+    if form.makes == LINK_RATES:
+        yield "note: rates of links (measurements/link_bandwidth.csv), which nothing is fitted to"
+    elif not imported.said.quality:
         yield "note: quality is taken as clean where the file says nothing against it"

@@ -5,9 +5,11 @@ Cells come from anybody's file: their length and size are bounded, and none is u
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from ...units import dtype_name
 
@@ -40,6 +42,7 @@ def whole(text: str) -> int | None:
     return int(value)
 
 
+@lru_cache(256)
 def dtype_of(name: str) -> str:
     """Return the project's name of a dtype (``torch.bfloat16``, ``half``), or the name itself."""
     return dtype_name(name) or name.strip().lower().rpartition(".")[2]
@@ -56,6 +59,14 @@ def gpu_of(product: str) -> str:
     words = re.split(r"[\s-]+", _VENDOR.sub(" ", product).strip().upper())
     form = [word for word in words[1:] if word in ("PCIE", "NVL")]
     return " ".join([words[0], *form])
+
+
+def csv_cells(line: str) -> list[str]:
+    """Return the cells of one line of CSV without blanks around them, [] for none or no CSV."""
+    try:
+        return [cell.strip() for cell in next(csv.reader([line]), [])]
+    except csv.Error:  # a cell of more than 128 KiB
+        return []
 
 
 def listed(names: Iterable[str]) -> str:

@@ -10,7 +10,6 @@ Records are read line by line where each is one, which is how they are written.
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...files import parse_json
-from .cells import gpu_of, whole
+from .cells import csv_cells, gpu_of, whole
 from .collective_run import Rank, Result, Run, Taker, library_of
 from .collective_tests import program_of, version_of_code
 from .rows import Imported
@@ -125,10 +124,10 @@ def _object(line: str) -> dict[str, Any] | None:
 def _csv_records(file: TextFile, imported: Imported) -> Iterator[tuple[str, dict[str, str]]]:
     header: list[str] = []
     for number, line in file.lines():
-        cells = next(csv.reader([line]), [])
-        if not cells:
+        if not line.strip():
             continue
-        names = [cell.strip().lower() for cell in cells]
+        cells = csv_cells(line)
+        names = [cell.lower() for cell in cells]
         if "numcycle" in names:
             header = [_SAME.get(name, name) for name in names]
             continue
@@ -140,7 +139,7 @@ def _csv_records(file: TextFile, imported: Imported) -> Iterator[tuple[str, dict
         if not header or len(cells) != len(columns):
             imported.leave(where, "a line whose cells are not those of the header")
             continue
-        yield where, dict(zip(columns, (cell.strip() for cell in cells), strict=True))
+        yield where, dict(zip(columns, cells, strict=True))
 
 
 def _report(file: TextFile, taker: Taker) -> None:

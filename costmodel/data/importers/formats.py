@@ -44,6 +44,9 @@ class Format:
         importlib.import_module(f"{__package__}.{self.module}").parse(file, imported)
 
 
+#: The start of a line, behind what a launcher writes there: ``[1,0]<stdout>:``, ``[rank0]: ``.
+_AT = r"^(?:\S{1,80}[>:\]]\s?)?"
+
 FORMATS = (
     Format(
         "rccl-tests", "log of rccl-tests or nccl-tests", "collective_tests",
@@ -53,15 +56,40 @@ FORMATS = (
     Format(
         "rccl-tests-json", "JSON or CSV that rccl-tests (-Z) or nccl-tests (-J) writes",
         "collective_json",
-        re.compile(r'"nccl_version"\s*:|"busBw"\s*:|^\s*numCycle,', re.I).search,
+        re.compile(r'"nccl_version"\s*:|"busBw"\s*:|^[ \t]*numCycle,', re.I | re.M).search,
         aliases=("nccl-tests-json",),
+    ),
+    Format(
+        "transferbench", "what TransferBench prints, as text or CSV", "transfer_bench",
+        re.compile(
+            r"TransferBench v\d|GPU-GFX (?:All-To-All|Scaling) benchmark"
+            r"|SRC(?:\+EXE)?\\(?:EXE\+)?DST"
+            r"|^Test#,Transfer#,|Transfer\s+\d+\s*[|,│]\s*[\d.]+ GB/s", re.M,
+        ).search,
+        anywhere=True, makes=LINK_RATES,
+    ),
+    Format(
+        "rocm-bandwidth-test", "what rocm_bandwidth_test prints", "rocm_bandwidth",
+        re.compile(
+            r"RocmBandwidthTest Version|directional Benchmark Result|^[ \t]*D/D[ \t]+0\b", re.M
+        ).search,
+        anywhere=True, makes=LINK_RATES,
+    ),
+    Format(
+        "nccl-tuner", "CSV of NCCL's tuner plugin: performance data, or a configuration",
+        "tuner_csv",
+        re.compile(
+            r"^collective,size_bytes,"
+            r"|^[ \t]*(?:broadcast|reduce|allgather|reducescatter|allreduce),-?\d+,-?\d+,"
+            r"(?:tree|ring|collnet|nvls|pat)", re.M,
+        ).search,
     ),
     Format(
         "aiter", "log, markdown or CSV of AITER's op_tests/multigpu_tests", "aiter",
         re.compile(
             r"\bwithGraph\b|\[checkAllclose |^\W*Size \|\s+Shape \|\s+AITER \(us\)"
             r"|\b(?:ar|fused|quant|per_group)_max_us\b|\{'(?:shape|tp_size)'.*_us'"
-            r"|^# AR \+ mhc_post only|AR\+mhc_post profile", re.M
+            rf"|{_AT}# AR \+ mhc_post only|AR\+mhc_post profile", re.M
         ).search,
         anywhere=True,
     ),
@@ -77,7 +105,7 @@ FORMATS = (
         "sglang", "CSV, report or console of SGLang's benchmark/kernels/all_reduce", "sglang",
         re.compile(
             r"\b(?:split|fused)_p50_us\b|\bSplit p50 \(us\)|\bSplit\(3k\) us|\bfused1_us\b"
-            r"|^Results \((?:avg ms across|eager;|graph;)|\bimplementation,size_bytes\b"
+            rf"|{_AT}Results \((?:avg ms across|eager;|graph;)|\bimplementation,size_bytes\b"
             r"|^# ROCm unfused all-reduce benchmark|\bmsg_size\b.*\beager time\b"
             r"|\bNaive RS\+AG\b", re.M
         ).search,
@@ -87,8 +115,9 @@ FORMATS = (
         "vllm", "JSON, markdown or console of vLLM's communicator and fused-collective benchmarks",
         "vllm",
         re.compile(
-            r'"timings"\s*:|^# FlashInfer Fused Collective|^Device Communicator Benchmark Results'
-            r"|^Results: (?:num_tokens|seq_len)=", re.M
+            r'"timings"\s*:|^# FlashInfer Fused Collective'
+            rf"|{_AT}Device Communicator Benchmark Results"
+            rf"|{_AT}Results: (?:num_tokens|seq_len)=", re.M
         ).search,
         anywhere=True,
     ),
@@ -96,7 +125,7 @@ FORMATS = (
         "flashinfer", "CSV, JSON lines or console of FlashInfer's allreduce_fusion benchmark",
         "flashinfer",
         re.compile(
-            r"^routine,median_time\b|\ballreduce_fusion\b|^\[PERF\] .*:: median time", re.M
+            rf"^routine,median_time\b|\ballreduce_fusion\b|{_AT}\[PERF\] .*:: median time", re.M
         ).search,
         anywhere=True,
     ),
@@ -104,7 +133,7 @@ FORMATS = (
         "trtllm", "CSV or console of TensorRT-LLM's all_reduce microbenchmark", "trtllm",
         re.compile(
             r"\bstrategy,fusion\b|\bfusion,num_tokens\b.*\bstrategy\b|\bstrategy: \w+, fusion: "
-            r"|^# Fusion: \w+\s+world_size=|\bstrategy\s+fusion\b", re.M
+            rf"|{_AT}# Fusion: \w+\s+world_size=|\bstrategy\s+fusion\b", re.M
         ).search,
         anywhere=True, aliases=("tensorrt-llm",),
     ),

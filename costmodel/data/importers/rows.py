@@ -134,6 +134,20 @@ class Imported:
         self.missing.update(_asked(cells))
         self.take(cells)
 
+    def add_link(self, cells: Mapping[str, Any], where: str) -> None:
+        """Take the rate of one link, or leave it: ``gbps``, ``detail`` and what else is said.
+
+        The rate is GB/s (1e9 bytes a second) one way between two GPUs.
+        """
+        gbps = cells.get("gbps")
+        if not isinstance(gbps, float) or not 0.0 < gbps < 1e6:
+            self.leave(where, "no rate")
+            return
+        row = complete(cells, self.said, where)
+        if "gpu" not in row:
+            self.missing["gpu"] += 1
+        self.take(row)
+
     def take(self, cells: dict[str, Any]) -> None:
         """Take a row that is complete; of what is no latency too."""
         self.rows.append(cells)
