@@ -148,8 +148,9 @@ _SUMMARY = re.compile(
 _BOLD = re.compile(r"^\s*(?:[-*]\s+)?\*\*([^*]+)\*\*:?\s*$")
 #: Levels of what is no heading of markdown: a fold, a bold line, any other line.
 _FOLD, _BOLD_LEVEL, _LINE = 7, 8, 9
-#: A line of so many characters is a caption; a longer one is prose, whose bare words say little.
-_SHORT = 60
+#: A line of so many characters is a caption; a longer one is prose, whose bare words say little,
+#: and whose end says nothing.
+_SHORT, _PROSE = 60, 1000
 
 
 class Context:
@@ -164,7 +165,7 @@ class Context:
 
     def line(self, text: str, *, markdown: bool = True) -> None:
         """Take the next line that is part of no table."""
-        text = text.strip()
+        text = text[:_PROSE].strip()
         if not text or re.fullmatch(r"[-=*_+~#`|\s]+", text):
             return
         if re.match(r"</details>", text, re.IGNORECASE):

@@ -44,6 +44,12 @@ class Format:
         importlib.import_module(f"{__package__}.{self.module}").parse(file, imported)
 
 
+def _marked(pattern: str, *words: str) -> Callable[[str], object]:
+    """Return a recogniser that looks for a pattern where one of its words stands: that is quick."""
+    search = re.compile(pattern, re.MULTILINE).search
+    return lambda text: any(word in text for word in words) and search(text)
+
+
 #: The start of a line, behind what a launcher writes there: ``[1,0]<stdout>:``, ``[rank0]: ``.
 _AT = r"^(?:\S{1,80}[>:\]]\s?)?"
 
@@ -86,55 +92,61 @@ FORMATS = (
     ),
     Format(
         "aiter", "log, markdown or CSV of AITER's op_tests/multigpu_tests", "aiter",
-        re.compile(
+        _marked(
             r"\bwithGraph\b|\[checkAllclose |^\W*Size \|\s+Shape \|\s+AITER \(us\)"
-            r"|\b(?:ar|fused|quant|per_group)_max_us\b|\{'(?:shape|tp_size)'.*_us'"
-            rf"|{_AT}# AR \+ mhc_post only|AR\+mhc_post profile", re.M
-        ).search,
+            r"|\b(?:ar|fused|quant|per_group)_max_us\b|\{'(?:shape|tp_size)'[^{\n]{0,2000}_us'"
+            rf"|{_AT}# AR \+ mhc_post only|AR\+mhc_post profile",
+            "withGraph", "checkAllclose", "AITER (us)", "_max_us", "_us'", "mhc_post",
+        ),
         anywhere=True,
     ),
     Format(
         "flydsl", "CSV or report of AITER's FlyDSL all-reduce tuner", "flydsl",
-        re.compile(
+        _marked(
             r"[,|]_nbytes[,|].* us\b|^# aiter all-reduce benchmark|^\W*candidate\s*\|\s*us\s*\|",
-            re.M,
-        ).search,
+            "_nbytes", "all-reduce benchmark", "candidate",
+        ),
         anywhere=True, aliases=("aiter-flydsl",),
     ),
     Format(
         "sglang", "CSV, report or console of SGLang's benchmark/kernels/all_reduce", "sglang",
-        re.compile(
+        _marked(
             r"\b(?:split|fused)_p50_us\b|\bSplit p50 \(us\)|\bSplit\(3k\) us|\bfused1_us\b"
             rf"|{_AT}Results \((?:avg ms across|eager;|graph;)|\bimplementation,size_bytes\b"
             r"|^# ROCm unfused all-reduce benchmark|\bmsg_size\b.*\beager time\b"
-            r"|\bNaive RS\+AG\b", re.M
-        ).search,
+            r"|\bNaive RS\+AG\b",
+            "p50", "Split(3k)", "fused1_us", "Results (", "implementation,", "ROCm unfused",
+            "msg_size", "RS+AG",
+        ),
         anywhere=True,
     ),
     Format(
         "vllm", "JSON, markdown or console of vLLM's communicator and fused-collective benchmarks",
         "vllm",
-        re.compile(
+        _marked(
             r'"timings"\s*:|^# FlashInfer Fused Collective'
             rf"|{_AT}Device Communicator Benchmark Results"
-            rf"|{_AT}Results: (?:num_tokens|seq_len)=", re.M
-        ).search,
+            rf"|{_AT}Results: (?:num_tokens|seq_len)=",
+            '"timings"', "FlashInfer Fused", "Device Communicator", "Results: ",
+        ),
         anywhere=True,
     ),
     Format(
         "flashinfer", "CSV, JSON lines or console of FlashInfer's allreduce_fusion benchmark",
         "flashinfer",
-        re.compile(
-            rf"^routine,median_time\b|\ballreduce_fusion\b|{_AT}\[PERF\] .*:: median time", re.M
-        ).search,
+        _marked(
+            rf"^routine,median_time\b|\ballreduce_fusion\b|{_AT}\[PERF\] .*:: median time",
+            "median_time", "allreduce_fusion", "[PERF]",
+        ),
         anywhere=True,
     ),
     Format(
         "trtllm", "CSV or console of TensorRT-LLM's all_reduce microbenchmark", "trtllm",
-        re.compile(
+        _marked(
             r"\bstrategy,fusion\b|\bfusion,num_tokens\b.*\bstrategy\b|\bstrategy: \w+, fusion: "
-            rf"|{_AT}# Fusion: \w+\s+world_size=|\bstrategy\s+fusion\b", re.M
-        ).search,
+            rf"|{_AT}# Fusion: \w+\s+world_size=|\bstrategy\s+fusion\b",
+            "strategy", "# Fusion",
+        ),
         anywhere=True, aliases=("tensorrt-llm",),
     ),
     Format(

@@ -23,6 +23,8 @@ from .text_file import TextFile
 
 Row = tuple[int, list[str]]
 
+#: No header is longer; a tuner's has some hundred candidates with seven columns each.
+HEADER_CHARACTERS = 200_000
 #: A pasted table is held as a whole; CSV is not.
 PASTED_ROWS = 200_000
 
@@ -32,7 +34,7 @@ _LAUNCHER = re.compile(
     r"^(?:\[\d+,\d+\]<std(?:out|err)>:\s?|\[(?:default|rank)\d+\]:\s?|\(\w+ pid=\d+[^)]*\)\s?|"
     r"\d{1,4}: (?=\s*[|+{#]))"
 )
-_RULE = re.compile(r"\s*[-=_+:|\s]*[-=_]{3,}[-=_+:|\s]*$")
+_RULE_SIGNS = frozenset("-=_+:| \t")
 _BARS = re.compile(r"(?<!\\)\|")
 _GAP = re.compile(r"\s{2,}")
 
@@ -104,7 +106,9 @@ def tables(file: TextFile) -> Iterator[Table]:
 
 def _is_rule(text: str) -> bool:
     """Whether a line parts a header from its rows: ``|--:|:-:|``, ``+---+``, dashes."""
-    if _RULE.match(text):
+    if not set(text) <= _RULE_SIGNS:
+        return False
+    if re.search(r"[-=_]{3}", text):
         return True
     cells = text.strip().strip("|").split("|")
     return ":" in text and all(re.fullmatch(r"\s*:?-+:?\s*", cell) for cell in cells)
@@ -113,6 +117,8 @@ def _is_rule(text: str) -> bool:
 def _table(line: tuple[int, str], lines: _Lines) -> Table | None:
     """Return the table whose header is a line, None where it is no header."""
     at, text = line
+    if len(text) > HEADER_CHARACTERS:
+        return None
     if text.count("|") >= 1 and (cells := _bar_header(text, lines)):
         rows = _held(_bar_rows(text, cells, lines), at)
         return Table(cells, at, iter(rows), _below(lines)) if rows else None
