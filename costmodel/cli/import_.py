@@ -107,7 +107,9 @@ def command(
         meanings[name] = meaning
     said["source"] = said["source"] or file.stem
     form, imported = convert(file, out, Said(**said, columns=meanings), kind)
-    click.echo(f"{imported.n_rows} rows of {imported.kind} ({form.title}) written to {out}")
+    click.echo(
+        one_line(f"{imported.n_rows} rows of {imported.kind} ({form.title}) written to {out}")
+    )
     for line in _account(file, form, imported):
         click.echo(one_line(line))
 
