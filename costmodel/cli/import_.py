@@ -106,15 +106,15 @@ def command(
         if not equals or not name or not meaning:
             raise InputError(f"--column '{column}': give NAME=OP:ALGORITHM, or NAME=-")
         meanings[name] = meaning
-    said["source"] = said["source"] or file.stem
+    said["source"] = said["source"] or one_line(file.stem)
     form, imported = convert(file, out, Said(**said, columns=meanings), kind)
-    click.echo(f"{imported.n_rows} rows of {imported.kind} ({form.title}) written to {out}")
-    for line in _account(file, form, imported):
+    for line in _account(file, form, imported, out):
         click.echo(one_line(line))
 
 
-def _account(file: Path, form: Format, imported: Imported) -> Iterator[str]:
+def _account(file: Path, form: Format, imported: Imported, out: Path) -> Iterator[str]:
     """Give the lines about what was read, what was left and why, and what is to be said still."""
+    yield f"{imported.n_rows} rows of {imported.kind} ({form.title}) written to {out}"
     total = imported.n_rows + imported.n_left
     left = f" ({'; '.join(account(imported))})" if imported.n_left else ""
     yield f"{total} results in {file}: {imported.n_rows} read, {imported.n_left} left{left}"

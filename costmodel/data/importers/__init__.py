@@ -19,6 +19,9 @@ from .text_file import TextFile
 
 __all__ = ["ASKED", "FORMATS", "Format", "Imported", "Said", "account", "convert", "read"]
 
+#: Longer messages about a file have their middle left out.
+MESSAGE_CHARACTERS = 450
+
 
 def read(path: str | Path, said: Said, kind: str = "") -> tuple[Measurements, Imported]:
     """Read a file of another harness; return its measurements and the account of the file.
@@ -58,10 +61,17 @@ def _opened(path: str | Path, kind: str) -> tuple[TextFile, Format]:
 
 
 def _parse(file: TextFile, form: Format, imported: Imported) -> None:
-    form.parse(file, imported)
+    try:
+        form.parse(file, imported)
+    except InputError as error:  # names and cells of a file may be of any length
+        text = str(error)
+        if len(text) <= MESSAGE_CHARACTERS:
+            raise
+        half = MESSAGE_CHARACTERS // 2
+        raise InputError(f"{text[: half - 1]} … {text[2 - half :]}") from None
     if imported.n_rows:
         return
-    said = "; ".join([*account(imported), *imported.notes])[:300]
+    said = "; ".join([*account(imported), *imported.notes])[:200]
     raise InputError(
         f"{file.name}: no row could be read from it" + (f" ({said})" if said else "")
         + f"; {imported.kind} means: {form.title}"
