@@ -33,6 +33,9 @@ _FIGURE = re.compile(
     r"\s*(?P<spread>(?:±|\+/-|\+-)\s*\d[\d.]*\s*[a-z%]*)?\s*(?P<beside>[(\[][^()\[\]]*[)\]])?"
     r"[*†‡]*$"
 )
+#: What most cells are: no markup, no sign that is left out.
+_BARE = re.compile(r"[A-Za-z0-9.+/:(),%-]{1,200}")
+_DECIMAL = re.compile(r"\d{1,20}(?:\.\d{1,20})?")
 _MARKS = re.compile(
     r"\*\*|(?<!\w)__|__(?!\w)|~~|`|<br\s*/?>|</?(?:b|strong|i|em|code|sub|sup|td|th|small)>"
 )
@@ -48,6 +51,8 @@ NO_FIGURE = frozenset(
 @lru_cache(maxsize=4096)
 def plain(text: str) -> str:
     """Return a cell's text without markup and signs, either mu as ``u``."""
+    if _BARE.fullmatch(text):
+        return text
     text = text[:2000]
     for entity, sign in _ENTITIES.items():
         if entity in text:
@@ -71,6 +76,8 @@ class Figure(NamedTuple):
 
 def figure(text: str) -> Figure | None:
     """Return the figure of a cell, None where it is none or not one alone."""
+    if _DECIMAL.fullmatch(text):
+        return Figure(float(text), "", len(text.partition(".")[2]))
     text = plain(text).lower()
     if len(text) > 80:
         return None

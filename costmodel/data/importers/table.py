@@ -16,7 +16,7 @@ from typing import Any
 
 from ...units import ELEMENT_BYTES
 from .cells import dtype_of, gpu_of, listed, number
-from .checks import Verdicts
+from .checks import Verdict, Verdicts
 from .columns import Columns, Time, read_columns
 from .context import SEVERAL, said_by
 from .labels import Label, read_label, spoken, untold
@@ -146,16 +146,15 @@ class _Reader:
         for time in self.columns.times:
             time = self._stated(time, cells)
             row_cells, ask, known = self._row(time, shared, by_row, texts)
-            verdict = self.verdicts.of(time, cells, where)
-            reason = (ask if not known else "") or self._unread(time, cells) or problem or ask
-            reason = reason or verdict.wrong
-            if reason:
-                self.imported.leave(where, reason)
+            latency_us, unread = self._latency(time, cells)
+            reason = (ask if not known else "") or unread or problem or ask
+            verdict = Verdict(reason) if reason else self.verdicts.of(time, cells, where)
+            if verdict.wrong:
+                self.imported.leave(where, verdict.wrong)
                 continue
             if verdict.suspect:
                 row_cells["quality"] = "suspect"
-            row_cells["latency_us"] = microseconds(cells[time.at], time.to_us)
-            self.imported.add(row_cells, where)
+            self.imported.add({**row_cells, "latency_us": latency_us}, where)
 
     def _stated(self, time: Time, cells: list[str]) -> Time:
         """Return the column that states an arm's time in this line: the first that does."""
@@ -163,17 +162,18 @@ class _Reader:
             return next((o for o in time.others if not is_no_figure(cells[o.at])), time)
         return time
 
-    def _unread(self, time: Time, cells: list[str]) -> str:
-        """Return why a cell is no time, or ""."""
+    def _latency(self, time: Time, cells: list[str]) -> tuple[float, str]:
+        """Return the time of a cell in microseconds, and why it is none, or ""."""
         text = cells[time.at]
+        latency_us = microseconds(text, time.to_us)
+        if latency_us is not None:
+            return latency_us, ""
         if is_no_figure(text):
-            return f"no time ({shortened(plain(text), 20)})" if plain(text) else "no time"
-        if microseconds(text, time.to_us) is None:
-            if microseconds(text, 1.0) is not None:
-                name = shortened(plain(time.name), 40)
-                return f"column '{name}' has no unit: --unit us, ms or ns"
-            return f"'{shortened(plain(text), 30)}' is no time"
-        return ""
+            return 0.0, f"no time ({shortened(plain(text), 20)})" if plain(text) else "no time"
+        if microseconds(text, 1.0) is not None:
+            name = shortened(plain(time.name), 40)
+            return 0.0, f"column '{name}' has no unit: --unit us, ms or ns"
+        return 0.0, f"'{shortened(plain(text), 30)}' is no time"
 
     def _shared(self, cells: list[str]) -> tuple[dict[str, Any], str]:
         """Return what a line says of all its latencies, and what in it is not understood."""

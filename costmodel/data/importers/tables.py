@@ -235,7 +235,7 @@ def _delimited_rows(header: list[str], delimiter: str, lines: _Lines) -> Iterato
         if delimiter not in text:
             return
         cells = _delimited(text, delimiter)
-        if cells != header and looks_like_header(cells) and not any(map(_is_number, cells)):
+        if cells != header and not any(map(_is_number, cells)) and looks_like_header(cells):
             return  # the header of another table
         line = lines.next()
         if line is None:
