@@ -26,6 +26,8 @@ PATTERNS = {
     "ar_residual_rmsnorm_dynamic_fp8": "fused_ar_rmsnorm_quant_fp8",
     "ar_residual_rmsnorm_fp8_quant": "fused_ar_rmsnorm_quant_fp8",
 }
+#: Whose kernels a backend runs: ``trtllm`` are TensorRT-LLM's.
+_FAMILIES = {"trtllm": "trtllm", "mnnvl": "flashinfer", "auto": "flashinfer"}
 _STRATEGIES = {"oneshot": "1stage", "twoshot": "2stage", "auto": "auto"}
 _LABEL = re.compile(
     r"(?P<backend>trtllm|mnnvl|auto)_(?P<pattern>\w+?)(?:_(?P<strategy>oneshot|twoshot|auto))?"
@@ -40,13 +42,15 @@ def _arm(text: str) -> Label | None:
     if name in _STRATEGIES:
         return Label("", _STRATEGIES[name])
     if name in ("trtllm", "mnnvl"):
-        return Label(kernel_family="flashinfer", version=name)
+        return Label(kernel_family=_FAMILIES[name], version=f"FlashInfer {name}")
     match = _LABEL.fullmatch(name)
     if match is None:
         return None
     op = PATTERNS.get(match["pattern"], "")
     algorithm = _STRATEGIES.get(match["strategy"] or "", "")
-    return Label(op or "other", algorithm, "flashinfer", used=bool(op), version=match["backend"])
+    backend = match["backend"]
+    family, version = _FAMILIES[backend], f"FlashInfer {backend}"
+    return Label(op or "other", algorithm, family, used=bool(op), version=version)
 
 
 HARNESS = Harness(
@@ -128,7 +132,7 @@ def _console(file: TextFile, imported: Imported) -> None:
         else:
             row = {
                 **shared, "op": label.op, "algorithm": label.algorithm,
-                "kernel_family": "flashinfer", "kernel_version": label.version,
+                "kernel_family": label.kernel_family, "kernel_version": label.version,
                 "statistic": "median",
                 "latency_us": scaled(time, 1e3),
             }  # fmt: skip

@@ -291,7 +291,9 @@ def _place(cells: dict[str, Any], hosts: int, where: str) -> None:
         cells.setdefault("gpu_evidence", "stated")
     arch = gpu_names.known().get(gpu)
     if arch and cells.setdefault("arch", arch) != arch:
-        raise InputError(f"{where}: {gpu} is {arch}, --arch says {cells['arch']}; leave it out")
+        raise InputError(
+            f"{where}: {gpu} is {arch}, the file or --arch says {shortened(str(cells['arch']), 40)}"
+        )
     if hosts > 1:
         if cells.setdefault("interconnect", NETWORK) in hardware.LINK_RATES:
             raise InputError(
