@@ -4,9 +4,10 @@ import pytest
 
 from costmodel.cli.main import main
 from costmodel.data import measurement
-from costmodel.data.importers import FORMATS, Said, read
+from costmodel.data.importers import FORMATS, Said, account, read
+from costmodel.data.importers.cells import dtype_of, gpu_of
+from costmodel.data.importers.formats import LATENCIES
 from costmodel.data.importers.labels import read_label
-from costmodel.data.importers.rows import dtype_of, gpu_of
 from costmodel.errors import InputError
 
 RCCL = """\
@@ -89,56 +90,9 @@ VLLM_COLLECTIVE = """\
 def imported(tmp_path, kind, text, **said):
     path = tmp_path / "file"
     path.write_text(text)
-    return read(kind, path, Said(**{"source": "mine", **said}))
-
-
-def test_rccl_tests(tmp_path):
-    table, notes = imported(tmp_path, "rccl-tests", RCCL.format(graph=0))
-    assert table.bytes.tolist() == [1024, 2048, 4096]
-    assert table.latency_us.tolist() == [12.34, 12.50, 13.01]  # out of place
-    assert table.quality.tolist() == ["clean", "suspect", "clean"]  # 2 wrong elements
-    assert set(table.op) == {"all_reduce"}
-    assert set(table.dtype) == {"bf16"}
-    assert set(table.world_size) == {2}
-    assert set(table.gpu) == {"MI300X"}
-    assert set(table.kernel_family) == {"rccl"}
-    assert set(table.timing) == {"eager"}
-    assert set(table.statistic) == set(table.rank_reduction) == {"mean"}
-    assert "1 lines without a time or of 0 bytes set aside" in notes
-    assert "1 rows with wrong results (#wrong > 0) marked suspect" in notes
-
-
-def test_nccl_tests_in_a_graph(tmp_path):
-    text = (
-        RCCL.format(graph=1).replace("AMD Instinct MI300X", "NVIDIA H200").replace("rccl", "nccl")
-    )
-    table, _ = imported(tmp_path, "nccl-tests", text, rank_reduction="max", interconnect="nvlink")
-    assert set(table.timing) == {"graph"}
-    assert set(table.gpu) == {"H200"}
-    assert set(table.kernel_family) == {"nccl"}
-    assert set(table.rank_reduction) == {"max"}
-    assert set(table.interconnect) == {"nvlink"}
-
-
-def test_a_log_that_does_not_name_its_collective_needs_op(tmp_path):
-    text = RCCL.format(graph=0).replace("# Collective test starting: all_reduce_perf\n", "")
-    with pytest.raises(InputError, match=r"file:12: the file does not say which op .* say --op"):
-        imported(tmp_path, "rccl-tests", text)
-    table, _ = imported(tmp_path, "rccl-tests", text, op="all_reduce")
-    assert set(table.op) == {"all_reduce"}
-
-
-def test_another_collective_is_no_all_reduce(tmp_path):
-    text = RCCL.format(graph=0).replace("all_reduce_perf", "all_gather_perf")
-    table, notes = imported(tmp_path, "rccl-tests", text)
-    assert set(table.op) == {"other"}
-    assert any("all_gather: op 'other'" in note for note in notes)
-
-
-def test_a_log_without_its_line_of_units_is_refused(tmp_path):
-    text = "\n".join(line for line in RCCL.format(graph=0).splitlines() if "(us)" not in line)
-    with pytest.raises(InputError, match=r"no line of units"):
-        imported(tmp_path, "rccl-tests", text)
+    table, account_of_it = read(path, Said(**{"source": "mine", **said}), kind)
+    assert len(table) == account_of_it.n_rows
+    return table, [*account(account_of_it), *account_of_it.notes]
 
 
 def test_aiter_markdown_takes_the_slowest_rank(tmp_path):
@@ -155,12 +109,13 @@ def test_aiter_markdown_takes_the_slowest_rank(tmp_path):
     assert set(table.dtype) == {"bf16"}
     assert set(table.algorithm) == {"1stage"}
     assert set(table.kernel_family) == {"aiter"}
-    assert any("min_us" in note and "err" in note for note in notes)
+    assert any("maximum is the latency" in note for note in notes)
+    assert any("min_us" in note for note in notes)
 
 
 def test_a_latency_of_no_known_op_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"file:5: column 'max_us' does not say which op"):
-        imported(tmp_path, "aiter", AITER)
+    with pytest.raises(InputError, match=r"no row could be read .*'max_us' does not say which op"):
+        imported(tmp_path, "aiter", AITER.replace("fused allreduce rmsnorm ", ""))
 
 
 def test_sglang_csv_has_a_column_for_each_implementation(tmp_path):
@@ -176,12 +131,12 @@ def test_sglang_csv_has_a_column_for_each_implementation(tmp_path):
         (64, "fused_ar_rmsnorm", "2stage", 12.7),
     ]
     assert set(table.bytes) == {5760, 64 * 5760}
-    assert "1 cells without a time set aside" in notes
-    assert "not used: speedup" in notes
+    assert "no time (N/A): 1" in notes
+    assert "columns not used: speedup" in notes
 
 
 def test_the_user_says_what_a_column_is(tmp_path):
-    text = "M,H,kernel_x (us),other (us)\n8,4096,7.5,9.5\n"
+    text = "M,H,tp,dtype,kernel_x (us),other (us)\n8,4096,8,bf16,7.5,9.5\n"
     table, notes = imported(
         tmp_path, "sglang", text,
         columns={"kernel_x (us)": "fused_ar_rmsnorm:2stage", "other (us)": "-"},
@@ -189,7 +144,7 @@ def test_the_user_says_what_a_column_is(tmp_path):
     assert (table.op[0], table.algorithm[0], table.latency_us[0]) == (
         "fused_ar_rmsnorm", "2stage", 7.5,
     )  # fmt: skip
-    assert "not used: other (us)" in notes
+    assert "columns not used: other (us)" in notes
     with pytest.raises(InputError, match="unknown op 'fused'"):
         imported(tmp_path, "sglang", text, columns={"kernel_x (us)": "fused"})
 
@@ -205,11 +160,11 @@ def test_json_records_with_a_label_in_each_row(tmp_path):
         "\n".join(map(json.dumps, records)),
         json.dumps({"tp_size": 4, "dtype": "half", "rows": records}),
     ):
-        table, notes = imported(tmp_path, "sglang", text)
+        table, notes = imported(tmp_path, "sglang", text, world_size="4", dtype="fp16")
         assert table.op.tolist() == ["fused_ar_rmsnorm", "ar_then_rmsnorm"]
         assert table.algorithm.tolist() == ["1stage", ""]
         assert set(table.statistic) == {"median"}
-        assert "not used: all_gather" in notes
+        assert "no op of schema 1: all_gather: 1" in notes
     assert set(table.world_size) == {4}
     assert set(table.dtype) == {"fp16"}
 
@@ -223,7 +178,7 @@ def test_vllm_device_communicators(tmp_path):
     assert set(table.rank_reduction) == {"rank0"}
     assert set(table.world_size) == {4}
     assert table.bytes[0] == 16 * 8192 * 2
-    assert "not all-reduce, left out: aiter_ag" in notes
+    assert "not all-reduce: aiter_ag: 1" in notes
 
 
 def test_vllm_fused_collective(tmp_path):
@@ -232,30 +187,37 @@ def test_vllm_fused_collective(tmp_path):
     assert table.algorithm.tolist() == ["", "1stage"]
     assert table.latency_us.tolist() == pytest.approx([61.0, 33.0])
     assert table.kernel_family.tolist() == ["vllm", "flashinfer"]
-    assert "1 operations without a time set aside" in notes
-    assert any("no residual" in note for note in notes)
+    assert "no time (FAILED): 1" in notes
+    assert "without residual: another op than the fused one: 1" in notes
 
 
 @pytest.mark.parametrize(
     ("kind", "text", "message"),
     [
-        ("aiter", "no table here\n", "no table found"),
+        ("aiter", "no table here\n", "no row could be read from it; aiter means: log"),
         ("aiter", "| tokens | time |\n|---|---|\n| 1 | 2 |\n", "column 'time' has no unit"),
-        ("aiter", "| tokens | x |\n|---|---|\n| 1 | 2 |\n", "no latency column with a unit"),
-        ("aiter", "| tokens | a_us |\n|---|---|\n| 1 | 2 | 3 |\n", "file:3: 3 cells"),
-        ("sglang", "tokens,fused_us\n1.5,2\n", "tokens is '1.5', not a whole number"),
-        ("sglang", "tokens,fused_us\n1,fast\n", "'fast' in column 'fused_us' is no time"),
-        ("sglang", "tokens,fused_us\n1,-3\n", "latency_us is -3"),
-        ("sglang", "tokens,shape,fused_us\n1,7168,3\n", "is not (tokens, hidden_dim)"),
-        ("sglang", "tokens,fused_us\n1,n/a\n", "no measurement found in it (1 cells without"),
-        ("sglang", '{"a": 1}', "0 lists of records"),
+        (
+            "aiter",
+            "| tokens | x |\n|---|---|\n| 1 | 2 |\n",
+            "no column of times in the table of line 1",
+        ),
+        ("aiter", "| tokens | a_us |\n|---|---|\n| 1 | 2 | 3 |\n", "(3 cells, the header has 2: 1"),
+        ("sglang", "tokens,fused_us\n1.5,2\n", "tokens '1.5' is not understood: 1"),
+        ("sglang", "tokens,fused_us\n1,fast\n", "'fast' is no time: 1"),
+        ("sglang", "tokens,fused_us\n1,-3\n", "no time: 1"),
+        ("sglang", "tokens,shape,fused_us\n1,7168,3\n", "shape '7168' is not understood: 1"),
+        (
+            "sglang",
+            "tokens,fused_us\n1,n/a\n",
+            "no row could be read from it (no time (n/a): 1",
+        ),
+        ("sglang", '{"a": 1}', "no column of times in the table of line 1: a"),
         ("sglang", "{", "not JSON"),
         (
             "vllm",
             '{"results": {"1": {}}}',
             "results[...]: object missing required field `timings`; give the JSON that",
         ),
-        ("rccl-tests", "# nothing\n", "no measurement found in it; rccl-tests means: log of"),
     ],
 )
 def test_bad_files(tmp_path, kind, text, message):
@@ -272,13 +234,15 @@ def test_what_the_user_says_against_the_file_is_an_error(tmp_path):
 
 def test_a_file_that_is_missing_or_binary(tmp_path):
     with pytest.raises(InputError, match="No such file"):
-        read("vllm", tmp_path / "none", Said())
+        read(tmp_path / "none", Said())
+    with pytest.raises(InputError, match="Is a directory"):
+        read(tmp_path, Said())
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x80")
-    for kind in FORMATS:
+    for kind in ("", *(form.name for form in FORMATS if form.makes == LATENCIES)):
         with pytest.raises(InputError, match="not a text file"):
-            read(kind, tmp_path / "binary", Said())
+            read(tmp_path / "binary", Said(), kind)
     with pytest.raises(InputError, match=r"unknown format 'rccl' \(did you mean rccl-tests"):
-        read("rccl", tmp_path / "binary", Said())
+        read(tmp_path / "binary", Said(), "rccl")
 
 
 @pytest.mark.parametrize(
@@ -312,17 +276,21 @@ def test_names():
 def test_the_command_writes_schema_1_and_refuses_to_overwrite(tmp_path, capsys):
     (tmp_path / "sweep.csv").write_text(SGLANG_CSV)
     out = tmp_path / "schema1.csv"
-    arguments = ["import", "sglang", str(tmp_path / "sweep.csv"), "--dtype", "bf16", "--arch",
-                 "gfx942", "--out", str(out)]  # fmt: skip
+    arguments = ["import", str(tmp_path / "sweep.csv"), "--as", "sglang", "--dtype", "bf16",
+                 "--gpu", "mi300x", "--out", str(out)]  # fmt: skip
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    assert "5 rows of sglang written to" in said
-    assert "note: the file does not say gpu, interconnect, timing; options can" in said
+    assert "5 rows of sglang (CSV, report" in said
+    assert f"6 results in {tmp_path / 'sweep.csv'}: 5 read, 1 left (no time (N/A): 1)" in said
+    assert "not said by the file, options can: kernel_family (--kernel-family)" in said
+    assert "timing (--timing)" in said
+    assert "(--gpu)" not in said
     table = measurement.read(out)
     assert set(table.source) == {"sweep"}
     assert set(table.arch) == {"gfx942"}
+    assert set(table.interconnect) == {"xgmi"}
     before = out.read_bytes()
     for more, message in [((), "exists; give --force"), (("--column", "x"), "NAME=OP")]:
         with pytest.raises(SystemExit) as ended:

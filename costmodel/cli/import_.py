@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..data.importers import Said, read
+from ..data.importers import ASKED, FORMATS, Format, Imported, Said, account, convert
+from ..data.importers.formats import LINK_RATES
 from ..data.measurement import VOCABULARY
-from ..errors import InputError
+from ..errors import InputError, one_line
 from ..files import check_free
 from ..model.shape import ONE_STAGE, TWO_STAGE, op_key, read_algorithm
 from . import options
@@ -37,6 +39,7 @@ HELP = {
     "statistic": "median, mean, min.",
     "rank_reduction": "max over ranks, mean, ...",
     "quality": "clean, noisy, suspect, ...  [default: clean]",
+    "unit": "us, ms or ns, of times whose column states none.",
 }
 
 
@@ -51,21 +54,28 @@ TYPES = {
     "op": options.Name("TEXT", op_key, VOCABULARY["op"]),
     "algorithm": options.Name("TEXT", _algorithm_or_auto, (ONE_STAGE, TWO_STAGE, "auto")),
 }
+#: Other names of options, those that the other commands have.
+ALSO = {"world_size": ("--tp",), "hidden_dim": ("--hidden",)}
 
 
 def _cell_options(function: Any) -> Any:
     for name in reversed(CELLS):
-        option = f"--{name.replace('_', '-')}"
-        function = click.option(
-            option, name, type=TYPES.get(name), default="", metavar="TEXT", help=HELP[name]
-        )(function)
+        option = click.option(
+            f"--{name.replace('_', '-')}", *ALSO.get(name, ()), name, type=TYPES.get(name),
+            default="", metavar="TEXT", help=HELP[name],
+        )  # fmt: skip
+        function = option(function)
     return function
 
 
 @click.command()
-@click.argument("kind", metavar="FORMAT")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The schema 1 file.")
+@click.option(
+    "--as", "kind", default="", metavar="FORMAT",
+    help="The format, where FILE's content does not decide: "
+    f"{', '.join(n for f in FORMATS for n in (f.name, *f.aliases))}.",
+)  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The file to write.")
 @click.option("--force", is_flag=True, help="Replace --out if it exists.")
 @click.option(
     "--column",
@@ -76,18 +86,18 @@ def _cell_options(function: Any) -> Any:
 )
 @_cell_options
 def command(
-    kind: str, file: Path, out: Path, force: bool, columns: tuple[str, ...], **said: str
+    file: Path, kind: str, out: Path, force: bool, columns: tuple[str, ...], **said: str
 ) -> None:
     """Read FILE, written by another harness, and write its measurements as schema 1.
 
-    FORMAT is rccl-tests, nccl-tests, aiter (op_tests' markdown tables), sglang or vllm. What the
-    file does not say stays empty unless an option says it; an option that contradicts it is an
-    error.
+    The format is found by the content. Every figure of FILE becomes a row or is left with a reason,
+    and both are counted. What FILE does not say is asked for, with the option that answers; an
+    option that contradicts it is an error.
 
     \b
-    costmodel import rccl-tests all_reduce.log --op all_reduce --arch gfx942 --out rccl.csv
-    costmodel import aiter op_test.log --op fused_ar_rmsnorm --algorithm 1stage --out one.csv
-    costmodel import sglang sweep.csv --column "split (us)=ar_then_rmsnorm" --out sweep-schema1.csv
+    costmodel import all_reduce.log --out rccl.csv
+    costmodel import op_test.log --op fused_ar_rmsnorm --algorithm 1stage --gpu MI355X --out one.csv
+    costmodel import sweep.csv --column "split (us)=ar_then_rmsnorm" --out sweep-schema1.csv
     """
     check_free(out, force)
     meanings = {}
@@ -96,18 +106,26 @@ def command(
         if not equals or not name or not meaning:
             raise InputError(f"--column '{column}': give NAME=OP:ALGORITHM, or NAME=-")
         meanings[name] = meaning
-    said["source"] = said["source"] or file.stem
-    table, notes = read(kind, file, Said(**said, columns=meanings))
-    table.write(out)
-    empty = [
-        name
-        for name in ("gpu", "arch", "interconnect", "world_size", "dtype", "timing")
-        if all(row[name] == "" for row in table.to_rows())
+    said["source"] = said["source"] or one_line(file.stem)
+    form, imported = convert(file, out, Said(**said, columns=meanings), kind)
+    for line in _account(file, form, imported, out):
+        click.echo(one_line(line))
+
+
+def _account(file: Path, form: Format, imported: Imported, out: Path) -> Iterator[str]:
+    """Give the lines about what was read, what was left and why, and what is to be said still."""
+    yield f"{imported.n_rows} rows of {imported.kind} ({form.title}) written to {out}"
+    total = imported.n_rows + imported.n_left
+    left = f" ({'; '.join(account(imported))})" if imported.n_left else ""
+    yield f"{total} results in {file}: {imported.n_rows} read, {imported.n_left} left{left}"
+    yield from (f"note: {note}" for note in imported.notes)
+    asked = [
+        f"{name} ({ASKED[name]})" + (f" in {count} rows" if count < imported.n_rows else "")
+        for name, count in imported.missing.items()
     ]
-    click.echo(f"{len(table)} rows of {kind} written to {out}")
-    for note in notes:
-        click.echo(f"note: {note}")
-    if empty:
-        click.echo(f"note: the file does not say {', '.join(empty)}; options can")
-    if not said["quality"]:
-        click.echo("note: quality is taken as clean where the file says nothing against it")
+    if asked:
+        yield f"not said by the file, options can: {', '.join(asked)}"
+    if form.makes == LINK_RATES:
+        yield "note: rates of links (measurements/link_bandwidth.csv), which nothing is fitted to"
+    elif not imported.said.quality:
+        yield "note: quality is taken as clean where the file says nothing against it"

@@ -65,6 +65,30 @@ def link_gbps(gpu: str) -> float | None:
     return None
 
 
+@cache
+def wire(gpu: str, ranks: int) -> str | None:
+    """Return what connects so many GPUs of one host directly, each with each: ``xgmi``, ``nvlink``.
+
+    None for a GPU whose links are not known, or that has fewer of them than peers.
+    """
+    for name, quantity in LINK_RATES.items():
+        peers = _peers(gpu) if name == "xgmi" else _NVLINK_PEERS
+        if any(f.gpu == gpu and f.quantity == quantity for f in figures()) and ranks <= peers + 1:
+            return name
+    return None
+
+
+#: Peers behind one NVLink switch of an 8-GPU board, the H100, H200 and B200 of the fact file.
+_NVLINK_PEERS = 7
+
+
+def _peers(gpu: str) -> int:
+    try:
+        return int(number(gpu, "xgmi_links_to_peers"))
+    except KeyError:
+        return 0
+
+
 def hbm_gbps(gpu: str) -> float:
     """Peak HBM bandwidth in GB/s (the fact file prints TB/s).
 
@@ -91,11 +115,11 @@ def choose(
     of = {g: a for a, g in pairs}
     given = [name for name in (arch, gpu) if name is not None]
     wanted_archs = list(dict.fromkeys(n.lower() for n in given if n.lower() in archs))
-    wanted_gpus = list(dict.fromkeys(_product(n) for n in given if _product(n) in of))
+    wanted_gpus = list(dict.fromkeys(product(n) for n in given if product(n) in of))
     for name in given:
-        if name.lower() not in archs and _product(name) not in of:
+        if name.lower() not in archs and product(name) not in of:
             kind, names = ("arch", archs) if name is arch else ("GPU", list(of))
-            near = nearest(_product(name), [*of, *archs])
+            near = nearest(product(name), [*of, *archs])
             raise InputError(f"unknown {kind} '{name}'{near}; known: {', '.join(names)}")
     if len(wanted_archs) > 1 or len(wanted_gpus) > 1:
         raise InputError(f"--arch {arch} and --gpu {gpu} contradict each other; give one of them")
@@ -109,6 +133,6 @@ def choose(
     return of[found], found
 
 
-def _product(name: str) -> str:
+def product(name: str) -> str:
     """Return a GPU's name as the tables have it: ``AMD Instinct mi300x`` is ``MI300X``."""
     return re.sub(r"\b(AMD|INSTINCT|NVIDIA)\b[\s_-]*", "", name.strip().upper())

@@ -9,7 +9,8 @@ grid; ``measurements/README.md`` defines them.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +143,33 @@ class Measurements:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(self.columns)
             writer.writerows(row.values() for row in self.to_rows())
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """Give a function that appends rows (as for :meth:`Measurements.from_rows`) to a schema 1 file.
+
+    The file is there when all is written, or not at all. Each batch is checked as a table of its
+    own: that no row stands in two of them is for the caller to see to. Raises :class:`InputError`
+    for a batch with columns of a grid after one without.
+    """
+    columns: tuple[str, ...] = ()
+    with replacing(Path(path)) as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+
+        def write(rows: list[dict[str, Any]]) -> None:
+            nonlocal columns
+            cells = [[_cell(row.get(name)) for name in ALL_COLUMNS] for row in rows]
+            needed = _from_cells(cells, "", None).columns
+            if not columns:
+                columns = needed
+                writer.writerow(columns)
+            if set(needed) - set(columns):
+                raise InputError("a launch grid is stated in late rows alone; split the file")
+            kept = [ALL_COLUMNS.index(name) for name in columns]
+            writer.writerows([row[i] for i in kept] for row in cells)
+
+        yield write
 
 
 def concat(tables: Sequence[Measurements]) -> Measurements:

@@ -1,51 +1,84 @@
 """Other harnesses' output, read into schema 1 measurements.
 
-An importer turns a file's text into rows; what the file does not say stays empty unless the user
-says it (:class:`~costmodel.data.importers.rows.Said`). Nothing is guessed, and everything that is
-set aside is counted.
+A reader turns a file into rows; what the file does not say stays empty unless the user says it
+(:class:`~costmodel.data.importers.rows.Said`). Nothing is guessed, and every result that the file
+states is a row or is left with a reason (:class:`~costmodel.data.importers.rows.Imported`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-from ...errors import InputError, nearest
-from ...files import read_text
+from ...errors import InputError
+from .. import links, measurement
 from ..measurement import Measurements
-from .rows import Imported, Said
+from .formats import FORMATS, LINK_RATES, Format, find_format, named
+from .rows import ASKED, Imported, Said
+from .text_file import TextFile
 
-#: Format -> (module of this package, what its files are).
-FORMATS = {
-    "rccl-tests": ("collective_tests", "log of a rccl-tests program"),
-    "nccl-tests": ("collective_tests", "log of a nccl-tests program"),
-    "aiter": ("table", "markdown tables of AITER's op_tests, logs around them allowed"),
-    "sglang": ("table", "CSV, JSON records or markdown table of a SGLang kernel benchmark"),
-    "vllm": ("vllm", "JSON, markdown or CSV of vLLM's communicator and collective benchmarks"),
-}
+__all__ = ["ASKED", "FORMATS", "Format", "Imported", "Said", "account", "convert", "read"]
+
+#: Longer messages about a file have their middle left out.
+MESSAGE_CHARACTERS = 450
 
 
-def read(kind: str, path: str | Path, said: Said) -> tuple[Measurements, list[str]]:
-    """Read a file of another harness; return its measurements and what the user should know.
+def read(path: str | Path, said: Said, kind: str = "") -> tuple[Measurements, Imported]:
+    """Read a file of another harness; return its measurements and the account of the file.
 
-    Raises :class:`InputError` for an unknown format, an unreadable file, a file without such
-    measurements, and rows that do not agree with themselves or with what the user said.
+    ``kind`` names the format; without it the file's content decides. Raises :class:`InputError`
+    for an unknown format, an unreadable file, a file without a latency that is a row, and results
+    that contradict what the user said.
     """
-    import importlib
+    file, form = _opened(path, kind)
+    if form.makes == LINK_RATES:
+        raise InputError(f"{file.name}: {form.name} states link rates, no latencies")
+    imported = Imported(said, kind or form.name, asked=bool(kind))
+    _parse(file, form, imported)
+    return Measurements.from_rows(imported.rows), imported
 
-    if kind not in FORMATS:
-        raise InputError(
-            f"unknown format '{kind}'{nearest(kind, list(FORMATS))}; one of {', '.join(FORMATS)}"
-        )
-    text = read_text(path, FORMATS[kind][1])
-    module = importlib.import_module(f"{__name__}.{FORMATS[kind][0]}")
-    imported: Imported = module.parse(text, str(path), said, kind)
-    if not imported.rows:
-        raise InputError(
-            f"{path}: no measurement found in it"
-            + (f" ({'; '.join(imported.notes)})" if imported.notes else "")
-            + f"; {kind} means: {FORMATS[kind][1]}"
-        )
+
+def convert(
+    path: str | Path, out: str | Path, said: Said, kind: str = ""
+) -> tuple[Format, Imported]:
+    """Read a file of another harness and write its rows to ``out``, in batches.
+
+    Arguments and errors are those of :func:`read`; ``out`` is written whole or not at all. Link
+    rates are written in their own schema (:mod:`costmodel.data.links`).
+    """
+    file, form = _opened(path, kind)
+    with measurement.writing(out) if form.makes != LINK_RATES else links.writing(out) as write:
+        imported = Imported(said, kind or form.name, write, asked=bool(kind))
+        _parse(file, form, imported)
+        imported.hand_on()
+    return form, imported
+
+
+def _opened(path: str | Path, kind: str) -> tuple[TextFile, Format]:
+    form = named(kind) if kind else None
+    file = TextFile(path, form.title if form else "output of a harness that is read")
+    return file, form or find_format(file)
+
+
+def _parse(file: TextFile, form: Format, imported: Imported) -> None:
     try:
-        return Measurements.from_rows(imported.rows), imported.notes
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        form.parse(file, imported)
+    except InputError as error:  # names and cells of a file may be of any length
+        text = str(error)
+        if len(text) <= MESSAGE_CHARACTERS:
+            raise
+        half = MESSAGE_CHARACTERS // 2
+        raise InputError(f"{text[: half - 1]} … {text[2 - half :]}") from None
+    if imported.n_rows:
+        return
+    said = "; ".join([*account(imported), *imported.notes])[:200]
+    raise InputError(
+        f"{file.name}: no row could be read from it" + (f" ({said})" if said else "")
+        + f"; {imported.kind} means: {form.title}"
+    )  # fmt: skip
+
+
+def account(imported: Imported) -> Iterator[str]:
+    """Give each reason for which results were left, with their number."""
+    for reason, left in sorted(imported.left.items(), key=lambda item: -item[1].count):
+        yield f"{reason}: {left.count}"

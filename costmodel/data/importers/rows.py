@@ -1,14 +1,29 @@
-"""What every importer shares: what the user says, dtype names, and rows made of both."""
+"""What every importer shares: what the user says, rows made of both, and the account of a file.
+
+A *result* is one figure that the file states: a latency, or a link rate. Each becomes a row or is
+left with a reason; nothing else happens to it (:class:`Imported`).
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ...errors import InputError
-from ...units import ELEMENT_BYTES, dtype_name
+from ...units import ELEMENT_BYTES
+from .. import gpu_names, hardware
+from .cells import dtype_of
+from .text_file import shortened
+
+#: Rows that are checked and handed on at once.
+BATCH = 20_000
+#: Reasons that are counted apart; a file that makes more of them has them counted together.
+_REASONS = 200
+#: What stands in ``interconnect`` where ranks of several hosts took part.
+NETWORK = "network"
 
 
 @dataclass(frozen=True)
@@ -16,7 +31,11 @@ class Said:
     """Schema 1 cells that the user gives by option, "" where nothing is said.
 
     ``columns`` maps a column or label of the file to ``op`` or ``op:algorithm``, or to ``-`` to
-    leave it out.
+    leave it out; ``unit`` is that of times whose column states none. A GPU or arch in any spelling
+    becomes the project's own name.
+
+    Raises :class:`InputError` for a GPU that is a misspelling, and for an arch that is unknown or
+    another GPU's.
     """
 
     source: str = ""
@@ -37,60 +56,249 @@ class Said:
     statistic: str = ""
     rank_reduction: str = ""
     quality: str = ""
+    unit: str = ""
     columns: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.unit not in ("", "us", "ms", "ns"):
+            raise InputError(f"--unit {shortened(self.unit)}: one of us, ms, ns")
+        known = gpu_names.known()
+        gpu = hardware.product(self.gpu)
+        if meant := gpu_names.looks_like(gpu) if gpu else ():
+            raise InputError(f"--gpu {shortened(self.gpu)}: did you mean {' or '.join(meant)}?")
+        arch = self.arch.strip().lower()
+        if gpu in known and arch and arch != known[gpu]:
+            raise InputError(
+                f"--gpu {gpu} --arch {shortened(arch)}: {gpu} is {known[gpu]}; leave --arch out"
+            )
+        if arch and not gpu and arch not in known.values():
+            archs = ", ".join(sorted(set(known.values())))
+            raise InputError(f"--arch {shortened(arch)}: unknown without a --gpu; known: {archs}")
+        object.__setattr__(self, "gpu", gpu)
+        object.__setattr__(self, "arch", arch)
+
+    @cached_property
     def cells(self) -> dict[str, str]:
-        """Return the cells that were said."""
-        return {k: v for k, v in asdict(self).items() if k != "columns" and v}
+        """The cells that were said."""
+        return {k: v for k, v in asdict(self).items() if k not in ("columns", "unit") and v}
 
 
 @dataclass
-class Imported:
-    """Rows of a file, and what was set aside or assumed on the way."""
+class Left:
+    """Results that are no row, for one reason: how many, and where the first stands."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    count: int
+    first: str
+
+
+class Imported:
+    """The account of one file: rows, what was left with its reason, and what a user should know.
+
+    ``kind`` is the name by which the format was found, or ``asked`` for. Rows are kept in ``rows``;
+    with ``hand_on`` they are handed on in batches instead, and ``rows`` holds those of no batch
+    yet. ``n_rows`` counts all of them, ``missing`` how many rows have which cell empty.
+    """
+
+    def __init__(
+        self, said: Said, kind: str,
+        hand_on: Callable[[list[dict[str, Any]]], None] | None = None, *, asked: bool = False,
+    ) -> None:  # fmt: skip
+        self.said = said
+        self.kind = kind
+        self.asked = asked
+        self.rows: list[dict[str, Any]] = []
+        self.n_rows = 0
+        self.left: dict[str, Left] = {}
+        self.notes: list[str] = []
+        self.missing: Counter[str] = Counter()
+        self._hand_on = hand_on
+        self._seen: set[int] = set()
+
+    @property
+    def n_left(self) -> int:
+        """Results that are no row."""
+        return sum(left.count for left in self.left.values())
+
+    def add(self, row: Mapping[str, Any], where: str) -> None:
+        """Take one latency, or leave it with the reason why schema 1 cannot hold it as evidence.
+
+        ``row`` has schema 1 cells as the file says them and, where ranks of several hosts took
+        part, their number as ``hosts``. Raises :class:`InputError` where the file contradicts the
+        user.
+        """
+        cells = complete(row, self.said, where)
+        reason = _unfit(cells) or self._twice(cells)
+        if reason:
+            self.leave(where, reason)
+            return
+        self.missing.update(_asked(cells))
+        self.take(cells)
+
+    def add_link(self, cells: Mapping[str, Any], where: str) -> None:
+        """Take the rate of one link, or leave it: ``gbps``, ``detail`` and what else is said.
+
+        The rate is GB/s (1e9 bytes a second) one way between two GPUs.
+        """
+        gbps = cells.get("gbps")
+        if not isinstance(gbps, float) or not 0.0 < gbps < 1e6:
+            self.leave(where, "no rate")
+            return
+        row = complete(cells, self.said, where)
+        if "gpu" not in row:
+            self.missing["gpu"] += 1
+        self.take(row)
+
+    def take(self, cells: dict[str, Any]) -> None:
+        """Take a row that is complete; of what is no latency too."""
+        self.rows.append(cells)
+        self.n_rows += 1
+        if self._hand_on and len(self.rows) == BATCH:
+            self.hand_on()
+
+    def leave(self, where: str, reason: str, count: int = 1) -> None:
+        """Count results that are no row; the reason is words, texts of the file shortened."""
+        if reason not in self.left and len(self.left) >= _REASONS:
+            reason = "other reasons"
+        left = self.left.setdefault(reason, Left(0, where))
+        left.count += count
+
+    def note(self, text: str) -> None:
+        """Say something that the user should know, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def hand_on(self) -> None:
+        """Hand on the rows that wait for it."""
+        if self._hand_on:
+            self._hand_on(self.rows)
+            self.rows = []
+
+    def _twice(self, cells: dict[str, Any]) -> str:
+        key = hash(frozenset(cells.items()))
+        if key in self._seen:
+            return "the same row as one before, to the last digit"
+        self._seen.add(key)
+        return ""
+
+
+#: Cells that are asked for where a file does not say them, each with the option that answers. Arch
+#: and interconnect follow from the GPU: they are asked for where it is known and they do not.
+ASKED = {
+    "gpu": "--gpu", "arch": "--arch", "interconnect": "--interconnect", "algorithm": "--algorithm",
+    "kernel_family": "--kernel-family", "kernel_version": "--kernel-version", "dtype": "--dtype",
+    "hidden_dim": "--hidden-dim", "timing": "--timing", "statistic": "--statistic",
+    "rank_reduction": "--rank-reduction",
+}  # fmt: skip
+
+
+def _asked(cells: Mapping[str, Any]) -> Iterator[str]:
+    """Give the cells that a row lacks and that something is decided by."""
+    library = cells.get("kernel_family") in ("rccl", "nccl")
+    needless = {
+        "arch": "gpu" not in cells,
+        "interconnect": "gpu" not in cells,
+        "algorithm": cells["op"] in ("ar_then_rmsnorm", "other") or library,
+        "hidden_dim": cells["op"] in ("all_reduce", "other"),
+    }
+    for name in ASKED:
+        if name not in cells and not needless.get(name):
+            yield name
+
+
+def _unfit(cells: Mapping[str, Any]) -> str:
+    """Return why cells are no row of schema 1 that anything could be concluded from, or ""."""
+    latency = cells.get("latency_us")
+    if not isinstance(latency, int | float) or not 0.0 < latency < float("inf"):
+        return "no time"
+    for name in ("world_size", "tokens", "hidden_dim", "bytes"):
+        if name in cells and not (isinstance(cells[name], int) and 1 <= cells[name] <= 2**53):
+            return f"{name} is {shortened(str(cells[name]), 40)}, not a whole number from 1 on"
+    if "op" not in cells:
+        return "op not said: --op"
+    if cells["quality"] == "serving_trace":  # a profile has neither, and nothing is fitted to it
+        return ""
+    ranks = [] if "world_size" in cells else ["--world-size"]
+    sizes = [] if "bytes" in cells else [o for n, o in _SIZE.items() if n not in cells]
+    if ranks or sizes:
+        what = " and ".join(name for name, of in (("ranks", ranks), ("size", sizes)) if of)
+        return f"{what} not said: {' and '.join([*ranks, *sizes])}"
+    elements = cells.get("tokens", 0) * cells.get("hidden_dim", 0)
+    element_bytes = ELEMENT_BYTES.get(cells.get("dtype", ""), 0)
+    if elements * element_bytes not in (0, cells.get("bytes", 0)):
+        return "bytes are not tokens x hidden size x element size"
+    return ""
+
+
+_SIZE = {"tokens": "--tokens", "hidden_dim": "--hidden-dim"}
 
 
 def complete(row: Mapping[str, Any], said: Said, where: str) -> dict[str, Any]:
-    """Return a row with what the user said filled in, and ``bytes`` computed where it can be.
+    """Return a row with what the user said filled in, and what follows from both.
+
+    Arch and interconnect follow from the GPU, bytes from tokens, hidden size and dtype. Ranks of
+    several hosts (``hosts``) never have the interconnect of one. Texts are shortened and free of
+    control characters.
 
     Raises :class:`InputError` where the file says otherwise than the user.
     """
-    cells = {key: value for key, value in row.items() if value not in ("", None)}
-    if "dtype" in cells:
-        cells["dtype"] = dtype_of(str(cells["dtype"]))
-    for key, value in said.cells().items():
-        value = dtype_of(value) if key == "dtype" else value
-        found = cells.setdefault(key, value)
-        if key not in ("source", "quality") and str(found).lower() != str(value).lower():
-            raise InputError(
-                f"{where}: the file says {key} {found}, --{key.replace('_', '-')} says {value}; "
-                "leave the option out, or split the file"
-            )
-    if cells.get("gpu"):
-        cells.setdefault("gpu_evidence", "stated")
+    cells: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, str):
+            value = shortened(value) if key != "dtype" else dtype_of(shortened(value))
+        if value not in ("", None):
+            cells[key] = value
+    hosts = cells.pop("hosts", 1)
+    for key, value in said.cells.items():
+        if key == "algorithm" and cells.get("op") == "ar_then_rmsnorm" != said.op:
+            continue  # the option is about the fused op beside it
+        told: Any = dtype_of(value) if key == "dtype" else value
+        if key in _INTEGERS:
+            told = _told(key, value)
+        found = cells.setdefault(key, told)
+        if key in ("source", "quality") or str(found).lower() == str(told).lower():
+            continue
+        if key == "gpu" and told in gpu_names.looks_like(str(found).upper()):
+            cells[key] = told  # the file names a series (MI300), the user the product
+            continue
+        raise InputError(
+            f"{where}: the file says {key} {found}, --{key.replace('_', '-')} says "
+            f"{shortened(str(told), 60)}; leave the option out, or split the file"
+        )
+    _place(cells, hosts, where)
     cells.setdefault("quality", "clean")
-    known = all(key in cells for key in ("tokens", "hidden_dim"))
-    if known and "bytes" not in cells and cells.get("dtype") in ELEMENT_BYTES:
-        elements = int(cells["tokens"]) * int(cells["hidden_dim"])
-        cells["bytes"] = elements * ELEMENT_BYTES[cells["dtype"]]
-    if "op" not in cells:
-        raise InputError(f"{where}: the file does not say which op this is; say --op")
+    if "bytes" not in cells and cells.get("dtype") in ELEMENT_BYTES:
+        tokens, hidden_dim = cells.get("tokens"), cells.get("hidden_dim")
+        if isinstance(tokens, int) and isinstance(hidden_dim, int):
+            cells["bytes"] = tokens * hidden_dim * ELEMENT_BYTES[cells["dtype"]]
     return cells
 
 
-def dtype_of(name: str) -> str:
-    """Return the project's name of a dtype (``torch.bfloat16``, ``half``), or the name itself."""
-    return dtype_name(name) or name.lower().rpartition(".")[2]
+_INTEGERS = ("world_size", "tokens", "hidden_dim")
 
 
-def gpu_of(product: str) -> str:
-    """Return the GPU's name from a product name: ``AMD Instinct MI300X`` -> ``MI300X``."""
-    words = re.sub(r"\b(AMD|Instinct|NVIDIA)\b", " ", product).split()
-    return words[0].upper() if words else ""
+def _told(key: str, value: str) -> int:
+    if not (value.isdecimal() and 1 <= len(value) <= 15 and int(value) > 0):
+        option = f"--{key.replace('_', '-')}"
+        raise InputError(f"{option} {shortened(value, 60)}: give a whole number from 1 on")
+    return int(value)
 
 
-def listed(names: Iterable[str]) -> str:
-    """Return names for a message, in order and without repetition."""
-    return ", ".join(dict.fromkeys(names))
+def _place(cells: dict[str, Any], hosts: int, where: str) -> None:
+    """Fill in what follows from the GPU, and from ranks on several hosts."""
+    gpu = str(cells.get("gpu", "")).upper()
+    if gpu:
+        cells["gpu"] = gpu
+        cells.setdefault("gpu_evidence", "stated")
+    arch = gpu_names.known().get(gpu)
+    if arch and cells.setdefault("arch", arch) != arch:
+        raise InputError(
+            f"{where}: {gpu} is {arch}, the file or --arch says {shortened(str(cells['arch']), 40)}"
+        )
+    if hosts > 1:
+        if cells.setdefault("interconnect", NETWORK) in hardware.LINK_RATES:
+            raise InputError(
+                f"{where}: ranks on {hosts} hosts, --interconnect says {cells['interconnect']}; "
+                "leave it out"
+            )
+    elif wire := hardware.wire(gpu, int(cells.get("world_size") or 1)):
+        cells.setdefault("interconnect", wire)

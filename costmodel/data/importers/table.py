@@ -1,271 +1,371 @@
-"""Tables of latencies: markdown, CSV or JSON records, with one latency column or one for each arm.
+"""Rows from tables of latencies: one for each arm and line, or left with the reason.
 
-Columns are known by their names, and a latency column by its unit (``latency_us``, ``time (ms)``).
-AITER's op_tests print such tables as markdown, with ``min_us`` and ``max_us`` over the ranks;
-SGLang's and vLLM's kernel benchmarks write CSV or JSON with a column for each implementation. Their
-columns differ from release to release, so no fixed list is expected: what is not recognized is
-named and left out, and ``--column NAME=OP:ALGORITHM`` says what a column is.
+The columns of benchmarks differ from release to release, so no fixed list is expected: a column is
+known by its name, its unit and its cells, what a table does not say is said by the lines around it,
+and ``--column NAME=OP:ALGORITHM`` says what an arm is. A harness that always measures in one way
+states it as :class:`Harness`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import itertools
 import re
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from ...errors import InputError
-from ...files import parse_json
-from .labels import Label, read_label
-from .rows import Imported, Said, complete, listed
+from ...units import ELEMENT_BYTES
+from .cells import dtype_of, gpu_of, listed, number
+from .checks import Verdict, Verdicts
+from .columns import Columns, Time, read_columns
+from .context import SEVERAL, said_by
+from .labels import Label, read_label, spoken, untold
+from .quantities import count, is_no_figure, microseconds, plain, ranks, shape, size, truth
+from .rows import Imported
+from .tables import Row, Table, tables
+from .text_file import TextFile, shortened
 
-#: What a column holds, by its name in lower case with underscores.
-MEANINGS = {
-    "tokens": ("tokens", "num_tokens", "token", "token_num", "m", "bs", "batch", "batch_size",
-               "seq_len", "sequence_length"),
-    "hidden_dim": ("hidden_dim", "hidden_size", "hidden", "n", "h", "dim"),
-    "shape": ("shape", "input_shape", "tensor_shape"),
-    "dtype": ("dtype", "data_type"),
-    "world_size": ("world_size", "tp", "tp_size", "ranks", "num_gpus", "gpus", "nranks", "ngpus"),
-    "bytes": ("bytes", "size_bytes", "bytes_per_rank", "input_bytes", "size_b"),
-    "label": ("algorithm", "algo", "arm", "kernel", "mode", "impl", "provider", "op", "operation",
-              "name", "stage", "method", "backend"),
-    "one_stage": ("use_1stage", "use_1stage_ar", "one_stage", "1stage"),
-    "graph": ("withgraph", "with_graph", "use_graph", "graph", "cuda_graph", "graph_mode"),
-    "gpu": ("gpu", "device", "gpu_name"),
-}  # fmt: skip
-
-_BY_NAME = {name: meaning for meaning, names in MEANINGS.items() for name in names}
-_UNIT = re.compile(r"(?:^|[_\s(\[])(us|µs|ms|ns|s|usec|msec)[)\]]?$", re.IGNORECASE)
-_TO_US = {"us": 1.0, "µs": 1.0, "usec": 1.0, "ms": 1e3, "msec": 1e3, "ns": 1e-3, "s": 1e6}
-_TIME = re.compile(r"latency|time|elapsed|duration|mean|median|avg|(^|_)p\d\d($|_)")
-_NOT_A_TIME = ("", "-", "n/a", "na", "nan", "none", "inf", "failed", "oom", "err", "error", "skip")
+#: Rows by whose cells columns are judged.
+_SAMPLE = 50
 
 
-class Column(NamedTuple):
-    """A latency column: its name, microseconds of its unit, and what its label says."""
+@dataclass(frozen=True)
+class Harness:
+    """What one harness always does, where its tables do not say.
 
-    name: str
-    to_us: float
-    label: Label
+    ``cells`` are schema 1 cells, ``unit`` that of times without one. ``arm`` says what a column's
+    or row's label is, None to leave it to its words; ``skips`` tells tables that repeat others.
+    ``captions`` is False where lines above the tables say nothing of the op; ``tells`` are columns
+    whose cells tell states of a kernel apart, ``topic`` is what all tables are about.
+    """
 
-
-class Record(NamedTuple):
-    """One row of a table as texts by column name, and where it stands."""
-
-    where: str
-    cells: dict[str, str]
-
-
-def parse(text: str, path: str, said: Said, kind: str) -> Imported:
-    """Return the rows of all tables in a file; see :func:`costmodel.data.importers.read`."""
-    imported = Imported()
-    family = "aiter" if kind == "aiter" else ""
-    unused: list[str] = []
-    failed = 0
-    for table in tables(text, path):
-        columns, knowns, others = _columns(list(table[0].cells), table[0].where, said)
-        unused += others
-        for record in table:
-            for column in columns:
-                latency_us = _latency_us(record, column)
-                if latency_us is None:
-                    failed += 1
-                    continue
-                row = _row(record, knowns, column, said, unused)
-                if row is None:
-                    continue
-                row.setdefault("kernel_family", family)
-                row.update(source=said.source, latency_us=latency_us)
-                imported.rows.append(complete(row, said, record.where))
-    if failed:
-        imported.notes.append(f"{failed} cells without a time set aside")
-    if unused:
-        imported.notes.append(f"not used: {listed(unused)}")
-    return imported
+    kernel_family: str = ""
+    cells: Mapping[str, Any] = field(default_factory=dict)
+    unit: str = ""
+    arm: Callable[[str], Label | None] = lambda label: None
+    skips: Callable[[Table], bool] = lambda table: False
+    captions: bool = True
+    tells: tuple[str, ...] = ()
+    topic: str = ""
 
 
-def tables(text: str, path: str) -> list[list[Record]]:
-    """Return the tables of a file, each as its records."""
-    stripped = text.lstrip()
-    if stripped.startswith(("{", "[{", "[\n", "[ ")):
-        return _json_tables(text, path)
-    found = list(_markdown_tables(text, path))
-    return found or _csv_tables(text, path)
+def parse(file: TextFile, imported: Imported) -> None:
+    """Read all tables of a file; see :mod:`costmodel.data.importers.formats`."""
+    read_tables(file, imported, Harness())
 
 
-def _json_tables(text: str, path: str) -> list[list[Record]]:
-    whole: Any = dict[str, Any] | list[dict[str, Any]]
-    wanted = "JSON records, in one list or one a line"
-    try:
-        data = parse_json(text, whole, path, wanted, foreign=True)
-    except InputError as error:
-        try:
-            lines = [line for line in text.splitlines() if line.strip()]
-            data = [parse_json(x, dict[str, Any], path, wanted, foreign=True) for x in lines]
-        except InputError:
-            raise error from None
-    constants: dict[str, Any] = {}
-    if isinstance(data, dict):
-        constants = {k: v for k, v in data.items() if not isinstance(v, list | dict)}
-        lists = [v for v in data.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
-        if len(lists) != 1:
-            raise InputError(f"{path}: {len(lists)} lists of records in the object; one is wanted")
-        data = lists[0]
-    if not data:
-        raise InputError(f"{path}: no record in the list")
-    return [
-        [
-            Record(f"{path}: record {i}", {k: str(v) for k, v in {**constants, **record}.items()})
-            for i, record in enumerate(data)
-        ]
-    ]
-
-
-def _markdown_tables(text: str, path: str) -> Iterator[list[Record]]:
-    header: list[str] = []
-    table: list[Record] = []
-    for number, line in enumerate([*text.splitlines(), ""], start=1):
-        bar = line.find("|")
-        if bar < 0 or line.count("|") < 2:
-            if table:
-                yield table
-            header, table = [], []
+def read_tables(file: TextFile, imported: Imported, harness: Harness) -> None:
+    """Read the tables of a file, given what its harness always does."""
+    for table in tables(file):
+        if harness.skips(table):
+            imported.note(f"the table of line {table.line} repeats others: not counted")
             continue
-        cells = [cell.strip().strip("`*") for cell in line[bar:].strip().strip("|").split("|")]
-        if not header:
-            header = cells
-        elif all(re.fullmatch(r":?-+:?", cell) for cell in cells):
-            continue
-        elif len(cells) == len(header):
-            table.append(Record(f"{path}:{number}", dict(zip(header, cells, strict=True))))
-        else:
-            raise InputError(f"{path}:{number}: {len(cells)} cells, the header has {len(header)}")
+        read_table(table, file.name, imported, harness)
 
 
-def _csv_tables(text: str, path: str) -> list[list[Record]]:
-    try:
-        rows = list(csv.reader(io.StringIO(text), strict=True))
-    except csv.Error as error:
-        raise InputError(f"{path}: neither a markdown table nor JSON nor CSV: {error}") from None
-    rows = [row for row in rows if row]
-    if len(rows) < 2 or len(rows[0]) < 2:
-        raise InputError(f"{path}: no table found in it; markdown, CSV or JSON records are read")
-    header = [name.strip() for name in rows[0]]
-    table = []
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(header):
-            raise InputError(f"{path}:{number}: {len(row)} cells, the header has {len(header)}")
-        cells = dict(zip(header, (cell.strip() for cell in row), strict=True))
-        table.append(Record(f"{path}:{number}", cells))
-    return [table]
+def read_table(table: Table, name: str, imported: Imported, harness: Harness) -> None:
+    """Read one table; every latency of it is a row or left."""
+    sample = list(itertools.islice(table.rows, _SAMPLE))
+    unit = imported.said.unit or table.says.get("unit", "") or harness.unit
+    columns = read_columns(table.header, [cells for _, cells in sample], imported.said, unit)
+    spare = [shortened(plain(column), 40) for column in columns.spare if plain(column)]
+    if not columns.times:
+        header = listed(shortened(plain(cell), 30) for cell in table.header[:12])
+        imported.note(f"no column of times in the table of line {table.line}: {header}")
+        return
+    if spare:
+        imported.note(f"columns not used: {listed(spare[:30])}")
+    if columns.ranks_only:
+        imported.note("minimum and maximum over the ranks are one call: the maximum is the latency")
+    reader = _Reader(table, columns, name, imported, harness)
+    for row in itertools.chain(sample, table.rows):
+        reader.read(row)
+    reader.verdicts.note(imported)
 
 
-def _columns(
-    header: list[str], where: str, said: Said
-) -> tuple[list[Column], dict[str, str], list[str]]:
-    """Return the latency columns, the names of the columns of each meaning, and the rest."""
-    latencies: list[Column] = []
-    knowns: dict[str, str] = {}
-    others: list[str] = []
-    for name in header:
-        plain = re.sub(r"\W+", "_", name.strip().lower()).strip("_")
-        unit = _UNIT.search(name.strip())
-        if plain in _BY_NAME:
-            knowns.setdefault(_BY_NAME[plain], name)
-        elif unit:
-            label = read_label(name, said)
-            if label.used:
-                latencies.append(Column(name, _TO_US[unit[1].lower()], label))
+class _Reader:
+    """Rows of one table."""
+
+    def __init__(
+        self, table: Table, columns: Columns, name: str, imported: Imported, harness: Harness
+    ) -> None:
+        self.table = table
+        self.columns = columns
+        self.name = name
+        self.imported = imported
+        self.harness = harness
+        self.verdicts = Verdicts(columns, table.header)
+        times = [of for time in columns.times for of in (time, *time.others)]
+        self.labels = {time.at: self._arm(time.name) or time.label for time in times}
+        self.above = self._above() if harness.captions else Label()
+        arms = [self._of(time) for time in columns.times]
+        self.alike = {
+            arm for arm in arms
+            if arms.count(arm) > 1 or arm[:3] in (("", "", ""), ("all_reduce", "", ""))
+        }  # fmt: skip
+        self.tells = [(i, n) for i, n in enumerate(table.header) if spoken(n) in harness.tells]
+        self.of_mhc = any(
+            "mhc" in spoken(text) for text in (*table.captions, *table.header, harness.topic)
+        )
+
+    def _of(self, time: Time) -> tuple[Any, ...]:
+        """Return what is known of an arm without the words that are left over."""
+        label = self.labels[time.at]
+        says = sorted((k, str(v)) for k, v in time.says.items() if k != "statistic")
+        return label.op, label.algorithm, label.kernel_family, *says
+
+    def _arm(self, text: str) -> Label | None:
+        of_user = read_label(text, self.imported.said)
+        if spoken(text) in {spoken(name) for name in self.imported.said.columns}:
+            return of_user
+        return self.harness.arm(text)
+
+    def _above(self) -> Label:
+        """Return the op that the caption right above names, if it names one alone."""
+        for text in self.table.captions:
+            label = self._arm(text) or read_label(text, self.imported.said)
+            if re.search(r"(?:^|_)(?:vs|versus|against|compared|comparison)(?:_|$)", spoken(text)):
+                return Label()
+            if label.op or not label.used:
+                return label
+        return Label()
+
+    def read(self, row: Row) -> None:
+        """Take one line of the table."""
+        line, cells = row
+        where = f"{self.name}:{line}"
+        if len(cells) != len(self.table.header):
+            self.imported.leave(
+                where, f"{len(cells)} cells, the header has {len(self.table.header)}",
+                len(self.columns.times),
+            )  # fmt: skip
+            return
+        shared, problem = self._shared(cells)
+        by_row, texts, timing = self._labels(cells)
+        shared |= {"timing": timing} if timing else {}
+        for time in self.columns.times:
+            time = self._stated(time, cells)
+            row_cells, ask, known = self._row(time, shared, by_row, texts)
+            latency_us, unread = self._latency(time, cells)
+            reason = (ask if not known else "") or unread or problem or ask
+            verdict = Verdict(reason) if reason else self.verdicts.of(time, cells, where)
+            if verdict.wrong:
+                self.imported.leave(where, verdict.wrong)
+                continue
+            if verdict.suspect:
+                row_cells["quality"] = "suspect"
+            self.imported.add({**row_cells, "latency_us": latency_us}, where)
+
+    def _stated(self, time: Time, cells: list[str]) -> Time:
+        """Return the column that states an arm's time in this line: the first that does."""
+        if time.others and is_no_figure(cells[time.at]):
+            return next((o for o in time.others if not is_no_figure(cells[o.at])), time)
+        return time
+
+    def _latency(self, time: Time, cells: list[str]) -> tuple[float, str]:
+        """Return the time of a cell in microseconds, and why it is none, or ""."""
+        text = cells[time.at]
+        latency_us = microseconds(text, time.to_us)
+        if latency_us is not None:
+            return latency_us, ""
+        if is_no_figure(text):
+            return 0.0, f"no time ({shortened(plain(text), 20)})" if plain(text) else "no time"
+        if microseconds(text, 1.0) is not None:
+            name = shortened(plain(time.name), 40)
+            return 0.0, f"column '{name}' has no unit: --unit us, ms or ns"
+        return 0.0, f"'{shortened(plain(text), 30)}' is no time"
+
+    def _shared(self, cells: list[str]) -> tuple[dict[str, Any], str]:
+        """Return what a line says of all its latencies, and what in it is not understood."""
+        shared: dict[str, Any] = {}
+        problems: list[str] = []
+        for held, indices in self.columns.knowns.items():
+            index = next((i for i in indices if not is_no_figure(cells[i])), -1)
+            if index < 0 or held == "bytes":
+                continue
+            text = cells[index]
+            found = _READ[held](text)
+            if isinstance(found, dict):
+                shared.update({key: value for key, value in found.items() if key not in shared})
+            elif found is not None:
+                shared[held] = found
             else:
-                others.append(name)
-        elif _TIME.search(plain) and not re.search(r"speed|ratio|percent|date|stamp", plain):
-            raise InputError(
-                f"{where}: column '{name}' has no unit; rename it with one, e.g. '{name}_us'"
+                name = shortened(plain(self.table.header[index]), 30)
+                problems.append(f"{name} '{shortened(plain(text), 30)}' is not understood")
+        for key, value in {**self.harness.cells, **self.table.says}.items():
+            if key not in ("unit", *shared):
+                shared[key] = value
+        told = [f"{name} {shortened(plain(cells[i]), 30)}" for i, name in self.tells if cells[i]]
+        if told:
+            shared["kernel_version"] = ", ".join(
+                [*filter(None, [shared.get("kernel_version")]), *told]
             )
+        if "bytes" in self.columns.knowns and not problems:
+            problems += self._sized(cells, shared)
+        return shared, problems[0] if problems else ""
+
+    def _sized(self, cells: list[str], shared: dict[str, Any]) -> Iterator[str]:
+        """Take the size of a line, beside its shape where it has one."""
+        indices = self.columns.knowns["bytes"]
+        index = next((i for i in indices if not is_no_figure(cells[i])), -1)
+        if index < 0:
+            return
+        text = cells[index]
+        found = size(text, self.columns.size_units[index])
+        if found is None:
+            sizes = shape(text)
+            if sizes and "tokens" not in shared:
+                shared["tokens"], shared["hidden_dim"] = sizes
+                return
+            yield f"size '{shortened(plain(text), 30)}' is not understood"
+            return
+        elements = shared.get("tokens", 0) * shared.get("hidden_dim", 0)
+        said = self.imported.said
+        dtype = dtype_of(str(shared.get("dtype") or said.dtype))
+        each = ELEMENT_BYTES.get(dtype)
+        if elements and any(found.fits(elements * e) for e in ([each] if each else (1, 2, 4))):
+            shared |= {"bytes": found.exact} if found.exact and not each else {}
+            return
+        if elements and found.taken and each and found.fits(elements * each, decimal=True):
+            self.imported.note("KB and MB of sizes are powers of 1000, as the shapes say")
+            return
+        if elements:
+            yield "the size is not tokens x hidden size x element size"
+        elif found.exact is None:
+            yield f"size '{shortened(plain(text), 30)}' is rounded: no whole number of bytes"
         else:
-            others.append(name)
-    if not latencies:
-        raise InputError(
-            f"{where}: no latency column with a unit (…_us, … (ms)) among {', '.join(header)}"
-        )
-    names = {re.sub(r"\W+", "_", column.name.lower()).strip("_"): column for column in latencies}
-    for prefix in ("", "latency_", "time_"):  # over the ranks: the slowest decides
-        low, high = names.get(f"{prefix}min_us"), names.get(f"{prefix}max_us")
-        if low and high:
-            latencies.remove(low)
-            others.append(low.name)
-    return latencies, knowns, others
+            shared["bytes"] = found.exact
+            if found.taken:
+                self.imported.note("KB and MB of sizes are taken as powers of 1024")
+
+    def _labels(self, cells: list[str]) -> tuple[Label, list[str], str]:
+        """Return what the labels of a line say together, texts that tell arms apart, and a mode."""
+        op = algorithm = family = mode = ""
+        side, used = False, True
+        texts: list[str] = []
+        versions: list[str] = []
+        for index in self.columns.labels:
+            text = cells[index]
+            if is_no_figure(text):
+                continue
+            known = self._arm(text)
+            label = known or read_label(text, self.imported.said)
+            timing = said_by(text, bare=True).get("timing", SEVERAL)
+            if timing != SEVERAL:
+                mode = mode or timing
+            else:
+                texts.append(plain(text))
+                versions.append(known.version if known else untold(text))
+            op, algorithm = op or label.op, algorithm or label.algorithm
+            family, side = family or label.kernel_family, side or label.side
+            used = used and label.used
+        version = ", ".join(dict.fromkeys(filter(None, versions)))
+        return Label(op, algorithm, family, used, side, version=version), texts, mode
+
+    def _row(
+        self, time: Time, shared: Mapping[str, Any], by_row: Label, texts: list[str]
+    ) -> tuple[dict[str, Any], str, bool]:
+        """Return the cells of one latency without it, why it is left, and whether it has an op."""
+        label = self.labels[time.at]
+        says = time.says
+        if self.harness.arm(time.name):  # of a known name only the mode is said in words
+            says = {k: v for k, v in says.items() if k in ("timing", "statistic", "rank_reduction")}
+        row: dict[str, Any] = {**shared, **says}
+        if not label.used or not by_row.used:
+            text = plain(time.name) if not label.used else " ".join(texts)
+            return row, f"no op of schema 1: {shortened(text, 60)}", False
+        op = label.op or by_row.op
+        algorithm = label.algorithm or by_row.algorithm
+        side = (label.side or by_row.side) and not op
+        if not op and not side:
+            if not self.above.used:
+                text = self.table.captions[0].strip("=: ")
+                return row, f"no op of schema 1: {shortened(text, 60)}", False
+            op, algorithm = self.above.op, algorithm or self.above.algorithm
+        if self.of_mhc:
+            op, algorithm = _of_mhc(op, algorithm, time.name)
+            if not op:
+                return row, f"no op of schema 1: {shortened(plain(time.name), 60)}, mHC", False
+        if op == "ar_then_rmsnorm":
+            algorithm = label.algorithm
+        elif "one_stage" in row:
+            algorithm = "1stage" if row["one_stage"] else "2stage"
+        row.pop("one_stage", None)
+        row["op"], row["algorithm"] = op, algorithm
+        row["kernel_family"] = (
+            by_row.kernel_family or label.kernel_family or self.above.kernel_family
+            or shared.get("kernel_family") or self.harness.kernel_family
+            or ("aiter" if str(shared.get("kernel_version", "")).startswith("AITER ") else "")
+        )  # fmt: skip
+        of_column = label.version
+        if not of_column and self._of(time) in self.alike and time.arm:
+            of_column = untold(time.name)
+        named_by = [shortened(text, 60) for text in (by_row.version, of_column) if text]
+        version = [str(shared["kernel_version"])] if shared.get("kernel_version") else []
+        row["kernel_version"] = ", ".join([*version, *named_by])
+        if not op and not self.imported.said.op:
+            what = (texts or [_without_unit(time.name)])[0] or plain(time.name)
+            what = shortened(what, 40)
+            ask = f"'{what}' does not say which op: --op, or --column '{what}=OP:ALGORITHM'"
+            return row, ask, True
+        return row, "", True
 
 
-def _latency_us(record: Record, column: Column) -> float | None:
-    text = record.cells[column.name].lower()
-    if text in _NOT_A_TIME:
-        return None
-    try:
-        return float(text) * column.to_us
-    except ValueError:
-        raise InputError(f"{record.where}: '{text}' in column '{column.name}' is no time") from None
+def _of_mhc(op: str, algorithm: str, name: str) -> tuple[str, str]:
+    """Return (op, algorithm) of an arm in a table about hyper-connections, ("", "") for no op."""
+    words = spoken(name)
+    if "fus" in words or (algorithm and op in ("", "fused_ar_rmsnorm")):
+        return "fused_ar_mhc", "2stage" if "split" in words else algorithm
+    return ("all_reduce", algorithm) if op == "all_reduce" else ("", "")
 
 
-def _row(
-    record: Record, knowns: dict[str, str], column: Column, said: Said, unused: list[str]
-) -> dict[str, Any] | None:
-    """Return the cells of one latency without it, None where its label is left out."""
-    cells = {meaning: record.cells[name] for meaning, name in knowns.items()}
-    row: dict[str, Any] = {}
-    for key in ("tokens", "hidden_dim", "world_size", "bytes"):
-        if cells.get(key):
-            row[key] = _whole(cells[key], record.where, knowns[key])
-    if shape := cells.get("shape"):
-        sizes = [int(size) for size in re.findall(r"\d+", shape)]
-        if len(sizes) != 2:
-            raise InputError(f"{record.where}: shape '{shape}' is not (tokens, hidden_dim)")
-        row["tokens"], row["hidden_dim"] = sizes
-    for key in ("dtype", "gpu"):
-        row[key] = cells.get(key, "")
-    if "graph" in cells:
-        row["timing"] = "graph" if _truth(cells["graph"]) else "eager"
-    label = column.label
-    if cells.get("label"):
-        by_row = read_label(cells["label"], said)
-        if not by_row.used:
-            unused.append(cells["label"])
-            return None
-        label = Label(
-            by_row.op or label.op,
-            by_row.algorithm or label.algorithm,
-            by_row.kernel_family or label.kernel_family,
-        )
-    row["op"], row["algorithm"] = label.op, label.algorithm
-    if label.kernel_family:
-        row["kernel_family"] = label.kernel_family
-    if "one_stage" in cells:
-        row["algorithm"] = "1stage" if _truth(cells["one_stage"]) else "2stage"
-    plain = column.name.lower()
-    for statistic in ("median", "mean", "min"):
-        if statistic in plain or (statistic == "mean" and "avg" in plain):
-            row["statistic"] = statistic
-    if re.match(r"max[_ (]?us", plain):
-        row["rank_reduction"] = "max"
-    if not row["op"] and not said.op:
-        raise InputError(
-            f"{record.where}: column '{column.name}' does not say which op it is; say --op, or "
-            f"--column '{column.name}=OP:ALGORITHM'"
-        )
-    return row
+def _without_unit(name: str) -> str:
+    """Return a column's name without unit and statistic: what tells it from the others."""
+    text = re.sub(r"[\[(]\s*(?:us|ms|ns|usec|msec)\s*[\])]", " ", plain(name))
+    text = re.sub(
+        r"(?i)(?:^|[_ ])(?:us|ms|ns|p50|median|mean|avg|max|min|latency|time)(?=$|[_ ])", " ", text
+    )
+    return " ".join(text.split())
 
 
-def _whole(text: str, where: str, name: str) -> int:
-    try:
-        value = float(text)
-    except ValueError:
-        raise InputError(f"{where}: {name} is '{text}', not a whole number") from None
-    if value != int(value):
-        raise InputError(f"{where}: {name} is '{text}', not a whole number")
-    return int(value)
+def _read_timing(text: str) -> str | None:
+    word = spoken(text)
+    if word in ("profiler", "cupti"):
+        return "profiler"
+    if word in ("cuda_events", "cuda_graph", "hip_graph"):
+        return "eager" if word == "cuda_events" else "graph"
+    said = said_by(text, bare=True).get("timing")
+    if said in ("eager", "graph"):
+        return str(said)
+    on = truth(text)
+    return None if on is None else "graph" if on else "eager"
 
 
-def _truth(text: str) -> bool:
-    return text.strip().lower() in ("1", "true", "yes", "on", "1stage")
+def _read_shape(text: str) -> dict[str, int] | None:
+    sizes = shape(text)
+    return {"tokens": sizes[0], "hidden_dim": sizes[1]} if sizes else None
+
+
+def _read_reduction(text: str) -> str:
+    word = spoken(text)
+    if "slowest" in word or word.startswith("max"):
+        return "max"
+    return "mean" if word in ("mean", "avg", "average") else shortened(word, 20)
+
+
+#: How a cell of each meaning is read; None for a cell that is not understood.
+_READ: dict[str, Callable[[str], Any]] = {
+    "tokens": count,
+    "hidden_dim": count,
+    "shape": _read_shape,
+    "dtype": lambda text: dtype_of(plain(text)),
+    "world_size": ranks,
+    "one_stage": truth,
+    "timing": _read_timing,
+    "gpu": lambda text: gpu_of(plain(text)) if number(text) is None else {},
+    "arch": lambda text: plain(text).lower().partition(":")[0],
+    "rank_reduction": _read_reduction,
+    "statistic": lambda text: plain(text).lower(),
+    "kernel_version": plain,
+    "kernel_family": plain,
+}

@@ -1,36 +1,47 @@
-"""Output of vLLM's benchmarks/kernels (https://github.com/vllm-project/vllm).
+"""Output of vLLM's benchmarks/kernels (https://github.com/vllm-project/vllm), and SGLang's copy.
 
-- ``benchmark_device_communicators.py --output-json``: milliseconds a call of each communicator by
-  sequence length; graph replays, rank 0's clock, mean over the trials.
-- ``benchmark_fused_collective.py --output-file``: markdown with a section for each configuration.
+- ``benchmark_device_communicators.py``: milliseconds a call of each communicator by sequence
+  length, as JSON and on the console; graph replays, rank 0's clock, mean over the trials.
+- ``benchmark_fused_collective.py``: markdown with a section for each configuration, or the same on
+  the console; graph replays, rank 0's clock, mean.
 - any other table, as :mod:`costmodel.data.importers.table` reads it.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, TypedDict
+from typing import TypedDict
 
-from ...errors import InputError
 from ...files import parse_json
-from . import table
-from .labels import read_label
-from .rows import Imported, Said, complete, listed
+from .labels import Label, named, read_label, spoken
+from .quantities import scaled
+from .rows import Imported
+from .table import Harness, read_table
+from .tables import Table, tables
+from .text_file import TextFile, shortened
 
-#: Communicators of the JSON: (op, algorithm, family). ``pynccl`` is RCCL on ROCm and NCCL on CUDA,
-#: which the file does not say.
+#: Communicators: (op, algorithm, family). ``pynccl`` is RCCL on ROCm and NCCL on CUDA, which the
+#: file does not say.
 COMMUNICATORS = {
     "ca_1stage": ("all_reduce", "1stage", "vllm"),
     "ca_2stage": ("all_reduce", "2stage", "vllm"),
+    "push_ar": ("all_reduce", "", "vllm"),
     "pynccl": ("all_reduce", "", ""),
     "pynccl-symm": ("all_reduce", "", ""),
     "symm_mem_two_shot": ("all_reduce", "2stage", "torch_symm_mem"),
     "symm_mem_multimem": ("all_reduce", "", "torch_symm_mem"),
     "flashinfer_trtllm": ("all_reduce", "", "flashinfer"),
     "flashinfer_mnnvl": ("all_reduce", "", "flashinfer"),
+    "quick_reduce": ("all_reduce", "", "quickreduce"),
+    "aiter_ca": ("all_reduce", "", "aiter"),
+}
+_BY_WORD = {
+    spoken(name): Label(*found, version="" if found[1] else name)
+    for name, found in COMMUNICATORS.items()
 }
 
-
+#: What all of these benchmarks do.
+CELLS = {"statistic": "mean", "rank_reduction": "rank0", "timing": "graph"}
 #: What a file should be, for messages.
 FILES = "the JSON that vLLM's benchmarks write"
 
@@ -38,7 +49,7 @@ FILES = "the JSON that vLLM's benchmarks write"
 class Sequence(TypedDict):
     """Milliseconds a call of each communicator at one sequence length."""
 
-    timings: dict[str, float]
+    timings: dict[str, float | None]
 
 
 class MachineAndShape(TypedDict, total=False):
@@ -55,93 +66,77 @@ class Communicators(MachineAndShape):
     results: dict[int, Sequence]
 
 
-def parse(text: str, path: str, said: Said, kind: str) -> Imported:
-    """Return the rows of a file; see :func:`costmodel.data.importers.read`."""
-    if text.lstrip().startswith("{"):
-        data = parse_json(text, dict[str, Any], path, FILES, foreign=True)
-        if isinstance(data.get("results"), dict):
-            read = parse_json(text, Communicators, path, FILES, foreign=True)
-            return _communicators(read, path, said)
-    if "**Hidden Dimension:**" in text:
-        return _fused_collective(text, path, said)
-    return table.parse(text, path, said, kind)
+def _communicator(text: str) -> Label | None:
+    return _BY_WORD.get(spoken(text))
 
 
-def _communicators(data: Communicators, path: str, said: Said) -> Imported:
-    imported = Imported()
-    unused: list[str] = []
+def _operation(text: str) -> Label | None:
+    name = spoken(text)
+    if name.startswith("standard") and "quant" not in name:
+        how = re.search(r"native_compiled|native_rms_norm|custom_rms_norm", name)
+        return Label("ar_then_rmsnorm", "", "vllm", version=how[0] if how else "")
+    return None
+
+
+_CONSOLE = Harness(cells=CELLS, arm=_communicator, unit="ms", captions=False)
+_COLLECTIVE = Harness(cells=CELLS, arm=_operation, captions=False)
+
+
+def parse(file: TextFile, imported: Imported) -> None:
+    """Read a file; see :mod:`costmodel.data.importers.formats`."""
+    if re.match(r"\s*\{", file.head) and '"results"' in file.head:
+        text = file.text()
+        _communicators(
+            parse_json(text, Communicators, file.name, FILES, foreign=True), file, imported
+        )
+        return
+    for table in tables(file):
+        names = {spoken(name) for name in table.header}
+        if "operation" in names:
+            _collective(table, file, imported)
+        elif names & set(_BY_WORD):
+            read_table(table, file.name, imported, _CONSOLE)
+        else:
+            read_table(table, file.name, imported, Harness())
+    imported.note("rank 0's mean over graph replays, as these benchmarks measure")
+
+
+def _communicators(data: Communicators, file: TextFile, imported: Imported) -> None:
     for tokens, found in data["results"].items():
         for name, milliseconds in found["timings"].items():
-            if name not in COMMUNICATORS:
-                unused.append(name)
+            where = f"{file.name}: results['{tokens}']['{shortened(name, 40)}']"
+            label = _communicator(name)
+            if named(name, imported.said.columns) is not None:
+                label = read_label(name, imported.said)
+            if label is None or not label.used:
+                imported.leave(where, f"not all-reduce: {shortened(name, 40)}")
                 continue
-            op, algorithm, family = COMMUNICATORS[name]
+            if milliseconds is None:
+                imported.leave(where, "no time")
+                continue
             row = {
-                "source": said.source,
-                "op": op,
-                "algorithm": algorithm,
-                "kernel_family": family,
+                **CELLS,
+                "op": label.op,
+                "algorithm": label.algorithm,
+                "kernel_family": label.kernel_family,
+                "kernel_version": label.version,
                 "world_size": data.get("world_size", ""),
                 "tokens": tokens,
                 "hidden_dim": data.get("hidden_size", ""),
                 "dtype": data.get("dtype", ""),
-                "latency_us": milliseconds * 1e3,
-                "statistic": "mean",
-                "rank_reduction": "rank0",
-                "timing": "graph",
+                "latency_us": scaled(milliseconds, 1e3),
             }
-            if name.startswith("pynccl"):
-                row["kernel_version"] = name
-            imported.rows.append(complete(row, said, f"{path}: results['{tokens}']['{name}']"))
-    if unused:
-        imported.notes.append(f"not all-reduce, left out: {listed(unused)}")
-    imported.notes.append("rank 0's mean over graph replays, as that benchmark measures")
-    return imported
+            imported.add(row, where)
+    imported.note("rank 0's mean over graph replays, as that benchmark measures")
 
 
-def _fused_collective(text: str, path: str, said: Said) -> Imported:
-    world_size = re.search(r"\*\*World Size:\*\*\s*(\d+)", text)
-    hidden_dim = re.search(r"\*\*Hidden Dimension:\*\*\s*(\d+)", text)
-    if not world_size or not hidden_dim:
-        raise InputError(f"{path}: World Size or Hidden Dimension missing above the tables")
-    imported = Imported()
-    unused: list[str] = []
-    failed = 0
-    sections = re.split(r"^## Configuration: ", text, flags=re.MULTILINE)[1:]
-    for section in sections:
-        given = re.match(r"num_tokens=(\d+), dtype=(\S+?), (with residual|no residual)", section)
-        if not given:
-            raise InputError(f"{path}: a configuration without num_tokens and dtype")
-        where = f"{path}: num_tokens={given[1]}"
-        for record in (record for rows in table.tables(section, path) for record in rows):
-            operation, time = record.cells.get("Operation", ""), record.cells.get("Time (ms)", "")
-            label = read_label(operation, said)
-            if not label.used or not label.op or given[3] == "no residual":
-                unused.append(f"{operation} ({given[3]})")
-                continue
-            try:
-                latency_us = float(time) * 1e3
-            except ValueError:
-                failed += 1
-                continue
-            row = {
-                "source": said.source,
-                "op": label.op,
-                "algorithm": label.algorithm,
-                "kernel_family": label.kernel_family or "vllm",
-                "kernel_version": operation,
-                "world_size": int(world_size[1]),
-                "tokens": int(given[1]),
-                "hidden_dim": int(hidden_dim[1]),
-                "dtype": given[2],
-                "latency_us": latency_us,
-                "statistic": "mean",
-                "rank_reduction": "rank0",
-                "timing": "graph",
-            }
-            imported.rows.append(complete(row, said, where))
-    if failed:
-        imported.notes.append(f"{failed} operations without a time set aside")
-    if unused:
-        imported.notes.append(f"left out: {listed(unused)}")
-    return imported
+def _collective(table: Table, file: TextFile, imported: Imported) -> None:
+    """Read a section of ``benchmark_fused_collective.py``: one shape, a line an operation."""
+    captions = " ".join(table.captions).lower()
+    if "no residual" in captions or "residual=no" in captions:
+        rows = list(table.rows)
+        if rows:
+            where = f"{file.name}:{rows[0][0]}"
+            imported.leave(where, "without residual: another op than the fused one", len(rows))
+        return
+    read_table(table, file.name, imported, _COLLECTIVE)

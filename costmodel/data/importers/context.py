@@ -1,0 +1,208 @@
+"""What headings and lines around a table say: ranks, dtype, hidden size, GPU, mode, versions.
+
+A heading speaks for all below it until the next of its level; a line for what follows it. A line
+that names two values (``TP4 and TP8``) says none: the cell is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from .cells import dtype_of, gpu_of
+from .quantities import TO_US
+
+#: What stands where two values are named.
+SEVERAL = "several"
+
+_IS = r"\s*(?:is|of)?\s*[=:]?\s*"
+_SURE = r"\s*[=:]\s*\**\s*"
+
+
+def _number(text: str) -> int:
+    return int(text.replace(",", ""))
+
+
+def _graph(text: str) -> str:
+    return "eager" if re.search(r"eager|false|off|no|without|0", text.lower()) else "graph"
+
+
+#: Key -> patterns of what is said as ``name = value``; group 1 is the value.
+_STATED: dict[str, tuple[str, ...]] = {
+    "world_size": (
+        rf"\b(?:tp|tp[_ -]size|tensor[_ -]parallel(?:[_ -]size)?|world[_ -]?size|nranks|n?_?ranks|"
+        rf"num[_ -]gpus|n_?gpus|nproc[_-]per[_-]node|tp[_ -]degree){_SURE}(\d{{1,5}})\b",
+        r"--?(?:tp|tp-size|np|nproc[_-]per[_-]node|world-size|tensor-parallel-size|n)[ =]"
+        r"(\d{1,5})\b",
+        r"\busing tp size: (\d{1,5})\b",
+        r"\bacross (\d{1,5}) (?:ranks|gpus)\b",
+    ),
+    "hidden_dim": (
+        rf"\b(?:hidden(?:[_ -]?(?:size|dim(?:ension)?))?|hdim|d_model|n){_SURE}(\d[\d,]{{0,8}})\b",
+        r"--hidden[-_](?:dim|size)[ =](\d{1,7})\b",
+    ),
+    "tokens": (
+        rf"\b(?:num[_ -]tokens|tokens|seq[_ -]?len|batch(?:[_ -]size)?|m|bs){_SURE}"
+        r"(\d[\d,]{0,8})\b",
+    ),
+    "dtype": (rf"\b(?:d[_ -]?type|data[_ -]type|precision){_SURE}(?:torch\.)?(\w+)",),
+    "timing": (
+        rf"\b(?:mode|timing){_SURE}\**\w*\(?(eager|graph)\b",
+        r"\b(?:prefill|decode)\((eager|graph)\)",
+        rf"\b(?:with[_ -]?graph|cuda[_ -]?graph|hip[_ -]?graph|graph){_SURE}"
+        r"(true|false|on|off|0|1)\b",
+    ),
+}
+#: Key -> patterns of bare words, for headings and short lines.
+_BARE: dict[str, tuple[str, ...]] = {
+    "world_size": (
+        r"\btp[ -]?(\d{1,3})\b",
+        rf"\b(?:world[ _-]?size|tensor[ -]parallel(?:ism)?(?:[ _-]size)?){_IS}(\d{{1,5}})\b",
+        r"\b(\d{1,5})[ -]?ranks?\b",
+    ),
+    "hidden_dim": (
+        rf"\b(?:hidden(?:[ _-](?:size|dim(?:ension)?))?){_IS}(\d[\d,]{{2,8}})\b",
+        r"\bh(\d{4,5})\b",
+    ),
+    "tokens": (r"\b(\d{1,7}) tokens?\b",),
+    "dtype": (r"\b(bf16|bfloat16|fp16|float16|fp32|float32|f32|f16)\b",),
+    "timing": (
+        r"\b(eager|graph)\b(?!-(?:on|off)|(?: capture)? (?:size|break|pool))",
+        r"\b((?:no|without)[ -](?:cuda|hip)?[ -]?graphs?)\b",
+        r"\b(?:cuda|hip)[ -]?(graph)s?\b",
+        r"\bgraph[- ](on|off)\b",
+    ),
+}  # fmt: skip
+_GPUS = (
+    r"\b(\d{1,3}) ?[x×] ?(?:amd |nvidia )?(?:instinct )?(?:mi\d{3}\w?|[hb]\d{3}\w?|gpus?)\b",
+    r"\b(\d{1,3})[ -]gpus?\b(?! ?\(s\) visible)",
+)
+_GPU = re.compile(r"\b(MI ?\d{3}[AXP]?|GB[23]00|[HB][123]00|H20|A100|L40S)\b", re.IGNORECASE)
+_ARCH = re.compile(r"\b(gfx9\d\d|gfx1\d{3}|sm_?(?:80|90|100|103|120))\b", re.IGNORECASE)
+_AITER = re.compile(
+    r"\b(?:amd[-_])?aiter\s*(?:version|v|==|=|:|@|release|main|commit)*\s*"
+    r"(?:(\d+\.\d+\.\d+(?:\.post\d+)?)|(?:main|commit|@)\s*([0-9a-f]{7,40}))\b",
+    re.IGNORECASE,
+)
+_UNIT = re.compile(
+    r"[(\[](us|ms|ns|usec|msec)[)\]]"
+    r"|\b(?:in|avg|average|mean|median|p50|latency|times?|all) (us|ms|usec|msec|"
+    r"microseconds|milliseconds|nanoseconds)\b|\b(us|ms|microseconds|milliseconds) per\b"
+)
+_STATISTIC = (("median", r"\b(?:median|p50)\b"), ("mean", r"\b(?:avg|average|mean)\b"))
+_REDUCTION = (
+    ("max", r"slowest[ _-]rank|max(?:imum)?[ _-](?:over|across|of)[ _-](?:all )?(?:the )?(?:\d+ )?"
+            r"(?:ranks|gpus)|rank[ -]max|max latency across"),
+    ("mean", r"(?:avg|average|mean)[ \w]*(?:over|across) (?:all )?(?:\d+ )?(?:ranks|gpus)"),
+    ("rank0", r"\brank ?0 (?:only|time)"),
+)  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def said_by(text: str, *, bare: bool) -> Mapping[str, Any]:
+    """Return what a line says, by schema 1 cell (and ``unit``); :data:`SEVERAL` for two values.
+
+    ``bare`` words (``TP8``, ``bf16``) count in headings, labels and short lines only.
+    """
+    line = text[:500].lower().replace("µ", "u").replace("μ", "u").replace("**", "")
+    said: dict[str, Any] = {}
+    for key, patterns in _STATED.items():
+        found = {m.group(1) for p in patterns for m in re.finditer(p, line)}
+        if not found and bare:
+            found = {m.group(1) for p in _BARE.get(key, ()) for m in re.finditer(p, line)}
+        _take(said, key, found)
+    if "world_size" not in said and not re.search(r"available|visible", line):
+        _take(said, "world_size", {m.group(1) for p in _GPUS for m in re.finditer(p, line)})
+    if re.search(r"\btp ?\d+(?: ?[/,&]| and| vs\.?| or) ?(?:tp ?)?\d", line):
+        said["world_size"] = SEVERAL
+    _take(said, "gpu", {gpu_of(m[1].replace(" ", "")) for m in _GPU.finditer(text[:500])})
+    _take(said, "arch", {m[1].lower().replace("sm_", "sm") for m in _ARCH.finditer(line)})
+    if match := _AITER.search(text[:500]):
+        said["kernel_version"] = f"AITER {match[1] or 'main ' + match[2]}"
+    units = {u for m in _UNIT.finditer(line) for u in m.groups() if u}
+    if len({TO_US[u] for u in units}) == 1:
+        said["unit"] = units.pop()
+    for key, table in (("statistic", _STATISTIC), ("rank_reduction", _REDUCTION)):
+        _take(said, key, {value for value, pattern in table if re.search(pattern, line)})
+    return said
+
+
+def _take(said: dict[str, Any], key: str, found: set[str]) -> None:
+    values: set[Any] = set(found)
+    if key in ("world_size", "hidden_dim", "tokens"):
+        values = {_number(v) for v in found}
+    elif key == "timing":
+        values = {_graph(v) for v in found}
+    elif key == "dtype":
+        values = {dtype_of(v) for v in found}
+    if values:
+        said[key] = values.pop() if len(values) == 1 else SEVERAL
+
+
+_HEADING = re.compile(r"^\s{0,3}(#{1,6})\s+(\S.*)$")
+_SUMMARY = re.compile(
+    r"<(?:summary|h([1-6]))>(.*?)</(?:summary|h[1-6])>|<summary>(.*)", re.IGNORECASE
+)
+_BOLD = re.compile(r"^\s*(?:[-*]\s+)?\*\*([^*]+)\*\*:?\s*$")
+#: Levels of what is no heading of markdown: a fold, a bold line, any other line.
+_FOLD, _BOLD_LEVEL, _LINE = 7, 8, 9
+#: A line of so many characters is a caption; a longer one is prose, whose bare words say little,
+#: and whose end says nothing.
+_SHORT, _PROSE = 60, 1000
+
+
+class Context:
+    """What has been said on the way down a file.
+
+    What a heading says, and lines under it, holds until the next heading of its level or above.
+    """
+
+    def __init__(self) -> None:
+        self._scopes: list[tuple[int, dict[str, Any]]] = [(0, {})]
+        self._above: list[str] = []
+
+    def line(self, text: str, *, markdown: bool = True) -> None:
+        """Take the next line that is part of no table."""
+        text = text[:_PROSE].strip()
+        if not text or re.fullmatch(r"[-=*_+~#`|\s]+", text):
+            return
+        if re.match(r"</details>", text, re.IGNORECASE):
+            self._close(_FOLD)
+            return
+        level, words = _level(text, markdown)
+        if level < _LINE:
+            self._close(level)
+            self._scopes.append((level, dict(said_by(words, bare=True))))
+            self._above = [words]
+            return
+        self._scopes[-1][1].update(said_by(words, bare=len(words) <= _SHORT))
+        self._above = [*self._above[-2:], words]
+
+    def _close(self, level: int) -> None:
+        self._scopes = [scope for scope in self._scopes if scope[0] < level]
+
+    def says(self) -> dict[str, Any]:
+        """Return what holds here, by cell; what two values were named for is absent."""
+        merged: dict[str, Any] = {}
+        for _, said in self._scopes:
+            merged.update(said)
+        return {key: value for key, value in merged.items() if value != SEVERAL}
+
+    def captions(self) -> Iterator[str]:
+        """Give the short lines and headings right above, the nearest first."""
+        yield from (text for text in reversed(self._above) if len(text) <= 2 * _SHORT)
+
+
+def _level(text: str, markdown: bool) -> tuple[int, str]:
+    if heading := _HEADING.match(text):
+        level = len(heading[1]) if markdown else 1
+        return level, heading[2].strip("# ")
+    if fold := _SUMMARY.search(text):
+        return (int(fold[1]) if fold[1] else _FOLD), re.sub(
+            r"<[^>]+>", "", fold[2] or fold[3] or ""
+        )
+    if bold := _BOLD.match(text):
+        return _BOLD_LEVEL, bold[1]
+    return _LINE, text

@@ -1,0 +1,195 @@
+"""The formats that are read: how each is recognised, and which module reads it.
+
+Adding one is a :class:`Format` here and a module beside this one with
+``parse(file: TextFile, imported: Imported) -> None``, which gives every result that the file states
+to ``imported.add`` or ``imported.leave``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ...errors import InputError, nearest
+from .rows import Imported
+from .text_file import TextFile
+
+#: What files hold: latencies (schema 1), or rates of links.
+LATENCIES, LINK_RATES = "latencies", "link rates"
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format.
+
+    ``recognises`` looks at the first 64 KiB of a text. Of a format that may stand ``anywhere``, a
+    log with other output before it, the pieces after that are looked at too. A ``general`` format
+    is taken only where no other is recognised. ``suffixes`` of the file's name decide between two.
+    """
+
+    name: str
+    title: str
+    module: str
+    recognises: Callable[[str], object]
+    anywhere: bool = False
+    general: bool = False
+    aliases: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
+    makes: str = LATENCIES
+
+    def parse(self, file: TextFile, imported: Imported) -> None:
+        """Read a file into the account."""
+        importlib.import_module(f"{__package__}.{self.module}").parse(file, imported)
+
+
+def _marked(pattern: str, *words: str) -> Callable[[str], object]:
+    """Return a recogniser that looks for a pattern where one of its words stands: that is quick."""
+    search = re.compile(pattern, re.MULTILINE).search
+    return lambda text: any(word in text for word in words) and search(text)
+
+
+#: The start of a line, behind what a launcher writes there: ``[1,0]<stdout>:``, ``[rank0]: ``.
+_AT = r"^(?:\S{1,80}[>:\]]\s?)?"
+
+FORMATS = (
+    Format(
+        "rccl-tests", "log of rccl-tests or nccl-tests", "collective_tests",
+        re.compile(r"#[ \t]+(?:size[ \t]+count|bytes[ \t]+N)[ \t]+type[ \t]", re.M).search,
+        anywhere=True, aliases=("nccl-tests",),
+    ),
+    Format(
+        "rccl-tests-json", "JSON or CSV that rccl-tests (-Z) or nccl-tests (-J) writes",
+        "collective_json",
+        re.compile(r'"nccl_version"\s*:|"busBw"\s*:|^[ \t]*numCycle,', re.I | re.M).search,
+        aliases=("nccl-tests-json",),
+    ),
+    Format(
+        "transferbench", "what TransferBench prints, as text or CSV", "transfer_bench",
+        re.compile(
+            r"TransferBench v\d|GPU-GFX (?:All-To-All|Scaling) benchmark"
+            r"|SRC(?:\+EXE)?\\(?:EXE\+)?DST"
+            r"|^Test#,Transfer#,|Transfer\s+\d+\s*[|,│]\s*[\d.]+ GB/s", re.M,
+        ).search,
+        anywhere=True, makes=LINK_RATES,
+    ),
+    Format(
+        "rocm-bandwidth-test", "what rocm_bandwidth_test prints", "rocm_bandwidth",
+        re.compile(
+            r"RocmBandwidthTest Version|directional Benchmark Result|^[ \t]*D/D[ \t]+0\b", re.M
+        ).search,
+        anywhere=True, makes=LINK_RATES,
+    ),
+    Format(
+        "nccl-tuner", "CSV of NCCL's tuner plugin: performance data, or a configuration",
+        "tuner_csv",
+        re.compile(
+            r"^collective,size_bytes,"
+            r"|^[ \t]*(?:broadcast|reduce|allgather|reducescatter|allreduce),-?\d+,-?\d+,"
+            r"(?:tree|ring|collnet|nvls|pat)", re.M,
+        ).search,
+    ),
+    Format(
+        "aiter", "log, markdown or CSV of AITER's op_tests/multigpu_tests", "aiter",
+        _marked(
+            r"\bwithGraph\b|\[checkAllclose |^\W*Size \|\s+Shape \|\s+AITER \(us\)"
+            r"|\b(?:ar|fused|quant|per_group)_max_us\b|\{'(?:shape|tp_size)'[^{\n]{0,2000}_us'"
+            rf"|{_AT}# AR \+ mhc_post only|AR\+mhc_post profile",
+            "withGraph", "checkAllclose", "AITER (us)", "_max_us", "_us'", "mhc_post",
+        ),
+        anywhere=True,
+    ),
+    Format(
+        "flydsl", "CSV or report of AITER's FlyDSL all-reduce tuner", "flydsl",
+        _marked(
+            r"[,|]_nbytes[,|].* us\b|^# aiter all-reduce benchmark|^\W*candidate\s*\|\s*us\s*\|",
+            "_nbytes", "all-reduce benchmark", "candidate",
+        ),
+        anywhere=True, aliases=("aiter-flydsl",),
+    ),
+    Format(
+        "sglang", "CSV, report or console of SGLang's benchmark/kernels/all_reduce", "sglang",
+        _marked(
+            r"\b(?:split|fused)_p50_us\b|\bSplit p50 \(us\)|\bSplit\(3k\) us|\bfused1_us\b"
+            rf"|{_AT}Results \((?:avg ms across|eager;|graph;)|\bimplementation,size_bytes\b"
+            r"|^# ROCm unfused all-reduce benchmark|\bmsg_size\b.*\beager time\b"
+            r"|\bNaive RS\+AG\b",
+            "p50", "Split(3k)", "fused1_us", "Results (", "implementation,", "ROCm unfused",
+            "msg_size", "RS+AG",
+        ),
+        anywhere=True,
+    ),
+    Format(
+        "vllm", "JSON, markdown or console of vLLM's communicator and fused-collective benchmarks",
+        "vllm",
+        _marked(
+            r'"timings"\s*:|^# FlashInfer Fused Collective'
+            rf"|{_AT}Device Communicator Benchmark Results"
+            rf"|{_AT}Results: (?:num_tokens|seq_len)=",
+            '"timings"', "FlashInfer Fused", "Device Communicator", "Results: ",
+        ),
+        anywhere=True,
+    ),
+    Format(
+        "flashinfer", "CSV, JSON lines or console of FlashInfer's allreduce_fusion benchmark",
+        "flashinfer",
+        _marked(
+            rf"^routine,median_time\b|\ballreduce_fusion\b|{_AT}\[PERF\] .*:: median time",
+            "median_time", "allreduce_fusion", "[PERF]",
+        ),
+        anywhere=True,
+    ),
+    Format(
+        "trtllm", "CSV or console of TensorRT-LLM's all_reduce microbenchmark", "trtllm",
+        _marked(
+            r"\bstrategy,fusion\b|\bfusion,num_tokens\b.*\bstrategy\b|\bstrategy: \w+, fusion: "
+            rf"|{_AT}# Fusion: \w+\s+world_size=|\bstrategy\s+fusion\b",
+            "strategy", "# Fusion",
+        ),
+        anywhere=True, aliases=("tensorrt-llm",),
+    ),
+    Format(
+        "table", "a table of latencies: markdown, CSV, tabs, console columns, JSON records",
+        "table",
+        re.compile(r"^\s*[\[{]|\|[^\n|]*\||\S[,;\t]\s*\S|\S {2,}\S", re.M).search,
+        general=True,
+    ),
+)  # fmt: skip
+
+
+def named(name: str) -> Format:
+    """Return a format by its name; raise :class:`InputError` for an unknown one."""
+    for found in FORMATS:
+        if name in (found.name, *found.aliases):
+            return found
+    names = [n for f in FORMATS for n in (f.name, *f.aliases)]
+    near = nearest(name[:60], names)
+    raise InputError(f"unknown format '{name[:60]}'{near}; one of {', '.join(names)}")
+
+
+def find_format(file: TextFile) -> Format:
+    """Return the format of a file; raise :class:`InputError` where none or several fit."""
+    fits = [f for f in FORMATS if not f.general and f.recognises(file.head)]
+    if not fits and file.is_text:
+        fits = _further_on(file)
+    fits = fits or [f for f in FORMATS if f.general and f.recognises(file.head)]
+    if len(fits) > 1:
+        fits = [f for f in fits if file.path.suffix.lower() in f.suffixes] or fits
+    if len(fits) == 1:
+        return fits[0]
+    names = ", ".join(f.name for f in fits or FORMATS)
+    if not file.is_text and not fits:
+        raise InputError(f"{file.name}: not a text file; say its format by --as: {names}")
+    what = "reads as several formats" if fits else "no format is recognised in it"
+    raise InputError(f"{file.name}: {what}; say --as with one of {names}")
+
+
+def _further_on(file: TextFile) -> list[Format]:
+    """Return the formats in the first later piece that has one."""
+    candidates = [f for f in FORMATS if f.anywhere]
+    for window in file.windows():
+        fits = [f for f in candidates if f.recognises(window)]
+        if fits:
+            return fits
+    return []

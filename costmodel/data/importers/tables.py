@@ -1,0 +1,355 @@
+"""Tables in a text: markdown, console columns, tabs, CSV and JSON records, with what stands around.
+
+A file is read line by line; what lies between tables says things about them
+(:mod:`costmodel.data.importers.context`). Rows that do not have the header's number of cells are
+given as they are: the reader leaves them with that reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import InputError
+from .cells import number
+from .columns import looks_like_header
+from .context import SEVERAL, Context, said_by
+from .text_file import TextFile
+
+Row = tuple[int, list[str]]
+
+#: No header is longer; a tuner's has some hundred candidates with seven columns each.
+HEADER_CHARACTERS = 200_000
+#: A pasted table is held as a whole; CSV is not.
+PASTED_ROWS = 200_000
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+#: What mpirun, srun, torchrun and Ray put before each line of a rank.
+_LAUNCHER = re.compile(
+    r"^(?:\[\d+,\d+\]<std(?:out|err)>:\s?|\[(?:default|rank)\d+\]:\s?|\(\w+ pid=\d+[^)]*\)\s?|"
+    r"\d{1,4}: (?=\s*[|+{#]))"
+)
+_RULE_SIGNS = frozenset("-=_+:| \t")
+_BARS = re.compile(r"(?<!\\)\|")
+_GAP = re.compile(r"\s{2,}")
+
+
+@dataclass
+class Table:
+    """One table: its header, the line it stands in, its rows, and what is said around it.
+
+    ``says`` are cells for all rows, ``captions`` the lines right above, the nearest first.
+    """
+
+    header: list[str]
+    line: int
+    rows: Iterator[Row]
+    says: dict[str, Any]
+    captions: tuple[str, ...] = ()
+
+
+class _Lines:
+    """Lines with a look ahead."""
+
+    def __init__(self, lines: Iterator[tuple[int, str]]) -> None:
+        self._lines = lines
+        self._ahead: deque[tuple[int, str]] = deque()
+
+    def peek(self, ahead: int = 0) -> str:
+        """Return the text of a line to come, "" after the last."""
+        while len(self._ahead) <= ahead:
+            line = next(self._lines, None)
+            if line is None:
+                return ""
+            self._ahead.append((line[0], clean(line[1])))
+        return self._ahead[ahead][1]
+
+    def next(self) -> tuple[int, str] | None:
+        """Return the next line, None after the last."""
+        self.peek()
+        return self._ahead.popleft() if self._ahead else None
+
+
+def clean(line: str) -> str:
+    """Return a line without colours and without the prefix of a launcher."""
+    return _LAUNCHER.sub("", _ESCAPES.sub("", line) if "\x1b" in line else line).rstrip()
+
+
+def tables(file: TextFile) -> Iterator[Table]:
+    """Give the tables of a file, in order; each is to be read before the next is asked for."""
+    if (records := json_records(file)) is not None:
+        yield from records
+        return
+    lines = _Lines(file.lines())
+    context = Context()
+    fenced = False
+    while line := lines.next():
+        text = line[1]
+        if re.match(r"\s*(?:```|~~~)", text):
+            fenced = not fenced
+            continue
+        table = _table(line, lines)
+        if table is None:
+            context.line(text, markdown=not fenced)
+            continue
+        table.says = {**table.says, **context.says()}
+        table.captions = tuple(context.captions())
+        yield table
+        for _ in table.rows:  # what the reader left
+            pass
+
+
+def _is_rule(text: str) -> bool:
+    """Whether a line parts a header from its rows: ``|--:|:-:|``, ``+---+``, dashes."""
+    if not set(text) <= _RULE_SIGNS:
+        return False
+    if re.search(r"[-=_]{3}", text):
+        return True
+    cells = text.strip().strip("|").split("|")
+    return ":" in text and all(re.fullmatch(r"\s*:?-+:?\s*", cell) for cell in cells)
+
+
+def _table(line: tuple[int, str], lines: _Lines) -> Table | None:
+    """Return the table whose header is a line, None where it is no header."""
+    at, text = line
+    if len(text) > HEADER_CHARACTERS:
+        return None
+    if text.count("|") >= 1 and (cells := _bar_header(text, lines)):
+        rows = _held(_bar_rows(text, cells, lines), at)
+        return Table(cells, at, iter(rows), _below(lines)) if rows else None
+    for delimiter in ("\t", ",", ";"):
+        if delimiter in text and (cells := _delimited(text, delimiter)):
+            following = lines.peek()
+            if following.count('"') % 2:  # a cell with a line break in it
+                following = f"{following} {lines.peek(1)}"
+            after = _delimited(following, delimiter)
+            if (
+                looks_like_header(cells)
+                and len(after) == len(cells)
+                and any(map(_is_number, after))
+            ):
+                return Table(cells, at, _delimited_rows(cells, delimiter, lines), {})
+    cells = _GAP.split(text.strip())
+    if len(cells) > 1 and looks_like_header(cells):
+        ruled = _is_rule(lines.peek())
+        after = _GAP.split(lines.peek(1 if ruled else 0).strip())
+        fits = abs(len(after) - len(cells)) <= (len(cells) if ruled else 1)
+        fits = fits and any(map(_is_number, after))
+        if fits or (ruled and len(after) == len(cells)):
+            rows = _held(_console_rows(cells, lines), at)
+            return Table(cells, at, iter(rows), _below(lines)) if rows else None
+    return None
+
+
+def _held(rows: Iterator[Row], at: int) -> list[Row]:
+    held = []
+    for row in rows:
+        held.append(row)
+        if len(held) > PASTED_ROWS:
+            raise InputError(f"line {at}: a table of more than {PASTED_ROWS} rows; give it as CSV")
+    return held
+
+
+def _is_number(text: str) -> bool:
+    return bool(re.match(r"\W*\d", text))
+
+
+def _below(lines: _Lines) -> dict[str, Any]:
+    """Return what the lines right below a table say of it: ``dtype=bf16  tp=8``, ``All times``."""
+    said: dict[str, Any] = {}
+    for ahead in range(5):
+        text = lines.peek(ahead)
+        if not text.strip() or text.lstrip().startswith(("#", "|")) or _BARS.search(text):
+            break
+        if _is_rule(lines.peek(ahead + 1)) and not _is_rule(text) and ahead > 0:
+            break
+        said.update(said_by(text, bare=False))
+    return {key: value for key, value in said.items() if value != SEVERAL}
+
+
+def _bar_cells(text: str) -> list[str]:
+    inner = text.strip()
+    inner = inner[1:] if inner.startswith("|") else inner
+    inner = inner[:-1] if inner.endswith("|") and not inner.endswith("\\|") else inner
+    return [cell.strip() for cell in _BARS.split(inner)]
+
+
+def _after_prefix(text: str) -> str:
+    """Return a row of bars without what a log writes before it."""
+    stripped = text.strip()
+    if stripped.startswith("|") or not stripped.endswith("|"):
+        return stripped
+    return stripped[stripped.find("|") :]
+
+
+def _bar_header(text: str, lines: _Lines) -> list[str]:
+    """Return the cells of a header with bars, [] where the line is none."""
+    after = lines.peek()
+    ruled = _is_rule(after)
+    row = _after_prefix(text)
+    outer = row.startswith("|") and row.endswith("|")
+    if not (ruled or (outer and len(_BARS.findall(after)) == len(_BARS.findall(text)))):
+        return []
+    cells = _bar_cells(row)
+    return cells if len(cells) > 1 and any(cells) and not _is_rule(text) else []
+
+
+def _bar_rows(header_text: str, header: list[str], lines: _Lines) -> Iterator[Row]:
+    outer = header_text.strip().endswith("|")
+    first = True
+    while True:
+        text = _after_prefix(lines.peek())
+        if _is_rule(text) and ("|" in text or "+" in text or first):
+            lines.next()
+            first = False
+            continue
+        if not _BARS.search(text) or (outer and not text.strip().endswith("|") and "|" not in text):
+            return
+        cells = _bar_cells(text)
+        piped_rule = "|" in lines.peek(1) and _is_rule(lines.peek(1))
+        if not first and piped_rule and not any(map(_is_number, cells)):
+            return  # the header of another table
+        first = False
+        at = lines.next()
+        if at is not None and cells != header:
+            yield at[0], cells
+
+
+def _delimited(text: str, delimiter: str) -> list[str]:
+    """Return the cells of a line of CSV, [] where it is none."""
+    if delimiter not in text:
+        return []
+    try:
+        return [cell.strip() for cell in next(csv.reader([text], delimiter=delimiter), [])]
+    except csv.Error:
+        return []
+
+
+def _delimited_rows(header: list[str], delimiter: str, lines: _Lines) -> Iterator[Row]:
+    while text := lines.peek():
+        if delimiter not in text:
+            return
+        cells = _delimited(text, delimiter)
+        if cells != header and not any(map(_is_number, cells)) and looks_like_header(cells):
+            return  # the header of another table
+        line = lines.next()
+        if line is None:
+            return
+        if text.count('"') % 2 and len(cells) < len(header):  # a cell with a line break in it
+            for _ in range(5):
+                following = lines.next()
+                if following is None:
+                    break
+                text = f"{text} {following[1]}"
+                if not text.count('"') % 2:
+                    break
+            cells = _delimited(text, delimiter)
+        if cells != header:
+            yield line[0], cells
+
+
+def _console_rows(header: list[str], lines: _Lines) -> Iterator[Row]:
+    first = True
+    while True:
+        text = lines.peek()
+        if _is_rule(text):
+            if not first:
+                return
+            lines.next()
+            first = False
+            continue
+        first = False
+        cells = _console_cells(text, len(header))
+        figures = any(map(_is_number, cells)) or re.search(r"\s\d+\.\d", text)
+        if len(cells) < 2 or not (figures or len(cells) == len(header)):
+            return
+        line = lines.next()
+        if line is None:
+            return
+        if cells != header:
+            yield line[0], cells
+
+
+def _console_cells(text: str, wanted: int) -> list[str]:
+    """Return the cells of a line of columns; a name that fills its column ends with one blank."""
+    cells = _GAP.split(text.strip())
+    if len(cells) == wanted + 1 and number(cells[0]) is not None:
+        return cells[1:]  # the index that pandas prints
+    if len(cells) != wanted:
+        parts = text.strip().rsplit(None, wanted - 1)
+        if len(parts) == wanted and any(map(_is_number, parts[1:])):
+            return parts
+    return cells
+
+
+def json_records(file: TextFile) -> list[Table] | None:
+    """Return the records of a JSON file, or of one with a JSON object a line, as tables.
+
+    None for a file that is no JSON. Raises :class:`InputError` for one that starts as JSON and
+    cannot be read.
+    """
+    start = file.head.lstrip()[:200]
+    if not re.match(r"\{\s*(?:\"|\}|$)|\[\s*(?:\{|\]|$)", start):
+        return None
+    text = file.text()
+    try:
+        data = [(1, json.loads(text))]
+    except RecursionError:
+        raise InputError(f"{file.name}: nested too deeply; give JSON records") from None
+    except ValueError as error:
+        lines = [(at, line) for at, line in enumerate(text.splitlines(), 1) if line.strip()]
+        try:
+            data = [(at, json.loads(line)) for at, line in lines]
+        except (ValueError, RecursionError):
+            line = getattr(error, "lineno", 1)
+            raise InputError(
+                f"{file.name}: truncated or not JSON (line {line}); give JSON records, in one list "
+                "or one a line"
+            ) from None
+    if len(data) > 1 or isinstance(data[0][1], list):
+        listed = data if len(data) > 1 else list(enumerate(data[0][1]))
+        found = [(at, record) for at, record in listed if isinstance(record, dict)]
+        return [_of_records(found, {})] if found else []
+    whole = data[0][1]
+    if not isinstance(whole, dict):
+        return []
+    constants = {k: v for k, v in whole.items() if not isinstance(v, list | dict)}
+    lists = [
+        v for v in whole.values() if isinstance(v, list) and any(isinstance(r, dict) for r in v)
+    ]
+    if not lists:
+        return [_of_records([(0, whole)], {})] if constants else []
+    return [
+        _of_records([(i, r) for i, r in enumerate(v) if isinstance(r, dict)], constants)
+        for v in lists
+    ]
+
+
+def _of_records(records: list[tuple[int, dict[str, Any]]], constants: dict[str, Any]) -> Table:
+    flat = [(at, {**_flat(constants), **_flat(record)}) for at, record in records]
+    header = list(dict.fromkeys(key for _, record in flat for key in record))[:2000]
+    rows: Iterator[Row] = ((at, [_text(record.get(key)) for key in header]) for at, record in flat)
+    return Table(header, 1, rows, {})
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, dict):
+            flat |= {f"{key} {inner}": v for inner, v in value.items() if not isinstance(v, dict)}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**30:
+        return "a number of more than 30 digits"
+    return repr(value) if isinstance(value, float) else str(value)[:2000]

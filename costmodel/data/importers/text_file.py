@@ -1,0 +1,151 @@
+"""A file of another harness: recognised by its head, read line by line or as a whole, in bounds.
+
+Logs are read as a stream, so a large one needs no more memory than a small one. What has to be read
+as a whole (JSON, a pasted page) is refused above :data:`WHOLE_BYTES`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
+from pathlib import Path
+from stat import S_ISREG
+from typing import BinaryIO
+
+from ...errors import InputError, one_line
+
+#: A format is recognised by so much of a file, or of a later piece of it.
+HEAD_BYTES = 64 * 1024
+#: No harness writes a longer line; a file of one is something else, and would fill the memory.
+LINE_BYTES = 1024 * 1024
+#: The largest file that is read as a whole: JSON takes some ten times its size in memory.
+WHOLE_BYTES = 64 * 1024 * 1024
+
+_GZIP = b"\x1f\x8b"
+_UNREADABLE = (OSError, EOFError, zlib.error)
+
+
+class TextFile:
+    """A file by its path; a file compressed with gzip reads as what is in it.
+
+    Raises :class:`InputError`, one line with the path, for what cannot be read.
+    """
+
+    def __init__(self, path: str | Path, wanted: str = "output of another harness") -> None:
+        self.path = Path(path)
+        self.wanted = wanted
+        #: The path for messages: no control character of it reaches a terminal.
+        self.name = shortened(str(path))
+
+    def open(self) -> BinaryIO:
+        """Open the file for reading bytes."""
+        try:
+            mode = self.path.stat().st_mode
+            stream: BinaryIO = self.path.open("rb") if S_ISREG(mode) else io.BytesIO(self._piped)
+            packed = stream.read(2) == _GZIP
+            stream.seek(0)
+        except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
+            raise self._refused(error) from None
+        return gzip.GzipFile(fileobj=stream) if packed else stream  # type: ignore[return-value]
+
+    @cached_property
+    def _piped(self) -> bytes:
+        """What comes out of a pipe, which can be read but once."""
+        with self.path.open("rb") as stream:
+            content = stream.read(WHOLE_BYTES + 1)
+        if len(content) > WHOLE_BYTES:
+            raise self._too_large()
+        return content
+
+    @cached_property
+    def head_bytes(self) -> bytes:
+        """The first :data:`HEAD_BYTES` as they are, for formats that are no text."""
+        return next(self._pieces(), b"")
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the head is text: no NUL in it, and what is not UTF-8 the exception."""
+        head = self.head_bytes
+        return b"\0" not in head and head.decode(errors="replace").count("\ufffd") <= len(head) / 50
+
+    @cached_property
+    def head(self) -> str:
+        """The first :data:`HEAD_BYTES` as text; "" for a file that is none."""
+        return self.head_bytes.decode("utf-8-sig", errors="replace") if self.is_text else ""
+
+    def windows(self) -> Iterator[str]:
+        """Give the file in pieces of :data:`HEAD_BYTES`, each with the end of the one before."""
+        before = ""
+        for piece in self._pieces():
+            text = piece.decode(errors="replace")
+            yield before + text
+            before = text[-4096:]
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """Give each line with its number, from 1 on, without its end.
+
+        A carriage return ends a line too, as progress bars write it; what it parts has one number.
+        Bytes that are not UTF-8 are replaced.
+        """
+        self._check_text()
+        number = 0
+        with self.open() as stream:
+            try:
+                while line := stream.readline(LINE_BYTES + 1):
+                    number += 1
+                    if len(line) > LINE_BYTES:
+                        raise InputError(
+                            f"{self.name}:{number}: a line of more than {LINE_BYTES} bytes; "
+                            f"give {self.wanted}"
+                        )
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace")
+                    for part in text.rstrip("\r\n").split("\r"):
+                        yield number, part
+            except _UNREADABLE as error:
+                raise self._refused(error) from None
+
+    def text(self) -> str:
+        """Return the whole text; lines end with a newline alone.
+
+        Raises :class:`InputError` above :data:`WHOLE_BYTES`.
+        """
+        self._check_text()
+        read = io.BytesIO()
+        for piece in self._pieces():
+            read.write(piece)
+            if read.tell() > WHOLE_BYTES:
+                raise self._too_large()
+        text = read.getvalue().decode("utf-8-sig", errors="replace")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
+
+    def _pieces(self) -> Iterator[bytes]:
+        with self.open() as stream:
+            try:
+                while piece := stream.read(HEAD_BYTES):
+                    yield piece
+            except _UNREADABLE as error:
+                raise self._refused(error) from None
+
+    def _check_text(self) -> None:
+        if not self.is_text:
+            raise InputError(f"{self.name}: not a text file; give {self.wanted}")
+
+    def _too_large(self) -> InputError:
+        return InputError(
+            f"{self.name}: more than {WHOLE_BYTES >> 20} MiB, too much for a file that has to be "
+            "read as a whole; split it"
+        )
+
+    def _refused(self, error: Exception) -> InputError:
+        said = getattr(error, "strerror", None) or str(error)
+        return InputError(f"{self.name}: {shortened(said)}; give {self.wanted}")
+
+
+@lru_cache(4096)
+def shortened(text: str, limit: int = 120) -> str:
+    """Return a text of a file on one printable line of at most ``limit`` characters."""
+    line = one_line(text[: 4 * limit])
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
