@@ -126,5 +126,5 @@ def _account(file: Path, form: Format, imported: Imported) -> Iterator[str]:
     ]
     if asked:
         yield f"not said by the file, options can: {', '.join(asked)}"
-    if not imported.said.quality:
+    if imported.n_taken_clean:
         yield "note: quality is taken as clean where the file says nothing against it"
