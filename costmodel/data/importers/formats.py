@@ -11,6 +11,7 @@ import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 from ...errors import InputError, nearest
 from .rows import Imported
@@ -41,9 +42,13 @@ class Format:
     magic: bytes = b""
     makes: str = LATENCIES
 
+    def load(self) -> ModuleType:
+        """Return the module that reads it."""
+        return importlib.import_module(f"{__package__}.{self.module}")
+
     def parse(self, file: TextFile, imported: Imported) -> None:
         """Read a file into the account."""
-        importlib.import_module(f"{__package__}.{self.module}").parse(file, imported)
+        self.load().parse(file, imported)
 
 
 def _never(head: str) -> bool:

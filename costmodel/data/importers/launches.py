@@ -121,10 +121,12 @@ class Launches:
         self._start_us.append(launch.start_us)
         self._duration_us.append(launch.duration_us)
 
-    def names(self) -> list[str]:
-        """Return the names of the launches that were taken, in the order of their starts."""
-        order = np.argsort(np.asarray(self._start_us), kind="stable")
-        return [self._texts[self._columns["name"][at]] for at in order]
+    def streams(self) -> list[list[str]]:
+        """Return the names of the launches that were taken, in order, for each rank and stream."""
+        return [
+            [self._texts[self._columns["name"][at]] for at in stream.tolist()]
+            for stream in self._in_order()
+        ]
 
     def give(self) -> None:
         """Give all launches to the account, as rows or left."""
@@ -137,15 +139,23 @@ class Launches:
             self._texts.append(text)
         return known
 
+    def _in_order(self) -> list[NDArray[np.int64]]:
+        """Return the launches of each rank's streams in the order of their starts, by index."""
+        columns = {name: np.asarray(column) for name, column in self._columns.items()}
+        start_us = np.asarray(self._start_us)
+        order = np.lexsort((columns["place"], start_us, columns["stream"], columns["rank"]))
+        if not order.size:
+            return []
+        where = columns["rank"][order], columns["stream"][order]
+        ends = np.flatnonzero((np.diff(where[0]) != 0) | (np.diff(where[1]) != 0)) + 1
+        return np.split(order, ends)
+
     def _kinds(self) -> list[_Kind]:
         """Put launches together into calls, stream by stream, and calls into kinds."""
         columns = {name: np.asarray(column) for name, column in self._columns.items()}
         start_us, duration_us = np.asarray(self._start_us), np.asarray(self._duration_us)
-        order = np.lexsort((columns["place"], start_us, columns["stream"], columns["rank"]))
-        where = columns["rank"][order], columns["stream"][order]
-        ends = np.flatnonzero((np.diff(where[0]) != 0) | (np.diff(where[1]) != 0)) + 1
         kinds: dict[tuple[int, ...], _Kind] = {}
-        for stream in np.split(order, ends) if order.size else []:
+        for stream in self._in_order():
             ids = columns["name"][stream].tolist()
             names = [read(self._texts[i]) for i in ids]
             taken = 0
