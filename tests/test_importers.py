@@ -94,55 +94,6 @@ def imported(tmp_path, kind, text, **said):
     return table, [*account(account_of_it), *account_of_it.notes]
 
 
-def test_rccl_tests(tmp_path):
-    table, notes = imported(tmp_path, "rccl-tests", RCCL.format(graph=0))
-    assert table.bytes.tolist() == [1024, 2048, 4096]
-    assert table.latency_us.tolist() == [12.34, 12.50, 13.01]  # out of place
-    assert table.quality.tolist() == ["clean", "suspect", "clean"]  # 2 wrong elements
-    assert set(table.op) == {"all_reduce"}
-    assert set(table.dtype) == {"bf16"}
-    assert set(table.world_size) == {2}
-    assert set(table.gpu) == {"MI300X"}
-    assert set(table.kernel_family) == {"rccl"}
-    assert set(table.timing) == {"eager"}
-    assert set(table.statistic) == set(table.rank_reduction) == {"mean"}
-    assert "no time, or of 0 bytes: 1" in notes
-    assert "1 rows with wrong results (#wrong > 0) marked suspect" in notes
-
-
-def test_nccl_tests_in_a_graph(tmp_path):
-    text = (
-        RCCL.format(graph=1).replace("AMD Instinct MI300X", "NVIDIA H200").replace("rccl", "nccl")
-    )
-    table, _ = imported(tmp_path, "nccl-tests", text, rank_reduction="max", interconnect="nvlink")
-    assert set(table.timing) == {"graph"}
-    assert set(table.gpu) == {"H200"}
-    assert set(table.kernel_family) == {"nccl"}
-    assert set(table.rank_reduction) == {"max"}
-    assert set(table.interconnect) == {"nvlink"}
-
-
-def test_a_log_that_does_not_name_its_collective_needs_op(tmp_path):
-    text = RCCL.format(graph=0).replace("# Collective test starting: all_reduce_perf\n", "")
-    with pytest.raises(InputError, match=r"no row could be read .*op not said: --op: 3"):
-        imported(tmp_path, "rccl-tests", text)
-    table, _ = imported(tmp_path, "rccl-tests", text, op="all_reduce")
-    assert set(table.op) == {"all_reduce"}
-
-
-def test_another_collective_is_no_all_reduce(tmp_path):
-    text = RCCL.format(graph=0).replace("all_reduce_perf", "all_gather_perf")
-    table, notes = imported(tmp_path, "rccl-tests", text)
-    assert set(table.op) == {"other"}
-    assert any("all_gather: op 'other'" in note for note in notes)
-
-
-def test_a_log_without_its_line_of_units_is_refused(tmp_path):
-    text = "\n".join(line for line in RCCL.format(graph=0).splitlines() if "(us)" not in line)
-    with pytest.raises(InputError, match=r"no line of units"):
-        imported(tmp_path, "rccl-tests", text)
-
-
 def test_aiter_markdown_takes_the_slowest_rank(tmp_path):
     table, notes = imported(
         tmp_path, "aiter", AITER, op="fused_ar_rmsnorm", algorithm="1stage", arch="gfx950"
@@ -261,7 +212,6 @@ def test_vllm_fused_collective(tmp_path):
             '{"results": {"1": {}}}',
             "results[...]: object missing required field `timings`; give the JSON that",
         ),
-        ("rccl-tests", "# nothing\n", "no row could be read from it; rccl-tests means: log of"),
     ],
 )
 def test_bad_files(tmp_path, kind, text, message):

@@ -159,13 +159,15 @@ def writing(path: str | Path) -> Iterator[Callable[[list[dict[str, Any]]], None]
 
         def write(rows: list[dict[str, Any]]) -> None:
             nonlocal columns
-            table = Measurements.from_rows(rows)
+            cells = [[_cell(row.get(name)) for name in ALL_COLUMNS] for row in rows]
+            needed = _from_cells(cells, "", None).columns
             if not columns:
-                columns = table.columns
+                columns = needed
                 writer.writerow(columns)
-            if set(table.columns) - set(columns):
+            if set(needed) - set(columns):
                 raise InputError("a launch grid is stated in late rows alone; split the file")
-            writer.writerows([row.get(name, "") for name in columns] for row in table.to_rows())
+            kept = [ALL_COLUMNS.index(name) for name in columns]
+            writer.writerows([row[i] for i in kept] for row in cells)
 
         yield write
 

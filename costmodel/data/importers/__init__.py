@@ -44,7 +44,7 @@ def read(path: str | Path, said: Said, kind: str = "") -> tuple[Measurements, Im
     file, form = _opened(path, kind)
     if form.makes == LINK_RATES:
         raise InputError(f"{file.name}: {form.name} states link rates, no latencies")
-    imported = Imported(said, kind or form.name)
+    imported = Imported(said, kind or form.name, asked=bool(kind))
     _parse(file, form, imported)
     return Measurements.from_rows(imported.rows), imported
 
@@ -59,7 +59,7 @@ def convert(
     """
     file, form = _opened(path, kind)
     with measurement.writing(out) if form.makes != LINK_RATES else links.writing(out) as write:
-        imported = Imported(said, kind or form.name, write)
+        imported = Imported(said, kind or form.name, write, asked=bool(kind))
         _parse(file, form, imported)
         imported.hand_on()
     return form, imported

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from ...units import dtype_name
 
@@ -40,6 +41,7 @@ def whole(text: str) -> int | None:
     return int(value)
 
 
+@lru_cache(256)
 def dtype_of(name: str) -> str:
     """Return the project's name of a dtype (``torch.bfloat16``, ``half``), or the name itself."""
     return dtype_name(name) or name.strip().lower().rpartition(".")[2]

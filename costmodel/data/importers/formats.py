@@ -58,8 +58,14 @@ def _never(head: str) -> bool:
 FORMATS = (
     Format(
         "rccl-tests", "log of rccl-tests or nccl-tests", "collective_tests",
-        re.compile(r"^.*#\s+size\s+count\s+(?:\(elements\)\s+)?type\b", re.M).search,
+        re.compile(r"#[ \t]+(?:size[ \t]+count|bytes[ \t]+N)[ \t]+type[ \t]", re.M).search,
         anywhere=True, aliases=("nccl-tests",),
+    ),
+    Format(
+        "rccl-tests-json", "JSON or CSV that rccl-tests (-Z) or nccl-tests (-J) writes",
+        "collective_json",
+        re.compile(r'"nccl_version"\s*:|"busBw"\s*:|^\s*numCycle,', re.I).search,
+        aliases=("nccl-tests-json",),
     ),
     Format(
         "aiter", "markdown tables of AITER's op_tests, logs around them allowed", "table",

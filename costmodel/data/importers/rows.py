@@ -90,17 +90,18 @@ class Left:
 class Imported:
     """The account of one file: rows, what was left with its reason, and what a user should know.
 
-    ``kind`` is the name by which the format was found or asked for. Rows are kept in ``rows``;
+    ``kind`` is the name by which the format was found, or ``asked`` for. Rows are kept in ``rows``;
     with ``hand_on`` they are handed on in batches instead, and ``rows`` holds those of no batch
     yet. ``n_rows`` counts all of them, ``missing`` how many rows have which cell empty.
     """
 
     def __init__(
         self, said: Said, kind: str,
-        hand_on: Callable[[list[dict[str, Any]]], None] | None = None,
+        hand_on: Callable[[list[dict[str, Any]]], None] | None = None, *, asked: bool = False,
     ) -> None:  # fmt: skip
         self.said = said
         self.kind = kind
+        self.asked = asked
         self.rows: list[dict[str, Any]] = []
         self.n_rows = 0
         self.left: dict[str, Left] = {}

@@ -10,7 +10,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from stat import S_ISREG
 from typing import BinaryIO
@@ -145,6 +145,7 @@ class TextFile:
         return InputError(f"{self.name}: {shortened(said)}; give {self.wanted}")
 
 
+@lru_cache(4096)
 def shortened(text: str, limit: int = 120) -> str:
     """Return a text of a file on one printable line of at most ``limit`` characters."""
     line = one_line(text[: 4 * limit])
