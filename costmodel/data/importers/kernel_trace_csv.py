@@ -9,6 +9,7 @@ nanoseconds of one clock for all GPUs of a host; a grid is counted in work items
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -28,6 +29,9 @@ _GRID = (("grid_size_x", "grid_size_y", "grid_size_z"), ("grd",), ("grid_size",)
 _BLOCK = (
     ("workgroup_size_x", "workgroup_size_y", "workgroup_size_z"), ("wgr",), ("workgroup_size",),
 )  # fmt: skip
+
+#: Looked for first, since a header may stand before every process's lines.
+_MAY_BE_HEADER = re.compile(r"start_timestamp|beginns", re.IGNORECASE)
 
 
 class _Columns(NamedTuple):
@@ -53,7 +57,7 @@ def launches(file: TextFile, imported: Imported) -> Launches:
     clock = Clock()
     for number, line in file.lines():
         row = split(line)
-        if header := _columns(row):
+        if _MAY_BE_HEADER.search(line) and (header := _columns(row)):
             columns = header
         elif columns and line.strip():
             if len(row) != columns.width:
