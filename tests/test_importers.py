@@ -238,7 +238,8 @@ def test_a_file_that_is_missing_or_binary(tmp_path):
     with pytest.raises(InputError, match="Is a directory"):
         read(tmp_path, Said())
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x80")
-    for kind in ("", *(form.name for form in FORMATS if form.makes == LATENCIES)):
+    texts = [form.name for form in FORMATS if form.makes == LATENCIES and not form.magic]
+    for kind in ("", *texts):
         with pytest.raises(InputError, match="not a text file"):
             read(tmp_path / "binary", Said(), kind)
     with pytest.raises(InputError, match=r"unknown format 'rccl' \(did you mean rccl-tests"):

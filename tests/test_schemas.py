@@ -215,7 +215,7 @@ READ = {
         ("text_config", "hidden_size"),
         "text_config.hidden_size",
     ),
-    "vllm": (lambda: VLLM, "import vllm FILE --out DIR/out.csv", ("dtype",), "dtype"),
+    "vllm": (lambda: VLLM, "import FILE --as vllm --out DIR/out.csv", ("dtype",), "dtype"),
 }  # fmt: skip
 
 

@@ -127,5 +127,5 @@ def _account(file: Path, form: Format, imported: Imported, out: Path) -> Iterato
         yield f"not said by the file, options can: {', '.join(asked)}"
     if form.makes == LINK_RATES:
         yield "note: rates of links (measurements/link_bandwidth.csv), which nothing is fitted to"
-    elif not imported.said.quality:
+    elif imported.n_taken_clean:
         yield "note: quality is taken as clean where the file says nothing against it"

@@ -38,6 +38,7 @@ COMMANDS = {
     "emit": ("emit", "The rule in an engine's idiom: snippet, patch, boundary tests."),
     "audit": ("audit", "Read the rule out of an installed engine and judge it."),
     "diff": ("diff", "What changed between two calibrations, tables or engine trees."),
+    "in-force": ("in_force", "Which kernel each captured batch took, beside what a rule says."),
     "measure": ("measure", "Measure both arms on this machine's GPUs."),
     "import": ("import_", "Other harnesses' output as schema 1 measurements."),
     "simulate": ("simulate", "The collective under skew, faults and other fabrics."),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.arrivals import without_wait
 from ..errors import InputError
 from ..model.eligibility import eligible
 from ..model.geometry import link_geometry
@@ -51,7 +52,7 @@ class Outcome:
     @property
     def latency_us(self) -> float:
         """From the last arrival to the last finish: the collective without waiting for ranks."""
-        return float(self.run.finish_us.max() - self.run.arrival_us.max())
+        return float(without_wait(self.run.arrival_us, self.run.finish_us).max())
 
     @property
     def last_rank_us(self) -> float:

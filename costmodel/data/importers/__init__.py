@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import InputError
 from .. import links, measurement
@@ -17,7 +18,20 @@ from .formats import FORMATS, LINK_RATES, Format, find_format, named
 from .rows import ASKED, Imported, Said
 from .text_file import TextFile
 
-__all__ = ["ASKED", "FORMATS", "Format", "Imported", "Said", "account", "convert", "read"]
+if TYPE_CHECKING:
+    from .launches import Launches
+
+__all__ = [
+    "ASKED",
+    "FORMATS",
+    "Format",
+    "Imported",
+    "Said",
+    "account",
+    "convert",
+    "read",
+    "read_launches",
+]
 
 #: Longer messages about a file have their middle left out.
 MESSAGE_CHARACTERS = 450
@@ -52,6 +66,20 @@ def convert(
         _parse(file, form, imported)
         imported.hand_on()
     return form, imported
+
+
+def read_launches(path: str | Path, kind: str = "") -> Launches:
+    """Return the launches of all-reduce kernels in a trace.
+
+    ``kind`` names the format; without it the file's content decides. Raises :class:`InputError`
+    for a file that is no trace of kernels.
+    """
+    file, form = _opened(path, kind)
+    module = form.load()
+    if not hasattr(module, "launches"):
+        raise InputError(f"{file.name}: {form.name} is no trace of kernels in their order")
+    found: Launches = module.launches(file, Imported(Said(), kind or form.name))
+    return found
 
 
 def _opened(path: str | Path, kind: str) -> tuple[TextFile, Format]:

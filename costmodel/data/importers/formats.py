@@ -11,6 +11,7 @@ import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 from ...errors import InputError, nearest
 from .rows import Imported
@@ -27,6 +28,7 @@ class Format:
     ``recognises`` looks at the first 64 KiB of a text. Of a format that may stand ``anywhere``, a
     log with other output before it, the pieces after that are looked at too. A ``general`` format
     is taken only where no other is recognised. ``suffixes`` of the file's name decide between two.
+    A format that is no text is known by its first bytes, ``magic``.
     """
 
     name: str
@@ -37,17 +39,26 @@ class Format:
     general: bool = False
     aliases: tuple[str, ...] = ()
     suffixes: tuple[str, ...] = ()
+    magic: bytes = b""
     makes: str = LATENCIES
+
+    def load(self) -> ModuleType:
+        """Return the module that reads it."""
+        return importlib.import_module(f"{__package__}.{self.module}")
 
     def parse(self, file: TextFile, imported: Imported) -> None:
         """Read a file into the account."""
-        importlib.import_module(f"{__package__}.{self.module}").parse(file, imported)
+        self.load().parse(file, imported)
 
 
 def _marked(pattern: str, *words: str) -> Callable[[str], object]:
     """Return a recogniser that looks for a pattern where one of its words stands: that is quick."""
     search = re.compile(pattern, re.MULTILINE).search
     return lambda text: any(word in text for word in words) and search(text)
+
+
+def _never(head: str) -> bool:
+    return False
 
 
 #: The start of a line, behind what a launcher writes there: ``[1,0]<stdout>:``, ``[rank0]: ``.
@@ -150,6 +161,34 @@ FORMATS = (
         anywhere=True, aliases=("tensorrt-llm",),
     ),
     Format(
+        "kernel-stats", "kernel statistics (CSV) of rocprof, rocprofv3, rpd, nsys", "kernel_stats",
+        re.compile(
+            r"^(?=[^\n]*name\b)(?=[^\n]*calls\b|[^\n]*\binstances\b)"
+            r"(?=[^\n]*(?:average|\bave\b|\bavg \(ns\)))[^\n]*,", re.M | re.I,
+        ).search,
+    ),
+    Format(
+        "kernel-trace", "kernel dispatches (CSV) of rocprof, rocprofv3", "kernel_trace_csv",
+        re.compile(
+            r"^(?=[^\n]*\bkernel_?name\b)(?=[^\n]*\b(?:start_timestamp|beginns)\b)[^\n]*,",
+            re.M | re.I,
+        ).search,
+    ),
+    Format(
+        "rocprofv3-json", "JSON of rocprofv3 --kernel-trace", "rocprof_json",
+        re.compile(r'"rocprofiler-sdk-tool"\s*:').search,
+    ),
+    Format("rocpd", "rocpd database of rocprofv3 or rocmProfileData", "rocpd", _never,
+           magic=b"SQLite format 3\0"),
+    Format(
+        "torch-table", "key_averages().table() of torch's profiler", "torch_table",
+        re.compile(r"^[ \t]*Name[ \t]{2,}[^\n]*[ \t]{2,}# of Calls\b", re.M).search, anywhere=True,
+    ),
+    Format(
+        "torch-trace", "Chrome trace of torch's profiler (.json, .json.gz)", "chrome_trace",
+        re.compile(r'"traceEvents"\s*:|\A\s*\[\s*\{[^}]*"ph"\s*:').search,
+    ),
+    Format(
         "table", "a table of latencies: markdown, CSV, tabs, console columns, JSON records",
         "table",
         re.compile(r"^\s*[\[{]|\|[^\n|]*\||\S[,;\t]\s*\S|\S {2,}\S", re.M).search,
@@ -171,6 +210,7 @@ def named(name: str) -> Format:
 def find_format(file: TextFile) -> Format:
     """Return the format of a file; raise :class:`InputError` where none or several fit."""
     fits = [f for f in FORMATS if not f.general and f.recognises(file.head)]
+    fits += [f for f in FORMATS if f.magic and file.head_bytes.startswith(f.magic)]
     if not fits and file.is_text:
         fits = _further_on(file)
     fits = fits or [f for f in FORMATS if f.general and f.recognises(file.head)]

@@ -111,6 +111,8 @@ class Imported:
         self.left: dict[str, Left] = {}
         self.notes: list[str] = []
         self.missing: Counter[str] = Counter()
+        #: Rows that are clean because nothing was said of their quality.
+        self.n_taken_clean = 0
         self._hand_on = hand_on
         self._seen: set[int] = set()
 
@@ -123,15 +125,22 @@ class Imported:
         """Take one latency, or leave it with the reason why schema 1 cannot hold it as evidence.
 
         ``row`` has schema 1 cells as the file says them and, where ranks of several hosts took
-        part, their number as ``hosts``. Raises :class:`InputError` where the file contradicts the
-        user.
+        part, their number as ``hosts``. ``detail`` is what else the file says of the kernel: it
+        follows the version in ``kernel_version``. Raises :class:`InputError` where the file
+        contradicts the user.
         """
-        cells = complete(row, self.said, where)
+        detail = str(row.get("detail", ""))
+        cells = complete({k: v for k, v in row.items() if k != "detail"}, self.said, where)
+        asked = list(_asked(cells)) if "op" in cells else []
+        if detail:
+            version = [str(cells["kernel_version"])] if "kernel_version" in cells else []
+            cells["kernel_version"] = ", ".join([*version, shortened(detail, 500)])
         reason = _unfit(cells) or self._twice(cells)
         if reason:
             self.leave(where, reason)
             return
-        self.missing.update(_asked(cells))
+        self.missing.update(asked)
+        self.n_taken_clean += not (row.get("quality") or self.said.quality)
         self.take(cells)
 
     def add_link(self, cells: Mapping[str, Any], where: str) -> None:

@@ -63,7 +63,7 @@ class TextFile:
     @cached_property
     def head_bytes(self) -> bytes:
         """The first :data:`HEAD_BYTES` as they are, for formats that are no text."""
-        return next(self._pieces(), b"")
+        return next(self.pieces(), b"")
 
     @property
     def is_text(self) -> bool:
@@ -79,7 +79,7 @@ class TextFile:
     def windows(self) -> Iterator[str]:
         """Give the file in pieces of :data:`HEAD_BYTES`, each with the end of the one before."""
         before = ""
-        for piece in self._pieces():
+        for piece in self.pieces():
             text = piece.decode(errors="replace")
             yield before + text
             before = text[-4096:]
@@ -114,17 +114,18 @@ class TextFile:
         """
         self._check_text()
         read = io.BytesIO()
-        for piece in self._pieces():
+        for piece in self.pieces():
             read.write(piece)
             if read.tell() > WHOLE_BYTES:
                 raise self._too_large()
         text = read.getvalue().decode("utf-8-sig", errors="replace")
         return text.replace("\r\n", "\n").replace("\r", "\n")
 
-    def _pieces(self) -> Iterator[bytes]:
+    def pieces(self, size: int = HEAD_BYTES) -> Iterator[bytes]:
+        """Give the file as it is, unpacked, in pieces of ``size`` bytes."""
         with self.open() as stream:
             try:
-                while piece := stream.read(HEAD_BYTES):
+                while piece := stream.read(size):
                     yield piece
             except _UNREADABLE as error:
                 raise self._refused(error) from None

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from ...profiled import launched
+
 
 class Device(ABC):
     """One rank's device. ``kind`` is torch's device type, where tensors are made."""
@@ -108,16 +110,4 @@ class TorchGpu(Device):
 
     def kernels(self, run: Callable[[], object]) -> tuple[str, ...]:
         """See :meth:`Device.kernels`, by torch's profiler; () where it sees no kernel."""
-        import torch
-        from torch.profiler import ProfilerActivity, profile
-
-        try:
-            with profile(activities=[ProfilerActivity.CUDA]) as seen:
-                run()
-                torch.cuda.synchronize()
-        except RuntimeError:  # no profiler on this system (roctracer or CUPTI missing)
-            return ()
-        device = torch.autograd.DeviceType.CUDA
-        events = [event for event in seen.events() or [] if event.device_type == device]
-        events.sort(key=lambda event: event.time_range.start)
-        return tuple(event.name for event in events if not event.name.startswith(("Mem", "hip")))
+        return launched(run)

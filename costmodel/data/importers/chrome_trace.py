@@ -1,0 +1,100 @@
+"""Traces in Chrome's format, as torch's profiler exports them (``export_chrome_trace``).
+
+Kernels are events with ``"cat": "kernel"``, whose ``ts`` and ``dur`` are microseconds, ``pid`` the
+device and ``tid`` the stream. A file holds one rank, whose number ``distributedInfo`` says, or
+several that were merged (SGLang writes ``[TP00] 0`` as their ``pid``). Large files are streamed.
+"""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from typing import Any
+
+from .cells import gpu_of
+from .json_stream import records
+from .launches import Launch, Launches
+from .rows import Imported
+from .text_file import TextFile, shortened
+
+
+def parse(file: TextFile, imported: Imported) -> None:
+    """Read a trace; see :mod:`costmodel.data.importers.formats`."""
+    launches(file, imported).give()
+
+
+def launches(file: TextFile, imported: Imported) -> Launches:
+    """Return the launches of a trace; those of no all-reduce are left in the account at once."""
+    found = Launches(imported, lambda n: f"{file.name}: event {n}", on_amd=False)
+    clock = _Clock()
+
+    def member(name: str, value: Any) -> None:
+        if name == "distributedInfo" and isinstance(value, dict):
+            rank = value.get("rank")
+            found.rank = f"rank{rank}" if isinstance(rank, int) and 0 <= rank < 1 << 20 else ""
+        if name == "deviceProperties" and isinstance(value, list):
+            gpus = {gpu_of(str(d.get("name", ""))[:120]) for d in value if isinstance(d, dict)}
+            found.gpu = gpus.pop() if len(gpus) == 1 else ""
+
+    number = 0
+    try:
+        for number, event in enumerate(records(file, "traceEvents", member)):
+            if _is_kernel(event):
+                found.add(_launch(event, clock), number)
+    except EOFError:
+        imported.note(f"the trace ends too early, after event {number}: it was cut off")
+    return found
+
+
+def _is_kernel(event: Any) -> bool:
+    if not isinstance(event, dict):
+        return False
+    kind = event.get("cat")
+    return isinstance(kind, str) and kind.lower() == "kernel" and event.get("ph", "X") == "X"
+
+
+def _launch(event: dict[str, Any], clock: _Clock) -> Launch:
+    arguments = event.get("args")
+    arguments = arguments if isinstance(arguments, dict) else {}
+    grid, block = _extent(arguments.get("grid")), _extent(arguments.get("block"))
+    duration_us = _number(event.get("dur"))
+    return Launch(
+        name=str(event.get("name", "")),
+        rank=shortened(str(event.get("pid", ""))),
+        stream=shortened(str(event.get("tid", ""))),
+        start_us=clock.since_first(event.get("ts")),
+        duration_us=duration_us if duration_us is not None else math.nan,
+        grid=f"{grid} x {block}" if grid and block else "",
+    )
+
+
+class _Clock:
+    """Time stamps counted from the first one: the stamps themselves have too many digits."""
+
+    def __init__(self) -> None:
+        self._first: Decimal | None = None
+
+    def since_first(self, stamp: Any) -> float:
+        if _number(stamp) is None:
+            return 0.0
+        exact = Decimal(stamp)
+        if self._first is None:
+            self._first = exact
+        return float(exact - self._first)
+
+
+def _number(value: Any) -> float | None:
+    """Return a finite number that JSON held, None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return None
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _extent(sizes: Any) -> str:
+    """Return the size of a grid in one number, "" where it is none."""
+    if not isinstance(sizes, list) or not sizes or len(sizes) > 3:
+        return ""
+    if not all(isinstance(s, int) and 0 < s < 1 << 40 for s in sizes):
+        return ""
+    return str(math.prod(sizes))

@@ -1,0 +1,97 @@
+"""Statistics of kernels as CSV, a line each: of rocprof, rocprofv3, rpd and nsys.
+
+rocprof and rocprofv3 (``--stats``) write ``Name, Calls, TotalDurationNs, AverageNs, Percentage``,
+rocprofv3 with ``MinNs, MaxNs, StdDev`` behind; rpd's view ``top`` and nsys' ``cuda_gpu_kern_sum``
+say the same in other words.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from . import cells, kernel_rows
+from .rows import Imported
+from .text_file import TextFile
+
+#: Columns by their names in lower case; a time also has the microseconds of its unit.
+_NAMES = ("name", "kernelname", "kernel_name", "kernel name")
+_CALLS = ("calls", "totalcalls", "total_calls", "instances", "count")
+_TIMES = {
+    "mean": {"averagens": 1e-3, "average_ns": 1e-3, "avg (ns)": 1e-3, "average": 1e-3,
+             "average (ns)": 1e-3, "ave": 1.0, "average (nsec)": 1e-3, "avgns": 1e-3},
+    "median": {"med (ns)": 1e-3, "medianns": 1e-3, "median (ns)": 1e-3},
+}  # fmt: skip
+_TOTAL = {
+    "totaldurationns": 1e-3, "total_duration_ns": 1e-3, "total time (ns)": 1e-3,
+    "totalduration": 1.0, "total duration (nsec)": 1e-3,
+}  # fmt: skip
+#: A profiler of AMD's wrote the file when its columns are so called.
+_OF_ROCPROF = ("averagens", "totaldurationns", "average (nsec)", "ave")
+
+
+@dataclass
+class _Columns:
+    """Where a CSV's header has what; times as (column, microseconds of its unit, statistic)."""
+
+    width: int
+    name: int
+    calls: int
+    time: tuple[int, float, str]
+    total: tuple[int, float] | None
+    on_amd: bool
+
+
+def parse(file: TextFile, imported: Imported) -> None:
+    """Read a file of statistics; see :mod:`costmodel.data.importers.formats`."""
+    columns: _Columns | None = None
+    for number, line in file.lines():
+        row = split(line)
+        where = f"{file.name}:{number}"
+        if found := _columns(row):
+            columns = found
+        elif columns and line.strip():
+            if len(row) != columns.width:
+                imported.leave(where, f"not the {columns.width} cells of the header")
+                continue
+            at, to_us, statistic = columns.time
+            mean = cells.number(row[at])
+            calls = cells.whole(row[columns.calls])
+            time_us = mean * to_us if mean is not None else None
+            if not row[at]:
+                time_us = _from_total(row, columns, calls)
+            kernel_rows.add_statistic(
+                imported, row[columns.name], calls, time_us, statistic, where, columns.on_amd
+            )
+
+
+def split(line: str) -> list[str]:
+    """Return the cells of one line of a CSV, none where it is no CSV."""
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], strict=True), [])]
+    except csv.Error:
+        return []
+
+
+def _columns(header: Sequence[str]) -> _Columns | None:
+    """Return the columns of a header, None where it is none."""
+    names = {name.lower(): at for at, name in reversed(list(enumerate(header)))}
+    name = next((names[n] for n in _NAMES if n in names), None)
+    calls = next((names[n] for n in _CALLS if n in names), None)
+    times = [
+        (names[n], to_us, statistic)
+        for statistic in ("median", "mean")
+        for n, to_us in _TIMES[statistic].items()
+        if n in names
+    ]
+    if name is None or calls is None or not times:
+        return None
+    total = next(((names[n], to_us) for n, to_us in _TOTAL.items() if n in names), None)
+    on_amd = any(n in names for n in _OF_ROCPROF)
+    return _Columns(len(header), name, calls, times[0], total, on_amd)
+
+
+def _from_total(row: Sequence[str], columns: _Columns, calls: int | None) -> float | None:
+    total = cells.number(row[columns.total[0]]) if columns.total else None
+    return total * columns.total[1] / calls if total and calls and columns.total else None
