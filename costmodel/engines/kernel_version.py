@@ -60,7 +60,13 @@ class RunningKernel:
         """Return the version and where it was found, for people."""
         if self.stated:
             return f"AITER {self.stated} ({self.found})"
-        return f"AITER's version is not known ({self.found})"
+        return f"an AITER whose version is not known ({self.found})"
+
+    def limits_words(self) -> str:
+        """Return whose limits these are, for people."""
+        if self.stated:
+            return f"the limits of AITER {self.stated}"
+        return "the strictest limits of any AITER release (--aiter-version says which one runs)"
 
 
 def asked_for(version: str) -> RunningKernel:

@@ -15,7 +15,15 @@ from ..data import kernels
 from ..data.kernels import Kernel
 from ..errors import InputError
 from ..model.shape import WORLD_SIZES
-from .algebra import AnyOf, all_of, asks_for_mesh, by_world_size, factors, with_version
+from .algebra import (
+    AnyOf,
+    all_of,
+    asks_for_mesh,
+    by_world_size,
+    factors,
+    is_byte_limit,
+    with_version,
+)
 from .condition import Always, Compare, Condition, Member, OnFullMesh, WholePacks
 from .rule import Rule
 
@@ -70,12 +78,18 @@ class Adapted:
             for here in (self.rule.condition.at(n) for n in WORLD_SIZES)
         )
 
+    def asked(self, world_size: int) -> list[Condition]:
+        """Return what the rule asks of a call at a world size besides its bytes."""
+        here = factors(self.rule.condition.at(world_size))
+        return [f for f in here if not is_byte_limit(f)]
+
     def releases(self) -> str:
         """Return in words on which AITER releases the rule may run."""
         release, cap = kernels.lifted("fused_1stage_max_tokens"), token_cap()
+        throws = f"AITER before {release} throws above {cap} tokens"
         if self.caps_tokens:
-            return f"AITER {kernels.first_release('fused_1stage')} and later"
-        return f"AITER {release} and later only; earlier kernels throw above {cap} tokens"
+            return f"AITER {kernels.first_release('fused_1stage')} and later ({throws})"
+        return f"AITER {release} and later only ({throws})"
 
     def notes(self, engine: str) -> list[str]:
         """Return what a reader must know about the difference to the rule that was asked for."""
@@ -83,9 +97,6 @@ class Adapted:
         if self.guards:
             kept = ", ".join(g.words() for g in self.guards)
             notes.append(f"{engine}'s guards stay: {kept}")
-        if self.limits:
-            joined = ", ".join(f.words() for f in self.limits)
-            notes.append(f"{self.kernel.title}'s limits join them: {joined}")
         if self.unclaimed:
             names = " and ".join(f"TP{n}" for n in self.unclaimed)
             notes.append(f"{names}: no claim, {engine}'s cutoff stays")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from ..errors import InputError
 
 _BREAKS = "\n\r\x0b\x0c\x85\u2028\u2029"
-#: What ends a docstring or a comment somewhere, or starts an escape.
-_REFUSED = ('"""', "'''", "\\", "*/", "`", "$(", "${")
+#: What ends a docstring or a comment somewhere, starts an escape, or reads as a line of a diff.
+_REFUSED = ('"""', "'''", "\\", "*/", "`", "$(", "${", "--- ", "+++ ", "*** ", "@@ ")
 
 
 def writable(text: str, what: str) -> str:
