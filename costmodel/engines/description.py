@@ -24,6 +24,9 @@ _WIDTH = 96
 _HIDDEN = 7168
 _ELEMENT_BYTES = 2
 
+#: AITER's variable that forces a stage for every fused op, not for one alone.
+FORCES = "AITER_AR_1STAGE"
+
 
 @dataclass(frozen=True)
 class Note:
@@ -138,6 +141,8 @@ def _measured(adapted: Adapted, provenance: Provenance) -> Note:
 
 def _override(name: str, adapted: Adapted) -> Note:
     text = f"the environment variable {name} still overrides the rule"
+    if name == FORCES:
+        text += ", and those of the fused fp8 and MXFP4 ops with it"
     if adapted.kernel.fused_1stage_max_tokens is not None:
         text += (
             f", without its guard: above {adapted.kernel.fused_1stage_max_tokens} tokens it throws"

@@ -29,8 +29,7 @@ _WARNING = (
 
 
 _FORCED = (
-    "AITER_AR_1STAGE forces the fused fp8 and MXFP4 ops too, not only the plain norm whose rule "
-    "this is."
+    "AITER_AR_1STAGE forces the fused fp8 and MXFP4 ops too, not only the op whose rule this is."
 )
 
 

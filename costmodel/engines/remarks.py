@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 from ..model.shape import WORLD_SIZES
 from ..rules.adapt import Adapted, token_cap
-from ..rules.algebra import byte_limit
+from ..rules.algebra import by_world_size, byte_limit
 from ..rules.condition import Condition
+from ..rules.rule import Rule
 from .diff import Edit, split_lines
 from .execution import NoChoiceError
 from .expression import WIDTH
@@ -43,13 +44,14 @@ _HEURISTIC = re.compile(
     re.IGNORECASE,
 )
 _HIDDEN = re.compile(r"\bhidden(?:[_ ]?(?:dim|size))", re.IGNORECASE)
+_HIDDEN_SIZE = re.compile(r"\b(?:hidden|H)\w*\W{0,4}(?:size\W{0,4}|of )?(\d{3,5})\b")
 _HIDDEN_SET = re.compile(
     r"\b(?:support|known|list|only|set|valid|tuned|instanti|template)\w*|\d{3,}", re.IGNORECASE
 )
 _RANKS = re.compile(
     r"\b(?:TP|tp)[ =]*(\d)\b|\b(\d)[- ](?:ranks?|GPUs?|way)\b|\bworld[_ ]size\W{0,4}(\d)\b"
 )
-_TOKENS = re.compile(r"\b(\d+)\s+tokens?\b|\btokens?\b\D{0,12}(\d+)\b|\bkMaxBlocks\b")
+_TOKENS = re.compile(r"\b(\d{1,6})\s+tokens?\b|\btokens?\b\D{0,12}(\d{1,6})\b|\bkMaxBlocks\b")
 _STAGE = re.compile(r"\b(?:1|2|one|two|single)[- _]?(?:stage|shot|phase)", re.IGNORECASE)
 _LINKED = re.compile(r"\b(?:mirror|same|like|copy|copies|identical|as in)\w*\b", re.IGNORECASE)
 _TOOLS = re.compile(r"#\s*(?:noqa|type:|fmt:|pylint|pragma|mypy|ruff|isort|yapf|nosec)")
@@ -75,7 +77,20 @@ class _Change:
         named = set(self._ranks(sentence)) or set(WORLD_SIZES)
         sizes = set(_sizes(sentence))
         gone = _cutoffs(self.old, named) - _cutoffs(self._new, named)
-        return bool(sizes & gone)
+        return bool(sizes & gone) or self._states_tokens(sentence, named)
+
+    def _states_tokens(self, sentence: str, named: Iterable[int]) -> bool:
+        """Tell whether a sentence gives a cutoff as tokens at a hidden size, as it was."""
+        hidden = [int(m[1]) for m in _HIDDEN_SIZE.finditer(sentence)]
+        tokens = {int(g) for m in _TOKENS.finditer(sentence) for g in m.groups() if g}
+        old, new = Rule("old", by_world_size(self.old)), self.adapted.rule
+        version = self.adapted.kernel.version
+        return any(
+            (was := old.max_tokens(h, n, kernel_version=version)) in tokens
+            and was != new.max_tokens(h, n, kernel_version=version)
+            for h in hidden
+            for n in named
+        )
 
     def about_the_choice(self, sentence: str) -> bool:
         """Tell whether a sentence that stands at the choice says how it was made."""
@@ -329,7 +344,7 @@ def _cutoffs(conditions: dict[int, Condition], ranks: Iterable[int]) -> set[int]
 
 
 def _is_cap(match: re.Match[str]) -> bool:
-    return token_cap() in [int(g) for g in match.groups() if g and len(g) < 9]
+    return token_cap() in [int(g) for g in match.groups() if g]
 
 
 def _overlap(one: Edit, other: Edit) -> bool:
