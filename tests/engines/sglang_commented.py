@@ -1,7 +1,5 @@
 """SGLang's shape between 0.5.12 and 0.5.17, with comments on why it chooses as it does."""
 
-# ruff: noqa: F821 - a source to read, never to run.
-
 import torch
 from sglang.srt.environ import envs
 
