@@ -275,9 +275,11 @@ class _Rewrite:
         term = f"{names.bytes} {cutoffs.op} {self._limit_name()}"
         if always and not env:
             term = f"{expression(Member('world_size', always), names)} or {term}"
-        if not terms and " or " in term:
-            return lines, [term]
-        return lines, [*terms, f"({term})" if " or " in term else term]
+        if terms and " or " in term:
+            # Under a name of its own: formatters break brackets at the end of a line otherwise.
+            name = self._free_name("small_enough", "fits_1stage", "small_enough_")
+            return [*lines, f"{'':{indent}}{name} = {term}"], [*terms, name]
+        return lines, [*terms, term]
 
     def _limits(self, cutoffs: Bytes, names: SourceNames, indent: int, env: str) -> list[str]:
         """Return ``max_bytes = {4: ..., 8: ...}.get(world_size, <what stood there>)``."""
@@ -296,8 +298,11 @@ class _Rewrite:
 
     def _limit_name(self) -> str:
         """Return a name for the limit that the function does not use yet."""
+        return self._free_name("max_bytes", "max_1stage_bytes", "max_bytes_")
+
+    def _free_name(self, *names: str) -> str:
         used = {n.id for n in ast.walk(self.dispatch.node) if isinstance(n, ast.Name)}
-        return next(n for n in ("max_bytes", "max_1stage_bytes", "max_bytes_") if n not in used)
+        return next(n for n in names if n not in used)
 
     def _table(self, cutoffs: Bytes, env: str) -> str:
         # Where nothing is claimed, the table is silent and the old limit holds.
@@ -419,11 +424,17 @@ def _call(function: str, arguments: str, indent: int) -> list[str]:
 
 
 def _wrapped(terms: list[str], indent: int, before: int, word: str = "and") -> str:
-    """Return terms joined on one line, or bracketed with one a line when that is too long."""
+    """Return joined terms as a formatter lays them out.
+
+    On one line, else on one line in brackets, else in brackets with one term a line.
+    """
     line = f" {word} ".join(terms)
     if indent + before + len(line) <= WIDTH:
         return line
-    return "\n".join(["(", *_indented(terms, indent + 4, word), f"{'':{indent}})"])
+    inner = [f"{'':{indent + 4}}{line}"]
+    if len(inner[0]) > WIDTH:
+        inner = _indented(terms, indent + 4, word)
+    return "\n".join(["(", *inner, f"{'':{indent}})"])
 
 
 def _with(op: str, condition: Condition) -> Condition:
