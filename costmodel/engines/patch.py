@@ -16,6 +16,7 @@ from ..rules.rule import Rule
 from . import comment, diff, templates
 from .call_sites import ServingEngine
 from .module import Module
+from .overrides import lost
 from .reader import DispatchFunction, NotRecognisedError, find_dispatch, read_dispatch
 from .rewrite import edits
 from .source import Tree
@@ -51,8 +52,8 @@ def patch(tree: Tree, rule: Rule, provenance: Provenance, kernel: Kernel) -> Emi
     notes = adapted.notes(tree.engine.title)
     if not hunks:
         notes.append("the rule is already in force; the diff is empty")
-    for note in dispatch.overrides:
-        notes.append(f"the environment variable {note} still overrides the rule")
+    for override in dispatch.overrides:
+        notes.append(f"{override.words()}, as before")
     notes += _one_gpu(tree.engine, provenance)
     head = [
         f"{tree.engine.title} {tree.version}: {adapted.rule.words()}".replace("  ", " "),
@@ -121,6 +122,12 @@ def _changed(
         raise NotRecognisedError(
             f"{module.name}:{dispatch.node.lineno}: {dispatch.name}: not recognised: "
             f"the changed source would decide otherwise at {different}"
+        )
+    gone = lost(dispatch.overrides, after.overrides, after.condition)
+    if gone:
+        raise NotRecognisedError(
+            f"{module.name}:{dispatch.node.lineno}: {dispatch.name}: not recognised: "
+            f"{', '.join(gone)} would no longer override the rule in the changed source"
         )
     return text
 
