@@ -150,7 +150,7 @@ def _emit_engine(
         root = source if source and Path(source).is_dir() else ""
         file = emitted.file if source else f"{target.checkout}/{emitted.file}"
         tests = boundary_tests.render(
-            emitted.adapted, provenance, target, file, emitted.function, root or ""
+            emitted.adapted, provenance, target, file, emitted.function, root or "", emitted.patched
         )
     if emitted.text:
         _write(out, emitted.text)

@@ -469,6 +469,7 @@ class _Rewrite:
             world_size=self._world_size(step),
             full_mesh=meshes[0] if meshes else "",
             pack=pack,
+            torch=bool(re.search(r"^\s*(import|from) torch\b", self.module.text, re.MULTILINE)),
         )
 
     def _world_size(self, step: Step) -> str:
