@@ -161,7 +161,7 @@ def test_an_override_that_skips_the_guard_is_named(tmp_path):
     (tree,) = open_trees(SHAPES["sglang_bytes"].package(tmp_path))
     old = asked_for("0.1.16")
     notes = engine.patch(tree, RULES["recommended"], PROVENANCE, old.kernel, running=old).notes
-    assert any("SGLANG_USE_1STAGE_ALLREDUCE still overrides" in n and "throws" in n for n in notes)
+    assert any("SGLANG_USE_1STAGE_ALLREDUCE forces" in n and "throws above 80" in n for n in notes)
 
 
 def test_limits_of_old_kernels_join_at_every_world_size():

@@ -238,7 +238,7 @@ def _emit_engine(
         root = source if source and Path(source).is_dir() else ""
         file = emitted.file if source else f"{target.checkout}/{emitted.file}"
         tests = boundary_tests.render(
-            emitted.adapted, provenance, target, file, emitted.function, root or ""
+            emitted.adapted, provenance, target, file, emitted.function, root or "", emitted.patched
         )
     _write(out, emitted.text)
     if tests_file:

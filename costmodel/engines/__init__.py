@@ -9,7 +9,9 @@ reading it
 :mod:`.symbols`          what an expression can be: sizes in tokens, hidden size and element size
 :mod:`.evaluation`       what an expression is, given the names in scope
 :mod:`.execution`        follow a function's statements and branches with its input as a symbol
+:mod:`.overrides`        settings that replace the rule: what the function does with each set
 :mod:`.reader`           find the function that chooses and read its rule
+:mod:`.limit`            where the limit stands that holds while no setting is set
 :mod:`.unit_checks`      units that do not fit: KB against bytes, elements against bytes, < or <=
 :mod:`.audit`            the rule in force, compared with another one, and scored
 writing it

@@ -18,6 +18,7 @@ from ..rules.evidence import Provenance
 from ..rules.rule import Rule
 from .consumers import Consumer
 from .kernel_version import RunningKernel
+from .overrides import Override
 
 _WIDTH = 96
 #: Hidden size whose shapes the check proposes: that of most measured rows.
@@ -25,7 +26,7 @@ _HIDDEN = 7168
 _ELEMENT_BYTES = 2
 
 #: AITER's variable that forces a stage for every fused op, not for one alone.
-FORCES = "AITER_AR_1STAGE"
+_FORCES = "AITER_AR_1STAGE"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def notes(
     engine: str,
     *,
     running: RunningKernel,
-    overrides: tuple[str, ...],
+    overrides: tuple[Override, ...],
     concerned: list[Consumer],
     against_separate: Callable[[], Rule | None],
 ) -> list[Note]:
@@ -55,7 +56,7 @@ def notes(
         text = f"{running.limits_words()} join the rule: {joined}"
         said.append(Note(text, text))
     said += [_measured(adapted, provenance)]
-    said += [_override(name, adapted) for name in overrides]
+    said += [_override(one, adapted) for one in overrides]
     said += one_gpu(engine, provenance)
     said += _concerned(concerned, adapted, against_separate)
     said += [batch_invariance(adapted)]
@@ -139,14 +140,13 @@ def _measured(adapted: Adapted, provenance: Provenance) -> Note:
     return Note(f"what is measured: {'; '.join(said)}")
 
 
-def _override(name: str, adapted: Adapted) -> Note:
-    text = f"the environment variable {name} still overrides the rule"
-    if name == FORCES:
-        text += ", and those of the fused fp8 and MXFP4 ops with it"
-    if adapted.kernel.fused_1stage_max_tokens is not None:
-        text += (
-            f", without its guard: above {adapted.kernel.fused_1stage_max_tokens} tokens it throws"
-        )
+def _override(override: Override, adapted: Adapted) -> Note:
+    text = f"{override.words()}, as before"
+    if override.name.endswith(_FORCES):
+        text += "; with it, of the fused fp8 and MXFP4 ops too"
+    cap = adapted.kernel.fused_1stage_max_tokens
+    if cap is not None and override.replaces != "limit":
+        text += f"; it has no guard: 1-stage throws above {cap} tokens"
     return Note(text, text)
 
 

@@ -25,6 +25,7 @@ from .call_sites import ServingEngine
 from .consumers import consumers
 from .kernel_version import RunningKernel, asked_for
 from .module import Module
+from .overrides import lost
 from .reader import DispatchFunction, NotRecognisedError, find_dispatch, read_dispatch
 from .rewrite import edits
 from .source import Tree
@@ -196,6 +197,12 @@ def _changed(
         raise NotRecognisedError(
             f"{module.name}:{dispatch.node.lineno}: {dispatch.name}: not recognised: "
             f"the changed source would decide otherwise at {different}"
+        )
+    gone = lost(dispatch.overrides, after.overrides, after.condition)
+    if gone:
+        raise NotRecognisedError(
+            f"{module.name}:{dispatch.node.lineno}: {dispatch.name}: not recognised: "
+            f"{', '.join(gone)} would no longer override the rule in the changed source"
         )
     return text
 
