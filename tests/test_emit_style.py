@@ -13,6 +13,7 @@ from emitted import PROVENANCE, RULES, emit
 from engines.shapes import SHAPES
 
 from costmodel.engines import patch as engine
+from costmodel.engines import templates
 from costmodel.engines.call_sites import serving_engine
 from costmodel.engines.kernel_version import asked_for
 from costmodel.engines.source import open_trees
@@ -53,7 +54,10 @@ def test_every_patch_is_formatted(shape, version, tmp_path):
 def test_every_snippet_is_formatted_where_it_belongs(name, rule, tmp_path):
     for version in ("0.1.11", "0.1.16", "0.1.20"):
         meant = asked_for(version).kernel
-        text = engine.snippet(serving_engine(name), RULES[rule], PROVENANCE, meant).patched.lstrip()
+        whole = engine.snippet(serving_engine(name), RULES[rule], PROVENANCE, meant).patched
+        marks = (templates.BEGIN, templates.END)
+        lines = [x for x in whole.lstrip().splitlines(True) if x.strip() not in marks]
+        text = "".join(lines)
         assert formatted(text, tmp_path) == text
 
 

@@ -111,10 +111,11 @@ class _Rewrite:
             test = _wrapped(refused, indent, len("if :"), "or")
             lines += [f"{'':{indent}}if {test}:", f"{'':{indent}}    return False"]
         elif rest:
-            decision = self._last_assignment()
-            old = ast.get_source_segment(self.module.text, decision) or ""
-            terms = [f"({old})" if " or " in old else old, *(_joined(f, names) for f in rest)]
-            out.append(Edit.of(decision, _wrapped(terms, indent, decision.col_offset - indent)))
+            statement, decision = self._last_assignment()
+            terms = [*self._terms_of(decision), *(_joined(f, names) for f in rest)]
+            target = f"{_target_of(statement)} = "
+            new = _wrapped(terms, statement.col_offset, len(target))
+            out.append(Edit.of(statement, target + new))
         out.append(Edit((chain.lineno, 0), (chain.lineno, 0), "\n".join(lines) + "\n"))
         return out
 
@@ -146,7 +147,10 @@ class _Rewrite:
         gone = self.adapted.hidden_set
         if gone is None or gone in _others(self.adapted.rule.condition.at(8)):
             return [], added
-        about_hidden = [f for f in added if _is_about_hidden(f)]
+        # A set goes first: at the end of a line a formatter would open it up.
+        about_hidden = sorted(
+            (f for f in added if _is_about_hidden(f)), key=lambda f: not isinstance(f, Member)
+        )
         nodes = {m.node: m for m in self.dispatch.memberships if m.condition == gone}
         if len(nodes) != 1:
             raise self.fail(f"one test for {gone.words()}")
@@ -170,12 +174,20 @@ class _Rewrite:
             raise self.fail("the branch on the ranks")
         return top
 
-    def _last_assignment(self) -> ast.expr:
+    def _terms_of(self, decision: ast.expr) -> list[str]:
+        """Return the source of what an expression joins by ``and``."""
+        parts = [decision]
+        if isinstance(decision, ast.BoolOp) and isinstance(decision.op, ast.And):
+            parts = decision.values
+        texts = [ast.get_source_segment(self.module.text, part) or "" for part in parts]
+        return [f"({text})" if " or " in text else text for text in texts]
+
+    def _last_assignment(self) -> tuple[ast.stmt, ast.expr]:
         for step in reversed(self.dispatch.steps):
             for decision in self.dispatch.decisions:
                 value = _value_of(step.node)
                 if value is not None and _target_of(step.node) == ast.unparse(decision):
-                    return value
+                    return step.node, value
         raise self.fail("the assignment of the decision")
 
     # One assignment.
@@ -232,13 +244,19 @@ class _Rewrite:
         """Return the edits that change one expression, with what it needs before its statement."""
         indent = statement.col_offset
         lines, terms = self._terms(names, indent)
+        if isinstance(statement, ast.Return) and statement.value is decision:
+            changed = Edit.of(statement, f"return {_wrapped(terms, indent, len('return '))}")
+        else:
+            text = terms[0]
+            if len(terms) > 1 or " or " in text:
+                text = self._free_name("fits_1stage", "takes_1stage", "fits_1stage_")
+                value = _wrapped(terms, indent, len(f"{text} = "))
+                lines = [*lines, f"{'':{indent}}{text} = {value}"]
+            new = _spliced(self.module.text, statement, Edit.of(decision, text))
+            changed = Edit.of(statement, _laid_out(new, indent))
         before = [*as_comment(self.comment, indent, WIDTH), *lines]
         start = (statement.lineno, 0)
-        text = _wrapped(terms, indent + 4, decision.col_offset - indent - 2)
-        whole = isinstance(statement, ast.Return) and statement.value is decision
-        if not text.startswith("(\n") and not whole:
-            text = f"({text})"
-        return [Edit(start, start, "\n".join(before) + "\n"), Edit.of(decision, text)]
+        return [Edit(start, start, "\n".join(before) + "\n"), changed]
 
     def _live(self, value: ast.expr) -> ast.expr:
         """Return the part of a conditional expression that an unset environment leaves."""
@@ -337,7 +355,8 @@ class _Rewrite:
                 self.module.text, installed.limit_node, Edit.of(default.node, new)
             )
         before = [*as_comment(comment, at.col_offset, WIDTH), *lines]
-        self.of_default = [Edit.of(default.node, new)]
+        changed = _spliced(self.module.text, at, Edit.of(default.node, new))
+        self.of_default = [Edit.of(at, _laid_out(changed, at.col_offset))]
         if before:
             start = (at.lineno, 0)
             self.of_default.insert(0, Edit(start, start, "\n".join(before) + "\n"))
@@ -361,11 +380,11 @@ class _Rewrite:
             if n not in self.adapted.unclaimed:
                 entries.append(f"{n}: {unlimited if own is None else size(int(own))}")
         table, arguments = f"{{{', '.join(entries)}}}.get", f"{names.world_size}, {old}"
-        line = self.module.text.split("\n")[default.node.lineno - 1]
-        head = line.encode()[: default.node.col_offset].decode()
-        lines = _call(head + table, arguments, len(line) - len(line.lstrip()))
-        if max(map(len, lines)) <= WIDTH:
-            return [], "\n".join(lines)[len(head) :]
+        line = self.module.text.split("\n")[default.node.lineno - 1].encode()
+        around = line[: default.node.col_offset] + line[default.node.end_col_offset :]
+        whole = f"{table}({arguments})"
+        if default.node.end_lineno == default.node.lineno and len(around.decode() + whole) <= WIDTH:
+            return [], whole
         name, indent = self._limit_name(), default.statement.col_offset
         return _call(f"{'':{indent}}{name} = {table}", arguments, indent), name
 
@@ -502,8 +521,36 @@ class _Rewrite:
         raise self.fail("a statement with the decision")
 
 
-def _spliced(text: str, node: ast.expr, edit: Edit) -> str:
-    """Return the source of an expression with an edit inside it made."""
+def _laid_out(text: str, indent: int) -> str:
+    """Return a statement on one line where it fits, else its brackets' inside on one line.
+
+    A statement with comments, or with a comma before a closing bracket, keeps its lines.
+    """
+    first, *rest = (line.strip() for line in text.split("\n"))
+    for part in rest:
+        near = first.endswith(("(", "[", "{")) or part[:1] in (")", "]", "}")
+        first += part if near else f" {part}"
+    if "#" in first or re.search(r",\s*[)\]}]", first):
+        return text
+    opened = re.fullmatch(r"([\w.]+ = |return )\((.*)\)", first)
+    if opened and _is_balanced(opened[2]):
+        if indent + len(opened[1]) + len(opened[2]) <= WIDTH:
+            return opened[1] + opened[2]
+        inner = f"{'':{indent + 4}}{opened[2]}"
+        return f"{opened[1]}(\n{inner}\n{'':{indent}})" if len(inner) <= WIDTH else text
+    return first if indent + len(first) <= WIDTH else text
+
+
+def _is_balanced(text: str) -> bool:
+    try:
+        ast.parse(text.strip(), mode="eval")
+    except SyntaxError:
+        return False
+    return True
+
+
+def _spliced(text: str, node: ast.expr | ast.stmt, edit: Edit) -> str:
+    """Return the source of a node with an edit inside it made."""
     changed = apply(text, [edit])
     last = changed.count("\n") - text.count("\n") + (node.end_lineno or node.lineno)
     tail = len(text.split("\n")[(node.end_lineno or node.lineno) - 1].encode())
