@@ -31,10 +31,14 @@ _FORCES = "AITER_AR_1STAGE"
 
 @dataclass(frozen=True)
 class Note:
-    """One thing to know: ``short`` goes to the terminal too ("" where it does not)."""
+    """One thing to know: ``short`` goes to the terminal too ("" where it does not).
+
+    ``command`` stands on a line of its own, so that it can be pasted.
+    """
 
     text: str
     short: str = ""
+    command: str = ""
 
 
 def notes(
@@ -60,20 +64,20 @@ def notes(
     said += one_gpu(engine, provenance)
     said += _concerned(concerned, adapted, against_separate)
     said += [batch_invariance(adapted)]
-    said += [Note(f"to check on your machine: {check(adapted, provenance)}")]
+    said += [Note("to check on your machine:", command=check(adapted, provenance))]
     return said
 
 
 def lines(found: list[Note]) -> list[str]:
     """Return notes as the lines of a list."""
-    return [
-        line
-        for note in found
-        for line in textwrap.wrap(
+    out = []
+    for note in found:
+        out += textwrap.wrap(
             note.text, _WIDTH, initial_indent="* ", subsequent_indent="  ",
             break_long_words=False, break_on_hyphens=False,
-        )
-    ]  # fmt: skip
+        )  # fmt: skip
+        out += [f"  {note.command}"] if note.command else []
+    return out
 
 
 def one_gpu(engine: str, provenance: Provenance) -> list[Note]:
