@@ -126,6 +126,29 @@ def test_a_rule_files_name_and_its_own_name_are_refused(tmp_path):
     assert b"cannot be written into code" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"dtype": ["in", ["bf16); import os; (", "fp16"]]},
+        {"dtype": ["in", ["bf16\nimport os"]]},
+        {"tokens": ["<=", 10**30]},
+        {"hidden_dim": ["in", [2880, 1 << 70]]},
+        {"bytes": ["<=", {"2": None, "4": 1 << 63}]},
+        {"kernel_version": [">=", "0.1.17\nimport os"]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("target", ["sglang", "env", "table"])
+def test_values_of_a_rule_file_are_checked(target, part, tmp_path):
+    record = Rule.from_cutoffs("mine", {2: None, 4: 458752, 8: 229376}).to_json()
+    record["condition"] = {"all": [record["condition"], part]}
+    (tmp_path / "rule.json").write_text(json.dumps(record))
+    done = run("--for", target, "--rule", "rule.json", cwd=tmp_path)
+    assert done.returncode == 2, done.stdout
+    assert done.stdout == b""
+    assert len(done.stderr.decode().strip().splitlines()) == 1
+
+
 def test_a_version_that_a_tree_states_is_checked(tmp_path):
     root = SHAPES["sglang_bytes"].package(tmp_path)
     (root / "sglang" / "version.py").write_text('__version__ = "0.5\\x.1"\n')

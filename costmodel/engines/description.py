@@ -59,7 +59,7 @@ def notes(
         joined = ", ".join(f.words() for f in adapted.limits)
         text = f"{running.limits_words()} join the rule: {joined}"
         said.append(Note(text, text))
-    said += [_measured(adapted, provenance)]
+    said += [_two_stage_limits(adapted), _measured(adapted, provenance)]
     said += [_override(one, adapted) for one in overrides]
     said += one_gpu(engine, provenance)
     said += _concerned(concerned, adapted, against_separate)
@@ -121,6 +121,18 @@ def _is_one_kernel(adapted: Adapted, world_size: int) -> bool:
     return not any(
         isinstance(part, Compare) and part.quantity in ("bytes", "elements", "tokens")
         for part in asked
+    )
+
+
+def _two_stage_limits(adapted: Adapted) -> Note:
+    """Say what the kernel that runs elsewhere takes; no rule changes that."""
+    kernel = adapted.kernel
+    most = kernel.fused_2stage_max_packs
+    most_words = f" and at most {most}" if most else ""
+    return Note(
+        f"where 1-stage does not run, the 2-stage kernel takes hidden / pack of at least "
+        f"{kernel.fused_2stage_min_packs}{most_words}, and throws outside; the patch leaves the "
+        "engine's own checks of that as they are"
     )
 
 

@@ -91,6 +91,9 @@ def _member(condition: Member, names: SourceNames) -> str:
     if condition.quantity == "dtype" and not names.torch:
         return _by_element_size(condition, names)
     if condition.quantity == "dtype":
+        unknown = [d for d in condition.values if d not in _TORCH]
+        if unknown:
+            raise InputError(f"the rule asks for dtype {unknown[0]}; known: {', '.join(_TORCH)}")
         dtypes = [_TORCH[str(d)] for d in condition.values]
         return f"{names.dtype} {relation} ({', '.join(dtypes)}{',' if len(dtypes) == 1 else ''})"
     if condition.quantity == "hidden_dim":
