@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..model.shape import SEPARATE_OPS, SPOKEN, WORLD_SIZES
+from ..model.shape import SEPARATE_OPS, SPOKEN, TWO_STAGE, WORLD_SIZES
 from ..rules.adapt import Adapted
 from ..rules.algebra import parts_of
 from ..rules.condition import Compare, exact_size
@@ -59,7 +59,8 @@ def notes(
         joined = ", ".join(f.words() for f in adapted.limits)
         text = f"{running.limits_words()} join the rule: {joined}"
         said.append(Note(text, text))
-    said += [_two_stage_limits(adapted), _measured(adapted, provenance)]
+    said += [_two_stage_limits(adapted)] if adapted.rule.otherwise == TWO_STAGE else []
+    said += [_measured(adapted, provenance)]
     said += [_override(one, adapted) for one in overrides]
     said += one_gpu(engine, provenance)
     said += _concerned(concerned, adapted, against_separate)
