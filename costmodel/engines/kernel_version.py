@@ -87,7 +87,10 @@ def of_tree(tree: Tree) -> RunningKernel:
         looked = f"{found} pins {stated}, which is no release and no known commit"
     for row in facts.rows("image_pins.csv"):
         if row["engine"] == tree.engine.name and row["release"] == (tree.version or None):
-            found = f"pin of {tree.engine.title} {row['release']}'s ROCm image, {row['source']}"
+            said = f", {row['note']}" if row["note"] else ""
+            found = (
+                f"pin of {tree.engine.title} {row['release']}'s ROCm image{said}; {row['source']}"
+            )
             return RunningKernel(kernels.aiter(row["kernels"]), row["pin"].lstrip("v"), found)
     return unknown(looked)
 

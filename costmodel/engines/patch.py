@@ -7,7 +7,7 @@ second patch replaces the first, and :func:`revert` takes it away.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..data.kernels import Kernel
@@ -55,7 +55,15 @@ class _Original(Tree):
     def read(self, name: str) -> str | None:
         """Return the text of a file, with the patch of the op taken out."""
         text = super().read(name)
-        before = applied.original(text, name, self.op) if text is not None else None
+        return None if text is None else self._without(text, name)
+
+    def search(self, pattern: str) -> Iterator[tuple[str, str]]:
+        """Yield the files that contain a pattern, with the patch of the op taken out."""
+        for name, text in super().search(pattern):
+            yield name, self._without(text, name)
+
+    def _without(self, text: str, name: str) -> str:
+        before = applied.original(text, name, self.op)
         return text if before is None else before
 
 
