@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from emitted import PROVENANCE, RULES, emit
-from engines.shapes import SHAPES, VLLM_METHOD, VLLM_OPS, Shape
+from engines.shapes import AITER, SHAPES, VLLM_METHOD, VLLM_OPS, Shape
 
 from costmodel.data import kernels
 from costmodel.engines import environment
@@ -98,7 +98,7 @@ def test_users_of_the_predicate_are_listed_with_their_alternative(tmp_path):
     found = concerned(root)
     assert found["_rocm_aiter_fused_allreduce_rmsnorm_impl"].otherwise == "2stage"
     gemma = found["fused_allreduce_gemma_rms_norm"]
-    assert (gemma.op, gemma.otherwise, gemma.own) == ("Gemma norm", "separate", None)
+    assert (gemma.op, gemma.otherwise, gemma.asks) == ("Gemma norm", "separate", True)
     assert "_can_use_fused" not in found
     said = described(emit(root, RULES["recommended"]))
     assert "patched with it, Gemma norm: fused_allreduce_gemma_rms_norm (vllm/model_exec" in said
@@ -111,6 +111,27 @@ def test_users_of_the_predicate_are_listed_with_their_alternative(tmp_path):
         )
     )
     assert "against separate ops costmodel recommends 1-stage TP2 every size, TP4 <= 216" in said
+
+
+def test_who_falls_back_to_the_patched_op_is_no_user_of_its_rule(tmp_path):
+    root = SHAPES["aiter_limit"].package(tmp_path)
+    file = root / "aiter" / AITER
+    more = """
+    def fused_allreduce_rmsnorm_quant(self, input_, res_inp_, weight_, eps):
+        total_bytes = input_.numel() * input_.element_size()
+        use_1stage = total_bytes <= 128 * 1024
+        if self.ca_comm is None:
+            return quantized(self.fused_allreduce_rmsnorm(input_, res_inp_, weight_, eps))
+        return self.ca_comm.fused_quant(input_, res_inp_, weight_, use_1stage=use_1stage)
+
+    def fused_ar(self, input_, use_1stage):
+        return self.ca_comm.fused(input_, use_1stage=use_1stage)
+"""
+    file.write_text(file.read_text() + more)
+    found = concerned(root)
+    assert list(found) == ["CudaCommunicator.fused_allreduce_rmsnorm_quant"]
+    (one,) = found.values()
+    assert (one.asks, one.op, one.own.words()) == (False, "fp8", "bytes <= 128 KiB")
 
 
 def test_quick_reduce_before_the_kernel_is_named(tmp_path):

@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..model.shape import FUSED, SEPARATE_OPS, SPOKEN, TWO_STAGE
 from ..rules.condition import Condition
 from .execution import NoChoiceError
-from .module import Function, Module
+from .module import Function, Module, assigned
 from .reader import DispatchFunction, NotRecognisedError, read_dispatch
 from .source import Tree
 from .stand_in import CHOOSES
@@ -38,8 +38,9 @@ _OPS = (
 class Consumer:
     """A function that is concerned, with what it runs where 1-stage does not.
 
-    ``own`` is the rule of a copy, None for a user of the changed predicate; ``before`` says what a
-    user tries first where the predicate is false.
+    ``asks`` tells a user of the changed predicate from a copy; ``own`` is the rule of a copy, None
+    where it could not be read; ``before`` says what a user tries first where the predicate is
+    false.
     """
 
     file: str
@@ -47,6 +48,7 @@ class Consumer:
     function: str
     op: str
     otherwise: str
+    asks: bool
     own: Condition | None = None
     before: str = ""
 
@@ -59,7 +61,8 @@ class Consumer:
 def consumers(tree: Tree, module: Module, dispatch: DispatchFunction) -> list[Consumer]:
     """Return who is concerned by a change of ``dispatch``, the patched function not included."""
     changed = {dispatch.name, *dispatch.followed}
-    names = {name.rsplit(".", 1)[-1] for name in changed}
+    predicates = [*dispatch.followed, *([dispatch.name] if dispatch.returns else [])]
+    names = {name.rsplit(".", 1)[-1] for name in predicates}
     found: dict[tuple[str, str], Consumer] = {}
     for other in _modules(tree, module):
         for qualified in other.functions():
@@ -90,10 +93,10 @@ def _of_function(
     asks = any(_calls(node, names) for node in ast.walk(function))
     if _hands_over(function):
         own = None if asks else _own_rule(module, qualified)
-        if asks or own is not None:
+        if asks or own is not None or _chooses(function):
             before = _tried_before(function) if asks else ""
             line = function.lineno
-            yield Consumer(module.name, line, qualified, op, TWO_STAGE, own, before)
+            yield Consumer(module.name, line, qualified, op, TWO_STAGE, asks, own, before)
     elif asks and any(
         isinstance(n, ast.Return) and n.value is not None and _within(n.value, names)
         for n in ast.walk(function)
@@ -110,7 +113,7 @@ def _behind_gate(module: Module, gate: str) -> Iterator[Consumer]:
         tests = [n for n in ast.walk(target[0]) if isinstance(n, ast.If)]
         if any(_within(test.test, {gate}) for test in tests):
             op = _op_of(qualified)
-            yield Consumer(module.name, target[0].lineno, qualified, op, SEPARATE_OPS)
+            yield Consumer(module.name, target[0].lineno, qualified, op, SEPARATE_OPS, True)
 
 
 def _tried_before(function: Function) -> str:
@@ -136,6 +139,11 @@ def _own_rule(module: Module, qualified: str) -> Condition | None:
         return read_dispatch(module, qualified).condition
     except (NoChoiceError, NotRecognisedError):
         return None
+
+
+def _chooses(function: Function) -> bool:
+    """Tell whether a function works a stage out, and does not only pass its argument on."""
+    return any(CHOOSES.search(name) for statement in function.body for name in assigned(statement))
 
 
 def _hands_over(function: Function) -> bool:

@@ -171,7 +171,7 @@ def _concerned(
     found: list[Consumer], adapted: Adapted, against_separate: Callable[[], Rule | None]
 ) -> list[Note]:
     """Say who else is concerned, what each runs where 1-stage does not, and by which cutoffs."""
-    asks = [one for one in found if one.own is None]
+    asks = [one for one in found if one.asks]
     out = []
     if found:
         counts = [(len(asks), "asking the patched rule"), (len(found) - len(asks), "with its own")]
@@ -179,9 +179,10 @@ def _concerned(
         text = f"other functions that choose: {words}"
         out.append(Note(f"{text}:", f"{text} (listed in the patch)"))
     for one in found:
-        if one.own is not None:
-            text = f"not patched, {one.op}: {one.place} keeps its rule: 1-stage when "
-            out.append(Note(f"{text}{one.own.words()}, else {SPOKEN[one.otherwise]}"))
+        if not one.asks:
+            own = one.own.words() if one.own else "its own tests hold (not read)"
+            text = f"not patched, {one.op}: {one.place} keeps its rule: 1-stage when {own}"
+            out.append(Note(f"{text}, else {SPOKEN[one.otherwise]}"))
             continue
         first = f"{one.before} where that is on, else " if one.before else ""
         text = f"patched with it, {one.op}: {one.place}: {_cutoffs(adapted.rule)}, else {first}"
