@@ -116,6 +116,17 @@ def test_lines_changed_since_are_refused_by_file_and_line(change, tmp_path):
     assert file.read_text() == changed
 
 
+def test_a_patch_without_a_mark_is_not_stacked_on(tmp_path):
+    root = SHAPES["sglang_bytes"].package(tmp_path)
+    file = put(root, emit(root, RULES["recommended"]))
+    (mark,) = applied.marks(file.read_text())
+    lines = file.read_text().split("\n")
+    del lines[mark.first : mark.end]
+    file.write_text("\n".join(lines))
+    with pytest.raises(InputError, match=r"parallel_state\.py:\d+: a patch of an older costmodel"):
+        emit(root, RULES["strict"])
+
+
 def test_lines_elsewhere_may_change(tmp_path):
     root = SHAPES["sglang_bytes"].package(tmp_path)
     file = root / "sglang" / SGLANG

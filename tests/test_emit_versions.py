@@ -62,6 +62,7 @@ def test_every_pin_has_a_source_and_kernels_that_are_known():
         ("Dockerfile", "ENV AITER_COMMIT c16d44b93a528b2a4bfd6d8d3409116d465872a9\n",
          "c16d44b93a", None),
         ("requirements.txt", "torch\namd-aiter == 0.1.16\n", "0.1.16", 80),
+        ("pyproject.toml", 'dependencies = ["amd-aiter>=0.1.15"]\n', "0.1.15", 80),
         ("requirements/rocm.txt", "aiter @ git+https://github.com/ROCm/aiter.git@v0.1.18\n",
          "0.1.18", None),
         ("docker/rocm.Dockerfile",

@@ -24,6 +24,7 @@ from ..rules.rule import Rule
 from . import options, question
 
 if TYPE_CHECKING:
+    from ..decide.decision import Decision
     from ..engines.kernel_version import RunningKernel
     from ..engines.source import Tree
 
@@ -115,19 +116,19 @@ def command(
     asked["aiter_version"] = running.kernel.version
     if rule_name:
         rule, provenance = _named(rule_name, hidden_set, asked), Provenance(command_line)
-        losses: list[str] = []
+        decision = None
     else:
-        rule, provenance, losses = _recommended(hidden_set, tp, dict(asked), command_line)
+        rule, provenance, decision = _recommended(hidden_set, tp, dict(asked), command_line)
     if wanted in ENGINES:
         separate = partial(_against_separate, rule_name, tp, asked)
         emitted, written = _emit_engine(
             wanted, rule, provenance, running, tree, source, out, tests_file, separate
         )
-        notes = [*(losses if written else ()), *emitted]
     else:
+        emitted, written = (), True
         _write(out, _listing(wanted, rule, provenance, running.kernel, asked))
-        notes = losses
-    for note in notes:
+    losses = _losses(decision) if decision is not None and written else []
+    for note in (*losses, *emitted):
         click.echo(f"costmodel: note: {note}", err=True)
 
 
@@ -166,11 +167,19 @@ def _against_separate(
     if rule_name:
         return None
     try:
-        rule, _, _ = _recommended(False, tp, {**asked, "otherwise": SEPARATE_OPS}, "")
+        return _recommended(False, tp, {**asked, "otherwise": SEPARATE_OPS}, "")[0]
     except InputError:
         # No cutoff is identified against separate ops: the note says how to ask.
         return None
-    return rule
+
+
+def _losses(decision: Decision) -> list[str]:
+    """Return where the one cutoff loses to one of a hidden size's own, in words."""
+    return [
+        f"at hidden {loss.hidden_dim}, TP{loss.world_size}, this cutoff is expected to lose "
+        f"{loss.loss_pct:.1f} % more on contested calls than one of its own would"
+        for loss in decision.losses_by_hidden
+    ]
 
 
 def _listing(
@@ -259,8 +268,8 @@ def _named(name: str, hidden_set: bool, asked: question.Asked) -> Rule:
 
 def _recommended(
     hidden_set: bool, tp: tuple[int, ...], asked: question.Asked, command_line: str
-) -> tuple[Rule, Provenance, list[str]]:
-    """Return the recommended rule, where it comes from, and what it loses anywhere, in words.
+) -> tuple[Rule, Provenance, Decision]:
+    """Return the recommended rule, where it comes from, and the decision behind it.
 
     The engine's guards join it from the source that is patched.
     """
@@ -270,17 +279,12 @@ def _recommended(
     rule = decision.unguarded_rule
     if hidden_set:
         rule = rule.only_for(decision.hidden_set if workload is None else workload.hidden_dims())
-    losses = [
-        f"at hidden {loss.hidden_dim}, TP{loss.world_size}, this cutoff is expected to lose "
-        f"{loss.loss_pct:.1f} % more on contested calls than one of its own would"
-        for loss in decision.losses_by_hidden
-    ]
     setting = decision.setting
     provenance = Provenance(
         command_line, setting.calibration.id, setting.calibration.sha256, setting.arch,
         setting.gpu, decision.evidence,
     )  # fmt: skip
-    return rule, provenance, losses
+    return rule, provenance, decision
 
 
 def _command_line(

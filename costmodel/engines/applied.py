@@ -27,6 +27,7 @@ _FIRST = re.compile(
     rf"\s*{PATTERN}(?P<op>\w+) (?P<above>\d{{1,6}}) (?P<count>\d{{1,6}}) (?P<digest>[0-9a-f]{{8}})"
     r" (?P<length>\d{1,6}):(?P<packed>\S*)\s*$"
 )
+_COMMANDED = re.compile(r"\s*# Reproduce: costmodel emit ")
 _NEXT = re.compile(r"\s*# (\S+)\s*$")
 #: Far above what a patch replaces; a packed text of more is none of ours.
 _MOST_BYTES = 1 << 20
@@ -88,6 +89,21 @@ def original(text: str, name: str, op: str) -> str | None:
         ) from None
     lines[start : start + mark.count] = patched
     return "".join(lines)
+
+
+def check_marked(text: str, name: str) -> None:
+    """Raise :class:`InputError` for a patch without a mark, as older releases of this project made.
+
+    Nothing says what it replaced, and another patch would stack on it.
+    """
+    lines = split_lines(text)
+    own = [i + 1 for i, line in enumerate(lines) if _COMMANDED.match(line)]
+    own = [n for n in own if not (n < len(lines) and _FIRST.match(lines[n]))]
+    if own:
+        raise InputError(
+            f"{name}:{own[0]}: a patch of an older costmodel is applied here, without a mark that "
+            "undoes it; restore the file (git checkout, or patch -R with the patch) first"
+        )
 
 
 def marked(before: str, after: str, op: str, below: str) -> str:

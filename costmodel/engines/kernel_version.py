@@ -26,7 +26,7 @@ _PINS = (
         r"\s*(?:=|\s)\s*[\"']?([\w.+-]+)",
         re.MULTILINE,
     ),
-    re.compile(r"\b(?:amd[-_])?aiter(?:\[[^\]\n]*\])?\s*==\s*([\w.+-]+)", re.IGNORECASE),
+    re.compile(r"\b(?:amd[-_])?aiter(?:\[[^\]\n]*\])?\s*[=>~]=\s*([\w.+-]+)", re.IGNORECASE),
     re.compile(r"\baiter(?:\.git)?@([\w.+-]+)", re.IGNORECASE),
     re.compile(r"\bamd_aiter-(\d[\w.]*(?:\+[\w.]+)?)-", re.IGNORECASE),
 )

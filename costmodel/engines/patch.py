@@ -85,6 +85,7 @@ def patch(
     """
     running = running or asked_for(kernel.version)
     module, dispatch = find_dispatch(_unpatched(tree, rule.op), rule.op)
+    applied.check_marked(module.text, module.name)
     writable(module.name, "a file of the tree")
     writable(tree.version, "the tree's version")
     installed = tree.read(module.name) or module.text
