@@ -35,6 +35,7 @@ def sglang(version):
         ("0.5.12", "0.1.12.post1", 80),
         ("0.5.14", "7d604af", 80),
         ("0.5.17", "9127c94", 80),
+        ("0.5.17+rocm720", "9127c94", 80),
         ("0.5.18", "d9e5ef7", None),
         ("0.5.23", "acf8fdf", None),
         ("0.9.0", "", 80),
@@ -71,6 +72,7 @@ def test_every_pin_has_a_source_and_kernels_that_are_known():
         ("docker/rocm.Dockerfile", "ARG AITER_COMMIT=v0.1.19\nENV AITER_COMMIT=v0.1.16\n",
          "0.1.16", 80),
         ("docker/rocm.Dockerfile", 'ENV AITER_COMMIT="deadbeefdeadbeef"\n', "", 80),
+        ("docker/rocm.Dockerfile", "ARG AITER_COMMIT=\nENV AITER_COMMIT=v0.1.18\n", "0.1.18", None),
     ],
 )  # fmt: skip
 def test_a_checkout_pins_it(file, text, stated, cap, tmp_path):

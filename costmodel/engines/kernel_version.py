@@ -22,8 +22,8 @@ from .source import Tree
 _STATED = re.compile(r"v?(\d+\.\d+\.\d+(?:\.post\d+)?)((?:[-.]?(?:rc|dev|a|b)\d*)?)(?:[-+.].*)?")
 _PINS = (
     re.compile(
-        r"^\s*(?:(?:ENV|ARG)\s+)?AITER_(?:COMMIT(?:_DEFAULT)?|BRANCH|VERSION|TAG|REF)"
-        r"\s*(?:=|\s)\s*[\"']?([\w.+-]+)",
+        r"^[ \t]*(?:(?:ENV|ARG)[ \t]+)?AITER_(?:COMMIT(?:_DEFAULT)?|BRANCH|VERSION|TAG|REF)"
+        r"[ \t]*[= \t][ \t]*[\"']?([\w.+-]+)",
         re.MULTILINE,
     ),
     re.compile(r"\b(?:amd[-_])?aiter(?:\[[^\]\n]*\])?\s*[=>~]=\s*([\w.+-]+)", re.IGNORECASE),
@@ -86,7 +86,8 @@ def of_tree(tree: Tree) -> RunningKernel:
             return running
         looked = f"{found} pins {stated}, which is no release and no known commit"
     for row in facts.rows("image_pins.csv"):
-        if row["engine"] == tree.engine.name and row["release"] == (tree.version or None):
+        release = tree.version.split("+")[0]
+        if row["engine"] == tree.engine.name and row["release"] == (release or None):
             said = f", {row['note']}" if row["note"] else ""
             found = (
                 f"pin of {tree.engine.title} {row['release']}'s ROCm image{said}; {row['source']}"
