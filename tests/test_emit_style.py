@@ -67,3 +67,13 @@ def test_nothing_is_bracketed_twice(tmp_path):
             text = emit(SHAPES[shape].package(tmp_path / shape), rule).text
             added = [x[1:] for x in text.splitlines() if x.startswith("+") and "#" not in x]
             assert not any(re.search(r"(?<!\w)\(\(|,\s*\)|,\s*\]", x) for x in added), added
+
+
+def test_brackets_of_a_replaced_comparison_go_with_it(tmp_path):
+    root = SHAPES["aiter_forced"].package(tmp_path)
+    file = root / emit(root, RULES["recommended"]).file
+    old = "total_bytes <= LIMIT // self.world_size if"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, f"({old[:-3]}) if"))
+    text = emit(root, RULES["recommended"]).patched
+    assert "use_1stage = fits_1stage if FORCED is None" in text

@@ -112,6 +112,17 @@ def test_an_aiter_checkout_says_it_by_its_tag_and_its_kernel(tmp_path):
     assert running(root).kernel.fused_1stage_max_tokens == 80
 
 
+def test_an_aiter_tree_without_a_version_is_known_by_the_variable_it_reads(tmp_path):
+    root = SHAPES["aiter_env_kb"].package(tmp_path)
+    (root / "aiter" / "version.py").write_text("")
+    found = running(root)
+    assert found.stated == "0.1.17 or later"
+    assert found.kernel.fused_1stage_max_tokens is None
+    root = SHAPES["aiter_limit"].package(tmp_path / "other")
+    (root / "aiter" / "version.py").write_text("")
+    assert running(root).kernel.fused_1stage_max_tokens == 80
+
+
 def test_strange_files_beside_the_package_are_passed_by(tmp_path):
     root = sglang("0.9.0").checkout(tmp_path)
     (root / "docker").mkdir()

@@ -19,6 +19,7 @@ from . import comment
 
 #: First release that reads the variable, and the last one seen to compare it with bytes.
 FIRST, LAST_SEEN = "0.1.17", "0.1.20"
+VARIABLE = "AITER_AR_1STAGE_MAX_KB"
 
 _WARNING = (
     "Unit: AITER {first} to at least {last} compares AITER_AR_1STAGE_MAX_KB with BYTES, in spite "

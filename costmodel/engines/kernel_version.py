@@ -16,6 +16,7 @@ from pathlib import Path
 from ..data import facts, kernels
 from ..data.kernels import Kernel, parse_version
 from ..errors import InputError
+from .environment import FIRST, VARIABLE
 from .source import Tree
 
 #: Releases look like 0.1.17, v0.1.19.post1, 0.1.14-rc0, 0.1.13.dev0, 0.1.20+rocm7.2.
@@ -133,7 +134,7 @@ def _of_aiter(tree: Tree) -> RunningKernel:
     running = None
     for stated, found in _names_of_aiter(tree):
         running = running or _known(stated, found)
-    running = running or unknown("nothing in the tree says it")
+    running = running or _by_its_variable(tree) or unknown("nothing in the tree says it")
     for name in _CUH:
         text = _beside(tree, name)
         if text is not None:
@@ -143,6 +144,18 @@ def _of_aiter(tree: Tree) -> RunningKernel:
             found = f"{running.found}; limits from {name}"
             return RunningKernel(kernel, running.stated, found)
     return running
+
+
+def _by_its_variable(tree: Tree) -> RunningKernel | None:
+    """Return the newest kernels where an AITER tree reads a variable that came without a cap.
+
+    ``AITER_AR_1STAGE_MAX_KB`` and the kernels without a token cap both came with 0.1.17.
+    """
+    for file in dict.fromkeys(site.file for site in tree.engine.call_sites):
+        if VARIABLE in (tree.read(tree.name(file)) or ""):
+            found = f"it reads {VARIABLE}, which came with {FIRST}"
+            return RunningKernel(kernels.aiter(), f"{FIRST} or later", found)
+    return None
 
 
 def _names_of_aiter(tree: Tree) -> Iterator[tuple[str, str]]:

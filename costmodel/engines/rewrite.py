@@ -253,6 +253,9 @@ class _Rewrite:
                 value = _wrapped(terms, indent, len(f"{text} = "))
                 lines = [*lines, f"{'':{indent}}{text} = {value}"]
             new = _spliced(self.module.text, statement, Edit.of(decision, text))
+            if text.isidentifier():
+                # Brackets that the expression needed are needed no more.
+                new = re.sub(rf"(?<![\w)\]])\({text}\)", text, new)
             changed = Edit.of(statement, _laid_out(new, indent))
         before = [*as_comment(self.comment, indent, WIDTH), *lines]
         start = (statement.lineno, 0)
