@@ -71,6 +71,8 @@ def test_a_rule_that_keeps_the_cutoff_keeps_the_words(tmp_path):
         ("# The stream must be capturing here.", True),
         ("# Inputs of 64 MiB and more never come here.", True),
         ("# 16 bytes are one pack.", True),
+        ("# Cheap, e.g. it reads no tensor.", True),
+        ("# Only tiny inputs, e.g. up to 128 KiB.", False),
         ("# TODO(me): measure 160 KiB.", True),
     ],
 )
@@ -82,6 +84,19 @@ def test_sentences_at_the_choice(comment, stays, tmp_path):
     file.write_text(file.read_text().replace(at, f"            {comment}\n{at}"))
     text = emit(root, RULES["recommended"]).patched
     assert (comment in text) is stays
+
+
+@pytest.mark.parametrize(
+    ("comment", "stays"),
+    [("# 128 KiB, whatever the ranks.", False), ("# TP8 takes up to 128 KiB.", True),
+     ("# TP4 takes up to 128 KiB.", False)],
+)  # fmt: skip
+def test_a_cutoff_that_only_some_ranks_keep(comment, stays, tmp_path):
+    root = SHAPES["sglang_bytes"].package(tmp_path)
+    file = root / "sglang" / SGLANG
+    at = "            use_1stage_ar = total_bytes <= 128 * 1024\n\n"
+    file.write_text(file.read_text().replace(at, f"            {comment}\n{at}"))
+    assert (comment in emit(root, RULES["partly_claimed"]).patched) is stays
 
 
 def test_the_same_words_elsewhere_stay(tmp_path):

@@ -55,7 +55,7 @@ _TOKENS = re.compile(r"\b(\d{1,6})\s+tokens?\b|\btokens?\b\D{0,12}(\d{1,6})\b|\b
 _STAGE = re.compile(r"\b(?:1|2|one|two|single)[- _]?(?:stage|shot|phase)", re.IGNORECASE)
 _LINKED = re.compile(r"\b(?:mirror|same|like|copy|copies|identical|as in)\w*\b", re.IGNORECASE)
 _TOOLS = re.compile(r"#\s*(?:noqa|type:|fmt:|pylint|pragma|mypy|ruff|isort|yapf|nosec)")
-_SENTENCES = re.compile(r"(?<=[.!?;])\s+(?=[\w`'\"(])")
+_SENTENCES = re.compile(r"(?<=[.!?;])(?<!e\.g\.)(?<!i\.e\.)(?<!vs\.)(?<!cf\.)\s+(?=[\w`'\"(])")
 _ITEM = re.compile(r"\s*(?:[-*]|\(?\d{1,2}[.)])\s")
 
 Judge = Callable[[str], bool]
@@ -75,9 +75,9 @@ class _Change:
     def states_a_cutoff(self, sentence: str) -> bool:
         """Tell whether a sentence names a cutoff that is no longer one at the ranks it names."""
         named = set(self._ranks(sentence)) or set(WORLD_SIZES)
-        sizes = set(_sizes(sentence))
-        gone = _cutoffs(self.old, named) - _cutoffs(self._new, named)
-        return bool(sizes & gone) or self._states_tokens(sentence, named)
+        changed = (n for n in named if byte_limit(self.old[n]) != byte_limit(self._new[n]))
+        gone = {limit.value for n in changed if (limit := byte_limit(self.old[n])) is not None}
+        return not gone.isdisjoint(_sizes(sentence)) or self._states_tokens(sentence, named)
 
     def _states_tokens(self, sentence: str, named: Iterable[int]) -> bool:
         """Tell whether a sentence gives a cutoff as tokens at a hidden size, as it was."""
@@ -336,11 +336,6 @@ def _sizes(sentence: str) -> Iterable[int]:
         if unit[:1] in "KkMm" and unit:
             scale = 1 << (10 if unit[0] in "Kk" else 20)
         yield int(float(number.replace("_", "")[:15]) * scale)
-
-
-def _cutoffs(conditions: dict[int, Condition], ranks: Iterable[int]) -> set[int]:
-    limits = (byte_limit(conditions[n]) for n in ranks)
-    return {limit.value for limit in limits if limit is not None}
 
 
 def _is_cap(match: re.Match[str]) -> bool:
