@@ -6,6 +6,8 @@ COSTMODEL_ENGINE_WHEELS=wheels pytest tests/test_emit_wheels.py
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import os
 import subprocess
 import sys
@@ -15,9 +17,12 @@ from pathlib import Path
 import pytest
 from emitted import PROVENANCE, RULES, apply, emit, function_says, random_calls, rule_says, tools
 
+from costmodel.data.kernels import parse_version
+from costmodel.engines import patch as engine
 from costmodel.engines.audit import audit
 from costmodel.engines.boundary_tests import render
-from costmodel.engines.reader import NotRecognisedError
+from costmodel.engines.kernel_version import of_tree
+from costmodel.engines.reader import NotRecognisedError, find_dispatch
 from costmodel.engines.source import open_trees
 
 WHEELS = sorted(Path(os.environ.get("COSTMODEL_ENGINE_WHEELS", "/nonexistent")).glob("*.whl"))
@@ -80,11 +85,28 @@ def test_patch(wheel, rule, tmp_path):
         apply(emitted.text, root, tool)
         patched = (root / emitted.file).read_text(encoding="utf-8")
         assert patched == emitted.patched
+        # A second patch changes nothing, and the patch can be taken out exactly.
+        with zipfile.ZipFile(wheel) as archive:
+            before = archive.read(emitted.file)
+            for name in open_trees(wheel)[0].engine.files:
+                with contextlib.suppress(KeyError):
+                    archive.extract(f"{emitted.file.split('/')[0]}/{name}", root / "again")
+        (root / "again" / emitted.file).parent.mkdir(parents=True, exist_ok=True)
+        (root / "again" / emitted.file).write_text(patched, encoding="utf-8")
+        assert emit(root / "again", RULES[rule]).text == ""
+        (tree,) = open_trees(root / "again")
+        apply(engine.revert(tree, RULES[rule].op), root / "again", tool)
+        assert (root / "again" / emitted.file).read_bytes() == before
     full = "full mesh" in emitted.adapted.rule.words()
     calls = [c if full else (*c[:4], True) for c in random_calls(10_000)]
     assert function_says(patched, emitted.function, calls) == rule_says(emitted.adapted.rule, calls)
     text = render(
-        emitted.adapted, PROVENANCE, open_trees(wheel)[0].engine, emitted.file, emitted.function
+        emitted.adapted,
+        PROVENANCE,
+        open_trees(wheel)[0].engine,
+        emitted.file,
+        emitted.function,
+        patched=patched,
     )
     (tmp_path / "test_rule.py").write_text(text)
     done = subprocess.run(
@@ -92,3 +114,20 @@ def test_patch(wheel, rule, tmp_path):
         env={"COSTMODEL_SOURCE": str(root)},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("wheel", WHEELS, ids=names)
+def test_the_aiter_of_the_release_sets_the_guard(wheel):
+    (tree,) = open_trees(wheel)
+    if wheel.name.startswith(WITHOUT) or tree.engine.name != "sglang":
+        return
+    running = of_tree(tree)
+    emitted = engine.patch(tree, RULES["recommended"], PROVENANCE, running.kernel, running=running)
+    throws = parse_version(tree.version) < parse_version("0.5.18")
+    assert emitted.adapted.caps_tokens is throws
+    assert running.stated
+    (module, dispatch) = find_dispatch(tree, RULES["recommended"].op)
+    said = ast.get_source_segment(module.text, dispatch.node)
+    patched = emitted.patched[emitted.patched.index(dispatch.node.name) :][: len(said) + 2000]
+    assert "Guard with a byte threshold" not in patched
+    assert ("is capped at" in patched) is (throws and "is capped at" in said)

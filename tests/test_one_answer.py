@@ -42,6 +42,8 @@ from costmodel.decide.sensitivity import against_factor, against_jitter
 from costmodel.decide.setting import Setting
 from costmodel.decide.validation import validate
 from costmodel.decide.worth import worth
+from costmodel.engines.kernel_version import of_tree
+from costmodel.engines.source import open_trees
 from costmodel.figures.latency import latency_against_bytes
 from costmodel.figures.regret import regret_over_workload
 from costmodel.figures.terms import terms_along_bytes
@@ -619,7 +621,11 @@ def test_the_patched_engine_decides_as_the_decision(engine, tmp_path):
     patch = process("emit", "--for", engine, *here, "--source", site)
     apply(patch, site, tools()[0])
     text = (site / engine / shape.files[0][0]).read_text()
-    decision = recommend(Setting.shipped("MI308X", engine=engine), Workload.of([7168]))
+    # The rule is made for the AITER that the tree runs.
+    (tree,) = open_trees(site)
+    version = of_tree(tree).kernel.version
+    setting = Setting.shipped("MI308X", engine=engine, aiter_version=version)
+    decision = recommend(setting, Workload.of([7168]))
     calls = random_calls(300)
     assert function_says(text, shape.function, calls) == rule_says(decision.rule, calls)
 

@@ -4,12 +4,15 @@
 where it stands
 :mod:`.call_sites`       which function of which file chooses, per engine and op
 :mod:`.source`           open an installed package, a checkout or a wheel; engine and version
+:mod:`.kernel_version`   which AITER a tree runs: installed, pinned, or by its release's image
 :mod:`.module`           a parsed file: its functions, classes and constants
 reading it
 :mod:`.symbols`          what an expression can be: sizes in tokens, hidden size and element size
 :mod:`.evaluation`       what an expression is, given the names in scope
 :mod:`.execution`        follow a function's statements and branches with its input as a symbol
+:mod:`.overrides`        settings that replace the rule: what the function does with each set
 :mod:`.reader`           find the function that chooses and read its rule
+:mod:`.limit`            where the limit stands that holds while no setting is set
 :mod:`.unit_checks`      units that do not fit: KB against bytes, elements against bytes, < or <=
 :mod:`.audit`            the rule in force, compared with another one, and scored
 writing it
@@ -17,6 +20,10 @@ writing it
 :mod:`.rewrite`          where a function's source changes so that it decides as a rule does
 :mod:`.diff`             changes to a text, and unified diffs that ``patch`` takes
 :mod:`.comment`          the comment that goes with an emitted rule
+:mod:`.remarks`          comments and docstrings of the engine that a change makes untrue
+:mod:`.applied`          the mark of an applied patch, and the original lines out of it
+:mod:`.consumers`        who else chooses: copies of the rule, and users of the predicate
+:mod:`.description`      what a maintainer asks before merging, before the diff
 :mod:`.templates`        the shape of each engine's choice where no source is at hand
 :mod:`.patch`            a rule as a patch of the source that is there, or as a snippet
 :mod:`.environment`      a rule as AITER's environment variables

@@ -19,6 +19,7 @@ from ..rules.algebra import on_full_mesh
 from ..rules.boundary import first_difference
 from ..rules.catalogue import catalogue
 from ..rules.rule import Rule
+from .overrides import Override
 from .reader import NotRecognisedError, find_dispatch
 from .schemas import AuditRecord, CutoffInWords
 from .source import Tree
@@ -29,9 +30,9 @@ from .unit_checks import UnitMismatch, check
 class InstalledRule:
     """A rule as it stands in a source: where, what it says, and what to know about it.
 
-    ``overrides`` are settings that would replace it, ``assumed`` conditions that could not be read
-    and were taken as met, ``known_as`` the catalogue's rule that decides alike, if any; ``moved``
-    tells that it was found elsewhere than in the known releases.
+    ``overrides`` are settings that would replace it or its limit, ``assumed`` conditions that
+    could not be read and were taken as met, ``known_as`` the catalogue's rule that decides alike,
+    if any; ``moved`` tells that it was found elsewhere than in the known releases.
     """
 
     engine: str
@@ -40,7 +41,7 @@ class InstalledRule:
     line: int
     function: str
     rule: Rule
-    overrides: tuple[str, ...]
+    overrides: tuple[Override, ...]
     assumed: tuple[str, ...]
     findings: tuple[UnitMismatch, ...]
     known_as: str
@@ -93,7 +94,11 @@ class Audit:
                     "words": one.rule.words(),
                     "known_as": one.known_as,
                     "moved": one.moved,
-                    "overrides": list(one.overrides),
+                    "overrides": [o.name for o in one.overrides],
+                    "settings": [
+                        {"name": o.name, "line": o.line, "replaces": o.replaces, "unit": o.unit}
+                        for o in one.overrides
+                    ],
                     "assumed": list(one.assumed),
                     "findings": [
                         {"check": f.check, "line": f.line, "text": f.text} for f in one.findings

@@ -19,12 +19,18 @@ from . import comment
 
 #: First release that reads the variable, and the last one seen to compare it with bytes.
 FIRST, LAST_SEEN = "0.1.17", "0.1.20"
+VARIABLE = "AITER_AR_1STAGE_MAX_KB"
 
 _WARNING = (
     "Unit: AITER {first} to at least {last} compares AITER_AR_1STAGE_MAX_KB with BYTES, in spite "
     "of its name: 512 would mean 512 bytes and turn 1-stage off. The values below are bytes. A "
     "release that reads it as KiB would take them for 1024 times as much: check the installed "
     "source with 'costmodel audit' before relying on it, or patch the rule instead."
+)
+
+
+_FORCED = (
+    "AITER_AR_1STAGE forces the fused fp8 and MXFP4 ops too, not only the op whose rule this is."
 )
 
 
@@ -45,7 +51,8 @@ def script(rule: Rule, provenance: Provenance, kernel: Kernel) -> str:
     paragraphs = [
         comment.origin(rule, provenance),
         _WARNING.format(first=FIRST, last=LAST_SEEN),
-        f"Reproduce: {provenance.command}",
+        _FORCED,
+        comment.reproduce(provenance),
     ]
     unsaid = [f.words() for f in factors(condition.at(claimed[0])) if not is_byte_limit(f)]
     if unsaid:

@@ -1,18 +1,22 @@
 """What an expression of a function's source is, given the names in scope there.
 
-Settings of the environment are read as unset, and remembered as what would override the rule.
+Environment variables are read as unset but for those of ``settings``; each that is asked for is
+remembered, so that :mod:`.overrides` can read the function again with it set.
 """
 
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Callable
+from collections.abc import Mapping as Settings
 from dataclasses import dataclass, field
 
+from ..errors import InputError
 from ..rules.algebra import all_of, any_of
 from ..rules.condition import Always, Condition, OnFullMesh
-from .module import Module, constant_of
+from .module import Module, constant_of, instance_values
 from .symbols import (
     BYTES,
     ELEMENT_SIZE,
@@ -35,6 +39,7 @@ from .symbols import (
     comparison,
     kilo_of,
     number,
+    same_constant,
     torch_dtype,
     truth,
 )
@@ -50,8 +55,18 @@ OPERATORS = {
 }  # fmt: skip
 
 
+#: Expressions nested deeper are not read, conditions of more terms are refused, and a function
+#: that takes more steps than these is given up. Engines stay far below each.
+MAX_NESTING = 60
+MAX_TERMS = 64
+MAX_STEPS = 20_000
+
 #: What is known by name at a statement.
 Scope = dict[str, Symbol]
+
+
+class NoChoiceError(InputError):
+    """The function does not choose between the two kernels by itself, or is too long to follow."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,7 @@ class Comparison:
     size: Size
     limit: Number
     condition: Condition
+    world_size: int
 
 
 @dataclass(frozen=True)
@@ -78,21 +94,27 @@ class Membership:
 class Evaluator:
     """Evaluates expressions at one world size, and keeps what it saw on the way.
 
-    ``overrides`` are settings that would replace a value, ``assumed`` conditions that could not be
-    read and are taken as met, ``live`` the branch of each conditional expression that counts.
+    ``settings`` are variables and attributes that are set, by name; ``asked`` those that were asked
+    for, with the line. ``assumed`` are conditions that could not be read and are taken as met, and
+    where they stand. ``live`` is the part of an expression that counts, ``missing`` counts
+    variables whose absence raises.
     """
 
     module: Module
     owner: ast.ClassDef | None
     world_size: int
     depth: int = 0
+    settings: Settings[str, str] = field(default_factory=dict)
     scope: Scope = field(default_factory=dict)
-    overrides: list[str] = field(default_factory=list)
-    assumed: list[str] = field(default_factory=list)
+    asked: dict[str, int] = field(default_factory=dict)
+    assumed: list[tuple[ast.expr, str]] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     memberships: list[Membership] = field(default_factory=list)
     live: dict[ast.expr, ast.expr] = field(default_factory=dict)
     world_names: list[str] = field(default_factory=list)
+    missing: int = 0
+    nesting: int = 0
+    steps_taken: list[int] = field(default_factory=lambda: [0])
 
     def note_call(self, node: ast.Call) -> None:
         """Hear of a call before its arguments are evaluated."""
@@ -103,9 +125,16 @@ class Evaluator:
 
     def value(self, node: ast.expr) -> Symbol:
         """Return what an expression is; :class:`~.symbols.Unknown` when that is not known."""
-        handler = _HANDLERS.get(type(node))
+        self.steps_taken[0] += 1
+        if self.steps_taken[0] > MAX_STEPS:
+            raise NoChoiceError(
+                f"{self.module.name}:{node.lineno}: more than {MAX_STEPS} steps to follow"
+            )
+        handler = _HANDLERS.get(type(node)) if self.nesting < MAX_NESTING else None
+        self.nesting += 1
         value = handler(self, node) if handler else None
-        return value if value is not None else Unknown(ast.unparse(node))
+        self.nesting -= 1
+        return value if value is not None else Unknown(source_of(node))
 
     def _constant(self, node: ast.Constant) -> Symbol | None:
         if node.value is None:
@@ -123,25 +152,47 @@ class Evaluator:
         if known is not None:
             return known
         constant = constant_of(self.module.tree.body, node.id)
-        return None if constant is None else called(self._outside(constant), node.id)
+        return None if constant is None else self._held(constant, node.id, node.id)
+
+    def _held(self, constant: ast.expr, name: str, qualified: str) -> Symbol:
+        """Return what a name of the module or class holds; where that is None or -1, it asks to be
+        set."""
+        if _asks_to_be_set(constant) and qualified:
+            self.asked.setdefault(qualified, constant.lineno)
+            if qualified in self.settings:
+                return called(_read(self.settings[qualified]), name)
+        return called(self._outside(constant), name)
 
     def _outside(self, node: ast.expr) -> Symbol:
         """Evaluate a constant of the module or class, where no local name is known."""
         if self.depth > 4:
-            return Unknown(ast.unparse(node))
-        inner = Evaluator(self.module, self.owner, self.world_size, self.depth + 2)
+            return Unknown(source_of(node))
+        inner = self.beside(2)
         value = inner.value(node)
-        self.overrides += inner.overrides
+        self.heard(inner)
         return value
+
+    def beside(self, deeper: int) -> Evaluator:
+        """Return an evaluator of the same module in which no local name is known."""
+        return type(self)(
+            self.module, self.owner, self.world_size, self.depth + deeper, self.settings,
+            nesting=self.nesting, steps_taken=self.steps_taken,
+        )  # fmt: skip
+
+    def heard(self, inner: Evaluator) -> None:
+        """Take over what another evaluator was asked for."""
+        for name, line in inner.asked.items():
+            self.asked.setdefault(name, line)
+        self.missing += inner.missing
 
     def _known_name(self, name: str, node: ast.expr) -> Symbol | None:
         if WORLD.fullmatch(name):
-            self.world_names.append(ast.unparse(node))
+            self.world_names.append(source_of(node))
             return number(self.world_size, name)
         return OnFullMesh() if _MESH.fullmatch(name) else None
 
     def _attribute(self, node: ast.Attribute) -> Symbol | None:
-        text = ast.unparse(node)
+        text = source_of(node)
         if text in self.scope:
             return self.scope[text]
         base = self.value(node.value)
@@ -160,16 +211,20 @@ class Evaluator:
         if text in ("math.inf", "np.inf", "numpy.inf"):
             return number(float("inf"))
         if text.startswith("envs."):
-            return Unknown(text, env=node.attr)
+            return self._typed(node.attr, node)
         symbol = self._known_name(node.attr, node)
         if symbol is not None:
             return symbol
         owner = self.owner
         holder = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
-        if owner is not None and (holder or ast.unparse(node.value) == owner.name):
+        if owner is not None and (holder or source_of(node.value) == owner.name):
             constant = constant_of(owner.body, node.attr)
             if constant is not None:
-                return called(self._outside(constant), node.attr)
+                return self._held(constant, node.attr, f"{owner.name}.{node.attr}")
+            constant = instance_values(owner).get(node.attr)
+            held = self._held(constant, node.attr, "") if constant is not None else None
+            if getattr(held, "env", ""):
+                return held
         if isinstance(base, Unknown) and base.env:
             return Unknown(text, env=base.env)
         return None
@@ -177,15 +232,25 @@ class Evaluator:
     def _subscript(self, node: ast.Subscript) -> Symbol | None:
         base, index = self.value(node.value), self.value(node.slice)
         if isinstance(base, TensorShape) and isinstance(index, Number):
-            return {0: TOKENS, -2: TOKENS, 1: HIDDEN, -1: HIDDEN}.get(int(index.value))
+            at = _index(index)
+            return {0: TOKENS, -2: TOKENS, 1: HIDDEN, -1: HIDDEN}.get(-3 if at is None else at)
         if isinstance(base, TensorShape):
-            return TOKENS if ast.unparse(node.slice) == ":-1" else None
+            return TOKENS if source_of(node.slice) == ":-1" else None
         if isinstance(base, Mapping):
             return _look_up(base, index)
         if isinstance(base, Items) and isinstance(index, Number):
-            return base.values[int(index.value)]
-        if ast.unparse(node.value).endswith("environ") and isinstance(index, Text):
-            return Unknown(ast.unparse(node), env=index.value)
+            at = _index(index)
+            return (
+                base.values[at]
+                if at is not None and -len(base.values) <= at < len(base.values)
+                else None
+            )
+        if source_of(node.value).endswith("environ") and isinstance(index, Text):
+            self.asked.setdefault(index.value, node.lineno)
+            if index.value in self.settings:
+                return Text(self.settings[index.value], env=index.value)
+            self.missing += 1
+            return Unknown(source_of(node), env=index.value)
         return None
 
     def _tuple(self, node: ast.Tuple | ast.List | ast.Set) -> Symbol:
@@ -205,57 +270,71 @@ class Evaluator:
         operand = self.value(node.operand)
         if isinstance(node.op, ast.Not):
             known = truth(operand)
-            if known is not None:
-                self._note_override(operand)
-                return known.negated()
+            return None if known is None else known.negated()
         if isinstance(node.op, ast.USub) and isinstance(operand, Number):
             return Number(-operand.value, operand.names)
         return None
 
-    def _note_override(self, value: Symbol) -> None:
-        if isinstance(value, Unknown | Nothing) and value.env:
-            self.overrides.append(value.env)
-
     def _boolean(self, node: ast.BoolOp) -> Symbol | None:
         """``and`` leaves out parts that nothing is known about, and records that it did."""
-        parts = [self.value(x) for x in node.values]
-        known = []
-        unread = []
-        for part, source in zip(parts, node.values, strict=True):
-            self._note_override(part)
-            condition = truth(part)
+        self._bounded(node, len(node.values))
+        ends = isinstance(node.op, ast.Or)
+        parts: list[tuple[Symbol, ast.expr]] = []
+        value: Symbol = Nothing()
+        for source in node.values:
+            value = self.value(source)
+            condition = truth(value)
+            if condition != Always(not ends):
+                parts.append((value, source))
+            if condition == Always(ends):
+                break
+        if not parts:
+            return value
+        if len(parts) == 1:
+            self.live[node] = parts[0][1]
+            return parts[0][0]
+        known: list[Condition] = []
+        unread: list[str] = []
+        for value, source in parts:
+            condition = truth(value)
             if condition is None:
-                unread.append(ast.unparse(source))
+                unread.append(source_of(source))
             else:
                 known.append(condition)
-        joined = all_of(*known) if isinstance(node.op, ast.And) else any_of(*known)
+        joined = any_of(*known) if ends else all_of(*known)
         if not unread:
             return joined
-        if isinstance(node.op, ast.Or):
+        if ends:
             return Always() if joined == Always() else None
         if joined in (Always(), Always(False)):
             return None if joined == Always() else joined
-        self.assumed += unread
+        self.assumed += [(node, text) for text in unread]
         return joined
 
+    def _bounded(self, node: ast.expr, terms: int) -> None:
+        if terms > MAX_TERMS:
+            raise NoChoiceError(
+                f"{self.module.name}:{node.lineno}: a condition of {terms} terms; up to "
+                f"{MAX_TERMS} are read"
+            )
+
     def _compare(self, node: ast.Compare) -> Symbol | None:
+        self._bounded(node, len(node.ops))
         nodes = [node.left, *node.comparators]
         operands = [self.value(n) for n in nodes]
         out: list[Condition] = []
         for i, op_node in enumerate(node.ops):
             (left, right), (left_node, right_node) = operands[i : i + 2], nodes[i : i + 2]
             op = OPERATORS[type(op_node)]
-            text = ast.unparse(node)
+            text = source_of(node)
             if op in ("in", "not in") and isinstance(left, Text) and "environ" in text:
-                self.overrides.append(left.value)
-                return Always(op == "not in")
+                self.asked.setdefault(left.value, node.lineno)
+                return Always((left.value in self.settings) == (op == "in"))
             for side, other in ((left, right), (right, left)):
-                env = getattr(side, "env", "")
-                if isinstance(side, Unknown | Nothing) and env and isinstance(other, Nothing):
-                    self.overrides.append(env)
+                if isinstance(side, Unknown) and side.env and isinstance(other, Nothing):
                     return Always(op in ("is", "=="))
-                if isinstance(side, Unknown) and env:
-                    return Unknown(text, env=env)
+                if isinstance(side, Unknown) and side.env:
+                    return Unknown(text, env=side.env)
             condition = comparison(op, left, right)
             if condition is None:
                 return None
@@ -264,15 +343,13 @@ class Evaluator:
                 self.memberships.append(Membership(node, condition))
             for size, limit, at in ((left, right, right_node), (right, left, left_node)):
                 if isinstance(size, Size) and isinstance(limit, Number):
-                    self.comparisons.append(Comparison(node, at, op, size, limit, condition))
-                    if limit.env:
-                        self.overrides.append(limit.env)
+                    self.comparisons.append(
+                        Comparison(node, at, op, size, limit, condition, self.world_size)
+                    )
         return all_of(*out)
 
     def _if_else(self, node: ast.IfExp) -> Symbol | None:
-        test = self.value(node.test)
-        self._note_override(test)
-        condition = truth(test)
+        condition = truth(self.value(node.test))
         if condition in (Always(), Always(False)):
             self.live[node] = node.body if condition == Always() else node.orelse
             return self.value(self.live[node])
@@ -284,7 +361,7 @@ class Evaluator:
     def _call(self, node: ast.Call) -> Symbol | None:
         self.note_call(node)
         function = node.func
-        name = function.attr if isinstance(function, ast.Attribute) else ast.unparse(function)
+        name = function.attr if isinstance(function, ast.Attribute) else source_of(function)
         arguments = [self.value(a) for a in node.args]
         if isinstance(function, ast.Attribute):
             method = self._method(node, function, arguments)
@@ -294,7 +371,7 @@ class Evaluator:
         if environment is not None:
             return environment
         if name in ("int", "float", "bool", "str") and len(arguments) == 1:
-            return _converted(arguments[0])
+            return _converted(name, arguments[0])
         if name in ("min", "max") and arguments and all(isinstance(a, Number) for a in arguments):
             chosen = (min if name == "min" else max)(arguments, key=lambda a: a.value)  # type: ignore[union-attr]
             return chosen
@@ -311,7 +388,15 @@ class Evaluator:
     def _method(
         self, node: ast.Call, function: ast.Attribute, arguments: list[Symbol]
     ) -> Symbol | None:
+        if source_of(function.value).startswith("envs.") and function.attr == "is_set":
+            variable = source_of(function.value).removeprefix("envs.")
+            self.asked.setdefault(variable, node.lineno)
+            return Always(variable in self.settings)
         base = self.value(function.value)
+        if isinstance(base, Text):
+            return _text_method(base, function.attr)
+        if isinstance(base, Number | Always) and source_of(function.value).startswith("envs."):
+            return base
         if isinstance(base, Tensor):
             if function.attr in ("numel", "nelement"):
                 return ELEMENTS
@@ -321,7 +406,8 @@ class Evaluator:
                 index = arguments[0] if arguments else None
                 if not isinstance(index, Number):
                     return TensorShape()
-                return {0: TOKENS, 1: HIDDEN, -1: HIDDEN}.get(int(index.value))
+                at = _index(index)
+                return {0: TOKENS, 1: HIDDEN, -1: HIDDEN}.get(-3 if at is None else at)
             if function.attr in ("contiguous", "view", "reshape", "flatten"):
                 return Tensor()
         if isinstance(base, TensorShape) and function.attr == "numel":
@@ -329,26 +415,38 @@ class Evaluator:
         if isinstance(base, Mapping) and function.attr == "get" and arguments:
             return _look_up(base, arguments[0], arguments[1] if len(arguments) > 1 else Nothing())
         if isinstance(base, Unknown) and base.env:
-            return Unknown(ast.unparse(node), env=base.env)
+            return Unknown(source_of(node), env=base.env)
         return None
 
     def _environment(self, node: ast.Call, name: str, arguments: list[Symbol]) -> Symbol | None:
-        text = ast.unparse(node.func)
+        text = source_of(node.func)
         first = arguments[0] if arguments else None
         if not isinstance(first, Text):
             return None
+        given = [k.value for k in node.keywords if k.arg == "default"]
+        default = self.value(given[0]) if given else None
+        if default is None and len(arguments) > 1:
+            default = arguments[1]
         if text.endswith(("environ.get", "getenv")):
-            default = arguments[1] if len(arguments) > 1 else Nothing()
-            if isinstance(default, Number):
-                kilo = max(default.kilo, kilo_of(first.value))
-                names = default.names | {first.value}
-                return Number(default.value, names, kilo, env=first.value)
-            if isinstance(default, Text):
-                return Text(default.value, env=first.value)
-            return Nothing(env=first.value) if isinstance(default, Nothing) else None
+            self.asked.setdefault(first.value, node.lineno)
+            if first.value in self.settings:
+                return Text(self.settings[first.value], env=first.value)
+            return _from_default(default or Nothing(), first.value)
         if "env" in name.lower() and first.value.isupper():
-            return Unknown(text, env=first.value)
+            own = self.follow(node)
+            if own is not None:
+                return own
+            typed = self._typed(first.value, node)
+            unset = isinstance(typed, Unknown) and default is not None
+            return _from_default(default or Nothing(), first.value) if unset else typed
         return None
+
+    def _typed(self, variable: str, node: ast.expr) -> Symbol:
+        """Return a variable that something else has read: a number or a truth when it is set."""
+        self.asked.setdefault(variable, node.lineno)
+        if variable not in self.settings:
+            return Unknown(source_of(node), env=variable)
+        return called(_read(self.settings[variable]), variable)
 
 
 _HANDLERS: dict[type, Callable[..., Symbol | None]] = {
@@ -369,21 +467,65 @@ _HANDLERS: dict[type, Callable[..., Symbol | None]] = {
 }
 
 
+def source_of(node: ast.AST) -> str:
+    """Return an expression as source, "..." where it is nested too deeply for that."""
+    try:
+        return ast.unparse(node)
+    except RecursionError:
+        return "..."
+
+
 def _look_up(mapping: Mapping, key: Symbol, default: Symbol | None = None) -> Symbol | None:
     for known, value in mapping.items:
-        same = isinstance(known, Number) and isinstance(key, Number) and known.value == key.value
-        if same or known == key:
+        if same_constant(known, key) or known == key:
             return value
     return default
 
 
-def _converted(value: Symbol) -> Symbol:
-    if isinstance(value, Text):
-        try:
-            converted = number(float(value.value) if "." in value.value else int(value.value))
-        except ValueError:
-            return number(float("inf")) if value.value in ("inf", "Infinity") else value
-        kilo = kilo_of(value.env)
-        names = frozenset({value.env}) if value.env else frozenset()
-        return Number(converted.value, names, kilo, value.env)
-    return value
+def _asks_to_be_set(constant: ast.expr) -> bool:
+    """Tell whether a constant says "not set": None, or a number below zero."""
+    below = isinstance(constant, ast.UnaryOp) and isinstance(constant.op, ast.USub)
+    return below or (isinstance(constant, ast.Constant) and constant.value is None)
+
+
+def _index(value: Number) -> int | None:
+    return int(value.value) if math.isfinite(value.value) else None
+
+
+def _from_default(default: Symbol, variable: str) -> Symbol | None:
+    """Return the value that stands in for an unset variable, with the variable's name."""
+    if isinstance(default, Number):
+        kilo = max(default.kilo, kilo_of(variable))
+        return Number(default.value, default.names | {variable}, kilo, env=variable)
+    if isinstance(default, Text):
+        return Text(default.value, env=variable)
+    if isinstance(default, Nothing):
+        return Nothing(env=variable)
+    return default if isinstance(default, Always) else None
+
+
+def _read(text: str) -> Symbol:
+    """Return the constant that a text says: a truth, a number, or the text itself."""
+    if text.lower() in ("true", "false"):
+        return Always(text.lower() == "true")
+    return number(int(text)) if text.isdigit() else Text(text)
+
+
+def _text_method(base: Text, method: str) -> Symbol | None:
+    if method in ("lower", "upper", "strip"):
+        changed: str = getattr(base.value, method)()
+        return Text(changed, base.env)
+    return Always(base.value.isdigit()) if method == "isdigit" else None
+
+
+def _converted(kind: str, value: Symbol) -> Symbol | None:
+    if kind == "bool":
+        return truth(value)
+    if not isinstance(value, Text) or kind == "str":
+        return value
+    try:
+        found = number(float(value.value) if kind == "float" else int(value.value))
+    except (ValueError, OverflowError):
+        return None
+    names = frozenset({value.env}) if value.env else frozenset()
+    return Number(found.value, names, kilo_of(value.env), value.env)

@@ -1,26 +1,26 @@
 """Follow a function of an engine's source with its input as a symbol (symbolic execution).
 
 It is followed statement by statement at one world size: assignments are remembered, a branch on
-shape, dtype or mesh is taken both ways with its condition, settings of the environment are read as
-unset, and a guard that nothing is known about (``ca_comm is None``) is passed. Nothing is run.
+shape, dtype or mesh is taken both ways with its condition, environment variables are read as unset
+but for those that are given, and a guard that nothing is known about (``ca_comm is None``) is
+passed. Nothing is run.
 """
 
 from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, field
+from functools import lru_cache
 
-from ..errors import InputError
 from ..rules.algebra import all_of, any_of, factors
 from ..rules.condition import Always, Condition
-from .evaluation import OPERATORS, Evaluator, Scope
-from .module import Function, assigned, input_name
+from .evaluation import MAX_TERMS, OPERATORS, Evaluator, NoChoiceError, Scope, source_of
+from .module import Function, assigned, input_name, made_of
 from .stand_in import CHOOSES
 from .symbols import (
     HIDDEN,
     TOKENS,
     Items,
-    Number,
     Size,
     Symbol,
     Tensor,
@@ -47,10 +47,6 @@ class Step:
     names: Scope
 
 
-class NoChoiceError(InputError):
-    """The function does not choose between the two kernels by itself."""
-
-
 @dataclass
 class _State:
     """One way through the function so far: its condition, names, and guards passed unread."""
@@ -75,19 +71,22 @@ class SymbolicRun(Evaluator):
     """The following of a function at one world size.
 
     ``calls`` are the values handed to a kernel, ``returned`` those that the function returns;
-    ``predicate`` takes the returned ones for the decision; ``followed`` names functions entered.
+    ``predicate`` takes the returned ones for the decision; ``followed`` names the functions that
+    calls entered, with those that they entered in turn.
     """
 
     predicate: bool = False
-    followed: list[str] = field(default_factory=list)
+    followed: dict[ast.expr, tuple[str, ...]] = field(default_factory=dict)
     calls: list[_Outcome] = field(default_factory=list)
     returned: list[_Outcome] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     state: _State = field(default_factory=lambda: _State(Always(), {}))
+    counts: set[ast.AST] = field(default_factory=set)
 
     def function(self, node: Function, given: Scope | None = None) -> None:
         """Follow a function's body with its first plain parameter as the input tensor."""
         names: Scope = dict(given) if given is not None else {input_name(node): Tensor()}
+        self.counts = _that_counts(node, self.predicate)
         self._block(node.body, [_State(Always(), names)])
 
     def outcomes(self, node: Function) -> list[_Outcome]:
@@ -121,7 +120,8 @@ class SymbolicRun(Evaluator):
             for state in states:
                 after += self._statement(statement, state)
             states = after
-            if len(states) > MAX_STATES:
+            longest = max((len(factors(state.path)) for state in states), default=0)
+            if len(states) > MAX_STATES or longest > MAX_TERMS:
                 raise NoChoiceError(
                     f"{self.module.name}:{statement.lineno}: too many branches to follow"
                 )
@@ -141,7 +141,7 @@ class SymbolicRun(Evaluator):
         elif isinstance(node, ast.AugAssign):
             old, change = self.value(node.target), self.value(node.value)
             new = arithmetic(OPERATORS.get(type(node.op), ""), old, change)
-            self._assign(node.target, new or Unknown(ast.unparse(node)), state)
+            self._assign(node.target, new or Unknown(source_of(node)), state)
         elif isinstance(node, ast.Return):
             if node.value is not None:
                 outcome = self.value(node.value)
@@ -154,7 +154,7 @@ class SymbolicRun(Evaluator):
         elif isinstance(node, ast.With | ast.AsyncWith):
             return self._block(node.body, [state])
         elif isinstance(node, ast.Try):
-            return self._block([*node.body, *node.orelse, *node.finalbody], [state])
+            return self._try(node, state)
         elif isinstance(node, ast.Expr):
             self.value(node.value)
         elif isinstance(node, ast.For | ast.AsyncFor | ast.While):
@@ -162,15 +162,21 @@ class SymbolicRun(Evaluator):
                 state.names[name] = Unknown(name)
         return [state]
 
+    def _try(self, node: ast.Try, state: _State) -> list[_State]:
+        """Follow the body, or the first handler where the body reads a variable that is not set."""
+        before, missing = dict(state.names), self.missing
+        after = self._block([*node.body, *node.orelse], [state])
+        if self.missing > missing and node.handlers:
+            fresh = _State(state.path, before, state.guards)
+            after = self._block(node.handlers[0].body, [fresh])
+        return self._block(node.finalbody, after)
+
     def _if(self, node: ast.If, state: _State) -> list[_State]:
-        test = self.value(node.test)
-        condition = truth(test)
-        if isinstance(test, Unknown) and test.env:
-            self.overrides.append(test.env)
+        condition = truth(self.value(node.test))
         if condition == Always():
-            return self._skipping(node.orelse, test, self._block(node.body, [state]))
+            return self._block(node.body, [state])
         if condition == Always(False):
-            return self._skipping(node.body, test, self._block(node.orelse, [state]))
+            return self._block(node.orelse, [state])
         names = dict(state.names)
         if condition is None:
             yes = _State(state.path, dict(names), state.guards + 1)
@@ -186,17 +192,6 @@ class SymbolicRun(Evaluator):
             return [_State(state.path, after[0][0].names, state.guards)]
         return after[0] + after[1]
 
-    def _skipping(self, body: list[ast.stmt], test: Symbol, states: list[_State]) -> list[_State]:
-        """Mark what a set environment would assign, so that its override is not forgotten."""
-        env = getattr(test, "env", "")
-        for state in states if env else ():
-            for statement in body:
-                for name in assigned(statement):
-                    old = state.names.get(name)
-                    if isinstance(old, Number):
-                        state.names[name] = Number(old.value, old.names, old.kilo, env)
-        return states
-
     def _assign(self, target: ast.expr, value: Symbol, state: _State) -> None:
         if isinstance(target, ast.Name):
             state.names[target.id] = called(value, target.id)
@@ -208,49 +203,98 @@ class SymbolicRun(Evaluator):
                 parts = (TOKENS, HIDDEN)
             for i, element in enumerate(target.elts):
                 same = len(parts) == len(target.elts)
-                part = parts[i] if same else Unknown(ast.unparse(element))
+                part = parts[i] if same else Unknown(source_of(element))
                 self._assign(element, part, state)
         elif isinstance(target, ast.Attribute):
-            state.names[ast.unparse(target)] = called(value, target.attr)
+            state.names[source_of(target)] = called(value, target.attr)
 
     def note_call(self, node: ast.Call) -> None:
         """Remember a call that takes a 1-stage argument."""
-        chosen = [k.value for k in node.keywords if k.arg and CHOOSES.search(k.arg)]
-        if not chosen:
-            chosen = [a for a in node.args if isinstance(a, ast.Name) and CHOOSES.search(a.id)]
-        for argument in chosen[:1]:
+        for argument in _stage_arguments(node)[:1]:
             value, state = self.value(argument), self.state
             self.calls.append(_Outcome(state.path, value, argument, state.guards))
 
     def follow(self, node: ast.Call) -> Symbol | None:
-        """Follow a call to a predicate of the same module or class that sees the tensor."""
+        """Follow a call of the same module or class that sees the tensor or reads a variable."""
         function, name = node.func, None
         if isinstance(function, ast.Name):
             name = function.id
-        elif isinstance(function, ast.Attribute) and ast.unparse(function.value) in ("self", "cls"):
+        elif isinstance(function, ast.Attribute) and source_of(function.value) in ("self", "cls"):
             name = f"{self.owner.name}.{function.attr}" if self.owner else None
         target = self.module.function(name) if name else None
-        if target is None or self.depth > 2:
+        if target is None or self.depth > 2 or (self.counts and node not in self.counts):
             return None
-        callee, owner = target
+        callee, _ = target
         parameters = [a.arg for a in (*callee.args.posonlyargs, *callee.args.args)]
         if parameters[:1] in (["self"], ["cls"]):
             parameters = parameters[1:]
         given = dict(zip(parameters, (self.value(a) for a in node.args), strict=False))
         given |= {k.arg: self.value(k.value) for k in node.keywords if k.arg}
-        if not any(isinstance(x, Tensor | Size) for x in given.values()):
+        sees = any(isinstance(x, Tensor | Size) for x in given.values())
+        if not sees and not _reads_environment(callee):
             return None
-        inner = SymbolicRun(self.module, owner, self.world_size, self.depth + 1, predicate=True)
-        inner.function(callee, given)
-        self.followed += [name or "", *inner.followed]
-        found_here = inner.outcomes(callee)
+        inner = self.beside(1)
+        inner.predicate = True
+        inner.function(callee, _defaults(callee, inner) | given)
+        self.heard(inner)
+        found_here = inner.outcomes(callee) if sees else []
         conditions = [c for c in (truth(o.value) for o in found_here) if c is not None]
         if not conditions:
             return inner.returned[0].value if len(inner.returned) == 1 else None
-        self.overrides += inner.overrides
+        entered = (n for names in inner.followed.values() for n in names)
+        self.followed[node] = (name or "", *entered)
         self.comparisons += inner.comparisons
         self.assumed += inner.assumed
         return _joined([o.path for o in found_here], conditions)
+
+    def beside(self, deeper: int) -> SymbolicRun:
+        """Return a run of the same module in which no local name is known."""
+        return SymbolicRun(
+            self.module, self.owner, self.world_size, self.depth + deeper, self.settings,
+            nesting=self.nesting, steps_taken=self.steps_taken,
+        )  # fmt: skip
+
+
+def _stage_arguments(node: ast.Call) -> list[ast.expr]:
+    """Return what a call is given as its 1-stage argument."""
+    named = [k.value for k in node.keywords if k.arg and CHOOSES.search(k.arg)]
+    return named or [a for a in node.args if isinstance(a, ast.Name) and CHOOSES.search(a.id)]
+
+
+@lru_cache(maxsize=64)
+def _that_counts(function: Function, predicate: bool) -> set[ast.AST]:
+    """Return the syntax nodes on which the decision or the way to it may hang.
+
+    What is returned counts where that may be the decision; a fallback that a function returns
+    beside its call of the kernel does not.
+    """
+    nodes = list(ast.walk(function))
+    seeds = [a for n in nodes if isinstance(n, ast.Call) for a in _stage_arguments(n)]
+    if predicate or not seeds:
+        seeds += [n.value for n in nodes if isinstance(n, ast.Return) and n.value is not None]
+    tests = [n.test for n in nodes if isinstance(n, ast.If | ast.IfExp)]
+    return made_of(function, seeds) | made_of(function, tests)
+
+
+def _reads_environment(function: Function) -> bool:
+    """Tell whether a short function reads an environment variable."""
+    return len(function.body) <= 8 and any(
+        isinstance(n, ast.Name | ast.Attribute)
+        and (n.id if isinstance(n, ast.Name) else n.attr) in ("environ", "getenv")
+        for n in ast.walk(function)
+    )
+
+
+def _defaults(function: Function, run: SymbolicRun) -> Scope:
+    plain = [*function.args.posonlyargs, *function.args.args]
+    defaults = function.args.defaults
+    pairs = list(zip(plain[len(plain) - len(defaults) :], defaults, strict=True))
+    pairs += [
+        (a, d)
+        for a, d in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+        if d is not None
+    ]
+    return {a.arg: run.value(d) for a, d in pairs}
 
 
 def _joined(paths: list[Condition], conditions: list[Condition]) -> Condition:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..errors import InputError
 from ..model.shape import WORLD_SIZES
 from ..rules.algebra import All, AnyOf, Bytes, ByWorldSize
 from ..rules.condition import Always, Compare, Condition, Member, OnFullMesh, WholePacks
-from ..units import KIB, PACK_BYTES
+from ..units import ELEMENT_BYTES, KIB, PACK_BYTES
 
 #: Width that the engines' formatters keep.
 WIDTH = 88
@@ -17,7 +18,10 @@ _TORCH = {"bf16": "torch.bfloat16", "fp16": "torch.float16", "fp32": "torch.floa
 
 @dataclass(frozen=True)
 class SourceNames:
-    """Source text for each quantity where the rule stands; ``pack`` is "" when not at hand."""
+    """Source text for each quantity where the rule stands; ``pack`` is "" when not at hand.
+
+    ``torch`` tells that the file imports torch, by whose names dtypes go.
+    """
 
     bytes: str
     tokens: str
@@ -28,6 +32,7 @@ class SourceNames:
     world_size: str
     full_mesh: str = ""
     pack: str = ""
+    torch: bool = True
 
 
 def size(size_bytes: int) -> str:
@@ -83,14 +88,31 @@ def _bracketed(condition: Condition, names: SourceNames) -> str:
 
 def _member(condition: Member, names: SourceNames) -> str:
     relation = "in" if condition.inside else "not in"
+    if condition.quantity == "dtype" and not names.torch:
+        return _by_element_size(condition, names)
     if condition.quantity == "dtype":
-        return f"{names.dtype} {relation} ({', '.join(_TORCH[str(d)] for d in condition.values)},)"
+        unknown = [d for d in condition.values if d not in _TORCH]
+        if unknown:
+            raise InputError(f"the rule asks for dtype {unknown[0]}; known: {', '.join(_TORCH)}")
+        dtypes = [_TORCH[str(d)] for d in condition.values]
+        return f"{names.dtype} {relation} ({', '.join(dtypes)}{',' if len(dtypes) == 1 else ''})"
     if condition.quantity == "hidden_dim":
         return f"{names.hidden_dim} {relation} {{{', '.join(map(str, condition.values))}}}"
     values = [n for n in condition.values if n in WORLD_SIZES]
     if len(values) == 1:
         return f"{names.world_size} {'==' if condition.inside else '!='} {values[0]}"
     return f"{names.world_size} {relation} ({', '.join(map(str, values))})"
+
+
+def _by_element_size(condition: Member, names: SourceNames) -> str:
+    """Return a set of dtypes as sizes of elements, which tell the dtypes that rules know apart."""
+    wanted = {ELEMENT_BYTES[str(d)] for d in condition.values}
+    if {d for d, e in ELEMENT_BYTES.items() if e in wanted} != set(condition.values):
+        raise InputError(f"the rule asks for {condition.words()}, and its file imports no torch")
+    if len(wanted) == 1:
+        return f"{names.element_size} {'==' if condition.inside else '!='} {wanted.pop()}"
+    relation = "in" if condition.inside else "not in"
+    return f"{names.element_size} {relation} ({', '.join(map(str, sorted(wanted)))})"
 
 
 def _quantity(quantity: str, names: SourceNames) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ..errors import InputError
 
@@ -67,6 +69,26 @@ def constant_of(body: list[ast.stmt], name: str) -> ast.expr | None:
     return None
 
 
+@lru_cache(maxsize=64)
+def instance_values(owner: ast.ClassDef) -> dict[str, ast.expr]:
+    """Return what ``__init__`` sets attributes of ``self`` to, but for those set elsewhere too."""
+    stores = Counter(
+        n.attr
+        for n in ast.walk(owner)
+        if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)
+    )
+    values = {}
+    for function in owner.body:
+        if isinstance(function, Function) and function.name == "__init__":
+            for node in _flat(function.body):
+                if not isinstance(node, ast.Assign | ast.AnnAssign) or node.value is None:
+                    continue
+                for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                    if isinstance(target, ast.Attribute) and stores[target.attr] == 1:
+                        values[target.attr] = node.value
+    return values
+
+
 def _flat(body: Iterable[ast.stmt]) -> Iterable[ast.stmt]:
     """Yield statements, looking into ``if``, ``try`` and ``with`` of module and class level."""
     for node in body:
@@ -80,6 +102,36 @@ def assigned(node: ast.stmt) -> list[str]:
     return [
         n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
     ]
+
+
+def made_of(function: Function, seeds: Iterable[ast.AST]) -> set[ast.AST]:
+    """Return the syntax nodes that expressions are made of, through the names that they go by.
+
+    The test of a branch that sets such a name belongs to it; one around all seeds does not.
+    """
+    seeds = list(seeds)
+    tests: dict[ast.AST, list[ast.expr]] = {}
+    values: dict[str, list[ast.expr]] = {}
+    for branch in ast.walk(function):
+        if isinstance(branch, ast.If):
+            inside = set(ast.walk(branch))
+            if not inside.intersection(seeds):
+                for statement in inside:
+                    tests.setdefault(statement, []).append(branch.test)
+    for node in ast.walk(function):
+        value = getattr(node, "value", None)
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and value is not None:
+            for name in assigned(node):
+                values.setdefault(name, []).extend([value, *tests.get(node, ())])
+    seen: set[ast.AST] = set()
+    ahead = list(seeds)
+    while ahead:
+        for node in ast.walk(ahead.pop()):
+            if node not in seen:
+                seen.add(node)
+                if isinstance(node, ast.Name):
+                    ahead += values.get(node.id, ())
+    return seen
 
 
 def input_name(node: Function) -> str:

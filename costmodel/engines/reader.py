@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..errors import InputError
@@ -17,9 +17,10 @@ from ..model.shape import FUSED, WORLD_SIZES
 from ..rules.algebra import by_world_size, parts_of
 from ..rules.condition import Compare, Condition
 from .call_sites import CallSite
-from .evaluation import Comparison, Membership
-from .execution import NoChoiceError, Step, SymbolicRun
-from .module import Function, Module, input_name
+from .evaluation import Comparison, Membership, NoChoiceError
+from .execution import Step, SymbolicRun
+from .module import Function, Module, input_name, made_of
+from .overrides import Override, find
 from .source import Tree
 
 
@@ -32,9 +33,10 @@ class DispatchFunction:
     """A function that chooses the kernel: its rule, and how it was read.
 
     ``decisions`` are the expressions whose value chooses the kernel, ``returns`` tells that they
-    are returned; ``followed`` names predicates that the function asks; ``overrides`` the settings
-    that would replace the rule; ``assumed`` what had to be taken as true; ``live`` the branch of
-    each conditional expression on a setting that counts.
+    are returned; ``followed`` names predicates that the decision is made of; ``overrides`` are the
+    settings that would replace the rule, ``overriding`` the comparisons that they would take part
+    in; ``assumed`` what had to be taken as true; ``live`` the part of each expression on a setting
+    that counts, where that is the same at every world size.
     """
 
     name: str
@@ -42,7 +44,8 @@ class DispatchFunction:
     condition: Condition
     decisions: list[ast.expr]
     returns: bool
-    overrides: tuple[str, ...]
+    overrides: tuple[Override, ...]
+    overriding: list[Comparison]
     assumed: tuple[str, ...]
     comparisons: list[Comparison]
     memberships: list[Membership]
@@ -56,10 +59,7 @@ class DispatchFunction:
     @property
     def decisive(self) -> list[Comparison]:
         """The comparisons that the rule consists of; others say when the op runs at all."""
-        known = {p for n in WORLD_SIZES for p in parts_of(self.condition.at(n))}
-        return [
-            c for c in self.comparisons if c.condition in known or c.condition.negated() in known
-        ]
+        return _decisive(self.comparisons, self.condition)
 
     @property
     def line(self) -> int:
@@ -137,36 +137,93 @@ def read_dispatch(
         raise NoChoiceError(f"{module.name}: no function {qualified}")
     node, owner = target
     looked = f"{module.name}:{node.lineno}: {qualified}"
-    per_size: dict[int, Condition] = {}
-    runs = []
-    for n in WORLD_SIZES:
-        run = SymbolicRun(module, owner, n, predicate=predicate)
-        run.function(node)
-        per_size[n] = run.rule(node, looked)
-        runs.append(run)
-    condition = by_world_size(per_size)
-    sized = any(_sized(c) for c in per_size.values()) or len(set(per_size.values())) > 1
-    if not sized and not constant:
-        raise NoChoiceError(
-            f"{looked} chooses by no size: {condition.words()} with the environment unset"
-        )
+    try:
+        runs = _followed(module, node, owner, predicate, {})
+        per_size = {run.world_size: run.rule(node, looked) for run in runs}
+        condition = by_world_size(per_size)
+        sized = any(_sized(c) for c in per_size.values()) or len(set(per_size.values())) > 1
+        if not sized and not constant:
+            raise NoChoiceError(
+                f"{looked} chooses by no size: {condition.words()} with the environment unset"
+            )
+        overriding: list[Comparison] = []
+
+        def read(settings: Mapping[str, str]) -> dict[int, Condition] | None:
+            again = _followed(module, node, owner, predicate, settings)
+            try:
+                found = {run.world_size: run.rule(node, looked) for run in again}
+            except NoChoiceError:
+                return None
+            overriding.extend(
+                _decisive((c for r in again for c in r.comparisons), by_world_size(found))
+            )
+            return found
+
+        asked = {name: line for run in runs for name, line in run.asked.items()}
+        overrides = find(asked, read, per_size)
+    except RecursionError:
+        raise NoChoiceError(f"{looked}: nested too deeply to be followed") from None
+    decisions = _unique(d for run in runs for d in run.decisive(node))
+    parts = made_of(node, decisions)
     return DispatchFunction(
         name=qualified,
         node=node,
         condition=condition,
-        decisions=_unique(d for run in runs for d in run.decisive(node)),
+        decisions=decisions,
         returns=not any(run.calls for run in runs),
-        overrides=tuple(dict.fromkeys(o for run in runs for o in run.overrides)),
-        assumed=tuple(dict.fromkeys(a for run in runs for a in run.assumed)),
+        overrides=overrides,
+        overriding=overriding,
+        assumed=tuple(
+            dict.fromkeys(text for run in runs for at, text in run.assumed if at in parts)
+        ),
         comparisons=[c for run in runs for c in run.comparisons],
         memberships=[m for run in runs for m in run.memberships],
         steps=[s for run in runs for s in run.steps],
-        live={k: b for run in runs for k, b in run.live.items()},
-        followed=tuple(dict.fromkeys(f for run in runs for f in run.followed)),
+        live=_live(runs),
+        followed=tuple(
+            dict.fromkeys(
+                name
+                for run in runs
+                for at, names in run.followed.items()
+                if at in parts
+                for name in names
+            )
+        ),
         tensor=input_name(node),
         world=next((w for run in runs for w in run.world_names), ""),
         owner=owner.name if owner else "",
     )
+
+
+def _followed(
+    module: Module,
+    node: Function,
+    owner: ast.ClassDef | None,
+    predicate: bool,
+    settings: Mapping[str, str],
+) -> list[SymbolicRun]:
+    """Follow a function once per world size with settings set."""
+    runs = []
+    for n in WORLD_SIZES:
+        run = SymbolicRun(module, owner, n, settings=settings, predicate=predicate)
+        run.function(node)
+        runs.append(run)
+    return runs
+
+
+def _decisive(comparisons: Iterable[Comparison], rule: Condition) -> list[Comparison]:
+    """Return the comparisons that a rule consists of."""
+    known = {part for n in WORLD_SIZES for part in parts_of(rule.at(n))}
+    return [c for c in comparisons if c.condition in known or c.condition.negated() in known]
+
+
+def _live(runs: list[SymbolicRun]) -> dict[ast.expr, ast.expr]:
+    """Return the parts that count where every run that met the expression says the same."""
+    found: dict[ast.expr, set[ast.expr]] = {}
+    for run in runs:
+        for node, part in run.live.items():
+            found.setdefault(node, set()).add(part)
+    return {node: next(iter(parts)) for node, parts in found.items() if len(parts) == 1}
 
 
 def _sized(condition: Condition) -> bool:

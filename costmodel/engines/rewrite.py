@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from ..model.shape import WORLD_SIZES
@@ -24,10 +24,11 @@ from ..rules.algebra import (
 )
 from ..rules.condition import Always, Compare, Condition, Member, OnFullMesh, WholePacks
 from .comment import as_comment
-from .diff import Edit
+from .diff import Edit, apply
 from .evaluation import WORLD, Comparison
 from .execution import Step
 from .expression import WIDTH, SourceNames, dictionary, expression, is_simple, size
+from .limit import Default, default_of
 from .module import Module
 from .reader import DispatchFunction, NotRecognisedError
 from .symbols import BYTES, ELEMENT_SIZE, ELEMENTS, HIDDEN, TOKENS, Number, Size
@@ -45,7 +46,8 @@ def edits(
         return []
     rewrite = _Rewrite(module, dispatch, adapted, comment)
     leaves = rewrite.leaves()
-    return rewrite.change_leaves(leaves) if leaves else rewrite.change_assignment()
+    made = rewrite.change_leaves(leaves) if leaves else rewrite.change_assignment()
+    return [*made, *rewrite.of_default]
 
 
 @dataclass
@@ -54,6 +56,7 @@ class _Rewrite:
     dispatch: DispatchFunction
     adapted: Adapted
     comment: list[str]
+    of_default: list[Edit] = field(default_factory=list)
 
     def fail(self, sought: str) -> NotRecognisedError:
         """Return the error for a function in which something was not found."""
@@ -108,10 +111,11 @@ class _Rewrite:
             test = _wrapped(refused, indent, len("if :"), "or")
             lines += [f"{'':{indent}}if {test}:", f"{'':{indent}}    return False"]
         elif rest:
-            decision = self._last_assignment()
-            old = ast.get_source_segment(self.module.text, decision) or ""
-            terms = [f"({old})" if " or " in old else old, *(_joined(f, names) for f in rest)]
-            out.append(Edit.of(decision, _wrapped(terms, indent, decision.col_offset - indent)))
+            statement, decision = self._last_assignment()
+            terms = [*self._terms_of(decision), *(_joined(f, names) for f in rest)]
+            target = f"{_target_of(statement)} = "
+            new = _wrapped(terms, statement.col_offset, len(target))
+            out.append(Edit.of(statement, target + new))
         out.append(Edit((chain.lineno, 0), (chain.lineno, 0), "\n".join(lines) + "\n"))
         return out
 
@@ -143,7 +147,10 @@ class _Rewrite:
         gone = self.adapted.hidden_set
         if gone is None or gone in _others(self.adapted.rule.condition.at(8)):
             return [], added
-        about_hidden = [f for f in added if _is_about_hidden(f)]
+        # A set goes first: at the end of a line a formatter would open it up.
+        about_hidden = sorted(
+            (f for f in added if _is_about_hidden(f)), key=lambda f: not isinstance(f, Member)
+        )
         nodes = {m.node: m for m in self.dispatch.memberships if m.condition == gone}
         if len(nodes) != 1:
             raise self.fail(f"one test for {gone.words()}")
@@ -167,12 +174,20 @@ class _Rewrite:
             raise self.fail("the branch on the ranks")
         return top
 
-    def _last_assignment(self) -> ast.expr:
+    def _terms_of(self, decision: ast.expr) -> list[str]:
+        """Return the source of what an expression joins by ``and``."""
+        parts = [decision]
+        if isinstance(decision, ast.BoolOp) and isinstance(decision.op, ast.And):
+            parts = decision.values
+        texts = [ast.get_source_segment(self.module.text, part) or "" for part in parts]
+        return [f"({text})" if " or " in text else text for text in texts]
+
+    def _last_assignment(self) -> tuple[ast.stmt, ast.expr]:
         for step in reversed(self.dispatch.steps):
             for decision in self.dispatch.decisions:
                 value = _value_of(step.node)
                 if value is not None and _target_of(step.node) == ast.unparse(decision):
-                    return value
+                    return step.node, value
         raise self.fail("the assignment of the decision")
 
     # One assignment.
@@ -200,6 +215,8 @@ class _Rewrite:
         indent = held[0].col_offset
         before = as_comment(self.comment, indent, WIDTH)
         live = self._live(value)
+        if self._only_the_limit(live) and self._change_default(names, self.comment)[0] is None:
+            return []
         if live is not value:
             return self._change_inside(live, held[0], names)
         lines, terms = self._terms(names, indent)
@@ -216,7 +233,10 @@ class _Rewrite:
             raise self.fail("one use_1stage argument")
         (decision,) = self.dispatch.decisions
         statement, step = self._statement_of(decision)
-        return self._change_inside(self._live(decision), statement, self.names(step))
+        names, live = self.names(step), self._live(decision)
+        if self._only_the_limit(live) and self._change_default(names, self.comment)[0] is None:
+            return []
+        return self._change_inside(live, statement, names)
 
     def _change_inside(
         self, decision: ast.expr, statement: ast.stmt, names: SourceNames
@@ -224,13 +244,22 @@ class _Rewrite:
         """Return the edits that change one expression, with what it needs before its statement."""
         indent = statement.col_offset
         lines, terms = self._terms(names, indent)
+        if isinstance(statement, ast.Return) and statement.value is decision:
+            changed = Edit.of(statement, f"return {_wrapped(terms, indent, len('return '))}")
+        else:
+            text = terms[0]
+            if len(terms) > 1 or " or " in text:
+                text = self._free_name("fits_1stage", "takes_1stage", "fits_1stage_")
+                value = _wrapped(terms, indent, len(f"{text} = "))
+                lines = [*lines, f"{'':{indent}}{text} = {value}"]
+            new = _spliced(self.module.text, statement, Edit.of(decision, text))
+            if text.isidentifier():
+                # Brackets that the expression needed are needed no more.
+                new = re.sub(rf"(?<![\w)\]])\({text}\)", text, new)
+            changed = Edit.of(statement, _laid_out(new, indent))
         before = [*as_comment(self.comment, indent, WIDTH), *lines]
         start = (statement.lineno, 0)
-        text = _wrapped(terms, indent + 4, decision.col_offset - indent - 2)
-        whole = isinstance(statement, ast.Return) and statement.value is decision
-        if not text.startswith("(\n") and not whole:
-            text = f"({text})"
-        return [Edit(start, start, "\n".join(before) + "\n"), Edit.of(decision, text)]
+        return [Edit(start, start, "\n".join(before) + "\n"), changed]
 
     def _live(self, value: ast.expr) -> ast.expr:
         """Return the part of a conditional expression that an unset environment leaves."""
@@ -243,17 +272,33 @@ class _Rewrite:
 
         The mesh is left out: a communicator of more than two ranks disables itself without one.
         """
+        op, replaceable = self._op(), self._limit_settings()
         kept = {
-            n: all_of(*(_with(self._op(), f) for f in _plain(self.adapted.rule.condition.at(n))))
+            n: all_of(*(_with(op, f) for f in _plain(self.adapted.rule.condition.at(n))))
             for n in WORLD_SIZES
         }
+        if replaceable:
+            # No size at all is a limit too, so that a setting can replace it.
+            never = Compare("bytes", op, 1 if op == "<" else 0)
+            kept = {n: never if c == Always(False) else c for n, c in kept.items()}
         whole = by_world_size(kept)
         parts = factors(whole)
         sized = [f for f in parts if isinstance(f, Bytes)]
-        return (sized[0] if sized else None), [f for f in parts if f not in sized]
+        others = [f for f in parts if f not in sized]
+        if replaceable and not sized:
+            return Bytes.of(dict.fromkeys(WORLD_SIZES), op), others
+        return (sized[0] if sized else None), others
+
+    def _limit_settings(self) -> list[str]:
+        """Return the names of settings that replace the limit."""
+        return [o.name for o in self.dispatch.overrides if o.replaces == "limit"]
 
     def _op(self) -> str:
-        """Return the comparison of the rule's own cutoffs."""
+        """Return the comparison to write: that of the rule's own cutoffs, or of the limit that
+        settings replace."""
+        if self._limit_settings():
+            installed = (byte_limit(self.dispatch.condition.at(n)) for n in WORLD_SIZES)
+            return next((f.op for f in installed if f is not None), "<=")
         claimed = [n for n in WORLD_SIZES if n not in self.adapted.unclaimed]
         own = [byte_limit(self.adapted.rule.condition.at(n)) for n in claimed]
         return next((f.op for f in own if f is not None), "<=")
@@ -264,7 +309,11 @@ class _Rewrite:
         terms = [_joined(f, names) for f in others]
         if cutoffs is None:
             return [], terms or ["True"]
-        env = self._limit().limit.env
+        env = self._limit_settings()
+        if env:
+            lines, text = self._change_default(names, [])
+            if text:
+                return lines or [], [*terms, f"{names.bytes} {cutoffs.op} {text}"]
         sizes = {c for _, c in cutoffs.cutoffs}
         always = tuple(n for n, c in cutoffs.cutoffs if c is None)
         if len(sizes) == 1 and not env:
@@ -275,38 +324,107 @@ class _Rewrite:
         term = f"{names.bytes} {cutoffs.op} {self._limit_name()}"
         if always and not env:
             term = f"{expression(Member('world_size', always), names)} or {term}"
-        if not terms and " or " in term:
-            return lines, [term]
-        return lines, [*terms, f"({term})" if " or " in term else term]
+        if terms and " or " in term:
+            # Under a name of its own: formatters break brackets at the end of a line otherwise.
+            name = self._free_name("small_enough", "fits_1stage", "small_enough_")
+            return [*lines, f"{'':{indent}}{name} = {term}"], [*terms, name]
+        return lines, [*terms, term]
 
-    def _limits(self, cutoffs: Bytes, names: SourceNames, indent: int, env: str) -> list[str]:
+    def _only_the_limit(self, decision: ast.expr) -> bool:
+        """Tell whether the decision is the limit's comparison alone, and may stay as it is."""
+        if not self._limit_settings():
+            return False
+        _, others = self._joined_rule()
+        return not others and decision is self._limit().node
+
+    def _change_default(
+        self, names: SourceNames, comment: list[str]
+    ) -> tuple[list[str] | None, str]:
+        """Change the limit that holds with no setting set.
+
+        Return the statements that it needs before, and the source of the whole limit; "" where the
+        default does not stand in this function. Where it stands in a statement of its own, the
+        edits are remembered, with the comment, and the statements are None.
+        """
+        installed = self._limit()
+        default = default_of(self.module, self.dispatch, installed)
+        text = ast.get_source_segment(self.module.text, installed.limit_node)
+        if default is None or text is None or installed.size.factor != 1:
+            return [], ""
+        at = default.statement
+        lines, new = self._new_default(default, names)
+        if default.node in ast.walk(installed.limit_node):
+            return lines, _spliced(
+                self.module.text, installed.limit_node, Edit.of(default.node, new)
+            )
+        before = [*as_comment(comment, at.col_offset, WIDTH), *lines]
+        changed = _spliced(self.module.text, at, Edit.of(default.node, new))
+        self.of_default = [Edit.of(at, _laid_out(changed, at.col_offset))]
+        if before:
+            start = (at.lineno, 0)
+            self.of_default.insert(0, Edit(start, start, "\n".join(before) + "\n"))
+        return None, text
+
+    def _new_default(self, default: Default, names: SourceNames) -> tuple[list[str], str]:
+        """Return ``{4: ..., 8: ...}.get(world_size, <the default that stood there>)``.
+
+        Where that is too long for its line, it is a statement before, and its name.
+        """
+        cutoffs, _ = self._joined_rule()
+        old = ast.get_source_segment(self.module.text, default.node)
+        if cutoffs is None or old is None:
+            raise self.fail("the limit that holds with no setting set")
+        unlimited = "2**60" if default.whole else 'float("inf")'
+        entries = []
+        for n, cutoff in cutoffs.cutoffs:
+            own = None if cutoff is None else Fraction(cutoff) / default.scale
+            if own is not None and own.denominator != 1:
+                raise self.fail(f"a limit of {cutoff} bytes in its unit of {default.scale} bytes")
+            if n not in self.adapted.unclaimed:
+                entries.append(f"{n}: {unlimited if own is None else size(int(own))}")
+        table, arguments = f"{{{', '.join(entries)}}}.get", f"{names.world_size}, {old}"
+        line = self.module.text.split("\n")[default.node.lineno - 1].encode()
+        around = line[: default.node.col_offset] + line[default.node.end_col_offset :]
+        whole = f"{table}({arguments})"
+        if default.node.end_lineno == default.node.lineno and len(around.decode() + whole) <= WIDTH:
+            return [], whole
+        name, indent = self._limit_name(), default.statement.col_offset
+        return _call(f"{'':{indent}}{name} = {table}", arguments, indent), name
+
+    def _limits(self, cutoffs: Bytes, names: SourceNames, indent: int, env: list[str]) -> list[str]:
         """Return ``max_bytes = {4: ..., 8: ...}.get(world_size, <what stood there>)``."""
         table, old = self._table(cutoffs, env), self._old_limit(cutoffs.op)
         arguments = f"{names.world_size}, {old}"
         if not env:
             return _call(f"{'':{indent}}{self._limit_name()} = {table}.get", arguments, indent)
         pad, inner = f"{'':{indent}}", f"{'':{indent + 4}}"
+        is_set = " or ".join(f'"{name}" in os.environ' for name in env)
         return [
             f"{pad}{self._limit_name()} = (",
             f"{inner}{old}",
-            f'{inner}if "{env}" in os.environ',
+            f"{inner}if {is_set}",
             *_call(f"{inner}else {table}.get", arguments, indent + 4),
             f"{pad})",
         ]
 
     def _limit_name(self) -> str:
         """Return a name for the limit that the function does not use yet."""
-        used = {n.id for n in ast.walk(self.dispatch.node) if isinstance(n, ast.Name)}
-        return next(n for n in ("max_bytes", "max_1stage_bytes", "max_bytes_") if n not in used)
+        return self._free_name("max_bytes", "max_1stage_bytes", "max_bytes_")
 
-    def _table(self, cutoffs: Bytes, env: str) -> str:
+    def _free_name(self, *names: str) -> str:
+        used = {n.id for n in ast.walk(self.dispatch.node) if isinstance(n, ast.Name)}
+        return next(n for n in names if n not in used)
+
+    def _table(self, cutoffs: Bytes, env: list[str]) -> str:
         # Where nothing is claimed, the table is silent and the old limit holds.
         own = [(n, c) for n, c in cutoffs.cutoffs if n not in self.adapted.unclaimed]
         sized = {n: c for n, c in own if c is not None}
         table = dictionary(sized)
         if env:
             if not re.search(r"^import os\b", self.module.text, re.MULTILINE):
-                raise self.fail(f"'import os' beside the override {env}")
+                raise self.fail(f"'import os' beside the override {env[0]}")
+            if any("." in name for name in env):
+                raise self.fail(f"the limit that holds while {env[0]} is not set")
             every = [f'{n}: float("inf")' for n, c in own if c is None]
             table = "{" + ", ".join([*every, table[1:-1]] if sized else every) + "}"
         return table
@@ -378,6 +496,7 @@ class _Rewrite:
             world_size=self._world_size(step),
             full_mesh=meshes[0] if meshes else "",
             pack=pack,
+            torch=bool(re.search(r"^\s*(import|from) torch\b", self.module.text, re.MULTILINE)),
         )
 
     def _world_size(self, step: Step) -> str:
@@ -405,6 +524,46 @@ class _Rewrite:
         raise self.fail("a statement with the decision")
 
 
+def _laid_out(text: str, indent: int) -> str:
+    """Return a statement on one line where it fits, else its brackets' inside on one line.
+
+    A statement with comments, or with a comma before a closing bracket, keeps its lines.
+    """
+    first, *rest = (line.strip() for line in text.split("\n"))
+    for part in rest:
+        near = first.endswith(("(", "[", "{")) or part[:1] in (")", "]", "}")
+        first += part if near else f" {part}"
+    if "#" in first or re.search(r",\s*[)\]}]", first):
+        return text
+    opened = re.fullmatch(r"([\w.]+ = |return )\((.*)\)", first)
+    if opened and _is_balanced(opened[2]):
+        if indent + len(opened[1]) + len(opened[2]) <= WIDTH:
+            return opened[1] + opened[2]
+        inner = f"{'':{indent + 4}}{opened[2]}"
+        return f"{opened[1]}(\n{inner}\n{'':{indent}})" if len(inner) <= WIDTH else text
+    return first if indent + len(first) <= WIDTH else text
+
+
+def _is_balanced(text: str) -> bool:
+    try:
+        ast.parse(text.strip(), mode="eval")
+    except SyntaxError:
+        return False
+    return True
+
+
+def _spliced(text: str, node: ast.expr | ast.stmt, edit: Edit) -> str:
+    """Return the source of a node with an edit inside it made."""
+    changed = apply(text, [edit])
+    last = changed.count("\n") - text.count("\n") + (node.end_lineno or node.lineno)
+    tail = len(text.split("\n")[(node.end_lineno or node.lineno) - 1].encode())
+    after = tail - (node.end_col_offset or tail)
+    lines = [line.encode() for line in changed.split("\n")[node.lineno - 1 : last]]
+    lines[-1] = lines[-1][: len(lines[-1]) - after]
+    lines[0] = lines[0][node.col_offset :]
+    return b"\n".join(lines).decode()
+
+
 def _joined(condition: Condition, names: SourceNames) -> str:
     text = expression(condition, names)
     return text if is_simple(condition) else f"({text})"
@@ -419,11 +578,17 @@ def _call(function: str, arguments: str, indent: int) -> list[str]:
 
 
 def _wrapped(terms: list[str], indent: int, before: int, word: str = "and") -> str:
-    """Return terms joined on one line, or bracketed with one a line when that is too long."""
+    """Return joined terms as a formatter lays them out.
+
+    On one line, else on one line in brackets, else in brackets with one term a line.
+    """
     line = f" {word} ".join(terms)
     if indent + before + len(line) <= WIDTH:
         return line
-    return "\n".join(["(", *_indented(terms, indent + 4, word), f"{'':{indent}})"])
+    inner = [f"{'':{indent + 4}}{line}"]
+    if len(inner[0]) > WIDTH:
+        inner = _indented(terms, indent + 4, word)
+    return "\n".join(["(", *inner, f"{'':{indent}})"])
 
 
 def _with(op: str, condition: Condition) -> Condition:

@@ -16,6 +16,15 @@ class MismatchRecord(TypedDict):
     text: str
 
 
+class SettingRecord(TypedDict):
+    """A setting that replaces the stage, or the limit: then in which unit."""
+
+    name: str
+    line: int
+    replaces: Literal["limit", "stage", "rule"]
+    unit: str
+
+
 class InstalledRecord(TypedDict):
     """A rule as it stands in a source."""
 
@@ -26,6 +35,7 @@ class InstalledRecord(TypedDict):
     known_as: str
     moved: bool
     overrides: list[str]
+    settings: list[SettingRecord]
     assumed: list[str]
     findings: list[MismatchRecord]
     op: str

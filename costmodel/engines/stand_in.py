@@ -2,11 +2,14 @@
 
 Only the standard library: emitted test files carry a copy of this module's code. The function is
 taken by its qualified name from the file's syntax tree, its call of the kernel is replaced by a
-report of the chosen stage, and every name that it does not define is a stand-in. The engine is
-never imported.
+report of the chosen stage, and every name that it does not define is a stand-in, also where it is
+imported inside the function. The engine is never imported.
+
+What a stand-in says when it is asked for a truth is not known. Each is false at first; where the
+function then ends without choosing a stage, they are tried the other way.
 """
 
-# ruff: noqa: D102 - the tensor's methods are torch's.
+# ruff: noqa: D102 - the tensor's methods are torch's, the operators Python's.
 
 from __future__ import annotations
 
@@ -14,42 +17,119 @@ import ast
 import builtins
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 CHOOSES = re.compile(r"(1|one)_?(stage|shot)", re.IGNORECASE)
 ELEMENT_SIZE = {"bf16": 2, "fp16": 2, "fp32": 4}
 
+#: Ways through a function that are tried for one that chooses.
+MAX_WAYS = 256
+
+#: Functions of the file that a decision may ask; others are stand-ins.
+_ASKED = re.compile(r"(1|one)_?(stage|shot)|limit|fit|cutoff|threshold|bytes", re.IGNORECASE)
+
 
 class Chosen(BaseException):
     """Carries the decision out of the function, past any ``except Exception``."""
 
 
+class Ways:
+    """What stand-ins answer on one way through a function, and which way comes next."""
+
+    def __init__(self) -> None:
+        self.said: dict[str, bool] = {}
+        self.first: dict[str, bool] = {}
+        self.script: list[bool] = []
+        self.running = False
+
+    def truth(self, label: str) -> bool:
+        if not self.running:
+            return False
+        if label not in self.said:
+            at = len(self.said)
+            said = self.script[at] if at < len(self.script) else self.first.get(label, False)
+            self.said[label] = said
+        return self.said[label]
+
+    def start(self) -> None:
+        self.said, self.script, self.running = {}, [], True
+
+    def found(self) -> None:
+        """Begin with this way the next time."""
+        self.first, self.running = dict(self.said), False
+
+    def next(self) -> bool:
+        """Turn the last answer that was not turned yet; tell whether there was one."""
+        answers = list(self.said.items())
+        while answers and answers[-1][1] != self.first.get(answers[-1][0], False):
+            answers.pop()
+        if not answers:
+            self.first, self.running = {}, False
+            return False
+        self.script = [said for _, said in answers[:-1]] + [not answers[-1][1]]
+        self.said = {}
+        return True
+
+
+WAYS = Ways()
+
+
 class Anything:
-    """Takes any call and attribute, and counts as false."""
+    """Takes any call, attribute, operator and index; its truth is one of the :class:`Ways`."""
+
+    def __init__(self, label: str = "") -> None:
+        self._label = label
 
     def __call__(self, *args: Any, **kwargs: Any) -> Anything:
-        return self
+        return Anything(f"{self._label}()")
 
     def __getattr__(self, name: str) -> Anything:
         if name.startswith("__"):
             raise AttributeError(name)
-        return self
+        return Anything(f"{self._label}.{name}")
 
     def __bool__(self) -> bool:
-        return False
+        return WAYS.truth(self._label)
+
+    def __contains__(self, item: Any) -> bool:
+        return WAYS.truth(f"in {self._label}")
+
+    def __enter__(self) -> Anything:
+        return self
+
+    def __exit__(self, *args: Any) -> None:
+        return None
+
+    __hash__ = object.__hash__
 
 
-TORCH = SimpleNamespace(
-    bfloat16="bf16",
-    float16="fp16",
-    half="fp16",
-    float32="fp32",
-    float="fp32",
-    Tensor=object,
-    cuda=SimpleNamespace(is_current_stream_capturing=lambda: False),
-)
+_OPERATORS = "add sub mul truediv floordiv mod pow lshift rshift and or xor"
+_OTHERS = "radd rsub rmul rtruediv rfloordiv rmod neg invert lt le gt ge eq ne getitem"
+
+for _operator in (_OPERATORS + " " + _OTHERS).split():
+    setattr(
+        Anything,
+        f"__{_operator}__",
+        lambda self, *others, _name=_operator: Anything(f"{self._label} {_name} {others}"),
+    )
+
+
+class Torch(SimpleNamespace):
+    """The names of torch that a choice may ask; the rest is anything."""
+
+    bfloat16, float16, half, float32, float = "bf16", "fp16", "fp16", "fp32", "fp32"
+    Tensor = object
+    cuda = SimpleNamespace(is_current_stream_capturing=lambda: False)
+
+    def __getattr__(self, name: str) -> Anything:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Anything(f"torch.{name}")
+
+
+TORCH = Torch()
 
 
 class FakeTensor:
@@ -57,10 +137,17 @@ class FakeTensor:
 
     def __init__(self, elements: int, hidden_dim: int, dtype: str) -> None:
         self.elements = elements
-        self.shape = (elements // hidden_dim, hidden_dim)
+        self.shape: tuple[int, ...] = (elements // hidden_dim, hidden_dim)
         self.dtype = dtype
         self.itemsize = ELEMENT_SIZE[dtype]
         self.nbytes = elements * self.itemsize
+
+    def weight(self) -> FakeTensor:
+        """Return the norm's weight for this input."""
+        hidden_dim = self.shape[-1]
+        one = FakeTensor(hidden_dim, hidden_dim, self.dtype)
+        one.shape = (hidden_dim,)
+        return one
 
     def numel(self) -> int:
         return self.elements
@@ -74,48 +161,105 @@ class FakeTensor:
         return self.shape if index is None else self.shape[index]
 
     def dim(self) -> int:
-        return 2
+        return len(self.shape)
 
     def is_contiguous(self) -> bool:
         return True
+
+    def contiguous(self, *args: Any) -> FakeTensor:
+        return self
+
+    def __getattr__(self, name: str) -> Anything:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Anything(f"tensor.{name}")
 
 
 class Communicator:
     """The custom all-reduce object that engines hold under several names."""
 
     disabled = False
-    custom_fused_ar_rms = fused_ar_rms = Anything()
-    custom_fused_ar_rms_per_group_quant = fused_ar_rms_per_group_quant = Anything()
 
     def __init__(self, world_size: int, fully_connected: bool) -> None:
         self.world_size = world_size
         self.fully_connected = fully_connected
 
-    def should_custom_ar(self, tensor: FakeTensor) -> bool:
+    def should_custom_ar(self, *args: Any) -> bool:
         return True
 
+    def __getattr__(self, name: str) -> Anything:
+        kernel = re.match("custom_|should_|fused_ar_rms", name)
+        if not kernel and (name.startswith("__") or not WAYS.truth(f"has {name}")):
+            raise AttributeError(name)
+        return Anything(f"communicator.{name}")
 
-class Report(ast.NodeTransformer):
-    """Replace every call that takes a 1-stage argument by a report of that argument."""
+
+class Variables:
+    """The ``envs`` of an engine: variables that are set have a value, others are anything."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._environ:
+            return Anything(f"envs.{name}")
+        text = self._environ[name]
+        value = int(text) if text.isdigit() else {"true": True, "false": False}.get(text, text)
+
+        class Variable(int if isinstance(value, int) else str):  # type: ignore[misc]
+            def is_set(self) -> bool:
+                return True
+
+            def get(self) -> Any:
+                return value
+
+        return Variable(value)
+
+
+class Cut(ast.NodeTransformer):
+    """Replace calls that take a 1-stage argument by a report of it, and imports by stand-ins."""
+
+    def __init__(self, reports: bool) -> None:
+        self.reports = reports
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
         chosen = [k.value for k in node.keywords if k.arg and CHOOSES.search(k.arg)]
         chosen += [a for a in node.args if isinstance(a, ast.Name) and CHOOSES.search(a.id)]
-        if not chosen:
+        if not chosen or not self.reports:
             return node
         return ast.Call(ast.Name("__report__", ast.Load()), [chosen[0]], [])
+
+    def visit_Import(self, node: ast.Import) -> list[ast.stmt]:
+        return [_stand_in(a.asname or a.name.split(".")[0], a.name) for a in node.names]
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> list[ast.stmt]:
+        return [_stand_in(a.asname or a.name, f"{node.module}.{a.name}") for a in node.names]
+
+
+def _stand_in(name: str, imported: str) -> ast.stmt:
+    """Return the assignment that takes the place of an import."""
+    value = ast.Call(ast.Name("__imported__", ast.Load()), [ast.Constant(imported)], [])
+    return ast.Assign([ast.Name(name, ast.Store())], value)
 
 
 def report(chosen: Any) -> None:
     """End the function with its decision."""
+    if isinstance(chosen, Anything):
+        raise AssertionError("the stage is chosen by something that is not known here")
     raise Chosen(bool(chosen))
 
 
-def decider(text: str, qualified: str) -> Callable[..., bool]:
+def decider(
+    text: str,
+    qualified: str,
+    environ: Mapping[str, str] | None = None,
+    attributes: Mapping[str, Any] | None = None,
+) -> Callable[..., bool]:
     """Return ``decide(world_size, dtype, hidden_dim, elements, fully_connected=True) -> bool``.
 
-    ``text`` is the source of the file, ``qualified`` the function in it (``Class.method``).
+    ``text`` is the source of the file, ``qualified`` the function in it (``Class.method``);
+    ``environ`` are the environment variables that are set, ``attributes`` those of the class.
     """
     tree = ast.parse(text)
     *outer, name = qualified.split(".")
@@ -125,25 +269,28 @@ def decider(text: str, qualified: str) -> Callable[..., bool]:
     if not found:
         raise AssertionError(f"no function {qualified} in the source")
     bare = _bare(found[-1])
-    function = Report().visit(ast.parse(ast.unparse(bare)))
-
-    code = compile(ast.fix_missing_locations(function), name, "exec")
+    code = _compiled(found[-1], reports=True)
     ready: dict[tuple[int, bool], Callable[[FakeTensor], Any]] = {}
 
     def prepare(world_size: int, fully_connected: bool) -> Callable[[FakeTensor], Any]:
         ranks = Communicator(world_size, fully_connected)
-        names = _Names(tree, ranks)
+        names = _Names(tree, ranks, dict(environ or {}))
         exec(code, names)
-        before = [] if owner is None else [_instance(owner, ranks, names)]
+        before = [] if owner is None else [_instance(owner, ranks, names, attributes or {})]
         plain = bare.args.posonlyargs + bare.args.args
-        needed = len(plain) - len(bare.args.defaults)
-        after = [Anything() for _ in plain[len(before) + 1 : needed]]
-        keywords = {
-            a.arg: Anything()
+        needed = [a.arg for a in plain[: len(plain) - len(bare.args.defaults)]][len(before) + 1 :]
+        keywords = [
+            a.arg
             for a, default in zip(bare.args.kwonlyargs, bare.args.kw_defaults, strict=True)
             if default is None
-        }
-        return lambda tensor: names[name](*before, tensor, *after, **keywords)
+        ]
+
+        def call(tensor: FakeTensor) -> Any:
+            after = [_argument(a, tensor, ranks) for a in needed]
+            named = {a: _argument(a, tensor, ranks) for a in keywords}
+            return names[name](*before, tensor, *after, **named)
+
+        return call
 
     def decide(
         world_size: int,
@@ -155,15 +302,33 @@ def decider(text: str, qualified: str) -> Callable[..., bool]:
         at = (world_size, fully_connected)
         if at not in ready:
             ready[at] = prepare(*at)
-        try:
-            returned = ready[at](FakeTensor(elements, hidden_dim, dtype))
-        except Chosen as decision:
-            return bool(decision.args[0])
-        if not isinstance(returned, bool):
-            raise AssertionError(f"{qualified} returned {returned!r} without choosing a stage")
-        return returned
+        WAYS.start()
+        for _ in range(MAX_WAYS):
+            try:
+                ended: Any = ready[at](FakeTensor(elements, hidden_dim, dtype))
+            except Chosen as decision:
+                ended = decision.args[0]
+            except Exception as error:
+                ended = error
+            if isinstance(ended, bool):
+                WAYS.found()
+                return ended
+            if not WAYS.next():
+                break
+        raise AssertionError(f"{qualified} ended in {ended!r} without choosing a stage")
 
     return decide
+
+
+def _argument(name: str, tensor: FakeTensor, ranks: Communicator) -> Any:
+    """Return what stands in for a parameter, by its name."""
+    if re.match(r"res", name):
+        return tensor
+    if re.match(r"w(eight)?s?_?$|gamma|norm_w", name):
+        return tensor.weight()
+    if "eps" in name:
+        return 1e-6
+    return ranks.world_size if "world_size" in name else Anything(name)
 
 
 def _bare(function: ast.FunctionDef) -> ast.FunctionDef:
@@ -176,8 +341,17 @@ def _bare(function: ast.FunctionDef) -> ast.FunctionDef:
     return copy
 
 
-def _instance(owner: ast.ClassDef, ranks: Communicator, names: dict[str, Any]) -> Any:
+def _compiled(function: ast.FunctionDef, reports: bool = False) -> Any:
+    """Return the code that defines a function on stand-ins."""
+    module = ast.parse(ast.unparse(_bare(function)))
+    return compile(ast.fix_missing_locations(Cut(reports).visit(module)), function.name, "exec")
+
+
+def _instance(
+    owner: ast.ClassDef, ranks: Communicator, names: dict[str, Any], attributes: Mapping[str, Any]
+) -> Any:
     """Return a stand-in for ``self``: constants and methods of the class, and the communicator."""
+    methods = {n.name: n for n in owner.body if isinstance(n, ast.FunctionDef)}
 
     class Instance:
         ca_comm = _impl = aiter_ca = ranks
@@ -186,20 +360,46 @@ def _instance(owner: ast.ClassDef, ranks: Communicator, names: dict[str, Any]) -
         fully_connected = ranks.fully_connected
 
         def __getattr__(self, attribute: str) -> Any:
-            for node in owner.body:
-                if isinstance(node, ast.FunctionDef) and node.name == attribute:
-                    exec(compile(ast.unparse(_bare(node)), attribute, "exec"), names)
-                    setattr(type(self), attribute, names[attribute])
-                    return getattr(self, attribute)
-            raise AttributeError(attribute)
+            if attribute.startswith("__"):
+                raise AttributeError(attribute)
+            node = methods.get(attribute)
+            if node is None:
+                return Anything(f"self.{attribute}")
+            exec(_compiled(node), names)
+            function = names[attribute]
+            how = " ".join(ast.unparse(d) for d in node.decorator_list)
+            if "property" in how:
+                return function(self)
+            setattr(type(self), attribute, staticmethod(function) if "static" in how else function)
+            return getattr(self, attribute)
 
-    for node in owner.body:
-        if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
-            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            value = _constant(node.value, names)
-            if isinstance(target, ast.Name) and not isinstance(value, Anything):
-                setattr(Instance, target.id, value)
+    set_up: list[ast.AST] = list(owner.body)
+    if "__init__" in methods:
+        held = "environ|getenv|envs"
+        set_up += [n for n in ast.walk(methods["__init__"]) if re.search(held, _value_text(n))]
+    for statement in set_up:
+        if isinstance(statement, ast.Assign | ast.AnnAssign):
+            _set(Instance, statement, names)
+    names[owner.name] = Instance
+    for attribute, value in attributes.items():
+        setattr(Instance, attribute, value)
     return Instance()
+
+
+def _value_text(node: ast.AST) -> str:
+    """Return the source of what a statement assigns, "" where it assigns nothing."""
+    assigns = isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
+    return ast.unparse(node.value) if assigns else ""  # type: ignore[attr-defined]
+
+
+def _set(instance: type, node: ast.Assign | ast.AnnAssign, names: dict[str, Any]) -> None:
+    """Set what a statement of the class or of ``__init__`` sets, where that is a constant."""
+    target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+    name = target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")
+    value = Anything() if node.value is None else _constant(node.value, names)
+    if name and not isinstance(value, Anything):
+        setattr(instance, name, value)
+        names.setdefault(name, value)
 
 
 def _constant(node: ast.expr, names: dict[str, Any]) -> Any:
@@ -212,19 +412,28 @@ def _constant(node: ast.expr, names: dict[str, Any]) -> Any:
 class _Names(dict):  # type: ignore[type-arg]
     """The globals of the function: what its module defines plainly, stand-ins for the rest."""
 
-    def __init__(self, tree: ast.Module, ranks: Communicator) -> None:
+    def __init__(self, tree: ast.Module, ranks: Communicator, environ: dict[str, str]) -> None:
         wrapper = SimpleNamespace(
             aiter_ca=ranks,
             disabled=False,
             world_size=ranks.world_size,
             fully_connected=ranks.fully_connected,
         )
+        known = {
+            "torch": TORCH,
+            "math": math,
+            "os": SimpleNamespace(environ=environ, getenv=environ.get),
+            "os.environ": environ,
+            "os.getenv": environ.get,
+            "envs": Variables(environ),
+        }
         super().__init__(
+            known,
             __builtins__=builtins,
             __report__=report,
-            torch=TORCH,
-            math=math,
-            os=SimpleNamespace(environ={}, getenv=lambda name, default=None: default),
+            __imported__=lambda name: known.get(name, Anything(name)),
+            environ=environ,
+            getenv=environ.get,
             rocm_aiter_ops=SimpleNamespace(get_aiter_allreduce=lambda: wrapper),
         )
         for node in ast.walk(tree):
@@ -234,11 +443,22 @@ class _Names(dict):  # type: ignore[type-arg]
                 and not hasattr(builtins, node.id)
             ):
                 is_there = re.match(r"(is|on)_(hip|gfx)", node.id)
-                self[node.id] = (lambda *a, **k: True) if is_there else Anything()
+                self[node.id] = (lambda *a, **k: True) if is_there else Anything(node.id)
         for node in tree.body:
-            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                value = _constant(node.value, self)
-                if not isinstance(value, Anything):
-                    self[node.targets[0].id] = value
-            elif isinstance(node, ast.FunctionDef) and CHOOSES.search(node.name):
-                exec(compile(ast.unparse(_bare(node)), node.name, "exec"), self)
+            if isinstance(node, ast.FunctionDef) and (
+                _ASKED.search(node.name) or re.search("environ|getenv", ast.unparse(node))
+            ):
+                exec(_compiled(node), self)
+        for statement in _flat(tree.body):
+            if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+                target = (
+                    statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+                )
+                value = _constant(statement.value, self)
+                if isinstance(target, ast.Name) and not isinstance(value, Anything):
+                    self[target.id] = value
+
+
+def _flat(body: list[ast.stmt]) -> list[ast.stmt]:
+    """Return statements of module level with those inside ``try``."""
+    return [s for node in body for s in (node.body if isinstance(node, ast.Try) else [node])]

@@ -51,7 +51,7 @@ class Nothing:
 
 @dataclass(frozen=True)
 class Text:
-    """A string."""
+    """A string; ``env`` names the variable that it was read from."""
 
     value: str
     env: str = ""
@@ -97,7 +97,7 @@ class Mapping:
 class Number:
     """A constant. ``names`` are those it went by; ``kilo`` is 1 for a name in KB, 2 in MB.
 
-    ``env`` names a variable that would replace it.
+    ``env`` names the variable that it was read from.
     """
 
     value: Fraction | float
@@ -151,6 +151,12 @@ ELEMENTS = Size((1, 1, 0))
 ELEMENT_SIZE = Size((0, 0, 1))
 BYTES = Size((1, 1, 1))
 
+#: Numbers beyond this are not worked out; no limit of an engine comes near.
+_HUGE = 2**512
+
+#: A limit from here on is none: no tensor has as many bytes.
+UNLIMITED = 2**60
+
 _ARITHMETIC = {
     "+": operator.add,
     "-": operator.sub,
@@ -162,7 +168,9 @@ _ARITHMETIC = {
 
 
 def number(value: float, *names: str) -> Number:
-    """Return a constant."""
+    """Return a constant; a whole number that nothing reaches is infinite."""
+    if isinstance(value, int) and abs(value) > _HUGE:
+        value = math.copysign(math.inf, value > 0 or -1)
     exact = value if isinstance(value, float) and not math.isfinite(value) else Fraction(value)
     return Number(exact, frozenset(names))
 
@@ -194,11 +202,11 @@ def arithmetic(op: str, left: Symbol, right: Symbol) -> Symbol | None:
     """Return ``left op right``, or None when it is not a value this module knows."""
     if isinstance(left, Number) and isinstance(right, Number):
         return _of_numbers(op, left, right)
-    if isinstance(left, Number) and isinstance(right, Size):
+    if isinstance(left, Number) and isinstance(right, Size) and math.isfinite(left.value):
         left = Size((0, 0, 0), Fraction(left.value), names=left.names)
     if isinstance(right, Number) and isinstance(left, Size) and math.isfinite(right.value):
         right = Size((0, 0, 0), Fraction(right.value), names=right.names)
-    if not isinstance(left, Size) or not isinstance(right, Size) or right.factor == 0:
+    if not isinstance(left, Size) or not isinstance(right, Size) or not left.factor * right.factor:
         return None
     if op == "*" and not left.floored and not right.floored:
         return Size(_add(left.powers, right.powers), left.factor * right.factor)
@@ -220,20 +228,29 @@ def arithmetic(op: str, left: Symbol, right: Symbol) -> Symbol | None:
 def _of_numbers(op: str, left: Number, right: Number) -> Number | None:
     a: Any = left.value
     b: Any = right.value
+    if op in ("<<", ">>", "**") and not _small(a, b):
+        return None
     if op in ("<<", ">>"):
         b = Fraction(2) ** int(b)
         op = "*" if op == "<<" else "//"
-    if op == "**":
-        return Number(Fraction(a) ** int(b)) if b == int(b) and abs(b) < 64 else None
-    if op not in _ARITHMETIC or (b == 0 and op in ("/", "//", "%")):
+    try:
+        result = Fraction(a) ** int(b) if op == "**" else _ARITHMETIC[op](a, b)
+        exact = result if isinstance(result, float) else Fraction(result)
+    except (ArithmeticError, ValueError, KeyError):
         return None
-    result = _ARITHMETIC[op](a, b)
-    exact = result if isinstance(result, float) else Fraction(result)
+    if isinstance(exact, Fraction) and max(abs(exact.numerator), exact.denominator) > _HUGE:
+        return None
     kilo = max(left.kilo, right.kilo)
     if op == "*":
         plain = b if left.kilo else a
-        kilo -= {1000: 1, 1024: 1, 10**6: 2, 2**20: 2}.get(int(plain), 0) if kilo else 0
+        kilo -= {1000: 1, 1024: 1, 10**6: 2, 2**20: 2}.get(plain, 0) if kilo else 0
     return Number(exact, left.names | right.names, max(kilo, 0), left.env or right.env)
+
+
+def _small(base: Any, exponent: Any) -> bool:
+    """Tell whether a power or a shift can be worked out: whole, and of few digits."""
+    whole = math.isfinite(exponent) and exponent == int(exponent) and abs(exponent) <= 256
+    return bool(whole and math.isfinite(base) and abs(base) < 2**64)
 
 
 def comparison(op: str, left: Symbol, right: Symbol) -> Condition | None:
@@ -257,12 +274,13 @@ def comparison(op: str, left: Symbol, right: Symbol) -> Condition | None:
         return None
     if op in ("in", "not in") and isinstance(right, Items | Mapping):
         return _member(op, left, right)
-    if op in ("is", "is not", "==", "!=") and Nothing() in (_plain(left), _plain(right)):
-        if isinstance(left, Unknown) or isinstance(right, Unknown):
-            return None
-        return Always((_plain(left) == _plain(right)) == (op in ("is", "==")))
-    if isinstance(left, Text) and isinstance(right, Text) and op in ("==", "!="):
-        return Always((left.value == right.value) == (op == "=="))
+    if op in ("is", "is not", "==", "!="):
+        known = _same(left, right)
+        if known is not None:
+            return Always(known == (op in ("is", "==")))
+    if isinstance(left, Text) and isinstance(right, Text) and op in ("==", "!=", "in", "not in"):
+        same = left.value in right.value if "in" in op else left.value == right.value
+        return Always(same == (op in ("==", "in")))
     return None
 
 
@@ -286,8 +304,23 @@ _MIRROR = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _TRUTH = {**OPERATORS, "is": operator.eq, "is not": operator.ne}
 
 
-def _plain(value: Symbol) -> Symbol:
-    return Nothing() if isinstance(value, Nothing) else value
+def _same(left: Symbol, right: Symbol) -> bool | None:
+    """Tell whether None, True or False is the other value; None where that is not known."""
+    if isinstance(left, Unknown) or isinstance(right, Unknown):
+        return None
+    if isinstance(left, Nothing) or isinstance(right, Nothing):
+        return isinstance(left, Nothing) and isinstance(right, Nothing)
+    if isinstance(left, Always) and isinstance(right, Always):
+        return left.value == right.value
+    return None
+
+
+def same_constant(left: Symbol, right: Symbol) -> bool:
+    """Tell whether two constants are equal, wherever they came from."""
+    for kind in (Number, Text, Always):
+        if isinstance(left, kind) and isinstance(right, kind):
+            return bool(left.value == right.value)
+    return isinstance(left, Nothing) and isinstance(right, Nothing)
 
 
 def _add(a: tuple[int, int, int], b: tuple[int, int, int], sign: int = 1) -> tuple[int, int, int]:
@@ -296,9 +329,10 @@ def _add(a: tuple[int, int, int], b: tuple[int, int, int], sign: int = 1) -> tup
 
 def _member(op: str, left: Symbol, right: Items | Mapping) -> Condition | None:
     values = right.values if isinstance(right, Items) else tuple(k for k, _ in right.items)
-    if isinstance(left, Number):
-        inside = any(isinstance(v, Number) and v.value == left.value for v in values)
-        return Always(inside == (op == "in"))
+    if isinstance(left, Number | Text | Nothing):
+        known = all(isinstance(v, Number | Text | Nothing | Always) for v in values)
+        inside = any(same_constant(v, left) for v in values)
+        return Always(inside == (op == "in")) if inside or known else None
     numbers = [int(v.value) for v in values if isinstance(v, Number)]
     plain = (
         isinstance(left, Size)
@@ -314,7 +348,10 @@ def _size_against(op: str, size: Size, limit: Fraction | float) -> Condition | N
     if op not in _TRUTH or size.factor <= 0:
         return None
     holds = _TRUTH[op]
-    if not math.isfinite(limit):
+    if math.isnan(limit):
+        return None
+    if not 0 <= limit < UNLIMITED * size.factor:
+        # Below every size, or above every size.
         return Always(bool(holds(0, limit)))
     limit = Fraction(limit)
     if size.powers == (0, 0, 1):

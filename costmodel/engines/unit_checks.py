@@ -48,7 +48,7 @@ def check(module: Module, dispatch: DispatchFunction) -> list[UnitMismatch]:
     """Return what does not fit in the comparisons that a rule rests on, in the order of lines."""
     comments = _comments(module.text)
     mismatches: dict[tuple[str, int], UnitMismatch] = {}
-    for comparison in dispatch.decisive:
+    for comparison in (*dispatch.decisive, *dispatch.overriding):
         for one in (
             _kilo(comparison),
             _elements(comparison),

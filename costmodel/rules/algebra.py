@@ -43,6 +43,9 @@ from .condition import (
 )
 from .schemas import ConditionRecord
 
+#: No number in a rule from a file is larger: far above any size, and a whole number of 64 bits.
+LARGEST = 1 << 52
+
 
 @dataclass(frozen=True)
 class All(Condition):
@@ -357,6 +360,11 @@ def from_json(record: ConditionRecord) -> Condition:
     op, operand = value
     if key == "kernel_version":
         return KernelVersion(op, operand)
+    numbers = [operand]
+    if isinstance(operand, dict | list):
+        numbers = [*(operand.values() if isinstance(operand, dict) else operand)]
+    if any(isinstance(number, int) and abs(number) > LARGEST for number in numbers):
+        raise InputError(f"{key}: a number beyond 2^52, which no call can have")
     if isinstance(operand, dict):
         return Bytes.of(operand, op)
     if (op in ("in", "not in")) != isinstance(operand, list):

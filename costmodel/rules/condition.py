@@ -23,6 +23,7 @@ class                    JSON                                                   
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -195,6 +196,10 @@ class Member(Condition):
     def __post_init__(self) -> None:
         if self.quantity not in ("hidden_dim", "world_size", "dtype"):
             raise InputError(f"a rule cannot ask for a set of '{self.quantity}'")
+        for value in self.values:
+            named = isinstance(value, int) or re.fullmatch(r"[A-Za-z0-9_]{1,32}", value)
+            if not named:
+                raise InputError(f"a rule asks for dtype {str(value)[:40]!a}, which is none")
 
     def holds(self, calls: Calls) -> Truth:
         if self.quantity == "dtype":

@@ -20,8 +20,7 @@ def text(one: Audit, hidden_dims: Sequence[int], dtype: str, layers: int | None)
             lines.append("  not where the known releases keep it: make sure that it is in force")
         if installed.known_as:
             lines.append(f"  the same as rule '{installed.known_as}'")
-        if installed.overrides:
-            lines.append(f"  unless set otherwise by {', '.join(installed.overrides)}")
+        lines += [f"  {installed.file}:{o.line}: {o.words()}" for o in installed.overrides]
         lines += [f"  could not be read, taken as met: {a}" for a in installed.assumed]
         lines += [f"  {installed.file}:{f.line}: {f.text}" for f in installed.findings]
     lines += ["", f"largest 1-stage batch in {dtype}, by hidden size:"]

@@ -1,0 +1,79 @@
+"""Emitted code as the engines' formatter leaves it, and without needless signs."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from emitted import PROVENANCE, RULES, emit
+from engines.shapes import SHAPES
+
+from costmodel.engines import patch as engine
+from costmodel.engines import templates
+from costmodel.engines.call_sites import serving_engine
+from costmodel.engines.kernel_version import asked_for
+from costmodel.engines.source import open_trees
+from costmodel.rules import ENGINES, catalogue
+
+FIELD = {name: catalogue.named(name) for name in ("aiter", "vllm", "sglang-gpt-oss")}
+
+
+def formatted(text, tmp_path, width=88):
+    """Return a source as ruff formats it, with the settings of the engines."""
+    file = tmp_path / "formatted.py"
+    file.write_text(text)
+    ruff = shutil.which("ruff") or f"{sys.prefix}/bin/ruff"
+    command = [ruff, "format", "--isolated", f"--line-length={width}", str(file)]
+    subprocess.run(command, check=True, capture_output=True)
+    return file.read_text()
+
+
+@pytest.mark.parametrize("version", ["0.1.11", "0.1.16", "0.1.20"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_patch_is_formatted(shape, version, tmp_path):
+    root = SHAPES[shape].package(tmp_path)
+    (tree,) = open_trees(root)
+    name = emit(root, RULES["recommended"]).file
+    # The small sources are wider; the engine's own are formatted to 88 columns.
+    file = root / name
+    file.write_text(formatted(file.read_text(), tmp_path))
+    for rule in {**RULES, **FIELD}.values():
+        meant = asked_for(version)
+        text = engine.patch(tree, rule, PROVENANCE, meant.kernel, running=meant).patched
+        assert formatted(text, tmp_path) == text
+        code = ast.unparse(ast.parse(text))
+        assert "((" not in re.sub(r"\w\(\(", "(", code)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("rule", RULES)
+def test_every_snippet_is_formatted_where_it_belongs(name, rule, tmp_path):
+    for version in ("0.1.11", "0.1.16", "0.1.20"):
+        meant = asked_for(version).kernel
+        whole = engine.snippet(serving_engine(name), RULES[rule], PROVENANCE, meant).patched
+        marks = (templates.BEGIN, templates.END)
+        lines = [x for x in whole.lstrip().splitlines(True) if x.strip() not in marks]
+        text = "".join(lines)
+        assert formatted(text, tmp_path) == text
+
+
+def test_nothing_is_bracketed_twice(tmp_path):
+    for shape in SHAPES:
+        for rule in {**RULES, **FIELD}.values():
+            text = emit(SHAPES[shape].package(tmp_path / shape), rule).text
+            added = [x[1:] for x in text.splitlines() if x.startswith("+") and "#" not in x]
+            assert not any(re.search(r"(?<!\w)\(\(|,\s*\)|,\s*\]", x) for x in added), added
+
+
+def test_brackets_of_a_replaced_comparison_go_with_it(tmp_path):
+    root = SHAPES["aiter_forced"].package(tmp_path)
+    file = root / emit(root, RULES["recommended"]).file
+    old = "total_bytes <= LIMIT // self.world_size if"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, f"({old[:-3]}) if"))
+    text = emit(root, RULES["recommended"]).patched
+    assert "use_1stage = fits_1stage if FORCED is None" in text
