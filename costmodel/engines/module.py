@@ -26,9 +26,9 @@ class Module:
         """Parse a file; raise :class:`InputError` with file and line for a syntax error."""
         try:
             return cls(name, text, ast.parse(text))
-        except (SyntaxError, ValueError, RecursionError) as error:
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             at = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-            what = error.msg if isinstance(error, SyntaxError) else error
+            what = error.msg if isinstance(error, SyntaxError) else error or "nested too deeply"
             raise InputError(f"{name}{at}: not valid Python: {what}") from None
 
     def function(self, qualified: str) -> tuple[Function, ast.ClassDef | None] | None:

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
+from ..units import MIB
 from .call_sites import SERVING_ENGINES, ServingEngine
+
+#: Largest source file that is read, and most bytes of sources that are searched: several times
+#: those of SGLang and vLLM (0.4 MB and 45 MB).
+MAX_FILE = 4 * MIB
+MAX_SEARCHED = 256 * MIB
+
+#: What reading a damaged or hostile archive raises, beside OSError.
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError,
+    NotImplementedError, OverflowError,
+)  # fmt: skip
 
 _VERSION_FILES = ("_version.py", "version.py")
 _STATED = re.compile(
-    r"""^(?:Version: *|(?:__version__|version)\b[^'"\n]*['"])([^\s'"]+)""", re.MULTILINE
+    r"""^(?:Version: *|(?:__version__|version)\b[^'"\n]{0,80}['"])([\w.+!-]{1,64})(?=['"\s]|$)""",
+    re.MULTILINE | re.ASCII,
 )
 
 
@@ -36,43 +53,54 @@ class Tree:
         return f"{self.inside}/{file}" if self.inside else file
 
     def read(self, name: str) -> str | None:
-        """Return the text of a file (line ends as they are), or None when there is none."""
+        """Return the text of a file (line ends as they are), or None when there is none.
+
+        Raises :class:`InputError` for one that is no regular file, too large, or not text.
+        """
         if self.kind == "wheel":
             with _wheel(self.path) as archive:
-                try:
-                    data = archive.read(name)
-                except KeyError:
-                    return None
-                except (zipfile.BadZipFile, OSError) as error:
-                    raise InputError(f"{self.path}: {name}: unreadable: {error}") from None
+                data = _member(archive, self.path, name)
         else:
-            try:
-                data = (self.path / name).read_bytes()
-            except FileNotFoundError:
-                return None
-            except OSError as error:
-                raise InputError(f"{self.path / name}: {error.strerror}") from None
+            data = _content(self.path / name)
+        if data is None:
+            return None
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError:
             raise InputError(f"{self.path}: {name}: not UTF-8 text") from None
 
     def search(self, pattern: str) -> Iterator[tuple[str, str]]:
-        """Yield (name, text) of the package's Python files that contain a regular expression."""
+        """Yield (name, text) of the package's Python files that contain a regular expression.
+
+        Files that cannot be read are passed over; the search ends after :data:`MAX_SEARCHED` bytes.
+        """
         wanted = re.compile(pattern.encode())
+        searched = 0
+        for name, data in self._files():
+            searched += len(data)
+            if wanted.search(data):
+                yield name, data.decode("utf-8", "replace")
+            if searched > MAX_SEARCHED:
+                return
+
+    def _files(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the package's Python files that can be read."""
         if self.kind == "wheel":
             with _wheel(self.path) as archive:
-                start = f"{self.inside}/"
                 for name in archive.namelist():
-                    if name.startswith(start) and name.endswith(".py"):
-                        data = archive.read(name)
-                        if wanted.search(data):
-                            yield name, data.decode("utf-8", "replace")
+                    if name.startswith(f"{self.inside}/") and name.endswith(".py"):
+                        try:
+                            yield name, _member(archive, self.path, name) or b""
+                        except InputError:
+                            continue
             return
-        for file in sorted((self.path / self.inside).rglob("*.py")):
-            data = file.read_bytes()
-            if wanted.search(data):
-                yield file.relative_to(self.path).as_posix(), data.decode("utf-8", "replace")
+        for folder, inner, names in os.walk(self.path / self.inside):
+            inner.sort()
+            for file in sorted(Path(folder) / n for n in names if n.endswith(".py")):
+                try:
+                    yield file.relative_to(self.path).as_posix(), _content(file) or b""
+                except InputError:
+                    continue
 
 
 def open_trees(path: str | Path) -> list[Tree]:
@@ -143,7 +171,8 @@ def _in_wheel(path: Path) -> list[Tree]:
                 continue
             stated = [n for n in names if re.fullmatch(r"[^/]+\.dist-info/METADATA", n)]
             stated += [n for f in _VERSION_FILES if (n := f"{package}/{f}") in names]
-            texts = [archive.read(n).decode("utf-8", "replace") for n in stated]
+            read = (_member(archive, path, n) for n in stated)
+            texts = [data.decode("utf-8", "replace") for data in read if data]
             trees.append(Tree(path, engine, package, "wheel", _version(texts)))
     return trees
 
@@ -151,9 +180,52 @@ def _in_wheel(path: Path) -> list[Tree]:
 def _wheel(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except (*_DAMAGED, OSError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: not a readable wheel: {reason}") from None
+        raise InputError(f"{path}: not a readable wheel: {_line(reason)}") from None
+
+
+def _member(archive: zipfile.ZipFile, path: Path, name: str) -> bytes | None:
+    """Return a file of a wheel, None where there is none; refuse what no wheel would hold."""
+    try:
+        info = archive.getinfo(name)
+    except KeyError:
+        return None
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputError(f"{path}: {name}: unreadable: compressed as no wheel is")
+    try:
+        with archive.open(info) as stream:
+            # What the archive says of its size may be wrong.
+            data = stream.read(MAX_FILE + 1)
+    except (*_DAMAGED, OSError) as error:
+        raise InputError(f"{path}: {name}: unreadable: {_line(error)}") from None
+    return _of_size(data, f"{path}: {name}")
+
+
+def _content(file: Path) -> bytes | None:
+    """Return a file's bytes, None where there is none; a pipe or a device is never opened."""
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise InputError(f"{file}: not a regular file")
+        with file.open("rb") as stream:
+            return _of_size(stream.read(MAX_FILE + 1), str(file))
+    except FileNotFoundError:
+        if file.is_symlink():
+            raise InputError(f"{file}: a link to a file that is not there") from None
+        return None
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}") from None
+
+
+def _of_size(data: bytes, where: str) -> bytes:
+    if len(data) > MAX_FILE:
+        raise InputError(f"{where}: larger than {MAX_FILE // MIB} MiB; a source file is smaller")
+    return data
+
+
+def _line(reason: object) -> str:
+    """Return a reason in one printable line."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(reason)).split())[:200]
 
 
 def _is_package(engine: ServingEngine, present: list[str]) -> bool:
@@ -175,6 +247,6 @@ def _version(texts: list[str]) -> str:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        return (_content(path) or b"").decode("utf-8", "replace")
+    except InputError:
         return ""
