@@ -29,7 +29,7 @@ Command = Callable[..., Any]
 #: receive them under.
 Asked = dict[str, Any]
 
-OP = options.op_option("fused or plain all-reduce, or separate ops.")
+OP = options.op_option()
 DTYPE = click.option(
     "--dtype", type=options.DTYPE,
     help=f"{', '.join(ELEMENT_BYTES)}.  [default: the model's, or bf16]",
