@@ -57,22 +57,26 @@ class Tree:
         except UnicodeDecodeError:
             raise InputError(f"{self.path}: {name}: not UTF-8 text") from None
 
-    def search(self, pattern: str) -> Iterator[tuple[str, str]]:
-        """Yield (name, text) of the package's Python files that contain a regular expression."""
+    def search(self, pattern: str, files: str = "") -> Iterator[tuple[str, str]]:
+        """Yield (name, text) of the package's Python files that contain a regular expression.
+
+        ``files`` is one that their names must contain.
+        """
         wanted = re.compile(pattern.encode())
+        named = re.compile(files)
         if self.kind == "wheel":
             with _wheel(self.path) as archive:
                 start = f"{self.inside}/"
                 for name in archive.namelist():
-                    if name.startswith(start) and name.endswith(".py"):
+                    if name.startswith(start) and name.endswith(".py") and named.search(name):
                         data = archive.read(name)
                         if wanted.search(data):
                             yield name, data.decode("utf-8", "replace")
             return
         for file in sorted((self.path / self.inside).rglob("*.py")):
-            data = file.read_bytes()
-            if wanted.search(data):
-                yield file.relative_to(self.path).as_posix(), data.decode("utf-8", "replace")
+            name = file.relative_to(self.path).as_posix()
+            if named.search(name) and wanted.search(data := file.read_bytes()):
+                yield name, data.decode("utf-8", "replace")
 
 
 def open_trees(path: str | Path) -> list[Tree]:
