@@ -56,6 +56,10 @@ OBJECTIVE = click.option(
     help=f"The regret that cutoffs minimise: {', '.join(OBJECTIVES)} (of calls within a factor of "
     "two of the cutoff, of the call that loses most).",
 )  # fmt: skip
+BATCH_INVARIANT = click.option(
+    "--batch-invariant", is_flag=True,
+    help="One kernel for every size, so that no result depends on the batch, with its price.",
+)  # fmt: skip
 
 
 def setting_options(command: Command) -> Command:
