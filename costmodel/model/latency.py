@@ -342,12 +342,11 @@ def parts_of_sum(
 
 def read_floor_us(geometry: LinkGeometry, costs: LinkCosts) -> Any:
     """Return F, the least time in which a kernel's workgroups read what they read in a phase."""
-    read = np.maximum(geometry.workgroup_bytes, 1.0)
-    if read.ndim != 1:
-        return costs.read_floor_us * (read / FLOOR_BYTES) ** costs.read_floor_growth
     # Many calls read alike, and a power of two arrays is dear.
-    alike, where = np.unique(read, return_inverse=True)
-    return (costs.read_floor_us * (alike / FLOOR_BYTES) ** costs.read_floor_growth)[..., where]
+    read, which = geometry.distinct_reads
+    relative = np.maximum(read, 1.0) / FLOOR_BYTES
+    floor = costs.read_floor_us * relative**costs.read_floor_growth
+    return floor[..., which] if which.ndim else floor
 
 
 def smooth_maximum(*parts: Any, power: float = 4.0) -> Any:
