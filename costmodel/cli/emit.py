@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,13 +17,23 @@ from ..decide.objective import MEAN
 from ..decide.recommendation import recommend
 from ..errors import InputError, nearest
 from ..files import check_free, json_text
-from ..model.shape import FUSED, WORLD_SIZES, op_key, read_op
+from ..model.shape import FUSED, SEPARATE_OPS, WORLD_SIZES, op_key, read_op
 from ..rules import ENGINES
 from ..rules.evidence import Provenance
 from ..rules.rule import Rule
 from . import options, question
 
+if TYPE_CHECKING:
+    from ..engines.kernel_version import RunningKernel
+    from ..engines.source import Tree
+
 TARGETS = (*ENGINES, "env", "json", "table")
+
+AITER = click.option(
+    "--aiter-version", default="", metavar="VERSION",
+    help="Whose kernels run: a release, a commit that an image pins, or unknown.  "
+    "[default: what --source says, else the newest]",
+)  # fmt: skip
 
 
 @click.command()
@@ -35,7 +48,7 @@ TARGETS = (*ENGINES, "env", "json", "table")
 )
 @click.option("--op", default="fused", show_default=True, help="The op whose rule is emitted.")
 @question.DTYPE
-@question.AITER
+@AITER
 @question.OTHERWISE
 @question.OBJECTIVE
 @click.option(
@@ -48,6 +61,9 @@ TARGETS = (*ENGINES, "env", "json", "table")
 @click.option(
     "--source", metavar="PATH", help="Package directory, checkout or wheel to make a diff from."
 )
+@click.option(
+    "--revert", is_flag=True, help="Make the diff that takes an applied patch out of --source."
+)
 @click.option("--out", metavar="FILE", help="Write here instead of to standard output.")
 @click.option("--tests", "tests_file", metavar="FILE", help="Write a test file of boundary cases.")
 @click.option("--force", is_flag=True, help="Overwrite --out and --tests.")
@@ -57,6 +73,7 @@ def command(
     hidden_set: bool,
     tp: tuple[int, ...],
     source: str | None,
+    revert: bool,
     out: str | None,
     tests_file: str | None,
     force: bool,
@@ -65,13 +82,15 @@ def command(
     """Write the recommended rule, or one of the field, where it belongs.
 
     For sglang, vllm and aiter: a snippet, or with --source a unified diff made from the source
-    that is there, with paths relative to PATH. For env: AITER's environment variables. For json
-    and table: the rule for programs and for people.
+    that is there, with paths relative to PATH. A diff over an applied one replaces it; --revert
+    takes it out. For env: AITER's environment variables. For json and table: the rule for programs
+    and for people.
 
     \b
     costmodel emit --for sglang --arch gfx950
     costmodel emit --for vllm --gpu MI355X --source ~/vllm --out rule.patch --tests test_rule.py
     patch -p1 -d ~/vllm < rule.patch && pytest test_rule.py
+    costmodel emit --for vllm --source ~/vllm --revert | patch -p1 -d ~/vllm
     costmodel emit --for table --rule vllm
     """
     wanted = wanted.lower()
@@ -87,16 +106,71 @@ def command(
             check_free(file, force)
     if out and tests_file and Path(out).resolve() == Path(tests_file).resolve():
         raise InputError(f"--out and --tests name the same file {out}")
-    command_line = _command_line(wanted, rule_name, hidden_set, tp, asked)
-    ran = kernels.aiter(asked["aiter_version"])
+    if revert:
+        _write(out, _reverted(wanted, source, tests_file, asked["op"]))
+        return
+    tree = _tree(wanted, source)
+    running = _running(asked["aiter_version"], tree)
+    command_line = _command_line(wanted, rule_name, hidden_set, tp, asked, running)
+    asked["aiter_version"] = running.kernel.version
     if rule_name:
         rule, provenance = _named(rule_name, hidden_set, asked), Provenance(command_line)
+        losses: list[str] = []
     else:
-        rule, provenance = _recommended(hidden_set, tp, dict(asked), command_line)
+        rule, provenance, losses = _recommended(hidden_set, tp, dict(asked), command_line)
     if wanted in ENGINES:
-        _emit_engine(wanted, rule, provenance, ran, source, out, tests_file)
+        separate = partial(_against_separate, rule_name, tp, asked)
+        emitted, written = _emit_engine(
+            wanted, rule, provenance, running, tree, source, out, tests_file, separate
+        )
+        notes = [*(losses if written else ()), *emitted]
     else:
-        _write(out, _listing(wanted, rule, provenance, ran, asked))
+        _write(out, _listing(wanted, rule, provenance, running.kernel, asked))
+        notes = losses
+    for note in notes:
+        click.echo(f"costmodel: note: {note}", err=True)
+
+
+def _tree(wanted: str, source: str | None) -> Tree | None:
+    from ..engines.call_sites import serving_engine
+    from ..engines.source import open_tree
+
+    return open_tree(source, serving_engine(wanted)) if source is not None else None
+
+
+def _running(version: str, tree: Tree | None) -> RunningKernel:
+    """Return the kernels that are meant: asked for, else the tree's, else the newest."""
+    from ..engines import kernel_version
+
+    if version.lower() == "unknown":
+        return kernel_version.unknown("asked for")
+    if version or tree is None:
+        return kernel_version.asked_for(version or kernels.LATEST)
+    return kernel_version.of_tree(tree)
+
+
+def _reverted(wanted: str, source: str | None, tests_file: str | None, op: str) -> str:
+    from ..engines.patch import revert
+
+    tree = _tree(wanted, source) if wanted in ENGINES else None
+    if tree is None or tests_file:
+        given = "not with --tests" if tests_file else "and needs --source"
+        raise InputError(f"--revert goes with --for {', '.join(ENGINES)} {given}")
+    return revert(tree, op_key(op))
+
+
+def _against_separate(
+    rule_name: str | None, tp: tuple[int, ...], asked: question.Asked
+) -> Rule | None:
+    """Return what would be recommended where separate ops are the alternative, if anything."""
+    if rule_name:
+        return None
+    try:
+        rule, _, _ = _recommended(False, tp, {**asked, "otherwise": SEPARATE_OPS}, "")
+    except InputError:
+        # No cutoff is identified against separate ops: the note says how to ask.
+        return None
+    return rule
 
 
 def _listing(
@@ -123,28 +197,42 @@ def _emit_engine(
     wanted: str,
     rule: Rule,
     provenance: Provenance,
-    ran: kernels.Kernel,
+    running: RunningKernel,
+    tree: Tree | None,
     source: str | None,
     out: str | None,
     tests_file: str | None,
-) -> None:
+    against_separate: Callable[[], Rule | None],
+) -> tuple[tuple[str, ...], bool]:
+    """Write the patch or the snippet, and its tests; return what to tell, and if it was written.
+
+    A rule that is in force is not written again.
+    """
     from ..engines import boundary_tests
     from ..engines import patch as engine
     from ..engines.call_sites import serving_engine
     from ..engines.reader import NotRecognisedError
-    from ..engines.source import open_tree
 
     target = serving_engine(wanted)
-    if source is None:
-        emitted = engine.snippet(target, rule, provenance, ran)
+    if tree is None:
+        emitted = engine.snippet(target, rule, provenance, running.kernel)
     else:
-        tree = open_tree(source, target)
         try:
-            emitted = engine.patch(tree, rule, provenance, ran)
+            emitted = engine.patch(
+                tree,
+                rule,
+                provenance,
+                running.kernel,
+                running=running,
+                against_separate=against_separate,
+            )
         except NotRecognisedError:
             # The rule is not lost: it goes to standard output, and the error says what was sought.
-            click.echo(engine.snippet(target, rule, provenance, ran).text, nl=False)
+            text = engine.snippet(target, rule, provenance, running.kernel).text
+            click.echo(text, nl=False)
             raise
+    if not emitted.text:
+        return emitted.notes, False
     tests = ""
     if tests_file:
         root = source if source and Path(source).is_dir() else ""
@@ -152,12 +240,10 @@ def _emit_engine(
         tests = boundary_tests.render(
             emitted.adapted, provenance, target, file, emitted.function, root or ""
         )
-    if emitted.text:
-        _write(out, emitted.text)
+    _write(out, emitted.text)
     if tests_file:
         _write(tests_file, tests)
-    for note in emitted.notes:
-        click.echo(f"costmodel: note: {note}", err=True)
+    return emitted.notes, True
 
 
 def _named(name: str, hidden_set: bool, asked: question.Asked) -> Rule:
@@ -173,8 +259,8 @@ def _named(name: str, hidden_set: bool, asked: question.Asked) -> Rule:
 
 def _recommended(
     hidden_set: bool, tp: tuple[int, ...], asked: question.Asked, command_line: str
-) -> tuple[Rule, Provenance]:
-    """Return the recommended rule and where it comes from; what it loses anywhere is said.
+) -> tuple[Rule, Provenance, list[str]]:
+    """Return the recommended rule, where it comes from, and what it loses anywhere, in words.
 
     The engine's guards join it from the source that is patched.
     """
@@ -184,18 +270,17 @@ def _recommended(
     rule = decision.unguarded_rule
     if hidden_set:
         rule = rule.only_for(decision.hidden_set if workload is None else workload.hidden_dims())
-    for loss in decision.losses_by_hidden:
-        click.echo(
-            f"costmodel: note: at hidden {loss.hidden_dim}, TP{loss.world_size}, this cutoff is "
-            f"expected to lose {loss.loss_pct:.1f} % more on contested calls than one of its own "
-            "would",
-            err=True,
-        )
+    losses = [
+        f"at hidden {loss.hidden_dim}, TP{loss.world_size}, this cutoff is expected to lose "
+        f"{loss.loss_pct:.1f} % more on contested calls than one of its own would"
+        for loss in decision.losses_by_hidden
+    ]
     setting = decision.setting
-    return rule, Provenance(
+    provenance = Provenance(
         command_line, setting.calibration.id, setting.calibration.sha256, setting.arch,
         setting.gpu, decision.evidence,
     )  # fmt: skip
+    return rule, provenance, losses
 
 
 def _command_line(
@@ -204,9 +289,15 @@ def _command_line(
     hidden_set: bool,
     tp: tuple[int, ...],
     asked: question.Asked,
+    running: RunningKernel,
 ) -> str:
-    """Return the command that gives the same rule again, without where the output goes."""
-    op, version = asked["op"], asked["aiter_version"]
+    """Return the command that gives the same rule again, without where the output goes.
+
+    The AITER that a tree runs is named where the newest would give another rule.
+    """
+    op, newest = asked["op"], kernels.aiter()
+    same = replace(running.kernel, version=newest.version) == newest
+    version = asked["aiter_version"] or ("" if same else running.stated or "unknown")
     given = {
         "--for": wanted,
         "--rule": rule_name,

@@ -178,6 +178,23 @@ def first_release(feature: str) -> str:
 
 
 @cache
+def values(feature: str) -> tuple[int, ...]:
+    """Return the whole numbers that a feature of ``aiter_kernels.csv`` has had."""
+    rows = (row for row in facts.rows("aiter_kernels.csv") if row["feature"] == feature)
+    return tuple(int(row["value"]) for row in rows if row["value"])
+
+
+@cache
+def lifted(feature: str) -> str:
+    """Return the AITER release that took a limit of ``aiter_kernels.csv`` away."""
+    return next(
+        row["since_release"]
+        for row in facts.rows("aiter_kernels.csv")
+        if row["feature"] == feature and not row["value"]
+    )
+
+
+@cache
 def at_date(family: str, date: str, norm_kernel: str = "") -> Kernel:
     """Return a family's kernels as they stood on the development branch at an ISO date."""
     on = {}

@@ -23,8 +23,17 @@ def lines(adapted: Adapted, provenance: Provenance, engine: str) -> list[str]:
             out.append(f"TP{n}: {why}; the cutoff that stood here is kept.")
         else:
             out.append(f"TP{n}: {cutoff_words(rule, n)}{_evidence(provenance, n)}.")
-    out.append(f"Reproduce: {provenance.command}")
+    asked = _asked(adapted)
+    if asked:
+        out.append(f"All only where {'; '.join(asked)}.")
+    out.append(f"For {adapted.releases()}.")
+    out.append(reproduce(provenance))
     return out
+
+
+def reproduce(provenance: Provenance) -> str:
+    """Return the last paragraph of every comment: the command that gives the rule again."""
+    return f"Reproduce: {provenance.command}"
 
 
 def origin(rule: Rule, provenance: Provenance) -> str:
@@ -60,8 +69,10 @@ def as_comment(paragraphs: list[str], indent: int, width: int = 88) -> list[str]
             # A command stays on one line, so that it can be pasted.
             out.append(f"{'':{indent}}# {paragraph}")
             continue
-        # A number keeps its unit on the line.
-        bound = re.sub(r" (?=(?:KiB|MiB|B)\b)", "\u00a0", paragraph)
+        # A number keeps its unit, and a comparison its number, on the line.
+        bound = re.sub(
+            r" (?=(?:KiB|MiB|B)\b)| (?=[<>=]=? \d)|(?<=[<>=]) (?=\d)", "\u00a0", paragraph
+        )
         out += textwrap.wrap(
             bound,
             width,
@@ -71,6 +82,12 @@ def as_comment(paragraphs: list[str], indent: int, width: int = 88) -> list[str]
             break_on_hyphens=False,
         )
     return [line.replace("\u00a0", " ") for line in out]
+
+
+def _asked(adapted: Adapted) -> list[str]:
+    """Return what the rule asks at every world size besides bytes, in words."""
+    first, *rest = (adapted.asked(n) for n in WORLD_SIZES)
+    return [f.words() for f in first if all(f in others for others in rest)]
 
 
 def _evidence(provenance: Provenance, world_size: int) -> str:

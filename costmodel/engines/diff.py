@@ -30,7 +30,7 @@ class Edit:
 def apply(text: str, edits: Iterable[Edit]) -> str:
     """Return the text with every edit made; line ends in edits become those of the text."""
     lines = [line.encode() for line in split_lines(text)]
-    newline = "\r\n" if "\r\n" in text else "\n"
+    newline = newline_of(text)
     for edit in sorted(edits, key=lambda e: e.start, reverse=True):
         (first, left), (last, right) = edit.start, edit.end
         new = edit.text.replace("\n", newline).encode()
@@ -49,6 +49,11 @@ def unified(before: str, after: str, name: str) -> str:
         # A last line without a line end is marked as patch expects it.
         out.append(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n")
     return "".join(out)
+
+
+def newline_of(text: str) -> str:
+    """Return the line end that a text uses."""
+    return "\r\n" if "\r\n" in text else "\n"
 
 
 def split_lines(text: str) -> list[str]:

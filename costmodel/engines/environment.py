@@ -28,6 +28,12 @@ _WARNING = (
 )
 
 
+_FORCED = (
+    "AITER_AR_1STAGE forces the fused fp8 and MXFP4 ops too, not only the plain norm whose rule "
+    "this is."
+)
+
+
 def script(rule: Rule, provenance: Provenance, kernel: Kernel) -> str:
     """Return a POSIX shell script that exports the rule for the TP given in ``$TP``.
 
@@ -45,7 +51,8 @@ def script(rule: Rule, provenance: Provenance, kernel: Kernel) -> str:
     paragraphs = [
         comment.origin(rule, provenance),
         _WARNING.format(first=FIRST, last=LAST_SEEN),
-        f"Reproduce: {provenance.command}",
+        _FORCED,
+        comment.reproduce(provenance),
     ]
     unsaid = [f.words() for f in factors(condition.at(claimed[0])) if not is_byte_limit(f)]
     if unsaid:

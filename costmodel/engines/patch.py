@@ -1,8 +1,13 @@
-"""A rule in an engine's own idiom: as a patch of the source that is there, or as a snippet."""
+"""A rule in an engine's own idiom: as a patch of the source that is there, or as a snippet.
+
+A patch over an applied one starts from the original lines, which the applied one carries; so a
+second patch replaces the first, and :func:`revert` takes it away.
+"""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..data.kernels import Kernel
@@ -11,10 +16,14 @@ from ..model.shape import FUSED
 from ..rules.adapt import Adapted, adapt
 from ..rules.algebra import asks_for_mesh, on_full_mesh
 from ..rules.boundary import first_difference
+from ..rules.condition import Condition
 from ..rules.evidence import Provenance
+from ..rules.outside import writable
 from ..rules.rule import Rule
-from . import comment, diff, templates
+from . import applied, comment, description, diff, remarks, templates
 from .call_sites import ServingEngine
+from .consumers import consumers
+from .kernel_version import RunningKernel, asked_for
 from .module import Module
 from .reader import DispatchFunction, NotRecognisedError, find_dispatch, read_dispatch
 from .rewrite import edits
@@ -23,7 +32,7 @@ from .source import Tree
 
 @dataclass(frozen=True)
 class Emitted:
-    """A rule as emitted: ``text`` is the diff or the snippet.
+    """A rule as emitted: ``text`` is the diff or the snippet, "" where the rule is in force.
 
     ``adapted`` is the rule as it will be in force; ``file`` and ``function`` say where it stands,
     relative to the tree for a diff; ``patched`` is the whole file after the change.
@@ -37,35 +46,89 @@ class Emitted:
     notes: tuple[str, ...]
 
 
-def patch(tree: Tree, rule: Rule, provenance: Provenance, kernel: Kernel) -> Emitted:
+class _Original(Tree):
+    """A tree as it was before costmodel's patch of one op."""
+
+    op: str = FUSED
+
+    def read(self, name: str) -> str | None:
+        """Return the text of a file, with the patch of the op taken out."""
+        text = super().read(name)
+        before = applied.original(text, name, self.op) if text is not None else None
+        return text if before is None else before
+
+
+def patch(
+    tree: Tree,
+    rule: Rule,
+    provenance: Provenance,
+    kernel: Kernel,
+    *,
+    running: RunningKernel | None = None,
+    against_separate: Callable[[], Rule | None] = lambda: None,
+) -> Emitted:
     """Return the unified diff that puts ``rule`` into an engine's tree.
 
-    The changed source is read back and must decide as the rule does on every boundary. Raises
-    :class:`NotRecognisedError`, naming what was looked for, when the tree's function is of a shape
-    that cannot be changed safely.
+    ``running`` says which AITER the tree runs and how that is known, ``against_separate`` what
+    would be recommended where separate ops are the alternative. The changed source is read back
+    and must decide as the rule does on every boundary. Raises :class:`NotRecognisedError`, naming
+    what was looked for, when the tree's function is of a shape that cannot be changed safely.
     """
-    module, dispatch = find_dispatch(tree, rule.op)
+    running = running or asked_for(kernel.version)
+    module, dispatch = find_dispatch(_unpatched(tree, rule.op), rule.op)
+    writable(module.name, "a file of the tree")
+    writable(tree.version, "the tree's version")
+    installed = tree.read(module.name) or module.text
     adapted = adapt(rule, dispatch.condition, kernel)
-    patched = _changed(module, dispatch, adapted, provenance, tree.engine.title)
-    hunks = diff.unified(module.text, patched, module.name)
-    notes = adapted.notes(tree.engine.title)
-    if not hunks:
-        notes.append("the rule is already in force; the diff is empty")
-    for note in dispatch.overrides:
-        notes.append(f"the environment variable {note} still overrides the rule")
-    notes += _one_gpu(tree.engine, provenance)
+    if _in_force(Module.parse(module.name, installed), dispatch, adapted):
+        said = ("the rule is already in force; the diff is empty",)
+        return Emitted("", adapted, module.name, dispatch.name, installed, said)
+    changed = _changed(module, dispatch, adapted, provenance, tree.engine.title)
+    below = f"# {comment.reproduce(provenance)}"
+    patched = applied.marked(module.text, changed, rule.op, below)
+    found = description.notes(
+        adapted,
+        provenance,
+        tree.engine.title,
+        running=running,
+        overrides=dispatch.overrides,
+        concerned=consumers(tree, module, dispatch),
+        against_separate=against_separate,
+    )
     head = [
-        f"{tree.engine.title} {tree.version}: {adapted.rule.words()}".replace("  ", " "),
+        f"{tree.engine.title} {tree.version}: {adapted.rule.words()}".replace(" :", ":"),
+        "",
         *comment.lines(adapted, provenance, tree.engine.title),
-        *notes,
+        "",
+        *description.lines(found),
     ]
+    hunks = diff.unified(installed, patched, module.name)
     return Emitted(
-        text="\n".join(head) + "\n\n" + hunks if hunks else "",
+        text="\n".join(head) + "\n\n" + hunks,
         adapted=adapted,
         file=module.name,
         function=dispatch.name,
         patched=patched,
-        notes=tuple(notes),
+        notes=tuple(note.short for note in found if note.short),
+    )
+
+
+def revert(tree: Tree, op: str) -> str:
+    """Return the unified diff that takes the patch of an op's rule out of a tree again.
+
+    Raises :class:`InputError` where no patch is applied, and where its lines were changed since.
+    """
+    files = dict.fromkeys(tree.name(site.file) for site in tree.engine.call_sites)
+    moved = (name for name, _ in tree.search(applied.PATTERN))
+    for name in (*files, *moved):
+        text = tree.read(name)
+        before = applied.original(text, name, op) if text is not None else None
+        if text is not None and before is not None:
+            return diff.unified(text, before, name)
+    looked = ", ".join(files)
+    raise InputError(
+        f"{tree.path}: no patch of costmodel for {op} is applied here (looked in {looked}); one of "
+        "an older costmodel has no mark: take it out with git checkout or patch -R"
     )
 
 
@@ -82,19 +145,34 @@ def snippet(engine: ServingEngine, rule: Rule, provenance: Provenance, kernel: K
     module = Module.parse(f"<{engine.title}>", template.text)
     dispatch = read_dispatch(module, template.function)
     adapted = adapt(rule, dispatch.condition, kernel)
-    patched = _changed(module, dispatch, adapted, provenance, engine.title)
+    patched = module.text
+    if not _in_force(module, dispatch, adapted):
+        patched = _changed(module, dispatch, adapted, provenance, engine.title)
     site = engine.call_sites[0]
     body = patched.split(templates.BEGIN)[1].split(templates.END)[0]
-    notes = [*adapted.notes(engine.title), *_one_gpu(engine, provenance)]
+    made = f"for {kernel.title}; may run on {adapted.releases()}"
+    found = [
+        description.Note(made, made),
+        *(description.Note(note, note) for note in adapted.notes(engine.title)),
+        *description.one_gpu(engine.title, provenance),
+        description.batch_invariance(adapted),
+    ]
+    notes = [note.short for note in found]
     head = [
         f"# {engine.title}, {engine.checkout}/{site.file}",
         f"# {site.function}: {template.replaces}",
         *comment.as_comment([adapted.rule.words(), *notes], 0),
     ]
-    if templates.BEGIN in patched and patched == module.text:
+    if patched == module.text:
         head += comment.as_comment(comment.lines(adapted, provenance, engine.title), 0)
     text = "\n".join(head) + "\n" + textwrap.dedent(body.split("\n", 1)[1]).rstrip() + "\n"
     return Emitted(text, adapted, site.file, site.function, patched, tuple(notes))
+
+
+def _unpatched(tree: Tree, op: str) -> Tree:
+    original = _Original(tree.path, tree.engine, tree.inside, tree.kind, tree.version)
+    object.__setattr__(original, "op", op)
+    return original
 
 
 def _changed(
@@ -110,13 +188,10 @@ def _changed(
     if len(dispatch.followed) == 1:
         # The function asks a predicate beside it: that is where the rule stands.
         holder = read_dispatch(module, dispatch.followed[0], predicate=True)
-    text = diff.apply(module.text, edits(module, holder, adapted, lines))
+    changes = edits(module, holder, adapted, lines)
+    text = diff.apply(module.text, [*changes, *remarks.edits(module, holder, adapted, changes)])
     after = read_dispatch(Module.parse(module.name, text), dispatch.name, constant=True)
-    wanted, got = adapted.rule.condition, after.condition
-    if not asks_for_mesh(dispatch.condition):
-        # A communicator of more than two ranks disables itself without a full mesh.
-        wanted, got = on_full_mesh(wanted), on_full_mesh(got)
-    different = first_difference(Rule("wanted", wanted), Rule("got", got))
+    different = _difference(adapted, dispatch.condition, after.condition)
     if different is not None:
         raise NotRecognisedError(
             f"{module.name}:{dispatch.node.lineno}: {dispatch.name}: not recognised: "
@@ -125,8 +200,17 @@ def _changed(
     return text
 
 
-def _one_gpu(engine: ServingEngine, provenance: Provenance) -> list[str]:
-    """Say that the engine serves every GPU while a calibration is for one."""
-    if not provenance.gpu:
-        return []
-    return [f"{engine.title} runs this rule on every GPU; it is calibrated for {provenance.gpu}"]
+def _in_force(module: Module, dispatch: DispatchFunction, adapted: Adapted) -> bool:
+    """Tell whether a source decides as the rule already."""
+    there = read_dispatch(module, dispatch.name, constant=True)
+    return _difference(adapted, dispatch.condition, there.condition) is None
+
+
+def _difference(adapted: Adapted, asked: Condition, got: Condition) -> str | None:
+    """Return where a source decides otherwise than the rule, in words, or None."""
+    wanted = adapted.rule.condition
+    if not asks_for_mesh(asked):
+        # A communicator of more than two ranks disables itself without a full mesh.
+        wanted, got = on_full_mesh(wanted), on_full_mesh(got)
+    different = first_difference(Rule("wanted", wanted), Rule("got", got))
+    return different

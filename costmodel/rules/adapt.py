@@ -1,19 +1,29 @@
 """What a rule becomes inside an engine: the kernel's limits, and what stands there and must stay.
 
 The kernel's guards that the engine checks (dtype, packs, token cap, mesh) are kept: they say what
-the kernel takes, not when it is faster. World sizes that the rule makes no claim for keep the
-engine's cutoff. A hidden set is a choice and gives way to the rule's; where the rule has none, the
-kernel's own limit on the hidden size replaces it.
+the kernel takes, not when it is faster. Limits of the kernel version that no engine checks (a token
+cap that throws, a set of hidden sizes) join the rule at every world size, those that it makes no
+claim for included; there the engine's cutoff stays. A hidden set is a choice and gives way to the
+rule's; where the rule has none, the kernel's own limit on the hidden size replaces it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ..data import kernels
 from ..data.kernels import Kernel
 from ..errors import InputError
 from ..model.shape import WORLD_SIZES
-from .algebra import AnyOf, all_of, asks_for_mesh, by_world_size, factors, with_version
+from .algebra import (
+    AnyOf,
+    all_of,
+    asks_for_mesh,
+    by_world_size,
+    factors,
+    is_byte_limit,
+    with_version,
+)
 from .condition import Always, Compare, Condition, Member, OnFullMesh, WholePacks
 from .rule import Rule
 
@@ -47,14 +57,39 @@ def kernel_limits(kernel: Kernel) -> Condition:
 class Adapted:
     """A rule as it will be in force: ``rule``, and what was kept of the engine's own.
 
-    ``guards`` are the engine's that stay, ``unclaimed`` the world sizes that keep their cutoff,
-    ``hidden_set`` the installed hidden set that gives way, if there was one.
+    ``guards`` are the engine's that stay, ``limits`` the kernel's that join them, ``unclaimed``
+    the world sizes that keep their cutoff, ``hidden_set`` the installed hidden set that gives way,
+    if there was one; ``kernel`` is what runs below the rule.
     """
 
     rule: Rule
     guards: tuple[Condition, ...]
+    limits: tuple[Condition, ...]
     unclaimed: tuple[int, ...]
     hidden_set: Member | None
+    kernel: Kernel
+
+    @property
+    def caps_tokens(self) -> bool:
+        """Whether no batch above the token cap of any release reaches the 1-stage kernel."""
+        cap = token_cap()
+        return all(
+            Always(False) == here or any(_is_cap(f, cap) for f in factors(here))
+            for here in (self.rule.condition.at(n) for n in WORLD_SIZES)
+        )
+
+    def asked(self, world_size: int) -> list[Condition]:
+        """Return what the rule asks of a call at a world size besides its bytes."""
+        here = factors(self.rule.condition.at(world_size))
+        return [f for f in here if not is_byte_limit(f)]
+
+    def releases(self) -> str:
+        """Return in words on which AITER releases the rule may run."""
+        release, cap = kernels.lifted("fused_1stage_max_tokens"), token_cap()
+        throws = f"AITER before {release} throws above {cap} tokens"
+        if self.caps_tokens:
+            return f"AITER {kernels.first_release('fused_1stage')} and later ({throws})"
+        return f"AITER {release} and later only ({throws})"
 
     def notes(self, engine: str) -> list[str]:
         """Return what a reader must know about the difference to the rule that was asked for."""
@@ -86,6 +121,10 @@ def adapt(rule: Rule, installed: Condition, kernel: Kernel) -> Adapted:
     common = [f for f in common if all(f in factors(wanted.at(n)) for n in claimed)]
     if hidden_set and not any(_is_hidden_set(f) for f in common):
         common += [f for f in factors(validity(kernel)) if f not in guards]
+    limits = [f for f in factors(kernel_limits(kernel)) if not _is_kept(f, guards)]
+    if any(_is_hidden_set(f) for f in common):
+        limits = [f for f in limits if not _is_hidden_set(f)]
+    common += [f for f in limits if f not in common]
     cases = {}
     for n in WORLD_SIZES:
         own = wanted.at(n) if n in claimed else all_of(*_without(installed.at(n), hidden_set))
@@ -93,9 +132,28 @@ def adapt(rule: Rule, installed: Condition, kernel: Kernel) -> Adapted:
     return Adapted(
         rule=replace(rule, condition=by_world_size(cases)),
         guards=guards,
+        limits=tuple(limits),
         unclaimed=tuple(n for n in WORLD_SIZES if n not in claimed),
         hidden_set=hidden_set if isinstance(hidden_set, Member) else None,
+        kernel=kernel,
     )
+
+
+def token_cap() -> int:
+    """Return the smallest number of tokens above which some release's 1-stage kernel throws."""
+    return min(kernels.values("fused_1stage_max_tokens"))
+
+
+def _is_kept(limit: Condition, guards: tuple[Condition, ...]) -> bool:
+    """Tell whether a guard that stays asks for a limit, or for a tighter one, at every size."""
+    return any(all_of(guard, limit) == guard for guard in guards)
+
+
+def _is_cap(condition: Condition, cap: int) -> bool:
+    if not isinstance(condition, Compare) or condition.quantity != "tokens":
+        return False
+    most = {"<=": condition.value, "<": condition.value - 1, "==": condition.value}
+    return most.get(condition.op, cap + 1) <= cap
 
 
 def _without(condition: Condition, factor: Condition | None) -> list[Condition]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..units import kib
+from .outside import writable
 
 if TYPE_CHECKING:
     from .schemas import ProvenanceRecord
@@ -44,6 +45,12 @@ class Provenance:
     arch: str = ""
     gpu: str = ""
     evidence: Mapping[int, CutoffEvidence] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        writable(self.command, "the command line (a file name in it)")
+        writable(self.calibration_id, "the calibration's id")
+        writable(self.calibration_sha256, "the calibration's sha256")
+        writable(self.gpu, "the GPU's name")
 
     def to_json(self) -> ProvenanceRecord:
         """Return the provenance as JSON data."""

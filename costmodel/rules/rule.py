@@ -21,6 +21,7 @@ from ..model.shape import FUSED, OPS, OTHERWISE, SPOKEN, TWO_STAGE, WORLD_SIZES,
 from .algebra import AnyOf, Bytes, all_of, by_world_size, byte_limit, factors, from_json
 from .condition import Always, Calls, Condition, Member, exact_size
 from .evidence import Provenance
+from .outside import writable
 from .schemas import About, CataloguedRule, RuleRecord
 
 #: What a rule's ``status`` may say. ``shipped`` was in a release or on the main branch once.
@@ -54,6 +55,8 @@ class Rule:
     otherwise: str = TWO_STAGE
 
     def __post_init__(self) -> None:
+        for what in ("name", "title", "engine", "since", "source", "note"):
+            writable(getattr(self, what), f"the rule's {what}")
         if self.status not in STATUSES:
             raise InputError(f"unknown status '{self.status}'{nearest(self.status, STATUSES)}")
         if self.otherwise not in OTHERWISE:

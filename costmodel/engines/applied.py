@@ -1,0 +1,140 @@
+"""An applied patch in an engine's source: recognise it, and give the original lines back.
+
+Every patch leaves one mark: a comment with the lines that it replaced, packed, and a checksum of
+those that it wrote. So the original can be restored exactly as long as nobody changed the patched
+lines by hand; after that it is refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..errors import InputError
+from .diff import newline_of, split_lines
+from .expression import WIDTH
+
+_MARK = "# Undo (costmodel emit --revert): "
+#: What a source with an applied patch contains, as a regular expression.
+PATTERN = re.escape(_MARK)
+_FIRST = re.compile(
+    rf"\s*{PATTERN}(?P<op>\w+) (?P<above>\d{{1,6}}) (?P<count>\d{{1,6}}) (?P<digest>[0-9a-f]{{8}})"
+    r" (?P<length>\d{1,6}):(?P<packed>\S*)\s*$"
+)
+_NEXT = re.compile(r"\s*# (\S+)\s*$")
+#: Far above what a patch replaces; a packed text of more is none of ours.
+_MOST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A mark in a source: its lines, [first, end) from 0, the op, and how to undo the patch.
+
+    The patch changed ``count`` lines, of which ``above`` stand over the mark; ``digest`` is theirs
+    without it. ``packed`` holds what they replaced.
+    """
+
+    first: int
+    end: int
+    op: str
+    above: int
+    count: int
+    digest: str
+    packed: str
+
+
+def marks(text: str) -> Iterator[Mark]:
+    """Yield the marks of the patches that are applied to a source."""
+    lines = split_lines(text)
+    for first, line in enumerate(lines):
+        found = _FIRST.match(line)
+        if not found:
+            continue
+        length, packed, end = int(found["length"]), found["packed"], first + 1
+        while len(packed) < length and end < len(lines) and (more := _NEXT.match(lines[end])):
+            packed, end = packed + more[1], end + 1
+        above, count = int(found["above"]), int(found["count"])
+        yield Mark(first, end, found["op"], above, count, found["digest"], packed)
+
+
+def original(text: str, name: str, op: str) -> str | None:
+    """Return the source as it was before the patch of an op's rule, None where there is none.
+
+    Raises :class:`InputError`, naming file and line, when the patched lines were changed since.
+    """
+    mark = next((m for m in marks(text) if m.op == op), None)
+    if mark is None:
+        return None
+    lines = split_lines(text)
+    del lines[mark.first : mark.end]
+    start = mark.first - mark.above
+    patched = lines[start : start + mark.count] if start >= 0 else []
+    try:
+        if _digest(patched) != mark.digest:
+            raise ValueError("other lines")
+        for first, count, old in reversed(_unpacked(mark.packed, patched)):
+            patched[first : first + count] = [old]
+    except (ValueError, TypeError, RecursionError, zlib.error):
+        raise InputError(
+            f"{name}:{mark.first + 1}: the lines of the patch that is applied here were changed "
+            "since, so the original cannot be known; restore the file (git checkout, or "
+            "patch -R with the patch) first"
+        ) from None
+    lines[start : start + mark.count] = patched
+    return "".join(lines)
+
+
+def marked(before: str, after: str, op: str, below: str) -> str:
+    """Return the patched source ``after`` with the mark of its patch, under the line ``below``.
+
+    The mark undoes exactly the difference of ``before`` and ``after``.
+    """
+    old, new = split_lines(before), split_lines(after)
+    matcher = difflib.SequenceMatcher(None, new, old, autojunk=False)
+    changes = [change for change in matcher.get_opcodes() if change[0] != "equal"]
+    changed = [i for _, first, last, *_ in changes for i in range(first, last)]
+    at = 1 + next(i for i in changed if new[i].strip() == below)
+    start = min(first for _, first, *_ in changes)
+    patched = new[start : max(last for _, _, last, *_ in changes)]
+    pieces = [(i - start, j - i, "".join(old[k:m])) for _, i, j, k, m in changes]
+    head = f"{op} {at - start} {len(patched)} {_digest(patched)}"
+    indent = len(new[at - 1]) - len(new[at - 1].lstrip(" "))
+    mark = _written(head, _packed(pieces, patched), indent)
+    new[at:at] = [f"{line}{newline_of(before)}" for line in mark]
+    return "".join(new)
+
+
+def _written(head: str, packed: str, indent: int) -> list[str]:
+    opening = f"{'':{indent}}{_MARK}{head} {len(packed)}:"
+    room, step = max(8, WIDTH - len(opening)), max(8, WIDTH - indent - 2)
+    rest = packed[room:]
+    pieces = [rest[i : i + step] for i in range(0, len(rest), step)]
+    return [opening + packed[:room], *(f"{'':{indent}}# {piece}" for piece in pieces)]
+
+
+def _packed(pieces: list[tuple[int, int, str]], patched: list[str]) -> str:
+    """Pack pieces (first line, lines to replace, old text) with the patched lines as dictionary."""
+    data = json.dumps(pieces, ensure_ascii=False, separators=(",", ":")).encode()
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=_dictionary(patched))
+    return base64.b85encode(packer.compress(data) + packer.flush()).decode()
+
+
+def _unpacked(packed: str, patched: list[str]) -> list[tuple[int, int, str]]:
+    reader = zlib.decompressobj(-15, zdict=_dictionary(patched))
+    data = reader.decompress(base64.b85decode(packed), _MOST_BYTES)
+    return [(int(first), int(count), str(old)) for first, count, old in json.loads(data)]
+
+
+def _dictionary(patched: list[str]) -> bytes:
+    # As JSON, so that quotes and line ends look as they do in what is packed.
+    return json.dumps("".join(patched), ensure_ascii=False).encode()[-32768:]
+
+
+def _digest(lines: list[str]) -> str:
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogatepass")).hexdigest()[:8]

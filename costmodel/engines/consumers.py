@@ -1,0 +1,165 @@
+"""Who else in an engine is concerned when its rule changes.
+
+Two kinds: *copies*, other functions with a rule of their own that a patch does not touch, and
+*users* of the predicate that it changes. A user either hands the decision to a kernel, so that the
+2-stage kernel runs elsewhere, or decides by it whether the fused op runs at all, so that separate
+ops do.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..errors import InputError
+from ..model.shape import FUSED, SEPARATE_OPS, SPOKEN, TWO_STAGE
+from ..rules.condition import Condition
+from .execution import NoChoiceError
+from .module import Function, Module
+from .reader import DispatchFunction, NotRecognisedError, read_dispatch
+from .source import Tree
+from .stand_in import CHOOSES
+
+#: Words in a function's name that tell which op it serves, and how people call that.
+_OPS = (
+    ("mxfp4", "MXFP4"),
+    ("mhc", "mHC"),
+    ("per_group", "per-group fp8"),
+    ("per_token", "per-token fp8"),
+    ("quant", "fp8"),
+    ("fp8", "fp8"),
+    ("gemma", "Gemma norm"),
+)
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A function that is concerned, with what it runs where 1-stage does not.
+
+    ``own`` is the rule of a copy, None for a user of the changed predicate; ``before`` says what a
+    user tries first where the predicate is false.
+    """
+
+    file: str
+    line: int
+    function: str
+    op: str
+    otherwise: str
+    own: Condition | None = None
+    before: str = ""
+
+    @property
+    def place(self) -> str:
+        """Return function and line, as people look them up."""
+        return f"{self.function} ({self.file}:{self.line})"
+
+
+def consumers(tree: Tree, module: Module, dispatch: DispatchFunction) -> list[Consumer]:
+    """Return who is concerned by a change of ``dispatch``, the patched function not included."""
+    changed = {dispatch.name, *dispatch.followed}
+    names = {name.rsplit(".", 1)[-1] for name in changed}
+    found: dict[tuple[str, str], Consumer] = {}
+    for other in _modules(tree, module):
+        for qualified in other.functions():
+            target = other.function(qualified)
+            if target is None or (other.name == module.name and qualified in changed):
+                continue
+            for one in _of_function(other, qualified, target[0], names):
+                found.setdefault((one.file, one.function), one)
+    return list(found.values())
+
+
+def _modules(tree: Tree, module: Module) -> Iterator[Module]:
+    yield module
+    for name, text in tree.search("(?i)(1|one)_?stage"):
+        if name == module.name:
+            continue
+        try:
+            yield Module.parse(name, text)
+        except InputError:
+            # A file that Python cannot read either has no consumer.
+            continue
+
+
+def _of_function(
+    module: Module, qualified: str, function: Function, names: set[str]
+) -> Iterator[Consumer]:
+    op = _op_of(qualified)
+    asks = any(_calls(node, names) for node in ast.walk(function))
+    if _hands_over(function):
+        own = None if asks else _own_rule(module, qualified)
+        if asks or own is not None:
+            before = _tried_before(function) if asks else ""
+            line = function.lineno
+            yield Consumer(module.name, line, qualified, op, TWO_STAGE, own, before)
+    elif asks and any(
+        isinstance(n, ast.Return) and n.value is not None and _within(n.value, names)
+        for n in ast.walk(function)
+    ):
+        yield from _behind_gate(module, qualified.rsplit(".", 1)[-1])
+
+
+def _behind_gate(module: Module, gate: str) -> Iterator[Consumer]:
+    """Yield the functions that run the fused op only where a gate of the predicate lets them."""
+    for qualified in module.functions():
+        target = module.function(qualified)
+        if target is None or target[0].name == gate:
+            continue
+        tests = [n for n in ast.walk(target[0]) if isinstance(n, ast.If)]
+        if any(_within(test.test, {gate}) for test in tests):
+            op = _op_of(qualified)
+            yield Consumer(module.name, target[0].lineno, qualified, op, SEPARATE_OPS)
+
+
+def _tried_before(function: Function) -> str:
+    """Return what a function returns of its own accord where its stage variable is false."""
+    said: dict[str, None] = {}
+    for node in ast.walk(function):
+        test = node.test if isinstance(node, ast.If) else None
+        if not isinstance(test, ast.UnaryOp) or not isinstance(test.op, ast.Not):
+            continue
+        if not isinstance(test.operand, ast.Name) or not CHOOSES.search(test.operand.id):
+            continue
+        for call in (c for s in getattr(node, "body", []) for c in ast.walk(s)):
+            name = ast.unparse(call.func).lower() if isinstance(call, ast.Call) else ""
+            if "qr_" in name or "quick" in name:
+                said["QuickReduce"] = None
+            elif "unfused" in name:
+                said[SPOKEN[SEPARATE_OPS]] = None
+    return " or ".join(said)
+
+
+def _own_rule(module: Module, qualified: str) -> Condition | None:
+    try:
+        return read_dispatch(module, qualified).condition
+    except (NoChoiceError, NotRecognisedError):
+        return None
+
+
+def _hands_over(function: Function) -> bool:
+    """Tell whether a function hands a stage to a kernel that it calls."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call):
+            given = [k.arg for k in node.keywords if k.arg]
+            given += [a.id for a in node.args if isinstance(a, ast.Name)]
+            if any(CHOOSES.search(name) for name in given):
+                return True
+    return False
+
+
+def _within(expr: ast.AST, names: set[str]) -> bool:
+    return any(_calls(node, names) for node in ast.walk(expr))
+
+
+def _calls(node: ast.AST, names: set[str]) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    called = node.func
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    return name in names
+
+
+def _op_of(qualified: str) -> str:
+    return next((title for word, title in _OPS if re.search(word, qualified)), FUSED)

@@ -1,0 +1,185 @@
+"""The description before a patch's diff: what a maintainer asks before merging it.
+
+``patch`` and ``git apply`` skip it. It says what is measured and what is not, for which AITER the
+patch is made, who else is concerned, what happens to batch invariance, and how to check it.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..model.shape import SEPARATE_OPS, SPOKEN, WORLD_SIZES
+from ..rules.adapt import Adapted
+from ..rules.algebra import parts_of
+from ..rules.condition import Compare, exact_size
+from ..rules.evidence import Provenance
+from ..rules.rule import Rule
+from .consumers import Consumer
+from .kernel_version import RunningKernel
+
+_WIDTH = 96
+#: Hidden size whose shapes the check proposes: that of most measured rows.
+_HIDDEN = 7168
+_ELEMENT_BYTES = 2
+
+
+@dataclass(frozen=True)
+class Note:
+    """One thing to know: ``short`` goes to the terminal too ("" where it does not)."""
+
+    text: str
+    short: str = ""
+
+
+def notes(
+    adapted: Adapted,
+    provenance: Provenance,
+    engine: str,
+    *,
+    running: RunningKernel,
+    overrides: tuple[str, ...],
+    concerned: list[Consumer],
+    against_separate: Callable[[], Rule | None],
+) -> list[Note]:
+    """Return the notes of a patch, in the order in which they are read."""
+    made = f"made for {running.words()}; the patched rule may run on {adapted.releases()}"
+    said = [Note(made, made)]
+    said += [Note(n, n) for n in adapted.notes(engine)]
+    if adapted.limits:
+        joined = ", ".join(f.words() for f in adapted.limits)
+        text = f"{running.limits_words()} join the rule: {joined}"
+        said.append(Note(text, text))
+    said += [_measured(adapted, provenance)]
+    said += [_override(name, adapted) for name in overrides]
+    said += one_gpu(engine, provenance)
+    said += _concerned(concerned, adapted, against_separate)
+    said += [batch_invariance(adapted)]
+    said += [Note(f"to check on your machine: {check(adapted, provenance)}")]
+    return said
+
+
+def lines(found: list[Note]) -> list[str]:
+    """Return notes as the lines of a list."""
+    return [
+        line
+        for note in found
+        for line in textwrap.wrap(
+            note.text, _WIDTH, initial_indent="* ", subsequent_indent="  ",
+            break_long_words=False, break_on_hyphens=False,
+        )
+    ]  # fmt: skip
+
+
+def one_gpu(engine: str, provenance: Provenance) -> list[Note]:
+    """Say that the engine serves every GPU while a calibration is for one."""
+    if not provenance.gpu:
+        return []
+    text = f"{engine} runs this rule on every GPU; it is calibrated for {provenance.gpu}"
+    return [Note(text, text)]
+
+
+def batch_invariance(adapted: Adapted) -> Note:
+    """Say what the rule does to the independence of a token's result from its batch."""
+    changing = [n for n in WORLD_SIZES if not _is_one_kernel(adapted, n)]
+    if not changing:
+        return Note("batch invariance: the rule takes one kernel for every size")
+    names = ", ".join(f"TP{n}" for n in changing)
+    short = f"not batch-invariant at {names}: the size of the batch decides which kernel rounds"
+    why = "1-stage alone is: one workgroup sums a token, always in the order of the ranks"
+    return Note(f"{short}; {why}", short)
+
+
+def check(adapted: Adapted, provenance: Provenance) -> str:
+    """Return one command that measures both arms around the largest world size's cutoff."""
+    ranks, tokens = max(WORLD_SIZES), [1, 8, 32]
+    for n in sorted(adapted.rule.world_sizes):
+        cutoff = adapted.rule.cutoff_bytes(n)
+        if cutoff is not None and n not in adapted.unclaimed:
+            at = max(1, cutoff[1] // (_HIDDEN * _ELEMENT_BYTES))
+            ranks, tokens = n, sorted({max(1, at // 2), at, at + max(1, at // 4), 2 * at})
+    target = f"--gpu {provenance.gpu}" if provenance.gpu else "--gpu YOURS"
+    return (
+        f"torchrun --nproc-per-node={ranks} -m costmodel measure --backend aiter "
+        f"--hidden {_HIDDEN} --tokens {','.join(map(str, tokens))} --out run "
+        f"&& costmodel validate {target} --measurements run/measurements.csv"
+    )
+
+
+def _is_one_kernel(adapted: Adapted, world_size: int) -> bool:
+    """Tell whether no size or number of tokens changes the kernel at a world size."""
+    asked = parts_of(adapted.rule.condition.at(world_size))
+    return not any(
+        isinstance(part, Compare) and part.quantity in ("bytes", "elements", "tokens")
+        for part in asked
+    )
+
+
+def _measured(adapted: Adapted, provenance: Provenance) -> Note:
+    if not provenance.calibration_id:
+        where = adapted.rule.source or "no source is stated"
+        return Note(
+            f"the rule is taken as it stands ({where}); nothing was measured for this patch"
+        )
+    said = []
+    for n in WORLD_SIZES:
+        evidence = provenance.evidence.get(n)
+        if n in adapted.unclaimed or evidence is None:
+            said.append(f"TP{n} no claim")
+        elif evidence.verdict == "measured":
+            said.append(f"TP{n} measured (both arms on {provenance.gpu})")
+        elif evidence.verdict == "always_1stage":
+            said.append(f"TP{n} by physics (2 ranks move the same bytes either way)")
+        else:
+            said.append(f"TP{n} not measured here: {evidence.verdict.replace('_', ' ')}")
+    return Note(f"what is measured: {'; '.join(said)}")
+
+
+def _override(name: str, adapted: Adapted) -> Note:
+    text = f"the environment variable {name} still overrides the rule"
+    if adapted.kernel.fused_1stage_max_tokens is not None:
+        text += (
+            f", without its guard: above {adapted.kernel.fused_1stage_max_tokens} tokens it throws"
+        )
+    return Note(text, text)
+
+
+def _concerned(
+    found: list[Consumer], adapted: Adapted, against_separate: Callable[[], Rule | None]
+) -> list[Note]:
+    """Say who else is concerned, what each runs where 1-stage does not, and by which cutoffs."""
+    asks = [one for one in found if one.own is None]
+    out = []
+    if found:
+        counts = [(len(asks), "asking the patched rule"), (len(found) - len(asks), "with its own")]
+        words = ", ".join(f"{count} {what}" for count, what in counts if count)
+        text = f"other functions that choose: {words}"
+        out.append(Note(f"{text}:", f"{text} (listed in the patch)"))
+    for one in found:
+        if one.own is not None:
+            text = f"not patched, {one.op}: {one.place} keeps its rule: 1-stage when "
+            out.append(Note(f"{text}{one.own.words()}, else {SPOKEN[one.otherwise]}"))
+            continue
+        first = f"{one.before} where that is on, else " if one.before else ""
+        text = f"patched with it, {one.op}: {one.place}: {_cutoffs(adapted.rule)}, else {first}"
+        text += SPOKEN[one.otherwise]
+        if one.otherwise == SEPARATE_OPS != adapted.rule.otherwise:
+            text += f". The cutoffs are against 2-stage; {_separately(against_separate())}"
+        out.append(Note(text))
+    return out
+
+
+def _separately(rule: Rule | None) -> str:
+    if rule is None:
+        return "for those against separate ops see costmodel recommend --otherwise separate"
+    return f"against separate ops costmodel recommends {_cutoffs(rule)}"
+
+
+def _cutoffs(rule: Rule) -> str:
+    said = []
+    for n in rule.world_sizes:
+        cutoff = rule.cutoff_bytes(n)
+        sizes = rule.sizes(n) if cutoff is None else f"{cutoff[0]} {exact_size(cutoff[1])}"
+        said.append(f"TP{n} {sizes}")
+    return f"1-stage {', '.join(said)}"

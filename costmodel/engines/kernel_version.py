@@ -1,0 +1,229 @@
+"""Which AITER an engine's tree runs: its kernels' limits are part of the rule that goes in there.
+
+Asked for first; then what the tree itself says: the distribution installed beside the package, the
+pin in a checkout's Docker files and requirements, the kernel source of an AITER tree. Then what the
+engine's own container image of that release pinned (``facts/image_pins.csv``). Where nothing is
+known, the strictest limit that any release has stands.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..data import facts, kernels
+from ..data.kernels import Kernel, parse_version
+from ..errors import InputError
+from .source import Tree
+
+#: Releases look like 0.1.17, v0.1.19.post1, 0.1.14-rc0, 0.1.13.dev0, 0.1.20+rocm7.2.
+_STATED = re.compile(r"v?(\d+\.\d+\.\d+(?:\.post\d+)?)((?:[-.]?(?:rc|dev|a|b)\d*)?)(?:[-+.].*)?")
+_PINS = (
+    re.compile(
+        r"^\s*(?:(?:ENV|ARG)\s+)?AITER_(?:COMMIT(?:_DEFAULT)?|BRANCH|VERSION|TAG|REF)"
+        r"\s*(?:=|\s)\s*[\"']?([\w.+-]+)",
+        re.MULTILINE,
+    ),
+    re.compile(r"\b(?:amd[-_])?aiter(?:\[[^\]\n]*\])?\s*==\s*([\w.+-]+)", re.IGNORECASE),
+    re.compile(r"\baiter(?:\.git)?@([\w.+-]+)", re.IGNORECASE),
+    re.compile(r"\bamd_aiter-(\d[\w.]*(?:\+[\w.]+)?)-", re.IGNORECASE),
+)
+#: Where a checkout keeps its pins.
+_PINNED_IN = (
+    "docker/*",
+    "*ockerfile*",
+    "requirements*.txt",
+    "requirements/*.txt",
+    "pyproject*.toml",
+    "python/pyproject*.toml",
+    "setup.py",
+)
+_MOST_FILES, _MOST_BYTES = 200, 1 << 20
+_CUH = ("csrc/include/custom_all_reduce.cuh", "aiter_meta/csrc/include/custom_all_reduce.cuh")
+_THROWS = re.compile(r"too large for allreduce_fusion_kernel_1stage kernel")
+
+
+@dataclass(frozen=True)
+class RunningKernel:
+    """The kernels that a tree runs: ``stated`` is the version as found ("" where it is not known).
+
+    ``found`` says in words where it was found.
+    """
+
+    kernel: Kernel
+    stated: str
+    found: str
+
+    def words(self) -> str:
+        """Return the version and where it was found, for people."""
+        if self.stated:
+            return f"AITER {self.stated} ({self.found})"
+        return f"an AITER whose version is not known ({self.found})"
+
+    def limits_words(self) -> str:
+        """Return whose limits these are, for people."""
+        if self.stated:
+            return f"the limits of AITER {self.stated}"
+        return "the strictest limits of any AITER release (--aiter-version says which one runs)"
+
+
+def asked_for(version: str) -> RunningKernel:
+    """Return the kernels of a release, candidate or known commit that was asked for."""
+    known = _known(version, "asked for")
+    return known or RunningKernel(kernels.aiter(version), version, "asked for")
+
+
+def of_tree(tree: Tree) -> RunningKernel:
+    """Return the kernels that a tree runs, as far as it or its release says."""
+    if tree.engine.package == "aiter":
+        return _of_aiter(tree)
+    looked = "nothing in the tree says it"
+    for stated, found in (*_installed(tree), *_pinned(tree)):
+        running = _known(stated, found)
+        if running is not None:
+            return running
+        looked = f"{found} pins {stated}, which is no release and no known commit"
+    for row in facts.rows("image_pins.csv"):
+        if row["engine"] == tree.engine.name and row["release"] == (tree.version or None):
+            found = f"pin of {tree.engine.title} {row['release']}'s ROCm image, {row['source']}"
+            return RunningKernel(kernels.aiter(row["kernels"]), row["pin"].lstrip("v"), found)
+    return unknown(looked)
+
+
+def unknown(why: str) -> RunningKernel:
+    """Return the newest kernels with the strictest token limit that any release has."""
+    cap = min(kernels.values("fused_1stage_max_tokens"))
+    strict = replace(kernels.aiter(), fused_1stage_max_tokens=cap)
+    return RunningKernel(strict, "", why)
+
+
+def _known(stated: str, found: str) -> RunningKernel | None:
+    """Return the kernels of a release or a known commit, None for anything else."""
+    match = _STATED.fullmatch(stated)
+    if match:
+        version = _before(match[1]) if match[2] else match[1]
+        try:
+            return RunningKernel(kernels.aiter(version), stated.lstrip("v"), found)
+        except InputError:
+            return None
+    for row in facts.rows("image_pins.csv"):
+        if len(stated) >= 7 and (stated.startswith(row["pin"]) or row["pin"] == stated):
+            return RunningKernel(kernels.aiter(row["kernels"]), stated[:10], found)
+    return None
+
+
+def _before(release: str) -> str:
+    """Return the newest release with facts before one: a candidate may lack what came last."""
+    earlier = {
+        row["since_release"]
+        for row in facts.rows("aiter_kernels.csv")
+        if parse_version(row["since_release"]) < parse_version(release)
+    }
+    return max(earlier, key=parse_version, default=release)
+
+
+def _of_aiter(tree: Tree) -> RunningKernel:
+    """Return the kernels of an AITER tree; its kernel source says whether they limit tokens."""
+    running = None
+    for stated, found in _names_of_aiter(tree):
+        running = running or _known(stated, found)
+    running = running or unknown("nothing in the tree says it")
+    for name in _CUH:
+        text = _beside(tree, name)
+        if text is not None:
+            cap = min(kernels.values("fused_1stage_max_tokens"))
+            limit = cap if _THROWS.search(text) else None
+            kernel = replace(running.kernel, fused_1stage_max_tokens=limit)
+            found = f"{running.found}; limits from {name}"
+            return RunningKernel(kernel, running.stated, found)
+    return running
+
+
+def _names_of_aiter(tree: Tree) -> Iterator[tuple[str, str]]:
+    if tree.version:
+        yield tree.version, "the tree's own version"
+    tag = _git_tag(tree.path)
+    if tag:
+        yield tag, "the tag that is checked out"
+    yield tree.path.name, "the directory's name"
+
+
+def _installed(tree: Tree) -> Iterator[tuple[str, str]]:
+    """Yield the version of the amd-aiter distribution beside the package."""
+    if tree.kind == "wheel":
+        return
+    for metadata in sorted(_home(tree).glob("amd_aiter-*.dist-info/METADATA")):
+        text = _text(metadata) or ""
+        version = re.search(r"^Version: *(\S+)", text, re.MULTILINE)
+        if version:
+            yield version[1], "installed amd-aiter"
+
+
+def _pinned(tree: Tree) -> Iterator[tuple[str, str]]:
+    """Yield the pins of a checkout, oldest release first, so that the strictest limits win."""
+    if tree.kind == "wheel":
+        return
+    above = [p for p in tree.path.resolve().parents[:3] if (p / ".git").exists()]
+    for root in (tree.path, *above):
+        pins = {pin: name for name, text in _files(root) for pin in _pins_in(text)}
+        known = {pin: running for pin, name in pins.items() if (running := _known(pin, name))}
+        if pins:
+            rest = [pin for pin in pins if pin not in known]
+            oldest = sorted(known, key=lambda pin: parse_version(known[pin].kernel.version))
+            yield from ((pin, pins[pin]) for pin in (*oldest, *rest))
+            return
+
+
+def _pins_in(text: str) -> Iterable[str]:
+    return dict.fromkeys(pin for pattern in _PINS for pin in pattern.findall(text))
+
+
+def _files(root: Path) -> Iterator[tuple[str, str]]:
+    """Yield (name, text) of the small regular files in which a checkout keeps pins."""
+    files = [file for pattern in _PINNED_IN for file in sorted(root.glob(pattern))]
+    for file in files[:_MOST_FILES]:
+        text = _text(file)
+        if text is not None and "aiter" in text.lower():
+            yield file.relative_to(root).as_posix(), text
+
+
+def _home(tree: Tree) -> Path:
+    """Return the directory that holds the package."""
+    return (tree.path / tree.inside).resolve().parent
+
+
+def _beside(tree: Tree, name: str) -> str | None:
+    """Return the text of a file beside the package."""
+    if tree.kind == "wheel":
+        return tree.read(name)
+    return _text(_home(tree) / name)
+
+
+def _text(file: Path) -> str | None:
+    try:
+        if not file.is_file() or file.stat().st_size > _MOST_BYTES:
+            return None
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+
+
+def _git_tag(path: Path) -> str:
+    """Return the release tag that a checkout stands on, "" where there is none."""
+    git = path / ".git"
+    head = (_text(git / "HEAD") or "").strip()
+    packed = _text(git / "packed-refs") or ""
+    if head.startswith("ref: "):
+        ref = head[5:]
+        found = re.search(rf"^([0-9a-f]{{40}}) {re.escape(ref)}$", packed, re.MULTILINE)
+        loose = _text(git / ref) if ".." not in ref else None
+        head = (loose or (found[1] if found else "")).strip()
+    if not re.fullmatch("[0-9a-f]{40}", head):
+        return ""
+    # An annotated tag has the commit it stands for on a line of its own, after ^.
+    tags = re.findall(r"^(\w{40}) refs/tags/(v\S+)\n(?:\^(\w{40}))?", packed, re.MULTILINE)
+    known = [tag for own, tag, peeled in tags if head in (own, peeled)]
+    known += [f.name for f in sorted(git.glob("refs/tags/v*")) if (_text(f) or "").strip() == head]
+    return next((tag for tag in known if _STATED.fullmatch(tag)), "")
