@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from engines.shapes import SHAPES
 
 from costmodel.data import llms
 from costmodel.data.workload import Workload, captured_batch_sizes
@@ -148,3 +149,33 @@ class TestCommand:
         assert [k["arm"] for k in found["kernels"]] == ["1stage"]
         assert found["kernels"][0]["price"]["us_per_step"] is None
         assert found["rule"]["condition"] == {"bytes": ["<=", {"4": None}]}
+
+
+class TestEmit:
+    def test_the_patch_of_an_engine_takes_one_kernel(self, tmp_path):
+        tree = SHAPES["sglang_bytes"].package(tmp_path)
+        done = run(
+            "emit", "--for", "sglang", "--gpu", "MI355X", "--batch-invariant", "--aiter-version",
+            "0.1.19", "--source", str(tree),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "+            use_1stage_ar = True" in done.stdout
+        assert "--batch-invariant" in done.stdout
+        assert "TP8: 1-stage for every size: " in done.stderr
+        assert "a cutoff makes the kernel, and so the rounding, depend on the batch" in done.stderr
+
+    def test_kernels_with_a_token_cap_get_the_other_one(self, tmp_path):
+        tree = SHAPES["sglang_bytes"].package(tmp_path)
+        done = run(
+            "emit", "--for", "sglang", "--gpu", "MI355X", "--batch-invariant", "--aiter-version",
+            "0.1.14", "--source", str(tree),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "+            use_1stage_ar = False" in done.stdout
+        assert "never" not in done.stdout
+
+    def test_a_named_rule_is_another_rule(self):
+        done = run("emit", "--for", "json", "--rule", "sglang", "--batch-invariant")
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert "--rule or --batch-invariant" in line

@@ -33,6 +33,18 @@ def text(found: OneKernels) -> str:
     return "\n".join(lines)
 
 
+def sentences(found: OneKernels) -> list[str]:
+    """Return the same in sentences, one a world size and one a note."""
+    calls = found.calls_per_step
+    unit = "us a call" if calls is None else f"us a decode step of {calls} calls"
+    said = []
+    for k in found.kernels:
+        us, pct = _price(k.price, calls)
+        price = "no price" if k.price is None else f"{us} {unit}, {pct} %, beside the recommended"
+        said.append(f"TP{k.world_size}: {arm(k.arm)} for every size: {price}; {k.reason}")
+    return [*said, *found.notes()]
+
+
 def _price(price: Price | None, calls: int | None) -> tuple[str, str]:
     if price is None:
         return "-", "-"
