@@ -235,7 +235,9 @@ def test_the_user_may_say_which_gpu_of_a_series():
     assert (row["gpu"], row["arch"], row["interconnect"]) == ("MI300X", "gfx942", "xgmi")
     with pytest.raises(InputError, match="the file says gpu MI325X, --gpu says MI300X"):
         imported.add({**ROW, "gpu": "MI325X"}, "file:2")
-    with pytest.raises(InputError, match="file:3: MI325X is gfx942, the file or --arch says gfx950"):
+    with pytest.raises(
+        InputError, match="file:3: MI325X is gfx942, the file or --arch says gfx950"
+    ):
         of(arch="gfx950").add({**ROW, "gpu": "MI325X"}, "file:3")
 
 

@@ -11,6 +11,7 @@ from ..decide.recommendation import recommend
 from ..engines.audit import Audit, audit
 from ..engines.source import Tree, open_trees
 from ..errors import InputError
+from ..model.shape import OPS
 from ..show.audit import text
 from . import options, question
 
@@ -27,6 +28,7 @@ HIDDEN_DIMS = (2880, 4096, 5120, 7168)
     shell_complete=options.complete_rules,
     help="Rule to compare with [default: the recommended one, with --arch or --gpu].",
 )
+@options.op_option("Whose rule is compared; the rules of all ops are stated.")
 @question.DTYPE
 @question.AITER
 @question.OTHERWISE
@@ -43,6 +45,7 @@ HIDDEN_DIMS = (2880, 4096, 5120, 7168)
 def command(
     path: str,
     against: str | None,
+    op: str,
     tp: tuple[int, ...],
     fail_above: float | None,
     style: str,
@@ -51,8 +54,10 @@ def command(
     """State the dispatch rule of an installed SGLang, vLLM or AITER, and judge it.
 
     PATH is a package directory, a site-packages directory, a checkout or a wheel. Its sources are
-    parsed, never imported or run. With --arch or --gpu the rule is compared with the recommended
-    one, as that would stand in the same place, in bytes, tokens, regret and worth.
+    parsed, never imported or run. Beside each rule stand the flags, variables, limits and methods
+    that decide whether the op runs at all and which kernel, each with the line that decides. With
+    --arch or --gpu the rule is compared with the recommended one, as that would stand in the same
+    place, in bytes, tokens, regret and worth.
 
     \b
     costmodel audit $(python -c 'import sglang, os; print(os.path.dirname(sglang.__file__))')
@@ -61,17 +66,24 @@ def command(
     llm = question.llm_of(asked)
     sizes = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
     workload = question.workload_of(asked)
-    rule = question.rule_of(against) if against is not None else None
+    rule = question.rule_of(against, op) if against is not None else None
     version, dtype = asked["aiter_version"], asked["dtype"] or (llm.dtype if llm else "bf16")
     has_model = bool(asked["arch"] or asked["gpu"] or asked["calibration_file"])
     if fail_above is not None and not has_model:
         raise InputError("--fail-above needs --arch, --gpu or --calibration: a model to score with")
     decision = None
     if has_model:
-        decision = recommend(question.setting_of(asked), workload, world_sizes=tp)
+        try:
+            setting = question.setting_of({**asked, "op": op})
+            decision = recommend(setting, workload, world_sizes=tp)
+        except InputError as error:
+            # An op that no model covers has a rule in force all the same.
+            if op in OPS or fail_above is not None:
+                raise
+            click.echo(f"costmodel: note: {error}", err=True)
 
     def audited(tree: Tree) -> Audit:
-        return audit(tree, against=rule, decision=decision, aiter_version=version)
+        return audit(tree, against=rule, decision=decision, aiter_version=version, op=op)
 
     done = _all(path, audited)
     shown = sizes or HIDDEN_DIMS

@@ -88,7 +88,7 @@ def _where(table: Measurements, column: str, wanted: Sequence[Any]) -> Measureme
 
 def _op(name: str) -> str:
     """Return an op of the tables by its name there, or by one that the command line takes."""
-    from ..data.measurement import VOCABULARY
+    from ..data.ops import vocabulary
     from ..model.shape import read_op
 
-    return name if name in VOCABULARY["op"] else read_op(name)
+    return name if name in vocabulary() else read_op(name)

@@ -24,6 +24,7 @@ from ..rules.rule import Rule
 from . import options, question
 
 if TYPE_CHECKING:
+    from ..decide.batch_invariance import OneKernels
     from ..decide.decision import Decision
     from ..engines.kernel_version import RunningKernel
     from ..engines.source import Tree
@@ -57,6 +58,7 @@ AITER = click.option(
     is_flag=True,
     help="1-stage only for hidden sizes of known models (or of --hidden), as SGLang did first.",
 )
+@question.BATCH_INVARIANT
 @question.workload_options
 @options.world_sizes
 @click.option(
@@ -72,6 +74,7 @@ def command(
     wanted: str,
     rule_name: str | None,
     hidden_set: bool,
+    batch_invariant: bool,
     tp: tuple[int, ...],
     source: str | None,
     revert: bool,
@@ -107,28 +110,34 @@ def command(
             check_free(file, force)
     if out and tests_file and Path(out).resolve() == Path(tests_file).resolve():
         raise InputError(f"--out and --tests name the same file {out}")
+    if batch_invariant and rule_name:
+        raise InputError("give --rule or --batch-invariant, which makes a rule of its own")
     if revert:
         _write(out, _reverted(wanted, source, tests_file, asked["op"]))
         return
     tree = _tree(wanted, source)
     running = _running(asked["aiter_version"], tree)
-    command_line = _command_line(wanted, rule_name, hidden_set, tp, asked, running)
+    command_line = _command_line(wanted, rule_name, hidden_set, batch_invariant, tp, asked, running)
     asked["aiter_version"] = running.kernel.version
     if rule_name:
         rule, provenance = _named(rule_name, hidden_set, asked), Provenance(command_line)
-        decision = None
+        said: Callable[[], list[str]] = list
+    elif batch_invariant:
+        rule, provenance, found = _invariant(wanted, hidden_set, tp, dict(asked), command_line)
+        said = partial(_price, found)
     else:
         rule, provenance, decision = _recommended(hidden_set, tp, dict(asked), command_line)
+        said = partial(_losses, decision)
     if wanted in ENGINES:
-        separate = partial(_against_separate, rule_name, tp, asked)
+        fixed = rule_name or batch_invariant
+        separate = partial(_against_separate, bool(fixed), tp, asked)
         emitted, written = _emit_engine(
             wanted, rule, provenance, running, tree, source, out, tests_file, separate
         )
     else:
         emitted, written = (), True
         _write(out, _listing(wanted, rule, provenance, running.kernel, asked))
-    losses = _losses(decision) if decision is not None and written else []
-    for note in (*losses, *emitted):
+    for note in (*(said() if written else ()), *emitted):
         click.echo(f"costmodel: note: {note}", err=True)
 
 
@@ -160,11 +169,12 @@ def _reverted(wanted: str, source: str | None, tests_file: str | None, op: str) 
     return revert(tree, op_key(op))
 
 
-def _against_separate(
-    rule_name: str | None, tp: tuple[int, ...], asked: question.Asked
-) -> Rule | None:
-    """Return what would be recommended where separate ops are the alternative, if anything."""
-    if rule_name:
+def _against_separate(fixed: bool, tp: tuple[int, ...], asked: question.Asked) -> Rule | None:
+    """Return what would be recommended where separate ops are the alternative, if anything.
+
+    A ``fixed`` rule is the same there.
+    """
+    if fixed:
         return None
     try:
         return _recommended(False, tp, {**asked, "otherwise": SEPARATE_OPS}, "")[0]
@@ -287,10 +297,39 @@ def _recommended(
     return rule, provenance, decision
 
 
+def _invariant(
+    wanted: str, hidden_set: bool, tp: tuple[int, ...], asked: question.Asked, command_line: str
+) -> tuple[Rule, Provenance, OneKernels]:
+    """Return the rule of one kernel for every size, where it comes from, and what was found."""
+    from ..decide.batch_invariance import one_kernel
+
+    workload, llm = question.workload_of(asked), question.llm_of(asked)
+    asked["op"] = read_op(asked["op"])
+    asked["engine"] = wanted if wanted in ENGINES else ""
+    decision = recommend(question.setting_of(asked), workload, world_sizes=tp)
+    found = one_kernel(decision, (llm.calls_per_step or None) if llm else None)
+    rule = found.rule
+    if hidden_set:
+        rule = rule.only_for(decision.hidden_set if workload is None else workload.hidden_dims())
+    setting = decision.setting
+    provenance = Provenance(
+        command_line, setting.calibration.id, setting.calibration.sha256, setting.arch,
+        setting.gpu, found.evidence,
+    )  # fmt: skip
+    return rule, provenance, found
+
+
+def _price(found: OneKernels) -> list[str]:
+    from ..show.batch_invariance import sentences
+
+    return sentences(found)
+
+
 def _command_line(
     wanted: str,
     rule_name: str | None,
     hidden_set: bool,
+    batch_invariant: bool,
     tp: tuple[int, ...],
     asked: question.Asked,
     running: RunningKernel,
@@ -318,6 +357,7 @@ def _command_line(
         "--config": asked["config_file"],
         "--tp": tp if tp != WORLD_SIZES else None,
         "--hidden-set": hidden_set,
+        "--batch-invariant": batch_invariant,
     }
     return shlex.join(["costmodel", "emit", *question.words(given)])
 

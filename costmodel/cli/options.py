@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..data import hardware
+from ..data import hardware, ops
 from ..data.ranges import integers
 from ..errors import InputError
 from ..files import json_text
@@ -69,7 +69,8 @@ def _algorithm_or_both(name: str) -> str:
 
 
 INTEGERS = IntegerList()
-OP = Name("NAME", read_op, ("fused", "plain", "separate"))
+OP_NAMES = tuple(op.names[0] for op in ops.chosen())
+OP = Name("NAME", read_op, OP_NAMES)
 DTYPE = Name("NAME", read_dtype, ELEMENT_BYTES)
 #: One algorithm, or both.
 ALGORITHM = Name("NAME", _algorithm_or_both, (*ALGORITHMS, "both"))
@@ -174,7 +175,7 @@ def model_shape(command: Command) -> Command:
     return hidden(one_model(command))
 
 
-def op_option(help: str = "fused, plain or separate.") -> Any:
+def op_option(help: str = f"{', '.join(OP_NAMES)}.") -> Any:
     """Return a decorator that adds --op."""
     return click.option("--op", type=OP, default="fused", show_default=True, help=help)
 

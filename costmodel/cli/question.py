@@ -29,7 +29,7 @@ Command = Callable[..., Any]
 #: receive them under.
 Asked = dict[str, Any]
 
-OP = options.op_option("fused or plain all-reduce, or separate ops.")
+OP = options.op_option()
 DTYPE = click.option(
     "--dtype", type=options.DTYPE,
     help=f"{', '.join(ELEMENT_BYTES)}.  [default: the model's, or bf16]",
@@ -55,6 +55,10 @@ OBJECTIVE = click.option(
     "--objective", default=MEAN, show_default=True, metavar="NAME",
     help=f"The regret that cutoffs minimise: {', '.join(OBJECTIVES)} (of calls within a factor of "
     "two of the cutoff, of the call that loses most).",
+)  # fmt: skip
+BATCH_INVARIANT = click.option(
+    "--batch-invariant", is_flag=True,
+    help="One kernel for every size, so that no result depends on the batch, with its price.",
 )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, nearest
 from ..files import replacing
 from ..units import ELEMENT_BYTES
+from . import ops
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,11 +40,7 @@ NUMBER_COLUMNS = (*INTEGER_COLUMNS, "latency_us")
 
 #: What a cell may say where schema 1 closes the list; "" is allowed where a source may be silent.
 VOCABULARY: dict[str, tuple[str, ...]] = {
-    "op": (
-        "all_reduce", "fused_ar_rmsnorm", "fused_ar_rmsnorm_quant_fp8",
-        "fused_ar_rmsnorm_quant_mxfp4", "fused_ar_mhc", "ar_then_rmsnorm", "reduce_scatter_phase",
-        "local_rmsnorm_phase", "other",
-    ),
+    "op": tuple(ops.vocabulary()),
     "algorithm": ("1stage", "2stage", "auto", ""),
     "timing": ("graph", "eager", "profiler", ""),
     "quality": ("clean", "noisy", "suspect", "launch_bound", "serving_trace"),

@@ -259,6 +259,7 @@ class Decision:
                 "used": data.get("rows_used"),
                 "sources": list(data.get("sources", ())),
             },
+            "batch_invariant": None,
         }
 
     def to_frame(self) -> pd.DataFrame:

@@ -237,8 +237,48 @@ class AskedOfARule(Asked):
     objective: str
 
 
+class ShapeRecord(TypedDict):
+    """One call."""
+
+    tokens: int
+    hidden_dim: int
+
+
+class PriceRecord(TypedDict):
+    """What one arm for every size costs beside the recommended rule; negative where it is faster.
+
+    ``us_per_step`` is null where no model says how many calls a decode step makes.
+    """
+
+    arm: str
+    us_per_call: EstimateRecord
+    us_per_step: EstimateRecord | None
+    pct: EstimateRecord
+    most_us_per_call: EstimateRecord
+    most_at: ShapeRecord
+
+
+class OneKernelRecord(TypedDict):
+    """The kernel for every size at a world size; ``other`` is the price of the other arm."""
+
+    world_size: int
+    arm: str
+    reason: str
+    price: PriceRecord | None
+    other: PriceRecord | None
+
+
+class OneKernelsRecord(TypedDict):
+    """One kernel for every size, and the rule that runs it."""
+
+    kernels: list[OneKernelRecord]
+    calls_per_step: int | None
+    rule: RuleRecord
+    notes: list[str]
+
+
 class Recommendation(AskedOfARule):
-    """``costmodel/recommend/1``."""
+    """``costmodel/recommend/1``; ``batch_invariant`` is null where it was not asked for."""
 
     schema: Literal["costmodel/recommend/1"]
     hidden_dims: HiddenDims
@@ -247,6 +287,7 @@ class Recommendation(AskedOfARule):
     source: str | None
     rule: RuleRecord | None
     rows: RowCounts
+    batch_invariant: OneKernelsRecord | None
 
 
 # costmodel/predict/1

@@ -27,6 +27,7 @@ from ..model.shape import (
     ALGORITHMS,
     FUSED,
     ONE_STAGE,
+    OPS,
     OTHERWISE,
     SEPARATE,
     SEPARATE_OPS,
@@ -82,6 +83,10 @@ class Setting:
             )
         object.__setattr__(self, "gpu", known[self.gpu.lower()])
         object.__setattr__(self, "op", read_op(self.op))
+        if self.op not in OPS:
+            from .unmodelled import refusal  # a question that is answered starts faster
+
+            raise InputError(refusal(self.op, self.gpu))
         object.__setattr__(self, "dtype", read_dtype(self.dtype))
         _ = self.kernel
         if self._named and self.calibration.harness_key(self.source, self.gpu) is None:

@@ -17,7 +17,7 @@ from ..data.measurement import Measurements
 from ..data.workload import Workload
 from ..errors import InputError, nearest
 from ..model.fabric import FULL_MESH
-from ..model.shape import ALL_REDUCE, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
+from ..model.shape import ALL_REDUCE, FUSED, ONE_STAGE, OPS, SEPARATE, TWO_STAGE
 from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, shipped
 from ..rules.rule import Rule
 from .crossings import MeasuredCrossing, measured_crossings
@@ -37,6 +37,7 @@ from .measured_regret import (
 from .pairs import Pairs, calls
 from .row_errors import Accuracy, Rows, compare, covered
 from .setting import Setting
+from .unmodelled import refusal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -145,6 +146,8 @@ def validate(
     Raises :class:`InputError` when no row is covered, when no call was measured with both
     algorithms, and for a rule without a claim for a world size of the pairs.
     """
+    if op is not None and op not in OPS:
+        raise InputError(refusal(op, setting.gpu))
     limits = limits or Limits()
     table = Measurements.of(table)
     calibration = setting.calibration

@@ -14,6 +14,8 @@ reading it
 :mod:`.reader`           find the function that chooses and read its rule
 :mod:`.limit`            where the limit stands that holds while no setting is set
 :mod:`.unit_checks`      units that do not fit: KB against bytes, elements against bytes, < or <=
+:mod:`.gates`            what decides beside the rule: flags, variables, methods, sizes
+:mod:`.gate_lines`       the lines of a file that declare, read or hang on a setting
 :mod:`.audit`            the rule in force, compared with another one, and scored
 writing it
 :mod:`.expression`       a condition as Python source, in the names that the function has

@@ -19,6 +19,7 @@ from ..rules.algebra import on_full_mesh
 from ..rules.boundary import first_difference
 from ..rules.catalogue import catalogue
 from ..rules.rule import Rule
+from .gates import Gates, read_gates
 from .overrides import Override
 from .reader import NotRecognisedError, find_dispatch
 from .schemas import AuditRecord, CutoffInWords
@@ -57,18 +58,20 @@ class InstalledRule:
 class Audit:
     """The audit of one engine.
 
-    ``installed`` comes first for the fused op, then for others. ``against`` is the rule it is
-    compared with as that would stand there; ``scores`` holds, per world size, what it would save.
+    ``installed`` holds the rules of every op, the one that is compared first; ``gates`` what
+    decides beside them. ``against`` is the rule it is compared with as that would stand there;
+    ``scores`` holds, per world size, what it would save.
     """
 
     tree: Tree
     installed: tuple[InstalledRule, ...]
+    gates: Gates
     against: Adapted | None = None
     scores: dict[int, Score] = field(default_factory=dict)
 
     @property
     def rule(self) -> Rule:
-        """The installed rule of the fused op."""
+        """The installed rule that is compared: the fused op's, where no other op is asked for."""
         return self.installed[0].rule
 
     @property
@@ -108,6 +111,8 @@ class Audit:
                 }
                 for one in self.installed
             ],
+            "gates": [gate.to_dict() for gate in self.gates.present],
+            "gates_absent": list(self.gates.absent),
             "against": self.against.rule.to_json() if self.against else None,
             "comparison": [
                 {
@@ -152,19 +157,21 @@ def audit(
     against: Rule | None = None,
     decision: Decision | None = None,
     aiter_version: str = kernels.LATEST,
+    op: str = FUSED,
 ) -> Audit:
     """Audit one engine (see :func:`costmodel.engines.source.open_trees`).
 
     The installed rule is compared with ``against`` (default: the decision's rule) as that would
-    stand in its place, and scored beside it by the decision's arms where that makes a claim. Raises
-    :class:`InputError` for a file that does not parse, and for a rule that is not where it was
-    looked for.
+    stand in its place, and scored beside it by the decision's arms where that makes a claim. ``op``
+    is whose rule is compared. Raises :class:`InputError` for a file that does not parse, and for a
+    rule that is not where it was looked for.
     """
-    installed = read_installed(tree)
+    installed = read_installed(tree, op)
+    gates = read_gates(tree)
     if against is None and decision is not None:
         against = decision.unguarded_rule
     if against is None:
-        return Audit(tree, installed)
+        return Audit(tree, installed, gates)
     kernel = decision.setting.kernel if decision else kernels.aiter(aiter_version)
     adapted = adapt(against, installed[0].rule.condition, kernel)
     scores = {
@@ -172,21 +179,21 @@ def audit(
         for c in (decision.cutoffs if decision else ())
         if c.world_size not in adapted.unclaimed
     }
-    return Audit(tree, installed, adapted, scores)
+    return Audit(tree, installed, gates, adapted, scores)
 
 
-def read_installed(tree: Tree) -> tuple[InstalledRule, ...]:
-    """Read the rules of an engine: that of the fused op, and those of other ops if they choose.
+def read_installed(tree: Tree, first: str = FUSED) -> tuple[InstalledRule, ...]:
+    """Read the rules of an engine: that of the op ``first``, and those of other ops if they choose.
 
-    Raises :class:`InputError` when the fused op's rule is not recognised.
+    Raises :class:`InputError` when the rule of ``first`` is not recognised.
     """
-    ops = dict.fromkeys((FUSED, *(site.op for site in tree.engine.call_sites)))
+    ops = dict.fromkeys((first, *(site.op for site in tree.engine.call_sites)))
     rules: list[InstalledRule] = []
     for op in ops:
         try:
             module, dispatch = find_dispatch(tree, op)
         except NotRecognisedError:
-            if op == FUSED:
+            if op == first:
                 raise
             continue
         if any((i.file, i.function) == (module.name, dispatch.name) for i in rules):

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import InputError, nearest
-from ..model.shape import FUSED
-
-FP8 = "fused_ar_rmsnorm_quant_fp8"
+from ..model.shape import FP8, FP8_PER_TOKEN, FUSED, MXFP4
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,9 @@ SERVING_ENGINES = (
         ("dist/parallel_state.py", _AITER),
         (
             CallSite(_AITER, "CudaCommunicator.fused_allreduce_rmsnorm"),
-            CallSite(_AITER, "CudaCommunicator.fused_allreduce_rmsnorm_quant", FP8),
+            CallSite(_AITER, "CudaCommunicator.fused_allreduce_rmsnorm_quant_per_group", FP8),
+            CallSite(_AITER, "CudaCommunicator.fused_allreduce_rmsnorm_quant", FP8_PER_TOKEN),
+            CallSite(_AITER, "CudaCommunicator.fused_allreduce_rmsnorm_mxfp4_quant", MXFP4),
         ),
     ),
 )

@@ -7,7 +7,7 @@ import textwrap
 
 from ..model.shape import WORLD_SIZES
 from ..rules.adapt import Adapted
-from ..rules.condition import exact_size
+from ..rules.condition import Always, exact_size
 from ..rules.evidence import Provenance
 from ..rules.rule import Rule
 
@@ -85,9 +85,13 @@ def as_comment(paragraphs: list[str], indent: int, width: int = 88) -> list[str]
 
 
 def _asked(adapted: Adapted) -> list[str]:
-    """Return what the rule asks at every world size besides bytes, in words."""
+    """Return what the rule asks at every world size besides bytes, in words.
+
+    A rule that never runs 1-stage asks nothing.
+    """
     first, *rest = (adapted.asked(n) for n in WORLD_SIZES)
-    return [f.words() for f in first if all(f in others for others in rest)]
+    common = [f for f in first if all(f in others for others in rest)]
+    return [f.words() for f in common if f != Always(False)]
 
 
 def _evidence(provenance: Provenance, world_size: int) -> str:

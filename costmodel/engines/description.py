@@ -152,6 +152,8 @@ def _measured(adapted: Adapted, provenance: Provenance) -> Note:
             said.append(f"TP{n} measured (both arms on {provenance.gpu})")
         elif evidence.verdict == "always_1stage":
             said.append(f"TP{n} by physics (2 ranks move the same bytes either way)")
+        elif evidence.verdict == "batch_invariant":
+            said.append(f"TP{n} one kernel for every size, whatever is faster")
         else:
             said.append(f"TP{n} not measured here: {evidence.verdict.replace('_', ' ')}")
     return Note(f"what is measured: {'; '.join(said)}")

@@ -42,6 +42,30 @@ class InstalledRecord(TypedDict):
     condition: ConditionRecord
 
 
+class PlaceRecord(TypedDict):
+    """A line of a file; ``function`` is "" at module level."""
+
+    file: str
+    line: int
+    function: str
+    text: str
+
+
+class GateRecord(TypedDict):
+    """What decides beside the rule; ``default`` is "" where the tree does not say.
+
+    ``reads`` are the lines that declare or read it, ``decides`` those that hang on it.
+    """
+
+    name: str
+    kind: str
+    default: str
+    reads: list[PlaceRecord]
+    decides: list[PlaceRecord]
+    does: str
+    source: str
+
+
 class CutoffInWords(TypedDict):
     """Which sizes are 1-stage, and as comparison and bytes; null where there is no one cutoff."""
 
@@ -86,6 +110,8 @@ class AuditRecord(TypedDict):
     version: str
     kind: str
     rules: list[InstalledRecord]
+    gates: list[GateRecord]
+    gates_absent: list[str]
     against: RuleRecord | None
     comparison: list[ComparisonRecord]
     regret: list[LossRecord]

@@ -69,26 +69,27 @@ class Tree:
         except UnicodeDecodeError:
             raise InputError(f"{self.path}: {name}: not UTF-8 text") from None
 
-    def search(self, pattern: str) -> Iterator[tuple[str, str]]:
+    def search(self, pattern: str, files: str = "") -> Iterator[tuple[str, str]]:
         """Yield (name, text) of the package's Python files that contain a regular expression.
 
-        Files that cannot be read are passed over; the search ends after :data:`MAX_SEARCHED` bytes.
+        ``files`` is one that their names must contain. Files that cannot be read are passed over;
+        the search ends after :data:`MAX_SEARCHED` bytes.
         """
-        wanted = re.compile(pattern.encode())
-        searched = 0
-        for name, data in self._files():
+        wanted, searched = re.compile(pattern.encode()), 0
+        for name, data in self._files(re.compile(files)):
             searched += len(data)
             if wanted.search(data):
                 yield name, data.decode("utf-8", "replace")
             if searched > MAX_SEARCHED:
                 return
 
-    def _files(self) -> Iterator[tuple[str, bytes]]:
-        """Yield the package's Python files that can be read."""
+    def _files(self, named: re.Pattern[str]) -> Iterator[tuple[str, bytes]]:
+        """Yield the package's Python files of such names that can be read."""
         if self.kind == "wheel":
             with _wheel(self.path) as archive:
                 for name in archive.namelist():
-                    if name.startswith(f"{self.inside}/") and name.endswith(".py"):
+                    inside = name.startswith(f"{self.inside}/") and name.endswith(".py")
+                    if inside and named.search(name):
                         try:
                             yield name, _member(archive, self.path, name) or b""
                         except InputError:
@@ -97,10 +98,12 @@ class Tree:
         for folder, inner, names in os.walk(self.path / self.inside):
             inner.sort()
             for file in sorted(Path(folder) / n for n in names if n.endswith(".py")):
-                try:
-                    yield file.relative_to(self.path).as_posix(), _content(file) or b""
-                except InputError:
-                    continue
+                name = file.relative_to(self.path).as_posix()
+                if named.search(name):
+                    try:
+                        yield name, _content(file) or b""
+                    except InputError:
+                        continue
 
 
 def open_trees(path: str | Path) -> list[Tree]:

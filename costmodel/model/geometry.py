@@ -79,7 +79,8 @@ class LinkGeometry:
     def distinct_reads(self) -> tuple[Array, NDArray[np.intp]]:
         """The distinct ``workgroup_bytes``, and which of them each shape has."""
         distinct, which = np.unique(self.workgroup_bytes, return_inverse=True)
-        return distinct, which.reshape(self.workgroup_bytes.shape)
+        shape = self.workgroup_bytes.shape
+        return distinct if shape else self.workgroup_bytes, which.reshape(shape)
 
 
 def link_geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> LinkGeometry:

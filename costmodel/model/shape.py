@@ -12,14 +12,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..data import ops
 from ..errors import InputError, nearest
 from ..units import element_bytes, read_dtype
 
-#: Operations that the model covers.
+#: Operations that the model covers; :mod:`costmodel.data.ops` has the whole vocabulary.
 ALL_REDUCE = "all_reduce"
 FUSED = "fused_ar_rmsnorm"
 SEPARATE = "ar_then_rmsnorm"
 OPS = (ALL_REDUCE, FUSED, SEPARATE)
+
+#: Operations that engines choose kernels for and no model covers.
+FP8 = "fused_ar_rmsnorm_quant_fp8"
+FP8_PER_TOKEN = "fused_ar_rmsnorm_quant_fp8_per_token"
+MXFP4 = "fused_ar_rmsnorm_quant_mxfp4"
+MHC = "fused_ar_mhc"
 
 #: Algorithms, by the number of cross-GPU stages.
 ONE_STAGE = "1stage"
@@ -36,33 +43,41 @@ OTHERWISE = (TWO_STAGE, SEPARATE_OPS)
 #: What they are called in sentences.
 SPOKEN = {ONE_STAGE: "1-stage", TWO_STAGE: "2-stage", SEPARATE_OPS: "separate ops"}
 
-#: Names that people use for the operations, beside their own.
-OP_NAMES = {
-    "fused": FUSED, "plain": ALL_REDUCE, "separate": SEPARATE, "allreduce": ALL_REDUCE,
-    "fused_allreduce_rmsnorm": FUSED, "unfused": SEPARATE,
-}  # fmt: skip
-
 WORLD_SIZES = (2, 4, 8)
 
 
 def read_op(name: str) -> str:
-    """Return the operation that a name stands for: ``fused``, ``plain``, ``all-reduce``, ...
+    """Return the operation that a name stands for: ``fused``, ``plain``, ``mxfp4``, ...
 
-    Raises :class:`InputError` for an operation that the model does not cover.
+    Raises :class:`InputError` for what is none, or only a phase of one.
     """
     key = op_key(name)
-    if key not in OPS:
-        raise InputError(
-            f"unknown op '{name}'{nearest(name, [*OPS, *OP_NAMES])}; the model knows "
-            f"{', '.join(OPS)} (or plain, fused, separate)"
-        )
+    known = ops.chosen()
+    if key not in (op.name for op in known):
+        spelled = [word for op in known for word in (op.name, *op.names)]
+        short = ", ".join(op.names[0] for op in known)
+        raise InputError(f"unknown op '{name}'{nearest(name, spelled)}; one of {short}")
     return key
 
 
 def op_key(name: str) -> str:
-    """Return an operation's own name, whether the model covers it or only rules speak of it."""
+    """Return an operation's own name; what is none comes back in the form of one."""
     key = re.sub(r"[\s-]+", "_", name.strip().lower())
-    return OP_NAMES.get(key, key)
+    return next((op.name for op in ops.chosen() if key in op.names), key)
+
+
+def modelled_op(name: str) -> str:
+    """Return the operation that a name stands for: ``fused``, ``plain``, ``all-reduce``, ...
+
+    Raises :class:`InputError` for an operation that no model covers: its latency is not that of
+    another op.
+    """
+    op = read_op(name)
+    if op not in OPS:
+        raise InputError(
+            f"no model covers {ops.vocabulary()[op].title} ({op}); models cover {', '.join(OPS)}"
+        )
+    return op
 
 
 def read_algorithm(name: str) -> str:
@@ -105,7 +120,7 @@ class Shapes:
 
         Raises :class:`InputError` for an unknown op, dtype or world size and for sizes below 1.
         """
-        op, dtype = read_op(op), read_dtype(dtype)
+        op, dtype = modelled_op(op), read_dtype(dtype)
         t, h, n = np.broadcast_arrays(
             np.asarray(tokens, np.int64),
             np.asarray(hidden_dim, np.int64),

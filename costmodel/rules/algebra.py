@@ -18,7 +18,7 @@ listed is one for which no claim is made. Build with :func:`all_of`, :func:`any_
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +102,7 @@ class AnyOf(Condition):
                 refused = " and ".join(p.negated().words() for p in self.parts[1:])
                 return f"{names} not where {refused}"
         return " or ".join(
-            f"({' and '.join(q.words() for q in p.parts)})" if isinstance(p, All) else p.words()
+            f"({' and '.join(map(_bracketed, p.parts))})" if isinstance(p, All) else p.words()
             for p in self.parts
         )
 
@@ -384,11 +384,11 @@ def _implies(one: Condition, other: Condition) -> bool:
     return tighter.get(one.op, one.op in (">", ">=") and one.value > other.value)
 
 
-def _given(factor: Condition, others: Iterable[Condition]) -> Condition:
+def _given(factor: Condition, others: Container[Condition]) -> Condition:
     """Return what a disjunction still asks once the other factors of a conjunction hold."""
     if not isinstance(factor, AnyOf):
         return factor
-    if any(term in others for term in factor.parts):
+    if any(all(part in others for part in factors(term)) for term in factor.parts):
         return Always()
     return any_of(*(t for t in factor.parts if t.negated() not in others))
 

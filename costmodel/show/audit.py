@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..data.llms import CALLS_PER_LAYER
 from ..engines.audit import Audit
 from ..model.shape import WORLD_SIZES
-from . import words
+from . import gates, words
 from .table import table
 
 
@@ -23,6 +23,7 @@ def text(one: Audit, hidden_dims: Sequence[int], dtype: str, layers: int | None)
         lines += [f"  {installed.file}:{o.line}: {o.words()}" for o in installed.overrides]
         lines += [f"  could not be read, taken as met: {a}" for a in installed.assumed]
         lines += [f"  {installed.file}:{f.line}: {f.text}" for f in installed.findings]
+    lines += ["", gates.text(one.gates)]
     lines += ["", f"largest 1-stage batch in {dtype}, by hidden size:"]
     rules = [("installed", one.rule)]
     if one.against is not None:

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..model.eligibility import eligible
 from ..model.geometry import link_geometry
 from ..model.latency import total
-from ..model.shape import FUSED, SPOKEN, Shapes, read_algorithm, read_op
+from ..model.shape import FUSED, SPOKEN, Shapes, modelled_op, read_algorithm
 from ..units import read_dtype
 from .conditions import Conditions
 from .engine import Engine, Run
@@ -111,7 +111,7 @@ def simulate(
     for name, value in (("tokens", tokens), ("hidden_dim", hidden_dim)):
         if value < 1:
             raise InputError(f"{name} must be 1 or more, got {value}")
-    op, dtype = read_op(op), read_dtype(dtype)
+    op, dtype = modelled_op(op), read_dtype(dtype)
     shapes = Shapes(
         op, dtype, *(np.array([v], np.int64) for v in (tokens, hidden_dim, machine.ranks))
     )
