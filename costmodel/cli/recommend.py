@@ -14,6 +14,7 @@ from . import options, question
 @question.setting_options
 @question.workload_options
 @options.world_sizes
+@question.deployment_options
 @options.format_option
 def command(tp: tuple[int, ...], style: str, **asked: Any) -> None:
     """Recommend the dispatch rule: hidden sizes, byte cutoff per tensor-parallel size, evidence.
@@ -22,11 +23,33 @@ def command(tp: tuple[int, ...], style: str, **asked: Any) -> None:
     costmodel recommend --arch gfx942
     costmodel recommend --gpu MI355X --model gpt-oss-120b --for sglang --format json
     """
-    setting = question.setting_of(asked)
-    decision = recommend(setting, question.workload_of(asked), world_sizes=tp)
-    if style == "json":
-        options.print_json(decision.to_dict())
-    else:
-        from ..show.recommendation import text
+    from ..data.deployment import Deployment
+    from ..data.engine_calls import fused_calls, none_left
 
-        click.echo(text(decision))
+    llm = question.llm_of(asked)
+    served = question.deployment_of(asked, asked["engine"])
+    setting = question.setting_of(asked)
+    # A model that makes no fused call weighs nothing: the rule is that for known models.
+    calls = fused_calls(llm, served) if llm else none_left(served)
+    none = calls is not None and not calls.per_step
+    workload = None if llm and none else question.workload_of(asked, served)
+    decision = recommend(setting, workload, world_sizes=tp, deployment=served)
+    if style == "json":
+        record = decision.to_dict()
+        if served != Deployment(engine=served.engine):
+            record["deployment"] = served.to_dict()
+        if calls is not None:
+            record["calls"] = calls.to_dict()
+        options.print_json(record)
+        return
+    from ..show.recommendation import text
+
+    click.echo(text(decision))
+    if said := served.words():
+        click.echo(
+            f"\nserved with {said}: {served.batches.size} captured batches, "
+            f"{served.tokens[0]} to {served.tokens[-1]} tokens a step"
+        )
+    if none and calls is not None:
+        whose = f"{llm.name} makes no fused call" if llm else "no fused call is made"
+        click.echo(f"\n{whose}: {calls.why}; no rule decides anything here")
