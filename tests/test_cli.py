@@ -20,7 +20,8 @@ KEYS = {
         "world_size", "max_bytes", "inclusive", "max_bytes_lo", "max_bytes_hi",
         "max_bytes_this_kernel_lo", "max_bytes_this_kernel_hi", "verdict", "reason", "measure_next",
         "cell_bytes", "regret_pct", "contested_regret_pct", "worst_regret_pct", "evidence", "separate", "three_way", "two_arms_loss_pct",
-        "two_arms_enough", "adequate", "gain_per_hidden_pct", "by_hidden", "window", "switch",
+        "two_arms_enough", "adequate", "gain_per_hidden_pct", "by_hidden", "smallest_over_hidden_lo",
+        "smallest_over_hidden_hi", "window", "switch",
         "statements",
     ],
     "row": [

@@ -75,7 +75,7 @@ def test_90_percent_intervals_cover_85_to_95_percent(problem):
         _, found = calibrate(with_latency(problem.observations, noisy))
         sd = np.sqrt(np.diag(found.covariance))
         parameter.append(np.abs(truth - found.x) <= 1.645 * sd)
-        slope = found.problem.jacobian(found.x)[1]
+        slope = found.problem.jacobian(found.x[None])[1][0]
         spread = np.sqrt(np.einsum("ij,jk,ik->i", slope, found.covariance, slope))
         latency.append(np.mean(np.abs(found.predicted - exact) <= 1.645 * spread))
     assert 0.85 <= np.mean(parameter) <= 0.95

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from costmodel.data import hardware, kernels, llms, statements
-from costmodel.data.statements import KINDS, WINDOW, about, published
+from costmodel.data.statements import KINDS, SMALLEST_CROSSOVER, WINDOW, about, published
 from costmodel.data.workload import Workload
 from costmodel.decide.explanation import explain
 from costmodel.decide.recommendation import recommend
+from costmodel.decide.regret import Cell
 from costmodel.decide.setting import Setting
-from costmodel.decide.statements import beside
+from costmodel.decide.statements import beside as beside_both
 from costmodel.model.shape import ALL_REDUCE, FUSED, WORLD_SIZES
 from costmodel.report import markdown
 from costmodel.report.case import gather
@@ -25,6 +26,11 @@ from costmodel.show import explanation, recommendation
 #: The state that vLLM #57886 measured, and the bytes that it states at 8 ranks.
 MEASURED = Setting.shipped("MI355X", aiter_version="0.1.19")
 VLLM_TP8 = 192 * 1024
+
+
+def beside(setting, n, lo, hi):
+    """One interval for all hidden sizes and for the smallest of them."""
+    return beside_both(setting, n, Cell(lo, hi), Cell(lo, hi))
 
 
 @pytest.mark.parametrize("s", published(), ids=lambda s: f"{s.who} {s.op} TP{s.world_size}")
@@ -135,19 +141,34 @@ def test_statements_move_no_number(monkeypatch):
     assert with_them == without
 
 
-def test_the_interval_is_that_of_the_cutoff(monkeypatch):
+@pytest.mark.parametrize("kind", KINDS[:2] + KINDS[3:4])
+def test_the_interval_is_that_of_what_is_stated(monkeypatch, kind):
     cutoff = recommend(MEASURED, world_sizes=(8,)).at(8)
     (vllm, _), lo, hi = (
         about("MI355X", "gfx950", 8, FUSED),
         cutoff.max_bytes_lo,
         cutoff.max_bytes_hi,
     )
+    if kind == SMALLEST_CROSSOVER:
+        smallest = cutoff.adequacy.smallest
+        assert smallest.lo < lo
+        assert lo < smallest.hi < hi
+        lo, hi = smallest.lo, smallest.hi
     stated = (lo - 1, lo, cutoff.max_bytes, hi, hi + 1)
     monkeypatch.setattr(
-        statements, "published", lambda: tuple(replace(vllm, hi_bytes=b) for b in stated)
+        statements, "published", lambda: tuple(replace(vllm, hi_bytes=b, kind=kind) for b in stated)
     )
     beside_it = recommend(MEASURED, world_sizes=(8,)).at(8).statements
     assert [b.held for b in beside_it] == [False, True, True, True, False]
+
+
+def test_the_smallest_crossovers_that_vllm_measured_are_held():
+    """AITER 0.1.19 on MI355X: no row at that state is from there, and no prior was moved for it."""
+    for n, stated in ((4, 320 * 1024), (8, VLLM_TP8)):
+        cutoff = recommend(MEASURED, world_sizes=(n,)).at(n)
+        assert cutoff.adequacy.smallest.lo <= stated <= cutoff.adequacy.smallest.hi
+        assert cutoff.adequacy.smallest.hi < 2 * stated
+        assert cutoff.statements[0].held
 
 
 def test_recommend_and_explain_show_what_the_record_says():
@@ -155,7 +176,8 @@ def test_recommend_and_explain_show_what_the_record_says():
     (cutoff,) = decision.to_dict()["cutoffs"]
     vllm, _ = cutoff["statements"]
     assert (vllm["hi_bytes"], vllm["url"]) == (VLLM_TP8, "https://github.com/vllm-project/vllm/pull/57886")  # fmt: skip
-    assert vllm["held"] == (cutoff["max_bytes_lo"] <= VLLM_TP8 <= cutoff["max_bytes_hi"])
+    lo, hi = cutoff["smallest_over_hidden_lo"], cutoff["smallest_over_hidden_hi"]
+    assert vllm["held"] == (lo <= VLLM_TP8 <= hi)
     text = " ".join(recommendation.text(decision).split())
     flag = "inside" if vllm["held"] else "OUTSIDE"
     said = "vLLM #57886, AITER 0.1.19: smallest crossover over hidden sizes 192 KiB"

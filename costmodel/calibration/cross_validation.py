@@ -21,7 +21,7 @@ from ..data import kernels
 from ..model.shape import ONE_STAGE, SEPARATE
 from .baselines import BASELINES
 from .coverage import HiddenEffect, arms, hidden_effect
-from .fit import Fit, fit
+from .fit import Fit, refits
 from .observations import Observations
 from .origami import all_reduce_us
 from .posterior import NOISE_HALF_WIDTH, NORMAL_HALF_WIDTH
@@ -92,19 +92,15 @@ def leave_one_out(found: Fit) -> tuple[Array, NDArray[np.bool_]]:
     observed = found.problem.observations.latency_us
     error, inside = np.empty(observed.size), np.empty(observed.size, bool)
     folds = observed.size if observed.size <= ONE_BY_ONE else FOLDS
-    for fold in range(folds):
-        out = np.arange(fold, observed.size, folds)
-        rows = np.ones(observed.size, bool)
-        rows[out] = False
-        without = fit(found.problem, rows=rows, start=found)
-        t, columns = found.problem.jacobian(without.x)
-        for i in out.tolist():
-            slope = columns[i] / t[i]
-            variance = float(slope @ without.covariance @ slope)
-            noise = found.row_noise[found.problem.harness_index[i]]
-            half = np.sqrt(NORMAL_HALF_WIDTH**2 * variance + (NOISE_HALF_WIDTH * noise) ** 2)
-            residual = np.log(t[i] / observed[i])
-            error[i], inside[i] = 100 * np.expm1(residual), abs(residual) <= half
+    fold = np.arange(observed.size) % folds
+    row_noise = found.row_noise[found.problem.harness_index]
+    for k, without in enumerate(refits(found, (fold != k for k in range(folds)))):
+        out = fold == k
+        slope = without.slope[out]
+        variance = np.einsum("ij,jk,ik->i", slope, without.covariance, slope)
+        half = np.hypot(NORMAL_HALF_WIDTH * np.sqrt(variance), NOISE_HALF_WIDTH * row_noise[out])
+        residual = np.log(without.predicted[out] / observed[out])
+        error[out], inside[out] = 100 * np.expm1(residual), np.abs(residual) <= half
     return error, inside
 
 
@@ -121,11 +117,10 @@ def leave_hidden_out(found: Fit) -> Array:
         mine = known & (arm == a)
         several |= mine & (np.unique(table.hidden_dim[mine]).size > 1)
     error = np.full(arm.size, np.nan)
-    for hidden in np.unique(table.hidden_dim[several]):
-        out = several & (table.hidden_dim == hidden)
-        without = fit(found.problem, rows=~out, start=found)
-        predicted = found.problem.predict(without.x)[out]
-        error[out] = 100 * (predicted / found.problem.observations.latency_us[out] - 1)
+    outs = [several & (table.hidden_dim == h) for h in np.unique(table.hidden_dim[several])]
+    for out, without in zip(outs, refits(found, (~out for out in outs)), strict=True):
+        measured = found.problem.observations.latency_us[out]
+        error[out] = 100 * (without.predicted[out] / measured - 1)
     return error
 
 
@@ -227,8 +222,8 @@ def leave_source_out(found: Fit) -> tuple[dict[str, Array], dict[str, dict[str, 
         if not score.any():
             continue
         # A harness without rows keeps its prior: zero deviation.
-        without = fit(found.problem, rows=~out, start=found)
-        predicted = found.problem.predict(without.x)
+        (without,) = refits(found, [~out])
+        predicted = without.predicted
         error = np.full(observed.size, np.nan)
         guesses = {name: np.full(observed.size, np.nan) for name in simple}
         for key in np.unique(observations.harness[score]):

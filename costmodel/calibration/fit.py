@@ -19,8 +19,10 @@ Gelman, Bayesian Analysis 1 (2006), for the half-normal prior of a spread.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +52,9 @@ TAUS_US = np.array([0.05, 0.15, 0.3, 0.45, 0.6, 0.8, 1.05, 1.35, 1.65])
 #: The fit has converged when a step lowers twice the negative log density by less than this.
 TOLERANCE = 1e-4
 MOST_STEPS = 80
+
+#: Numbers a term of the model may hold in refits that take their steps together: tens of MB.
+AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,8 @@ class FitProblem:
         return (self.contrast_index[:, None] == np.arange(len(self.contrast))).astype(float)
 
     def predict(self, x: Array) -> Array:
-        """Return modelled latencies, harness and contrast included, for one coordinate vector."""
-        return self._latency(x[None, :])[0]
+        """Return modelled latencies, harness and contrast included, for coordinates (..., p)."""
+        return self._latency(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
     def _latency(self, x: Array) -> Array:
         """Return latencies (m, n) for coordinate vectors (m, p)."""
@@ -122,19 +127,22 @@ class FitProblem:
         return np.where(self.is_log, np.exp(np.where(self.is_log, x, 0.0)), x)
 
     def jacobian(self, x: Array) -> tuple[Array, Array]:
-        """Return (latency, d latency / d x), the model's columns in one vectorised evaluation."""
+        """Return (latency (m, n), d latency / d x (m, n, p)) for coordinate vectors (m, p).
+
+        The model's columns are differences, all in one vectorised evaluation.
+        """
         k, h = len(self.names), len(self.harness)
         step = 1e-5
-        moved = np.tile(x, (k + 1, 1))
-        moved[1:, :k] += step * np.eye(k)
-        latency = self._latency(moved)
-        columns = np.empty((latency.shape[1], x.size))
-        columns[:, :k] = ((latency[1:] - latency[0]) / step).T
-        typical = np.exp(x[self.names.index("harness_us")])
+        moved = np.repeat(x[:, None, :], k + 1, axis=1)
+        moved[:, 1:, :k] += step * np.eye(k)
+        latency = self.predict(moved)
+        columns = np.empty((len(x), latency.shape[-1], x.shape[-1]))
+        columns[..., :k] = ((latency[:, 1:] - latency[:, :1]) / step).transpose(0, 2, 1)
+        typical = np.exp(x[:, self.names.index("harness_us")])[:, None]
         own = self.harness_index[:, None] == np.arange(h)
-        columns[:, k : k + h] = own * (typical * np.exp(x[k : k + h]))
-        columns[:, k + h :] = self.contrast_columns
-        return latency[0], columns
+        columns[..., k : k + h] = own * (typical * np.exp(x[:, k : k + h]))[:, None, :]
+        columns[..., k + h :] = self.contrast_columns
+        return latency[:, 0], columns
 
 
 def _contrasts(observations: Observations) -> tuple[tuple[tuple[str, str], ...], NDArray[np.int64]]:
@@ -231,54 +239,31 @@ class _Rows:
         return np.where(sign == 0, of_rows[self.left], both)
 
 
-def fit(
-    problem: FitProblem,
-    *,
-    rows: Mask | None = None,
-    start: Fit | None = None,
-    rounds: int = 6,
-    taus_us: Array = TAUS_US,
-) -> Fit:
-    """Fit to all rows, or to those of a mask (the others are predicted but carry no weight).
-
-    ``start`` warm-starts from another fit of the same problem; its noise scales are kept and tau is
-    its mean, which is what leave-one-out needs. ``taus_us`` is the grid of tau.
-    """
-    keep = np.ones(len(problem.observations), bool) if rows is None else rows
-    used = _Rows.of(problem, keep)
+def fit(problem: FitProblem, *, rounds: int = 6, taus_us: Array = TAUS_US) -> Fit:
+    """Fit to all rows. ``taus_us`` is the grid of tau."""
+    used = _Rows.of(problem, np.ones(len(problem.observations), np.bool_))
     k, h = len(problem.names), len(problem.harness)
-    if start is None:
-        x = np.concatenate([problem.prior_mean, np.zeros(h + len(problem.contrast))])
-        noise = np.full(2 * h, NOISE_START * 2)
-        spread = HARNESS_LOG_SD_START
-    else:
-        x, noise, spread = start.x.copy(), start.noise, start.harness_log_sd
-        rounds = 0
+    x = np.concatenate([problem.prior_mean, np.zeros(h + len(problem.contrast))])
+    noise, spread = np.full(2 * h, NOISE_START * 2), HARNESS_LOG_SD_START
     tau = CONTRAST_US if len(taus_us) > 1 else float(taus_us[0])
     for _ in range(rounds):
         prior = _Prior.of(problem, spread, tau)
-        x = _maximise(problem, used, prior, noise, x)
-        covariance, leverage, residual = _laplace(problem, used, prior, noise, x)
-        noise = _noise(used, residual, noise, leverage)
+        top = _summits(problem, [used], prior, noise, x)[0]
+        x, (covariance, leverage) = top.x, top.laplace(prior)
+        noise = _noise(used, top.residual, noise, leverage)
         spread = _spread(x[k : k + h], np.diag(covariance)[k : k + h], spread)
-    if start is not None:
-        taus, weight = np.array([start.taus[:, 0] @ start.taus[:, 1]]), np.ones(1)
-    elif not problem.contrast:
-        taus, weight = np.array([CONTRAST_US]), np.ones(1)
-    else:
-        taus, weight = taus_us, None
+    taus = taus_us if problem.contrast else np.array([CONTRAST_US])
     means, covariances, evidence = [], [], []
     for tau in taus.tolist():
         prior = _Prior.of(problem, spread, tau)
-        x = _maximise(problem, used, prior, noise, x)
-        covariance, _, residual = _laplace(problem, used, prior, noise, x)
+        top = _summits(problem, [used], prior, noise, x)[0]
+        x, covariance = top.x, top.laplace(prior)[0]
         means.append(x)
         covariances.append(covariance)
-        evidence.append(_log_evidence(used, prior, noise, x, residual, covariance, tau))
-    if weight is None:
-        log_weight = np.array(evidence) - 0.5 * (taus / CONTRAST_US) ** 2 + np.log(_widths(taus))
-        weight = np.exp(log_weight - log_weight.max())
-        weight /= weight.sum()
+        evidence.append(_log_evidence(top, prior, covariance, tau))
+    log_weight = np.array(evidence) - 0.5 * (taus / CONTRAST_US) ** 2 + np.log(_widths(taus))
+    weight = np.exp(log_weight - log_weight.max())
+    weight /= weight.sum()
     mean = weight @ np.array(means)
     off = np.array(means) - mean
     covariance = np.tensordot(weight, np.array(covariances), 1) + (off * weight[:, None]).T @ off
@@ -286,6 +271,36 @@ def fit(
         problem, mean, covariance, noise, spread, np.column_stack([taus, weight]),
         np.maximum(problem.predict(mean), 1e-3),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A fit without some rows: coordinates, their covariance, and all rows' latency.
+
+    ``slope`` (n, p) is d log latency / d x.
+    """
+
+    x: Array
+    covariance: Array
+    predicted: Array
+    slope: Array
+
+
+def refits(found: Fit, keeps: Iterable[Mask]) -> Iterator[Refit]:
+    """Refit without the rows that each mask leaves out, warm from a fit to all.
+
+    Noise scales are kept and tau is its mean: what leaving rows out needs. As many refits as fit
+    into memory take their steps together.
+    """
+    problem = found.problem
+    prior = _Prior.of(problem, found.harness_log_sd, float(found.taus[:, 0] @ found.taus[:, 1]))
+    numbers = len(problem.observations) * (len(problem.names) + 1)
+    waiting = iter(keeps)
+    while some := list(islice(waiting, max(1, AT_ONCE // numbers))):
+        used = [_Rows.of(problem, keep) for keep in some]
+        for top in _summits(problem, used, prior, found.noise, found.x):
+            covariance, _ = top.laplace(prior)
+            yield Refit(top.x, covariance, top.latency, top.slope)
 
 
 @dataclass(frozen=True)
@@ -308,82 +323,129 @@ class _Prior:
         )
 
 
-def _maximise(problem: FitProblem, used: _Rows, prior: _Prior, noise: Array, x: Array) -> Array:
-    """Return the coordinates of highest posterior density.
+@dataclass(frozen=True)
+class _Place:
+    """Rows, their noise scales and the density at coordinates ``x``; ``loss`` is twice its -log.
 
-    Gauss-Newton steps with the weights of iteratively reweighted least squares, damped where a step
-    does not pay (Levenberg and Marquardt); link rates stay within their nominal limits.
+    ``z`` are residuals over their scales, ``weight`` those of reweighted least squares, ``u`` the
+    coordinates over their priors with the weights ``light``.
     """
-    log_y = np.log(problem.observations.latency_us)
-    scale = noise[used.scale]
 
-    def weigh(t: Array, v: Array) -> tuple[float, Array, Array, Array, Array]:
-        z = used.combine(np.log(np.maximum(t, 1e-3)) - log_y) / scale
-        u = (v - prior.mean) / prior.sd
-        loss = (NOISE_DOF + 1) * float(np.sum(np.log1p(z**2 / NOISE_DOF))) + float(u @ u)
+    used: _Rows
+    scale: Array
+    x: Array
+    latency: Array
+    loss: float
+    residual: Array
+    z: Array
+    weight: Array
+    u: Array
+    light: Array
+    slope: Array
+
+    @classmethod
+    def of(
+        cls, problem: FitProblem, used: _Rows, prior: _Prior, noise: Array, x: Array,
+        latency: Array, columns: Array | None = None,
+    ) -> _Place:  # fmt: skip
+        """Weigh the residuals of ``latency`` (n,); ``columns`` (n, p) is its derivative."""
+        latency, scale = np.maximum(latency, 1e-3), noise[used.scale]
+        residual = used.combine(np.log(latency / problem.observations.latency_us))
+        z = residual / scale
+        u = (x - prior.mean) / prior.sd
         heavy = u[prior.heavy]
+        loss = (NOISE_DOF + 1) * float(np.sum(np.log1p(z**2 / NOISE_DOF))) + float(u @ u)
         loss += (HARNESS_DOF + 1) * float(np.sum(np.log1p(heavy**2 / HARNESS_DOF)))
         loss -= float(heavy @ heavy)
         light = np.ones_like(u)
         light[prior.heavy] = (HARNESS_DOF + 1) / (HARNESS_DOF + heavy**2)
-        return loss, z, (NOISE_DOF + 1) / (NOISE_DOF + z**2), u, light
+        weight = (NOISE_DOF + 1) / (NOISE_DOF + z**2)
+        slope = np.empty(0) if columns is None else columns / latency[:, None]
+        return cls(used, scale, x, latency, loss, residual, z, weight, u, light, slope)
 
-    x = np.minimum(x, prior.upper - 1e-9)
-    t, columns = problem.jacobian(x)
-    loss, z, weight, u, light = weigh(t, x)
-    damping = 1e-4
+    @property
+    def _scaled(self) -> Array:
+        return self.used.combine(self.slope) / self.scale[:, None]
+
+    def step(self, prior: _Prior) -> Callable[[float], Array]:
+        """Return damping -> the Gauss-Newton step; rates at their nominal limit stay there."""
+        slope = self._scaled
+        curvature = (slope.T * self.weight) @ slope + np.diag(self.light / prior.sd**2)
+        gradient = slope.T @ (self.weight * self.z) + self.light * self.u / prior.sd
+        free = (self.x < prior.upper - 1e-8) | (gradient > 0)
+        among, down = curvature[np.ix_(free, free)], gradient[free]
+
+        def damped(damping: float) -> Array:
+            step = np.zeros_like(self.x)
+            step[free] = np.linalg.solve(among * (1 + damping * np.eye(down.size)), down)
+            return step
+
+        return damped
+
+    def laplace(self, prior: _Prior) -> tuple[Array, Array]:
+        """Return the posterior covariance and each residual's leverage."""
+        scaled = self._scaled * np.sqrt((NOISE_DOF + 1) / (NOISE_DOF + 3))
+        precision = prior.sd**-2.0
+        precision[prior.heavy] *= (HARNESS_DOF + 1) / (HARNESS_DOF + 3)
+        covariance = np.linalg.inv(scaled.T @ scaled + np.diag(precision))
+        covariance = (covariance + covariance.T) / 2
+        return covariance, np.einsum("ij,jk,ik->i", scaled, covariance, scaled)
+
+
+def _summits(
+    problem: FitProblem, used: Sequence[_Rows], prior: _Prior, noise: Array, x: Array
+) -> list[_Place]:
+    """Return where the posterior density of each set of rows is highest, from ``x`` on.
+
+    Gauss-Newton steps with the weights of iteratively reweighted least squares, damped where a step
+    does not pay (Levenberg and Marquardt); link rates stay within their nominal limits. The model
+    is evaluated for all sets at once.
+    """
+
+    def places(which: list[int], at: Array) -> list[_Place]:
+        every = zip(which, at, *problem.jacobian(at), strict=True)
+        return [_Place.of(problem, used[i], prior, noise, *rest) for i, *rest in every]
+
+    found = places(
+        list(range(len(used))), np.tile(np.minimum(x, prior.upper - 1e-9), (len(used), 1))
+    )
+    damping = [1e-4] * len(used)
+    moving = list(range(len(used)))
     for _ in range(MOST_STEPS):
-        slope = used.combine(columns / np.maximum(t, 1e-3)[:, None]) / scale[:, None]
-        curvature = (slope.T * weight) @ slope + np.diag(light / prior.sd**2)
-        gradient = slope.T @ (weight * z) + light * u / prior.sd
-        free = (x < prior.upper - 1e-8) | (gradient > 0)
-        while True:
-            damped = curvature[np.ix_(free, free)] * (1 + damping * np.eye(int(free.sum())))
-            step = np.zeros_like(x)
-            step[free] = np.linalg.solve(damped, gradient[free])
-            trial = np.minimum(x - step, prior.upper - 1e-9)
-            new = weigh(problem.predict(trial), trial)
-            if new[0] <= loss or damping > 1e6:
-                break
-            damping *= 8
-        gain, x, damping = loss - new[0], trial, max(damping / 8, 1e-9)
-        t, columns = problem.jacobian(x)
-        loss, z, weight, u, light = weigh(t, x)
-        if gain < TOLERANCE:
+        steps = {i: found[i].step(prior) for i in moving}
+        accepted: dict[int, _Place] = {}
+        trying = moving
+        while trying:
+            trials = np.array([found[i].x - steps[i](damping[i]) for i in trying])
+            trials = np.minimum(trials, prior.upper - 1e-9)
+            for i, trial, latency in zip(trying, trials, problem.predict(trials), strict=True):
+                place = _Place.of(problem, used[i], prior, noise, trial, latency)
+                if place.loss <= found[i].loss or damping[i] > 1e6:
+                    accepted[i] = place
+                else:
+                    damping[i] *= 8
+            trying = [i for i in trying if i not in accepted]
+        gains = {i: found[i].loss - accepted[i].loss for i in moving}
+        for i, place in zip(
+            moving, places(moving, np.array([accepted[i].x for i in moving])), strict=True
+        ):
+            found[i], damping[i] = place, max(damping[i] / 8, 1e-9)
+        moving = [i for i in moving if gains[i] >= TOLERANCE]
+        if not moving:
             break
-    return x
+    return found
 
 
-def _laplace(
-    problem: FitProblem, used: _Rows, prior: _Prior, noise: Array, x: Array
-) -> tuple[Array, Array, Array]:
-    """Return the posterior covariance, each residual's leverage, and the residuals."""
-    t, columns = problem.jacobian(x)
-    t = np.maximum(t, 1e-3)
-    residual = used.combine(np.log(t / problem.observations.latency_us))
-    scaled = used.combine(columns / t[:, None]) / noise[used.scale][:, None]
-    scaled *= np.sqrt((NOISE_DOF + 1) / (NOISE_DOF + 3))
-    precision = prior.sd**-2.0
-    precision[prior.heavy] *= (HARNESS_DOF + 1) / (HARNESS_DOF + 3)
-    covariance = np.linalg.inv(scaled.T @ scaled + np.diag(precision))
-    covariance = (covariance + covariance.T) / 2
-    return covariance, np.einsum("ij,jk,ik->i", scaled, covariance, scaled), residual
-
-
-def _log_evidence(
-    used: _Rows, prior: _Prior, noise: Array, x: Array, residual: Array, covariance: Array,
-    tau: float,
-) -> float:  # fmt: skip
+def _log_evidence(top: _Place, prior: _Prior, covariance: Array, tau: float) -> float:
     """Return the log evidence by Laplace, up to what is the same for every tau."""
-    z = (residual / noise[used.scale]) ** 2
-    rows = -0.5 * (NOISE_DOF + 1) * float(np.sum(np.log1p(z / NOISE_DOF)))
-    u = (x - prior.mean) / prior.sd
+    rows = -0.5 * (NOISE_DOF + 1) * float(np.sum(np.log1p(top.z**2 / NOISE_DOF)))
+    u = top.u
     heavy = u[prior.heavy]
     light = np.delete(u, np.arange(prior.heavy.start, prior.heavy.stop))
     priors = -0.5 * float(light @ light) - 0.5 * (HARNESS_DOF + 1) * float(
         np.sum(np.log1p(heavy**2 / HARNESS_DOF))
     )
-    contrasts = x.size - prior.heavy.stop
+    contrasts = u.size - prior.heavy.stop
     return rows + priors - contrasts * np.log(tau) + 0.5 * float(np.linalg.slogdet(covariance)[1])
 
 

@@ -8,17 +8,19 @@ would decide otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..calibration.posterior import LEVEL
+from ..calibration.posterior import LEVEL, TAIL
 from ..units import kib
 from .objective import contested
+from .regret import Arms, Cell
 
 if TYPE_CHECKING:
-    from .regret import Arms
     from .schemas import HiddenCutoffRecord, OneStageWindowRecord
 
 #: One cutoff, and two arms, are called adequate when what is left out would gain less than this.
@@ -84,10 +86,12 @@ class Adequacy:
     """What one cutoff leaves on the table at one world size.
 
     ``gain_per_hidden_pct`` is what a cutoff per hidden size would gain over the whole workload;
-    ``window`` None: no window beats the cutoff.
+    ``window`` None: no window beats the cutoff. ``smallest`` is the 90 % interval of the smallest
+    of the own cutoffs, which a sweep over hidden sizes states.
     """
 
     by_hidden: tuple[HiddenCutoff, ...]
+    smallest: Cell
     window: OneStageWindow | None
     gain_per_hidden_pct: float
 
@@ -95,8 +99,11 @@ class Adequacy:
     def of(cls, arms: Arms, max_bytes: int | None) -> Adequacy:
         """Judge the cutoff ``max_bytes`` (None: 1-stage throughout) on the arms' workload."""
         limit = int(arms.shapes.bytes[-1]) if max_bytes is None else max_bytes
+        hidden = np.unique(arms.shapes.hidden_dim).tolist()
+        alone = {h: arms.select(arms.shapes.hidden_dim == h) for h in hidden}
         return cls(
-            by_hidden=hidden_cutoffs(arms, max_bytes),
+            by_hidden=hidden_cutoffs(alone, arms.each_best_bytes, max_bytes),
+            smallest=smallest_cutoff(alone.values()),
             window=one_stage_window(arms, max_bytes),
             gain_per_hidden_pct=arms.gain_per_hidden_pct(limit),
         )
@@ -132,12 +139,24 @@ class Adequacy:
         return out
 
 
-def hidden_cutoffs(arms: Arms, max_bytes: int | None) -> tuple[HiddenCutoff, ...]:
-    """Return the own cutoff of every hidden size of the arms' workload."""
-    common = arms.each_best_bytes
+def smallest_cutoff(each: Iterable[Arms]) -> Cell:
+    """Return the 90 % interval of the smallest cutoff among arms, each of one hidden size.
+
+    Draw by draw the smallest is taken, of the lower and of the upper ends of their cells.
+    """
+    cells = [alone.each_best_cell for alone in each]
+    lo, hi = (np.min([ends[i] for ends in cells], axis=0) for i in (0, 1))
+    least = np.quantile(lo, TAIL, method="nearest")
+    most = np.quantile(hi, 1 - TAIL, method="nearest")
+    return Cell(int(least), None if np.isinf(most) else int(most))
+
+
+def hidden_cutoffs(
+    each: Mapping[int, Arms], common: NDArray[np.int64], max_bytes: int | None
+) -> tuple[HiddenCutoff, ...]:
+    """Return the own cutoff of every hidden size; ``common`` (draws,) is that of all together."""
     out = []
-    for hidden in np.unique(arms.shapes.hidden_dim).tolist():
-        alone = arms.select(arms.shapes.hidden_dim == hidden)
+    for hidden, alone in each.items():
         best, size = alone.best(), alone.shapes.bytes
         # How many captured batches run 1-stage, draw by draw.
         own, shared = (

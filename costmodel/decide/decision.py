@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..data.workload import Workload
 from ..errors import InputError
 from ..model.shape import FUSED
@@ -17,7 +19,7 @@ from ..rules.evidence import CutoffEvidence
 from ..units import kib
 from .adequacy import ADEQUATE_PCT, Adequacy, contested_gain_pct
 from .evidence import NOT_IDENTIFIED, ArmEvidence, evidence_class
-from .objective import Regrets
+from .objective import Regrets, contested
 from .regret import Arms, Cell
 from .setting import Setting
 from .statements import Beside
@@ -109,6 +111,8 @@ class Cutoff:
             "adequate": self.adequacy.enough,
             "gain_per_hidden_pct": self.adequacy.gain_per_hidden_pct,
             "by_hidden": [h.to_dict() for h in self.adequacy.by_hidden],
+            "smallest_over_hidden_lo": self.adequacy.smallest.lo,
+            "smallest_over_hidden_hi": self.adequacy.smallest.hi,
             "window": self.adequacy.window.to_dict() if self.adequacy.window else None,
             "switch": [
                 {"hidden_dim": h, "last_1stage_tokens": last, "first_2stage_tokens": first}
@@ -218,12 +222,16 @@ class Decision:
         for c in self.cutoffs:
             if not c.claimed:
                 continue
-            for hidden in CHECKED_HIDDEN_DIMS:
-                one = self.setting.shapes(1, hidden, c.world_size)
-                if not self.setting.takes_both(one).all():
-                    continue
-                arms = Arms.of(self.setting, Workload.of([hidden]), c.world_size)
-                loss = contested_gain_pct(arms, c.max_bytes)
+            every = Workload.of(CHECKED_HIDDEN_DIMS)
+            calls = self.setting.shapes(every.tokens, every.hidden_dim, c.world_size)
+            near = self.setting.takes_both(calls)
+            if c.max_bytes is not None:
+                near &= contested(calls.bytes, c.max_bytes)
+            order = np.flatnonzero(near)[np.argsort(calls.bytes[near], kind="stable")]
+            arms = Arms.of_calls(self.setting, calls.select(order))
+            for hidden in sorted(set(arms.shapes.hidden_dim.tolist())):
+                alone = arms.select(arms.shapes.hidden_dim == hidden)
+                loss = contested_gain_pct(alone, c.max_bytes)
                 if loss > ADEQUATE_PCT:
                     out.append(HiddenLoss(c.world_size, hidden, loss))
         return tuple(out)

@@ -152,7 +152,7 @@ def weigh(
 def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) -> Cutoff:
     """Return the cutoff for one world size."""
     arms, best = weigh(setting, load, n, added_us=added_us)
-    this_kernel = weigh(setting, load, n, values=setting.this_kernel, added_us=added_us)[1]
+    this_kernel = arms.in_laboratories(setting).best()
     evidence = arms_evidence(setting, n)
     reason, verdict = _verdict(setting, best, n, evidence)
     point = best.cell.roundest()
@@ -187,7 +187,7 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
         else None,
         adequacy=adequacy,
         switch=tuple((h, *snap_tokens(point, h, unit, tokens)) for h in asked) if claimed else (),
-        statements=beside(setting, n, best.lo.lo, best.hi.hi),
+        statements=beside(setting, n, Cell(best.lo.lo, best.hi.hi), adequacy.smallest),
         arms=arms,
     )
 

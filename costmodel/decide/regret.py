@@ -196,6 +196,11 @@ class Arms:
         one, other = (setting.latency_us(shapes, a, drawn) for a in setting.arms)
         return cls(shapes, weight, one, other, setting.aiter_version, setting.objective)
 
+    def in_laboratories(self, setting: Setting) -> Arms:
+        """Return the arms of *this kernel*, of those that were drawn for the setting's machine."""
+        one, other = (setting.laboratory_shift_us(arm) for arm in setting.arms)
+        return replace(self, one_us=self.one_us + one, other_us=self.other_us + other)
+
     @cached_property
     def fastest_us(self) -> Array:
         """The faster arm, (draws, n)."""
@@ -273,6 +278,13 @@ class Arms:
     def each_best_bytes(self) -> NDArray[np.int64]:
         """The largest call on 1-stage under the best cutoff of each draw, (draws,); 0 for none."""
         return np.array([cell.lo for cell in self.cells], np.int64)[self._least[1]]
+
+    @cached_property
+    def each_best_cell(self) -> tuple[Array, Array]:
+        """Lower and upper ends of the best cell of each draw, each (draws,); inf for no limit."""
+        ends = [(cell.lo, np.inf if cell.hi is None else cell.hi) for cell in self.cells]
+        lo, hi = np.array(ends, float)[self._least[1]].T
+        return lo, hi
 
     def select(self, calls: Choice) -> Arms:
         """Return the calls of a mask; their weights sum to 1 again."""

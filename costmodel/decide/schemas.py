@@ -173,7 +173,8 @@ class CutoffRecord(TypedDict):
     factor of two of the cutoff, ``worst_regret_pct`` of the call that loses most.
     ``three_way`` divides the sizes among 1-stage, 2-stage and separate ops, ``two_arms_loss_pct``
     is what the recommended rule loses against it; empty and null where no separate ops stand beside
-    the op.
+    the op. ``smallest_over_hidden_lo`` and ``_hi`` are the 90 % interval of the smallest cutoff
+    among those that each hidden size would have by itself (hi null: no limit).
     """
 
     world_size: int
@@ -198,6 +199,8 @@ class CutoffRecord(TypedDict):
     adequate: bool
     gain_per_hidden_pct: float
     by_hidden: list[HiddenCutoffRecord]
+    smallest_over_hidden_lo: int
+    smallest_over_hidden_hi: int | None
     window: OneStageWindowRecord | None
     switch: list[Switch]
     statements: list[StatementRecord]

@@ -216,6 +216,12 @@ class Setting:
         laboratories = {f"contrast[{arm}]": self.draws[f"laboratory[{arm}]"] for arm in OTHERWISE}
         return {**self.draws, **laboratories}
 
+    def laboratory_shift_us(self, arm: str) -> Array | float:
+        """Return what an arm takes in the sources' laboratories above your machine, (draws, 1)."""
+        op = SEPARATE if arm == SEPARATE_OPS else self.op
+        name = self._contrast(op, arm)
+        return self.this_kernel[name] - self.draws[name] if name in self.draws else 0.0
+
     @property
     def _named(self) -> bool:
         """Whether the question names one calibrated source."""

@@ -13,6 +13,8 @@ from ..data import kernels
 from ..data.statements import CROSSOVER_BELOW, SMALLEST_CROSSOVER, Statement, about
 from ..model.fabric import FULL_MESH
 from ..model.shape import ALGORITHMS
+from ..units import kib
+from .regret import Cell
 from .setting import Setting
 
 if TYPE_CHECKING:
@@ -51,10 +53,11 @@ class Beside:
         }
 
 
-def beside(setting: Setting, world_size: int, lo: int, hi: int | None) -> tuple[Beside, ...]:
-    """Return what others state of the setting's op, beside the interval ``lo`` to ``hi`` in bytes.
+def beside(setting: Setting, world_size: int, cutoff: Cell, smallest: Cell) -> tuple[Beside, ...]:
+    """Return what others state of the setting's op, beside intervals in bytes.
 
-    ``hi`` None: no limit. Statements are of GPUs joined by xGMI; other fabrics have none.
+    ``cutoff`` is that of one cutoff for all hidden sizes, ``smallest`` that of the smallest of a
+    cutoff for each. Statements are of GPUs joined by xGMI; other fabrics have none.
     """
     if setting.calibration.fabric != FULL_MESH:
         return ()
@@ -64,7 +67,9 @@ def beside(setting: Setting, world_size: int, lo: int, hi: int | None) -> tuple[
         if why:
             out.append(Beside(statement, None, why))
         else:
-            out.append(Beside(statement, _holds(statement, lo, hi), _bear_in_mind(statement)))
+            interval = smallest if statement.kind == SMALLEST_CROSSOVER else cutoff
+            held = _holds(statement, interval)
+            out.append(Beside(statement, held, _bear_in_mind(statement, smallest)))
     return tuple(out)
 
 
@@ -84,18 +89,20 @@ def _incomparable(setting: Setting, statement: Statement) -> str:
     return ""
 
 
-def _holds(statement: Statement, lo: int, hi: int | None) -> bool:
+def _holds(statement: Statement, interval: Cell) -> bool:
     """Whether an interval of cutoffs holds a statement; of a window its upper end counts."""
     if statement.kind == CROSSOVER_BELOW:
-        return lo < statement.hi_bytes
-    return lo <= statement.hi_bytes and (hi is None or statement.hi_bytes <= hi)
+        return interval.lo < statement.hi_bytes
+    above = interval.hi is None or statement.hi_bytes <= interval.hi
+    return interval.lo <= statement.hi_bytes and above
 
 
-def _bear_in_mind(statement: Statement) -> str:
+def _bear_in_mind(statement: Statement, smallest: Cell) -> str:
     """Return what qualifies a comparison."""
     notes = []
     if statement.kind == SMALLEST_CROSSOVER:
-        notes.append("interval of one cutoff for all hidden sizes asked")
+        hi = "no limit" if smallest.hi is None else kib(smallest.hi)
+        notes.append(f"the smallest over the hidden sizes asked: {kib(smallest.lo)} to {hi}")
     if statement.gpu_evidence != "stated":
         notes.append(f"its GPU is {statement.gpu_evidence}")
     return "; ".join(notes)

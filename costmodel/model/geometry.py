@@ -26,6 +26,7 @@ with 120; a sentinel in the data takes no room), so that no rank waits for anoth
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +74,12 @@ class LinkGeometry:
     local_bytes: Array
     turns_overlap: bool
     norm_turns: Array
+
+    @cached_property
+    def distinct_reads(self) -> tuple[Array, NDArray[np.intp]]:
+        """The distinct ``workgroup_bytes``, and which of them each shape has."""
+        distinct, which = np.unique(self.workgroup_bytes, return_inverse=True)
+        return distinct, which.reshape(self.workgroup_bytes.shape)
 
 
 def link_geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> LinkGeometry:

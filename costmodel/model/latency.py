@@ -342,8 +342,11 @@ def parts_of_sum(
 
 def read_floor_us(geometry: LinkGeometry, costs: LinkCosts) -> Any:
     """Return F, the least time in which a kernel's workgroups read what they read in a phase."""
-    relative = np.maximum(geometry.workgroup_bytes, 1.0) / FLOOR_BYTES
-    return costs.read_floor_us * relative**costs.read_floor_growth
+    # Many calls read alike, and a power of two arrays is dear.
+    read, which = geometry.distinct_reads
+    relative = np.maximum(read, 1.0) / FLOOR_BYTES
+    floor = costs.read_floor_us * relative**costs.read_floor_growth
+    return floor[..., which] if which.ndim else floor
 
 
 def smooth_maximum(*parts: Any, power: float = 4.0) -> Any:
@@ -351,7 +354,7 @@ def smooth_maximum(*parts: Any, power: float = 4.0) -> Any:
     if power != 4.0:
         return sum(part**power for part in parts) ** (1.0 / power)
     total: Any = 0.0
-    for part in parts:
+    for part in sorted(parts, key=np.size):  # as in :func:`total`
         squared = part * part
         total = total + squared * squared
     return np.sqrt(np.sqrt(total))

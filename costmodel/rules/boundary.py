@@ -76,10 +76,11 @@ def hidden_classes(condition: Condition, dtype: str) -> list[int]:
 
 def first_difference(one: Rule, other: Rule) -> str | None:
     """Return the first boundary case in which two rules differ, in words; None when none does."""
+    conditions = {n: [rule.condition.at(n) for rule in (one, other)] for n in WORLD_SIZES}
     for asked in cases(one) + cases(other):
         counts = np.array([count for count, _ in asked.decisions])
         at = (asked.world_size, asked.dtype, asked.hidden_dim, counts, asked.fully_connected)
-        first, second = (_holds(r.condition.at(asked.world_size), *at) for r in (one, other))
+        first, second = (_holds(condition, *at) for condition in conditions[asked.world_size])
         if (first != second).any():
             count = int(counts[first != second][0])
             return (
