@@ -60,10 +60,10 @@ def parse_json(
         wrong = f"truncated or not JSON (line {line})"
     except json.JSONDecodeError as error:
         wrong = f"truncated or not JSON (line {error.lineno})"
+    except ValueError:  # Python reads no whole number of more than 4300 digits
+        wrong = "a number has too many digits"
     except RecursionError:
         wrong = "nested too deeply"
-    except ValueError:  # Python reads no whole number of more than 4300 digits
-        wrong = "a number that is too long"
     raise InputError(f"{where}: {wrong}; give {wanted}")
 
 

@@ -16,11 +16,64 @@ def test_the_catalogue_is_well_formed():
     models = llms.catalogue()
     assert len({m.name for m in models}) == len({m.hf_id for m in models}) == len(models)
     for m in models:
-        copied = m.source.startswith("https://github.com/") and m.source.endswith(")")
-        assert copied or m.source == f"https://huggingface.co/{m.hf_id}/blob/main/config.json"
+        assert m.source.startswith("https://"), m.name
+        assert m.evidence, m.name
         assert m.dtype in ("bf16", "fp16")
         assert m.hidden_size % 64 == 0, m.name
-        assert 16 <= m.num_layers <= 128, m.name
+        assert 14 <= m.num_layers <= 128, m.name
+        assert m.family, m.name
+        assert m.blocks >= m.num_layers
+        assert (m.op == "fused") == (not m.why_none), m.name
+        assert m.heads is None or m.world_sizes, m.name
+
+
+def test_the_catalogue_holds_the_models_that_people_serve():
+    """The 105 with sizes of the list that the catalogue was made from, and those it had before."""
+    assert len(llms.catalogue()) == 130
+    for name in ("ling-1t", "olmo-3-7b", "qwen3.8-27b", "kimi-k3", "hy4-preview", "inkling"):
+        assert llms.find(name).name == name
+
+
+def test_a_source_whose_address_is_not_known_is_called_that():
+    named = {m.name for m in llms.catalogue() if "address not known" in m.evidence}
+    assert named == {
+        "mistral-small-24b", "glm-4.6", "minimax-m1", "command-r-plus", "command-a",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "world_sizes"),
+    [
+        ("glm-4.7-flash", (2, 4)), ("ernie-4.5-21b-a3b", (2, 4)), ("qwen2.5-7b", (2, 4)),
+        ("gpt-oss-120b", (2, 4, 8)), ("deepseek-r1", None),
+    ],
+)  # fmt: skip
+def test_world_sizes_divide_the_heads(name, world_sizes):
+    assert llms.find(name).world_sizes == world_sizes
+
+
+@pytest.mark.parametrize(
+    ("name", "op", "calls", "blocks"),
+    [
+        ("nemotron-3-nano-30b-a3b", "fused", 52, 52),
+        ("nemotron-h-56b", "fused", 118, 118),
+        ("llama-3.3-nemotron-super-49b", "fused", 129, 129),
+        ("longcat-flash-chat", "fused", 112, 112),
+        ("deepseek-v4-pro", "mhc", 0, 122),
+        ("glm-5.3-flash", "mhc", 0, 90),
+        ("hy4-preview", "mhc", 0, 156),
+        ("kimi-k3", "plain", 0, 278),
+        ("olmo-3-7b", "plain", 0, 64),
+        ("command-r-plus", "plain", 0, 128),
+        ("minimax-m1", "plain", 0, 160),
+        ("grok-2", "plain", 0, 128),
+        ("inkling", "plain", 0, 132),
+    ],
+)
+def test_what_blocks_really_run(name, op, calls, blocks):
+    model = llms.find(name)
+    assert (model.op, model.calls_per_step, model.blocks) == (op, calls, blocks)
+    assert bool(model.why_none) == (op != "fused")
 
 
 @pytest.mark.parametrize(
@@ -48,10 +101,48 @@ def test_known_values(name, hidden, layers):
 
 
 @pytest.mark.parametrize(
-    "name", ["GPT-OSS-120B", "openai/gpt-oss-120b", "gpt_oss 120b", " gpt-oss-120b "]
+    "name",
+    [
+        "GPT-OSS-120B",
+        "openai/gpt-oss-120b",
+        "gpt_oss 120b",
+        " gpt-oss-120b ",
+        "OpenAI/GPT_OSS.120B",
+    ],
 )
 def test_names_are_forgiving(name):
     assert llms.find(name).name == "gpt-oss-120b"
+
+
+@pytest.mark.parametrize("name", ["GLM-4.6", "glm4.6", "zai-org/GLM-4.6", "glm_4_6", "GLM 4.6"])
+def test_dots_hyphens_and_organisations_do_not_matter(name):
+    assert llms.find(name).name == "glm-4.6"
+
+
+def test_every_name_id_and_alias_finds_its_own_model():
+    for m in llms.catalogue():
+        for known in (m.name, m.hf_id, m.hf_id.split("/")[1], *m.aliases, m.hf_id.upper()):
+            assert llms.find(known) is m, known
+
+
+@pytest.mark.parametrize(
+    ("name", "offered"),
+    [("glm-9", "glm-5"), ("qwen4-72b", "qwen2.5-72b"), ("unsloth/gpt-oss-120b", "gpt-oss-120b"),
+     ("llama-3.1-80b", "llama-3.1-8b")],
+)  # fmt: skip
+def test_an_unknown_name_offers_its_family(name, offered):
+    with pytest.raises(InputError) as caught:
+        llms.find(name)
+    assert offered in str(caught.value)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "/", "---", "\x1b[31m", "x" * 10_000, "gpt-oss-120b/"])
+def test_no_name_at_all_is_one_short_line(name):
+    with pytest.raises(InputError) as caught:
+        llms.find(name)
+    assert len(str(caught.value)) < 300
+    assert str(caught.value).isprintable()
 
 
 def test_an_unknown_name_offers_the_nearest():

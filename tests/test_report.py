@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from costmodel.calibration import posterior as calibrations
 from costmodel.data import llms
+from costmodel.data.deployment import Deployment
 from costmodel.data.workload import Workload
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.setting import Setting
@@ -165,7 +166,7 @@ def test_tables_hold_the_models_numbers(plain):
         assert row[5].startswith(cutoff.verdict.split("_")[0])
     _, *rows = cells(text, "## Worth")
     for row, n in zip(rows, (2, 4, 8), strict=True):
-        w = worth(setting, llm, n, old, found.rule)
+        w = worth(setting, llm, n, old, found.rule, deployment=Deployment(engine="sglang"))
         e = w.mean_us
         assert row[1] == f"{e.value:.1f} ({e.lo:.1f} to {e.hi:.1f})"
         assert row[3] == w.evidence

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from costmodel.calibration.posterior import Refusal
 from costmodel.data import llms
+from costmodel.data.deployment import Deployment
 from costmodel.data.histogram import BatchHistogram, read_histogram
 from costmodel.data.workload import Workload, captured_batch_sizes
 from costmodel.decide.recommendation import recommend
@@ -214,7 +215,8 @@ def test_the_command_answers_for_each_arch_when_none_is_named():
     assert done.returncode == 0, done.stderr
     assert "MI300X, calibration gfx942-" in done.stdout
     assert "MI355X, calibration gfx950-" in done.stdout
-    assert "72 calls a decode step" in done.stdout
+    assert "71 calls a decode step in SGLang" in done.stdout
+    assert "71 = blocks - 1 (72 blocks): after attention in each layer" in done.stdout
 
 
 def test_json_of_a_local_config_and_a_rule_in_a_file(tmp_path):
@@ -274,14 +276,144 @@ def test_bad_input_is_one_line_and_exit_code_2(args, said):
 
 
 def test_where_no_gpu_has_an_answer_each_says_why():
-    done = run("--model", "llama-3.1-405b", "--tp", 8, "--from", "sglang")
+    done = run("--model", "llama-3.1-405b", "--tp", 8, "--from", "aiter")
     assert done.returncode == 2
     assert "MI300X: hidden size 16384" in done.stderr
     assert "MI355X: hidden size 16384" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_model_without_fused_calls_is_refused(mi355x):
-    gemma = llms.find("gemma-2-27b")
-    with pytest.raises(InputError, match=r"^gemma-2-27b makes no fused all-reduce.*post-norm"):
-        worth(mi355x, gemma, 4, LOW, HIGH)
+# Models, engines and deployments without a fused call
+
+
+def test_a_model_without_fused_calls_is_worth_nothing(mi355x):
+    found = worth(mi355x, llms.find("gemma-2-27b"), 4, LOW, HIGH)
+    assert found.mean_us.to_dict() == {"value": 0.0, "lo": 0.0, "hi": 0.0}
+    assert found.calls.per_step == 0
+    assert "post-norm" in found.calls.why
+    assert {b.saved_us.value for b in found.batches} == {0.0}
+    # Its hidden size may be one that no kernel takes: that is no error where nothing runs.
+    assert worth(mi355x, llms.find("command-a"), 4, LOW, HIGH).batches == ()
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--model", "gemma-3-27b", "--from", "vllm"), "a post-norm stands between"),
+        (("--model", "command-r-plus", "--from", "aiter"), "LayerNorm, not RMSNorm"),
+        (("--model", "minimax-m1", "--from", "sglang"), "scaled residual"),
+        (("--model", "deepseek-v4-pro", "--from", "sglang"), "mHC, which AITER fuses"),
+        (("--model", "llama-3.1-405b", "--from", "sglang"), "no LayerCommunicator"),
+        (("--model", "nemotron-3-nano-30b-a3b", "--from", "sglang"), "only FlashInfer fuses these"),
+        (
+            ("--model", "gpt-oss-120b", "--from", "sglang", "--dp-attention"),
+            "--enable-dp-attention",
+        ),
+        (("--model", "deepseek-r1", "--from", "sglang", "--expert-parallel"), "mlp_mode SCATTERED"),
+    ],
+)
+def test_the_answer_is_zero_with_the_reason_on_every_gpu(args, said):
+    done = run(*args, "--tp", 8, "--step-ms", 20)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("worth 0 us a decode step, 0 % of 20 ms") == 2
+    assert "0 calls a decode step in " in done.stdout
+    assert said in done.stdout
+    assert done.stderr == ""
+    record = json.loads(run(*args, "--tp", 8, "--format", "json").stdout)
+    assert record["model"]["calls_per_step"] == 0
+    assert record["model"]["calls"]["why"]
+    assert [g["over_histogram"]["us_per_step"] for g in record["gpus"]] == [0.0, 0.0]
+
+
+# What an engine fuses, and how the model is served
+
+
+@pytest.mark.parametrize(
+    ("model", "rule", "calls"),
+    [
+        ("gpt-oss-120b", "vllm", 37), ("gpt-oss-20b", "vllm", 25), ("gpt-oss-120b", "sglang", 71),
+        ("gpt-oss-120b", "aiter", 72), ("gpt-oss-120b", "atom", 72), ("llama-3.1-8b", "vllm", 65),
+    ],
+)  # fmt: skip
+def test_the_calls_of_the_engine_are_counted(model, rule, calls):
+    done = run("--model", model, "--tp", 4, "--from", rule, "--gpu", "MI355X", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["model"]
+    assert (found["calls_per_step"], found["calls"]["per_step"]) == (calls, calls)
+    assert found["calls"]["source"]
+    assert not found["calls"]["at_most"]
+
+
+def test_calls_scale_what_a_step_saves(mi355x):
+    model = llms.find("gpt-oss-120b")
+    every, vllm = (
+        worth(mi355x, model, 4, LOW, HIGH, deployment=Deployment(engine=e)) for e in ("", "vllm")
+    )
+    assert every.mean_us.value > 0
+    assert vllm.mean_us.value == pytest.approx(every.mean_us.value * 37 / 72)
+
+
+def test_a_saving_in_percent_of_a_step(mi355x, raised):
+    found = worth(mi355x, R1, 4, LOW, HIGH, deployment=Deployment(step_ms=25.0))
+    assert found.mean_us == raised.mean_us
+    assert found.step_pct.value == pytest.approx(raised.mean_us.value / 25_000 * 100)
+    assert raised.step_pct is None
+    done = run("--model", "deepseek-r1", "--tp", 4, "--from", "sglang", "--gpu", "MI355X",
+               "--step-ms", 25, "--format", "json")  # fmt: skip
+    mean = json.loads(done.stdout)["gpus"][0]["over_histogram"]
+    assert mean["pct_of_step"] == pytest.approx(mean["us_per_step"] / 250)
+
+
+def test_draft_tokens_multiply_the_tokens_of_a_step(mi355x, raised):
+    """128 to 448 KiB are 16 to 32 tokens: with 3 draft tokens a sequence, 4 and 8 sequences."""
+    found = worth(mi355x, R1, 4, LOW, HIGH, deployment=Deployment(draft_tokens=3))
+    changed = [b for b in found.batches if b.old != b.new]
+    assert [(b.batch, b.tokens) for b in changed] == [(4, 16), (8, 32)]
+    plain = {b.batch: b.saved_us.value for b in raised.batches}
+    assert [b.saved_us.value for b in changed] == pytest.approx([plain[16], plain[32]])
+
+
+def test_captured_sizes_round_a_histogram_up(mi355x, raised, tmp_path):
+    path = tmp_path / "h.csv"
+    path.write_text("batch,count\n9,10\n17,5\n23,15\n")
+    served = Deployment(captured=(16, 24, 32))
+    histogram = read_histogram(path, served)
+    assert histogram.batch.tolist() == [16, 24]
+    assert histogram.share.tolist() == pytest.approx([1 / 3, 2 / 3])
+    found = worth(mi355x, R1, 4, LOW, HIGH, histogram=histogram, deployment=served)
+    plain = {b.batch: b.saved_us.value for b in raised.batches}
+    assert found.mean_us.value == pytest.approx(plain[16] / 3 + plain[24] * 2 / 3)
+    path.write_text("batch,count\n33,1\n")
+    with pytest.raises(InputError, match="batch 33 is not captured; sizes are 1 to 32"):
+        read_histogram(path, served)
+
+
+def test_a_deployment_is_part_of_the_record():
+    done = run("--model", "gpt-oss-120b", "--tp", 4, "--from", "vllm", "--gpu", "MI355X",
+               "--draft-tokens", 1, "--captured", "2,4,8,10", "--format", "json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["deployment"]["captured"] == [1, 2, 4, 5]
+    assert [b["tokens"] for b in found["gpus"][0]["batches"]] == [2, 4, 8, 10]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--draft-tokens", -1), "-1 draft tokens; 0 to 63"),
+        (("--draft-tokens", 64), "64 draft tokens"),
+        (("--captured", "0,4"), "0"),
+        (("--captured", "1,x"), "x"),
+        (("--captured", "99999999"), "captured size 99999999"),
+        (("--step-ms", 0), "0.0 ms; give one above 0"),
+        (("--step-ms", "nan"), "nan ms"),
+        (("--calls-of", "trt"), "unknown engine 'trt'; one of vllm, sglang, atom, aiter"),
+        (("--expert-parallel", "sideways"), "one of all-reduce, all-to-all"),
+        (("--captured", "2", "--draft-tokens", 3, "--calls-of", "vllm"), "no captured size holds"),
+    ],
+)
+def test_a_deployment_that_cannot_be_is_one_line(args, said):
+    done = run("--model", "gpt-oss-120b", "--tp", 8, "--from", "sglang", *args)
+    assert done.returncode == 2, done.stdout
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert said in done.stderr

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from ..data.deployment import Deployment
+from ..data.engine_calls import fused_calls
 from ..decide.recommendation import recommend
 from ..engines.audit import Audit, audit
 from ..engines.source import Tree, open_trees
@@ -92,7 +94,8 @@ def command(
         options.print_json(records[0] if len(records) == 1 else {"audits": records})
     else:
         for one in done:
-            click.echo(text(one, shown, dtype, llm.num_layers if llm else None))
+            served = Deployment(engine=one.tree.engine.name)
+            click.echo(text(one, shown, dtype, fused_calls(llm, served) if llm else None))
     failed = [one for one in done if not one.passed(fail_above)]
     for one in failed:
         click.echo(

@@ -301,13 +301,16 @@ def _invariant(
     wanted: str, hidden_set: bool, tp: tuple[int, ...], asked: question.Asked, command_line: str
 ) -> tuple[Rule, Provenance, OneKernels]:
     """Return the rule of one kernel for every size, where it comes from, and what was found."""
+    from ..data.deployment import Deployment
+    from ..data.engine_calls import fused_calls
     from ..decide.batch_invariance import one_kernel
 
     workload, llm = question.workload_of(asked), question.llm_of(asked)
     asked["op"] = read_op(asked["op"])
     asked["engine"] = wanted if wanted in ENGINES else ""
+    calls = fused_calls(llm, Deployment(engine=asked["engine"])).per_step if llm else 0
     decision = recommend(question.setting_of(asked), workload, world_sizes=tp)
-    found = one_kernel(decision, (llm.calls_per_step or None) if llm else None)
+    found = one_kernel(decision, calls or None)
     rule = found.rule
     if hidden_set:
         rule = rule.only_for(decision.hidden_set if workload is None else workload.hidden_dims())

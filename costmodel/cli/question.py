@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..data import kernels
+from ..data.ranges import integers
 from ..decide.objective import MEAN, OBJECTIVES
 from ..decide.setting import Setting
 from ..errors import InputError
@@ -19,6 +20,7 @@ from ..units import ELEMENT_BYTES
 from . import options
 
 if TYPE_CHECKING:
+    from ..data.deployment import Deployment
     from ..data.llms import LLM
     from ..data.workload import Workload
     from ..rules.rule import Rule
@@ -78,6 +80,89 @@ def workload_options(command: Command) -> Command:
     return options.model_shape(command)
 
 
+def deployment_options(command: Command) -> Command:
+    """Add the options that say how the model is served, of which :func:`deployment_of` makes one.
+
+    --calls-of, --engine-version, --dp-attention, --expert-parallel, --draft-tokens and --captured.
+    """
+    for option in (
+        click.option(
+            "--captured", default="", metavar="LIST|engine",
+            help="Batch sizes that graphs are captured at, such as 1,2,4,8:64:8, as the engine "
+            "takes them (vLLM: tokens), or the engine's own default list; batches are padded up.  "
+            "[default: 1, 2, 4, then 8s to 256, 16s to 512]",
+        ),
+        click.option(
+            "--draft-tokens", type=int, default=0, metavar="K",
+            help="Speculative decoding: a step runs 1 + K tokens a sequence.",
+        ),
+        click.option(
+            "--expert-parallel", is_flag=False, flag_value="all-to-all", default="",
+            metavar="[HOW]",
+            help="Experts are spread over the ranks: all-to-all (taken where nothing follows), or "
+            "all-reduce where their output is summed.",
+        ),
+        click.option(
+            "--dp-attention", is_flag=True, help="Attention is data-parallel over the ranks.",
+        ),
+        click.option(
+            "--engine-version", default="", metavar="V",
+            help="Release of the engine whose fused calls are counted.  [default: as first read]",
+        ),
+        click.option(
+            "--calls-of", default="", metavar="ENGINE",
+            help="Whose fused calls are counted: vllm, sglang, atom or aiter (every block).  "
+            "[default: the engine that the rule is of or for]",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+STEP_MS = click.option(
+    "--step-ms", type=float, default=None, metavar="MS",
+    help="What a decode step takes, to say the saving in percent of it.",
+)  # fmt: skip
+
+
+def deployment_of(asked: Asked, engine: str = "") -> Deployment:
+    """Return how the model is served, and take the options out of ``asked``.
+
+    ``engine`` is whose calls are counted where --calls-of names none.
+    """
+    from ..data.deployment import Deployment
+
+    captured = asked.pop("captured").strip()
+    own = captured.lower() == "engine"
+    return Deployment(
+        engine=(asked.pop("calls_of") or engine).lower(),
+        release=asked.pop("engine_version"),
+        dp_attention=asked.pop("dp_attention"),
+        expert_parallel=asked.pop("expert_parallel").lower(),
+        draft_tokens=asked.pop("draft_tokens"),
+        captured=integers(captured) if captured and not own else (),
+        own_captured=own,
+        step_ms=asked.pop("step_ms", None),
+    )
+
+
+#: The options of a deployment, and --step-ms, by the names that commands get them under.
+_DEPLOYMENT = {
+    "--calls-of": "calls_of",
+    "--engine-version": "engine_version",
+    "--dp-attention": "dp_attention",
+    "--expert-parallel": "expert_parallel",
+    "--draft-tokens": "draft_tokens",
+    "--captured": "captured",
+    "--step-ms": "step_ms",
+}
+
+
+def deployment_words(asked: Asked) -> dict[str, Any]:
+    """Return the options of a deployment by their names, for :func:`words`."""
+    return {option: asked.get(name) for option, name in _DEPLOYMENT.items()}
+
+
 def setting_of(asked: Asked) -> Setting:
     """Return the setting that the options name, and take them out of ``asked``."""
     calibration, _, gpu = options.load_target(
@@ -115,12 +200,12 @@ def llm_of(asked: Asked) -> LLM | None:
     return llms.from_config(asked["config_file"]) if asked.get("config_file") else None
 
 
-def workload_of(asked: Asked) -> Workload | None:
+def workload_of(asked: Asked, served: Deployment | None = None) -> Workload | None:
     """Return the workload that --hidden, --model or --config names; None for known models."""
-    from ..data.workload import Workload
+    from ..data.deployment import Deployment
 
     sizes = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
-    return Workload.of(sizes) if sizes else None
+    return (served or Deployment()).workload(sizes) if sizes else None
 
 
 def hidden_dim_of(asked: Asked) -> int:

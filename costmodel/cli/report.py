@@ -40,6 +40,8 @@ from . import options, question
     "--batch-histogram", "histogram_file", metavar="FILE",
     help="CSV of batch,share or batch,count [default: captured batch sizes alike].",
 )  # fmt: skip
+@question.STEP_MS
+@question.deployment_options
 @click.option("--out", required=True, metavar="DIR", help="Directory of the report.")
 @click.option("--force", is_flag=True, help="Replace a report that is there.")
 def command(
@@ -78,6 +80,8 @@ def command(
         "--tp": tp if tp != WORLD_SIZES else None,
     }
     engine, config_file = asked["engine"], asked["config_file"]
+    served = question.words(question.deployment_words(asked))
+    deployment = question.deployment_of(asked, engine)
     calibration_file = asked["calibration_file"]
     llm = question.llm_of(asked)
     if llm is None:
@@ -89,11 +93,13 @@ def command(
         llm,
         world_sizes=tp,
         measurements=measurements,
-        histogram=read_histogram(histogram_file) if histogram_file else None,
+        histogram=read_histogram(histogram_file, deployment) if histogram_file else None,
         files=[f for f in (calibration_file, config_file, histogram_file) if f],
         target=target,
+        deployment=deployment,
+        served=served,
     )
-    words = ["costmodel", "report", *target, "--for", engine]
+    words = ["costmodel", "report", *target, *served, "--for", engine]
     for file in measurements:
         words += ["--measurements", file]
     if histogram_file:

@@ -9,7 +9,7 @@ import click
 from ..data import hardware
 from ..decide.recommendation import recommend
 from ..decide.setting import Setting
-from ..decide.worth import Worth, worth
+from ..decide.worth import Worth, record, worth
 from ..errors import InputError
 from ..model.shape import SEPARATE_OPS
 from ..rules import ENGINES
@@ -17,6 +17,9 @@ from ..rules.rule import Rule
 from . import options, question
 
 RECOMMENDED = "recommended"
+
+#: ATOM has no rule of its own: it calls AITER's.
+RULE_OF = {"atom": "aiter"}
 
 
 @click.command()
@@ -42,6 +45,8 @@ RECOMMENDED = "recommended"
     "--batch-histogram", "histogram_file", metavar="FILE",
     help="CSV of batch,share or batch,count [default: captured batch sizes alike].",
 )  # fmt: skip
+@question.STEP_MS
+@question.deployment_options
 @question.setting_options
 @options.format_option
 def command(
@@ -55,32 +60,41 @@ def command(
     """State what a change of rule saves in one decode step, by batch size and over a histogram.
 
     The recommended rule is the one that costmodel recommend gives for the same options, with the
-    guards of the engine that --for or --from names. Without --arch or --gpu the answer is given for
-    the default GPU of each arch.
+    guards of the engine that --for or --from names, whose fused calls are counted too. Without
+    --arch or --gpu the answer is given for the default GPU of each arch. Where model, engine or
+    deployment leave no fused call, the answer is 0, with the reason.
 
     \b
     costmodel worth --model gpt-oss-120b --tp 8 --from sglang --to recommended
+    costmodel worth --model deepseek-v3 --tp 8 --from sglang --draft-tokens 3 --step-ms 22
     costmodel worth --config config.json --tp 4 --from vllm --gpu MI355X --batch-histogram b.csv
     """
-    from ..data.histogram import BatchHistogram, read_histogram
+    from ..data.engine_calls import fused_calls
+    from ..data.histogram import read_histogram
 
     llm = question.llm_of(asked)
     if llm is None or asked["hidden"]:
         raise InputError("give one of --model and --config: whose decode steps are valued")
     if tp is None or old is None:
         raise InputError("give --tp N and --from RULE (sglang, vllm, aiter or a JSON file)")
-    asked["engine"] = asked["engine"] or (old if old.lower() in ENGINES else "")
+    whose = old.lower() if old.lower() in (*ENGINES, *RULE_OF) else ""
+    old = RULE_OF.get(old.lower(), old)
+    served = question.deployment_of(asked, asked["engine"] or whose)
+    asked["engine"] = asked["engine"] or RULE_OF.get(whose, whose)
     if not asked["otherwise"] and old.lower() != RECOMMENDED:
         # A rule of a call site that falls back to separate ops is valued against those.
         apart = question.rule_of(old).otherwise == SEPARATE_OPS
         asked["otherwise"] = SEPARATE_OPS if apart else ""
-    histogram = read_histogram(histogram_file) if histogram_file else BatchHistogram.alike()
-    workload = question.workload_of(asked)
+    histogram = read_histogram(histogram_file, served) if histogram_file else None
+    calls = fused_calls(llm, served)
+    # A rule for calls that are not made is that for known models: the model's own size may be one
+    # that no kernel takes.
+    workload = question.workload_of(asked, served) if calls.per_step else None
 
     def rule(setting: Setting, name: str) -> Rule:
         if name.lower() != RECOMMENDED:
             return question.rule_of(name)
-        return recommend(setting, workload, world_sizes=(tp,)).rule
+        return recommend(setting, workload, world_sizes=(tp,), deployment=served).rule
 
     worths: list[Worth] = []
     refused: list[str] = []
@@ -88,7 +102,7 @@ def command(
     for setting in settings:
         try:
             rules = (rule(setting, old), rule(setting, new))
-            worths.append(worth(setting, llm, tp, *rules, histogram=histogram))
+            worths.append(worth(setting, llm, tp, *rules, histogram=histogram, deployment=served))
         except InputError as error:
             refused.append(f"{setting.gpu}: {error}" if len(settings) > 1 else str(error))
     if not worths:
@@ -96,24 +110,7 @@ def command(
     for why in refused:
         click.echo(f"costmodel: note: {why}", err=True)
     if style == "json":
-        setting = worths[0].setting
-        options.print_json(
-            {
-                "schema": "costmodel/worth/1",
-                "model": {
-                    "name": llm.name,
-                    "hidden_size": llm.hidden_size,
-                    "num_layers": llm.num_layers,
-                    "calls_per_step": llm.calls_per_step,
-                    "source": llm.source,
-                },
-                "world_size": tp,
-                "dtype": setting.dtype,
-                "aiter_version": setting.aiter_version,
-                "histogram": histogram.name or None,
-                "gpus": [w.to_dict() for w in worths],
-            }
-        )
+        options.print_json(record(worths))
     else:
         from ..show.worth import text
 

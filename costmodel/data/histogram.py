@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from .workload import captured_batch_sizes
+from .deployment import Deployment
 
 #: Shares may miss 1 by this much, for rounding; they are normalised.
 ROUNDING = 0.005
@@ -28,18 +28,19 @@ class BatchHistogram:
     share: NDArray[np.float64]
 
     @classmethod
-    def alike(cls) -> BatchHistogram:
+    def alike(cls, deployment: Deployment | None = None) -> BatchHistogram:
         """Return every captured batch size with the same share."""
-        batch = captured_batch_sizes()
+        batch = (deployment or Deployment()).batches
         return cls("", batch, np.full(batch.size, 1 / batch.size))
 
 
-def read_histogram(path: str | Path) -> BatchHistogram:
+def read_histogram(path: str | Path, deployment: Deployment | None = None) -> BatchHistogram:
     """Read a CSV file with the columns ``batch,share`` or ``batch,count``.
 
-    Raises :class:`InputError`, naming file and line, for another header, a cell that is not a
-    number of at least 0, a batch size that is not captured or stands twice, and shares that do
-    not sum to 1.
+    With captured sizes or draft tokens of a deployment, batches between captured ones are padded up
+    as the engine pads them. Raises :class:`InputError`, naming file and line, for another header, a
+    cell that is not a number of at least 0, a batch size that is not captured or stands twice, and
+    shares that do not sum to 1.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as stream:
@@ -56,12 +57,16 @@ def read_histogram(path: str | Path) -> BatchHistogram:
             "batch,count"
         )
     column = header[1]
+    served = deployment or Deployment()
     weight: dict[int, float] = {}
+    seen: set[int] = set()
     for line, row in lines[1:]:
         batch, value = _row(row, column, f"{path}:{line}")
-        if batch in weight:
+        if batch in seen:
             raise InputError(f"{path}:{line}: batch {batch} stands twice")
-        weight[batch] = value
+        seen.add(batch)
+        captured = _captured(batch, served, f"{path}:{line}")
+        weight[captured] = weight.get(captured, 0.0) + value
     total = sum(weight.values())
     if not total > 0:
         raise InputError(f"{path}: no batch has a {column} above 0")
@@ -84,12 +89,19 @@ def _row(row: list[str], column: str, where: str) -> tuple[int, float]:
         raise InputError(f"{where}: {column} is '{row[1]}', not a number") from None
     if not (np.isfinite(value) and value >= 0):
         raise InputError(f"{where}: {column} is {row[1]}; it must be 0 or more")
-    captured = captured_batch_sizes()
-    if batch not in captured:
-        above = captured[captured > batch]
-        pads = f"engines pad it to {above[0]}" if above.size and batch > 0 else "they end at 512"
+    return batch, value
+
+
+def _captured(batch: int, served: Deployment, where: str) -> int:
+    """Return the captured size that runs for a batch; refuse one that none runs for."""
+    captured = served.batches
+    padded = served.padded(batch)
+    if padded is None and not served.is_common:
+        raise InputError(f"{where}: batch {batch} is not captured; sizes are 1 to {captured[-1]}")
+    if padded != batch and served.is_common:
+        pads = f"engines pad it to {padded}" if padded else "they end at 512"
         raise InputError(
             f"{where}: batch {batch} is not a captured size (1, 2, 4, multiples of 8 to 256, of 16 "
             f"to 512); {pads}"
         )
-    return batch, value
+    return padded or batch

@@ -1,8 +1,8 @@
-"""Large language models that people serve on Instinct: hidden size, layers, dtype.
+"""Large language models that people serve on Instinct: sizes, architecture, blocks of a step.
 
-``facts/llms.csv`` lists them, each with the Hugging Face ``config.json`` that states the values.
-``dtype`` is that of the activations, which the all-reduce moves; quantised weights do not change
-it. A model that is not listed can be read from its own ``config.json``.
+``facts/llms.csv`` lists them, each with the place where its sizes stand and the class of evidence
+of that place. ``dtype`` is that of the activations, which the all-reduce moves; quantised weights
+do not change it. A model that is not listed can be read from its own ``config.json``.
 
 >>> find("GPT-OSS-120B").hidden_size
 2880
@@ -10,23 +10,25 @@ it. A model that is not listed can be read from its own ``config.json``.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ..errors import InputError, nearest
-from ..files import read_json
-from ..units import dtype_name
-from . import facts
+from . import facts, model_names
+from .architectures import FUSED, op_of, why_not_fused
+from .architectures import catalogue as architectures
 
-#: Fused calls of one decoder layer: after attention and after the MLP.
-CALLS_PER_LAYER = 2
+#: World sizes that engines shard over, of which those that divide a model's heads are usable.
+WORLD_SIZES = (2, 4, 8)
 
 
 @dataclass(frozen=True)
 class LLM:
-    """One model. ``source`` is where the values stand; ``note`` says what is special."""
+    """One model. ``source`` is where the sizes stand; ``note`` says what is special.
+
+    ``blocks`` are those of one decode step that end in an all-reduce. ``heads`` is None where the
+    source does not say. ``family`` is that of :mod:`.architectures`, "" for one that is not known.
+    """
 
     name: str
     hf_id: str
@@ -35,52 +37,87 @@ class LLM:
     dtype: str
     source: str
     note: str = ""
-    fused_calls: int | None = None
+    family: str = ""
+    norm: str = "RMSNorm"
+    residual: str = "pre"
+    blocks: int = 0
+    heads: int | None = None
+    experts: bool = False
+    evidence: str = ""
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def op(self) -> str:
+        """What a block ends in: ``fused``, ``mhc`` or ``plain`` (:mod:`.architectures`)."""
+        return op_of(self.norm, self.residual)
 
     @property
     def calls_per_step(self) -> int:
-        """Fused all-reduce + RMSNorm calls in one decode step: those listed, or two a layer.
+        """Blocks of a decode step that end in the fused op: what AITER could run, in any engine.
 
-        0 for models whose all-reduce no residual add and RMSNorm follow.
+        How many of them an engine fuses says :mod:`.engine_calls`.
         """
-        return CALLS_PER_LAYER * self.num_layers if self.fused_calls is None else self.fused_calls
+        return self.blocks if self.op == FUSED else 0
+
+    @property
+    def why_none(self) -> str:
+        """Why the model makes no fused call; "" where it does."""
+        return why_not_fused(self.norm, self.residual)
+
+    @property
+    def world_sizes(self) -> tuple[int, ...] | None:
+        """The world sizes that divide the attention heads; None where those are not known."""
+        return None if not self.heads else tuple(n for n in WORLD_SIZES if self.heads % n == 0)
 
 
 @cache
 def catalogue() -> tuple[LLM, ...]:
     """Return every model of ``facts/llms.csv``, in the file's order."""
-    return tuple(
-        LLM(
-            row["name"],
-            row["hf_id"],
-            int(row["hidden_size"]),
-            int(row["num_layers"]),
-            row["dtype"],
-            row["source"],
-            row["note"],
-            int(row["fused_calls_per_step"]) if row.get("fused_calls_per_step") else None,
-        )
-        for row in facts.rows("llms.csv")
+    return tuple(map(_of_row, facts.rows("llms.csv")))
+
+
+def _of_row(row: dict[str, str]) -> LLM:
+    built = architectures()[row["family"]]
+    layers = int(row["num_layers"])
+    return LLM(
+        row["name"],
+        row["hf_id"],
+        int(row["hidden_size"]),
+        layers,
+        row["dtype"] or "bf16",
+        row["source"],
+        row["note"] if row["dtype"] else "; ".join(filter(None, [row["note"], "bf16 is taken"])),
+        family=built.family,
+        norm=built.norm,
+        residual=built.residual,
+        blocks=int(row["blocks"] or built.blocks_per_layer * layers),
+        heads=int(row["heads"]) if row["heads"] else None,
+        experts=built.experts,
+        evidence=row["evidence"],
+        aliases=tuple(row["aliases"].split()),
     )
 
 
 def find(name: str) -> LLM:
-    """Return a model by its name or Hugging Face id, in any case.
+    """Return a model by its name or Hugging Face id, with or without the organisation.
 
-    Spaces and underscores count as hyphens, and the organisation of an id may be left out.
-    Raises :class:`InputError` with the nearest names for an unknown one.
+    Case, spaces, dots, underscores and hyphens do not matter (:mod:`.model_names`). Raises
+    :class:`InputError` with the names of the same family for an unknown one.
     """
-    known: dict[str, LLM] = {}
+    found = _index().get(model_names.key(name))
+    if found is None:
+        raise model_names.unknown(name, [llm.name for llm in catalogue()])
+    return found
+
+
+@cache
+def _index() -> dict[tuple[str, ...], LLM]:
+    known: dict[tuple[str, ...], LLM] = {}
     for llm in catalogue():
-        for alias in (llm.name, llm.hf_id, llm.hf_id.split("/")[-1]):
-            known.setdefault(_key(alias), llm)
-    found = known.get(_key(name))
-    if found is not None:
-        return found
-    hint = nearest(_key(name), [llm.name for llm in catalogue()])
-    raise InputError(
-        f"model '{name}' is not in the catalogue{hint}; for another one give --config config.json"
-    )
+        for alias in (llm.name, llm.hf_id, *llm.aliases):
+            for spelling in (alias, alias.split("/")[-1]):
+                known.setdefault(model_names.key(spelling), llm)
+    return known
 
 
 def hidden_dims() -> list[int]:
@@ -89,26 +126,27 @@ def hidden_dims() -> list[int]:
 
 
 def from_config(path: str | Path) -> LLM:
-    """Read a local Hugging Face ``config.json``.
+    """Read a local Hugging Face ``config.json``, whatever its kind (:mod:`.model_config`).
 
     Raises :class:`InputError`, naming file and key, for a missing file, text that is not JSON, and
-    a key that is missing or not a whole number of at least 1.
+    a size that is missing or not a whole number of at least 1.
     """
-    from .schemas import Config
+    from . import model_config
 
-    config = read_json(path, Config, "a Hugging Face config.json", foreign=True)
-    inner = (config.text_config, config.llm_config, config.language_config)
-    text = config if config.hidden_size else next(filter(None, inner), config)
-    hidden = text.hidden_size or text.d_model or text.n_embd
-    layers = text.num_hidden_layers or text.n_layers or text.n_layer or text.num_layers
-    if hidden is None or layers is None:
-        missing = "num_hidden_layers" if hidden else "hidden_size"
-        raise InputError(f"{path}: no '{missing}', neither on top nor in text_config")
-    stated = text.torch_dtype or text.dtype or config.torch_dtype or "bfloat16"
-    dtype = dtype_name(stated) or "bf16"  # 8-bit weights: their activations stay bf16
-    name = config.name or config.model_type or Path(path).stem
-    return LLM(name, "", hidden, layers, dtype, str(path))
-
-
-def _key(name: str) -> str:
-    return re.sub(r"[\s_]+", "-", name.strip().lower())
+    read = model_config.read(path)
+    return LLM(
+        read.name,
+        "",
+        read.hidden_size,
+        read.num_layers,
+        read.dtype,
+        str(path),
+        read.note,
+        family=read.family,
+        norm=read.norm,
+        residual=read.residual,
+        blocks=read.blocks,
+        heads=read.heads,
+        experts=read.experts,
+        evidence="config.json",
+    )

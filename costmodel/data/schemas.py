@@ -1,33 +1,32 @@
-"""What is read of other projects' JSON. A module of its own, since msgspec takes time to import."""
+"""Records of a deployment and its fused calls, as commands print them."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from msgspec import Meta, Struct, field
-
-Size = Annotated[int, Meta(ge=1)]
+from typing import TypedDict
 
 
-class TextConfig(Struct):
-    """The keys of a Hugging Face configuration that are read, each under all its names."""
+class CallsRecord(TypedDict):
+    """Fused calls of a decode step: whose count, how it follows from the model, why, its source.
 
-    hidden_size: Size | None = None
-    d_model: Size | None = None
-    n_embd: Size | None = None
-    num_hidden_layers: Size | None = None
-    n_layers: Size | None = None
-    n_layer: Size | None = None
-    num_layers: Size | None = None
-    torch_dtype: str | None = None
-    dtype: str | None = None
+    ``at_most`` where the engine's count is not known, so that every block is counted.
+    """
+
+    engine: str
+    per_step: int
+    at_most: bool
+    formula: str
+    why: str
+    evidence: str
+    source: str
 
 
-class Config(TextConfig):
-    """A ``config.json``; multimodal ones keep the language model one level down."""
+class DeploymentRecord(TypedDict):
+    """How the model is served: what leaves fewer calls, and the batches of a step."""
 
-    text_config: TextConfig | None = None
-    llm_config: TextConfig | None = None
-    language_config: TextConfig | None = None
-    model_type: str | None = None
-    name: str | None = field(default=None, name="_name_or_path")
+    engine: str
+    release: str
+    dp_attention: bool
+    expert_parallel: str
+    draft_tokens: int
+    captured: list[int]
+    step_ms: float | None

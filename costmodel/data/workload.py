@@ -52,15 +52,27 @@ class Workload:
         """Return the hidden sizes, ascending."""
         return sorted(set(self.hidden_dim.tolist()))
 
+    def token_counts(self) -> NDArray[np.int64]:
+        """Return the token counts, ascending, each once."""
+        return np.unique(self.tokens)
+
     def select(self, calls: NDArray[np.bool_]) -> Workload:
         """Return the calls of a mask; their weights sum to 1 again."""
         weight = self.weight[calls]
         return Workload(self.tokens[calls], self.hidden_dim[calls], weight / weight.sum())
 
 
-def snap_tokens(max_bytes: int, hidden_dim: int, element_bytes: int) -> tuple[int, int | None]:
-    """Return the last captured batch within ``max_bytes`` (or 0) and the first above (or None)."""
-    batch = captured_batch_sizes()
+def snap_tokens(
+    max_bytes: int,
+    hidden_dim: int,
+    element_bytes: int,
+    tokens: NDArray[np.int64] | None = None,
+) -> tuple[int, int | None]:
+    """Return the last token count within ``max_bytes`` (or 0) and the first above (or None).
+
+    Of ``tokens``, ascending (default: captured batch sizes).
+    """
+    batch = captured_batch_sizes() if tokens is None else tokens
     below = batch[batch * hidden_dim * element_bytes <= max_bytes]
     above = batch[batch * hidden_dim * element_bytes > max_bytes]
     return (int(below[-1]) if below.size else 0), (int(above[0]) if above.size else None)

@@ -17,10 +17,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..calibration.posterior import UNREAD_STATE_US, Values
 from ..calibration.row_accounts import said_of
 from ..data import kernels, llms
+from ..data.deployment import Deployment
 from ..data.workload import Workload, captured_batch_sizes, snap_tokens
 from ..errors import InputError
 from ..model.eligibility import eligible
@@ -67,17 +69,18 @@ def recommend(
     *,
     world_sizes: Sequence[int] = WORLD_SIZES,
     added_us: Added | None = None,
+    deployment: Deployment | None = None,
 ) -> Decision:
     """Recommend a cutoff per world size for what the setting names.
 
-    ``workload`` is what is weighed (default: :func:`known_workload`); ``added_us`` as in
-    :meth:`Arms.of`. Raises :class:`InputError`
+    ``workload`` is what is weighed (default: :func:`known_workload`, at the batches of the
+    ``deployment``); ``added_us`` as in :meth:`Arms.of`. Raises :class:`InputError`
     for kernels without a choice and for a hidden size that the 1-stage kernel rejects.
     """
     missing = setting.lacks(*setting.arms)
     if missing:
         raise InputError(f"{missing}, so there is nothing to choose")
-    load = workload or known_workload(setting)
+    load = workload or known_workload(setting, deployment)
     takes, rule_words = eligible(setting.shapes(1, load.hidden_dim, 2), ONE_STAGE, setting.kernel)
     if not takes.all():
         raise InputError(
@@ -106,9 +109,9 @@ def _as_it_will_run(decision: Decision) -> Decision:
     return replace(decision, cutoffs=cutoffs)
 
 
-def known_workload(setting: Setting) -> Workload:
+def known_workload(setting: Setting, deployment: Deployment | None = None) -> Workload:
     """Return captured batch sizes crossed with :func:`known_hidden_dims`."""
-    return Workload.of(known_hidden_dims(setting))
+    return (deployment or Deployment()).workload(known_hidden_dims(setting))
 
 
 def known_hidden_dims(setting: Setting) -> list[int]:
@@ -161,6 +164,7 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
     claimed = verdict in CLAIMED
     unit = setting.element_bytes
     always = verdict == ALWAYS_ONE_STAGE
+    tokens = load.token_counts()
     return Cutoff(
         world_size=n,
         max_bytes=point if claimed else None,
@@ -169,7 +173,7 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
         this_kernel_lo=None if always else this_kernel.lo.lo,
         this_kernel_hi=None if always else this_kernel.hi.hi,
         estimate=estimate,
-        cell=every_hidden_cell(setting, point) if claimed else None,
+        cell=every_hidden_cell(setting, point, tokens) if claimed else None,
         verdict=verdict,
         reason=reason,
         evidence=evidence,
@@ -182,19 +186,23 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
         if setting.op == FUSED and added_us is None
         else None,
         adequacy=adequacy,
-        switch=tuple((h, *snap_tokens(point, h, unit)) for h in asked) if claimed else (),
+        switch=tuple((h, *snap_tokens(point, h, unit, tokens)) for h in asked) if claimed else (),
         statements=beside(setting, n, Cell(best.lo.lo, best.hi.hi), adequacy.smallest),
         arms=arms,
     )
 
 
-def every_hidden_cell(setting: Setting, max_bytes: int) -> Cell:
+def every_hidden_cell(
+    setting: Setting, max_bytes: int, tokens: NDArray[np.int64] | None = None
+) -> Cell:
     """Return the cutoffs that decide as ``max_bytes`` on every captured call the kernel takes.
 
-    A captured call of t tokens has a multiple of 16 t bytes, of any hidden size up to the
-    kernel's limit in packs of 16 bytes.
+    Of ``tokens``, and of those that are captured in common: the rule serves them too. A call of t
+    tokens has a multiple of 16 t bytes, of any hidden size up to the kernel's limit in packs of 16
+    bytes.
     """
-    step = PACK_BYTES * captured_batch_sizes()
+    common = captured_batch_sizes()
+    step = PACK_BYTES * (common if tokens is None else np.union1d(common, tokens))
     most = setting.kernel.fused_1stage_max_packs if setting.op == FUSED else 1 << 40
     packs = np.minimum(max_bytes // step, most)
     above = step[packs < most] * (packs[packs < most] + 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal, TypedDict
 
 from ..calibration.posterior import HiddenEffectRecord
+from ..data.schemas import CallsRecord, DeploymentRecord
 from ..rules.schemas import RuleRecord
 
 
@@ -277,8 +278,8 @@ class OneKernelsRecord(TypedDict):
     notes: list[str]
 
 
-class Recommendation(AskedOfARule):
-    """``costmodel/recommend/1``; ``batch_invariant`` is null where it was not asked for."""
+class RecommendationOfAny(AskedOfARule):
+    """What ``costmodel/recommend/1`` always has."""
 
     schema: Literal["costmodel/recommend/1"]
     hidden_dims: HiddenDims
@@ -288,6 +289,16 @@ class Recommendation(AskedOfARule):
     rule: RuleRecord | None
     rows: RowCounts
     batch_invariant: OneKernelsRecord | None
+
+
+class Recommendation(RecommendationOfAny, total=False):
+    """``costmodel/recommend/1``.
+
+    ``calls`` of the model that was named, ``deployment`` where its options were given.
+    """
+
+    calls: CallsRecord
+    deployment: DeploymentRecord
 
 
 # costmodel/predict/1
@@ -439,6 +450,7 @@ BatchWorthRecord = TypedDict(
     "BatchWorthRecord",
     {
         "batch": int,
+        "tokens": int,
         "bytes": int,
         "from": str,
         "to": str,
@@ -459,12 +471,20 @@ class RuleNamed(TypedDict):
     words: str
 
 
-class MeanWorth(TypedDict):
+class MeanWorthUs(TypedDict):
     """The mean over the batch histogram."""
 
     us_per_step: float
     us_per_step_lo: float
     us_per_step_hi: float
+
+
+class MeanWorth(MeanWorthUs, total=False):
+    """The mean over the batch histogram, and its share of a decode step whose time was given."""
+
+    pct_of_step: float
+    pct_of_step_lo: float
+    pct_of_step_hi: float
 
 
 WorthOnGpu = TypedDict(
@@ -484,17 +504,24 @@ WorthOnGpu.__doc__ = "What a change of rule is worth on one GPU."
 
 
 class WorthModel(TypedDict):
-    """Whose decode steps are valued."""
+    """Whose decode steps are valued; ``calls_per_step`` are those that the engine fuses.
+
+    ``blocks_per_step`` are the blocks that end in an all-reduce, ``op`` what those run: fused, mhc
+    or plain.
+    """
 
     name: str
     hidden_size: int
     num_layers: int
     calls_per_step: int
     source: str
+    blocks_per_step: int
+    op: str
+    calls: CallsRecord
 
 
-class Worths(TypedDict):
-    """``costmodel/worth/1``."""
+class WorthsOfAny(TypedDict):
+    """What ``costmodel/worth/1`` always has."""
 
     schema: Literal["costmodel/worth/1"]
     model: WorthModel
@@ -503,3 +530,9 @@ class Worths(TypedDict):
     aiter_version: str
     histogram: str | None
     gpus: list[WorthOnGpu]
+
+
+class Worths(WorthsOfAny, total=False):
+    """``costmodel/worth/1``; ``deployment`` where its options were given."""
+
+    deployment: DeploymentRecord

@@ -87,7 +87,7 @@ def worth_by_batch(worths: Sequence[Worth]) -> go.Figure:
     setting = first.setting
     weights = first.histogram.name or "every captured batch size alike, which is nobody's traffic"
     subtitle = (
-        f"Decode step of {plain(first.llm.name)}: {first.llm.calls_per_step} calls, hidden "
+        f"{plain(first.llm.name)}: {first.calls.words()}, hidden "
         f"{first.llm.hidden_size}, {setting.dtype}, {setting.kernel.title}; "
         f"{provenance(setting.calibration)}. Modelled; 90 % intervals. Mean over: {plain(weights)}."
     )

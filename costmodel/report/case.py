@@ -14,10 +14,11 @@ import numpy as np
 from ..calibration.observations import observe
 from ..calibration.posterior import Calibration, shipped
 from ..data import hardware, kernels, measurement
+from ..data.deployment import Deployment
+from ..data.engine_calls import FusedCalls, fused_calls
 from ..data.histogram import BatchHistogram
 from ..data.llms import LLM
 from ..data.measurement import Measurements
-from ..data.workload import Workload
 from ..decide.decision import Cutoff, Decision
 from ..decide.evidence import CLAIMED
 from ..decide.objective import MEAN
@@ -114,8 +115,9 @@ class Case:
     """Everything that a report says. ``old`` is the engine's rule now, ``new`` as it will stand.
 
     ``validation`` is None where no call was measured with both algorithms; ``unjudged`` says why.
+    ``calls`` are the fused calls of a decode step in ``deployment``.
     ``target`` are the options that choose GPU, calibration and AITER version on a command line,
-    ``files`` the user's files with their hashes.
+    ``served`` those of the deployment, ``files`` the user's files with their hashes.
     """
 
     engine: ServingEngine
@@ -131,7 +133,10 @@ class Case:
     table: Measurements
     published: bool
     histogram: BatchHistogram
+    deployment: Deployment
+    calls: FusedCalls
     target: str
+    served: str
     files: tuple[tuple[str, str], ...]
 
     def __repr__(self) -> str:
@@ -211,17 +216,24 @@ def gather(
     histogram: BatchHistogram | None = None,
     files: Sequence[str | Path] = (),
     target: Sequence[str] | None = None,
+    deployment: Deployment | None = None,
+    served: Sequence[str] = (),
 ) -> Case:
     """Work out everything that a report says.
 
     The setting names the engine. The rule is the one recommended for the model, as
     ``costmodel recommend --model`` gives it. ``measurements`` are schema 1 files or directories
     (default: the published rows); ``files`` are further files of the user's whose hashes are
-    stated; ``target`` the options that chose GPU, calibration and model on the command line. Raises
+    stated; ``target`` the options that chose GPU, calibration and model on the command line,
+    ``served`` those that chose the ``deployment`` (default: the engine, nothing else). Raises
     :class:`InputError` when the recommendation makes no claim at any of the world sizes.
     """
     engine = serving_engine(setting.engine)
-    decision = recommend(setting, Workload.of([llm.hidden_size]), world_sizes=world_sizes)
+    deployed = deployment or Deployment(engine=engine.name)
+    calls = fused_calls(llm, deployed)
+    # Without a call of the model's the rule is that for known models: no kernel may take its size.
+    load = deployed.workload([llm.hidden_size]) if calls.per_step else None
+    decision = recommend(setting, load, world_sizes=world_sizes, deployment=deployed)
     if not any(c.claimed for c in decision.cutoffs):
         raise InputError(
             f"nothing to report: {decision.refusal()}; 'costmodel plan' says what to measure"
@@ -234,7 +246,7 @@ def gather(
     )  # fmt: skip
     emitted = snippet(engine, decision.unguarded_rule, provenance, setting.kernel)
     old, new = current(engine.name, FUSED), emitted.adapted.rule
-    load = histogram or BatchHistogram.alike()
+    weights = histogram or BatchHistogram.alike(deployed)
     rows = measurement.read_all(measurements) if measurements else measurement.published()
     judged, unjudged = _validate(rows, decision)
     return Case(
@@ -251,7 +263,9 @@ def gather(
                 old_sizes=_sizes(old, c.world_size),
                 new_sizes=_sizes(new, c.world_size),
                 score=c.arms.score(new, old),
-                worth=worth(setting, llm, c.world_size, old, new, histogram=load),
+                worth=worth(
+                    setting, llm, c.world_size, old, new, histogram=weights, deployment=deployed
+                ),
             )
             for c in decision.cutoffs
         ),
@@ -260,8 +274,11 @@ def gather(
         unjudged=unjudged,
         table=rows,
         published=not measurements,
-        histogram=load,
+        histogram=weights,
+        deployment=deployed,
+        calls=calls,
         target=options,
+        served=shlex.join(served),
         files=tuple((str(f), _sha256(Path(f))) for f in [*_files(measurements), *files]),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from ..decide.evidence import MEASURED
 from ..show.recommendation import apart
 from ..show.statements import flag, says
 from ..show.words import up_to
+from ..show.worth import counted
 from .case import Case
 
 if TYPE_CHECKING:
@@ -41,10 +43,11 @@ def context(
         "commands": commands(case, command, out),
         "measure_commands": measure_commands(case),
         "version": __version__,
-        "runs": runs,
+        "runs": partial(runs, order=case.deployment.batches.tolist()),
         "says": says,
         "flag": flag,
         "apart": apart(case.decision),
+        "counted": ". ".join(counted(case.by_world_size[0].worth)),
     }
 
 
@@ -58,11 +61,8 @@ def title(case: Case) -> str:
     return f"{where}: 1-stage {', '.join(sizes)}"
 
 
-def runs(batches: Sequence[BatchWorth]) -> str:
-    """Return captured batch sizes as runs: ``24 to 80``."""
-    from ..data.workload import captured_batch_sizes
-
-    order = captured_batch_sizes().tolist()
+def runs(batches: Sequence[BatchWorth], order: Sequence[int]) -> str:
+    """Return captured batch sizes, of all in ``order``, as runs: ``24 to 80``."""
     found: list[list[int]] = []
     for i in (order.index(b.batch) for b in batches):
         if found and i == found[-1][-1] + 1:
@@ -77,15 +77,18 @@ def runs(batches: Sequence[BatchWorth]) -> str:
 def commands(case: Case, command: str, out: str) -> str:
     """Return the commands that give the report's numbers again."""
     target, engine = case.target, case.engine.name
+    worth = f" {case.served}" if case.served else ""
+    step = case.deployment.step_ms
+    served = worth.replace(f" --step-ms {step}", "") if step else worth
     ranks = [w.world_size for w in case.by_world_size]
     changed = [w.world_size for w in case.by_world_size if w.changes] or ranks[-1:]
     rule_file = shlex.quote(f"{out.rstrip('/')}/rule.json")
     lines = [
-        f"costmodel recommend {target} --for {engine}",
+        f"costmodel recommend {target}{served} --for {engine}",
         f"{case.provenance.command} --source PATH --out rule.patch --tests test_rule.py",
     ]
     lines += [
-        f"costmodel worth --tp {n} {target} --from {case.old.name} --to {rule_file}"
+        f"costmodel worth --tp {n} {target}{worth} --from {case.old.name} --to {rule_file}"
         for n in changed
     ]
     if case.validation is not None:

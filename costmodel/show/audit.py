@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..data.llms import CALLS_PER_LAYER
+from ..data.engine_calls import FusedCalls
 from ..engines.audit import Audit
 from ..model.shape import WORLD_SIZES
 from . import gates, words
 from .table import table
 
 
-def text(one: Audit, hidden_dims: Sequence[int], dtype: str, layers: int | None) -> str:
+def text(one: Audit, hidden_dims: Sequence[int], dtype: str, calls: FusedCalls | None) -> str:
     """Return an audit as text."""
     lines = []
     for installed in one.installed:
@@ -43,14 +43,14 @@ def text(one: Audit, hidden_dims: Sequence[int], dtype: str, layers: int | None)
         lines += [f"  {note}" for note in one.against.notes(one.tree.engine.title)]
     if one.scores:
         lines += ["", "by the calibrated model, over captured batch sizes:"]
-        lines.append(_scores(one, layers))
+        lines.append(_scores(one, calls))
     return "\n".join(lines)
 
 
-def _scores(one: Audit, layers: int | None) -> str:
+def _scores(one: Audit, calls: FusedCalls | None) -> str:
     head = ["ranks", "installed loses", "90 % interval", "us a call", "decided otherwise"]
-    if layers:
-        head.append(f"us a decode step ({CALLS_PER_LAYER} x {layers} calls)")
+    if calls:
+        head.append(f"us a decode step ({calls.words()})")
     rows = []
     for n, score in sorted(one.scores.items()):
         lost, saved = score.saved_pct, score.saved_us
@@ -61,11 +61,9 @@ def _scores(one: Audit, layers: int | None) -> str:
             f"{saved.value:.2f}",
             f"{100 * score.differ:.0f} %",
         ]
-        if layers:
-            calls = CALLS_PER_LAYER * layers
-            row.append(
-                f"{calls * saved.value:.0f} ({calls * saved.lo:.0f} to {calls * saved.hi:.0f})"
-            )
+        if calls:
+            value, lo, hi = (calls.per_step * us for us in (saved.value, saved.lo, saved.hi))
+            row.append(f"{value:.0f} ({lo:.0f} to {hi:.0f})")
         rows.append(row)
     return table(rows, head)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..data.architectures import FUSED, MHC, PLAIN
+from ..data.engine_calls import later
 from ..decide.evidence import MEASURED, MEASURED_ELSEWHERE, TRANSFERRED
-from ..decide.worth import Worth
+from ..decide.worth import BatchWorth, Worth
 from ..units import kib
 from .table import table
 from .words import evidence
@@ -17,6 +19,13 @@ MEANS = {
     TRANSFERRED: "an arm was never measured",
 }
 
+#: What blocks run, in words.
+_OPS = {
+    FUSED: "the fused all-reduce + RMSNorm",
+    MHC: "an all-reduce and mHC, which AITER fuses in an op of its own",
+    PLAIN: "a plain all-reduce",
+}
+
 
 def text(worths: Sequence[Worth]) -> str:
     """Return the worth of one change on several GPUs as text."""
@@ -24,10 +33,34 @@ def text(worths: Sequence[Worth]) -> str:
     llm = first.llm
     head = (
         f"{llm.name}: hidden size {llm.hidden_size}, {llm.num_layers} layers, "
-        f"{llm.calls_per_step} calls a decode step, {first.setting.dtype}, TP{first.world_size} "
-        f"({llm.source})"
+        f"{first.calls.words()}, {first.setting.dtype}, TP{first.world_size} ({llm.source})"
     )
-    return "\n\n".join([head, *map(_one, worths)])
+    lines = [head, *(f"  {line}" for line in counted(first))]
+    return "\n\n".join(["\n".join(lines), *map(_one, worths)])
+
+
+def counted(w: Worth) -> list[str]:
+    """Return where the number of calls comes from, and what else the deployment does, as lines."""
+    llm, calls, served = w.llm, w.calls, w.deployment
+    if not calls.per_step and llm.why_none:
+        lines = [f"no fused call: {llm.why_none}; its {llm.blocks} blocks run {_OPS[llm.op]}"]
+    else:
+        count = f"{calls.per_step} = {calls.formula} ({llm.blocks} blocks)"
+        if not calls.per_step:
+            count = f"no fused call, {llm.blocks} blocks"
+        lines = [f"{count}: {calls.why}; {calls.evidence} ({calls.source})"]
+    if (other := later(llm, served)) is not None:
+        lines.append(
+            f"{served.title} {other.release} and later: {other.per_step} = {other.formula} "
+            f"(--engine-version {other.release}): {other.why}; {other.evidence} ({other.source})"
+        )
+    if said := served.words():
+        lines.append(f"served with {said}")
+    if llm.world_sizes is not None and w.world_size not in llm.world_sizes:
+        lines.append(f"{llm.heads} attention heads: TP{w.world_size} does not divide them")
+    if llm.note and not llm.hf_id:
+        lines.append(f"note: {llm.note}")
+    return lines
 
 
 def _one(w: Worth) -> str:
@@ -38,13 +71,15 @@ def _one(w: Worth) -> str:
         f"  from {w.old.name}: {w.old.words()}",
         f"  to   {w.new.name}: {w.new.words()}",
     ]
+    if not w.calls.per_step:
+        return "\n".join([*lines, f"no fused call is made: worth 0 us a decode step{_share(w)}"])
     if not w.changed:
         return "\n".join(
             [*lines, "the rules run the same algorithm at every captured batch size: worth 0 us"]
         )
     rows = [
         (
-            b.batch, kib(b.bytes), b.old, b.new, f"{b.saved_us.value:+.1f}",
+            _batch(b), kib(b.bytes), b.old, b.new, f"{b.saved_us.value:+.1f}",
             f"{b.saved_us.lo:+.1f} to {b.saved_us.hi:+.1f}",
         )
         for b in w.changed
@@ -60,5 +95,21 @@ def _one(w: Worth) -> str:
     over = w.histogram.name or "all captured batch sizes alike (no real traffic)"
     lines.append(
         f"over {over}: {mean.value:+.1f} us a decode step (90 % {mean.lo:+.1f} to {mean.hi:+.1f})"
+        f"{_share(w)}"
     )
     return "\n".join(lines)
+
+
+def _batch(b: BatchWorth) -> str:
+    """Return a captured batch: its sequences, and its tokens where those are others."""
+    return str(b.batch) if b.tokens == b.batch else f"{b.batch} ({b.tokens} tokens)"
+
+
+def _share(w: Worth) -> str:
+    """Return what the mean is of a decode step, where its time is given."""
+    share, step = w.step_pct, w.deployment.step_ms
+    if share is None:
+        return ""
+    if not w.calls.per_step:
+        return f", 0 % of {step:g} ms"
+    return f", {share.value:+.2f} % of {step:g} ms (90 % {share.lo:+.2f} to {share.hi:+.2f})"
