@@ -384,7 +384,7 @@ class TestCommand:
         assert "loses" in done.stderr
         done = run(*args, "--fail-above", "90")
         assert done.returncode == 0
-        assert "us a decode step (2 x 36 calls)" in done.stdout
+        assert "us of 71 calls a decode step in SGLang" in done.stdout
 
     def test_against_a_rule_of_the_field(self, tmp_path):
         root = SHAPES["sglang_bytes"].package(tmp_path)

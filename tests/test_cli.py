@@ -14,7 +14,7 @@ KEYS = {
     "recommend": [
         "schema", "arch", "gpu", "op", "dtype", "aiter_version", "kernel", "calibration", "otherwise",
         "objective",
-        "hidden_dims", "cutoffs", "engine", "source", "rule", "rows",
+        "hidden_dims", "cutoffs", "engine", "source", "rule", "rows", "batch_invariant",
     ],
     "cutoff": [
         "world_size", "max_bytes", "inclusive", "max_bytes_lo", "max_bytes_hi",
@@ -369,7 +369,7 @@ def test_debug_changes_nothing_where_all_is_well():
         ("costmodel recommend --gpu mi3", ["MI300X", "MI308X", "MI325X", "MI355X", "MI350X"]),
         ("costmodel recommend --arch gfx95", ["gfx950"]),
         ("costmodel predict --model gpt", ["gpt-oss-20b", "gpt-oss-120b"]),
-        ("costmodel predict --op f", ["fused"]),
+        ("costmodel predict --op fus", ["fused"]),
         ("costmodel predict --dtype b", ["bf16"]),
         ("costmodel emit --rule sglang-1", ["sglang-128k"]),
         ("costmodel predict --algo", ["--algorithm"]),

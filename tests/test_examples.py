@@ -7,6 +7,7 @@ runs over gloo, on CPU processes.
 from __future__ import annotations
 
 import csv
+import gzip
 import inspect
 import json
 import re
@@ -91,6 +92,12 @@ EXAMPLES = {
     **of_help(),
 }  # fmt: skip
 
+#: A profile of one call by 1-stage.
+TRACE = json.dumps({"traceEvents": [
+    {"ph": "X", "cat": "kernel", "ts": 1, "dur": 9, "pid": 0, "tid": 7, "args": {"device": 0},
+     "name": "void aiter::allreduce_fusion_kernel_1stage<__hip_bfloat16, __hip_bfloat16, 8>(int)"},
+]}).encode()  # fmt: skip
+
 
 class StandIns:
     """Makes the files that an example reads, below ``folder``; ``home`` is what ~ stands for."""
@@ -142,6 +149,22 @@ class StandIns:
     MAKERS = {  # noqa: RUF012
         "mine.csv": measurements,
         "PATH": engines,
+        **dict.fromkeys(
+            ("last-week.json", "today.json"),
+            lambda self, path: path.write_bytes(
+                (ROOT / "costmodel/data/facts/calibrations/gfx950.json").read_bytes()
+            ),
+        ),
+        **dict.fromkeys(("old.csv", "new.csv"), measurements),
+        **dict.fromkeys(
+            ("8=t8.json.gz", "64=t64.json.gz"),
+            lambda self, path: (self.folder / path.name.partition("=")[2]).write_bytes(
+                gzip.compress(TRACE)
+            ),
+        ),
+        "vllm-0.32.0.whl": lambda self, path: (
+            SHAPES["vllm_inline"].wheel(path.parent / "older").rename(path)
+        ),
         "vllm-0.33.0.whl": lambda self, path: (
             SHAPES["vllm_method"].wheel(path.parent / "wheel").rename(path)
         ),

@@ -29,7 +29,7 @@ def test_the_catalogue_is_well_formed():
 
 def test_the_catalogue_holds_the_models_that_people_serve():
     """The 105 with sizes of the list that the catalogue was made from, and those it had before."""
-    assert len(llms.catalogue()) == 130
+    assert len(llms.catalogue()) >= 130
     for name in ("ling-1t", "olmo-3-7b", "qwen3.8-27b", "kimi-k3", "hy4-preview", "inkling"):
         assert llms.find(name).name == name
 

@@ -31,6 +31,7 @@ from costmodel.calibration.observations import observe
 from costmodel.calibration.posterior import load
 from costmodel.cli.main import main
 from costmodel.data import llms, measurement
+from costmodel.data.deployment import Deployment
 from costmodel.data.measurement import Measurements
 from costmodel.data.workload import Workload, captured_batch_sizes
 from costmodel.decide.evidence import ALWAYS_ONE_STAGE
@@ -252,6 +253,8 @@ def plain(text: str) -> str:
 def test_recommend(question, case):
     q = question(case)
     record = asked("recommend", *q.words)
+    if "calls" in record:
+        assert record.pop("calls")["engine"] in ("", "vLLM", "SGLang", "AITER")
     assert record == json.loads(json.dumps(q.decision.to_dict()))
     assert record["otherwise"] == (case.otherwise or "2stage")
     assert record["objective"] == case.objective
@@ -368,7 +371,8 @@ def test_worth_and_report(question, case):
         decision = q.decision
         if not case.engine:
             decision = recommend(q.setting.but(engine="sglang"), q.workload)
-        mine = worth(q.setting, q.llm, n, old, decision.rule)
+        served = Deployment(engine=case.engine or "sglang")
+        mine = worth(q.setting, q.llm, n, old, decision.rule, deployment=served)
         mean = gpu["over_histogram"]
         assert (mean["us_per_step"], mean["us_per_step_lo"], mean["us_per_step_hi"]) == (
             mine.mean_us.value, mine.mean_us.lo, mine.mean_us.hi,

@@ -50,7 +50,7 @@ def command(
 
     \b
     costmodel diff last-week.json today.json --gpu MI355X
-    costmodel diff runs/0.1.19.csv runs/0.1.20.csv --fail-above 3
+    costmodel diff old.csv new.csv --fail-above 3
     costmodel diff vllm-0.32.0.whl vllm-0.33.0.whl --gpu MI355X --fail-above 1
     """
     from ..show import drift as show

@@ -93,19 +93,16 @@ def read(path: str | Path) -> ModelConfig:
 
 
 def _language_model(top: Mapping[str, Any], path: str) -> tuple[Mapping[str, Any], str]:
-    """Return the part that describes the language model, and how errors name it."""
-    if _whole(top):
-        return top, path
-    for keys, part in _parts(top):
-        if _whole(part):
-            return part, f"{path}: {'.'.join(keys)}"
-    return top, path
+    """Return the part that describes the language model, and what errors put before its keys.
 
-
-def _whole(part: Mapping[str, Any]) -> bool:
-    """Whether a part holds a hidden size and layers, right or wrong."""
-    hidden = any(part.get(k) is not None for k in HIDDEN)
-    return hidden and any(part.get(k) is not None for k in Layers.KEYS)
+    The likeliest that has a hidden size and layers, right or wrong; else that with a hidden size.
+    """
+    parts = [((), top), *_parts(top)]
+    for wanted in ((HIDDEN, Layers.KEYS), (HIDDEN,)):
+        for keys, part in parts:
+            if all(any(part.get(k) is not None for k in names) for names in wanted):
+                return part, f"{path}: {''.join(f'{key}.' for key in keys)}"
+    return top, f"{path}: "
 
 
 def _parts(
@@ -131,7 +128,7 @@ def _size(part: Mapping[str, Any], names: tuple[str, ...], where: str) -> int | 
         value = part.get(key)
         if value is None:
             continue
-        return whole_number(value, f"{where}: {key}")
+        return whole_number(value, f"{where}{key}")
     return None
 
 

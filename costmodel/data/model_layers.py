@@ -91,9 +91,9 @@ def _number(part: Mapping[str, Any], where: str) -> int | None:
             continue
         if isinstance(value, list):
             value = len(value)
-        number = whole_number(value, f"{where}: {key}")
+        number = whole_number(value, f"{where}{key}")
         if number > MOST:
-            raise InputError(f"{where}: {key}: expected `int` <= {MOST}; give a config.json")
+            raise InputError(f"{where}{key}: expected `int` <= {MOST}; give a config.json")
         return number
     return None
 

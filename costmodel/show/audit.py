@@ -50,7 +50,7 @@ def text(one: Audit, hidden_dims: Sequence[int], dtype: str, calls: FusedCalls |
 def _scores(one: Audit, calls: FusedCalls | None) -> str:
     head = ["ranks", "installed loses", "90 % interval", "us a call", "decided otherwise"]
     if calls:
-        head.append(f"us a decode step ({calls.words()})")
+        head.append(f"us of {calls.words()}")
     rows = []
     for n, score in sorted(one.scores.items()):
         lost, saved = score.saved_pct, score.saved_us
