@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, nearest
 from .workload import Workload, captured_batch_sizes
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class Deployment:
 
     def __post_init__(self) -> None:
         if self.engine not in ("", *ENGINES):
-            raise InputError(f"unknown engine '{self.engine}'; one of {', '.join(ENGINES)}")
+            near = nearest(self.engine, ENGINES)
+            raise InputError(f"unknown engine '{self.engine}'{near}; one of {', '.join(ENGINES)}")
         if self.expert_parallel not in ("", *EXPERT_PARALLEL):
             raise InputError(
                 f"expert parallelism is '{self.expert_parallel}'; one of "
