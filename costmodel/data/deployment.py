@@ -57,7 +57,7 @@ class Deployment:
 
     def __post_init__(self) -> None:
         if self.engine not in ("", *ENGINES):
-            near = nearest(self.engine, ENGINES)
+            near = nearest(self.engine, list(ENGINES))
             raise InputError(f"unknown engine '{self.engine}'{near}; one of {', '.join(ENGINES)}")
         if self.expert_parallel not in ("", *EXPERT_PARALLEL):
             raise InputError(
