@@ -15,6 +15,10 @@ from dataclasses import dataclass
 #: decide a rule.
 FEWEST = 3
 
+#: Pairs that are measured around the estimate, whatever the planner hopes of them, before a machine
+#: whose rows allow no claim is given up.
+UNCLAIMED = 8
+
 #: Steps over which an interval has to shrink by at least this share of its width, in doublings.
 PATIENCE = 4
 SHRINKS = 0.05

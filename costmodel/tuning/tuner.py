@@ -19,7 +19,16 @@ from ..units import element_bytes, kib
 from . import choice
 from .journal import Journal, StepRecord
 from .knowledge import Known, Machine, UndecidedError
-from .stopping import BUDGET, FEWEST, NOTHING, REASONS, Limits, Standing, verdict
+from .stopping import (
+    BUDGET,
+    FEWEST,
+    NOTHING,
+    REASONS,
+    UNCLAIMED,
+    Limits,
+    Standing,
+    verdict,
+)
 
 #: Why a run stopped where the model covers nothing; its words are the refusal's.
 UNDECIDED = "undecided"
@@ -89,7 +98,8 @@ class Tuner:
             chosen = choice.first(hidden, element_bytes(asked.dtype), asked.dtype, seen)
         else:
             chosen = choice.following(known, asked.workload, self.world_size, seen)
-            if chosen is None and len(shapes) < FEWEST:
+            claimed = known.cutoff(self.world_size).claimed
+            if chosen is None and len(shapes) < (FEWEST if claimed else UNCLAIMED):
                 chosen = next(iter(choice.judging(known, self.world_size, seen)), None)
         self.journal.add(self._record(len(shapes), known, chosen))
         self._tell(len(shapes), known)
