@@ -10,7 +10,9 @@ truth is measured on a fixed grid of 40 shapes. Per misspecification and target:
   is how AITER's own tuner of its FlyDSL kernels fits a threshold;
 - ``model on the grid``: the same model fitted to the 40 shapes.
 
-Regret is over the known models' captured batches, at the truth. Coverage is of the printed
+Regret is over the known models' captured batches, at the truth, in points above the truth's best
+cutoff, where a cutoff is claimed; ``refused`` counts the truths for which the stopped rule claims
+none. Coverage is of the printed
 interval of the stopped rule, by the truth's best cutoff; the score is its interval score
 (benchmarks/coverage.py) beside that of the flat interval from half to twice the point.
 
@@ -146,7 +148,8 @@ class Truth:
                     "world_size": self.world_size, "op": "fused_ar_rmsnorm", "algorithm": arm,
                     "kernel_family": "aiter", "kernel_version": labels["kernel_version"],
                     "tokens": shape.tokens, "hidden_dim": shape.hidden_dim, "dtype": "bf16",
-                    "bytes": shape.bytes, "latency_us": float(max(seen, 0.5)), "statistic": "median",
+                    "bytes": shape.bytes, "latency_us": float(max(seen, 0.5)),
+                    "statistic": "median",
                     "rank_reduction": "max", "timing": "graph", "quality": "suspect",
                 }
             )  # fmt: skip
@@ -197,17 +200,22 @@ def one_truth(task) -> dict:
         "misspecification": name, "gpu": gpu, "world_size": world_size,
         "shapes": step["shapes"],
         "least": float(truth.regrets.min()),
-        "tune": truth.regret_pct(step["max_bytes"]),
-        "8 shapes": truth.regret_pct(journal.steps[-1]["max_bytes"]),
+        "tune": lost(truth, step),
+        "8 shapes": lost(truth, journal.steps[-1]),
         "argmin": truth.regret_pct(threshold(pairs, np.mean)),
         "worst case": truth.regret_pct(threshold(pairs, np.max)),
-        "model on the grid": truth.regret_pct(fitted.max_bytes),
-        "prior": truth.regret_pct(journal.steps[0]["max_bytes"]),
+        "model on the grid": truth.regret_pct(fitted.max_bytes) if fitted.claimed else None,
+        "prior": lost(truth, journal.steps[0]),
         "covered": bool(low < best[1] and high >= best[0]),
         "score": score(low, high, best),
         "flat": score(step["max_bytes"] / 2, step["max_bytes"] * 2, best)
         if step["max_bytes"] else None,
     }  # fmt: skip
+
+
+def lost(truth: Truth, step) -> float | None:
+    """Return the regret of the rule after a step in percent; None where no cutoff is claimed."""
+    return None if step["regret_pct"] is None else truth.regret_pct(step["max_bytes"])
 
 
 def threshold(pairs: np.ndarray, loss) -> float:
@@ -239,13 +247,17 @@ def summary(records: list[dict]) -> list[dict]:
                     if (r["misspecification"], r["world_size"]) == (name, world_size)]  # fmt: skip
             if not mine:
                 continue
-            mean = {arm: float(np.mean([r[arm] - r["least"] for r in mine])) for arm in ARMS}
+            mean = {
+                arm: float(np.mean([r[arm] - r["least"] for r in mine if r[arm] is not None]))
+                for arm in ARMS
+            }
             covered = float(np.mean([r["covered"] for r in mine]))
             flat = [r["flat"] for r in mine if r["flat"] is not None]
             out.append(
                 {
                     "misspecification": name, "world_size": world_size, "truths": len(mine),
                     "shapes": float(np.mean([r["shapes"] for r in mine])),
+                    "refused": sum(r["tune"] is None for r in mine),
                     **mean,
                     "covered": covered,
                     "covered_error": float(np.sqrt(covered * (1 - covered) / len(mine))),
@@ -283,11 +295,11 @@ def main() -> None:
                 with open(given.out, "w") as stream:
                     json.dump({"summary": summary(records), "truths": records}, stream, indent=1)
     found = summary(records)
-    head = ("misspecification", "ranks", "truths", "shapes",
+    head = ("misspecification", "ranks", "truths", "refused", "shapes",
             *(f"{arm}, points" for arm in ARMS), "coverage", "score", "flat")  # fmt: skip
     rows = [
         (
-            s["misspecification"], f"TP{s['world_size']}", s["truths"], f"{s['shapes']:.1f}",
+            s["misspecification"], f"TP{s['world_size']}", s["truths"], s["refused"], f"{s['shapes']:.1f}",
             *(f"{s[arm]:.3f}" for arm in ARMS),
             f"{100 * s['covered']:.0f} +- {100 * s['covered_error']:.0f} %",
             f"{s['score']:.2f}", "-" if s["flat"] is None else f"{s['flat']:.2f}",
