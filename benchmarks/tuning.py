@@ -299,7 +299,8 @@ def main() -> None:
             *(f"{arm}, points" for arm in ARMS), "coverage", "score", "flat")  # fmt: skip
     rows = [
         (
-            s["misspecification"], f"TP{s['world_size']}", s["truths"], s["refused"], f"{s['shapes']:.1f}",
+            s["misspecification"], f"TP{s['world_size']}", s["truths"], s["refused"],
+            f"{s['shapes']:.1f}",
             *(f"{s[arm]:.3f}" for arm in ARMS),
             f"{100 * s['covered']:.0f} +- {100 * s['covered_error']:.0f} %",
             f"{s['score']:.2f}", "-" if s["flat"] is None else f"{s['flat']:.2f}",
