@@ -257,8 +257,9 @@ def _emit_engine(
         root = source if source and Path(source).is_dir() else ""
         file = emitted.file if source else f"{target.checkout}/{emitted.file}"
         tests = boundary_tests.render(
-            emitted.adapted, provenance, target, file, emitted.function, root or "", emitted.patched
-        )
+            emitted.adapted, provenance, target, file, emitted.function, root or "",
+            emitted.patched, emitted.copies,
+        )  # fmt: skip
     _write(out, emitted.text)
     if tests_file:
         _write(tests_file, tests)

@@ -84,11 +84,19 @@ def original(text: str, name: str, op: str) -> str | None:
     except (ValueError, TypeError, RecursionError, zlib.error):
         raise InputError(
             f"{name}:{mark.first + 1}: the lines of the patch that is applied here were changed "
-            "since, so the original cannot be known; restore the file (git checkout, or "
-            "patch -R with the patch) first"
+            f"since, so the original cannot be known; {_way_out(text, mark)} first"
         ) from None
     lines[start : start + mark.count] = patched
     return "".join(lines)
+
+
+def _way_out(text: str, mark: Mark) -> str:
+    """Return what to do before a patch can be taken out whose lines are not its own any more."""
+    end = mark.first - mark.above + mark.count
+    for other in marks(text):
+        if other.op != mark.op and mark.first < other.first <= end + other.end - other.first:
+            return f"take out that of {other.op}"
+    return "restore the file (git checkout, or patch -R with the patch)"
 
 
 def check_marked(text: str, name: str) -> None:

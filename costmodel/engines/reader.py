@@ -123,11 +123,17 @@ def _moved(tree: Tree, site: CallSite) -> tuple[Module, DispatchFunction] | None
 
 
 def read_dispatch(
-    module: Module, qualified: str, *, predicate: bool = False, constant: bool = False
+    module: Module,
+    qualified: str,
+    *,
+    predicate: bool = False,
+    constant: bool = False,
+    settings: bool = True,
 ) -> DispatchFunction:
     """Read the rule of one function; ``predicate`` takes what it returns for the decision.
 
-    ``constant`` takes a function that always decides alike: that is what some rules become.
+    ``constant`` takes a function that always decides alike: that is what some rules become. Without
+    ``settings`` no override is looked for, which is most of the work.
 
     Raises :class:`NoChoiceError` when the function does not exist or makes no choice of its own,
     with what was looked for.
@@ -160,7 +166,7 @@ def read_dispatch(
             return found
 
         asked = {name: line for run in runs for name, line in run.asked.items()}
-        overrides = find(asked, read, per_size)
+        overrides = find(asked, read, per_size) if settings else ()
     except RecursionError:
         raise NoChoiceError(f"{looked}: nested too deeply to be followed") from None
     decisions = _unique(d for run in runs for d in run.decisive(node))
