@@ -23,6 +23,9 @@ from .module import Function, Module, input_name, made_of
 from .overrides import Override, find
 from .source import Tree
 
+#: What a file holds that knows AITER's fused op, as a regular expression.
+_FUSED = r"fused_all_?reduce_rms_?norm(?:_|\b)|fused_ar_rms"
+
 
 class NotRecognisedError(InputError):
     """The source is not of a shape that can be read or changed safely; says what was sought."""
@@ -96,6 +99,8 @@ def find_dispatch(tree: Tree, op: str) -> tuple[Module, DispatchFunction]:
         return moved
     version = f" {tree.version}" if tree.version else ""
     why = f" ({'; '.join(reasons)})" if reasons else ""
+    if op == FUSED and not any(tree.search(_FUSED)):
+        why = "; no file of it names AITER's fused op: this release has none"
     raise NotRecognisedError(
         f"{tree.path}: no rule recognised in {tree.engine.title}{version}: looked for "
         f"{' and '.join(looked)}{why}"
