@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..data import ops
 from ..errors import InputError
 from .diff import newline_of, split_lines
 from .expression import WIDTH
@@ -106,7 +107,12 @@ def check_marked(text: str, name: str) -> None:
     """
     lines = split_lines(text)
     own = [i + 1 for i, line in enumerate(lines) if _COMMANDED.match(line)]
-    own = [n for n in own if not (n < len(lines) and _FIRST.match(lines[n]))]
+    known = {op.name for op in ops.chosen()}
+    own = [
+        n
+        for n in own
+        if not (n < len(lines) and (m := _FIRST.match(lines[n])) and m["op"] in known)
+    ]
     if own:
         raise InputError(
             f"{name}:{own[0]}: a patch of an older costmodel is applied here, without a mark that "
@@ -123,7 +129,12 @@ def marked(before: str, after: str, op: str, below: str) -> str:
     matcher = difflib.SequenceMatcher(None, new, old, autojunk=False)
     changes = [change for change in matcher.get_opcodes() if change[0] != "equal"]
     changed = [i for _, first, last, *_ in changes for i in range(first, last)]
-    at = 1 + next(i for i in changed if new[i].strip() == below)
+    at = 1 + next((i for i in changed if new[i].strip() == below), -1)
+    if not at:
+        raise InputError(
+            "the comment of a patch of costmodel stands here already, without a mark that undoes "
+            "it; restore the file (git checkout, or patch -R with the patch) first"
+        )
     start = min(first for _, first, *_ in changes)
     patched = new[start : max(last for _, _, last, *_ in changes)]
     pieces = [(i - start, j - i, "".join(old[k:m])) for _, i, j, k, m in changes]
