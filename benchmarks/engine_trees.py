@@ -430,20 +430,23 @@ def twice(root, copy, emit, rule: Rule, emitted: engine.Emitted, row: Row) -> st
 
 
 def table(rows: list[Row]) -> str:
-    """Return the rows as a Markdown table, trees without a rule below it."""
-    head = ("tree", "AITER", "op", "rule that stood there", "found", "settings that act",
-            "tests", "differ")  # fmt: skip
+    """Return the rows as a Markdown table, trees with the same file in one, and what is wrong."""
+    head = ("trees", "AITER", "op", "rule that stood there", "found", "settings that act",
+            "groups of cases", "differ")  # fmt: skip
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    alike: dict[tuple[str, str, str, str], list[Row]] = {}
     for row in rows:
-        if row.note:
-            continue
+        if not row.note:
+            key = (row.engine, row.op, row.as_in or row.version or row.tree, row.installed)
+            alike.setdefault(key, []).append(row)
+    for same in alike.values():
+        row = same[0]
         outcome = [row.settings or "-", row.tests, row.differ]
         if row.wrong or row.refused:
             outcome = ["-", "refused" if row.refused else "WRONG", "-"]
-        elif row.as_in:
-            outcome = [row.settings or "-", "the same file", f"as {row.as_in}"]
         said = (
-            f"{row.engine} {row.version or row.tree}", row.kernels,
+            f"{row.engine} {', '.join(r.version or r.tree for r in same)}",
+            ", ".join(dict.fromkeys(r.kernels for r in same)),
             row.op.removeprefix("fused_ar_rmsnorm_"), row.installed, row.findings or "-", *outcome,
         )  # fmt: skip
         lines.append(f"| {' | '.join(said)} |")

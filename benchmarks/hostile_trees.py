@@ -28,10 +28,12 @@ import tempfile
 import time
 import tokenize
 import traceback
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -103,7 +105,8 @@ def main() -> None:
     started, at = time.monotonic(), numbers.start
     while at < numbers.stop:
         running = ""
-        for line in worker(asked.seed, range(at, numbers.stop), shapes):
+        process, lines = worker(asked.seed, range(at, numbers.stop), shapes)
+        for line in lines:
             said = json.loads(line)
             at = said["at"]
             running = said["kind"]
@@ -117,6 +120,7 @@ def main() -> None:
             if said["ended"] == "wrong":
                 wrong.append(f"{said['at']} {said['kind']}: {said['why']}")
                 print(wrong[-1], flush=True)
+        os.waitpid(process, 0)
         if running:
             wrong.append(f"{at} {running}: the worker died: too slow, too large, or crashed")
             print(wrong[-1], flush=True)
@@ -143,10 +147,11 @@ def real(folder: Path) -> list[Shape]:
     return found
 
 
-def worker(seed: int, numbers: range, shapes: list[Shape]) -> io.TextIOBase:
-    """Start a process that takes inputs one after the other; return what it says."""
+def worker(seed: int, numbers: range, shapes: list[Shape]) -> tuple[int, TextIO]:
+    """Start a process that takes inputs one after the other; return it and what it says."""
     reading, writing = os.pipe()
-    if os.fork() == 0:
+    process = os.fork()
+    if process == 0:
         os.close(reading)
         status = 70
         try:
@@ -158,18 +163,19 @@ def worker(seed: int, numbers: range, shapes: list[Shape]) -> io.TextIOBase:
         finally:
             os._exit(status)
     os.close(writing)
-    return os.fdopen(reading)  # type: ignore[return-value]
+    return process, os.fdopen(reading)
 
 
 def limited() -> None:
-    """Bound this process's memory."""
+    """Bound this process's memory, and let it say what is asked for only."""
+    warnings.simplefilter("ignore")
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def one(seed: int, at: int, shapes: list[Shape], root: Path, say: io.TextIOBase) -> None:
+def one(seed: int, at: int, shapes: list[Shape], root: Path, say: TextIO) -> None:
     """Make an input, take it, and say how it ended."""
     rng = random.Random(f"{seed} {at}")
     kind = rng.choice(list(KINDS))
