@@ -66,6 +66,32 @@ class TestReading:
             text = tree.read(one.file)
             assert function_says(text, one.function, calls) == rule_says(one.rule, calls)
 
+    @pytest.mark.parametrize(
+        ("version", "bytes_limit", "name"),
+        [
+            # As AITER's source has it: what its kernel does not take, the kernel refuses.
+            ("0.1.20", "128 * 7168 * 2 // self.world_size", "aiter-per-rank"),
+            ("0.1.11", "128 * 1024", "aiter-128k"),
+            ("0.1.14", "128 * 1024", "aiter-128k"),
+        ],
+    )
+    def test_limits_that_the_kernel_checks_tell_no_rules_apart(
+        self, version, bytes_limit, name, tmp_path
+    ):
+        root = SHAPES["aiter_limit"].package(tmp_path)
+        file = root / "aiter" / AITER
+        (root / "aiter" / "version.py").write_text(f'__version__ = "{version}"\n')
+        body = f"""
+class CudaCommunicator:
+    def fused_allreduce_rmsnorm(self, input_, res_inp_, weight_, eps):
+        total_bytes = input_.numel() * input_.element_size()
+        use_1stage = total_bytes <= {bytes_limit}
+        return self.ca_comm.custom_fused_ar_rms(input_, use_1stage=use_1stage)
+"""
+        file.write_text(body)
+        (one,) = audited(root).installed
+        assert one.known_as == name
+
     @pytest.mark.parametrize("shape", [s for s in SHAPES if SHAPES[s].rule])
     def test_the_rule_of_the_field_is_recognised(self, shape, tmp_path):
         made = SHAPES[shape]
@@ -427,6 +453,8 @@ class TestCommand:
             (lambda p: namesake(p), "PyPI's async-iterator library, not AMD's AITER"),
             (lambda p: broken(p, b"class GroupCoordinator: pass\n"),
              "no rule recognised in SGLang 0.5.23: looked for GroupCoordinator.fused_allreduce_rms"),
+            (lambda p: broken(p, b"class GroupCoordinator: pass\n"),
+             "no file of it names AITER's fused op: this release has none"),
         ],
     )  # fmt: skip
     def test_bad_input_is_one_line(self, make, message, tmp_path):

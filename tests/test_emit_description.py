@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from emitted import PROVENANCE, RULES, emit
-from engines.shapes import AITER, SHAPES, VLLM_METHOD, VLLM_OPS, Shape
+from emitted import (
+    PROVENANCE,
+    RULES,
+    apply,
+    emit,
+    function_says,
+    random_calls,
+    rule_says,
+    tools,
+)
+from engines.shapes import AITER, SGLANG, SHAPES, VLLM_METHOD, VLLM_OPS, Shape
 
 from costmodel.data import kernels
 from costmodel.engines import environment
@@ -12,6 +23,8 @@ from costmodel.engines import patch as engine
 from costmodel.engines.consumers import consumers
 from costmodel.engines.reader import find_dispatch
 from costmodel.engines.source import open_trees
+from costmodel.errors import InputError
+from costmodel.model.shape import FP8
 from costmodel.rules import catalogue
 from costmodel.rules.evidence import Provenance
 from costmodel.rules.rule import Rule
@@ -81,16 +94,78 @@ def test_it_says_what_the_rule_does_to_batch_invariance(rule, named, tmp_path):
     )
 
 
-def test_a_copy_of_the_rule_is_listed_with_its_own(tmp_path):
-    root = SHAPES["vllm_inline"].package(tmp_path)
-    name = "_rocm_aiter_fused_allreduce_rmsnorm_quant_per_group_impl"
-    one = concerned(root)[name]
+FP8_COPY = "_rocm_aiter_fused_allreduce_rmsnorm_quant_per_group_impl"
+
+
+BF16_COPY = "_rocm_aiter_fused_allreduce_rmsnorm_quant_per_group_with_bf16_norm_impl"
+
+
+def test_copies_of_the_rule_are_patched_alike(tmp_path):
+    root = SHAPES["vllm_copies"].package(tmp_path)
+    one = concerned(root)[FP8_COPY]
     assert (one.op, one.otherwise) == ("per-group fp8", "2stage")
-    assert one.own is not None
     emitted = emit(root, RULES["recommended"])
-    assert f"not patched, per-group fp8: {name} (vllm/_aiter_ops.py:" in described(emitted)
+    assert emitted.copies == (FP8_COPY, BF16_COPY)
+    assert f"patched alike, per-group fp8: {FP8_COPY} (vllm/_aiter_ops.py:" in described(emitted)
+    assert "none is known for per-group fp8 alone" in described(emitted)
+    assert any("2 with a copy of it, patched alike" in note for note in emitted.notes)
+    assert "Mirrors the logic of ``_rocm" in emitted.patched
+    assert "Larger messages" not in emitted.patched
+    calls = [(*call[:4], True) for call in random_calls(2000)]
+    for function in (emitted.function, *emitted.copies):
+        said = function_says(emitted.patched, function, calls)
+        assert said == rule_says(emitted.adapted.rule, calls)
+
+
+def test_a_copy_that_is_not_patched_is_not_in_force(tmp_path):
+    root = SHAPES["vllm_copies"].package(tmp_path)
+    emitted = emit(root, RULES["recommended"])
+    before = (root / emitted.file).read_text()
+    (root / emitted.file).write_text(emitted.patched)
+    assert emit(root, RULES["recommended"]).text == ""
+    one, _, _ = emitted.patched.partition("def _rocm_aiter_fused_allreduce_rmsnorm_quant")
+    _, mark, rest = before.partition("def _rocm_aiter_fused_allreduce_rmsnorm_quant")
+    (root / emitted.file).write_text(one + mark + rest)
+    with pytest.raises(InputError, match="were changed since"):
+        emit(root, RULES["recommended"])
+
+
+def test_what_another_op_is_emitted_for_goes_to_its_own_variants(tmp_path):
+    root = SHAPES["vllm_copies"].package(tmp_path)
+    emitted = emit(root, replace(RULES["recommended"], op=FP8))
+    assert (emitted.function, emitted.copies) == (FP8_COPY, (BF16_COPY,))
+
+
+def test_a_patch_inside_a_patch_is_taken_out_first(tmp_path):
+    root = SHAPES["vllm_copies"].package(tmp_path)
+    file = root / emit(root, RULES["recommended"]).file
+    before = file.read_text()
+    file.write_text(emit(root, RULES["recommended"]).patched)
+    file.write_text(emit(root, replace(RULES["strict"], op=FP8)).patched)
+    (tree,) = open_trees(root)
+    with pytest.raises(InputError, match=f"take out that of {FP8} first"):
+        engine.revert(tree, RULES["recommended"].op)
+    apply(engine.revert(tree, FP8), root, tools()[0])
+    apply(engine.revert(tree, RULES["recommended"].op), root, tools()[0])
+    assert file.read_text() == before
+
+
+def test_a_rule_that_is_no_copy_is_listed_with_its_own(tmp_path):
+    root = SHAPES["vllm_inline"].package(tmp_path)
+    emitted = emit(root, RULES["recommended"])
+    assert emitted.copies == ()
+    assert f"not patched, per-group fp8: {FP8_COPY} (vllm/_aiter_ops.py:" in described(emitted)
     assert "keeps its rule: 1-stage when TP2 always, TP4 bytes < 256 KiB" in described(emitted)
     assert any("other functions that choose: 1 with its own" in note for note in emitted.notes)
+    # A limit alone is each op's own, though it be the same.
+    root = SHAPES["sglang_bytes"].package(tmp_path / "limit")
+    file = root / "sglang" / SGLANG
+    name = "    def fused_allreduce_rmsnorm"
+    text = file.read_text()
+    file.write_text(text + text[text.index(name) :].replace(name, f"{name}_quant"))
+    emitted = emit(root, RULES["recommended"])
+    assert emitted.copies == ()
+    assert "not patched, fp8: GroupCoordinator.fused_allreduce_rmsnorm_quant" in described(emitted)
 
 
 def test_users_of_the_predicate_are_listed_with_their_alternative(tmp_path):
@@ -126,6 +201,10 @@ def test_who_falls_back_to_the_patched_op_is_no_user_of_its_rule(tmp_path):
 
     def fused_ar(self, input_, use_1stage):
         return self.ca_comm.fused(input_, use_1stage=use_1stage)
+
+    def experts(self, input_):
+        use_1stage = input_.shape[0] <= 16
+        return fused_moe(input_, use_1stage=use_1stage)
 """
     file.write_text(file.read_text() + more)
     found = concerned(root)

@@ -10,6 +10,7 @@ import click
 from ..data.deployment import Deployment
 from ..data.engine_calls import fused_calls
 from ..decide.recommendation import recommend
+from ..engines import callers
 from ..engines.audit import Audit, audit
 from ..engines.source import Tree, open_trees
 from ..errors import InputError
@@ -55,6 +56,8 @@ def command(
 ) -> int:
     """State the dispatch rule of an installed SGLang, vLLM or AITER, and judge it.
 
+    Of ATOM, which takes AITER's rule, state where it calls AITER and what its recipes set.
+
     PATH is a package directory, a site-packages directory, a checkout or a wheel. Its sources are
     parsed, never imported or run. Beside each rule stand the flags, variables, limits and methods
     that decide whether the op runs at all and which kernel, each with the line that decides. With
@@ -87,7 +90,7 @@ def command(
     def audited(tree: Tree) -> Audit:
         return audit(tree, against=rule, decision=decision, aiter_version=version, op=op)
 
-    done = _all(path, audited)
+    done = _all(path, audited, style)
     shown = sizes or HIDDEN_DIMS
     if style == "json":
         records = [one.to_dict(shown, dtype, fail_above) for one in done]
@@ -106,10 +109,26 @@ def command(
     return 1 if failed else 0
 
 
-def _all(path: str, audited: Callable[[Tree], Audit]) -> list[Audit]:
-    """Audit every engine at a path; one that cannot be read is named, unless none can."""
+def _all(path: str, audited: Callable[[Tree], Audit], style: str) -> list[Audit]:
+    """Audit every engine at a path; one that cannot be read is named, unless none can.
+
+    An engine that takes AITER's rule has none to audit: that is said, and where.
+    """
     done, failed = [], []
-    for tree in open_trees(path):
+    caller = callers.read(path)
+    try:
+        trees = open_trees(path)
+    except InputError:
+        if caller is None:
+            raise
+        trees = []
+    if caller is not None and style != "json":
+        click.echo("\n".join(caller.lines()))
+    if caller is not None and not trees:
+        if style == "json":
+            raise InputError(caller.answer())
+        return []
+    for tree in trees:
         try:
             done.append(audited(tree))
         except InputError as error:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from ..engines.source import Tree
 
 TARGETS = (*ENGINES, "env", "json", "table")
+#: Engines without a rule of their own.
+_LEAVE_IT = ("atom",)
 
 AITER = click.option(
     "--aiter-version", default="", metavar="VERSION",
@@ -98,6 +100,10 @@ def command(
     costmodel emit --for table --rule vllm
     """
     wanted = wanted.lower()
+    if wanted in _LEAVE_IT:
+        from ..engines.callers import refusal
+
+        raise InputError(refusal(wanted, source))
     if wanted not in TARGETS:
         raise InputError(
             f"unknown --for '{wanted}'{nearest(wanted, TARGETS)}; one of {', '.join(TARGETS)}"
@@ -257,8 +263,9 @@ def _emit_engine(
         root = source if source and Path(source).is_dir() else ""
         file = emitted.file if source else f"{target.checkout}/{emitted.file}"
         tests = boundary_tests.render(
-            emitted.adapted, provenance, target, file, emitted.function, root or "", emitted.patched
-        )
+            emitted.adapted, provenance, target, file, emitted.function, root or "",
+            emitted.patched, emitted.copies,
+        )  # fmt: skip
     _write(out, emitted.text)
     if tests_file:
         _write(tests_file, tests)

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..data import ops
 from ..errors import InputError
 from .diff import newline_of, split_lines
 from .expression import WIDTH
@@ -84,11 +85,19 @@ def original(text: str, name: str, op: str) -> str | None:
     except (ValueError, TypeError, RecursionError, zlib.error):
         raise InputError(
             f"{name}:{mark.first + 1}: the lines of the patch that is applied here were changed "
-            "since, so the original cannot be known; restore the file (git checkout, or "
-            "patch -R with the patch) first"
+            f"since, so the original cannot be known; {_way_out(text, mark)} first"
         ) from None
     lines[start : start + mark.count] = patched
     return "".join(lines)
+
+
+def _way_out(text: str, mark: Mark) -> str:
+    """Return what to do before a patch can be taken out whose lines are not its own any more."""
+    end = mark.first - mark.above + mark.count
+    for other in marks(text):
+        if other.op != mark.op and mark.first < other.first <= end + other.end - other.first:
+            return f"take out that of {other.op}"
+    return "restore the file (git checkout, or patch -R with the patch)"
 
 
 def check_marked(text: str, name: str) -> None:
@@ -98,7 +107,12 @@ def check_marked(text: str, name: str) -> None:
     """
     lines = split_lines(text)
     own = [i + 1 for i, line in enumerate(lines) if _COMMANDED.match(line)]
-    own = [n for n in own if not (n < len(lines) and _FIRST.match(lines[n]))]
+    known = {op.name for op in ops.chosen()}
+    own = [
+        n
+        for n in own
+        if not (n < len(lines) and (m := _FIRST.match(lines[n])) and m["op"] in known)
+    ]
     if own:
         raise InputError(
             f"{name}:{own[0]}: a patch of an older costmodel is applied here, without a mark that "
@@ -115,7 +129,12 @@ def marked(before: str, after: str, op: str, below: str) -> str:
     matcher = difflib.SequenceMatcher(None, new, old, autojunk=False)
     changes = [change for change in matcher.get_opcodes() if change[0] != "equal"]
     changed = [i for _, first, last, *_ in changes for i in range(first, last)]
-    at = 1 + next(i for i in changed if new[i].strip() == below)
+    at = 1 + next((i for i in changed if new[i].strip() == below), -1)
+    if not at:
+        raise InputError(
+            "the comment of a patch of costmodel stands here already, without a mark that undoes "
+            "it; restore the file (git checkout, or patch -R with the patch) first"
+        )
     start = min(first for _, first, *_ in changes)
     patched = new[start : max(last for _, _, last, *_ in changes)]
     pieces = [(i - start, j - i, "".join(old[k:m])) for _, i, j, k, m in changes]

@@ -10,16 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..data import kernels
+from ..data.kernels import Kernel
 from ..decide.decision import Decision
 from ..decide.regret import Score
 from ..errors import InputError
 from ..model.shape import FUSED, WORLD_SIZES
-from ..rules.adapt import Adapted, adapt
-from ..rules.algebra import on_full_mesh
+from ..rules.adapt import Adapted, adapt, validity
+from ..rules.algebra import all_of, on_full_mesh, with_version
 from ..rules.boundary import first_difference
 from ..rules.catalogue import catalogue
+from ..rules.condition import Always
 from ..rules.rule import Rule
 from .gates import Gates, read_gates
+from .kernel_version import of_tree
 from .overrides import Override
 from .reader import NotRecognisedError, find_dispatch
 from .schemas import AuditRecord, CutoffInWords
@@ -217,26 +220,34 @@ def read_installed(tree: Tree, first: str = FUSED) -> tuple[InstalledRule, ...]:
                 dispatch.overrides,
                 dispatch.assumed,
                 tuple(check(module, dispatch)),
-                known_as(rule),
+                known_as(rule, of_tree(tree).kernel),
                 all(module.name != tree.name(p.file) for p in tree.engine.call_sites),
             )
         )
     return tuple(rules)
 
 
-def known_as(rule: Rule) -> str:
-    """Return the name of the catalogue's rule for this op that decides alike, or ""."""
-    here = Rule("", on_full_mesh(rule.condition))
-    for known in catalogue():
-        if known.op != rule.op or known.fabric != "xgmi":
-            continue
-        try:
-            there = Rule("", on_full_mesh(known.condition))
-            if first_difference(here, there) is None:
-                return known.name
-        except InputError:
-            # A rule that depends on the kernel version cannot be told from a source alone.
-            continue
+def known_as(rule: Rule, kernel: Kernel | None = None) -> str:
+    """Return the name of the catalogue's rule for this op that decides alike, or "".
+
+    The engine's own rules come first. Of two rules that differ only where ``kernel`` does not run
+    1-stage at all, either is the other: what the kernel takes, some engines leave to it.
+    """
+    taken = Always() if kernel is None else validity(kernel)
+    known = [k for k in catalogue() if k.op == rule.op and k.fabric == "xgmi"]
+    for one in sorted(known, key=lambda k: k.engine != rule.engine):
+        for limits in dict.fromkeys((Always(), taken)):
+            here = Rule("", on_full_mesh(all_of(rule.condition, limits)))
+            try:
+                condition = one.condition
+                if kernel is not None:
+                    condition = with_version(condition, kernel.version)
+                there = Rule("", on_full_mesh(all_of(condition, limits)))
+                if first_difference(here, there) is None:
+                    return one.name
+            except InputError:
+                # A rule that depends on the kernel version cannot be told from a source alone.
+                continue
     return ""
 
 

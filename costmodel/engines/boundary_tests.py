@@ -5,6 +5,7 @@ The cases come from :mod:`costmodel.rules.boundary`; the file carries a copy of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,12 +30,13 @@ def render(
     function: str,
     source: str = "",
     patched: str = "",
+    copies: Sequence[str] = (),
 ) -> str:
     """Return a test file for the patched function; it needs neither GPU, torch nor the engine.
 
     ``file`` is the patched file relative to ``source``, the tree as given on the command line;
     without one the installed package is looked for. ``patched`` is the file's text: its settings
-    that replace the rule get tests too.
+    that replace the rule get tests too. ``copies`` are functions that must decide alike.
     """
     code = Path(__file__).with_name("stand_in.py").read_text(encoding="utf-8")
     body = code.split("from typing import Any\n", 1)[1].strip()
@@ -61,6 +63,7 @@ def render(
     return _FILE.format(
         engine=engine.title,
         function=function,
+        functions=(function, *copies),
         about="\n".join(about),
         file=file,
         package=engine.package,
@@ -97,7 +100,7 @@ from types import SimpleNamespace
 from typing import Any
 
 FILE = {file!r}
-FUNCTION = {function!r}
+FUNCTIONS = {functions!r}
 
 
 def source():
@@ -121,15 +124,28 @@ CASES = [
 
 
 def differences(world_size):
-    """Return the cases of a world size in which the function does not decide as the rule."""
-    decide = decider(source(), FUNCTION)
-    return [
-        f"TP{{n}} mesh={{mesh}} {{dtype}} hidden={{hidden}} elements={{elements}}: not {{one}}"
-        for n, mesh, dtype, hidden, decisions in CASES
-        if n == world_size
-        for elements, one in decisions.items()
-        if decide(n, dtype, hidden, elements, mesh) is not one
-    ]
+    """Return the cases of a world size in which the function does not decide as the rule.
+
+    A case that the function does not fuse has nothing to decide; some must be fused.
+    """
+    wrong = []
+    for function in FUNCTIONS:
+        decide, decided = decider(source(), function), 0
+        for n, mesh, dtype, hidden, decisions in CASES:
+            for elements, one in decisions.items() if n == world_size else ():
+                try:
+                    said = decide(n, dtype, hidden, elements, mesh)
+                except NotFusedError:
+                    continue
+                decided += 1
+                if said is not one:
+                    wrong.append(
+                        f"{{function}}: TP{{n}} mesh={{mesh}} {{dtype}} hidden={{hidden}} "
+                        f"elements={{elements}}: not {{one}}"
+                    )
+        if not decided:
+            wrong.append(f"{{function}}: fuses no case of TP{{world_size}}")
+    return wrong
 
 
 # (setting, value, world size, dtype, hidden size, {{elements: 1-stage?}})
@@ -145,14 +161,18 @@ def overridden():
         if "." in name:
             attribute = {{"true": True, "false": False}}.get(value, value)
             attribute = int(attribute) if attribute is value else attribute
-            decide = decider(source(), FUNCTION, attributes={{name.split(".")[1]: attribute}})
+            given = dict(attributes={{name.split(".")[1]: attribute}})
         else:
-            decide = decider(source(), FUNCTION, environ={{name: value}})
-        wrong += [
-            f"TP{{n}} {{name}}={{value}} hidden={{hidden}} elements={{elements}}: not {{one}}"
-            for elements, one in decisions.items()
-            if decide(n, dtype, hidden, elements) is not one
-        ]
+            given = dict(environ={{name: value}})
+        decide = decider(source(), FUNCTIONS[0], **given)
+        for elements, one in decisions.items():
+            try:
+                said = decide(n, dtype, hidden, elements)
+            except NotFusedError:
+                continue
+            if said is not one:
+                at = f"hidden={{hidden}} elements={{elements}}"
+                wrong.append(f"TP{{n}} {{name}}={{value}} {{at}}: not {{one}}")
     return wrong
 
 

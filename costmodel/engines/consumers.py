@@ -33,6 +33,8 @@ _OPS = (
     ("gemma", "Gemma norm"),
 )
 
+_COLLECTIVE = re.compile(r"all_?reduce|(?:^|[._])ar_|_ar(?:$|_)|rms_?norm", re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class Consumer:
@@ -136,7 +138,7 @@ def _tried_before(function: Function) -> str:
 
 def _own_rule(module: Module, qualified: str) -> Condition | None:
     try:
-        return read_dispatch(module, qualified).condition
+        return read_dispatch(module, qualified, settings=False).condition
     except (NoChoiceError, NotRecognisedError):
         return None
 
@@ -147,9 +149,14 @@ def _chooses(function: Function) -> bool:
 
 
 def _hands_over(function: Function) -> bool:
-    """Tell whether a function hands a stage to a kernel that it calls."""
+    """Tell whether a function hands a stage to a collective that it calls.
+
+    Other kernels have stages too: AITER's fused MoE, for one.
+    """
     for node in ast.walk(function):
-        if isinstance(node, ast.Call):
+        if isinstance(node, ast.Call) and (
+            _COLLECTIVE.search(function.name) or _COLLECTIVE.search(ast.unparse(node.func))
+        ):
             given = [k.arg for k in node.keywords if k.arg]
             given += [a.id for a in node.args if isinstance(a, ast.Name)]
             if any(CHOOSES.search(name) for name in given):

@@ -7,7 +7,7 @@ patch is made, who else is concerned, what happens to batch invariance, and how 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from ..model.shape import SEPARATE_OPS, SPOKEN, TWO_STAGE, WORLD_SIZES
@@ -49,9 +49,13 @@ def notes(
     running: RunningKernel,
     overrides: tuple[Override, ...],
     concerned: list[Consumer],
+    copies: Collection[str],
     against_separate: Callable[[], Rule | None],
 ) -> list[Note]:
-    """Return the notes of a patch, in the order in which they are read."""
+    """Return the notes of a patch, in the order in which they are read.
+
+    ``copies`` names those of the concerned that are changed alike.
+    """
     made = f"made for {running.words()}; the patched rule may run on {adapted.releases()}"
     said = [Note(made, made)]
     said += [Note(n, n) for n in adapted.notes(engine)]
@@ -63,7 +67,7 @@ def notes(
     said += [_measured(adapted, provenance)]
     said += [_override(one, adapted) for one in overrides]
     said += one_gpu(engine, provenance)
-    said += _concerned(concerned, adapted, against_separate)
+    said += _concerned(concerned, copies, adapted, against_separate)
     said += [batch_invariance(adapted)]
     said += [Note("to check on your machine:", command=check(adapted, provenance))]
     return said
@@ -170,17 +174,28 @@ def _override(override: Override, adapted: Adapted) -> Note:
 
 
 def _concerned(
-    found: list[Consumer], adapted: Adapted, against_separate: Callable[[], Rule | None]
+    found: list[Consumer],
+    copies: Collection[str],
+    adapted: Adapted,
+    against_separate: Callable[[], Rule | None],
 ) -> list[Note]:
     """Say who else is concerned, what each runs where 1-stage does not, and by which cutoffs."""
-    asks = [one for one in found if one.asks]
+    asks = sum(one.asks for one in found)
+    alike = sum(one.function in copies for one in found)
     out = []
     if found:
-        counts = [(len(asks), "asking the patched rule"), (len(found) - len(asks), "with its own")]
+        counts = [
+            (asks, "asking the patched rule"),
+            (alike, "with a copy of it, patched alike"),
+            (len(found) - asks - alike, "with its own"),
+        ]
         words = ", ".join(f"{count} {what}" for count, what in counts if count)
         text = f"other functions that choose: {words}"
         out.append(Note(f"{text}:", f"{text} (listed in the patch)"))
     for one in found:
+        if one.function in copies:
+            out.append(_alike(one, adapted))
+            continue
         if not one.asks:
             own = one.own.words() if one.own else "its own tests hold (not read)"
             text = f"not patched, {one.op}: {one.place} keeps its rule: 1-stage when {own}"
@@ -193,6 +208,15 @@ def _concerned(
             text += f". The cutoffs are against 2-stage; {_separately(against_separate())}"
         out.append(Note(text))
     return out
+
+
+def _alike(one: Consumer, adapted: Adapted) -> Note:
+    """Say what stands in a function that held the same rule."""
+    text = f"patched alike, {one.op}: {one.place} held the same rule: {_cutoffs(adapted.rule)}"
+    text += f", else {SPOKEN[one.otherwise]}"
+    if one.op != adapted.rule.op:
+        text += f"; these are the cutoffs of {adapted.rule.op}, none is known for {one.op} alone"
+    return Note(text)
 
 
 def _separately(rule: Rule | None) -> str:

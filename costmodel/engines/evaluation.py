@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from collections.abc import Mapping as Settings
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from ..errors import InputError
 from ..rules.algebra import all_of, any_of
@@ -467,6 +468,7 @@ _HANDLERS: dict[type, Callable[..., Symbol | None]] = {
 }
 
 
+@lru_cache(maxsize=1 << 14)
 def source_of(node: ast.AST) -> str:
     """Return an expression as source, "..." where it is nested too deeply for that."""
     try:

@@ -53,7 +53,7 @@ def default_of(
             node, whole = node.args[0], True
         elif isinstance(node, ast.Call) and _reads_variable(node) and len(node.args) == 2:
             node = node.args[1]
-        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.LShift):
+        elif isinstance(node, ast.BinOp) and _scales_a_setting(node):
             # A unit: the default is what is scaled by it.
             node, whole = node.left, True
         else:
@@ -62,6 +62,14 @@ def default_of(
         return None
     scale = _scale(module, dispatch, comparison, node, statement)
     return None if scale is None else Default(node, statement, scale, whole)
+
+
+def _scales_a_setting(node: ast.BinOp) -> bool:
+    """Tell ``(setting or 128) * 1024`` from ``128 * 1024``."""
+    held = ast.IfExp | ast.BoolOp | ast.Name | ast.Call
+    return isinstance(node.op, ast.Mult | ast.LShift) and any(
+        isinstance(n, held) for n in ast.walk(node.left)
+    )
 
 
 def _sets(step: Step, name: str) -> bool:

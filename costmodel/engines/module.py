@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from ..errors import InputError
+
+#: Python writes no integer of more than 4300 decimal digits back as text, and parses none; one in
+#: hexadecimal may have more.
+MAX_DIGITS = 3500
+_HUGE = re.compile(rf"0[xXoObB][0-9a-fA-F_]{{{MAX_DIGITS},}}")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -24,6 +30,8 @@ class Module:
     @classmethod
     def parse(cls, name: str, text: str) -> Module:
         """Parse a file; raise :class:`InputError` with file and line for a syntax error."""
+        if _HUGE.search(text):
+            raise InputError(f"{name}: a number of more than {MAX_DIGITS} digits")
         try:
             return cls(name, text, ast.parse(text))
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from ..data.kernels import Kernel
 from ..errors import InputError
 from ..model.shape import FUSED
-from ..rules.adapt import Adapted, adapt
-from ..rules.algebra import asks_for_mesh, on_full_mesh
+from ..rules.adapt import Adapted, adapt, is_guard
+from ..rules.algebra import asks_for_mesh, factors, on_full_mesh
 from ..rules.boundary import first_difference
 from ..rules.condition import Condition
 from ..rules.evidence import Provenance
@@ -22,7 +22,7 @@ from ..rules.outside import writable
 from ..rules.rule import Rule
 from . import applied, comment, description, diff, remarks, templates
 from .call_sites import ServingEngine
-from .consumers import consumers
+from .consumers import Consumer, consumers
 from .kernel_version import RunningKernel, asked_for
 from .module import Module
 from .overrides import lost
@@ -36,7 +36,8 @@ class Emitted:
     """A rule as emitted: ``text`` is the diff or the snippet, "" where the rule is in force.
 
     ``adapted`` is the rule as it will be in force; ``file`` and ``function`` say where it stands,
-    relative to the tree for a diff; ``patched`` is the whole file after the change.
+    relative to the tree for a diff; ``patched`` is the whole file after the change, ``copies`` are
+    functions of the file that held the same rule and are changed alike.
     """
 
     text: str
@@ -45,6 +46,7 @@ class Emitted:
     function: str
     patched: str
     notes: tuple[str, ...]
+    copies: tuple[str, ...] = ()
 
 
 class _Original(Tree):
@@ -90,10 +92,13 @@ def patch(
     writable(tree.version, "the tree's version")
     installed = tree.read(module.name) or module.text
     adapted = adapt(rule, dispatch.condition, kernel)
-    if _in_force(Module.parse(module.name, installed), dispatch, adapted):
+    concerned = consumers(tree, module, dispatch)
+    copies = _copies(tree, rule.op, module, dispatch, concerned)
+    there = Module.parse(module.name, installed)
+    if all(_in_force(there, one, adapted) for one in (dispatch, *copies)):
         said = ("the rule is already in force; the diff is empty",)
         return Emitted("", adapted, module.name, dispatch.name, installed, said)
-    changed = _changed(module, dispatch, adapted, provenance, tree.engine.title)
+    changed = _changed(module, dispatch, copies, adapted, provenance, tree.engine.title)
     below = f"# {comment.reproduce(provenance)}"
     patched = applied.marked(module.text, changed, rule.op, below)
     found = description.notes(
@@ -102,7 +107,8 @@ def patch(
         tree.engine.title,
         running=running,
         overrides=dispatch.overrides,
-        concerned=consumers(tree, module, dispatch),
+        concerned=concerned,
+        copies={one.name for one in copies},
         against_separate=against_separate,
     )
     head = [
@@ -120,6 +126,7 @@ def patch(
         function=dispatch.name,
         patched=patched,
         notes=tuple(note.short for note in found if note.short),
+        copies=tuple(one.name for one in copies),
     )
 
 
@@ -157,7 +164,7 @@ def snippet(engine: ServingEngine, rule: Rule, provenance: Provenance, kernel: K
     adapted = adapt(rule, dispatch.condition, kernel)
     patched = module.text
     if not _in_force(module, dispatch, adapted):
-        patched = _changed(module, dispatch, adapted, provenance, engine.title)
+        patched = _changed(module, dispatch, [], adapted, provenance, engine.title)
     site = engine.call_sites[0]
     body = patched.split(templates.BEGIN)[1].split(templates.END)[0]
     made = f"for {kernel.title}; may run on {adapted.releases()}"
@@ -185,9 +192,30 @@ def _unpatched(tree: Tree, op: str) -> Tree:
     return original
 
 
+def _copies(
+    tree: Tree, op: str, module: Module, dispatch: DispatchFunction, concerned: list[Consumer]
+) -> list[DispatchFunction]:
+    """Return the functions of the same file that hold a copy of the rule, guards and all.
+
+    A limit alone is no copy: engines set one per op. The rule of the fused op is copied to others,
+    that of another op to its own variants only.
+    """
+    ops = {site.function: site.op for site in tree.engine.call_sites}
+    names = [
+        one.function
+        for one in concerned
+        if one.file == module.name
+        and one.own == dispatch.condition
+        and any(is_guard(part) for part in factors(dispatch.condition))
+        and (op == FUSED or ops.get(one.function) == op)
+    ]
+    return [read_dispatch(module, name) for name in names]
+
+
 def _changed(
     module: Module,
     dispatch: DispatchFunction,
+    copies: list[DispatchFunction],
     adapted: Adapted,
     provenance: Provenance,
     engine: str,
@@ -198,27 +226,39 @@ def _changed(
     if len(dispatch.followed) == 1:
         # The function asks a predicate beside it: that is where the rule stands.
         holder = read_dispatch(module, dispatch.followed[0], predicate=True)
+    names = [one.name for one in copies]
     changes = edits(module, holder, adapted, lines)
-    text = diff.apply(module.text, [*changes, *remarks.edits(module, holder, adapted, changes)])
-    after = read_dispatch(Module.parse(module.name, text), dispatch.name, constant=True)
+    changes += remarks.edits(module, holder, adapted, changes, names)
+    for one in copies:
+        alike = edits(module, one, adapted, [f"As in {dispatch.name}, by costmodel."])
+        changes += [*alike, *remarks.edits(module, one, adapted, alike, [dispatch.name, *names])]
+    text = diff.apply(module.text, changes)
+    after = Module.parse(module.name, text)
+    for one in (dispatch, *copies):
+        _check(module, one, adapted, read_dispatch(after, one.name, constant=True))
+    return text
+
+
+def _check(
+    module: Module, dispatch: DispatchFunction, adapted: Adapted, after: DispatchFunction
+) -> None:
+    """Raise :class:`NotRecognisedError` where a changed function is not what was meant."""
+    looked = f"{module.name}:{dispatch.node.lineno}: {dispatch.name}: not recognised: "
     different = _difference(adapted, dispatch.condition, after.condition)
     if different is not None:
         raise NotRecognisedError(
-            f"{module.name}:{dispatch.node.lineno}: {dispatch.name}: not recognised: "
-            f"the changed source would decide otherwise at {different}"
+            f"{looked}the changed source would decide otherwise at {different}"
         )
     gone = lost(dispatch.overrides, after.overrides, after.condition)
     if gone:
         raise NotRecognisedError(
-            f"{module.name}:{dispatch.node.lineno}: {dispatch.name}: not recognised: "
-            f"{', '.join(gone)} would no longer override the rule in the changed source"
+            f"{looked}{', '.join(gone)} would no longer override the rule in the changed source"
         )
-    return text
 
 
 def _in_force(module: Module, dispatch: DispatchFunction, adapted: Adapted) -> bool:
     """Tell whether a source decides as the rule already."""
-    there = read_dispatch(module, dispatch.name, constant=True)
+    there = read_dispatch(module, dispatch.name, constant=True, settings=False)
     return _difference(adapted, dispatch.condition, there.condition) is None
 
 

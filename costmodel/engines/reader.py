@@ -23,6 +23,9 @@ from .module import Function, Module, input_name, made_of
 from .overrides import Override, find
 from .source import Tree
 
+#: What a file holds that knows AITER's fused op, as a regular expression.
+_FUSED = r"fused_all_?reduce_rms_?norm(?:_|\b)|fused_ar_rms"
+
 
 class NotRecognisedError(InputError):
     """The source is not of a shape that can be read or changed safely; says what was sought."""
@@ -96,6 +99,8 @@ def find_dispatch(tree: Tree, op: str) -> tuple[Module, DispatchFunction]:
         return moved
     version = f" {tree.version}" if tree.version else ""
     why = f" ({'; '.join(reasons)})" if reasons else ""
+    if op == FUSED and not any(tree.search(_FUSED)):
+        why = "; no file of it names AITER's fused op: this release has none"
     raise NotRecognisedError(
         f"{tree.path}: no rule recognised in {tree.engine.title}{version}: looked for "
         f"{' and '.join(looked)}{why}"
@@ -123,11 +128,17 @@ def _moved(tree: Tree, site: CallSite) -> tuple[Module, DispatchFunction] | None
 
 
 def read_dispatch(
-    module: Module, qualified: str, *, predicate: bool = False, constant: bool = False
+    module: Module,
+    qualified: str,
+    *,
+    predicate: bool = False,
+    constant: bool = False,
+    settings: bool = True,
 ) -> DispatchFunction:
     """Read the rule of one function; ``predicate`` takes what it returns for the decision.
 
-    ``constant`` takes a function that always decides alike: that is what some rules become.
+    ``constant`` takes a function that always decides alike: that is what some rules become. Without
+    ``settings`` no override is looked for, which is most of the work.
 
     Raises :class:`NoChoiceError` when the function does not exist or makes no choice of its own,
     with what was looked for.
@@ -160,7 +171,7 @@ def read_dispatch(
             return found
 
         asked = {name: line for run in runs for name, line in run.asked.items()}
-        overrides = find(asked, read, per_size)
+        overrides = find(asked, read, per_size) if settings else ()
     except RecursionError:
         raise NoChoiceError(f"{looked}: nested too deeply to be followed") from None
     decisions = _unique(d for run in runs for d in run.decisive(node))

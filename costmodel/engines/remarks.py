@@ -12,7 +12,7 @@ import io
 import re
 import textwrap
 import tokenize
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from ..model.shape import WORLD_SIZES
@@ -34,7 +34,7 @@ _LIMIT_NAMES = r"(?:guard|threshold|cap|limit|cut-?off|gate|crossover|bound)(?:s
 _BYTE_LIMIT = re.compile(
     rf"\b(?:bytes?|sizes?|payloads?|messages?)\b.{{0,40}}\b{_LIMIT_NAMES}\b"
     rf"|\b{_LIMIT_NAMES}\b.{{0,40}}\b(?:bytes?|sizes?|payloads?)\b"
-    r"|\b(?:small|large|big)(?:er)?\b.{0,30}\b(?:payload|tensor|message|batch|input|size)(?:e?s)?\b"
+    r"|\b(?:small(?:er)?|larger?|big(?:ger)?)\b.{0,30}\b(?:payload|tensor|message|batch|input|size)(?:e?s)?\b"
     r"|\b(?:cut-?off|threshold|crossover)s?\b",
     re.IGNORECASE,
 )
@@ -122,9 +122,16 @@ class _Change:
 
 
 def edits(
-    module: Module, dispatch: DispatchFunction, adapted: Adapted, taken: list[Edit]
+    module: Module,
+    dispatch: DispatchFunction,
+    adapted: Adapted,
+    taken: list[Edit],
+    alike: Collection[str] = (),
 ) -> list[Edit]:
-    """Return the edits of the comments and docstrings that ``taken``, the rule's, makes untrue."""
+    """Return the edits of the comments and docstrings that ``taken``, the rule's, makes untrue.
+
+    ``alike`` names functions that are changed alike: what they say of each other stays true.
+    """
     change = _Change.of(dispatch, adapted)
     function = dispatch.node
     chooses = dispatch.returns or bool(_STAGE.search(function.name))
@@ -135,14 +142,21 @@ def edits(
         attached = chooses or _is_attached(block, function, taken)
         out += block.edit(at_choice if attached else change.states_a_cutoff)
     out += _beside(module.text, taken, at_choice)
-    out += _docstring(
-        module, function, lambda s: (chooses or bool(_STAGE.search(s))) and at_choice(s), said
-    )
-    out += _of_copies(module, dispatch)
+    mirrors = [name.rsplit(".", 1)[-1] for name in alike]
+
+    def untrue(sentence: str) -> bool:
+        if _LINKED.search(sentence) and any(name in sentence for name in mirrors):
+            return False
+        return (chooses or bool(_STAGE.search(sentence))) and at_choice(sentence)
+
+    out += _docstring(module, function, untrue, said)
+    out += _of_copies(module, dispatch, alike)
     return [edit for edit in out if not any(_overlap(edit, other) for other in taken)]
 
 
-def _of_copies(module: Module, dispatch: DispatchFunction) -> Iterator[Edit]:
+def _of_copies(
+    module: Module, dispatch: DispatchFunction, alike: Collection[str]
+) -> Iterator[Edit]:
     """Yield edits of docstrings of other functions that claim to choose as the changed one."""
     name = dispatch.name.rsplit(".", 1)[-1]
     for qualified in module.functions():
@@ -150,10 +164,10 @@ def _of_copies(module: Module, dispatch: DispatchFunction) -> Iterator[Edit]:
         if target is None or target[0] is dispatch.node or name not in (_doc_of(target[0]) or ""):
             continue
         try:
-            own = read_dispatch(module, qualified)
+            own = read_dispatch(module, qualified, settings=False)
         except (NoChoiceError, NotRecognisedError):
             continue
-        if dispatch.name in own.followed:
+        if dispatch.name in own.followed or qualified in alike:
             continue
         said = f"1-stage by a rule of its own: {own.condition.words()}."
         yield from _docstring(

@@ -24,14 +24,16 @@ from ..rules.algebra import (
 )
 from ..rules.condition import Always, Compare, Condition, Member, OnFullMesh, WholePacks
 from .comment import as_comment
-from .diff import Edit, apply
-from .evaluation import WORLD, Comparison
+from .diff import Edit
+from .evaluation import Comparison
 from .execution import Step
 from .expression import WIDTH, SourceNames, dictionary, expression, is_simple, size
+from .layout import call, laid_out, spliced, wrapped
 from .limit import Default, default_of
 from .module import Module
+from .naming import names_at, not_found
 from .reader import DispatchFunction, NotRecognisedError
-from .symbols import BYTES, ELEMENT_SIZE, ELEMENTS, HIDDEN, TOKENS, Number, Size
+from .statements import mentions_world, parents, target_of, value_of
 
 
 def edits(
@@ -60,22 +62,19 @@ class _Rewrite:
 
     def fail(self, sought: str) -> NotRecognisedError:
         """Return the error for a function in which something was not found."""
-        return NotRecognisedError(
-            f"{self.module.name}:{self.dispatch.node.lineno}: {self.dispatch.name}: "
-            f"not recognised: looked for {sought}"
-        )
+        return not_found(self.module, self.dispatch, sought)
 
     # A branch on the number of ranks.
 
     def leaves(self) -> dict[int, Step]:
         """Return, per world size, the statement that a branch on the ranks ends in."""
-        parents = _parents(self.dispatch.node)
+        above = parents(self.dispatch.node)
         leaves: dict[int, Step] = {}
         for step in self.dispatch.steps:
-            parent = parents.get(step.node)
-            if not isinstance(parent, ast.If) or not _mentions_world(parent.test):
+            parent = above.get(step.node)
+            if not isinstance(parent, ast.If) or not mentions_world(parent.test):
                 continue
-            if not self._decides(_value_of(step.node)):
+            if not self._decides(value_of(step.node)):
                 continue
             if all_of(step.path, OnFullMesh()) == Always(False):
                 continue
@@ -95,7 +94,7 @@ class _Rewrite:
         for node in dict.fromkeys(step.node for step in leaves.values()):
             sizes = [n for n, step in leaves.items() if step.node is node]
             new = self._leaf_text(sizes, self.names(leaves[sizes[0]]))
-            value = _value_of(node)
+            value = value_of(node)
             if new is not None and value is not None:
                 out.append(Edit.of(value, new))
         first = min(leaves.values(), key=lambda s: s.node.lineno)
@@ -108,13 +107,13 @@ class _Rewrite:
         lines = as_comment(self.comment, indent, WIDTH)
         if rest and self.dispatch.returns:
             refused = [expression(f.negated(), names) for f in rest]
-            test = _wrapped(refused, indent, len("if :"), "or")
+            test = wrapped(refused, indent, len("if :"), "or")
             lines += [f"{'':{indent}}if {test}:", f"{'':{indent}}    return False"]
         elif rest:
             statement, decision = self._last_assignment()
             terms = [*self._terms_of(decision), *(_joined(f, names) for f in rest)]
-            target = f"{_target_of(statement)} = "
-            new = _wrapped(terms, statement.col_offset, len(target))
+            target = f"{target_of(statement)} = "
+            new = wrapped(terms, statement.col_offset, len(target))
             out.append(Edit.of(statement, target + new))
         out.append(Edit((chain.lineno, 0), (chain.lineno, 0), "\n".join(lines) + "\n"))
         return out
@@ -158,16 +157,16 @@ class _Rewrite:
         statement, _ = self._statement_of(node)
         before = node.col_offset - statement.col_offset
         terms = [_joined(f, names) for f in about_hidden] or ["True"]
-        text = _wrapped(terms, statement.col_offset, before)
+        text = wrapped(terms, statement.col_offset, before)
         return [Edit.of(node, text)], [f for f in added if f not in about_hidden]
 
     def _top_of_branch(self, node: ast.stmt) -> ast.stmt:
         """Return the statement that opens the chain of branches on the ranks."""
-        parents = _parents(self.dispatch.node)
+        above = parents(self.dispatch.node)
         top: ast.AST = node
         while True:
-            parent = parents.get(top)
-            if not isinstance(parent, ast.If) or not _mentions_world(parent.test):
+            parent = above.get(top)
+            if not isinstance(parent, ast.If) or not mentions_world(parent.test):
                 break
             top = parent
         if not isinstance(top, ast.stmt):
@@ -185,8 +184,8 @@ class _Rewrite:
     def _last_assignment(self) -> tuple[ast.stmt, ast.expr]:
         for step in reversed(self.dispatch.steps):
             for decision in self.dispatch.decisions:
-                value = _value_of(step.node)
-                if value is not None and _target_of(step.node) == ast.unparse(decision):
+                value = value_of(step.node)
+                if value is not None and target_of(step.node) == ast.unparse(decision):
                     return step.node, value
         raise self.fail("the assignment of the decision")
 
@@ -195,7 +194,7 @@ class _Rewrite:
     def change_assignment(self) -> list[Edit]:
         """Return the edits of the statements that assign the decision."""
         targets = {ast.unparse(d) for d in self.dispatch.decisions if isinstance(d, ast.Name)}
-        steps = [s for s in self.dispatch.steps if _target_of(s.node) in targets]
+        steps = [s for s in self.dispatch.steps if target_of(s.node) in targets]
         if len(targets) > 1 or (targets and not steps):
             raise self.fail(f"one variable that holds the decision, found {sorted(targets)}")
         if not targets:
@@ -208,7 +207,7 @@ class _Rewrite:
             any(step.node in ast.walk(s) for s in held) for step in steps
         ):
             raise self.fail(f"the statements that assign {target} one after another")
-        value = _value_of(steps[0].node)
+        value = value_of(steps[0].node)
         if value is None:
             raise self.fail(f"a value assigned to {target}")
         names = self.names(steps[0])
@@ -220,7 +219,7 @@ class _Rewrite:
         if live is not value:
             return self._change_inside(live, held[0], names)
         lines, terms = self._terms(names, indent)
-        text = _wrapped(terms, indent, len(f"{target} = "))
+        text = wrapped(terms, indent, len(f"{target} = "))
         code = [*before, *lines, f"{'':{indent}}{target} = {text}"]
         new = "\n".join(code)
         last = held[-1]
@@ -245,18 +244,18 @@ class _Rewrite:
         indent = statement.col_offset
         lines, terms = self._terms(names, indent)
         if isinstance(statement, ast.Return) and statement.value is decision:
-            changed = Edit.of(statement, f"return {_wrapped(terms, indent, len('return '))}")
+            changed = Edit.of(statement, f"return {wrapped(terms, indent, len('return '))}")
         else:
             text = terms[0]
             if len(terms) > 1 or " or " in text:
                 text = self._free_name("fits_1stage", "takes_1stage", "fits_1stage_")
-                value = _wrapped(terms, indent, len(f"{text} = "))
+                value = wrapped(terms, indent, len(f"{text} = "))
                 lines = [*lines, f"{'':{indent}}{text} = {value}"]
-            new = _spliced(self.module.text, statement, Edit.of(decision, text))
+            new = spliced(self.module.text, statement, Edit.of(decision, text))
             if text.isidentifier():
                 # Brackets that the expression needed are needed no more.
                 new = re.sub(rf"(?<![\w)\]])\({text}\)", text, new)
-            changed = Edit.of(statement, _laid_out(new, indent))
+            changed = Edit.of(statement, laid_out(new, indent))
         before = [*as_comment(self.comment, indent, WIDTH), *lines]
         start = (statement.lineno, 0)
         return [Edit(start, start, "\n".join(before) + "\n"), changed]
@@ -354,12 +353,12 @@ class _Rewrite:
         at = default.statement
         lines, new = self._new_default(default, names)
         if default.node in ast.walk(installed.limit_node):
-            return lines, _spliced(
+            return lines, spliced(
                 self.module.text, installed.limit_node, Edit.of(default.node, new)
             )
         before = [*as_comment(comment, at.col_offset, WIDTH), *lines]
-        changed = _spliced(self.module.text, at, Edit.of(default.node, new))
-        self.of_default = [Edit.of(at, _laid_out(changed, at.col_offset))]
+        changed = spliced(self.module.text, at, Edit.of(default.node, new))
+        self.of_default = [Edit.of(at, laid_out(changed, at.col_offset))]
         if before:
             start = (at.lineno, 0)
             self.of_default.insert(0, Edit(start, start, "\n".join(before) + "\n"))
@@ -388,22 +387,23 @@ class _Rewrite:
         whole = f"{table}({arguments})"
         if default.node.end_lineno == default.node.lineno and len(around.decode() + whole) <= WIDTH:
             return [], whole
-        name, indent = self._limit_name(), default.statement.col_offset
-        return _call(f"{'':{indent}}{name} = {table}", arguments, indent), name
+        name = self._limit_name() if default.scale == 1 else self._free_name("limit", "limit_")
+        indent = default.statement.col_offset
+        return call(f"{'':{indent}}{name} = {table}", arguments, indent), name
 
     def _limits(self, cutoffs: Bytes, names: SourceNames, indent: int, env: list[str]) -> list[str]:
         """Return ``max_bytes = {4: ..., 8: ...}.get(world_size, <what stood there>)``."""
         table, old = self._table(cutoffs, env), self._old_limit(cutoffs.op)
         arguments = f"{names.world_size}, {old}"
         if not env:
-            return _call(f"{'':{indent}}{self._limit_name()} = {table}.get", arguments, indent)
+            return call(f"{'':{indent}}{self._limit_name()} = {table}.get", arguments, indent)
         pad, inner = f"{'':{indent}}", f"{'':{indent + 4}}"
         is_set = " or ".join(f'"{name}" in os.environ' for name in env)
         return [
             f"{pad}{self._limit_name()} = (",
             f"{inner}{old}",
             f"{inner}if {is_set}",
-            *_call(f"{inner}else {table}.get", arguments, indent + 4),
+            *call(f"{inner}else {table}.get", arguments, indent + 4),
             f"{pad})",
         ]
 
@@ -457,7 +457,7 @@ class _Rewrite:
         out = []
         inside = {n for s in replaced for n in ast.walk(s)}
         for statement in before:
-            target = _target_of(statement)
+            target = target_of(statement)
             if target is None or not target.isidentifier() or re.search(rf"\b{target}\b", text):
                 continue
             loads = [
@@ -474,40 +474,7 @@ class _Rewrite:
 
     def names(self, step: Step) -> SourceNames:
         """Return the source text of every quantity at a statement."""
-
-        def held(value: Size, otherwise: str) -> str:
-            for name, known in step.names.items():
-                same = isinstance(known, Size) and (known.powers, known.factor, known.floored)
-                if same == (value.powers, value.factor, value.floored) and name.isidentifier():
-                    return name
-            return otherwise
-
-        tensor = self.dispatch.tensor
-        hidden = held(HIDDEN, f"{tensor}.shape[-1]")
-        pack = held(Size((0, 0, -1), Fraction(16)), "")
-        meshes = [k for k, x in step.names.items() if isinstance(x, OnFullMesh)]
-        return SourceNames(
-            bytes=held(BYTES, f"{tensor}.numel() * {tensor}.element_size()"),
-            tokens=held(TOKENS, f"{tensor}.numel() // {hidden}"),
-            hidden_dim=hidden,
-            elements=held(ELEMENTS, f"{tensor}.numel()"),
-            element_size=held(ELEMENT_SIZE, f"{tensor}.element_size()"),
-            dtype=f"{tensor}.dtype",
-            world_size=self._world_size(step),
-            full_mesh=meshes[0] if meshes else "",
-            pack=pack,
-            torch=bool(re.search(r"^\s*(import|from) torch\b", self.module.text, re.MULTILINE)),
-        )
-
-    def _world_size(self, step: Step) -> str:
-        for name, value in step.names.items():
-            if isinstance(value, Number) and WORLD.fullmatch(name):
-                return name
-        if self.dispatch.world:
-            return self.dispatch.world
-        if self.dispatch.owner and "self.world_size" in self.module.text:
-            return "self.world_size"
-        raise self.fail("the number of ranks (self.world_size)")
+        return names_at(self.module, self.dispatch, step)
 
     def _block_of(self, node: ast.stmt) -> list[ast.stmt]:
         for parent in ast.walk(self.dispatch.node):
@@ -524,71 +491,9 @@ class _Rewrite:
         raise self.fail("a statement with the decision")
 
 
-def _laid_out(text: str, indent: int) -> str:
-    """Return a statement on one line where it fits, else its brackets' inside on one line.
-
-    A statement with comments, or with a comma before a closing bracket, keeps its lines.
-    """
-    first, *rest = (line.strip() for line in text.split("\n"))
-    for part in rest:
-        near = first.endswith(("(", "[", "{")) or part[:1] in (")", "]", "}")
-        first += part if near else f" {part}"
-    if "#" in first or re.search(r",\s*[)\]}]", first):
-        return text
-    opened = re.fullmatch(r"([\w.]+ = |return )\((.*)\)", first)
-    if opened and _is_balanced(opened[2]):
-        if indent + len(opened[1]) + len(opened[2]) <= WIDTH:
-            return opened[1] + opened[2]
-        inner = f"{'':{indent + 4}}{opened[2]}"
-        return f"{opened[1]}(\n{inner}\n{'':{indent}})" if len(inner) <= WIDTH else text
-    return first if indent + len(first) <= WIDTH else text
-
-
-def _is_balanced(text: str) -> bool:
-    try:
-        ast.parse(text.strip(), mode="eval")
-    except SyntaxError:
-        return False
-    return True
-
-
-def _spliced(text: str, node: ast.expr | ast.stmt, edit: Edit) -> str:
-    """Return the source of a node with an edit inside it made."""
-    changed = apply(text, [edit])
-    last = changed.count("\n") - text.count("\n") + (node.end_lineno or node.lineno)
-    tail = len(text.split("\n")[(node.end_lineno or node.lineno) - 1].encode())
-    after = tail - (node.end_col_offset or tail)
-    lines = [line.encode() for line in changed.split("\n")[node.lineno - 1 : last]]
-    lines[-1] = lines[-1][: len(lines[-1]) - after]
-    lines[0] = lines[0][node.col_offset :]
-    return b"\n".join(lines).decode()
-
-
 def _joined(condition: Condition, names: SourceNames) -> str:
     text = expression(condition, names)
     return text if is_simple(condition) else f"({text})"
-
-
-def _call(function: str, arguments: str, indent: int) -> list[str]:
-    """Return a call on one line, or its arguments on a line of their own when that is too long."""
-    line = f"{function}({arguments})"
-    if len(line) <= WIDTH:
-        return [line]
-    return [f"{function}(", f"{'':{indent + 4}}{arguments}", f"{'':{indent}})"]
-
-
-def _wrapped(terms: list[str], indent: int, before: int, word: str = "and") -> str:
-    """Return joined terms as a formatter lays them out.
-
-    On one line, else on one line in brackets, else in brackets with one term a line.
-    """
-    line = f" {word} ".join(terms)
-    if indent + before + len(line) <= WIDTH:
-        return line
-    inner = [f"{'':{indent + 4}}{line}"]
-    if len(inner[0]) > WIDTH:
-        inner = _indented(terms, indent + 4, word)
-    return "\n".join(["(", *inner, f"{'':{indent}})"])
 
 
 def _with(op: str, condition: Condition) -> Condition:
@@ -603,21 +508,6 @@ def _plain(condition: Condition) -> list[Condition]:
     return [f for f in factors(condition) if not asks_for_mesh(f)]
 
 
-def _indented(terms: list[str], indent: int, word: str = "and") -> list[str]:
-    """Return joined terms, one a line; a long set with one value a line."""
-    out: list[str] = []
-    for i, term in enumerate(terms):
-        line = f"{'':{indent}}{f'{word} ' if i else ''}{term}"
-        opened = re.fullmatch(r"(.*\{)([\d, ]+)\}", line)
-        if len(line) <= WIDTH or opened is None:
-            out.append(line)
-            continue
-        out.append(opened[1])
-        out += [f"{'':{indent + 4}}{value}," for value in opened[2].split(", ")]
-        out.append(f"{'':{indent}}}}")
-    return out
-
-
 def _others(condition: Condition) -> list[Condition]:
     limit = byte_limit(condition)
     return [f for f in factors(condition) if f != limit]
@@ -627,25 +517,3 @@ def _is_about_hidden(condition: Condition) -> bool:
     if isinstance(condition, Compare | Member):
         return condition.quantity in ("hidden_dim", "packs", "row_bytes")
     return isinstance(condition, WholePacks)
-
-
-def _parents(function: ast.AST) -> dict[ast.AST, ast.AST]:
-    return {child: node for node in ast.walk(function) for child in ast.iter_child_nodes(node)}
-
-
-def _mentions_world(test: ast.expr) -> bool:
-    return any(
-        (isinstance(n, ast.Name) and WORLD.fullmatch(n.id))
-        or (isinstance(n, ast.Attribute) and WORLD.fullmatch(n.attr))
-        for n in ast.walk(test)
-    )
-
-
-def _value_of(node: ast.stmt) -> ast.expr | None:
-    return node.value if isinstance(node, ast.Assign | ast.AnnAssign | ast.Return) else None
-
-
-def _target_of(node: ast.stmt) -> str | None:
-    if isinstance(node, ast.Assign) and len(node.targets) == 1:
-        return ast.unparse(node.targets[0])
-    return ast.unparse(node.target) if isinstance(node, ast.AnnAssign) else None

@@ -8,7 +8,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,8 +106,8 @@ class Tree:
                         continue
 
 
-def open_trees(path: str | Path) -> list[Tree]:
-    """Return the engines found at ``path`` (several when it is a site-packages directory).
+def open_trees(path: str | Path, engines: Sequence[ServingEngine] = SERVING_ENGINES) -> list[Tree]:
+    """Return which of ``engines`` are at ``path`` (several when it is a site-packages directory).
 
     Raises :class:`InputError` for a missing path, an unreadable wheel, and a tree without any of
     the engines, naming what was looked for.
@@ -120,9 +120,9 @@ def open_trees(path: str | Path) -> list[Tree]:
     if path.is_file():
         if path.suffix != ".whl":
             raise InputError(f"{path}: not a directory and not a .whl file")
-        trees = _in_wheel(path)
+        trees = _in_wheel(path, engines)
     else:
-        trees = _in_directory(path)
+        trees = _in_directory(path, engines)
     if trees:
         return trees
     looked = ", ".join(f"{e.package}/{e.call_sites[0].file}" for e in SERVING_ENGINES)
@@ -146,9 +146,9 @@ def open_tree(path: str | Path, engine: ServingEngine) -> Tree:
     raise InputError(f"{path}: this is {others}, not {engine.title}")
 
 
-def _in_directory(path: Path) -> list[Tree]:
+def _in_directory(path: Path, engines: Sequence[ServingEngine]) -> list[Tree]:
     trees = []
-    for engine in SERVING_ENGINES:
+    for engine in engines:
         for inside in dict.fromkeys(("", engine.package, engine.checkout, f"src/{engine.package}")):
             package = path / inside
             if package.resolve().name != engine.package or not _is_package(
@@ -164,11 +164,11 @@ def _in_directory(path: Path) -> list[Tree]:
     return trees
 
 
-def _in_wheel(path: Path) -> list[Tree]:
+def _in_wheel(path: Path, engines: Sequence[ServingEngine]) -> list[Tree]:
     with _wheel(path) as archive:
         names = set(archive.namelist())
         trees = []
-        for engine in SERVING_ENGINES:
+        for engine in engines:
             package = engine.package
             if not _is_package(engine, [f for f in engine.files if f"{package}/{f}" in names]):
                 continue

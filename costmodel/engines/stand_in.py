@@ -6,7 +6,8 @@ report of the chosen stage, and every name that it does not define is a stand-in
 imported inside the function. The engine is never imported.
 
 What a stand-in says when it is asked for a truth is not known. Each is false at first; where the
-function then ends without choosing a stage, they are tried the other way.
+function then ends without choosing a stage, they are tried the other way. A call for which no way
+ends in a choice, and one returns, is not fused.
 """
 
 # ruff: noqa: D102 - the tensor's methods are torch's, the operators Python's.
@@ -33,6 +34,10 @@ _ASKED = re.compile(r"(1|one)_?(stage|shot)|limit|fit|cutoff|threshold|bytes", r
 
 class Chosen(BaseException):
     """Carries the decision out of the function, past any ``except Exception``."""
+
+
+class NotFusedError(AssertionError):
+    """The function returned without choosing a stage, whatever stand-ins answered."""
 
 
 class Ways:
@@ -230,6 +235,14 @@ class Cut(ast.NodeTransformer):
             return node
         return ast.Call(ast.Name("__report__", ast.Load()), [chosen[0]], [])
 
+    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+        self.generic_visit(node)
+        target = node.targets[0]
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Call):
+            count = ast.Constant(len(target.elts))
+            node.value = ast.Call(ast.Name("__parts__", ast.Load()), [node.value, count], [])
+        return node
+
     def visit_Import(self, node: ast.Import) -> list[ast.stmt]:
         return [_stand_in(a.asname or a.name.split(".")[0], a.name) for a in node.names]
 
@@ -241,6 +254,13 @@ def _stand_in(name: str, imported: str) -> ast.stmt:
     """Return the assignment that takes the place of an import."""
     value = ast.Call(ast.Name("__imported__", ast.Load()), [ast.Constant(imported)], [])
     return ast.Assign([ast.Name(name, ast.Store())], value)
+
+
+def parts(value: Any, count: int) -> Any:
+    """Return what is unpacked into ``count`` names; of a stand-in, as many."""
+    if isinstance(value, Anything):
+        return [Anything(f"{value._label}[{i}]") for i in range(count)]
+    return value
 
 
 def report(chosen: Any) -> None:
@@ -303,6 +323,7 @@ def decider(
         if at not in ready:
             ready[at] = prepare(*at)
         WAYS.start()
+        returned = False
         for _ in range(MAX_WAYS):
             try:
                 ended: Any = ready[at](FakeTensor(elements, hidden_dim, dtype))
@@ -313,9 +334,12 @@ def decider(
             if isinstance(ended, bool):
                 WAYS.found()
                 return ended
+            returned |= not isinstance(ended, Exception)
             if not WAYS.next():
                 break
-        raise AssertionError(f"{qualified} ended in {ended!r} without choosing a stage")
+        raise (NotFusedError if returned else AssertionError)(
+            f"{qualified} ended in {ended!r} without choosing a stage"
+        )
 
     return decide
 
@@ -431,6 +455,7 @@ class _Names(dict):  # type: ignore[type-arg]
             known,
             __builtins__=builtins,
             __report__=report,
+            __parts__=parts,
             __imported__=lambda name: known.get(name, Anything(name)),
             environ=environ,
             getenv=environ.get,

@@ -114,7 +114,7 @@ def adapt(rule: Rule, installed: Condition, kernel: Kernel) -> Adapted:
     claimed = [n for n in WORLD_SIZES if n in wanted.world_sizes]
     if not claimed:
         raise InputError(f"rule '{rule.name}' claims no world size; there is nothing to emit")
-    guards = tuple(f for f in factors(installed) if _is_guard(f))
+    guards = tuple(f for f in factors(installed) if is_guard(f))
     hidden_set = next((f for f in factors(installed) if _is_hidden_set(f)), None)
     # What the rule asks at every size it claims, it asks of the unclaimed ones too.
     common = [f for f in factors(wanted.at(claimed[0])) if not _is_size(f)]
@@ -173,7 +173,7 @@ def _is_hidden_set(condition: Condition) -> bool:
     return isinstance(condition, Member) and condition.quantity == "hidden_dim"
 
 
-def _is_guard(condition: Condition) -> bool:
+def is_guard(condition: Condition) -> bool:
     """Tell a limit of the kernel from a choice."""
     if isinstance(condition, Compare):
         return condition.quantity in ("tokens", "packs", "row_bytes", "hidden_dim")

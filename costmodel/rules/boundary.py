@@ -7,7 +7,9 @@ number of rows exists only as a stand-in; it is what tells ``<`` from ``<=``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +40,10 @@ class BoundaryCalls:
 
 def cases(rule: Rule) -> list[BoundaryCalls]:
     """Return the boundary cases of a rule that claims every world size."""
-    out = []
+    return list(_cases(rule))
+
+
+def _cases(rule: Rule) -> Iterator[BoundaryCalls]:
     meshes = [True]
     if asks_for_mesh(rule.condition):
         meshes.append(False)
@@ -50,8 +55,7 @@ def cases(rule: Rule) -> list[BoundaryCalls]:
                 for mesh in meshes:
                     one = _holds(condition, n, dtype, hidden, counts, mesh)
                     decisions = tuple(zip(counts.tolist(), one.tolist(), strict=True))
-                    out.append(BoundaryCalls(n, mesh, dtype, hidden, decisions))
-    return out
+                    yield BoundaryCalls(n, mesh, dtype, hidden, decisions)
 
 
 def hidden_classes(condition: Condition, dtype: str) -> list[int]:
@@ -77,7 +81,8 @@ def hidden_classes(condition: Condition, dtype: str) -> list[int]:
 def first_difference(one: Rule, other: Rule) -> str | None:
     """Return the first boundary case in which two rules differ, in words; None when none does."""
     conditions = {n: [rule.condition.at(n) for rule in (one, other)] for n in WORLD_SIZES}
-    for asked in cases(one) + cases(other):
+    # Most rules that differ do so at once: the cases are made as they are asked for.
+    for asked in chain(_cases(one), _cases(other)):
         counts = np.array([count for count, _ in asked.decisions])
         at = (asked.world_size, asked.dtype, asked.hidden_dim, counts, asked.fully_connected)
         first, second = (_holds(condition, *at) for condition in conditions[asked.world_size])

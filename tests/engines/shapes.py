@@ -77,6 +77,7 @@ SHAPES = {
         "vllm", "0.21.0", ((VLLM_OPS, "vllm_inline_set.py"),), "vllm-first", _VLLM
     ),
     "vllm_inline": Shape("vllm", "0.28.0", ((VLLM_OPS, "vllm_inline.py"),), "vllm-16bit", _VLLM),
+    "vllm_copies": Shape("vllm", "0.25.0", ((VLLM_OPS, "vllm_copies.py"),), "", _VLLM),
     "vllm_method": Shape(
         "vllm",
         "0.33.0",
