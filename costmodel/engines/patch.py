@@ -21,6 +21,7 @@ from ..rules.evidence import Provenance
 from ..rules.outside import writable
 from ..rules.rule import Rule
 from . import applied, comment, description, diff, remarks, templates
+from .by_arch import Gated
 from .call_sites import ServingEngine
 from .consumers import consumers
 from .kernel_version import RunningKernel, asked_for
@@ -36,7 +37,8 @@ class Emitted:
     """A rule as emitted: ``text`` is the diff or the snippet, "" where the rule is in force.
 
     ``adapted`` is the rule as it will be in force; ``file`` and ``function`` say where it stands,
-    relative to the tree for a diff; ``patched`` is the whole file after the change.
+    relative to the tree for a diff; ``patched`` is the whole file after the change. ``gated`` holds
+    the rules by kind of GPU where the patch has several; ``adapted`` is then the one elsewhere.
     """
 
     text: str
@@ -45,6 +47,7 @@ class Emitted:
     function: str
     patched: str
     notes: tuple[str, ...]
+    gated: Gated | None = None
 
 
 class _Original(Tree):
@@ -84,7 +87,7 @@ def patch(
     what was looked for, when the tree's function is of a shape that cannot be changed safely.
     """
     running = running or asked_for(kernel.version)
-    module, dispatch = find_dispatch(_unpatched(tree, rule.op), rule.op)
+    module, dispatch = find_dispatch(unpatched(tree, rule.op), rule.op)
     applied.check_marked(module.text, module.name)
     writable(module.name, "a file of the tree")
     writable(tree.version, "the tree's version")
@@ -179,7 +182,8 @@ def snippet(engine: ServingEngine, rule: Rule, provenance: Provenance, kernel: K
     return Emitted(text, adapted, site.file, site.function, patched, tuple(notes))
 
 
-def _unpatched(tree: Tree, op: str) -> Tree:
+def unpatched(tree: Tree, op: str) -> Tree:
+    """Return a tree as it was before costmodel's patch of an op, if one is applied."""
     original = _Original(tree.path, tree.engine, tree.inside, tree.kind, tree.version)
     object.__setattr__(original, "op", op)
     return original
@@ -201,7 +205,7 @@ def _changed(
     changes = edits(module, holder, adapted, lines)
     text = diff.apply(module.text, [*changes, *remarks.edits(module, holder, adapted, changes)])
     after = read_dispatch(Module.parse(module.name, text), dispatch.name, constant=True)
-    different = _difference(adapted, dispatch.condition, after.condition)
+    different = difference(adapted, dispatch.condition, after.condition)
     if different is not None:
         raise NotRecognisedError(
             f"{module.name}:{dispatch.node.lineno}: {dispatch.name}: not recognised: "
@@ -219,10 +223,10 @@ def _changed(
 def _in_force(module: Module, dispatch: DispatchFunction, adapted: Adapted) -> bool:
     """Tell whether a source decides as the rule already."""
     there = read_dispatch(module, dispatch.name, constant=True)
-    return _difference(adapted, dispatch.condition, there.condition) is None
+    return difference(adapted, dispatch.condition, there.condition) is None
 
 
-def _difference(adapted: Adapted, asked: Condition, got: Condition) -> str | None:
+def difference(adapted: Adapted, asked: Condition, got: Condition) -> str | None:
     """Return where a source decides otherwise than the rule, in words, or None."""
     wanted = adapted.rule.condition
     if not asks_for_mesh(asked):

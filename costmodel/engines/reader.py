@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ..data.hosts import Host
 from ..errors import InputError
 from ..model.shape import FUSED, WORLD_SIZES
 from ..rules.algebra import by_world_size, parts_of
@@ -68,8 +69,8 @@ class DispatchFunction:
         return min(sized, default=self.node.lineno)
 
 
-def find_dispatch(tree: Tree, op: str) -> tuple[Module, DispatchFunction]:
-    """Return the function of a tree that chooses for an op, read.
+def find_dispatch(tree: Tree, op: str, host: Host | None = None) -> tuple[Module, DispatchFunction]:
+    """Return the function of a tree that chooses for an op, read as on a host.
 
     Looks at the known call sites first, then at every function of the package whose name or call
     says 1-stage. Raises :class:`NotRecognisedError` naming the call sites.
@@ -88,7 +89,7 @@ def find_dispatch(tree: Tree, op: str) -> tuple[Module, DispatchFunction]:
             continue
         try:
             module = Module.parse(name, text)
-            return module, read_dispatch(module, site.function)
+            return module, read_dispatch(module, site.function, host=host)
         except NoChoiceError as error:
             reasons.append(str(error))
     moved = _moved(tree, sites[0]) if op == FUSED else None
@@ -123,11 +124,17 @@ def _moved(tree: Tree, site: CallSite) -> tuple[Module, DispatchFunction] | None
 
 
 def read_dispatch(
-    module: Module, qualified: str, *, predicate: bool = False, constant: bool = False
+    module: Module,
+    qualified: str,
+    *,
+    predicate: bool = False,
+    constant: bool = False,
+    host: Host | None = None,
 ) -> DispatchFunction:
     """Read the rule of one function; ``predicate`` takes what it returns for the decision.
 
     ``constant`` takes a function that always decides alike: that is what some rules become.
+    ``host`` is what the engine runs on, where the rule asks for that.
 
     Raises :class:`NoChoiceError` when the function does not exist or makes no choice of its own,
     with what was looked for.
@@ -138,7 +145,7 @@ def read_dispatch(
     node, owner = target
     looked = f"{module.name}:{node.lineno}: {qualified}"
     try:
-        runs = _followed(module, node, owner, predicate, {})
+        runs = _followed(module, node, owner, predicate, {}, host)
         per_size = {run.world_size: run.rule(node, looked) for run in runs}
         condition = by_world_size(per_size)
         sized = any(_sized(c) for c in per_size.values()) or len(set(per_size.values())) > 1
@@ -149,7 +156,7 @@ def read_dispatch(
         overriding: list[Comparison] = []
 
         def read(settings: Mapping[str, str]) -> dict[int, Condition] | None:
-            again = _followed(module, node, owner, predicate, settings)
+            again = _followed(module, node, owner, predicate, settings, host)
             try:
                 found = {run.world_size: run.rule(node, looked) for run in again}
             except NoChoiceError:
@@ -201,11 +208,12 @@ def _followed(
     owner: ast.ClassDef | None,
     predicate: bool,
     settings: Mapping[str, str],
+    host: Host | None,
 ) -> list[SymbolicRun]:
     """Follow a function once per world size with settings set."""
     runs = []
     for n in WORLD_SIZES:
-        run = SymbolicRun(module, owner, n, settings=settings, predicate=predicate)
+        run = SymbolicRun(module, owner, n, settings=settings, host=host, predicate=predicate)
         run.function(node)
         runs.append(run)
     return runs
