@@ -7,7 +7,7 @@ patch is made, who else is concerned, what happens to batch invariance, and how 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..data.hosts import Kind
@@ -52,6 +52,7 @@ def notes(
     overrides: tuple[Override, ...],
     concerned: list[Consumer],
     against_separate: Callable[[], Rule | None],
+    elsewhere: Sequence[str] = (),
 ) -> list[Note]:
     """Return the notes of a patch, in the order in which they are read."""
     made = f"made for {running.words()}; the patched rule may run on {adapted.releases()}"
@@ -65,6 +66,7 @@ def notes(
     said += [_measured(adapted, provenance)]
     said += [_override(one, adapted) for one in overrides]
     said += one_gpu(engine, provenance)
+    said += [Note(text, text) for text in elsewhere]
     said += _concerned(concerned, adapted, against_separate)
     said += [batch_invariance(adapted)]
     said += [Note("to check on your machine:", command=check(adapted, provenance))]

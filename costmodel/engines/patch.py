@@ -78,11 +78,13 @@ def patch(
     *,
     running: RunningKernel | None = None,
     against_separate: Callable[[], Rule | None] = lambda: None,
+    elsewhere: Callable[[], list[str]] = list,
 ) -> Emitted:
     """Return the unified diff that puts ``rule`` into an engine's tree.
 
     ``running`` says which AITER the tree runs and how that is known, ``against_separate`` what
-    would be recommended where separate ops are the alternative. The changed source is read back
+    would be recommended where separate ops are the alternative, ``elsewhere`` in words what the
+    rule loses on GPUs that it is not made for. The changed source is read back
     and must decide as the rule does on every boundary. Raises :class:`NotRecognisedError`, naming
     what was looked for, when the tree's function is of a shape that cannot be changed safely.
     """
@@ -107,6 +109,7 @@ def patch(
         overrides=dispatch.overrides,
         concerned=consumers(tree, module, dispatch),
         against_separate=against_separate,
+        elsewhere=elsewhere(),
     )
     head = [
         f"{tree.engine.title} {tree.version}: {adapted.rule.words()}".replace(" :", ":"),
