@@ -88,8 +88,8 @@ def command(
     For sglang, vllm and aiter: a snippet, or with --source a unified diff made from the source
     that is there, with paths relative to PATH. A diff over an applied one replaces it; --revert
     takes it out. A list of archs, or of GPUs, makes one diff with the rule of each, by the host's
-    GPUs and links. For env: AITER's environment variables. For json and table: the rule for programs
-    and for people.
+    GPUs and links. For env: AITER's environment variables. For json and table: the rule for
+    programs and for people.
 
     \b
     costmodel emit --for sglang --arch gfx950
@@ -118,10 +118,8 @@ def command(
         _write(out, _reverted(wanted, source, tests_file, asked["op"]))
         return
     kinds = targets.several(asked)
-    if kinds and rule_name:
-        raise InputError(
-            "a rule that is named is the same on every GPU; leave --arch and --gpu out"
-        )
+    if kinds:
+        emit_by_arch.check(wanted, rule_name, source)
     tree = _tree(wanted, source)
     running = _running(asked["aiter_version"], tree)
     command_line = _command_line(wanted, rule_name, hidden_set, batch_invariant, tp, asked, running)

@@ -24,6 +24,22 @@ if TYPE_CHECKING:
 Made = Mapping[Kind, "tuple[Rule, Provenance, Any]"]
 
 
+def check(wanted: str, rule_name: str | None, source: str | None) -> None:
+    """Raise :class:`InputError` where the rules of several GPUs cannot be written."""
+    if rule_name:
+        raise InputError("a rule that is named is one for every GPU; leave --arch and --gpu out")
+    if wanted not in (*ENGINES, "table"):
+        raise InputError(
+            f"--for {wanted} holds the rule of one arch; ask for them one by one, or give --for "
+            f"{', '.join(ENGINES)} a --source"
+        )
+    if wanted in ENGINES and source is None:
+        raise InputError(
+            "rules for several GPUs stand in a function of their own, which a snippet has no place "
+            "for; give --source"
+        )
+
+
 def write(
     wanted: str,
     made: Made,
@@ -34,20 +50,14 @@ def write(
     tests_file: str | None,
     asked: question.Asked,
 ) -> tuple[str, ...]:
-    """Write the patch and its tests, or the tables; return what to tell."""
+    """Write the patch and its tests, or the tables; return what to tell.
+
+    The options are those that :func:`check` lets pass.
+    """
     if wanted == "table":
         _put(out, _tables(made, running, asked))
         return ()
-    if wanted not in ENGINES:
-        raise InputError(
-            f"--for {wanted} holds the rule of one arch; ask for them one by one, or give --for "
-            f"{', '.join(ENGINES)} a --source"
-        )
-    if tree is None:
-        raise InputError(
-            "rules for several GPUs stand in a function of their own, which a snippet has no place "
-            "for; give --source"
-        )
+    assert tree is not None, "check() asks for a source"
     return _patch(wanted, made, running, tree, source, out, tests_file, asked)
 
 

@@ -48,11 +48,11 @@ class Elsewhere:
         if not self.loses_pct:
             return f"on {name} it decides as the rule recommended there"
         lost = ", ".join(
-            f"TP{n} {e.value:.2f} % (90 % interval {e.lo:.2f} to {e.hi:.2f}; "
+            f"{e.value:.2f} % a call at TP{n} (90 % interval {e.lo:.2f} to {e.hi:.2f}; "
             f"{100 * self.differ[n]:.0f} % of the calls otherwise)"
             for n, e in self.loses_pct.items()
         )
-        return f"on {name} it loses a call, against the rule recommended there: {lost}"
+        return f"on {name} it loses, against the rule recommended there, {lost}"
 
 
 def other_archs(arch: str) -> tuple[str, ...]:
