@@ -114,6 +114,12 @@ def table_for(module: Module, host: Host | None) -> ast.expr | None:
     return None
 
 
+def answer(module: Module, host: Host) -> str:
+    """Return what a patched file answers on a host, as text: hosts with one answer decide alike."""
+    table = table_for(module, host)
+    return "" if table is None else ast.unparse(table)
+
+
 def is_asked(node: ast.Call) -> bool:
     """Tell whether a call is one of the function."""
     called = node.func

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ..data.hosts import Kind
+from ..data.hosts import Host, Kind
 from ..data.kernels import Kernel
 from ..model.shape import WORLD_SIZES
+from ..rules.adapt import Adapted
 from ..rules.by_arch import ByArch
 from ..rules.evidence import Provenance
 from ..rules.outside import writable
-from . import applied, by_arch, comment, description, diff, remarks
+from . import applied, by_arch, comment, description, diff, host_gate, remarks
 from .by_arch import Gated
 from .consumers import consumers
 from .diff import Edit
@@ -101,7 +102,7 @@ def _changed(
         # The function asks a predicate beside it: that is where the rule stands.
         holder = read_dispatch(module, dispatch.followed[0], predicate=True)
     changes = by_arch.edits(module, holder, gated, paragraphs)
-    said = f"{by_arch.host_gate.NAME}() has the cutoffs of this host's GPUs. {gated.words()}."
+    said = f"{host_gate.NAME}() has the cutoffs of this host's GPUs. {gated.words()}."
     untrue: dict[tuple[tuple[int, int], tuple[int, int]], Edit] = {}
     for adapted in gated.kinds.values():
         for edit in remarks.edits(module, holder, adapted, changes, said):
@@ -112,7 +113,7 @@ def _changed(
     looked = f"{module.name}:{dispatch.node.lineno}: {dispatch.name}: not recognised: "
     if where is not None:
         raise NotRecognisedError(f"{looked}the changed source would decide otherwise at {where}")
-    for name, host in gated.hosts.items():
+    for name, host, _ in _distinct(after, gated):
         there = read_dispatch(after, dispatch.name, constant=True, host=host)
         gone = lost(dispatch.overrides, there.overrides, there.condition)
         if gone:
@@ -125,9 +126,18 @@ def _changed(
 
 def _difference(module: Module, dispatch: DispatchFunction, gated: Gated) -> str | None:
     """Return where a source decides otherwise than the rules on some host, in words, or None."""
-    for name, host in gated.hosts.items():
+    for name, host, adapted in _distinct(module, gated):
         there = read_dispatch(module, dispatch.name, constant=True, host=host)
-        where = difference(gated.at(host), dispatch.condition, there.condition)
+        where = difference(adapted, dispatch.condition, there.condition)
         if where is not None:
             return f"{name}: {where}"
     return None
+
+
+def _distinct(module: Module, gated: Gated) -> list[tuple[str, Host, Adapted]]:
+    """Return one host of each pair of what the file answers there and the rule that is meant."""
+    found: dict[tuple[str, int], tuple[str, Host, Adapted]] = {}
+    for name, host in gated.hosts.items():
+        adapted = gated.at(host)
+        found.setdefault((host_gate.answer(module, host), id(adapted)), (name, host, adapted))
+    return list(found.values())
