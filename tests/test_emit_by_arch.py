@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,10 +12,13 @@ from emitted import PROVENANCE, RULES, apply, emit, random_calls, rule_says, too
 from engines.shapes import AITER, SHAPES
 from test_cards import every_pair, topology, with_ids
 
+from costmodel.calibration.posterior import shipped
 from costmodel.cli.main import main
 from costmodel.data import cards
 from costmodel.data import kernels as kernel
+from costmodel.data.deployment import Deployment
 from costmodel.data.hosts import Host, Kind, host_of, others, target_version
+from costmodel.decide import elsewhere
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.setting import Setting
 from costmodel.engines import boundary_tests, host_gate, patch_by_arch
@@ -295,3 +299,84 @@ def test_emit_writes_one_patch_that_the_emitted_tests_pass(tmp_path, capsys):
     assert done.stdout.endswith("all as the rule\n"), done.stdout + done.stderr
     assert run(*command) == 0
     assert "already in force" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """A question on MI300X, and what is recommended for MI355X."""
+    setting, load = Setting.shipped("MI300X", engine="sglang"), Deployment().workload([7168])
+    there = setting.but(calibration=shipped("gfx950"), gpu="MI355X")
+    return setting, load, recommend(there, load, world_sizes=(4, 8)).unguarded_rule
+
+
+class TestWithoutAGate:
+    """What the rule for one GPU loses where the engine runs it too."""
+
+    def test_a_rule_that_is_recommended_there_loses_nothing(self, asked):
+        setting, load, best = asked
+        (found,) = elsewhere.elsewhere(best, setting, ["MI355X"], load, (4, 8))
+        assert (found.loses_pct, found.worst_pct) == ({}, 0)
+        assert found.words() == "on MI355X (gfx950) it decides as the rule recommended there"
+
+    def test_a_rule_far_from_it_loses_where_it_decides_otherwise(self, asked):
+        setting, load, best = asked
+        far = Rule.from_cutoffs("far", {4: best.cutoff_bytes(4)[1], 8: 4 << 20})
+        (found,) = elsewhere.elsewhere(far, setting, ["MI355X"], load, (4, 8))
+        assert set(found.loses_pct) == {8}
+        assert found.loses_pct[8].lo > 1
+        assert 0 < found.differ[8] < 1
+        assert "% a call at TP8" in found.words()
+        assert "TP4" not in found.words()
+
+    def test_world_sizes_without_a_claim_are_left_out(self, asked):
+        setting, load, _ = asked
+        far = Rule.from_cutoffs("far", {8: 4 << 20})
+        (found,) = elsewhere.elsewhere(far, setting, ["MI355X"], load, (2, 4))
+        assert found.loses_pct == {}
+
+    def test_the_patch_says_it_and_offers_the_gate(self, tmp_path, capsys):
+        root = SHAPES["sglang_bytes"].package(tmp_path)
+        patch = tmp_path / "one.patch"
+        options = ["--arch", "gfx942", "--tp", "8", "--source", str(root), "--out", str(patch)]
+        assert run("emit", "--for", "sglang", *options) == 0
+        for said in (capsys.readouterr().err, " ".join(patch.read_text().split())):
+            assert "nothing gates it: on MI355X (gfx950) it loses" in said
+            assert "--arch gfx942,gfx950 writes a rule for each arch" in said
+
+    def test_other_archs_and_other_cards(self):
+        assert elsewhere.other_archs("gfx942") == ("MI355X",)
+        assert elsewhere.other_cards("MI300X", "gfx942") == ("MI308X", "MI325X")
+
+
+def test_recommend_answers_for_each_of_a_list(capsys):
+    options = ["--gpu", "mi300x,MI308X", "--tp", "8", "--hidden", "7168"]
+    assert run("recommend", *options) == 0
+    said = capsys.readouterr().out
+    first = [line.split() for line in said.splitlines() if line.startswith("1-stage or")]
+    assert [words[words.index("on") + 1] for words in first] == ["MI300X", "MI308X"]
+    assert run("recommend", *options, "--format", "json") == 0
+    both = json.loads(capsys.readouterr().out)["recommendations"]
+    assert [one["gpu"] for one in both] == ["MI300X", "MI308X"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("recommend", "--gpu", "MI350P"),
+        ("recommend", "--arch", "gfx950", "--gpu", "mi350p"),
+        ("predict", "--gpu", "MI350P", "--tp", "8", "--hidden", "7168", "--tokens", "8"),
+        ("explain", "--gpu", "MI350P", "--tp", "8", "--hidden", "7168", "--tokens", "8"),
+        ("simulate", "--gpu", "MI350P", "--ranks", "8", "--tokens", "8", "--hidden", "7168"),
+        ("worth", "--gpu", "MI350P", "--model", "gpt-oss-120b", "--tp", "8", "--from", "sglang"),
+        ("validate", "--gpu", "MI350P", "--published"),
+        ("plan", "--gpu", "MI350P", "--shapes", "4", "--out", "never.json"),
+        ("emit", "--for", "sglang", "--gpu", "MI350P"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_nothing_is_claimed_of_mi350p(words, capsys):
+    assert run(*words) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    assert "MI350P is gfx950 over PCIe, without xGMI" in told.err

@@ -27,6 +27,12 @@ def several(asked: Asked) -> tuple[Kind, ...]:
         raise InputError(
             f"--{'arch' if archs else 'gpu'} names one twice: {', '.join(archs or gpus)}"
         )
+    for kind in found:
+        if not kind.keys:
+            raise InputError(
+                f"no PCI device id of {kind.gpu} is known (facts/pci_ids.csv), so no patch can "
+                "tell it from other cards; give --arch a list"
+            )
     return found
 
 

@@ -85,14 +85,13 @@ def about(gpu: str, arch: str, world_size: int, op: str) -> tuple[Statement, ...
     that is neither of :data:`.hardware.GPUS` nor a card without xGMI: of its links nobody stated
     anything.
     """
-    card = cards.without_xgmi().get(gpu)
-    if gpu not in hardware.GPUS.get(arch, ()) and (card is None or card.arch != arch):
+    pcie = cards.without_xgmi()
+    if gpu not in hardware.GPUS.get(arch, ()) and (gpu not in pcie or pcie[gpu].arch != arch):
         return ()
     asked = (arch, world_size, op)
     mine = [
         s
         for s in published()
-        if (s.arch, s.world_size, s.op) == asked
-        and cards.interconnect(s.gpu) == cards.interconnect(gpu)
+        if (s.arch, s.world_size, s.op) == asked and (s.gpu in pcie) == (gpu in pcie)
     ]
     return tuple(sorted(mine, key=lambda s: (s.gpu != gpu, not s.comparable)))

@@ -8,7 +8,7 @@ that GPU's own calibration, for the same question.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..calibration import posterior
@@ -81,7 +81,7 @@ def elsewhere(
         arch, gpu = hardware.choose(None, gpu)
         try:
             there = recommend(
-                replace(setting, calibration=posterior.shipped(arch), gpu=gpu, source=""),
+                setting.but(calibration=posterior.shipped(arch), gpu=gpu, source=""),
                 workload,
                 world_sizes=world_sizes,
             )
