@@ -24,6 +24,7 @@ from costmodel.decide.setting import Setting
 from costmodel.engines import boundary_tests, host_gate, patch_by_arch
 from costmodel.engines import patch as engine
 from costmodel.engines.audit import audit
+from costmodel.engines.rule_change import rule_changes
 from costmodel.engines.source import open_trees
 from costmodel.engines.stand_in import decider
 from costmodel.errors import InputError
@@ -245,6 +246,21 @@ def test_the_audit_states_each_rule_and_compares_that_of_the_gpu(tmp_path):
     assert audit(tree, decision=decision).rule.cutoff_bytes(8) == ("<=", 224 * KIB)
     record = plain.to_dict((), "bf16", None)["rules"][0]
     assert [one["gpu"] for one in record["by_gpu"]] == ["gfx942", "gfx950"]
+
+
+def test_two_trees_that_differ_on_one_arch_alone_are_told_apart(tmp_path):
+    trees = []
+    for name, high in (("old", HIGH), ("new", RULES["recommended"]), ("other", LOW)):
+        root = SHAPES["sglang_bytes"].package(tmp_path / name)
+        emitted = by_arch(root, ByArch(((Kind("gfx942"), LOW), (Kind("gfx950"), high))))
+        (root / emitted.file).write_text(emitted.patched)
+        trees += open_trees(root)
+    shifts = [
+        {shift.op: shift for shift in rule_changes(trees[0], tree)}["fused_ar_rmsnorm"]
+        for tree in trees[1:]
+    ]
+    assert [shift.changed for shift in shifts] == [False, True]
+    assert shifts[1].where.startswith("gfx950, TP4")
 
 
 class TestRefused:

@@ -22,12 +22,14 @@ from ..rules.condition import Always, Compare, Condition
 from . import host_gate
 from .comment import as_comment
 from .diff import Edit, split_lines
+from .execution import Step
 from .expression import WIDTH, SourceNames, size
 from .limit import Default
 from .module import Function, Module
 from .naming import not_found
 from .reader import DispatchFunction
 from .rewrite import Rewrite, plain, with_op
+from .statements import value_of
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,12 @@ class _ByHost(Rewrite):
     """Writes a look-up of the host's cutoffs where a rule's own would stand."""
 
     rules: Gated = field(kw_only=True)
+    ends: dict[int, Step] = field(default_factory=dict, kw_only=True)
+
+    def change_leaves(self, leaves: dict[int, Step]) -> list[Edit]:
+        """Return the edits of the leaves, of a hidden set, and of what the rules ask besides."""
+        self.ends = leaves
+        return super().change_leaves(leaves)
 
     @property
     def _here(self) -> str:
@@ -158,7 +166,14 @@ class _ByHost(Rewrite):
             shift = {("<", "<="): " - 1", ("<=", "<"): " + 1"}.get((limit.op, self._op()), "")
             text = f"{size(limit.value)}{shift}"
         ranks = names.world_size if len(sizes) > 1 else str(sizes[0])
-        return f"{names.bytes} {self._op()} {self._here}.get({ranks}, {text})"
+        look_up = f"{names.bytes} {self._op()} {self._here}.get"
+        leaf = self.ends[sizes[0]].node
+        value = value_of(leaf)
+        before = value.col_offset if value is not None else leaf.col_offset
+        if before + len(f"{look_up}({ranks}, {text})") <= WIDTH:
+            return f"{look_up}({ranks}, {text})"
+        pad = f"{'':{leaf.col_offset}}"
+        return f"{look_up}(\n{pad}    {ranks}, {text}\n{pad})"
 
 
 def _function(
