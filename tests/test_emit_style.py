@@ -12,12 +12,15 @@ import pytest
 from emitted import PROVENANCE, RULES, emit
 from engines.shapes import SHAPES
 
+from costmodel.data.hosts import Kind
 from costmodel.engines import patch as engine
-from costmodel.engines import templates
+from costmodel.engines import patch_by_arch, templates
 from costmodel.engines.call_sites import serving_engine
 from costmodel.engines.kernel_version import asked_for
 from costmodel.engines.source import open_trees
 from costmodel.rules import ENGINES, catalogue
+from costmodel.rules.by_arch import ByArch
+from costmodel.rules.rule import Rule
 
 FIELD = {name: catalogue.named(name) for name in ("aiter", "vllm", "sglang-gpt-oss")}
 
@@ -47,6 +50,24 @@ def test_every_patch_is_formatted(shape, version, tmp_path):
         assert formatted(text, tmp_path) == text
         code = ast.unparse(ast.parse(text))
         assert "((" not in re.sub(r"\w\(\(", "(", code)
+
+
+@pytest.mark.parametrize("version", ["0.1.11", "0.1.20"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_patch_with_rules_by_gpu_is_formatted(shape, version, tmp_path):
+    root = SHAPES[shape].package(tmp_path)
+    (tree,) = open_trees(root)
+    file = root / emit(root, RULES["recommended"]).file
+    file.write_text(formatted(file.read_text(), tmp_path))
+    meant = asked_for(version)
+    odd = Rule.from_cutoffs("odd", {2: 1_234_567_891, 4: 1_234_567, 8: 98_765})
+    for first, second in (("recommended", "one_cutoff"), ("strict", "partly_claimed")):
+        for kinds in ((Kind("gfx942"), Kind("gfx950")), (Kind("gfx942", "MI300X"),)):
+            rules = ByArch(tuple(zip(kinds, (RULES[first], RULES[second]), strict=False)))
+            rules = ByArch((*rules, (Kind("gfx950", "MI355X"), odd))) if kinds[0].gpu else rules
+            told = dict.fromkeys(rules.kinds, PROVENANCE)
+            text = patch_by_arch.patch(tree, rules, told, meant.kernel, running=meant).patched
+            assert formatted(text, tmp_path) == text
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.data import hardware, kernels, llms, statements
+from costmodel.data import cards, hardware, kernels, llms, statements
 from costmodel.data.statements import KINDS, SMALLEST_CROSSOVER, WINDOW, about, published
 from costmodel.data.workload import Workload
 from costmodel.decide.explanation import explain
@@ -35,7 +35,7 @@ def beside(setting, n, lo, hi):
 
 @pytest.mark.parametrize("s", published(), ids=lambda s: f"{s.who} {s.op} TP{s.world_size}")
 def test_a_statement_says_all_that_is_needed(s):
-    assert s.gpu in hardware.GPUS[s.arch]
+    assert s.gpu in hardware.GPUS[s.arch] or cards.without_xgmi()[s.gpu].arch == s.arch
     assert s.gpu_evidence in ("stated", "inferred")
     assert s.world_size in WORLD_SIZES
     assert s.op in (FUSED, ALL_REDUCE)
@@ -55,8 +55,18 @@ def test_statements_are_of_the_arch_the_ranks_and_the_op_and_ones_own_gpu_comes_
     assert about("MI355X", "gfx950", 2, FUSED) == ()
 
 
+def test_what_is_stated_of_pcie_stands_beside_no_gpu_with_xgmi():
+    (pcie,) = about("MI350P", "gfx950", 8, FUSED)
+    assert (pcie.hi_bytes, pcie.comparable) == (2 << 20, False)
+    assert "PCIe" in pcie.words
+    assert pcie not in about("MI355X", "gfx950", 8, FUSED)
+    (xgmi,) = about("MI300X", "gfx942", 8, FUSED)
+    assert (xgmi.compared, 16 * xgmi.hi_bytes) == (pcie.compared, pcie.hi_bytes)
+    assert about("MI350P", "gfx950", 4, FUSED) == ()
+
+
 def test_of_a_gpu_that_nobody_knows_nothing_is_stated():
-    for gpu, arch in (("MI350P", "gfx950"), ("H100", "sm90"), ("MI355X", "gfx942")):
+    for gpu, arch in (("MI350P", "gfx942"), ("H100", "sm90"), ("MI355X", "gfx942")):
         assert [about(gpu, arch, n, op) for n in WORLD_SIZES for op in (FUSED, ALL_REDUCE)] == [
             ()
         ] * 6

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..data import kernels
+from ..data import hardware, kernels
 from ..decide.objective import MEAN
 from ..decide.recommendation import recommend
 from ..errors import InputError, nearest
@@ -21,7 +21,7 @@ from ..model.shape import FUSED, SEPARATE_OPS, WORLD_SIZES, op_key, read_op
 from ..rules import ENGINES
 from ..rules.evidence import Provenance
 from ..rules.rule import Rule
-from . import options, question
+from . import emit_by_arch, options, question, targets
 
 if TYPE_CHECKING:
     from ..decide.batch_invariance import OneKernels
@@ -89,14 +89,16 @@ def command(
 
     For sglang, vllm and aiter: a snippet, or with --source a unified diff made from the source
     that is there, with paths relative to PATH. A diff over an applied one replaces it; --revert
-    takes it out. For env: AITER's environment variables. For json and table: the rule for programs
-    and for people.
+    takes it out. A list of archs, or of GPUs, makes one diff with the rule of each, by the host's
+    GPUs and links. For env: AITER's environment variables. For json and table: the rule for
+    programs and for people.
 
     \b
     costmodel emit --for sglang --arch gfx950
     costmodel emit --for vllm --gpu MI355X --source ~/vllm --out rule.patch --tests test_rule.py
     patch -p1 -d ~/vllm < rule.patch && pytest test_rule.py
     costmodel emit --for vllm --source ~/vllm --revert | patch -p1 -d ~/vllm
+    costmodel emit --for aiter --arch gfx942,gfx950 --source ~/aiter --out both.patch
     costmodel emit --for table --rule vllm
     """
     wanted = wanted.lower()
@@ -121,10 +123,21 @@ def command(
     if revert:
         _write(out, _reverted(wanted, source, tests_file, asked["op"]))
         return
+    kinds = targets.several(asked)
+    if kinds:
+        emit_by_arch.check(wanted, rule_name, source)
     tree = _tree(wanted, source)
     running = _running(asked["aiter_version"], tree)
     command_line = _command_line(wanted, rule_name, hidden_set, batch_invariant, tp, asked, running)
     asked["aiter_version"] = running.kernel.version
+    if kinds:
+        make = partial(_invariant, wanted) if batch_invariant else _recommended
+        made = {
+            kind: make(hidden_set, tp, targets.one(asked, kind), command_line) for kind in kinds
+        }
+        for note in emit_by_arch.write(wanted, made, running, tree, source, out, tests_file, asked):
+            click.echo(f"costmodel: note: {note}", err=True)
+        return
     if rule_name:
         rule, provenance = _named(rule_name, hidden_set, asked), Provenance(command_line)
         said: Callable[[], list[str]] = list
@@ -137,8 +150,9 @@ def command(
     if wanted in ENGINES:
         fixed = rule_name or batch_invariant
         separate = partial(_against_separate, bool(fixed), tp, asked)
+        other = partial(_elsewhere, rule, bool(fixed), tp, asked)
         emitted, written = _emit_engine(
-            wanted, rule, provenance, running, tree, source, out, tests_file, separate
+            wanted, rule, provenance, running, tree, source, out, tests_file, separate, other
         )
     else:
         emitted, written = (), True
@@ -189,6 +203,22 @@ def _against_separate(fixed: bool, tp: tuple[int, ...], asked: question.Asked) -
         return None
 
 
+def _elsewhere(rule: Rule, fixed: bool, tp: tuple[int, ...], asked: question.Asked) -> list[str]:
+    """Return what the rule loses on the other archs, where the engine runs it too."""
+    if fixed:
+        return []
+    from ..decide import elsewhere
+
+    workload = question.workload_of(dict(asked))
+    setting = question.setting_of({**asked, "op": read_op(asked["op"])})
+    gpus = elsewhere.other_archs(setting.arch)
+    said = [
+        f"nothing gates it: {one.words()}"
+        for one in elsewhere.elsewhere(rule, setting, gpus, workload, tp)
+    ]
+    return [*said, f"--arch {','.join(hardware.GPUS)} writes a rule for each arch"] if said else []
+
+
 def _losses(decision: Decision) -> list[str]:
     """Return where the one cutoff loses to one of a hidden size's own, in words."""
     return [
@@ -228,6 +258,7 @@ def _emit_engine(
     out: str | None,
     tests_file: str | None,
     against_separate: Callable[[], Rule | None],
+    elsewhere: Callable[[], list[str]],
 ) -> tuple[tuple[str, ...], bool]:
     """Write the patch or the snippet, and its tests; return what to tell, and if it was written.
 
@@ -250,6 +281,7 @@ def _emit_engine(
                 running.kernel,
                 running=running,
                 against_separate=against_separate,
+                elsewhere=elsewhere,
             )
         except NotRecognisedError:
             # The rule is not lost: it goes to standard output, and the error says what was sought.

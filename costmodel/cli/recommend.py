@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..decide.recommendation import recommend
-from . import options, question
+from . import options, question, targets
+
+if TYPE_CHECKING:
+    from ..data.deployment import Deployment
+    from ..data.engine_calls import FusedCalls
+    from ..data.llms import LLM
+    from ..decide.batch_invariance import OneKernels
+    from ..decide.decision import Decision
+    from ..decide.schemas import Recommendation
 
 
 @click.command()
@@ -20,12 +29,41 @@ from . import options, question
 def command(tp: tuple[int, ...], batch_invariant: bool, style: str, **asked: Any) -> None:
     """Recommend the dispatch rule: hidden sizes, byte cutoff per tensor-parallel size, evidence.
 
+    A list of archs or GPUs is answered one after another (as JSON in "recommendations").
+
     \b
     costmodel recommend --arch gfx942
     costmodel recommend --gpu MI355X --model gpt-oss-120b --for sglang --format json
     costmodel recommend --gpu MI355X --model gpt-oss-120b --batch-invariant
+    costmodel recommend --arch gfx942,gfx950
     """
-    from ..data.deployment import Deployment
+    kinds = targets.several(asked)
+    several = [targets.one(asked, kind) for kind in kinds] or [asked]
+    if style == "json":
+        records = [_record(_found(tp, batch_invariant, dict(one))) for one in several]
+        options.print_json({"recommendations": records} if kinds else records[0])
+        return
+    # Each is printed when it is found: the second takes as long as the first.
+    for number, one in enumerate(several):
+        if number:
+            click.echo()
+        _print(_found(tp, batch_invariant, dict(one)))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A decision, and what was asked beside it; ``none`` tells that no fused call is made."""
+
+    decision: Decision
+    served: Deployment
+    llm: LLM | None
+    calls: FusedCalls | None
+    none: bool
+    constant: OneKernels | None
+
+
+def _found(tp: tuple[int, ...], batch_invariant: bool, asked: question.Asked) -> _Found:
+    """Answer the question about one GPU."""
     from ..data.engine_calls import fused_calls, none_left
 
     llm = question.llm_of(asked)
@@ -41,28 +79,36 @@ def command(tp: tuple[int, ...], batch_invariant: bool, style: str, **asked: Any
         from ..decide.batch_invariance import one_kernel
 
         constant = one_kernel(decision, (calls.per_step or None) if calls else None)
-    if style == "json":
-        record = decision.to_dict()
-        if served != Deployment(engine=served.engine):
-            record["deployment"] = served.to_dict()
-        if calls is not None:
-            record["calls"] = calls.to_dict()
-        if constant is not None:
-            record["batch_invariant"] = constant.to_dict()
-        options.print_json(record)
-        return
+    return _Found(decision, served, llm, calls, none, constant)
+
+
+def _record(found: _Found) -> Recommendation:
+    from ..data.deployment import Deployment
+
+    record = found.decision.to_dict()
+    if found.served != Deployment(engine=found.served.engine):
+        record["deployment"] = found.served.to_dict()
+    if found.calls is not None:
+        record["calls"] = found.calls.to_dict()
+    if found.constant is not None:
+        record["batch_invariant"] = found.constant.to_dict()
+    return record
+
+
+def _print(found: _Found) -> None:
     from ..show.recommendation import text
 
-    click.echo(text(decision))
+    click.echo(text(found.decision))
+    served, calls = found.served, found.calls
     if said := served.words():
         click.echo(
             f"\nserved with {said}: {served.batches.size} captured batches, "
             f"{served.tokens[0]} to {served.tokens[-1]} tokens a step"
         )
-    if none and calls is not None:
-        whose = f"{llm.name} makes no fused call" if llm else "no fused call is made"
+    if found.none and calls is not None:
+        whose = f"{found.llm.name} makes no fused call" if found.llm else "no fused call is made"
         click.echo(f"\n{whose}: {calls.why}; no rule decides anything here")
-    if constant is not None:
+    if found.constant is not None:
         from ..show.batch_invariance import text as one_kernel_text
 
-        click.echo(f"\n{one_kernel_text(constant)}")
+        click.echo(f"\n{one_kernel_text(found.constant)}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from . import hardware
+from . import cards, hardware
 
 #: What a vendor or a system adds to a product's name.
 _ADDED = re.compile(r"AMD|INSTINCT|RADEON|OAM|UBB|VF")
@@ -21,9 +21,11 @@ _PRODUCT = re.compile(r"(?:MI|^)(\d{3})(?!\d)([A-Z]?)")
 @cache
 def known() -> dict[str, str]:
     """Return the arch of each GPU that the facts describe, by name."""
-    return {f.gpu: f.arch for f in hardware.figures() if f.arch and " " not in f.gpu} | {
-        gpu: arch for arch, gpus in hardware.GPUS.items() for gpu in gpus
-    }
+    return (
+        {f.gpu: f.arch for f in hardware.figures() if f.arch and " " not in f.gpu}
+        | {card.gpu: card.arch for card in cards.cards().values()}
+        | {gpu: arch for arch, gpus in hardware.GPUS.items() for gpu in gpus}
+    )
 
 
 def arch_of(gpu: str) -> str | None:

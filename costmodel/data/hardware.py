@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from ..errors import InputError, nearest
-from . import facts
+from . import cards, facts
 
 #: GPUs the recommendation covers, by arch; the first of an arch is its default.
 GPUS = {
@@ -69,8 +69,11 @@ def link_gbps(gpu: str) -> float | None:
 def wire(gpu: str, ranks: int) -> str | None:
     """Return what connects so many GPUs of one host directly, each with each: ``xgmi``, ``nvlink``.
 
-    None for a GPU whose links are not known, or that has fewer of them than peers.
+    ``pcie`` for a card that has no links; None for a GPU whose links are not known, or that has
+    fewer of them than peers.
     """
+    if gpu in cards.without_xgmi():
+        return cards.PCIE
     for name, quantity in LINK_RATES.items():
         peers = _peers(gpu) if name == "xgmi" else _NVLINK_PEERS
         if any(f.gpu == gpu and f.quantity == quantity for f in figures()) and ranks <= peers + 1:
@@ -108,12 +111,20 @@ def choose(
 
     ``known`` lists (arch, GPU), preferred ones first (default: :data:`GPUS`); with it nothing need
     be given. A GPU given as arch, or an arch as GPU, is taken for what it is. Raises
-    :class:`InputError` for an unknown arch or GPU, and for a GPU of another arch.
+    :class:`InputError` for an unknown arch or GPU, for a GPU of another arch, and for one whose
+    cards meet over PCIe alone: no model is of that.
     """
     pairs = known or [(a, g) for a, gpus in GPUS.items() for g in gpus]
     archs = list(dict.fromkeys(a for a, _ in pairs))
     of = {g: a for a, g in pairs}
     given = [name for name in (arch, gpu) if name is not None]
+    for name in given:
+        if (card := cards.without_xgmi().get(product(name))) is not None:
+            raise InputError(
+                f"{card.gpu} is {card.arch} over PCIe, without xGMI: what is modelled here is GPUs "
+                "joined by xGMI, so nothing is claimed of it; costmodel statements has what others "
+                "say of PCIe"
+            )
     wanted_archs = list(dict.fromkeys(n.lower() for n in given if n.lower() in archs))
     wanted_gpus = list(dict.fromkeys(product(n) for n in given if product(n) in of))
     for name in given:

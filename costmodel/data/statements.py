@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from . import facts, hardware
+from . import cards, facts, hardware
 
 CUTOFF = "cutoff"
 CROSSOVER = "crossover"
@@ -81,10 +81,17 @@ def published() -> tuple[Statement, ...]:
 def about(gpu: str, arch: str, world_size: int, op: str) -> tuple[Statement, ...]:
     """Return what is stated of an op at a world size on GPUs of an arch, those on ``gpu`` first.
 
-    Nothing for a GPU that is none of :data:`.hardware.GPUS`: of its links nobody stated anything.
+    Nothing of GPUs that are joined otherwise (PCIe where ``gpu`` has xGMI), and nothing for a GPU
+    that is neither of :data:`.hardware.GPUS` nor a card without xGMI: of its links nobody stated
+    anything.
     """
-    if gpu not in hardware.GPUS.get(arch, ()):
+    pcie = cards.without_xgmi()
+    if gpu not in hardware.GPUS.get(arch, ()) and (gpu not in pcie or pcie[gpu].arch != arch):
         return ()
     asked = (arch, world_size, op)
-    mine = [s for s in published() if (s.arch, s.world_size, s.op) == asked]
+    mine = [
+        s
+        for s in published()
+        if (s.arch, s.world_size, s.op) == asked and (s.gpu in pcie) == (gpu in pcie)
+    ]
     return tuple(sorted(mine, key=lambda s: (s.gpu != gpu, not s.comparable)))

@@ -7,9 +7,10 @@ another rule as that would stand in the same place, and scored when a calibrated
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..data import kernels
+from ..data.hosts import Host, Kind, host_of
 from ..data.kernels import Kernel
 from ..decide.decision import Decision
 from ..decide.regret import Score
@@ -19,12 +20,14 @@ from ..rules.adapt import Adapted, adapt, validity
 from ..rules.algebra import all_of, on_full_mesh, with_version
 from ..rules.boundary import first_difference
 from ..rules.catalogue import catalogue
-from ..rules.condition import Always
+from ..rules.condition import Always, Condition
 from ..rules.rule import Rule
 from .gates import Gates, read_gates
+from .host_gate import kinds_in
 from .kernel_version import of_tree
+from .module import Module
 from .overrides import Override
-from .reader import NotRecognisedError, find_dispatch
+from .reader import NotRecognisedError, find_dispatch, read_dispatch
 from .schemas import AuditRecord, CutoffInWords
 from .source import Tree
 from .unit_checks import UnitMismatch, check
@@ -36,7 +39,9 @@ class InstalledRule:
 
     ``overrides`` are settings that would replace it or its limit, ``assumed`` conditions that
     could not be read and were taken as met, ``known_as`` the catalogue's rule that decides alike,
-    if any; ``moved`` tells that it was found elsewhere than in the known releases.
+    if any; ``moved`` tells that it was found elsewhere than in the known releases. ``by_gpu`` holds
+    the rules for kinds of GPU that the source has besides, by their names; ``rule`` is the one on
+    the GPU that was asked about, or on a host that is none of them.
     """
 
     engine: str
@@ -50,6 +55,7 @@ class InstalledRule:
     findings: tuple[UnitMismatch, ...]
     known_as: str
     moved: bool
+    by_gpu: dict[str, Rule] = field(default_factory=dict)
 
     def statement(self) -> str:
         """Return the rule in one line: engine, version, place, rule with units."""
@@ -111,6 +117,10 @@ class Audit:
                     ],
                     "op": one.rule.op,
                     "condition": one.rule.to_json()["condition"],
+                    "by_gpu": [
+                        {"gpu": name, "words": own.words(), "condition": own.to_json()["condition"]}
+                        for name, own in one.by_gpu.items()
+                    ],
                 }
                 for one in self.installed
             ],
@@ -169,7 +179,8 @@ def audit(
     is whose rule is compared. Raises :class:`InputError` for a file that does not parse, and for a
     rule that is not where it was looked for.
     """
-    installed = read_installed(tree, op)
+    host = host_of(decision.setting.gpu, decision.setting.arch) if decision is not None else None
+    installed = read_installed(tree, op, host)
     gates = read_gates(tree)
     if against is None and decision is not None:
         against = decision.unguarded_rule
@@ -185,16 +196,19 @@ def audit(
     return Audit(tree, installed, gates, adapted, scores)
 
 
-def read_installed(tree: Tree, first: str = FUSED) -> tuple[InstalledRule, ...]:
+def read_installed(
+    tree: Tree, first: str = FUSED, host: Host | None = None
+) -> tuple[InstalledRule, ...]:
     """Read the rules of an engine: that of the op ``first``, and those of other ops if they choose.
 
+    ``host`` is what it runs on, where a rule goes by that.
     Raises :class:`InputError` when the rule of ``first`` is not recognised.
     """
     ops = dict.fromkeys((first, *(site.op for site in tree.engine.call_sites)))
     rules: list[InstalledRule] = []
     for op in ops:
         try:
-            module, dispatch = find_dispatch(tree, op)
+            module, dispatch = find_dispatch(tree, op, host)
         except NotRecognisedError:
             if op == first:
                 raise
@@ -209,6 +223,11 @@ def read_installed(tree: Tree, first: str = FUSED) -> tuple[InstalledRule, ...]:
             op=op,
             status="installed",
         )
+        by_gpu = {
+            kind.name: replace(rule, condition=_on(module, dispatch.name, kind))
+            for kind in kinds_in(module)
+        }
+        gated = any(own != rule for own in by_gpu.values())
         rules.append(
             InstalledRule(
                 tree.engine.title,
@@ -222,9 +241,15 @@ def read_installed(tree: Tree, first: str = FUSED) -> tuple[InstalledRule, ...]:
                 tuple(check(module, dispatch)),
                 known_as(rule, of_tree(tree).kernel),
                 all(module.name != tree.name(p.file) for p in tree.engine.call_sites),
+                by_gpu if gated else {},
             )
         )
     return tuple(rules)
+
+
+def _on(module: Module, function: str, kind: Kind) -> Condition:
+    """Return the rule of a function on the GPUs of a kind."""
+    return read_dispatch(module, function, constant=True, host=kind.hosts[0]).condition
 
 
 def known_as(rule: Rule, kernel: Kernel | None = None) -> str:

@@ -16,6 +16,7 @@ from ..rules.boundary import cases
 from ..rules.evidence import Provenance
 from ..rules.rule import Rule
 from . import comment
+from .by_arch import Gated
 from .call_sites import ServingEngine
 from .module import Module
 from .overrides import LIMITS, SWITCHES
@@ -31,12 +32,15 @@ def render(
     source: str = "",
     patched: str = "",
     copies: Sequence[str] = (),
+    gated: Gated | None = None,
 ) -> str:
     """Return a test file for the patched function; it needs neither GPU, torch nor the engine.
 
     ``file`` is the patched file relative to ``source``, the tree as given on the command line;
     without one the installed package is looked for. ``patched`` is the file's text: its settings
-    that replace the rule get tests too. ``copies`` are functions that must decide alike.
+    that replace the rule get tests too. ``copies`` are functions that must decide alike. With
+    ``gated`` every kind of GPU has its own cases, on a stand-in for the topology of its host, and
+    ``adapted`` is the rule elsewhere.
     """
     code = Path(__file__).with_name("stand_in.py").read_text(encoding="utf-8")
     body = code.split("from typing import Any\n", 1)[1].strip()
@@ -44,16 +48,15 @@ def render(
     dispatch = (
         read_dispatch(Module.parse(file, patched), function, constant=True) if patched else None
     )
-    if dispatch is not None and not asks_for_mesh(dispatch.condition):
-        # Such a function is not asked without a full mesh: its communicator disables itself.
-        rule = replace(rule, condition=on_full_mesh(rule.condition))
+    meshed = dispatch is None or asks_for_mesh(dispatch.condition)
     about = [adapted.rule.words(), *comment.lines(adapted, provenance, engine.title)]
-    rows = [
-        f"    ({c.world_size}, {c.fully_connected}, {c.dtype!r}, {c.hidden_dim}, "
-        f"{{{', '.join(f'{count}: {one}' for count, one in c.decisions)}}}),"
-        for c in cases(rule)
-    ]
+    if gated is not None:
+        about = [gated.words(), f"elsewhere: {adapted.rule.words()}"]
+        about.append(comment.reproduce(provenance))
     settings = _overridden(dispatch) if dispatch is not None else []
+    hosts = _hosts(gated) if gated is not None else []
+    kinds = gated.kinds.items() if gated is not None else ()
+    by_gpu = [f"    {kind.name!r}: [\n{_rows(a.rule, meshed)}\n    ]," for kind, a in kinds]
     tests = [
         f"def test_decides_as_the_rule_at_tp{n}():\n"
         f"    wrong = differences({n})\n"
@@ -70,9 +73,13 @@ def render(
         inside=_inside(file, engine),
         source=source,
         stand_in=body,
-        rows="\n".join(rows),
+        rows=_rows(rule, meshed),
+        by_gpu="\n".join(by_gpu),
+        hosts="\n".join(hosts),
         settings="\n".join(f"    {row}," for row in settings),
-        tests="\n\n".join([*tests, *([_SETTINGS_TEST] if settings else [])]),
+        tests="\n\n".join(
+            [*tests, *([_HOSTS_TEST] if hosts else []), *([_SETTINGS_TEST] if settings else [])]
+        ),
     )
 
 
@@ -123,16 +130,16 @@ CASES = [
 ]
 
 
-def differences(world_size):
-    """Return the cases of a world size in which the function does not decide as the rule.
+def differences(world_size, host=None, cases=CASES):
+    """Return the cases of a world size, or of all, in which the function decides otherwise.
 
     A case that the function does not fuse has nothing to decide; some must be fused.
     """
     wrong = []
     for function in FUNCTIONS:
-        decide, decided = decider(source(), function), 0
-        for n, mesh, dtype, hidden, decisions in CASES:
-            for elements, one in decisions.items() if n == world_size else ():
+        decide, decided = decider(source(), function, host=host), 0
+        for n, mesh, dtype, hidden, decisions in cases:
+            for elements, one in decisions.items() if world_size in (n, None) else ():
                 try:
                     said = decide(n, dtype, hidden, elements, mesh)
                 except NotFusedError:
@@ -145,6 +152,31 @@ def differences(world_size):
                     )
         if not decided:
             wrong.append(f"{{function}}: fuses no case of TP{{world_size}}")
+    return wrong
+
+
+# {{kind of GPU: cases as above}}
+BY_GPU = {{
+{by_gpu}
+}}
+
+# {{GPUs of the host: (gfx_target_version, device_id and xGMI there, kind of GPU or None)}}
+HOSTS = {{
+{hosts}
+}}
+
+
+def differences_by_host():
+    """Return the cases in which the function does not decide as the rule for a host's GPUs.
+
+    All cases of a rule are tried on one host, those of bf16 on its others.
+    """
+    wrong, seen = [], set()
+    for name, (host, kind) in HOSTS.items():
+        cases = BY_GPU.get(kind, CASES)
+        cases = [c for c in cases if kind not in seen or (c[1] and c[2] == "bf16")]
+        seen.add(kind)
+        wrong += [f"{{name}}: {{line}}" for line in differences(None, host, cases)]
     return wrong
 
 
@@ -179,16 +211,45 @@ def overridden():
 {tests}
 
 if __name__ == "__main__":
-    failed = [line for n in ({sizes}) for line in differences(n)] + overridden()
+    failed = [line for n in ({sizes}) for line in differences(n)]
+    failed += differences_by_host() + overridden()
     print("\\n".join(failed) or f"{{len(CASES)}} groups of boundary cases: all as the rule")
     raise SystemExit(bool(failed))
 '''.replace("{sizes}", ", ".join(map(str, WORLD_SIZES)))
+
+
+_HOSTS_TEST = """def test_decides_as_the_rule_for_the_gpus_of_the_host():
+    wrong = differences_by_host()
+    assert not wrong, wrong[:5]
+"""
 
 
 _SETTINGS_TEST = """def test_settings_override_the_rule_as_before():
     wrong = overridden()
     assert not wrong, wrong[:5]
 """
+
+
+def _rows(rule: Rule, meshed: bool) -> str:
+    """Return a rule's boundary cases as lines of a list."""
+    if not meshed:
+        # Such a function is not asked without a full mesh: its communicator disables itself.
+        rule = replace(rule, condition=on_full_mesh(rule.condition))
+    return "\n".join(
+        f"    ({c.world_size}, {c.fully_connected}, {c.dtype!r}, {c.hidden_dim}, "
+        f"{{{', '.join(f'{count}: {one}' for count, one in c.decisions)}}}),"
+        for c in cases(rule)
+    )
+
+
+def _hosts(gated: Gated) -> list[str]:
+    """Return the hosts as entries of a dictionary, with the kind of GPU whose cases are theirs."""
+    kinds = {id(adapted): kind.name for kind, adapted in gated.kinds.items()}
+    return [
+        f"    {name!r}: (({host.version!r}, {host.device_id!r}, {host.xgmi}), "
+        f"{kinds.get(id(gated.at(host)))!r}),"
+        for name, host in gated.hosts.items()
+    ]
 
 
 def _overridden(dispatch: DispatchFunction) -> list[str]:

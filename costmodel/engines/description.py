@@ -7,15 +7,17 @@ patch is made, who else is concerned, what happens to batch invariance, and how 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..data.hosts import Kind
 from ..model.shape import SEPARATE_OPS, SPOKEN, TWO_STAGE, WORLD_SIZES
 from ..rules.adapt import Adapted
 from ..rules.algebra import parts_of
 from ..rules.condition import Compare, exact_size
 from ..rules.evidence import Provenance
 from ..rules.rule import Rule
+from .by_arch import Gated
 from .consumers import Consumer
 from .kernel_version import RunningKernel
 from .overrides import Override
@@ -51,6 +53,7 @@ def notes(
     concerned: list[Consumer],
     copies: Collection[str],
     against_separate: Callable[[], Rule | None],
+    elsewhere: Sequence[str] = (),
 ) -> list[Note]:
     """Return the notes of a patch, in the order in which they are read.
 
@@ -67,9 +70,60 @@ def notes(
     said += [_measured(adapted, provenance)]
     said += [_override(one, adapted) for one in overrides]
     said += one_gpu(engine, provenance)
+    said += [Note(text, text) for text in elsewhere]
     said += _concerned(concerned, copies, adapted, against_separate)
     said += [batch_invariance(adapted)]
     said += [Note("to check on your machine:", command=check(adapted, provenance))]
+    return said
+
+
+def notes_by_host(
+    gated: Gated,
+    provenances: Mapping[Kind, Provenance],
+    engine: str,
+    *,
+    running: RunningKernel,
+    overrides: tuple[Override, ...],
+    concerned: list[Consumer],
+    losses: Callable[[Gated], list[str]],
+) -> list[Note]:
+    """Return the notes of a patch with rules for several kinds of GPU.
+
+    ``losses`` gives, in words, what a rule loses on GPUs of its kind that it was not made for.
+    """
+    kinds = gated.kinds
+    made = f"made for {running.words()}; the patched rule may run on {gated.elsewhere.releases()}"
+    names = " and ".join(kind.name for kind in kinds)
+    gate = (
+        f"the cutoffs for {names} hold on hosts whose GPUs are all of that kind and each have an "
+        f"xGMI link, by the topology of amdkfd; every other host keeps {engine}'s own: one without "
+        "that topology, one of different GPUs, GPUs over PCIe (MI350P is gfx950)"
+    )
+    short = f"by GPU: {names}, over xGMI alone; elsewhere {engine}'s own cutoffs stay"
+    said = [Note(made, made), Note(gate, short)]
+    told = dict.fromkeys(n for a in kinds.values() for n in a.notes(engine))
+    said += [Note(n, n) for n in told]
+    if gated.elsewhere.limits:
+        joined = ", ".join(f.words() for f in gated.elsewhere.limits)
+        text = f"{running.limits_words()} join the rule everywhere: {joined}"
+        said.append(Note(text, text))
+    if gated.elsewhere.rule.otherwise == TWO_STAGE:
+        said.append(_two_stage_limits(gated.elsewhere))
+    for kind, adapted in kinds.items():
+        said.append(Note(f"{kind.name}: {_measured(adapted, provenances[kind]).text}"))
+    said += [Note(text, text) for text in losses(gated)]
+    said += [_override(one, gated.elsewhere) for one in overrides]
+    # Who asks the patched rule gets the same cutoffs, those of its host.
+    said += _concerned(concerned, gated.elsewhere, lambda: None, f"by GPU: {gated.words()}")
+    changing = [a for a in (*kinds.values(), gated.elsewhere) if batch_invariance(a).short]
+    said += [batch_invariance((changing or [gated.elsewhere])[0])]
+    for kind, adapted in kinds.items():
+        said.append(
+            Note(
+                f"to check on your machine, {kind.name}:",
+                command=check(adapted, provenances[kind]),
+            )
+        )
     return said
 
 
@@ -178,10 +232,12 @@ def _concerned(
     copies: Collection[str],
     adapted: Adapted,
     against_separate: Callable[[], Rule | None],
+    cutoffs: str = "",
 ) -> list[Note]:
     """Say who else is concerned, what each runs where 1-stage does not, and by which cutoffs."""
     asks = sum(one.asks for one in found)
     alike = sum(one.function in copies for one in found)
+    said = cutoffs or _cutoffs(adapted.rule)
     out = []
     if found:
         counts = [
@@ -202,7 +258,7 @@ def _concerned(
             out.append(Note(f"{text}, else {SPOKEN[one.otherwise]}"))
             continue
         first = f"{one.before} where that is on, else " if one.before else ""
-        text = f"patched with it, {one.op}: {one.place}: {_cutoffs(adapted.rule)}, else {first}"
+        text = f"patched with it, {one.op}: {one.place}: {said}, else {first}"
         text += SPOKEN[one.otherwise]
         if one.otherwise == SEPARATE_OPS != adapted.rule.otherwise:
             text += f". The cutoffs are against 2-stage; {_separately(against_separate())}"

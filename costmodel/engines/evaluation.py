@@ -14,9 +14,11 @@ from collections.abc import Mapping as Settings
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from ..data.hosts import Host
 from ..errors import InputError
 from ..rules.algebra import all_of, any_of
 from ..rules.condition import Always, Condition, OnFullMesh
+from .host_gate import is_asked, table_for
 from .module import Module, constant_of, instance_values
 from .symbols import (
     BYTES,
@@ -96,9 +98,9 @@ class Evaluator:
     """Evaluates expressions at one world size, and keeps what it saw on the way.
 
     ``settings`` are variables and attributes that are set, by name; ``asked`` those that were asked
-    for, with the line. ``assumed`` are conditions that could not be read and are taken as met, and
-    where they stand. ``live`` is the part of an expression that counts, ``missing`` counts
-    variables whose absence raises.
+    for, with the line; ``host`` is what the engine runs on. ``assumed`` are conditions that could
+    not be read and are taken as met, and where they stand. ``live`` is the part of an expression
+    that counts, ``missing`` counts variables whose absence raises.
     """
 
     module: Module
@@ -106,6 +108,7 @@ class Evaluator:
     world_size: int
     depth: int = 0
     settings: Settings[str, str] = field(default_factory=dict)
+    host: Host | None = None
     scope: Scope = field(default_factory=dict)
     asked: dict[str, int] = field(default_factory=dict)
     assumed: list[tuple[ast.expr, str]] = field(default_factory=list)
@@ -177,7 +180,7 @@ class Evaluator:
         """Return an evaluator of the same module in which no local name is known."""
         return type(self)(
             self.module, self.owner, self.world_size, self.depth + deeper, self.settings,
-            nesting=self.nesting, steps_taken=self.steps_taken,
+            host=self.host, nesting=self.nesting, steps_taken=self.steps_taken,
         )  # fmt: skip
 
     def heard(self, inner: Evaluator) -> None:
@@ -384,6 +387,9 @@ class Evaluator:
             return arguments[0] if isinstance(arguments[0], Items) else None
         if "world_size" in name:
             return self._known_name("world_size", node)
+        if is_asked(node):
+            table = table_for(self.module, self.host)
+            return Mapping(()) if table is None else self.value(table)
         return self.follow(node)
 
     def _method(

@@ -251,7 +251,7 @@ class SymbolicRun(Evaluator):
         """Return a run of the same module in which no local name is known."""
         return SymbolicRun(
             self.module, self.owner, self.world_size, self.depth + deeper, self.settings,
-            nesting=self.nesting, steps_taken=self.steps_taken,
+            host=self.host, nesting=self.nesting, steps_taken=self.steps_taken,
         )  # fmt: skip
 
 

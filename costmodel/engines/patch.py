@@ -21,6 +21,7 @@ from ..rules.evidence import Provenance
 from ..rules.outside import writable
 from ..rules.rule import Rule
 from . import applied, comment, description, diff, remarks, templates
+from .by_arch import Gated
 from .call_sites import ServingEngine
 from .consumers import Consumer, consumers
 from .kernel_version import RunningKernel, asked_for
@@ -37,7 +38,8 @@ class Emitted:
 
     ``adapted`` is the rule as it will be in force; ``file`` and ``function`` say where it stands,
     relative to the tree for a diff; ``patched`` is the whole file after the change, ``copies`` are
-    functions of the file that held the same rule and are changed alike.
+    functions of the file that held the same rule and are changed alike. ``gated`` holds the rules
+    by kind of GPU where the patch has several; ``adapted`` is then the one elsewhere.
     """
 
     text: str
@@ -47,6 +49,7 @@ class Emitted:
     patched: str
     notes: tuple[str, ...]
     copies: tuple[str, ...] = ()
+    gated: Gated | None = None
 
 
 class _Original(Tree):
@@ -77,16 +80,18 @@ def patch(
     *,
     running: RunningKernel | None = None,
     against_separate: Callable[[], Rule | None] = lambda: None,
+    elsewhere: Callable[[], list[str]] = list,
 ) -> Emitted:
     """Return the unified diff that puts ``rule`` into an engine's tree.
 
     ``running`` says which AITER the tree runs and how that is known, ``against_separate`` what
-    would be recommended where separate ops are the alternative. The changed source is read back
+    would be recommended where separate ops are the alternative, ``elsewhere`` in words what the
+    rule loses on GPUs that it is not made for. The changed source is read back
     and must decide as the rule does on every boundary. Raises :class:`NotRecognisedError`, naming
     what was looked for, when the tree's function is of a shape that cannot be changed safely.
     """
     running = running or asked_for(kernel.version)
-    module, dispatch = find_dispatch(_unpatched(tree, rule.op), rule.op)
+    module, dispatch = find_dispatch(unpatched(tree, rule.op), rule.op)
     applied.check_marked(module.text, module.name)
     writable(module.name, "a file of the tree")
     writable(tree.version, "the tree's version")
@@ -110,6 +115,7 @@ def patch(
         concerned=concerned,
         copies={one.name for one in copies},
         against_separate=against_separate,
+        elsewhere=elsewhere(),
     )
     head = [
         f"{tree.engine.title} {tree.version}: {adapted.rule.words()}".replace(" :", ":"),
@@ -186,7 +192,8 @@ def snippet(engine: ServingEngine, rule: Rule, provenance: Provenance, kernel: K
     return Emitted(text, adapted, site.file, site.function, patched, tuple(notes))
 
 
-def _unpatched(tree: Tree, op: str) -> Tree:
+def unpatched(tree: Tree, op: str) -> Tree:
+    """Return a tree as it was before costmodel's patch of an op, if one is applied."""
     original = _Original(tree.path, tree.engine, tree.inside, tree.kind, tree.version)
     object.__setattr__(original, "op", op)
     return original
@@ -244,7 +251,7 @@ def _check(
 ) -> None:
     """Raise :class:`NotRecognisedError` where a changed function is not what was meant."""
     looked = f"{module.name}:{dispatch.node.lineno}: {dispatch.name}: not recognised: "
-    different = _difference(adapted, dispatch.condition, after.condition)
+    different = difference(adapted, dispatch.condition, after.condition)
     if different is not None:
         raise NotRecognisedError(
             f"{looked}the changed source would decide otherwise at {different}"
@@ -259,10 +266,10 @@ def _check(
 def _in_force(module: Module, dispatch: DispatchFunction, adapted: Adapted) -> bool:
     """Tell whether a source decides as the rule already."""
     there = read_dispatch(module, dispatch.name, constant=True, settings=False)
-    return _difference(adapted, dispatch.condition, there.condition) is None
+    return difference(adapted, dispatch.condition, there.condition) is None
 
 
-def _difference(adapted: Adapted, asked: Condition, got: Condition) -> str | None:
+def difference(adapted: Adapted, asked: Condition, got: Condition) -> str | None:
     """Return where a source decides otherwise than the rule, in words, or None."""
     wanted = adapted.rule.condition
     if not asks_for_mesh(asked):

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ..data.hosts import Host
 from ..errors import InputError
 from ..model.shape import FUSED, WORLD_SIZES
 from ..rules.algebra import by_world_size, parts_of
@@ -71,8 +72,8 @@ class DispatchFunction:
         return min(sized, default=self.node.lineno)
 
 
-def find_dispatch(tree: Tree, op: str) -> tuple[Module, DispatchFunction]:
-    """Return the function of a tree that chooses for an op, read.
+def find_dispatch(tree: Tree, op: str, host: Host | None = None) -> tuple[Module, DispatchFunction]:
+    """Return the function of a tree that chooses for an op, read as on a host.
 
     Looks at the known call sites first, then at every function of the package whose name or call
     says 1-stage. Raises :class:`NotRecognisedError` naming the call sites.
@@ -91,7 +92,7 @@ def find_dispatch(tree: Tree, op: str) -> tuple[Module, DispatchFunction]:
             continue
         try:
             module = Module.parse(name, text)
-            return module, read_dispatch(module, site.function)
+            return module, read_dispatch(module, site.function, host=host)
         except NoChoiceError as error:
             reasons.append(str(error))
     moved = _moved(tree, sites[0]) if op == FUSED else None
@@ -134,11 +135,13 @@ def read_dispatch(
     predicate: bool = False,
     constant: bool = False,
     settings: bool = True,
+    host: Host | None = None,
 ) -> DispatchFunction:
     """Read the rule of one function; ``predicate`` takes what it returns for the decision.
 
     ``constant`` takes a function that always decides alike: that is what some rules become. Without
-    ``settings`` no override is looked for, which is most of the work.
+    ``settings`` no override is looked for, which is most of the work. ``host`` is what the engine
+    runs on, where the rule asks for that.
 
     Raises :class:`NoChoiceError` when the function does not exist or makes no choice of its own,
     with what was looked for.
@@ -149,7 +152,7 @@ def read_dispatch(
     node, owner = target
     looked = f"{module.name}:{node.lineno}: {qualified}"
     try:
-        runs = _followed(module, node, owner, predicate, {})
+        runs = _followed(module, node, owner, predicate, {}, host)
         per_size = {run.world_size: run.rule(node, looked) for run in runs}
         condition = by_world_size(per_size)
         sized = any(_sized(c) for c in per_size.values()) or len(set(per_size.values())) > 1
@@ -160,7 +163,7 @@ def read_dispatch(
         overriding: list[Comparison] = []
 
         def read(settings: Mapping[str, str]) -> dict[int, Condition] | None:
-            again = _followed(module, node, owner, predicate, settings)
+            again = _followed(module, node, owner, predicate, settings, host)
             try:
                 found = {run.world_size: run.rule(node, looked) for run in again}
             except NoChoiceError:
@@ -212,11 +215,12 @@ def _followed(
     owner: ast.ClassDef | None,
     predicate: bool,
     settings: Mapping[str, str],
+    host: Host | None,
 ) -> list[SymbolicRun]:
     """Follow a function once per world size with settings set."""
     runs = []
     for n in WORLD_SIZES:
-        run = SymbolicRun(module, owner, n, settings=settings, predicate=predicate)
+        run = SymbolicRun(module, owner, n, settings=settings, host=host, predicate=predicate)
         run.function(node)
         runs.append(run)
     return runs

@@ -127,16 +127,18 @@ def edits(
     adapted: Adapted,
     taken: list[Edit],
     alike: Collection[str] = (),
+    said: str = "",
 ) -> list[Edit]:
     """Return the edits of the comments and docstrings that ``taken``, the rule's, makes untrue.
 
     ``alike`` names functions that are changed alike: what they say of each other stays true.
+    ``said`` is the rule as a docstring is to say it, where that is not ``adapted``'s alone.
     """
     change = _Change.of(dispatch, adapted)
     function = dispatch.node
     chooses = dispatch.returns or bool(_STAGE.search(function.name))
     at_choice = change.about_the_choice
-    said = f"{adapted.rule.words()}."
+    said = said or f"{adapted.rule.words()}."
     out = []
     for block in _blocks(module.text, function):
         attached = chooses or _is_attached(block, function, taken)

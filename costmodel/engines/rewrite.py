@@ -46,19 +46,24 @@ def edits(
     wanted, there = adapted.rule.condition, dispatch.condition
     if all(set(factors(wanted.at(n))) == set(factors(there.at(n))) for n in WORLD_SIZES):
         return []
-    rewrite = _Rewrite(module, dispatch, adapted, comment)
-    leaves = rewrite.leaves()
-    made = rewrite.change_leaves(leaves) if leaves else rewrite.change_assignment()
-    return [*made, *rewrite.of_default]
+    return Rewrite(module, dispatch, adapted, comment).made()
 
 
 @dataclass
-class _Rewrite:
+class Rewrite:
+    """The changing of one function; :mod:`.by_arch` writes other cutoffs in the same places."""
+
     module: Module
     dispatch: DispatchFunction
     adapted: Adapted
     comment: list[str]
     of_default: list[Edit] = field(default_factory=list)
+
+    def made(self) -> list[Edit]:
+        """Return the edits of the function."""
+        leaves = self.leaves()
+        made = self.change_leaves(leaves) if leaves else self.change_assignment()
+        return [*made, *self.of_default]
 
     def fail(self, sought: str) -> NotRecognisedError:
         """Return the error for a function in which something was not found."""
@@ -273,7 +278,7 @@ class _Rewrite:
         """
         op, replaceable = self._op(), self._limit_settings()
         kept = {
-            n: all_of(*(_with(op, f) for f in _plain(self.adapted.rule.condition.at(n))))
+            n: all_of(*(with_op(op, f) for f in plain(self.adapted.rule.condition.at(n))))
             for n in WORLD_SIZES
         }
         if replaceable:
@@ -369,9 +374,22 @@ class _Rewrite:
 
         Where that is too long for its line, it is a statement before, and its name.
         """
-        cutoffs, _ = self._joined_rule()
         old = ast.get_source_segment(self.module.text, default.node)
-        if cutoffs is None or old is None:
+        if old is None:
+            raise self.fail("the limit that holds with no setting set")
+        table, arguments = f"{self._default_table(default)}.get", f"{names.world_size}, {old}"
+        line = self.module.text.split("\n")[default.node.lineno - 1].encode()
+        around = line[: default.node.col_offset] + line[default.node.end_col_offset :]
+        whole = f"{table}({arguments})"
+        if default.node.end_lineno == default.node.lineno and len(around.decode() + whole) <= WIDTH:
+            return [], whole
+        name, indent = self._limit_name(), default.statement.col_offset
+        return call(f"{'':{indent}}{name} = {table}", arguments, indent), name
+
+    def _default_table(self, default: Default) -> str:
+        """Return the cutoffs by world size in the unit of the default."""
+        cutoffs, _ = self._joined_rule()
+        if cutoffs is None:
             raise self.fail("the limit that holds with no setting set")
         unlimited = "2**60" if default.whole else 'float("inf")'
         entries = []
@@ -381,15 +399,7 @@ class _Rewrite:
                 raise self.fail(f"a limit of {cutoff} bytes in its unit of {default.scale} bytes")
             if n not in self.adapted.unclaimed:
                 entries.append(f"{n}: {unlimited if own is None else size(int(own))}")
-        table, arguments = f"{{{', '.join(entries)}}}.get", f"{names.world_size}, {old}"
-        line = self.module.text.split("\n")[default.node.lineno - 1].encode()
-        around = line[: default.node.col_offset] + line[default.node.end_col_offset :]
-        whole = f"{table}({arguments})"
-        if default.node.end_lineno == default.node.lineno and len(around.decode() + whole) <= WIDTH:
-            return [], whole
-        name = self._limit_name() if default.scale == 1 else self._free_name("limit", "limit_")
-        indent = default.statement.col_offset
-        return call(f"{'':{indent}}{name} = {table}", arguments, indent), name
+        return f"{{{', '.join(entries)}}}"
 
     def _limits(self, cutoffs: Bytes, names: SourceNames, indent: int, env: list[str]) -> list[str]:
         """Return ``max_bytes = {4: ..., 8: ...}.get(world_size, <what stood there>)``."""
@@ -496,7 +506,7 @@ def _joined(condition: Condition, names: SourceNames) -> str:
     return text if is_simple(condition) else f"({text})"
 
 
-def _with(op: str, condition: Condition) -> Condition:
+def with_op(op: str, condition: Condition) -> Condition:
     """Return a byte comparison written with ``op``; bytes are whole, so < x is <= x - 1."""
     if condition != byte_limit(condition) or not isinstance(condition, Compare):
         return condition
@@ -504,7 +514,8 @@ def _with(op: str, condition: Condition) -> Condition:
     return Compare("bytes", op, condition.value + shift)
 
 
-def _plain(condition: Condition) -> list[Condition]:
+def plain(condition: Condition) -> list[Condition]:
+    """Return the factors of a condition that do not ask for a mesh."""
     return [f for f in factors(condition) if not asks_for_mesh(f)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..data.hosts import host_of
 from ..decide.regret import Estimate
 from ..model.shape import FUSED
 from ..rules.boundary import first_difference
@@ -54,13 +55,14 @@ def rule_changes(old: Tree, new: Tree, decision: Decision | None = None) -> tupl
     ``decision`` judges those of its op by its arms. The trees are of one engine. Raises
     :class:`InputError` as :func:`.read_installed` does.
     """
-    before, after = ({one.rule.op: one for one in read_installed(t)} for t in (old, new))
+    host = host_of(decision.setting.gpu, decision.setting.arch) if decision is not None else None
+    before, after = ({one.rule.op: one for one in read_installed(t, host=host)} for t in (old, new))
     out = []
     for op in dict.fromkeys((FUSED, *before, *after)):
         was, now = before.get(op), after.get(op)
         where, loses = None, {}
         if was is not None and now is not None:
-            where = first_difference(was.rule, now.rule)
+            where = first_difference(was.rule, now.rule) or _by_gpu(was, now)
             if decision is not None and decision.setting.op == op:
                 loses = {
                     c.world_size: c.arms.score(was.rule, now.rule).saved_pct
@@ -68,3 +70,12 @@ def rule_changes(old: Tree, new: Tree, decision: Decision | None = None) -> tupl
                 }
         out.append(RuleShift(op, was, now, where, loses))
     return tuple(out)
+
+
+def _by_gpu(was: InstalledRule, now: InstalledRule) -> str | None:
+    """Return the first call that two rules decide otherwise on GPUs that either has rules for."""
+    for name in dict.fromkeys((*was.by_gpu, *now.by_gpu)):
+        where = first_difference(was.by_gpu.get(name, was.rule), now.by_gpu.get(name, now.rule))
+        if where is not None:
+            return f"{name}, {where}"
+    return None

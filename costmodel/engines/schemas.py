@@ -25,8 +25,20 @@ class SettingRecord(TypedDict):
     unit: str
 
 
+class OfGpuRecord(TypedDict):
+    """The rule that an engine has for one arch, or for one product (``gpu``), over xGMI."""
+
+    gpu: str
+    words: str
+    condition: ConditionRecord
+
+
 class InstalledRecord(TypedDict):
-    """A rule as it stands in a source."""
+    """A rule as it stands in a source.
+
+    ``by_gpu`` are those for kinds of GPU of their own, [] where there are none; the other fields
+    are of the GPU that was asked about, or of a host that is none of them.
+    """
 
     file: str
     line: int
@@ -40,6 +52,7 @@ class InstalledRecord(TypedDict):
     findings: list[MismatchRecord]
     op: str
     condition: ConditionRecord
+    by_gpu: list[OfGpuRecord]
 
 
 class PlaceRecord(TypedDict):

@@ -180,6 +180,30 @@ class FakeTensor:
         return Anything(f"tensor.{name}")
 
 
+class Nodes:
+    """A path into the topology that amdkfd shows of a host: a CPU, and two GPUs of one kind."""
+
+    def __init__(self, host: tuple[str, str, bool] | None, file: str = "") -> None:
+        self._host, self._file = host, file
+
+    def glob(self, pattern: str) -> list[Nodes]:
+        if not self._file:
+            return [Nodes(self._host, kind) for kind in ("cpu", "gpu", "gpu")] if self._host else []
+        return [self / "link 0", self / "link 1"]
+
+    def __truediv__(self, name: str) -> Nodes:
+        return Nodes(self._host, f"{self._file} {name}")
+
+    def read_text(self, *args: Any, **kwargs: Any) -> str:
+        version, device_id, xgmi = self._host or ("0", "0", False)
+        on_gpu = self._file.startswith("gpu")
+        if "link" in self._file:
+            return f"type {11 if xgmi and on_gpu and '1' in self._file else 2}\nnode_to 1\n"
+        if not on_gpu:
+            return "simd_count 0\ngfx_target_version 0\ndevice_id 0\n"
+        return f"simd_count 4\ngfx_target_version {version}\ndevice_id {device_id}\n"
+
+
 class Communicator:
     """The custom all-reduce object that engines hold under several names."""
 
@@ -275,11 +299,14 @@ def decider(
     qualified: str,
     environ: Mapping[str, str] | None = None,
     attributes: Mapping[str, Any] | None = None,
+    host: tuple[str, str, bool] | None = None,
 ) -> Callable[..., bool]:
     """Return ``decide(world_size, dtype, hidden_dim, elements, fully_connected=True) -> bool``.
 
     ``text`` is the source of the file, ``qualified`` the function in it (``Class.method``);
     ``environ`` are the environment variables that are set, ``attributes`` those of the class.
+    ``host`` holds ``gfx_target_version``, ``device_id`` and whether there is xGMI; None is a host
+    without a topology of amdkfd.
     """
     tree = ast.parse(text)
     *outer, name = qualified.split(".")
@@ -294,7 +321,7 @@ def decider(
 
     def prepare(world_size: int, fully_connected: bool) -> Callable[[FakeTensor], Any]:
         ranks = Communicator(world_size, fully_connected)
-        names = _Names(tree, ranks, dict(environ or {}))
+        names = _Names(tree, ranks, dict(environ or {}), host)
         exec(code, names)
         before = [] if owner is None else [_instance(owner, ranks, names, attributes or {})]
         plain = bare.args.posonlyargs + bare.args.args
@@ -436,7 +463,13 @@ def _constant(node: ast.expr, names: dict[str, Any]) -> Any:
 class _Names(dict):  # type: ignore[type-arg]
     """The globals of the function: what its module defines plainly, stand-ins for the rest."""
 
-    def __init__(self, tree: ast.Module, ranks: Communicator, environ: dict[str, str]) -> None:
+    def __init__(
+        self,
+        tree: ast.Module,
+        ranks: Communicator,
+        environ: dict[str, str],
+        host: tuple[str, str, bool] | None,
+    ) -> None:
         wrapper = SimpleNamespace(
             aiter_ca=ranks,
             disabled=False,
@@ -450,6 +483,7 @@ class _Names(dict):  # type: ignore[type-arg]
             "os.environ": environ,
             "os.getenv": environ.get,
             "envs": Variables(environ),
+            "pathlib.Path": lambda path: Nodes(host),
         }
         super().__init__(
             known,

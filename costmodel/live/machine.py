@@ -22,15 +22,11 @@ from .. import __version__
 from ..data.hardware import GPUS
 from ..data.kernels import LATEST, parse_version
 from ..errors import InputError
+from .kfd import NODES, xgmi_pairs
+from .kfd import gpus as kfd_gpus
 
 #: What a check can end with: there and usable; not there; there, but not what is needed; a remark.
 OK, MISSING, WRONG, NOTE = "ok", "missing", "wrong", "note"
-
-#: Where the amdkfd driver describes GPUs and links (drivers/gpu/drm/amd/amdkfd/kfd_topology.c).
-KFD = Path("/sys/class/kfd/kfd/topology/nodes")
-
-#: ``type`` of an xGMI link there (``CRAT_IOLINK_TYPE_XGMI`` in amdkfd/kfd_crat.h).
-XGMI = "11"
 
 #: What this project may be installed as; on PyPI the first name is another project's.
 DISTRIBUTIONS = ("costmodel", "xgmi-costmodel")
@@ -130,7 +126,7 @@ def abilities(checks: Sequence[Check]) -> tuple[Ability, ...]:
     )
 
 
-def look(kfd: Path = KFD, path: Sequence[str] | None = None) -> tuple[Check, ...]:
+def look(kfd: Path = NODES, path: Sequence[str] | None = None) -> tuple[Check, ...]:
     """Look at everything; ``path`` is where packages are sought (default: ``sys.path``)."""
     where = list(sys.path if path is None else path)
     torch = _torch(where)
@@ -245,7 +241,7 @@ def _aiter(path: Sequence[str]) -> Check:
 
 def _gpus(torch: Check, kfd: Path) -> Check:
     """Return the GPUs that torch sees, else those that a driver names."""
-    gpus = torch.details.get("gpus") or _kfd_gpus(kfd) or _nvidia_gpus()
+    gpus = torch.details.get("gpus") or _driver_gpus(kfd) or _nvidia_gpus()
     if not gpus:
         return Check("GPUs", MISSING, "none seen", "predicting needs none; measuring does")
     names = [g["name"] or g["arch"] for g in gpus]
@@ -265,7 +261,7 @@ def _links(torch: Check, kfd: Path) -> Check:
     """Return how the GPUs are joined: xGMI as amdkfd says, NVLink as nvidia-smi says."""
     peers = {(i, k) for i, k in torch.details.get("peers", [])}
     for kind, joined, count in (
-        ("xGMI", _xgmi_pairs(kfd), len(_kfd_nodes(kfd))),
+        ("xGMI", xgmi_pairs(kfd), len(kfd_gpus(kfd))),
         ("NVLink", _nvlink_pairs(), len(_nvidia_gpus())),
         ("peer access", peers, len(torch.details.get("gpus", []))),
     ):
@@ -281,43 +277,9 @@ def _links(torch: Check, kfd: Path) -> Check:
     return Check("links", NOTE, "none seen between GPUs")
 
 
-def _kfd_gpus(kfd: Path) -> list[dict[str, str]]:
-    return [{"name": "", "arch": arch} for arch in _kfd_nodes(kfd).values()]
-
-
-def _kfd_nodes(kfd: Path) -> dict[str, str]:
-    """Return the arch of each GPU by its KFD node; CPUs have no SIMDs."""
-    nodes = {}
-    for node in sorted(kfd.glob("*"), key=lambda p: (len(p.name), p.name)):
-        properties = _properties(node / "properties")
-        version = properties.get("gfx_target_version", "")
-        if properties.get("simd_count", "0") != "0" and version.isdecimal() and int(version):
-            # 90402 is gfx942: major, minor and stepping, two decimal digits each but the first.
-            major, rest = divmod(int(version), 10000)
-            nodes[node.name] = f"gfx{major}{rest // 100:x}{rest % 100:x}"
-    return nodes
-
-
-def _xgmi_pairs(kfd: Path) -> set[tuple[int, int]]:
-    """Return the pairs of GPUs, numbered in the order of their nodes, that an xGMI link joins."""
-    number = {node: i for i, node in enumerate(_kfd_nodes(kfd))}
-    pairs = set()
-    for node, here in number.items():
-        for link in kfd.glob(f"{node}/*_links/*/properties"):
-            properties = _properties(link)
-            there = number.get(properties.get("node_to", ""))
-            if properties.get("type") == XGMI and there is not None and there != here:
-                pairs.add((min(here, there), max(here, there)))
-    return pairs
-
-
-def _properties(path: Path) -> dict[str, str]:
-    """Return the ``name value`` lines of a KFD properties file, {} where it cannot be read."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return {}
-    return dict(line.split(maxsplit=1) for line in lines if len(line.split()) == 2)
+def _driver_gpus(kfd: Path) -> list[dict[str, str]]:
+    """Return the GPUs that amdkfd names, with the product of those whose PCI id is known."""
+    return [{"name": g.card.gpu if g.card else "", "arch": g.arch} for g in kfd_gpus(kfd)]
 
 
 def _nvidia_gpus() -> list[dict[str, str]]:

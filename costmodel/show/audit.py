@@ -18,6 +18,7 @@ def text(one: Audit, hidden_dims: Sequence[int], dtype: str, calls: FusedCalls |
         lines.append(installed.statement())
         if installed.moved:
             lines.append("  not where the known releases keep it: make sure that it is in force")
+        lines += [f"  on {name} over xGMI: {own.words()}" for name, own in installed.by_gpu.items()]
         if installed.known_as:
             lines.append(f"  the same as rule '{installed.known_as}'")
         lines += [f"  {installed.file}:{o.line}: {o.words()}" for o in installed.overrides]

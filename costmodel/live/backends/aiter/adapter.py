@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ....data.cards import XGMI
 from ....data.kernels import Kernel, of_row
 from ....errors import InputError
 from ....model.shape import ONE_STAGE, TWO_STAGE
 from ....units import PACK_BYTES, element_bytes
+from ... import kfd
 from ..base import AUTO, EPSILON, GRAPH, SEPARATE_ARM, TIMINGS, Backend, LiveShape, Outputs, Timed
 from ..reference import Operands, fused_reference, operands, out_of_memory
 from .device import Device
@@ -40,7 +42,7 @@ class AiterBackend(Backend):
 
     name = "aiter"
     kernel_family = "aiter"
-    interconnect = "xgmi"
+    interconnect = XGMI
     timings = TIMINGS
     launch = "torchrun"
 
@@ -63,6 +65,8 @@ class AiterBackend(Backend):
         self.kernel_version = f"aiter {aiter.version}".rstrip()
         if aiter.standin:
             self.genuine, self.interconnect, self.kernel_family = False, "standin", "aiter-standin"
+        else:
+            self.interconnect = kfd.interconnect() or XGMI
         self._device: Device = aiter.device
         if self._device.count() < self.world_size:
             raise InputError(

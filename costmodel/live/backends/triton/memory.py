@@ -6,7 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+from ....data.cards import XGMI
 from ....errors import InputError
+from ... import kfd
 
 
 class Region(NamedTuple):
@@ -92,7 +94,8 @@ class SymmetricMemory:
             )
         torch.cuda.set_device(local_rank)
         dist.init_process_group("cpu:gloo,cuda:nccl")
-        self.interconnect = "xgmi" if torch.version.hip else "nvlink"
+        hip = torch.version.hip
+        self.interconnect = (kfd.interconnect() or XGMI) if hip else "nvlink"
         self.local_ranks = (dist.get_rank(),)
         self._processes = world_size
 

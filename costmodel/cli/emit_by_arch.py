@@ -1,0 +1,145 @@
+"""``costmodel emit`` with a list of archs or GPUs: one patch with the rule of each."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..data.hosts import Kind
+from ..errors import InputError
+from ..rules import ENGINES
+from ..rules.by_arch import ByArch
+from . import question
+
+if TYPE_CHECKING:
+    from ..engines.by_arch import Gated
+    from ..engines.kernel_version import RunningKernel
+    from ..engines.source import Tree
+    from ..rules.evidence import Provenance
+    from ..rules.rule import Rule
+
+#: By kind of GPU: the rule, where it comes from, and the decision behind it.
+Made = Mapping[Kind, "tuple[Rule, Provenance, Any]"]
+
+
+def check(wanted: str, rule_name: str | None, source: str | None) -> None:
+    """Raise :class:`InputError` where the rules of several GPUs cannot be written."""
+    if rule_name:
+        raise InputError("a rule that is named is one for every GPU; leave --arch and --gpu out")
+    if wanted not in (*ENGINES, "table"):
+        raise InputError(
+            f"--for {wanted} holds the rule of one arch; ask for them one by one, or give --for "
+            f"{', '.join(ENGINES)} a --source"
+        )
+    if wanted in ENGINES and source is None:
+        raise InputError(
+            "rules for several GPUs stand in a function of their own, which a snippet has no place "
+            "for; give --source"
+        )
+
+
+def write(
+    wanted: str,
+    made: Made,
+    running: RunningKernel,
+    tree: Tree | None,
+    source: str | None,
+    out: str | None,
+    tests_file: str | None,
+    asked: question.Asked,
+) -> tuple[str, ...]:
+    """Write the patch and its tests, or the tables; return what to tell.
+
+    The options are those that :func:`check` lets pass.
+    """
+    if wanted == "table":
+        _put(out, _tables(made, running, asked))
+        return ()
+    assert tree is not None, "check() asks for a source"
+    return _patch(wanted, made, running, tree, source, out, tests_file, asked)
+
+
+def _patch(
+    wanted: str,
+    made: Made,
+    running: RunningKernel,
+    tree: Tree,
+    source: str | None,
+    out: str | None,
+    tests_file: str | None,
+    asked: question.Asked,
+) -> tuple[str, ...]:
+    from ..engines import boundary_tests
+    from ..engines.call_sites import serving_engine
+    from ..engines.patch_by_arch import patch
+
+    rules = ByArch(tuple((kind, rule) for kind, (rule, _, _) in made.items()))
+    provenances = {kind: provenance for kind, (_, provenance, _) in made.items()}
+
+    def losses(gated: Gated) -> list[str]:
+        return _on_other_cards(made, asked)
+
+    emitted = patch(tree, rules, provenances, running.kernel, running=running, losses=losses)
+    if not emitted.text:
+        return emitted.notes
+    tests = ""
+    if tests_file:
+        root = source if source and Path(source).is_dir() else ""
+        tests = boundary_tests.render(
+            emitted.adapted, next(iter(provenances.values())), serving_engine(wanted),
+            emitted.file, emitted.function, root or "", emitted.patched, emitted.gated,
+        )  # fmt: skip
+    _put(out, emitted.text)
+    if tests_file:
+        _put(tests_file, tests)
+    return emitted.notes
+
+
+def _on_other_cards(made: Made, asked: question.Asked) -> list[str]:
+    """Return what each arch's rule loses on the cards of that arch that it was not made for."""
+    from ..decide import elsewhere
+    from ..decide.decision import Decision
+
+    said = []
+    for kind, (rule, _, found) in made.items():
+        if kind.gpu or not isinstance(found, Decision):
+            continue
+        setting = found.setting
+        gpus = elsewhere.other_cards(setting.gpu, setting.arch)
+        workload = question.workload_of(dict(asked))
+        tp = tuple(c.world_size for c in found.cutoffs)
+        said += [
+            f"{kind.name}'s rule is calibrated for {setting.gpu}: {one.words()}"
+            for one in elsewhere.elsewhere(rule, setting, gpus, workload, tp)
+        ]
+    return [*said, "--gpu with a list of GPUs tells cards apart by PCI id"] if said else []
+
+
+def _tables(made: Made, running: RunningKernel, asked: question.Asked) -> str:
+    from ..show.rule import HIDDEN_DIMS, rule_table
+    from . import options
+
+    hidden = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
+    return "\n".join(
+        f"{kind.name}\n"
+        + rule_table(
+            rule,
+            provenance,
+            dtype=question.dtype_of(dict(asked)),
+            aiter_version=running.kernel.version,
+            hidden_dims=hidden or HIDDEN_DIMS,
+        )
+        for kind, (rule, provenance, _) in made.items()
+    )
+
+
+def _put(file: str | None, text: str) -> None:
+    if file is None:
+        sys.stdout.write(text)
+        return
+    from ..files import replacing
+
+    with replacing(file) as stream:
+        stream.write(text)

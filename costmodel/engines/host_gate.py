@@ -1,0 +1,138 @@
+"""The function by which a patched engine tells the GPUs of its host, and what it reads there.
+
+It reads the topology that the amdkfd driver shows (see :mod:`costmodel.live.kfd`): the arch or the
+PCI device id of every GPU, and whether each has an xGMI link. The file is the same for every rank
+of a host, so ranks cannot disagree; GPUs over PCIe, a host of different ones and cards that are
+not listed keep the engine's own cutoffs. AITER's ``get_gfx()`` would not do: it says what
+``GPU_ARCHS`` holds, which names several archs in an image that is built for several, and its
+communicator takes every host for fully connected.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+
+from ..data import cards
+from ..data.hardware import GPUS
+from ..data.hosts import Host, Kind, target_version
+from ..model.shape import WORLD_SIZES
+from .expression import size
+from .module import Function, Module
+
+#: The function, and where it keeps what it found.
+NAME, KEPT = "_cutoff_bytes_here", "_cutoff_bytes"
+
+#: A cutoff that every size is below.
+UNLIMITED = 2**60
+
+
+def source(tables: Mapping[Kind, Mapping[int, int]], owner: str, indent: int) -> list[str]:
+    """Return the function, to stand before the one that decides.
+
+    ``tables`` holds the cutoffs in bytes by world size, :data:`UNLIMITED` where there is none.
+    ``owner`` is the class it stands in, "" for a function of the module.
+    """
+    by_card = any(kind.gpu for kind in tables)
+    entries = [
+        f'"{key}": {{{", ".join(f"{n}: {_bytes(table[n])}" for n in WORLD_SIZES if n in table)}}},'
+        f"  # {kind.name}"
+        for kind, table in tables.items()
+        for key in kind.keys
+    ]
+    asked, what = ("device_id", "card") if by_card else ("gfx_target_version", "arch")
+    kept = f"cls.{KEPT}" if owner else KEPT
+    head = ["@classmethod", f"def {NAME}(cls) -> dict:"] if owner else [f"def {NAME}() -> dict:"]
+    lines = [
+        f"{KEPT} = None",
+        *([""] if owner else ["", ""]),
+        *head,
+        '    """Return the cutoffs of 1-stage in bytes by TP size for the GPUs of this host.',
+        "",
+        f"    Empty unless all are of one {what} below and each has an xGMI",
+        "    link (type 11) in the topology of amdkfd, which is the same for every rank.",
+        '    """',
+        *([] if owner else [f"    global {KEPT}"]),
+        f"    if {kept} is None:",
+        "        from pathlib import Path",
+        "",
+        "        known = {",
+        *(f"            {entry}" for entry in entries),
+        "        }",
+        "        found = set()",
+        '        for node in Path("/sys/class/kfd/kfd/topology/nodes").glob("*"):',
+        "            texts = []",
+        '            for file in (node / "properties", *node.glob("io_links/*/properties")):',
+        "                try:",
+        "                    texts.append(file.read_text())",
+        "                except OSError:",
+        '                    texts.append("")',
+        '            gpu = dict(line.partition(" ")[::2] for line in texts[0].splitlines())',
+        '            if gpu.get("simd_count", "0") != "0":',
+        '                xgmi = any("type 11" in text.splitlines() for text in texts[1:])',
+        f'                found.add(gpu.get("{asked}") if xgmi else None)',
+        f"        {kept} = known.get(found.pop(), {{}}) if len(found) == 1 else {{}}",
+        f"    return {kept}",
+    ]
+    return [f"{'':{indent}}{line}" if line else "" for line in lines]
+
+
+def tables_in(module: Module) -> ast.Dict | None:
+    """Return the cutoffs by kind of GPU that a patched file holds, None where it has none."""
+    for name in module.functions():
+        if name.rsplit(".", 1)[-1] == NAME and (target := module.function(name)) is not None:
+            return _tables(target[0])
+    return None
+
+
+def kinds_in(module: Module) -> tuple[Kind, ...]:
+    """Return the kinds of GPUs that a patched file has cutoffs of its own for."""
+    table = tables_in(module)
+    keys = [k.value for k in table.keys if isinstance(k, ast.Constant)] if table else []
+    versions = {target_version(arch): arch for arch in GPUS}
+    found: dict[Kind, None] = {}
+    for key in map(str, keys):
+        card = cards.card(int(key)) if key.isdecimal() else None
+        if key in versions:
+            found[Kind(versions[key])] = None
+        elif card is not None:
+            found[Kind(card.arch, card.gpu)] = None
+    return tuple(found)
+
+
+def table_for(module: Module, host: Host | None) -> ast.expr | None:
+    """Return the cutoffs that hold on a host, as they stand in a patched file.
+
+    None where the file has none for it, as where nothing is known of the host.
+    """
+    table = tables_in(module)
+    if table is None or host is None or not host.xgmi:
+        return None
+    for key, value in zip(table.keys, table.values, strict=True):
+        if isinstance(key, ast.Constant) and key.value in (host.version, host.device_id):
+            return value
+    return None
+
+
+def answer(module: Module, host: Host) -> str:
+    """Return what a patched file answers on a host, as text: hosts with one answer decide alike."""
+    table = table_for(module, host)
+    return "" if table is None else ast.unparse(table)
+
+
+def is_asked(node: ast.Call) -> bool:
+    """Tell whether a call is one of the function."""
+    called = node.func
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    return name == NAME
+
+
+def _tables(function: Function) -> ast.Dict | None:
+    for node in ast.walk(function):
+        if isinstance(node, ast.Dict) and node.keys:
+            return node
+    return None
+
+
+def _bytes(cutoff: int) -> str:
+    return "2**60" if cutoff >= UNLIMITED else size(cutoff)

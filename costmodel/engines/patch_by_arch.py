@@ -1,0 +1,143 @@
+"""One patch of an engine's tree with a rule for each of several kinds of GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ..data.hosts import Host, Kind
+from ..data.kernels import Kernel
+from ..model.shape import WORLD_SIZES
+from ..rules.adapt import Adapted
+from ..rules.by_arch import ByArch
+from ..rules.evidence import Provenance
+from ..rules.outside import writable
+from . import applied, by_arch, comment, description, diff, host_gate, remarks
+from .by_arch import Gated
+from .consumers import consumers
+from .diff import Edit
+from .kernel_version import RunningKernel, asked_for
+from .module import Module
+from .overrides import lost
+from .patch import Emitted, difference, unpatched
+from .reader import DispatchFunction, NotRecognisedError, find_dispatch, read_dispatch
+from .source import Tree
+
+
+def patch(
+    tree: Tree,
+    rules: ByArch,
+    provenances: Mapping[Kind, Provenance],
+    kernel: Kernel,
+    *,
+    running: RunningKernel | None = None,
+    losses: Callable[[Gated], list[str]] = lambda gated: [],
+) -> Emitted:
+    """Return the unified diff that puts ``rules`` into an engine's tree, gated by its host's GPUs.
+
+    ``losses`` says what a rule loses on other GPUs of its kind. The changed source is read back
+    for a host of every kind, and for hosts of none, where it must decide as before but for the
+    limits that joined. Raises :class:`NotRecognisedError` when the tree's function is of a shape
+    that cannot be changed safely.
+    """
+    running = running or asked_for(kernel.version)
+    module, dispatch = find_dispatch(unpatched(tree, rules.op), rules.op)
+    applied.check_marked(module.text, module.name)
+    writable(module.name, "a file of the tree")
+    writable(tree.version, "the tree's version")
+    installed = tree.read(module.name) or module.text
+    gated = by_arch.gated(rules, dispatch.condition, kernel)
+    if _difference(Module.parse(module.name, installed), dispatch, gated) is None:
+        said = ("the rules are already in force; the diff is empty",)
+        return Emitted("", gated.elsewhere, module.name, dispatch.name, installed, said, gated)
+    paragraphs = _comment(gated, provenances, tree.engine.title)
+    changed = _changed(module, dispatch, gated, paragraphs)
+    patched = applied.marked(module.text, changed, rules.op, f"# {paragraphs[-1]}")
+    found = description.notes_by_host(
+        gated,
+        provenances,
+        tree.engine.title,
+        running=running,
+        overrides=dispatch.overrides,
+        concerned=consumers(tree, module, dispatch),
+        losses=losses,
+    )
+    head = [
+        f"{tree.engine.title} {tree.version}: 1-stage or 2-stage by GPU".replace(" :", ":"),
+        "",
+        *(f"{kind.name}: {adapted.rule.words()}" for kind, adapted in gated.kinds.items()),
+        f"elsewhere: {gated.elsewhere.rule.words()}",
+        "",
+        *paragraphs,
+        "",
+        *description.lines(found),
+    ]
+    return Emitted(
+        text="\n".join(head) + "\n\n" + diff.unified(installed, patched, module.name),
+        adapted=gated.elsewhere,
+        file=module.name,
+        function=dispatch.name,
+        patched=patched,
+        notes=tuple(note.short for note in found if note.short),
+        gated=gated,
+    )
+
+
+def _comment(gated: Gated, provenances: Mapping[Kind, Provenance], engine: str) -> list[str]:
+    """Return the paragraphs of the comment, the command last."""
+    said = []
+    rest: list[str] = []
+    for kind, adapted in gated.kinds.items():
+        paragraphs = comment.lines(adapted, provenances[kind], engine)
+        cutoffs, rest = paragraphs[: 1 + len(WORLD_SIZES)], paragraphs[1 + len(WORLD_SIZES) :]
+        said.append(f"{kind.name}: {' '.join(cutoffs)}")
+    return [*said, "Hosts of other GPUs keep the cutoffs that stood here.", *rest]
+
+
+def _changed(
+    module: Module, dispatch: DispatchFunction, gated: Gated, paragraphs: list[str]
+) -> str:
+    """Return the changed source, after reading the rules back out of it."""
+    holder = dispatch
+    if len(dispatch.followed) == 1:
+        # The function asks a predicate beside it: that is where the rule stands.
+        holder = read_dispatch(module, dispatch.followed[0], predicate=True)
+    changes = by_arch.edits(module, holder, gated, paragraphs)
+    said = f"{host_gate.NAME}() has the cutoffs of this host's GPUs. {gated.words()}."
+    untrue: dict[tuple[tuple[int, int], tuple[int, int]], Edit] = {}
+    for adapted in gated.kinds.values():
+        for edit in remarks.edits(module, holder, adapted, changes, said):
+            untrue.setdefault((edit.start, edit.end), edit)
+    text = diff.apply(module.text, [*untrue.values(), *changes])
+    after = Module.parse(module.name, text)
+    where = _difference(after, dispatch, gated)
+    looked = f"{module.name}:{dispatch.node.lineno}: {dispatch.name}: not recognised: "
+    if where is not None:
+        raise NotRecognisedError(f"{looked}the changed source would decide otherwise at {where}")
+    for name, host, _ in _distinct(after, gated):
+        there = read_dispatch(after, dispatch.name, constant=True, host=host)
+        gone = lost(dispatch.overrides, there.overrides, there.condition)
+        if gone:
+            raise NotRecognisedError(
+                f"{looked}{', '.join(gone)} would no longer override the rule on {name} in the "
+                "changed source"
+            )
+    return text
+
+
+def _difference(module: Module, dispatch: DispatchFunction, gated: Gated) -> str | None:
+    """Return where a source decides otherwise than the rules on some host, in words, or None."""
+    for name, host, adapted in _distinct(module, gated):
+        there = read_dispatch(module, dispatch.name, constant=True, host=host)
+        where = difference(adapted, dispatch.condition, there.condition)
+        if where is not None:
+            return f"{name}: {where}"
+    return None
+
+
+def _distinct(module: Module, gated: Gated) -> list[tuple[str, Host, Adapted]]:
+    """Return one host of each pair of what the file answers there and the rule that is meant."""
+    found: dict[tuple[str, int], tuple[str, Host, Adapted]] = {}
+    for name, host in gated.hosts.items():
+        adapted = gated.at(host)
+        found.setdefault((host_gate.answer(module, host), id(adapted)), (name, host, adapted))
+    return list(found.values())

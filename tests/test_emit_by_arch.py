@@ -1,0 +1,398 @@
+"""One patch with the rule of each arch or card: on every host the function decides as its rule."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from emitted import PROVENANCE, RULES, apply, emit, random_calls, rule_says, tools
+from engines.shapes import AITER, SHAPES
+from test_cards import every_pair, topology, with_ids
+
+from costmodel.calibration.posterior import shipped
+from costmodel.cli.main import main
+from costmodel.data import cards
+from costmodel.data import kernels as kernel
+from costmodel.data.deployment import Deployment
+from costmodel.data.hosts import Host, Kind, host_of, others, target_version
+from costmodel.decide import elsewhere
+from costmodel.decide.recommendation import recommend
+from costmodel.decide.setting import Setting
+from costmodel.engines import boundary_tests, host_gate, patch_by_arch
+from costmodel.engines import patch as engine
+from costmodel.engines.audit import audit
+from costmodel.engines.rule_change import rule_changes
+from costmodel.engines.source import open_trees
+from costmodel.engines.stand_in import decider
+from costmodel.errors import InputError
+from costmodel.rules.by_arch import ByArch
+from costmodel.rules.rule import Rule
+
+KIB = 1024
+LOW = Rule.from_cutoffs("recommended", {2: None, 4: 232 * KIB, 8: 136 * KIB})
+HIGH = Rule.from_cutoffs("recommended", {2: None, 4: 448 * KIB, 8: 224 * KIB})
+BY_ARCH = ByArch(((Kind("gfx942"), LOW), (Kind("gfx950"), HIGH)))
+BY_CARD = ByArch(((Kind("gfx942", "MI308X"), LOW), (Kind("gfx942", "MI300X"), HIGH)))
+COMMAND = replace(PROVENANCE, command="costmodel emit --for x --arch gfx942,gfx950")
+
+
+def by_arch(root, rules=BY_ARCH):
+    (tree,) = open_trees(root)
+    return patch_by_arch.patch(tree, rules, dict.fromkeys(rules.kinds, COMMAND), kernel.aiter())
+
+
+def run(*args):
+    with pytest.raises(SystemExit) as end:
+        main(list(args))
+    return end.value.code
+
+
+def shown(host: Host):
+    return (host.version, host.device_id, host.xgmi)
+
+
+def says(text, function, calls, host):
+    decide = decider(text, function, host=None if host is None else shown(host))
+    return [decide(*call) for call in calls]
+
+
+def test_hosts_are_what_the_topology_shows_of_them():
+    assert (target_version("gfx942"), target_version("gfx950")) == ("90402", "90500")
+    assert target_version("gfx90a") == "90010"
+    assert Kind("gfx942", "MI308X").keys == tuple(map(str, (0x74A2, 0x74B6, 0x74A8, 0x74BC)))
+    assert host_of("MI350P", "gfx950") == Host("90500", str(0x75A8), False)
+    assert host_of("unheard of", "gfx950") == Host("90500")
+    assert "MI350P" in others([Kind("gfx950")])
+    # Both have 304 compute units; the id tells them apart.
+    assert "MI325X" in others([Kind("gfx942", "MI300X")])
+    assert BY_CARD.at(host_of("MI325X", "gfx942")) is None
+    assert BY_ARCH.at(host_of("MI325X", "gfx942")) is LOW
+    assert BY_ARCH.at(host_of("MI350P", "gfx950")) is None
+
+
+BOTH = [(shape, BY_ARCH) for shape in SHAPES]
+BOTH += [(shape, BY_CARD) for shape in ("sglang_bytes", "vllm_method", "aiter_helper")]
+
+
+@pytest.mark.parametrize(("shape", "rules"), BOTH)
+def test_on_every_host_the_patched_function_decides_as_its_rule(shape, rules, tmp_path):
+    root = SHAPES[shape].package(tmp_path)
+    (tree,) = open_trees(root)
+    emitted = by_arch(root, rules)
+    before = tree.read(emitted.file)
+    apply(emitted.text, root, tools()[0])
+    assert (root / emitted.file).read_text() == emitted.patched
+    meshed = "full mesh" in emitted.adapted.rule.words()
+    calls = [c for c in random_calls(150) if c[4] or meshed]
+    decided, wanted = {}, {}
+    for name, host in emitted.gated.hosts.items():
+        rule = emitted.gated.at(host).rule
+        decided[name] = says(emitted.patched, emitted.function, calls, host)
+        assert decided[name] == wanted.setdefault(rule.words(), rule_says(rule, calls)), name
+    first, second = rules.kinds
+    assert decided[first.name] != decided[second.name]
+    assert says(emitted.patched, emitted.function, calls, None) == decided["no topology"]
+    if emitted.gated.elsewhere.hidden_set is None:
+        # No guard joined either: elsewhere nothing changes at all.
+        assert decided["no topology"] == says(before, emitted.function, calls, None)
+
+
+@pytest.mark.parametrize(
+    "shape", ["sglang_hidden_set", "vllm_inline", "vllm_method", "aiter_forced", "aiter_helper"]
+)
+def test_a_second_patch_is_empty_and_any_patch_replaces_any_other(shape, tmp_path):
+    root = SHAPES[shape].package(tmp_path)
+    original = {f: f.read_text() for f in root.rglob("*.py")}
+    emitted = by_arch(root)
+    file = root / emitted.file
+    file.write_text(emitted.patched)
+    again = by_arch(root)
+    assert (again.text, again.notes) == ("", ("the rules are already in force; the diff is empty",))
+    other = by_arch(root, BY_CARD)
+    file.write_text(other.patched)
+    single = emit(root, RULES["recommended"])
+    file.write_text(single.patched)
+    assert host_gate.NAME not in single.patched
+    assert by_arch(root).patched == emitted.patched
+    file.write_text(emitted.patched)
+    (tree,) = open_trees(root)
+    apply(engine.revert(tree, "fused_ar_rmsnorm"), root, tools()[0])
+    assert {f: f.read_text() for f in root.rglob("*.py")} == original
+
+
+@pytest.mark.parametrize("shape", ["sglang_bytes", "vllm_inline"])
+def test_emitted_tests_hold_each_hosts_cases(shape, tmp_path):
+    root = SHAPES[shape].package(tmp_path)
+    emitted = by_arch(root, BY_CARD)
+    (root / emitted.file).write_text(emitted.patched)
+    text = boundary_tests.render(
+        emitted.adapted, COMMAND, open_trees(root)[0].engine, emitted.file, emitted.function,
+        str(root), emitted.patched, emitted.gated,
+    )  # fmt: skip
+    script = tmp_path / "test_rule.py"
+    script.write_text(text)
+
+    def run():
+        return subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+
+    assert run().stdout.endswith("all as the rule\n")
+    virtual = f'"{0x74BC}": {{2: 2**60, 4: 232 * 1024, 8: 136 * 1024}}'
+    for old, new, host in [
+        (virtual, virtual.replace("136", "137"), "MI308X 3"),
+        ("if xgmi else None", "", "MI308X without xGMI"),
+        ('"device_id"', '"gfx_target_version"', "MI300X"),
+    ]:
+        assert old in emitted.patched
+        (root / emitted.file).write_text(emitted.patched.replace(old, new))
+        done = run()
+        assert done.returncode == 1
+        assert f"{host}: TP" in done.stdout
+
+
+@pytest.fixture(scope="module", params=["sglang_bytes", "vllm_inline"], ids=["method", "module"])
+def made(request, tmp_path_factory):
+    root = SHAPES[request.param].package(tmp_path_factory.mktemp("site"))
+    return {r: by_arch(root, r).patched for r in (BY_ARCH, BY_CARD)}
+
+
+class TestTheFunctionItself:
+    """The look at the host, run on folders as amdkfd shows them."""
+
+    def here(self, made, rules, folder):
+        text = made[rules].replace("/sys/class/kfd/kfd/topology/nodes", str(folder))
+        lines = text.split("\n")
+        first = next(i for i, line in enumerate(lines) if line.strip() == "_cutoff_bytes = None")
+        last = next(i for i, line in enumerate(lines) if i > first and "return" in line.split()[:1])
+        body = "\n".join(lines[first : last + 1])
+        scope: dict = {}
+        if lines[first].startswith(" "):
+            exec(f"class C:\n{body}", scope)
+            return scope["C"]._cutoff_bytes_here()
+        exec(body, scope)
+        return scope["_cutoff_bytes_here"]()
+
+    def test_arch_and_links(self, made, tmp_path):
+        x942 = topology(tmp_path / "a", every_pair(8))
+        x950 = topology(tmp_path / "b", every_pair(8), version=90500)
+        pcie = topology(tmp_path / "c", [], version=90500)
+        one_alone = topology(tmp_path / "d", every_pair(7))
+        other = topology(tmp_path / "e", every_pair(8), version=90010)
+        mixed = topology(tmp_path / "f", every_pair(8))
+        file = mixed / "3" / "properties"
+        file.write_text(file.read_text().replace("90402", "90500"))
+        assert self.here(made, BY_ARCH, x942)[8] == 136 * KIB
+        assert self.here(made, BY_ARCH, x950) == {2: 2**60, 4: 448 * KIB, 8: 224 * KIB}
+        for none in (pcie, one_alone, other, mixed, tmp_path / "nowhere"):
+            assert self.here(made, BY_ARCH, none) == {}
+
+    def test_cards(self, made, tmp_path):
+        for card in cards.cards().values():
+            folder = tmp_path / hex(card.device_id)
+            links = every_pair(8) if card.interconnect == "xgmi" else []
+            version = int(target_version(card.arch))
+            with_ids(topology(folder, links, version=version), card.device_id)
+            found = self.here(made, BY_CARD, folder).get(8)
+            assert found == {"MI308X": 136 * KIB, "MI300X": 224 * KIB}.get(card.gpu)
+        unlisted = with_ids(topology(tmp_path / "u", every_pair(8)), 0x74B7)
+        assert self.here(made, BY_CARD, unlisted) == {}
+
+    def test_gpus_of_another_container_cannot_be_read_and_count_for_nothing(self, made, tmp_path):
+        here = topology(tmp_path / "part", every_pair(8))
+        for node in (5, 6, 7, 8):
+            (here / str(node) / "properties").unlink()
+            (here / str(node) / "properties").mkdir()
+        assert self.here(made, BY_ARCH, here)[8] == 136 * KIB
+
+
+def test_settings_replace_the_rule_of_every_host(tmp_path):
+    root = SHAPES["aiter_env_kb"].package(tmp_path)
+    emitted = by_arch(root)
+    for host in emitted.gated.hosts.values():
+        decide = decider(
+            emitted.patched,
+            emitted.function,
+            {"AITER_AR_1STAGE_MAX_KB": "65536"},
+            None,
+            shown(host),
+        )
+        assert [decide(8, "bf16", 4096, n * 4096) for n in (8, 9)] == [True, False]
+
+
+def test_the_description_says_where_it_holds_and_what_stays(tmp_path):
+    text = by_arch(SHAPES["sglang_bytes"].package(tmp_path)).text
+    words = " ".join(text.split())
+    assert "GPUs over PCIe (MI350P is gfx950)" in words
+    assert "elsewhere: 1-stage when bytes <= 128 KiB" in text
+    assert text.count("to check on your machine, gfx9") == 2
+    assert text.count("Reproduce: ") == 2
+
+
+def test_the_audit_states_each_rule_and_compares_that_of_the_gpu(tmp_path):
+    root = SHAPES["vllm_method"].package(tmp_path)
+    emitted = by_arch(root)
+    (root / emitted.file).write_text(emitted.patched)
+    (tree,) = open_trees(root)
+    plain = audit(tree)
+    (fused,) = (one for one in plain.installed if one.rule.op == "fused_ar_rmsnorm")
+    assert {n: r.cutoff_bytes(8) for n, r in fused.by_gpu.items()} == {
+        "gfx942": ("<=", 136 * KIB),
+        "gfx950": ("<=", 224 * KIB),
+    }
+    assert fused.known_as == "vllm-16bit"
+    decision = recommend(Setting.shipped("MI355X"))
+    assert audit(tree, decision=decision).rule.cutoff_bytes(8) == ("<=", 224 * KIB)
+    record = plain.to_dict((), "bf16", None)["rules"][0]
+    assert [one["gpu"] for one in record["by_gpu"]] == ["gfx942", "gfx950"]
+
+
+def test_two_trees_that_differ_on_one_arch_alone_are_told_apart(tmp_path):
+    trees = []
+    for name, high in (("old", HIGH), ("new", RULES["recommended"]), ("other", LOW)):
+        root = SHAPES["sglang_bytes"].package(tmp_path / name)
+        emitted = by_arch(root, ByArch(((Kind("gfx942"), LOW), (Kind("gfx950"), high))))
+        (root / emitted.file).write_text(emitted.patched)
+        trees += open_trees(root)
+    shifts = [
+        {shift.op: shift for shift in rule_changes(trees[0], tree)}["fused_ar_rmsnorm"]
+        for tree in trees[1:]
+    ]
+    assert [shift.changed for shift in shifts] == [False, True]
+    assert shifts[1].where.startswith("gfx950, TP4")
+
+
+class TestRefused:
+    def test_rules_that_ask_different_things_besides_bytes(self, tmp_path):
+        rules = ByArch(((Kind("gfx942"), LOW.only_for({4096})), (Kind("gfx950"), HIGH)))
+        with pytest.raises(InputError, match="different things besides bytes"):
+            by_arch(SHAPES["sglang_bytes"].package(tmp_path), rules)
+
+    def test_one_kind_twice_and_archs_beside_cards(self):
+        with pytest.raises(InputError, match="gfx942 twice"):
+            ByArch(((Kind("gfx942"), LOW), (Kind("gfx942"), HIGH)))
+        with pytest.raises(InputError, match="archs or GPUs"):
+            ByArch(((Kind("gfx942"), LOW), (Kind("gfx950", "MI355X"), HIGH)))
+
+    def test_a_function_of_that_name_that_is_none_of_ours(self, tmp_path):
+        root = SHAPES["aiter_limit"].package(tmp_path)
+        file = root / "aiter" / AITER
+        file.write_text(f"{file.read_text()}\n\ndef {host_gate.NAME}():\n    return {{}}\n")
+        with pytest.raises(InputError, match=f"a file without a {host_gate.NAME}"):
+            by_arch(root)
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            (["--arch", "gfx942,gfx950"], "give --source"),
+            (["--arch", "gfx942,gfx942", "--source", "."], "twice"),
+            (["--arch", "gfx942,mi355x", "--source", "."], "give --gpu a list"),
+            (["--arch", "gfx942,gfx9", "--source", "."], "unknown arch 'gfx9'"),
+            (["--gpu", "MI300X,MI350P", "--source", "."], "MI350P is gfx950 over PCIe"),
+            (
+                ["--gpu", "MI300X,MI308X", "--arch", "gfx942", "--source", "."],
+                "leave the other out",
+            ),
+            (["--arch", "gfx942,gfx950", "--rule", "vllm", "--source", "."], "one for every GPU"),
+        ],
+    )
+    def test_on_the_command_line(self, options, said, capsys):
+        assert run("emit", "--for", "sglang", *options) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_emit_writes_one_patch_that_the_emitted_tests_pass(tmp_path, capsys):
+    root = SHAPES["sglang_bytes"].package(tmp_path / "site")
+    patch, tests = tmp_path / "both.patch", tmp_path / "test_rule.py"
+    command = ["emit", "--for", "sglang", "--arch", "gfx942,gfx950", "--source", str(root)]
+    assert run(*[*command, "--out", str(patch), "--tests", str(tests)]) == 0
+    told = capsys.readouterr().err
+    assert "by GPU: gfx942 and gfx950, over xGMI alone" in told
+    assert "gfx942's rule is calibrated for MI300X: on MI325X (gfx942) it decides as" in told
+    apply(patch.read_text(), root, tools()[0])
+    done = subprocess.run([sys.executable, tests], capture_output=True, text=True, check=False)
+    assert done.stdout.endswith("all as the rule\n"), done.stdout + done.stderr
+    assert run(*command) == 0
+    assert "already in force" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """A question on MI300X, and what is recommended for MI355X."""
+    setting, load = Setting.shipped("MI300X", engine="sglang"), Deployment().workload([7168])
+    there = setting.but(calibration=shipped("gfx950"), gpu="MI355X")
+    return setting, load, recommend(there, load, world_sizes=(4, 8)).unguarded_rule
+
+
+class TestWithoutAGate:
+    """What the rule for one GPU loses where the engine runs it too."""
+
+    def test_a_rule_that_is_recommended_there_loses_nothing(self, asked):
+        setting, load, best = asked
+        (found,) = elsewhere.elsewhere(best, setting, ["MI355X"], load, (4, 8))
+        assert (found.loses_pct, found.worst_pct) == ({}, 0)
+        assert found.words() == "on MI355X (gfx950) it decides as the rule recommended there"
+
+    def test_a_rule_far_from_it_loses_where_it_decides_otherwise(self, asked):
+        setting, load, best = asked
+        far = Rule.from_cutoffs("far", {4: best.cutoff_bytes(4)[1], 8: 4 << 20})
+        (found,) = elsewhere.elsewhere(far, setting, ["MI355X"], load, (4, 8))
+        assert set(found.loses_pct) == {8}
+        assert found.loses_pct[8].lo > 1
+        assert 0 < found.differ[8] < 1
+        assert "% a call at TP8" in found.words()
+        assert "TP4" not in found.words()
+
+    def test_world_sizes_without_a_claim_are_left_out(self, asked):
+        setting, load, _ = asked
+        far = Rule.from_cutoffs("far", {8: 4 << 20})
+        (found,) = elsewhere.elsewhere(far, setting, ["MI355X"], load, (2, 4))
+        assert found.loses_pct == {}
+
+    def test_the_patch_says_it_and_offers_the_gate(self, tmp_path, capsys):
+        root = SHAPES["sglang_bytes"].package(tmp_path)
+        patch = tmp_path / "one.patch"
+        options = ["--arch", "gfx942", "--tp", "8", "--source", str(root), "--out", str(patch)]
+        assert run("emit", "--for", "sglang", *options) == 0
+        for said in (capsys.readouterr().err, " ".join(patch.read_text().split())):
+            assert "nothing gates it: on MI355X (gfx950) it loses" in said
+            assert "--arch gfx942,gfx950 writes a rule for each arch" in said
+
+    def test_other_archs_and_other_cards(self):
+        assert elsewhere.other_archs("gfx942") == ("MI355X",)
+        assert elsewhere.other_cards("MI300X", "gfx942") == ("MI308X", "MI325X")
+
+
+def test_recommend_answers_for_each_of_a_list(capsys):
+    options = ["--gpu", "mi300x,MI308X", "--tp", "8", "--hidden", "7168"]
+    assert run("recommend", *options) == 0
+    said = capsys.readouterr().out
+    first = [line.split() for line in said.splitlines() if line.startswith("1-stage or")]
+    assert [words[words.index("on") + 1] for words in first] == ["MI300X", "MI308X"]
+    assert run("recommend", *options, "--format", "json") == 0
+    both = json.loads(capsys.readouterr().out)["recommendations"]
+    assert [one["gpu"] for one in both] == ["MI300X", "MI308X"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("recommend", "--gpu", "MI350P"),
+        ("recommend", "--arch", "gfx950", "--gpu", "mi350p"),
+        ("predict", "--gpu", "MI350P", "--tp", "8", "--hidden", "7168", "--tokens", "8"),
+        ("explain", "--gpu", "MI350P", "--tp", "8", "--hidden", "7168", "--tokens", "8"),
+        ("simulate", "--gpu", "MI350P", "--ranks", "8", "--tokens", "8", "--hidden", "7168"),
+        ("worth", "--gpu", "MI350P", "--model", "gpt-oss-120b", "--tp", "8", "--from", "sglang"),
+        ("validate", "--gpu", "MI350P", "--published"),
+        ("plan", "--gpu", "MI350P", "--shapes", "4", "--out", "never.json"),
+        ("emit", "--for", "sglang", "--gpu", "MI350P"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_nothing_is_claimed_of_mi350p(words, capsys):
+    assert run(*words) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    assert "MI350P is gfx950 over PCIe, without xGMI" in told.err
