@@ -89,7 +89,7 @@ def _patch(
         root = source if source and Path(source).is_dir() else ""
         tests = boundary_tests.render(
             emitted.adapted, next(iter(provenances.values())), serving_engine(wanted),
-            emitted.file, emitted.function, root or "", emitted.patched, emitted.gated,
+            emitted.file, emitted.function, root or "", emitted.patched, gated=emitted.gated,
         )  # fmt: skip
     _put(out, emitted.text)
     if tests_file:

@@ -114,7 +114,7 @@ def notes_by_host(
     said += [Note(text, text) for text in losses(gated)]
     said += [_override(one, gated.elsewhere) for one in overrides]
     # Who asks the patched rule gets the same cutoffs, those of its host.
-    said += _concerned(concerned, gated.elsewhere, lambda: None, f"by GPU: {gated.words()}")
+    said += _concerned(concerned, (), gated.elsewhere, lambda: None, f"by GPU: {gated.words()}")
     changing = [a for a in (*kinds.values(), gated.elsewhere) if batch_invariance(a).short]
     said += [batch_invariance((changing or [gated.elsewhere])[0])]
     for kind, adapted in kinds.items():

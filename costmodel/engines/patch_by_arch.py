@@ -48,7 +48,9 @@ def patch(
     gated = by_arch.gated(rules, dispatch.condition, kernel)
     if _difference(Module.parse(module.name, installed), dispatch, gated) is None:
         said = ("the rules are already in force; the diff is empty",)
-        return Emitted("", gated.elsewhere, module.name, dispatch.name, installed, said, gated)
+        return Emitted(
+            "", gated.elsewhere, module.name, dispatch.name, installed, said, gated=gated
+        )
     paragraphs = _comment(gated, provenances, tree.engine.title)
     changed = _changed(module, dispatch, gated, paragraphs)
     patched = applied.marked(module.text, changed, rules.op, f"# {paragraphs[-1]}")
@@ -105,7 +107,7 @@ def _changed(
     said = f"{host_gate.NAME}() has the cutoffs of this host's GPUs. {gated.words()}."
     untrue: dict[tuple[tuple[int, int], tuple[int, int]], Edit] = {}
     for adapted in gated.kinds.values():
-        for edit in remarks.edits(module, holder, adapted, changes, said):
+        for edit in remarks.edits(module, holder, adapted, changes, said=said):
             untrue.setdefault((edit.start, edit.end), edit)
     text = diff.apply(module.text, [*untrue.values(), *changes])
     after = Module.parse(module.name, text)

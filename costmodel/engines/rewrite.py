@@ -383,7 +383,8 @@ class Rewrite:
         whole = f"{table}({arguments})"
         if default.node.end_lineno == default.node.lineno and len(around.decode() + whole) <= WIDTH:
             return [], whole
-        name, indent = self._limit_name(), default.statement.col_offset
+        name = self._limit_name() if default.scale == 1 else self._free_name("limit", "limit_")
+        indent = default.statement.col_offset
         return call(f"{'':{indent}}{name} = {table}", arguments, indent), name
 
     def _default_table(self, default: Default) -> str:
