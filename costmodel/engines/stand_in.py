@@ -255,11 +255,13 @@ def decider(
     qualified: str,
     environ: Mapping[str, str] | None = None,
     attributes: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> Callable[..., bool]:
     """Return ``decide(world_size, dtype, hidden_dim, elements, fully_connected=True) -> bool``.
 
     ``text`` is the source of the file, ``qualified`` the function in it (``Class.method``);
-    ``environ`` are the environment variables that are set, ``attributes`` those of the class.
+    ``environ`` are the environment variables that are set, ``attributes`` those of the class,
+    ``given`` functions that take the place of those of the file.
     """
     tree = ast.parse(text)
     *outer, name = qualified.split(".")
@@ -275,6 +277,7 @@ def decider(
     def prepare(world_size: int, fully_connected: bool) -> Callable[[FakeTensor], Any]:
         ranks = Communicator(world_size, fully_connected)
         names = _Names(tree, ranks, dict(environ or {}))
+        names.update(given or {})
         exec(code, names)
         before = [] if owner is None else [_instance(owner, ranks, names, attributes or {})]
         plain = bare.args.posonlyargs + bare.args.args
@@ -434,6 +437,7 @@ class _Names(dict):  # type: ignore[type-arg]
             __imported__=lambda name: known.get(name, Anything(name)),
             environ=environ,
             getenv=environ.get,
+            _tuned_max_size=lambda *call: None,  # a run-time table without an entry
             rocm_aiter_ops=SimpleNamespace(get_aiter_allreduce=lambda: wrapper),
         )
         for node in ast.walk(tree):
