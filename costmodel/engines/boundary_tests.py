@@ -51,7 +51,7 @@ def render(
         f"{{{', '.join(f'{count}: {one}' for count, one in c.decisions)}}}),"
         for c in cases(rule)
     ]
-    settings = _overridden(dispatch) if dispatch is not None else []
+    settings = overridden_rows(dispatch) if dispatch is not None else []
     tests = [
         f"def test_decides_as_the_rule_at_tp{n}():\n"
         f"    wrong = differences({n})\n"
@@ -64,7 +64,7 @@ def render(
         about="\n".join(about),
         file=file,
         package=engine.package,
-        inside=_inside(file, engine),
+        inside=inside(file, engine),
         source=source,
         stand_in=body,
         rows="\n".join(rows),
@@ -171,7 +171,7 @@ _SETTINGS_TEST = """def test_settings_override_the_rule_as_before():
 """
 
 
-def _overridden(dispatch: DispatchFunction) -> list[str]:
+def overridden_rows(dispatch: DispatchFunction) -> list[str]:
     """Return the boundary cases under each setting that replaces the rule, one dtype and size."""
     rows = []
     for override in dispatch.overrides:
@@ -191,7 +191,7 @@ def _overridden(dispatch: DispatchFunction) -> list[str]:
     return rows
 
 
-def _inside(file: str, engine: ServingEngine) -> str:
+def inside(file: str, engine: ServingEngine) -> str:
     """Return a file's path inside the engine's package."""
     for site in engine.call_sites:
         if file.endswith(site.file):

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from ..data.kernels import Kernel
 from ..errors import InputError
-from ..model.shape import WORLD_SIZES
+from ..model.shape import FUSED, WORLD_SIZES
 from ..rules.adapt import Adapted, adapt, validity
 from ..rules.algebra import asks_for_mesh, by_world_size, byte_limit, factors, on_full_mesh
 from ..rules.boundary import first_difference
@@ -29,6 +29,7 @@ from . import applied, diff
 from .comment import as_comment
 from .consultation_code import code
 from .consulted import is_call
+from .consumers import Consumer, consumers
 from .diff import Edit
 from .evaluation import CONSULTS, NoChoiceError
 from .execution import Step
@@ -87,11 +88,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Consultation:
-    """The patch: per changed file its text, and the functions that choose, patched or not."""
+    """The patch: per changed file its text, and the functions that choose, patched or not.
+
+    ``concerned`` are those that ask a patched predicate, or choose in a way that is not known.
+    """
 
     text: str
     patched: dict[str, str]
     places: tuple[Place, ...]
+    concerned: tuple[Consumer, ...] = ()
 
     @property
     def done(self) -> tuple[Place, ...]:
@@ -109,7 +114,9 @@ def consult(tree: Tree, kernel: Kernel, command: str) -> Consultation:
     bare = _Bare(tree.path, tree.engine, tree.inside, tree.kind, tree.version)
     files: dict[str, str] = {}
     places: list[Place] = []
+    concerned: dict[tuple[str, str], Consumer] = {}
     for module, dispatch, op in _that_choose(bare):
+        concerned |= {(c.file, c.function): c for c in consumers(bare, module, dispatch)}
         writable(module.name, "a file of the tree")
         applied.check_marked(module.text, module.name)
         text = files.get(module.name, module.text)
@@ -121,16 +128,21 @@ def consult(tree: Tree, kernel: Kernel, command: str) -> Consultation:
         raise InputError("; ".join(place.wrong for place in places))
     patched = {name: _with_code(text, name, command) for name, text in files.items()}
     hunks = [diff.unified(tree.read(name) or "", text, name) for name, text in patched.items()]
-    return Consultation("".join(hunks), patched, tuple(places))
+    own = {(place.file, place.function) for place in places}
+    others = tuple(one for at, one in concerned.items() if at not in own)
+    return Consultation("".join(hunks), patched, tuple(places), others)
 
 
-def consult_source(module: Module, function: str, op: str, kernel: Kernel, command: str) -> Consultation:
-    """Return the consultation of one function of a text, for snippets."""
+def consult_source(module: Module, function: str, kernel: Kernel, command: str) -> Consultation:
+    """Return the consultation of a text's function for the fused op, without marks to undo it.
+
+    Raises :class:`NotRecognisedError` where it cannot be made.
+    """
     dispatch = read_dispatch(module, function)
-    place, changed = _put(module.text, module.name, dispatch, op, kernel)
-    if place.adapted is None:
-        raise InputError(place.wrong)
-    return Consultation("", {module.name: _with_code(changed, module.name, command)}, (place,))
+    adapted, text, _ = _consulting(module, dispatch, FUSED, kernel)
+    place = Place(module.name, function, dispatch.node.lineno, FUSED, dispatch.condition, adapted)
+    whole, _ = _coded(text, module.name, command)
+    return Consultation("", {module.name: whole}, (place,))
 
 
 class _Bare(Tree):
@@ -172,15 +184,17 @@ def _put(
     here = read_dispatch(module, dispatch.name)
     line, own = dispatch.node.lineno, dispatch.condition
     try:
-        adapted, changed = _consulting(module, here, op, kernel)
+        adapted, changed, below = _consulting(module, here, op, kernel)
     except InputError as error:
         return Place(name, dispatch.name, line, op, own, None, str(error)), text
-    return Place(name, dispatch.name, line, op, own, adapted), changed
+    marked = applied.marked(text, changed, applied.CONSULTATION, below)
+    return Place(name, dispatch.name, line, op, own, adapted), marked
 
 
 def _consulting(
     module: Module, dispatch: DispatchFunction, op: str, kernel: Kernel
-) -> tuple[Adapted, str]:
+) -> tuple[Adapted, str, str]:
+    """Return the rule with entries, the changed text, and the comment that it has there."""
     own = dispatch.condition
     if all(byte_limit(own.at(n)) is None for n in WORLD_SIZES):
         raise not_found(module, dispatch, f"a choice by bytes (it chooses by {own.words()})")
@@ -196,9 +210,7 @@ def _consulting(
             text = diff.apply(module.text, lines.edits())
             wrong = _difference(module.name, text, dispatch, adapted)
             if not wrong:
-                return adapted, applied.marked(
-                    module.text, text, applied.CONSULTATION, lines.below
-                )
+                return adapted, text, lines.below
     raise not_found(module, dispatch, f"a place to consult the table at ({wrong})")
 
 
@@ -223,7 +235,9 @@ def _ways(module: Module, dispatch: DispatchFunction) -> list[list[str]]:
                 tests[" ".join(text.split()) if part is node.body else _negated(node.test)] = None
     names = [o.name for o in dispatch.overrides if "." not in o.name]
     unset = [f'"{name}" not in os.environ' for name in names]
-    return [list(tests), [*tests, *unset]] if unset and "import os" in module.text else [list(tests)]
+    return (
+        [list(tests), [*tests, *unset]] if unset and "import os" in module.text else [list(tests)]
+    )
 
 
 def _negated(test: ast.expr) -> str:
@@ -410,7 +424,15 @@ class _Lines:
 
 
 def _with_code(text: str, name: str, command: str) -> str:
-    """Return the text with the reading function before the first statement that asks it."""
+    changed, below = _coded(text, name, command)
+    return applied.marked(text, changed, applied.CONSULTATION, below)
+
+
+def _coded(text: str, name: str, command: str) -> tuple[str, str]:
+    """Return the text with the reading function before the first statement that asks it.
+
+    And the comment under which a mark of it belongs.
+    """
     module = Module.parse(name, text)
     user = next(n for n in module.tree.body if any(is_call(part) for part in ast.walk(n)))
     decorators = [d.lineno for d in getattr(user, "decorator_list", ())]
@@ -421,5 +443,4 @@ def _with_code(text: str, name: str, command: str) -> str:
     reproduce = f"Reproduce: {command}"
     comment = as_comment([_ABOUT, reproduce], 0, WIDTH)
     new = "\n".join([*comment, code(module).rstrip(), "", "", ""])
-    changed = diff.apply(text, [Edit((at, 0), (at, 0), new)])
-    return applied.marked(text, changed, applied.CONSULTATION, f"# {reproduce}")
+    return diff.apply(text, [Edit((at, 0), (at, 0), new)]), f"# {reproduce}"

@@ -23,6 +23,7 @@ from ..rules.rule import Rule
 from . import applied, comment, description, diff, remarks, templates
 from .call_sites import ServingEngine
 from .consumers import consumers
+from .evaluation import CONSULTS
 from .kernel_version import RunningKernel, asked_for
 from .module import Module
 from .overrides import lost
@@ -90,7 +91,13 @@ def patch(
     writable(tree.version, "the tree's version")
     installed = tree.read(module.name) or module.text
     adapted = adapt(rule, dispatch.condition, kernel)
-    if _in_force(Module.parse(module.name, installed), dispatch, adapted):
+    consults = CONSULTS in installed
+    if consults and _in_force(module, dispatch, adapted):
+        raise InputError(
+            f"{tree.path}: the rule is {tree.engine.title}'s own, under a run-time table; "
+            "emit --revert takes that out"
+        )
+    if not consults and _in_force(Module.parse(module.name, installed), dispatch, adapted):
         said = ("the rule is already in force; the diff is empty",)
         return Emitted("", adapted, module.name, dispatch.name, installed, said)
     changed = _changed(module, dispatch, adapted, provenance, tree.engine.title)
@@ -126,15 +133,20 @@ def patch(
 def revert(tree: Tree, op: str) -> str:
     """Return the unified diff that takes the patch of an op's rule out of a tree again.
 
+    A consultation of the run-time table is taken out whole, whatever the op.
+
     Raises :class:`InputError` where no patch is applied, and where its lines were changed since.
     """
     files = dict.fromkeys(tree.name(site.file) for site in tree.engine.call_sites)
     moved = (name for name, _ in tree.search(applied.PATTERN))
-    for name in (*files, *moved):
+    found = []
+    for name in dict.fromkeys((*files, *moved)):
         text = tree.read(name)
         before = applied.original(text, name, op) if text is not None else None
         if text is not None and before is not None:
-            return diff.unified(text, before, name)
+            found.append(diff.unified(text, before, name))
+    if found:
+        return "".join(found)
     looked = ", ".join(files)
     raise InputError(
         f"{tree.path}: no patch of costmodel for {op} is applied here (looked in {looked}); one of "

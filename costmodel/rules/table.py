@@ -38,6 +38,9 @@ MAX_FILE_BYTES = 64 * KIB
 #: stands for "every size"; no entry may be larger.
 MOST_BYTES = 64 * MIB
 
+#: Dtypes by the names that torch and so the engines have for them.
+TORCH_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+
 _WANTED = "a table, as 'costmodel emit --runtime-table --table-out' writes it"
 
 
@@ -143,7 +146,7 @@ def make(
                 "fabric": "pcie" if rule.fabric == "pcie" else "xgmi",
                 "world_size": n,
                 "op": rule.op,
-                "dtype": dtype,  # type: ignore[typeddict-item]
+                "dtype": TORCH_NAMES[dtype],  # type: ignore[typeddict-item]
                 "aiter_from": first,
                 "aiter_before": before,
                 "max_bytes": _bytes(rule, condition.at(n), n, held[n]),
@@ -254,7 +257,9 @@ def look_up(record: TableRecord, call: Call) -> TableEntry | Miss:
         return Miss(f"AITER {call.aiter_version} is no release")
     found = [e for e in near if _range(e)[0] <= running < _range(e)[1]]
     if not found:
-        return Miss(f"stale: made for {' and '.join(map(releases, near))}, not {call.aiter_version}")
+        return Miss(
+            f"stale: made for {' and '.join(map(releases, near))}, not {call.aiter_version}"
+        )
     entry = found[0]
     if call.machine is None or entry["machine"] in (None, call.machine):
         return entry
