@@ -97,9 +97,9 @@ def command(
 
     For sglang, vllm and aiter: a snippet, or with --source a unified diff made from the source
     that is there, with paths relative to PATH. A diff over an applied one replaces it; --revert
-    takes it out. With --runtime-table the patch makes the engine ask a JSON file of sizes, which
-    --table-out writes, and its own rule holds where the file has none. For env: AITER's environment variables. For json and table: the rule for programs
-    and for people.
+    takes it out. With --runtime-table the diff makes the engine ask a JSON file of sizes, which
+    --table-out writes; its own rule holds where that has none. For env: AITER's environment
+    variables. For json and table: the rule for programs and for people.
 
     \b
     costmodel emit --for sglang --arch gfx950

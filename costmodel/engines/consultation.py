@@ -215,7 +215,7 @@ def _consulting(
 
 
 def _with_entries(own: Condition, sizes: dict[int, int], op: str, kernel: Kernel) -> Adapted:
-    """Return the rule that holds with entries: their sizes, all that the kernel takes, the guards."""
+    """Return the rule that holds with entries: their sizes, the kernel's limits, the guards."""
     entries = Rule.from_cutoffs("table", sizes, op=op, requires=validity(kernel))
     return adapt(entries, own, kernel)
 
@@ -249,12 +249,11 @@ def _negated(test: ast.expr) -> str:
 
 
 def _difference(name: str, text: str, before: DispatchFunction, adapted: Adapted) -> str:
-    """Return how a changed source differs from what it should do, in words, "" where it does not."""
+    """Return how a changed source differs from what it should do, in words, "" for not at all."""
     try:
         module = Module.parse(name, text)
         without = read_dispatch(module, before.name, constant=True)
-        asked = [n for n in ast.walk(module.tree) if is_call(n)]
-        asked = [n for n in asked if isinstance(n, ast.Call)]
+        asked = [n for n in ast.walk(module.tree) if isinstance(n, ast.Call) and is_call(n)]
         size = [Edit.of(n, str(_PROBE_BYTES)) for n in asked]
         filled = Module.parse(name, diff.apply(text, size))
         with_entry = read_dispatch(filled, before.name, constant=True)
@@ -296,7 +295,7 @@ class _Lines:
         self.below = ""
 
     def edits(self) -> list[Edit]:
-        """Return the edits: lines before the first choice of a predicate, else after the decision."""
+        """Return the edits: before the first choice of a predicate, else after the decision."""
         if self.dispatch.returns:
             step = self._first_return()
             top = self._top_of(step.node)

@@ -74,8 +74,8 @@ _IMPORTS = ("contextlib", "importlib.metadata", "json", "pathlib", "re")
 
 def code(module: Module) -> str:
     """Return the functions, for a file with or without ``torch`` and a ``logger`` of its own."""
-    top = {a.asname or a.name for n in module.tree.body if isinstance(n, ast.Import | ast.ImportFrom)
-           for a in n.names}  # fmt: skip
+    loads = [n for n in module.tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
+    top = {a.asname or a.name for n in loads for a in n.names}
     imports, logger = list(_IMPORTS), "logger"
     if "logger" not in top and not re.search(r"^logger\b.*=", module.text, re.MULTILINE):
         imports, logger = sorted([*imports, "logging"]), "logging.getLogger(__name__)"

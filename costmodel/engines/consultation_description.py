@@ -35,11 +35,8 @@ def notes(
     where = f"the table belongs at {folder}/{table.FOLDER}/{name}".replace("//", "/")
     where = where.replace("at /", "at ")
     said = [Note(f"made for {running.words()}", f"made for {running.words()}"), Note(where, where)]
-    said += (
-        [Note(f"the table has: {table.words(entry)}") for entry in (record or {})["entries"]]
-        if record
-        else []
-    )  # noqa: E501
+    entries = record["entries"] if record else []
+    said += [Note(f"the table has: {table.words(entry)}") for entry in entries]
     said += [
         Note(
             "without a table, and where it has no entry for the arch, fabric, ranks, op, dtype and "

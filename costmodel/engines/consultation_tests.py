@@ -48,8 +48,8 @@ def render(made: Consultation, engine: ServingEngine, source: str = "") -> str:
 
 def _place(made: Consultation, place: Place, engine: ServingEngine) -> str:
     """Return one function: its file, name and op, cases by entry, and settings that override."""
-    sized = {size: place.with_bytes(dict.fromkeys(WORLD_SIZES, size)) for size in _SIZES}
-    rules: dict[int | None, Rule] = {None: Rule("own", place.own), **sized}
+    rules: dict[int | None, Rule] = {None: Rule("own", place.own)}
+    rules |= {size: place.with_bytes(dict.fromkeys(WORLD_SIZES, size)) for size in _SIZES}
     rows = [f"        {size}: [\n{_rows(rule, place)}\n        ]," for size, rule in rules.items()]
     text = made.patched.get(place.file)
     dispatch = read_dispatch(Module.parse(place.file, text), place.function) if text else None

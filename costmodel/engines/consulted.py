@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..rules import table
 from .evaluation import CONSULTS
 from .module import Module
+from .schemas import ConsultationRecord
 from .source import Tree
 
 
@@ -33,6 +34,14 @@ class Consulted:
     calls: tuple[tuple[str, int, str], ...]
     tables: tuple[TableBeside, ...]
 
+    def to_dict(self) -> ConsultationRecord:
+        """Return the part of a ``costmodel/audit/1`` record."""
+        return {
+            "file": self.file,
+            "calls": [{"function": f, "line": n, "op": op} for f, n, op in self.calls],
+            "tables": [{"file": t.file, "table": t.record, "wrong": t.wrong} for t in self.tables],
+        }
+
 
 def calls(module: Module) -> tuple[tuple[str, int, str], ...]:
     """Return (function, line, op) of every place of a module that consults the table."""
@@ -40,9 +49,9 @@ def calls(module: Module) -> tuple[tuple[str, int, str], ...]:
     for qualified in module.functions():
         target = module.function(qualified)
         for node in ast.walk(target[0]) if target else ():
-            if is_call(node):
-                given = [a.value for a in node.args if isinstance(a, ast.Constant)]  # type: ignore[attr-defined]
-                found.append((qualified, node.lineno, str(given[0]) if given else ""))  # type: ignore[attr-defined]
+            if isinstance(node, ast.Call) and is_call(node):
+                given = [a.value for a in node.args if isinstance(a, ast.Constant)]
+                found.append((qualified, node.lineno, str(given[0]) if given else ""))
     return tuple(found)
 
 

@@ -57,7 +57,8 @@ class TableEntry(TypedDict):
 
     ``aiter_from`` is the first release that it holds for, ``aiter_before`` the first that it does
     not, null where none is known. ``lo`` and ``hi`` bound the cutoff in bytes on a machine that
-    nobody has measured (90 %). ``dtype`` is torch's name. ``machine`` is null for a cutoff that comes from a calibration.
+    nobody has measured (90 %). ``dtype`` is torch's name. ``machine`` is null for a cutoff that
+    comes from a calibration.
     """
 
     arch: str
