@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..model.shape import FUSED, SEPARATE_OPS, WORLD_SIZES, op_key, read_op
 from ..rules import ENGINES
 from ..rules.evidence import Provenance
 from ..rules.rule import Rule
-from . import emit_by_arch, options, question, targets
+from . import emit_by_arch, emit_table, options, question, targets
 
 if TYPE_CHECKING:
     from ..decide.batch_invariance import OneKernels
@@ -69,9 +69,17 @@ AITER = click.option(
 @click.option(
     "--revert", is_flag=True, help="Make the diff that takes an applied patch out of --source."
 )
+@click.option(
+    "--runtime-table",
+    is_flag=True,
+    help="Make the engine ask a file of sizes, with its own rule where the file has none.",
+)
+@click.option(
+    "--table-out", "table_file", metavar="FILE", help="Write that file, with the rule in it."
+)
 @click.option("--out", metavar="FILE", help="Write here instead of to standard output.")
 @click.option("--tests", "tests_file", metavar="FILE", help="Write a test file of boundary cases.")
-@click.option("--force", is_flag=True, help="Overwrite --out and --tests.")
+@click.option("--force", is_flag=True, help="Overwrite --out, --tests and --table-out.")
 def command(
     wanted: str,
     rule_name: str | None,
@@ -80,6 +88,8 @@ def command(
     tp: tuple[int, ...],
     source: str | None,
     revert: bool,
+    runtime_table: bool,
+    table_file: str | None,
     out: str | None,
     tests_file: str | None,
     force: bool,
@@ -90,8 +100,9 @@ def command(
     For sglang, vllm and aiter: a snippet, or with --source a unified diff made from the source
     that is there, with paths relative to PATH. A diff over an applied one replaces it; --revert
     takes it out. A list of archs, or of GPUs, makes one diff with the rule of each, by the host's
-    GPUs and links. For env: AITER's environment variables. For json and table: the rule for
-    programs and for people.
+    GPUs and links. With --runtime-table the diff makes the engine ask a JSON file of sizes, which
+    --table-out writes; its own rule holds where that has none. For env: AITER's environment
+    variables. For json and table: the rule for programs and for people.
 
     \b
     costmodel emit --for sglang --arch gfx950
@@ -99,6 +110,7 @@ def command(
     patch -p1 -d ~/vllm < rule.patch && pytest test_rule.py
     costmodel emit --for vllm --source ~/vllm --revert | patch -p1 -d ~/vllm
     costmodel emit --for aiter --arch gfx942,gfx950 --source ~/aiter --out both.patch
+    costmodel emit --for sglang --runtime-table --arch gfx942 --table-out mi300x.json
     costmodel emit --for table --rule vllm
     """
     wanted = wanted.lower()
@@ -113,11 +125,17 @@ def command(
     if wanted not in ENGINES and (source or tests_file):
         given = "--source" if source else "--tests"
         raise InputError(f"{given} goes with --for {', '.join(ENGINES)}, not {wanted}")
-    for file in (out, tests_file):
+    files = emit_table.Files(out, tests_file, table_file)
+    if table_file and not runtime_table:
+        raise InputError("--table-out goes with --runtime-table")
+    if runtime_table and (wanted not in ENGINES or hidden_set or revert):
+        given = f"--for {wanted}" if wanted not in ENGINES else ""
+        given = given or ("--hidden-set" if hidden_set else "--revert, which takes any patch out")
+        raise InputError(f"--runtime-table goes with --for {', '.join(ENGINES)}, not {given}")
+    for file in (out, tests_file, table_file):
         if file:
             check_free(file, force)
-    if out and tests_file and Path(out).resolve() == Path(tests_file).resolve():
-        raise InputError(f"--out and --tests name the same file {out}")
+    files.check_apart()
     if batch_invariant and rule_name:
         raise InputError("give --rule or --batch-invariant, which makes a rule of its own")
     if revert:
@@ -130,6 +148,8 @@ def command(
     running = _running(asked["aiter_version"], tree)
     command_line = _command_line(wanted, rule_name, hidden_set, batch_invariant, tp, asked, running)
     asked["aiter_version"] = running.kernel.version
+    if kinds and runtime_table:
+        raise InputError("--runtime-table is for one GPU a call: its file holds a part for each")
     if kinds:
         make = partial(_invariant, wanted) if batch_invariant else _recommended
         made = {
@@ -138,6 +158,12 @@ def command(
         for note in emit_by_arch.write(wanted, made, running, tree, source, out, tests_file, asked):
             click.echo(f"costmodel: note: {note}", err=True)
         return
+    for_gpu = any(asked[key] for key in ("arch", "gpu", "calibration_file"))
+    if runtime_table and not (for_gpu or rule_name or table_file):
+        _tell(emit_table.emit(wanted, None, "", running, tree, files, _write))
+        return
+    if runtime_table:
+        command_line += " --runtime-table"
     if rule_name:
         rule, provenance = _named(rule_name, hidden_set, asked), Provenance(command_line)
         said: Callable[[], list[str]] = list
@@ -147,7 +173,11 @@ def command(
     else:
         rule, provenance, decision = _recommended(hidden_set, tp, dict(asked), command_line)
         said = partial(_losses, decision)
-    if wanted in ENGINES:
+    if runtime_table:
+        source_of_rule = emit_table.with_gpu(provenance, asked["arch"], asked["gpu"])
+        whole, dtype = (rule, source_of_rule), question.dtype_of(asked)
+        emitted, written = emit_table.emit(wanted, whole, dtype, running, tree, files, _write), True
+    elif wanted in ENGINES:
         fixed = rule_name or batch_invariant
         separate = partial(_against_separate, bool(fixed), tp, asked)
         other = partial(_elsewhere, rule, bool(fixed), tp, asked)
@@ -157,7 +187,11 @@ def command(
     else:
         emitted, written = (), True
         _write(out, _listing(wanted, rule, provenance, running.kernel, asked))
-    for note in (*(said() if written else ()), *emitted):
+    _tell([*(said() if written else ()), *emitted])
+
+
+def _tell(notes: Sequence[str]) -> None:
+    for note in notes:
         click.echo(f"costmodel: note: {note}", err=True)
 
 

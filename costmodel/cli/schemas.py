@@ -17,6 +17,7 @@ from ..live.run.schemas import EnvironmentRecord, RunSettings
 from ..live.validation import LiveValidationRecord
 from ..planning.schemas import PlanRecord
 from ..rules.schemas import Catalogue, RuleRecord
+from ..rules.table import TableRecord
 from ..simulation.schemas import SimulationRecord, SweepRecord
 from ..tuning.handover import TuneRecord
 from ..tuning.session import TuningSettings
@@ -37,6 +38,7 @@ SCHEMAS: dict[str, Any] = {
     "costmodel/simulate-sweep/1": SweepRecord,
     "costmodel/rule/1": RuleRecord,
     "costmodel/catalogue/1": Catalogue,
+    "costmodel/table/1": TableRecord,
     "costmodel/plan/1": PlanRecord,
     "costmodel/calibration/2": CalibrationRecord,
     "costmodel/tuning/1": TuningSettings,

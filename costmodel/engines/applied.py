@@ -22,6 +22,8 @@ from .diff import newline_of, split_lines
 from .expression import WIDTH
 
 _MARK = "# Undo (costmodel emit --revert): "
+#: Stands for the op in the marks of a consultation, which is one patch of several places.
+CONSULTATION = "runtime_table"
 #: What a source with an applied patch contains, as a regular expression.
 PATTERN = re.escape(_MARK)
 _FIRST = re.compile(
@@ -65,14 +67,25 @@ def marks(text: str) -> Iterator[Mark]:
         yield Mark(first, end, found["op"], above, count, found["digest"], packed)
 
 
-def original(text: str, name: str, op: str) -> str | None:
+def original(text: str, name: str, op: str | None) -> str | None:
     """Return the source as it was before the patch of an op's rule, None where there is none.
 
-    Raises :class:`InputError`, naming file and line, when the patched lines were changed since.
+    A consultation of the run-time table is taken out with the patch of any op; ``op`` None takes
+    out the patches of all. Raises :class:`InputError`, naming file and line, when the patched lines
+    were changed since.
     """
-    mark = next((m for m in marks(text) if m.op == op), None)
-    if mark is None:
-        return None
+    before = None
+    while mark := next((m for m in marks(text) if op in (None, m.op) or _consults(m)), None):
+        before = text = _without(text, name, mark)
+    return before
+
+
+def _consults(mark: Mark) -> bool:
+    return mark.op == CONSULTATION
+
+
+def _without(text: str, name: str, mark: Mark) -> str:
+    """Return the source with one patch taken out."""
     lines = split_lines(text)
     del lines[mark.first : mark.end]
     start = mark.first - mark.above

@@ -22,6 +22,7 @@ from ..rules.boundary import first_difference
 from ..rules.catalogue import catalogue
 from ..rules.condition import Always, Condition
 from ..rules.rule import Rule
+from .consulted import Consulted, consulted
 from .gates import Gates, read_gates
 from .host_gate import kinds_in
 from .kernel_version import of_tree
@@ -69,7 +70,8 @@ class Audit:
 
     ``installed`` holds the rules of every op, the one that is compared first; ``gates`` what
     decides beside them. ``against`` is the rule it is compared with as that would stand there;
-    ``scores`` holds, per world size, what it would save.
+    ``scores`` holds, per world size, what it would save; ``consulted`` are the files that ask a
+    run-time table first, for which ``installed`` is what holds without an entry.
     """
 
     tree: Tree
@@ -77,6 +79,7 @@ class Audit:
     gates: Gates
     against: Adapted | None = None
     scores: dict[int, Score] = field(default_factory=dict)
+    consulted: tuple[Consulted, ...] = ()
 
     @property
     def rule(self) -> Rule:
@@ -126,6 +129,7 @@ class Audit:
             ],
             "gates": [gate.to_dict() for gate in self.gates.present],
             "gates_absent": list(self.gates.absent),
+            "consultations": [one.to_dict() for one in self.consulted],
             "against": self.against.rule.to_json() if self.against else None,
             "comparison": [
                 {
@@ -185,7 +189,7 @@ def audit(
     if against is None and decision is not None:
         against = decision.unguarded_rule
     if against is None:
-        return Audit(tree, installed, gates)
+        return Audit(tree, installed, gates, consulted=_consulted(tree, installed))
     kernel = decision.setting.kernel if decision else kernels.aiter(aiter_version)
     adapted = adapt(against, installed[0].rule.condition, kernel)
     scores = {
@@ -193,7 +197,12 @@ def audit(
         for c in (decision.cutoffs if decision else ())
         if c.world_size not in adapted.unclaimed
     }
-    return Audit(tree, installed, gates, adapted, scores)
+    return Audit(tree, installed, gates, adapted, scores, _consulted(tree, installed))
+
+
+def _consulted(tree: Tree, installed: Sequence[InstalledRule]) -> tuple[Consulted, ...]:
+    files = dict.fromkeys(one.file for one in installed)
+    return tuple(found for file in files if (found := consulted(tree, file)) is not None)
 
 
 def read_installed(

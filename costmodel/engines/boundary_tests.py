@@ -53,7 +53,7 @@ def render(
     if gated is not None:
         about = [gated.words(), f"elsewhere: {adapted.rule.words()}"]
         about.append(comment.reproduce(provenance))
-    settings = _overridden(dispatch) if dispatch is not None else []
+    settings = overridden_rows(dispatch) if dispatch is not None else []
     hosts = _hosts(gated) if gated is not None else []
     kinds = gated.kinds.items() if gated is not None else ()
     by_gpu = [f"    {kind.name!r}: [\n{_rows(a.rule, meshed)}\n    ]," for kind, a in kinds]
@@ -70,7 +70,7 @@ def render(
         about="\n".join(about),
         file=file,
         package=engine.package,
-        inside=_inside(file, engine),
+        inside=inside(file, engine),
         source=source,
         stand_in=body,
         rows=_rows(rule, meshed),
@@ -252,7 +252,7 @@ def _hosts(gated: Gated) -> list[str]:
     ]
 
 
-def _overridden(dispatch: DispatchFunction) -> list[str]:
+def overridden_rows(dispatch: DispatchFunction) -> list[str]:
     """Return the boundary cases under each setting that replaces the rule, one dtype and size."""
     rows = []
     for override in dispatch.overrides:
@@ -272,7 +272,7 @@ def _overridden(dispatch: DispatchFunction) -> list[str]:
     return rows
 
 
-def _inside(file: str, engine: ServingEngine) -> str:
+def inside(file: str, engine: ServingEngine) -> str:
     """Return a file's path inside the engine's package."""
     for site in engine.call_sites:
         if file.endswith(site.file):

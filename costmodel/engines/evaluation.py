@@ -49,6 +49,9 @@ from .symbols import (
 
 #: Names of the number of ranks.
 WORLD = re.compile(r"(tp_|tensor_parallel_)?world_size_?|tp_size|nranks|n_ranks|ngpus|num_ranks")
+#: The function by which a patched engine asks the run-time table (see :mod:`.consultation`). It is
+#: read as a table without an entry leaves it: None, and the engine's own rule holds.
+CONSULTS = "_tuned_max_size"
 _MESH = re.compile(r"(is_)?fully_connected_?|full_nvlink_?|full_mesh")
 OPERATORS = {
     ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.FloorDiv: "//", ast.Mod: "%",
@@ -365,6 +368,8 @@ class Evaluator:
     def _call(self, node: ast.Call) -> Symbol | None:
         self.note_call(node)
         function = node.func
+        if isinstance(function, ast.Name) and function.id == CONSULTS:
+            return Nothing()
         name = function.attr if isinstance(function, ast.Attribute) else source_of(function)
         arguments = [self.value(a) for a in node.args]
         if isinstance(function, ast.Attribute):

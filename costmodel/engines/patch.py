@@ -24,6 +24,7 @@ from . import applied, comment, description, diff, remarks, templates
 from .by_arch import Gated
 from .call_sites import ServingEngine
 from .consumers import Consumer, consumers
+from .evaluation import CONSULTS
 from .kernel_version import RunningKernel, asked_for
 from .module import Module
 from .overrides import lost
@@ -100,7 +101,13 @@ def patch(
     concerned = consumers(tree, module, dispatch)
     copies = _copies(tree, rule.op, module, dispatch, concerned)
     there = Module.parse(module.name, installed)
-    if all(_in_force(there, one, adapted) for one in (dispatch, *copies)):
+    consults = CONSULTS in installed
+    if consults and _in_force(module, dispatch, adapted):
+        raise InputError(
+            f"{tree.path}: the rule is {tree.engine.title}'s own, under a run-time table; "
+            "emit --revert takes that out"
+        )
+    if not consults and all(_in_force(there, one, adapted) for one in (dispatch, *copies)):
         said = ("the rule is already in force; the diff is empty",)
         return Emitted("", adapted, module.name, dispatch.name, installed, said)
     changed = _changed(module, dispatch, copies, adapted, provenance, tree.engine.title)
@@ -139,15 +146,20 @@ def patch(
 def revert(tree: Tree, op: str) -> str:
     """Return the unified diff that takes the patch of an op's rule out of a tree again.
 
+    A consultation of the run-time table is taken out whole, whatever the op.
+
     Raises :class:`InputError` where no patch is applied, and where its lines were changed since.
     """
     files = dict.fromkeys(tree.name(site.file) for site in tree.engine.call_sites)
     moved = (name for name, _ in tree.search(applied.PATTERN))
-    for name in (*files, *moved):
+    found = []
+    for name in dict.fromkeys((*files, *moved)):
         text = tree.read(name)
         before = applied.original(text, name, op) if text is not None else None
         if text is not None and before is not None:
-            return diff.unified(text, before, name)
+            found.append(diff.unified(text, before, name))
+    if found:
+        return "".join(found)
     looked = ", ".join(files)
     raise InputError(
         f"{tree.path}: no patch of costmodel for {op} is applied here (looked in {looked}); one of "

@@ -6,6 +6,7 @@ from typing import Literal, TypedDict
 
 from ..decide.schemas import EstimateRecord
 from ..rules.schemas import ConditionRecord, RuleRecord
+from ..rules.table import TableRecord
 
 
 class MismatchRecord(TypedDict):
@@ -79,6 +80,30 @@ class GateRecord(TypedDict):
     source: str
 
 
+class TableCallRecord(TypedDict):
+    """A line that asks the run-time table, and for which op."""
+
+    function: str
+    line: int
+    op: str
+
+
+class TableFileRecord(TypedDict):
+    """A table beside a source; ``table`` is null where it cannot be read, for the reason given."""
+
+    file: str
+    table: TableRecord | None
+    wrong: str
+
+
+class ConsultationRecord(TypedDict):
+    """A source that asks the run-time table."""
+
+    file: str
+    calls: list[TableCallRecord]
+    tables: list[TableFileRecord]
+
+
 class CutoffInWords(TypedDict):
     """Which sizes are 1-stage, and as comparison and bytes; null where there is no one cutoff."""
 
@@ -125,6 +150,7 @@ class AuditRecord(TypedDict):
     rules: list[InstalledRecord]
     gates: list[GateRecord]
     gates_absent: list[str]
+    consultations: list[ConsultationRecord]
     against: RuleRecord | None
     comparison: list[ComparisonRecord]
     regret: list[LossRecord]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import re
 import stat
@@ -20,6 +21,8 @@ from .call_sites import SERVING_ENGINES, ServingEngine
 #: those of SGLang and vLLM (0.4 MB and 45 MB).
 MAX_FILE = 4 * MIB
 MAX_SEARCHED = 256 * MIB
+#: Files of one kind beside a source; there is one for each GPU.
+MAX_BESIDE = 100
 
 #: What reading a damaged or hostile archive raises, beside OSError.
 _DAMAGED = (
@@ -82,6 +85,17 @@ class Tree:
                 yield name, data.decode("utf-8", "replace")
             if searched > MAX_SEARCHED:
                 return
+
+    def beside(self, name: str, pattern: str) -> list[str]:
+        """Return the names of files that match a pattern, relative to the folder of a file."""
+        above = name.rpartition("/")[0]
+        wanted = f"{above}/{pattern}" if above else pattern
+        if self.kind == "wheel":
+            with _wheel(self.path) as archive:
+                found = [n for n in archive.namelist() if fnmatch.fnmatchcase(n, wanted)]
+                return sorted(found)[:MAX_BESIDE]
+        there = (p.relative_to(self.path).as_posix() for p in self.path.glob(wanted))
+        return sorted(there)[:MAX_BESIDE]
 
     def _files(self, named: re.Pattern[str]) -> Iterator[tuple[str, bytes]]:
         """Yield the package's Python files of such names that can be read."""

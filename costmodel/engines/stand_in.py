@@ -300,13 +300,14 @@ def decider(
     environ: Mapping[str, str] | None = None,
     attributes: Mapping[str, Any] | None = None,
     host: tuple[str, str, bool] | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> Callable[..., bool]:
     """Return ``decide(world_size, dtype, hidden_dim, elements, fully_connected=True) -> bool``.
 
     ``text`` is the source of the file, ``qualified`` the function in it (``Class.method``);
     ``environ`` are the environment variables that are set, ``attributes`` those of the class.
     ``host`` holds ``gfx_target_version``, ``device_id`` and whether there is xGMI; None is a host
-    without a topology of amdkfd.
+    without a topology of amdkfd. ``given`` are functions that take the place of those of the file.
     """
     tree = ast.parse(text)
     *outer, name = qualified.split(".")
@@ -322,6 +323,7 @@ def decider(
     def prepare(world_size: int, fully_connected: bool) -> Callable[[FakeTensor], Any]:
         ranks = Communicator(world_size, fully_connected)
         names = _Names(tree, ranks, dict(environ or {}), host)
+        names.update(given or {})
         exec(code, names)
         before = [] if owner is None else [_instance(owner, ranks, names, attributes or {})]
         plain = bare.args.posonlyargs + bare.args.args
@@ -493,6 +495,7 @@ class _Names(dict):  # type: ignore[type-arg]
             __imported__=lambda name: known.get(name, Anything(name)),
             environ=environ,
             getenv=environ.get,
+            _tuned_max_size=lambda *call: None,  # a run-time table without an entry
             rocm_aiter_ops=SimpleNamespace(get_aiter_allreduce=lambda: wrapper),
         )
         for node in ast.walk(tree):

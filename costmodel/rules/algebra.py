@@ -326,12 +326,16 @@ def asks_for_mesh(condition: Condition) -> bool:
 
 def on_full_mesh(condition: Condition) -> Condition:
     """Return the condition with a full mesh taken as given."""
-    return by_world_size(
-        {
-            n: all_of(*(f for f in factors(condition.at(n)) if not asks_for_mesh(f)))
-            for n in WORLD_SIZES
-        }
-    )
+    return by_world_size({n: _given_mesh(condition.at(n)) for n in WORLD_SIZES})
+
+
+def _given_mesh(condition: Condition) -> Condition:
+    if isinstance(condition, OnFullMesh):
+        return Always(condition.inside)
+    if isinstance(condition, All | AnyOf):
+        join = all_of if isinstance(condition, All) else any_of
+        return join(*(_given_mesh(part) for part in condition.parts))
+    return condition
 
 
 def parts_of(condition: Condition) -> Iterator[Condition]:

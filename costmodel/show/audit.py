@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from ..data.engine_calls import FusedCalls
 from ..engines.audit import Audit
+from ..engines.consulted import Consulted
 from ..model.shape import WORLD_SIZES
+from ..rules import table as runtime
 from . import gates, words
 from .table import table
 
@@ -24,6 +26,8 @@ def text(one: Audit, hidden_dims: Sequence[int], dtype: str, calls: FusedCalls |
         lines += [f"  {installed.file}:{o.line}: {o.words()}" for o in installed.overrides]
         lines += [f"  could not be read, taken as met: {a}" for a in installed.assumed]
         lines += [f"  {installed.file}:{f.line}: {f.text}" for f in installed.findings]
+    for file in one.consulted:
+        lines += _consulted(file)
     lines += ["", gates.text(one.gates)]
     lines += ["", f"largest 1-stage batch in {dtype}, by hidden size:"]
     rules = [("installed", one.rule)]
@@ -46,6 +50,23 @@ def text(one: Audit, hidden_dims: Sequence[int], dtype: str, calls: FusedCalls |
         lines += ["", "by the calibrated model, over captured batch sizes:"]
         lines.append(_scores(one, calls))
     return "\n".join(lines)
+
+
+def _consulted(file: Consulted) -> list[str]:
+    """Say where a run-time table is asked, and what the tables beside the source hold."""
+    asked = ", ".join(f"{function}:{line} ({op})" for function, line, op in file.calls)
+    lines = ["", f"{file.file} asks a run-time table before these rules: {asked}"]
+    for beside in file.tables:
+        if beside.record is None:
+            lines.append(f"  not used: {beside.wrong}")
+            continue
+        record, made = beside.record, beside.record["calibration"]
+        said = f", calibration {made['id']} (sha256 {made['sha256'][:12]})" if made["id"] else ""
+        lines.append(f"  {beside.file}: of {record['date']}{said}")
+        lines += [f"    {runtime.words(entry)}" for entry in record["entries"]]
+    if not file.tables:
+        lines.append("  no table lies beside it: these rules hold")
+    return lines
 
 
 def _scores(one: Audit, calls: FusedCalls | None) -> str:

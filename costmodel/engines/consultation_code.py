@@ -1,0 +1,90 @@
+"""The code by which a patched engine reads the run-time table: one function in the engine's file.
+
+It is asked on every call and looks into a dictionary; that is made from the file of
+:mod:`costmodel.rules.table` once for each communicator. The ranks of its group tell each
+other what they read, and use it only where all read the same: one that cannot read the file, or
+reads another, turns it off for all, so that no two ranks ever run different kernels. Nothing that
+the file, the driver or the installed packages say raises into the engine; the engine's own rule
+holds then, and the group's first rank says why in one line. The exchange itself is not caught:
+where it fails, the group's all-reduce would fail too, and ranks must not go on apart.
+
+The fabric is what the driver's topology says: a link of type 11 is xGMI (``CRAT_IOLINK_TYPE_XGMI``
+in amdkfd/kfd_crat.h). Only torch, which the engines import, and the standard library are used.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+
+from ..rules import table
+from .module import Module
+
+_CODE = r'''def _tuned_max_size(comm, op, dtype):
+    """Return the largest input in bytes for 1-stage, None for the rule built in.
+
+    The table of this GPU in configs/ is read once, and used if all ranks read the same.
+    """
+    if hasattr(comm, "_tuned_max_sizes") or getattr(comm, "group", None) is None:
+        return getattr(comm, "_tuned_max_sizes", {{}}).get((op, dtype))
+{imports}
+    def release(version):
+        parts = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)(?:\.post(\d+))?(?:\+.*)?", version)
+        return [int(part or 0) for part in parts.groups()]
+
+    sizes, said = {{}}, ""
+    try:
+        gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
+        name, arch = gpu.name.replace(" ", "_"), gpu.gcnArchName.split(":")[0]
+        said = f"configs/fused_ar_rmsnorm,device_name={{name.removesuffix('_VF')}}.json"
+        file = pathlib.Path(__file__).resolve().parent / said
+        if not (comm.fully_connected and 0 < file.stat().st_size <= {max_file}):
+            raise ValueError("no full mesh, or no file of up to {max_file} bytes")
+        version = importlib.metadata.version("amd-aiter")
+        said, running = f"{{said}}, AITER {{version}}", release(version)
+        links, nodes = set(), pathlib.Path("/sys/class/kfd/kfd/topology/nodes")
+        for path in nodes.glob("*/io_links/*/properties"):
+            with contextlib.suppress(OSError):
+                links.update(path.read_text().splitlines())
+        here = [arch, "xgmi" if "type 11" in links else "pcie", comm.world_size]
+        table = json.loads(file.read_text(encoding="utf-8"))
+        for entry in {{"costmodel/table/1": table["entries"]}}[table["schema"]]:
+            most = entry["max_bytes"]
+            if type(most) is not int or not 0 <= most <= {most}:
+                raise ValueError(f"max_bytes is {{most}}")
+            first, before = entry["aiter_from"], entry["aiter_before"] or "9999.0.0"
+            key = [entry["arch"], entry["fabric"], entry["world_size"]]
+            if key == here and release(first) <= running < release(before):
+                sizes[entry["op"], getattr(torch, entry["dtype"])] = most
+        said = f"{{said}}, {{here}}: {{sizes}}"
+    except Exception as error:
+        sizes, said = {{}}, f"{{said}}, not used: {{error!r}}"
+    ranks = [None] * comm.world_size
+    torch.distributed.all_gather_object(ranks, (sizes, said), group=comm.group)
+    if any(rank != ranks[0] for rank in ranks):
+        sizes, said = {{}}, f"not used, the ranks read {{ranks}}"
+    if torch.distributed.get_rank(comm.group) == 0:
+        {logger}.info("tuned 1-stage sizes: %s", said)
+    comm._tuned_max_sizes = sizes
+    return sizes.get((op, dtype))
+'''
+
+_IMPORTS = ("contextlib", "importlib.metadata", "json", "pathlib", "re")
+
+
+def code(module: Module) -> str:
+    """Return the functions, for a file with or without ``torch`` and a ``logger`` of its own."""
+    loads = [n for n in module.tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
+    top = {a.asname or a.name for n in loads for a in n.names}
+    imports, logger = list(_IMPORTS), "logger"
+    if "logger" not in top and not re.search(r"^logger\b.*=", module.text, re.MULTILINE):
+        imports, logger = sorted([*imports, "logging"]), "logging.getLogger(__name__)"
+    lines = "".join(f"    import {name}\n" for name in imports)
+    if "torch" not in top:
+        lines += "\n    import torch\n"
+    return _CODE.format(
+        imports=lines,
+        logger=logger,
+        max_file=table.MAX_FILE_BYTES,
+        most=table.MOST_BYTES,
+    )

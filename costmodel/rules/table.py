@@ -1,0 +1,300 @@
+"""The run-time table: how many bytes are 1-stage, as a file that a patched engine reads once.
+
+One file serves one GPU, by the name that engines give their tuned configurations
+(``configs/fused_ar_rmsnorm,device_name=AMD_Instinct_MI300X.json``, as SGLang's and vLLM's fused MoE
+kernels have theirs). An entry is keyed by arch, fabric, world size, op, dtype and a range of AITER
+releases; its value is one number of bytes. It says when 1-stage is faster and never what a kernel
+takes: the guards of the engine and the limits of its AITER stand around it in the engine's code.
+
+The same file is the cache of what was tuned on a machine: such an entry also holds its ``machine``,
+and :func:`look_up` calls an entry of another machine a miss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from datetime import date
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from ..data import facts, kernels
+from ..data.kernels import Kernel, parse_version
+from ..errors import InputError
+from ..files import parse_json
+from ..model.shape import WORLD_SIZES
+from ..units import KIB, MIB
+from .algebra import asks_for_mesh, byte_limit, factors, with_version
+from .condition import Always, Condition, exact_size
+from .evidence import Provenance
+from .rule import Rule
+from .schemas import CalibrationName
+
+#: Where engines look for it, relative to the file that consults it.
+FOLDER = "configs"
+#: A table of every world size, op and dtype of one GPU has under 50 entries of under 500 bytes.
+MAX_FILE_BYTES = 64 * KIB
+#: Engines hand no larger input to the custom kernels (SGLang, vLLM and AITER: 64 MiB), so this
+#: stands for "every size"; no entry may be larger.
+MOST_BYTES = 64 * MIB
+
+#: Dtypes by the names that torch and so the engines have for them.
+TORCH_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+
+_WANTED = "a table, as 'costmodel emit --runtime-table --table-out' writes it"
+
+
+class Machine(TypedDict):
+    """On what an entry was measured, beside its key; words that are compared as they stand."""
+
+    driver: str
+    topology: str
+    kernel_state: str
+
+
+class TableEntry(TypedDict):
+    """One cutoff: 1-stage up to and with ``max_bytes``, 0 for none, :data:`MOST_BYTES` for all.
+
+    ``aiter_from`` is the first release that it holds for, ``aiter_before`` the first that it does
+    not, null where none is known. ``lo`` and ``hi`` bound the cutoff in bytes on a machine that
+    nobody has measured (90 %). ``dtype`` is torch's name. ``machine`` is null for a cutoff that
+    comes from a calibration.
+    """
+
+    arch: str
+    fabric: Literal["xgmi", "pcie"]
+    world_size: int
+    op: str
+    dtype: Literal["bfloat16", "float16", "float32"]
+    aiter_from: str
+    aiter_before: str | None
+    max_bytes: int
+    verdict: str
+    lo: float | None
+    hi: float | None
+    machine: Machine | None
+
+
+class TableRecord(TypedDict):
+    """``costmodel/table/1``; ``date`` is the ISO day on which it was made, by ``command``."""
+
+    schema: Literal["costmodel/table/1"]
+    device_name: str
+    date: str
+    command: str
+    calibration: CalibrationName
+    entries: list[TableEntry]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What an entry is looked up by; ``machine`` is None where only the key counts."""
+
+    arch: str
+    fabric: str
+    world_size: int
+    op: str
+    dtype: str
+    aiter_version: str
+    machine: Machine | None = None
+
+
+@dataclass(frozen=True)
+class Miss:
+    """No entry, and in a few words why."""
+
+    why: str
+
+
+def device_name(gpu: str) -> str:
+    """Return a GPU's name as engines write it into file names."""
+    return f"AMD_Instinct_{gpu}"
+
+
+def file_name(device: str) -> str:
+    """Return the name of a device's table, as engines name tuned configurations."""
+    return f"fused_ar_rmsnorm,device_name={device}.json"
+
+
+def make(
+    rule: Rule,
+    provenance: Provenance,
+    kernel: Kernel,
+    *,
+    dtype: str,
+    held: Mapping[int, Collection[Condition]],
+    day: date,
+) -> TableRecord:
+    """Return the table of a rule: an entry for each world size that it claims.
+
+    ``held`` is what the engine's code around the table asks at each world size. Raises
+    :class:`InputError` for a rule that asks anything else besides bytes, one without a GPU, and one
+    that claims no world size.
+    """
+    if not provenance.gpu or not provenance.arch:
+        raise InputError("a table is for one GPU: give --arch or --gpu, also for a rule by name")
+    condition = with_version(rule.condition, kernel.version)
+    claimed = [n for n in WORLD_SIZES if n in condition.world_sizes]
+    if not claimed:
+        raise InputError(f"rule '{rule.name}' claims no world size; there is nothing to write")
+    first, before = releases_like(kernel)
+    entries: list[TableEntry] = []
+    for n in claimed:
+        evidence = provenance.evidence.get(n)
+        entries.append(
+            {
+                "arch": provenance.arch,
+                "fabric": "pcie" if rule.fabric == "pcie" else "xgmi",
+                "world_size": n,
+                "op": rule.op,
+                "dtype": TORCH_NAMES[dtype],  # type: ignore[typeddict-item]
+                "aiter_from": first,
+                "aiter_before": before,
+                "max_bytes": _bytes(rule, condition.at(n), n, held[n]),
+                "verdict": evidence.verdict if evidence else "",
+                "lo": evidence.lo if evidence else None,
+                "hi": evidence.hi if evidence else None,
+                "machine": None,
+            }
+        )
+    return {
+        "schema": "costmodel/table/1",
+        "device_name": device_name(provenance.gpu),
+        "date": day.isoformat(),
+        "command": provenance.command,
+        "calibration": {"id": provenance.calibration_id, "sha256": provenance.calibration_sha256},
+        "entries": entries,
+    }
+
+
+def _bytes(rule: Rule, here: Condition, world_size: int, held: Collection[Condition]) -> int:
+    if here == Always(False):
+        return 0
+    limit = byte_limit(here)
+    more = [f for f in factors(here) if f not in (limit, *held) and not asks_for_mesh(f)]
+    if more:
+        raise InputError(
+            f"a table holds bytes alone; rule '{rule.name}' at TP{world_size} asks "
+            f"{more[0].words()} too: emit it without --runtime-table"
+        )
+    most = MOST_BYTES if limit is None else limit.value - (limit.op == "<")
+    return max(0, min(most, MOST_BYTES))
+
+
+def releases_like(kernel: Kernel) -> tuple[str, str | None]:
+    """Return the first AITER release with the same fused kernels, and the first one without.
+
+    None where no such release is known yet: a newer one is taken to be like the newest.
+    """
+    known = {row["since_release"] for row in facts.rows("aiter_kernels.csv")}
+    oldest = parse_version(kernels.first_release("fused_2stage"))
+    releases = sorted((r for r in known if parse_version(r) >= oldest), key=parse_version)
+    this = parse_version(kernel.version)
+    at = max(i for i, r in enumerate(releases) if parse_version(r) <= this)
+    own = _fused(kernels.aiter(releases[at]))
+    first, last = at, at
+    while first > 0 and _fused(kernels.aiter(releases[first - 1])) == own:
+        first -= 1
+    while last + 1 < len(releases) and _fused(kernels.aiter(releases[last + 1])) == own:
+        last += 1
+    return releases[first], releases[last + 1] if last + 1 < len(releases) else None
+
+
+def _fused(kernel: Kernel) -> tuple[object, ...]:
+    names = [f.name for f in fields(kernel) if f.name.startswith("fused_")]
+    return tuple(getattr(kernel, name) for name in (*names, "release_acquire"))
+
+
+def parse(text: str, where: str) -> TableRecord:
+    """Read a table; raise :class:`InputError`, naming ``where``, for one that is damaged."""
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_FILE_BYTES:
+        raise InputError(f"{where}: larger than {MAX_FILE_BYTES // KIB} KiB; give {_WANTED}")
+    record = parse_json(text, TableRecord, where, _WANTED)
+    seen: list[TableEntry] = []
+    for i, entry in enumerate(record["entries"]):
+        at = f"{where}: entries[{i}]"
+        if not 0 <= entry["max_bytes"] <= MOST_BYTES:
+            raise InputError(f"{at}: max_bytes is {entry['max_bytes']}, not 0 to {MOST_BYTES}")
+        try:
+            first, before = _range(entry)
+        except InputError as error:
+            raise InputError(f"{at}: {error}") from None
+        if first >= before:
+            raise InputError(f"{at}: no AITER release is between aiter_from and aiter_before")
+        if any(_same_key(entry, other) for other in seen):
+            raise InputError(f"{at}: a second entry for the same key")
+        seen.append(entry)
+    return record
+
+
+def load(path: str | Path) -> TableRecord:
+    """Read a table file.
+
+    Raises :class:`InputError` for one that is missing, too large, damaged, or no regular file.
+    """
+    if Path(path).exists() and not Path(path).is_file():
+        raise InputError(f"{path}: not a regular file; give {_WANTED}")
+    try:
+        with Path(path).open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+        text = data.decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}; give {_WANTED}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file; give {_WANTED}") from None
+    return parse(text, str(path))
+
+
+def look_up(record: TableRecord, call: Call) -> TableEntry | Miss:
+    """Return the entry for a call, or why there is none; it never raises for a version."""
+    key = (call.arch, call.fabric, call.world_size, call.op, call.dtype)
+    near = [e for e in record["entries"] if _key(e) == key]
+    if not near:
+        return Miss(f"no entry for {call.arch}, {call.fabric}, TP{call.world_size}, {call.op}, "
+                    f"{call.dtype}")  # fmt: skip
+    try:
+        running = parse_version(call.aiter_version.split("+")[0])
+    except InputError:
+        return Miss(f"AITER {call.aiter_version} is no release")
+    found = [e for e in near if _range(e)[0] <= running < _range(e)[1]]
+    if not found:
+        return Miss(
+            f"stale: made for {' and '.join(map(releases, near))}, not {call.aiter_version}"
+        )
+    entry = found[0]
+    if call.machine is None or entry["machine"] in (None, call.machine):
+        return entry
+    other = next(k for k in Machine.__annotations__ if entry["machine"][k] != call.machine[k])  # type: ignore[literal-required, index]
+    return Miss(f"stale: tuned with another {other.replace('_', ' ')}")
+
+
+def releases(entry: TableEntry) -> str:
+    """Return in words which AITER releases an entry is for."""
+    before = f" and before {entry['aiter_before']}" if entry["aiter_before"] else " and later"
+    return f"AITER {entry['aiter_from']}{before}"
+
+
+def words(entry: TableEntry) -> str:
+    """Return an entry in one line, with units."""
+    most = entry["max_bytes"]
+    sizes = {0: "2-stage at every size", MOST_BYTES: "1-stage at every size"}.get(
+        most, f"1-stage <= {exact_size(most)}"
+    )
+    on = f"{entry['arch']}, {entry['fabric']}, TP{entry['world_size']}"
+    return f"{on}, {entry['op']}, {entry['dtype']}, {releases(entry)}: {sizes}"
+
+
+def _key(entry: TableEntry) -> tuple[str, str, int, str, str]:
+    return entry["arch"], entry["fabric"], entry["world_size"], entry["op"], entry["dtype"]
+
+
+def _range(entry: TableEntry) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    before = entry["aiter_before"]
+    last = parse_version(before) if before is not None else (float("inf"),)
+    return parse_version(entry["aiter_from"]), last
+
+
+def _same_key(one: TableEntry, other: TableEntry) -> bool:
+    """Tell whether one call could find both entries."""
+    (first, before), (start, end) = _range(one), _range(other)
+    return _key(one) == _key(other) and first < end and start < before
