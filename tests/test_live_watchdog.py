@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
@@ -198,10 +199,9 @@ rank.wait()
 def runs(pid):
     """Return whether a process runs; one that nobody has waited for yet does not."""
     try:
-        stat = open(f"/proc/{pid}/stat").read()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def test_a_rank_in_which_no_thread_can_run_ends_after_its_launcher():

@@ -202,7 +202,7 @@ class RunDirectory:
 
 
 def _locked(handle: int) -> bool:
-    """Take the lock of a run; wait a little for ranks whose launcher was killed, which still end."""
+    """Take the lock of a run, waiting a little for ranks of a killed launcher, which still end."""
     until = time.monotonic() + ENDING_S
     while True:
         try:
