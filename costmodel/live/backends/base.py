@@ -148,6 +148,8 @@ class Backend(ABC):
     #: Who starts the processes: ``in_process`` needs none (or adapts when it finds itself under
     #: torchrun), ``spawn`` has ``measure`` start one a rank, ``torchrun`` is the user's doing.
     launch: ClassVar[str] = "in_process"
+    #: How much longer than other steps that compile :meth:`set_up` may take.
+    start_up_patience: ClassVar[float] = 1.0
     #: False for a test double: every row is then marked ``suspect``.
     genuine: bool = True
 
@@ -219,6 +221,13 @@ class Backend(ABC):
     @abstractmethod
     def release(self) -> None:
         """Free the buffers of the shape; may be called twice."""
+
+    def reason_to_stop(self, calls: int) -> str:
+        """Return why this process cannot go on with a capture of ``calls`` calls, "" if it can.
+
+        Asked between shapes, and answered alike on every rank; a new process can, with --resume.
+        """
+        return ""
 
     # -- records ----------------------------------------------------------------------------------
 
