@@ -25,8 +25,8 @@ def check_arms(backend: Backend) -> list[str]:
         for timing in backend.timings:
             try:
                 timed = backend.capture(arm, 1, timing)
-            except CannotRun as error:
-                lines.append(f"{arm} will be left out at {CHECK_SHAPE}: {error}")
+            except CannotRun as refusal:
+                lines.append(f"{arm} will be left out at {CHECK_SHAPE}: {refusal}")
                 break
             backend.poison()
             timed.replay(1)
