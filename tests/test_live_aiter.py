@@ -63,6 +63,87 @@ def test_all_arms_are_checked_measured_and_marked_as_of_a_standin(tmp_path):
     assert kernels[480] == ["reduce_scatter_cross_device_store", "local_device_load_rmsnorm"]
 
 
+OTHER = (
+    "plain_1stage", "fp8_token_1stage", "fp8_token_2stage", "fp8_group_1stage", "fp8_group_2stage",
+    "mxfp4_1stage", "mxfp4_2stage",
+)  # fmt: skip
+
+
+def test_other_ops_are_checked_and_measured_as_rows_of_their_own(tmp_path):
+    run = tmp_path / "run"
+    code, out, _ = torchrun(
+        *ENTRY, "--hidden", "1024", "--tokens", "3", "--arms", ",".join((*OTHER, "plain_2stage")),
+        *QUICK, "--seed", "7", "--out", run,
+    )  # fmt: skip
+    assert code == 0
+    table = measurement.read(run / "measurements.csv")
+    assert sorted(zip(table.op, table.algorithm, strict=True)) == [
+        ("all_reduce", "1stage"),
+        ("fused_ar_rmsnorm_quant_fp8", "1stage"), ("fused_ar_rmsnorm_quant_fp8", "2stage"),
+        ("fused_ar_rmsnorm_quant_fp8_per_token", "1stage"),
+        ("fused_ar_rmsnorm_quant_fp8_per_token", "2stage"),
+        ("fused_ar_rmsnorm_quant_mxfp4", "1stage"), ("fused_ar_rmsnorm_quant_mxfp4", "2stage"),
+    ]  # fmt: skip
+    assert "plain_2stage  skipped: AITER's own dispatch does not take 2-stage at 6144 bytes" in out
+    record = json.loads((run / "samples.jsonl").read_text().splitlines()[0])
+    errors = {arm: result["worst_error"] for arm, result in record["arms"].items()}
+    assert all(0.1 < errors[arm] < 1.0 for arm in OTHER[1:]), errors  # quantised, and no more
+
+
+def test_a_rank_left_out_is_seen_behind_a_quantised_output(tmp_path):
+    run = tmp_path / "run"
+    code, out, _ = torchrun(
+        *ENTRY, "--hidden", "1024", "--tokens", "2", "--arms", "fp8_group_1stage,mxfp4_1stage",
+        *QUICK, "--out", run, AITER_STANDIN_FAULT="wrong-1stage",
+    )  # fmt: skip
+    assert code != 0
+    assert "fp8_group_1stage  WRONG on rank 1" in out
+    assert "mxfp4_1stage  WRONG on rank 1" in out
+    assert (run / "measurements.csv").read_text().count("\n") == 1  # its header
+
+
+def test_an_op_that_an_older_aiter_lacks_is_skipped_with_the_release_that_brought_it():
+    for arm, since in (("fp8_token_1stage", "0.1.10.post3"), ("mxfp4_2stage", "0.1.16")):
+        assert f"(it came with {since})" in older(arm, 4096)
+
+
+@pytest.mark.parametrize(
+    ("arm", "hidden_dim", "dtype", "message"),
+    [
+        ("fp8_group_1stage", 4160, "bf16", "in multiples of 128"),
+        ("mxfp4_1stage", 4112, "bf16", "in multiples of 32"),
+        ("fp8_token_1stage", 4096, "fp32", "takes bf16 and fp16"),
+        ("fp8_token_1stage", 8200, "bf16", "hidden / 8 <= 1024"),
+        ("plain_1stage", 4096, "bf16", None),
+    ],
+)
+def test_what_the_other_ops_take(arm, hidden_dim, dtype, message):
+    from costmodel.live.backends.aiter.adapter import AiterBackend
+    from costmodel.live.backends.base import LiveShape
+
+    backend = AiterBackend(4)
+    backend._aiter = Found("0.1.18")
+    reason = backend.reason_against(LiveShape(4, hidden_dim, dtype), arm)
+    assert (reason is None) if message is None else (message in reason)
+
+
+def older(arm, hidden_dim):
+    """Return what the adapter says of an arm to an AITER whose communicator has the fused op alone."""
+    from costmodel.live.backends.aiter.adapter import AiterBackend
+    from costmodel.live.backends.base import LiveShape
+
+    class Oldest:
+        def should_custom_ar(self, input):
+            return True
+
+        def custom_fused_ar_rms(self, input, residual_inp, weight, eps, use_1stage):
+            raise AssertionError
+
+    backend = AiterBackend(2)
+    backend._aiter, backend._communicator = Found("0.1.10.post2"), Oldest()
+    return backend.reason_against(LiveShape(4, hidden_dim, "bf16"), arm)
+
+
 def test_eager_on_request_is_labelled(tmp_path):
     run = tmp_path / "run"
     code, _, _ = torchrun(

@@ -5,7 +5,8 @@ offer. :mod:`.installation` finds its functions, :mod:`.self_check` runs every a
 
 Arms: ``1stage`` and ``2stage`` force ``CustomAllreduce.custom_fused_ar_rms``'s ``use_1stage``;
 ``auto`` calls ``tensor_model_parallel_fused_allreduce_rmsnorm``, AITER's own dispatch; ``separate``
-calls ``tensor_model_parallel_all_reduce`` and ``rmsnorm2d_fwd_with_add``.
+calls ``tensor_model_parallel_all_reduce`` and ``rmsnorm2d_fwd_with_add``, as AITER itself and
+SGLang do. Arms of other ops: :mod:`.arms`.
 
 A package may stand in for AITER where there is no AMD GPU, by declaring
 ``__costmodel_standin__ = True`` and offering ``costmodel_device()`` (a
@@ -25,12 +26,13 @@ from numpy.typing import NDArray
 from ....data.kernels import Kernel, of_row
 from ....errors import InputError
 from ....model.eligibility import eligible
-from ....model.shape import ONE_STAGE, SPOKEN, TWO_STAGE, Shapes
+from ....model.shape import ALL_REDUCE, ONE_STAGE, SPOKEN, TWO_STAGE, Shapes
 from ....units import PACK_BYTES, element_bytes
 from ..base import (
     AUTO,
     EPSILON,
     GRAPH,
+    OTHER_ARMS,
     SEPARATE_ARM,
     TIMINGS,
     Backend,
@@ -38,9 +40,10 @@ from ..base import (
     LiveShape,
     Outputs,
     Timed,
+    op_and_algorithm,
 )
 from ..reference import Operands, fused_reference, operands, out_of_memory, torch_dtype
-from . import variables
+from . import arms, variables
 from .device import Device
 from .installation import Aiter, find
 from .self_check import check_arms
@@ -147,18 +150,24 @@ class AiterBackend(Backend):
             return spoiled
         usual = self._kernel.custom_max_bytes
         if not self._custom_takes(shape):
-            if arm in (ONE_STAGE, TWO_STAGE):
+            if arm not in (AUTO, SEPARATE_ARM):
                 return f"AITER's custom kernels take {self._custom_sizes()}, not {shape.bytes}"
             if usual is None or shape.bytes <= usual:
                 return (
                     f"AITER would go another way here than by default: its custom kernels take "
                     f"{self._custom_sizes()}, not {shape.bytes}"
                 )
-        if arm in (ONE_STAGE, TWO_STAGE):
+        if arm in OTHER_ARMS:
+            kernel, custom = self._kernel, self._communicator
+            reason = arms.reason_against(arm, shape, self.world_size, custom, kernel)
+            if reason or op_and_algorithm(arm)[0] == ALL_REDUCE:
+                return reason or None
+        algorithm = op_and_algorithm(arm)[1]
+        if algorithm in (ONE_STAGE, TWO_STAGE):
             call = Shapes.of(shape.tokens, shape.hidden_dim, self.world_size, dtype=shape.dtype)
-            takes, words = eligible(call, arm, self._kernel)
+            takes, words = eligible(call, algorithm, self._kernel)
             if not takes.all():
-                return f"the {SPOKEN[arm]} kernel of {self._kernel.title} needs {words}"
+                return f"the {SPOKEN[algorithm]} kernel of {self._kernel.title} needs {words}"
         return None
 
     def _custom_takes(self, shape: LiveShape) -> bool:
@@ -216,7 +225,7 @@ class AiterBackend(Backend):
 
         def warm_up() -> None:  # outside graph_capture(), within which it returns zeros
             for slot in self._slots:
-                slot.last = self._call(arm, slot)
+                slot.last, slot.arm = self._call(arm, slot), arm
 
         self.attempt(warm_up)
         slots = [self._slots[i % len(self._slots)] for i in range(calls)]
@@ -257,16 +266,21 @@ class AiterBackend(Backend):
         """See :meth:`Backend.poison`; AITER's staging buffers are out of reach."""
         written = [slot.last for slot in self._slots]
         written += [outputs for timed in self._timed for outputs in timed.outputs]
-        for outputs in written:
-            for tensor in outputs or ():
-                tensor.fill_(float("nan"))
+        for tensors in written:
+            for tensor in tensors or ():  # bytes are MXFP4, where 255 is a scale's NaN
+                tensor.fill_(float("nan") if tensor.is_floating_point() else 255)
         for slot in self._slots:
             slot.last = None
         self._device.synchronize()
 
     def outputs(self, slot: int) -> list[Outputs]:
         """See :meth:`Backend.outputs`."""
-        return [self._slots[slot].last or Outputs(None, None)]
+        this = self._slots[slot]
+        if this.last is None:
+            return [Outputs(None, None)]
+        if this.arm in OTHER_ARMS:
+            return [arms.read(this.arm, this.last, this.residual, this.weight)]
+        return [Outputs(*this.last[:2])]
 
     def reference(self, slot: int) -> Outputs:
         """See :meth:`Backend.reference`."""
@@ -291,11 +305,12 @@ class AiterBackend(Backend):
     def _operands(self, slot: int) -> Operands:
         return operands(self._shape, self.world_size, slot, self._seed, self._device.kind)
 
-    def _call(self, arm: str, slot: _Slot) -> Outputs:
-        """Issue one call of ``arm`` on one slot."""
+    def _call(self, arm: str, slot: _Slot) -> tuple[Any, ...]:
+        """Issue one call of ``arm`` on one slot; return the tensors that it writes."""
         aiter = self._aiter
         assert aiter is not None
         x, residual, weight = slot.input, slot.residual, slot.weight
+        result: tuple[Any, ...] | None
         if arm == SEPARATE_ARM:
             reduced = aiter.all_reduce(x)
             given = slot.separate
@@ -303,14 +318,16 @@ class AiterBackend(Backend):
                 given.output, reduced, residual, given.residual_out, weight, EPSILON, 0
             )
             return given
-        if arm == AUTO:
+        if arm in OTHER_ARMS:
+            result = arms.call(arm, self._communicator, x, residual, weight)
+        elif arm == AUTO:
             result = aiter.fused_auto(x, residual, weight, EPSILON)
         else:
             one_stage = arm == ONE_STAGE
             result = self._communicator.custom_fused_ar_rms(x, residual, weight, EPSILON, one_stage)
         if result is None:
             raise CannotRun("its custom op returned nothing")
-        return Outputs(result[0], result[1])
+        return tuple(result)
 
 
 class _Slot:
@@ -322,7 +339,9 @@ class _Slot:
         self.input = given.inputs[rank].clone()
         self.residual, self.weight = given.residual, given.weight
         self.separate = Outputs(torch.empty_like(self.input), torch.empty_like(self.input))
-        self.last: Outputs | None = None
+        #: What the last call wrote, and which arm it was.
+        self.last: tuple[Any, ...] | None = None
+        self.arm = ""
 
 
 class _Calls(Timed):
@@ -330,7 +349,9 @@ class _Calls(Timed):
 
     def __init__(self, backend: AiterBackend, arm: str, slots: list[_Slot]) -> None:
         self.backend, self.arm, self.slots = backend, arm, slots
-        self.outputs: list[Outputs] = []
+        self.outputs: list[tuple[Any, ...]] = []
+        if arm in OTHER_ARMS:
+            self.quantum = arms.METHODS[op_and_algorithm(arm)[0]].quantum
 
     def lead(self) -> None:
         """Issue an untimed call, after which the ranks' GPUs are together."""
@@ -351,7 +372,7 @@ class _Calls(Timed):
             stamps.append((start, device.stamp()))
         device.synchronize()
         for slot, outputs in zip(self.slots, self.outputs, strict=True):
-            slot.last = outputs
+            slot.last, slot.arm = outputs, self.arm
         elapsed = [device.elapsed_us(start, end) for start, end in stamps]
         return np.array(elapsed).reshape(samples, 1) / len(self.slots)
 
@@ -380,7 +401,7 @@ class _Replayed(_Calls):
     def __init__(self, backend: AiterBackend, arm: str, slots: list[_Slot]) -> None:
         super().__init__(backend, arm, slots)
         self._graph, self._lead = backend._device.graph(), backend._device.graph()
-        self._lead_outputs: Outputs | None = None
+        self._lead_outputs: tuple[Any, ...] | None = None
 
     def record(self) -> None:
         """Capture the calls.
