@@ -39,7 +39,7 @@ def carry_out(
     peers = join()
     backend = load(options.backend)(options.world_size)
     with Watchdog(peers, options.watchdog_s) as watch:
-        watch.step("setting up the ranks", COMPILE_PATIENCE)
+        watch.step("setting up the ranks", COMPILE_PATIENCE * backend.start_up_patience)
         try:
             code = _measure(backend, options, watch, started, walk)
             watch.step("taking the ranks down")

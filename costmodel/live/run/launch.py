@@ -20,8 +20,10 @@ from ...errors import InputError
 from ..backends.base import load
 from .execution import carry_out
 from .exit_codes import BAD_INPUT, LOST_RANK, RunEnded, by_signal, signal_name
+from .launcher import end_with_launcher, gone_already
 from .options import RunOptions, read_options
 from .peers import MEETING_PLACE, Peers, join, new_meeting_place, under_torchrun
+from .starts import measure_starts
 
 
 def measure(options: Mapping[str, Any]) -> int:
@@ -46,16 +48,23 @@ def start(
     started = time.monotonic()
     if under_torchrun():
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the watchdog answers: no tracebacks
+        end_with_launcher()
+        if gone_already():
+            return LOST_RANK
     try:
+        if options.get("starts", 1) > 1:
+            if under_torchrun():
+                raise InputError("--starts starts the ranks itself; leave out torchrun")
+            return measure_starts(options)
         run = read(options)
         if not under_torchrun():
             launch = load(run.backend).launch
-            if launch == "torchrun":
+            if launch == "torchrun" and not options.get("launches"):
                 raise InputError(
                     f"back end {run.backend} needs one process a GPU; start it as torchrun "
                     f"--nproc-per-node={run.world_size} -m costmodel measure ..."
                 )
-            if launch == "spawn":
+            if launch != "in_process":
                 return _spawn(run.world_size, options, rank_module)
         return carry(run, started)
     except InputError as error:

@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable, Sequence
 
 from ..backends.base import GRAPH, Backend
-from ..backends.reference import out_of_memory
+from ..backends.reference import is_out_of_memory, out_of_memory
 from .directory import RunDirectory
-from .exit_codes import FINISHED, WRONG_RESULTS
+from .exit_codes import BAD_INPUT, FINISHED, WRONG_RESULTS, RunEnded
 from .harness import (
     COMPILE_PATIENCE,
     ArmResult,
     Repetition,
-    check_points,
     measure_point,
+    reasons_against,
     together,
 )
 from .points import Point
@@ -33,6 +33,9 @@ def describe(results: dict[str, ArmResult]) -> str:
     """Return what people want to see of one point: a line for each arm."""
     lines = []
     for arm, result in results.items():
+        if result.skipped:
+            lines.append(f"{arm:<8}  skipped: {result.skipped}")
+            continue
         summary = result.summary
         if summary is None:
             where = ", ".join(map(str, result.wrong_ranks))
@@ -50,6 +53,10 @@ def describe(results: dict[str, ArmResult]) -> str:
         if result.kernels:
             lines.append(f"{'':<8} ran {', '.join(result.kernels)}")
     return "\n".join("    " + line for line in lines)
+
+
+def _ran(results: dict[str, ArmResult]) -> bool:
+    return any(result.summary for result in results.values())
 
 
 class Schedule:
@@ -99,10 +106,18 @@ class Schedule:
                     "shapes are left; continue with --resume"
                 )
                 break
+            worn = self._worn_out(index)
+            if worn:
+                left = len(self.points) - self.finished
+                self._tell(
+                    f"{worn}: {left} of {len(self.points)} shapes are left; continue with --resume"
+                )
+                break
             results = self._take(index)
-            first = first or (index, results)
+            first = first or ((index, results) if _ran(results) else None)
         else:
-            if first and len(self.seconds) > 1 and not self._out_of_time(first[0]):
+            rested = first and not self._worn_out(first[0])
+            if first and rested and len(self.seconds) > 1 and not self._out_of_time(first[0]):
                 self._again(*first)
         self.progress.close()
         return self._conclude()
@@ -128,7 +143,7 @@ class Schedule:
             if first is None and self.repetition.timing == GRAPH:
                 self._measure(index)  # see _settle
             results = self._take(index)
-            first = first or (index, results)
+            first = first or ((index, results) if _ran(results) else None)
         if first and len(self.seconds) > 1:
             self._again(*first)
         self.progress.close()
@@ -144,15 +159,14 @@ class Schedule:
         self.watch.step("choosing the next shape", COMPILE_PATIENCE)
         together(self.backend, ask)
         point: Point | None = self.backend.exchange(chosen[0])[0]
-        if point is not None:
-            check_points(self.backend, [point])
         return point
 
     def _take(self, index: int) -> dict[str, ArmResult]:
         """Measure one point of the list, keep it and say what came out."""
         results, seconds = self._measure(index)
         self.finished += 1
-        self.seconds.append(seconds)
+        if _ran(results):
+            self.seconds.append(seconds)
         self._store(to_record(index, self.points[index], results, seconds))
         self._note_kept()
         count = f"{self.finished}/{len(self.points)}"
@@ -168,9 +182,13 @@ class Schedule:
                 self.backend, point, self.repetition, index, self.watch, self.progress.note
             )
         except RuntimeError as error:
-            if "out of memory" in str(error).lower():  # graphs and references take memory too
-                raise out_of_memory(point.shape, self.repetition.slots, error) from None
-            raise
+            if not is_out_of_memory(error):  # graphs take memory too
+                raise
+            lacking = out_of_memory(point.shape, self.repetition.slots, error)
+            if len(self.backend.local_ranks) < self.backend.world_size:
+                raise lacking from None  # peers may already wait for this rank
+            self.backend.release()
+            results = {a: ArmResult(0.0, (), None, None, skipped=str(lacking)) for a in point.arms}
         return results, time.monotonic() - began
 
     def _settle(self) -> None:
@@ -179,8 +197,14 @@ class Schedule:
         On an H200 (driver 580, CUDA 13) each kernel of the first graphs of a process costs about
         0.18 us less than of all later ones, at equal clocks; no result may come from them.
         """
-        if self.todo and self.repetition.timing == GRAPH and not self._out_of_time(self.todo[0]):
-            self._measure(self.todo[0])
+        if self.repetition.timing != GRAPH:
+            return
+        for index in self.todo:
+            point = self.points[index]
+            if len(reasons_against(self.backend, point)) < len(point.arms):
+                if not self._out_of_time(index):
+                    self._measure(index)
+                return
 
     def _again(self, index: int, before: dict[str, ArmResult]) -> None:
         """Measure the first shape once more, record it beside the shapes, and print the change."""
@@ -221,6 +245,11 @@ class Schedule:
         self.watch.step(f"{self.points[index].shape}, about to begin")
         return bool(self.backend.exchange(over)[0])
 
+    def _worn_out(self, index: int) -> str:
+        """Return why the shape cannot be measured in this process, "" if it can."""
+        captures = len(self.points[index].arms) * (self.repetition.calls + 1)
+        return self.backend.reason_to_stop(captures)
+
     def _tell(self, line: str) -> None:
         if 0 in self.backend.local_ranks:
             with self.progress.aside():
@@ -232,7 +261,7 @@ class Schedule:
 
     def _conclude(self) -> int:
         """Print the summary of the whole run, what was resumed included; return the exit code."""
-        wrong = []
+        wrong, nothing = [], ""
         if self.run is not None:
             shapes = [record for record in self.run.records if record["kind"] == "shape"]
             arms = [
@@ -254,4 +283,17 @@ class Schedule:
                 )
             for line in wrong:
                 self._tell(f"wrong, and therefore not timed: {line}")
+            skipped: dict[tuple[str, str], list[str]] = {}
+            for record in shapes:
+                for arm, reason in record.get("skipped", {}).items():
+                    shape = str(Point.from_json(record["point"]).shape)
+                    skipped.setdefault((arm, reason), []).append(shape)
+            for (arm, reason), where in skipped.items():
+                more = f" and {len(where) - 1} more" if len(where) > 1 else ""
+                self._tell(f"skipped: {arm} at {where[0]}{more}: {reason}")
+            if shapes and not arms:
+                nothing = next(iter(skipped))[1]
+        nothing = self.backend.exchange(nothing)[0]
+        if nothing:
+            raise RunEnded(f"nothing could be measured: {nothing}", BAD_INPUT)
         return WRONG_RESULTS if self.backend.exchange(bool(wrong))[0] else FINISHED

@@ -92,8 +92,8 @@ class ArmRecord(TypedDict):
     latency_us: list[list[list[float]]] | None
 
 
-class ShapeRecord(TypedDict):
-    """A line of ``samples.jsonl``; ``again`` is the first shape, measured again at the end."""
+class FinishedShape(TypedDict):
+    """What every finished shape holds."""
 
     kind: Literal["shape", "again"]
     index: int
@@ -102,6 +102,39 @@ class ShapeRecord(TypedDict):
     point: PointRecord
     arms: dict[str, ArmRecord]
     rows: list[dict[str, Any]]
+
+
+class ShapeRecord(FinishedShape, total=False):
+    """A line of ``samples.jsonl``; ``again`` is the first shape, measured again at the end.
+
+    ``skipped`` holds the arms that could not run the shape, with the reason.
+    """
+
+    skipped: dict[str, str]
+
+
+class ArmStarts(TypedDict):
+    """One arm at one shape over several starts.
+
+    ``kernels`` and ``latency_us`` have an entry for each start in which they are known; ``flips``
+    counts starts whose kernels are other than those of the start before.
+    """
+
+    tokens: AtLeastOne
+    hidden_dim: AtLeastOne
+    dtype: str
+    arm: str
+    kernels: list[list[str]]
+    flips: int
+    latency_us: list[float]
+
+
+class StartsRecord(TypedDict):
+    """``costmodel/starts/1``: ``starts.json``."""
+
+    schema: Literal["costmodel/starts/1"]
+    starts: AtLeastOne
+    arms: list[ArmStarts]
 
 
 class Commit(TypedDict):
@@ -123,8 +156,9 @@ class AlwaysKnown(TypedDict):
 class EnvironmentRecord(AlwaysKnown, total=False):
     """``costmodel/environment/1``: ``environment.json``, as far as the machine can be read.
 
-    ``backend`` is what only the back end knows; those with ``nvidia`` and ``amd`` are what the
-    vendors' tools print.
+    ``backend`` is what only the back end knows; ``variables`` are those that the run was given, and
+    those that differed once its libraries were up stand beside them. Those with ``nvidia`` and
+    ``amd`` are what the vendors' tools print.
     """
 
     backend: dict[str, Any]
@@ -133,6 +167,7 @@ class EnvironmentRecord(AlwaysKnown, total=False):
     cpus: int | None
     load_average: list[float]
     variables: dict[str, str]
+    variables_set_by_libraries: dict[str, str]
     nvidia_gpus: str
     nvidia_topology: str
     amd_versions: str
