@@ -63,10 +63,10 @@ class Aiter:
                 "AITER made no custom all-reduce communicator (ca_comm is None); it needs GPUs of "
                 "one node with peer access"
             )
-        if custom.disabled:
+        if custom.disabled:  # it then has no other attribute
             raise InputError(
-                f"AITER's custom all-reduce is disabled on {world_size} ranks (fully connected: "
-                f"{custom.fully_connected}); it needs 2, 4 or 8 GPUs with peer access to each other"
+                f"AITER's custom all-reduce is disabled on {world_size} ranks; it needs its "
+                "compiled extension, and 2, 4 or 8 GPUs of one node with peer access to each other"
             )
         if custom.world_size != world_size:
             raise InputError(
