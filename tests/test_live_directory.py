@@ -3,6 +3,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 
 import pytest
 from conftest import ROW
@@ -101,11 +102,18 @@ def test_a_run_that_was_changed_is_not_continued(tmp_path, name, text, message):
         RunDirectory.resume(tmp_path)
 
 
-def test_two_runs_do_not_write_to_one_directory(tmp_path):
+def test_two_runs_do_not_write_to_one_directory(tmp_path, monkeypatch):
+    monkeypatch.setattr("costmodel.live.run.directory.ENDING_S", 0.0)
     run = RunDirectory.start(tmp_path, SETTINGS, {})
     with pytest.raises(InputError, match="another measure is writing there"):
         RunDirectory.resume(tmp_path)
     run.close()
+    RunDirectory.resume(tmp_path).close()
+
+
+def test_ranks_that_still_end_are_waited_for(tmp_path):
+    run = RunDirectory.start(tmp_path, SETTINGS, {})
+    threading.Timer(0.3, run.close).start()
     RunDirectory.resume(tmp_path).close()
 
 
@@ -147,6 +155,7 @@ def test_a_disk_that_fills_between_the_line_and_its_rows_takes_the_line_back(tmp
 
 FILL = """
 import sys
+import threading
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_live_directory import SETTINGS, record

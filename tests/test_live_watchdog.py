@@ -2,15 +2,19 @@
 
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
 from costmodel.errors import InputError
-from costmodel.live.run.peers import join
+from costmodel.live.run.launcher import gone_already
+from costmodel.live.run.peers import MADE, join
 
 BODY = """
 import os, sys, time
@@ -173,6 +177,88 @@ def test_patience_is_not_for_ranks_that_are_lost(tmp_path):
     assert "rank 1 is stopped (SIGSTOP) for longer than 1 s" in said
 
 
+# -- ranks whose launcher is gone ------------------------------------------------------------------
+
+HOLDS_PYTHONS_LOCK = """
+import ctypes
+from costmodel.live.run.launcher import end_with_launcher
+end_with_launcher()
+print("ready", flush=True)
+ctypes.PyDLL(None).sleep(60)
+"""
+
+STARTS_ONE = """
+import subprocess, sys
+rank = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
+rank.stdout.readline()
+print(rank.pid, flush=True)
+rank.wait()
+"""
+
+
+def runs(pid):
+    """Return whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_a_rank_in_which_no_thread_can_run_ends_after_its_launcher():
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", STARTS_ONE, HOLDS_PYTHONS_LOCK], stdout=subprocess.PIPE, text=True
+    )
+    rank = int(launcher.stdout.readline())
+    launcher.kill()
+    launcher.communicate()
+    assert runs(rank), "the watchdog has to have time to say what happened"
+    until = time.monotonic() + 10
+    while runs(rank):
+        assert time.monotonic() < until, "the rank outlived its launcher"
+        time.sleep(0.05)
+
+
+def test_a_rank_that_starts_after_its_launcher_is_gone_ends_at_once(monkeypatch):
+    with socket.create_server(("localhost", 0)) as store:
+        port = str(store.getsockname()[1])
+        for name, value in {"MASTER_ADDR": "localhost", "MASTER_PORT": port}.items():
+            monkeypatch.setenv(name, value)
+        assert not gone_already()  # it was not torch's launcher that set the port
+        monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+        assert not gone_already()
+    assert gone_already()
+
+
+STARTS_TWO = """
+import subprocess, sys
+for rank in "01":
+    environment = {**dict(e.split("=", 1) for e in sys.argv[2:]), "RANK": rank}
+    subprocess.Popen([sys.executable, "-c", sys.argv[1]], env=environment)
+sys.stdin.read()
+"""
+
+
+def test_a_stopped_rank_does_not_outlive_its_launcher(tmp_path):
+    script = textwrap.dedent(BODY).replace("peers, 1.0", "peers, 60.0") + "    blocked()"
+    settings = {"WORLD_SIZE": "2", "MASTER_PORT": "10", "TMPDIR": str(tmp_path)}
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", STARTS_TWO, script,
+         *(f"{name}={value}" for name, value in {**os.environ, **settings}.items())],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    begun(tmp_path)
+    table = next(tmp_path.glob("costmodel-*/ranks")).read_bytes()
+    ranks = [struct.unpack_from("q", table, 256 * rank)[0] for rank in range(2)]
+    os.kill(ranks[1], signal.SIGSTOP)
+    launcher.kill()
+    launcher.communicate()
+    until = time.monotonic() + 10
+    while any(map(runs, ranks)):
+        assert time.monotonic() < until, "a rank outlived its launcher"
+        time.sleep(0.05)
+
+
 # -- meeting places -------------------------------------------------------------------------------
 
 
@@ -196,9 +282,10 @@ def gone():
 def test_meeting_places_of_dead_launchers_are_forgotten(temporary, gone):
     stale = temporary / f"costmodel-{os.getuid()}-{gone}-29500"
     alive = temporary / f"costmodel-{os.getuid()}-{os.getpid()}-29500"
-    stale.mkdir(mode=0o700)
+    for made in (stale, alive):
+        made.mkdir(mode=0o700)
+        (made / MADE).touch()
     (stale / "said").touch()
-    alive.mkdir(mode=0o700)
     place = join().meeting_place
     assert place.is_dir()
     assert alive.exists()
@@ -208,6 +295,8 @@ def test_meeting_places_of_dead_launchers_are_forgotten(temporary, gone):
 def test_what_the_tool_did_not_make_is_never_removed(temporary, gone):
     other = temporary / f"costmodel-{os.getuid()}-{gone}-notes"
     linked = temporary / f"costmodel-{os.getuid()}-{gone}-29500"
+    empty = temporary / f"costmodel-{os.getuid()}-{gone}-29502"
+    empty.mkdir(mode=0o700)
     other.mkdir()
     (other / "draft").write_text("mine")
     (temporary / "target").mkdir()
@@ -218,6 +307,7 @@ def test_what_the_tool_did_not_make_is_never_removed(temporary, gone):
     peers.leave()
     for kept in (other / "draft", temporary / "target" / "said", peers.meeting_place / "draft"):
         assert kept.read_text() == "mine"
+    assert empty.is_dir()
 
 
 def test_a_place_left_empty_is_removed(temporary):

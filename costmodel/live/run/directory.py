@@ -20,6 +20,7 @@ import fcntl
 import io
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -39,6 +40,9 @@ MEASUREMENTS = "measurements.csv"
 
 #: What a damaged file of a run should be, for messages.
 AS_WRITTEN = "the file as the run wrote it, or another --out"
+
+#: Longest that ranks without a launcher may take to end (:mod:`.launcher`: 3 s), with room.
+ENDING_S = 6.0
 
 #: The option that sets each setting, for messages.
 OPTIONS = {
@@ -118,13 +122,9 @@ class RunDirectory:
         self.settings = settings
         self.records: list[ShapeRecord] = []
         self._samples = self._open(SAMPLES)
-        try:
-            fcntl.flock(self._samples, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _locked(self._samples):
             os.close(self._samples)
-            raise InputError(
-                f"{directory}: another measure is writing there; wait for it"
-            ) from None
+            raise InputError(f"{directory}: another measure is writing there; wait for it")
         self._rows = self._open(MEASUREMENTS)
 
     def _open(self, name: str) -> int:
@@ -199,6 +199,19 @@ class RunDirectory:
             if handle >= 0:
                 os.close(handle)
         self._samples = self._rows = -1
+
+
+def _locked(handle: int) -> bool:
+    """Take the lock of a run, waiting a little for ranks of a killed launcher, which still end."""
+    until = time.monotonic() + ENDING_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.1)
 
 
 @contextmanager

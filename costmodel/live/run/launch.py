@@ -20,6 +20,7 @@ from ...errors import InputError
 from ..backends.base import load
 from .execution import carry_out
 from .exit_codes import BAD_INPUT, LOST_RANK, RunEnded, by_signal, signal_name
+from .launcher import end_with_launcher, gone_already
 from .options import read_options
 from .peers import MEETING_PLACE, Peers, join, new_meeting_place, under_torchrun
 
@@ -32,6 +33,9 @@ def measure(options: Mapping[str, Any]) -> int:
     started = time.monotonic()
     if under_torchrun():
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the watchdog answers: no tracebacks
+        end_with_launcher()
+        if gone_already():
+            return LOST_RANK
     try:
         run = read_options(options)
         if not under_torchrun():

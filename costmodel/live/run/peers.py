@@ -3,7 +3,7 @@
 They meet in a folder ``costmodel-USER-LAUNCHER-...`` of the system's temporary files. Where one
 process makes it for the others its name cannot be guessed; ranks of torchrun share nothing secret
 and derive the name, so the folder must be this user's and closed to others. Only files that a run
-makes there are ever removed, and the folder once it is empty.
+makes there are ever removed, and the folder once it is empty, if a run marked it as its own.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ MEETING_PLACE = "COSTMODEL_MEETING_PLACE"
 #: Files of a meeting place: that the end of the run was said, and the watchdog's table of ranks.
 SAID = "said"
 RANKS = "ranks"
+#: Made with the folder: a folder without it is somebody else's.
+MADE = "made-by-costmodel"
 
 #: Read before slow imports, during which the process that started this one may go.
 _PARENT = os.getppid()
@@ -68,7 +70,9 @@ def under_torchrun() -> bool:
 def new_meeting_place() -> Path:
     """Make a meeting place for this process and those that it starts."""
     _forget_dead_launchers()
-    return Path(tempfile.mkdtemp(prefix=f"costmodel-{os.getuid()}-{os.getpid()}-"))
+    place = Path(tempfile.mkdtemp(prefix=f"costmodel-{os.getuid()}-{os.getpid()}-"))
+    _mark(place)
+    return place
 
 
 def join() -> Peers:
@@ -96,7 +100,13 @@ def _place_under_torchrun() -> Path:
     place = Path(tempfile.gettempdir(), name)
     with suppress(FileExistsError):
         place.mkdir(mode=0o700)
+        _mark(place)
     return place
+
+
+def _mark(place: Path) -> None:
+    with suppress(OSError):  # a full disk: the folder then stays, empty
+        (place / MADE).touch(mode=0o600)
 
 
 def _launcher(place: Path) -> int | None:
@@ -126,6 +136,8 @@ def _forget_dead_launchers() -> None:
 
 def _remove(place: Path) -> None:
     with suppress(OSError):  # gone already, or somebody else keeps something there
-        for name in (SAID, RANKS):
+        if not (place / MADE).exists():
+            return
+        for name in (SAID, RANKS, MADE):
             (place / name).unlink(missing_ok=True)
         place.rmdir()

@@ -170,6 +170,7 @@ class Watchdog:
                 for number in os.read(self._read, 64):
                     self._end_by_signal(number)
             if self.peers.launcher_is_gone():
+                self._kill_stopped(self.lost())
                 self.end(
                     "error: the launcher of the ranks is gone (killed or crashed); this was at: "
                     f"{self._doing}; {self.epilogue}",
@@ -207,10 +208,16 @@ class Watchdog:
         else:
             where = "; ".join(behind) or "all ranks are in it"
             message = f"no progress within {self.limit_s:g} s at: {self._doing}; {where}"
-        stopped = [rows[rank][0] for rank, state in lost if state == "stopped"]
-        for pid in stopped:  # a stopped process cannot act on the launcher's SIGTERM
-            os.kill(pid, signal.SIGKILL)
+        self._kill_stopped(lost)
         self.end(f"error: {message}; {self.epilogue}", LOST_RANK)
+
+    def _kill_stopped(self, lost: list[tuple[int, str]]) -> None:
+        """Kill stopped peers: they can neither see that the launcher is gone nor obey it."""
+        rows = self._rows()
+        for rank, state in lost:
+            if state == "stopped":
+                with suppress(ProcessLookupError):
+                    os.kill(rows[rank][0], signal.SIGKILL)
 
 
 def _state(pid: int) -> str:

@@ -1,0 +1,231 @@
+"""Kill any process of a run at random moments: is anything lost, does ``--resume`` work at once?
+
+A run is started, one of its processes (the launcher or a rank, drawn alike) is killed with SIGKILL
+at a drawn moment, as often while the ranks start as while they measure, and the run is continued
+without waiting. Each time is checked that
+
+- no process of the killed run is left after ``GONE_S``;
+- what was on disk when the kill came is still there, byte for byte;
+- the continued run ends with exit code 0, and its rows are those of every shape and arm, once.
+
+    python benchmarks/killing.py --kills 50                       # gloo and the AITER stand-in
+    python benchmarks/killing.py --kills 6 --ranks 2 --backend gloo --seed 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from costmodel.data import measurement
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: Longest that the other processes of a run may live on after a kill, in seconds. Two things may
+#: take time: a rank that hears of it from the kernel (3 s), and a busy machine.
+GONE_S = 8.0
+
+#: What is measured: shapes short enough that a kill falls between, and into, many of them.
+TOKENS, ARMS = (1, 2, 4, 8, 16, 32), ("1stage", "2stage", "separate")
+SHAPES = (
+    "--hidden", "512", "--tokens", ",".join(map(str, TOKENS)), "--arms", ",".join(ARMS),
+    "--rounds", "30", "--samples", "4", "--slots", "2", "--calls", "2", "--seed", "1",
+)  # fmt: skip
+
+#: Names the processes of one start in their environment, which their children inherit.
+MARK = "COSTMODEL_KILLING"
+
+
+def command(backend: str, ranks: int) -> list[str]:
+    """Return what starts ``costmodel measure`` with a back end, without the options of shapes."""
+    measure = ["-m", "costmodel", "measure", "--backend", backend, "--tp", str(ranks)]
+    if backend == "gloo":
+        return [sys.executable, *measure]
+    return [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", *measure]
+
+
+def processes(mark: str) -> list[int]:
+    """Return the ids of the live processes of one start, the launcher first."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                found += [int(entry.name)] if state not in "ZX" else []
+        except (OSError, IndexError):
+            continue
+    return sorted(found)
+
+
+@dataclass
+class Campaign:
+    """Starts and kills of one back end at one number of ranks; ``failures`` is what went wrong."""
+
+    backend: str
+    ranks: int
+    folder: Path
+    random: random.Random
+    failures: list[str] = field(default_factory=list)
+    runs: int = 0
+    starts: int = 0
+    kept: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def out(self) -> Path:
+        """The directory of the present run."""
+        return self.folder / f"{self.backend}-tp{self.ranks}-{self.runs}"
+
+    def start(self) -> tuple[subprocess.Popen[str], str]:
+        """Start or continue the present run; return the process and its mark."""
+        self.starts += 1
+        mark = f"{os.getpid()}-{self.backend}-{self.ranks}-{self.starts}"
+        resumes = (self.out / "run.json").exists()
+        options = ["--resume"] if resumes else SHAPES
+        path = [str(ROOT), *([str(ROOT / "tests/standins")] if self.backend == "aiter" else [])]
+        process = subprocess.Popen(
+            [*command(self.backend, self.ranks), *options, "--out", str(self.out)],
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(path),
+                "OMP_NUM_THREADS": "1",
+                MARK: mark,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        return process, mark
+
+    def finish(self, process: subprocess.Popen[str]) -> None:
+        """Wait for a run that nobody killed, and check what it left."""
+        said = process.communicate(timeout=600)[1]
+        if process.returncode:
+            self.failures.append(f"{self.out.name}: exit code {process.returncode}: {said[-800:]}")
+        self.check_kept()
+        table = measurement.read(self.out / "measurements.csv")
+        have = sorted(zip(table.tokens, table.op, table.algorithm, strict=True))
+        if len(have) != len(TOKENS) * len(ARMS) or len(set(have)) != len(have):
+            self.failures.append(f"{self.out.name}: {len(have)} rows, {len(set(have))} of them own")
+        self.runs += 1
+        self.kept = {}
+
+    def check_kept(self) -> None:
+        """Check that what was finished when the last kill came is still on disk."""
+        for name, data in self.kept.items():
+            if data and not (self.out / name).read_bytes().startswith(data):
+                self.failures.append(f"{self.out.name}/{name}: what was finished has changed")
+
+    def kill(self, horizon_s: float) -> str | None:
+        """Start, kill one process at a drawn moment; return which, None where it had ended.
+
+        ``horizon_s`` is what the ranks take to start and to measure.
+        """
+        before = self.measured()
+        process, mark = self.start()
+        if self.random.random() < 0.5:
+            while process.poll() is None and self.measured() == before:
+                time.sleep(0.01)
+        until = time.monotonic() + self.random.uniform(0.0, horizon_s)
+        while process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        alive = processes(mark)
+        if process.poll() is not None or not alive:
+            self.finish(process)
+            return None
+        victim = self.random.choice(alive)
+        os.kill(victim, signal.SIGKILL)
+        self.check_kept()
+        for name in ("samples.jsonl", "measurements.csv"):
+            path = self.out / name
+            text = path.read_bytes() if path.exists() else b""
+            self.kept[name] = text[: text.rfind(b"\n") + 1]
+        what = "the launcher" if victim == process.pid else f"rank {alive.index(victim) - 1}"
+        if victim == process.pid and (self.out / "run.json").exists():
+            again, mark_again = self.start()  # at once, while ranks may still be ending
+            self.wait_gone(process, mark, what)
+            if not any(line.startswith("continuing run") for line in again.stdout or ()):
+                said = again.communicate()[1]
+                self.failures.append(f"{self.out.name}: --resume at once: {said[-800:]}")
+            for pid in processes(mark_again)[:1]:
+                os.kill(pid, signal.SIGTERM)
+            again.wait(60)
+            self.wait_gone(again, mark_again, "SIGTERM")
+        else:
+            self.wait_gone(process, mark, what)
+        return what
+
+    def measured(self) -> int:
+        """Return how many shapes are on disk."""
+        path = self.out / "samples.jsonl"
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    def wait_gone(self, process: subprocess.Popen[str], mark: str, what: str) -> None:
+        """Wait until no process of a start is left, at most :data:`GONE_S`."""
+        killed = time.monotonic()
+        while left := processes(mark):
+            process.poll()
+            if time.monotonic() - killed > GONE_S:
+                self.failures.append(f"{self.out.name}: {left} live on {GONE_S:g} s after {what}")
+                for pid in left:
+                    os.kill(pid, signal.SIGKILL)
+                return
+            time.sleep(0.05)
+
+
+def campaign(
+    backend: str, ranks: int, kills: int, seed: int, folder: Path, horizon_s: float | None = None
+) -> tuple[dict[str, int], list[str]]:
+    """Kill ``kills`` times; return how often which process was killed, and what went wrong."""
+    run = Campaign(backend, ranks, folder, random.Random(seed))
+    if horizon_s is None:
+        began = time.monotonic()
+        run.finish(run.start()[0])
+        horizon_s = (time.monotonic() - began) / 2
+    killed: dict[str, int] = {}
+    while sum(killed.values()) < kills:
+        what = run.kill(horizon_s)
+        if what:
+            killed[what] = killed.get(what, 0) + 1
+    run.finish(run.start()[0])
+    return killed, run.failures
+
+
+def main() -> None:
+    """Carry out the campaigns that the options name and print what they found."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50, help="of each back end, over all ranks")
+    parser.add_argument("--ranks", default="2,4,8")
+    parser.add_argument("--backend", default="gloo,aiter")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    sizes = [int(word) for word in given.ranks.split(",")]
+    wrong = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for backend in given.backend.split(","):
+            for i, ranks in enumerate(sizes):
+                kills = given.kills // len(sizes) + (i < given.kills % len(sizes))
+                began = time.monotonic()
+                killed, failures = campaign(backend, ranks, kills, given.seed, Path(folder))
+                victims = ", ".join(f"{who} {count}" for who, count in sorted(killed.items()))
+                print(
+                    f"{backend}, {ranks} ranks: {kills} kills in {time.monotonic() - began:.0f} s "
+                    f"({victims}): {len(failures)} failures",
+                    flush=True,
+                )
+                for failure in failures:
+                    print(f"    {failure}", flush=True)
+                wrong += len(failures)
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
