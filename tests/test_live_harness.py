@@ -15,9 +15,17 @@ torch = pytest.importorskip("torch", reason="the live back ends compute with tor
 from costmodel.cli.main import main
 from costmodel.data import measurement
 from costmodel.errors import InputError
-from costmodel.live.backends.base import BACKENDS, Backend, LiveShape, Outputs, Timed
+from costmodel.live.backends.base import (
+    BACKENDS,
+    Backend,
+    CannotRun,
+    LiveShape,
+    Outputs,
+    Timed,
+)  # fmt: skip
 from costmodel.live.backends.reference import fused_reference, operands, torch_dtype
 from costmodel.live.run.directory import RunDirectory
+from costmodel.live.run.exit_codes import RunEnded
 from costmodel.live.run.harness import Repetition, check_points, measure_point, together
 from costmodel.live.run.peers import join
 from costmodel.live.run.points import Point, grid
@@ -34,7 +42,8 @@ class Known(Backend):
     """All ranks in one process. An arm takes TRUTH_US on rank 0 and 1 us more on each next rank.
 
     ``fault`` maps an arm to what is wrong with it: ``value`` (one element), ``silent`` (writes
-    nothing), ``late`` (right at first, wrong after it was timed), ``rank`` (only the last rank).
+    nothing), ``late`` (right at first, wrong after it was timed), ``rank`` (only the last rank),
+    ``refuse`` (the library refuses it in capture at 2 tokens). Three tokens of 4096 do not fit.
     """
 
     name = "known"
@@ -57,11 +66,15 @@ class Known(Backend):
         return "too wide" if shape.hidden_dim > 4096 and arm == "1stage" else None
 
     def prepare(self, shape, slots, seed):
+        if shape.tokens == 3 and shape.hidden_dim == 4096:
+            raise RuntimeError("HIP out of memory. Tried to allocate more")
         self.shape, self.seed = shape, seed
         self.found = [[None] * self.world_size for _ in range(slots)]
         self.log.append(("prepare", shape))
 
     def capture(self, arm, calls, timing):
+        if self.fault.get(arm) == "refuse" and self.shape.tokens == 2:
+            raise CannotRun("its custom op returned nothing")
         return KnownArm(self, arm, calls)
 
     def poison(self):
@@ -185,9 +198,12 @@ def test_repetitions_that_cannot_work(change, message):
         Repetition(**change).check()
 
 
-def test_a_shape_that_the_kernel_rejects_is_named_before_anything_runs():
-    points = grid([1], [4096, 8192], ["bf16"], ["1stage", "2stage"], 2)
-    message = "known cannot run arm 1stage at 1 tokens x 8192 hidden bf16 on 2 ranks: too wide"
+def test_a_run_of_which_nothing_can_run_is_refused_before_anything_runs():
+    check_points(Known(2), grid([1], [8192], ["bf16"], ["1stage", "2stage"], 2))
+    points = grid([1, 2], [8192], ["bf16"], ["1stage"], 2)
+    message = (
+        "known cannot run arm 1stage at 1 tokens x 8192 hidden bf16 on 2 ranks: too wide; nor 1"
+    )
     with pytest.raises(InputError, match=message):
         check_points(Known(2), points)
 
@@ -195,10 +211,13 @@ def test_a_shape_that_the_kernel_rejects_is_named_before_anything_runs():
 def test_the_failure_of_any_rank_is_everybodys():
     class Third(Known):
         def exchange(self, value):
-            return [None, None, "rank 2: out of memory", None]
+            return [None, None, ("rank 2: out of memory", self.skips), None]
 
-    with pytest.raises(InputError, match=r"^rank 2: out of memory$"):
-        together(Third(4), lambda: None)
+    third = Third(4)
+    for third.skips, kind in ((True, CannotRun), (False, InputError)):
+        with pytest.raises(InputError, match=r"^rank 2: out of memory$") as error:
+            together(third, lambda: None)
+        assert error.type is kind
 
 
 # -- runs of several shapes ------------------------------------------------------------------------------------
@@ -209,7 +228,7 @@ POINTS = grid([1, 2, 3], [64], ["bf16"], ["1stage", "2stage"], 2)
 class OneStart:
     """A run started or resumed in a directory, with everything that it said."""
 
-    def __init__(self, directory, watch, *, resume=False, fault=None, **options):
+    def __init__(self, directory, watch, *, resume=False, fault=None, points=POINTS, **options):
         self.said = []
         self.backend = Known(2, fault)
         if resume:
@@ -219,11 +238,11 @@ class OneStart:
                 "schema": "costmodel/run/1", "id": "known-1", "started": "2026-09-01T08:00:00Z",
                 "backend": "known", "world_size": 2, "timing": "graph", "seed": 1, "rounds": 4,
                 "samples": 5, "calls": 2, "slots": 2, "warm_up": 1,
-                "points": [point.to_json() for point in POINTS], "labels": labels(self.backend),
+                "points": [point.to_json() for point in points], "labels": labels(self.backend),
             }  # fmt: skip
             self.run = RunDirectory.start(directory, settings, {})
         self.schedule = Schedule(
-            self.backend, POINTS, REPETITION, watch, self.run, self.said.append, **options
+            self.backend, points, REPETITION, watch, self.run, self.said.append, **options
         )
 
     def measure(self):
@@ -250,6 +269,43 @@ def test_a_run_writes_schema_1_and_measures_the_first_shape_twice(tmp_path, watc
     lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert [line["kind"] for line in lines] == ["shape"] * 3 + ["again"]
     assert np.array(lines[0]["arms"]["2stage"]["latency_us"]).shape == (6, 4, 2)
+
+
+def test_what_cannot_run_is_skipped_with_its_reason_and_the_run_goes_on(tmp_path, watch):
+    points = grid([1, 2, 3], [8192, 4096], ["bf16"], ["1stage", "2stage"], 2)
+    started = OneStart(tmp_path, watch, fault={"2stage": "refuse"}, points=points)
+    assert started.measure() == 0
+    rows = measurement.read(tmp_path / "measurements.csv")
+    assert sorted(zip(rows.tokens, rows.hidden_dim, rows.algorithm, strict=True)) == [
+        (1, 4096, "1stage"), (1, 4096, "2stage"), (1, 8192, "2stage"), (2, 4096, "1stage"),
+        (3, 8192, "2stage"),
+    ]  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    skipped = {
+        (line["point"]["tokens"], line["point"]["hidden_dim"]): line.get("skipped", {})
+        for line in lines
+    }
+    lacking = "out of memory at 3 tokens x 4096 hidden bf16 with 2 slots: HIP out of memory. Tried"
+    assert skipped[1, 4096] == {}
+    assert skipped[1, 8192] == {"1stage": "too wide"}
+    assert skipped[2, 8192] == {"1stage": "too wide", "2stage": "its custom op returned nothing"}
+    assert skipped[2, 4096] == {"2stage": "its custom op returned nothing"}
+    assert [reason.startswith(lacking) for reason in skipped[3, 4096].values()] == [True, True]
+    said = "\n".join(started.said)
+    assert "    1stage    skipped: too wide" in said
+    assert "skipped: 1stage at 1 tokens x 8192 hidden bf16 and 2 more: too wide" in said
+    again = OneStart(tmp_path, watch, resume=True, points=points)
+    assert again.schedule.todo == []
+    assert again.measure() == 0
+
+
+def test_a_run_in_which_nothing_could_be_measured_says_why(tmp_path, watch):
+    points = grid([3], [4096], ["bf16"], ["1stage", "2stage"], 2)
+    started = OneStart(tmp_path, watch, points=points)
+    with pytest.raises(RunEnded, match=r"^nothing could be measured: out of memory at 3") as ended:
+        started.measure()
+    assert ended.value.exit_code == 2
+    started.run.close()
 
 
 def test_a_resumed_run_measures_only_what_is_left(tmp_path, watch):
@@ -298,7 +354,7 @@ def test_memory_that_runs_out_in_a_graph_is_one_line_that_names_the_shape(tmp_pa
 
     started = OneStart(tmp_path, watch)
     started.backend.capture = exhausted
-    with pytest.raises(InputError, match=r"out of memory at 1 tokens x 64 .* 2 GiB\.; use fewer"):
+    with pytest.raises(RunEnded, match=r"out of memory at 1 tokens x 64 .* 2 GiB\.; use fewer"):
         started.measure()
 
 
@@ -357,7 +413,7 @@ def test_a_run_in_one_process_from_the_command_to_the_rows(tmp_path, capsys, kno
 def test_a_shape_that_the_kernel_rejects_leaves_no_run_behind(tmp_path, capsys, known_by_name):
     with pytest.raises(SystemExit) as ended:
         main(["measure", "--backend", "known", "--tp", "2", "--hidden", "8192", "--tokens", "1",
-              "--out", str(tmp_path / "run")])  # fmt: skip
+              "--arms", "1stage", "--out", str(tmp_path / "run")])  # fmt: skip
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
         "costmodel: error: known cannot run arm 1stage at 1 tokens x 8192 hidden bf16 on 2 ranks: "

@@ -7,7 +7,7 @@ arms run, in what order, how often, what is compared with what and which numbers
 A run calls, in every process alike and in this order::
 
     backend.set_up()
-    backend.reason_against(shape, arm)          # of every shape and arm, before any is measured
+    backend.reason_against(shape, arm)          # of every shape and arm; those are skipped
     backend.environment()                       # what the rows and the record say of the machine
     for each shape:
         backend.prepare(shape, slots, seed)
@@ -96,6 +96,14 @@ class Outputs(NamedTuple):
     residual_out: Any
 
 
+class CannotRun(InputError):
+    """An arm cannot run a shape, or no arm can; the message is the reason.
+
+    :meth:`Backend.capture` raises it on every rank alike, having asked the others; from
+    :meth:`Backend.prepare` it may come on one rank, since nothing there waits for a peer.
+    """
+
+
 def op_and_algorithm(arm: str) -> tuple[str, str]:
     """Return the schema 1 ``op`` and ``algorithm`` of an arm."""
     return (SEPARATE, "") if arm == SEPARATE_ARM else (FUSED, arm)
@@ -124,7 +132,8 @@ class Backend(ABC):
     """One way of running the op; see the module's docstring for the order of calls.
 
     Anything that the user can mend (no GPU, too few GPUs, not under torchrun, out of memory) is
-    raised as :class:`~costmodel.errors.InputError` with one line. Other exceptions of a collective
+    raised as :class:`~costmodel.errors.InputError` with one line. What only one shape or arm cannot
+    do is :class:`CannotRun`: it is skipped and the run goes on. Other exceptions of a collective
     mean that a peer was lost; the watchdog names rank, shape and arm.
     """
 
@@ -181,14 +190,15 @@ class Backend(ABC):
         """Allocate and fill ``slots`` sets of buffers; the same ``seed`` gives the same values.
 
         :func:`costmodel.live.backends.reference.operands` makes the values. Raises
-        :class:`~costmodel.errors.InputError` when they do not fit into memory.
+        :class:`CannotRun` when they do not fit into memory.
         """
 
     @abstractmethod
     def capture(self, arm: str, calls: int, timing: str) -> Timed:
         """Warm ``arm`` up and return it ready for timing: ``calls`` calls a replay, by ``timing``.
 
-        ``calls`` is a multiple of ``slots``. Several arms may be captured at the same time.
+        ``calls`` is a multiple of ``slots``. Several arms may be captured at the same time. Raises
+        :class:`CannotRun` on all ranks where the library refuses on any.
         """
 
     @abstractmethod

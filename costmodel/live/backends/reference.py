@@ -14,8 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ...errors import InputError
-from .base import EPSILON, LiveShape, Outputs
+from .base import EPSILON, CannotRun, LiveShape, Outputs
 
 if TYPE_CHECKING:
     import torch
@@ -101,10 +100,15 @@ def worst_error(outputs: Outputs, reference: Outputs, dtype: str) -> float:
     return worst
 
 
-def out_of_memory(shape: LiveShape, slots: int, error: Exception) -> InputError:
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an exception is an allocator's; torch has no one type for all of them."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+
+
+def out_of_memory(shape: LiveShape, slots: int, error: Exception) -> CannotRun:
     """Return the error of a shape that does not fit, made from the allocator's exception."""
     lines = str(error).strip().splitlines()
     said = lines[0] if lines else type(error).__name__
-    return InputError(
+    return CannotRun(
         f"out of memory at {shape} with {slots} slots: {said}; use fewer tokens or --slots"
     )

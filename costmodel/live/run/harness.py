@@ -10,6 +10,8 @@ For each shape, in one go:
 4. outputs are compared again: what was timed is what is right;
 5. the samples of all ranks are gathered and summarized (:mod:`costmodel.live.run.statistics`).
 
+A shape that an arm cannot run is skipped with its reason; the other arms are measured.
+
 :mod:`.schedule` runs this over many shapes. All ranks run the same code in step; what one decides
 or finds is exchanged, never guessed.
 """
@@ -23,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ..backends.base import AUTO, CALLS, GRAPH, SLOTS, Backend, Outputs, Timed
+from ..backends.base import AUTO, CALLS, GRAPH, SLOTS, Backend, CannotRun, Outputs, Timed
+from ..backends.reference import is_out_of_memory, out_of_memory
 from .points import Point
 from .statistics import Latency, summarize
 from .watchdog import Watchdog
@@ -69,6 +72,7 @@ class ArmResult:
 
     ``worst_error`` is the largest error over slots, ranks and elements in units of what rounding
     explains (:func:`costmodel.live.backends.reference.worst_error`): more than 1 is wrong.
+    ``skipped`` is why the arm was not run at all, "" where it was.
     """
 
     worst_error: float
@@ -76,22 +80,33 @@ class ArmResult:
     latency_us: NDArray[np.float64] | None
     summary: Latency | None
     kernels: tuple[str, ...] = ()
+    skipped: str = ""
+
+
+def reasons_against(backend: Backend, point: Point) -> dict[str, str]:
+    """Return why the back end says beforehand that it cannot run some of the point's arms."""
+    reasons = {arm: backend.reason_against(point.shape, arm) for arm in point.arms}
+    return {arm: reason for arm, reason in reasons.items() if reason}
 
 
 def check_points(backend: Backend, points: Sequence[Point]) -> None:
-    """Raise :class:`InputError` for the first shape and arm that the back end cannot run."""
-    for point in points:
-        for arm in point.arms:
-            reason = backend.reason_against(point.shape, arm)
-            if reason:
-                raise InputError(
-                    f"{backend.name} cannot run arm {arm} at {point.shape} on "
-                    f"{backend.world_size} ranks: {reason}"
-                )
+    """Raise :class:`InputError` where the back end can run no arm of any shape."""
+    against = [(point, reasons_against(backend, point)) for point in points]
+    if all(len(reasons) == len(point.arms) for point, reasons in against):
+        point, reasons = against[0]
+        arm, reason = next(iter(reasons.items()))
+        others = sum(len(reasons) for _, reasons in against) - 1
+        raise InputError(
+            f"{backend.name} cannot run arm {arm} at {point.shape} on "
+            f"{backend.world_size} ranks: {reason}"
+            + (f"; nor {others} other{'s' * (others > 1)} asked for" if others else "")
+        )
 
 
 def together(backend: Backend, action: Callable[[], None]) -> None:
     """Run ``action`` on every rank; if any rank fails by InputError, all raise the first one's.
+
+    It is :class:`CannotRun` on all ranks where it is on that one.
 
     Only for actions without collectives: nobody may wait for the rank that failed.
     """
@@ -100,10 +115,12 @@ def together(backend: Backend, action: Callable[[], None]) -> None:
         action()
     except InputError as error:
         rank = backend.local_ranks[0]
-        failure = f"rank {rank}: {error}" if rank else str(error)
-    failures = [said for said in backend.exchange(failure) if said]
+        said = f"rank {rank}: {error}" if rank else str(error)
+        failure = (said, isinstance(error, CannotRun))
+    failures = [failure for failure in backend.exchange(failure) if failure]
     if failures:
-        raise InputError(failures[0])
+        said, skips = failures[0]
+        raise CannotRun(said) if skips else InputError(said)
 
 
 def measure_point(
@@ -114,7 +131,7 @@ def measure_point(
     watch: Watchdog,
     note: Callable[[str], None] = lambda doing: None,
 ) -> dict[str, ArmResult]:
-    """Measure all arms of one point; every rank returns the same result.
+    """Measure all arms of one point that can be run; every rank returns the same result.
 
     ``order_seed`` fixes the order of the arms together with ``repetition.seed``.
     """
@@ -123,14 +140,37 @@ def measure_point(
         watch.step(f"{point.shape}, {doing}", patience)
         note(f"{point.shape}, {doing}")
 
+    skipped = reasons_against(backend, point)
+    arms = [arm for arm in point.arms if arm not in skipped]
     timed: dict[str, Timed] = {}
-    step("preparing buffers", COMPILE_PATIENCE)
-    together(backend, lambda: backend.prepare(point.shape, repetition.slots, repetition.seed))
-    references = [backend.reference(slot) for slot in range(repetition.slots)]
+    references: list[Outputs] = []
+
+    def prepare() -> None:
+        try:
+            backend.prepare(point.shape, repetition.slots, repetition.seed)
+            references.extend(backend.reference(slot) for slot in range(repetition.slots))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise out_of_memory(point.shape, repetition.slots, error) from None
+
+    if arms:
+        step("preparing buffers", COMPILE_PATIENCE)
+        try:
+            together(backend, prepare)
+        except CannotRun as error:
+            skipped |= dict.fromkeys(arms, str(error))
+            arms = []
+            references.clear()
+            backend.release()
     errors: dict[str, tuple[float, tuple[int, ...]]] = {}  # (largest, wrong ranks)
-    for arm in point.arms:
+    for arm in arms:
         step(f"arm {arm}, capture", COMPILE_PATIENCE)
-        captured = backend.capture(arm, repetition.calls, repetition.timing)
+        try:
+            captured = backend.capture(arm, repetition.calls, repetition.timing)
+        except CannotRun as error:
+            skipped[arm] = str(error)
+            continue
         timed[arm] = captured
         step(f"arm {arm}, check against the reference")
         errors[arm] = _check(backend, captured, references, point.shape.dtype)
@@ -153,9 +193,13 @@ def measure_point(
         again = _check(backend, ready, references, point.shape.dtype)
         errors[arm] = max(errors[arm], again)
         kernels[arm] = backend.kernels_run(arm) if arm == AUTO else ()
-    step("gathering samples")
+    if arms:
+        step("gathering samples")
     results = {}
     for arm in point.arms:
+        if arm in skipped:
+            results[arm] = ArmResult(0.0, (), None, None, skipped=skipped[arm])
+            continue
         worst, wrong = errors[arm]
         if worst > 1.0:
             results[arm] = ArmResult(worst, wrong, None, None)
@@ -163,7 +207,8 @@ def measure_point(
         columns = backend.exchange(np.stack(samples[arm]))
         latency_us = np.round(np.concatenate(columns, axis=2), 4)
         results[arm] = ArmResult(worst, (), latency_us, summarize(latency_us), kernels[arm])
-    step("releasing buffers")
+    if arms:
+        step("releasing buffers")
     for ready in timed.values():
         ready.close()
     backend.release()

@@ -22,6 +22,8 @@ def to_record(
     """Return the line of ``samples.jsonl`` for one measured point, still without ``rows``."""
     arms: dict[str, ArmRecord] = {}
     for arm, result in results.items():
+        if result.skipped:
+            continue
         arms[arm] = {
             "correct": result.summary is not None,
             # NaN and missing outputs count as infinite, which JSON lacks
@@ -32,7 +34,7 @@ def to_record(
             "kernels": list(result.kernels),
             "latency_us": result.latency_us.tolist() if result.latency_us is not None else None,
         }
-    return {
+    record: ShapeRecord = {
         "kind": kind,
         "index": index,
         "when": environment.now(),
@@ -41,6 +43,10 @@ def to_record(
         "arms": arms,
         "rows": [],
     }
+    skipped = {arm: result.skipped for arm, result in results.items() if result.skipped}
+    if skipped:
+        record["skipped"] = skipped
+    return record
 
 
 def schema_rows(

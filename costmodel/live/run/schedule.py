@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from ..backends.base import GRAPH, Backend
-from ..backends.reference import out_of_memory
+from ..backends.reference import is_out_of_memory, out_of_memory
 from .directory import RunDirectory
-from .exit_codes import FINISHED, WRONG_RESULTS
-from .harness import ArmResult, Repetition, measure_point
+from .exit_codes import BAD_INPUT, FINISHED, WRONG_RESULTS, RunEnded
+from .harness import ArmResult, Repetition, measure_point, reasons_against
 from .points import Point
 from .progress import ProgressBar
 from .records import schema_rows, to_record
@@ -26,6 +26,9 @@ def describe(results: dict[str, ArmResult]) -> str:
     """Return what people want to see of one point: a line for each arm."""
     lines = []
     for arm, result in results.items():
+        if result.skipped:
+            lines.append(f"{arm:<8}  skipped: {result.skipped}")
+            continue
         summary = result.summary
         if summary is None:
             where = ", ".join(map(str, result.wrong_ranks))
@@ -93,15 +96,17 @@ class Schedule:
                 )
                 break
             results, seconds = self._measure(index)
+            ran = any(result.summary for result in results.values())
             self.finished += 1
-            self.seconds.append(seconds)
+            if ran:
+                self.seconds.append(seconds)
             self._store(to_record(index, self.points[index], results, seconds))
             self._note_kept()
             shape = self.points[index].shape
             count = f"{self.finished}/{len(self.points)}"
             self._tell(f"{count}  {shape}\n{describe(results)}")
             self.progress.shape_done()
-            first = first or (index, results)
+            first = first or ((index, results) if ran else None)
         else:
             if first and len(self.seconds) > 1 and not self._out_of_time(first[0]):
                 self._again(*first)
@@ -116,9 +121,13 @@ class Schedule:
                 self.backend, point, self.repetition, index, self.watch, self.progress.note
             )
         except RuntimeError as error:
-            if "out of memory" in str(error).lower():  # graphs and references take memory too
-                raise out_of_memory(point.shape, self.repetition.slots, error) from None
-            raise
+            if not is_out_of_memory(error):  # graphs take memory too
+                raise
+            lacking = out_of_memory(point.shape, self.repetition.slots, error)
+            if len(self.backend.local_ranks) < self.backend.world_size:
+                raise lacking from None  # peers may already wait for this rank
+            self.backend.release()
+            results = {a: ArmResult(0.0, (), None, None, skipped=str(lacking)) for a in point.arms}
         return results, time.monotonic() - began
 
     def _settle(self) -> None:
@@ -127,8 +136,14 @@ class Schedule:
         On an H200 (driver 580, CUDA 13) each kernel of the first graphs of a process costs about
         0.18 us less than of all later ones, at equal clocks; no result may come from them.
         """
-        if self.todo and self.repetition.timing == GRAPH and not self._out_of_time(self.todo[0]):
-            self._measure(self.todo[0])
+        if self.repetition.timing != GRAPH:
+            return
+        for index in self.todo:
+            point = self.points[index]
+            if len(reasons_against(self.backend, point)) < len(point.arms):
+                if not self._out_of_time(index):
+                    self._measure(index)
+                return
 
     def _again(self, index: int, before: dict[str, ArmResult]) -> None:
         """Measure the first shape once more, record it beside the shapes, and print the change."""
@@ -180,7 +195,7 @@ class Schedule:
 
     def _conclude(self) -> int:
         """Print the summary of the whole run, what was resumed included; return the exit code."""
-        wrong = []
+        wrong, nothing = [], ""
         if self.run is not None:
             shapes = [record for record in self.run.records if record["kind"] == "shape"]
             arms = [
@@ -202,4 +217,17 @@ class Schedule:
                 )
             for line in wrong:
                 self._tell(f"wrong, and therefore not timed: {line}")
+            skipped: dict[tuple[str, str], list[str]] = {}
+            for record in shapes:
+                for arm, reason in record.get("skipped", {}).items():
+                    shape = str(Point.from_json(record["point"]).shape)
+                    skipped.setdefault((arm, reason), []).append(shape)
+            for (arm, reason), where in skipped.items():
+                more = f" and {len(where) - 1} more" if len(where) > 1 else ""
+                self._tell(f"skipped: {arm} at {where[0]}{more}: {reason}")
+            if shapes and not arms:
+                nothing = next(iter(skipped))[1]
+        nothing = self.backend.exchange(nothing)[0]
+        if nothing:
+            raise RunEnded(f"nothing could be measured: {nothing}", BAD_INPUT)
         return WRONG_RESULTS if self.backend.exchange(bool(wrong))[0] else FINISHED

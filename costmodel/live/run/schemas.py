@@ -92,8 +92,8 @@ class ArmRecord(TypedDict):
     latency_us: list[list[list[float]]] | None
 
 
-class ShapeRecord(TypedDict):
-    """A line of ``samples.jsonl``; ``again`` is the first shape, measured again at the end."""
+class FinishedShape(TypedDict):
+    """What every finished shape holds."""
 
     kind: Literal["shape", "again"]
     index: int
@@ -102,6 +102,15 @@ class ShapeRecord(TypedDict):
     point: PointRecord
     arms: dict[str, ArmRecord]
     rows: list[dict[str, Any]]
+
+
+class ShapeRecord(FinishedShape, total=False):
+    """A line of ``samples.jsonl``; ``again`` is the first shape, measured again at the end.
+
+    ``skipped`` holds the arms that could not run the shape, with the reason.
+    """
+
+    skipped: dict[str, str]
 
 
 class Commit(TypedDict):
