@@ -94,7 +94,7 @@ def _new(
     if repetition.slots > repetition.calls and options["calls"] is None:
         repetition = replace(repetition, calls=repetition.slots)
     repetition.check()
-    world_size = _world_size(options["tp"])
+    world_size = ranks_of(options["tp"])
     note = ""
     if options["plan"] is not None:
         for key in ("hidden", "tokens", "dtype", "arms"):
@@ -140,7 +140,7 @@ def _resumed(options: Mapping[str, Any], out: Path) -> RunOptions:
         started,
         {
             **({"backend": options["backend"]} if options["backend"] else {}),
-            **({"world_size": size} if (size := _world_size(options["tp"])) else {}),
+            **({"world_size": size} if (size := ranks_of(options["tp"])) else {}),
             **same,
         },
     )
@@ -166,7 +166,7 @@ def _resumed(options: Mapping[str, Any], out: Path) -> RunOptions:
     )
 
 
-def _world_size(tp: int | None) -> int | None:
+def ranks_of(tp: int | None) -> int | None:
     """Return the world size of ``--tp`` and torchrun, None where neither says."""
     launched = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else None
     if launched in (None, 1):

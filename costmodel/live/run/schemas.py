@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypedDict
 
 from msgspec import Meta
 
+from ..machine import CheckRecord
 from .statistics import Latency
 
 AtLeastOne = Annotated[int, Meta(ge=1)]
@@ -133,7 +134,7 @@ class EnvironmentRecord(AlwaysKnown, total=False):
     """``costmodel/environment/1``: ``environment.json``, as far as the machine can be read.
 
     ``backend`` is what only the back end knows; those with ``nvidia`` and ``amd`` are what the
-    vendors' tools print.
+    vendors' tools print; ``doctor`` is what ``costmodel doctor --backend`` found.
     """
 
     backend: dict[str, Any]
@@ -150,3 +151,4 @@ class EnvironmentRecord(AlwaysKnown, total=False):
     amd_topology: str
     amdgpu_driver: str
     git: Commit
+    doctor: list[CheckRecord]

@@ -27,7 +27,8 @@ Rows measured with it are marked as such. ``AITER_STANDIN_FAULT`` (a list) makes
 ``disabled`` (the extension is not loaded), ``nodes`` (ranks on several nodes), ``yaml`` (a missing
 import), ``falls-back`` (1-stage runs 2-stage's kernels), ``one-kernel`` (both stages run kernels of
 one unknown name), ``leak`` (1 MiB is lost with every registration), ``no-capture`` (nothing can be
-captured), ``slots`` (only 64 can be registered).
+captured), ``slots`` (only 64 can be registered),
+``slow-link`` (between GPUs 0 and 1).
 """
 
 import os

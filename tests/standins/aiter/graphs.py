@@ -100,5 +100,10 @@ class CpuDevice(Device):
         run()
         return tuple(_launched)
 
+    def memory_bytes(self):
+        from .dist.device_communicators.custom_all_reduce import _lost
+
+        return sum(map(len, _lost))
+
     def copy_gbps(self, source, target):
-        return None
+        return 10.0 if {source, target} == {0, 1} and "slow-link" in FAULTS else 48.0

@@ -25,8 +25,11 @@ from ....data.kernels import Kernel, of_row
 from ....errors import InputError
 from ....model.shape import ONE_STAGE, TWO_STAGE
 from ....units import PACK_BYTES, element_bytes
+from ...machine import Check
 from ..base import AUTO, EPSILON, GRAPH, SEPARATE_ARM, TIMINGS, Backend, LiveShape, Outputs, Timed
 from ..reference import Operands, fused_reference, operands, out_of_memory
+from . import kernel_cache
+from .checks import checks
 from .device import Device
 from .installation import Aiter, find
 from .self_check import check_arms
@@ -50,6 +53,7 @@ class AiterBackend(Backend):
         self._group: Any = None
         self._slots: list[_Slot] = []
         self._timed: list[_Calls] = []
+        self._stale = ""
 
     # -- ranks ------------------------------------------------------------------------------------
 
@@ -84,6 +88,7 @@ class AiterBackend(Backend):
         # Decisions and samples travel over the CPU; the watchdog limits the time, not gloo.
         self._group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
         self._communicator = aiter.communicator(self.world_size)
+        self._stale = max(self.exchange(kernel_cache.stale()))
         self._checked = [*aiter.checked]
         self._checked += check_arms(self)
         if rank == 0:
@@ -112,6 +117,8 @@ class AiterBackend(Backend):
     def reason_against(self, shape: LiveShape, arm: str) -> str | None:
         """See :meth:`Backend.reason_against`; the limits are those of the installed version."""
         assert self._aiter is not None
+        if self._stale:
+            return self._stale
         kernel = self._kernel
         pack = PACK_BYTES // element_bytes(shape.dtype)
         packs, rest = divmod(shape.hidden_dim, pack)
@@ -202,6 +209,15 @@ class AiterBackend(Backend):
         """See :meth:`Backend.environment`."""
         return {**self._device.describe(), "self_check": self._checked}
 
+    def checks(self) -> tuple[Check, ...]:
+        """See :meth:`Backend.checks`."""
+        return checks(self, self._device, self._kernel)
+
+    def memory_bytes(self) -> dict[str, int]:
+        """See :meth:`Backend.memory_bytes`."""
+        used = self._device.memory_bytes()
+        return {} if used is None else {"device": used}
+
     def kernels_run(self, arm: str) -> tuple[str, ...]:
         """See :meth:`Backend.kernels_run`."""
         return self._device.kernels(lambda: self._call(arm, self._slots[0]))
@@ -275,6 +291,10 @@ class _Calls(Timed):
             slot.last = outputs
         elapsed = [device.elapsed_us(start, end) for start, end in stamps]
         return np.array(elapsed).reshape(samples, 1) / len(self.slots)
+
+    def kernels(self) -> tuple[str, ...]:
+        """See :meth:`Timed.kernels`."""
+        return self.backend._device.kernels(self.issue)
 
     def close(self) -> None:
         """Free the outputs."""

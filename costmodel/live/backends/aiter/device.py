@@ -7,7 +7,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from ....units import MIB
 from ...profiled import launched
+
+#: A copy that shows the rate of a link: large beside its start, about 1 ms; the best of a few.
+COPY_BYTES, COPIES = 64 * MIB, 5
 
 
 class Device(ABC):
@@ -50,6 +54,14 @@ class Device(ABC):
     @abstractmethod
     def kernels(self, run: Callable[[], object]) -> tuple[str, ...]:
         """Return the names of the kernels that ``run`` launches, in order."""
+
+    def memory_bytes(self) -> int | None:
+        """Return the device memory in use by everybody, None where it cannot be read."""
+        return None
+
+    def copy_gbps(self, source: int, target: int) -> float | None:
+        """Return the rate in GB/s of a copy between two devices, None where there is none."""
+        return None
 
 
 class TorchGpu(Device):
@@ -111,3 +123,29 @@ class TorchGpu(Device):
     def kernels(self, run: Callable[[], object]) -> tuple[str, ...]:
         """See :meth:`Device.kernels`, by torch's profiler; () where it sees no kernel."""
         return launched(run)
+
+    def memory_bytes(self) -> int | None:
+        """See :meth:`Device.memory_bytes`; mappings of peers' memory count, torch's cache too."""
+        import torch
+
+        free, total = torch.cuda.mem_get_info()
+        return total - free
+
+    def copy_gbps(self, source: int, target: int) -> float | None:
+        """See :meth:`Device.copy_gbps`: the best of :data:`COPIES`, each of :data:`COPY_BYTES`."""
+        import torch
+
+        def buffer(device: int) -> Any:
+            return torch.zeros(COPY_BYTES, dtype=torch.uint8, device=f"cuda:{device}")
+
+        given, taken = buffer(source), buffer(target)
+        best = float("inf")
+        with torch.cuda.device(source):
+            for _ in range(COPIES):
+                torch.cuda.synchronize(target)
+                start = self.stamp()
+                taken.copy_(given, non_blocking=True)
+                end = self.stamp()
+                torch.cuda.synchronize()
+                best = min(best, self.elapsed_us(start, end))
+        return COPY_BYTES / best / 1e3

@@ -27,6 +27,7 @@ from ....data.kernels import at_date
 from ....errors import InputError
 from ....model.shape import ONE_STAGE, TWO_STAGE, WORLD_SIZES
 from ....units import PACK_BYTES, element_bytes
+from ...profiled import launched
 from ..base import EPSILON, GRAPH, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
 from ..reference import Operands, fused_reference, operands, out_of_memory, torch_dtype
 
@@ -239,15 +240,8 @@ class TritonBackend(Backend):
 
     def kernels_run(self, arm: str) -> tuple[str, ...]:
         """See :meth:`Backend.kernels_run`; profiled at the prepared shape."""
-        import torch
-        from torch.profiler import ProfilerActivity, profile
-
         launches = self._launches(arm)
-        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-            for launch in launches:
-                launch(self._slots[0].table)
-            torch.cuda.synchronize()
-        return tuple(event.key for event in profiled.key_averages())
+        return launched(lambda: [launch(self._slots[0].table) for launch in launches])
 
     # -- launches ---------------------------------------------------------------------------------
 
@@ -415,6 +409,10 @@ class _Replay(Timed):
             stop.record()
         self._check()
         return np.array([[start.elapsed_time(stop) * 1e3 / self._calls] for start, stop in marks])
+
+    def kernels(self) -> tuple[str, ...]:
+        """See :meth:`Timed.kernels`."""
+        return launched(self._run)
 
     def close(self) -> None:
         """See :meth:`Timed.close`."""
