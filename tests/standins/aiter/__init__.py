@@ -28,7 +28,7 @@ Rows measured with it are marked as such. ``AITER_STANDIN_FAULT`` (a list) makes
 import), ``falls-back`` (1-stage runs 2-stage's kernels), ``one-kernel`` (both stages run kernels of
 one unknown name), ``leak`` (1 MiB is lost with every registration), ``no-capture`` (nothing can be
 captured), ``slots`` (only 64 can be registered),
-``slow-link`` (between GPUs 0 and 1).
+``slow-link`` (from GPU 0 to 1).
 """
 
 import os
