@@ -171,6 +171,26 @@ def test_small_hidden_is_an_error_of_the_2stage_kernel():
     assert ">= 64" in words
 
 
+def test_large_hidden_is_an_error_of_the_2stage_kernel():
+    ok, words = eligible(Shapes.of(8, [16384, 16392], 4), "2stage", kernel.aiter())
+    assert ok.tolist() == [True, False]
+    assert "hidden / 8 <= 2048" in words
+    ok, words = eligible(Shapes.of(8, [8192, 8196], 4, dtype="fp32"), "2stage", kernel.aiter())
+    assert ok.tolist() == [True, False]
+
+
+def test_the_rest_that_aiters_2stage_would_not_reduce_makes_a_shape_ineligible():
+    """361 packs of a token: at 8 ranks one more of every 8 tokens' packs is lost."""
+    tokens = [1, 2, 4, 8, 12, 16]
+    ok, words = eligible(Shapes.of(tokens, 2888, 8), "2stage", kernel.aiter())
+    assert ok.tolist() == [False, False, False, True, False, True]
+    assert "tokens x hidden / 8 a multiple of the ranks" in words
+    assert eligible(Shapes.of(tokens, 2880, 8), "2stage", kernel.aiter())[0].all()
+    assert eligible(Shapes.of(tokens, 2888, 8), "1stage", kernel.aiter())[0].all()
+    own = kernel.calibrated("costmodel")
+    assert eligible(Shapes.of(tokens, 2888, 8), "2stage", own)[0].all()
+
+
 @pytest.mark.parametrize("version", ["0.1", "newest", "0.1.17rc1", ""])
 def test_a_version_that_is_none_is_refused(version):
     with pytest.raises(InputError, match="write it as"):

@@ -74,3 +74,13 @@ def test_outputs_swapped_missing_poisoned_or_of_another_shape_are_wrong():
     found.output[1, 7] = float("nan")
     assert worst_error(found, reference, "bf16") == float("inf")
     assert torch_dtype("fp16") is torch.float16
+
+
+def test_a_quantised_output_is_allowed_its_quantum_and_the_residual_is_not():
+    given = operands(LiveShape(8, 512, "bf16"), 4, 0, 3)
+    reference, found = fused_reference(given), as_a_kernel_does(given)
+    coarse = found.output.to(torch.float8_e4m3fn).float()
+    assert worst_error(Outputs(coarse, found.residual_out), reference, "bf16") > 1.0
+    assert worst_error(Outputs(coarse, found.residual_out), reference, "bf16", 2.0**-4) <= 1.0
+    off = found.residual_out.float() * (1.0 + 2.0**-4)
+    assert worst_error(Outputs(coarse, off), reference, "bf16", 2.0**-4) > 1.0

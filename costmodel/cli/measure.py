@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..live.backends.base import BACKENDS, CALLS, SLOTS, TIMINGS
+from ..live.backends.base import ARMS, BACKENDS, CALLS, SLOTS, TIMINGS
 from ..live.run.harness import Repetition
 from ..live.run.launch import measure
 from ..live.run.points import DEFAULT_ARMS
@@ -25,7 +25,7 @@ from ..live.run.points import DEFAULT_ARMS
 @click.option(
     "--arms",
     metavar="LIST",
-    help=f"1stage, 2stage, auto, separate.  [default: {','.join(DEFAULT_ARMS)}]",
+    help=f"{', '.join(ARMS)}.  [default: {','.join(DEFAULT_ARMS)}]",
 )
 @click.option("--plan", type=click.Path(path_type=Path), help="A plan file instead of a grid.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory of the run.")

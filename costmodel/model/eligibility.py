@@ -49,4 +49,18 @@ def eligible(shapes: Shapes, algorithm: str, kernel: Kernel) -> tuple[NDArray[np
             words += f" and tokens <= {kernel.fused_1stage_max_tokens}"
         return ok, words
     ok = whole & (packs >= kernel.fused_2stage_min_packs)
-    return ok, f"hidden % {pack} == 0 and hidden / {pack} >= {kernel.fused_2stage_min_packs}"
+    words = f"hidden % {pack} == 0 and hidden / {pack} >= {kernel.fused_2stage_min_packs}"
+    most = kernel.fused_2stage_max_packs
+    if most is not None and np.any(packs > most):
+        ok &= packs <= most
+        words += f" and hidden / {pack} <= {most}"
+    many = kernel.fused_2stage_pack_multiple
+    if many > 1:
+        ok &= packs % many == 0
+        words += f" and hidden / {pack} a multiple of {many}"
+    if kernel.fused_2stage_whole_parts:
+        even = shapes.tokens * (shapes.hidden_dim // pack) % shapes.world_size == 0
+        if np.any(whole & ~even):
+            ok &= even
+            words += f" and tokens x hidden / {pack} a multiple of the ranks"
+    return ok, words

@@ -51,15 +51,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError, nearest
-from ...model.shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
+from ...model.shape import (
+    ALL_REDUCE,
+    FP8,
+    FP8_PER_TOKEN,
+    FUSED,
+    MXFP4,
+    ONE_STAGE,
+    SEPARATE,
+    TWO_STAGE,
+)  # fmt: skip
 from ...units import element_bytes
 from ..machine import Check
 
 #: The arms. ``auto`` is the library's own choice between its stages; ``separate`` is its all-reduce
-#: followed by its add + RMSNorm kernel.
+#: followed by its add + RMSNorm kernel. Those of other ops are named by op and stage.
 AUTO = "auto"
 SEPARATE_ARM = "separate"
-ARMS = (ONE_STAGE, TWO_STAGE, AUTO, SEPARATE_ARM)
+#: Ops that have a forced stage of their own, by the word in the arm's name.
+OTHER_OPS = {"plain": ALL_REDUCE, "fp8_token": FP8_PER_TOKEN, "fp8_group": FP8, "mxfp4": MXFP4}
+OTHER_ARMS = tuple(f"{word}_{stage}" for word in OTHER_OPS for stage in (ONE_STAGE, TWO_STAGE))
+ARMS = (ONE_STAGE, TWO_STAGE, AUTO, SEPARATE_ARM, *OTHER_ARMS)
 
 #: How calls are timed: replay of a captured device graph, or calls issued one by one.
 GRAPH = "graph"
@@ -108,11 +120,20 @@ class CannotRun(InputError):
 
 def op_and_algorithm(arm: str) -> tuple[str, str]:
     """Return the schema 1 ``op`` and ``algorithm`` of an arm."""
+    if arm in OTHER_ARMS:
+        word, _, stage = arm.rpartition("_")
+        return OTHER_OPS[word], stage
     return (SEPARATE, "") if arm == SEPARATE_ARM else (FUSED, arm)
 
 
 class Timed(ABC):
-    """One arm at one shape, ready to be timed: a captured graph, or a loop of eager calls."""
+    """One arm at one shape, ready to be timed: a captured graph, or a loop of eager calls.
+
+    ``quantum`` is what quantising the output adds to its error, as a share of an element and its
+    row's root mean square; 0 where nothing is quantised.
+    """
+
+    quantum: float = 0.0
 
     @abstractmethod
     def replay(self, samples: int) -> NDArray[np.float64]:
@@ -157,6 +178,8 @@ class Backend(ABC):
     #: Who starts the processes: ``in_process`` needs none (or adapts when it finds itself under
     #: torchrun), ``spawn`` has ``measure`` start one a rank, ``torchrun`` is the user's doing.
     launch: ClassVar[str] = "in_process"
+    #: How much longer than other steps that compile :meth:`set_up` may take.
+    start_up_patience: ClassVar[float] = 1.0
     #: False for a test double: every row is then marked ``suspect``.
     genuine: bool = True
 
@@ -228,6 +251,13 @@ class Backend(ABC):
     @abstractmethod
     def release(self) -> None:
         """Free the buffers of the shape; may be called twice."""
+
+    def reason_to_stop(self, calls: int) -> str:
+        """Return why this process cannot go on with a capture of ``calls`` calls, "" if it can.
+
+        Asked between shapes, and answered alike on every rank; a new process can, with --resume.
+        """
+        return ""
 
     # -- records ----------------------------------------------------------------------------------
 

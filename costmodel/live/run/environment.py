@@ -26,14 +26,21 @@ LIBRARIES = (
 VARIABLES = (
     "AITER_",
     "CUDA_",
+    "ENABLE_CK",
+    "FLYDSL_",
     "GPU_MAX_HW_QUEUES",
     "HIP_",
     "HSA_",
     "NCCL_",
+    "PYTORCH_",
     "RCCL_",
     "ROCR_",
     "TORCH_",
 )
+
+#: The environment as this process was given it: libraries set variables of their own (AITER sets
+#: HIP_VISIBLE_DEVICES), and those are not the user's.
+_GIVEN = dict(os.environ)
 
 #: Commands that print what the machine is, by the key of the record that holds their output.
 COMMANDS = {
@@ -68,10 +75,11 @@ def read_machine(backend_environment: dict[str, Any]) -> EnvironmentRecord:
         "cpus": os.cpu_count(),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else [],
         "libraries": libraries(),
-        "variables": {
-            name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)
-        },
+        "variables": _relevant(_GIVEN),
     }
+    own = {k: v for k, v in _relevant(dict(os.environ)).items() if _GIVEN.get(k) != v}
+    if own:
+        machine["variables_set_by_libraries"] = own
     for key, command in COMMANDS.items():
         output = _output(*command)
         if output:
@@ -83,6 +91,10 @@ def read_machine(backend_environment: dict[str, Any]) -> EnvironmentRecord:
     if git:
         machine["git"] = git
     return machine
+
+
+def _relevant(variables: dict[str, str]) -> dict[str, str]:
+    return {n: value for n, value in sorted(variables.items()) if n.startswith(VARIABLES)}
 
 
 def libraries() -> dict[str, str]:

@@ -50,7 +50,7 @@ def in_ranks(
     good order could block for ever.
     """
     with Watchdog(peers, watchdog_s) as watch:
-        watch.step("setting up the ranks", COMPILE_PATIENCE)
+        watch.step("setting up the ranks", COMPILE_PATIENCE * backend.start_up_patience)
         try:
             code = work(watch)
             watch.step("taking the ranks down")

@@ -247,7 +247,7 @@ def _check(
     mine = dict.fromkeys(backend.local_ranks, 0.0)
     for slot, reference in enumerate(references):
         for rank, outputs in zip(backend.local_ranks, backend.outputs(slot), strict=True):
-            mine[rank] = max(mine[rank], worst_error(outputs, reference, dtype))
+            mine[rank] = max(mine[rank], worst_error(outputs, reference, dtype, arm.quantum))
     everybody = {rank: error for part in backend.exchange(mine) for rank, error in part.items()}
     wrong = tuple(rank for rank, error in sorted(everybody.items()) if not error <= 1.0)
     return max(everybody.values()), wrong

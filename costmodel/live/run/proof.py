@@ -66,7 +66,8 @@ def _wrong(arm: str, names: Names, world_size: int) -> str:
             return f"{_spoken(wanted)} was asked for and {_spoken(call.algorithm)} ran"
         if not call.whole:
             return "half of a 2-stage call ran"
-        if call.op not in ("", wanted_op) or not call.algorithm:
+        fused = call.op.startswith(FUSED)
+        if not call.algorithm or (call.op and fused is not wanted_op.startswith(FUSED)):
             return f"{_spoken(wanted)} was asked for and another op ran"
     return ""
 

@@ -95,6 +95,13 @@ class Schedule:
                     "shapes are left; continue with --resume"
                 )
                 break
+            worn = self._worn_out(index)
+            if worn:
+                left = len(self.points) - self.finished
+                self._tell(
+                    f"{worn}: {left} of {len(self.points)} shapes are left; continue with --resume"
+                )
+                break
             results, seconds = self._measure(index)
             ran = any(result.summary for result in results.values())
             self.finished += 1
@@ -108,7 +115,8 @@ class Schedule:
             self.progress.shape_done()
             first = first or ((index, results) if ran else None)
         else:
-            if first and len(self.seconds) > 1 and not self._out_of_time(first[0]):
+            rested = first and not self._worn_out(first[0])
+            if first and rested and len(self.seconds) > 1 and not self._out_of_time(first[0]):
                 self._again(*first)
         self.progress.close()
         return self._conclude()
@@ -183,6 +191,11 @@ class Schedule:
             over = time.monotonic() - self.started + expected > self.budget_s
         self.watch.step(f"{self.points[index].shape}, about to begin")
         return bool(self.backend.exchange(over)[0])
+
+    def _worn_out(self, index: int) -> str:
+        """Return why the shape cannot be measured in this process, "" if it can."""
+        captures = len(self.points[index].arms) * (self.repetition.calls + 1)
+        return self.backend.reason_to_stop(captures)
 
     def _tell(self, line: str) -> None:
         if 0 in self.backend.local_ranks:

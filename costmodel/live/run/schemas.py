@@ -133,8 +133,10 @@ class AlwaysKnown(TypedDict):
 class EnvironmentRecord(AlwaysKnown, total=False):
     """``costmodel/environment/1``: ``environment.json``, as far as the machine can be read.
 
-    ``backend`` is what only the back end knows; those with ``nvidia`` and ``amd`` are what the
-    vendors' tools print; ``doctor`` is what ``costmodel doctor --backend`` found.
+    ``backend`` is what only the back end knows; ``variables`` are those that the run was given, and
+    those that differed once its libraries were up stand beside them. Those with ``nvidia`` and
+    ``amd`` are what the vendors' tools print; ``doctor`` is what ``costmodel doctor --backend``
+    found.
     """
 
     backend: dict[str, Any]
@@ -143,6 +145,7 @@ class EnvironmentRecord(AlwaysKnown, total=False):
     cpus: int | None
     load_average: list[float]
     variables: dict[str, str]
+    variables_set_by_libraries: dict[str, str]
     nvidia_gpus: str
     nvidia_topology: str
     amd_versions: str

@@ -5,7 +5,8 @@ offer. :mod:`.installation` finds its functions, :mod:`.self_check` runs every a
 
 Arms: ``1stage`` and ``2stage`` force ``CustomAllreduce.custom_fused_ar_rms``'s ``use_1stage``;
 ``auto`` calls ``tensor_model_parallel_fused_allreduce_rmsnorm``, AITER's own dispatch; ``separate``
-calls ``tensor_model_parallel_all_reduce`` and ``rmsnorm2d_fwd_with_add``.
+calls ``tensor_model_parallel_all_reduce`` and ``rmsnorm2d_fwd_with_add``, as AITER itself and
+SGLang do. Arms of other ops: :mod:`.arms`.
 
 A package may stand in for AITER where there is no AMD GPU, by declaring
 ``__costmodel_standin__ = True`` and offering ``costmodel_device()`` (a
@@ -15,6 +16,7 @@ A package may stand in for AITER where there is no AMD GPU, by declaring
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -23,19 +25,36 @@ from numpy.typing import NDArray
 
 from ....data.kernels import Kernel, of_row
 from ....errors import InputError
-from ....model.shape import ONE_STAGE, TWO_STAGE
+from ....model.eligibility import eligible
+from ....model.shape import ALL_REDUCE, ONE_STAGE, SPOKEN, TWO_STAGE, Shapes
 from ....units import PACK_BYTES, element_bytes
 from ...machine import Check
-from ..base import AUTO, EPSILON, GRAPH, SEPARATE_ARM, TIMINGS, Backend, LiveShape, Outputs, Timed
-from ..reference import Operands, fused_reference, operands, out_of_memory
-from . import kernel_cache
+from ..base import (
+    AUTO,
+    EPSILON,
+    GRAPH,
+    OTHER_ARMS,
+    SEPARATE_ARM,
+    TIMINGS,
+    Backend,
+    CannotRun,
+    LiveShape,
+    Outputs,
+    Timed,
+    op_and_algorithm,
+)
+from ..reference import Operands, fused_reference, operands, out_of_memory, torch_dtype
+from . import arms, kernel_cache, variables
 from .checks import checks
 from .device import Device
 from .installation import Aiter, find
 from .self_check import check_arms
+from .variables import expandable_segments
 
-#: Environment variable of AITER that sets another :attr:`Kernel.custom_max_bytes`.
-MAX_SIZE = "AITER_CUSTOM_AR_MAX_SIZE"
+#: Bytes of AITER's table of registered buffers that one takes: a pointer for each of up to 8 ranks
+#: (``rank_data`` of ``CustomAllreduce``, 8 MiB: 131,072 buffers; v0.1.10.post2 to e404860).
+SLOT_BYTES = 8 * 8
+RANK_DATA_BYTES = 8 << 20
 
 
 class AiterBackend(Backend):
@@ -46,6 +65,8 @@ class AiterBackend(Backend):
     interconnect = "xgmi"
     timings = TIMINGS
     launch = "torchrun"
+    #: AITER compiles its extensions at their first use, which takes minutes each.
+    start_up_patience = 6.0
 
     def __init__(self, world_size: int) -> None:
         super().__init__(world_size)
@@ -54,6 +75,8 @@ class AiterBackend(Backend):
         self._slots: list[_Slot] = []
         self._timed: list[_Calls] = []
         self._stale = ""
+        self._communicator: Any = None
+        self._registered = 0
 
     # -- ranks ------------------------------------------------------------------------------------
 
@@ -63,6 +86,12 @@ class AiterBackend(Backend):
 
         rank = int(os.environ["RANK"])
         self.local_ranks = (rank,)
+        spoiled = expandable_segments()
+        if spoiled:
+            raise InputError(
+                f"{spoiled}: AITER cannot give such memory to its peers, so captures fail or every "
+                "call copies its input first; unset it"
+            )
         aiter = find()
         self.kernel_version = f"aiter {aiter.version}".rstrip()
         if aiter.standin:
@@ -119,34 +148,63 @@ class AiterBackend(Backend):
         assert self._aiter is not None
         if self._stale:
             return self._stale
-        kernel = self._kernel
         pack = PACK_BYTES // element_bytes(shape.dtype)
-        packs, rest = divmod(shape.hidden_dim, pack)
-        if rest:
+        if shape.hidden_dim % pack:
             return f"hidden_dim must be a multiple of {pack} ({shape.dtype} in 16-byte packs)"
-        largest = None if os.environ.get(MAX_SIZE) else kernel.custom_max_bytes
-        if arm in (ONE_STAGE, TWO_STAGE) and largest is not None and shape.bytes > largest:
-            return f"AITER's custom kernels take at most {largest} bytes a rank; see {MAX_SIZE}"
-        if arm == ONE_STAGE:
-            if packs > kernel.fused_1stage_max_packs:
-                most = kernel.fused_1stage_max_packs * pack
-                return f"the 1-stage kernel takes hidden_dim up to {most}"
-            sizes = kernel.fused_1stage_hidden_dims
-            if sizes and shape.hidden_dim not in sizes:
-                return f"the 1-stage kernel of {kernel.title} takes hidden_dim {sizes} only"
-            tokens = kernel.fused_1stage_max_tokens
-            if tokens is not None and shape.tokens > tokens:
-                return f"the 1-stage kernel of {kernel.title} takes at most {tokens} tokens"
-        if arm == TWO_STAGE:
-            if packs < kernel.fused_2stage_min_packs:
-                least = kernel.fused_2stage_min_packs * pack
-                return f"the 2-stage kernel takes hidden_dim from {least} on"
-            if kernel.fused_2stage_max_packs and packs > kernel.fused_2stage_max_packs:
-                most = kernel.fused_2stage_max_packs * pack
-                return f"the 2-stage kernel takes hidden_dim up to {most}"
-        if arm == AUTO and self._aiter.forced:
-            return f"{self._aiter.forced} is set, so AITER does not choose; unset it"
+        spoiled = variables.reason_against(arm)
+        if spoiled:
+            return spoiled
+        usual = self._kernel.custom_max_bytes
+        if not self._custom_takes(shape):
+            if arm not in (AUTO, SEPARATE_ARM):
+                return f"AITER's custom kernels take {self._custom_sizes()}, not {shape.bytes}"
+            if usual is None or shape.bytes <= usual:
+                return (
+                    f"AITER would go another way here than by default: its custom kernels take "
+                    f"{self._custom_sizes()}, not {shape.bytes}"
+                )
+        if arm in OTHER_ARMS:
+            kernel, custom = self._kernel, self._communicator
+            reason = arms.reason_against(arm, shape, self.world_size, custom, kernel)
+            if reason or op_and_algorithm(arm)[0] == ALL_REDUCE:
+                return reason or None
+        algorithm = op_and_algorithm(arm)[1]
+        if algorithm in (ONE_STAGE, TWO_STAGE):
+            call = Shapes.of(shape.tokens, shape.hidden_dim, self.world_size, dtype=shape.dtype)
+            takes, words = eligible(call, algorithm, self._kernel)
+            if not takes.all():
+                return f"the {SPOKEN[algorithm]} kernel of {self._kernel.title} needs {words}"
         return None
+
+    def _custom_takes(self, shape: LiveShape) -> bool:
+        """Return whether the communicator sends inputs of this size to its custom kernels."""
+        import torch
+
+        if self._communicator is None:  # before the ranks are up
+            most = self._kernel.custom_max_bytes
+            return most is None or shape.bytes <= most
+        size = (shape.tokens, shape.hidden_dim)
+        probe = torch.empty(size, dtype=torch_dtype(shape.dtype), device="meta")
+        return bool(self._communicator.should_custom_ar(probe))
+
+    def _custom_sizes(self) -> str:
+        """Return in words which sizes the custom kernels take, as the installed AITER has them."""
+        least = getattr(self._communicator, "_car_min_size", 0)
+        most = getattr(self._communicator, "_car_max_size", self._kernel.custom_max_bytes)
+        set_by = [name for name in (variables.MIN_SIZE, variables.MAX_SIZE) if os.environ.get(name)]
+        return (
+            (f"more than {least} and " if least else "")
+            + f"at most {most} bytes a rank"
+            + (f" ({', '.join(set_by)} set)" if set_by else "")
+        )
+
+    def reason_to_stop(self, calls: int) -> str:
+        """See :meth:`Backend.reason_to_stop`: each captured call takes a slot of AITER's table."""
+        table = getattr(self._communicator, "rank_data", None)
+        slots = (RANK_DATA_BYTES if table is None else table.numel()) // SLOT_BYTES
+        if self._registered + calls + 1 > slots:
+            return f"AITER's {slots} slots for captured buffers are used up in this process"
+        return ""
 
     @property
     def _kernel(self) -> Kernel:
@@ -170,28 +228,65 @@ class AiterBackend(Backend):
 
     def capture(self, arm: str, calls: int, timing: str) -> Timed:
         """See :meth:`Backend.capture`."""
-        for slot in self._slots:  # warm-up: outside graph_capture(), within which it returns zeros
-            slot.last = self._call(arm, slot)
-        self._device.synchronize()
+
+        def warm_up() -> None:  # outside graph_capture(), within which it returns zeros
+            for slot in self._slots:
+                slot.last, slot.arm = self._call(arm, slot), arm
+
+        self.attempt(warm_up)
         slots = [self._slots[i % len(self._slots)] for i in range(calls)]
-        timed = _Replayed(self, arm, slots) if timing == GRAPH else _Issued(self, arm, slots)
+        timed: _Calls
+        if timing == GRAPH:
+            timed = _Replayed(self, arm, slots)
+            self._registered += calls + 1
+            self.exchange("capture")
+            try:
+                self.attempt(timed.record)
+            except CannotRun:
+                timed.close()
+                raise
+        else:
+            timed = _Issued(self, arm, slots)
         self._timed.append(timed)
         return timed
+
+    def attempt(self, action: Callable[[], None]) -> None:
+        """Have AITER do something on all ranks; raise :class:`CannotRun` on all if one cannot.
+
+        AITER's checks raise before anything is launched, on every rank alike; a device that is
+        broken raises again when it is waited for, and that ends the run.
+        """
+        failure = ""
+        try:
+            action()
+        except Exception as error:  # AITER raises what it likes: RuntimeError, assertions, its own
+            failure = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+        self._device.synchronize()
+        failures = {rank: said for rank, said in enumerate(self.exchange(failure)) if said}
+        if failures:
+            rank, said = next(iter(failures.items()))
+            where = "" if len(failures) == self.world_size else f" on rank {rank}"
+            raise CannotRun(f"AITER refuses it{where}: {said}")
 
     def poison(self) -> None:
         """See :meth:`Backend.poison`; AITER's staging buffers are out of reach."""
         written = [slot.last for slot in self._slots]
         written += [outputs for timed in self._timed for outputs in timed.outputs]
-        for outputs in written:
-            for tensor in outputs or ():
-                tensor.fill_(float("nan"))
+        for tensors in written:
+            for tensor in tensors or ():  # bytes are MXFP4, where 255 is a scale's NaN
+                tensor.fill_(float("nan") if tensor.is_floating_point() else 255)
         for slot in self._slots:
             slot.last = None
         self._device.synchronize()
 
     def outputs(self, slot: int) -> list[Outputs]:
         """See :meth:`Backend.outputs`."""
-        return [self._slots[slot].last or Outputs(None, None)]
+        this = self._slots[slot]
+        if this.last is None:
+            return [Outputs(None, None)]
+        if this.arm in OTHER_ARMS:
+            return [arms.read(this.arm, this.last, this.residual, this.weight)]
+        return [Outputs(*this.last[:2])]
 
     def reference(self, slot: int) -> Outputs:
         """See :meth:`Backend.reference`."""
@@ -225,11 +320,12 @@ class AiterBackend(Backend):
     def _operands(self, slot: int) -> Operands:
         return operands(self._shape, self.world_size, slot, self._seed, self._device.kind)
 
-    def _call(self, arm: str, slot: _Slot) -> Outputs:
-        """Issue one call of ``arm`` on one slot."""
+    def _call(self, arm: str, slot: _Slot) -> tuple[Any, ...]:
+        """Issue one call of ``arm`` on one slot; return the tensors that it writes."""
         aiter = self._aiter
         assert aiter is not None
         x, residual, weight = slot.input, slot.residual, slot.weight
+        result: tuple[Any, ...] | None
         if arm == SEPARATE_ARM:
             reduced = aiter.all_reduce(x)
             given = slot.separate
@@ -237,17 +333,16 @@ class AiterBackend(Backend):
                 given.output, reduced, residual, given.residual_out, weight, EPSILON, 0
             )
             return given
-        if arm == AUTO:
+        if arm in OTHER_ARMS:
+            result = arms.call(arm, self._communicator, x, residual, weight)
+        elif arm == AUTO:
             result = aiter.fused_auto(x, residual, weight, EPSILON)
         else:
             one_stage = arm == ONE_STAGE
             result = self._communicator.custom_fused_ar_rms(x, residual, weight, EPSILON, one_stage)
         if result is None:
-            raise InputError(
-                f"AITER cannot run arm {arm} at {self._shape} on {self.world_size} ranks: its "
-                "custom op returned nothing"
-            )
-        return Outputs(result[0], result[1])
+            raise CannotRun("its custom op returned nothing")
+        return tuple(result)
 
 
 class _Slot:
@@ -259,7 +354,9 @@ class _Slot:
         self.input = given.inputs[rank].clone()
         self.residual, self.weight = given.residual, given.weight
         self.separate = Outputs(torch.empty_like(self.input), torch.empty_like(self.input))
-        self.last: Outputs | None = None
+        #: What the last call wrote, and which arm it was.
+        self.last: tuple[Any, ...] | None = None
+        self.arm = ""
 
 
 class _Calls(Timed):
@@ -267,7 +364,9 @@ class _Calls(Timed):
 
     def __init__(self, backend: AiterBackend, arm: str, slots: list[_Slot]) -> None:
         self.backend, self.arm, self.slots = backend, arm, slots
-        self.outputs: list[Outputs] = []
+        self.outputs: list[tuple[Any, ...]] = []
+        if arm in OTHER_ARMS:
+            self.quantum = arms.METHODS[op_and_algorithm(arm)[0]].quantum
 
     def lead(self) -> None:
         """Issue an untimed call, after which the ranks' GPUs are together."""
@@ -288,7 +387,7 @@ class _Calls(Timed):
             stamps.append((start, device.stamp()))
         device.synchronize()
         for slot, outputs in zip(self.slots, self.outputs, strict=True):
-            slot.last = outputs
+            slot.last, slot.arm = outputs, self.arm
         elapsed = [device.elapsed_us(start, end) for start, end in stamps]
         return np.array(elapsed).reshape(samples, 1) / len(self.slots)
 
@@ -320,19 +419,26 @@ class _Replayed(_Calls):
 
     def __init__(self, backend: AiterBackend, arm: str, slots: list[_Slot]) -> None:
         super().__init__(backend, arm, slots)
-        device = backend._device
+        self._graph, self._lead = backend._device.graph(), backend._device.graph()
+        self._lead_outputs: tuple[Any, ...] | None = None
+
+    def record(self) -> None:
+        """Capture the calls.
+
+        Leaving ``graph_capture()`` registers the captured buffers with the peers: all must be
+        through before anyone replays.
+        """
+        backend, device = self.backend, self.backend._device
         assert backend._aiter is not None
-        self._graph, self._lead = device.graph(), device.graph()
-        backend.exchange("capture")
         with backend._aiter.graph_capture() as context:
             with device.capture(self._graph, context.stream):
-                self.outputs = [backend._call(arm, slot) for slot in slots]
+                self.outputs = [backend._call(self.arm, slot) for slot in self.slots]
             with device.capture(self._lead, context.stream):
-                self._lead_outputs: Outputs | None = backend._call(arm, slots[0])
-        # Leaving graph_capture() registered the captured buffers with the peers: all must be
-        # through before anyone replays.
-        device.synchronize()
-        backend.exchange("captured")
+                self._lead_outputs = backend._call(self.arm, self.slots[0])
+
+    def kernels(self) -> tuple[str, ...]:
+        """See :meth:`Timed.kernels`; the graph tells them, or else a profiled replay."""
+        return self.backend._device.captured(self._graph) or super().kernels()
 
     def lead(self) -> None:
         """See :meth:`_Calls.lead`."""

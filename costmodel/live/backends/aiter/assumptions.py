@@ -223,6 +223,3 @@ VARIABLES = (
     Variable("PYTORCH_CUDA_ALLOC_CONF", "0.1.20", AT_IMPORT),
     Variable("PYTORCH_HIP_ALLOC_CONF", "0.1.20", AT_IMPORT),
 )
-
-#: Variables that force the choice between the stages, so that ``auto`` is no choice.
-FORCING = ("AITER_AR_1STAGE", "AITER_AR_1STAGE_MAX_KB")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from ....units import MIB
+from ... import graph_kernels
 from ...profiled import launched
 
 #: A copy that shows the rate of a link: large beside its start, about 1 ms; the best of a few.
@@ -55,6 +56,10 @@ class Device(ABC):
     def kernels(self, run: Callable[[], object]) -> tuple[str, ...]:
         """Return the names of the kernels that ``run`` launches, in order."""
 
+    def captured(self, graph: Any) -> tuple[str, ...]:
+        """Return the names of a captured graph's kernels, () where it does not tell them."""
+        return ()
+
     def memory_bytes(self) -> int | None:
         """Return the device memory in use by everybody, None where it cannot be read."""
         return None
@@ -98,15 +103,16 @@ class TorchGpu(Device):
 
     def graph(self) -> Any:
         """See :meth:`Device.graph`."""
-        import torch
+        return graph_kernels.new_graph()
 
-        return torch.cuda.CUDAGraph()
-
-    def capture(self, graph: Any, stream: Any) -> AbstractContextManager[Any]:
+    @contextmanager
+    def capture(self, graph: Any, stream: Any) -> Iterator[None]:
         """See :meth:`Device.capture`."""
         import torch
 
-        return torch.cuda.graph(graph, stream=stream)
+        with torch.cuda.graph(graph, stream=stream):
+            yield
+        graph_kernels.complete(graph)
 
     def stamp(self) -> Any:
         """See :meth:`Device.stamp`."""
@@ -123,6 +129,10 @@ class TorchGpu(Device):
     def kernels(self, run: Callable[[], object]) -> tuple[str, ...]:
         """See :meth:`Device.kernels`, by torch's profiler; () where it sees no kernel."""
         return launched(run)
+
+    def captured(self, graph: Any) -> tuple[str, ...]:
+        """See :meth:`Device.captured`."""
+        return graph_kernels.captured(graph)
 
     def memory_bytes(self) -> int | None:
         """See :meth:`Device.memory_bytes`; mappings of peers' memory count, torch's cache too."""

@@ -17,18 +17,26 @@ from pathlib import Path
 from typing import Any
 
 from ....errors import InputError
+from . import variables
+from .assumptions import COMMUNICATION, CUSTOM_ALL_REDUCE, FUNCTIONS, PARALLEL_STATE
 from .device import Device, TorchGpu
 
-#: Where each function lives.
-PARALLEL_STATE = "aiter.dist.parallel_state"
-COMMUNICATION = "aiter.dist.communication_op"
-CUSTOM_ALL_REDUCE = "aiter.dist.device_communicators.custom_all_reduce"
+#: What AITER runs first of its own.
+START_UP = "aiter.dist.utils"
+
+#: The ops that are called by name.
+ALL_REDUCE = "tensor_model_parallel_all_reduce"
+FUSED_AUTO = "tensor_model_parallel_fused_allreduce_rmsnorm"
+ADD_RMSNORM = "rmsnorm2d_fwd_with_add"
 
 #: Keywords that the adapter passes to ``init_distributed_environment``.
-INIT_KEYWORDS = ("world_size", "rank", "distributed_init_method", "local_rank", "backend")
+INIT_KEYWORDS = FUNCTIONS["init_distributed_environment"].keywords
 
-#: Environment variables that force AITER's choice, so that ``auto`` is no choice.
-FORCING = ("AITER_AR_1STAGE", "AITER_AR_1STAGE_MAX_KB")
+#: Releases whose Python layer was read; e404860 (2026-08-22) is the newest commit that was.
+KNOWN = "the adapter knows 0.1.10.post2 to 0.1.20.post1"
+
+#: What AITER's own start-up imports without its metadata asking for it, by the name to install.
+UNDECLARED = {"yaml": "pyyaml"}
 
 
 @dataclass
@@ -50,11 +58,6 @@ class Aiter:
     add_rmsnorm: Callable[..., Any]
     checked: list[str] = field(default_factory=list)
 
-    @property
-    def forced(self) -> str:
-        """The environment variable that takes AITER's choice away, or ""."""
-        return next((name for name in FORCING if os.environ.get(name)), "")
-
     def communicator(self, world_size: int) -> Any:
         """Return the tensor-parallel group's ``CustomAllreduce``; raise if it does not work."""
         custom = getattr(self.get_tp_group().device_communicator, "ca_comm", None)
@@ -63,18 +66,22 @@ class Aiter:
                 "AITER made no custom all-reduce communicator (ca_comm is None); it needs GPUs of "
                 "one node with peer access"
             )
-        if custom.disabled:  # it then has no other attribute
+        if custom.disabled:  # it may have left its constructor before it set anything else
+            links = getattr(custom, "fully_connected", "not asked")
             raise InputError(
-                f"AITER's custom all-reduce is disabled on {world_size} ranks; it needs its "
-                "compiled extension, and 2, 4 or 8 GPUs of one node with peer access to each other"
+                f"AITER's custom all-reduce is disabled on {world_size} ranks (fully connected: "
+                f"{links}): its extension is not built, the ranks are on several nodes, or they "
+                "are not 2, 4 or 8 GPUs with peer access to each other; AITER_LOG_LEVEL=INFO says "
+                "which"
             )
         if custom.world_size != world_size:
             raise InputError(
                 f"AITER's communicator has {custom.world_size} ranks, the run {world_size}"
             )
-        _check_parameters(custom.custom_fused_ar_rms, 5, {4: "use_1stage"})
+        fused = "custom_fused_ar_rms"
+        _check_parameters(fused, custom.custom_fused_ar_rms, 5, {4: "use_1stage"})
         self.checked += [
-            f"custom_fused_ar_rms{_signature(custom.custom_fused_ar_rms)}",
+            f"{fused}{_signature(fused, custom.custom_fused_ar_rms)}",
             f"custom all-reduce enabled on {custom.world_size} ranks, fully connected: "
             f"{custom.fully_connected}",
         ]
@@ -96,10 +103,21 @@ def find() -> Aiter:
     where = Path(spec.origin or next(iter(spec.submodule_search_locations or ("",)))).parent
     if not (where / "dist" / "device_communicators" / "custom_all_reduce.py").exists():
         raise InputError(_not_aiter(where))
+    os.environ.setdefault(variables.LOG_LEVEL, "WARNING")  # read at AITER's import
     try:
         aiter = importlib.import_module("aiter")
         standin = bool(getattr(aiter, "__costmodel_standin__", False))
         importlib.import_module(CUSTOM_ALL_REDUCE).CustomAllreduce  # noqa: B018
+        if importlib.util.find_spec(START_UP):
+            importlib.import_module(START_UP)  # AITER itself does so half-way through its start-up
+    except ModuleNotFoundError as error:
+        lacking = UNDECLARED.get(error.name or "")
+        if not lacking:
+            _require_rocm()
+        raise InputError(
+            f"AITER at {where} cannot be imported: {error}"
+            + (f"; pip install {lacking}" if lacking else "")
+        ) from None
     except Exception as error:  # on a machine without ROCm it fails in ways of its own
         _require_rocm()
         raise InputError(f"AITER at {where} cannot be imported: {error}") from None
@@ -123,22 +141,18 @@ def find() -> Aiter:
         destroy_distributed_environment=_function(
             PARALLEL_STATE, "destroy_distributed_environment", 0
         ),
-        all_reduce=_function(COMMUNICATION, "tensor_model_parallel_all_reduce", 1),
-        fused_auto=_function(COMMUNICATION, "tensor_model_parallel_fused_allreduce_rmsnorm", 4),
-        add_rmsnorm=_function("aiter", "rmsnorm2d_fwd_with_add", 7),
+        all_reduce=_function(COMMUNICATION, ALL_REDUCE, 1),
+        fused_auto=_function(COMMUNICATION, FUSED_AUTO, 4),
+        add_rmsnorm=_function("aiter", ADD_RMSNORM, 7),
     )
     installed.checked += [
         f"aiter {version or 'of unknown version'} at {where}"
         + (" (A STAND-IN: these numbers are of no GPU)" if standin else ""),
-        f"{installed.fused_auto.__name__}{_signature(installed.fused_auto)}",
-        f"{installed.all_reduce.__name__}{_signature(installed.all_reduce)}",
-        f"rmsnorm2d_fwd_with_add{_signature(installed.add_rmsnorm)}",
+        f"{FUSED_AUTO}{_signature(FUSED_AUTO, installed.fused_auto)}",
+        f"{ALL_REDUCE}{_signature(ALL_REDUCE, installed.all_reduce)}",
+        f"{ADD_RMSNORM}{_signature(ADD_RMSNORM, installed.add_rmsnorm)}",
     ]
-    if installed.forced:
-        installed.checked.append(
-            f"NOTE: {installed.forced}={os.environ[installed.forced]} is set, so auto is not "
-            "AITER's choice"
-        )
+    installed.checked += variables.notes()
     return installed
 
 
@@ -183,50 +197,71 @@ def _function(module: str, name: str, given: int | Sequence[str]) -> Callable[..
     try:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise InputError(
-            f"this AITER has no {module}.{name} ({error}); the adapter knows 0.1.10 to 0.1.20"
-        ) from None
+        raise InputError(f"this AITER has no {module}.{name} ({error}); {KNOWN}") from None
     if isinstance(given, int):
-        _check_parameters(function, given, {})
+        _check_parameters(name, function, given, {})
     else:
         known = inspect.signature(function).parameters
         lacking = [keyword for keyword in given if keyword not in known]
         if lacking:
             raise InputError(
-                f"this AITER's {name}{_signature(function)} has no {', '.join(lacking)}; the "
-                "adapter knows 0.1.10 to 0.1.20"
+                f"this AITER's {name}{_signature(name, function)} has no {', '.join(lacking)}; "
+                f"{KNOWN}"
             )
     return function
 
 
-def _check_parameters(function: Callable[..., Any], given: int, named: dict[int, str]) -> None:
+def _check_parameters(
+    name: str, function: Callable[..., Any], given: int, named: dict[int, str]
+) -> None:
     """Raise unless ``function`` takes ``given`` positional arguments, with these names at places.
 
     A function whose signature cannot be read (compiled ones) passes; calling it is its check.
     """
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+    parameters = _parameters(name, function)
+    if parameters is None:
         return
     places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     needed = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
     fits = len(needed) <= given <= len(places)
-    fits = fits and all(places[place].name == name for place, name in named.items())
+    fits = fits and all(places[place].name == word for place, word in named.items())
     if not fits:
         wanted = f"{given} arguments" + "".join(
-            f", number {place + 1} being {name}" for place, name in named.items()
+            f", number {place + 1} being {word}" for place, word in named.items()
         )
         raise InputError(
-            f"this AITER's {function.__name__}{_signature(function)} cannot take {wanted}; the "
-            "adapter knows 0.1.10 to 0.1.20"
+            f"this AITER's {name}{_signature(name, function)} cannot take {wanted}; {KNOWN}"
         )
 
 
-def _signature(function: Callable[..., Any]) -> str:
+def _parameters(name: str, function: Callable[..., Any]) -> list[inspect.Parameter] | None:
+    """Return the parameters of AITER's function ``name``, None where nothing says what they are.
+
+    Behind torch's guard a function of AITER is an op of ``torch.ops.aiter``, whose schema says what
+    the wrapper's ``(*args, **kwargs)`` hides; ``dummy`` is the guard's own first argument.
+    """
     try:
-        names = ", ".join(inspect.signature(function).parameters)
+        parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
-        names = "signature not readable"
-    return f"({names})"
+        return None
+    if not any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return parameters
+    import torch
+
+    try:
+        schema = getattr(torch.ops.aiter, name).default._schema
+    except AttributeError:
+        return None
+    kind, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
+    return [
+        inspect.Parameter(a.name, kind, default=a.default_value if a.has_default_value() else empty)
+        for a in schema.arguments
+        if a.name != "dummy"
+    ]
+
+
+def _signature(name: str, function: Callable[..., Any]) -> str:
+    parameters = _parameters(name, function)
+    if parameters is None:
+        return "(hidden; verified by its call alone)"
+    return f"({', '.join(p.name for p in parameters)})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ....model.shape import ONE_STAGE, TWO_STAGE
-from ..base import AUTO, GRAPH, SEPARATE_ARM, Backend, LiveShape
+from ..base import AUTO, GRAPH, SEPARATE_ARM, Backend, CannotRun, LiveShape
 from ..reference import worst_error
 
 #: The shape of the self-check: legal for both stages in every release that has them.
@@ -16,19 +16,27 @@ def check_arms(backend: Backend) -> list[str]:
     An arm that disagrees is only reported: the measurement leaves it out, shape by shape.
     """
     lines = []
-    arms = [ONE_STAGE, TWO_STAGE, SEPARATE_ARM]
-    arms += [] if backend.reason_against(CHECK_SHAPE, AUTO) else [AUTO]
+    every = (ONE_STAGE, TWO_STAGE, SEPARATE_ARM, AUTO)
+    arms = [arm for arm in every if not backend.reason_against(CHECK_SHAPE, arm)]
     backend.prepare(CHECK_SHAPE, 1, 0)
     reference = backend.reference(0)
     for arm in arms:
-        errors = []
+        errors: list[float] = []
+        ran: tuple[str, ...] = ()
         for timing in backend.timings:
-            timed = backend.capture(arm, 1, timing)
+            try:
+                timed = backend.capture(arm, 1, timing)
+            except CannotRun as refusal:
+                lines.append(f"{arm} will be left out at {CHECK_SHAPE}: {refusal}")
+                break
             backend.poison()
             timed.replay(1)
             error = worst_error(backend.outputs(0)[0], reference, CHECK_SHAPE.dtype)
             errors.append(max(backend.exchange(error)))
+            ran = ran or timed.kernels()
             timed.close()
+        if len(errors) < len(backend.timings):
+            continue
         what = "forced " if arm in (ONE_STAGE, TWO_STAGE) else ""
         for timing, error in zip(backend.timings, errors, strict=True):
             how = "captured into a graph and replayed" if timing == GRAPH else "called eagerly"
@@ -41,7 +49,7 @@ def check_arms(backend: Backend) -> list[str]:
                 f"{what}{arm}, {how}, {verdict} at {CHECK_SHAPE} ({error:.2g} of what rounding "
                 "explains)"
             )
-        kernels = backend.kernels_run(arm)
-        lines.append(f"{what}{arm} ran {', '.join(kernels) or 'kernels that cannot be named'}")
+        kernels = ", ".join(dict.fromkeys(ran)) or "kernels that cannot be named"
+        lines.append(f"{what}{arm} ran {kernels}")
     backend.release()
     return lines

@@ -27,6 +27,7 @@ from ....data.kernels import at_date
 from ....errors import InputError
 from ....model.shape import ONE_STAGE, TWO_STAGE, WORLD_SIZES
 from ....units import PACK_BYTES, element_bytes
+from ...graph_kernels import captured, complete, new_graph
 from ...profiled import launched
 from ..base import EPSILON, GRAPH, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
 from ..reference import Operands, fused_reference, operands, out_of_memory, torch_dtype
@@ -192,9 +193,10 @@ class TritonBackend(Backend):
         self._check()
         if timing != GRAPH:
             return _Replay(lambda: issue(calls), calls, self._check)
-        graph = torch.cuda.CUDAGraph()
+        graph = new_graph()
         with torch.cuda.graph(graph):
             issue(calls)
+        complete(graph)
         return _Replay(graph.replay, calls, self._check, graph)
 
     def poison(self) -> None:
@@ -412,7 +414,8 @@ class _Replay(Timed):
 
     def kernels(self) -> tuple[str, ...]:
         """See :meth:`Timed.kernels`."""
-        return launched(self._run)
+        named = captured(self._graph) if self._graph is not None else ()
+        return named or launched(self._run)
 
     def close(self) -> None:
         """See :meth:`Timed.close`."""

@@ -4,10 +4,6 @@ from contextlib import contextmanager
 import torch.distributed as dist
 
 from .. import graphs
-from ..versions import FAULTS
-
-if "yaml" in FAULTS:
-    raise ModuleNotFoundError("No module named 'yaml'", name="yaml")
 
 _ENABLE_CUSTOM_ALL_REDUCE = True
 _TP = None

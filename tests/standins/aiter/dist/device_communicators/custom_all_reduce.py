@@ -7,6 +7,7 @@ import torch.distributed as dist
 from ... import graphs
 from ...logs import logger
 from ...versions import FAULTS, RELEASE, since
+from .other_ops import OtherOps
 
 MAX_BLOCKS = 80
 PACK_BYTES = 16
@@ -35,7 +36,7 @@ def _largest_bytes(pool):
     return pool // 2 if HALF_THE_POOL else stated
 
 
-class CustomAllreduce:
+class CustomAllreduce(OtherOps):
     _SUPPORTED_WORLD_SIZES = [2, 4, 6, 8]  # noqa: RUF012
 
     def __init__(
