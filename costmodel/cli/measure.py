@@ -30,6 +30,13 @@ from ..live.run.points import DEFAULT_ARMS
 @click.option("--plan", type=click.Path(path_type=Path), help="A plan file instead of a grid.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory of the run.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")
+@click.option(
+    "--starts",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="Measure N times in fresh processes, without torchrun, and count flips of auto.",
+)
 @click.option("--budget", type=float, metavar="SECONDS", help="Stop between shapes in time.")
 @click.option(
     "--timing",
@@ -63,6 +70,10 @@ def command(ctx: click.Context, **options: Any) -> None:
     costmodel measure --backend gloo --tp 2 --hidden 2880 --tokens 1..64 --out run
     torchrun --nproc-per-node=8 -m costmodel measure --backend aiter \\
         --hidden 7168 --tokens 1..512 --arms 1stage,2stage,auto --out run-tp8
+
+    \b
+    costmodel measure --backend aiter --tp 8 --hidden 7168 --tokens 1..512 --arms auto \\
+        --starts 5 --out starts-tp8
 
     Exit codes: 0 done, 1 an arm gave wrong results, 2 bad input, 3 a rank was lost or hung, 4 the
     results could not be written, 130 Ctrl-C. torchrun itself turns each of these into 1.

@@ -13,7 +13,7 @@ from ..decide.drift_schemas import DiffRecord
 from ..decide.fit_schemas import FitRecord
 from ..engines.schemas import AuditRecord
 from ..errors import InputError, nearest
-from ..live.run.schemas import EnvironmentRecord, RunSettings
+from ..live.run.schemas import EnvironmentRecord, RunSettings, StartsRecord
 from ..live.validation import LiveValidationRecord
 from ..planning.schemas import PlanRecord
 from ..rules.schemas import Catalogue, RuleRecord
@@ -39,6 +39,7 @@ SCHEMAS: dict[str, Any] = {
     "costmodel/calibration/2": CalibrationRecord,
     "costmodel/run/1": RunSettings,
     "costmodel/environment/1": EnvironmentRecord,
+    "costmodel/starts/1": StartsRecord,
     "costmodel/models/1": models.ModelsRecord,
     "costmodel/rules/1": rules.RulesRecord,
     "costmodel/statements/1": statements.StatementsRecord,

@@ -26,6 +26,7 @@ from .exit_codes import BAD_INPUT, LOST_RANK, RunEnded, by_signal, signal_name
 from .launcher import end_with_launcher, gone_already
 from .options import ranks_of, read_options
 from .peers import MEETING_PLACE, Peers, join, new_meeting_place, under_torchrun
+from .starts import measure_starts
 
 
 def measure(options: Mapping[str, Any]) -> int:
@@ -37,15 +38,19 @@ def measure(options: Mapping[str, Any]) -> int:
     if _launcher_is_gone():
         return LOST_RANK
     try:
+        if options.get("starts", 1) > 1:
+            if under_torchrun():
+                raise InputError("--starts starts the ranks itself; leave out torchrun")
+            return measure_starts(options)
         run = read_options(options)
         if not under_torchrun():
             launch = load(run.backend).launch
-            if launch == "torchrun":
+            if launch == "torchrun" and not options.get("launches"):
                 raise InputError(
                     f"back end {run.backend} needs one process a GPU; start it as torchrun "
                     f"--nproc-per-node={run.world_size} -m costmodel measure ..."
                 )
-            if launch == "spawn":
+            if launch != "in_process":
                 return _spawn(run.world_size, options)
         return carry_out(run, started)
     except (InputError, RunEnded) as error:

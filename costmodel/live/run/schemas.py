@@ -114,6 +114,30 @@ class ShapeRecord(FinishedShape, total=False):
     skipped: dict[str, str]
 
 
+class ArmStarts(TypedDict):
+    """One arm at one shape over several starts.
+
+    ``kernels`` and ``latency_us`` have an entry for each start in which they are known; ``flips``
+    counts starts whose kernels are other than those of the start before.
+    """
+
+    tokens: AtLeastOne
+    hidden_dim: AtLeastOne
+    dtype: str
+    arm: str
+    kernels: list[list[str]]
+    flips: int
+    latency_us: list[float]
+
+
+class StartsRecord(TypedDict):
+    """``costmodel/starts/1``: ``starts.json``."""
+
+    schema: Literal["costmodel/starts/1"]
+    starts: AtLeastOne
+    arms: list[ArmStarts]
+
+
 class Commit(TypedDict):
     """The checkout that the package lay in."""
 
