@@ -25,10 +25,15 @@ from .schemas import EnvironmentRecord, RunSettings
 from .watchdog import Watchdog
 
 
-def carry_out(options: RunOptions, started: float) -> int:
+def carry_out(
+    options: RunOptions,
+    started: float,
+    walk: Callable[[Schedule], int] = Schedule.measure,
+) -> int:
     """Carry out this process's part of a run and return the exit code.
 
-    ``started`` is the monotonic time from which a budget counts. Ends as :func:`in_ranks` does.
+    ``started`` is the monotonic time from which a budget counts; ``walk`` takes the schedule
+    through its shapes. Ends as :func:`in_ranks` does.
     """
     peers = join()
     backend = load(options.backend)(options.world_size)
@@ -36,7 +41,7 @@ def carry_out(options: RunOptions, started: float) -> int:
         backend,
         peers,
         options.watchdog_s,
-        lambda watch: _measure(backend, options, watch, started),
+        lambda watch: _measure(backend, options, watch, started, walk),
     )
 
 
@@ -85,7 +90,13 @@ def _end(error: BaseException, watch: Watchdog) -> None:
     os._exit(LOST_RANK)
 
 
-def _measure(backend: Backend, options: RunOptions, watch: Watchdog, started: float) -> int:
+def _measure(
+    backend: Backend,
+    options: RunOptions,
+    watch: Watchdog,
+    started: float,
+    walk: Callable[[Schedule], int],
+) -> int:
     backend.set_up()
     watch.step("agreeing on the seed")
     options = _with_seed(options, backend)
@@ -106,7 +117,7 @@ def _measure(backend: Backend, options: RunOptions, watch: Watchdog, started: fl
             what = "continuing" if options.resume else "starting"
             identity = directory.settings["id"] if directory else ""
             print(
-                f"{what} run {identity} in {options.out}: {len(options.points)} shapes, "
+                f"{what} run {identity} in {options.out}: {_count(options)}, "
                 f"{options.backend} on {options.world_size} ranks, {repetition.timing} timing, "
                 f"seed {repetition.seed}",
                 flush=True,
@@ -123,10 +134,14 @@ def _measure(backend: Backend, options: RunOptions, watch: Watchdog, started: fl
             budget_s=options.budget_s,
             started=started,
         )
-        return schedule.measure()
+        return walk(schedule)
     finally:
         if directory:
             directory.close()
+
+
+def _count(options: RunOptions) -> str:
+    return f"{len(options.points)} shapes" if options.points else "shapes chosen on the way"
 
 
 def _with_seed(options: RunOptions, backend: Backend) -> RunOptions:
