@@ -19,6 +19,12 @@ from costmodel.data import measurement
 
 STANDINS = Path(__file__).parent / "standins"
 ENTRY = ("-m", "costmodel", "measure", "--backend", "aiter")
+#: Kernels of the stand-in for bf16 on 2 ranks: 1-stage's, and the two of 2-stage.
+KERNELS = (
+    "aiter::allreduce_fusion_kernel_1stage<__bf16, __bf16, 2, false>",
+    "aiter::reduce_scatter_cross_device_store<__bf16, 2>",
+    "aiter::local_device_load_rmsnorm<__bf16, 512, 1, false>",
+)
 QUICK = ("--rounds", "4", "--samples", "2", "--slots", "2", "--calls", "4")
 
 
@@ -44,13 +50,14 @@ def test_all_arms_are_checked_measured_and_marked_as_of_a_standin(tmp_path):
     assert code == 0
     assert "aiter 0.1.18 at" in out
     assert "A STAND-IN: these numbers are of no GPU" in out
-    assert "custom_fused_ar_rms(input, residual, weight, eps, use_1stage, " in out
+    assert "custom_fused_ar_rms(input, residual_inp, weight, eps, use_1stage, " in out
     assert "custom all-reduce enabled on 2 ranks, fully connected: True" in out
     for arm in ("forced 1stage", "forced 2stage", "auto", "separate"):
         for how in ("captured into a graph and replayed", "called eagerly"):
             assert f"{arm}, {how}, agrees with the fp32 reference on all ranks" in out
-    assert "forced 1stage ran allreduce_fusion_kernel_1stage" in out
-    assert "forced 2stage ran reduce_scatter_cross_device_store, local_device_load" in out
+    one_stage, *two_stage = KERNELS
+    assert f"forced 1stage ran {one_stage}" in out
+    assert f"forced 2stage ran {', '.join(two_stage)}" in out
     table = measurement.read(run / "measurements.csv")
     assert len(table) == 8
     assert set(table.interconnect) == {"standin"}
@@ -60,8 +67,8 @@ def test_all_arms_are_checked_measured_and_marked_as_of_a_standin(tmp_path):
     lines = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     # 1 and 480 tokens lie on either side of AITER's rule, 128 * 7168 * 2 // 2 bytes
     kernels = {line["point"]["tokens"]: line["arms"]["auto"]["kernels"] for line in lines}
-    assert kernels[1] == ["allreduce_fusion_kernel_1stage"]
-    assert kernels[480] == ["reduce_scatter_cross_device_store", "local_device_load_rmsnorm"]
+    assert kernels[1] == [one_stage]
+    assert kernels[480] == two_stage
 
 
 OTHER = (
@@ -264,8 +271,8 @@ def test_aiter_without_rocm_says_what_torch_is_built_for(tmp_path):
         ("dist/parallel_state.py", "local_rank=-1, ", "", "has no local_rank"),
         (
             "dist/communication_op.py",
-            "weight_, eps)",
-            "weight_, eps, s)",
+            "    eps,\n    prefill_support=False",
+            "    eps,\n    s,\n    prefill_support=False",
             "cannot take 4 arguments",
         ),
         (

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 import click
 
+from ..errors import InputError
 from ..live.machine import CheckRecord
 from . import options
 
@@ -35,17 +38,46 @@ COLOURS = {"ok": "green", "missing": "yellow", "wrong": "red", "note": "cyan"}
 
 
 @click.command()
+@click.option("--backend", metavar="NAME", help="Look through a back end of measure, on all ranks.")
+@click.option("--tp", type=int, metavar="N", help="Its ranks, where torchrun does not say it.")
+@click.option("--out", type=click.Path(path_type=Path), help="Directory of its environment.json.")
+@click.option(
+    "--watchdog",
+    type=float,
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Longest that one step may take; ten times that where kernels are compiled.",
+)
 @options.format_option
-def command(style: str) -> None:
+@click.pass_context
+def command(
+    ctx: click.Context,
+    backend: str | None,
+    tp: int | None,
+    out: Path | None,
+    watchdog: float,
+    style: str,
+) -> None:
     """Say what this machine can do: packages, GPUs, links, browser; and what to install.
 
     Keep its output with a report of an error. torch and triton are imported, in a process of their
     own, only where they are installed. The exit code is 0 whatever is missing.
 
+    With --backend it is a first run: devices, rates of the links, version and state of the kernels,
+    agreement of the forced stages, a captured graph, the cost of the smallest call, memory over 200
+    captures. It ends with "ready" (exit code 0) or with what to do (1).
+
     \b
     costmodel doctor
     costmodel doctor --format json
+    torchrun --nproc-per-node=8 -m costmodel doctor --backend aiter --out run-tp8
     """
+    if backend is not None:
+        ctx.exit(_first_run(backend, tp, out, watchdog, style))
+    for name, given in (("--tp", tp), ("--out", out)):
+        if given is not None:
+            raise InputError(f"{name} belongs to --backend; give a back end, or leave it out")
     from ..live.machine import Ability, abilities, look
     from ..show.machine import describe
 
@@ -64,7 +96,43 @@ def command(style: str) -> None:
             )
         )
         return
-    click.echo(describe(checks, can, lambda text, status: click.style(text, fg=COLOURS[status])))
+    click.echo(describe(checks, can, _paint))
+
+
+def _first_run(
+    backend: str, tp: int | None, out: Path | None, watchdog_s: float, style: str
+) -> int:
+    from ..live.run.checkup import to_do
+    from ..live.run.launch import look_through
+    from ..show.machine import describe_checks, describe_verdict
+
+    def tell(checks: Sequence[Check]) -> None:
+        lacks = to_do(checks)
+        if style == "json":
+            options.print_json(
+                DoctorRecord(
+                    schema="costmodel/doctor/1",
+                    checks=[check.to_dict() for check in checks],
+                    abilities=[
+                        {
+                            "what": f"measure --backend {backend}",
+                            "possible": not lacks,
+                            "lacks": lacks,
+                        }
+                    ],
+                )
+            )
+            return
+        click.echo(describe_checks(checks, _paint))
+        click.echo(f"\n{describe_verdict(lacks)}")
+
+    if not watchdog_s > 0:
+        raise InputError(f"--watchdog is {watchdog_s:g}; give seconds, more than 0")
+    return look_through(backend, tp, out, watchdog_s, tell)
+
+
+def _paint(text: str, status: str) -> str:
+    return click.style(text, fg=COLOURS[status])
 
 
 def _figures() -> Check:

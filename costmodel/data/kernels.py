@@ -63,6 +63,8 @@ class Kernel:
     plain_1stage_below_bytes: tuple[tuple[int, int], ...]
     norm_kernel: str = "gemma"
     fused_2stage_max_packs: int | None = None
+    #: The packs of a row are a multiple of this; others run, and leave the outputs unwritten.
+    fused_2stage_pack_multiple: int = 1
     #: Whether 2-stage reduces only where tokens x packs is a multiple of the ranks.
     fused_2stage_whole_parts: bool = False
     #: Largest input in bytes that the custom kernels take, None where there is no such limit.
@@ -334,6 +336,7 @@ def _kernel(family: str, version: str, dated: dict[str, str], norm_kernel: str =
         ),
         norm_kernel=norm_kernel,
         fused_2stage_max_packs=limit("fused_2stage_max_packs"),
+        fused_2stage_pack_multiple=limit("fused_2stage_pack_multiple") or 1,
         fused_2stage_whole_parts=flag("fused_2stage_whole_parts"),
         custom_max_bytes=limit("custom_max_bytes"),
         push_line=(line, payload) if line and payload else None,

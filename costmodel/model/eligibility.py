@@ -54,6 +54,10 @@ def eligible(shapes: Shapes, algorithm: str, kernel: Kernel) -> tuple[NDArray[np
     if most is not None and np.any(packs > most):
         ok &= packs <= most
         words += f" and hidden / {pack} <= {most}"
+    many = kernel.fused_2stage_pack_multiple
+    if many > 1:
+        ok &= packs % many == 0
+        words += f" and hidden / {pack} a multiple of {many}"
     if kernel.fused_2stage_whole_parts:
         even = shapes.tokens * (shapes.hidden_dim // pack) % shapes.world_size == 0
         if np.any(whole & ~even):

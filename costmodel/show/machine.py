@@ -18,6 +18,19 @@ def describe(
 
     ``paint`` colours a text by its status, where the output can show it.
     """
+    lines = [describe_checks(checks, paint), "", "here costmodel can:"]
+    for ability in abilities:
+        if not ability.lacks:
+            lines.append(_hanging(f"  {paint('yes', OK)}  ", ability.what, 7))
+        else:
+            lines.append(_hanging("  no   ", f"{ability.what}: lacks {', '.join(ability.lacks)}"))
+    return "\n".join(lines)
+
+
+def describe_checks(
+    checks: Sequence[Check], paint: Callable[[str, str], str] = lambda text, status: text
+) -> str:
+    """Return the checks alone, each with what to do."""
     wide = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
@@ -26,13 +39,14 @@ def describe(
         lines[-1] = lines[-1].replace("\0", paint(check.status, check.status))
         if check.advice:
             lines.append(_hanging(" " * len(start), f"-> {check.advice}"))
-    lines += ["", "here costmodel can:"]
-    for ability in abilities:
-        if not ability.lacks:
-            lines.append(_hanging(f"  {paint('yes', OK)}  ", ability.what, 7))
-        else:
-            lines.append(_hanging("  no   ", f"{ability.what}: lacks {', '.join(ability.lacks)}"))
     return "\n".join(lines)
+
+
+def describe_verdict(to_do: Sequence[str]) -> str:
+    """Return the last words on a machine: ready, or what to do first."""
+    if not to_do:
+        return "ready"
+    return "\n".join(["not ready:", *(_hanging("  - ", line) for line in to_do)])
 
 
 def _hanging(start: str, text: str, indent: int | None = None) -> str:

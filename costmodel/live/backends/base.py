@@ -15,12 +15,13 @@ A run calls, in every process alike and in this order::
         for each arm:
             timed = backend.capture(arm, calls, timing)
             check: backend.poison(); timed.replay(1); backend.outputs(slot) against the reference
+            timed.kernels()                     # arms that ran another's kernels are not timed
         timed.replay(warm_up) for each arm that was right
         for each round, arms in random order:
             timed.replay(samples)               # -> latency_us (samples, local_ranks)
         for each arm:
             check once more: a race shows under load
-            backend.kernels_run(arm)            # of ``auto``: which kernel it chose
+            backend.kernels_run(arm)            # of ``auto``, where timed.kernels() read nothing
         timed.close() for each arm
         backend.release()
     backend.close()
@@ -61,6 +62,7 @@ from ...model.shape import (
     TWO_STAGE,
 )  # fmt: skip
 from ...units import element_bytes
+from ..machine import Check
 
 #: The arms. ``auto`` is the library's own choice between its stages; ``separate`` is its all-reduce
 #: followed by its add + RMSNorm kernel. Those of other ops are named by op and stage.
@@ -144,6 +146,13 @@ class Timed(ABC):
 
         Returns only when the outputs of every slot are complete.
         """
+
+    def kernels(self) -> tuple[str, ...]:
+        """Replay once and return the names of the kernels launched, in order; all ranks call this.
+
+        Profiled, not assumed: the proof of what is timed. () where names cannot be read.
+        """
+        return ()
 
     def close(self) -> None:  # noqa: B027  (a loop of eager calls holds nothing)
         """Free the graph and what it holds; may be called twice."""
@@ -266,6 +275,17 @@ class Backend(ABC):
         Profiled, not assumed: the proof of which kernel ``auto`` ran. () where unreadable.
         """
         return ()
+
+    def checks(self) -> tuple[Check, ...]:
+        """Return what only the back end can say of the machine before a first run: all ranks call.
+
+        Its library's version and state, its devices, rates of the links between them.
+        """
+        return ()
+
+    def memory_bytes(self) -> dict[str, int]:
+        """Return the memory in use by its name (``device``, ``process``), where it can be read."""
+        return {}
 
 
 #: Where each back end lives; loaded on use, since each needs libraries that others do not.

@@ -11,16 +11,17 @@ from collections.abc import Callable
 import msgspec
 
 from ...errors import InputError
+from ...files import read_json
 from ..backends.base import Backend, load
 from . import environment
-from .directory import RunDirectory, check_same
+from .directory import AS_WRITTEN, ENVIRONMENT, RunDirectory, check_same
 from .exit_codes import BAD_INPUT, LOST_RANK, RunEnded
 from .harness import COMPILE_PATIENCE, check_points, together
 from .options import RunOptions
-from .peers import join
+from .peers import Peers, join
 from .records import labels
 from .schedule import Schedule
-from .schemas import RunSettings
+from .schemas import EnvironmentRecord, RunSettings
 from .watchdog import Watchdog
 
 
@@ -32,16 +33,31 @@ def carry_out(
     """Carry out this process's part of a run and return the exit code.
 
     ``started`` is the monotonic time from which a budget counts; ``walk`` takes the schedule
-    through its shapes. In a run of several processes an abnormal end does not return: it is said
-    once for all ranks, and the process ends there, since taking a broken process group down in good
-    order could block for ever.
+    through its shapes. Ends as :func:`in_ranks` does.
     """
     peers = join()
     backend = load(options.backend)(options.world_size)
-    with Watchdog(peers, options.watchdog_s) as watch:
+    return in_ranks(
+        backend,
+        peers,
+        options.watchdog_s,
+        lambda watch: _measure(backend, options, watch, started, walk),
+    )
+
+
+def in_ranks(
+    backend: Backend, peers: Peers, watchdog_s: float, work: Callable[[Watchdog], int]
+) -> int:
+    """Do this process's part of some work of all ranks under the watchdog; return what it returns.
+
+    ``work`` sets the back end up. With several processes an abnormal end does not return: it is
+    said once for all ranks, and the process ends there, since taking a broken process group down in
+    good order could block for ever.
+    """
+    with Watchdog(peers, watchdog_s) as watch:
         watch.step("setting up the ranks", COMPILE_PATIENCE * backend.start_up_patience)
         try:
-            code = _measure(backend, options, watch, started, walk)
+            code = work(watch)
             watch.step("taking the ranks down")
             backend.exchange("done")
         except BaseException as error:
@@ -152,4 +168,10 @@ def _open(backend: Backend, options: RunOptions) -> RunDirectory:
         **settings,
     }
     started = msgspec.convert(new, RunSettings)
-    return RunDirectory.start(options.out, started, environment.read_machine(known))
+    machine = environment.read_machine(known)
+    earlier = options.out / ENVIRONMENT
+    if earlier.exists():  # of a doctor who came first
+        found = read_json(earlier, EnvironmentRecord, AS_WRITTEN)
+        if "doctor" in found:
+            machine["doctor"] = found["doctor"]
+    return RunDirectory.start(options.out, started, machine)

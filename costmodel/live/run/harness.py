@@ -4,6 +4,7 @@ For each shape, in one go:
 
 1. every arm is captured, its outputs poisoned with NaN, replayed once, and every slot compared with
    the fp32 reference on every rank. An arm that is wrong anywhere is reported and never timed;
+   nor is one whose kernels, by the names that a replay launches, are not its own;
 2. each arm warms up;
 3. rounds: in each, all arms are replayed a few times. The order of the arms is drawn from the seed
    and reversed in every second round, so that no arm always follows the same other one;
@@ -18,7 +19,7 @@ or finds is exchanged, never guessed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,7 @@ from ...errors import InputError
 from ..backends.base import AUTO, CALLS, GRAPH, SLOTS, Backend, CannotRun, Outputs, Timed
 from ..backends.reference import is_out_of_memory, out_of_memory
 from .points import Point
+from .proof import distinct, refusals
 from .statistics import Latency, summarize
 from .watchdog import Watchdog
 
@@ -72,7 +74,8 @@ class ArmResult:
 
     ``worst_error`` is the largest error over slots, ranks and elements in units of what rounding
     explains (:func:`costmodel.live.backends.reference.worst_error`): more than 1 is wrong.
-    ``skipped`` is why the arm was not run at all, "" where it was.
+    ``skipped`` is why the arm was not timed, "" where it was, or is wrong. ``kernels`` are those
+    that one replay launched on the first rank, each once, () where no name can be read.
     """
 
     worst_error: float
@@ -164,6 +167,7 @@ def measure_point(
             references.clear()
             backend.release()
     errors: dict[str, tuple[float, tuple[int, ...]]] = {}  # (largest, wrong ranks)
+    ran: dict[str, tuple[str, ...]] = {}
     for arm in arms:
         step(f"arm {arm}, capture", COMPILE_PATIENCE)
         try:
@@ -176,6 +180,13 @@ def measure_point(
         errors[arm] = _check(backend, captured, references, point.shape.dtype)
         if errors[arm][0] > 1.0:
             timed.pop(arm).close()
+            continue
+        step(f"arm {arm}, kernels of one replay")
+        backend.exchange("kernels")
+        ran[arm] = captured.kernels()
+    for arm, reason in _refusals(backend, ran).items():
+        skipped[arm] = reason
+        timed.pop(arm).close()
     samples: dict[str, list[NDArray[np.float64]]] = {arm: [] for arm in timed}
     for arm, ready in timed.items():
         step(f"arm {arm}, warm-up")
@@ -192,7 +203,8 @@ def measure_point(
         step(f"arm {arm}, second check against the reference")
         again = _check(backend, ready, references, point.shape.dtype)
         errors[arm] = max(errors[arm], again)
-        kernels[arm] = backend.kernels_run(arm) if arm == AUTO else ()
+        names = ran[arm] or (backend.kernels_run(arm) if arm == AUTO else ())
+        kernels[arm] = distinct(names)
     if arms:
         step("gathering samples")
     results = {}
@@ -213,6 +225,13 @@ def measure_point(
         ready.close()
     backend.release()
     return results
+
+
+def _refusals(backend: Backend, ran: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """Return the arms that ran other kernels than their own on some rank, alike on every rank."""
+    everybody = backend.exchange(ran)
+    processes = {arm: [names[arm] for names in everybody] for arm in ran}
+    return refusals(processes, backend.world_size)
 
 
 def _check(

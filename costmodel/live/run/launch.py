@@ -13,15 +13,18 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
 from ..backends.base import load
-from .execution import carry_out
+from ..machine import Check
+from . import checkup
+from .execution import carry_out, in_ranks
 from .exit_codes import BAD_INPUT, LOST_RANK, RunEnded, by_signal, signal_name
 from .launcher import end_with_launcher, gone_already
-from .options import RunOptions, read_options
+from .options import RunOptions, ranks_of, read_options
 from .peers import MEETING_PLACE, Peers, join, new_meeting_place, under_torchrun
 from .starts import measure_starts
 
@@ -46,11 +49,8 @@ def start(
     process. Ranks of its own are started as ``python -m rank_module``, the options as JSON.
     """
     started = time.monotonic()
-    if under_torchrun():
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the watchdog answers: no tracebacks
-        end_with_launcher()
-        if gone_already():
-            return LOST_RANK
+    if _launcher_is_gone():
+        return LOST_RANK
     try:
         if options.get("starts", 1) > 1:
             if under_torchrun():
@@ -67,15 +67,64 @@ def start(
             if launch != "in_process":
                 return _spawn(run.world_size, options, rank_module)
         return carry(run, started)
-    except InputError as error:
-        if not under_torchrun():
-            raise
-        if _speaks():
-            print(f"costmodel: error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except RunEnded as error:
+    except (InputError, RunEnded) as error:
+        return _ended(error)
+
+
+def look_through(
+    name: str,
+    tp: int | None,
+    directory: Path | None,
+    watchdog_s: float,
+    tell: Callable[[Sequence[Check]], None],
+) -> int:
+    """Look at the machine through a back end, on all ranks; return 0 where it is ready, else 1.
+
+    ``tell`` is given the checks, in one process; ``directory`` gets them in ``environment.json``.
+    """
+    if _launcher_is_gone():
+        return LOST_RANK
+    try:
+        kind = load(name)
+        if not under_torchrun() and kind.launch != "in_process":
+            tell(checkup.without_ranks(kind, tp))
+            return checkup.NOT_READY
+        size = ranks_of(tp)
+        if size is None:
+            raise InputError("--tp is missing; give the number of ranks")
+        backend = kind(size)
+        return in_ranks(
+            backend,
+            join(),
+            watchdog_s,
+            lambda watch: checkup.check_up(backend, watch, directory, tell),
+        )
+    except (InputError, RunEnded) as error:
+        return _ended(error)
+
+
+def _launcher_is_gone() -> bool:
+    """Get ready to be one of torchrun's ranks; return whether torchrun has ended already."""
+    if not under_torchrun():
+        return False
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the watchdog answers: no tracebacks
+    end_with_launcher()
+    return gone_already()
+
+
+def _ended(error: InputError | RunEnded) -> int:
+    """Say how the work ended, once for all ranks, and return the exit code.
+
+    Raises bad input where this is the only process.
+    """
+    if isinstance(error, RunEnded):
         print(f"costmodel: error: {error}", file=sys.stderr)
         return error.exit_code
+    if not under_torchrun():
+        raise error
+    if _speaks():
+        print(f"costmodel: error: {error}", file=sys.stderr)
+    return BAD_INPUT
 
 
 def _speaks() -> bool:

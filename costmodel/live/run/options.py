@@ -130,7 +130,7 @@ def _new(
     if not backend:
         raise InputError("--backend is missing; one of aiter, gloo, triton")
     repetition = _repetition(options, backend)
-    world_size = _world_size(options["tp"])
+    world_size = ranks_of(options["tp"])
     note = ""
     if options["plan"] is not None:
         for key in ("hidden", "tokens", "dtype", "arms"):
@@ -176,7 +176,7 @@ def _resumed(options: Mapping[str, Any], out: Path) -> RunOptions:
         started,
         {
             **({"backend": options["backend"]} if options["backend"] else {}),
-            **({"world_size": size} if (size := _world_size(options["tp"])) else {}),
+            **({"world_size": size} if (size := ranks_of(options["tp"])) else {}),
             **same,
         },
     )
@@ -202,7 +202,7 @@ def _resumed(options: Mapping[str, Any], out: Path) -> RunOptions:
     )
 
 
-def _world_size(tp: int | None) -> int | None:
+def ranks_of(tp: int | None) -> int | None:
     """Return the world size of ``--tp`` and torchrun, None where neither says."""
     launched = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else None
     if launched in (None, 1):

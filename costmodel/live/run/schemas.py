@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypedDict
 
 from msgspec import Meta
 
+from ..machine import CheckRecord
 from .statistics import Latency
 
 AtLeastOne = Annotated[int, Meta(ge=1)]
@@ -158,7 +159,8 @@ class EnvironmentRecord(AlwaysKnown, total=False):
 
     ``backend`` is what only the back end knows; ``variables`` are those that the run was given, and
     those that differed once its libraries were up stand beside them. Those with ``nvidia`` and
-    ``amd`` are what the vendors' tools print.
+    ``amd`` are what the vendors' tools print; ``doctor`` is what ``costmodel doctor --backend``
+    found.
     """
 
     backend: dict[str, Any]
@@ -176,3 +178,4 @@ class EnvironmentRecord(AlwaysKnown, total=False):
     amd_topology: str
     amdgpu_driver: str
     git: Commit
+    doctor: list[CheckRecord]

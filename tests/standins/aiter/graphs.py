@@ -1,28 +1,37 @@
 """Device graphs on a CPU: what is issued during capture is kept and runs at replay."""
 
+import os
 import time
 from contextlib import contextmanager
 
 from costmodel.live.backends.aiter.device import Device
 
+from .versions import FAULTS
+
 _launched: list[str] = []
 
 
 class State:
-    inside_graph_capture = False
+    """The graph that is being captured, and the streams' context of graph_capture()."""
+
     graph = None
+    context = None
 
 
 class Graph:
     def __init__(self):
         self.calls = []
-        self.registered = False
+        self.unregistered = 0
 
     def replay(self):
-        if not self.registered:
+        if self.unregistered:
             raise RuntimeError("replay of a graph whose buffers no peer knows: an illegal access")
         for call in self.calls:
             call()
+
+
+def is_current_stream_capturing():
+    return State.graph is not None
 
 
 def launched(name):
@@ -37,19 +46,15 @@ def issue(run):
         State.graph.calls.append(run)
 
 
-class CaptureContext:
+class GraphCaptureContext:
     stream = "the capture stream"
 
 
-@contextmanager
-def graph_capture():
-    captured = CaptureContext()
-    captured.graphs = []
-    State.inside_graph_capture, State.context = True, captured
-    yield captured
-    State.inside_graph_capture = False
-    for graph in captured.graphs:
-        graph.registered = True
+def expandable_segments():
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        if os.environ.get(name):
+            return "expandable_segments:true" in os.environ[name].lower()
+    return False
 
 
 class CpuDevice(Device):
@@ -74,12 +79,15 @@ class CpuDevice(Device):
 
     @contextmanager
     def capture(self, graph, stream):
-        assert State.inside_graph_capture, "the op cannot be captured outside graph_capture()"
-        assert stream is CaptureContext.stream
-        State.context.graphs.append(graph)
+        assert State.context is not None, "the op cannot be captured outside graph_capture()"
+        assert stream is State.context.stream
+        if "no-capture" in FAULTS:
+            raise RuntimeError("operation not permitted when stream is capturing")
         State.graph = graph
-        yield
-        State.graph = None
+        try:
+            yield
+        finally:
+            State.graph = None
 
     def stamp(self):
         return time.perf_counter_ns()
@@ -91,3 +99,11 @@ class CpuDevice(Device):
         _launched.clear()
         run()
         return tuple(_launched)
+
+    def memory_bytes(self):
+        from .dist.device_communicators.custom_all_reduce import _lost
+
+        return sum(map(len, _lost))
+
+    def copy_gbps(self, source, target):
+        return 10.0 if (source, target) == (0, 1) and "slow-link" in FAULTS else 48.0

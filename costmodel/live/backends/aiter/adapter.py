@@ -30,6 +30,7 @@ from ....model.eligibility import eligible
 from ....model.shape import ALL_REDUCE, ONE_STAGE, SPOKEN, TWO_STAGE, Shapes
 from ....units import PACK_BYTES, element_bytes
 from ... import kfd
+from ...machine import Check
 from ..base import (
     AUTO,
     EPSILON,
@@ -45,7 +46,8 @@ from ..base import (
     op_and_algorithm,
 )
 from ..reference import Operands, fused_reference, operands, out_of_memory, torch_dtype
-from . import arms, variables
+from . import arms, kernel_cache, variables
+from .checks import checks
 from .device import Device
 from .installation import Aiter, find
 from .self_check import check_arms
@@ -74,6 +76,7 @@ class AiterBackend(Backend):
         self._group: Any = None
         self._slots: list[_Slot] = []
         self._timed: list[_Calls] = []
+        self._stale = ""
         self._communicator: Any = None
         self._registered = 0
 
@@ -118,6 +121,7 @@ class AiterBackend(Backend):
         # Decisions and samples travel over the CPU; the watchdog limits the time, not gloo.
         self._group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
         self._communicator = aiter.communicator(self.world_size)
+        self._stale = max(self.exchange(kernel_cache.stale()))
         self._checked = [*aiter.checked]
         self._checked += check_arms(self)
         if rank == 0:
@@ -146,6 +150,8 @@ class AiterBackend(Backend):
     def reason_against(self, shape: LiveShape, arm: str) -> str | None:
         """See :meth:`Backend.reason_against`; the limits are those of the installed version."""
         assert self._aiter is not None
+        if self._stale:
+            return self._stale
         pack = PACK_BYTES // element_bytes(shape.dtype)
         if shape.hidden_dim % pack:
             return f"hidden_dim must be a multiple of {pack} ({shape.dtype} in 16-byte packs)"
@@ -302,6 +308,15 @@ class AiterBackend(Backend):
         """See :meth:`Backend.environment`."""
         return {**self._device.describe(), "self_check": self._checked}
 
+    def checks(self) -> tuple[Check, ...]:
+        """See :meth:`Backend.checks`."""
+        return checks(self, self._device, self._kernel)
+
+    def memory_bytes(self) -> dict[str, int]:
+        """See :meth:`Backend.memory_bytes`."""
+        used = self._device.memory_bytes()
+        return {} if used is None else {"device": used}
+
     def kernels_run(self, arm: str) -> tuple[str, ...]:
         """See :meth:`Backend.kernels_run`."""
         return self._device.kernels(lambda: self._call(arm, self._slots[0]))
@@ -380,6 +395,10 @@ class _Calls(Timed):
         elapsed = [device.elapsed_us(start, end) for start, end in stamps]
         return np.array(elapsed).reshape(samples, 1) / len(self.slots)
 
+    def kernels(self) -> tuple[str, ...]:
+        """See :meth:`Timed.kernels`."""
+        return self.backend._device.kernels(self.issue)
+
     def close(self) -> None:
         """Free the outputs."""
         self.outputs = []
@@ -420,6 +439,10 @@ class _Replayed(_Calls):
                 self.outputs = [backend._call(self.arm, slot) for slot in self.slots]
             with device.capture(self._lead, context.stream):
                 self._lead_outputs = backend._call(self.arm, self.slots[0])
+
+    def kernels(self) -> tuple[str, ...]:
+        """See :meth:`Timed.kernels`; the graph tells them, or else a profiled replay."""
+        return self.backend._device.captured(self._graph) or super().kernels()
 
     def lead(self) -> None:
         """See :meth:`_Calls.lead`."""

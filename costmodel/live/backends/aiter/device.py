@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+from ....units import MIB
+from ... import graph_kernels
 from ...profiled import launched
+
+#: A copy that shows the rate of a link: large beside its start, about 1 ms; the best of a few.
+COPY_BYTES, COPIES = 64 * MIB, 5
 
 
 class Device(ABC):
@@ -51,6 +56,18 @@ class Device(ABC):
     def kernels(self, run: Callable[[], object]) -> tuple[str, ...]:
         """Return the names of the kernels that ``run`` launches, in order."""
 
+    def captured(self, graph: Any) -> tuple[str, ...]:
+        """Return the names of a captured graph's kernels, () where it does not tell them."""
+        return ()
+
+    def memory_bytes(self) -> int | None:
+        """Return the device memory in use by everybody, None where it cannot be read."""
+        return None
+
+    def copy_gbps(self, source: int, target: int) -> float | None:
+        """Return the rate in GB/s of a copy between two devices, None where there is none."""
+        return None
+
 
 class TorchGpu(Device):
     """A GPU through ``torch.cuda``, which is also ROCm's name in torch."""
@@ -86,15 +103,16 @@ class TorchGpu(Device):
 
     def graph(self) -> Any:
         """See :meth:`Device.graph`."""
-        import torch
+        return graph_kernels.new_graph()
 
-        return torch.cuda.CUDAGraph()
-
-    def capture(self, graph: Any, stream: Any) -> AbstractContextManager[Any]:
+    @contextmanager
+    def capture(self, graph: Any, stream: Any) -> Iterator[None]:
         """See :meth:`Device.capture`."""
         import torch
 
-        return torch.cuda.graph(graph, stream=stream)
+        with torch.cuda.graph(graph, stream=stream):
+            yield
+        graph_kernels.complete(graph)
 
     def stamp(self) -> Any:
         """See :meth:`Device.stamp`."""
@@ -111,3 +129,33 @@ class TorchGpu(Device):
     def kernels(self, run: Callable[[], object]) -> tuple[str, ...]:
         """See :meth:`Device.kernels`, by torch's profiler; () where it sees no kernel."""
         return launched(run)
+
+    def captured(self, graph: Any) -> tuple[str, ...]:
+        """See :meth:`Device.captured`."""
+        return graph_kernels.captured(graph)
+
+    def memory_bytes(self) -> int | None:
+        """See :meth:`Device.memory_bytes`; mappings of peers' memory count, torch's cache too."""
+        import torch
+
+        free, total = torch.cuda.mem_get_info()
+        return total - free
+
+    def copy_gbps(self, source: int, target: int) -> float | None:
+        """See :meth:`Device.copy_gbps`: the best of :data:`COPIES`, each of :data:`COPY_BYTES`."""
+        import torch
+
+        def buffer(device: int) -> Any:
+            return torch.zeros(COPY_BYTES, dtype=torch.uint8, device=f"cuda:{device}")
+
+        given, taken = buffer(source), buffer(target)
+        best = float("inf")
+        with torch.cuda.device(source):
+            for _ in range(COPIES):
+                torch.cuda.synchronize(target)
+                start = self.stamp()
+                taken.copy_(given, non_blocking=True)
+                end = self.stamp()
+                torch.cuda.synchronize()
+                best = min(best, self.elapsed_us(start, end))
+        return COPY_BYTES / best / 1e3

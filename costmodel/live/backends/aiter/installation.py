@@ -18,12 +18,10 @@ from typing import Any
 
 from ....errors import InputError
 from . import variables
+from .assumptions import COMMUNICATION, CUSTOM_ALL_REDUCE, FUNCTIONS, PARALLEL_STATE
 from .device import Device, TorchGpu
 
-#: Where each function lives.
-PARALLEL_STATE = "aiter.dist.parallel_state"
-COMMUNICATION = "aiter.dist.communication_op"
-CUSTOM_ALL_REDUCE = "aiter.dist.device_communicators.custom_all_reduce"
+#: What AITER runs first of its own.
 START_UP = "aiter.dist.utils"
 
 #: The ops that are called by name.
@@ -32,7 +30,7 @@ FUSED_AUTO = "tensor_model_parallel_fused_allreduce_rmsnorm"
 ADD_RMSNORM = "rmsnorm2d_fwd_with_add"
 
 #: Keywords that the adapter passes to ``init_distributed_environment``.
-INIT_KEYWORDS = ("world_size", "rank", "distributed_init_method", "local_rank", "backend")
+INIT_KEYWORDS = FUNCTIONS["init_distributed_environment"].keywords
 
 #: Releases whose Python layer was read; e404860 (2026-08-22) is the newest commit that was.
 KNOWN = "the adapter knows 0.1.10.post2 to 0.1.20.post1"

@@ -27,6 +27,8 @@ from ....data.kernels import at_date
 from ....errors import InputError
 from ....model.shape import ONE_STAGE, TWO_STAGE, WORLD_SIZES
 from ....units import PACK_BYTES, element_bytes
+from ...graph_kernels import captured, complete, new_graph
+from ...profiled import launched
 from ..base import EPSILON, GRAPH, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
 from ..reference import Operands, fused_reference, operands, out_of_memory, torch_dtype
 
@@ -191,9 +193,10 @@ class TritonBackend(Backend):
         self._check()
         if timing != GRAPH:
             return _Replay(lambda: issue(calls), calls, self._check)
-        graph = torch.cuda.CUDAGraph()
+        graph = new_graph()
         with torch.cuda.graph(graph):
             issue(calls)
+        complete(graph)
         return _Replay(graph.replay, calls, self._check, graph)
 
     def poison(self) -> None:
@@ -239,15 +242,8 @@ class TritonBackend(Backend):
 
     def kernels_run(self, arm: str) -> tuple[str, ...]:
         """See :meth:`Backend.kernels_run`; profiled at the prepared shape."""
-        import torch
-        from torch.profiler import ProfilerActivity, profile
-
         launches = self._launches(arm)
-        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-            for launch in launches:
-                launch(self._slots[0].table)
-            torch.cuda.synchronize()
-        return tuple(event.key for event in profiled.key_averages())
+        return launched(lambda: [launch(self._slots[0].table) for launch in launches])
 
     # -- launches ---------------------------------------------------------------------------------
 
@@ -415,6 +411,11 @@ class _Replay(Timed):
             stop.record()
         self._check()
         return np.array([[start.elapsed_time(stop) * 1e3 / self._calls] for start, stop in marks])
+
+    def kernels(self) -> tuple[str, ...]:
+        """See :meth:`Timed.kernels`."""
+        named = captured(self._graph) if self._graph is not None else ()
+        return named or launched(self._run)
 
     def close(self) -> None:
         """See :meth:`Timed.close`."""

@@ -1,56 +1,86 @@
+import os
+from contextlib import contextmanager
+
 import torch.distributed as dist
 
-from ..graphs import graph_capture
-from .device_communicators.custom_all_reduce import CustomAllreduce
+from .. import graphs
 
-__all__ = [
-    "destroy_distributed_environment", "destroy_model_parallel", "ensure_model_parallel_initialized",
-    "get_tp_group", "graph_capture", "init_distributed_environment", "set_custom_all_reduce",
-]  # fmt: skip
-
-_enabled = False
-_tp_group = None
+_ENABLE_CUSTOM_ALL_REDUCE = True
+_TP = None
 
 
-class _DeviceCommunicator:
+class GroupCoordinator:
     def __init__(self):
-        self.ca_comm = CustomAllreduce() if _enabled else None
+        from .device_communicators.communicator_cuda import CudaCommunicator
 
+        self.cpu_group = dist.new_group(backend="gloo")
+        self.device_communicator = CudaCommunicator(self.cpu_group, _ENABLE_CUSTOM_ALL_REDUCE)
 
-class _Group:
-    def __init__(self):
-        self.device_communicator = _DeviceCommunicator()
+    @contextmanager
+    def graph_capture(self, graph_capture_context=None):
+        context = graph_capture_context or graphs.GraphCaptureContext()
+        graphs.State.context = context
+        custom = self.device_communicator.ca_comm
+        try:
+            if custom is None:
+                yield context
+            else:
+                with custom.capture():
+                    yield context
+        finally:
+            graphs.State.context = None
+
+    def destroy(self):
+        self.device_communicator.ca_comm = None
 
 
 def set_custom_all_reduce(enable: bool):
-    global _enabled
-    _enabled = enable
+    global _ENABLE_CUSTOM_ALL_REDUCE
+    _ENABLE_CUSTOM_ALL_REDUCE = enable
 
 
 def init_distributed_environment(
-    world_size=-1, rank=-1, distributed_init_method="env://", local_rank=-1, backend="nccl"
-):
+    world_size=-1, rank=-1, distributed_init_method="env://", local_rank=-1, backend="nccl",
+    data_parallel_size=1, data_parallel_rank=0,
+):  # fmt: skip
     assert backend == "nccl"  # there is no nccl on CPUs: gloo stands in for it
-    dist.init_process_group(
-        "gloo", init_method=distributed_init_method, world_size=world_size, rank=rank
-    )
+    if not dist.is_initialized():
+        if "HIP_VISIBLE_DEVICES" not in os.environ:
+            os.environ["HIP_VISIBLE_DEVICES"] = ",".join(map(str, range(world_size)))
+        dist.init_process_group(
+            "gloo", init_method=distributed_init_method, world_size=world_size, rank=rank
+        )
 
 
-def ensure_model_parallel_initialized(tensor_model_parallel_size, pipeline_model_parallel_size):
-    global _tp_group
+def ensure_model_parallel_initialized(
+    tensor_model_parallel_size, pipeline_model_parallel_size, decode_context_model_parallel_size=1,
+    backend=None, data_parallel_size=1, prefill_context_model_parallel_size=1,
+    custom_group_config=None,
+):  # fmt: skip
+    global _TP
     assert tensor_model_parallel_size * pipeline_model_parallel_size == dist.get_world_size()
-    _tp_group = _Group()
+    if _TP is None:
+        _TP = GroupCoordinator()
 
 
 def get_tp_group():
-    assert _tp_group is not None, "tensor model parallel group is not initialized"
-    return _tp_group
+    assert _TP is not None, "tensor model parallel group is not initialized"
+    return _TP
+
+
+@contextmanager
+def graph_capture():
+    with get_tp_group().graph_capture() as context:
+        yield context
 
 
 def destroy_model_parallel():
-    global _tp_group
-    _tp_group = None
+    global _TP
+    if _TP:
+        _TP.destroy()
+    _TP = None
 
 
 def destroy_distributed_environment():
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()

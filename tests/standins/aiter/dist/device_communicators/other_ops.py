@@ -1,7 +1,6 @@
 """The stand-in's plain all-reduce and quantising ops, on the fused op of the class that they join."""
 
 import torch
-import torch.distributed as dist
 
 from ... import graphs
 
@@ -25,21 +24,7 @@ def to_mxfp4(rows):
 
 
 class OtherOps:
-    def custom_all_reduce(self, input, use_new=True, open_fp8_quant=False):
-        if not self.should_custom_ar(input):
-            return None
-        out = torch.empty_like(input)
-
-        def run():
-            graphs.launched("cross_device_reduce")
-            parts = [torch.empty_like(input) for _ in range(dist.get_world_size())]
-            dist.all_gather(parts, input)
-            out.copy_(sum(part.float() for part in parts))
-
-        graphs.issue(run)
-        return out
-
-    def _quantised(self, input, residual, weight, eps, use_1stage, quantise):
+    def _quantised(self, kind, input, residual, weight, eps, use_1stage, quantise):
         fused = self.custom_fused_ar_rms(input, residual, weight, eps, use_1stage)
         if fused is None:
             return None
@@ -47,7 +32,7 @@ class OtherOps:
         written = [torch.empty_like(part) for part in quantise(torch.ones_like(input))]
 
         def run():
-            graphs.launched("quantise")
+            graphs.launched(f"quantise_{kind}")
             for into, part in zip(written, quantise(normed), strict=True):
                 into.copy_(part)
 
@@ -56,18 +41,18 @@ class OtherOps:
 
     def custom_fused_ar_rms_quant(self, input, residual_inp, weight, eps, use_1stage):
         one_group = input.shape[-1]
-        return self._quantised(
+        return self._quantised("per_token", 
             input, residual_inp, weight, eps, use_1stage, lambda rows: to_fp8(rows, one_group)
         )
 
     def custom_fused_ar_rms_per_group_quant(
         self, input, residual_inp, weight, eps, group_size=128, use_1stage=False, emit_bf16=False
     ):
-        return self._quantised(
+        return self._quantised("per_group", 
             input, residual_inp, weight, eps, use_1stage, lambda rows: to_fp8(rows, group_size)
         )
 
     def custom_fused_ar_rms_mxfp4_quant(
         self, input, residual_inp, weight, eps, use_1stage=False, emit_bf16=False
     ):
-        return self._quantised(input, residual_inp, weight, eps, use_1stage, to_mxfp4)
+        return self._quantised("mxfp4", input, residual_inp, weight, eps, use_1stage, to_mxfp4)
