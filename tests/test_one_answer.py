@@ -259,7 +259,7 @@ def test_recommend(question, case):
     assert record["otherwise"] == (case.otherwise or "2stage")
     assert record["objective"] == case.objective
     assert any(c.claimed for c in q.decision.cutoffs)
-    lines = ask("recommend", *q.words).splitlines()
+    lines = ask("recommend", *q.words, "--verbose").splitlines()
     for c in q.decision.cutoffs:
         if c.max_bytes:
             row = next(line for line in lines if line.startswith(f"TP{c.world_size} "))

@@ -16,8 +16,11 @@ from . import options, question
 @options.world_sizes
 @question.deployment_options
 @question.BATCH_INVARIANT
+@options.verbose
 @options.format_option
-def command(tp: tuple[int, ...], batch_invariant: bool, style: str, **asked: Any) -> None:
+def command(
+    tp: tuple[int, ...], batch_invariant: bool, verbose: bool, style: str, **asked: Any
+) -> None:
     """Recommend the dispatch rule: hidden sizes, byte cutoff per tensor-parallel size, evidence.
 
     \b
@@ -51,9 +54,13 @@ def command(tp: tuple[int, ...], batch_invariant: bool, style: str, **asked: Any
             record["batch_invariant"] = constant.to_dict()
         options.print_json(record)
         return
-    from ..show.recommendation import text
+    from ..show.recommendation import answer_lines, brief, text
+    from ..show.sketch import blocks
 
-    click.echo(text(decision))
+    if verbose:
+        click.echo("\n".join([*answer_lines(decision), "", text(decision)]))
+    else:
+        click.echo(brief(decision, fine=blocks()))
     if said := served.words():
         click.echo(
             f"\nserved with {said}: {served.batches.size} captured batches, "

@@ -123,11 +123,11 @@ def _intervals(figure: go.Figure, cutoff: Cutoff, size_range: tuple[float, float
     for (low, high), width, name in zip(
         ends, (2, 8), ("90 %, your machine", "90 %, this kernel"), strict=True
     ):
-        shade = NEUTRAL if width == 2 else faded(NEUTRAL, 0.45)
+        colour = NEUTRAL if width == 2 else faded(NEUTRAL, 0.45)
         figure.add_trace(
             go.Scatter(
                 x=np.maximum([low, high], first), y=[0, 0], mode="lines", name=name,
-                line={"color": shade, "width": width}, hoverinfo="name",
+                line={"color": colour, "width": width}, hoverinfo="name",
             ),
             1,
             1,

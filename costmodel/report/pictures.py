@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from ..decide.evidence import CLAIMED
-from ..decide.explanation import Explanation, explain
+from ..decide.explanation import explain
 from ..errors import InputError, nearest
 from ..figures.cutoff_drift import (
     cutoff_against_link_rate,
@@ -65,7 +65,7 @@ def pictures(case: Case) -> list[Picture]:
         add(
             f"latency-tp{n}",
             _latency_words(case, w),
-            lambda n=n: latency_against_bytes(decision, n, hidden, case.table),
+            partial(latency_against_bytes, decision, n, hidden, case.table),
         )
     if any(w.changed for w in case.by_world_size) and case.calls.per_step:
         add(
@@ -108,13 +108,13 @@ def pictures(case: Case) -> list[Picture]:
         add(
             f"terms-tp{n}",
             f"What each algorithm's latency is made of, by bytes, at {n} ranks on {gpu}.",
-            lambda n=n: terms_along_bytes(decision, n, hidden),
+            partial(terms_along_bytes, decision, n, hidden),
         )
         add(
             f"call-tp{n}",
             f"Term by term from 1-stage's latency to the other algorithm's for one call at {n} "
             f"ranks on {gpu}.",
-            lambda w=w: terms_of_call(_call_of_interest(case, w)),
+            partial(_call_figure, case, w),
         )
     if case.is_xgmi:
         _drift(case, [w.world_size for w in crossing], add)
@@ -179,13 +179,13 @@ def _drift(case: Case, world_sizes: list[int], add: Callable[..., None]) -> None
         drawn["version"] = ("the AITER release", cutoff_against_version)
     for name, (axis, draw) in drawn.items():
         words = f"How the recommended cutoff moves with {axis} on {case.gpu}."
-        add(name, words, lambda draw=draw: draw(decision, world_sizes=world_sizes))
+        add(name, words, partial(draw, decision, world_sizes=world_sizes))
 
 
-def _call_of_interest(case: Case, w: AtWorldSize) -> Explanation:
-    """Explain the batch at which the change saves most, or that of 32 where nothing changes."""
+def _call_figure(case: Case, w: AtWorldSize) -> go.Figure:
+    """Draw the batch at which the change saves most, or that of 32 where nothing changes."""
     tokens = 32
     if w.changed:
         tokens = max(w.changed, key=lambda b: abs(b.saved_us.value)).tokens
     call = case.setting.shapes(tokens, case.llm.hidden_size, w.world_size)
-    return explain(case.setting, call, case.decision.workload)
+    return terms_of_call(explain(case.setting, call, case.decision.workload))

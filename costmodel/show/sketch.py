@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 import numpy as np
 
@@ -21,14 +22,14 @@ BAR, SCALE = 30, 40
 SCALE_ENDS = (16 * 1024, 4 * 1024 * 1024)
 
 
-def blocks(stream: object = None) -> bool:
-    """Whether a stream (default: standard output) can show block characters."""
-    encoding = getattr(stream or sys.stdout, "encoding", None) or "ascii"
+def blocks(stream: TextIO | None = None) -> bool:
+    """Whether a stream (default: standard output) is a terminal that shows block characters."""
+    stream = sys.stdout if stream is None else stream
     try:
-        "█░◆".encode(encoding)
+        "█░◆".encode(stream.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return False
-    return True
+    return stream.isatty()
 
 
 def bars(found: Explanation, *, fine: bool) -> list[str]:
