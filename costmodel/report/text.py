@@ -167,17 +167,16 @@ def _unknown(cases: Sequence[Case]) -> str:
 
 def _why_nothing(case: Case) -> str:
     """Return why nothing should change on one GPU, by world size."""
-    said = []
+    alike = [w.tp for w in case.by_world_size if not w.changes]
+    said = [f"both rules decide every call of this workload alike at {' and '.join(alike)}"]
     for w in case.by_world_size:
-        if not w.changes:
-            said.append(f"{w.tp} no call of this workload runs otherwise")
-            continue
-        e = w.score.saved_pct
-        said.append(
-            f"{w.tp} 1-stage {up_to(w.new_sizes)} would spare {e.lo:+.2f} to {e.hi:+.2f} % a call, "
-            "which is not decided"
-        )
-    return f"On {case.gpu}: {'; '.join(said)}."
+        if w.changes:
+            e = w.score.saved_pct
+            said.append(
+                f"at {w.tp} 1-stage {up_to(w.new_sizes)} would spare {e.lo:+.2f} to {e.hi:+.2f} % "
+                "a call, which is not decided"
+            )
+    return f"On {case.gpu}, {'; '.join(said if alike else said[1:])}."
 
 
 def cautions(case: Case, many: bool = False) -> list[str]:
