@@ -79,11 +79,31 @@ def test_recommend_json_has_exactly_the_documented_keys():
     assert found["rows"]["used"] <= found["rows"]["read"]
 
 
-def test_recommend_table_shows_the_answer():
+def test_recommend_shows_the_answer_in_its_first_three_lines():
+    from costmodel.decide.recommendation import recommend
+    from costmodel.decide.setting import Setting
+    from costmodel.units import kib
+
     text = ok("recommend", "--arch", "gfx950")
-    assert "MI355X" in text
-    assert "measured" in text
-    assert "always" in text
+    head, sure, third, *rest = text.splitlines()
+    found = recommend(Setting.shipped("MI355X"))
+    sizes = [f"TP{c.world_size} up to {kib(c.max_bytes)}" for c in found.cutoffs if c.max_bytes]
+    assert head == (
+        f"run 1-stage: TP2 always, {', '.join(sizes)} (MI355X, fused_ar_rmsnorm, bf16, "
+        f"{found.setting.kernel.title})"
+    )
+    assert sure.startswith("how sure: TP2 by physics, TP4 measured elsewhere, TP8 transferred")
+    assert all(f"{c.regret_pct:.2f} %" in sure for c in found.cutoffs)
+    assert third.startswith("separate ops are expected to be fastest: ")
+    assert len(rest) < 20
+    scales = [line for line in rest if line.startswith("TP") and line.endswith(".")]
+    assert len(scales) == 2
+    for line in scales:
+        assert line.index("=") < line.index("*") < line.rindex("=")
+    full = ok("recommend", "--arch", "gfx950", "--verbose")
+    assert full.splitlines()[:3] == [head, sure, third]
+    assert "to narrow this, measure on this GPU" in full
+    assert "to narrow this" not in text
 
 
 def test_predict_json_terms_add_up():

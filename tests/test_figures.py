@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from costmodel import figures
 from costmodel.calibration import posterior as calibrations
 from costmodel.calibration.cross_validation import CrossValidation, ErrorSummary
+from costmodel.data import facts, llms
 from costmodel.data import kernels as kernel
-from costmodel.data import llms
 from costmodel.data.workload import Workload, captured_batch_sizes
 from costmodel.decide.explanation import explain
 from costmodel.decide.prediction import predict
@@ -78,6 +78,11 @@ def judged(mi355x, published):
 def change(mi355x, decision):
     old = catalogue.current("sglang")
     return [worth(mi355x, llms.find("gpt-oss-120b"), n, old, decision.rule) for n in (4, 8)]
+
+
+def said_under(figure):
+    """Return the subtitle of a figure as one line."""
+    return figure.layout.title.subtitle.text.replace("<br>", " ")
 
 
 def one_call(setting, tokens=32, hidden=7168, n=4):
@@ -139,20 +144,17 @@ def test_every_figure_names_its_calibration_and_units(gfx950, mi355x, decision, 
 
 
 def test_figures_along_a_world_size_state_its_evidence(mi300x, decision):
-    measured = figures.latency_against_bytes(decision, 4, 7168).layout.title.subtitle.text
+    measured = said_under(figures.latency_against_bytes(decision, 4, 7168))
     one, _ = decision.at(4).evidence
     assert "aiter-3458-mi355x" in one.sources
     rows = f"{one.count} rows: {', '.join(one.sources)}"
     assert f"1-stage measured elsewhere ({rows})" in measured
     other = figures.terms_of_call(one_call(mi300x, 32, 2880, 8))
-    assert "1-stage transferred (never measured here)" in other.layout.title.subtitle.text
+    assert "2-stage transferred (never measured here)" in said_under(other)
 
 
-def test_latency_shows_the_model_and_moves_points_by_their_harness(
-    gfx950, mi355x, decision, published
-):
-    figure = figures.latency_against_bytes(decision, 4, 7168)
-    by_name = {t.name: t for t in figure.data}
+def test_latency_shows_the_model(mi355x, decision):
+    by_name = {t.name: t for t in figures.latency_against_bytes(decision, 4, 7168).data}
     for algorithm in ALGORITHMS:
         line = by_name[f"{arm(algorithm)}, model and 90 % band"]
         tokens = line.customdata[:, 2].astype(int)
@@ -161,18 +163,52 @@ def test_latency_shows_the_model_and_moves_points_by_their_harness(
         # The band is narrower than a prediction's interval, which holds every harness.
         low, high = line.customdata[:, 0], line.customdata[:, 1]
         assert np.all(high - low < modelled.hi_us - modelled.lo_us)
-    points = [t for t in figure.data if t.mode == "markers" and t.name.startswith("aiter-3458")]
-    shift = gfx950.values["harness[aiter-3458-mi355x/aiter]"] - mi355x.point["harness[]"]
-    shown = sorted(y for t in points for y in t.y)
-    rows = published.select(
-        (published.source == "aiter-3458-mi355x") & (published.world_size == 4)
-        & (published.quality == "clean")
-    )  # fmt: skip
-    assert shown == pytest.approx(sorted(rows.latency_us - shift))
-    assert all(not str(s).endswith("-open") for t in points for s in t.marker.symbol)
+        # Thick where the prediction is not carried from elsewhere.
+        thick = by_name[f"{arm(algorithm)}, thick where measured here"]
+        here = modelled.evidence != "transferred"
+        assert 0 < here.sum() < here.size
+        assert thick.x.tolist() == line.x[here].tolist()
+        assert thick.line.width > line.line.width
+
+
+def test_measured_points_stand_as_published_and_curves_move(gfx950, mi355x, decision, published):
+    figure = figures.latency_against_bytes(decision, 4, 7168)
+    for source in ("aiter-3458-mi355x", "vllm-54787"):
+        points = [t for t in figure.data if t.mode == "markers" and t.name.startswith(source + " ")]
+        rows = published.select(
+            (published.source == source) & (published.world_size == 4)
+            & (published.quality == "clean") & (published.op == "fused_ar_rmsnorm")
+            & np.isin(published.algorithm, ALGORITHMS) & (published.bytes < 512 * 7168 * 2)
+        )  # fmt: skip
+        assert sorted(y for t in points for y in t.y) == sorted(rows.latency_us.tolist())
+        assert all(not str(s).endswith("-open") for t in points for s in t.marker.symbol)
+        shift = gfx950.values[f"harness[{source}/aiter]"] - mi355x.point["harness[]"]
+        said = [t.name for t in figure.data if (t.name or "").startswith(f"{source}: as published")]
+        assert said == [f"{source}: as published, its curves {shift:+.1f} us"]
+        for algorithm in ALGORITHMS:
+            (curve,) = (t for t in figure.data if t.name == f"{arm(algorithm)}, model for {source}")
+            calls = mi355x.shapes(np.array(curve.x) // (7168 * 2), 7168, 4)
+            assert curve.y == pytest.approx(mi355x.latency_us(calls, algorithm) + shift)
     other = figures.latency_against_bytes(decision, 4, 2880)
-    moved = [t for t in other.data if t.mode == "markers" and t.name.startswith("aiter-3458")]
+    moved = [
+        t for t in other.data if t.mode == "markers" and t.name.startswith("aiter-3458-mi355x ")
+    ]
+    assert moved
     assert all(str(s).endswith("-open") for t in moved for s in t.marker.symbol)
+
+
+def test_measured_percentages_are_those_of_the_published_pair(decision, published):
+    figure = figures.latency_against_bytes(decision, 4, 7168)
+    dots = [t for t in figure.data if (t.name or "").startswith("measured pairs of")]
+    assert sum(len(t.x) for t in dots) == 10
+    for t in dots:
+        source = t.name.removeprefix("measured pairs of ")
+        for size, percent, (one, two) in zip(t.x, t.y, t.customdata, strict=True):
+            mine = (published.source == source) & (published.bytes == size)
+            mine &= (published.world_size == 4) & (published.op == "fused_ar_rmsnorm")
+            assert one in published.latency_us[mine & (published.algorithm == "1stage")]
+            assert two in published.latency_us[mine & (published.algorithm == "2stage")]
+            assert percent == pytest.approx(100 * (two / one - 1))
 
 
 def test_latency_marks_the_recommended_cutoff_and_those_in_force(decision):
@@ -183,8 +219,28 @@ def test_latency_marks_the_recommended_cutoff_and_those_in_force(decision):
     assert {128 * 1024, 256 * 1024, 448 * 1024} <= lines
     (band, *_) = [s for s in figure.layout.shapes if s.x0 != s.x1 and s.type == "rect"]
     assert (band.x0, band.x1) == (cutoff.max_bytes_lo, cutoff.max_bytes_hi)
-    texts = {a.text for a in figure.layout.annotations}
-    assert {"sglang 128 KiB", "vllm 256 KiB", "aiter 448 KiB"} <= texts
+    # Every rule has a lane, whose name stands beside the plot and not on it.
+    lanes = list(figure.layout.yaxis.ticktext)
+    size = f"{cutoff.max_bytes // 1024} KiB"
+    assert lanes == [
+        f"<b>recommended {size}</b>", "sglang 128 KiB", "vllm 256 KiB", "aiter 448 KiB",
+    ]  # fmt: skip
+    marks = {
+        t.name: t.x[0] for t in figure.data if t.yaxis == "y" and t.mode == "markers" and t.x[0]
+    }
+    assert marks[f"recommended {size}"] == cutoff.max_bytes
+    assert marks["vllm 256 KiB"] == 256 * 1024
+    bars = {t.name: tuple(t.x) for t in figure.data if t.yaxis == "y" and t.mode == "lines"}
+    assert bars["90 %, your machine"] == (cutoff.max_bytes_lo, cutoff.max_bytes_hi)
+    assert bars["90 %, this kernel"] == (cutoff.this_kernel_lo, cutoff.this_kernel_hi)
+    always = figures.latency_against_bytes(recommend(decision.setting, world_sizes=(2,)), 2, 2880)
+    assert always.layout.yaxis.ticktext[0] == "<b>recommended always</b>"
+
+
+def test_a_source_set_aside_is_not_called_never_measured(decision):
+    said = said_under(figures.latency_against_bytes(decision, 8, 7168))
+    assert "rows of aiter-3458-mi355x set aside: quality is noisy" in said
+    assert "never measured" not in said
 
 
 @given(hidden=st.integers(64, 1024), n=st.sampled_from([2, 4, 8]))
@@ -349,7 +405,7 @@ def test_link_rate_moves_the_cutoff_and_skew_does_not(gfx942, older):
 def test_kernel_version_moves_the_cutoff_where_a_barrier_came(mi300x):
     decision = recommend(mi300x, Workload.of([4096]), world_sizes=(8,))
     figure = figures.cutoff_against_version(decision)
-    (curve,) = figure.data
+    (curve,) = (t for t in figure.data if t.text)
     by_version = dict(zip(curve.text, curve.y, strict=True))
     assert list(by_version) == drift.releases()
     # release_acquire came with 0.1.14: 2-stage pays more, so 1-stage lasts longer. Its own exit
@@ -359,21 +415,66 @@ def test_kernel_version_moves_the_cutoff_where_a_barrier_came(mi300x):
     assert abs(by_version["0.1.17"] - by_version["0.1.14"]) <= 8
     assert by_version["0.1.19.post1"] < by_version["0.1.17"] - 5
     partial = figures.cutoff_against_version(recommend(mi300x, Workload.of([2880])))
-    said = partial.layout.title.subtitle.text.replace("<br>", " ")
+    said = said_under(partial)
     assert "0.1.10.post2 does not take every hidden size" in said
-    assert "0.1.10.post2" not in partial.data[0].text
+    assert "0.1.10.post2" not in next(t for t in partial.data if t.text).text
+    assert "0.1.14: the wait inside 2-stage flushes memory" in said
+    assert set(drift.CHANGED) == {row["feature"] for row in facts.rows("aiter_kernels.csv")}
 
 
-def test_worth_bars_stand_where_the_rules_differ(change):
+def test_worth_bars_stand_where_the_rules_differ(change, decision):
     figure = figures.worth_by_batch(change)
-    bars = [t for t in figure.data if t.x]
+    bars = [t for t in figure.data if t.type == "bar"]
     for w, shown in zip(change, bars, strict=True):
-        expected = {str(b.batch): b.saved_us.value for b in w.batches if b.old != b.new}
-        assert expected
-        assert dict(zip(shown.x, shown.y, strict=True)) == {
-            k: pytest.approx(v, abs=1e-3) for k, v in expected.items()
-        }
-        assert shown.name == "now 1-stage instead of 2-stage"
+        changed = [b for b in w.batches if b.old != b.new]
+        assert changed
+        assert list(shown.x) == [str(b.batch) for b in changed]
+        assert shown.y == pytest.approx([b.saved_us.value for b in changed], abs=1e-3)
+        assert shown.name == "1-stage instead of 2-stage"
+        ends = [
+            (b.saved_us.lo, b.saved_us.hi, b.this_kernel_us.lo, b.this_kernel_us.hi)
+            for b in changed
+        ]
+        assert shown.customdata == pytest.approx(np.array(ends), abs=0.01)
+        assert any(abs(b.saved_us.hi - b.this_kernel_us.hi) > 0.1 for b in changed)
+
+
+def test_worth_has_no_empty_panel(mi355x, decision, change):
+    model = llms.find("gpt-oss-120b")
+    same = worth(mi355x, model, 4, decision.rule, decision.rule)
+    figure = figures.worth_by_batch([same, change[1]])
+    assert "No batch changes at TP4" in said_under(figure)
+    assert [a.text.split(" ")[0] for a in figure.layout.annotations] == ["TP8"]
+    assert [k for k in figure.to_dict()["layout"] if k.startswith("yaxis")] == ["yaxis"]
+    with pytest.raises(static.InputError, match="decide alike"):
+        figures.worth_by_batch([same])
+
+
+def test_what_moves_the_cutoff_has_both_intervals(decision):
+    one = np.ones(1)
+    name = "link_gbps[MI355X]"
+    sweep = against_factor(decision.setting, 4, name, one, decision.workload)
+    c = decision.at(4)
+    assert (sweep.lo[0], sweep.hi[0]) == (c.max_bytes_lo, c.max_bytes_hi)
+    assert (sweep.this_kernel_lo[0], sweep.this_kernel_hi[0]) == (
+        c.this_kernel_lo,
+        c.this_kernel_hi,
+    )
+    figure = figures.cutoff_against_skew(decision, world_sizes=(4,))
+    wide, narrow, curve = figure.data
+    assert wide.fill == narrow.fill == "toself"
+    lo, hi, kernel_lo, kernel_hi = curve.customdata[0] * 1024
+    assert (lo, hi, kernel_lo, kernel_hi) == pytest.approx(
+        (c.max_bytes_lo, c.max_bytes_hi, c.this_kernel_lo, c.this_kernel_hi)
+    )
+
+
+def test_subtitles_and_titles_fit_a_narrow_page(gfx950, mi355x, decision, judged, change):
+    # 700 px at 12 px (subtitle) and 17 px (title): about 5.7 and 8.4 px a letter.
+    for name, figure, _ in every(gfx950, mi355x, decision, judged, change):
+        title = figure.layout.title
+        assert max(map(len, title.subtitle.text.split("<br>"))) <= template.LINE, name
+        assert max(map(len, title.text.split("<br>"))) <= template.TITLE_LINE, name
 
 
 def test_planning_figure_draws_what_can_be_avoided():
@@ -391,7 +492,7 @@ def test_planning_figure_draws_what_can_be_avoided():
     assert new.name == "&lt;b&gt;new"
     (line,) = figure.layout.shapes
     assert line.y0 == pytest.approx(0.08)
-    assert "0.010 % of regret is unavoidable" in figure.layout.title.subtitle.text
+    assert "0.010 % of regret is unavoidable" in said_under(figure)
 
 
 def test_a_parameter_flips_where_the_margin_vanishes(gfx942, mi300x):
@@ -450,6 +551,11 @@ def test_text_and_arms_are_readable_on_both_grounds(dark):
     assert _contrast(template.NEUTRAL, paper) > 3.9
     for name in ("1stage", "2stage"):
         assert _contrast(template.ARM_COLOUR[name], paper) > 3
+    # What no call decides is the page's own ground, and lines on a map stand out from it.
+    for kind, at in (("diverging", 2), ("sequential", 0)):
+        colour = layout.colorscale[kind][at][1]
+        assert _contrast(colour, paper) < 1.3
+        assert _contrast(template.template(dark).data.scatter[0].line.color, colour) > 7
 
 
 def test_a_missing_browser_is_one_line_that_helps(mi355x, tmp_path, monkeypatch):
@@ -480,7 +586,7 @@ def test_static_files_are_drawn_at_the_width_of_a_pull_request(mi355x, tmp_path)
     assert struct.unpack(">II", head[16:24]) == (1800, 2 * figure.layout.height)
     text = svg.read_text()
     assert 'width="900"' in text
-    assert "link read" in text
+    assert ">second</tspan>" in text
     assert figure.layout.width is None
 
 

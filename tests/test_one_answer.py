@@ -259,7 +259,7 @@ def test_recommend(question, case):
     assert record["otherwise"] == (case.otherwise or "2stage")
     assert record["objective"] == case.objective
     assert any(c.claimed for c in q.decision.cutoffs)
-    lines = ask("recommend", *q.words).splitlines()
+    lines = ask("recommend", *q.words, "--verbose").splitlines()
     for c in q.decision.cutoffs:
         if c.max_bytes:
             row = next(line for line in lines if line.startswith(f"TP{c.world_size} "))
@@ -506,7 +506,7 @@ def test_figures(question, case):
         assert bands <= {ends(c)[1:], (c.this_kernel_lo, c.this_kernel_hi)}
         if c.max_bytes and c.max_bytes_hi < 512 * q.hidden_dim * 2:
             assert bands
-            said = [t.name for t in figure.data if (t.name or "").startswith("recommended")]
+            said = [t.name for t in figure.data if (t.name or "").startswith("recommended:")]
             assert said == [
                 f"recommended: 1-stage to {kib(c.max_bytes)}, 90 %: {kib(c.max_bytes_lo)} to "
                 f"{kib(c.max_bytes_hi)} (your machine), {kib(c.this_kernel_lo)} to "

@@ -213,13 +213,13 @@ def test_explain_shows_no_statement_on_another_gpu(gpu, lines):
 
 def test_the_report_has_them_in_a_table():
     llm = llms.find("gpt-oss-120b")
-    case = gather(MEASURED.but(engine="vllm"), llm, world_sizes=(2, 8))
-    text = markdown.render(context(case, [], "costmodel report", "out"))
+    case = gather(MEASURED.but(engine="sglang"), llm, world_sizes=(2, 8))
+    text = markdown.render(context([case], "costmodel report", "out"))
     rows = [x for x in text.splitlines() if "57886](https://github.com" in x]
     assert len(rows) == 1
     assert rows[0].startswith("| TP8 |")
     held = case.by_world_size[1].cutoff.statements[0].held
     assert ("**OUTSIDE this interval" in rows[0]) == (not held)
-    two = gather(MEASURED.but(engine="vllm"), llm, world_sizes=(2,))
+    two = gather(MEASURED.but(engine="sglang"), llm, world_sizes=(2,))
     assert "none of it was fitted" in text
-    assert "none of it was fitted" not in markdown.render(context(two, [], "costmodel", "out"))
+    assert "none of it was fitted" not in markdown.render(context([two], "costmodel", "out"))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
 from costmodel.data import facts
+from costmodel.decide.recommendation import recommend
 from costmodel.decide.regret import Estimate
+from costmodel.decide.setting import Setting
 from costmodel.model.latency import TERMS
 from costmodel.model.parameters import meaning
 from costmodel.show import words
+from costmodel.show.recommendation import answer_lines
 
 
 def test_every_parameter_with_a_prior_has_a_meaning():
@@ -66,3 +71,18 @@ def test_arms_terms_and_evidence():
     assert words.answer("always_1stage", None) == "always"
     assert words.answer("not_identified", None) == "no claim"
     assert words.answer("transferred", 280 * 1024) == "<= 280 KiB"
+
+
+def test_the_glossary_has_the_words_that_answers_use():
+    """A word that a table or a sentence of the tool leans on is explained, once."""
+    text = (Path(__file__).resolve().parent.parent / "docs" / "glossary.md").read_text()
+    terms = re.findall(r"^\| \*\*(.+?)\*\* \|", text, re.M)
+    assert len(terms) == len(set(terms))
+    verdicts = ("measured", "measured_elsewhere", "transferred")
+    assert {words.evidence(v) for v in verdicts} < set(terms)
+    assert {words.arm(a) for a in ("1stage", "2stage", "separate", "")} < set(terms)
+    head = answer_lines(recommend(Setting.shipped("MI355X"), world_sizes=(2, 4)))
+    assert "by physics" in head[1]
+    for term in ("by physics", "cutoff", "crossover", "regret", "contested call", "reference",
+                 "this kernel", "your machine", "worth", "decided"):  # fmt: skip
+        assert term in terms

@@ -18,8 +18,11 @@ from . import options, question
 @click.option("--tokens", type=click.IntRange(min=1), help="Tokens of the call.")
 @question.workload_options
 @click.option("--all", "every", is_flag=True, help="The choice at every captured batch size.")
+@options.verbose
 @options.format_option
-def command(tp: int, tokens: int | None, every: bool, style: str, **asked: Any) -> None:
+def command(
+    tp: int, tokens: int | None, every: bool, verbose: bool, style: str, **asked: Any
+) -> None:
     """Explain which algorithm a call should run: terms, probability, rules, what would flip it.
 
     The choice is that of the rule that costmodel recommend gives for the same options.
@@ -41,13 +44,17 @@ def command(tp: int, tokens: int | None, every: bool, style: str, **asked: Any) 
             options.print_json(all_calls.to_dict())
         else:
             from ..show.explanation import choices_text
+            from ..show.sketch import blocks, curve
 
-            click.echo(choices_text(all_calls))
+            click.echo(curve(all_calls, fine=blocks()))
+            click.echo(f"\n{choices_text(all_calls)}")
         return
     explanation = explain(setting, setting.shapes(tokens or 1, hidden_dim, tp), workload)
     if style == "json":
         options.print_json(explanation.to_dict())
     else:
-        from ..show.explanation import text
+        from ..show.explanation import answer, brief, text
+        from ..show.sketch import blocks
 
-        click.echo(text(explanation))
+        full = "\n".join([*answer(explanation), "", text(explanation)])
+        click.echo(full if verbose else brief(explanation, fine=blocks()))

@@ -46,6 +46,7 @@ COMMANDS = {
     "explain": ("explain", "One decision in words and numbers."),
     "plan": ("plan", "Which shapes to measure next."),
     "report": ("report", "A report to attach to a pull request."),
+    "plot": ("plot", "One figure of the report as an image, a page or JSON."),
     "models": ("models", "Models of the catalogue: hidden size, layers, dtype, source."),
     "rules": ("rules", "Rules of the field: what they say, where they stand."),
     "statements": ("statements", "Cutoffs that others state without a table: never fitted."),

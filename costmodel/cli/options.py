@@ -188,6 +188,13 @@ def format_option(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
+def verbose(command: Command) -> Command:
+    """Add --verbose."""
+    return click.option(
+        "--verbose", is_flag=True, help="All that the answer rests on, not the answer alone."
+    )(command)
+
+
 def listing_format(command: Command) -> Command:
     """Add --format of a listing."""
     return click.option(

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 @options.world_sizes
 @question.deployment_options
 @question.BATCH_INVARIANT
+@options.verbose
 @options.format_option
-def command(tp: tuple[int, ...], batch_invariant: bool, style: str, **asked: Any) -> None:
+def command(
+    tp: tuple[int, ...], batch_invariant: bool, verbose: bool, style: str, **asked: Any
+) -> None:
     """Recommend the dispatch rule: hidden sizes, byte cutoff per tensor-parallel size, evidence.
 
     A list of archs or GPUs is answered one after another (as JSON in "recommendations").
@@ -47,7 +50,7 @@ def command(tp: tuple[int, ...], batch_invariant: bool, style: str, **asked: Any
     for number, one in enumerate(several):
         if number:
             click.echo()
-        _print(_found(tp, batch_invariant, dict(one)))
+        _print(_found(tp, batch_invariant, dict(one)), verbose)
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,14 @@ def _record(found: _Found) -> Recommendation:
     return record
 
 
-def _print(found: _Found) -> None:
-    from ..show.recommendation import text
+def _print(found: _Found, verbose: bool) -> None:
+    from ..show.recommendation import answer_lines, brief, text
+    from ..show.sketch import blocks
 
-    click.echo(text(found.decision))
+    if verbose:
+        click.echo("\n".join([*answer_lines(found.decision), "", text(found.decision)]))
+    else:
+        click.echo(brief(found.decision, fine=blocks()))
     served, calls = found.served, found.calls
     if said := served.words():
         click.echo(

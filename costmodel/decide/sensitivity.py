@@ -20,16 +20,19 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Sweep:
-    """The best cutoff against one quantity, one per value: bytes with their 90 % interval.
+    """The best cutoff against one quantity, one per value: bytes with both 90 % intervals.
 
     ``cutoff_bytes`` is 0 where 2-stage is best throughout, infinite where 1-stage is; an open end
-    of an interval is infinite.
+    of an interval is infinite. ``lo`` and ``hi`` are for your machine, ``this_kernel_lo`` and
+    ``this_kernel_hi`` for the sources' laboratories.
     """
 
     values: Array
     cutoff_bytes: Array
     lo: Array
     hi: Array
+    this_kernel_lo: Array
+    this_kernel_hi: Array
 
 
 def _sweep(
@@ -38,11 +41,14 @@ def _sweep(
     """Return the cutoff for each (setting, drawn values)."""
     rows = []
     for setting, drawn in cases:
-        best = weigh(setting, workload, world_size, values=drawn)[1]
+        arms, best = weigh(setting, workload, world_size, values=drawn)
         point = np.inf if best.cell.hi is None else best.cell.roundest()
-        rows.append((point, best.lo.lo, np.inf if best.hi.hi is None else best.hi.hi))
-    mid, low, high = np.array(rows, float).T
-    return Sweep(at, mid, low, high)
+        ends = [
+            (found.lo.lo, np.inf if found.hi.hi is None else found.hi.hi)
+            for found in (best, arms.in_laboratories(setting).best())
+        ]
+        rows.append((point, *ends[0], *ends[1]))
+    return Sweep(at, *np.array(rows, float).T)
 
 
 def against_factor(

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 class BatchWorth:
     """One captured batch size: the algorithms of both rules and the us that a step saves.
 
-    ``batch`` are sequences, ``tokens`` what they bring to the step.
+    ``batch`` are sequences, ``tokens`` what they bring to the step. The interval of ``saved_us``
+    is for your machine, that of ``this_kernel_us`` for the sources' laboratories.
     """
 
     batch: int
@@ -46,6 +47,7 @@ class BatchWorth:
     old: str
     new: str
     saved_us: Estimate
+    this_kernel_us: Estimate
 
     def to_dict(self) -> BatchWorthRecord:
         """Return an entry of ``batches`` in ``costmodel/worth/1``."""
@@ -225,15 +227,24 @@ def _batches(
             return None
         raise InputError(f"{llm.name}, hidden size {llm.hidden_size}: {error}") from None
     use = [arms.use_1stage(rule) for rule in rules]
-    before, after = (arms.chosen_us(u) for u in use)
-    saved = np.zeros((len(before), batch.size))
+    saved, there = np.zeros((2, len(arms.one_us), batch.size))
     one = np.zeros((2, batch.size), np.bool_)
     at = np.searchsorted(tokens, arms.shapes.tokens)
-    saved[:, at] = calls.per_step * (before - after)
+    for out, where in ((saved, arms), (there, arms.in_laboratories(setting))):
+        before, after = (where.chosen_us(u) for u in use)
+        out[:, at] = calls.per_step * (before - after)
     one[:, at] = use
     row_bytes = llm.hidden_size * setting.element_bytes
     names = np.where(one, *setting.arms).tolist()
     return saved, tuple(
-        BatchWorth(b, t, t * row_bytes, names[0][i], names[1][i], Estimate.of(saved[:, i]))
+        BatchWorth(
+            b,
+            t,
+            t * row_bytes,
+            names[0][i],
+            names[1][i],
+            Estimate.of(saved[:, i]),
+            Estimate.of(there[:, i]),
+        )
         for i, (b, t) in enumerate(zip(batch.tolist(), tokens.tolist(), strict=True))
     )

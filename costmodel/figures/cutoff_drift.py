@@ -26,6 +26,30 @@ if TYPE_CHECKING:
 #: (https://github.com/vllm-project/vllm/issues/52911).
 JITTER_US = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
+#: What a release changed, in words: (where the feature has a value from then on, where it has not).
+#: Features are those of ``aiter_kernels.csv``.
+CHANGED = {
+    "plain_1stage_exit_barrier": ("1-stage waits at its end", "1-stage no longer waits at its end"),
+    "fused_2stage": ("2-stage comes", "2-stage goes"),
+    "fused_2stage_exit_barrier": (
+        "2-stage's first kernel waits at its end",
+        "2-stage's first kernel no longer waits at its end",
+    ),
+    "plain_write_mode_above_bytes": (
+        "large 2-stage calls push at 8 ranks of gfx942",
+        "no 2-stage call pushes",
+    ),
+    "fused_1stage": ("1-stage comes", "1-stage goes"),
+    "fused_1stage_hidden_dims": ("1-stage for a few hidden sizes", "1-stage for any hidden size"),
+    "fused_1stage_max_tokens": ("1-stage up to a number of tokens", "1-stage for any batch"),
+    "plain_double_buffer": ("1-stage loads ahead", "1-stage no longer loads ahead"),
+    "release_acquire": (
+        "the wait inside 2-stage flushes memory",
+        "the wait inside 2-stage no longer flushes memory",
+    ),
+    "fused_1stage_exit_barrier": ("1-stage waits at its end", "1-stage no longer waits at its end"),
+}
+
 
 def cutoff_against_link_rate(
     decision: Decision, *, world_sizes: Sequence[int] | None = None
@@ -134,9 +158,10 @@ def changes(op: str = FUSED) -> list[tuple[str, str]]:
     by_release: dict[str, list[str]] = {}
     for row in facts.rows("aiter_kernels.csv"):
         said = by_release.setdefault(row["since_release"], [])
-        if not row["feature"].startswith(other) and row["feature"] not in said:
-            said.append(row["feature"])
-    return [(v, ", ".join(f.replace("_", " ") for f in said)) for v, said in by_release.items()]
+        words = CHANGED[row["feature"]][not row["value"]]
+        if not row["feature"].startswith(other) and words not in said:
+            said.append(words)
+    return [(v, ", ".join(said)) for v, said in by_release.items()]
 
 
 def _crossing(decision: Decision, world_sizes: Sequence[int] | None) -> list[int]:
@@ -157,53 +182,73 @@ def _curves(
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    top = 0.0
+    known = [a[np.isfinite(a)] for _, c in found for a in (c.cutoff_bytes, c.hi, c.this_kernel_hi)]
+    top = 1.12 * max((float(a.max()) for a in known if a.size), default=1024.0) / 1024
     for n, curve in found:
         colour, symbol, _ = BY_WORLD_SIZE[n]
         name = f"TP{n}"
-        mid, lo, hi = (
-            np.where(np.isfinite(a), a, np.nan) / 1024
-            for a in (curve.cutoff_bytes, curve.lo, curve.hi)
-        )
-        keep = np.isfinite(lo) & np.isfinite(hi)
-        if shape == "linear":
-            figure.add_trace(
-                band(x[keep], lo[keep], hi[keep], colour, name, legendgroup=name, showlegend=False)
+        mid, lo, hi, kernel_lo, kernel_hi = (
+            a / 1024
+            for a in (
+                curve.cutoff_bytes, curve.lo, curve.hi, curve.this_kernel_lo, curve.this_kernel_hi,
             )
-        error = {
-            "type": "data", "symmetric": False, "array": hi - mid, "arrayminus": mid - lo,
-            "color": colour, "thickness": 1.5, "width": 5, "visible": shape != "linear",
-        }  # fmt: skip
+        )  # fmt: skip
+        mid = np.where(np.isfinite(mid), mid, np.nan)
+        at = x + (0.03 * (n - 6) / 2 if shape != "linear" else 0.0)
+        for low, high, width in ((lo, hi, 1.5), (kernel_lo, kernel_hi, 4.5)):
+            inside = np.isfinite(low)
+            # An open interval reaches the upper edge.
+            high = np.minimum(high, top)
+            if shape == "linear":
+                ends = x[inside], low[inside], high[inside]
+                figure.add_trace(band(*ends, colour, name, legendgroup=name, showlegend=False))
+                continue
+            # An interval on its own axis does not hang on the point, which may lie outside it.
+            figure.add_trace(
+                go.Scatter(
+                    x=at[inside], y=(high + low)[inside] / 2, mode="markers", hoverinfo="skip",
+                    marker={"size": 0.1, "color": colour}, showlegend=False, legendgroup=name,
+                    error_y={
+                        "type": "data", "array": (high - low)[inside] / 2, "color": colour,
+                        "thickness": width, "width": 5 if width < 2 else 0,
+                    },
+                )
+            )  # fmt: skip
         labels = list(names) if names is not None else [f"{v:.4g} {unit}" for v in x]
         figure.add_trace(
             go.Scatter(
-                x=x + (0.03 * (n - 6) / 2 if shape != "linear" else 0.0),
+                x=at,
                 y=mid,
                 mode="lines+markers" if shape != "linear" or x.size < 12 else "lines",
                 line={"color": colour, "width": 2.5, "shape": shape},
                 marker={"symbol": symbol, "size": 8},
-                error_y=error,
                 name=name,
                 legendgroup=name,
                 text=[plain(v) for v in labels],
-                customdata=np.column_stack([lo, hi]),
+                customdata=np.column_stack([lo, hi, kernel_lo, kernel_hi]),
                 hovertemplate="%{text}: %{y:.0f} KiB (%{customdata[0]:.0f} to "
-                f"%{{customdata[1]:.0f}})<extra>{name}</extra>",
+                "%{customdata[1]:.0f} on your machine, %{customdata[2]:.0f} to "
+                f"%{{customdata[3]:.0f}} for this kernel)<extra>{name}</extra>",
             )
         )
-        if keep.any():
-            top = max(top, float(np.nanmax(hi)))
-    figure.update_yaxes(title="recommended cutoff, KiB on one rank", range=[0, top * 1.12 or 1.0])
+    figure.update_yaxes(title="recommended cutoff, KiB on one rank", range=[0, top])
     return figure
 
 
 def _marks(figure: go.Figure, marks: dict[str, float]) -> None:
-    """Mark values on the logarithmic x axis, labels stepping down where they would meet."""
+    """Mark values on the logarithmic x axis; each line ends at its label, a step below the last.
+
+    So no line runs through the label of another.
+    """
     by_value = sorted(marks.items(), key=lambda m: m[1])
     for level, (name, value) in enumerate(by_value):
-        figure.add_vline(x=value, line={"color": NEUTRAL, "width": 1, "dash": "dot"})
+        y = 0.99 - 0.075 * level
+        figure.add_shape(
+            type="line", x0=value, x1=value, y0=0, y1=y, yref="paper",
+            line={"color": NEUTRAL, "width": 1, "dash": "dot"},
+        )  # fmt: skip
         figure.add_annotation(
-            x=np.log10(value), y=0.99 - 0.075 * (level % 5), yref="paper", yanchor="top",
+            x=np.log10(value), y=y, yref="paper", yanchor="top",
             xanchor="left", text=f" {plain(name)} {value:.0f}", showarrow=False,
             font={"size": 11},
         )  # fmt: skip
@@ -215,7 +260,7 @@ def _subtitle(
     ran = f", {setting.kernel.title}" if version is None else version
     lines = [
         f"{setting.op}, {setting.dtype}{ran}; {provenance(setting.calibration)}. "
-        f"Bands: 90 %. {words}"
+        f"90 % intervals: light or thin, your machine; dark or thick, this kernel. {words}"
     ]
     texts = [evidence_line(setting, n) for n in world_sizes]
     if len(set(texts)) == 1:

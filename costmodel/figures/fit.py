@@ -10,7 +10,7 @@ import numpy as np
 from ..calibration.posterior import NOISE_HALF_WIDTH, NORMAL_HALF_WIDTH, Calibration
 from ..model import parameters
 from ..show.words import unit
-from .latency import SYMBOLS
+from .measured_points import SYMBOLS
 from .template import (
     BLUE,
     GREEN,

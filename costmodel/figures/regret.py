@@ -198,9 +198,7 @@ def difference_from_best(decision: Decision, hidden_dim: int) -> go.Figure:
             1,
         )
         height += len(claimed)
-        named = [
-            str(t) for t in arms.shapes.tokens if t in (1, 8, 32, 64, 96, 128, 192, 256, 384, 512)
-        ]
+        named = [str(t) for t in arms.shapes.tokens if t in (1, 8, 32, 64, 128, 192, 256, 384, 512)]
         figure.update_xaxes(
             type="category", tickvals=named, showgrid=False, ticks="", row=row, col=1
         )
@@ -210,7 +208,7 @@ def difference_from_best(decision: Decision, hidden_dim: int) -> go.Figure:
         coloraxis={
             "cmin": 0,
             "cmax": FULL_PCT,
-            "colorscale": [[0, "#F4F5F6"], [0.2, "#FBD9B4"], [0.5, ORANGE], [1, "#8C3A00"]],
+            "autocolorscale": True,
             "colorbar": {
                 "title": {"text": "% above<br>best", "font": {"size": 12}},
                 "ticksuffix": " %",

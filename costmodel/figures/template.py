@@ -40,8 +40,26 @@ ARM_DASH = {"1stage": "solid", "2stage": "dash", "separate": "dot"}
 WIDTH = 900
 HEIGHT = 460
 
-#: Letters that fit on one line of the subtitle at :data:`WIDTH`.
-LINE = 140
+#: Letters that fit on one line of the subtitle and of the title at 700 pixels, the narrowest page
+#: that a figure is read on.
+LINE, TITLE_LINE = 112, 74
+
+#: Colour scales by theme, from the page's own ground to strong colours, so that no cell glares on a
+#: dark page: differences with a sign, and those without.
+SCALES = {
+    False: {
+        "diverging": [
+            [0.0, VERMILLION], [0.25, "#EFA66B"], [0.5, "#F7F7F5"], [0.75, "#7FB7DC"], [1.0, BLUE],
+        ],
+        "sequential": [[0.0, "#F4F5F6"], [0.2, "#FBD9B4"], [0.5, ORANGE], [1.0, "#8C3A00"]],
+    },
+    True: {
+        "diverging": [
+            [0.0, VERMILLION], [0.25, "#7F4015"], [0.5, "#23282D"], [0.75, "#1B4F70"], [1.0, BLUE],
+        ],
+        "sequential": [[0.0, "#1D2227"], [0.2, "#4E3814"], [0.5, "#A87300"], [1.0, "#FFC870"]],
+    },
+}  # fmt: skip
 
 FONT = "Arial, Helvetica, Liberation Sans, sans-serif"
 
@@ -69,6 +87,7 @@ def template(dark: bool = False) -> go.layout.Template:
         paper_bgcolor=paper,
         plot_bgcolor=paper,
         colorway=[BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, NEUTRAL],
+        colorscale=SCALES[dark],
         title={
             "x": 0.0, "xref": "container", "xanchor": "left", "pad": {"l": 12},
             "y": 1.0, "yref": "container", "yanchor": "top",
@@ -82,7 +101,9 @@ def template(dark: bool = False) -> go.layout.Template:
         shapedefaults={"line": {"color": NEUTRAL}},
         margin={"l": 64, "r": 24, "t": 88, "b": 60},
     )  # fmt: skip
-    return go.layout.Template(layout=layout)
+    # Lines to which a figure gives no colour lie on a map of colours and contrast with its middle.
+    drawn = {"scatter": [{"line": {"color": ink}}], "contour": [{"line": {"color": ink}}]}
+    return go.layout.Template(layout=layout, data=drawn)
 
 
 def finish(
@@ -98,19 +119,24 @@ def finish(
     ``legend`` is ``bottom`` (a row under the plot), ``right`` or ``none``. ``title`` and
     ``subtitle`` may hold plotly's markup; escape what users wrote with :func:`plain`.
     """
-    lines = wrapped(subtitle)
+    lines, titles = wrapped(subtitle), textwrap.wrap(title, TITLE_LINE)
     # Titles of panels are annotations that make_subplots sets larger than everything else.
-    panels = any(a.font.size == 16 for a in figure.layout.annotations)
-    top = 44 + 16 * len(lines) + (14 if panels else 0)
+    names = [a.text for a in figure.layout.annotations if a.font.size == 16]
+    panels = max((1 + name.count("<br>") for name in names), default=0)
+    top = 22 + 22 * len(titles) + 16 * len(lines) + 16 * panels
     figure.update_layout(
         template=template(),
-        title={"text": title, "subtitle": {"text": "<br>".join(lines)}, "pad": {"t": 14, "l": 12}},
+        title={
+            "text": "<br>".join(titles),
+            "subtitle": {"text": "<br>".join(lines)},
+            "pad": {"t": 14, "l": 12},
+        },
         width=None,
-        height=height,
+        height=height + 22 * (len(titles) - 1) + 16 * max(0, len(lines) - 2),
         autosize=True,
         margin={"t": top + 14},
         showlegend=legend != "none",
-    )
+    )  # fmt: skip
     figure.update_annotations(patch={"font": {"size": 14}}, selector={"font": {"size": 16}})
     if legend == "bottom":
         figure.update_layout(
@@ -121,7 +147,7 @@ def finish(
 
 
 def wrapped(text: str) -> list[str]:
-    """Return text as lines that fit a figure at the width of a pull request."""
+    """Return text as lines that fit a figure on a narrow page."""
     lines = [line for part in text.split("<br>") for line in textwrap.wrap(part, LINE)]
     return lines or []
 
@@ -136,13 +162,18 @@ def plain(text: object) -> str:
 
 def evidence_line(setting: Setting, world_size: int) -> str:
     """Return what the two arms' latencies at a world size rest on, for a figure's subtitle."""
+    from ..calibration.row_accounts import said_of
     from ..decide.evidence import arms_evidence
 
     parts = []
     for rests_on in arms_evidence(setting, world_size):
         name = arm(rests_on.arm)
         if not rests_on.here:
-            parts.append(f"{name} transferred (never measured here)")
+            aside = said_of(
+                setting.calibration.data.get("aside", ()),
+                gpu=setting.gpu, world_size=world_size, op=setting.op, algorithm=rests_on.arm,
+            )  # fmt: skip
+            parts.append(f"{name} transferred ({plain(aside or 'never measured here')})")
             continue
         sources = plain(", ".join(rests_on.sources))
         parts.append(f"{name} {evidence(rests_on.word)} ({rests_on.count} rows: {sources})")
@@ -171,11 +202,11 @@ def log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
 
 
 def byte_ticks(low: float, high: float) -> tuple[list[int], list[str]]:
-    """Return the powers of two inside a range of bytes with their names, at most a dozen."""
+    """Return the powers of two inside a range of bytes, at most eight of them named."""
     from ..units import kib
 
     found = [1 << k for k in range(4, 40) if low <= 1 << k <= high]
-    step = 1 + (len(found) - 1) // 12
+    step = 1 + (len(found) - 1) // 8
     return found, [kib(v) if i % step == 0 else "" for i, v in enumerate(found)]
 
 

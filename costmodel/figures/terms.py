@@ -144,6 +144,8 @@ def terms_of_call(explanation: Explanation) -> go.Figure:
     margin = explanation.margin_us.value
     lo, hi = explanation.margin_us.lo, explanation.margin_us.hi
     names = [arm(ONE_STAGE), *(term(n) for n, _ in steps), arm(other)]
+    # A word a line: labels of neighbouring bars do not meet.
+    ticks = ["<br>".join(name.split(" ")) for name in names]
     values = [totals[ONE_STAGE], *(c for _, c in steps), totals[other]]
     figure = go.Figure(
         go.Waterfall(
@@ -164,6 +166,7 @@ def terms_of_call(explanation: Explanation) -> go.Figure:
             cliponaxis=False,
         )
     )
+    figure.update_xaxes(tickvals=names, ticktext=ticks, tickangle=0)
     figure.update_yaxes(title="us", rangemode="tozero", range=[0, 1.15 * _peak(values)])
     slower, faster = (other, ONE_STAGE) if margin > 0 else (ONE_STAGE, other)
     share = explanation.probability

@@ -15,7 +15,7 @@ from ..model.shape import Shapes
 from ..rules.condition import Calls
 from ..show.words import arm, evidence
 from ..units import element_bytes
-from .template import BLUE, NEUTRAL, VERMILLION, finish, plain, provenance
+from .template import finish, plain, provenance
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -35,9 +35,6 @@ FULL_PCT = 40.0
 
 #: Dashes of rules, in the order in which they are drawn.
 DASHES = ("dot", "dash", "dashdot", "longdash", "longdashdot")
-
-#: The map has a light ground on light and dark pages, so what is drawn on it is dark on both.
-INK = "#111418"
 
 
 def decision_map(
@@ -101,7 +98,7 @@ def decision_map(
                     "start": TAIL, "end": 1 - TAIL, "size": LEVEL,
                     "coloring": "none",
                 },
-                line={"color": INK, "width": 1},
+                line={"width": 1},
                 showlegend=False,
                 showscale=False,
                 hoverinfo="skip",
@@ -131,7 +128,7 @@ def decision_map(
 
 def _panel_title(cutoff: Cutoff) -> str:
     word = evidence(cutoff.evidence_class) if cutoff.claimed else "no claim"
-    return f"TP{cutoff.world_size} ({word})"
+    return f"TP{cutoff.world_size}<br>{word}"
 
 
 def _current(op: str) -> list[Rule]:
@@ -213,7 +210,7 @@ def _boundary(
             x=np.where(inside, at, np.nan),
             y=hidden,
             mode="lines",
-            line={"color": INK, "width": width, "dash": dash},
+            line={"width": width, "dash": dash},
             showlegend=False,
             name=plain(rule.engine or rule.name),
             hovertemplate="1-stage to %{x:.1f} tokens at hidden %{y}"
@@ -232,7 +229,7 @@ def _legend(figure: go.Figure, rules: Sequence[Rule], recommended: Rule | None) 
         figure.add_trace(
             go.Scatter(
                 x=[None], y=[None], mode="lines", name=name,
-                line={"color": NEUTRAL, "width": width, "dash": dash},
+                line={"width": width, "dash": dash},
             ),
             1,
             1,
@@ -246,7 +243,7 @@ def _legend(figure: go.Figure, rules: Sequence[Rule], recommended: Rule | None) 
 
 def _axes(figure: go.Figure, columns: int, max_tokens: int) -> None:
     batch = [int(b) for b in captured_batch_sizes() if b <= max_tokens]
-    named = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512}
+    named = {1, 8, 64, 512} if columns > 1 else {1, 2, 4, 8, 16, 32, 64, 128, 256, 512}
     figure.update_xaxes(
         type="log", range=np.log10([0.95, max_tokens * 1.04]).tolist(), showgrid=False,
         tickvals=batch, ticktext=[str(b) if b in named else "" for b in batch], tickangle=0,
@@ -262,13 +259,7 @@ def _axes(figure: go.Figure, columns: int, max_tokens: int) -> None:
         coloraxis={
             "cmin": -FULL_PCT,
             "cmax": FULL_PCT,
-            "colorscale": [
-                [0.0, VERMILLION],
-                [0.25, "#EFA66B"],
-                [0.5, "#F7F7F5"],
-                [0.75, "#7FB7DC"],
-                [1.0, BLUE],
-            ],
+            "autocolorscale": True,
             "colorbar": {
                 "tickvals": [-40, -20, 0, 20, 40],
                 "ticktext": [

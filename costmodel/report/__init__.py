@@ -2,10 +2,11 @@
 
 =====================  ========================================================================
 :mod:`.case`           the numbers: recommendation, the engine's rule, regret, worth, hashes
-:mod:`.pictures`       the figures
+:mod:`.pictures`       the figures by name, drawn when asked for
 :mod:`.explorer`       both arms at every captured batch size, for the page
-:mod:`.text`           what the templates are given; title and commands
-``templates/``         every sentence (``sections.j2``), and what gives it markup
+:mod:`.text`           what the templates are given: first screen, title, commands
+:mod:`.projects`       headings that each project's pull requests have
+``templates/``         every sentence (``lead.j2`` and the other parts), and what gives it markup
 :mod:`.markdown`       the report as Markdown, and its escaping
 :mod:`.page`           the report as a self-contained page (``page.css``, ``page.js``)
 :mod:`.directory`      writing it all, whole or not at all

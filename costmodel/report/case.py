@@ -1,18 +1,21 @@
-"""The case for a rule that a report makes: recommendation, regret, worth, validation, data."""
+"""The case for a rule on one GPU: recommendation, regret, worth, validation, data.
+
+A report makes one case per arch: whatever writes it takes a list of them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from ..calibration.observations import observe
 from ..calibration.posterior import Calibration, shipped
+from ..calibration.row_accounts import AccountRecord, accounts
 from ..data import hardware, kernels, measurement
 from ..data.deployment import Deployment
 from ..data.engine_calls import FusedCalls, fused_calls
@@ -20,8 +23,7 @@ from ..data.histogram import BatchHistogram
 from ..data.llms import LLM
 from ..data.measurement import Measurements
 from ..decide.decision import Cutoff, Decision
-from ..decide.evidence import CLAIMED
-from ..decide.objective import MEAN
+from ..decide.objective import MEAN, contested
 from ..decide.recommendation import recommend
 from ..decide.regret import Arms, Score
 from ..decide.row_errors import covered
@@ -38,19 +40,29 @@ from ..rules.catalogue import current
 from ..rules.condition import Compare
 from ..rules.evidence import Provenance
 from ..rules.rule import Rule
-from ..show.words import evidence
+from ..show.recommendation import evidence as cutoff_evidence
+from ..show.words import answer
 
 
 @dataclass(frozen=True)
 class AtWorldSize:
-    """The change at one world size: cutoff, score of the new rule against the old, worth."""
+    """The change at one world size: cutoff, score of the new rule against the old, worth.
+
+    ``contested`` scores the calls within a factor of two of the new cutoff; None where it has none.
+    """
 
     world_size: int
     cutoff: Cutoff
     old_sizes: str
     new_sizes: str
     score: Score
+    contested: Score | None
     worth: Worth
+
+    @property
+    def cutoff_words(self) -> str:
+        """The recommended cutoff as a rule's sizes: ``<= 464 KiB``, ``always``."""
+        return answer(self.cutoff.verdict, self.cutoff.max_bytes)
 
     @property
     def tp(self) -> str:
@@ -63,12 +75,14 @@ class AtWorldSize:
         return self.score.differ > 0 and self.score.saved_pct.lo <= 0 <= self.score.saved_pct.hi
 
     @property
+    def decided(self) -> bool:
+        """Whether something changes, and the interval of what it spares is above zero."""
+        return self.changes and self.score.saved_pct.lo > 0
+
+    @property
     def evidence(self) -> str:
-        """The evidence class in words, with what the latencies rest on where that differs."""
-        words = evidence(self.cutoff.verdict)
-        if self.cutoff.verdict in CLAIMED:
-            return words
-        return f"{words} ({evidence(self.worth.evidence)})"
+        """The evidence class in words; at 2 ranks 1-stage always wins by physics."""
+        return cutoff_evidence(self.cutoff)
 
     @property
     def changed(self) -> tuple[BatchWorth, ...]:
@@ -100,19 +114,53 @@ class Elsewhere:
         return [f"TP{s.world_size}" for s in self.scores if s.saved_pct.hi < 0]
 
 
+#: Kernel states that a table names before it only counts them.
+NAMED_KERNELS = 2
+
+
 @dataclass(frozen=True)
 class Source:
-    """A source of measured rows that the calibration used: where it is, and how many rows."""
+    """What a source of the calibration measured on one GPU, and how; texts as a table shows them.
+
+    ``gpu`` says whether the source states it or it was inferred. ``used`` and ``set_aside`` count
+    all rows of the source on that GPU.
+    """
 
     name: str
     url: str
-    gpus: tuple[str, ...]
-    rows: int
+    gpu: str
+    ranks: str
+    used: int
+    set_aside: int
+    statistic: str
+    timing: str
+    kernels: str
+
+    @classmethod
+    def of(cls, records: Sequence[AccountRecord]) -> Source:
+        """Return one source's rows on one GPU, from the accounts of its arms."""
+
+        def said(values: Iterable[object]) -> str:
+            return ", ".join(dict.fromkeys(str(v) for v in values if v)) or "-"
+
+        first = records[0]
+        versions = list(dict.fromkeys(v for r in records for v in r["kernel_versions"] if v))
+        return cls(
+            name=first["source"],
+            url=next((r["url"] for r in records if r["url"]), ""),
+            gpu=f"{first['gpu']} ({said(r['gpu_evidence'] for r in records)})",
+            ranks=said(sorted({r["world_size"] or 0 for r in records})),
+            used=sum(r["used"] for r in records),
+            set_aside=sum(n for r in records for n in r["set_aside"].values()),
+            statistic=said(r["statistic"] for r in records),
+            timing=said(r["timing"] for r in records),
+            kernels=said(versions) if len(versions) <= NAMED_KERNELS else f"{len(versions)} states",
+        )
 
 
 @dataclass(frozen=True)
 class Case:
-    """Everything that a report says. ``old`` is the engine's rule now, ``new`` as it will stand.
+    """Everything that a report says. ``old`` is the engine's rule, ``new`` as it will stand.
 
     ``validation`` is None where no call was measured with both algorithms; ``unjudged`` says why.
     ``calls`` are the fused calls of a decode step in ``deployment``.
@@ -183,21 +231,35 @@ class Case:
         return self.emitted.adapted.rule
 
     @property
-    def changes(self) -> bool:
-        """Whether anything changes at all."""
-        return any(w.changes for w in self.by_world_size)
+    def crossing(self) -> tuple[AtWorldSize, ...]:
+        """The world sizes at which the arms can cross: with 2 ranks there is nothing to cross."""
+        return tuple(w for w in self.by_world_size if w.world_size > 2) or self.by_world_size[:1]
+
+    @property
+    def in_order(self) -> tuple[AtWorldSize, ...]:
+        """The world sizes as tables have them: 2 ranks, which physics decides, come last."""
+        return tuple(sorted(self.by_world_size, key=lambda w: (w.world_size == 2, w.world_size)))
+
+    @property
+    def headline(self) -> tuple[AtWorldSize, ...]:
+        """The world sizes that the report is about: the change is decided, and not by physics."""
+        return tuple(w for w in self.by_world_size if w.world_size > 2 and w.decided)
+
+    @property
+    def proposes(self) -> bool:
+        """Whether anything should change: a change at some world size is decided."""
+        return any(w.decided for w in self.by_world_size)
 
     @cached_property
     def sources(self) -> tuple[Source, ...]:
-        """The sources that the calibration used, with the addresses that the rows give."""
-        rows = observe(self.table).table
-        found = []
-        for name in sorted({str(s) for c in self.calibration.coverage for s in c.sources}):
-            mine = rows.source == name
-            url = next((u for u in np.unique(rows.url[mine]).tolist() if u), "")
-            gpus = {c.gpu for c in self.calibration.coverage if name in c.sources}
-            found.append(Source(name, url, tuple(sorted(gpus)), int(mine.sum())))
-        return tuple(found)
+        """The sources that the calibration used, by GPU, with how they measured."""
+        covered_by = self.calibration.coverage
+        wanted = sorted({(str(s), c.gpu) for c in covered_by for s in c.sources})
+        names = [name for name, _ in wanted]
+        by_source: dict[tuple[str, str], list[AccountRecord]] = {pair: [] for pair in wanted}
+        for record in accounts(self.table.select(np.isin(self.table.source, names))):
+            by_source.get((record["source"], record["gpu"]), []).append(record)
+        return tuple(Source.of(records) for records in by_source.values() if records)
 
     @cached_property
     def rows_sha256(self) -> str:
@@ -263,6 +325,7 @@ def gather(
                 old_sizes=_sizes(old, c.world_size),
                 new_sizes=_sizes(new, c.world_size),
                 score=c.arms.score(new, old),
+                contested=_contested(c, new, old),
                 worth=worth(
                     setting, llm, c.world_size, old, new, histogram=weights, deployment=deployed
                 ),
@@ -281,6 +344,14 @@ def gather(
         served=shlex.join(served),
         files=tuple((str(f), _sha256(Path(f))) for f in [*_files(measurements), *files]),
     )
+
+
+def _contested(cutoff: Cutoff, new: Rule, old: Rule) -> Score | None:
+    """Score the change on the calls within a factor of two of the new cutoff."""
+    if cutoff.max_bytes is None:
+        return None
+    near = contested(cutoff.arms.shapes.bytes, cutoff.max_bytes)
+    return cutoff.arms.select(near).score(new, old) if near.any() else None
 
 
 def _sizes(rule: Rule, world_size: int) -> str:

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import InputError
@@ -16,9 +16,9 @@ from . import markdown, page
 from .case import Case
 from .explorer import explorer
 from .pictures import Picture, pictures
-from .text import context
+from .text import context, rule_file_of
 
-MARKDOWN, PAGE, RULE = "report.md", "report.html", "rule.json"
+MARKDOWN, PAGE = "report.md", "report.html"
 
 
 @dataclass(frozen=True)
@@ -30,27 +30,37 @@ class Written:
     without_images: str
 
 
-def write(case: Case, out: str | Path, *, command: str, force: bool = False) -> Written:
-    """Write the report into the directory ``out``, whole or not at all.
+def write(
+    cases: Sequence[Case],
+    out: str | Path,
+    *,
+    command: str,
+    project: str = "",
+    force: bool = False,
+) -> Written:
+    """Write the report on one or several GPUs into the directory ``out``, whole or not at all.
 
-    ``command`` is the command line that the report names. Without a browser the pictures are left
-    out of the Markdown file. Raises :class:`InputError` when ``out`` is there and not empty, unless
-    ``force``; then the report's files are replaced and others left alone.
+    ``command`` is the command line that the report names, ``project`` whose headings the text has
+    (default: the engine's). Without a browser there are no pictures beside the text. Raises
+    :class:`InputError` when ``out`` is there and not empty, unless ``force``; then the report's
+    files are replaced and others left alone.
     """
     out = Path(out)
     check_free(out, force)
-    shown = pictures(case)
+    shown = shown_of(cases)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     except OSError as error:
         raise InputError(f"{out}: cannot write: {error.strerror}") from None
     try:
-        images, missing = _images(shown, temporary)
-        given = context(case, shown, command, str(out), images)
+        drawn, missing = _images(_first(cases, shown), temporary)
+        given = context(cases, command, str(out), project=project, shown=shown, drawn=sorted(drawn))
         _write(temporary / MARKDOWN, markdown.render(given))
-        _write(temporary / PAGE, page.render(given, explorer(case)))
-        _write(temporary / RULE, json_text(case.new.to_json(case.provenance), indent=2))
+        _write(temporary / PAGE, page.render(given, {c.gpu: explorer(c) for c in cases}))
+        for case in cases:
+            rule = json_text(case.new.to_json(case.provenance), indent=2)
+            _write(temporary / rule_file_of(case, len(cases) > 1), rule)
         files = tuple(sorted(p.name for p in temporary.iterdir()))
         _move(temporary, out)
     except OSError as error:
@@ -68,16 +78,36 @@ def check_free(out: Path, force: bool) -> None:
         raise InputError(f"{out}: exists and is not empty; --force replaces the report in it")
 
 
-def _images(shown: Sequence[Picture], directory: Path) -> tuple[dict[str, str], str]:
-    """Draw the pictures of the Markdown file; return their names, or why there are none."""
-    wanted = {f"{p.name}.png": p for p in shown if not p.page_only}
+def shown_of(cases: Sequence[Case]) -> list[Picture]:
+    """Return the pictures of a report; of several GPUs each has its GPU in the name."""
+    if len(cases) == 1:
+        return pictures(cases[0])
+    return [
+        replace(p, name=f"{case.gpu.lower()}-{p.name}") for case in cases for p in pictures(case)
+    ]
+
+
+def _first(cases: Sequence[Case], shown: Sequence[Picture]) -> list[Picture]:
+    """Return the pictures that are written as files: those of the cutoffs, the worth and the map.
+
+    A report that proposes nothing has none beside its text.
+    """
+    if not any(c.proposes for c in cases):
+        return []
+    return [p for p in shown if p.first]
+
+
+def _images(wanted: Sequence[Picture], directory: Path) -> tuple[list[str], str]:
+    """Draw pictures as files; return their names, or why there are none."""
+    named = {f"{p.name}.png": p for p in wanted}
     try:
-        write_images({directory / name: p.figure for name, p in wanted.items()})
+        if named:
+            write_images({directory / name: p.figure for name, p in named.items()})
     except NoBrowserError as error:
-        for name in wanted:
+        for name in named:
             (directory / name).unlink(missing_ok=True)
-        return {}, str(error)
-    return {p.name: name for name, p in wanted.items()}, ""
+        return [], str(error)
+    return list(named), ""
 
 
 def _write(path: Path, text: str) -> None:

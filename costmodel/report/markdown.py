@@ -21,9 +21,14 @@ _SPECIAL = re.compile(r"[\\`*\[\]|~$]")
 _PLAIN_CODE = re.compile(r"[A-Za-z0-9 _./:,;=+<>()'\"%&@#!?*^{}\[\]~$-]+")
 
 
+#: More than two empty lines say nothing in Markdown.
+_GAP = re.compile(r"\n{3,}")
+
+
 def render(context: Mapping[str, Any]) -> str:
     """Return the report as Markdown, from what :func:`.text.context` gives."""
-    return _environment().get_template("report.md.j2").render(context)
+    text = _environment().get_template("report.md.j2").render(context)
+    return _GAP.sub("\n\n", text).rstrip() + "\n"
 
 
 @cache

@@ -1,7 +1,13 @@
-"""The report as one HTML page that needs nothing else: figures, script and style are inside it."""
+"""The report as one HTML page that needs nothing else: figures, script and style are inside it.
+
+What is large, plotly's script and the data, is carried compressed (gzip in base64) and unpacked by
+the browser's own ``DecompressionStream``, so that the page can be attached.
+"""
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 from collections.abc import Mapping
 from functools import cache
@@ -16,9 +22,7 @@ if TYPE_CHECKING:
 
 
 def render(context: Mapping[str, Any], explorer: Mapping[str, Any]) -> str:
-    """Return the page, from what :func:`.text.context` and :func:`.explorer.explorer` give."""
-    from plotly.offline import get_plotlyjs
-
+    """Return the page, from what :func:`.text.context` gives and each GPU's explorer."""
     from ..figures.template import template
 
     data = {
@@ -33,20 +37,29 @@ def render(context: Mapping[str, Any], explorer: Mapping[str, Any]) -> str:
         .get_template("report.html.j2")
         .render(
             context,
-            data=data,
-            plotly=get_plotlyjs(),
+            data=packed(json.dumps(data, allow_nan=False, separators=(",", ":"))),
+            plotly=_plotly(),
             style=_asset("page.css"),
             script=_asset("page.js"),
         )
     )
 
 
+def packed(text: str) -> str:
+    """Return text as gzip in base64, the same on every run."""
+    return base64.b64encode(gzip.compress(text.encode(), compresslevel=9, mtime=0)).decode()
+
+
+@cache
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return packed(get_plotlyjs())
+
+
 @cache
 def _environment() -> jinja2.Environment:
-    made = environment(TEMPLATES)
-    # The data stands in a script element; what could end it is written as \u escapes by jinja2.
-    made.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    return made
+    return environment(TEMPLATES)
 
 
 def _figure(picture: Picture) -> dict[str, Any]:

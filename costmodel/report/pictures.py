@@ -1,12 +1,15 @@
-"""The figures of a report."""
+"""The figures of a report by name, each drawn when it is asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from ..decide.explanation import Explanation, explain
+from ..decide.evidence import CLAIMED
+from ..decide.explanation import explain
+from ..errors import InputError, nearest
 from ..figures.cutoff_drift import (
     cutoff_against_link_rate,
     cutoff_against_skew,
@@ -18,7 +21,8 @@ from ..figures.regret import difference_from_best, regret_on_pairs, regret_over_
 from ..figures.terms import terms_along_bytes, terms_of_call
 from ..figures.token_hidden_map import decision_map
 from ..figures.worth import worth_by_batch
-from .case import Case
+from ..show.words import evidence, size_interval, up_to
+from .case import AtWorldSize, Case
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -26,104 +30,162 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the report: its name, what it shows in words, whether only the page has it."""
+    """A figure of the report: its name, and what it shows to somebody who cannot see it.
+
+    ``first`` marks those that the page's first screen and the files beside the text have.
+    """
 
     name: str
     words: str
-    figure: go.Figure = field(repr=False, compare=False)
-    page_only: bool = False
+    first: bool
+    draw: Callable[[], go.Figure] = field(repr=False, compare=False)
+
+    @cached_property
+    def figure(self) -> go.Figure:
+        """The figure, drawn once."""
+        return self.draw()
 
 
 def pictures(case: Case) -> list[Picture]:
-    """Return the report's figures in their order; those for the page alone are marked so.
+    """Return the report's figures: what the change is and is worth first, what it rests on last.
 
     Figures along bytes stand for the world sizes at which the arms cross, or for the first one.
     """
-    ranks = [w.world_size for w in case.by_world_size]
-    # With 2 ranks there is nothing to cross.
-    crossing = [n for n in ranks if n > 2] or ranks[:1]
     hidden, gpu, decision = case.llm.hidden_size, case.gpu, case.decision
+    crossing = case.crossing
+    front = [f"latency-tp{w.world_size}" for w in (case.headline or crossing)[:1]]
     made: list[Picture] = []
 
-    def add(name: str, words: str, figure: go.Figure, page_only: bool = False) -> None:
-        made.append(Picture(name, words, figure, page_only))
+    def add(name: str, words: str, draw: Callable[[], go.Figure]) -> None:
+        first = name in ("worth", "decision-map", *front)
+        made.append(Picture(name, words, first, draw))
 
-    for n in crossing:
+    for w in crossing:
+        n = w.world_size
         add(
             f"latency-tp{n}",
-            f"Latency of both algorithms against bytes at {n} ranks on {gpu}",
-            latency_against_bytes(decision, n, hidden, case.table),
+            _latency_words(case, w),
+            partial(latency_against_bytes, decision, n, hidden, case.table),
+        )
+    if any(w.changed for w in case.by_world_size) and case.calls.per_step:
+        add(
+            "worth",
+            _worth_words(case),
+            lambda: worth_by_batch([w.worth for w in case.by_world_size]),
         )
     add(
         "decision-map",
-        f"Which algorithm is faster by tokens and hidden size on {gpu}, with every engine's rule",
-        decision_map(decision),
+        f"Map over tokens and hidden size on {gpu}: which algorithm is faster and by how much, "
+        "with the line where each engine's rule and the recommended one switch.",
+        lambda: decision_map(decision),
     )
     add(
         "regret",
-        f"Mean and worst regret of every rule on {gpu}",
-        regret_over_workload(decision),
+        f"Mean and worst regret of every rule on {gpu}, by the model. "
+        + " ".join(
+            f"At {w.tp} the rule before loses {w.score.other_regret_pct.value:.2f} %, the one "
+            f"after {w.score.regret_pct.value:.2f} %."
+            for w in case.by_world_size
+        ),
+        lambda: regret_over_workload(decision),
     )
-    if case.validation is not None:
+    judged = case.validation
+    if judged is not None:
         add(
             "regret-measured",
-            "Regret of every rule on calls that were measured with both algorithms",
-            regret_on_pairs(case.validation),
+            f"Mean and worst regret of every rule on the {len(judged.pairs)} calls that were "
+            "measured with both algorithms.",
+            lambda: regret_on_pairs(judged),
         )
-    add(
-        "worth",
-        f"Microseconds that a decode step of {case.llm.name} saves, by batch size",
-        worth_by_batch([w.worth for w in case.by_world_size]),
-    )
     add(
         "difference",
-        "How far every rule is from the faster algorithm at every captured batch size",
-        difference_from_best(decision, hidden),
-        page_only=True,
+        f"How far every rule is from the faster algorithm at every captured batch size, hidden "
+        f"{hidden}, on {gpu}.",
+        lambda: difference_from_best(decision, hidden),
     )
-    for n in crossing:
-        terms = terms_along_bytes(decision, n, hidden)
-        add(f"terms-tp{n}", f"Where the time goes at {n} ranks", terms, True)
+    for w in crossing:
+        n = w.world_size
+        add(
+            f"terms-tp{n}",
+            f"What each algorithm's latency is made of, by bytes, at {n} ranks on {gpu}.",
+            partial(terms_along_bytes, decision, n, hidden),
+        )
         add(
             f"call-tp{n}",
-            f"From 1-stage to 2-stage for one call at {n} ranks",
-            terms_of_call(_call_of_interest(case, n)),
-            True,
+            f"Term by term from 1-stage's latency to the other algorithm's for one call at {n} "
+            f"ranks on {gpu}.",
+            partial(_call_figure, case, w),
         )
     if case.is_xgmi:
-        _drift(case, crossing, add)
+        _drift(case, [w.world_size for w in crossing], add)
     add(
         "residuals",
-        "Residuals and pulls per source",
-        residuals(case.calibration, case.table),
-        True,
+        "Predicted over measured latency of every row that the calibration covers, by source.",
+        lambda: residuals(case.calibration, case.table),
     )
     add(
         "parameters",
-        "Parameters against their priors",
-        parameter_intervals(case.calibration),
-        True,
+        "Every parameter of the calibration with its 90 % interval, beside its prior.",
+        lambda: parameter_intervals(case.calibration),
     )
     return made
+
+
+def picture(case: Case, name: str) -> Picture:
+    """Return one figure by its name. Raises :class:`InputError` for an unknown one."""
+    known = {p.name: p for p in pictures(case)}
+    if name not in known:
+        raise InputError(
+            f"no figure '{name}' here{nearest(name, list(known))}; one of {', '.join(known)}"
+        )
+    return known[name]
+
+
+def _latency_words(case: Case, w: AtWorldSize) -> str:
+    """Say what the latency figure of a world size shows."""
+    cutoff = w.cutoff
+    words = (
+        f"Latency of both algorithms against bytes at {w.world_size} ranks on {case.gpu} "
+        f"({evidence(cutoff.evidence_class)}). "
+    )
+    if cutoff.verdict in CLAIMED:
+        words += (
+            f"1-stage is recommended {up_to(w.cutoff_words)}, 90 % interval "
+            f"{size_interval(cutoff.max_bytes_lo, cutoff.max_bytes_hi)} on your machine and "
+            f"{size_interval(cutoff.this_kernel_lo, cutoff.this_kernel_hi)} for this kernel; "
+        )
+    return words + f"{case.engine.title}'s rule before runs it {up_to(w.old_sizes)}."
+
+
+def _worth_words(case: Case) -> str:
+    """Say what the worth figure shows."""
+    means = ", ".join(
+        f"{w.worth.mean_us.value:.1f} us at {w.tp}" for w in case.by_world_size if w.changed
+    )
+    return (
+        f"Microseconds that a decode step of {case.llm.name} saves on {case.gpu}, by batch size. "
+        f"Mean over batches: {means}."
+    )
 
 
 def _drift(case: Case, world_sizes: list[int], add: Callable[..., None]) -> None:
     """Add what moves the cutoff: link rate, skew, kernel version."""
     decision = case.decision
-    rate = cutoff_against_link_rate(decision, world_sizes=world_sizes)
-    add("link-rate", "How the cutoff moves with the link rate", rate, True)
-    skew = cutoff_against_skew(decision, world_sizes=world_sizes)
-    add("skew", "How the cutoff moves with rank skew", skew, True)
+    drawn = {
+        "link-rate": ("the rate of one link", cutoff_against_link_rate),
+        "skew": ("the spread with which ranks arrive", cutoff_against_skew),
+    }
     if case.calibration.kernel_family == "aiter":
-        releases = cutoff_against_version(decision, world_sizes=world_sizes)
-        add("version", "How the cutoff moves with the kernel version", releases, True)
+        drawn["version"] = ("the AITER release", cutoff_against_version)
+    for name, (axis, draw) in drawn.items():
+        words = f"How the recommended cutoff moves with {axis} on {case.gpu}."
+        add(name, words, partial(draw, decision, world_sizes=world_sizes))
 
 
-def _call_of_interest(case: Case, world_size: int) -> Explanation:
-    """Explain the batch at which the change saves most, or that of 32 where nothing changes."""
-    (mine,) = (w for w in case.by_world_size if w.world_size == world_size)
+def _call_figure(case: Case, w: AtWorldSize) -> go.Figure:
+    """Draw the batch at which the change saves most, or that of 32 where nothing changes."""
     tokens = 32
-    if mine.changed:
-        tokens = max(mine.changed, key=lambda b: abs(b.saved_us.value)).batch
-    call = case.setting.shapes(tokens, case.llm.hidden_size, world_size)
-    return explain(case.setting, call, case.decision.workload)
+    if w.changed:
+        tokens = max(w.changed, key=lambda b: abs(b.saved_us.value)).tokens
+    call = case.setting.shapes(tokens, case.llm.hidden_size, w.world_size)
+    return terms_of_call(explain(case.setting, call, case.decision.workload))

@@ -14,6 +14,7 @@ from ..rules.catalogue import catalogue
 from ..units import kib
 from . import words
 from .recommendation import evidence, interval, sizes, this_kernel
+from .sketch import bars
 from .statements import most_telling
 from .table import table
 from .words import arm, chance, parameter, unit
@@ -22,8 +23,40 @@ from .words import arm, chance, parameter, unit
 SHOWN = 6
 
 
+def brief(found: Explanation, *, fine: bool = False) -> str:
+    """Return the answer first, then both arms as bars and the nearest thing that would flip it.
+
+    ``fine`` draws with block characters.
+    """
+    s = found.setting
+    lines = [*answer(found), "", *bars(found, fine=fine)]
+    said = _apart(found)
+    others = most_telling(found.cutoff.statements, s.gpu) if found.cutoff else ""
+    if others:
+        said.append(others)
+    if not found.reason:
+        said += [line.strip() for line in _flip_lines(found)[:1]]
+    against = [
+        o.rule.name for o in found.opinions if found.agrees(o) is False and _listed(o.rule.name)
+    ]
+    if against:
+        said.append(f"rules in force that run the other arm: {', '.join(against)}")
+    lines += ["", *said, "", "--verbose: terms with intervals, every rule, what would flip it"]
+    return "\n".join(lines)
+
+
+def answer(found: Explanation) -> list[str]:
+    """Return the answer in three lines: who is faster, what to run and how sure, which call."""
+    s = found.setting
+    call = (
+        f"{found.tokens} tokens x hidden {found.hidden_dim} ({kib(found.bytes)} on one rank), "
+        f"TP{found.world_size} on {s.gpu}, {s.op}, {s.dtype}, {s.kernel.title}"
+    )
+    return [*_headline(found).splitlines(), call]
+
+
 def text(found: Explanation) -> str:
-    """Return one decision as text."""
+    """Return one decision as text, in full."""
     s = found.setting
     arms = ", ".join(f"{arm(a)} {words.evidence(part.evidence)}" for a, part in found.arms.items())
     lines = [

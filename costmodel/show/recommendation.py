@@ -13,13 +13,68 @@ from ..model.fabric import FULL_MESH
 from ..model.shape import ALL_REDUCE, SPOKEN
 from ..units import kib
 from . import words
+from .sketch import scale, scale_head
 from .statements import line
 from .table import table
 from .words import answer, arm, size, size_interval, window_sizes
 
 
+def brief(decision: Decision, *, fine: bool = False) -> str:
+    """Return the answer in three lines, then the table and what speaks against the answer.
+
+    ``fine`` draws the cutoffs with block characters.
+    """
+    setting, cutoffs = decision.setting, decision.cutoffs
+    shown = [c for c in cutoffs if c.max_bytes is not None and c.max_bytes_lo is not None]
+    lines = [*answer_lines(decision), ""]
+    lines.append(_cutoff_table(decision))
+    if shown:
+        wide = max(len(f"TP{c.world_size}") for c in shown)
+        lines += ["", f"{'':{wide}}  {scale_head()}  cutoff and 90 %, your machine"]
+        lines += [f"{f'TP{c.world_size}':{wide}}  {scale(c, fine=fine)}" for c in shown]
+    against = [
+        f"TP{c.world_size}: {line(b, setting.gpu)}"
+        for c in cutoffs
+        for b in c.statements
+        if b.held is False
+    ]
+    against += [f"TP{c.world_size}: {c.reason}" for c in cutoffs if not c.claimed]
+    said = [*apart(decision)[1:], *unweighed(decision), *against]
+    if setting.engine and any(c.claimed for c in cutoffs):
+        said.append(f"the rule in {setting.engine}: {decision.rule.words()}")
+    if said:
+        lines += ["", *map(_paragraph, said)]
+    lines += ["", "--verbose: why, regret, hidden sizes, batches, what to measure next"]
+    return "\n".join(lines)
+
+
+def answer_lines(decision: Decision) -> list[str]:
+    """Return the answer in three lines: what to run, how sure it is, what may be faster still."""
+    setting = decision.setting
+    where = f"{setting.gpu}, {setting.op}, {setting.dtype}, {setting.kernel.title}"
+    runs = [_runs_1stage(c) for c in decision.cutoffs]
+    sure = [f"TP{c.world_size} {evidence(c)}" for c in decision.cutoffs]
+    regret = ", ".join(f"{c.regret_pct:.2f} %" for c in decision.cutoffs)
+    rows = setting.calibration.data
+    third = [
+        *apart(decision)[:1],
+        f"calibration {setting.calibration.id}: {rows['rows_used']} of {rows['rows_read']} rows, "
+        f"{len(rows['sources'])} sources",
+    ]
+    return [
+        f"run 1-stage: {', '.join(runs)} ({where})",
+        f"how sure: {', '.join(sure)}; expected regret {regret} a call",
+        third[0],
+    ]
+
+
+def _runs_1stage(cutoff: Cutoff) -> str:
+    """Return where 1-stage runs at one world size: ``TP4 up to 232 KiB``."""
+    return f"TP{cutoff.world_size} {sizes(cutoff).replace('<= ', 'up to ')}"
+
+
 def text(decision: Decision) -> str:
-    """Return the decision as text."""
+    """Return the decision as text, in full."""
     setting, data = decision.setting, decision.setting.calibration.data
     engine = f", for {setting.engine}" if setting.engine else ""
     if setting.objective != MEAN:
@@ -32,18 +87,7 @@ def text(decision: Decision) -> str:
         *map(_paragraph, [*apart(decision), *unweighed(decision)]),
         "",
     ]
-    rows = [
-        (
-            f"TP{c.world_size}", sizes(c), interval(c), this_kernel(c), evidence(c),
-            f"{c.regret_pct:.2f} %",
-        )
-        for c in decision.cutoffs
-    ]  # fmt: skip
-    head = (
-        "ranks", "1-stage when bytes", "90 %, your machine", "90 %, this kernel", "evidence",
-        "regret",
-    )  # fmt: skip
-    lines += [table(rows, head), ""]
+    lines += [_cutoff_table(decision), ""]
     for c in decision.cutoffs:
         lines.append(_paragraph(f"TP{c.world_size}: {c.reason}."))
         lines.append(_paragraph(f"     {regrets(c)}."))
@@ -76,6 +120,21 @@ def text(decision: Decision) -> str:
             f"{c.measure_next[0]['hidden_dim']}, tokens {', '.join(map(str, tokens))}"
         )
     return "\n".join(lines)
+
+
+def _cutoff_table(decision: Decision) -> str:
+    rows = [
+        (
+            f"TP{c.world_size}", sizes(c), interval(c), this_kernel(c), evidence(c),
+            f"{c.regret_pct:.2f} %",
+        )
+        for c in decision.cutoffs
+    ]  # fmt: skip
+    head = (
+        "ranks", "1-stage when bytes", "90 %, your machine", "90 %, this kernel", "evidence",
+        "regret",
+    )  # fmt: skip
+    return table(rows, head)
 
 
 def sizes(cutoff: Cutoff) -> str:

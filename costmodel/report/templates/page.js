@@ -3,55 +3,114 @@
 (function () {
   const root = document.documentElement;
   root.dataset.errors = "0";
-  window.addEventListener("error", () => {
-    root.dataset.errors = String(Number(root.dataset.errors) + 1);
-  });
-  const data = JSON.parse(document.getElementById("data").textContent);
+  for (const kind of ["error", "unhandledrejection"]) {
+    window.addEventListener(kind, () => {
+      root.dataset.errors = String(Number(root.dataset.errors) + 1);
+    });
+  }
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const config = { responsive: true, displaylogo: false, displayModeBar: "hover" };
   let chosen = "";
+  let data = null;
 
   function theme() {
     return chosen || (dark.matches ? "dark" : "light");
   }
 
-  const config = { responsive: true, displaylogo: false, displayModeBar: "hover" };
+  // Text that was packed as gzip in base64.
+  async function unpack(id) {
+    const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (c) =>
+      c.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return new Response(stream).text();
+  }
 
-  function draw(place, figure) {
+  async function load() {
+    data = JSON.parse(await unpack("data"));
+    const script = document.createElement("script");
+    script.textContent = await unpack("plotly");
+    document.head.append(script);
+  }
+
+  async function draw(place) {
+    const figure = data.figures[place.dataset.figure];
     const layout = Object.assign({}, figure.layout, { template: data.templates[theme()] });
-    return Plotly.newPlot(place, figure.data, layout, config);
+    await Plotly.newPlot(place, figure.data, layout, config);
   }
 
-  function drawAll() {
-    const places = Array.from(document.querySelectorAll("[data-figure]"));
-    let drawn = 0;
-    // One figure per turn of the event loop, so that the page answers meanwhile.
-    (function next() {
-      const place = places[drawn];
-      if (!place) {
-        root.dataset.figures = String(drawn);
-        return;
-      }
-      draw(place, data.figures[place.dataset.figure]).then(() => {
-        drawn += 1;
-        setTimeout(next, 0);
-      });
-    })();
+  // Figures of a part are drawn when it is first shown, one per turn of the event loop.
+  const waiting = [];
+  let drawing = false;
+
+  async function drawWaiting() {
+    if (drawing || !data) return;
+    drawing = true;
+    while (waiting.length) {
+      await draw(waiting.shift());
+      root.dataset.figures = String(document.querySelectorAll(".js-plotly-plot").length);
+      await new Promise((next) => setTimeout(next, 0));
+    }
+    drawing = false;
   }
+
+  function drawIn(part) {
+    for (const place of part.querySelectorAll("[data-figure]:not([data-seen])")) {
+      place.dataset.seen = "1";
+      waiting.push(place);
+    }
+    return drawWaiting();
+  }
+
+  const tabs = Array.from(document.querySelectorAll('[role="tab"]'));
+
+  function panel(tab) {
+    return document.getElementById(tab.getAttribute("aria-controls"));
+  }
+
+  function show(tab, focus) {
+    for (const other of tabs) {
+      const mine = other === tab;
+      other.setAttribute("aria-selected", String(mine));
+      other.tabIndex = mine ? 0 : -1;
+      panel(other).hidden = !mine;
+    }
+    if (focus) tab.focus();
+    if (panel(tab).id === "explore" && data) explore();
+    return drawIn(panel(tab));
+  }
+
+  tabs.forEach((tab, i) => {
+    tab.addEventListener("click", () => show(tab, false));
+    tab.addEventListener("keydown", (event) => {
+      const to = { ArrowRight: i + 1, ArrowLeft: i - 1, Home: 0, End: tabs.length - 1 }[event.key];
+      if (to === undefined) return;
+      event.preventDefault();
+      show(tabs[(to + tabs.length) % tabs.length], true);
+    });
+  });
+
+  // A printed page has every part, so every figure is drawn first.
+  window.addEventListener("beforeprint", () => tabs.forEach((tab) => drawIn(panel(tab))));
 
   function paint() {
     root.dataset.theme = theme();
     button.textContent = theme() === "dark" ? "Light" : "Dark";
-    for (const place of document.querySelectorAll(".js-plotly-plot")) {
-      Plotly.relayout(place, { template: data.templates[theme()] });
+    // A figure is drawn anew: relayout would leave its subtitle on its title.
+    for (const place of document.querySelectorAll("[data-seen]")) {
+      if (waiting.includes(place)) continue;
+      Plotly.purge(place);
+      delete place.dataset.seen;
     }
+    if (explored) explored();
+    for (const tab of tabs) if (!panel(tab).hidden) drawIn(panel(tab));
   }
 
   const button = document.getElementById("theme");
   button.addEventListener("click", () => {
     chosen = theme() === "dark" ? "light" : "dark";
-    paint();
+    if (data && window.Plotly) paint();
   });
-  dark.addEventListener("change", paint);
+  dark.addEventListener("change", () => { if (data && window.Plotly) paint(); });
 
   function make(tag, attributes, text) {
     const node = document.createElement(tag);
@@ -70,30 +129,44 @@
     return Math.round(100 * share) + " %";
   }
 
-  function explore(section) {
-    const x = data.explorer;
+  let explored = null;
+
+  function explore() {
+    const section = document.getElementById("explorer");
+    if (explored || !section) return;
+    explored = () => update();
+    const gpus = Object.keys(data.explorer);
+    const gpu = make("select", { "aria-label": "GPU" });
     const ranks = make("select", { "aria-label": "ranks" });
     const hidden = make("select", { "aria-label": "hidden size" });
-    const slider = make("input", {
-      type: "range", min: 0, max: x.batch.length - 1, step: 1, value: x.start.batch,
-      "aria-label": "batch size",
-    });
+    const slider = make("input", { type: "range", min: 0, step: 1, "aria-label": "batch size" });
     const shown = make("output");
-    for (const n of Object.keys(x.calls)) ranks.append(make("option", { value: n }, "TP" + n));
-    for (const h of x.hidden) hidden.append(make("option", { value: h }, String(h)));
-    ranks.value = x.start.worldSize;
-    hidden.value = x.start.hidden;
+    for (const name of gpus) gpu.append(make("option", { value: name }, name));
+    let x = data.explorer[gpus[0]];
+
+    function fill() {
+      x = data.explorer[gpu.value];
+      slider.max = x.batch.length - 1;
+      ranks.replaceChildren(...Object.keys(x.calls).map((n) =>
+        make("option", { value: n }, "TP" + n)));
+      hidden.replaceChildren(...x.hidden.map((h) => make("option", { value: h }, String(h))));
+      ranks.value = x.start.worldSize;
+      hidden.value = x.start.hidden;
+      slider.value = x.start.batch;
+    }
+    fill();
     const controls = make("div", { class: "controls" });
-    for (const [name, ...nodes] of [["ranks ", ranks], ["hidden size ", hidden],
-                                    ["tokens ", slider, shown]]) {
+    const named = [["ranks ", ranks], ["hidden size ", hidden], ["tokens ", slider, shown]];
+    if (gpus.length > 1) named.unshift(["GPU ", gpu]);
+    for (const [name, ...nodes] of named) {
       const label = make("label", {}, name);
       label.append(...nodes);
       controls.append(label);
     }
-    const answer = make("p", { class: "answer" });
+    const answer = make("p", { class: "answer", "aria-live": "polite" });
     const plot = make("div", { class: "figure", style: "min-height: 190px" });
     const rules = make("ul", { class: "rules" });
-    section.append(make("h3", {}, "Explore a call"), controls, answer, plot, rules);
+    section.append(controls, answer, plot, rules);
 
     function update() {
       const call = x.calls[ranks.value][hidden.value];
@@ -134,11 +207,15 @@
       });
     }
     for (const node of [ranks, hidden, slider]) node.addEventListener("input", update);
+    gpu.addEventListener("input", () => { fill(); update(); });
     update();
   }
 
-  paint();
-  const section = document.getElementById("explorer");
-  if (section) explore(section);
-  drawAll();
+  root.dataset.theme = theme();
+  button.textContent = theme() === "dark" ? "Light" : "Dark";
+  for (const tab of tabs.slice(1)) panel(tab).hidden = true;
+  load().then(async () => {
+    await show(tabs.find((t) => t.getAttribute("aria-selected") === "true") || tabs[0], false);
+    root.dataset.ready = "1";
+  });
 })();

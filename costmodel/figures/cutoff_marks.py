@@ -1,0 +1,143 @@
+"""Cutoffs above the latency figure: a lane for each rule, with room for its name and size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..decide.decision import Cutoff, Decision
+from ..decide.setting import Setting
+from ..model.shape import FUSED, Shapes
+from ..rules import ENGINES
+from ..rules.catalogue import current
+from ..rules.condition import exact_size
+from ..show.words import answer, size_interval
+from ..units import kib
+from .template import NEUTRAL, faded, plain
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from ..rules.rule import Rule
+
+RECOMMENDED = "recommended"
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A rule's lane: its name with the size, and the bytes where it switches (None: nowhere)."""
+
+    text: str
+    at_bytes: float | None
+
+
+def lanes(decision: Decision, calls: Shapes, rules: Sequence[Rule] | None) -> list[Lane]:
+    """Return the lane of the recommended cutoff and those of ``rules`` (default: in force)."""
+    setting = decision.setting
+    cutoff = decision.at(int(calls.world_size[0]))
+    if rules is None:
+        rules = [current(e) for e in ENGINES] if setting.op == FUSED else []
+    said = answer(cutoff.verdict, cutoff.max_bytes).removeprefix("<= ")
+    at = None if cutoff.max_bytes is None else float(cutoff.max_bytes)
+    found = [
+        _lane(setting, calls, rule) for rule in rules if calls.world_size[0] in rule.world_sizes
+    ]
+    return [Lane(f"{RECOMMENDED} {said}", at), *found]
+
+
+def _lane(setting: Setting, calls: Shapes, rule: Rule) -> Lane:
+    """Return where a rule switches from 1-stage, by its byte cutoff or by a cap on tokens."""
+    hidden_dim, n = int(calls.hidden_dim[0]), int(calls.world_size[0])
+    name = plain(rule.engine or rule.name)
+    steps = rule.switches(hidden_dim, n, dtype=setting.dtype, kernel_version=setting.aiter_version)
+    if len(steps) < 2:
+        return Lane(f"{name} {'every size' if steps[0][1] else 'no size'}", None)
+    if not steps[0][1]:
+        return Lane(f"{name} not the smallest", None)
+    token = float(setting.shapes(1, hidden_dim, n).bytes)
+    found = rule.cutoff_bytes(n)
+    # A token cap can come before the byte cutoff: then the cap is where the rule switches.
+    last_1stage = (steps[1][0] - 1) * token
+    if found is not None and last_1stage <= found[1] < last_1stage + token * 1.001:
+        return Lane(f"{name} {exact_size(found[1])}", float(found[1]))
+    return Lane(f"{name} {steps[1][0] - 1} tokens", last_1stage)
+
+
+def mark(
+    figure: go.Figure, cutoff: Cutoff, shown: Sequence[Lane], size_range: tuple[float, float]
+) -> None:
+    """Draw the lanes in the first row, and their cutoffs through the rows below."""
+    import plotly.graph_objects as go
+
+    first, last = size_range
+    figure.update_yaxes(
+        tickvals=[-i for i in range(len(shown))],
+        ticktext=[f"<b>{lane.text}</b>" if i == 0 else lane.text for i, lane in enumerate(shown)],
+        range=[-len(shown) + 0.4, 0.6], tickfont={"size": 11}, ticks="", row=1, col=1,
+    )  # fmt: skip
+    for i, lane in enumerate(shown):
+        if lane.at_bytes is None or not first <= lane.at_bytes <= last:
+            continue
+        figure.add_trace(
+            go.Scatter(
+                x=[lane.at_bytes], y=[-i], mode="markers", showlegend=False, name=lane.text,
+                marker={
+                    "color": NEUTRAL, "size": 11, "symbol": "diamond" if i == 0 else "line-ns",
+                    "line": {"width": 0 if i == 0 else 2.5, "color": NEUTRAL},
+                },
+                hovertemplate=f"{lane.text}<extra></extra>",
+            ),
+            1,
+            1,
+        )  # fmt: skip
+        if i:
+            for row in (2, 3):
+                figure.add_vline(
+                    x=lane.at_bytes, line={"color": NEUTRAL, "width": 1, "dash": "dot"},
+                    row=row, col=1,
+                )  # fmt: skip
+    _intervals(figure, cutoff, size_range)
+
+
+def _intervals(figure: go.Figure, cutoff: Cutoff, size_range: tuple[float, float]) -> None:
+    """Draw the recommended cutoff with both intervals: in its lane, and through the rows below."""
+    import plotly.graph_objects as go
+
+    first, last = size_range
+    at, lo, hi = cutoff.max_bytes, cutoff.max_bytes_lo, cutoff.max_bytes_hi
+    if at is None or lo is None or not 0 < at <= last:
+        return
+    kernel = cutoff.this_kernel_lo, cutoff.this_kernel_hi
+    ends = [(max(low or 0.0, 1.0), last if high is None else min(high, last))
+            for low, high in ((lo, hi), kernel)]  # fmt: skip
+    for row in (2, 3):
+        for (low, high), shade in zip(ends, (0.1, 0.14), strict=True):
+            figure.add_vrect(
+                x0=low, x1=high, fillcolor=faded(NEUTRAL, shade), line_width=0, layer="below",
+                row=row, col=1,
+            )  # fmt: skip
+        figure.add_vline(x=at, line={"color": NEUTRAL, "width": 1.5}, row=row, col=1)
+    for (low, high), width, name in zip(
+        ends, (2, 8), ("90 %, your machine", "90 %, this kernel"), strict=True
+    ):
+        colour = NEUTRAL if width == 2 else faded(NEUTRAL, 0.45)
+        figure.add_trace(
+            go.Scatter(
+                x=np.maximum([low, high], first), y=[0, 0], mode="lines", name=name,
+                line={"color": colour, "width": width}, hoverinfo="name",
+            ),
+            1,
+            1,
+        )  # fmt: skip
+    figure.add_trace(
+        go.Scatter(
+            x=[None], y=[None], mode="markers", marker={"color": NEUTRAL, "symbol": "diamond"},
+            name=f"recommended: 1-stage to {kib(at)}, 90 %: {size_interval(lo, hi)} (your "
+            f"machine), {size_interval(*kernel)} (this kernel)",
+        ),
+        1,
+        1,
+    )  # fmt: skip

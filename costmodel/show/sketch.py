@@ -1,0 +1,97 @@
+"""Curves and bars in text: what a terminal and a pull request can show of a figure."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+import numpy as np
+
+from ..decide.decision import Cutoff
+from ..decide.explanation import Choices, Explanation
+from ..model.shape import ONE_STAGE
+from ..units import kib
+from .words import arm
+
+#: Letters of the longest bar, and of a scale of sizes.
+BAR, SCALE = 30, 40
+
+#: Sizes at the ends of a scale, bytes: captured calls of common models lie between them.
+SCALE_ENDS = (16 * 1024, 4 * 1024 * 1024)
+
+
+def blocks(stream: TextIO | None = None) -> bool:
+    """Whether a stream (default: standard output) is a terminal that shows block characters."""
+    stream = sys.stdout if stream is None else stream
+    try:
+        "█░◆".encode(stream.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return stream.isatty()
+
+
+def bars(found: Explanation, *, fine: bool) -> list[str]:
+    """Return a bar per arm of one call, from 0 us; ``fine`` draws with block characters."""
+    arms = [(arm(a), part.latency_us.value) for a, part in found.arms.items()]
+    most = max(us for _, us in arms)
+    wide = max(len(name) for name, _ in arms)
+    return [f"  {name:{wide}}  {us:6.2f} us  {_bar(us / most, fine)}" for name, us in arms]
+
+
+def scale(cutoff: Cutoff, *, fine: bool) -> str:
+    """Return a cutoff and its interval on your machine on a scale of bytes, SCALE letters."""
+    if cutoff.max_bytes is None or cutoff.max_bytes_lo is None:
+        return ""
+    mark, inside, outside = ("◆", "█", "░") if fine else ("*", "=", ".")
+    at = [_place(b) for b in (cutoff.max_bytes_lo, cutoff.max_bytes, cutoff.max_bytes_hi)]
+    drawn = [inside if at[0] <= i <= at[2] else outside for i in range(SCALE)]
+    drawn[at[1]] = mark
+    return "".join(drawn)
+
+
+def curve(found: Choices, *, fine: bool = False, lines: int = 12) -> str:
+    """Return by how much 2-stage (or what runs otherwise) is slower, a line per captured batch.
+
+    At most ``lines`` batches, those around the place where the choice turns over.
+    """
+    one, other = (found.latency_us[a] for a in found.setting.arms)
+    both = np.flatnonzero(~np.isnan(found.margin_us))
+    percent = 100 * (other / one - 1)
+    turn = int(np.argmax(found.choice[both] != ONE_STAGE)) if both.size else 0
+    first = max(0, min(turn - lines // 2, both.size - lines))
+    shown = both[first : first + lines]
+    most = max((abs(percent[i]) for i in shown), default=1.0) or 1.0
+    name = arm(found.setting.alternative)
+    n, hidden = int(found.calls.world_size[0]), int(found.calls.hidden_dim[0])
+    rows = [f"TP{n}, hidden {hidden}: by how much {name} is slower (+) or faster (-) than 1-stage"]
+    for i in shown:
+        mark = "+" if percent[i] > 0 else "-"
+        drawn = _bar(abs(percent[i]) / most, fine, mark)
+        runs = arm(str(found.choice[i]))
+        rows.append(
+            f"{int(found.calls.tokens[i]):4} tokens {kib(int(found.calls.bytes[i])):>9} "
+            f"{percent[i]:+6.1f} %  {drawn:{BAR}}  {runs}"
+        )
+    return "\n".join(rows)
+
+
+def _bar(share: float, fine: bool, letter: str = "#") -> str:
+    return ("█" if fine else letter) * max(1, round(BAR * share))
+
+
+def _place(size_bytes: float | None) -> int:
+    """Return where on the scale a size stands; None is beyond its end."""
+    low, high = SCALE_ENDS
+    if size_bytes is None:
+        return SCALE - 1
+    share = math.log(max(size_bytes, low) / low) / math.log(high / low)
+    return min(SCALE - 1, int(share * SCALE))
+
+
+def scale_head(names: Sequence[str] = ("16 KiB", "256 KiB", "4 MiB")) -> str:
+    """Return the ends and the middle of the scale, as long as one."""
+    left, middle, right = names
+    gap = SCALE - sum(map(len, names))
+    return left + " " * (gap // 2) + middle + " " * (gap - gap // 2) + right
