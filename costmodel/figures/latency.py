@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration.posterior import TAIL
+from ..data.words import Words
 from ..decide.decision import Cutoff, Decision
 from ..decide.prediction import scatter
 from ..decide.setting import Setting
@@ -201,8 +202,8 @@ def _points(
     offset = _harness_us(setting, found.harness)
     level = found.latency_us - offset
     keep = (size <= last * 1.05) & (level > 0)
-    symbol = {h: SYMBOLS[i % len(SYMBOLS)] for i, h in enumerate(np.unique(found.harness))}
-    for harness in np.unique(found.harness):
+    symbol = {h: SYMBOLS[i % len(SYMBOLS)] for i, h in enumerate(found.harness.used)}
+    for harness in found.harness.used:
         for algorithm in ALGORITHMS:
             mine = keep & (found.harness == harness) & (found.algorithm == algorithm)
             if not mine.any():
@@ -221,7 +222,7 @@ def _points(
                         "symbol": [f"{symbol[harness]}{'' if f else '-open'}" for f in filled],
                         "line": {"width": 1.5},
                     },
-                    name=f"{plain(str(harness).split('/')[0])} {arm(algorithm)}, "
+                    name=f"{plain(harness.split('/')[0])} {arm(algorithm)}, "
                     + (f"{-shift:+.1f} us" if known else "as measured"),
                     customdata=np.column_stack(
                         [
@@ -243,11 +244,11 @@ def _points(
     return ([float(shown.min())], [float(shown.max())]) if shown.size else ([], [])
 
 
-def _harness_us(setting: Setting, harness: np.ndarray) -> np.ndarray:
+def _harness_us(setting: Setting, harness: Words) -> np.ndarray:
     """Return per row what its source adds beyond the curves' own; 0 for an unknown source."""
     values = setting.point
     drawn = values["harness[]"]
-    return np.array([values.get(f"harness[{h}]", drawn) - drawn for h in harness.tolist()])
+    return harness.each(lambda h: values.get(f"harness[{h}]", drawn) - drawn, np.float64)
 
 
 def _same_hidden(hidden_dim: int, hidden: np.ndarray) -> list[bool]:
@@ -259,7 +260,7 @@ def _measured_margin(
     figure: go.Figure,
     hidden_dim: int,
     pairs: Pairs,
-    harness: np.ndarray,
+    harness: Words,
     symbol: dict,
     offset: np.ndarray,
     last: float,
