@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from costmodel.simulation import flows as flows_module
 from costmodel.simulation.flows import Batch, Fluid, completion_times, fair_rates
+from costmodel.simulation.topology import build
 
 INF = np.inf
 
@@ -119,3 +121,87 @@ def test_rates_are_max_min_fair(network):
             full = load[link] == pytest.approx(capacity[link], rel=1e-9)
             stopped |= full and r >= max(on_it) * (1 - 1e-9)
         assert stopped
+
+
+def one_by_one(start, size, paths, capacity, weight, limit):
+    """Return completion times, all flows shared anew at every change, in plain Python."""
+    count = len(start)
+    left, ends, time = list(size), [INF] * count, 0.0
+    while True:
+        moving = [i for i in range(count) if start[i] <= time and ends[i] == INF]
+        rate = dict.fromkeys(moving, 0.0)
+        rising, room = set(moving), dict(enumerate(capacity))
+        while rising:
+            load = {k: sum(weight[i] for i in rising if k in paths[i]) for k in room}
+            step = min(
+                [room[k] / load[k] for k in room if load[k]] + [limit[i] - rate[i] for i in rising]
+            )
+            for i in rising:
+                rate[i] += step
+            room = {k: room[k] - step * load[k] for k in room}
+            full = {k for k in room if load[k] and room[k] <= 1e-12 * capacity[k]}
+            rising = {
+                i for i in rising
+                if not full & set(paths[i]) and rate[i] < limit[i] * (1 - 1e-12)
+            }  # fmt: skip
+        until = [
+            left[i] / rate[i] if left[i] > 0 else 0.0 for i in moving if rate[i] or not left[i]
+        ]
+        later = [s - time for s in start if s > time]
+        if not until and not later:
+            return ends
+        step = min(until + later)
+        ended = [i for i in moving if rate[i] and left[i] / rate[i] <= step * (1 + 1e-13)]
+        for i in moving:
+            left[i] = max(left[i] - rate[i] * step, 0.0)
+        time = min([time + step, *(s for s in start if s > time and s - time <= step)])
+        for i in ended:
+            ends[i] = time
+
+
+@pytest.mark.parametrize("few", [0, 256])
+@pytest.mark.parametrize("seed", [*range(6), 16, 20, 29])
+def test_sharing_what_a_change_touches_is_sharing_everything(seed, few, monkeypatch):
+    monkeypatch.setattr(flows_module, "FEW", few)
+    rng = np.random.default_rng(seed)
+    ranks, count = 6, 60
+    fabric = build("switch", ranks, 1e-3)
+    a, b = np.divmod(np.arange(ranks * ranks), ranks)
+    pair = rng.choice(np.flatnonzero(a != b), count)
+    start = np.round(rng.uniform(0, count / 6, count), rng.choice([0, 1, 9]))
+    # Equal ports and unequal ones: ties, and flows that gain where others lose.
+    capacity = fabric.capacity.copy()
+    if seed % 3:
+        capacity[np.isfinite(capacity)] *= rng.uniform(0.2, 1.0, np.isfinite(capacity).sum())
+    size = rng.choice([0.5, 1.0, 3.0], count) if seed % 2 else rng.uniform(0.1, 3.0, count)
+    weight = rng.integers(1, 4, count).astype(float)
+    limit = np.where(
+        rng.random(count) < (0.3 if seed % 2 else 0.0), rng.uniform(0.05, 0.5, count), INF
+    )
+    paths = fabric.paths[pair]
+    found = completion_times(start, size, paths, capacity, weight, limit)
+    finite = {k: c for k, c in enumerate(capacity.tolist()) if np.isfinite(c)}
+    assert list(finite) == list(range(len(finite)))
+    plain = [[k for k in path if k in finite] for path in paths.tolist()]
+    expected = one_by_one(
+        start.tolist(), size.tolist(), plain, list(finite.values()), weight.tolist(),
+        limit.tolist(),
+    )  # fmt: skip
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_flows_that_touch_nothing_are_shared_by_themselves(monkeypatch):
+    """A rank that starts later reads at its own port's rate; nobody else is shared anew."""
+    shared = []
+    filled = flows_module._filled
+    monkeypatch.setattr(
+        flows_module, "_filled", lambda *columns: shared.append(columns[1].size) or filled(*columns)
+    )
+    ranks = 20
+    fabric = build("switch", ranks, 400.0)
+    a, b = np.divmod(np.arange(ranks * ranks), ranks)
+    pair = np.flatnonzero(a != b)
+    completion_times(0.01 * b[pair], np.full(pair.size, 2e5), fabric.paths[pair], fabric.capacity)
+    # The first fourteen of 19 flows each are few; from then on a start shares its own alone.
+    assert 14 * (ranks - 1) > flows_module.FEW
+    assert shared[13:20] == [14 * (ranks - 1), *[ranks - 1] * 6]

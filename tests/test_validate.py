@@ -16,10 +16,10 @@ from costmodel.calibration.posterior import Refusal
 from costmodel.data import kernels as kernel
 from costmodel.data.measurement import Measurements
 from costmodel.data.workload import Workload
-from costmodel.decide.measured_regret import bootstrap_means
+from costmodel.decide.measured_regret import RuleRegret, bootstrap_means
 from costmodel.decide.pairs import calls, group_median
 from costmodel.decide.prediction import predict
-from costmodel.decide.regret import Arms
+from costmodel.decide.regret import Arms, Estimate
 from costmodel.decide.row_errors import compare, covered, offsets_without_row
 from costmodel.decide.setting import Setting
 from costmodel.decide.validation import Limits, hold_out, validate
@@ -350,6 +350,17 @@ def test_a_rule_that_measures_better_fails_the_recommended_one(gfx950):
     assert worse.max_pct > 10
 
 
+@pytest.mark.parametrize(("points", "better"), [(0.03, False), (0.09, False), (0.1, True)])
+def test_what_does_not_matter_is_no_failure_however_many_rows_prove_it(points, better):
+    """Below 0.1 points of mean regret no rule takes the recommended one's place."""
+    million = RuleRegret(
+        "rival", "shipped", 10**6, 0, 0, 0, 0, behind=Estimate(points, points, points),
+        noise_pct=1e-4, differ=10**5,
+    )  # fmt: skip
+    assert million.separable
+    assert million.better is better
+
+
 def test_limits_decide(gfx950):
     rows = synthetic(gfx950, offset_us=2.0)
     assert validate(rows, gfx950, workload=WORKLOAD).passed
@@ -498,6 +509,8 @@ def test_the_command_fails_with_1_and_the_reason(gfx950, tmp_path):
         (("--arch", "gfx950", "--published", "--against", "sglan"), "did you mean sglang"),
         (("--arch", "gfx950", "--published", "--include", "nois"), "did you mean noisy"),
         (("--arch", "gfx950", "--measurements", "nowhere.csv"), "nowhere.csv"),
+        (("--arch", "gfx950", "--published", "--hidden", "2881"), "hidden % 8 == 0"),
+        (("--arch", "gfx950", "--published", "--max-median-error", "nan"), "nan is no limit"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(args, said):

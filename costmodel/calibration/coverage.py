@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.words import Words
 from ..model.shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE
 from .fit import Fit
 from .observations import Group, Observations
@@ -103,18 +104,18 @@ def source_rows(observations: Observations) -> tuple[SourceRows, ...]:
     """Return what each benchmark measured, one record per harness key."""
     table = observations.table
 
-    def said(column: NDArray[np.str_]) -> str:
-        return " or ".join(sorted(set(column.tolist()) - {""}))
+    def said(column: Words) -> str:
+        return " or ".join(word for word in column.used if word)
 
     records = []
-    for key in np.unique(observations.harness).tolist():
+    for key in observations.harness.used:
         rows = table.select(observations.harness == key)
         records.append(
             SourceRows(
                 key,
-                str(rows.source[0]),
-                tuple(sorted(set(rows.gpu.tolist()))),
-                tuple(sorted(set(rows.op.tolist()))),
+                rows.source[0],
+                rows.gpu.used,
+                rows.op.used,
                 tuple(sorted({int(n) for n in rows.world_size})),
                 len(rows),
                 said(rows.timing),

@@ -6,7 +6,7 @@ Every row is either used or set aside for one named reason; the counts always ad
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from ..data import hardware
 from ..data import kernels as kernel
-from ..data.measurement import Measurements
+from ..data.measurement import GRID, Measurements
+from ..data.words import Words, combined, members, numbered
 from ..model.choose import for_interconnect
 from ..model.interface import LatencyModel
 from ..model.latency import total
@@ -47,8 +48,7 @@ SILENT_DTYPE = "bf16"
 class Group:
     """Rows that ran one kernel on one GPU, so that one geometry call covers them.
 
-    ``state`` is the kernel's for the rows' op and algorithm (:meth:`.Kernel.state`), ``geometry``
-    an object of ``model``, which alone knows what is in it.
+    ``geometry`` is an object of ``model``, which alone knows what is in it.
     """
 
     rows: NDArray[np.int64]
@@ -56,12 +56,40 @@ class Group:
     algorithm: str
     arch: str
     gpu: str
-    hbm_gbps: float
-    kernel_family: str
-    norm_kernel: str
-    state: str
+    kernel: kernel.Kernel
     model: LatencyModel
-    geometry: Any
+
+    @cached_property
+    def geometry(self) -> Any:
+        """What the kernel does for the shapes."""
+        return self.model.geometry(self.shapes, self.algorithm, self.kernel, self.arch)
+
+    @property
+    def hbm_gbps(self) -> float:
+        """The GPU's memory bandwidth."""
+        return hardware.hbm_gbps(self.gpu)
+
+    @property
+    def kernel_family(self) -> str:
+        """Whose kernel it is."""
+        return self.kernel.family
+
+    @property
+    def norm_kernel(self) -> str:
+        """The kernel that norms separately."""
+        return self.kernel.norm_kernel
+
+    @property
+    def state(self) -> str:
+        """The kernel's state for the op and algorithm of the rows."""
+        return self.kernel.state(self.shapes.op, self.algorithm)
+
+    def select(self, members: NDArray[np.int64], rows: NDArray[np.int64]) -> Group:
+        """Return some of the group's rows, by their place in it, as ``rows`` of another table."""
+        return Group(
+            rows, self.shapes.select(members), self.algorithm, self.arch, self.gpu, self.kernel,
+            self.model,
+        )  # fmt: skip
 
     def latency(self, values: Mapping[str, Any]) -> NDArray[np.float64]:
         """Return modelled latencies without any harness constant; (n,) or (draws, n)."""
@@ -83,8 +111,8 @@ class Observations:
 
     table: Measurements
     groups: tuple[Group, ...]
-    algorithm: NDArray[np.str_]
-    harness: NDArray[np.str_]
+    algorithm: Words
+    harness: Words
     set_aside: dict[str, int]
     read: int
     aside: tuple[SetAside, ...] = ()
@@ -106,9 +134,11 @@ class Observations:
         return self.table.latency_us
 
     @cached_property
-    def arm(self) -> NDArray[np.str_]:
+    def arm(self) -> Words:
         """What each row ran: 1stage, 2stage, or separate ops by either algorithm."""
-        return np.where(self.table.op == SEPARATE, SEPARATE_OPS, self.algorithm)
+        return combined(
+            (self.table.op, self.algorithm), lambda op, ran: SEPARATE_OPS if op == SEPARATE else ran
+        )
 
     @cached_property
     def place(self) -> tuple[str, ...]:
@@ -116,6 +146,24 @@ class Observations:
         t = self.table
         columns = (self.harness, t.gpu, t.world_size, t.tokens, t.hidden_dim, t.bytes, t.dtype)
         return tuple("|".join(map(str, key)) for key in zip(*columns, strict=True))
+
+    @cached_property
+    def group(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which group each row is of, and its place in there."""
+        which, place = np.zeros((2, len(self)), np.int64)
+        for i, group in enumerate(self.groups):
+            which[group.rows] = i
+            place[group.rows] = np.arange(group.rows.size)
+        return which, place
+
+    def latency_of(self, rows: NDArray[np.int64]) -> Callable[[Mapping[str, Any]], Any]:
+        """Return :meth:`latency` of some rows alone, as a function of the values."""
+        which, place = (column[rows] for column in self.group)
+        groups = []
+        for i in np.unique(which).tolist():
+            mine = np.flatnonzero(which == i)
+            groups.append(self.groups[i].select(place[mine], mine))
+        return lambda values: _joined(groups, values, rows.size)
 
     @property
     def size_bytes(self) -> NDArray[np.float64]:
@@ -127,12 +175,17 @@ class Observations:
 
     def latency(self, values: Mapping[str, Any]) -> NDArray[np.float64]:
         """Return modelled latencies without any harness constant; (n,) or (draws, n)."""
-        parts = [g.latency(values) for g in self.groups]
-        draws = np.broadcast_shapes(*(p.shape[:-1] for p in parts)) if parts else ()
-        out = np.empty((*draws, len(self)))
-        for g, part in zip(self.groups, parts, strict=True):
-            out[..., g.rows] = part
-        return out
+        return _joined(self.groups, values, len(self))
+
+
+def _joined(groups: Sequence[Group], values: Mapping[str, Any], count: int) -> NDArray[np.float64]:
+    """Return the latencies of groups that hold ``count`` rows together."""
+    parts = [g.latency(values) for g in groups]
+    draws = np.broadcast_shapes(*(p.shape[:-1] for p in parts)) if parts else ()
+    out = np.empty((*draws, count))
+    for g, part in zip(groups, parts, strict=True):
+        out[..., g.rows] = part
+    return out
 
 
 def observe(
@@ -150,12 +203,19 @@ def observe(
     rows that ran another family's kernels alone.
     """
     table = Measurements.of(table)
-    reason = np.full(len(table), "", dtype="U64")
+    reasons = [""]
+    # Which of them a row is set aside for, 0 for none.
+    reason = np.zeros(len(table), np.int16)
+
+    def code(why: str) -> int:
+        if why not in reasons:
+            reasons.append(why)
+        return reasons.index(why)
 
     def drop(bad: Mask, why: str) -> None:
-        reason[bad & (reason == "")] = why
+        reason[bad & (reason == 0)] = code(why)
 
-    for quality in np.unique(table.quality):
+    for quality in table.quality.used:
         if quality not in include:
             drop(table.quality == quality, f"quality is {quality}")
     drop(~np.isin(table.op, OPS), "op not modelled")
@@ -170,107 +230,130 @@ def observe(
     drop(np.isnan(table.bytes) & ~has_shape, "size not stated")
     drop((table.op != ALL_REDUCE) & ~has_shape, "tokens or hidden_dim not stated")
     drop((table.dtype != "") & ~np.isin(table.dtype, list(ELEMENT_BYTES)), "dtype not modelled")
-    for row in np.flatnonzero(reason == "").tolist():
-        model = for_interconnect(str(table.interconnect[row]))
-        asked = str(table.kernel_family[row]), str(table.arch[row]), int(table.world_size[row])
-        reason[row] = (
-            "interconnect not modelled" if model is None else model.reason_against(*asked) or ""
-        )
-    quantised = np.char.find(table.kernel_version, "fp8") >= 0
-    drop(quantised, "quantised payload")
+    place = ("interconnect", "kernel_family", "arch", "world_size")
+    for mine, i in _alike(table, np.flatnonzero(reason == 0), place):
+        model = for_interconnect(table.interconnect[i])
+        asked = table.kernel_family[i], table.arch[i], int(table.world_size[i])
+        against = "interconnect not modelled" if model is None else model.reason_against(*asked)
+        if against:
+            reason[mine] = code(against)
+    drop(table.kernel_version.each(lambda version: "fp8" in version, np.bool_), "quantised payload")
 
-    algorithm = table.algorithm.astype("U8")
-    kernels = _kernels(table, reason == "")
-    drop(np.array([ran is None for ran in kernels], np.bool_), "kernel not modelled")
-    silent = ~np.isin(algorithm, (ONE_STAGE, TWO_STAGE))
-    no_rule = np.array([not (ran and ran.plain_1stage_below_bytes) for ran in kernels], np.bool_)
-    drop(silent & ((table.op == FUSED) | no_rule), "algorithm not stated")
-    for i in np.flatnonzero(silent & (reason == "")).tolist():
-        size = table.bytes[i]
-        if np.isnan(size):
-            element = ELEMENT_BYTES[str(table.dtype[i]) or SILENT_DTYPE]
-            size = table.tokens[i] * table.hidden_dim[i] * element
-        ran = kernels[i]
-        one_stage = ran is not None and bool(ran.auto_is_1stage(table.world_size[i], size))
-        algorithm[i] = ONE_STAGE if one_stage else TWO_STAGE
+    kernels, which = _kernels(table, reason == 0)
+    drop(which < 0, "kernel not modelled")
+    silent = ~np.isin(table.algorithm, (ONE_STAGE, TWO_STAGE))
+    with_rule = np.array(
+        [bool(ran.plain_1stage_below_bytes) for ran in kernels] + [False], np.bool_
+    )
+    drop(silent & ((table.op == FUSED) | ~with_rule[which]), "algorithm not stated")
+    algorithm = _resolved(table, silent & (reason == 0), kernels, which)
     drop(
         (table.kernel_family == "vllm") & (table.world_size == 8) & (algorithm == TWO_STAGE),
         "vLLM's own 2-stage at 8 ranks not modelled",
     )
 
-    used = np.flatnonzero(reason == "")
-    rows = table.select(used)
-    algorithm = algorithm[used]
-    ran_kernels = [ran for i in used.tolist() if (ran := kernels[i]) is not None]
-    groups = _groups(rows, algorithm, ran_kernels)
-    harness = np.char.add(np.char.add(rows.source, "/"), rows.kernel_family)
-    gpus = Counter(h for h, _ in set(zip(harness.tolist(), rows.gpu.tolist(), strict=True)))
-    several = [h for h, count in gpus.items() if count > 1]
-    harness = np.where(
-        np.isin(harness, several), np.char.add(np.char.add(harness, "/"), rows.gpu), harness
-    )
-    counts = Counter(reason[reason != ""].tolist())
+    used = reason == 0
+    rows = table if used.all() else table.select(used)
+    algorithm, which = algorithm[used], which[used]
+    groups = _groups(rows, algorithm, kernels, which)
+    harness = combined((rows.source, rows.kernel_family), "{}/{}".format)
+    on_gpu = combined((harness, rows.gpu), "{}/{}".format)
+    gpus = Counter(name.rpartition("/")[0] for name in on_gpu.used)
+    if any(count > 1 for count in gpus.values()):
+        harness = combined(
+            (harness, rows.gpu), lambda name, gpu: f"{name}/{gpu}" if gpus[name] > 1 else name
+        )
+    set_aside = Words(reasons, reason)
+    counts = Counter(set_aside[~used].tolist())
     return Observations(
-        rows, groups, algorithm, harness.astype(np.str_), dict(counts.most_common()), len(table),
-        _aside(table.select(meant), reason[meant]),
+        rows, groups, algorithm, harness, dict(counts.most_common()), len(table),
+        _aside(table.select(meant & ~used), set_aside[meant & ~used]),
     )  # fmt: skip
+
+
+def _alike(
+    table: Measurements, rows: NDArray[np.int64], names: tuple[str, ...]
+) -> Iterator[tuple[NDArray[np.int64], int]]:
+    """Yield, for the rows that agree in columns, their indices in the table and the first one."""
+    some = table if rows.size == len(table) else table.select(rows)
+    number, first = some.numbered(names)
+    for mine in members(number, first.size):
+        yield rows[mine], int(rows[mine[0]])
+
+
+def _resolved(
+    table: Measurements,
+    auto: Mask,
+    kernels: list[kernel.Kernel],
+    which: NDArray[np.int64],
+) -> Words:
+    """Return what each row ran, resolved where the library chose (``auto``)."""
+    if not auto.any():
+        return table.algorithm
+    element = table.dtype.each(lambda d: ELEMENT_BYTES.get(d or SILENT_DTYPE, 0), np.int64)
+    size = np.where(np.isnan(table.bytes), table.tokens * table.hidden_dim * element, table.bytes)
+    text = table.algorithm.astype("U8")
+    for i in np.flatnonzero(auto).tolist():
+        one_stage = kernels[which[i]].auto_is_1stage(table.world_size[i], size[i])
+        text[i] = ONE_STAGE if bool(one_stage) else TWO_STAGE
+    return Words.of(text)
 
 
 def _of_family(table: Measurements, family: str) -> Mask:
     """Return the rows that a family's calibration is made of, clean or not."""
     if family == "aiter":
         return np.isin(table.kernel_family, kernel.AITER_FAMILIES)
-    columns = (table.kernel_family, table.source, table.kernel_version, table.algorithm)
-    rows = zip(*(c.tolist() for c in columns), strict=True)
-    return np.array([kernel.ran(*row) == family for row in rows], np.bool_)
+    names = ("kernel_family", "source", "kernel_version", "algorithm")
+    number, first = table.numbered(names)
+    ran = [kernel.ran(*(getattr(table, n)[i] for n in names)) for i in first.tolist()]
+    return np.array([name == family for name in ran], np.bool_)[number]
 
 
-def _aside(table: Measurements, reason: NDArray[np.str_]) -> tuple[SetAside, ...]:
+def _aside(table: Measurements, reason: Words) -> tuple[SetAside, ...]:
     """Count rows set aside by arm, source and reason, where the model knows the op."""
-    of_an_arm = (reason != "") & np.isin(table.op, OPS) & (table.gpu != "")
-    of_an_arm &= ~np.isnan(table.world_size)
+    of_an_arm = np.isin(table.op, OPS) & (table.gpu != "") & ~np.isnan(table.world_size)
     columns = (table.gpu, table.op, table.algorithm, table.kernel_family, table.source, reason)
-    rows = np.flatnonzero(of_an_arm)
-    cells = zip(*(c[rows].tolist() for c in (table.world_size, *columns)), strict=True)
+    number, first = numbered([c[of_an_arm] for c in (table.world_size, *columns)])
+    count = np.bincount(number, minlength=first.size).tolist()
+    at = np.flatnonzero(of_an_arm)[first].tolist()
+    cells = [
+        (*(c[i] for c in (table.world_size, *columns)), n) for i, n in zip(at, count, strict=True)
+    ]
     return tuple(
         {
             "gpu": gpu, "world_size": int(n), "op": op, "algorithm": algorithm,
             "kernel_family": family, "source": source, "reason": why, "rows": count,
         }
-        for (n, gpu, op, algorithm, family, source, why), count in sorted(Counter(cells).items())
+        for n, gpu, op, algorithm, family, source, why, count in sorted(cells)
     )  # fmt: skip
 
 
-def _kernels(table: Measurements, wanted: Mask) -> list[kernel.Kernel | None]:
-    """Return the kernel of each wanted row, None where it is not modelled; equal ones are one."""
-    columns = (
-        table.kernel_family, table.source, table.kernel_version, table.date, table.algorithm,
-        *(np.nan_to_num(grid) for grid in (table.workgroups, table.threads)),
-    )  # fmt: skip
-    state = list(zip(*(c.tolist() for c in columns), strict=True))
-    one: dict[kernel.Kernel, kernel.Kernel] = {}
-    found: dict[tuple[Any, ...], kernel.Kernel | None] = {}
-    for key in {state[i] for i in np.flatnonzero(wanted).tolist()}:
-        ran = kernel.of_row(*key[:5])
+def _kernels(table: Measurements, wanted: Mask) -> tuple[list[kernel.Kernel], NDArray[np.int64]]:
+    """Return the kernels of the wanted rows, and which of them each row ran, -1 for none."""
+    names = ("kernel_family", "source", "kernel_version", "date", "algorithm")
+    which = np.full(len(table), -1, np.int64)
+    kernels: dict[kernel.Kernel, int] = {}
+    for rows, i in _alike(table, np.flatnonzero(wanted), (*names, *GRID)):
+        ran = kernel.of_row(*(getattr(table, name)[i] for name in names))
         if ran is not None:
-            ran = ran.on_grid(*(int(of_row) or None for of_row in key[5:]))
-            ran = one.setdefault(ran, ran)
-        found[key] = ran
-    return [found.get(key) for key in state]
+            grid = (np.nan_to_num(getattr(table, name)[i]) for name in GRID)
+            ran = ran.on_grid(*(int(of_row) or None for of_row in grid))
+            which[rows] = kernels.setdefault(ran, len(kernels))
+    return list(kernels), which
 
 
 def _groups(
-    rows: Measurements, algorithm: NDArray[np.str_], kernels: list[kernel.Kernel]
+    rows: Measurements,
+    algorithm: Words,
+    kernels: list[kernel.Kernel],
+    which: NDArray[np.int64],
 ) -> tuple[Group, ...]:
     columns = (rows.op, algorithm, rows.dtype, rows.arch, rows.gpu, rows.interconnect)
-    cells = zip(*(c.tolist() for c in columns), strict=True)
-    keys: dict[tuple[Any, ...], list[int]] = {}
-    for i, (key, ran) in enumerate(zip(cells, kernels, strict=True)):
-        keys.setdefault((*key, id(ran)), []).append(i)
+    number, first = numbered([*columns, which])
     groups = []
-    for (op, alg, stated, arch, gpu, interconnect, _), members in keys.items():
-        ran, dtype = kernels[members[0]], stated or SILENT_DTYPE
-        index = np.array(members, np.int64)
+    for i, index in zip(first.tolist(), members(number, first.size), strict=True):
+        op, alg, stated, arch, gpu, interconnect = (column[i] for column in columns)
+        ran, dtype = kernels[which[i]], stated or SILENT_DTYPE
         tokens, hidden = rows.tokens[index], rows.hidden_dim[index]
         # A plain all-reduce may come as bytes alone; its kernel sees one row of elements.
         flat = np.isnan(tokens) | np.isnan(hidden)
@@ -279,19 +362,5 @@ def _groups(
         shapes = Shapes.of(tokens, hidden, rows.world_size[index], op=op, dtype=dtype)
         model = for_interconnect(interconnect)
         assert model is not None  # observe sets rows of other interconnects aside
-        groups.append(
-            Group(
-                rows=index,
-                shapes=shapes,
-                algorithm=alg,
-                arch=arch,
-                gpu=gpu,
-                hbm_gbps=hardware.hbm_gbps(gpu),
-                kernel_family=ran.family,
-                norm_kernel=ran.norm_kernel,
-                state=ran.state(op, alg),
-                model=model,
-                geometry=model.geometry(shapes, alg, ran, arch),
-            )
-        )
+        groups.append(Group(index, shapes, alg, arch, gpu, ran, model))
     return tuple(groups)

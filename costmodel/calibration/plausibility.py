@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..data import gpu_names, hardware
 from ..data.measurement import Measurements
+from ..data.words import members
 from ..errors import InputError
 from ..model.choose import for_interconnect
 from ..model.shape import ONE_STAGE, OPS
@@ -48,9 +49,8 @@ def check(table: Measurements) -> None:
 
 
 def _check_gpus(table: Measurements) -> None:
-    pairs = list(zip(table.gpu.tolist(), table.arch.tolist(), strict=True))
-    for gpu, arch in dict.fromkeys(pairs):
-        where = table.where(pairs.index((gpu, arch)))
+    for i in table.numbered(("gpu", "arch"))[1].tolist():
+        gpu, arch, where = table.gpu[i], table.arch[i], table.where(i)
         meant = gpu_names.looks_like(gpu)
         if meant:
             one = " or ".join(meant)
@@ -69,10 +69,9 @@ def _check_gpus(table: Measurements) -> None:
 def _check_units(table: Measurements) -> None:
     least, usual, size = _bounds(table)
     judged = ~np.isnan(usual)
-    for path, source in dict.fromkeys(
-        zip(table.path[judged].tolist(), table.source[judged].tolist(), strict=True)
-    ):
-        rows = np.flatnonzero(judged & (table.path == path) & (table.source == source))
+    number, first = table.numbered(("path", "source"))
+    for mine in members(number, first.size):
+        source, rows = table.source[int(mine[0])], mine[judged[mine]]
         fast = table.latency_us[rows] < FASTEST * least[rows]
         slow = table.latency_us[rows] > SLOWEST * usual[rows]
         if 2 * fast.sum() > rows.size:
@@ -107,17 +106,18 @@ def _bounds(table: Measurements) -> tuple[Array, Array, Array]:
     least is the launch alone, usual takes the slowest link of the kind. Ranks that share one GPU
     have no links; usual then moves the bytes of all of them through its memory once.
     """
-    element = np.array([ELEMENT_BYTES.get(d or SILENT_DTYPE, np.nan) for d in table.dtype.tolist()])
+    element = table.dtype.each(lambda d: ELEMENT_BYTES.get(d or SILENT_DTYPE, np.nan), np.float64)
     size = np.where(np.isnan(table.bytes), table.tokens * table.hidden_dim * element, table.bytes)
     ranks, launch = table.world_size, launch_us()
     stated = np.isin(table.op, OPS) & ~np.isnan(size * ranks)
     least, usual = np.full(len(table), np.nan), np.full(len(table), np.nan)
-    places = zip(table.interconnect.tolist(), table.gpu.tolist(), strict=True)
-    for interconnect, gpu in dict.fromkeys(places):
+    number, first = table.numbered(("interconnect", "gpu"))
+    for mine in members(number, first.size):
+        interconnect, gpu = table.interconnect[int(mine[0])], table.gpu[int(mine[0])]
         model = for_interconnect(interconnect)
+        mine = mine[stated[mine]]
         if model is None:
             continue
-        mine = stated & (table.interconnect == interconnect) & (table.gpu == gpu)
         if model.wiring is None:
             rate, moved, slowest = None, ranks[mine] * size[mine], hardware.hbm_gbps(gpu)
         else:

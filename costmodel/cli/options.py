@@ -37,6 +37,17 @@ class IntegerList(click.ParamType):
             self.fail(str(error), param)
 
 
+class Limit(click.FloatRange):
+    """A limit that a verdict is taken by: no nan, which nothing would exceed."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Return the number."""
+        number = float(super().convert(value, param, ctx))
+        if number != number:
+            self.fail("nan is no limit; give a number", param)
+        return number
+
+
 class Name(click.ParamType):
     """A name of which several spellings are taken; ``read`` returns the project's own."""
 

@@ -3,7 +3,8 @@
 A table of measurements is a :class:`Measurements`: one array per column, rows in file order, and
 for each row the file and line it came from, so that every message can name them. Schema 1 is a CSV
 file with the columns of :data:`COLUMNS`, and those of :data:`GRID` where a row states its launch
-grid; ``measurements/README.md`` defines them.
+grid; ``measurements/README.md`` defines them. Files are read in chunks, each cell's text once for
+all rows that repeat it: a million rows take 120 MB.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from numpy.typing import NDArray
 from ..errors import InputError, nearest
 from ..files import replacing
 from ..units import ELEMENT_BYTES
-from . import ops
+from . import csv_columns, ops
+from .csv_columns import Columns, Number
+from .words import Words, joined, numbered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +40,7 @@ GRID = ("workgroups", "threads")
 ALL_COLUMNS = (*COLUMNS, *GRID)
 INTEGER_COLUMNS = ("world_size", "tokens", "hidden_dim", "bytes", *GRID)
 NUMBER_COLUMNS = (*INTEGER_COLUMNS, "latency_us")
+TEXT_COLUMNS = tuple(name for name in COLUMNS if name not in NUMBER_COLUMNS)
 
 #: What a cell may say where schema 1 closes the list; "" is allowed where a source may be silent.
 VOCABULARY: dict[str, tuple[str, ...]] = {
@@ -47,47 +51,57 @@ VOCABULARY: dict[str, tuple[str, ...]] = {
     "gpu_evidence": ("stated", "inferred", ""),
 }  # fmt: skip
 
-Text = NDArray[np.str_]
-Number = NDArray[np.float64]
+
+def _upper(cell: str) -> str:
+    return cell.strip().upper()
+
+
+#: How the cells of text are cleaned.
+CLEANED = {name: _upper if name == "gpu" else str.strip for name in TEXT_COLUMNS}
 
 
 @dataclass(frozen=True)
 class Measurements:
     """Measured latencies, one array of equal length per schema 1 column.
 
-    Numbers are float64 with NaN for an empty cell; text is "" for an empty cell. ``path`` and
-    ``line`` say where each row was read (line 1 is the header); "" and 0 for rows made in memory.
+    Numbers are float64 with NaN for an empty cell; text is "" for an empty cell, kept as
+    :class:`.Words`, which arrays of text become. ``path`` and ``line`` say where each row was read
+    (line 1 is the header); "" and 0 for rows made in memory.
     """
 
-    source: Text
-    url: Text
-    date: Text
-    gpu: Text
-    gpu_evidence: Text
-    arch: Text
-    interconnect: Text
+    source: Words
+    url: Words
+    date: Words
+    gpu: Words
+    gpu_evidence: Words
+    arch: Words
+    interconnect: Words
     world_size: Number
-    op: Text
-    algorithm: Text
-    kernel_family: Text
-    kernel_version: Text
+    op: Words
+    algorithm: Words
+    kernel_family: Words
+    kernel_version: Words
     tokens: Number
     hidden_dim: Number
-    dtype: Text
+    dtype: Words
     bytes: Number
     latency_us: Number
-    statistic: Text
-    rank_reduction: Text
-    timing: Text
-    quality: Text
+    statistic: Words
+    rank_reduction: Words
+    timing: Words
+    quality: Words
     workgroups: Number
     threads: Number
-    path: Text
+    path: Words
     line: NDArray[np.int64]
 
+    def __post_init__(self) -> None:
+        for name in (*TEXT_COLUMNS, "path"):
+            object.__setattr__(self, name, Words.of(getattr(self, name)))
+
     def __repr__(self) -> str:
-        gpus = ", ".join(sorted({g for g in self.gpu.tolist() if g}))
-        return f"Measurements({len(self)} rows of {len(set(self.source.tolist()))} sources: {gpus})"
+        gpus = ", ".join(g for g in self.gpu.used if g)
+        return f"Measurements({len(self)} rows of {len(self.source.used)} sources: {gpus})"
 
     def __len__(self) -> int:
         return self.latency_us.size
@@ -95,6 +109,10 @@ class Measurements:
     def select(self, rows: NDArray[Any]) -> Measurements:
         """Return the rows picked by a boolean mask or an index array."""
         return Measurements(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    def numbered(self, names: Iterable[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Number the rows by their cells in these columns: see :func:`.words.numbered`."""
+        return numbered([getattr(self, name) for name in names])
 
     def where(self, row: int) -> str:
         """Return ``file:line`` of a row, for messages."""
@@ -175,14 +193,18 @@ def concat(tables: Sequence[Measurements]) -> Measurements:
         return _from_cells([], "", None)
     if len(tables) == 1:
         return tables[0]
-    joined = Measurements(
-        **{
-            f.name: np.concatenate([getattr(t, f.name) for t in tables])
-            for f in fields(Measurements)
-        }
-    )
-    _check_duplicates(joined)
-    return joined
+    table = stacked(tables)
+    _check_duplicates(table)
+    return table
+
+
+def stacked(tables: Sequence[Measurements]) -> Measurements:
+    """Join tables that may share rows."""
+    joint: dict[str, Any] = {}
+    for field in fields(Measurements):
+        parts = [getattr(table, field.name) for table in tables]
+        joint[field.name] = joined(parts) if isinstance(parts[0], Words) else np.concatenate(parts)
+    return Measurements(**joint)
 
 
 def read(path: str | Path) -> Measurements:
@@ -195,32 +217,18 @@ def read(path: str | Path) -> Measurements:
     """
     path = Path(path)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, strict=True)
-            header = next(reader, None)
-            if header is None:
-                raise InputError(f"{path}: the file is empty; schema 1 starts with a header")
-            order = _check_header(header, str(path))
-            cells, lines = [], []
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise InputError(
-                        f"{path}:{reader.line_num}: {len(row)} cells, the header has {len(header)}"
-                    )
-                row = [*map(str.strip, row), ""]  # the last cell is that of an absent column
-                cells.append([row[i] for i in order])
-                lines.append(reader.line_num)
+        columns = csv_columns.read(path, lambda header: _check_header(header, str(path)), CLEANED)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; give a schema 1 CSV file") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file; give a schema 1 CSV file in UTF-8") from None
     except csv.Error as error:
         raise InputError(f"{path}: not readable as CSV: {error}") from None
-    if not cells:
+    if columns is None:
+        raise InputError(f"{path}: the file is empty; schema 1 starts with a header")
+    if not columns.count:
         raise InputError(f"{path}: the table has a header but no rows")
-    return _from_cells(cells, str(path), lines)
+    return _table(columns)
 
 
 def read_all(paths: Iterable[str | Path]) -> Measurements:
@@ -259,8 +267,8 @@ def _cell(value: Any) -> str:
     return str(value).strip()
 
 
-def _check_header(header: Sequence[str], path: str) -> list[int]:
-    """Return, for each of :data:`ALL_COLUMNS`, its index in ``header``, -1 where it is absent.
+def _check_header(header: Sequence[str], path: str) -> dict[str, int]:
+    """Return, by name of :data:`ALL_COLUMNS`, its index in ``header``, -1 where it is absent.
 
     Raises :class:`InputError` for a header that is not schema 1.
     """
@@ -283,53 +291,21 @@ def _check_header(header: Sequence[str], path: str) -> list[int]:
     if len(names) != len(set(names)):
         twice = next(n for n in names if names.count(n) > 1)
         raise InputError(f"{path}:1: column '{twice}' stands twice")
-    return [names.index(c) if c in names else -1 for c in ALL_COLUMNS]
+    return {c: names.index(c) if c in names else -1 for c in ALL_COLUMNS}
 
 
 def _from_cells(cells: list[list[str]], path: str, lines: list[int] | None) -> Measurements:
-    columns = dict(
-        zip(
-            ALL_COLUMNS,
-            zip(*cells, strict=True) if cells else [()] * len(ALL_COLUMNS),
-            strict=True,
-        )
-    )
-    arrays: dict[str, Any] = {}
-    for name, values in columns.items():
-        if name in NUMBER_COLUMNS:
-            arrays[name] = _numbers(name, values, path, lines)
-        else:
-            arrays[name] = np.array(values, dtype=np.str_)
-    arrays["gpu"] = np.char.upper(arrays["gpu"]) if cells else arrays["gpu"]
-    table = Measurements(
-        **arrays,
-        path=np.full(len(cells), path),
-        line=np.array(lines if lines is not None else [0] * len(cells), dtype=np.int64),
-    )
+    columns = Columns({name: i for i, name in enumerate(ALL_COLUMNS)}, CLEANED, path)
+    columns.add(cells, lines)
+    return _table(columns)
+
+
+def _table(columns: Columns) -> Measurements:
+    """Return the rows that came in, checked."""
+    table = Measurements(**columns.take(), path=Words.all(columns.path, columns.count))
     _check_cells(table)
     _check_duplicates(table)
     return table
-
-
-def _numbers(name: str, values: Sequence[str], path: str, lines: list[int] | None) -> Number:
-    """Convert one column; NaN stands for an empty cell and for nothing else."""
-    try:
-        out = np.array([float(text) if text else np.nan for text in values])
-    except ValueError:
-        out = np.full(len(values), np.nan)
-    for i in np.flatnonzero(~np.isfinite(out)).tolist():
-        if values[i] and not _is_number(values[i]):
-            at = f"{path}:{lines[i]}" if lines else f"row {i}"
-            raise InputError(f"{at}: {name} is '{values[i]}', not a number")
-    return out
-
-
-def _is_number(text: str) -> bool:
-    """Tell whether a text is a finite number."""
-    try:
-        return bool(np.isfinite(float(text)))
-    except ValueError:
-        return False
 
 
 def _check_cells(table: Measurements) -> None:
@@ -348,7 +324,7 @@ def _check_cells(table: Measurements) -> None:
     fail(table.source == "", lambda _: "source is empty; name where the row comes from")
     for name, allowed in VOCABULARY.items():
         column = getattr(table, name)
-        for value in np.unique(column).tolist():
+        for value in column.used:
             if value not in allowed:
                 shown = ", ".join(a or "(empty)" for a in allowed)
                 said = f"unknown {name} '{value}'{nearest(value, allowed)}; one of {shown}"
@@ -362,9 +338,7 @@ def _check_cells(table: Measurements) -> None:
                 f"{name} is {column[row]:g}; it must be a whole number of at least 1"
             ),
         )
-    element = np.full(len(table), np.nan)
-    for dtype, size in ELEMENT_BYTES.items():
-        element[table.dtype == dtype] = size
+    element = table.dtype.each(lambda dtype: ELEMENT_BYTES.get(dtype, np.nan), np.float64)
     expected = table.tokens * table.hidden_dim * element
     wrong = ~np.isnan(expected) & ~np.isnan(table.bytes) & (expected != table.bytes)
     if wrong.any():
@@ -377,15 +351,11 @@ def _check_cells(table: Measurements) -> None:
 
 
 def _check_duplicates(table: Measurements) -> None:
-    seen: dict[tuple[Any, ...], int] = {}
-    columns = [getattr(table, name).tolist() for name in COLUMNS if name not in NUMBER_COLUMNS]
-    columns += [np.nan_to_num(getattr(table, name), nan=-1.0).tolist() for name in NUMBER_COLUMNS]
-    if len(set(zip(*columns, strict=True))) == len(table):
+    number, first = table.numbered(ALL_COLUMNS)
+    if first.size == len(table):
         return
-    for row, key in enumerate(zip(*columns, strict=True)):
-        first = seen.setdefault(key, row)
-        if first != row:
-            raise InputError(
-                f"{table.where(row)}: the same row as {table.where(first)}; "
-                "remove one, or say in kernel_version how they differ"
-            )
+    row = int(np.flatnonzero(first[number] != np.arange(len(table)))[0])
+    raise InputError(
+        f"{table.where(row)}: the same row as {table.where(int(first[number[row]]))}; "
+        "remove one, or say in kernel_version how they differ"
+    )

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration.observations import SILENT_DTYPE
-from ..data.measurement import ALL_COLUMNS, GRID, Measurements
+from ..data.measurement import ALL_COLUMNS, GRID, Measurements, stacked
+from ..data.words import Words
 from ..errors import InputError
 from ..model.shape import FUSED, ONE_STAGE, SEPARATE, SEPARATE_OPS, TWO_STAGE, Shapes
 from ..rules.rule import Rule
@@ -38,9 +39,9 @@ class Pairs:
 
     op: str
     row: NDArray[np.int64]
-    source: NDArray[np.str_]
-    gpu: NDArray[np.str_]
-    dtype: NDArray[np.str_]
+    source: Words
+    gpu: Words
+    dtype: Words
     world_size: NDArray[np.int64]
     tokens: NDArray[np.int64]
     hidden_dim: NDArray[np.int64]
@@ -100,11 +101,11 @@ class Pairs:
         Raises :class:`InputError`, naming the rule, for a world size without a claim.
         """
         out = np.zeros(len(self), np.bool_)
-        for dtype in np.unique(self.dtype):
+        for dtype in self.dtype.used:
             mine = self.dtype == dtype
             shapes = Shapes.of(
                 self.tokens[mine], self.hidden_dim[mine], self.world_size[mine],
-                op=self.op, dtype=str(dtype),
+                op=self.op, dtype=dtype,
             )  # fmt: skip
             try:
                 out[mine] = rule.use_1stage(shapes, kernel_version=kernel_version)
@@ -120,16 +121,16 @@ def calls(table: Measurements, op: str, auto: Measurements | None = None) -> Pai
     """
     mine = np.flatnonzero(table.op == op)
     stated = mine[np.isin(table.algorithm[mine], (ONE_STAGE, TWO_STAGE))]
-    call, count = _numbered(table.select(stated), ARM)
+    call, seen = _numbered(table.select(stated), ARM)
+    count = seen.size
     arms, sizes = [], []
     for algorithm in (ONE_STAGE, TWO_STAGE):
         run = table.algorithm[stated] == algorithm
         arms.append(group_median(table.latency_us[stated][run], call[run], count))
         sizes.append(np.bincount(call[run], minlength=count))
-    # Calls are numbered in the order in which they first appear.
-    first = stated[np.unique(call, return_index=True)[1]]
+    first = stated[seen]
     rows = table.select(first)
-    dtype = np.where(rows.dtype == "", SILENT_DTYPE, rows.dtype).astype(np.str_)
+    dtype = rows.dtype.renamed(lambda said: said or SILENT_DTYPE)
     # An all-reduce may come as bytes alone: one token of so many elements.
     flat = np.isnan(rows.tokens) | np.isnan(rows.hidden_dim)
     separate, chosen = np.full((2, count), np.nan)
@@ -173,8 +174,8 @@ def group_median(values: Array, group: NDArray[np.int64], count: int) -> Array:
     return out
 
 
-def _element_bytes(dtype: NDArray[np.str_]) -> NDArray[np.int64]:
-    return np.array([ELEMENT_BYTES[d] for d in dtype.tolist()], np.int64)
+def _element_bytes(dtype: Words) -> NDArray[np.int64]:
+    return dtype.each(ELEMENT_BYTES.__getitem__, np.int64)
 
 
 def _matched(rows: Measurements, others: Measurements, but: tuple[str, ...]) -> Array:
@@ -182,30 +183,18 @@ def _matched(rows: Measurements, others: Measurements, but: tuple[str, ...]) -> 
 
     Where the others ran several algorithms, the fastest counts.
     """
-    key, count = _numbered(_stacked(rows, others), but)
+    key, first = _numbered(stacked([rows, others]), but)
+    count = first.size
     mine, theirs = key[: len(rows)], key[len(rows) :]
     best = np.full(count, np.nan)
-    for algorithm in np.unique(others.algorithm):
+    for algorithm in others.algorithm.used:
         run = others.algorithm == algorithm
         best = np.fmin(best, group_median(others.latency_us[run], theirs[run], count))
     return best[mine]
 
 
-def _stacked(a: Measurements, b: Measurements) -> Measurements:
-    return Measurements(
-        **{f.name: np.concatenate([getattr(a, f.name), getattr(b, f.name)]) for f in fields(a)}
-    )
-
-
-def _numbered(table: Measurements, but: tuple[str, ...]) -> tuple[NDArray[np.int64], int]:
+def _numbered(
+    table: Measurements, but: tuple[str, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Number the rows so that equal numbers mean equal cells in all columns but ``but``."""
-    columns = []
-    for name in ALL_COLUMNS:
-        if name not in but:
-            column = getattr(table, name)
-            # NaN never equals itself; an empty cell does.
-            columns.append(np.nan_to_num(column, nan=-1.0) if column.dtype.kind == "f" else column)
-    seen: dict[tuple[object, ...], int] = {}
-    cells = zip(*(c.tolist() for c in columns), strict=True)
-    number = [seen.setdefault(key, len(seen)) for key in cells]
-    return np.array(number, np.int64), len(seen)
+    return table.numbered(name for name in ALL_COLUMNS if name not in but)

@@ -10,6 +10,7 @@ row is predicted with the kernels of its own state.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -18,10 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration.observations import Observations, observe
-from ..calibration.posterior import NOISE_DOF, TAIL, Calibration, Values
+from ..calibration.posterior import NOISE_DOF, Calibration, Values
 from ..data.measurement import Measurements
+from ..data.words import Words, combined, members, numbered
 from ..errors import InputError
 from ..model.shape import ARMS
+from . import drawn as interval
 from .setting import DRAWS, SEED
 
 if TYPE_CHECKING:
@@ -29,8 +32,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-#: Posterior draws evaluated at once against all rows.
-BLOCK = 8
+#: Calls, and posterior draws of them, that are evaluated at once: what the L2 cache holds.
+BLOCK = 2048
+DRAWS_AT_ONCE = 32
 
 #: A latency is positive.
 FLOOR_US = 1e-3
@@ -117,21 +121,26 @@ def covered(
     arch = next(iter(archs)) if len(archs) == 1 else None
     family = calibration.kernel_family
     found = observe(table, include=include, arch=arch, family=family)
-    reason = np.full(len(found), "", dtype="U64")
+    reasons: dict[str, int] = {}
+    reason = np.full(len(found), -1, np.int16)
     known_gpus = set(calibration.gpus)
     for group in found.groups:
         if (group.arch, group.gpu) not in known_gpus:
-            reason[group.rows] = "GPU not in the calibration"
+            why = "GPU not in the calibration"
         elif gpu is not None and group.gpu != gpu:
-            reason[group.rows] = "another GPU"
+            why = "another GPU"
         elif group.model.fabric != calibration.fabric:
-            reason[group.rows] = f"another fabric than the calibration's {calibration.fabric}"
+            why = f"another fabric than the calibration's {calibration.fabric}"
         elif not group.model.covers(calibration.names, group.norm_kernel):
-            reason[group.rows] = "norm kernel not in the calibration"
-    if not (reason != "").any():
+            why = "norm kernel not in the calibration"
+        else:
+            continue
+        reason[group.rows] = reasons.setdefault(why, len(reasons))
+    if not reasons:
         return found
-    kept = observe(found.table.select(reason == ""), include=include, arch=arch, family=family)
-    counts = Counter(found.set_aside) + Counter(reason[reason != ""].tolist())
+    kept = observe(found.table.select(reason < 0), include=include, arch=arch, family=family)
+    counts = Counter(found.set_aside)
+    counts += Counter({why: int((reason == code).sum()) for why, code in reasons.items()})
     return Observations(
         kept.table,
         kept.groups,
@@ -154,102 +163,111 @@ def compare(calibration: Calibration, observations: Observations) -> Rows:
             f"no row can be used: {observations.read} read, all set aside ({why}); give rows of "
             f"{', '.join(g for _, g in calibration.gpus)}"
         )
-    table = observations.table
-    pair = np.char.add(np.char.add(table.source, "/"), table.kernel_family)
-    keys, index = np.unique(np.char.add(np.char.add(pair, "/"), table.gpu), return_inverse=True)
-    harness = [_harness_key(calibration, key) for key in keys.tolist()]
-    noise = np.array([calibration.noise.get(h, calibration.typical_noise) for h in harness])[index]
-    seen = _Seen.of(calibration, observations, harness, index)
-    predicted = seen.latency(observations, calibration.values, point=True)[0]
+    calls = _Calls.of(calibration, observations)
+    holds, predicted = calls.ends(calibration)
+    lo, hi = holds[:, calls.number]
     return Rows(
         observations,
-        predicted,
-        _inside(calibration, observations, seen, noise),
-        np.array([h != "" for h in harness], np.bool_)[index],
-        noise,
+        predicted[calls.number],
+        (observations.latency_us >= lo) & (observations.latency_us < hi),
+        calls.known[calls.number],
+        calls.noise[calls.number],
     )
 
 
-def _inside(
-    calibration: Calibration,
-    observations: Observations,
-    seen: _Seen,
-    noise: Array,
-) -> NDArray[np.bool_]:
-    """Return where the measured latency lies inside the 90 % interval of its prediction.
-
-    A value is inside when between 5 and 95 % of the draws (posterior, machine, row noise) lie at
-    or below it, which spares the quantiles.
-    """
-    values = calibration.draw(DRAWS, SEED)
-    heavy = np.random.default_rng(SEED + 1).standard_t(NOISE_DOF, (DRAWS, 1))
-    below = np.zeros(len(observations))
-    for start in range(0, DRAWS, BLOCK):
-        some = slice(start, start + BLOCK)
-        block = {name: value[some] for name, value in values.items()}
-        drawn = seen.latency(observations, block)
-        drawn *= np.exp(heavy[some] * noise)
-        below += (drawn <= observations.latency_us).sum(0)
-    share = below / DRAWS
-    return (share >= TAIL) & (share <= 1 - TAIL)
-
-
 @dataclass(frozen=True)
-class _Names:
-    """A name of values per row: the distinct ones, and which of them each row has."""
+class _Calls:
+    """The calls of which the rows are measurements: rows that the model predicts alike are one.
 
-    distinct: tuple[str, ...]
-    index: NDArray[np.intp]
-
-    @classmethod
-    def of(cls, names: list[str]) -> _Names:
-        at = {name: i for i, name in enumerate(dict.fromkeys(names))}
-        return cls(tuple(at), np.array([at[name] for name in names], np.intp))
-
-    def columns(self, values: Values) -> Array:
-        """Return each row's value, (draws, n)."""
-        table = np.stack([np.ravel(values[name]) for name in self.distinct], axis=-1)
-        return np.asarray(table[:, self.index])
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What is known of each row's benchmark: names of values.
-
-    ``constant`` per row the harness of its source, or of a new one; ``nearest`` the one that a
-    point estimate takes; ``contrast`` per row that of its machine, "" for none.
+    ``number`` says which call each row is of, ``row`` which row stands for a call; calls of one
+    group stand together. ``constant`` is the value of its source's harness or of a new one's,
+    ``nearest`` the one that a point estimate takes, ``contrast`` that of its machine, "" for none.
     """
 
-    constant: _Names
-    nearest: _Names
-    contrast: _Names
+    observations: Observations
+    number: NDArray[np.int64]
+    row: NDArray[np.int64]
+    constant: Words
+    nearest: Words
+    contrast: Words
+    noise: Array
+    known: NDArray[np.bool_]
 
     @classmethod
-    def of(
-        cls,
-        calibration: Calibration,
-        rows: Observations,
-        harness: list[str],
-        index: NDArray[np.intp],
-    ) -> _Seen:
-        constant, nearest, contrast = [], [], []
+    def of(cls, calibration: Calibration, rows: Observations) -> _Calls:
+        """Find the calls and what is known of each one's benchmark."""
+        table, group = rows.table, rows.group[0]
+        harness = combined(
+            (table.source, table.kernel_family, table.gpu),
+            lambda *names: _harness_key(calibration, "/".join(names)),
+        )
+        sizes = (table.tokens, table.hidden_dim, table.world_size, table.bytes)
+        number, first = numbered((group, harness, *sizes))
+        order = np.argsort(group[first], kind="stable")
+        rank = np.empty_like(order)
+        rank[order] = np.arange(order.size)
+        row = first[order]
+        key = harness[row]
         closest = cache(calibration.nearest_source)
-        columns = (index, rows.table.gpu, rows.table.op, rows.arm)
-        for at, gpu, op, arm in zip(*(c.tolist() for c in columns), strict=True):
-            key = harness[at]
-            constant.append(f"harness[{key}]")
-            nearest.append(f"harness[{key or closest(gpu, op) or ''}]")
-            own = f"contrast[{key}|{arm}]" if key else f"contrast[{arm}]"
-            contrast.append(own if key == "" or (key, arm) in calibration.contrast else "")
-        return cls(_Names.of(constant), _Names.of(nearest), _Names.of(contrast))
 
-    def latency(self, rows: Observations, values: Values, *, point: bool = False) -> Array:
-        """Return latencies, (draws, n); one draw for point values."""
-        none = np.zeros(np.size(values["harness_us"]))
-        values = {"": none, **{f"contrast[{arm}]": none for arm in ARMS}, **values}
-        base = np.atleast_2d(rows.latency(values))
-        constant = (self.nearest if point else self.constant).columns(values)
-        return np.maximum(base + constant + self.contrast.columns(values), FLOOR_US)
+        def contrast(harness: str, arm: str) -> str:
+            if not harness:
+                return f"contrast[{arm}]"
+            return f"contrast[{harness}|{arm}]" if (harness, arm) in calibration.contrast else ""
+
+        return cls(
+            rows,
+            rank[number],
+            row,
+            key.renamed("harness[{}]".format),
+            combined(
+                (key, table.gpu[row], table.op[row]),
+                lambda harness, gpu, op: f"harness[{harness or closest(gpu, op) or ''}]",
+            ),
+            combined((key, rows.arm[row]), contrast),
+            key.each(
+                lambda name: calibration.noise.get(name, calibration.typical_noise), np.float64
+            ),
+            key != "",
+        )
+
+    def ends(self, calibration: Calibration) -> tuple[Array, Array]:
+        """Return, per call, between which latencies a row lies inside its interval, and the point.
+
+        The interval is over draws of posterior, machine and row noise. Draws and calls come in
+        blocks that fit the cache.
+        """
+        drawn = {"": np.zeros((DRAWS, 1)), **calibration.draw(DRAWS, SEED)}
+        point = {"": 0.0, **{f"contrast[{arm}]": 0.0 for arm in ARMS}, **calibration.values}
+        drawn = {**{f"contrast[{arm}]": drawn[""] for arm in ARMS}, **drawn}
+        heavy = np.random.default_rng(SEED + 1).standard_t(NOISE_DOF, (DRAWS, 1))
+        holds, predicted = np.empty((2, self.row.size)), np.empty(self.row.size)
+        for start in range(0, self.row.size, BLOCK):
+            some = slice(start, start + BLOCK)
+            latency = self.observations.latency_of(self.row[some])
+            predicted[some] = self._benchmarked(latency, point, self.nearest, some)
+            seen = np.empty((DRAWS, predicted[some].size))
+            for first in range(0, DRAWS, DRAWS_AT_ONCE):
+                few = slice(first, first + DRAWS_AT_ONCE)
+                values = {name: value[few] for name, value in drawn.items()}
+                seen[few] = self._benchmarked(latency, values, self.constant, some)
+                seen[few] *= np.exp(heavy[few] * self.noise[some])
+            holds[:, some] = interval.holds(seen)
+        return holds, predicted
+
+    def _benchmarked(
+        self, latency: Callable[[Values], Array], values: Values, constant: Words, some: slice
+    ) -> Array:
+        """Return latencies with what each call's benchmark and machine add, (draws, n) or (n,)."""
+        added = sum(_columns(values, names[some]) for names in (constant, self.contrast))
+        return np.maximum(latency(values) + added, FLOOR_US)
+
+
+def _columns(values: Values, names: Words) -> Array:
+    """Return each row's value, (draws, n), or (n,) for point values."""
+    table = np.stack([np.ravel(values.get(name, 0.0)) for name in names.words], axis=-1)
+    found = table[:, names.codes]
+    return found if np.ndim(values["launch_us"]) else found[0]
 
 
 def _harness_key(calibration: Calibration, key: str) -> str:
@@ -260,7 +278,7 @@ def _harness_key(calibration: Calibration, key: str) -> str:
     return ""
 
 
-def offsets_without_row(residual: Array, weight: Array, source: NDArray[np.str_]) -> Array:
+def offsets_without_row(residual: Array, weight: Array, source: Words | NDArray[np.str_]) -> Array:
     """Return, per row, the offset that fits the other rows of its source best.
 
     The offset of a set of rows is the weighted median of their residuals; with weights 1 / measured
@@ -268,8 +286,8 @@ def offsets_without_row(residual: Array, weight: Array, source: NDArray[np.str_]
     with few rows does not explain itself. 0 for the only row of a source.
     """
     out = np.zeros(residual.size)
-    _, index, count = np.unique(source, return_inverse=True, return_counts=True)
-    for rows in np.split(np.argsort(index, kind="stable"), np.cumsum(count)[:-1]):
+    number, first = numbered([source])
+    for rows in members(number, first.size):
         if rows.size < 2:
             continue
         order = rows[np.argsort(residual[rows], kind="stable")]

@@ -151,7 +151,7 @@ def _report(found: Conclusion, command: str) -> list[str]:
         measurements=[directory / ROWS],
         files=[directory / CALIBRATION],
     )
-    write_report(gathered, directory / REPORT, command=command, force=True)
+    write_report([gathered], directory / REPORT, command=command, force=True)
     return [REPORT]
 
 
