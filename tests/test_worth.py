@@ -407,7 +407,10 @@ def test_a_deployment_is_part_of_the_record():
         (("--captured", "99999999"), "captured size 99999999"),
         (("--step-ms", 0), "0.0 ms; give one above 0"),
         (("--step-ms", "nan"), "nan ms"),
-        (("--calls-of", "trt"), "unknown engine 'trt' (did you mean aiter?); one of vllm, sglang, atom, aiter"),
+        (
+            ("--calls-of", "trt"),
+            "unknown engine 'trt' (did you mean aiter?); one of vllm, sglang, atom, aiter",
+        ),
         (("--expert-parallel", "sideways"), "one of all-reduce, all-to-all"),
         (("--captured", "2", "--draft-tokens", 3, "--calls-of", "vllm"), "no captured size holds"),
     ],

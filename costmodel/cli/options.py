@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,19 @@ class IntegerList(click.ParamType):
             return integers(str(value))
         except InputError as error:
             self.fail(str(error), param)
+
+
+class Finite(click.FloatRange):
+    """A number of a range; what is no number or has no end would switch off what it limits."""
+
+    name = "float"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """Return the number."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number", param, ctx)
+        return number
 
 
 class Name(click.ParamType):

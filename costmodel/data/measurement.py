@@ -12,6 +12,7 @@ import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,13 @@ from ..errors import InputError, nearest
 from ..files import replacing
 from ..units import ELEMENT_BYTES
 from . import ops
+from .ranges import LARGEST
 
 if TYPE_CHECKING:
     import pandas as pd
+
+#: A longer line is no row: 21 cells of the length that the csv module takes would fit twice.
+LINE_CHARACTERS = 1 << 22
 
 #: Columns of schema 1 that every file has, in order.
 COLUMNS = (
@@ -36,7 +41,11 @@ COLUMNS = (
 GRID = ("workgroups", "threads")
 ALL_COLUMNS = (*COLUMNS, *GRID)
 INTEGER_COLUMNS = ("world_size", "tokens", "hidden_dim", "bytes", *GRID)
+#: Largest whole number of a cell; bytes of a call of that many tokens and hidden elements.
+LARGEST_BYTES = LARGEST * LARGEST * max(ELEMENT_BYTES.values())
 NUMBER_COLUMNS = (*INTEGER_COLUMNS, "latency_us")
+
+TEXT_COLUMNS = tuple(name for name in COLUMNS if name not in NUMBER_COLUMNS)
 
 #: What a cell may say where schema 1 closes the list; "" is allowed where a source may be silent.
 VOCABULARY: dict[str, tuple[str, ...]] = {
@@ -196,7 +205,8 @@ def read(path: str | Path) -> Measurements:
     path = Path(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, strict=True)
+            # A line beyond LINE_CHARACTERS comes in pieces, none of which has the header's cells.
+            reader = csv.reader(iter(partial(stream.readline, LINE_CHARACTERS), ""), strict=True)
             header = next(reader, None)
             if header is None:
                 raise InputError(f"{path}: the file is empty; schema 1 starts with a header")
@@ -353,8 +363,26 @@ def _check_cells(table: Measurements) -> None:
                 shown = ", ".join(a or "(empty)" for a in allowed)
                 said = f"unknown {name} '{value}'{nearest(value, allowed)}; one of {shown}"
                 fail(column == value, lambda _, said=said: said)  # type: ignore[misc]
+    for name in TEXT_COLUMNS:
+        column = getattr(table, name)
+        if "".join(column.tolist()).isprintable():
+            continue
+        seen = np.array([text.isprintable() for text in column.tolist()])
+        fail(
+            ~seen,
+            lambda row, name=name, column=column: (  # type: ignore[misc]
+                f"{name} is '{column[row]}', which holds a character that cannot be printed"
+            ),
+        )
     for name in INTEGER_COLUMNS:
         column = getattr(table, name)
+        largest = LARGEST_BYTES if name == "bytes" else LARGEST
+        fail(
+            column > largest,
+            lambda row, name=name, column=column, largest=largest: (  # type: ignore[misc]
+                f"{name} is {column[row]:g}; the largest that is taken is {largest}"
+            ),
+        )
         given = ~np.isnan(column)
         fail(
             given & ~((column >= 1) & (column == np.floor(column))),

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..data import ops
+from ..data.ranges import LARGEST
 from ..errors import InputError, nearest
 from ..units import element_bytes, read_dtype
 
@@ -121,15 +122,19 @@ class Shapes:
         Raises :class:`InputError` for an unknown op, dtype or world size and for sizes below 1.
         """
         op, dtype = modelled_op(op), read_dtype(dtype)
-        t, h, n = np.broadcast_arrays(
-            np.asarray(tokens, np.int64),
-            np.asarray(hidden_dim, np.int64),
-            np.asarray(world_size, np.int64),
-        )
-        if t.size and int(t.min()) < 1:
-            raise InputError(f"tokens must be 1 or more, got {int(t.min())}")
-        if h.size and int(h.min()) < 1:
-            raise InputError(f"hidden_dim must be 1 or more, got {int(h.min())}")
+        arrays = [
+            _sizes(values, name)
+            for values, name in (
+                (tokens, "tokens"), (hidden_dim, "hidden_dim"), (world_size, "world_size")
+            )
+        ]  # fmt: skip
+        try:
+            t, h, n = np.broadcast_arrays(*arrays)
+        except ValueError:
+            sizes = ", ".join(str(a.shape) for a in arrays)
+            raise InputError(
+                f"tokens, hidden_dim and world_size of shapes {sizes} do not go together"
+            ) from None
         known_size = (n == 2) | (n == 4) | (n == 8)
         if not known_size.all():
             bad = int(n[~known_size].flat[0])
@@ -154,3 +159,23 @@ class Shapes:
 
     def __len__(self) -> int:
         return self.tokens.size
+
+
+def _sizes(values: ArrayLike, name: str) -> NDArray[np.int64]:
+    """Return sizes as int64; raise :class:`InputError` for what is none from 1 to LARGEST."""
+    try:
+        given = np.asarray(values)
+        if given.size == 0:
+            return given.astype(np.int64)
+        if given.dtype.kind not in "iuf" or (
+            given.dtype.kind == "f" and (given != np.floor(given)).any()
+        ):
+            raise ValueError
+    except ValueError:  # ragged; no numbers, or none that are whole
+        raise InputError(f"{name} must be whole numbers, got {repr(values)[:80]}") from None
+    least, most = given.min(), given.max()
+    if least < 1:
+        raise InputError(f"{name} must be 1 or more, got {least:.12g}")
+    if most > LARGEST:
+        raise InputError(f"{name} goes up to {LARGEST}, got {most:.12g}")
+    return given.astype(np.int64, copy=False)
