@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..data import ops
-from ..data.ranges import LARGEST
+from ..data.ranges import sizes
 from ..errors import InputError, nearest
 from ..units import element_bytes, read_dtype
 
@@ -123,7 +123,7 @@ class Shapes:
         """
         op, dtype = modelled_op(op), read_dtype(dtype)
         arrays = [
-            _sizes(values, name)
+            sizes(values, name)
             for values, name in (
                 (tokens, "tokens"), (hidden_dim, "hidden_dim"), (world_size, "world_size")
             )
@@ -131,9 +131,9 @@ class Shapes:
         try:
             t, h, n = np.broadcast_arrays(*arrays)
         except ValueError:
-            sizes = ", ".join(str(a.shape) for a in arrays)
+            of = ", ".join(str(a.shape) for a in arrays)
             raise InputError(
-                f"tokens, hidden_dim and world_size of shapes {sizes} do not go together"
+                f"tokens, hidden_dim and world_size of shapes {of} do not go together"
             ) from None
         known_size = (n == 2) | (n == 4) | (n == 8)
         if not known_size.all():
@@ -159,23 +159,3 @@ class Shapes:
 
     def __len__(self) -> int:
         return self.tokens.size
-
-
-def _sizes(values: ArrayLike, name: str) -> NDArray[np.int64]:
-    """Return sizes as int64; raise :class:`InputError` for what is none from 1 to LARGEST."""
-    try:
-        given = np.asarray(values)
-        if given.size == 0:
-            return given.astype(np.int64)
-        if given.dtype.kind not in "iuf" or (
-            given.dtype.kind == "f" and (given != np.floor(given)).any()
-        ):
-            raise ValueError
-    except ValueError:  # ragged; no numbers, or none that are whole
-        raise InputError(f"{name} must be whole numbers, got {repr(values)[:80]}") from None
-    least, most = given.min(), given.max()
-    if least < 1:
-        raise InputError(f"{name} must be 1 or more, got {least:.12g}")
-    if most > LARGEST:
-        raise InputError(f"{name} goes up to {LARGEST}, got {most:.12g}")
-    return given.astype(np.int64, copy=False)
