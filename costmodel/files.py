@@ -122,9 +122,10 @@ def _other_schema(text: str | bytes, kind: type[Any]) -> str:
         return ""
     try:
         stated = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("schema", b"null")
-    except msgspec.DecodeError:  # no object, or truncated, which is said in its own words
+        schema = msgspec.json.decode(stated)
+    except (msgspec.DecodeError, RecursionError):  # no object, or odd: said in its own words
         return ""
-    schema, (known,) = msgspec.json.decode(stated), get_type_hints(kind)["schema"].__args__
+    (known,) = get_type_hints(kind)["schema"].__args__
     return "" if schema == known else f"schema is {schema!r}, this version reads '{known}'"
 
 
