@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import costmodel as cm
 from costmodel.data import architectures, deployment, llms, measurement, statements
@@ -22,7 +26,11 @@ from costmodel.data.importers.torch_table import _TO_US
 from costmodel.data.model_layers import layers_of
 from costmodel.data.ranges import LARGEST, integers
 from costmodel.data.workload import captured_batch_sizes
+from costmodel.decide import adequacy, fit_report
+from costmodel.decide.adequacy import one_stage_window
+from costmodel.decide.regret import Arms
 from costmodel.errors import InputError
+from costmodel.model import parameters
 
 
 def test_captured_batch_sizes_are_those_of_the_engines():
@@ -201,3 +209,73 @@ def test_rows_made_in_memory_are_counted_from_the_second_line(row):
     again = {**row, "tokens": 16, "bytes": 131072}
     table = cm.Measurements.from_rows([row, again, {**row, "tokens": 32, "bytes": 262144}], "mine")
     assert table.line.tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize("arch", ["gfx942", "gfx950"])
+def test_a_fit_report_says_what_was_learnt_and_how_sources_differ(arch):
+    calibration = cm.shipped(arch)
+    for i, said in enumerate(fit_report._parameters(calibration)):
+        sd = parameters.prior(said["name"]).sd
+        assert said["name"] == calibration.names[i]
+        share = 1 - calibration.covariance[i, i] / (sd * sd)
+        assert said["prior_only"] == (share < fit_report.SEEN)
+    first = len(calibration.names) + len(calibration.harness)
+    found = fit_report._contrasts(calibration)
+    assert len(found) == len(calibration.contrast)
+    for i, said in enumerate(found):
+        sd = calibration.covariance[first + i, first + i] ** 0.5
+        assert said["us"] == pytest.approx(calibration.mean[first + i])
+        assert said["us"] - said["lo"] == pytest.approx(1.6449 * sd, rel=1e-3)
+        assert said["hi"] - said["us"] == pytest.approx(1.6449 * sd, rel=1e-3)
+
+
+def test_ranges_are_measured_again_at_their_ends_and_middle():
+    calibration = cm.shipped("gfx950")
+    arm = calibration.measured("MI355X", 4, "fused_ar_rmsnorm", "1stage")
+    found = fit_report._again(calibration, "MI355X", 4)
+    sizes = [arm.min_bytes, (arm.min_bytes * arm.max_bytes) ** 0.5, arm.max_bytes]
+    wanted = [max(1, round(size / (7168 * 2))) for size in sizes]
+    assert [e["tokens"] for e in found] == 2 * wanted
+    assert [e["algorithm"] for e in found] == 3 * ["1stage"] + 3 * ["2stage"]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 10_000), st.booleans())
+def test_the_best_window_is_the_best_of_all_windows(seed, limited):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 12))
+    size = np.arange(1, n + 1) * 1024
+    one_us, two_us = rng.uniform(1, 10, (2, 1, n))
+    weight = rng.dirichlet(np.ones(n))
+    arms = Arms(cm.Shapes.of(1, size // 2, 4), weight, one_us, two_us, "0.1.20")
+    cutoff = int(size[rng.integers(n)]) if limited else None
+    # What 1-stage costs more on each call, by the project's own regret: gain is what it spares.
+    cost = -weight * arms.expected_gain
+    sums = {(i, j): cost[i:j].sum() for i in range(n) for j in range(i + 1, n + 1)}
+    (i, j), least = min(sums.items(), key=lambda item: item[1])
+    found = one_stage_window(arms, cutoff)
+    if found is None:
+        assert i == 0 or least >= 0
+        return
+    at = n if cutoff is None else int(np.sum(size <= cutoff))
+    inside = (np.arange(n) >= i) & (np.arange(n) < j)
+    differ = weight[inside != (np.arange(n) < at)].sum()
+    lo, hi, gain, share = dataclasses.astuple(found)
+    assert (lo, hi) == (size[i], size[j - 1])
+    assert share == pytest.approx(differ)
+    assert gain == pytest.approx(100 * (cost[:at].sum() - least) / differ)
+
+
+def test_hidden_sizes_beyond_those_named_are_counted():
+    decided = cm.recommend(cm.Setting.shipped("MI355X"), world_sizes=(4,)).cutoffs[0].adequacy
+    one = decided.by_hidden[0]
+    losing = tuple(
+        dataclasses.replace(one, hidden_dim=1024 * i, contested_gain_pct=50.0 + i)
+        for i in range(1, adequacy.NAMED + 3)
+    )
+    (said,) = dataclasses.replace(decided, by_hidden=losing, window=None).reasons()
+    assert said.endswith(" and 2 more")
+    (said,) = dataclasses.replace(
+        decided, by_hidden=losing[: adequacy.NAMED], window=None
+    ).reasons()
+    assert "more" not in said
