@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import pkgutil
 
 import numpy as np
 import pytest
@@ -279,3 +281,16 @@ def test_hidden_sizes_beyond_those_named_are_counted():
         decided, by_hidden=losing[: adequacy.NAMED], window=None
     ).reasons()
     assert "more" not in said
+
+
+def test_records_of_questions_and_answers_cannot_be_changed():
+    """What is being filled while a file is read is all that may be."""
+    for wing in ("model", "rules", "decide", "calibration", "data"):
+        package = importlib.import_module(f"costmodel.{wing}")
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if found.name.startswith("costmodel.data.importers"):
+                continue
+            for kind in vars(importlib.import_module(found.name)).values():
+                if isinstance(kind, type) and kind.__module__ == found.name:
+                    held = vars(kind).get("__dataclass_params__")
+                    assert held is None or held.frozen, kind
