@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+#: Longest line, in characters, of an error on a terminal: names in it may have any length.
+LONGEST = 500
+
 
 class InputError(ValueError):
     """Input from outside (a file, an option, an argument) that cannot be used.
@@ -17,6 +20,13 @@ def one_line(message: str) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line
     )
+
+
+def cut_short(line: str) -> str:
+    """Return a line of at most :data:`LONGEST` characters: a longer one without its middle."""
+    if len(line) <= LONGEST:
+        return line
+    return f"{line[: LONGEST - 205]} ... {line[-200:]}"
 
 
 def nearest(word: str, known: list[str] | tuple[str, ...], limit: int = 3) -> str:

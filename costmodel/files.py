@@ -12,19 +12,34 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, get_type_hints
 
-from .errors import InputError
+from .errors import InputError, one_line
+from .units import MIB
 
 T = TypeVar("T")
 
+#: The largest file that is read as a whole.
+WHOLE_BYTES = 256 * MIB
+
+_SPACES = str.maketrans("\n\r\t", "   ")
+
 
 def read_text(path: str | Path, wanted: str) -> str:
-    """Return the text of a UTF-8 file; raise :class:`InputError` that says what is ``wanted``."""
+    """Return the text of a UTF-8 file, of :data:`WHOLE_BYTES` at most, lines ended by a newline.
+
+    Raises :class:`InputError` that says what is ``wanted``.
+    """
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; give {wanted}") from None
+        with open(path, "rb") as stream:
+            content = stream.read(WHOLE_BYTES + 1)  # a device may have no end
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file; give {wanted}") from None
+    except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
+        said = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: {said}; give {wanted}") from None
+    if len(content) > WHOLE_BYTES:
+        raise InputError(f"{path}: more than {WHOLE_BYTES // MIB} MiB; give {wanted}")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_json(path: str | Path, kind: type[T], wanted: str, *, foreign: bool = False) -> T:
@@ -41,14 +56,19 @@ def parse_json(
 
     Raises :class:`InputError` that names ``where`` and what is ``wanted``: for text that is no
     JSON, with the line; for a ``schema`` other than the one ``kind`` states; and else with the path
-    of the field that is missing or of another type.
+    of the field that is missing or of another type. Text of costmodel's own formats that holds a
+    control character (line breaks and tabs aside) is refused too: it would reach a terminal.
     """
     import msgspec
 
     try:
         if foreign:
             return msgspec.convert(json.loads(text), kind, str_keys=True)
-        return msgspec.json.decode(text, type=kind)
+        found = msgspec.json.decode(text, type=kind)
+        hidden = _unprintable(text)
+        if hidden is None:
+            return found
+        wrong = f"'{one_line(hidden[:60])}' holds a character that cannot be printed"
     except msgspec.ValidationError as error:
         what, _, at = str(error).partition(" - at `$")
         what, place = what[0].lower() + what[1:], at.rstrip("`").lstrip(".")
@@ -67,6 +87,26 @@ def parse_json(
     raise InputError(f"{where}: {wrong}; give {wanted}")
 
 
+def _unprintable(text: str | bytes) -> str | None:
+    """Return a word of JSON text that cannot be printed, None where there is none."""
+    import msgspec
+
+    raw = text if isinstance(text, str) else text.decode()
+    # Nearly every file: nothing is escaped, so what is seen is what is there.
+    if "\\" not in raw and raw.translate(_SPACES).isprintable():
+        return None
+    waiting = [msgspec.json.decode(text)]
+    while waiting:
+        here = waiting.pop()
+        if isinstance(here, str) and not here.translate(_SPACES).isprintable():
+            return here
+        if isinstance(here, dict):
+            waiting += [*here, *here.values()]
+        elif isinstance(here, list):
+            waiting += here
+    return None
+
+
 def json_text(record: Any, indent: int = 1) -> str:
     """Return a record as the text of a JSON file; a number that is not finite is null."""
     import msgspec
@@ -82,9 +122,10 @@ def _other_schema(text: str | bytes, kind: type[Any]) -> str:
         return ""
     try:
         stated = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("schema", b"null")
-    except msgspec.DecodeError:  # no object, or truncated, which is said in its own words
+        schema = msgspec.json.decode(stated)
+    except (msgspec.DecodeError, RecursionError):  # no object, or odd: said in its own words
         return ""
-    schema, (known,) = msgspec.json.decode(stated), get_type_hints(kind)["schema"].__args__
+    (known,) = get_type_hints(kind)["schema"].__args__
     return "" if schema == known else f"schema is {schema!r}, this version reads '{known}'"
 
 

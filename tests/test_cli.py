@@ -260,6 +260,8 @@ def test_algorithms_go_by_any_name(algorithm):
         (["explain", "--arch", "gfx942", "--tp", "5", "--all"], "unknown world size 5"),
         (["predict", "--arch", "gfx942", "--tokens", "1..2..3"], "8:64:8"),
         (["predict", "--arch", "gfx942", "--tokens", "9999999999999999999999"], "goes beyond"),
+        (["recommend", "--arch", "x" * 100_000], "xxx ... xxx"),
+        (["plan", "--arch", "gfx942", "--noise", "nan"], "nan is not a finite number"),
         (["recommend", "--arch", "a\x1b[31m\u202ered"], "a\\x1b[31m\\u202ered"),
         (["models", "--format", "xml"], "'xml' is not one of 'table', 'csv', 'json'"),
     ],

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 
 from costmodel.errors import InputError
-from costmodel.files import check_free, replacing
+from costmodel.files import check_free, parse_json, read_text, replacing
 
 
 def write(path, text="new\n"):
@@ -157,3 +159,26 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, size):
 def test_a_device_that_is_full_is_one_line():
     with pytest.raises(InputError, match="/dev/full: cannot write: No space left on device"):
         write("/dev/full")
+
+
+def test_what_has_no_end_or_is_no_name_is_refused():
+    for path, says in (("/dev/zero", "more than 256 MiB"), ("a\0b", "null"), ("/", "directory")):
+        with pytest.raises(InputError, match=says):
+            read_text(path, "a file of words")
+
+
+@pytest.mark.parametrize("word", ["a\x1b[31m", "a\x07", "a\u202eb", "\x7f", "\udc80"])
+@pytest.mark.parametrize("escaped", [True, False])
+def test_text_of_our_formats_holds_no_control_character(word, escaped):
+    for held in ({"a": word}, {word: 1}, ["a", {"b": [word]}]):
+        text = json.dumps(held, ensure_ascii=escaped)
+        with pytest.raises(InputError, match=r"^here: "):
+            parse_json(text, Any, "here", "words")
+
+
+def test_words_of_every_language_and_line_breaks_are_let_through():
+    held = {"größe": "行\t\n", "b": '"\\ \U0001f600'}
+    for ascii_only in (True, False):
+        text = json.dumps(held, ensure_ascii=ascii_only, indent=1)
+        assert parse_json(text, Any, "here", "words") == held
+        assert parse_json(text.encode(), Any, "here", "words") == held

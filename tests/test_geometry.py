@@ -269,3 +269,31 @@ def test_limits_by_release():
     for k in (first, middle, last):
         assert (k.fused_1stage_max_packs, k.fused_2stage_min_packs) == (1024, 64)
         assert k.plain_1stage_below_bytes == ((4, 160 * KIB), (8, 80 * KIB))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        ((2**62, 7168, 8), "tokens goes up to 1073741824, got 4.61168601843e"),
+        ((8, 2**63, 8), "hidden_dim goes up to 1073741824"),
+        ((2**70, 7168, 8), "tokens must be whole numbers, got 1180591620717411303424"),
+        ((1.5, 7168, 8), "tokens must be whole numbers, got 1.5"),
+        ((float("nan"), 7168, 8), "tokens must be whole numbers"),
+        ((8, float("inf"), 8), "hidden_dim goes up to 1073741824, got inf"),
+        ((8, "7168", 8), "hidden_dim must be whole numbers, got '7168'"),
+        ((8, None, 8), "hidden_dim must be whole numbers, got None"),
+        (([[1], [1, 2]], 7168, 8), "tokens must be whole numbers"),
+        ((-1, 7168, 8), "tokens must be 1 or more, got -1"),
+        (([1, 2], [1, 2, 3], 8), r"of shapes \(2,\), \(3,\), \(\) do not go together"),
+    ],
+)
+def test_sizes_that_no_call_has_are_refused(sizes, says):
+    with pytest.raises(InputError, match=says):
+        Shapes.of(*sizes)
+
+
+def test_the_largest_sizes_have_their_bytes():
+    shapes = Shapes.of(2.0**30, 2**30, 8, dtype="fp32")
+    assert int(shapes.bytes) == 2**62
+    assert shapes.tokens.dtype == np.int64
+    assert len(Shapes.of([], 7168, 8)) == 0

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from costmodel.data.workload import Workload, captured_batch_sizes, snap_tokens
+from costmodel.decide import recommendation
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.regret import Arms, Cell
 from costmodel.decide.setting import Setting
@@ -235,3 +238,16 @@ def test_captured_sizes_that_lie_far_apart_are_no_uncertainty(gpu):
     for wide, narrow in zip(every.cutoffs, one.cutoffs, strict=True):
         assert wide.claimed
         assert narrow.claimed
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.89, False), (0.90, True), (1.0, True)])
+def test_always_is_said_from_nine_draws_in_ten_on(share, verdict):
+    setting = Setting.shipped("MI355X")
+    _, best = recommendation.weigh(setting, Workload.of([7168]), 4)
+    best = dataclasses.replace(best, always=share)
+    evidence = recommendation.arms_evidence(setting, 4)
+    reason, said = recommendation._verdict(setting, best, 4, evidence)
+    assert (said == "always_1stage") == verdict
+    if verdict:
+        assert reason.endswith(f"in {100 * share:.0f} % of the posterior")
+        assert "by physics" not in reason

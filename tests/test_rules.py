@@ -303,7 +303,9 @@ class TestRule:
         with pytest.raises(InputError, match="No such file"):
             catalogue.load(tmp_path / "none.json")
 
-    @pytest.mark.parametrize("version", ["0.1.10.post3", "0.1.12", "0.1.16", kernel.LATEST])
+    @pytest.mark.parametrize(
+        "version", ["0.1.7", "0.1.10", "0.1.10.post3", "0.1.12", "0.1.16", kernel.LATEST]
+    )
     def test_validity_is_what_the_kernel_takes(self, version):
         found = kernel.aiter(version)
         tokens, hidden = np.meshgrid([1, 80, 81, 500], [512, 2880, 2884, 4096, 8192, 8200, 16384])

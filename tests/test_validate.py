@@ -510,7 +510,7 @@ def test_the_command_fails_with_1_and_the_reason(gfx950, tmp_path):
         (("--arch", "gfx950", "--published", "--include", "nois"), "did you mean noisy"),
         (("--arch", "gfx950", "--measurements", "nowhere.csv"), "nowhere.csv"),
         (("--arch", "gfx950", "--published", "--hidden", "2881"), "hidden % 8 == 0"),
-        (("--arch", "gfx950", "--published", "--max-median-error", "nan"), "nan is no limit"),
+        (("--arch", "gfx950", "--published", "--max-median-error", "nan"), "nan is not a finite"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(args, said):
@@ -526,3 +526,19 @@ def test_rows_of_other_gpus_are_refused_with_why(gfx950, published):
     others = published.select(published.arch != "gfx950")
     with pytest.raises(InputError, match=r"no row can be used: \d+ read.*give rows of MI350X"):
         compare(gfx950.calibration, covered(gfx950.calibration, others))
+
+
+@pytest.mark.parametrize(
+    ("column", "other"),
+    [
+        ("source", "yours"), ("url", "https://example.org"), ("date", "2026-09-02"),
+        ("gpu", "MI350X"), ("gpu_evidence", "inferred"), ("interconnect", "xgmi-bridge"),
+        ("world_size", 8), ("kernel_family", "vllm"), ("kernel_version", "0.1.18"), ("tokens", 16),
+        ("hidden_dim", 4096), ("dtype", "fp16"), ("statistic", "mean"), ("rank_reduction", "mean"),
+        ("timing", "eager"), ("workgroups", 80), ("threads", 512),
+    ],
+)  # fmt: skip
+def test_no_pair_is_made_across_a_column(column, other):
+    """Above all not across GPUs: the difference would be theirs and not the algorithms'."""
+    rows = table(a_row(), a_row(algorithm="2stage", latency_us=8.0, **{column: other}))
+    assert not calls(rows, FUSED).both.any()

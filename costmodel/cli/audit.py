@@ -40,7 +40,7 @@ HIDDEN_DIMS = (2880, 4096, 5120, 7168)
 @options.world_sizes
 @click.option(
     "--fail-above",
-    type=options.Limit(),
+    type=options.Finite(),
     metavar="PCT",
     help="Exit with 1 when the installed rule loses more than this many percent.",
 )

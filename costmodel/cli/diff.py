@@ -28,7 +28,7 @@ CALIBRATION, ROWS, TREE = "a calibration", "measurements", "an engine"
 @question.workload_options
 @options.world_sizes
 @click.option(
-    "--fail-above", type=options.Limit(min=0), metavar="PCT",
+    "--fail-above", type=options.Finite(min=0), metavar="PCT",
     help="Exit with 1 where the old cutoff or the new rule loses more than this, or an arm became "
     "slower by more, beyond noise.",
 )  # fmt: skip

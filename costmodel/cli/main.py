@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from .. import __version__
-from ..errors import InputError, nearest, one_line
+from ..errors import InputError, cut_short, nearest, one_line
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -242,7 +242,7 @@ def _drop(stream: IO[str]) -> None:
 def _fail(message: str, code: int = 2, kind: str = "error: ") -> int:
     """Say in one line what is wrong; return the exit code."""
     try:
-        click.echo(f"costmodel: {kind}{one_line(message)}", err=True)
+        click.echo(cut_short(f"costmodel: {kind}{one_line(message)}"), err=True)
     except OSError:
         _drop(sys.stderr)
     return code

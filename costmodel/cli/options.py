@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -37,14 +38,16 @@ class IntegerList(click.ParamType):
             self.fail(str(error), param)
 
 
-class Limit(click.FloatRange):
-    """A limit that a verdict is taken by: no nan, which nothing would exceed."""
+class Finite(click.FloatRange):
+    """A number of a range; what is no number or has no end would switch off what it limits."""
+
+    name = "float"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         """Return the number."""
-        number = float(super().convert(value, param, ctx))
-        if number != number:
-            self.fail("nan is no limit; give a number", param)
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number", param, ctx)
         return number
 
 

@@ -21,30 +21,32 @@ SHAPES = 6
 @question.workload_options
 @options.world_sizes
 @click.option("--shapes", type=int, metavar="N", help=f"At most N shapes.  [default: {SHAPES}]")
-@click.option("--seconds", type=float, metavar="S", help="At most S seconds, instead of --shapes.")
+@click.option(
+    "--seconds", type=options.Finite(), metavar="S", help="At most S seconds, instead of --shapes."
+)
 @click.option(
     "--noise",
-    type=float,
+    type=options.Finite(),
     metavar="X",
     help="Scatter of measurements around the model, 0.02 for 2 %.  [default: the calibration's]",
 )
 @click.option(
     "--launch-seconds",
-    type=float,
+    type=options.Finite(),
     default=MeasuringTime.launch_s,
     show_default=True,
     help="What starting the ranks of one world size takes.",
 )
 @click.option(
     "--shape-seconds",
-    type=float,
+    type=options.Finite(),
     default=MeasuringTime.shape_s,
     show_default=True,
     help="Set-up and fp32 reference of one shape.",
 )
 @click.option(
     "--arm-seconds",
-    type=float,
+    type=options.Finite(),
     default=MeasuringTime.arm_s,
     show_default=True,
     help="Capture, two checks and warm-up of one arm, beside the timed calls.",

@@ -120,7 +120,7 @@ def deployment_options(command: Command) -> Command:
 
 
 STEP_MS = click.option(
-    "--step-ms", type=float, default=None, metavar="MS",
+    "--step-ms", type=options.Finite(), default=None, metavar="MS",
     help="What a decode step takes, to say the saving in percent of it.",
 )  # fmt: skip
 

@@ -49,8 +49,8 @@ MAX_AXES = 2
     type=int,
     help="World size.  [default: 8; mi450 72; hierarchical 64]",
 )
-@click.option("--link-gbps", type=float, help="Rate of a link or port, one direction.")
-@click.option("--uplink-gbps", type=float, help="Rate of a hierarchical rank's port.")
+@click.option("--link-gbps", type=options.Finite(), help="Rate of a link or port, one direction.")
+@click.option("--uplink-gbps", type=options.Finite(), help="Rate of a hierarchical rank's port.")
 @click.option("--domain", type=int, default=8, show_default=True, help="Ranks of a domain's mesh.")
 @click.option(
     "--link", "links", multiple=True, metavar="A-B=F",

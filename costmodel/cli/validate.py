@@ -55,19 +55,19 @@ DEFAULT = Limits()
 )  # fmt: skip
 @click.option("--accuracy-only", is_flag=True, help="Judge the model, with or without pairs.")
 @click.option(
-    "--max-median-error", type=options.Limit(min=0), default=DEFAULT.median_ape,
+    "--max-median-error", type=options.Finite(min=0), default=DEFAULT.median_ape,
     show_default=True, metavar="PCT", help="Of the model, after one offset per source.",
 )  # fmt: skip
 @click.option(
-    "--min-agree", type=options.Limit(0, 100), default=100 * DEFAULT.agree,
+    "--min-agree", type=options.Finite(0, 100), default=100 * DEFAULT.agree,
     show_default=True, metavar="PCT", help="Pairs outside the tie band decided rightly.",
 )  # fmt: skip
 @click.option(
-    "--max-regret", type=options.Limit(min=0), default=DEFAULT.regret,
+    "--max-regret", type=options.Finite(min=0), default=DEFAULT.regret,
     show_default=True, metavar="PCT", help="Mean regret of the recommended rule.",
 )  # fmt: skip
 @click.option(
-    "--tie", type=options.Limit(min=0), default=DEFAULT.tie,
+    "--tie", type=options.Finite(min=0), default=DEFAULT.tie,
     show_default=True, metavar="PCT", help="Algorithms this close count as equally fast.",
 )  # fmt: skip
 @click.option(

@@ -11,7 +11,8 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ ROWS = 1 << 10
 
 #: Digits of a whole number that a float64 holds exactly.
 DIGITS = 15
+
+#: A longer line is no row: 21 cells of the length that the csv module takes would fit twice.
+LINE_CHARACTERS = 1 << 22
 
 COMMA, NEWLINE, ZERO = b",\n0"
 
@@ -181,7 +185,7 @@ def _read_all(
     text: Mapping[str, Callable[[str], str]],
 ) -> Columns | None:
     """Read a file whose header is not plain."""
-    reader = csv.reader(stream, strict=True)
+    reader = csv.reader(_lines(stream), strict=True)
     header = next(reader, None)
     if header is None:
         return None
@@ -192,7 +196,12 @@ def _read_all(
 
 def _read_on(stream: io.TextIOWrapper, columns: Columns, width: int, line: int) -> None:
     """Read the rest of a file, from line ``line`` on."""
-    _rows(csv.reader(stream, strict=True), columns, width, line - 1)
+    _rows(csv.reader(_lines(stream), strict=True), columns, width, line - 1)
+
+
+def _lines(stream: io.TextIOWrapper) -> Iterator[str]:
+    """Return the lines; one beyond LINE_CHARACTERS in pieces, none with the header's cells."""
+    return iter(partial(stream.readline, LINE_CHARACTERS), "")
 
 
 def _rows(reader: Any, columns: Columns, width: int, before: int) -> None:

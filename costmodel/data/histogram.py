@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..files import read_text
 from .deployment import Deployment
 
 #: Shares may miss 1 by this much, for rounding; they are normalised.
@@ -42,12 +43,11 @@ def read_histogram(path: str | Path, deployment: Deployment | None = None) -> Ba
     cell that is not a number of at least 0, a batch size that is not captured or stands twice, and
     shares that do not sum to 1.
     """
+    text = read_text(path, "a batch histogram")
     try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as stream:
-            lines = [(i, [c.strip() for c in row]) for i, row in enumerate(csv.reader(stream), 1)]
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; give a batch histogram") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+        rows = csv.reader(text.split("\n"))
+        lines = [(i, [c.strip() for c in row]) for i, row in enumerate(rows, 1)]
+    except csv.Error as error:
         raise InputError(f"{path}: not readable as CSV: {error}") from None
     lines = [(i, row) for i, row in lines if any(row)]
     header = lines[0][1] if lines else []

@@ -24,6 +24,7 @@ from ..files import replacing
 from ..units import ELEMENT_BYTES
 from . import csv_columns, ops
 from .csv_columns import Columns, Number
+from .ranges import LARGEST
 from .words import Words, joined, numbered
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ COLUMNS = (
 GRID = ("workgroups", "threads")
 ALL_COLUMNS = (*COLUMNS, *GRID)
 INTEGER_COLUMNS = ("world_size", "tokens", "hidden_dim", "bytes", *GRID)
+#: Largest whole number of a cell; bytes of a call of that many tokens and hidden elements.
+LARGEST_BYTES = LARGEST * LARGEST * max(ELEMENT_BYTES.values())
 NUMBER_COLUMNS = (*INTEGER_COLUMNS, "latency_us")
 TEXT_COLUMNS = tuple(name for name in COLUMNS if name not in NUMBER_COLUMNS)
 
@@ -329,8 +332,26 @@ def _check_cells(table: Measurements) -> None:
                 shown = ", ".join(a or "(empty)" for a in allowed)
                 said = f"unknown {name} '{value}'{nearest(value, allowed)}; one of {shown}"
                 fail(column == value, lambda _, said=said: said)  # type: ignore[misc]
+    for name in TEXT_COLUMNS:
+        column = getattr(table, name)
+        seen = column.each(str.isprintable, np.bool_)
+        if seen.all():
+            continue
+        fail(
+            ~seen,
+            lambda row, name=name, column=column: (  # type: ignore[misc]
+                f"{name} is '{column[row]}', which holds a character that cannot be printed"
+            ),
+        )
     for name in INTEGER_COLUMNS:
         column = getattr(table, name)
+        largest = LARGEST_BYTES if name == "bytes" else LARGEST
+        fail(
+            column > largest,
+            lambda row, name=name, column=column, largest=largest: (  # type: ignore[misc]
+                f"{name} is {column[row]:g}; the largest that is taken is {largest}"
+            ),
+        )
         given = ~np.isnan(column)
         fail(
             given & ~((column >= 1) & (column == np.floor(column))),

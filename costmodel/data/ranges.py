@@ -1,8 +1,11 @@
-"""One syntax for lists of whole numbers, wherever a user writes them."""
+"""Whole numbers from outside: one syntax for lists of them, and sizes as arrays."""
 
 from __future__ import annotations
 
 import re
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
 
@@ -62,3 +65,26 @@ def _part(part: str, at: str) -> range | list[int]:
     if match[2] == "..":
         return [first * 2**k for k in range((last // first).bit_length())]
     return range(first, last + 1, step)
+
+
+def sizes(values: ArrayLike, name: str) -> NDArray[np.int64]:
+    """Return sizes as int64; raise :class:`InputError` for what is none from 1 to LARGEST.
+
+    ``name`` is what they are called in the message.
+    """
+    try:
+        given = np.asarray(values)
+        if given.size == 0:
+            return given.astype(np.int64)
+        if given.dtype.kind not in "iuf" or (
+            given.dtype.kind == "f" and (given != np.floor(given)).any()
+        ):
+            raise ValueError
+    except ValueError:  # ragged; no numbers, or none that are whole
+        raise InputError(f"{name} must be whole numbers, got {repr(values)[:80]}") from None
+    least, most = given.min(), given.max()
+    if least < 1:
+        raise InputError(f"{name} must be 1 or more, got {least:.12g}")
+    if most > LARGEST:
+        raise InputError(f"{name} goes up to {LARGEST}, got {most:.12g}")
+    return given.astype(np.int64, copy=False)

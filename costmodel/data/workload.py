@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from .ranges import sizes
 
 
 def captured_batch_sizes() -> NDArray[np.int64]:
@@ -37,13 +38,18 @@ class Workload:
     ) -> Workload:
         """Cross token counts (default: captured batch sizes) with hidden sizes.
 
-        Each hidden size weighs the same; token counts weigh ``token_weight`` or the same.
+        Each hidden size weighs the same; token counts weigh ``token_weight`` or the same. Raises
+        :class:`InputError` for no calls, sizes that no call has and weights that are none.
         """
-        hidden = np.array(sorted(set(hidden_dims)), np.int64)
-        batch = captured_batch_sizes() if tokens is None else np.array(list(tokens), np.int64)
+        hidden = np.unique(sizes(list(hidden_dims), "hidden_dim"))
+        batch = captured_batch_sizes() if tokens is None else sizes(list(tokens), "tokens")
         if not hidden.size or not batch.size:
             raise InputError("a workload needs at least one token count and one hidden size")
         share = np.ones(batch.size) if token_weight is None else np.array(list(token_weight), float)
+        if share.shape != batch.shape:
+            raise InputError(f"{share.size} weights for {batch.size} token counts")
+        if not (share >= 0).all() or not 0 < share.sum() < np.inf:
+            raise InputError("token weights must be 0 or more, finite, and not all 0")
         t, h = (a.ravel() for a in np.meshgrid(batch, hidden, indexing="ij"))
         w = np.repeat(share, hidden.size)
         return cls(t, h, w / w.sum())

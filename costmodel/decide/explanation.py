@@ -414,6 +414,8 @@ def _token_flips(
     batch = captured_batch_sizes()
     calls = setting.shapes(batch, call.hidden_dim[0], call.world_size[0])
     calls = calls.select(setting.takes_both(calls))
+    if not len(calls):
+        return ()
     drawn = Arms.of_calls(setting, calls)
     alone = _names(drawn.expected_gain > 0, setting.alternative)
     other = _chosen(setting, decision, calls, alone) != choice

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,6 +52,8 @@ class Prediction:
     def to_rows(self) -> list[PredictedRow]:
         """Return one record per shape, as in ``rows`` of ``costmodel/predict/1``."""
         s = self.shapes
+        if s.tokens.ndim != 1:
+            return self._flat().to_rows()
         return [
             {
                 "op": s.op,
@@ -72,6 +74,17 @@ class Prediction:
             }
             for i in range(len(s))
         ]
+
+    def _flat(self) -> Prediction:
+        """Return the same shapes in one row, in C order."""
+        s = self.shapes
+        arrays = {
+            name: np.ravel(getattr(self, name))
+            for name in ("latency_us", "lo_us", "hi_us", "kernel_lo_us", "kernel_hi_us", "evidence")
+        }
+        sizes = (np.ravel(a) for a in (s.tokens, s.hidden_dim, s.world_size))
+        terms = {name: np.ravel(us) for name, us in self.terms.items()}
+        return replace(self, shapes=Shapes(s.op, s.dtype, *sizes), terms=terms, **arrays)
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row per shape as a pandas data frame."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..data import ops
+from ..data.ranges import sizes
 from ..errors import InputError, nearest
 from ..units import element_bytes, read_dtype
 
@@ -121,15 +122,19 @@ class Shapes:
         Raises :class:`InputError` for an unknown op, dtype or world size and for sizes below 1.
         """
         op, dtype = modelled_op(op), read_dtype(dtype)
-        t, h, n = np.broadcast_arrays(
-            np.asarray(tokens, np.int64),
-            np.asarray(hidden_dim, np.int64),
-            np.asarray(world_size, np.int64),
-        )
-        if t.size and int(t.min()) < 1:
-            raise InputError(f"tokens must be 1 or more, got {int(t.min())}")
-        if h.size and int(h.min()) < 1:
-            raise InputError(f"hidden_dim must be 1 or more, got {int(h.min())}")
+        arrays = [
+            sizes(values, name)
+            for values, name in (
+                (tokens, "tokens"), (hidden_dim, "hidden_dim"), (world_size, "world_size")
+            )
+        ]  # fmt: skip
+        try:
+            t, h, n = np.broadcast_arrays(*arrays)
+        except ValueError:
+            of = ", ".join(str(a.shape) for a in arrays)
+            raise InputError(
+                f"tokens, hidden_dim and world_size of shapes {of} do not go together"
+            ) from None
         known_size = (n == 2) | (n == 4) | (n == 8)
         if not known_size.all():
             bad = int(n[~known_size].flat[0])

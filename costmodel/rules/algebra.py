@@ -39,12 +39,10 @@ from .condition import (
     OnFullMesh,
     Truth,
     WholePacks,
+    check_number,
     exact_size,
 )
 from .schemas import ConditionRecord
-
-#: No number in a rule from a file is larger: far above any size, and a whole number of 64 bits.
-LARGEST = 1 << 52
 
 
 @dataclass(frozen=True)
@@ -165,9 +163,9 @@ class Bytes(Condition):
         if self.op not in ("<", "<="):
             raise InputError(f"a byte cutoff compares with < or <=, not '{self.op}'")
         for world_size, cutoff in self.cutoffs:
-            if world_size not in WORLD_SIZES:
+            if check_number(world_size, "world_size") not in WORLD_SIZES:
                 raise InputError(f"a byte cutoff for world size {world_size}: know 2, 4 and 8")
-            if cutoff is not None and cutoff < 0:
+            if cutoff is not None and check_number(cutoff, "bytes") < 0:
                 raise InputError(f"the byte cutoff of TP{world_size} is {cutoff}; 0 or more")
 
     @classmethod
@@ -364,11 +362,6 @@ def from_json(record: ConditionRecord) -> Condition:
     op, operand = value
     if key == "kernel_version":
         return KernelVersion(op, operand)
-    numbers = [operand]
-    if isinstance(operand, dict | list):
-        numbers = [*(operand.values() if isinstance(operand, dict) else operand)]
-    if any(isinstance(number, int) and abs(number) > LARGEST for number in numbers):
-        raise InputError(f"{key}: a number beyond 2^52, which no call can have")
     if isinstance(operand, dict):
         return Bytes.of(operand, op)
     if (op in ("in", "not in")) != isinstance(operand, list):

@@ -23,7 +23,6 @@ class                    JSON                                                   
 from __future__ import annotations
 
 import operator
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +33,7 @@ from numpy.typing import NDArray
 from ..data.kernels import parse_version
 from ..errors import InputError, nearest
 from ..model.shape import WORLD_SIZES, Shapes
-from ..units import KIB, MIB, PACK_BYTES, element_bytes
+from ..units import ELEMENT_BYTES, KIB, MIB, PACK_BYTES, element_bytes
 
 Truth = NDArray[np.bool_]
 
@@ -47,6 +46,9 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "!=": operator.ne,
 }
 OPPOSITE = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}
+
+#: No number of a rule is larger: far above any size, and a whole number of 64 bits.
+LARGEST = 1 << 52
 
 #: Whole numbers that a :class:`Compare` may look at. ``elements`` is tokens x hidden_dim,
 #: ``row_bytes`` the bytes of one token, ``packs`` the whole 16-byte packs in them.
@@ -145,6 +147,15 @@ class Always(Condition):
         return "always" if self.value else "never"
 
 
+def check_number(value: object, quantity: str) -> int:
+    """Return a rule's number; raise :class:`InputError` for what is not whole or beyond 2^52."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise InputError(f"{quantity}: {str(value)[:40]!a} is not a whole number")
+    if abs(int(value)) > LARGEST:
+        raise InputError(f"{quantity}: a number beyond 2^52, which no call can have")
+    return int(value)
+
+
 @dataclass(frozen=True)
 class Compare(Condition):
     """A whole number of the call compared with a constant."""
@@ -161,6 +172,7 @@ class Compare(Condition):
             )
         if self.op not in OPERATORS:
             raise InputError(f"unknown comparison '{self.op}' in a rule; {' '.join(OPERATORS)}")
+        check_number(self.value, self.quantity)
 
     def holds(self, calls: Calls) -> Truth:
         return np.asarray(OPERATORS[self.op](calls.quantity(self.quantity), self.value))
@@ -197,8 +209,9 @@ class Member(Condition):
         if self.quantity not in ("hidden_dim", "world_size", "dtype"):
             raise InputError(f"a rule cannot ask for a set of '{self.quantity}'")
         for value in self.values:
-            named = isinstance(value, int) or re.fullmatch(r"[A-Za-z0-9_]{1,32}", value)
-            if not named:
+            if self.quantity != "dtype":
+                check_number(value, self.quantity)
+            elif not isinstance(value, str) or value not in ELEMENT_BYTES:
                 raise InputError(f"a rule asks for dtype {str(value)[:40]!a}, which is none")
 
     def holds(self, calls: Calls) -> Truth:

@@ -10,12 +10,13 @@ array([ True, False])
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.ranges import sizes
 from ..errors import InputError, nearest
 from ..model.shape import FUSED, OPS, OTHERWISE, SPOKEN, TWO_STAGE, WORLD_SIZES, Shapes
 from .algebra import AnyOf, Bytes, all_of, by_world_size, byte_limit, factors, from_json
@@ -87,7 +88,8 @@ class Rule:
             raise InputError(f"rule {name}: no cutoff for any world size")
         parts: list[Condition] = [Bytes.of(cutoffs, "<=" if inclusive else "<")]
         if hidden_dims is not None:
-            parts.append(Member("hidden_dim", tuple(sorted(set(hidden_dims)))))
+            held = sizes(list(hidden_dims), "hidden_dim")
+            parts.append(Member("hidden_dim", tuple(np.unique(held).tolist())))
         if requires is not None:
             parts.append(requires)
         # A rule that is always 1-stage keeps its claim: all_of() would drop no Bytes part.
@@ -192,7 +194,9 @@ class Rule:
         :func:`.catalogue.load` reads the rule back. ``otherwise`` is left out where it is 2-stage.
         """
         keys = ("name", *About.__annotations__)
-        about = {key: getattr(self, key) for key in keys if getattr(self, key)}
+        # What is empty is left out, unless a reader would take something else for it.
+        usual = {field.name: field.default for field in fields(self)}
+        about = {key: getattr(self, key) for key in keys if getattr(self, key) or usual[key]}
         if self.otherwise == TWO_STAGE:
             del about["otherwise"]
         data: Any = {"schema": "costmodel/rule/1", **about, "condition": self.condition.to_json()}

@@ -15,11 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, nearest
+from ..files import read_text
 
 Floats = NDArray[np.float64]
 
 #: Distribution -> what its number is called.
 DISTRIBUTIONS = {"normal": "SIGMA", "uniform": "WIDTH", "exponential": "MEAN"}
+
+#: A rank that is later than this (1000 s) is not late but gone: engines' watchdogs end the run.
+LATEST_US = 1e9
 
 #: How a file says that a rank does not arrive.
 NEVER = "never"
@@ -27,10 +31,25 @@ NEVER = "never"
 
 @dataclass(frozen=True)
 class Skew:
-    """A distribution of arrivals: ``kind`` of :data:`DISTRIBUTIONS`, ``scale_us`` its number."""
+    """A distribution of arrivals: ``kind`` of :data:`DISTRIBUTIONS`, ``scale_us`` its number.
+
+    Raises :class:`InputError` for another kind and a number outside 0 to :data:`LATEST_US`.
+    """
 
     kind: str
     scale_us: float
+
+    def __post_init__(self) -> None:
+        if self.kind not in DISTRIBUTIONS:
+            known = list(DISTRIBUTIONS)
+            raise InputError(
+                f"unknown skew '{self.kind}'{nearest(self.kind, known)}; one of {', '.join(known)}"
+            )
+        if not 0 <= self.scale_us <= LATEST_US:
+            raise InputError(
+                f"skew '{self.kind}:{self.scale_us:g}': {DISTRIBUTIONS[self.kind]} must be a "
+                f"number of us, 0 or more, {LATEST_US:g} at most"
+            )
 
     def draw(self, ranks: int, seed: int, count: int = 1) -> Floats:
         """Return ``count`` draws of ``ranks`` arrivals in us, shape (count, ranks), earliest 0.
@@ -61,10 +80,6 @@ def parse(spec: str) -> Skew | Path:
             scale = float(number)
         except ValueError:
             scale = np.nan
-        if not (np.isfinite(scale) and scale >= 0):
-            raise InputError(
-                f"skew '{spec}': {DISTRIBUTIONS[kind]} must be a number of us, 0 or more"
-            )
         return Skew(kind, scale)
     path = Path(spec)
     if path.exists():
@@ -79,11 +94,7 @@ def read_arrivals(path: Path, ranks: int) -> Floats:
     Raises :class:`InputError` with file and line for anything that is not one number of 0 or more
     per rank.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise InputError(f"{path}: {reason}; give a file with one arrival in us per rank") from None
+    lines = read_text(path, "a file with one arrival in us per rank").splitlines()
     arrivals: list[float] = []
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
@@ -96,6 +107,10 @@ def read_arrivals(path: Path, ranks: int) -> Floats:
         if np.isnan(value) or (value == np.inf and text != NEVER):
             raise InputError(
                 f"{path}:{number}: '{text}' is no arrival; write a number of us, or '{NEVER}'"
+            )
+        if text != NEVER and value > LATEST_US:
+            raise InputError(
+                f"{path}:{number}: arrival {value:g} us is beyond {LATEST_US:g}; write '{NEVER}'"
             )
         if value < 0:
             raise InputError(f"{path}:{number}: arrival {value:g} us is negative; count from 0")

@@ -1,0 +1,495 @@
+"""Mutation testing: a seeded sample of small faults, each run against the tests that reach it.
+
+cosmic-ray draws the mutants and coverage.py says which test files reach a line:
+
+    pip install cosmic-ray coverage
+    python benchmarks/mutants.py draw --seed 17 --count 640
+    python benchmarks/mutants.py map
+    python benchmarks/mutants.py run --shard 1/2 --seconds 500
+    python benchmarks/mutants.py report
+
+``draw`` makes ``drawn.json`` in ``--folder``, ``map`` ``map.json``; ``run`` needs neither tool, and
+adds a line to ``run-1of2.jsonl`` for each mutant that it has run, so that it goes on where it
+stopped and may move to a machine with more cores. A mutant is run in a copy of the project by the
+test files that reach its lines, those of its wing first and fastest first, until one fails: then it
+is killed. So is one for which a test file takes five times as long. Before the first mutant each
+test file is run as it is, in the same way: one that fails there is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# coverage is the package here, not the benchmark of that name.
+sys.path = [p for p in sys.path if Path(p).resolve() != ROOT / "benchmarks"]
+HERE = ROOT / "benchmarks" / "mutants"
+WINGS = ("model", "rules", "decide", "calibration", "data")
+#: Tests of other wings, and those that start engines, browsers, kernels or networks of processes.
+OTHERS = re.compile(
+    r"test_(live|notebook|site|figures|report|triton|emit_(?!boundary|forms|outside)|contributing"
+    r"|examples|doctor|documents|simulat|conftest|gates|interval_coverage|table|public_names|fuzz"
+    r"|one_answer)"
+)
+#: A test file that takes longer with its lines counted is left out.
+LONGEST_S = 200.0
+#: A survivor has been through tests of so many seconds, by the times of the map.
+MOST_S = 60.0
+#: No thread or compiled file of a test is left for the next one.
+QUIET = {"PYTHONDONTWRITEBYTECODE": "1", "OPENBLAS_NUM_THREADS": "1"}
+#: What a run needs of the project.
+COPIED = ("costmodel", "tests", "measurements", "docs", "benchmarks", "pyproject.toml", "README.md",
+          "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "mkdocs.yml")  # fmt: skip
+
+
+def modules(wing):
+    return sorted((ROOT / "costmodel" / wing).rglob("*.py"))
+
+
+def lines_of(path):
+    return path.read_text().count("\n")
+
+
+# Drawing -----------------------------------------------------------------------------------------
+
+
+def unread(text):
+    """Return (line, column) spans of what never runs: annotations, imports for type checkers."""
+    spans = []
+    for node in ast.walk(ast.parse(text)):
+        skipped = []
+        if isinstance(node, ast.arg | ast.AnnAssign):
+            skipped = [node.annotation]
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            skipped = [node.returns]
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            skipped = [node]
+        spans += [
+            ((n.lineno, n.col_offset), (n.end_lineno, n.end_col_offset)) for n in skipped if n
+        ]
+    return spans
+
+
+def possible(path):
+    """Yield (operator name, occurrence, start, end) of every mutant of a file."""
+    from cosmic_ray.ast import ast_nodes, get_ast_from_path
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    spans = unread(path.read_text())
+    nodes = list(ast_nodes(get_ast_from_path(path)))
+    for name in sorted(operator_names()):
+        kind = get_operator(name)
+        if kind.arguments() or name.endswith("NoOp"):
+            continue
+        operator = kind()
+        found = (p for node in nodes for p in operator.mutation_positions(node))
+        for occurrence, (start, end) in enumerate(found):
+            if not any(a <= tuple(start) and tuple(end) <= b for a, b in spans):
+                yield name, occurrence, start, end
+
+
+def changed(before, after):
+    """Return (first line, lines taken out, lines put in) of what differs."""
+    old, new = before.splitlines(True), after.splitlines(True)
+    first = 0
+    while first < min(len(old), len(new)) and old[first] == new[first]:
+        first += 1
+    last = 0
+    while last < min(len(old), len(new)) - first and old[-1 - last] == new[-1 - last]:
+        last += 1
+    return first + 1, old[first : len(old) - last], new[first : len(new) - last]
+
+
+def draw(seed, count):
+    """Return mutants, each wing with its share of the lines; one text is drawn once."""
+    from cosmic_ray.ast import get_ast_from_path
+    from cosmic_ray.mutating import MutationVisitor
+    from cosmic_ray.plugins import get_operator
+
+    rng = random.Random(seed)
+    lines = {wing: sum(map(lines_of, modules(wing))) for wing in WINGS}
+    drawn = []
+    for wing in WINGS:
+        every = [(path, *m) for path in modules(wing) for m in possible(path)]
+        rng.shuffle(every)
+        wanted, seen = round(count * lines[wing] / sum(lines.values())), set()
+        for path, name, occurrence, *_ in every:
+            if len(seen) == wanted:
+                break
+            before = path.read_text()
+            tree = MutationVisitor(occurrence, get_operator(name)()).walk(get_ast_from_path(path))
+            first, old, new = changed(before, tree.get_code())
+            file = path.relative_to(ROOT).as_posix()
+            key = (file, first, tuple(new))
+            # What no longer compiles is no fault that anybody could commit.
+            if (not old and not new) or key in seen or not compiles(tree.get_code()):
+                continue
+            seen.add(key)
+            drawn.append(
+                {
+                    "id": f"{file}:{first}:{name.removeprefix('core/')}:{occurrence}",
+                    "wing": wing, "file": file, "line": first, "old": old, "new": new,
+                }
+            )  # fmt: skip
+        print(f"{wing}: {lines[wing]} lines, {len(every)} mutants, {len(seen)} drawn", flush=True)
+    rng.shuffle(drawn)
+    return {"seed": seed, "lines": lines, "mutants": drawn}
+
+
+def compiles(text):
+    try:
+        compile(text, "mutant", "exec")
+    except SyntaxError:
+        return False
+    return True
+
+
+# The map -----------------------------------------------------------------------------------------
+
+
+def mapped(file):
+    """Return a test file's seconds and the lines that it reaches; None where it does not pass."""
+    from coverage import CoverageData
+
+    with tempfile.TemporaryDirectory() as work:
+        data = Path(work) / "data"
+        start = time.monotonic()
+        done = ran_within(
+            [sys.executable, "-m", "coverage", "run", f"--data-file={data}", "--source",
+             ",".join(f"costmodel/{w}" for w in WINGS), "-m", "pytest", "-q", "-x",
+             "-p", "no:cacheprovider", file],
+        )  # fmt: skip
+        seconds = time.monotonic() - start
+        if done:
+            print(f"{file}: left out, {done}", flush=True)
+            return None
+        read = CoverageData(str(data))
+        read.read()
+        reached = {
+            Path(f).relative_to(ROOT).as_posix(): spans(sorted(read.lines(f) or ()))
+            for f in read.measured_files()
+        }
+    print(f"{file}: {seconds:.1f} s, {len(reached)} modules", flush=True)
+    return {"seconds": round(seconds, 2), "lines": {k: v for k, v in reached.items() if v}}
+
+
+def ran_within(command):
+    """Return "" when a command ends well within :data:`LONGEST_S`, else what it said."""
+    places = ":".join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=LONGEST_S,
+            env={**os.environ, **QUIET, "PYTHONPATH": places},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return "it takes too long"
+    return "" if done.returncode == 0 else f"it does not pass: {done.stdout[-300:]}"
+
+
+def spans(numbers):
+    """Return sorted numbers as [first, last] runs."""
+    out = []
+    for n in numbers:
+        if out and n == out[-1][1] + 1:
+            out[-1][1] = n
+        else:
+            out.append([n, n])
+    return out
+
+
+def tests_of(mutant, known):
+    """Return the test files that reach a mutant's lines, those of its wing first, then by time."""
+    text = (ROOT / mutant["file"]).read_text()
+    at = place(text.splitlines(True), mutant)
+    first = mutant["line"] if at is None else at + 1
+    last = first + max(len(mutant["old"]), 1) - 1
+    # A statement over several lines counts by its first alone.
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.stmt) and node.lineno <= first <= (node.end_lineno or 0):
+            body = getattr(node, "body", None)
+            if not body or first < body[0].lineno:
+                first = min(first, node.lineno)
+    reach = [
+        (not known[file]["wings"].count(mutant["wing"]), known[file]["seconds"], file)
+        for file in known
+        if any(a <= last and b >= first for a, b in known[file]["lines"].get(mutant["file"], ()))
+    ]
+    return [(seconds, file) for _, seconds, file in sorted(reach)]
+
+
+def wings_of(file):
+    """Return the wings that a test file imports."""
+    text = (ROOT / file).read_text()
+    return sorted(set(re.findall(rf"costmodel\.({'|'.join(WINGS)})\b", text)) | (
+        {w for w in WINGS for line in re.findall(r"from costmodel import (.*)", text)
+         if re.search(rf"\b{w}\b", line)}
+    ))  # fmt: skip
+
+
+# Running -----------------------------------------------------------------------------------------
+
+
+def copy(where):
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", "*.pyc", "mutants")
+            shutil.copytree(source, where / name, ignore=ignored)
+        elif source.exists():
+            shutil.copy2(source, where / name)
+    subprocess.run([sys.executable, "-m", "compileall", "-q", "costmodel"], cwd=where, check=True)
+
+
+def child(where, file):
+    """Run one test file in this fork; never returns."""
+    os.setsid()
+    os.chdir(where)
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(quiet, stream)
+    os.environ.update(QUIET, PYTHONPATH=str(where), TMPDIR=str(where / "tmp"))
+    tempfile.tempdir = None
+    sys.path[:0] = [str(where)]
+    sys.dont_write_bytecode = True
+    code = 99
+    try:
+        import hypothesis
+        import pytest
+
+        unshrunk = [p for p in hypothesis.Phase if p.name in ("explicit", "generate")]
+        hypothesis.settings.register_profile(
+            "mutants", phases=unshrunk, derandomize=True, database=None, deadline=None
+        )
+        hypothesis.settings.load_profile("mutants")
+        code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", file]))
+    finally:
+        os._exit(code)
+
+
+def run_file(where, file, limit_s):
+    """Return (exit code or None for too long, CPU seconds) of a test file in a fork."""
+    pid = os.fork()
+    if pid == 0:
+        child(where, file)
+    end = time.monotonic() + limit_s
+    while True:
+        done, status, used = os.wait4(pid, os.WNOHANG)
+        if done:
+            break
+        if time.monotonic() > end:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+            _, _, used = os.wait4(pid, 0)
+            return None, used.ru_utime + used.ru_stime
+        time.sleep(0.02)
+    return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
+
+
+def place(lines, mutant):
+    """Return the index of the nearest lines that a mutant changes, None where they are gone."""
+    size = max(len(mutant["old"]), 1)
+    at = [i for i in range(len(lines)) if lines[i : i + size] == mutant["old"]]
+    return min(at, key=lambda i: abs(i - mutant["line"] + 1), default=None)
+
+
+def try_mutant(where, mutant, tests):
+    """Return the record of a mutant: killed, survived or not reached by any test file.
+
+    ``tests`` are (seconds, file), in the order in which they are run.
+    """
+    record = {k: mutant[k] for k in ("id", "wing", "file", "line", "old", "new")}
+    path = where / mutant["file"]
+    cached = list((path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"))
+    kept, times = path.read_text(), path.stat()
+    lines = kept.splitlines(True)
+    at = place(lines, mutant)
+    if at is None:
+        return {**record, "state": "gone", "by": "", "cpu_s": 0.0, "tests": []}
+    lines[at : at + len(mutant["old"])] = mutant["new"]
+    ran, planned_s, used_s, by = [], 0.0, 0.0, ""
+    try:
+        for pyc in cached:
+            pyc.rename(pyc.with_suffix(".kept"))
+        path.write_text("".join(lines))
+        for seconds, file in tests:
+            planned_s += seconds
+            if ran and planned_s > MOST_S:
+                break
+            code, used = run_file(where, file, max(20.0, 5 * seconds))
+            ran.append(file)
+            used_s += used
+            if code != 0:
+                by = file if code is not None else f"{file} (time)"
+                break
+    finally:
+        path.write_text(kept)
+        os.utime(path, (times.st_atime, times.st_mtime))
+        for pyc in cached:
+            pyc.with_suffix(".kept").rename(pyc)
+    state = "killed" if by else "survived" if ran else "unreached"
+    return {**record, "state": state, "by": by, "cpu_s": round(used_s, 2), "tests": ran}
+
+
+def work(jobs, results):
+    """Carry out jobs (a test file as it is, or a mutant and its tests) in a copy of the project."""
+    for name in ("numpy", "pytest", "hypothesis", "click", "msgspec", "scipy.optimize"):
+        __import__(name)
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        where = Path(folder)
+        copy(where)
+        (where / "tmp").mkdir()
+        while (job := jobs.get()) is not None:
+            what, tests = job
+            try:
+                if tests is None:
+                    start = time.monotonic()
+                    code, _ = run_file(where, what, 300.0)
+                    results.put({"file": what, "code": code, "s": time.monotonic() - start})
+                else:
+                    results.put(try_mutant(where, what, tests))
+            except Exception as error:
+                results.put({"id": what["id"], "state": "error", "by": repr(error)})
+
+
+def run(mutants, known, out, workers, seconds, again, trusted):
+    """Run what ``out`` lacks, in as many processes, until done or out of time.
+
+    ``again`` runs survivors once more, by the test files that they have not met; ``trusted`` takes
+    it that every test file passes as it is.
+    """
+    done = latest([out])
+    met = {i: r["tests"] for i, r in done.items() if again and r["state"] != "killed"}
+    waiting = [m for m in mutants if m["id"] not in done or m["id"] in met]
+    end = time.monotonic() + seconds
+    context = get_context("fork")
+    jobs, results = context.Queue(), context.Queue()
+    started = [context.Process(target=work, args=(jobs, results)) for _ in range(workers)]
+    for process in started:
+        process.start()
+    controls = [] if trusted else sorted(known, key=lambda f: -known[f]["seconds"])
+    for file in controls:
+        jobs.put((file, None))
+    for _ in controls:
+        found = results.get()
+        if found["code"] != 0:
+            print(f"{found['file']}: left out, it does not pass as it is", flush=True)
+            del known[found["file"]]
+        else:
+            known[found["file"]]["seconds"] = found["s"]
+    print(f"{len(known)} test files pass, {seconds - end + time.monotonic():.0f} s", flush=True)
+    counts, running = Counter(), 0
+    with out.open("a") as stream:
+        while waiting or running:
+            while waiting and running < workers + 1 and time.monotonic() < end:
+                mutant = waiting.pop(0)
+                tests = tests_of(mutant, known)
+                jobs.put((mutant, [t for t in tests if t[1] not in met.get(mutant["id"], ())]))
+                running += 1
+            if not running:
+                break
+            record = results.get()
+            record["tests"] = met.get(record["id"], []) + record.get("tests", [])
+            if record["state"] == "unreached" and record["tests"]:
+                record["state"] = "survived"
+            running -= 1
+            stream.write(json.dumps(record) + "\n")
+            stream.flush()
+            counts[record["state"]] += 1
+            if sum(counts.values()) % 20 == 0:
+                print(f"{dict(counts)}, {len(waiting)} wait", flush=True)
+    for _ in started:
+        jobs.put(None)
+    for process in started:
+        process.join()
+    print(f"{dict(counts)}, {len(waiting)} wait", flush=True)
+
+
+def latest(files):
+    """Return the last record of each mutant, by its id."""
+    texts = [f.read_text() for f in files if f.exists()]
+    return {r["id"]: r for text in texts for r in map(json.loads, text.splitlines())}
+
+
+def report(files):
+    """Print the share killed by wing, and every survivor."""
+    rows = latest(files)
+    for wing in (*WINGS, None):
+        here = [r for r in rows.values() if wing in (None, r.get("wing"))]
+        killed = sum(r["state"] == "killed" for r in here)
+        if here:
+            share = 100 * killed / len(here)
+            print(f"{wing or 'all'}: {killed} of {len(here)} killed, {share:.1f} %")
+    for r in sorted(rows.values(), key=lambda r: r["id"]):
+        if r["state"] != "killed":
+            print(f"\n{r['state']} {r['id']}")
+            for sign, lines in (("-", r.get("old", ())), ("+", r.get("new", ()))):
+                print("".join(f"  {sign}{line.rstrip()}\n" for line in lines), end="")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("draw", "map", "run", "report"))
+    parser.add_argument("--seed", type=int, default=17)
+    parser.add_argument("--count", type=int, default=640)
+    parser.add_argument("--shard", default="1/1", help="i/n: every n-th mutant from the i-th on")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--seconds", type=float, default=1e9, help="start no mutant after that")
+    parser.add_argument("--trusted", action="store_true", help="every test file is known to pass")
+    parser.add_argument("--again", action="store_true", help="survivors, by tests not yet met")
+    parser.add_argument("--folder", type=Path, default=HERE)
+    parser.add_argument("--only", default="", help="ids, or test files, that match this pattern")
+    parser.add_argument("files", nargs="*", type=Path)
+    asked = parser.parse_args()
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    drawn, known = asked.folder / "drawn.json", asked.folder / "map.json"
+    if asked.what == "draw":
+        drawn.write_text(json.dumps(draw(asked.seed, asked.count), indent=0) + "\n")
+    elif asked.what == "map":
+        have = json.loads(known.read_text()) if known.exists() else {}
+        files = [f"tests/{p.name}" for p in sorted((ROOT / "tests").glob("test_*.py"))
+                 if not OTHERS.match(p.name) and re.search(asked.only, p.name)]  # fmt: skip
+        files = [file for file in files if asked.only or file not in have]
+        with ThreadPoolExecutor(asked.workers) as pool:
+            waiting = {pool.submit(mapped, file): file for file in files}
+            for ended in as_completed(waiting):
+                if ended.result():
+                    have[waiting[ended]] = ended.result()
+                    known.write_text(json.dumps(have) + "\n")
+    elif asked.what == "run":
+        i, n = map(int, asked.shard.split("/"))
+        mutants = json.loads(drawn.read_text())["mutants"][i - 1 :: n]
+        mutants = [m for m in mutants if re.search(asked.only, m["id"])]
+        tests = json.loads(known.read_text())
+        for file in tests:
+            tests[file]["wings"] = wings_of(file)
+        run(
+            mutants,
+            tests,
+            asked.folder / f"run-{i}of{n}.jsonl",
+            asked.workers,
+            asked.seconds,
+            asked.again,
+            asked.trusted,
+        )
+    else:
+        report(asked.files or sorted(asked.folder.glob("run-*.jsonl")))
+
+
+if __name__ == "__main__":
+    main()

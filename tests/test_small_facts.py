@@ -1,0 +1,296 @@
+"""Small facts and edges of readers that larger tests pass by: each was a mutant that survived."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import costmodel as cm
+from costmodel.data import architectures, deployment, llms, measurement, statements
+from costmodel.data.importers import (
+    collective_json,
+    collective_run,
+    quantities,
+    rocpd,
+    rocprof_json,
+    tables,
+)
+from costmodel.data.importers.collective_tests import program_of, version_of_code
+from costmodel.data.importers.columns import looks_like_header
+from costmodel.data.importers.text_file import shortened
+from costmodel.data.importers.torch_table import _TO_US
+from costmodel.data.model_layers import layers_of
+from costmodel.data.ranges import LARGEST, integers
+from costmodel.data.workload import captured_batch_sizes
+from costmodel.decide import adequacy, fit_report
+from costmodel.decide.adequacy import one_stage_window
+from costmodel.decide.regret import Arms
+from costmodel.errors import InputError
+from costmodel.model import parameters
+
+
+def test_captured_batch_sizes_are_those_of_the_engines():
+    assert captured_batch_sizes().tolist() == [
+        1, 2, 4, *(8 * i for i in range(1, 33)), *(256 + 16 * i for i in range(1, 17))
+    ]  # fmt: skip
+    plain = deployment._sglang_sizes(False).tolist()
+    assert plain == [
+        1,
+        2,
+        4,
+        8,
+        12,
+        *(16 + 8 * i for i in range(31)),
+        *(272 + 16 * i for i in range(16)),
+    ]
+    speculative = deployment._sglang_sizes(True).tolist()
+    assert speculative == [
+        1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 40, 44, 48, 52, 56,
+        60, 64, *(72 + 8 * i for i in range(24)), *(272 + 16 * i for i in range(16)),
+    ]  # fmt: skip
+
+
+def test_lists_of_numbers_end_at_a_million():
+    assert len(integers("1:1000000")) == 1_000_000
+    with pytest.raises(InputError, match="more than a million"):
+        integers("1:1000001")
+    with pytest.raises(InputError, match="is not a positive integer or a range"):
+        integers("1..8:2")
+
+
+def test_the_largest_bytes_are_those_of_the_largest_call():
+    assert measurement.LARGEST_BYTES == 4 * LARGEST**2 == 2**62
+
+
+@pytest.mark.parametrize(
+    ("code", "version"),
+    [(2708, "2.7.8"), (9999, "9.9.99"), (10000, "1.0.0"), (22807, "2.28.7"), (21805, "2.18.5")],
+)
+def test_versions_of_codes(code, version):
+    assert version_of_code(code) == version
+
+
+def test_programs_have_the_name_of_their_collective():
+    assert program_of("./build/all_reduce_perf") == "all_reduce"
+    assert program_of("something else") == ""
+
+
+def test_units_of_torch_tables():
+    assert _TO_US == {"ns": 1e-3, "us": 1.0, "ms": 1e3, "s": 1e6}
+
+
+def test_numbers_of_reports_are_bounded():
+    assert collective_json._integer(10**6 - 1, 7) == 10**6 - 1
+    assert collective_json._integer(10**6, 7) == 7
+    assert collective_json._integer(-1, 7) == 7
+    assert rocprof_json._stamp({"at": 0}, "at") == 0
+    assert rocprof_json._stamp({"at": -1}, "at") is None
+    assert rocprof_json._stamp({"at": (1 << 63) - 1}, "at") == (1 << 63) - 1
+    assert rocprof_json._stamp({"at": (1 << 63) + 1}, "at") is None
+
+
+def test_gpus_are_agents_of_type_2():
+    agents = [
+        {"type": 1, "product_name": "AMD EPYC MI300X"}, {"type": 2, "product_name": "AMD Instinct MI355X"},
+    ]  # fmt: skip
+    assert rocprof_json._gpus({"agents": agents}) == {"MI355X"}
+
+
+def test_grids_of_three_axes():
+    assert rocpd._grid([8, 6, 10, 4, 3, 2]) == "20 x 24"
+    assert rocpd._grid([8, 6, 10, 4, 3, 7]) == ""
+    assert rocpd._grid([8, 6, 0, 4, 3, 2]) == ""
+
+
+def test_cut_texts_keep_their_start():
+    assert shortened("a" * 30, 20) == "a" * 19 + "…"
+    assert shortened("a" * 20, 20) == "a" * 20
+    assert len(tables._text("x" * 3000)) == 2000
+    assert tables._text(10**30) == str(10**30)
+    assert tables._text(10**30 + 1) == "a number of more than 30 digits"
+
+
+def test_yes_and_no_are_the_first_word():
+    assert quantities.truth("yes, as expected") is True
+    assert quantities.truth("no") is False
+    assert quantities.truth("maybe yes") is None
+
+
+def test_headers_are_names_of_which_one_is_known():
+    assert looks_like_header(["tokens", "latency (us)"])
+    assert not looks_like_header(["apples", "pears"])
+    assert not looks_like_header(["tokens", "12.5"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "old", "ranks", "is_wrong"),
+    [
+        ("0", False, 8, False), ("1", False, 8, True), ("N/A", False, 8, False),
+        ("nan", True, 8, True), ("3e-2*", True, 8, True),
+        # bf16: 1e-2 for each rank that is added to the first
+        ("0.069", True, 8, False), ("0.071", True, 8, True), ("0.0101", True, 2, True),
+        ("0.0099", True, 1, False),
+    ],
+)  # fmt: skip
+def test_an_old_error_is_judged_by_the_ranks_that_added(wrong, old, ranks, is_wrong):
+    empty = dict.fromkeys(collective_run.Result._fields, "")
+    result = collective_run.Result(
+        **{**empty, "dtype": "bfloat16", "wrong": wrong, "old_error": old}
+    )
+    assert collective_run.Taker._is_wrong(result, ranks) == is_wrong
+
+
+def test_an_architecture_is_found_by_any_of_its_names():
+    assert architectures.find(None, "no such type", "LlamaForCausalLM") == architectures.find(
+        "llama"
+    )
+    assert architectures.find("llama") is not None
+    assert architectures.find(None, "") is None
+
+
+def test_models_are_of_experts_only_where_their_row_says_so():
+    known = {llm.name: llm.experts for llm in llms.catalogue()}
+    assert known["gpt-oss-120b"]
+    assert not all(known.values())
+
+
+def test_statements_on_the_gpu_itself_stand_first_and_comparable_ones_before_others():
+    for gpu, arch in (("MI355X", "gfx950"), ("MI300X", "gfx942")):
+        for n in (4, 8):
+            found = statements.about(gpu, arch, n, "fused_ar_rmsnorm")
+            keys = [(s.gpu != gpu, not s.comparable) for s in found]
+            assert keys == sorted(keys)
+    assert statements.about("MI355X", "gfx942", 8, "fused_ar_rmsnorm") == ()
+
+
+@pytest.mark.parametrize(
+    ("config", "layers", "blocks"),
+    [
+        ({"model_type": "llama", "num_hidden_layers": 32}, 32, 64),
+        ({"model_type": "longcat_flash", "num_layers": 14}, 14, 56),
+        ({"model_type": "longcat_flash", "num_hidden_layers": 28}, 14, 56),
+    ],
+)
+def test_blocks_are_layers_times_those_of_a_layer(config, layers, blocks):
+    built = architectures.find(config["model_type"])
+    found = layers_of(config, built, "config.json")
+    assert (found.count, found.blocks) == (layers, blocks)
+
+
+def test_the_nearest_source_is_of_the_gpu_then_of_the_op_then_of_its_arch():
+    calibration = cm.shipped("gfx950")
+    key = calibration.nearest_source("MI355X", "fused_ar_rmsnorm")
+    here = [r for r in calibration.sources if "MI355X" in r.gpus and "fused_ar_rmsnorm" in r.ops]
+    least = min(here, key=lambda r: calibration.values[f"harness[{r.key}]"])
+    assert key == least.key
+    # MI350X has no row: a source of its arch and the op, else nobody.
+    other = calibration.nearest_source("MI350X", "fused_ar_rmsnorm")
+    assert other is not None
+    assert calibration.nearest_source("MI350X", "no such op") is None
+
+
+def test_draws_come_in_pairs_around_the_estimate():
+    calibration = cm.shipped("gfx950")
+    for count in (7, 8, 400):
+        drawn = calibration.draw(count, 3)["round_trip_us"].ravel()
+        middle = calibration.values["round_trip_us"]
+        assert drawn.size == count
+        half = (count + 1) // 2
+        pairs = drawn[: count - half] + drawn[half:]
+        products = drawn[: count - half] * drawn[half:]  # a parameter that is positive
+        assert np.allclose(pairs, 2 * middle) or np.allclose(products, middle**2)
+
+
+def test_rows_made_in_memory_are_counted_from_the_second_line(row):
+    again = {**row, "tokens": 16, "bytes": 131072}
+    table = cm.Measurements.from_rows([row, again, {**row, "tokens": 32, "bytes": 262144}], "mine")
+    assert table.line.tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize("arch", ["gfx942", "gfx950"])
+def test_a_fit_report_says_what_was_learnt_and_how_sources_differ(arch):
+    calibration = cm.shipped(arch)
+    for i, said in enumerate(fit_report._parameters(calibration)):
+        sd = parameters.prior(said["name"]).sd
+        assert said["name"] == calibration.names[i]
+        share = 1 - calibration.covariance[i, i] / (sd * sd)
+        assert said["prior_only"] == (share < fit_report.SEEN)
+    first = len(calibration.names) + len(calibration.harness)
+    found = fit_report._contrasts(calibration)
+    assert len(found) == len(calibration.contrast)
+    for i, said in enumerate(found):
+        sd = calibration.covariance[first + i, first + i] ** 0.5
+        assert said["us"] == pytest.approx(calibration.mean[first + i])
+        assert said["us"] - said["lo"] == pytest.approx(1.6449 * sd, rel=1e-3)
+        assert said["hi"] - said["us"] == pytest.approx(1.6449 * sd, rel=1e-3)
+
+
+def test_ranges_are_measured_again_at_their_ends_and_middle():
+    calibration = cm.shipped("gfx950")
+    arm = calibration.measured("MI355X", 4, "fused_ar_rmsnorm", "1stage")
+    found = fit_report._again(calibration, "MI355X", 4)
+    sizes = [arm.min_bytes, (arm.min_bytes * arm.max_bytes) ** 0.5, arm.max_bytes]
+    wanted = [max(1, round(size / (7168 * 2))) for size in sizes]
+    assert [e["tokens"] for e in found] == 2 * wanted
+    assert [e["algorithm"] for e in found] == 3 * ["1stage"] + 3 * ["2stage"]
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 10_000), st.booleans())
+def test_the_best_window_is_the_best_of_all_windows(seed, limited):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 12))
+    size = np.arange(1, n + 1) * 1024
+    one_us, two_us = rng.uniform(1, 10, (2, 1, n))
+    weight = rng.dirichlet(np.ones(n))
+    arms = Arms(cm.Shapes.of(1, size // 2, 4), weight, one_us, two_us, "0.1.20")
+    cutoff = int(size[rng.integers(n)]) if limited else None
+    # What 1-stage costs more on each call, by the project's own regret: gain is what it spares.
+    cost = -weight * arms.expected_gain
+    sums = {(i, j): cost[i:j].sum() for i in range(n) for j in range(i + 1, n + 1)}
+    (i, j), least = min(sums.items(), key=lambda item: item[1])
+    found = one_stage_window(arms, cutoff)
+    if found is None:
+        assert i == 0 or least >= 0
+        return
+    at = n if cutoff is None else int(np.sum(size <= cutoff))
+    inside = (np.arange(n) >= i) & (np.arange(n) < j)
+    differ = weight[inside != (np.arange(n) < at)].sum()
+    lo, hi, gain, share = dataclasses.astuple(found)
+    assert (lo, hi) == (size[i], size[j - 1])
+    assert share == pytest.approx(differ)
+    assert gain == pytest.approx(100 * (cost[:at].sum() - least) / differ)
+
+
+def test_hidden_sizes_beyond_those_named_are_counted():
+    decided = cm.recommend(cm.Setting.shipped("MI355X"), world_sizes=(4,)).cutoffs[0].adequacy
+    one = decided.by_hidden[0]
+    losing = tuple(
+        dataclasses.replace(one, hidden_dim=1024 * i, contested_gain_pct=50.0 + i)
+        for i in range(1, adequacy.NAMED + 3)
+    )
+    (said,) = dataclasses.replace(decided, by_hidden=losing, window=None).reasons()
+    assert said.endswith(" and 2 more")
+    (said,) = dataclasses.replace(
+        decided, by_hidden=losing[: adequacy.NAMED], window=None
+    ).reasons()
+    assert "more" not in said
+
+
+def test_records_of_questions_and_answers_cannot_be_changed():
+    """What is being filled while a file is read is all that may be."""
+    for wing in ("model", "rules", "decide", "calibration", "data"):
+        package = importlib.import_module(f"costmodel.{wing}")
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if found.name.startswith("costmodel.data.importers"):
+                continue
+            for kind in vars(importlib.import_module(found.name)).values():
+                if isinstance(kind, type) and kind.__module__ == found.name:
+                    held = vars(kind).get("__dataclass_params__")
+                    assert held is None or held.frozen, kind
