@@ -511,6 +511,7 @@ def test_the_command_fails_with_1_and_the_reason(gfx950, tmp_path):
         (("--arch", "gfx950", "--measurements", "nowhere.csv"), "nowhere.csv"),
         (("--arch", "gfx950", "--published", "--hidden", "2881"), "hidden % 8 == 0"),
         (("--arch", "gfx950", "--published", "--max-median-error", "nan"), "nan is not a finite"),
+        (("--arch", "gfx950", "--published", "--max-regret", "inf"), "inf is not a finite"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(args, said):
