@@ -24,11 +24,14 @@ from costmodel.decide.setting import Setting
 from costmodel.engines import boundary_tests, host_gate, patch_by_arch
 from costmodel.engines import patch as engine
 from costmodel.engines.audit import audit
+from costmodel.engines.kernel_version import asked_for
 from costmodel.engines.rule_change import rule_changes
 from costmodel.engines.source import open_trees
 from costmodel.engines.stand_in import decider
 from costmodel.errors import InputError
+from costmodel.rules.algebra import ByWorldSize, by_world_size
 from costmodel.rules.by_arch import ByArch
+from costmodel.rules.condition import Always, Compare
 from costmodel.rules.rule import Rule
 
 KIB = 1024
@@ -246,6 +249,31 @@ def test_the_audit_states_each_rule_and_compares_that_of_the_gpu(tmp_path):
     assert audit(tree, decision=decision).rule.cutoff_bytes(8) == ("<=", 224 * KIB)
     record = plain.to_dict((), "bf16", None)["rules"][0]
     assert [one["gpu"] for one in record["by_gpu"]] == ["gfx942", "gfx950"]
+
+
+@pytest.mark.parametrize("shape", ["sglang_bytes", "vllm_inline", "aiter_limit", "aiter_env_kb"])
+@pytest.mark.parametrize("version", ["0.1.11", "0.1.20"])
+def test_a_rule_may_never_run_1stage_and_the_kernels_guard_holds_elsewhere(
+    shape, version, tmp_path
+):
+    root = SHAPES[shape].package(tmp_path)
+    never = ByWorldSize(((2, Always()), (4, Compare("bytes", "<=", 65536)), (8, Always(False))))
+    low, high = (replace(LOW, condition=c) for c in (never, by_world_size({
+        2: Always(), 4: Compare("bytes", "<=", 131072), 8: Always(False)
+    })))  # fmt: skip
+    meant = asked_for(version)
+    rules = ByArch(((Kind("gfx942"), low), (Kind("gfx950"), high)))
+    told = dict.fromkeys(rules.kinds, COMMAND)
+    (tree,) = open_trees(root)
+    emitted = patch_by_arch.patch(tree, rules, told, meant.kernel, running=meant)
+    meshed = "full mesh" in emitted.adapted.rule.words()
+    calls = [c for c in random_calls(150) if c[4] or meshed]
+    for host in (Kind("gfx942").hosts[0], Kind("gfx950").hosts[0], None):
+        rule = emitted.gated.at(host or Host("0")).rule
+        assert says(emitted.patched, emitted.function, calls, host) == rule_says(rule, calls)
+    capped = [c for c in calls if c[0] == 8 and c[3] > 80 * c[2]]
+    if version == "0.1.11":
+        assert not any(says(emitted.patched, emitted.function, capped, None))
 
 
 def test_two_trees_that_differ_on_one_arch_alone_are_told_apart(tmp_path):

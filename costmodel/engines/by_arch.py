@@ -68,6 +68,9 @@ def gated(rules: ByArch, installed: Condition, kernel: Kernel) -> Gated:
     besides bytes.
     """
     kinds = {kind: adapt(rule, installed, kernel) for kind, rule in rules}
+    first, plainest = next(iter(rules))[1], next(iter(kinds.values()))
+    # What joins a rule that asks nothing holds elsewhere where no kind runs 1-stage.
+    joining = adapt(replace(first, condition=Always()), installed, kernel)
     cases = {}
     for n in WORLD_SIZES:
         asked = {frozenset(a.asked(n)): a.asked(n) for a in kinds.values() if _any(a, n)}
@@ -78,10 +81,9 @@ def gated(rules: ByArch, installed: Condition, kernel: Kernel) -> Gated:
             )
         own = byte_limit(installed.at(n))
         here = installed.at(n) if installed.at(n) == Always(False) else own or Always()
-        cases[n] = all_of(here, *(f for rest in asked.values() for f in rest))
-    first = next(iter(kinds.values()))
-    rule = replace(first.rule, condition=by_world_size(cases))
-    return Gated(kinds, replace(first, rule=rule, unclaimed=WORLD_SIZES))
+        cases[n] = all_of(here, *next(iter(asked.values()), joining.asked(n)))
+    rule = replace(first, condition=by_world_size(cases))
+    return Gated(kinds, replace(plainest, rule=rule, unclaimed=WORLD_SIZES))
 
 
 def edits(
@@ -92,10 +94,7 @@ def edits(
     Raises :class:`NotRecognisedError` when the function is of no shape that can be changed safely.
     """
     here = f"The cutoffs are those of {host_gate.NAME}(), else the one that stood here."
-    base = next((a for a in rules.kinds.values() if all(_any(a, n) for n in WORLD_SIZES)), None)
-    if base is None:
-        raise not_found(module, dispatch, "a kind of GPU that runs 1-stage at every world size")
-    rewrite = _ByHost(module, dispatch, base, [here], rules=rules)
+    rewrite = _ByHost(module, dispatch, rules.elsewhere, [here], rules=rules)
     made = rewrite.made()
     # Last: a change of the comment above the function starts where this is inserted.
     return [*made, _function(module, dispatch, rewrite.tables(), comment)]
