@@ -20,7 +20,8 @@ model covers them. Of each patch it is checked that
 Trees whose file is the same, and their kernels, are checked once: the line is said of both. AITER's
 MXFP4 op is read and refused: two gates decide there, and its kernel throws outside both.
 
-Prints a Markdown table, and writes it with ``--out``. Exits with 1 when anything is not so.
+Prints a Markdown table, which ``--out`` has after every line, so that a stopped run is not lost.
+Exits with 1 when anything is not so.
 """
 
 from __future__ import annotations
@@ -112,11 +113,10 @@ def main() -> None:
             rows.append(row)
             said = "; ".join(row.wrong) or row.note or "as it should be"
             print(f"{path.name}: {row.engine} {row.op}: {said}", file=sys.stderr, flush=True)
-    text = table(rows)
-    print(text)
+            if asked.out:
+                asked.out.write_text(table(rows) + "\n", encoding="utf-8")
+    print(table(rows))
     print(f"{time.monotonic() - started:.0f} s", file=sys.stderr)
-    if asked.out:
-        asked.out.write_text(text + "\n", encoding="utf-8")
     sys.exit(any(row.wrong for row in rows))
 
 

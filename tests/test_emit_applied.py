@@ -7,10 +7,11 @@ import sys
 
 import pytest
 from emitted import PROVENANCE, RULES, apply, emit
-from engines.shapes import SGLANG, SHAPES
+from engines.shapes import AITER, SGLANG, SHAPES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from costmodel.data import kernels as kernel
 from costmodel.engines import applied
 from costmodel.engines import patch as engine
 from costmodel.engines.source import open_trees
@@ -209,3 +210,26 @@ def test_the_provenance_is_no_part_of_what_is_in_force(tmp_path):
     put(root, emit(root, catalogue.named("vllm-57886"), PROVENANCE))
     other = engine.Provenance("costmodel emit --for vllm --rule mine.json")
     assert emit(root, catalogue.named("vllm-57886"), other).text == ""
+
+
+def test_a_rule_is_in_force_where_the_kernel_itself_asks_the_rest(tmp_path):
+    root = SHAPES["aiter_limit"].package(tmp_path)
+    file = root / "aiter" / AITER
+    file.write_text("""
+class CudaCommunicator:
+    def fused_allreduce_rmsnorm(self, input_, res_inp_, weight_, eps):
+        total_bytes = input_.numel() * input_.element_size()
+        use_1stage = total_bytes <= 128 * 7168 * 2 // self.world_size
+        return self.ca_comm.custom_fused_ar_rms(input_, use_1stage=use_1stage)
+""")
+    # AITER's source has no test of packs, its kernel has.
+    assert "hidden / pack" in catalogue.named("aiter-per-rank").words()
+    assert emit(root, catalogue.named("aiter-per-rank")).text == ""
+    file.write_text(file.read_text().replace("128 * 7168", "127 * 7168"))
+    assert emit(root, catalogue.named("aiter-per-rank")).text
+    # Above the cap an old kernel throws: a rule without its guard is not in force.
+    capped = Rule.from_cutoffs("capped", {n: 127 * 7168 * 2 // n for n in (2, 4, 8)})
+    (tree,) = open_trees(root)
+    old = engine.patch(tree, capped, PROVENANCE, kernel.aiter("0.1.14"))
+    assert "<= 80" in old.patched
+    assert engine.patch(tree, capped, PROVENANCE, kernel.aiter()).text == ""

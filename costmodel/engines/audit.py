@@ -16,7 +16,7 @@ from ..decide.decision import Decision
 from ..decide.regret import Score
 from ..errors import InputError
 from ..model.shape import FUSED, WORLD_SIZES
-from ..rules.adapt import Adapted, adapt, validity
+from ..rules.adapt import Adapted, adapt, left_to_kernel
 from ..rules.algebra import all_of, on_full_mesh, with_version
 from ..rules.boundary import first_difference
 from ..rules.catalogue import catalogue
@@ -264,10 +264,10 @@ def _on(module: Module, function: str, kind: Kind) -> Condition:
 def known_as(rule: Rule, kernel: Kernel | None = None) -> str:
     """Return the name of the catalogue's rule for this op that decides alike, or "".
 
-    The engine's own rules come first. Of two rules that differ only where ``kernel`` does not run
-    1-stage at all, either is the other: what the kernel takes, some engines leave to it.
+    The engine's own rules come first. Two rules that differ only where ``kernel`` runs 2-stage by
+    itself are the same: some engines leave it to the kernel.
     """
-    taken = Always() if kernel is None else validity(kernel)
+    taken = Always() if kernel is None else left_to_kernel(kernel)
     known = [k for k in catalogue() if k.op == rule.op and k.fabric == "xgmi"]
     for one in sorted(known, key=lambda k: k.engine != rule.engine):
         for limits in dict.fromkeys((Always(), taken)):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..data.kernels import Kernel
 from ..errors import InputError
 from ..model.shape import FUSED
-from ..rules.adapt import Adapted, adapt, is_guard
-from ..rules.algebra import asks_for_mesh, factors, on_full_mesh
+from ..rules.adapt import Adapted, adapt, is_guard, left_to_kernel
+from ..rules.algebra import all_of, asks_for_mesh, factors, on_full_mesh
 from ..rules.boundary import first_difference
 from ..rules.condition import Condition
 from ..rules.evidence import Provenance
@@ -276,9 +276,12 @@ def _check(
 
 
 def _in_force(module: Module, dispatch: DispatchFunction, adapted: Adapted) -> bool:
-    """Tell whether a source decides as the rule already."""
+    """Tell whether a source decides as the rule already, with what it leaves to the kernel."""
     there = read_dispatch(module, dispatch.name, constant=True, settings=False)
-    return difference(adapted, dispatch.condition, there.condition) is None
+    left = left_to_kernel(adapted.kernel)
+    wanted = replace(adapted.rule, condition=all_of(adapted.rule.condition, left))
+    meant = replace(adapted, rule=wanted)
+    return difference(meant, dispatch.condition, all_of(there.condition, left)) is None
 
 
 def difference(adapted: Adapted, asked: Condition, got: Condition) -> str | None:

@@ -44,6 +44,16 @@ def validity(kernel: Kernel) -> Condition:
     return all_of(*parts) if kernel.fused_1stage else Always(False)
 
 
+def left_to_kernel(kernel: Kernel) -> Condition:
+    """Return what AITER's own dispatch asks before it runs 1-stage; elsewhere it runs 2-stage.
+
+    Packs, and in old kernels a set of hidden sizes; above a token cap it throws instead. Source:
+    dispatchFusedAllReduceRMSNorm in csrc/include/custom_all_reduce.cuh, v0.1.10.post2 to e404860.
+    """
+    parts = factors(validity(kernel))
+    return all_of(*(f for f in parts if not isinstance(f, Compare) or f.quantity != "tokens"))
+
+
 def kernel_limits(kernel: Kernel) -> Condition:
     """Return what the 1-stage kernel takes and no engine checks for it.
 
