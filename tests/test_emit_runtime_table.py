@@ -52,7 +52,8 @@ def said(place, text, size, calls):
     for call in calls:
         try:
             out.append(decide(*call))
-        except AssertionError:
+        except AssertionError as error:
+            assert "Error(" not in str(error), error
             out.append(None)
     return out
 
@@ -129,8 +130,14 @@ def test_it_is_short_and_formatted(shape, tmp_path):
     tree = ast.parse(text)
     reading = next(n for n in tree.body if getattr(n, "name", "") == "_tuned_max_size")
     del reading.body[0]  # what it says of itself
-    lines = ast.unparse(tree).count("\n") - ast.unparse(ast.parse(before)).count("\n")
-    assert lines < 50 + 4 * (len(calls(Module.parse("x.py", text))) - 1)
+    lines = len(code_lines(tree)) - len(code_lines(ast.parse(before)))
+    # The small sources lack what every engine's file has: torch, a logger.
+    lacking = sum(f"\n    import {name}\n" in text for name in ("torch", "logging"))
+    assert lines < 50 + lacking + 4 * (len(calls(Module.parse("x.py", text))) - 1)
+
+
+def code_lines(tree):
+    return [line for line in ast.unparse(tree).splitlines() if line.strip()]
 
 
 def test_changed_lines_are_not_taken_out(tmp_path):

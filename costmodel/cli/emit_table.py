@@ -55,7 +55,7 @@ def emit(
 
     ``asked`` is the rule that goes into the table, None where only the patch is wanted.
     """
-    from ..engines import consultation_description as about
+    from ..engines import consultation_notes as about
     from ..engines import consultation_tests
     from ..engines.call_sites import serving_engine
     from ..engines.consultation import consult

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..data.kernels import Kernel
 from ..errors import InputError
@@ -34,7 +34,7 @@ from .diff import Edit
 from .evaluation import CONSULTS, NoChoiceError
 from .execution import Step
 from .expression import WIDTH, expression, is_simple
-from .layout import wrapped
+from .layout import laid_out, spliced, wrapped
 from .module import Module, made_of
 from .naming import names_at, not_found
 from .overrides import lost
@@ -332,9 +332,14 @@ class _Lines:
         first = f"{'':{indent}}{name} = {wrapped([old], indent, len(name) + 3)}\n"
         lines = self._lines(step, indent, lambda text: f"{name} = {text}")
         start = (statement.lineno, 0)
-        return [Edit(start, start, first + lines), Edit.of(decision, name)]
+        changed = spliced(self.module.text, statement, Edit.of(decision, name))
+        return [
+            Edit(start, start, first + lines),
+            Edit.of(statement, laid_out(changed, indent)),
+        ]
 
     def _lines(self, step: Step, indent: int, use: Callable[[str], str]) -> str:
+        step = self._on_all_ways(step)
         names = names_at(self.module, self.dispatch, step)
         variable = self._free("tuned", "tuned_bytes", "tuned_")
         terms = [f"{names.bytes} <= {variable}"]
@@ -353,6 +358,16 @@ class _Lines:
         self.below = comment[-1].strip()
         out = [*comment, asks, f"{pad}if {test}:", f"{pad}    {start}{value}"]
         return "\n".join(out) + "\n"
+
+    def _on_all_ways(self, step: Step) -> Step:
+        """Return the step with the names alone that hold on every way to its statement."""
+        others = [s.names for s in self.dispatch.steps if s.node is step.node]
+        kept = {
+            name: value
+            for name, value in step.names.items()
+            if all(type(names.get(name)) is type(value) for names in others)
+        }
+        return replace(step, names=kept)
 
     def _asked(self, step: Step) -> list[Condition]:
         """Return what the rule asks besides bytes that the way to the place does not ask."""

@@ -7,6 +7,7 @@
 :mod:`.evidence`     what supports a rule's cutoffs, and where it comes from
 :mod:`.catalogue`    the rules of the field by name, the two constant ones, rules from files
 :mod:`.adapt`        what a rule becomes inside an engine: the kernel's limits, guards that stay
+:mod:`.table`        the run-time table: sizes in a file that a patched engine reads
 :mod:`.boundary`     the calls on which two rules would differ
 ===================  =========================================================================
 """
