@@ -108,7 +108,7 @@ def test_normal_points_are_normal():
 
 def test_the_sample_of_the_posterior_has_its_moments(mi300x):
     calibration = mi300x.calibration
-    posterior = Posterior.of(calibration)
+    posterior = Posterior.of(mi300x)
     white = posterior.sample(256)
     assert white.mean(axis=0) == pytest.approx(0.0, abs=1e-12)
     assert white.T @ white / len(white) == pytest.approx(np.eye(white.shape[1]), abs=1e-9)

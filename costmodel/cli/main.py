@@ -40,6 +40,7 @@ COMMANDS = {
     "diff": ("diff", "What changed between two calibrations, tables or engine trees."),
     "in-force": ("in_force", "Which kernel each captured batch took, beside what a rule says."),
     "measure": ("measure", "Measure both arms on this machine's GPUs."),
+    "tune": ("tune", "Learn the rule of this machine: measure, calibrate, judge, hand over."),
     "import": ("import_", "Other harnesses' output as schema 1 measurements."),
     "simulate": ("simulate", "The collective under skew, faults and other fabrics."),
     "explain": ("explain", "One decision in words and numbers."),

@@ -18,6 +18,8 @@ from ..live.validation import LiveValidationRecord
 from ..planning.schemas import PlanRecord
 from ..rules.schemas import Catalogue, RuleRecord
 from ..simulation.schemas import SimulationRecord, SweepRecord
+from ..tuning.handover import TuneRecord
+from ..tuning.session import TuningSettings
 from . import data, doctor, gpus, models, options, rules, statements
 
 #: Name of a schema, as it stands under ``schema`` in every record of it -> its type, or its types
@@ -37,6 +39,8 @@ SCHEMAS: dict[str, Any] = {
     "costmodel/catalogue/1": Catalogue,
     "costmodel/plan/1": PlanRecord,
     "costmodel/calibration/2": CalibrationRecord,
+    "costmodel/tuning/1": TuningSettings,
+    "costmodel/tune/1": TuneRecord,
     "costmodel/run/1": RunSettings,
     "costmodel/environment/1": EnvironmentRecord,
     "costmodel/starts/1": StartsRecord,

@@ -204,7 +204,7 @@ class Setting:
         names a source, or the calibration has only one, your machine is that source's.
         """
         drawn = self.calibration.draw(DRAWS, SEED)
-        benchmark = self._here(drawn) if self._machine else drawn
+        benchmark = self._here(drawn) if self.machine else drawn
         if self.kernel.known:
             return benchmark
         unread = {f"contrast[{arm}]": drawn[f"unread[{arm}]"] for arm in OTHERWISE}
@@ -237,7 +237,7 @@ class Setting:
         return f"harness[{self.reference}]" if self.reference else "harness_us"
 
     @property
-    def _machine(self) -> str:
+    def machine(self) -> str:
         """The harness key whose machine is asked about, "" for one that nobody has measured."""
         measured = self._named or len(self.calibration.sources) == 1
         return self.reference if measured else ""
@@ -247,9 +247,9 @@ class Setting:
         known = {
             f"contrast[{arm}]": values[key]
             for arm in OTHERWISE
-            if (key := f"contrast[{self._machine}|{arm}]") in values
+            if (key := f"contrast[{self.machine}|{arm}]") in values
         }
-        if self._machine:
+        if self.machine:
             known = {f"contrast[{arm}]": 0.0 * values["harness_us"] for arm in OTHERWISE} | known
         return {**values, **known, "harness[]": values[self._constant]}
 

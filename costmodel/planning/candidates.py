@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import HARNESS_DOF, NOISE_DOF, Calibration
+from ..calibration.posterior import HARNESS_DOF, NOISE_DOF
 from ..data.workload import captured_batch_sizes
 from ..decide.setting import Setting
 from ..model.shape import ALGORITHMS
@@ -80,7 +80,7 @@ class Candidates:
         shapes = setting.shapes(t, h, n)
         white = posterior.sample(DRAWS)
         values = posterior.values(white)
-        spread_us = harness_spread_us(setting.calibration)
+        spread_us = harness_spread_us(setting)
         size = 2 * len(shapes)
         latency = np.empty(size)
         rows = np.empty((size, white.shape[1] + 1))
@@ -131,7 +131,13 @@ class Candidates:
         return np.asarray(np.eye(size) - rows.T @ np.linalg.solve(seen, rows))
 
 
-def harness_spread_us(calibration: Calibration) -> float:
-    """Return the standard deviation of a new source's harness constant in us, to first order."""
+def harness_spread_us(setting: Setting) -> float:
+    """Return the standard deviation of a new source's harness constant in us, to first order.
+
+    0 for a machine that was measured: its constant is among the posterior's coordinates.
+    """
+    if setting.machine:
+        return 0.0
+    calibration = setting.calibration
     typical_us = float(calibration.values["harness_us"])
     return typical_us * calibration.harness_log_sd * float(np.sqrt(HARNESS_DOF / (HARNESS_DOF - 2)))

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import FORM_US, Calibration, Values, nominal_gbps
+from ..calibration.posterior import FORM_US, Values, nominal_gbps
+from ..decide.setting import Setting
 from ..model import parameters
 from ..model.shape import OTHERWISE
 
@@ -28,7 +29,8 @@ class Posterior:
     """The parameters' posterior and the contrasts of the machine that will measure.
 
     ``mean`` (p,), ``root`` (p, p) with root root' = covariance. A contrast is normal here with the
-    variance of its mixture.
+    variance of its mixture; ``harness[]`` is the logarithm of a measured machine's constant over
+    the typical one.
     """
 
     names: tuple[str, ...]
@@ -36,17 +38,33 @@ class Posterior:
     root: Array
 
     @classmethod
-    def of(cls, calibration: Calibration) -> Posterior:
-        """Return the marginal posterior, without what is known of the sources' own machines."""
+    def of(cls, setting: Setting) -> Posterior:
+        """Return the marginal posterior for the machine that will measure.
+
+        Where the setting names a measured machine, its contrasts and what its benchmark adds are
+        as the calibration knows them; else nothing is known of it.
+        """
+        calibration = setting.calibration
         k, contrasts = len(calibration.names), [f"contrast[{arm}]" for arm in OTHERWISE]
-        p = k + len(contrasts)
-        covariance = 1e-12 * np.eye(p)
-        covariance[:k, :k] += calibration.covariance[:k, :k]
+        known = list(range(k))
+        names = list(calibration.names)
+        if setting.machine:
+            known.append(k + calibration.harness.index(setting.machine))
+            names.append("harness[]")
+            first = k + len(calibration.harness)
+            for i, (key, arm) in enumerate(calibration.contrast):
+                if key == setting.machine:
+                    known.append(first + i)
+                    names.append(f"contrast[{arm}]")
+        p = len(known)
+        new = [] if setting.machine else contrasts
+        covariance = 1e-12 * np.eye(p + len(new))
+        covariance[:p, :p] += calibration.covariance[np.ix_(known, known)]
         variance = FORM_US**2 + sum(weight * tau**2 for tau, weight in calibration.taus)
-        covariance[range(k, p), range(k, p)] += variance
+        covariance[range(p, p + len(new)), range(p, p + len(new))] += variance
         root = np.asarray(np.linalg.cholesky(covariance), np.float64)
-        mean = np.concatenate([calibration.mean[:k], np.zeros(len(contrasts))])
-        return cls((*calibration.names, *contrasts), mean, root)
+        mean = np.concatenate([calibration.mean[known], np.zeros(len(new))])
+        return cls((*names, *new), mean, root)
 
     def sample(self, count: int = DRAWS, seed: int = SEED) -> Array:
         """Return white coordinates of ``count`` draws, (count, p).
@@ -63,16 +81,18 @@ class Posterior:
         """Return parameter values at white coordinates (n, p), each of shape (n, 1).
 
         Link rates are cut at the link's nominal rate, as in :meth:`Calibration.draw`; the harness
-        is the typical one.
+        is the measured machine's, else the typical one.
         """
         x = self.mean + white @ self.root.T
         values: Values = {}
         for i, name in enumerate(self.names):
-            log = not name.startswith("contrast[") and parameters.prior(name).form == "log"
+            of_a_machine = name.startswith(("contrast[", "harness["))
+            log = not of_a_machine and parameters.prior(name).form == "log"
             column = np.exp(x[:, i : i + 1]) if log else x[:, i : i + 1]
             limit = nominal_gbps(name)
             values[name] = np.minimum(column, limit) if limit else column
-        values["harness[]"] = values["harness_us"]
+        over_typical = np.exp(values["harness[]"]) if "harness[]" in values else 1.0
+        values["harness[]"] = values["harness_us"] * over_typical
         return values
 
 

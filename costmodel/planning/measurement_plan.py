@@ -110,7 +110,7 @@ class Plan:
             "budget": self.budget.to_dict(),
             "assumed": {
                 "noise": round(self.noise, 5),
-                "harness_spread_us": round(harness_spread_us(self.setting.calibration), 3),
+                "harness_spread_us": round(harness_spread_us(self.setting), 3),
                 "seconds_per_launch": self.measuring_time.launch_s,
                 "seconds_per_shape": self.measuring_time.shape_s,
                 "seconds_per_arm": self.measuring_time.arm_s,
@@ -237,7 +237,7 @@ def pose(
         raise InputError("no world size is asked about; give 2, 4 or 8")
     sizes = tuple(sorted(set(world_sizes)))
     decision = recommend(setting, workload, world_sizes=sizes)
-    posterior = Posterior.of(setting.calibration)
+    posterior = Posterior.of(setting)
     white = posterior.sample()
     surfaces = tuple(RegretSurface.of(setting, c, posterior, white) for c in decision.cutoffs)
     hidden_dims = tuple(decision.workload.hidden_dims())

@@ -21,7 +21,7 @@ def text(plan: Plan, out: Path | None = None) -> str:
         f"{setting.kernel.title}",
         f"calibration {setting.calibration.id}; measurements scatter by "
         f"{100 * plan.noise:.1f} % around the model, a new benchmark adds a constant unknown to "
-        f"+-{harness_spread_us(setting.calibration):.1f} us",
+        f"+-{harness_spread_us(setting):.1f} us",
         "",
         _prospects(plan),
         "",

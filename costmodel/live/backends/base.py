@@ -272,6 +272,7 @@ class Backend(ABC):
 BACKENDS = {
     "aiter": "costmodel.live.backends.aiter.adapter:AiterBackend",
     "gloo": "costmodel.live.backends.gloo:GlooBackend",
+    "replay": "costmodel.live.backends.replay:ReplayBackend",
     "triton": "costmodel.live.backends.triton.adapter:TritonBackend",
 }
 

@@ -6,6 +6,7 @@ import os
 import secrets
 import sys
 import traceback
+from collections.abc import Callable
 
 import msgspec
 
@@ -23,19 +24,24 @@ from .schemas import RunSettings
 from .watchdog import Watchdog
 
 
-def carry_out(options: RunOptions, started: float) -> int:
+def carry_out(
+    options: RunOptions,
+    started: float,
+    walk: Callable[[Schedule], int] = Schedule.measure,
+) -> int:
     """Carry out this process's part of a run and return the exit code.
 
-    ``started`` is the monotonic time from which a budget counts. In a run of several processes an
-    abnormal end does not return: it is said once for all ranks, and the process ends there, since
-    taking a broken process group down in good order could block for ever.
+    ``started`` is the monotonic time from which a budget counts; ``walk`` takes the schedule
+    through its shapes. In a run of several processes an abnormal end does not return: it is said
+    once for all ranks, and the process ends there, since taking a broken process group down in good
+    order could block for ever.
     """
     peers = join()
     backend = load(options.backend)(options.world_size)
     with Watchdog(peers, options.watchdog_s) as watch:
         watch.step("setting up the ranks", COMPILE_PATIENCE * backend.start_up_patience)
         try:
-            code = _measure(backend, options, watch, started)
+            code = _measure(backend, options, watch, started, walk)
             watch.step("taking the ranks down")
             backend.exchange("done")
         except BaseException as error:
@@ -68,7 +74,13 @@ def _end(error: BaseException, watch: Watchdog) -> None:
     os._exit(LOST_RANK)
 
 
-def _measure(backend: Backend, options: RunOptions, watch: Watchdog, started: float) -> int:
+def _measure(
+    backend: Backend,
+    options: RunOptions,
+    watch: Watchdog,
+    started: float,
+    walk: Callable[[Schedule], int],
+) -> int:
     backend.set_up()
     watch.step("agreeing on the seed")
     options = _with_seed(options, backend)
@@ -89,7 +101,7 @@ def _measure(backend: Backend, options: RunOptions, watch: Watchdog, started: fl
             what = "continuing" if options.resume else "starting"
             identity = directory.settings["id"] if directory else ""
             print(
-                f"{what} run {identity} in {options.out}: {len(options.points)} shapes, "
+                f"{what} run {identity} in {options.out}: {_count(options)}, "
                 f"{options.backend} on {options.world_size} ranks, {repetition.timing} timing, "
                 f"seed {repetition.seed}",
                 flush=True,
@@ -106,10 +118,14 @@ def _measure(backend: Backend, options: RunOptions, watch: Watchdog, started: fl
             budget_s=options.budget_s,
             started=started,
         )
-        return schedule.measure()
+        return walk(schedule)
     finally:
         if directory:
             directory.close()
+
+
+def _count(options: RunOptions) -> str:
+    return f"{len(options.points)} shapes" if options.points else "shapes chosen on the way"
 
 
 def _with_seed(options: RunOptions, backend: Backend) -> RunOptions:

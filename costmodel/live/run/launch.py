@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...errors import InputError
@@ -21,7 +21,7 @@ from ..backends.base import load
 from .execution import carry_out
 from .exit_codes import BAD_INPUT, LOST_RANK, RunEnded, by_signal, signal_name
 from .launcher import end_with_launcher, gone_already
-from .options import read_options
+from .options import RunOptions, read_options
 from .peers import MEETING_PLACE, Peers, join, new_meeting_place, under_torchrun
 from .starts import measure_starts
 
@@ -31,6 +31,28 @@ def measure(options: Mapping[str, Any]) -> int:
 
     Raises :class:`InputError` for bad input, but as one of several ranks says it once for all.
     """
+    if options.get("starts", 1) > 1 and not under_torchrun():
+        return measure_starts(options)
+    return start(options, _read_one_start, carry_out, f"{__package__}.rank")
+
+
+def _read_one_start(options: Mapping[str, Any]) -> RunOptions:
+    if options.get("starts", 1) > 1:
+        raise InputError("--starts starts the ranks itself; leave out torchrun")
+    return read_options(options)
+
+
+def start(
+    options: Mapping[str, Any],
+    read: Callable[[Mapping[str, Any]], RunOptions],
+    carry: Callable[[RunOptions, float], int],
+    rank_module: str,
+) -> int:
+    """Start a run here, in ranks of its own, or as one of torchrun's; return the exit code.
+
+    ``read`` makes the run's options of those given by name, ``carry`` carries the run out in one
+    process. Ranks of its own are started as ``python -m rank_module``, the options as JSON.
+    """
     started = time.monotonic()
     if under_torchrun():
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the watchdog answers: no tracebacks
@@ -38,11 +60,7 @@ def measure(options: Mapping[str, Any]) -> int:
         if gone_already():
             return LOST_RANK
     try:
-        if options.get("starts", 1) > 1:
-            if under_torchrun():
-                raise InputError("--starts starts the ranks itself; leave out torchrun")
-            return measure_starts(options)
-        run = read_options(options)
+        run = read(options)
         if not under_torchrun():
             launch = load(run.backend).launch
             if launch == "torchrun" and not options.get("launches"):
@@ -51,8 +69,8 @@ def measure(options: Mapping[str, Any]) -> int:
                     f"--nproc-per-node={run.world_size} -m costmodel measure ..."
                 )
             if launch != "in_process":
-                return _spawn(run.world_size, options)
-        return carry_out(run, started)
+                return _spawn(run.world_size, options, rank_module)
+        return carry(run, started)
     except InputError as error:
         if not under_torchrun():
             raise
@@ -72,8 +90,8 @@ def _speaks() -> bool:
         return os.environ["RANK"] == "0"
 
 
-def _spawn(world_size: int, options: Mapping[str, Any]) -> int:
-    """Start :func:`measure` once a rank by torch's launcher; return an exit code.
+def _spawn(world_size: int, options: Mapping[str, Any], rank_module: str) -> int:
+    """Start ``rank_module`` once a rank by torch's launcher; return an exit code.
 
     The ranks tell the user how the run ended; this process speaks only when none of them could.
     """
@@ -100,7 +118,7 @@ def _spawn(world_size: int, options: Mapping[str, Any]) -> int:
     try:
         _start_ranks_with_ctrl_c_held()
         given = json.dumps(options, default=str)  # paths among them
-        elastic_launch(config, sys.executable)("-m", f"{__package__}.rank", given)
+        elastic_launch(config, sys.executable)("-m", rank_module, given)
         return 0
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()

@@ -14,7 +14,7 @@ from ...data.ranges import integers
 from ...errors import InputError
 from ...units import read_dtype
 from ..backends.base import EAGER, GRAPH, TIMINGS, load
-from .directory import check_same, check_vacant, read_settings
+from .directory import RUN, check_same, check_vacant, read_settings
 from .harness import Repetition
 from .points import DEFAULT_ARMS, Point, check_arms, grid, read_plan, shuffled
 
@@ -77,23 +77,59 @@ def read_options(options: Mapping[str, Any]) -> RunOptions:
     return new
 
 
-def _new(
-    options: Mapping[str, Any], out: Path, backend: str | None, seed: int | None = None
-) -> RunOptions:
-    """Return what the options alone ask for."""
-    if not backend:
-        raise InputError("--backend is missing; one of aiter, gloo, triton")
+def read_open_options(options: Mapping[str, Any]) -> RunOptions:
+    """Return the options of a run whose shapes are chosen on the way; it is resumed if it exists.
+
+    ``options`` are ``backend``, ``tp``, ``out``, ``watchdog`` and those of :class:`Repetition`.
+    """
+    out, world_size = Path(options["out"]), int(options["tp"])
+    resume = (out / RUN).exists()
+    if resume:
+        started = read_settings(out)
+        same = {key: options[key] for key in REPETITION if options.get(key) is not None}
+        wanted = {"backend": options["backend"], "world_size": world_size, **same}
+        check_same(out, started, wanted)
+        repetition = msgspec.convert(started, Repetition)
+    else:
+        repetition = _repetition(options, options["backend"])
+        if os.environ.get("RANK", "0") == "0":
+            check_vacant(out, world_size)
+    return RunOptions(
+        backend=options["backend"],
+        world_size=world_size,
+        points=(),
+        ordered=True,
+        repetition=repetition,
+        out=out,
+        resume=resume,
+        budget_s=None,
+        watchdog_s=options["watchdog"],
+    )
+
+
+def _repetition(options: Mapping[str, Any], backend: str) -> Repetition:
+    """Return how often everything is repeated, as the options and the back end say."""
     kind = load(backend)
-    timing = options["timing"] or kind.timings[0]
+    timing = options.get("timing") or kind.timings[0]
     if timing not in TIMINGS:
         raise InputError(f"--timing is '{timing}'; it is {GRAPH} or {EAGER}")
     if timing not in kind.timings:
         raise InputError(f"--timing {timing}: {backend} offers {', '.join(kind.timings)} only")
     given = {key: options[key] for key in REPETITION if options.get(key) is not None}
     repetition = Repetition(**{**given, "timing": timing, "seed": given.get("seed", -1)})
-    if repetition.slots > repetition.calls and options["calls"] is None:
+    if repetition.slots > repetition.calls and options.get("calls") is None:
         repetition = replace(repetition, calls=repetition.slots)
     repetition.check()
+    return repetition
+
+
+def _new(
+    options: Mapping[str, Any], out: Path, backend: str | None, seed: int | None = None
+) -> RunOptions:
+    """Return what the options alone ask for."""
+    if not backend:
+        raise InputError("--backend is missing; one of aiter, gloo, triton")
+    repetition = _repetition(options, backend)
     world_size = _world_size(options["tp"])
     note = ""
     if options["plan"] is not None:

@@ -13,7 +13,15 @@ from ..backends.base import GRAPH, Backend
 from ..backends.reference import is_out_of_memory, out_of_memory
 from .directory import RunDirectory
 from .exit_codes import BAD_INPUT, FINISHED, WRONG_RESULTS, RunEnded
-from .harness import ArmResult, Repetition, measure_point, reasons_against
+from .harness import (
+    COMPILE_PATIENCE,
+    ArmResult,
+    Repetition,
+    check_points,
+    measure_point,
+    reasons_against,
+    together,
+)
 from .points import Point
 from .progress import ProgressBar
 from .records import schema_rows, to_record
@@ -46,6 +54,10 @@ def describe(results: dict[str, ArmResult]) -> str:
         if result.kernels:
             lines.append(f"{'':<8} ran {', '.join(result.kernels)}")
     return "\n".join("    " + line for line in lines)
+
+
+def _ran(results: dict[str, ArmResult]) -> bool:
+    return any(result.summary for result in results.values())
 
 
 class Schedule:
@@ -102,24 +114,68 @@ class Schedule:
                     f"{worn}: {left} of {len(self.points)} shapes are left; continue with --resume"
                 )
                 break
-            results, seconds = self._measure(index)
-            ran = any(result.summary for result in results.values())
-            self.finished += 1
-            if ran:
-                self.seconds.append(seconds)
-            self._store(to_record(index, self.points[index], results, seconds))
-            self._note_kept()
-            shape = self.points[index].shape
-            count = f"{self.finished}/{len(self.points)}"
-            self._tell(f"{count}  {shape}\n{describe(results)}")
-            self.progress.shape_done()
-            first = first or ((index, results) if ran else None)
+            results = self._take(index)
+            first = first or ((index, results) if _ran(results) else None)
         else:
             rested = first and not self._worn_out(first[0])
             if first and rested and len(self.seconds) > 1 and not self._out_of_time(first[0]):
                 self._again(*first)
         self.progress.close()
         return self._conclude()
+
+    def measure_as_chosen(self, choose: Callable[[Sequence[ShapeRecord]], Point | None]) -> int:
+        """Measure what ``choose`` names, one shape after the other, until it names none.
+
+        It is asked on rank 0 with the run's records, and the other ranks follow; it minds the time
+        itself. Returns the exit code, the same on every rank.
+        """
+        first = None
+        self.points = list(self.points)
+        if self.run is not None:
+            self.points = [
+                Point.from_json(record["point"])
+                for record in self.run.records
+                if record["kind"] == "shape"
+            ]
+        self.points = self.backend.exchange(self.points)[0]
+        while (point := self._chosen(choose)) is not None:
+            index = len(self.points)
+            self.points = [*self.points, point]
+            if first is None and self.repetition.timing == GRAPH:
+                self._measure(index)  # see _settle
+            results = self._take(index)
+            first = first or ((index, results) if _ran(results) else None)
+        if first and len(self.seconds) > 1:
+            self._again(*first)
+        self.progress.close()
+        return self._conclude()
+
+    def _chosen(self, choose: Callable[[Sequence[ShapeRecord]], Point | None]) -> Point | None:
+        chosen: list[Point | None] = [None]
+
+        def ask() -> None:
+            if self.run is not None:
+                chosen[0] = choose(self.run.records)
+
+        self.watch.step("choosing the next shape", COMPILE_PATIENCE)
+        together(self.backend, ask)
+        point: Point | None = self.backend.exchange(chosen[0])[0]
+        if point is not None:
+            check_points(self.backend, [point])
+        return point
+
+    def _take(self, index: int) -> dict[str, ArmResult]:
+        """Measure one point of the list, keep it and say what came out."""
+        results, seconds = self._measure(index)
+        self.finished += 1
+        if _ran(results):
+            self.seconds.append(seconds)
+        self._store(to_record(index, self.points[index], results, seconds))
+        self._note_kept()
+        count = f"{self.finished}/{len(self.points)}"
+        self._tell(f"{count}  {self.points[index].shape}\n{describe(results)}")
+        self.progress.shape_done()
+        return results
 
     def _measure(self, index: int) -> tuple[dict[str, ArmResult], float]:
         began = time.monotonic()

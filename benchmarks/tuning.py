@@ -1,0 +1,314 @@
+"""Does stopping when it looks good, and choosing shapes by what was found, bias the rule?
+
+Hidden truths (posterior draws of machines that nobody has measured, some bent so that the model is
+wrong about them) are tuned as ``costmodel tune`` does, with a measurement's scatter; then the same
+truth is measured on a fixed grid of 40 shapes. Per misspecification and target:
+
+- ``tune``: where the stopping rule ends; ``8 shapes``: after eight;
+- ``argmin``: the grid's rows alone, the cutoff with the least mean regret on them;
+- ``worst case``: the grid's rows alone, the cutoff with the least worst-case regret on them, which
+  is how AITER's own tuner of its FlyDSL kernels fits a threshold;
+- ``model on the grid``: the same model fitted to the 40 shapes.
+
+Regret is over the known models' captured batches, at the truth, in points above the truth's best
+cutoff, where a cutoff is claimed; ``refused`` counts the truths for which the stopped rule claims
+none. Coverage is of the printed
+interval of the stopped rule, by the truth's best cutoff; the score is its interval score
+(benchmarks/coverage.py) beside that of the flat interval from half to twice the point.
+
+    OPENBLAS_NUM_THREADS=1 python benchmarks/tuning.py --truths 30 --out tuning.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from costmodel.calibration.posterior import Calibration, shipped
+from costmodel.data import hardware, kernels
+from costmodel.decide.recommendation import known_workload
+from costmodel.decide.setting import Setting
+from costmodel.live.backends.base import LiveShape
+from costmodel.live.run.points import DEFAULT_ARMS, Point
+from costmodel.model.fabric import FullMesh
+from costmodel.model.latency import LinkModel
+from costmodel.show.table import table
+from costmodel.tuning.journal import Journal
+from costmodel.tuning.knowledge import Machine, Question
+from costmodel.tuning.stopping import Limits, verdict
+from costmodel.tuning.tuner import Tuner, standing
+
+TARGETS = (("MI355X", 4), ("MI355X", 8), ("MI300X", 4), ("MI300X", 8))
+ALPHA = 0.10
+EIGHT = 8
+
+#: The grid: tokens so that bytes are spread over two octaves on either side of where rules differ.
+GRID_HIDDEN = (1024, 2880, 4096, 5120, 7168)
+GRID_BYTES = tuple(int(2**e) for e in np.linspace(16, 20.5, 8))
+
+
+@dataclass(frozen=True)
+class Misspecification:
+    """How a truth and its measurement differ from what the model believes."""
+
+    knee: float = 4.0
+    noise: float = 0.01
+    noise_dof: float = 4.0
+    rounding_us: float = 0.0
+    contrast_us: float | None = None
+
+
+MISSPECIFICATIONS = {
+    "none": Misspecification(),
+    "knee 2.5": Misspecification(knee=2.5),
+    "t(2) tails": Misspecification(noise_dof=2.0),
+    "noise 3 %": Misspecification(noise=0.03),
+    "rounding 0.1 us": Misspecification(rounding_us=0.1),
+    "contrast 0.6 us": Misspecification(contrast_us=0.6),
+    "all": Misspecification(2.5, 0.02, 2.0, 0.1, 0.6),
+}
+
+
+class Bent(Calibration):
+    """A calibration whose model has another knee than the one that is fitted."""
+
+    knee = 4.0
+
+    @property
+    def model(self):
+        return LinkModel(FullMesh(), self.knee)
+
+
+class Truth:
+    """A machine whose latencies are known, and what measuring it gives."""
+
+    def __init__(self, wrong: Misspecification, gpu: str, world_size: int, seed: list[int]) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.wrong, self.world_size, self.gpu = wrong, world_size, gpu
+        arch, gpu = hardware.choose(None, gpu)
+        base = shipped(arch)
+        bent = Bent(**{name: getattr(base, name) for name in base.__dataclass_fields__})
+        object.__setattr__(bent, "knee", wrong.knee)
+        self.setting = Setting(bent, gpu)
+        drawn = base.draw(2, seed=int(self.rng.integers(2**31)))
+        self.values = {name: value[:1] for name, value in drawn.items()}
+        if wrong.contrast_us is not None:
+            self.values["contrast[2stage]"] = wrong.contrast_us * self.rng.standard_normal((1, 1))
+        load = known_workload(Setting(base, gpu))
+        shapes = self.setting.shapes(load.tokens, load.hidden_dim, world_size)
+        both = self.setting.takes_both(shapes)
+        self.weight = load.weight[both] / load.weight[both].sum()
+        self.size = shapes.bytes[both]
+        self.one, self.two = (
+            self.setting.latency_us(shapes.select(both), arm, self.values)[0]
+            for arm in DEFAULT_ARMS
+        )
+        self.cutoffs = np.unique(np.append(self.size, 0))
+        self.regrets = np.array([self.regret_pct(c) for c in self.cutoffs])
+
+    def regret_pct(self, cutoff: float | None) -> float:
+        """Return the mean regret of a cutoff in percent; None: no limit."""
+        first = self.size <= (np.inf if cutoff is None else cutoff)
+        chosen = np.where(first, self.one, self.two)
+        return float(100 * self.weight @ (chosen / np.minimum(self.one, self.two) - 1))
+
+    def best(self) -> tuple[float, float]:
+        """Return the ends of the best cutoffs, which decide alike."""
+        at = np.flatnonzero(self.regrets <= self.regrets.min() + 1e-9)
+        above = self.cutoffs[at[-1] + 1] if at[-1] + 1 < self.cutoffs.size else np.inf
+        return float(self.cutoffs[at[0]]), float(above)
+
+    def labels(self):
+        arch = hardware.choose(None, self.gpu)[0]
+        return {
+            "gpu": self.setting.gpu, "arch": arch, "interconnect": "xgmi",
+            "kernel_family": "aiter", "kernel_version": kernels.aiter().version, "genuine": "no",
+        }  # fmt: skip
+
+    def measure(self, point: Point):
+        """Return the record of one measured shape."""
+        shape, labels = point.shape, self.labels()
+        calls = self.setting.shapes([shape.tokens], [shape.hidden_dim], [self.world_size])
+        rows = []
+        for arm in point.arms:
+            quiet = float(self.setting.latency_us(calls, arm, self.values)[0, 0])
+            seen = quiet * np.exp(self.wrong.noise * self.rng.standard_t(self.wrong.noise_dof))
+            if self.wrong.rounding_us:
+                seen = round(seen / self.wrong.rounding_us) * self.wrong.rounding_us
+            rows.append(
+                {
+                    "source": "x", "date": "2026-11-01", "gpu": labels["gpu"],
+                    "gpu_evidence": "stated", "arch": labels["arch"], "interconnect": "xgmi",
+                    "world_size": self.world_size, "op": "fused_ar_rmsnorm", "algorithm": arm,
+                    "kernel_family": "aiter", "kernel_version": labels["kernel_version"],
+                    "tokens": shape.tokens, "hidden_dim": shape.hidden_dim, "dtype": "bf16",
+                    "bytes": shape.bytes, "latency_us": float(max(seen, 0.5)),
+                    "statistic": "median",
+                    "rank_reduction": "max", "timing": "graph", "quality": "suspect",
+                }
+            )  # fmt: skip
+        arms = {arm: {"clean": True} for arm in point.arms}
+        return {
+            "kind": "shape", "index": 0, "when": "", "seconds": 1.0, "point": point.to_json(),
+            "arms": arms, "rows": rows,
+        }  # fmt: skip
+
+
+def grid() -> list[Point]:
+    points = []
+    for hidden in GRID_HIDDEN:
+        for size in GRID_BYTES:
+            tokens = max(1, round(size / (2 * hidden)))
+            points.append(Point(LiveShape(tokens, hidden, "bf16"), DEFAULT_ARMS))
+    return list(dict.fromkeys(points))
+
+
+def one_truth(task) -> dict:
+    """Return what one truth gave."""
+    name, gpu, world_size, number = task
+    seed = [list(MISSPECIFICATIONS).index(name), TARGETS.index((gpu, world_size)), number]
+    truth = Truth(MISSPECIFICATIONS[name], gpu, world_size, seed)
+    machine = Machine(Question("hidden", "bf16"), truth.labels())
+    journal, records = Journal(), []
+    tuner = Tuner(machine, world_size, Limits(0.0, EIGHT), journal)
+    while len(records) < EIGHT and (point := tuner.next(records)) is not None:
+        records.append(truth.measure(point))
+    if journal.stop is None:
+        tuner.next(records)
+    history = [standing(step) for step in journal.steps]
+    stopped = next(
+        (i for i in range(len(history)) if verdict(history[: i + 1], Limits())), len(history) - 1
+    )
+    step = journal.steps[stopped]
+    low, high = step["max_bytes_lo"] or 1, step["max_bytes_hi"] or np.inf
+    best = truth.best()
+    measured = [truth.measure(point) for point in grid()]
+    pairs = np.array(
+        [
+            [r["rows"][0]["bytes"], r["rows"][0]["latency_us"], r["rows"][1]["latency_us"]]
+            for r in measured
+        ]
+    )
+    fitted = machine.after(machine.rows(measured), (world_size,)).cutoff(world_size)
+    return {
+        "misspecification": name, "gpu": gpu, "world_size": world_size,
+        "shapes": step["shapes"],
+        "least": float(truth.regrets.min()),
+        "tune": lost(truth, step),
+        "8 shapes": lost(truth, journal.steps[-1]),
+        "argmin": truth.regret_pct(threshold(pairs, np.mean)),
+        "worst case": truth.regret_pct(threshold(pairs, np.max)),
+        "model on the grid": truth.regret_pct(fitted.max_bytes) if fitted.claimed else None,
+        "prior": lost(truth, journal.steps[0]),
+        "covered": bool(low < best[1] and high >= best[0]),
+        "score": score(low, high, best),
+        "flat": score(step["max_bytes"] / 2, step["max_bytes"] * 2, best)
+        if step["max_bytes"] else None,
+    }  # fmt: skip
+
+
+def lost(truth: Truth, step) -> float | None:
+    """Return the regret of the rule after a step in percent; None where no cutoff is claimed."""
+    return None if step["regret_pct"] is None else truth.regret_pct(step["max_bytes"])
+
+
+def threshold(pairs: np.ndarray, loss) -> float:
+    """Return the measured size up to which 1-stage loses least on the rows, by ``loss``."""
+    size, one, two = pairs.T
+    regret = [
+        loss(np.where(size <= c, one, two) / np.minimum(one, two)) for c in np.append(0.0, size)
+    ]
+    return float(np.append(0.0, size)[int(np.argmin(regret))])
+
+
+def score(low: float, high: float, best: tuple[float, float]) -> float:
+    """Return the interval score in log2 of bytes; the truth is what is nearest of its cell."""
+    a, b = (float(np.clip(np.log2(max(end, 1)), 12, 23)) for end in (low, high))
+    c, d = (float(np.clip(np.log2(max(end, 1)), 12, 23)) for end in best)
+    outside = max(c - b, a - d, 0.0)
+    return b - a + 2 / ALPHA * outside
+
+
+ARMS = ("prior", "tune", "8 shapes", "model on the grid", "argmin", "worst case")
+
+
+def summary(records: list[dict]) -> list[dict]:
+    """Return means over the truths of each misspecification and world size."""
+    out = []
+    for name in MISSPECIFICATIONS:
+        for world_size in (4, 8):
+            mine = [r for r in records
+                    if (r["misspecification"], r["world_size"]) == (name, world_size)]  # fmt: skip
+            if not mine:
+                continue
+            mean = {
+                arm: float(np.mean([r[arm] - r["least"] for r in mine if r[arm] is not None]))
+                for arm in ARMS
+            }
+            covered = float(np.mean([r["covered"] for r in mine]))
+            flat = [r["flat"] for r in mine if r["flat"] is not None]
+            out.append(
+                {
+                    "misspecification": name, "world_size": world_size, "truths": len(mine),
+                    "shapes": float(np.mean([r["shapes"] for r in mine])),
+                    "refused": sum(r["tune"] is None for r in mine),
+                    **mean,
+                    "covered": covered,
+                    "covered_error": float(np.sqrt(covered * (1 - covered) / len(mine))),
+                    "score": float(np.mean([r["score"] for r in mine])),
+                    "flat": float(np.mean(flat)) if flat else None,
+                }
+            )  # fmt: skip
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--truths", type=int, default=30, help="a misspecification and target")
+    parser.add_argument("--only", action="append", choices=list(MISSPECIFICATIONS))
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--seconds", type=float, help="stop taking up truths after so long")
+    parser.add_argument("--out")
+    given = parser.parse_args()
+    tasks = [
+        (name, gpu, n, number)
+        for number in range(given.truths)
+        for name in (given.only or MISSPECIFICATIONS)
+        for gpu, n in TARGETS
+    ]
+    import time
+
+    records, began = [], time.monotonic()
+    with ProcessPoolExecutor(given.workers) as pool:
+        chunk = 4 * len(given.only or MISSPECIFICATIONS)
+        for start in range(0, len(tasks), chunk):
+            if given.seconds and time.monotonic() - began > given.seconds:
+                break
+            records += pool.map(one_truth, tasks[start : start + chunk])
+            if given.out:
+                with open(given.out, "w") as stream:
+                    json.dump({"summary": summary(records), "truths": records}, stream, indent=1)
+    found = summary(records)
+    head = ("misspecification", "ranks", "truths", "refused", "shapes",
+            *(f"{arm}, points" for arm in ARMS), "coverage", "score", "flat")  # fmt: skip
+    rows = [
+        (
+            s["misspecification"], f"TP{s['world_size']}", s["truths"], s["refused"],
+            f"{s['shapes']:.1f}",
+            *(f"{s[arm]:.3f}" for arm in ARMS),
+            f"{100 * s['covered']:.0f} +- {100 * s['covered_error']:.0f} %",
+            f"{s['score']:.2f}", "-" if s["flat"] is None else f"{s['flat']:.2f}",
+        )
+        for s in found
+    ]  # fmt: skip
+    sys.stdout.write(table(rows, head, width=220) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""A stated model in the place of a machine: latencies drawn from a calibration, not measured.
+
+For trying out what stands on top of measuring (``costmodel tune``) where no GPU is: the truth is
+one draw of a shipped posterior, its machine's contrasts included, so what should be found is known.
+``COSTMODEL_REPLAY`` names GPU and draw (``MI355X:17``). Each shape and arm scatters around it as
+measurements do. All ranks are in one process; the op is not run, so nothing of it is verified.
+
+Rows are marked ``suspect`` and the source of every number says that it was replayed.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...calibration.posterior import NOISE_DOF, Values, shipped
+from ...data import hardware, kernels
+from ...decide.setting import Setting
+from ...errors import InputError
+from ...model.shape import ALGORITHMS, SEPARATE_OPS
+from .base import AUTO, GRAPH, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
+
+#: GPU and draw, such as ``MI355X:17``.
+VARIABLE = "COSTMODEL_REPLAY"
+
+#: Scatter of log latency between shapes, and between replays of one: as clean runs of the
+#: project's own harness on an H200 show (docs/h200-loopback.md), of the order of 1 %.
+ROW_NOISE = 0.01
+REPLAY_NOISE = 0.004
+
+
+class ReplayBackend(Backend):
+    """Latencies of one posterior draw, with scatter; see the module's docstring."""
+
+    name = "replay"
+    kernel_family = "aiter"
+    interconnect = "xgmi"
+    timings = (GRAPH,)
+    genuine = False
+
+    def __init__(self, world_size: int) -> None:
+        super().__init__(world_size)
+        self.local_ranks = tuple(range(world_size))
+
+    def set_up(self) -> None:
+        """Draw the truth."""
+        given = os.environ.get(VARIABLE, "")
+        gpu, _, draw = given.partition(":")
+        if not gpu or not (draw or "0").isdecimal():
+            raise InputError(
+                f"back end replay draws from a stated model; name GPU and draw in {VARIABLE}, "
+                f"such as MI355X:17 (it is '{given}')"
+            )
+        self.arch, self.gpu = hardware.choose(None, gpu)
+        self.draw = int(draw or 0)
+        self.setting = Setting(shipped(self.arch), self.gpu)
+        self.kernel_version = kernels.aiter().version
+        self.truth = truth(self.setting, self.draw)
+
+    def close(self) -> None:
+        """Hold nothing."""
+
+    def reason_against(self, shape: LiveShape, arm: str) -> str | None:
+        """See :meth:`Backend.reason_against`."""
+        if arm == AUTO:
+            return "a replayed model has no dispatch of its own; it knows 1stage, 2stage, separate"
+        calls = self._calls(shape)
+        arm = _arm(arm)
+        return None if self.setting.takes(calls, arm).all() else self.setting.limits(arm, calls)
+
+    def prepare(self, shape: LiveShape, slots: int, seed: int) -> None:
+        """Keep the shape and the seed of its scatter."""
+        self._shape, self._seed = shape, seed
+
+    def capture(self, arm: str, calls: int, timing: str) -> Timed:
+        """Return the arm's latency with this shape's scatter."""
+        shape = self._shape
+        which = (*ALGORITHMS, SEPARATE_ARM).index(arm)
+        random = np.random.default_rng(
+            [self._seed, self.draw, self.world_size, shape.tokens, shape.hidden_dim, which]
+        )
+        quiet = self.setting.latency_us(self._calls(shape), _arm(arm), self.truth)
+        latency = float(np.ravel(quiet)[0]) * np.exp(ROW_NOISE * random.standard_t(NOISE_DOF))
+        return _Replayed(latency, random)
+
+    def poison(self) -> None:
+        """Nothing is written, so nothing is poisoned."""
+
+    def outputs(self, slot: int) -> list[Outputs]:
+        """Return the reference itself: the op is not run."""
+        return [self.reference(slot)] * self.world_size
+
+    def reference(self, slot: int) -> Outputs:
+        """Return one element in the place of the outputs."""
+        import torch
+
+        return Outputs(torch.ones(1, 1), torch.ones(1, 1))
+
+    def release(self) -> None:
+        """Hold nothing."""
+
+    def environment(self) -> dict[str, Any]:
+        """See :meth:`Backend.environment`."""
+        said = f"draw {self.draw} of calibration {self.setting.calibration.id}, not measured"
+        return {"gpu": self.gpu, "arch": self.arch, "replayed": said}
+
+    def _calls(self, shape: LiveShape) -> Any:
+        return self.setting.but(dtype=shape.dtype).shapes(
+            [shape.tokens], [shape.hidden_dim], [self.world_size]
+        )
+
+
+def truth(setting: Setting, draw: int) -> Values:
+    """Return one draw of a machine that nobody has measured, as values of shape (1, 1)."""
+    drawn = setting.calibration.draw(2, seed=draw)
+    return {name: value[:1] for name, value in drawn.items()}
+
+
+def _arm(arm: str) -> str:
+    return SEPARATE_OPS if arm == SEPARATE_ARM else arm
+
+
+class _Replayed(Timed):
+    """Samples around one latency; all ranks share the one column."""
+
+    def __init__(self, latency_us: float, random: np.random.Generator) -> None:
+        self.latency_us, self.random = latency_us, random
+
+    def replay(self, samples: int) -> NDArray[np.float64]:
+        """See :meth:`Timed.replay`."""
+        scatter = REPLAY_NOISE * self.random.standard_normal((samples, 1))
+        return self.latency_us * np.exp(scatter)

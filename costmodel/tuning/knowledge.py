@@ -1,0 +1,161 @@
+"""What is known of one machine: the calibration with its rows, and the decision that follows.
+
+The machine's rows join the published ones of its fabric, so that few shapes suffice: link rates and
+kernel constants are the calibration's, what the machine adds of its own is learnt here. All its
+runs count as one source, whatever their world size, since it is one machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..calibration.estimate import calibrate
+from ..calibration.observations import observe
+from ..calibration.one_fabric import on_fabric
+from ..data import hardware, kernels, measurement
+from ..data.measurement import Measurements
+from ..data.workload import Workload
+from ..decide.decision import Cutoff, Decision
+from ..decide.objective import MEAN
+from ..decide.recommendation import recommend
+from ..decide.setting import Setting
+from ..errors import InputError
+from ..live.run.schemas import Labels, ShapeRecord
+from ..model.choose import for_interconnect
+from ..model.fabric import FULL_MESH
+from ..model.shape import FUSED
+
+
+class UndecidedError(InputError):
+    """The machine's rows allow no decision, whatever more is measured; the message says why."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be learnt: the calls that count, for whom, by which objective.
+
+    ``name`` is the source that the machine's rows get. ``workload`` None: known models.
+    """
+
+    name: str
+    dtype: str
+    workload: Workload | None = None
+    engine: str = ""
+    otherwise: str = ""
+    objective: str = MEAN
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is known of a machine: the setting that asks about it, and the decision.
+
+    ``measured`` says whether any row of its own is in the calibration.
+    """
+
+    setting: Setting
+    decision: Decision
+    measured: bool
+
+    def cutoff(self, world_size: int) -> Cutoff:
+        """Return the answer for one world size."""
+        return self.decision.at(world_size)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine under measurement: what its rows say of it, and what is asked.
+
+    ``replayed``: a stated model stands in for it, so its rows count although they are marked.
+    """
+
+    question: Question
+    labels: Labels
+    published: Measurements = field(default_factory=measurement.published, repr=False)
+
+    @property
+    def replayed(self) -> bool:
+        """Whether the latencies are drawn from a model instead of measured."""
+        return self.labels["genuine"] != "yes"
+
+    @property
+    def aiter_version(self) -> str:
+        """Whose kernels the decision is about."""
+        own = self.labels["kernel_family"] in kernels.AITER_FAMILIES
+        return (own and self.labels["kernel_version"]) or kernels.LATEST
+
+    def rows(self, records: Iterable[ShapeRecord]) -> list[dict[str, Any]]:
+        """Return the schema 1 rows of measured shapes, as rows of this machine.
+
+        A shape that was measured twice counts once, as it was measured last: two rows of one call
+        would look like two machines.
+        """
+        found: dict[tuple[object, ...], dict[str, Any]] = {}
+        for record in records:
+            for row in record["rows"]:
+                quality = row["quality"]
+                if self.replayed:
+                    arm = record["arms"].get(row["algorithm"] or "separate")
+                    quality = "clean" if arm and arm["clean"] else "noisy"
+                key = (row["world_size"], row["op"], row["algorithm"], *_call(row))
+                found[key] = {**row, "source": self.question.name, "quality": quality}
+        return list(found.values())
+
+    def prior(self, world_sizes: Sequence[int]) -> Known | None:
+        """Return what the shipped calibration says before anything is measured, None for nothing.
+
+        That is so where the GPU, or its fabric, is not among those it covers.
+        """
+        gpu, arch = self.labels["gpu"], self.labels["arch"]
+        if self.labels["interconnect"] != "xgmi" or gpu not in hardware.GPUS.get(arch, ()):
+            return None
+        return self._decide(Setting.shipped(gpu, **self._asked()), world_sizes, measured=False)
+
+    def after(self, rows: Sequence[Mapping[str, Any]], world_sizes: Sequence[int]) -> Known:
+        """Return what is known once ``rows`` are measured.
+
+        Rows that cannot be used (noisy ones) leave it at :meth:`prior`. Raises
+        :class:`UndecidedError` where the model does not cover the machine.
+        """
+        interconnect = self.labels["interconnect"]
+        if for_interconnect(interconnect) is None:
+            raise UndecidedError(f"no model of this interconnect ({interconnect})")
+        mine = Measurements.from_rows(map(dict, rows))
+        own = observe(mine)
+        if not len(own):
+            if known := self.prior(world_sizes):
+                return known
+            why = "; ".join(f"{count} rows: {reason}" for reason, count in own.set_aside.items())
+            raise UndecidedError(f"the model covers no row of this machine ({why})")
+        fabric = own.groups[0].model.fabric
+        table = measurement.concat([self.published, mine])
+        gpu, arch = self.labels["gpu"], self.labels["arch"]
+        calibration, _ = calibrate(on_fabric(observe(table), fabric), arch=arch)
+        source = self.question.name if calibration.harness_key(self.question.name) else ""
+        setting = Setting(calibration, gpu, source=source, **self._asked())
+        return self._decide(setting, world_sizes, measured=True)
+
+    def _asked(self) -> dict[str, Any]:
+        asked = self.question
+        return {
+            "op": FUSED,
+            "dtype": asked.dtype,
+            "aiter_version": self.aiter_version,
+            "engine": asked.engine,
+            "otherwise": asked.otherwise,
+            "objective": asked.objective,
+        }
+
+    def _decide(self, setting: Setting, world_sizes: Sequence[int], *, measured: bool) -> Known:
+        decision = recommend(setting, self.question.workload, world_sizes=tuple(world_sizes))
+        return Known(setting, decision, measured)
+
+
+def is_xgmi(known: Known) -> bool:
+    """Return whether the calibration is of the mesh of xGMI links that the engines' GPUs have."""
+    return known.setting.calibration.fabric == FULL_MESH
+
+
+def _call(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return row["tokens"], row["hidden_dim"], row["dtype"]

@@ -1,0 +1,151 @@
+"""One tuning on disk: what was asked, and a run directory for each world size.
+
+``tuning.json``
+    What was asked (schema ``costmodel/tuning/1``), written once.
+``tp2``, ``tp4``, ``tp8``
+    The run at each world size (:mod:`costmodel.live.run.directory`) with its journal.
+
+What is handed over at the end stands beside them (:mod:`.handover`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from ..data.workload import Workload
+from ..errors import InputError
+from ..files import json_text, read_json, replacing
+from ..live.run.directory import RUN, SAMPLES, parse_records, read_settings
+from ..live.run.schemas import Labels, ShapeRecord
+from .journal import FILE, Journal
+from .knowledge import Machine, Question
+from .stopping import Limits
+
+SETTINGS = "tuning.json"
+
+
+class TuningSettings(TypedDict):
+    """``costmodel/tuning/1``: what a tuning was started with; ``name`` is the source of its rows.
+
+    ``hidden`` empty: known models. ``model`` is a name of the catalogue, or "".
+    """
+
+    schema: Literal["costmodel/tuning/1"]
+    name: str
+    backend: str
+    world_sizes: list[int]
+    dtype: str
+    hidden: list[int]
+    model: str
+    engine: str
+    otherwise: str
+    objective: str
+    contested_pct: float
+    shapes: int
+
+
+class Session:
+    """A tuning's directory with what was asked."""
+
+    def __init__(self, directory: Path, settings: TuningSettings) -> None:
+        self.directory = directory
+        self.settings = settings
+
+    @classmethod
+    def start(cls, directory: Path, settings: TuningSettings) -> Session:
+        """Make the directory; raise :class:`InputError` where something stands there."""
+        if directory.exists() and not directory.is_dir():
+            raise InputError(f"--out {directory}: is a file; give a directory")
+        if (directory / SETTINGS).exists():
+            raise InputError(
+                f"{directory} holds a tuning already; go on with --resume, conclude from what "
+                "there is with --finish, or give another --out"
+            )
+        if directory.is_dir() and any(directory.iterdir()):
+            raise InputError(f"--out {directory}: exists and is not empty; give another")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with replacing(directory / SETTINGS) as stream:
+                stream.write(json_text(settings))
+        except OSError as error:
+            raise InputError(f"--out {directory}: cannot be made: {error.strerror}") from None
+        return cls(directory, settings)
+
+    @classmethod
+    def open(cls, directory: Path, asked: Mapping[str, Any] | None = None) -> Session:
+        """Open a tuning that was started; ``asked`` are settings that must be the same.
+
+        Raises :class:`InputError` where there is none, or it was started with others.
+        """
+        path = directory / SETTINGS
+        if not path.exists():
+            raise InputError(f"{directory}: no tuning to go on with: there is no {SETTINGS}")
+        settings = read_json(path, TuningSettings, "the file as 'costmodel tune' wrote it")
+        for key, value in (asked or {}).items():
+            if value != settings[key]:  # type: ignore[literal-required]
+                was = settings[key]  # type: ignore[literal-required]
+                raise InputError(
+                    f"{directory} was started with {key.replace('_', ' ')} {was}, not {value}; "
+                    "leave that option out, or give another --out"
+                )
+        return cls(directory, settings)
+
+    @property
+    def limits(self) -> Limits:
+        """What ends the learning."""
+        return Limits(self.settings["contested_pct"], self.settings["shapes"])
+
+    @property
+    def question(self) -> Question:
+        """What is to be learnt."""
+        s = self.settings
+        workload = Workload.of(s["hidden"]) if s["hidden"] else None
+        return Question(
+            s["name"], s["dtype"], workload, s["engine"], s["otherwise"], s["objective"]
+        )
+
+    def run_directory(self, world_size: int) -> Path:
+        """Return where the run of a world size stands."""
+        return self.directory / f"tp{world_size}"
+
+    def started(self) -> list[int]:
+        """Return the world sizes whose run was started."""
+        sizes = self.settings["world_sizes"]
+        return [n for n in sizes if (self.run_directory(n) / RUN).exists()]
+
+    def labels(self) -> Labels | None:
+        """Return what the machine is, None before any run was started."""
+        started = self.started()
+        return read_settings(self.run_directory(started[0]))["labels"] if started else None
+
+    def machine(self, labels: Labels) -> Machine:
+        """Return the machine with the question."""
+        return Machine(self.question, labels)
+
+    def journal(self, world_size: int) -> Journal:
+        """Return the journal of a world size."""
+        return Journal(self.run_directory(world_size) / FILE)
+
+    def records(self, world_size: int) -> list[ShapeRecord]:
+        """Return the finished shapes of a world size, and the repetitions at the end of runs."""
+        path = self.run_directory(world_size) / SAMPLES
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            return []
+        return parse_records(text[: text.rfind(b"\n") + 1], path)
+
+    def shapes(self, world_size: int) -> list[ShapeRecord]:
+        """Return the finished shapes of a world size."""
+        return [record for record in self.records(world_size) if record["kind"] == "shape"]
+
+    def learnt(self, world_size: int) -> list[ShapeRecord]:
+        """Return the shapes that the rule of a world size was learnt from."""
+        shapes, stop = self.shapes(world_size), self.journal(world_size).stop
+        return shapes if stop is None else shapes[: stop["shapes"]]
+
+    def judged(self, world_size: int) -> list[ShapeRecord]:
+        """Return the shapes that were measured to judge the rule of a world size."""
+        return self.shapes(world_size)[len(self.learnt(world_size)) :]

@@ -1,0 +1,385 @@
+"""Tuning: when to stop, what comes next, a killed run that goes on, and the whole command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the live back ends compute with torch")
+
+from costmodel.calibration.posterior import shipped
+from costmodel.data import kernels, measurement
+from costmodel.data.workload import Workload
+from costmodel.decide.setting import Setting
+from costmodel.errors import InputError
+from costmodel.live.backends.replay import truth
+from costmodel.live.run.points import DEFAULT_ARMS, Point
+from costmodel.planning.candidates import harness_spread_us
+from costmodel.planning.coordinates import Posterior
+from costmodel.tuning import choice
+from costmodel.tuning.conclusion import BUSY, CONFIRMED, conclude
+from costmodel.tuning.journal import Journal
+from costmodel.tuning.knowledge import Machine, Question, UndecidedError
+from costmodel.tuning.session import Session
+from costmodel.tuning.stopping import (
+    BUDGET,
+    ENOUGH,
+    FEWEST,
+    NO_LONGER,
+    PATIENCE,
+    SHAPES,
+    Limits,
+    Standing,
+    verdict,
+)
+from costmodel.tuning.tuner import Tuner
+
+LABELS = {
+    "gpu": "MI355X", "arch": "gfx950", "interconnect": "xgmi", "kernel_family": "aiter",
+    "kernel_version": kernels.aiter().version, "genuine": "yes",
+}  # fmt: skip
+
+
+class Quiet:
+    """A machine that is a draw of the posterior, measured without scatter."""
+
+    def __init__(self, draw, world_size, gpu="MI355X", arch="gfx950"):
+        self.setting = Setting(shipped(arch), gpu)
+        self.values, self.world_size = truth(self.setting, draw), world_size
+
+    def us(self, tokens, hidden, arm):
+        calls = self.setting.shapes(tokens, hidden, self.world_size)
+        return self.setting.latency_us(calls, arm, self.values)[0]
+
+    def measure(self, point):
+        shape = point.shape
+        rows = [
+            {
+                "source": "x", "date": "2026-11-01", "gpu": "MI355X", "gpu_evidence": "stated",
+                "arch": "gfx950", "interconnect": "xgmi", "world_size": self.world_size,
+                "op": "fused_ar_rmsnorm", "algorithm": arm, "kernel_family": "aiter",
+                "kernel_version": LABELS["kernel_version"], "tokens": shape.tokens,
+                "hidden_dim": shape.hidden_dim, "dtype": "bf16", "bytes": shape.bytes,
+                "latency_us": float(self.us([shape.tokens], [shape.hidden_dim], arm)[0]),
+                "statistic": "median", "rank_reduction": "max", "timing": "graph",
+                "quality": "clean",
+            }
+            for arm in point.arms
+        ]  # fmt: skip
+        arms = {arm: {"clean": True} for arm in point.arms}
+        return {"kind": "shape", "point": point.to_json(), "arms": arms, "rows": rows,
+                "seconds": 1.0}  # fmt: skip
+
+
+def walk(tuner, measure, most=40):
+    """Measure what the tuner names until it names nothing; return the records."""
+    records = []
+    while (point := tuner.next(records)) is not None:
+        records.append(measure(point))
+        assert len(records) <= most
+    return records
+
+
+# When to stop
+
+
+def history(*left, doublings=1.0):
+    return [Standing(i, pct, doublings, always=False) for i, pct in enumerate(left)]
+
+
+def test_a_small_regret_ends_it_but_not_before_a_few_pairs():
+    limits = Limits(0.2)
+    assert verdict(history(0.1, 0.1, 0.1), limits) is None
+    assert verdict(history(0.9, 0.1, 0.1, 0.19), limits) == ENOUGH
+    assert verdict(history(0.9, 0.1, 0.1, 0.21), limits) is None
+
+
+def test_an_interval_that_no_longer_narrows_ends_it():
+    pct = [0.9] * (FEWEST + PATIENCE + 1)
+    assert verdict(history(*pct), Limits()) == NO_LONGER
+    narrowing = [Standing(i, 0.9, 2.0 * 0.98**i, False) for i in range(len(pct))]
+    assert verdict(narrowing, Limits()) is None
+    opened = [Standing(i, None, float("inf"), False) for i in range(len(pct))]
+    assert verdict(opened, Limits()) is None
+
+
+def test_the_budget_of_shapes_ends_it():
+    assert verdict(history(*[0.9] * 6), Limits(shapes=5)) == SHAPES
+
+
+def test_always_needs_no_regret():
+    steps = [Standing(i, None, float("inf"), always=True) for i in range(4)]
+    assert verdict(steps, Limits()) == ENOUGH
+
+
+# What is known of one machine
+
+
+def test_the_planner_knows_a_named_machine_as_the_setting_does():
+    setting = Setting.shipped("MI355X").but(source="vllm-54787")
+    shapes = setting.shapes([8, 64], 7168, 4)
+    posterior = Posterior.of(setting)
+    planned = posterior.values(posterior.sample(1024))
+    for arm in DEFAULT_ARMS:
+        mine, theirs = (
+            np.log(setting.latency_us(shapes, arm, values))
+            for values in (planned, setting.new_source)
+        )
+        assert mine.mean(axis=0) == pytest.approx(theirs.mean(axis=0), abs=0.01)
+        assert mine.std(axis=0) == pytest.approx(theirs.std(axis=0), rel=0.25)
+    assert harness_spread_us(setting) == 0.0
+    assert harness_spread_us(Setting.shipped("MI355X")) > 1.0
+
+
+def test_three_quiet_pairs_find_the_crossing_of_a_hidden_truth():
+    # The same draws are asked in benchmarks/tuning.py by the hundred, with scatter.
+    for draw, world_size in ((3, 4), (17, 8)):
+        hidden = Quiet(draw, world_size)
+        journal = Journal()
+        tuner = Tuner(Machine(Question("mine", "bf16"), LABELS), world_size, Limits(), journal)
+        records = walk(tuner, hidden.measure)
+        assert journal.stop["why"] == ENOUGH
+        assert journal.stop["shapes"] <= 4
+        assert len(records) == journal.stop["shapes"] + len(choice.JUDGED_AT)
+        first, last = journal.steps[0], journal.steps[-1]
+        assert np.log2(last["max_bytes_hi"] / last["max_bytes_lo"]) < 0.5 * np.log2(
+            first["max_bytes_hi"] / first["max_bytes_lo"]
+        )
+        tokens = np.array([16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160])
+        gap = hidden.us(tokens, 2880, "1stage") - hidden.us(tokens, 2880, "2stage")
+        crossing = 2 * 2880 * np.interp(0.0, gap, tokens)
+        assert 0.9 * last["max_bytes_lo"] <= crossing <= 1.1 * last["max_bytes_hi"]
+
+
+def test_a_machine_without_a_model_is_refused_in_words():
+    machine = Machine(Question("mine", "bf16"), {**LABELS, "interconnect": "gloo", "gpu": "CPU"})
+    assert machine.prior((4,)) is None
+    row = Quiet(1, 4).measure(Point(choice.LiveShape(8, 4096, "bf16"), DEFAULT_ARMS))
+    with pytest.raises(UndecidedError, match=r"no model of this interconnect \(gloo\)"):
+        machine.after(machine.rows([row]), (4,))
+
+
+def test_noisy_rows_leave_what_was_known_before():
+    hidden = Quiet(3, 4)
+    record = hidden.measure(Point(choice.LiveShape(8, 4096, "bf16"), DEFAULT_ARMS))
+    for row in record["rows"]:
+        row["quality"] = "noisy"
+    machine = Machine(Question("mine", "bf16"), LABELS)
+    known = machine.after(machine.rows([record]), (4,))
+    assert not known.measured
+    assert known.cutoff(4).max_bytes == machine.prior((4,)).cutoff(4).max_bytes
+
+
+def test_no_shape_is_chosen_twice_and_judging_shapes_were_never_learnt_from():
+    hidden = Quiet(5, 4)
+    journal = Journal()
+    asked = Question("mine", "bf16", Workload.of([2880, 7168]))
+    tuner = Tuner(Machine(asked, LABELS), 4, Limits(0.0, 6), journal)
+    records = walk(tuner, hidden.measure)
+    shapes = [Point.from_json(record["point"]).shape for record in records]
+    assert len(set(shapes)) == len(shapes)
+    assert {shape.hidden_dim for shape in shapes} <= {2880, 7168}
+    cutoff = journal.steps[-1]["max_bytes"]
+    judged = [shape.bytes for shape in shapes[journal.stop["shapes"] :]]
+    assert min(judged) < cutoff < max(judged)
+
+
+def test_the_end_of_the_time_leaves_enough_to_judge():
+    left = iter([100.0, 100.0, 4.0])
+    last = [0.0]
+
+    def seconds_left():
+        last[0] = next(left, 4.0)
+        return last[0]
+
+    journal = Journal()
+    tuner = Tuner(
+        Machine(Question("mine", "bf16"), LABELS),
+        8,
+        Limits(0.0),
+        journal,
+        seconds_left=seconds_left,
+    )
+    walk(tuner, Quiet(17, 8).measure)
+    assert journal.stop["why"] == BUDGET
+
+
+def test_a_journal_cuts_a_torn_line_and_names_a_damaged_one(tmp_path):
+    path = tmp_path / "tuning.jsonl"
+    journal = Journal(path)
+    tuner = Tuner(Machine(Question("mine", "bf16"), LABELS), 8, Limits(), journal)
+    assert tuner.next([]) is not None
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"kind":"st')
+    assert Journal(path).steps == journal.steps
+    assert path.read_bytes() == whole
+    path.write_bytes(whole.replace(b'"shapes":0', b'"shapes":"x"'))
+    with pytest.raises(InputError, match=r"tuning.jsonl:1: Expected `int`"):
+        Journal(path)
+
+
+# The command
+
+
+def tune(*args, replay="MI355X:17", **more):
+    environment = {**os.environ, "COSTMODEL_REPLAY": replay}
+    command = [sys.executable, "-m", "costmodel", "tune", *map(str, args)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=environment, **more
+    )
+
+
+SHORT = ("--rounds", 4, "--samples", 2, "--seed", 7)
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """Return (what a whole replayed tuning printed, its directory)."""
+    out = tmp_path_factory.mktemp("tune") / "pr"
+    done = tune("--backend", "replay", "--tp", "2,8", "--for", "vllm", "--out", out, *SHORT)
+    return done, out
+
+
+def test_the_whole_command_decides_and_hands_over(tuned):
+    done, out = tuned
+    assert done.returncode == 0, done.stderr
+    record = json.loads((out / "tune.json").read_text())
+    assert record["decided"]
+    assert [e["verdict"] for e in record["endings"]] == [CONFIRMED, CONFIRMED]
+    two, eight = record["endings"]
+    assert two["max_bytes"] is None
+    assert eight["max_bytes_lo"] <= eight["max_bytes"] <= eight["max_bytes_hi"]
+    assert eight["judged"] == len(choice.JUDGED_AT)
+    rows = measurement.read(out / "measurements.csv")
+    assert set(rows.source.tolist()) == {"replayed-MI355X-17"}
+    # The rule on disk is the one that recommend reads from the calibration on disk.
+    asked = [sys.executable, "-m", "costmodel", "recommend", "--calibration", out / "calibration.json",
+             "--gpu", "MI355X", "--tp", "8", "--source", "replayed-MI355X-17", "--for", "vllm",
+             "--format", "json"]  # fmt: skip
+    again = json.loads(subprocess.run(asked, capture_output=True, check=True).stdout)
+    assert again["cutoffs"][0]["max_bytes"] == eight["max_bytes"]
+    assert again["cutoffs"][0]["max_bytes_lo"] == eight["max_bytes_lo"]
+
+
+def test_whatever_a_replay_leaves_says_that_it_was_replayed(tuned):
+    done, out = tuned
+    assert "Replayed, not measured" in done.stdout
+    for name in ("summary.md", "rule.patch"):
+        assert "Replayed, not measured" in (out / name).read_text(), name
+    for name in ("tune.json", "rule.json", "measurements.csv", "calibration.json"):
+        text = (out / name).read_text()
+        assert "replayed-MI355X-17" in text or '"replayed": true' in text, name
+
+
+def test_finishing_again_writes_the_same(tuned):
+    _, out = tuned
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    done = tune("--out", out, "--finish")
+    assert done.returncode == 0, done.stderr
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+def test_a_killed_tuning_goes_on_to_the_same_end(tuned, tmp_path):
+    _, whole = tuned
+    out = tmp_path / "pr"
+    command = [sys.executable, "-m", "costmodel", "tune", "--backend", "replay", "--tp", "2,8",
+               "--for", "vllm", "--out", out, *SHORT]  # fmt: skip
+    run = subprocess.Popen(
+        [*map(str, command)], env={**os.environ, "COSTMODEL_REPLAY": "MI355X:17"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    rows = out / "tp2" / "measurements.csv"
+    until = time.monotonic() + 120
+    while not (rows.exists() and rows.read_text().count("\n") >= 5) and time.monotonic() < until:
+        time.sleep(0.05)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    refused = tune("--backend", "replay", "--tp", "2,8", "--out", out)
+    assert refused.returncode == 2
+    assert "holds a tuning already" in refused.stderr
+    done = tune("--out", out, "--resume", *SHORT)
+    assert done.returncode == 0, done.stderr
+    mine, theirs = (json.loads((d / "tune.json").read_text()) for d in (out, whole))
+    assert mine["endings"][0]["steps"] == theirs["endings"][0]["steps"]
+    assert mine["endings"][1]["max_bytes"] == theirs["endings"][1]["max_bytes"]
+
+
+def test_a_busy_machine_gets_no_rule(tuned, tmp_path):
+    _, whole = tuned
+    session = Session.open(whole)
+    noisy = tmp_path / "pr"
+    subprocess.run(["cp", "-r", whole, noisy], check=True)
+    path = noisy / "tp8" / "samples.jsonl"
+    path.write_text(path.read_text().replace('"clean":true', '"clean":false'))
+    found = conclude(Session.open(noisy))
+    assert [e.verdict for e in found.endings] == [CONFIRMED, BUSY]
+    assert found.accepted == (2,)
+    assert "noisy" in found.endings[1].reason
+    assert conclude(session).accepted == (2, 8)
+
+
+def test_a_rule_that_its_judging_shapes_contradict_is_not_handed_over(tuned, tmp_path):
+    _, whole = tuned
+    other = tmp_path / "pr"
+    subprocess.run(["cp", "-r", whole, other], check=True)
+    path = other / "tp8" / "samples.jsonl"
+    lines = path.read_text().splitlines()
+    learnt = json.loads((whole / "tune.json").read_text())["endings"][1]["shapes"]
+    for i in range(learnt, len(lines)):
+        record = json.loads(lines[i])
+        for row in record["rows"]:
+            # The arms change places: what was faster is slower.
+            row["algorithm"] = {"1stage": "2stage", "2stage": "1stage"}[row["algorithm"]]
+        lines[i] = json.dumps(record, separators=(",", ":"))
+    path.write_text("\n".join(lines) + "\n")
+    ending = conclude(Session.open(other)).endings[1]
+    assert ending.verdict == "contradicted"
+    assert ending.judged_regret_pct > 1
+
+
+def test_processes_without_a_model_end_undecided_with_the_reason_and_no_patch(tmp_path):
+    out = tmp_path / "pr"
+    done = tune("--backend", "gloo", "--tp", 2, "--hidden", 2048, "--for", "sglang", "--out", out,
+                "--rounds", 4, "--samples", 1)  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "TP2: not decided: no model of this interconnect (gloo)" in done.stdout
+    assert "not decided" in (out / "summary.md").read_text()
+    assert len(measurement.read(out / "measurements.csv")) == 2 * len(choice.FIRST_BYTES)
+    assert not (out / "rule.patch").exists()
+    assert not (out / "rule.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--tp", 8), "--backend is missing"),
+        (("--backend", "nope"), "unknown back end 'nope'"),
+        (("--backend", "replay", "--for", "trt"), "unknown engine 'trt'"),
+        (("--backend", "replay", "--budget", 0), "--budget is 0"),
+        (("--backend", "replay", "--limit", 0), "--limit is 0"),
+        (("--backend", "replay", "--shapes", 2), "--shapes"),
+        (("--backend", "aiter", "--tp", 8), "torchrun --nproc-per-node=8"),
+        (("--resume", "--finish"), "one of --resume and --finish"),
+        (("--resume",), "no tuning to go on with"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(args, said, tmp_path):
+    out = tmp_path / "pr"
+    done = tune(*args, "--out", out)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("replay", ["", "MI355X:x", "MI400:1"])
+def test_a_replay_without_a_truth_is_one_line(replay, tmp_path):
+    out = tmp_path / "pr"
+    done = tune("--backend", "replay", "--tp", 8, "--out", out, replay=replay)
+    assert done.returncode == 2
+    assert done.stderr.startswith("costmodel: error:")
+    assert len(done.stderr.strip().splitlines()) == 1
