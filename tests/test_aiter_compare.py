@@ -99,6 +99,7 @@ def test_the_base_has_no_difference_in_any_release_of_its_form(tree):
 
 
 CA = "aiter/dist/device_communicators/custom_all_reduce.py"
+OTHERS = "aiter/dist/device_communicators/other_ops.py"
 CUDA = "aiter/dist/device_communicators/communicator_cuda.py"
 COMM = "aiter/dist/communication_op.py"
 STATE = "aiter/dist/parallel_state.py"
@@ -137,6 +138,13 @@ def test_one_change_is_one_difference(tree, file, old, new, says):
     found = differences(tree)
     assert len(found) == 1, found
     assert says in found[0]
+
+
+def test_an_op_may_be_missing_before_its_release(tree):
+    change(tree, OTHERS, "def custom_fused_ar_rms_mxfp4_quant", "def other")
+    assert not any("mxfp4" in line for line in differences(tree, "0.1.15"))
+    (line,) = differences(tree)
+    assert line.endswith("CustomAllreduce.custom_fused_ar_rms_mxfp4_quant: is not there")
 
 
 def test_a_variable_that_is_read_when_called_and_no_more_at_import(tree):

@@ -5,6 +5,7 @@ What the stand-in keeps of the real thing is in its docstring. Nothing here ran 
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -511,8 +512,8 @@ def test_one_shape_that_aiter_refuses_does_not_end_the_run(tmp_path):
     assert sorted(zip(rows.tokens, rows.hidden_dim, rows.algorithm, strict=True)) == [
         (1, 1024, "1stage"), (1, 1024, "2stage"), (1, 2888, "1stage"), (3, 1024, "2stage"),
     ]  # fmt: skip
-    assert (
-        "skipped: 1stage at 3 tokens x 1024 hidden bf16 and 1 more: AITER refuses it: Token" in out
+    assert re.search(  # the shapes come in any order
+        r"skipped: 1stage at 3 tokens x \d+ hidden bf16 and 1 more: AITER refuses it: Token", out
     )
     assert "the 2-stage kernel of AITER 0.1.18 needs" in out
     assert "hidden / 8 <= 1024" in out

@@ -67,15 +67,17 @@ def test_kernels_that_cannot_be_named_are_no_flip():
 def test_a_choice_that_flips_between_starts_is_counted(tmp_path):
     standin = tmp_path / "standin"
     shutil.copytree(STANDINS, standin)
-    file = standin / "aiter" / "dist" / "communication_op.py"
-    rule = "    if FORCED is not None:\n"
+    file = standin / "aiter" / "dist" / "device_communicators" / "communicator_cuda.py"
+    rule = "        if self._ar_1stage_override is not None:\n"
     text = file.read_text()
     assert rule in text
-    flips = '    import sys\n\n    use_1stage = "start-2" in sys.argv[1]\n'
+    flips = '        import sys\n\n        use_1stage = "start-2" in sys.argv[1]\n'
     file.write_text(text.replace(rule, flips + rule))
     done = measure(standin, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert "auto flipped 1 times at 1 tokens x 1024 hidden bf16: reduce_scatter" in done.stdout
+    assert (
+        "auto flipped 1 times at 1 tokens x 1024 hidden bf16: aiter::reduce_scatter" in done.stdout
+    )
     kind = types_of("costmodel/starts/1")[0]
     kept = read_json(tmp_path / "out" / "starts.json", kind, "starts")
     assert kept["arms"][0]["flips"] == 1

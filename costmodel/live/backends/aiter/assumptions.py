@@ -30,6 +30,7 @@ class Function:
     ``positional`` names what it passes by place (``a|b`` where AITER has renamed a parameter and
     the value is right under both names), ``keywords`` what it passes by name; ``left_out`` are
     optional parameters that it does not pass, with the default that it counts on, as source text.
+    ``since`` is the release that brought it, "" where the first that is known has it.
     """
 
     module: str
@@ -37,6 +38,7 @@ class Function:
     positional: tuple[str, ...] = ()
     keywords: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    since: str = ""
 
 
 #: By the name under which :class:`~.installation.Aiter` holds it.
@@ -101,6 +103,37 @@ METHODS = {
         ("input", "residual_inp", "weight", "eps", "use_1stage"),
         (),
         {"out_hidden_dim": "0", "gemma_norm": "False"},
+    ),
+    "custom_all_reduce": Function(
+        CUSTOM_ALL_REDUCE,
+        "CustomAllreduce.custom_all_reduce",
+        ("input",),
+        (),
+        {"use_new": "True", "open_fp8_quant": "False"},
+    ),
+    "custom_fused_ar_rms_quant": Function(
+        CUSTOM_ALL_REDUCE,
+        "CustomAllreduce.custom_fused_ar_rms_quant",
+        ("input", "residual_inp", "weight", "eps", "use_1stage"),
+        (),
+        {"gemma_norm": "False", "emit_bf16": "False"},
+        "0.1.10.post3",
+    ),
+    "custom_fused_ar_rms_per_group_quant": Function(
+        CUSTOM_ALL_REDUCE,
+        "CustomAllreduce.custom_fused_ar_rms_per_group_quant",
+        ("input", "residual_inp", "weight", "eps", "group_size", "use_1stage"),
+        (),
+        {"emit_bf16": "False", "transpose_scale": "False"},
+        "0.1.14",
+    ),
+    "custom_fused_ar_rms_mxfp4_quant": Function(
+        CUSTOM_ALL_REDUCE,
+        "CustomAllreduce.custom_fused_ar_rms_mxfp4_quant",
+        ("input", "residual_inp", "weight", "eps", "use_1stage"),
+        (),
+        {"emit_bf16": "False"},
+        "0.1.16",
     ),
     "should_custom_ar": Function(
         CUSTOM_ALL_REDUCE,

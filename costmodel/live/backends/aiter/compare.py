@@ -81,7 +81,7 @@ def compare(path: str | Path, version: str = "") -> Comparison:
     assert kernel is not None
     sources = _Sources(tree)
     findings = [
-        *_functions(sources),
+        *_functions(sources, kernel),
         *_attributes(sources),
         *_calls(sources),
         *_variables(sources, kernel),
@@ -111,20 +111,28 @@ class _Sources:
         return self._modules[dotted]
 
     def function(self, dotted: str, name: str, depth: int = 4) -> Definition | None:
-        """Return a function by module and name, through the imports of packages."""
+        """Return a function by module and name, through imports and the bases of its class."""
         module = self.module(dotted)
         if module is None:
             return None
         found = module.function(name)
         definition = found[0] if found else None
-        if definition is None and depth:
-            for node in ast.walk(module.tree):
-                if isinstance(node, ast.ImportFrom):
-                    here = {alias.asname or alias.name: alias.name for alias in node.names}
-                    wanted = name if "*" in here else here.get(name)
-                    if wanted:
-                        source = self._absolute(dotted, node)
-                        definition = self.function(source, wanted, depth - 1) or definition
+        if definition is not None or not depth:
+            return definition
+        owner, dot, method = name.rpartition(".")
+        here = self.class_of(dotted, owner) if dot else None
+        for base in here.bases if here else ():
+            if isinstance(base, ast.Name):
+                inherited = self.function(dotted, f"{base.id}.{method}", depth - 1)
+                definition = definition or inherited
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ImportFrom):
+                names = {alias.asname or alias.name: alias.name for alias in node.names}
+                wanted = (owner or name) if "*" in names else names.get(owner or name)
+                if wanted:
+                    inside = f"{wanted}.{method}" if dot else wanted
+                    source = self._absolute(dotted, node)
+                    definition = self.function(source, inside, depth - 1) or definition
         return definition
 
     def class_of(self, dotted: str, name: str) -> ast.ClassDef | None:
@@ -153,12 +161,13 @@ class _Sources:
         return ".".join([*base, *([node.module] if node.module else [])])
 
 
-def _functions(sources: _Sources) -> Iterator[Finding]:
+def _functions(sources: _Sources, kernel: Kernel) -> Iterator[Finding]:
     for wanted in (*assumptions.FUNCTIONS.values(), *assumptions.METHODS.values()):
         what = f"{wanted.module}.{wanted.name}"
         definition = sources.function(wanted.module, wanted.name)
+        early = wanted.since and parse_version(wanted.since) > parse_version(kernel.version)
         if definition is None:
-            yield Finding(what, "is not there")
+            yield Finding(what, "" if early else "is not there")
             continue
         yield Finding(what, "; ".join(_misfits(wanted, definition)))
 
