@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-#: Shapes evaluated at once: arrays of one block stay in the L2 cache, and with draws so do these.
-BLOCK = 8192
+#: Shapes whose draws are evaluated at once: the arrays of one block stay in the L2 cache.
 DRAWN_BLOCK = 256
 
 

@@ -158,7 +158,7 @@ def _cheapest(cost: Array, boundary: float) -> NDArray[np.int64]:
     """
     steps = cost.T.tolist()
     best = steps[0]
-    came = [range(len(best))]
+    came = [list(range(len(best)))]
     for step in steps[1:]:
         least = min(best)
         other = best.index(least)

@@ -342,7 +342,10 @@ def parts_of_sum(
 
 def read_floor_us(geometry: LinkGeometry, costs: LinkCosts) -> Any:
     """Return F, the least time in which a kernel's workgroups read what they read in a phase."""
-    # Many calls read alike, and a power of two arrays is dear.
+    if np.ndim(costs.read_floor_growth) == 0:
+        relative = np.maximum(geometry.workgroup_bytes, 1.0) / FLOOR_BYTES
+        return costs.read_floor_us * relative**costs.read_floor_growth
+    # Many calls read alike, and a power of two arrays of draws is dear.
     read, which = geometry.distinct_reads
     relative = np.maximum(read, 1.0) / FLOOR_BYTES
     floor = costs.read_floor_us * relative**costs.read_floor_growth
