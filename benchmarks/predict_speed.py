@@ -13,8 +13,7 @@ import time
 
 import numpy as np
 
-from costmodel.decide.prediction import BLOCK
-from costmodel.decide.setting import Setting
+from costmodel.decide.setting import BLOCK, Setting
 
 
 def best(run, repeat=7):

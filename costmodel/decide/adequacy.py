@@ -186,11 +186,12 @@ def contested_gain_pct(arms: Arms, max_bytes: int | None) -> float:
     near = np.ones(size.size, np.bool_) if max_bytes is None else contested(size, max_bytes)
     if not near.any():
         return 0.0
-    close = arms.select(near)
-    curve = close.cutoff_regret.mean(axis=0)
-    sent = close.cells[-1].lo if max_bytes is None else max_bytes
-    at = max(k for k, cell in enumerate(close.cells) if cell.lo <= sent)
-    return 100 * float(curve[at] - curve.min())
+    # What cutoffs cost beside sending no call to 1-stage. The mean over draws comes first.
+    weight = arms.weight[near] / arms.weight[near].sum()
+    curve = np.append(0.0, np.cumsum(-weight * arms.expected_gain[near]))
+    ends = np.append(0, np.flatnonzero(np.diff(size[near], append=np.inf)) + 1)
+    sent = int(ends[-1]) if max_bytes is None else int(np.sum(size[near] <= max_bytes))
+    return 100 * float(curve[sent] - curve[ends].min())
 
 
 def one_stage_window(arms: Arms, max_bytes: int | None) -> OneStageWindow | None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..calibration.posterior import NOISE_DOF, TAIL, TYPICAL
+from ..calibration.posterior import NOISE_DOF, TYPICAL
 from ..errors import InputError
 from ..model.latency import total
 from ..model.shape import SEPARATE_OPS, SPOKEN, Shapes, read_algorithm
+from . import drawn as interval
 from .evidence import MEASURED, MEASURED_ELSEWHERE, TRANSFERRED, ArmEvidence
 from .setting import DRAWS, SEED, Setting
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-#: Shapes evaluated at once: small enough that the arrays of one block stay in the L2 cache.
-BLOCK = 8192
+#: Shapes whose draws are evaluated at once: the arrays of one block stay in the L2 cache.
+DRAWN_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -52,39 +53,33 @@ class Prediction:
     def to_rows(self) -> list[PredictedRow]:
         """Return one record per shape, as in ``rows`` of ``costmodel/predict/1``."""
         s = self.shapes
-        if s.tokens.ndim != 1:
-            return self._flat().to_rows()
+        names = list(self.terms)
+        columns = (
+            s.world_size, s.tokens, s.hidden_dim, s.bytes, self.latency_us, self.lo_us, self.hi_us,
+            self.kernel_lo_us, self.kernel_hi_us, self.evidence, *self.terms.values(),
+        )  # fmt: skip
         return [
             {
                 "op": s.op,
                 "algorithm": self.algorithm,
-                "world_size": int(s.world_size[i]),
-                "tokens": int(s.tokens[i]),
-                "hidden_dim": int(s.hidden_dim[i]),
+                "world_size": n,
+                "tokens": tokens,
+                "hidden_dim": hidden_dim,
                 "dtype": s.dtype,
-                "bytes": int(s.bytes[i]),
-                "latency_us": float(self.latency_us[i]),
-                "latency_us_lo": float(self.lo_us[i]),
-                "latency_us_hi": float(self.hi_us[i]),
-                "latency_us_this_kernel_lo": float(self.kernel_lo_us[i]),
-                "latency_us_this_kernel_hi": float(self.kernel_hi_us[i]),
+                "bytes": size,
+                "latency_us": us,
+                "latency_us_lo": lo,
+                "latency_us_hi": hi,
+                "latency_us_this_kernel_lo": kernel_lo,
+                "latency_us_this_kernel_hi": kernel_hi,
                 "reference": self.reference or TYPICAL,
-                "evidence": str(self.evidence[i]),
-                "terms": {name: float(value[i]) for name, value in self.terms.items()},
+                "evidence": evidence,
+                "terms": dict(zip(names, terms, strict=True)),
             }
-            for i in range(len(s))
+            for n, tokens, hidden_dim, size, us, lo, hi, kernel_lo, kernel_hi, evidence, *terms in (
+                zip(*(column.ravel().tolist() for column in columns), strict=True)
+            )
         ]
-
-    def _flat(self) -> Prediction:
-        """Return the same shapes in one row, in C order."""
-        s = self.shapes
-        arrays: dict[str, Any] = {
-            name: np.ravel(getattr(self, name))
-            for name in ("latency_us", "lo_us", "hi_us", "kernel_lo_us", "kernel_hi_us", "evidence")
-        }
-        sizes = (np.ravel(a) for a in (s.tokens, s.hidden_dim, s.world_size))
-        terms = {name: np.ravel(us) for name, us in self.terms.items()}
-        return replace(self, shapes=Shapes(s.op, s.dtype, *sizes), terms=terms, **arrays)
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row per shape as a pandas data frame."""
@@ -127,12 +122,15 @@ def predict(setting: Setting, shapes: Shapes, algorithm: str) -> Prediction:
     )  # fmt: skip
     ends = np.empty((4, len(flat)))
     heavy = scatter(setting)
-    for start in range(0, len(flat), BLOCK):
-        block = slice(start, start + BLOCK)
+    # Both machines differ from the draws by constants: of the benchmark, and of the laboratory.
+    benchmark = setting.new_source["harness[]"] - setting.draws["harness[]"]
+    shifts = benchmark, setting.laboratory_shift_us(algorithm)
+    for start in range(0, len(flat), DRAWN_BLOCK):
+        block = slice(start, start + DRAWN_BLOCK)
         some = flat.select(block)
-        for i, values in enumerate((setting.new_source, setting.this_kernel)):
-            drawn = setting.latency_us(some, algorithm, values) * heavy
-            ends[2 * i : 2 * i + 2, block] = np.quantile(drawn, [TAIL, 1 - TAIL], axis=0)
+        here = setting.latency_us(some, algorithm, setting.draws)
+        for i, more in enumerate(shifts):
+            ends[2 * i : 2 * i + 2, block] = interval.ends((here + more) * heavy)
     lo, hi, kernel_lo, kernel_hi = (end.reshape(shape) for end in ends)
     return Prediction(
         shapes,

@@ -221,16 +221,27 @@ class Arms:
     def cutoff_regret(self) -> Array:
         """Regret of every cutoff as a fraction, (draws, K); see :attr:`cells`."""
         one, other = self.regret_share
-        step = self.weight * (one - other)
-        curve = np.hstack([np.zeros((len(step), 1)), np.cumsum(step, axis=1)])
-        return np.asarray((curve + (other @ self.weight)[:, None])[:, self.ends])
+        step = one - other
+        step *= self.weight
+        curve = np.zeros((len(step), step.shape[1] + 1))
+        np.cumsum(step, axis=1, out=curve[:, 1:])
+        curve += (other @ self.weight)[:, None]
+        return curve if self.ends.size == curve.shape[1] else curve[:, self.ends]
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
         """The K cutoffs that the workload can tell apart, ascending; the first sends no call."""
-        sent = self.shapes.bytes[self.ends[1:] - 1].tolist()
-        beyond = [*(size - 1 for size in sent), None]
-        return tuple(Cell(lo, hi) for lo, hi in zip([0, *sent], beyond, strict=True))
+        return tuple(self.cell(k) for k in range(self.ends.size))
+
+    def cell(self, k: int) -> Cell:
+        """One of :attr:`cells`."""
+        sent, last = self._sent, len(self._sent) - 1
+        return Cell(int(sent[k]), None if k == last else int(sent[k + 1]) - 1)
+
+    @cached_property
+    def _sent(self) -> NDArray[np.int64]:
+        """Bytes of the largest call that each cutoff sends to 1-stage, (K,); 0 for none."""
+        return np.append(0, self.shapes.bytes[self.ends[1:] - 1]).astype(np.int64)
 
     @cached_property
     def ends(self) -> NDArray[np.intp]:
@@ -243,15 +254,14 @@ class Arms:
 
         Which regret, the objective says.
         """
-        cells = self.cells
         expected, each = self._least
         best = int(np.argmin(expected))
-        last = len(cells) - 1
+        last = self.ends.size - 1
         lo, hi = np.quantile(each, [TAIL, 1 - TAIL], method="nearest").astype(int)
         return BestCutoff(
-            cell=cells[best],
-            lo=cells[min(lo, best)],
-            hi=cells[max(hi, best)],
+            cell=self.cell(best),
+            lo=self.cell(min(lo, best)),
+            hi=self.cell(max(hi, best)),
             regret_pct=max(0.0, 100.0 * float(self.cutoff_regret[:, best].mean())),
             always=float(np.mean(each == last)),
         )
@@ -277,14 +287,13 @@ class Arms:
     @cached_property
     def each_best_bytes(self) -> NDArray[np.int64]:
         """The largest call on 1-stage under the best cutoff of each draw, (draws,); 0 for none."""
-        return np.array([cell.lo for cell in self.cells], np.int64)[self._least[1]]
+        return self._sent[self._least[1]]
 
     @cached_property
     def each_best_cell(self) -> tuple[Array, Array]:
         """Lower and upper ends of the best cell of each draw, each (draws,); inf for no limit."""
-        ends = [(cell.lo, np.inf if cell.hi is None else cell.hi) for cell in self.cells]
-        lo, hi = np.array(ends, float)[self._least[1]].T
-        return lo, hi
+        sent, each = self._sent.astype(float), self._least[1]
+        return sent[each], np.append(sent[1:] - 1, np.inf)[each]
 
     def select(self, calls: Choice) -> Arms:
         """Return the calls of a mask; their weights sum to 1 again."""

@@ -156,19 +156,19 @@ def _cheapest(cost: Array, boundary: float) -> NDArray[np.int64]:
 
     Dynamic programming over sizes: the best way to each arm, from the same one or the best other.
     """
-    best = cost[:, 0].copy()
-    came = np.zeros(cost.shape, np.int64)
-    own = np.arange(len(cost))
-    for i in range(1, cost.shape[1]):
-        other = int(np.argmin(best))
-        change = best[other] + boundary < best
-        came[:, i] = np.where(change, other, own)
-        best = np.where(change, best[other] + boundary, best) + cost[:, i]
-    arm = np.empty(cost.shape[1], np.int64)
-    arm[-1] = int(np.argmin(best))
-    for i in range(cost.shape[1] - 1, 0, -1):
-        arm[i - 1] = came[arm[i], i]
-    return arm
+    steps = cost.T.tolist()
+    best = steps[0]
+    came = [list(range(len(best)))]
+    for step in steps[1:]:
+        least = min(best)
+        other = best.index(least)
+        change = least + boundary
+        came.append([other if change < own else arm for arm, own in enumerate(best)])
+        best = [min(change, own) + more for own, more in zip(best, step, strict=True)]
+    arms = [best.index(min(best))]
+    for before in came[:0:-1]:
+        arms.append(before[arms[-1]])
+    return np.array(arms[::-1], np.int64)
 
 
 def _separate(setting: Setting, three: _ThreeArms) -> SeparateOps:

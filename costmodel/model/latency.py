@@ -342,7 +342,10 @@ def parts_of_sum(
 
 def read_floor_us(geometry: LinkGeometry, costs: LinkCosts) -> Any:
     """Return F, the least time in which a kernel's workgroups read what they read in a phase."""
-    # Many calls read alike, and a power of two arrays is dear.
+    if np.ndim(costs.read_floor_growth) == 0:
+        relative = np.maximum(geometry.workgroup_bytes, 1.0) / FLOOR_BYTES
+        return costs.read_floor_us * relative**costs.read_floor_growth
+    # Many calls read alike, and a power of two arrays of draws is dear.
     read, which = geometry.distinct_reads
     relative = np.maximum(read, 1.0) / FLOOR_BYTES
     floor = costs.read_floor_us * relative**costs.read_floor_growth
@@ -356,8 +359,9 @@ def smooth_maximum(*parts: Any, power: float = 4.0) -> Any:
     total: Any = 0.0
     for part in sorted(parts, key=np.size):  # as in :func:`total`
         squared = part * part
-        total = total + squared * squared
-    return np.sqrt(np.sqrt(total))
+        total = _plus(total, squared * squared)
+    root = np.sqrt(total)
+    return np.sqrt(root, out=root if np.ndim(root) else None)
 
 
 def barrier(costs: LinkCosts, world_size: Array) -> Any:
@@ -370,8 +374,17 @@ def total(parts: Mapping[str, Any]) -> Any:
     # Terms that few shapes or draws change are added up before they meet the large ones.
     result: Any = 0.0
     for part in sorted(parts.values(), key=np.size):
-        result = result + part
+        result = _plus(result, part)
     return result
+
+
+def _plus(total: Any, part: Any) -> Any:
+    """Return the sum, in the place of ``total`` where that is an array as large as the sum."""
+    shape = np.shape(part)
+    if isinstance(total, np.ndarray) and np.broadcast_shapes(total.shape, shape) == total.shape:
+        total += part
+        return total
+    return total + part
 
 
 def _expected_maximum(world_size: Array) -> Any:

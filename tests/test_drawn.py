@@ -1,0 +1,56 @@
+"""Ends of intervals by partition are those of numpy's quantiles; blocks change none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from costmodel.calibration.posterior import TAIL
+from costmodel.decide import drawn as interval
+from costmodel.decide import prediction
+from costmodel.decide.prediction import predict, scatter
+from costmodel.decide.setting import DRAWS, Setting
+
+
+@pytest.mark.parametrize("draws", [20, 21, 100, DRAWS, 401])
+def test_ends_are_the_quantiles(draws):
+    values = np.random.default_rng(draws).lognormal(size=(draws, 30))
+    expected = np.quantile(values, [TAIL, 1 - TAIL], axis=0)
+    np.testing.assert_array_equal(interval.ends(values), expected)
+
+
+@pytest.mark.parametrize("draws", [20, 100, DRAWS, 401])
+def test_a_value_is_held_where_neither_tail_has_its_share(draws):
+    values = np.sort(np.random.default_rng(1).lognormal(size=(draws, 1)), axis=0)
+    low, high = interval.holds(values)
+    for value in [*values[:, 0], *(values[:, 0] * (1 + 1e-9)), 0.0, np.inf]:
+        share = float((values <= value).sum()) / draws
+        assert bool((low <= value) & (value < high)) is (TAIL <= share <= 1 - TAIL)
+
+
+@pytest.mark.parametrize("algorithm", ["1stage", "2stage", "separate"])
+def test_blocks_and_one_evaluation_give_the_ends_of_every_draw_at_once(algorithm, monkeypatch):
+    setting = Setting.shipped("MI355X")
+    rng = np.random.default_rng(0)
+    shapes = setting.shapes(
+        rng.integers(1, 81, 50), 8 * rng.integers(64, 1025, 50), rng.choice([2, 4, 8], 50)
+    )
+    monkeypatch.setattr(prediction, "DRAWN_BLOCK", 7)
+    found = predict(setting, shapes, algorithm)
+    for values, ends in (
+        (setting.new_source, (found.lo_us, found.hi_us)),
+        (setting.this_kernel, (found.kernel_lo_us, found.kernel_hi_us)),
+    ):
+        every = setting.latency_us(shapes, algorithm, values) * scatter(setting)
+        expected = np.quantile(every, [TAIL, 1 - TAIL], axis=0)
+        np.testing.assert_allclose(ends, expected, rtol=1e-12)
+
+
+def test_rows_are_the_arrays():
+    setting = Setting.shipped("MI355X")
+    found = predict(setting, setting.shapes([[8, 16], [24, 32]], 2880, 4), "2stage")
+    rows = found.to_rows()
+    assert [row["tokens"] for row in rows] == [8, 16, 24, 32]
+    assert [row["latency_us"] for row in rows] == found.latency_us.ravel().tolist()
+    assert [row["terms"]["launch"] for row in rows] == found.terms["launch"].ravel().tolist()
+    assert all(sum(r["terms"].values()) == pytest.approx(r["latency_us"]) for r in rows)
