@@ -306,8 +306,11 @@ def test_a_damaged_file_is_not_used_at_all(tmp_path):
     _os.mkfifo(tmp_path / "pipe")
     (tmp_path / NAME).unlink()
     (tmp_path / NAME).symlink_to(tmp_path / "pipe")
-    done = run([sys.executable, __file__, "one", str(tmp_path)])
-    assert done.communicate(timeout=60)[0].split() == ["None"]
+    done = subprocess.run(
+        [sys.executable, __file__, "one", str(tmp_path)],
+        stdout=subprocess.PIPE, text=True, timeout=60,
+    )
+    assert done.stdout.split() == ["None"]
 
 
 def test_the_ends_of_what_an_entry_may_say(tmp_path):
