@@ -92,7 +92,7 @@ def reasons_against(backend: Backend, point: Point) -> dict[str, str]:
 def check_points(backend: Backend, points: Sequence[Point]) -> None:
     """Raise :class:`InputError` where the back end can run no arm of any shape."""
     against = [(point, reasons_against(backend, point)) for point in points]
-    if all(len(reasons) == len(point.arms) for point, reasons in against):
+    if against and all(len(reasons) == len(point.arms) for point, reasons in against):
         point, reasons = against[0]
         arm, reason = next(iter(reasons.items()))
         others = sum(len(reasons) for _, reasons in against) - 1
