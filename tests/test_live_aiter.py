@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -329,6 +330,10 @@ def reason_against(version, arm, tokens, hidden_dim):
         ("0.1.18", "2stage", 8192, 4096, None),
         ("0.1.18", "2stage", 8193, 4096, "at most 67108864 bytes a rank"),
         ("0.1.18", "1stage", 8193, 4096, "at most 67108864 bytes a rank"),
+        ("0.1.12", "2stage", 8193, 4096, None),
+        ("0.1.12", "2stage", 65537, 4096, "at most 536870912 bytes a rank"),
+        ("0.1.13", "2stage", 8193, 4096, "at most 67108864 bytes a rank"),
+        ("0.1.11", "2stage", 8193, 4096, "at most 67108864 bytes a rank"),
         ("0.1.18", "auto", 8193, 4096, None),  # AITER may have another way
         ("0.1.18", "separate", 8193, 4096, None),
         ("0.1.18", "separate", 1, 2884, "multiple of 8"),
@@ -341,6 +346,33 @@ def reason_against(version, arm, tokens, hidden_dim):
 def test_the_limits_of_each_release(version, arm, tokens, hidden_dim, message):
     reason = reason_against(version, arm, tokens, hidden_dim)
     assert (reason is None) if message is None else (message in reason)
+
+
+def test_a_communicator_that_disabled_itself_is_one_line():
+    """Real AITER then leaves its constructor early, without the attributes of one that works."""
+    from costmodel.errors import InputError
+    from costmodel.live.backends.aiter.installation import Aiter
+
+    group = SimpleNamespace(
+        device_communicator=SimpleNamespace(ca_comm=SimpleNamespace(disabled=True))
+    )
+    with pytest.raises(InputError, match=r"disabled on 2 ranks \(fully connected: not asked\)"):
+        Aiter.communicator(SimpleNamespace(get_tp_group=lambda: group), 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "level"), [({}, "WARNING"), ({"AITER_LOG_LEVEL": "INFO"}, "INFO")]
+)
+def test_aiters_log_is_silent_unless_it_is_asked_for(given, level):
+    script = FIND + "import os\nprint(os.environ['AITER_LOG_LEVEL'])"
+    environment = {k: v for k, v in os.environ.items() if k != "AITER_LOG_LEVEL"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**environment, "PYTHONPATH": str(STANDINS), **given},
+    )
+    assert done.stdout.split()[-1] == level
 
 
 class Sized:

@@ -299,6 +299,20 @@ def test_what_cannot_run_is_skipped_with_its_reason_and_the_run_goes_on(tmp_path
     assert again.measure() == 0
 
 
+def test_a_process_that_cannot_go_on_leaves_the_rest_to_the_next(tmp_path, watch):
+    started = OneStart(tmp_path, watch)
+    prepared = started.prepared
+    started.backend.reason_to_stop = lambda calls: (
+        f"no slot for {calls} calls" if len(prepared()) > 2 else ""
+    )
+    assert started.measure() == 0
+    assert prepared() == [1, 1, 2]  # and no second look at the first shape
+    assert "no slot for 6 calls: 1 of 3 shapes are left; continue with --resume" in started.said
+    again = OneStart(tmp_path, watch, resume=True)
+    assert again.measure() == 0
+    assert again.prepared() == [3, 3]
+
+
 def test_a_run_in_which_nothing_could_be_measured_says_why(tmp_path, watch):
     points = grid([3], [4096], ["bf16"], ["1stage", "2stage"], 2)
     started = OneStart(tmp_path, watch, points=points)

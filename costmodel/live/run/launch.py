@@ -34,7 +34,15 @@ def measure(options: Mapping[str, Any]) -> int:
 
     Raises :class:`InputError` for bad input, but as one of several ranks says it once for all.
     """
-    return start(options, read_options, carry_out, f"{__package__}.rank")
+    if options.get("starts", 1) > 1 and not under_torchrun():
+        return measure_starts(options)
+    return start(options, _read_one_start, carry_out, f"{__package__}.rank")
+
+
+def _read_one_start(options: Mapping[str, Any]) -> RunOptions:
+    if options.get("starts", 1) > 1:
+        raise InputError("--starts starts the ranks itself; leave out torchrun")
+    return read_options(options)
 
 
 def start(
@@ -52,10 +60,6 @@ def start(
     if _launcher_is_gone():
         return LOST_RANK
     try:
-        if options.get("starts", 1) > 1:
-            if under_torchrun():
-                raise InputError("--starts starts the ranks itself; leave out torchrun")
-            return measure_starts(options)
         run = read(options)
         if not under_torchrun():
             launch = load(run.backend).launch
