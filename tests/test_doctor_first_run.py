@@ -72,7 +72,7 @@ def test_each_thing_that_is_wrong_is_said_with_what_to_do():
     ("fault", "says"),
     [
         ("disabled", "not ready: AITER's custom all-reduce is disabled on 2 ranks"),
-        ("no-capture", "not ready: operation not permitted when stream is capturing; this was at"),
+        ("no-capture", "not ready: AITER refuses it: operation not permitted when stream is"),
     ],
 )
 def test_ranks_that_cannot_be_set_up_end_in_one_line(fault, says):
