@@ -349,6 +349,14 @@ def test_the_commands_it_names_give_its_numbers(plain):
     assert written.cutoff_bytes(4) == ("<=", mine.at(4).max_bytes)
 
 
+def test_the_rule_it_shows_is_the_one_that_emit_writes(plain):
+    text = (plain[0] / "report.md").read_text()
+    shown = text.split("```python\n", 1)[1].split("```", 1)[0]
+    done = run("emit", "--for", "sglang", "--arch", "gfx950", "--model", "gpt-oss-120b")
+    assert done.returncode == 0, done.stderr
+    assert shown.strip() == done.stdout.strip()
+
+
 def test_the_check_is_one_command_that_measure_takes(sglang, vllm):
     for case in (vllm, sglang):
         words = shlex.split(check_command(case))
