@@ -38,7 +38,8 @@ def test_measure_needs_torch_numpy_click_and_msgspec_alone(tmp_path):
     done = subprocess.run(
         [
             sys.executable, "-m", "costmodel", "measure", "--backend", "gloo", "--tp", "2",
-            "--hidden", "1024", "--tokens", "1", "--samples", "4", "--out", str(tmp_path / "run"),
+            "--hidden", "1024", "--tokens", "1", "--rounds", "4", "--samples", "4",
+            "--calls", "8", "--slots", "2", "--out", str(tmp_path / "run"),
         ],
         capture_output=True, text=True, env=environment,
     )  # fmt: skip
