@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +78,7 @@ class Prediction:
     def _flat(self) -> Prediction:
         """Return the same shapes in one row, in C order."""
         s = self.shapes
-        arrays = {
+        arrays: dict[str, Any] = {
             name: np.ravel(getattr(self, name))
             for name in ("latency_us", "lo_us", "hi_us", "kernel_lo_us", "kernel_hi_us", "evidence")
         }
