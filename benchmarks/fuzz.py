@@ -107,6 +107,7 @@ def main():
     debug = asked.number is not None
     numbers = [asked.number] if debug else range(asked.first, asked.first + asked.count)
     import fuzz_targets
+    import torch  # noqa: F401 - once, before the clocks of the inputs that need it
 
     fuzz_targets.run_files(), fuzz_targets.logs(), fuzz_targets.prepared()
     size = min(BATCH, -(-len(numbers) // asked.workers))

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from importing import briefly, column, imported, left, of
 
+from costmodel.data.importers import aiter as reader
+from costmodel.data.importers.text_file import TextFile
 from costmodel.errors import InputError
 
 CASES = Path(__file__).parent / "cases"
@@ -360,3 +362,12 @@ def test_a_report_of_the_tuner(tmp_path):
         "no time: not applicable there": 1, "another kernel: fused_fly_1stage": 1,
         "wrong result: SQNR below the harness's floor of 40 dB": 1,
     }  # fmt: skip
+
+
+def test_a_shape_without_an_end_is_no_record(tmp_path):
+    path = tmp_path / "aiter.log"
+    path.write_text(
+        "{'shape': (1e999, 7168), 'p50_us': 9.5}\n{'shape': (8, 7168), 'p50_us': 9.5}\n"
+    )
+    found = list(reader._records(TextFile(path)))
+    assert found[0]["left"] == "a record that is not understood"

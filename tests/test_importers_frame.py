@@ -153,6 +153,11 @@ def test_a_grid_that_late_rows_alone_state_is_refused(tmp_path):
         ({"latency_us": float("nan")}, "no time"),
         ({"latency_us": "9"}, "no time"),
         ({"bytes": 0}, "bytes is 0, not a whole number from 1 on"),
+        ({"tokens": 2**30 + 1}, "tokens is 1073741825, not a whole number from 1 to 1073741824"),
+        (
+            {"bytes": 2**63},
+            "bytes is 9223372036854775808, not a whole number from 1 to 4611686018427387904",
+        ),
         ({"tokens": 4, "hidden_dim": 4096}, "bytes are not tokens x hidden size x element size"),
     ],
 )

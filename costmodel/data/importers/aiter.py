@@ -36,6 +36,10 @@ _LINE = 5000
 _QUANT = "fused_ar_rmsnorm_quant_fp8"
 
 
+#: What a literal or a number of a record raises that is too deep, too long or no number.
+_ODD = (ValueError, OverflowError, MemoryError, RecursionError)
+
+
 def _arm(text: str) -> Label | None:
     name = spoken(text)
     if re.fullmatch(r"(?:per_group|quant|per_token)(?:_(?:min|max))?(?:_us)?", name):
@@ -94,7 +98,7 @@ def _records(file: TextFile) -> Iterator[Call]:
         try:
             record = ast.literal_eval(match[1])
             tokens, hidden_dim = (int(size) for size in record["shape"])
-        except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError):
+        except (*_ODD, SyntaxError, KeyError, TypeError):
             yield {"where": where, "left": "a record that is not understood"}
             continue
         if "p50_us" in record:

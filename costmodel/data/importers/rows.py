@@ -15,6 +15,8 @@ from typing import Any
 from ...errors import InputError
 from ...units import ELEMENT_BYTES
 from .. import gpu_names, hardware
+from ..measurement import LARGEST_BYTES
+from ..ranges import LARGEST
 from .cells import dtype_of
 from .text_file import shortened
 
@@ -220,8 +222,10 @@ def _unfit(cells: Mapping[str, Any]) -> str:
     if not isinstance(latency, int | float) or not 0.0 < latency < float("inf"):
         return "no time"
     for name in ("world_size", "tokens", "hidden_dim", "bytes"):
-        if name in cells and not (isinstance(cells[name], int) and 1 <= cells[name] <= 2**53):
-            return f"{name} is {shortened(str(cells[name]), 40)}, not a whole number from 1 on"
+        most = LARGEST_BYTES if name == "bytes" else LARGEST
+        if name in cells and not (isinstance(cells[name], int) and 1 <= cells[name] <= most):
+            said = f"{name} is {shortened(str(cells[name]), 40)}, not a whole number from 1"
+            return f"{said} on" if cells[name] == 0 else f"{said} to {most}"
     if "op" not in cells:
         return "op not said: --op"
     if cells["quality"] == "serving_trace":  # a profile has neither, and nothing is fitted to it
