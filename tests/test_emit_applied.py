@@ -233,3 +233,12 @@ class CudaCommunicator:
     old = engine.patch(tree, capped, PROVENANCE, kernel.aiter("0.1.14"))
     assert "<= 80" in old.patched
     assert engine.patch(tree, capped, PROVENANCE, kernel.aiter()).text == ""
+
+
+def test_many_lines_that_are_alike_are_no_long_work(tmp_path):
+    root = SHAPES["sglang_bytes"].package(tmp_path)
+    file = root / "sglang" / SGLANG
+    text = "\n" * 20_000 + file.read_text() + "\n" * 20_000
+    file.write_text(text)
+    emitted = emit(root, RULES["recommended"])
+    assert applied.original(emitted.patched, emitted.file, FUSED) == text
