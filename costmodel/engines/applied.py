@@ -32,6 +32,8 @@ _COMMANDED = re.compile(r"\s*# Reproduce: costmodel emit ")
 _NEXT = re.compile(r"\s*# (\S+)\s*$")
 #: Far above what a patch replaces; a packed text of more is none of ours.
 _MOST_BYTES = 1 << 20
+#: Lines between the first and the last change of a patch that are matched; more are kept whole.
+_MOST_MATCHED = 2000
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,8 @@ def _changes(new: list[str], old: list[str]) -> list[tuple[str, int, int, int, i
     rest = most - head
     tail = next((i for i in range(rest) if new[-1 - i] != old[-1 - i]), rest)
     inner_new, inner_old = new[head : len(new) - tail], old[head : len(old) - tail]
+    if max(len(inner_new), len(inner_old)) > _MOST_MATCHED:
+        return [("replace", head, len(new) - tail, head, len(old) - tail)]
     matcher = difflib.SequenceMatcher(None, inner_new, inner_old, autojunk=False)
     return [
         (what, i + head, j + head, k + head, m + head)
