@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from emitted import PROVENANCE, RULES, apply, emit
-from engines.shapes import AITER, SGLANG, SHAPES
+from engines.shapes import AITER, SGLANG, SHAPES, VLLM_OPS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -233,3 +233,18 @@ class CudaCommunicator:
     old = engine.patch(tree, capped, PROVENANCE, kernel.aiter("0.1.14"))
     assert "<= 80" in old.patched
     assert engine.patch(tree, capped, PROVENANCE, kernel.aiter()).text == ""
+
+
+def test_many_lines_that_are_alike_are_no_long_work(tmp_path):
+    root = SHAPES["sglang_bytes"].package(tmp_path)
+    file = root / "sglang" / SGLANG
+    text = "\n" * 20_000 + file.read_text() + "\n" * 20_000
+    file.write_text(text)
+    emitted = emit(root, RULES["recommended"])
+    assert applied.original(emitted.patched, emitted.file, FUSED) == text
+    root = SHAPES["vllm_copies"].package(tmp_path / "between")
+    file = root / "vllm" / VLLM_OPS
+    text = file.read_text().replace("\n\n\n", "\n" * 3000)
+    file.write_text(text)
+    emitted = emit(root, RULES["recommended"])
+    assert applied.original(emitted.patched, emitted.file, FUSED) == text

@@ -34,6 +34,8 @@ _COMMANDED = re.compile(r"\s*# Reproduce: costmodel emit ")
 _NEXT = re.compile(r"\s*# (\S+)\s*$")
 #: Far above what a patch replaces; a packed text of more is none of ours.
 _MOST_BYTES = 1 << 20
+#: Lines between the first and the last change of a patch that are matched; more are kept whole.
+_MOST_MATCHED = 2000
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,7 @@ def marked(before: str, after: str, op: str, below: str) -> str:
     The mark undoes exactly the difference of ``before`` and ``after``.
     """
     old, new = split_lines(before), split_lines(after)
-    matcher = difflib.SequenceMatcher(None, new, old, autojunk=False)
-    changes = [change for change in matcher.get_opcodes() if change[0] != "equal"]
+    changes = _changes(new, old)
     changed = [i for _, first, last, *_ in changes for i in range(first, last)]
     at = 1 + next((i for i in changed if new[i].strip() == below), -1)
     if not at:
@@ -156,6 +157,26 @@ def marked(before: str, after: str, op: str, below: str) -> str:
     mark = _written(head, _packed(pieces, patched), indent)
     new[at:at] = [f"{line}{newline_of(before)}" for line in mark]
     return "".join(new)
+
+
+def _changes(new: list[str], old: list[str]) -> list[tuple[str, int, int, int, int]]:
+    """Return the opcodes of what differs.
+
+    Lines at both ends that agree are left out: matching takes the square of lines that are alike.
+    """
+    most = min(len(new), len(old))
+    head = next((i for i in range(most) if new[i] != old[i]), most)
+    rest = most - head
+    tail = next((i for i in range(rest) if new[-1 - i] != old[-1 - i]), rest)
+    inner_new, inner_old = new[head : len(new) - tail], old[head : len(old) - tail]
+    if max(len(inner_new), len(inner_old)) > _MOST_MATCHED:
+        return [("replace", head, len(new) - tail, head, len(old) - tail)]
+    matcher = difflib.SequenceMatcher(None, inner_new, inner_old, autojunk=False)
+    return [
+        (what, i + head, j + head, k + head, m + head)
+        for what, i, j, k, m in matcher.get_opcodes()
+        if what != "equal"
+    ]
 
 
 def _written(head: str, packed: str, indent: int) -> list[str]:
