@@ -217,7 +217,7 @@ def test_all_marks_what_the_rules_do_otherwise():
 
 
 def test_a_call_that_one_kernel_rejects_has_no_margin(mi300x):
-    found = explain(mi300x, mi300x.shapes(8, 8200, 4))
+    found = explain(mi300x, mi300x.shapes(8, 8224, 4))
     assert found.choice == TWO_STAGE
     assert found.margin_us is None
     assert list(found.arms) == [TWO_STAGE]
@@ -225,7 +225,7 @@ def test_a_call_that_one_kernel_rejects_has_no_margin(mi300x):
     record = found.to_dict()
     assert record["margin_us"] is None
     assert record["flips"] == []
-    every = choices(mi300x, 8200, 4)
+    every = choices(mi300x, 8224, 4)
     assert set(every.choice.tolist()) == {TWO_STAGE}
     assert np.isnan(every.margin_us).all()
     json.dumps(every.to_dict(), allow_nan=False)

@@ -190,6 +190,8 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.filename is None and error.errno in LOST:
             return _output_lost(error)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            return _fail(f"{error.filename}: {error.strerror}")
         return _unexpected(error, arguments)
 
 

@@ -13,9 +13,10 @@ import click
 from ..decide.objective import MEAN
 from ..errors import InputError
 from ..live.backends.base import BACKENDS, load
-from ..live.backends.replay import VARIABLE
+from ..live.backends.replay import stated
 from ..live.run.exit_codes import FINISHED, WRONG_RESULTS
 from ..live.run.harness import Repetition
+from ..live.run.options import ranks_of
 from ..live.run.peers import under_torchrun
 from ..rules import ENGINES
 from ..tuning.session import Session, TuningSettings
@@ -129,8 +130,8 @@ def _start(
         tp = _launched(backend, tp)
     sizes = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-    replayed = os.environ.get(VARIABLE, "").replace(":", "-")
-    name = f"replayed-{replayed}" if backend == "replay" else f"tune-{stamp}"
+    replayed = f"replayed-{stated().replace(':', '-')}"
+    name = replayed if backend == "replay" else f"tune-{stamp}"
     settings: TuningSettings = {
         "schema": "costmodel/tuning/1",
         "name": name,
@@ -157,10 +158,10 @@ def _launched(backend: str, tp: tuple[int, ...]) -> tuple[int, ...]:
             f"back end {backend} needs one process a GPU; start it as torchrun "
             f"--nproc-per-node={max(tp)} -m costmodel tune ..."
         )
-    launched = int(os.environ["WORLD_SIZE"])
+    launched = ranks_of(None)
     if launched not in tp:
         raise InputError(
-            f"torchrun started {launched} processes, --tp names {', '.join(map(str, tp))}"
+            f"torchrun started {launched or 1} processes, --tp names {', '.join(map(str, tp))}"
         )
     if len(tp) > 1:
         click.echo(f"costmodel: note: TP{launched} alone: one start measures one world size",

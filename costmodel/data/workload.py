@@ -51,7 +51,7 @@ class Workload:
         if not (share >= 0).all() or not 0 < share.sum() < np.inf:
             raise InputError("token weights must be 0 or more, finite, and not all 0")
         t, h = (a.ravel() for a in np.meshgrid(batch, hidden, indexing="ij"))
-        w = np.repeat(share, hidden.size)
+        w = np.repeat(share / share.sum(), hidden.size)
         return cls(t, h, w / w.sum())
 
     def hidden_dims(self) -> list[int]:

@@ -48,6 +48,8 @@ CHANGED = {
         "the wait inside 2-stage no longer flushes memory",
     ),
     "fused_1stage_exit_barrier": ("1-stage waits at its end", "1-stage no longer waits at its end"),
+    "fused_2stage_pack_multiple": ("2-stage for rows of whole KiB", "2-stage for any row"),
+    "custom_max_bytes": ("another size limit of a call", "no size limit of a call"),
 }
 
 

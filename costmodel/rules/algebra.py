@@ -162,6 +162,8 @@ class Bytes(Condition):
     def __post_init__(self) -> None:
         if self.op not in ("<", "<="):
             raise InputError(f"a byte cutoff compares with < or <=, not '{self.op}'")
+        if not self.cutoffs:
+            raise InputError("byte cutoffs without a world size; give those of 2, 4 or 8 ranks")
         for world_size, cutoff in self.cutoffs:
             if check_number(world_size, "world_size") not in WORLD_SIZES:
                 raise InputError(f"a byte cutoff for world size {world_size}: know 2, 4 and 8")

@@ -25,6 +25,8 @@ SCALE_ENDS = (16 * 1024, 4 * 1024 * 1024)
 def blocks(stream: TextIO | None = None) -> bool:
     """Whether a stream (default: standard output) is a terminal that shows block characters."""
     stream = sys.stdout if stream is None else stream
+    if stream is None:  # closed before we started
+        return False
     try:
         "█░◆".encode(stream.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):

@@ -32,6 +32,11 @@ ROW_NOISE = 0.01
 REPLAY_NOISE = 0.004
 
 
+def stated() -> str:
+    """Return the GPU and the draw that are replayed, as the variable names them."""
+    return os.environ.get(VARIABLE, "")
+
+
 class ReplayBackend(Backend):
     """Latencies of one posterior draw, with scatter; see the module's docstring."""
 
@@ -47,7 +52,7 @@ class ReplayBackend(Backend):
 
     def set_up(self) -> None:
         """Draw the truth."""
-        given = os.environ.get(VARIABLE, "")
+        given = stated()
         gpu, _, draw = given.partition(":")
         if not gpu or not (draw or "0").isdecimal():
             raise InputError(
