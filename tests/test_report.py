@@ -288,6 +288,20 @@ def test_the_text_has_the_headings_of_the_project(sglang, project, headings):
         assert text.count(part) == 1, part
 
 
+def test_a_list_of_archs_makes_one_report_with_a_rule_of_each(tmp_path):
+    out = tmp_path / "both"
+    asked = ["--model", "gpt-oss-120b", "--for", "sglang", "--tp", "4"]
+    done = run("report", "--arch", "gfx942,gfx950", *asked, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    text = (out / "report.md").read_text()
+    assert "MI300X TP4" in text
+    assert "MI355X TP4" in text
+    for arch in ("gfx942", "gfx950"):
+        rule = json.loads((out / f"rule-{arch}.json").read_text())
+        said = json.loads(run("recommend", "--arch", arch, *asked, "--format", "json").stdout)
+        assert str(said["cutoffs"][0]["max_bytes"]) in json.dumps(rule)
+
+
 def test_two_gpus_in_one_report(tmp_path, monkeypatch):
     monkeypatch.setenv("BROWSER_PATH", "/nonexistent/browser")
     llm = llms.find("gpt-oss-120b")

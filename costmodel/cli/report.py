@@ -19,11 +19,13 @@ def command(out: str, force: bool, **asked: Any) -> None:
     """Write the case for a rule: report.md to paste, its pictures, and report.html to explore.
 
     The rule is the one that costmodel recommend gives for the same model, as it will stand in the
-    engine. The text has the headings of the project's pull requests. PNG files need Chrome or
-    Chromium; without one, report.html has the figures.
+    engine; a list of archs or GPUs makes one report on all. The text has the headings of the
+    project's pull requests. PNG files need Chrome or Chromium; without one, report.html has the
+    figures.
 
     \b
     costmodel report --arch gfx950 --model gpt-oss-120b --for sglang --out report
+    costmodel report --arch gfx942,gfx950 --model gpt-oss-120b --for sglang --out both
     """
     from ..report import directory, text
 

@@ -13,7 +13,7 @@ from ..decide.objective import MEAN
 from ..errors import InputError
 from ..model.shape import WORLD_SIZES
 from ..rules import ENGINES
-from . import options, question
+from . import options, question, targets
 
 if TYPE_CHECKING:
     from ..report.case import Case
@@ -68,7 +68,7 @@ def case_options(command: Command) -> Command:
 
 
 def gathered(asked: question.Asked) -> Gathered:
-    """Return the cases that the options name, and take the options out of ``asked``."""
+    """Return the cases that the options name, one for each arch or GPU of a list."""
     from ..data.histogram import read_histogram
     from ..report.case import gather
 
@@ -99,22 +99,26 @@ def gathered(asked: question.Asked) -> Gathered:
     llm = question.llm_of(asked)
     if llm is None:
         raise InputError("give one of --model and --config: whose decode steps are valued")
-    target = question.words(given)
-    setting = question.setting_of(asked)
-    case = gather(
-        setting,
-        llm,
-        world_sizes=tp,
-        measurements=measurements,
-        histogram=read_histogram(histogram_file, deployment) if histogram_file else None,
-        files=[f for f in (calibration_file, config_file, histogram_file) if f],
-        target=target,
-        deployment=deployment,
-        served=served,
-    )
-    words = [*target, *served, "--for", project]
+    kinds = targets.several(asked)
+    cases = []
+    for one in [targets.one(asked, kind) for kind in kinds] or [asked]:
+        here = {**given, "--arch": one["arch"], "--gpu": one["gpu"]}
+        cases.append(
+            gather(
+                question.setting_of(dict(one)),
+                llm,
+                world_sizes=tp,
+                measurements=measurements,
+                histogram=read_histogram(histogram_file, deployment) if histogram_file else None,
+                files=[f for f in (calibration_file, config_file, histogram_file) if f],
+                target=question.words(here),
+                deployment=deployment,
+                served=served,
+            )
+        )
+    words = [*question.words(given), *served, "--for", project]
     for file in measurements:
         words += ["--measurements", file]
     if histogram_file:
         words += ["--batch-histogram", histogram_file]
-    return Gathered((case,), project, tuple(words))
+    return Gathered(tuple(cases), project, tuple(words))

@@ -36,14 +36,15 @@ def write(
     *,
     command: str,
     project: str = "",
+    notice: str = "",
     force: bool = False,
 ) -> Written:
     """Write the report on one or several GPUs into the directory ``out``, whole or not at all.
 
     ``command`` is the command line that the report names, ``project`` whose headings the text has
-    (default: the engine's). Without a browser there are no pictures beside the text. Raises
-    :class:`InputError` when ``out`` is there and not empty, unless ``force``; then the report's
-    files are replaced and others left alone.
+    (default: the engine's); ``notice`` stands before the title. Without a browser there are no
+    pictures beside the text. Raises :class:`InputError` when ``out`` is there and not empty, unless
+    ``force``; then the report's files are replaced and others left alone.
     """
     out = Path(out)
     check_free(out, force)
@@ -55,7 +56,15 @@ def write(
         raise InputError(f"{out}: cannot write: {error.strerror}") from None
     try:
         drawn, missing = _images(_first(cases, shown), temporary)
-        given = context(cases, command, str(out), project=project, shown=shown, drawn=sorted(drawn))
+        given = context(
+            cases,
+            command,
+            str(out),
+            project=project,
+            notice=notice,
+            shown=shown,
+            drawn=sorted(drawn),
+        )
         _write(temporary / MARKDOWN, markdown.render(given))
         _write(temporary / PAGE, page.render(given, {c.gpu: explorer(c) for c in cases}))
         for case in cases:

@@ -36,13 +36,14 @@ def context(
     out: str,
     *,
     project: str = "",
+    notice: str = "",
     shown: Sequence[Picture] = (),
     drawn: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return all that the templates read. ``command`` wrote the report into the directory ``out``.
 
-    ``shown`` are the pictures of the page; ``drawn`` the files beside the text, which names them
-    and shows none: a path would not survive pasting.
+    ``notice`` stands before the title. ``shown`` are the pictures of the page; ``drawn`` the files
+    beside the text, which names them and shows none: a path would not survive pasting.
     """
     first = cases[0]
     proposes = any(c.proposes for c in cases)
@@ -50,7 +51,7 @@ def context(
         "cases": cases,
         "engine": first.engine,
         "llm": first.llm,
-        "title": title(cases),
+        "title": f"{notice}: {title(cases)}" if notice else title(cases),
         "lead": lead(cases),
         "proposes": proposes,
         "outline": OUTLINES[project or first.engine.name] if proposes else NOTHING,
@@ -160,9 +161,10 @@ def _unknown(cases: Sequence[Case]) -> str:
         for w in c.crossing
         if not all(arm.here for arm in w.cutoff.evidence)
     ]
-    return (
-        "; ".join(["your machine: latencies here are a model's, nothing was run", *lacking]) + "."
-    )
+    machine = "your machine: latencies here are a model's, nothing was run"
+    if all(c.setting.machine for c in cases):
+        machine = "other machines: the model was calibrated with rows of this one"
+    return "; ".join([machine, *lacking]) + "."
 
 
 def _why_nothing(case: Case) -> str:

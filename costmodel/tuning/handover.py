@@ -151,7 +151,8 @@ def _report(found: Conclusion, command: str) -> list[str]:
         measurements=[directory / ROWS],
         files=[directory / CALIBRATION],
     )
-    write_report([gathered], directory / REPORT, command=command, force=True)
+    notice = "Replayed, not measured" if found.machine.replayed else ""
+    write_report([gathered], directory / REPORT, command=command, notice=notice, force=True)
     return [REPORT]
 
 
