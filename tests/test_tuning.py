@@ -354,6 +354,21 @@ def test_processes_without_a_model_end_undecided_with_the_reason_and_no_patch(tm
     assert not (out / "rule.json").exists()
 
 
+def test_ranks_of_torchrun_measure_their_own_world_size_and_no_other(tmp_path):
+    under = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "costmodel",
+             "tune", "--backend", "gloo", "--hidden", "2048", "--rounds", "4", "--samples", "1"]  # fmt: skip
+    done = subprocess.run(
+        [*under, "--out", tmp_path / "a"], capture_output=True, text=True, timeout=300
+    )
+    assert "TP2: not decided: no model of this interconnect (gloo)" in done.stdout
+    assert done.stderr.count("note: TP2 alone") == 1
+    other = subprocess.run(
+        [*under, "--tp", "4", "--out", tmp_path / "b"], capture_output=True, text=True, timeout=300
+    )
+    assert other.stderr.count("torchrun started 2 processes, --tp names 4") == 1
+    assert not (tmp_path / "b").exists()
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [

@@ -14,7 +14,7 @@ from ..decide.objective import MEAN
 from ..errors import InputError
 from ..live.backends.base import BACKENDS, load
 from ..live.backends.replay import stated
-from ..live.run.exit_codes import FINISHED, WRONG_RESULTS
+from ..live.run.exit_codes import BAD_INPUT, FINISHED, WRONG_RESULTS
 from ..live.run.harness import Repetition
 from ..live.run.options import ranks_of
 from ..live.run.peers import under_torchrun
@@ -126,7 +126,7 @@ def _start(
     engine = asked["engine"].lower()
     if engine and engine not in ENGINES:
         raise InputError(f"unknown engine '{engine}'; one of {', '.join(ENGINES)}")
-    if load(backend).launch == "torchrun":
+    if under_torchrun() or load(backend).launch == "torchrun":
         tp = _launched(backend, tp)
     sizes = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
@@ -160,10 +160,12 @@ def _launched(backend: str, tp: tuple[int, ...]) -> tuple[int, ...]:
         )
     launched = ranks_of(None)
     if launched not in tp:
+        if _is_follower():  # the first rank says it
+            raise click.exceptions.Exit(BAD_INPUT)
         raise InputError(
             f"torchrun started {launched or 1} processes, --tp names {', '.join(map(str, tp))}"
         )
-    if len(tp) > 1:
+    if len(tp) > 1 and not _is_follower():
         click.echo(f"costmodel: note: TP{launched} alone: one start measures one world size",
                    err=True)  # fmt: skip
     return (launched,)
