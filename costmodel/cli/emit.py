@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -155,7 +154,7 @@ def command(
         made = {
             kind: make(hidden_set, tp, targets.one(asked, kind), command_line) for kind in kinds
         }
-        for note in emit_by_arch.write(wanted, made, running, tree, source, out, tests_file, asked):
+        for note in emit_by_arch.write(wanted, made, running, tree, out, tests_file, asked):
             click.echo(f"costmodel: note: {note}", err=True)
         return
     for_gpu = any(asked[key] for key in ("arch", "gpu", "calibration_file"))
@@ -182,7 +181,7 @@ def command(
         separate = partial(_against_separate, bool(fixed), tp, asked)
         other = partial(_elsewhere, rule, bool(fixed), tp, asked)
         emitted, written = _emit_engine(
-            wanted, rule, provenance, running, tree, source, out, tests_file, separate, other
+            wanted, rule, provenance, running, tree, out, tests_file, separate, other
         )
     else:
         emitted, written = (), True
@@ -288,7 +287,6 @@ def _emit_engine(
     provenance: Provenance,
     running: RunningKernel,
     tree: Tree | None,
-    source: str | None,
     out: str | None,
     tests_file: str | None,
     against_separate: Callable[[], Rule | None],
@@ -324,14 +322,7 @@ def _emit_engine(
             raise
     if not emitted.text:
         return emitted.notes, False
-    tests = ""
-    if tests_file:
-        root = source if source and Path(source).is_dir() else ""
-        file = emitted.file if source else f"{target.checkout}/{emitted.file}"
-        tests = boundary_tests.render(
-            emitted.adapted, provenance, target, file, emitted.function, root or "",
-            emitted.patched, emitted.copies,
-        )  # fmt: skip
+    tests = boundary_tests.of(emitted, provenance, target, tree) if tests_file else ""
     _write(out, emitted.text)
     if tests_file:
         _write(tests_file, tests)

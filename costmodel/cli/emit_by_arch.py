@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.hosts import Kind
@@ -45,7 +44,6 @@ def write(
     made: Made,
     running: RunningKernel,
     tree: Tree | None,
-    source: str | None,
     out: str | None,
     tests_file: str | None,
     asked: question.Asked,
@@ -58,7 +56,7 @@ def write(
         _put(out, _tables(made, running, asked))
         return ()
     assert tree is not None, "check() asks for a source"
-    return _patch(wanted, made, running, tree, source, out, tests_file, asked)
+    return _patch(wanted, made, running, tree, out, tests_file, asked)
 
 
 def _patch(
@@ -66,7 +64,6 @@ def _patch(
     made: Made,
     running: RunningKernel,
     tree: Tree,
-    source: str | None,
     out: str | None,
     tests_file: str | None,
     asked: question.Asked,
@@ -84,13 +81,8 @@ def _patch(
     emitted = patch(tree, rules, provenances, running.kernel, running=running, losses=losses)
     if not emitted.text:
         return emitted.notes
-    tests = ""
-    if tests_file:
-        root = source if source and Path(source).is_dir() else ""
-        tests = boundary_tests.render(
-            emitted.adapted, next(iter(provenances.values())), serving_engine(wanted),
-            emitted.file, emitted.function, root or "", emitted.patched, gated=emitted.gated,
-        )  # fmt: skip
+    where = next(iter(provenances.values()))
+    tests = boundary_tests.of(emitted, where, serving_engine(wanted), tree) if tests_file else ""
     _put(out, emitted.text)
     if tests_file:
         _put(tests_file, tests)

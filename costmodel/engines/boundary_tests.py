@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..model.shape import WORLD_SIZES
 from ..rules.adapt import Adapted
@@ -21,6 +22,26 @@ from .call_sites import ServingEngine
 from .module import Module
 from .overrides import LIMITS, SWITCHES
 from .reader import DispatchFunction, read_dispatch
+
+if TYPE_CHECKING:
+    from .patch import Emitted
+    from .source import Tree
+
+
+def of(emitted: Emitted, provenance: Provenance, engine: ServingEngine, tree: Tree | None) -> str:
+    """Return the test file of a patch of ``tree``, or of a snippet."""
+    file = emitted.file if tree is not None else f"{engine.checkout}/{emitted.file}"
+    return render(
+        emitted.adapted,
+        provenance,
+        engine,
+        file,
+        emitted.function,
+        str(tree.path) if tree is not None and tree.path.is_dir() else "",
+        emitted.patched,
+        emitted.copies,
+        emitted.gated,
+    )
 
 
 def render(

@@ -122,10 +122,7 @@ def _patch(
     emitted = engine.patch(tree, rule, provenance, running.kernel, running=running)
     if not emitted.text:
         return [], list(emitted.notes)
-    root = source if Path(source).is_dir() else ""
-    tests = boundary_tests.render(
-        emitted.adapted, provenance, target, emitted.file, emitted.function, root, emitted.patched
-    )
+    tests = boundary_tests.of(emitted, provenance, target, tree)
     _text(directory / PATCH, f"{_banner(found)}{emitted.text}")
     _text(directory / TESTS, f"{_banner(found, '# ')}{tests}")
     return [PATCH, TESTS], list(emitted.notes)
