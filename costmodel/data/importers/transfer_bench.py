@@ -35,8 +35,8 @@ _HEALTH = re.compile(r"\s*GPU (\d{1,3}) to GPU (\d{1,3}): ([\d. ]{1,20}) GB/s")
 _ONE_GPU = re.compile(r"(?:R(\d{1,5}))?[GFUM](\d{1,3})")
 #: Executors: ``GPU00:008``, ``R1G0:8``; a NIC is I (by index), N (the nearest) or spelled out.
 _NIC = re.compile(r"(?:R\d{1,5})?(?:NIC|[IN])\s?\d")
-_OVER_NICS = re.compile(r"\bNIC\b.*(?:All-To-All|RDMA|Ring)|NIC AllToAll|NIC Rings", re.I)
-_OVER_RANKS = re.compile(r"IntraPod|\bPod (?:AllToAll|Ring)|(?:SRC|DST)\W.*\bRank\b", re.I)
+_OVER_NICS = re.compile(r"\bNIC (?:All-?To-?All|RDMA|Rings?)\b", re.I)
+_OVER_RANKS = re.compile(r"IntraPod|\bPod (?:AllToAll|Ring)|(?:SRC|DST)\W.{0,80}\bRank\b", re.I)
 _TITLE = re.compile(r"benchmark\b|copy peak bandwidth|^--- |TransferBench v\d")
 _CELL = re.compile(r"(?<![\w.])\d{1,9}\.\d\d(?![\w.])")
 _CSV = "Test#,Transfer#,"
