@@ -1,6 +1,7 @@
 """Traces of one rank each, given together: joined on one time line, or refused in words."""
 
 import json
+import random
 
 import pytest
 from test_importers_profiles import (
@@ -13,6 +14,7 @@ from test_importers_profiles import (
     chrome,
     collective,
     event,
+    mutated,
 )
 
 from costmodel.cli.main import main
@@ -176,3 +178,17 @@ def test_the_command_counts_the_results_of_all_files(tmp_path, capsys):
         main(["import", *map(str, paths), "--out", str(tmp_path / "out.csv")])
     assert ended.value.code == 0
     assert "72 results in 8 files: 1 read, 71 left" in capsys.readouterr().out
+
+
+def test_mutated_files_among_others_are_joined_or_refused_in_one_line(tmp_path, capsys):
+    rng = random.Random(12)
+    paths = traces(tmp_path, CALLS[:2])
+    whole = paths[0].read_bytes()
+    for _ in range(60):
+        paths[0].write_bytes(mutated(whole, rng))
+        with pytest.raises(SystemExit) as ended:
+            main(["import", *map(str, paths), "--out", str(tmp_path / "out.csv"), "--force"])
+        said = capsys.readouterr()
+        assert ended.value.code in (0, 2), said.err
+        assert len(said.err) < 600
+        assert all(line.isprintable() for line in (said.out + said.err).splitlines())
