@@ -288,6 +288,6 @@ def test_imported_rows_say_their_gpu_and_interconnect_to_what_follows(tmp_path, 
             main(["validate", "--gpu", gpu, "--measurements", str(out), "--accuracy-only"])
         # RCCL's kernels are neither arm: that, and nothing that the import could have said.
         said = capsys.readouterr().err
-        assert "kernel family not modelled" in said
+        assert "are of RCCL, whose kernels are neither arm" in said
         assert "not stated" not in said
         assert "interconnect" not in said

@@ -117,6 +117,157 @@ NumCUs   CPU00        GPU00        GPU01
 """
 
 
+# Presets over several ranks: src/client/Presets (NicPeerToPeer, NicAllToAll, NicRings, PodPeerToPeer,
+# PodAllToAll, PodRing) and the details of Utilities.hpp, with borders, without, and as CSV.
+
+RANKS = """\
+TransferBench v1.66.00
+Test 1:
+ Executor: Rank 0 GPU 00 │  94.000 GB/s │ 1.4 ms │ 134217728 bytes │  94.112 GB/s (sum) [node-a]
+Transfer 0    │  47.056 GB/s │    1.426 ms │     67108864 bytes │ R0G0 -> R0G0:8 -> R1G1
+Transfer 1    │  46.900 GB/s │    1.430 ms │     67108864 bytes │ R0G0 -> R0G0:8 -> R1G0
+Transfer 2    │  46.500 GB/s │    1.430 ms │     67108864 bytes │ R1G0 -> R1G0:8 -> R1G2
+Transfer 3    │  46.400 GB/s │    1.430 ms │     67108864 bytes │ R1G0 -> R1N0.2:1 -> R1G2
+Transfer 4    │  46.300 GB/s │    1.430 ms │     67108864 bytes │ G0 -> I0.1:1 -> G2
+ Aggregate (CPU)  │  80.000 GB/s │    1.677 ms │    134217728 bytes │ Overhead 0.251 ms
+"""
+POD_P2P = """\
+TransferBench v1.66.00
+Bytes Per Direction 67108864
+{way}directional copy peak bandwidth GB/s [Local read / Remote write] (GPU-Executor: GFX)
+┌──────────────────────────┬─────────────────┬─────────────────┐
+│ SRC+EXE\\DST              │ Rank 00         │ Rank 01         │
+│             Mem Device   │ GPU 00   GPU 01 │ GPU 00   GPU 01 │
+├──────────────────────────┼─────────────────┼─────────────────┤
+│     Rank 00     GPU 00   │ 1618.31   47.60 │  45.10    45.20 │
+│                 GPU 01   │   47.58 1620.00 │  45.30    45.40 │
+├──────────────────────────┼─────────────────┼─────────────────┤
+│     Rank 01     GPU 00   │   45.50   45.60 │    N/A    47.50 │
+└──────────────────────────┴─────────────────┴─────────────────┘
+"""
+POD_COLUMNS = """\
+TransferBench v1.66.00
+Unidirectional copy peak bandwidth GB/s [Local read / Remote write] (GPU-Executor: GFX)
+│ SRC Rank   SRC MEM │ DST Rank   DST MEM │ bw (GB/s) │
+│  Rank 00    GPU 00 │  Rank 00    GPU 01 │     47.60 │
+│  Rank 00    GPU 00 │  Rank 01    GPU 01 │     45.60 │
+"""
+POD_A2A = """\
+TransferBench v1.66.00
+GPU-GFX IntraPod All-To-All benchmark:
+==============================
+[67108864 bytes per Transfer] [GFX:8] [1 Read(s) 1 Write(s)] [MemType:default GPU] [NIC QueuePairs:0] [#Ranks:2]
+
+--- Pod AllToAll Group 0 ---
+  SRC+EXE\\DST              Rank 00          Rank 01
+               Mem Device   GPU 00   GPU 01   GPU 00   GPU 01
+      Rank 00      GPU 00      N/A    47.60    45.10    45.20
+                   GPU 01    47.58      N/A    45.30    45.40
+"""
+POD_RING = """\
+TransferBench v1.66.00
+--- Pod Ring Group 0 ---
+│ Src    Src │ Dst    Dst │ GFX BW            │
+│ Rank   GPU │ Rank   GPU │ (GB/s)            │
+│    0     0 │    0     1 │  47.60            │
+│    0     1 │    1     0 │  45.10            │
+│        MAX │            │  47.60            │
+Aggregate bandwidth (CPU Timed):   90.000 GB/s
+"""
+NIC_P2P = """\
+TransferBench v1.66.00
+Unidirectional copy peak bandwidth GB/s (NIC RDMA Using Nearest Device)
+SRC+EXE\\DST ,,, Rank 00 , Rank 01 ,
+, NIC Device ,, mlx5_0 , mlx5_0 ,
+,, Mem Device , GPU 00 , GPU 00 ,
+ Rank 00 , mlx5_0 , GPU 00 , 48.10 , 47.90 ,
+ Rank 01 , mlx5_0 , GPU 00 , 47.80 , 48.00 ,
+Summary of top 10 fastest/slowest connection
+ Fastest Bandwidth (GB/s) , Src , Dst , Slowest Bandwidth (GB/s) , Src , Dst ,
+ 48.10 , R00:mlx5_0 , R00:mlx5_0 , 47.80 , R01:mlx5_0 , R00:mlx5_0 ,
+"""
+NIC_A2A = """\
+TransferBench v1.66.00
+NIC All-To-All benchmark
+========================
+[67108864 bytes per Transfer] [Total Transfers: 2] [MemType:default GPU] [NIC QueuePairs:1] [#Ranks:2]
+
+--- NIC AllToAll Plane 00 Group 00 (2 NICs) ---
+│ Mem Device                          │ Rank 00 │ Rank 01 │                 │
+│                                     │  GPU 00 │  GPU 00 │                 │
+│                        SRC+EXE\\DST  │  mlx5_0 │  mlx5_0 │ STotal   Actual │
+│    Rank 00     GPU 00        mlx5_0 │     N/A │   47.90 │  47.90    47.90 │
+│    Rank 01     GPU 00        mlx5_0 │   47.80 │     N/A │  47.80    47.80 │
+│                              RTotal │   47.80 │   47.90 │  95.70    95.70 │
+
+Aggregate bandwidth (CPU Timed):   90.000 GB/s
+"""
+NIC_RINGS = """\
+TransferBench v1.66.00
+NIC Rings benchmark
+==============================
+1 parallel RDMA-write rings(s) using fine-grained GPU memory across 2 ranks
+1 queue pairs per NIC.  67108864 bytes per Transfer.  All numbers are GB/s
+
+                    │ GPU 00 │
+                    │ NIC 00 │    TOTAL
+ Rank   Name        │ mlx5_0 │   (GB/s)
+    0   node-a      │  48.10 │    48.10
+    1   node-b      │  47.90 │    47.90
+         MAX (GB/s) │  48.10 │    48.10
+         AVG (GB/s) │  48.00 │    48.00
+         MIN (GB/s) │  47.90 │    47.90
+
+Aggregate bandwidth (CPU Timed):   90.000 GB/s
+"""
+BEYOND_RANKS = "between ranks, or in a table of several, no link of one host"
+BEYOND_NIC = "over a NIC, no link between GPUs"
+
+
+def test_details_of_several_ranks_give_the_links_of_one_rank_alone(tmp_path):
+    rows, told = rates(tmp_path, RANKS, gpu="MI300X")
+    assert cells(rows, "gbps", "detail") == [
+        ("46.5", "GPU0->GPU2, executor R1G0:8, on rank 1, TransferBench 1.66.00")
+    ]
+    assert left(told) == {
+        "sum over the transfers of an executor": 1, BEYOND_RANKS: 2, BEYOND_NIC: 2,
+        "sum over all transfers": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [
+        (POD_P2P.format(way="Uni"), {BEYOND_RANKS: 11}),
+        (POD_P2P.format(way="Bi"), {BEYOND_RANKS: 11}),
+        (POD_COLUMNS, {BEYOND_RANKS: 2}),
+        (POD_A2A, {BEYOND_RANKS: 6}),
+        (POD_RING, {BEYOND_RANKS: 3, "sum over all transfers": 1}),
+        (NIC_P2P, {BEYOND_NIC: 6}),
+        (NIC_A2A, {BEYOND_NIC: 10, "sum over all transfers": 1}),
+        (NIC_RINGS, {BEYOND_NIC: 10, "sum over all transfers": 1}),
+    ],
+)
+def test_tables_over_several_ranks_are_left_with_the_reason(tmp_path, text, counts):
+    # Behind a test of one host, whose columns must not be taken for theirs, and before another.
+    for log in (A2A + text + P2P, A2A + text.replace("│", " ") + P2P):
+        rows, told = rates(tmp_path, log, gpu="MI300X")
+        assert [row["gbps"] for row in rows] == [
+            row["gbps"] for row in rates(tmp_path, A2A + P2P, gpu="MI300X")[0]
+        ]
+        alone = left(rates(tmp_path, A2A + P2P, gpu="MI300X")[1])
+        more = {r: n - alone.get(r, 0) for r, n in left(told).items() if n != alone.get(r, 0)}
+        assert more == counts
+
+
+def test_a_log_of_such_tables_alone_is_refused_with_the_reason(tmp_path, capsys):
+    (tmp_path / "pod.log").write_text(POD_P2P.format(way="Uni"))
+    with pytest.raises(SystemExit) as ended:
+        main(["import", str(tmp_path / "pod.log"), "--out", str(tmp_path / "out.csv")])
+    assert ended.value.code == 2
+    assert f"no row could be read from it ({BEYOND_RANKS}: 11)" in capsys.readouterr().err
+
+
 def test_transfers_between_two_gpus(tmp_path):
     rows, told = rates(tmp_path, TEST, gpu="MI300X")
     assert cells(rows, "gbps", "bytes", "gpu", "arch") == [

@@ -2,9 +2,11 @@
 
 import json
 
+import msgspec
 import pytest
 
 from costmodel.cli.main import main
+from costmodel.cli.schemas import types_of
 from costmodel.errors import InputError
 from costmodel.live.in_force import check, judge
 from costmodel.rules.catalogue import named
@@ -159,6 +161,32 @@ def test_saved_traces_are_judged_by_the_command(tmp_path, capsys):
     code, out, err = command(capsys, *asked, f"8={large}")
     assert (code, err) == (1, "")
     assert "NOT in force at 8 tokens" in out
+
+
+def test_the_record_holds_what_the_table_shows(tmp_path, capsys):
+    small, large = (
+        trace(tmp_path / "8.json", STEPS["1stage"]),
+        trace(tmp_path / "64.json", [*STEPS["1stage"], RCCL, SCATTER]),
+    )
+    asked = ("--rule", "sglang-128k", "--tp", 8, "--hidden", 2880, "--format", "json")
+    code, out, err = command(capsys, *asked, f"64={large}", f"8={small}")
+    assert (code, err) == (1, "")
+    (kind,) = types_of("costmodel/in-force/1")
+    record = json.loads(out)
+    assert json.loads(msgspec.json.encode(msgspec.json.decode(out, type=kind))) == record
+    assert {key: record[key] for key in ("rule", "world_size", "hidden_dim", "dtype")} == {
+        "rule": "sglang-128k", "world_size": 8, "hidden_dim": 2880, "dtype": "bf16",
+    }  # fmt: skip
+    assert record["condition"] == SGLANG.words()
+    assert not record["in_force"]
+    assert record["sizes"] == [
+        {"tokens": 8, "says": "1stage", "ran": {"1stage": 4}, "plain": 1, "others": {},
+         "halves": 0, "unknown": 0, "in_force": True},
+        {"tokens": 64, "says": "2stage", "ran": {"1stage": 4}, "plain": 1,
+         "others": {"some collective of RCCL": 1}, "halves": 1, "unknown": 0, "in_force": False},
+    ]  # fmt: skip
+    code, out, _ = command(capsys, *asked, f"8={small}")
+    assert (code, json.loads(out)["in_force"]) == (0, True)
 
 
 @pytest.mark.parametrize(

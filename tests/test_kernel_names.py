@@ -98,6 +98,11 @@ NAMES = {
     "void tensorrt_llm::kernels::twoShotAllReduceKernel<half, 8, true, false>(x)": ("trtllm", "all_reduce", "2stage", "fp16", 8),
     "allreduce_1stage_arr_0": ("flydsl", "all_reduce", "1stage", "", None),
     "allreduce_2stage_arr": ("flydsl", "all_reduce", "2stage", "", None),
+    "ep_dispatch_intranode_0": ("aiter", "other", "", "", None),
+    "ep_combine_intranode_0.kd": ("aiter", "other", "", "", None),
+    "ep_dispatch_0": ("aiter", "other", "", "", None),
+    "ep_combine_fused_sync_0": ("aiter", "other", "", "", None),
+    "ep_combine_fused_1": ("aiter", "other", "", "", None),
     "fused_one_stage.kd": ("costmodel", "fused_ar_rmsnorm", "1stage", "", None),
     "reduce_scatter_to_peers": ("costmodel", "", "2stage", "", None),
     "add_rms_norm": ("costmodel", "fused_ar_rmsnorm", "2stage", "", None),
@@ -123,6 +128,11 @@ UNKNOWN = (
     "ncclDevKernel_AllReduce_Max_bf16_RING_LL(x)",
     "Cijk_Alik_Bljk_BBS_BH_Bias_HA_S_SAV",
     "Memcpy DtoD (Device -> Device)",
+    "ep_dispatch_internode_0",
+    "my_ep_dispatch_intranode_0",
+    "megamoe_stage1_compact_t64x128x256_w4_gm1_0",  # a GEMM, with the dispatch in it
+    "flydsl_mxmoe_g1_a4w4_64x256x256_f16in",  # a GEMM alone
+    "chunk_gdn_fwd_h_flydsl_vk_0",
     "_ZN5aiter30allreduce_fusion_kern...",
     "", " ", "<", "<<", "()", "...", "_Z", "_ZN", "void ",
 )  # fmt: skip

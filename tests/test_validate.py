@@ -523,6 +523,24 @@ def test_bad_input_is_one_line_and_exit_code_2(args, said):
     assert said in done.stderr
 
 
+def test_rows_of_a_library_alone_are_said_to_be_no_arm(tmp_path, gfx950):
+    rccl = {"kernel_family": "rccl", "op": "all_reduce", "algorithm": "auto"}
+    rows = [a_row(**rccl, tokens=tokens) for tokens in (8, 64)]
+    path = tmp_path / "rccl.csv"
+    table(*rows).write(path)
+    for more in ((), ("--accuracy-only",), ("--op", "plain")):
+        done = run("--arch", "gfx950", "--measurements", path, *more)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(
+            "costmodel: error: no row can be used: all 2 are of RCCL, whose kernels are neither arm"
+        )
+        assert len(done.stderr.splitlines()) == 1
+    with pytest.raises(InputError, match="all 2 are of RCCL and NCCL"):
+        validate(table(rows[0], {**rows[1], "kernel_family": "nccl"}), gfx950)
+    beside = validate(table(*rows, a_row()), gfx950, need_pairs=False)
+    assert len(beside.rows.observations) == 1
+
+
 def test_rows_of_other_gpus_are_refused_with_why(gfx950, published):
     others = published.select(published.arch != "gfx950")
     with pytest.raises(InputError, match=r"no row can be used: \d+ read.*give rows of MI350X"):

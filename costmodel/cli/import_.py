@@ -69,7 +69,9 @@ def _cell_options(function: Any) -> Any:
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument(
+    "files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
 @click.option(
     "--as", "kind", default="", metavar="FORMAT",
     help="The format, where FILE's content does not decide: "
@@ -86,17 +88,20 @@ def _cell_options(function: Any) -> Any:
 )
 @_cell_options
 def command(
-    file: Path, kind: str, out: Path, force: bool, columns: tuple[str, ...], **said: str
-) -> None:
+    files: tuple[Path, ...], kind: str, out: Path, force: bool, columns: tuple[str, ...],
+    **said: str,
+) -> None:  # fmt: skip
     """Read FILE, written by another harness, and write its measurements as schema 1.
 
     The format is found by the content. Every figure of FILE becomes a row or is left with a reason,
     and both are counted. What FILE does not say is asked for, with the option that answers; an
-    option that contradicts it is an error.
+    option that contradicts it is an error. Several FILEs are traces of torch's profiler, of one
+    rank of a run each: they are joined, and the wait for the last rank is taken off.
 
     \b
     costmodel import all_reduce.log --out rccl.csv
     costmodel import op_test.log --op fused_ar_rmsnorm --algorithm 1stage --gpu MI355X --out one.csv
+    costmodel import rank*.json.gz --gpu MI355X --out run.csv
     costmodel import sweep.csv --column "split (us)=ar_then_rmsnorm" --out sweep-schema1.csv
     """
     check_free(out, force)
@@ -106,18 +111,19 @@ def command(
         if not equals or not name or not meaning:
             raise InputError(f"--column '{column}': give NAME=OP:ALGORITHM, or NAME=-")
         meanings[name] = meaning
-    said["source"] = said["source"] or one_line(file.stem)
-    form, imported = convert(file, out, Said(**said, columns=meanings), kind)
-    for line in _account(file, form, imported, out):
+    said["source"] = said["source"] or one_line(files[0].stem)
+    form, imported = convert(files, out, Said(**said, columns=meanings), kind)
+    name = str(files[0]) if len(files) == 1 else f"{len(files)} files"
+    for line in _account(name, form, imported, out):
         click.echo(one_line(line))
 
 
-def _account(file: Path, form: Format, imported: Imported, out: Path) -> Iterator[str]:
+def _account(name: str, form: Format, imported: Imported, out: Path) -> Iterator[str]:
     """Give the lines about what was read, what was left and why, and what is to be said still."""
     yield f"{imported.n_rows} rows of {imported.kind} ({form.title}) written to {out}"
     total = imported.n_rows + imported.n_left
     left = f" ({'; '.join(account(imported))})" if imported.n_left else ""
-    yield f"{total} results in {file}: {imported.n_rows} read, {imported.n_left} left{left}"
+    yield f"{total} results in {name}: {imported.n_rows} read, {imported.n_left} left{left}"
     yield from (f"note: {note}" for note in imported.notes)
     asked = [
         f"{name} ({ASKED[name]})" + (f" in {count} rows" if count < imported.n_rows else "")

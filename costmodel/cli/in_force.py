@@ -21,9 +21,11 @@ from . import options, question
 @options.model_shape
 @question.DTYPE
 @click.option("--aiter-version", help="Of the kernels, where the rule depends on it.")
+@options.format_option
 def command(
     traces: tuple[str, ...], name: str, op: str, tp: int, hidden: tuple[int, ...] | None,
     model_name: str | None, config_file: str | None, dtype: str | None, aiter_version: str | None,
+    style: str,
 ) -> int:  # fmt: skip
     """Read profiles of single replays and say whether a rule is in force.
 
@@ -53,5 +55,8 @@ def command(
         kernels, rule, hidden_dim=sizes[0], world_size=tp, dtype=dtype or "bf16",
         kernel_version=aiter_version,
     )  # fmt: skip
-    click.echo(str(seen))
+    if style == "json":
+        options.print_json(seen.to_dict())
+    else:
+        click.echo(str(seen))
     return 0 if seen.holds else 1

@@ -13,6 +13,7 @@ from ..decide.drift_schemas import DiffRecord
 from ..decide.fit_schemas import FitRecord
 from ..engines.schemas import AuditRecord
 from ..errors import InputError, nearest
+from ..live.in_force import InForceRecord
 from ..live.run.schemas import EnvironmentRecord, RunSettings, StartsRecord
 from ..live.validation import LiveValidationRecord
 from ..planning.schemas import PlanRecord
@@ -32,6 +33,7 @@ SCHEMAS: dict[str, Any] = {
     "costmodel/worth/1": decide.Worths,
     "costmodel/calibrate/1": FitRecord,
     "costmodel/validate/1": LiveValidationRecord,
+    "costmodel/in-force/1": InForceRecord,
     "costmodel/audit/1": AuditRecord,
     "costmodel/diff/1": DiffRecord,
     "costmodel/simulate/1": SimulationRecord,

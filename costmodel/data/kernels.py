@@ -25,6 +25,8 @@ OWN_FAMILY = "costmodel"
 #: Families whose rows a calibration takes unless it is asked for another: AITER's, with those of
 #: the same form. Any other family gets a calibration of its own.
 AITER_FAMILIES = ("aiter", "vllm", OWN_FAMILY)
+#: Libraries that choose their own algorithm: their kernels are neither arm, 1-stage or 2-stage.
+LIBRARY_FAMILIES = ("rccl", "nccl")
 
 
 @dataclass(frozen=True)

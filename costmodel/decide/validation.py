@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..calibration.posterior import Calibration
+from ..data.kernels import LIBRARY_FAMILIES
 from ..data.measurement import Measurements
 from ..data.workload import Workload
 from ..errors import InputError, nearest
@@ -143,8 +144,9 @@ def validate(
     is modelled, defaults to captured batch sizes crossed with the hidden sizes of known models.
     ``need_pairs=False`` judges the model alone where there are no pairs.
 
-    Raises :class:`InputError` when no row is covered, when no call was measured with both
-    algorithms, and for a rule without a claim for a world size of the pairs.
+    Raises :class:`InputError` when no row is covered, when all are a library's (RCCL's), when no
+    call was measured with both algorithms, and for a rule without a claim for a world size of the
+    pairs.
     """
     if op is not None and op not in OPS:
         raise InputError(refusal(op, setting.gpu))
@@ -154,6 +156,8 @@ def validate(
     observations = covered(
         calibration, table, gpu=None if every_gpu else setting.gpu, include=include
     )
+    if len(table) and np.isin(table.kernel_family, LIBRARY_FAMILIES).all():
+        raise InputError(_of_a_library(table))
     rows = compare(calibration, observations)
     kept = observations.table
     auto = table.select((table.algorithm == "auto") & np.isin(table.quality, include))
@@ -225,6 +229,16 @@ def hold_out(training: Measurements, sources: tuple[str, ...], arch: str) -> Cal
         return calibrate(kept, arch=arch)[0]
     except InputError as error:
         raise InputError(f"without {', '.join(sources)}: {error}") from None
+
+
+def _of_a_library(table: Measurements) -> str:
+    """Say what rows of RCCL or NCCL alone are, and what can be done with them."""
+    families = " and ".join(f.upper() for f in LIBRARY_FAMILIES if (table.kernel_family == f).any())
+    return (
+        f"no row can be used: all {len(table)} are of {families}, whose kernels are neither arm of "
+        "the op, 1-stage or 2-stage: they judge no rule and fit no model; `costmodel data FILE` "
+        "lists them, and they may stand beside rows of both arms, which `costmodel measure` takes"
+    )
 
 
 def _no_pairs(rows: Rows, op: str | None) -> str:

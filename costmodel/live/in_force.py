@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypedDict
 
 from ..data.kernel_calls import calls
 from ..data.kernel_names import read
@@ -32,6 +33,33 @@ Names = Sequence[str]
 #: A call whose name does not say its op: of RCCL, which has one kernel for every collective, or of
 #: a fused kernel whose name has lost its arguments.
 LIBRARY, NOT_SAID = "some collective of RCCL", "fused, op not said"
+
+
+class TakenRecord(TypedDict):
+    """What one captured size took: the fields of :class:`Taken`, by name."""
+
+    tokens: int
+    says: str
+    ran: dict[str, int]
+    plain: int
+    others: dict[str, int]
+    halves: int
+    unknown: int
+    in_force: bool
+
+
+class InForceRecord(TypedDict):
+    """``costmodel/in-force/1``; ``condition`` is the rule in words, ``in_force`` the verdict."""
+
+    schema: Literal["costmodel/in-force/1"]
+    rule: str
+    op: str
+    condition: str
+    world_size: int
+    hidden_dim: int
+    dtype: str
+    sizes: list[TakenRecord]
+    in_force: bool
 
 
 @dataclass(frozen=True)
@@ -60,6 +88,14 @@ class Taken:
         if self.says == SEPARATE_OPS:
             return not self.ran and (self.plain > 0 or LIBRARY in self.others)
         return set(self.ran) == {self.says}
+
+    def to_dict(self) -> TakenRecord:
+        """Return an entry of ``sizes`` in ``costmodel/in-force/1``."""
+        return {
+            "tokens": self.tokens, "says": self.says, "ran": dict(self.ran), "plain": self.plain,
+            "others": dict(self.others), "halves": self.halves, "unknown": self.unknown,
+            "in_force": self.in_force,
+        }  # fmt: skip
 
     @property
     def words(self) -> str:
@@ -91,6 +127,16 @@ class InForce:
     def holds(self) -> bool:
         """Whether the rule is in force at every size, and there is one."""
         return bool(self.sizes) and all(size.in_force for size in self.sizes)
+
+    def to_dict(self) -> InForceRecord:
+        """Return the ``costmodel/in-force/1`` record."""
+        return {
+            "schema": "costmodel/in-force/1",
+            "rule": self.rule.name, "op": self.rule.op, "condition": self.rule.words(),
+            "world_size": self.world_size, "hidden_dim": self.hidden_dim, "dtype": self.dtype,
+            "sizes": [size.to_dict() for size in self.sizes],
+            "in_force": self.holds,
+        }  # fmt: skip
 
     def __str__(self) -> str:
         head = (

@@ -7,7 +7,7 @@ states is a row or is left with a reason (:class:`~costmodel.data.importers.rows
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,22 +48,53 @@ def read(path: str | Path, said: Said, kind: str = "") -> tuple[Measurements, Im
     if form.makes == LINK_RATES:
         raise InputError(f"{file.name}: {form.name} states link rates, no latencies")
     imported = Imported(said, kind or form.name, asked=bool(kind))
-    _parse(file, form, imported)
+    _parse(file.name, form, imported, lambda: form.parse(file, imported))
     return Measurements.from_rows(imported.rows), imported
 
 
 def convert(
-    path: str | Path, out: str | Path, said: Said, kind: str = ""
+    path: str | Path | Sequence[str | Path], out: str | Path, said: Said, kind: str = ""
 ) -> tuple[Format, Imported]:
     """Read a file of another harness and write its rows to ``out``, in batches.
 
     Arguments and errors are those of :func:`read`; ``out`` is written whole or not at all. Link
-    rates are written in their own schema (:mod:`costmodel.data.links`).
+    rates are written in their own schema (:mod:`costmodel.data.links`). Several paths are traces of
+    torch, of one rank each, which are joined (:mod:`costmodel.data.importers.rank_traces`).
     """
-    file, form = _opened(path, kind)
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    if len(paths) != 1:
+        return _convert_joined(paths, out, said, kind)
+    file, form = _opened(paths[0], kind)
     with measurement.writing(out) if form.makes != LINK_RATES else links.writing(out) as write:
         imported = Imported(said, kind or form.name, write, asked=bool(kind))
-        _parse(file, form, imported)
+        _parse(file.name, form, imported, lambda: form.parse(file, imported))
+        imported.hand_on()
+    return form, imported
+
+
+def _convert_joined(
+    paths: Sequence[str | Path], out: str | Path, said: Said, kind: str
+) -> tuple[Format, Imported]:
+    from . import rank_traces
+
+    if not paths:
+        raise InputError("give a file to import")
+    form = named(rank_traces.FORMAT)
+    files = []
+    for path in paths:
+        file, found = _opened(path, kind)
+        if found is not form:
+            raise InputError(
+                f"{file.name} is {found.title}; several files are joined only where each is a "
+                f"{form.title} of one rank: import others one by one"
+            )
+        files.append(file)
+    with measurement.writing(out) as write:
+        imported = Imported(said, kind or form.name, write, asked=bool(kind))
+        _parse(
+            f"{files[0].name} and {len(files) - 1} more", form, imported,
+            lambda: rank_traces.parse(files, imported),
+        )  # fmt: skip
         imported.hand_on()
     return form, imported
 
@@ -88,9 +119,10 @@ def _opened(path: str | Path, kind: str) -> tuple[TextFile, Format]:
     return file, form or find_format(file)
 
 
-def _parse(file: TextFile, form: Format, imported: Imported) -> None:
+def _parse(name: str, form: Format, imported: Imported, parse: Callable[[], None]) -> None:
+    """Read what ``name`` says into the account; raise where it gives no row."""
     try:
-        form.parse(file, imported)
+        parse()
     except InputError as error:  # names and cells of a file may be of any length
         text = str(error)
         if len(text) <= MESSAGE_CHARACTERS:
@@ -101,7 +133,7 @@ def _parse(file: TextFile, form: Format, imported: Imported) -> None:
         return
     said = "; ".join([*account(imported), *imported.notes])[:200]
     raise InputError(
-        f"{file.name}: no row could be read from it" + (f" ({said})" if said else "")
+        f"{name}: no row could be read from it" + (f" ({said})" if said else "")
         + f"; {imported.kind} means: {form.title}"
     )  # fmt: skip
 

@@ -1,8 +1,9 @@
 """Traces in Chrome's format, as torch's profiler exports them (``export_chrome_trace``).
 
 Kernels are events with ``"cat": "kernel"``, whose ``ts`` and ``dur`` are microseconds, ``pid`` the
-device and ``tid`` the stream. A file holds one rank, whose number ``distributedInfo`` says, or
-several that were merged (SGLang writes ``[TP00] 0`` as their ``pid``). Large files are streamed.
+device and ``tid`` the stream. ``ts`` counts from ``baseTimeNanoseconds`` where that is said (torch
+2.4 and later). A file holds one rank, whose number ``distributedInfo`` says, or several that were
+merged (SGLang writes ``[TP00] 0`` as their ``pid``). Large files are streamed.
 """
 
 from __future__ import annotations
@@ -27,11 +28,16 @@ def launches(file: TextFile, imported: Imported) -> Launches:
     """Return the launches of a trace; those of no all-reduce are left in the account at once."""
     found = Launches(imported, lambda n: f"{file.name}: event {n}", on_amd=False)
     clock = _Clock()
+    base_us = Decimal(0)
 
     def member(name: str, value: Any) -> None:
+        nonlocal base_us
         if name == "distributedInfo" and isinstance(value, dict):
-            rank = value.get("rank")
-            found.rank = f"rank{rank}" if isinstance(rank, int) and 0 <= rank < 1 << 20 else ""
+            rank, ranks = _count(value.get("rank")), _count(value.get("world_size"))
+            found.rank = "" if rank is None else f"rank{rank}"
+            found.run_ranks = ranks or 0
+        if name == "baseTimeNanoseconds" and (stamp := _number(value)) is not None:
+            base_us = Decimal(value) / 1000 if 0 <= stamp < 1e20 else base_us
         if name == "deviceProperties" and isinstance(value, list):
             gpus = {gpu_of(str(d.get("name", ""))[:120]) for d in value if isinstance(d, dict)}
             found.gpu = gpus.pop() if len(gpus) == 1 else ""
@@ -43,6 +49,7 @@ def launches(file: TextFile, imported: Imported) -> Launches:
                 found.add(_launch(event, clock), number)
     except EOFError:
         imported.note(f"the trace ends too early, after event {number}: it was cut off")
+    found.origin_us = base_us + clock.first
     return found
 
 
@@ -74,6 +81,11 @@ class _Clock:
     def __init__(self) -> None:
         self._first: Decimal | None = None
 
+    @property
+    def first(self) -> Decimal:
+        """The first time stamp in us, 0 before there is one."""
+        return self._first or Decimal(0)
+
     def since_first(self, stamp: Any) -> float:
         if _number(stamp) is None:
             return 0.0
@@ -89,6 +101,12 @@ def _number(value: Any) -> float | None:
         return None
     number = float(value)
     return number if math.isfinite(number) else None
+
+
+def _count(value: Any) -> int | None:
+    """Return the number of a rank, or of ranks, None where it is none."""
+    number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 20
+    return value if number else None
 
 
 def _extent(sizes: Any) -> str:

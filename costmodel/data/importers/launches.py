@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,9 @@ MOST = 2_000_000
 #: Ends of a call on its ranks, which an exit barrier brings together, lie apart by more than this
 #: share of the call's time only where the ranks' clocks do.
 _CLOCKS_APART = 0.5
+
+#: Traces of one run that start this far apart, in us, are of other clocks.
+_FAR_US = 1e9
 
 HALF = "one of the two launches of a 2-stage call, the other is not beside it"
 SECOND = "second launch of a call, summed with its first"
@@ -91,9 +95,62 @@ class Launches:
         self._texts: list[str] = []
         self._columns = {name: array("l") for name in ("name", "rank", "stream", "grid", "place")}
         self._start_us, self._duration_us = array("d"), array("d")
-        #: What the file says of all its launches.
+        #: What the file says of all its launches; ``run_ranks`` are those of the run, 0 unsaid.
         self.gpu = ""
         self.rank = ""
+        self.run_ranks = 0
+        #: Time stamp of the first start in us, from which the others are counted.
+        self.origin_us = Decimal(0)
+        #: Whether the ranks have names of their own, being of a file each.
+        self.is_joined = False
+
+    @classmethod
+    def joined(cls, imported: Imported, traces: Sequence[tuple[str, Launches]]) -> Launches:
+        """Return the launches of several traces as one, each with the rank that is given with it.
+
+        Raises :class:`InputError` above :data:`MOST` launches.
+        """
+        count = len(traces)
+        whole = cls(
+            imported,
+            lambda place: traces[place % count][1]._place(place // count),
+            any(found._on_amd for _, found in traces),
+        )
+        if sum(len(found._start_us) for _, found in traces) > MOST:
+            raise InputError(
+                f"more than {MOST} launches of all-reduce kernels in {count} files; cut the traces "
+                "down to some steps"
+            )
+        whole.is_joined = True
+        whole.origin_us = min(found.origin_us for _, found in traces)
+        for at, (rank, found) in enumerate(traces):
+            ids = np.array([whole._id(text) for text in found._texts], np.int64)
+            for name in ("name", "stream", "grid"):
+                whole._columns[name].extend(ids[np.asarray(found._columns[name])].tolist())
+            size = len(found._start_us)
+            whole._columns["rank"].extend([whole._id(rank)] * size)
+            whole._columns["place"].extend(n * count + at for n in found._columns["place"])
+            late_us = float(found.origin_us - whole.origin_us)
+            if late_us > _FAR_US:  # another clock: kept apart, and near enough for its digits
+                late_us = _FAR_US * (1.0 + 0.01 * at)
+            whole._start_us.extend((np.asarray(found._start_us) + late_us).tolist())
+            whole._duration_us.extend(found._duration_us)
+            whole.gpu = whole.gpu or found.gpu
+            whole.run_ranks = max(whole.run_ranks, found.run_ranks)
+        return whole
+
+    @property
+    def ranks(self) -> set[str]:
+        """The ranks, or devices, of the launches that were taken."""
+        return {self._texts[rank] for rank in set(self._columns["rank"])}
+
+    def same_times(self, other: Launches) -> bool:
+        """Whether another trace has the same launches, to the last digit of their times."""
+        return (
+            self.origin_us == other.origin_us
+            and self._start_us == other._start_us
+            and self._duration_us == other._duration_us
+        )
 
     def add(self, launch: Launch, place: int) -> None:
         """Take a launch; one of no all-reduce is left at once.
@@ -203,9 +260,10 @@ class Launches:
         ranks = np.asarray(kind.ranks)
         whole = np.asarray(kind.finish_us) - np.asarray(kind.start_us) + np.asarray(kind.local_us)
         present, counts = np.unique(ranks, return_counts=True)
+        wanted = kind.names[0].world_size or self.run_ranks
         if len(present) == 1:
-            return float(np.median(whole)), self.rank, []
-        wanted = kind.names[0].world_size
+            alone = self._texts[present[0]] if self.is_joined else self.rank
+            return float(np.median(whole)), alone, []
         reason = ""
         if not kind.names[0].barrier:
             reason = "its ranks do not wait for each other at its start"

@@ -1,12 +1,15 @@
 """TransferBench (https://github.com/ROCm/TransferBench), releases 1.23 to 1.6x: rates of links.
 
 Rates between two GPUs, one way, become link rates (:mod:`costmodel.data.links`); those to a CPU or
-inside one GPU, sums, averages and single iterations are left. GB are 1e9 bytes there.
+inside one GPU, over a NIC or between ranks (of which each host has one), sums, averages and single
+iterations are left. GB are 1e9 bytes there.
 
 - a test: a line ``Transfer 00 | 47.056 GB/s | 1.425 ms | 67108864 bytes | G0 -> GPU00:008 -> G1``;
 - ``a2a`` and ``p2p``: a matrix, its columns the destinations. That of ``a2a`` says once more what
   the transfers above it said, in the same digits;
 - ``scaling``: a line for each number of compute units;
+- ``podp2p``, ``poda2a``, ``nicp2p``, ``nica2a``, ``nicrings``, over several ranks: tables with a
+  ``Rank 00`` before their devices, no rate of which is a row;
 - with OUTPUT_TO_CSV, of releases before 1.51: ``Test#,Transfer#,NumBytes,Src,Exe,Dst,...``.
 """
 
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .cells import number, whole
 from .rows import Imported
@@ -28,8 +32,17 @@ _MATRIX = re.compile(r"\s*(?:SRC(?:\+EXE)?\\(?:EXE\+)?DST|NumCUs)[\s,]")
 _COLUMN = re.compile(r"(CPU|GPU)\s?(\d{1,3})|(STotal|Actual|NIC\(\d+ QP\))")
 _ROW = re.compile(r"\s*(CPU|GPU)\s+(\d{1,3})\s{0,8}(->|<->|<-|min|max|sd)?[\s,|]")
 _HEALTH = re.compile(r"\s*GPU (\d{1,3}) to GPU (\d{1,3}): ([\d. ]{1,20}) GB/s")
-_ONE_GPU = re.compile(r"(?:R\d+)?[GFUM](\d{1,3})")
+_ONE_GPU = re.compile(r"(?:R(\d{1,5}))?[GFUM](\d{1,3})")
+#: Executors: ``GPU00:008``, ``R1G0:8``; a NIC is I (by index), N (the nearest) or spelled out.
+_NIC = re.compile(r"(?:R\d{1,5})?(?:NIC|[IN])\s?\d")
+_OVER_NICS = re.compile(r"\bNIC (?:All-?To-?All|RDMA|Rings?)\b", re.I)
+_OVER_RANKS = re.compile(r"IntraPod|\bPod (?:AllToAll|Ring)|(?:SRC|DST)\W.{0,80}\bRank\b", re.I)
+_TITLE = re.compile(r"benchmark\b|copy peak bandwidth|^--- |TransferBench v\d")
+_CELL = re.compile(r"(?<![\w.])\d{1,9}\.\d\d(?![\w.])")
 _CSV = "Test#,Transfer#,"
+
+NIC = "over a NIC, no link between GPUs"
+RANKS = "between ranks, or in a table of several, no link of one host"
 
 #: Rates that are not those of one link, by what their line begins with.
 _LEFT = {
@@ -56,6 +69,8 @@ class Bench:
     csv: list[str] = field(default_factory=list)
     #: Transfers since the last matrix: (source, destination, GB/s).
     said: set[tuple[int, int, float]] = field(default_factory=set)
+    #: Why no cell of the preset's tables is a link's rate, "" where they may be.
+    beyond: str = ""
 
 
 def parse(file: TextFile, imported: Imported) -> None:
@@ -72,6 +87,14 @@ def _line(line: str, bench: Bench, imported: Imported, where: str) -> None:
         bench.bytes = int(match[1])
     if match := _COPYING.search(line):
         bench.scaling = int(match[1])
+    if _TITLE.search(line):
+        bench.beyond = ""
+    if _OVER_NICS.search(line):
+        bench.beyond = NIC
+    elif _OVER_RANKS.search(line):
+        bench.beyond = bench.beyond or RANKS
+    if bench.beyond and _beyond(line, bench, imported, where):
+        return
     if "directional copy peak bandwidth" in line:
         both = "Bidirectional" in line
         bench.how = "while the other direction runs too" if both else "one pair at a time"
@@ -96,6 +119,16 @@ def _line(line: str, bench: Bench, imported: Imported, where: str) -> None:
         _fields(line, bench, imported, where)
 
 
+def _beyond(line: str, bench: Bench, imported: Imported, where: str) -> bool:
+    """Leave the rates of a line of a table over NICs or ranks; return whether it is none other."""
+    word = re.match(r"[\W_]*([A-Za-z]*)", line)
+    if word and (word[1] in ("Transfer", *_LEFT)) and "GB/s" in line:
+        return False
+    if rates := _CELL.findall(line):
+        imported.leave(where, bench.beyond, len(rates))
+    return True
+
+
 def _fields(line: str, bench: Bench, imported: Imported, where: str) -> None:
     """Take a line of a test: fields parted by bars or commas."""
     fields = re.split(r"[|,│]", line.strip("│| "))
@@ -107,11 +140,16 @@ def _fields(line: str, bench: Bench, imported: Imported, where: str) -> None:
         if ends[0] is None or ends[1] is None:
             imported.leave(where, "not from one GPU to another")
             return
+        if reason := _no_link(ends[0], ends[1], executor):
+            imported.leave(where, reason)
+            return
         value = number(rate[1])
-        if value is not None:
-            bench.said.add((ends[0], ends[1], value))
+        if value is not None and not ends[0].rank:
+            bench.said.add((ends[0].number, ends[1].number, value))
         how = f"executor {executor}" + (f", {bench.how}" if bench.how else "")
-        _add(ends[0], ends[1], value, how, bench, imported, where, size)
+        if ends[0].rank:
+            how += f", on rank {ends[0].rank}"
+        _add(ends[0].number, ends[1].number, value, how, bench, imported, where, size)
         return
     word = re.match(r"[#\s]*([A-Za-z]+)", line)
     if word and word[1] in _LEFT and (rates := re.findall(r"\d\.\d", line)):
@@ -169,16 +207,33 @@ def _csv(cells: list[str], bench: Bench, imported: Imported, where: str) -> None
     if source is None or destination is None:
         imported.leave(where, "not from one GPU to another")
         return
+    if reason := _no_link(source, destination, named.get("Exe", "")):
+        imported.leave(where, reason)
+        return
     rate = number(named.get("BW(GB/s)", ""))
     how = f"executor {named.get('Exe', '')[:20]}, {named.get('CUs', '')[:9]} CUs"
     size = whole(named.get("NumBytes", ""))
-    _add(source, destination, rate, how, bench, imported, where, size)
+    _add(source.number, destination.number, rate, how, bench, imported, where, size)
 
 
-def _gpu(memory: str) -> int | None:
+class _Gpu(NamedTuple):
+    """A GPU of a rank; ``rank`` is "" where there are not several."""
+
+    rank: str
+    number: int
+
+
+def _gpu(memory: str) -> _Gpu | None:
     """Return the GPU of one memory of a GPU (``G0``, ``R0G3``), None for any other."""
     match = _ONE_GPU.fullmatch(memory.strip(" ()"))
-    return int(match[1]) if match else None
+    return _Gpu(match[1] or "", int(match[2])) if match else None
+
+
+def _no_link(source: _Gpu, destination: _Gpu, executor: str) -> str:
+    """Return why a transfer between two GPUs is over no link of one host, or ""."""
+    if _NIC.match(executor.strip()):
+        return NIC
+    return RANKS if source.rank != destination.rank else ""
 
 
 def _add(
