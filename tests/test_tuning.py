@@ -340,6 +340,23 @@ def test_a_budget_that_ends_before_three_shapes_decides_nothing(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_full_disk_at_the_end_keeps_what_was_measured(tuned, tmp_path):
+    resource = pytest.importorskip("resource")
+    _, whole = tuned
+    out = tmp_path / "pr"
+    subprocess.run(["cp", "-r", whole, out], check=True)
+    small = (8192, 8192)  # bytes of one file: no calibration fits
+
+    def full():
+        resource.setrlimit(resource.RLIMIT_FSIZE, small)
+
+    done = tune("--out", out, "--finish", preexec_fn=full)
+    assert done.returncode == 4, done.stderr
+    assert "calibration.json: cannot write" in done.stderr
+    assert "then give --finish" in done.stderr
+    assert tune("--out", out, "--finish").returncode == 0
+
+
 def test_a_busy_machine_gets_no_rule(tuned, tmp_path):
     _, whole = tuned
     session = Session.open(whole)

@@ -14,10 +14,10 @@ from click.core import ParameterSource
 from ..decide.objective import MEAN
 from ..engines.call_sites import serving_engine
 from ..engines.source import open_tree
-from ..errors import InputError
+from ..errors import CannotWriteError, InputError, one_line
 from ..live.backends.base import BACKENDS, load
 from ..live.backends.replay import stated
-from ..live.run.exit_codes import FINISHED, WRONG_RESULTS
+from ..live.run.exit_codes import CANNOT_WRITE, FINISHED, WRONG_RESULTS
 from ..live.run.harness import Repetition
 from ..live.run.options import check_open_options, ranks_of
 from ..live.run.peers import under_torchrun
@@ -122,7 +122,12 @@ def command(
     found = conclude(session)
     if found is None:
         raise InputError(f"{out}: nothing was measured there; go on with --resume")
-    written = write(found, _command_line(session, source), source)
+    try:
+        written = write(found, _command_line(session, source), source)
+    except CannotWriteError as error:
+        kept = "what was measured is kept: make room, then give --finish"
+        click.echo(f"costmodel: error: {one_line(str(error))}; {kept}", err=True)
+        ctx.exit(CANNOT_WRITE)
     click.echo(text(found, written.files))
     for note in written.notes:
         click.echo(f"costmodel: note: {note}", err=True)
