@@ -14,6 +14,10 @@ class InputError(ValueError):
     """
 
 
+class CannotWriteError(InputError):
+    """A file that the system does not let be written: a full disk, no permission."""
+
+
 def one_line(message: str) -> str:
     """Return a message on one line, control and other unprintable characters escaped."""
     line = " ".join(message.split())

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, get_type_hints
 
-from .errors import InputError, one_line
+from .errors import CannotWriteError, InputError, one_line
 from .units import MIB
 
 T = TypeVar("T")
@@ -169,7 +169,7 @@ def replacing(path: str | Path) -> Iterator[TextIO]:
         mode = os.O_WRONLY | (0 if into else os.O_CREAT | os.O_EXCL)
         handle = os.open(path if into else temporary, mode | getattr(os, "O_CLOEXEC", 0), 0o666)
     except OSError as error:
-        raise InputError(f"{path}: cannot write: {error.strerror}") from None
+        raise CannotWriteError(f"{path}: cannot write: {error.strerror}") from None
     stream = os.fdopen(handle, "w", newline="", encoding="utf-8")
     done = False
     try:
@@ -186,7 +186,7 @@ def replacing(path: str | Path) -> Iterator[TextIO]:
         # The caller's own errors name their file; those of this stream name none, or the temporary.
         if error.filename not in (None, temporary):
             raise
-        raise InputError(f"{path}: cannot write: {error.strerror}") from None
+        raise CannotWriteError(f"{path}: cannot write: {error.strerror}") from None
     finally:
         if not done:
             with suppress(OSError):  # what is still buffered meets the same refusal

@@ -264,7 +264,7 @@ def test_map_colours_by_the_faster_arm(mi355x):
     figure = figures.decision_map(recommend(mi355x, world_sizes=(4,)))
     (heat,) = [t for t in figure.data if t.type == "heatmap"]
     z = np.array(heat.z)
-    for row in (10, 40, 60):
+    for row in (10, 40, 50):
         hidden = int(heat.y[row])
         calls = mi355x.shapes(np.array(heat.x), hidden, 4)
         one, two = (mi355x.latency_us(calls, a) for a in ALGORITHMS)
@@ -276,6 +276,14 @@ def test_map_colours_by_the_faster_arm(mi355x):
         assert z[row][faster] == pytest.approx(100 * (margin / one)[faster], abs=0.06)
     axis = figure.layout.xaxis
     assert list(axis.tickvals) == captured_batch_sizes().tolist()
+
+
+def test_the_map_has_no_holes(mi355x):
+    figure = figures.decision_map(recommend(mi355x))
+    for heat in (t for t in figure.data if t.type == "heatmap"):
+        z = np.array(heat.z)
+        assert z.shape[0] >= 50
+        assert np.isfinite(z).all()
 
 
 def test_regret_figures_show_the_scores(mi355x, judged):

@@ -309,6 +309,54 @@ def test_a_killed_tuning_goes_on_to_the_same_end(tuned, tmp_path):
     assert mine["endings"][1]["max_bytes"] == theirs["endings"][1]["max_bytes"]
 
 
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--tp", 8), "world sizes [2, 8], not [8]"),
+        (("--for", "aiter"), "engine vllm, not aiter"),
+        (("--model", "gpt-oss-120b"), "model , not gpt-oss-120b"),
+        (("--limit", 5), "contested pct 0.2, not 5.0"),
+        (("--source", "/none"), "/none: no such file"),
+    ],
+)
+def test_going_on_refuses_other_options_than_those_of_the_start(tuned, args, said):
+    _, out = tuned
+    before = (out / "tune.json").read_bytes()
+    for how in ("--resume", "--finish"):
+        done = tune("--out", out, how, *args)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr
+    assert (out / "tune.json").read_bytes() == before
+
+
+def test_a_budget_that_ends_before_three_shapes_decides_nothing(tmp_path):
+    out = tmp_path / "pr"
+    done = tune("--backend", "replay", "--tp", 8, "--hidden", 2880, "--budget", 0.001,
+                "--out", out, *SHORT)  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "not decided: the budget of time is spent after 1 of at least 3 shapes" in done.stdout
+    assert not (out / "rule.json").exists()
+    done = tune("--out", out, "--resume", "--tp", 8)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_full_disk_at_the_end_keeps_what_was_measured(tuned, tmp_path):
+    resource = pytest.importorskip("resource")
+    _, whole = tuned
+    out = tmp_path / "pr"
+    subprocess.run(["cp", "-r", whole, out], check=True)
+    small = (8192, 8192)  # bytes of one file: no calibration fits
+
+    def full():
+        resource.setrlimit(resource.RLIMIT_FSIZE, small)
+
+    done = tune("--out", out, "--finish", preexec_fn=full)
+    assert done.returncode == 4, done.stderr
+    assert "calibration.json: cannot write" in done.stderr
+    assert "then give --finish" in done.stderr
+    assert tune("--out", out, "--finish").returncode == 0
+
+
 def test_a_busy_machine_gets_no_rule(tuned, tmp_path):
     _, whole = tuned
     session = Session.open(whole)
@@ -379,6 +427,10 @@ def test_ranks_of_torchrun_measure_their_own_world_size_and_no_other(tmp_path):
         (("--backend", "replay", "--limit", 0), "--limit is 0"),
         (("--backend", "replay", "--shapes", 2), "--shapes"),
         (("--backend", "aiter", "--tp", 8), "torchrun --nproc-per-node=8"),
+        (("--backend", "replay", "--watchdog", 0), "--watchdog is 0"),
+        (("--backend", "replay", "--rounds", 0), "--rounds is 0"),
+        (("--backend", "replay", "--source", "."), "name the engine with --for"),
+        (("--backend", "replay", "--for", "vllm", "--source", "/none"), "no such file"),
         (("--resume", "--finish"), "one of --resume and --finish"),
         (("--resume",), "no tuning to go on with"),
     ],

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ..decide.objective import MEAN
-from ..errors import InputError
+from ..engines.call_sites import serving_engine
+from ..engines.source import open_tree
+from ..errors import CannotWriteError, InputError, one_line
 from ..live.backends.base import BACKENDS, load
 from ..live.backends.replay import stated
-from ..live.run.exit_codes import BAD_INPUT, FINISHED, WRONG_RESULTS
+from ..live.run.exit_codes import BAD_INPUT, CANNOT_WRITE, FINISHED, WRONG_RESULTS
 from ..live.run.harness import Repetition
-from ..live.run.options import ranks_of
+from ..live.run.options import check_open_options, ranks_of
 from ..live.run.peers import under_torchrun
 from ..rules import ENGINES
 from ..tuning.session import Session, TuningSettings
@@ -88,9 +91,23 @@ def command(
     if not 0 < limit < 100:
         raise InputError(f"--limit is {limit:g}; give percent, more than 0")
     run = {key: given.pop(key) for key in ("seed", "rounds", "samples", "watchdog")}
-    session = (
-        Session.open(out) if resume or finish else _start(backend, tp, shapes, limit, out, given)
-    )
+    if resume or finish:
+        session = Session.open(out)
+        backend = session.settings["backend"] if backend is None else backend
+        asked = _settings(backend, tp, shapes, limit, given)
+        if _one_size(backend) and set(session.settings["world_sizes"]) <= {*tp}:
+            asked["world_sizes"] = session.settings["world_sizes"]  # one start measures one of them
+        session = Session.open(out, {key: asked[key] for key in _named(ctx)})  # type: ignore[literal-required]
+        _check_source(source, session.settings["engine"])
+    else:
+        if not backend:
+            raise InputError(f"--backend is missing; one of {', '.join(BACKENDS)}")
+        if _one_size(backend):
+            tp = _launched(backend, tp)
+        asked = _settings(backend, tp, shapes, limit, given)
+        _check_source(source, asked["engine"])
+        check_open_options({**run, "backend": backend})
+        session = Session(out, asked) if _is_follower() else Session.start(out, asked)
     code = FINISHED
     if not finish:
         from ..tuning.ranks import measure
@@ -105,36 +122,54 @@ def command(
     found = conclude(session)
     if found is None:
         raise InputError(f"{out}: nothing was measured there; go on with --resume")
-    written = write(found, _command_line(session, source), source)
+    try:
+        written = write(found, _command_line(session, source), source)
+    except CannotWriteError as error:
+        kept = "what was measured is kept: make room, then give --finish"
+        click.echo(f"costmodel: error: {one_line(str(error))}; {kept}", err=True)
+        ctx.exit(CANNOT_WRITE)
     click.echo(text(found, written.files))
     for note in written.notes:
         click.echo(f"costmodel: note: {note}", err=True)
     ctx.exit(max(code, FINISHED if found.decided else WRONG_RESULTS))
 
 
-def _start(
-    backend: str | None,
-    tp: tuple[int, ...],
-    shapes: int,
-    limit: float,
-    out: Path,
-    asked: question.Asked,
-) -> Session:
-    """Start a session by the options; ranks after the first open what the first wrote."""
-    if not backend:
-        raise InputError(f"--backend is missing; one of {', '.join(BACKENDS)}")
+#: Parameters of the command -> what a tuning keeps of them, which going on may only repeat.
+_SETTLED = {
+    "backend": ("backend",),
+    "tp": ("world_sizes",),
+    "dtype": ("dtype",),
+    "hidden": ("hidden",),
+    "model_name": ("model", "hidden", "dtype"),
+    "config_file": ("hidden", "dtype"),
+    "engine": ("engine",),
+    "otherwise": ("otherwise",),
+    "objective": ("objective",),
+    "limit": ("contested_pct",),
+    "shapes": ("shapes",),
+}
+
+
+def _named(ctx: click.Context) -> list[str]:
+    """Return the settings of a tuning that the command line names itself."""
+    by_default = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    given = [p for p in _SETTLED if ctx.get_parameter_source(p) not in by_default]
+    return list(dict.fromkeys(key for parameter in given for key in _SETTLED[parameter]))
+
+
+def _settings(
+    backend: str, tp: tuple[int, ...], shapes: int, limit: float, asked: question.Asked
+) -> TuningSettings:
+    """Return what a tuning by these options is started with."""
     engine = asked["engine"].lower()
     if engine and engine not in ENGINES:
         raise InputError(f"unknown engine '{engine}'; one of {', '.join(ENGINES)}")
-    if under_torchrun() or load(backend).launch == "torchrun":
-        tp = _launched(backend, tp)
     sizes = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     replayed = f"replayed-{stated().replace(':', '-')}"
-    name = replayed if backend == "replay" else f"tune-{stamp}"
-    settings: TuningSettings = {
+    return {
         "schema": "costmodel/tuning/1",
-        "name": name,
+        "name": replayed if backend == "replay" else f"tune-{stamp}",
         "backend": backend,
         "world_sizes": list(tp),
         "dtype": question.dtype_of(asked),
@@ -146,9 +181,20 @@ def _start(
         "contested_pct": limit,
         "shapes": shapes,
     }
-    if _is_follower():
-        return Session(out, settings)
-    return Session.start(out, settings)
+
+
+def _check_source(source: str | None, engine: str) -> None:
+    """Raise :class:`InputError` for a tree that no patch can be made of, before any measuring."""
+    if source is None:
+        return
+    if not engine:
+        raise InputError("--source is an engine's tree: name the engine with --for")
+    open_tree(source, serving_engine(engine))
+
+
+def _one_size(backend: str) -> bool:
+    """Return whether the ranks are there already, so that one start measures one world size."""
+    return under_torchrun() or load(backend).launch == "torchrun"
 
 
 def _launched(backend: str, tp: tuple[int, ...]) -> tuple[int, ...]:

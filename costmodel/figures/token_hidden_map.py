@@ -14,7 +14,7 @@ from ..decide.setting import Setting
 from ..model.shape import Shapes
 from ..rules.condition import Calls
 from ..show.words import arm, evidence
-from ..units import element_bytes
+from ..units import PACK_BYTES, element_bytes
 from .template import finish, plain, provenance
 
 if TYPE_CHECKING:
@@ -56,7 +56,10 @@ def decision_map(
         rules = _current(op)
     recommended = decision.rule if any(c.claimed for c in decision.cutoffs) else None
     tokens = _edges(1, max_tokens, 84)
-    hidden = np.unique(np.rint(np.geomspace(*HIDDEN, 64) / 8) * 8).astype(np.int64)
+    # Whole packs for every rank, as models' hidden sizes are: between them the 2-stage kernel takes
+    # some token counts and not others, and the map would be full of holes.
+    step = max(world_sizes) * PACK_BYTES // element_bytes(dtype)
+    hidden = np.unique(np.rint(np.geomspace(*HIDDEN, 64) / step) * step).astype(np.int64)
     t, h = (a.ravel() for a in np.meshgrid(tokens, hidden))
     figure = make_subplots(
         rows=1, cols=len(world_sizes), shared_yaxes=True, horizontal_spacing=0.03,

@@ -26,6 +26,7 @@ from ..rules.catalogue import current
 from ..rules.rule import Rule
 from .knowledge import Known, Machine, UndecidedError
 from .session import Session
+from .stopping import BUDGET, FEWEST
 
 CONFIRMED, UNJUDGED = "confirmed", "not judged"
 NOT_DECIDED, CONTRADICTED, BUSY = "not decided", "contradicted", "busy machine"
@@ -148,6 +149,9 @@ def _ending(
     stop = session.journal(world_size).stop
     if stop is None:
         why = "it was interrupted; go on with --resume"
+        return Ending(world_size, NOT_DECIDED, why, shapes, cutoff, None, nothing)
+    if shapes < FEWEST and stop["why"] == BUDGET:
+        why = f"{stop['words']} after {shapes} of at least {FEWEST} shapes"
         return Ending(world_size, NOT_DECIDED, why, shapes, cutoff, None, nothing)
     judged = session.judged(world_size)
     rows = machine.rows(judged)

@@ -93,14 +93,14 @@ def write(found: Conclusion, command: str, source: str | None = None) -> Written
         )  # fmt: skip
         _text(directory / RULE, json_text(rule.to_json(provenance), indent=2))
         files += [CALIBRATION, RULE]
-        if found.session.settings["engine"]:
-            more, said = _patch(found, rule, provenance, source)
-            files += more
-            notes += said
         if found.session.settings["model"] and found.session.settings["engine"]:
             files += _report(found, command)
     _text(directory / SUMMARY, summary.markdown(found))
     _text(directory / RECORD, json_text(_record(found, provenance)))
+    if rule is not None and provenance is not None and found.session.settings["engine"]:
+        # Last: a tree that cannot be patched must not cost what was measured its summary.
+        more, notes = _patch(found, rule, provenance, source)
+        files += more
     return Written(tuple(files), tuple(notes))
 
 

@@ -65,8 +65,7 @@ def read_options(options: Mapping[str, Any]) -> RunOptions:
     out = Path(options["out"])
     if options["budget"] is not None and not options["budget"] > 0:
         raise InputError(f"--budget is {options['budget']:g}; give seconds, more than 0")
-    if not options["watchdog"] > 0:
-        raise InputError(f"--watchdog is {options['watchdog']:g}; give seconds, more than 0")
+    _check_watchdog(options)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; give a directory")
     if options["resume"]:
@@ -83,6 +82,7 @@ def read_open_options(options: Mapping[str, Any]) -> RunOptions:
     ``options`` are ``backend``, ``tp``, ``out``, ``watchdog`` and those of :class:`Repetition`.
     """
     out, world_size = Path(options["out"]), int(options["tp"])
+    _check_watchdog(options)
     resume = (out / RUN).exists()
     if resume:
         started = read_settings(out)
@@ -105,6 +105,20 @@ def read_open_options(options: Mapping[str, Any]) -> RunOptions:
         budget_s=None,
         watchdog_s=options["watchdog"],
     )
+
+
+def check_open_options(options: Mapping[str, Any]) -> None:
+    """Raise :class:`InputError` for what :func:`read_open_options` refuses in a new run.
+
+    For who makes a directory first: ``tp`` and ``out`` need not be there.
+    """
+    _check_watchdog(options)
+    _repetition(options, options["backend"])
+
+
+def _check_watchdog(options: Mapping[str, Any]) -> None:
+    if not options["watchdog"] > 0:
+        raise InputError(f"--watchdog is {options['watchdog']:g}; give seconds, more than 0")
 
 
 def _repetition(options: Mapping[str, Any], backend: str) -> Repetition:
