@@ -216,7 +216,9 @@ def test_rows_made_in_memory_are_counted_from_the_second_line(row):
 @pytest.mark.parametrize("arch", ["gfx942", "gfx950"])
 def test_a_fit_report_says_what_was_learnt_and_how_sources_differ(arch):
     calibration = cm.shipped(arch)
-    for i, said in enumerate(fit_report._parameters(calibration)):
+    learnt = fit_report._parameters(calibration)
+    assert len(learnt) == len(calibration.names)
+    for i, said in enumerate(learnt):
         sd = parameters.prior(said["name"]).sd
         assert said["name"] == calibration.names[i]
         share = 1 - calibration.covariance[i, i] / (sd * sd)
@@ -229,6 +231,23 @@ def test_a_fit_report_says_what_was_learnt_and_how_sources_differ(arch):
         assert said["us"] == pytest.approx(calibration.mean[first + i])
         assert said["us"] - said["lo"] == pytest.approx(1.6449 * sd, rel=1e-3)
         assert said["hi"] - said["us"] == pytest.approx(1.6449 * sd, rel=1e-3)
+
+
+def test_a_fit_report_lists_the_pairs_that_the_data_hardly_tell_apart():
+    calibration = cm.shipped("gfx950")
+    k = len(calibration.names)
+    covariance = calibration.covariance[:k, :k]
+    scale = np.sqrt(np.diag(covariance))
+    r = covariance / scale / scale[:, None]
+    strong = {
+        (calibration.names[i], calibration.names[j])
+        for i in range(k)
+        for j in range(i + 1, k)
+        if abs(r[i, j]) >= 0.8
+    }
+    found = fit_report._correlations(calibration)
+    assert {(e["a"], e["b"]) for e in found} == strong
+    assert all(abs(e["r"]) >= 0.8 for e in found)
 
 
 def test_ranges_are_measured_again_at_their_ends_and_middle():
