@@ -266,3 +266,14 @@ def test_where_one_parameter_turns_a_call_its_arms_meet(tokens, hidden, n):
         # It is the nearest: on the way there the same arm stays the faster one.
         way = margin(flip.name, np.linspace(flip.now, flip.at - step, 200))
         assert np.unique(np.sign(way)).size == 1, flip
+
+
+def test_choices_hold_the_ends_of_the_margin_and_say_how_many_run_1stage(near):
+    some = choices(near.setting, 2880, 8, Workload.of([2880]), tokens=[1, 24, 48, 512])
+    one, two = (near.setting.latency_us(some.calls, a, near.setting.draws) for a in ALGORITHMS)
+    lo, hi = np.quantile(two - one, [0.05, 0.95], axis=0)
+    assert some.margin_lo_us == pytest.approx(lo)
+    assert some.margin_hi_us == pytest.approx(hi)
+    ones = some.choice.tolist().count(ONE_STAGE)
+    assert 0 < ones < 4
+    assert repr(some) == f"Choices(4 captured batch sizes, {ones} on 1-stage)"

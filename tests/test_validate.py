@@ -591,6 +591,11 @@ def test_errors_are_shares_of_what_was_measured(gfx950):
     off[0] = 0.5
     found = replace(rows, predicted_us=measured * off).accuracy()
     assert (found.median_ape, found.max_ape) == pytest.approx((10, 50))
+    residual = measured * (1 - off)
+    shift = offsets_without_row(residual, 1 / measured, rows.observations.harness)
+    moved = 100 * np.abs(shift - residual) / measured
+    ends = found.median_ape_offset, found.p90_ape_offset, found.max_ape_offset
+    assert ends == pytest.approx((np.median(moved), np.percentile(moved, 90), moved.max()))
 
 
 def test_every_row_is_drawn_by_the_bootstrap_as_often():
