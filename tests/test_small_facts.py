@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import costmodel as cm
-from costmodel.data import architectures, deployment, llms, measurement, statements
+from costmodel.data import architectures, deployment, llms, measurement, model_config, statements
 from costmodel.data.importers import (
+    chrome_trace,
     collective_json,
     collective_run,
     quantities,
@@ -106,6 +107,22 @@ def test_grids_of_three_axes():
     assert rocpd._grid([8, 6, 10, 4, 3, 2]) == "20 x 24"
     assert rocpd._grid([8, 6, 10, 4, 3, 7]) == ""
     assert rocpd._grid([8, 6, 0, 4, 3, 2]) == ""
+
+
+def test_extents_of_launches_are_lists_of_one_to_three_numbers():
+    assert chrome_trace._extent([8, 2, 3]) == chrome_trace._extent([48]) == "48"
+    assert [chrome_trace._extent(x) for x in ([], None, 8, [1, 1, 1, 1], [8, 0])] == [""] * 5
+
+
+def test_one_attention_head_is_a_number_of_heads():
+    key = model_config.HEADS[0]
+    assert [model_config._heads({key: n}) for n in (1, 64, 0, True, [4, 8])] == [
+        1,
+        64,
+        None,
+        None,
+        None,
+    ]
 
 
 def test_cut_texts_keep_their_start():

@@ -182,6 +182,7 @@ def test_shares_and_counts_say_the_same(tmp_path_factory, counts):
         ("batch,share\n8,-1\n", ":2: share is -1; it must be 0 or more"),
         ("batch,share\n8,nan\n", ":2: share is nan; it must be 0 or more"),
         ("batch,share\n8,1,2\n", ":2: 3 cells"),
+        ("batch,share\n8\n", ":2: 1 cells"),
     ],
 )
 def test_a_histogram_that_is_none_is_refused_with_file_and_line(tmp_path, text, said):
