@@ -244,9 +244,12 @@ def test_bad_input_is_one_line():
     assert "separate ops stand beside" in refused(*good, "--op", "separate")
 
 
-@pytest.mark.parametrize(("tokens", "hidden", "n"), [(24, 2880, 8), (32, 7168, 4)])
-def test_where_one_parameter_turns_a_call_its_arms_meet(tokens, hidden, n):
-    setting = Setting.shipped("MI355X")
+@pytest.mark.parametrize(
+    ("gpu", "tokens", "hidden", "n"),
+    [("MI355X", 24, 2880, 8), ("MI355X", 32, 7168, 4), ("MI300X", 16, 7168, 4)],  # the last: twice
+)
+def test_where_one_parameter_turns_a_call_its_arms_meet(gpu, tokens, hidden, n):
+    setting = Setting.shipped(gpu)
     call = setting.shapes([tokens], hidden, n)
 
     def margin(name, values):
