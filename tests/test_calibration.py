@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from costmodel.calibration import posterior as record
 from costmodel.calibration.cross_validation import cross_validate
@@ -227,6 +229,7 @@ def test_contradicting_rows_are_refused_with_the_rows_named(published):
     (refusal,) = calibration.refusals
     assert (refusal.gpu, refusal.world_size) == ("MI355X", 8)
     assert "1stage at 4 tokens is 6.98 us" in refusal.reason
+    assert "around any smooth latency (limit 12 %): " in refusal.reason
     assert "aiter-3458-mi355x.csv:" in refusal.reason
 
 
@@ -303,3 +306,29 @@ def test_every_source_is_left_out_once(fitted):
     observations = fitted[1].problem.observations
     mark = test_no_single_source_carries_a_cutoff.pytestmark[0]
     assert set(mark.args[1]) == set(observations.table.source.tolist())
+
+
+def test_a_source_of_the_gpu_is_nearer_than_one_of_its_arch_however_little_that_adds():
+    calibration = shipped("gfx950")
+    least, most = sorted(calibration.harness, key=lambda k: calibration.values[f"harness[{k}]"])[
+        :: len(calibration.harness) - 1
+    ]
+    one = calibration.sources[0]
+    here = replace(one, key=most, gpus=("MI355X",), ops=("all_reduce",))
+    kin = replace(one, key=least, gpus=("MI350X",), ops=("fused_ar_rmsnorm",))
+    known = replace(
+        calibration, sources=(kin, here), gpus=(("gfx950", "MI350X"), ("gfx950", "MI355X"))
+    )
+    assert known.nearest_source("MI355X", "fused_ar_rmsnorm") == most
+    assert known.nearest_source("MI350X", "fused_ar_rmsnorm") == least
+    assert replace(known, sources=(kin,)).nearest_source("MI355X", "fused_ar_rmsnorm") == least
+
+
+def test_what_a_new_benchmark_adds_spreads_as_those_of_the_sources():
+    """A Student-t deviation of the logarithm."""
+    calibration = shipped("gfx950")
+    drawn = calibration.draw(8000, 5)
+    deviation = np.log(drawn["harness[]"] / drawn["harness_us"]).ravel()
+    middle = stats.t.ppf(0.75, 8) * calibration.harness_log_sd
+    assert np.median(np.abs(deviation)) == pytest.approx(middle, rel=0.1)
+    assert np.median(deviation) == pytest.approx(0, abs=middle / 10)

@@ -182,3 +182,25 @@ def test_sets_of_sizes(made, kind, inside, outside):
 def test_too_little_for_an_interval_is_said(size):
     with pytest.raises(InputError, match="it takes 3 pairs at 2 sizes or more"):
         crossing(size, np.arange(len(size)) + 5.0, np.arange(len(size)) + 6.0)
+
+
+def test_two_sizes_in_three_pairs_are_enough():
+    size = np.array([1e4, 1e4, 4e4])
+    found = crossing(size, 6 + size / 45e3, 6.3 + size / 90e3)
+    assert found.size_bytes == pytest.approx(0.3 * 90e3)
+
+
+def test_the_bootstrap_is_that_of_weighted_lines_one_by_one():
+    one, two = noisy(np.random.default_rng(9), 0.02)
+    weight = 2 / (one + two)
+    crossed = []
+    for drawn in np.random.default_rng(11).integers(0, SIZE.size, (205, SIZE.size)):
+        if np.ptp(SIZE[drawn]) > 0:
+            # polyfit squares its weights.
+            b, a = np.polyfit(SIZE[drawn], (two - one)[drawn], 1, w=weight[drawn])
+            crossed.append(max(-a / b, 0.0) if b < 0 else np.inf)
+    crossed = np.sort(crossed)
+    lo, hi = crossed[int(0.05 * crossed.size)], crossed[int(np.ceil(0.95 * crossed.size)) - 1]
+    found = bootstrap(SIZE, one, two, level=0.9, resamples=205, seed=11)
+    assert all(s in found for s in (lo * 1.0001, hi * 0.9999))
+    assert not any(s in found for s in (lo * 0.9999, hi * 1.0001))

@@ -14,6 +14,7 @@ from costmodel.data.workload import Workload, captured_batch_sizes
 from costmodel.decide.explanation import choices, explain
 from costmodel.decide.prediction import predict
 from costmodel.decide.recommendation import recommend
+from costmodel.decide.sensitivity import flips
 from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
 from costmodel.model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
@@ -241,3 +242,41 @@ def test_bad_input_is_one_line():
     assert "unknown GPU" in refused("--gpu", "MI400X", *good[2:])
     assert "no kernel" in refused(*good[:4], "--hidden", 2881, "--tokens", 32)
     assert "separate ops stand beside" in refused(*good, "--op", "separate")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "tokens", "hidden", "n"),
+    [("MI355X", 24, 2880, 8), ("MI355X", 32, 7168, 4), ("MI300X", 16, 7168, 4)],  # the last: twice
+)
+def test_where_one_parameter_turns_a_call_its_arms_meet(gpu, tokens, hidden, n):
+    setting = Setting.shipped(gpu)
+    call = setting.shapes([tokens], hidden, n)
+
+    def margin(name, values):
+        changed = {k: np.full((len(values), 1), v) for k, v in setting.point.items()}
+        changed[name] = np.asarray(values, float)[:, None]
+        one, two = (setting.latency_us(call, a, changed)[:, 0] for a in ALGORITHMS)
+        return two - one
+
+    found = flips(setting, call)
+    assert len(found) > 4
+    for flip in found:
+        assert flip.now == setting.point[flip.name]
+        step = 2e-3 * (flip.at - flip.now)
+        before, at, after = margin(flip.name, [flip.at - step, flip.at, flip.at + step])
+        assert before * after < 0, flip
+        assert abs(at) < 0.01, flip
+        # It is the nearest: on the way there the same arm stays the faster one.
+        way = margin(flip.name, np.linspace(flip.now, flip.at - step, 200))
+        assert np.unique(np.sign(way)).size == 1, flip
+
+
+def test_choices_hold_the_ends_of_the_margin_and_say_how_many_run_1stage(near):
+    some = choices(near.setting, 2880, 8, Workload.of([2880]), tokens=[1, 24, 48, 512])
+    one, two = (near.setting.latency_us(some.calls, a, near.setting.draws) for a in ALGORITHMS)
+    lo, hi = np.quantile(two - one, [0.05, 0.95], axis=0)
+    assert some.margin_lo_us == pytest.approx(lo)
+    assert some.margin_hi_us == pytest.approx(hi)
+    ones = some.choice.tolist().count(ONE_STAGE)
+    assert 0 < ones < 4
+    assert repr(some) == f"Choices(4 captured batch sizes, {ones} on 1-stage)"

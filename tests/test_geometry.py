@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from costmodel.data import facts
 from costmodel.data import kernels as kernel
 from costmodel.errors import InputError
-from costmodel.model.eligibility import eligible
+from costmodel.model.eligibility import eligible, lacks
 from costmodel.model.geometry import link_geometry
 from costmodel.model.shape import Shapes
 from costmodel.units import KIB
@@ -297,3 +297,23 @@ def test_the_largest_sizes_have_their_bytes():
     assert int(shapes.bytes) == 2**62
     assert shapes.tokens.dtype == np.int64
     assert len(Shapes.of([], 7168, 8)) == 0
+
+
+@pytest.mark.parametrize(
+    ("arch", "writes"), [("gfx942", True), ("gfx90a", False), ("gfx950", False)]
+)
+def test_only_gfx942_writes_in_the_first_phase_of_a_large_plain_2stage(arch, writes):
+    g = one("all_reduce", "2stage", 8192, 8192, 8, "0.1.20.post1", arch)
+    small = one("all_reduce", "2stage", 8, 8192, 8, "0.1.20.post1", arch)
+    assert (float(g.write_bytes) > float(small.write_bytes) * 1024) == writes
+
+
+def test_what_a_family_lacks_is_said_with_the_release_that_brought_it():
+    old, own = kernel.aiter("0.1.7"), kernel.calibrated("costmodel")
+    came = f" (it came with {kernel.first_release('fused_1stage')})"
+    assert lacks(old, "fused_ar_rmsnorm", "1stage").endswith(f"has no 1-stage fused kernel{came}")
+    assert lacks(own, "fused_ar_rmsnorm", "1stage") == ""
+    others = {k.family: k for k in map(kernel.calibrated, kernel.families()) if k.family != "aiter"}
+    for family, other in others.items():
+        said = lacks(other, "fused_ar_rmsnorm", "1stage")
+        assert said in ("", f"{family} has no 1-stage fused kernel")

@@ -260,3 +260,15 @@ def test_a_half_without_its_other_is_told_apart():
         ("reduce_scatter_phase", "2stage", (1,), False),
     ]
     assert parts("gemm", MHC) == []
+
+
+def test_types_are_read_without_their_qualifiers_and_to_forty_levels():
+    def nested(levels):
+        return "_Z1f" + "I1g" * (levels - 1) + "If" + "E" * levels + "vv"
+
+    assert mangled.read("_Z1fIPKfEvv") == ("f", ["float"])
+    assert mangled.read(f"_Z1fI{'P' * 39}fEvv") == ("f", ["float"])
+    assert mangled.read(nested(40))[1][0].count("<") == 39
+    for name in (f"_Z1fI{'P' * 40}fEvv", nested(41)):
+        with pytest.raises(mangled.NotRead):
+            mangled.read(name)

@@ -193,6 +193,24 @@ def test_parts_of_a_sum_add_up_to_it(total_us, scale):
     assert parts_of_sum(2.75, 1.0, SECOND_LAUNCH_US, LOCAL_US) == pytest.approx((1.75, 1.0))
 
 
+def test_what_a_sum_has_beyond_its_parts_is_shared_by_variance():
+    # 3 us beyond the means, 9 : 16
+    assert parts_of_sum(5.0, 1.0, (1.0, 3.0), (1.0, 4.0)) == pytest.approx((2.08, 2.92))
+
+
+def test_calls_of_several_world_sizes_at_once_are_those_one_by_one():
+    cost = costs(
+        eight_rank_fused_us=3.0, eight_rank_plain_us=5.0, eight_rank_efficiency=0.5,
+        one_stage_eight_rank_efficiency=0.5, barrier_us=0.3, arrival_jitter_us=1.0,
+    )  # fmt: skip
+    n = [2, 4, 8, 4]
+    for op in ("all_reduce", "fused_ar_rmsnorm"):
+        for algorithm in ("1stage", "2stage"):
+            together = latency(op, algorithm, [10] * 4, n, cost)
+            alone = [latency(op, algorithm, [10], k, cost)[0] for k in n]
+            assert together == pytest.approx(alone)
+
+
 @pytest.mark.parametrize("n", [2, 4, 8])
 def test_barriers_wait_for_the_last_of_n(n):
     cost = costs(barrier_us=0.3, arrival_jitter_us=1.0)

@@ -80,6 +80,15 @@ def test_a_turn_waits_for_memory_the_less_the_more_programs_share_a_multiprocess
     assert latency(many, miss_us=6.0, cache_bytes=1.0) == pytest.approx(6.0 / 3, rel=1e-4)
 
 
+def test_programs_of_the_second_kernel_pass_over_a_row_each():
+    """Sum and residual in, sum out for the norm: five rows' bytes at one program's rate."""
+    row = 4096 * 2
+    found = geometry([1], 4096, 4, "2stage")
+    assert found.local.program_bytes == 5 * row
+    assert found.local.issued_bytes == 4 * 4 * row
+    assert found.working_set_bytes == 5 * 4 * row
+
+
 def test_fixed_times_add_up():
     fixed = {"launch_us": 1.0, "barrier_us": 0.25, "release_us": 0.5, "second_launch_us": 2.0}
     assert latency(geometry([1], 4096, 4), **fixed) == pytest.approx(1.5)

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from costmodel.data.workload import Workload, captured_batch_sizes, snap_tokens
 from costmodel.decide import recommendation
-from costmodel.decide.recommendation import recommend
-from costmodel.decide.regret import Arms, Cell
+from costmodel.decide.decision import CHECKED_HIDDEN_DIMS
+from costmodel.decide.recommendation import every_hidden_cell, recommend, weigh
+from costmodel.decide.regret import Arms, BestCutoff, Cell
 from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
-from costmodel.model.shape import Shapes
+from costmodel.model.shape import ALL_REDUCE, Shapes
 
 GPUS = ["MI300X", "MI308X", "MI325X", "MI350X", "MI355X"]
 
@@ -251,3 +252,53 @@ def test_always_is_said_from_nine_draws_in_ten_on(share, verdict):
     if verdict:
         assert reason.endswith(f"in {100 * share:.0f} % of the posterior")
         assert "by physics" not in reason
+
+
+@pytest.mark.parametrize("max_bytes", [100_000, 131_072, 1_000_001])
+def test_a_cutoff_for_every_hidden_size_is_told_apart_by_the_calls_of_any(max_bytes):
+    """A captured batch of t tokens has a multiple of 16 t bytes."""
+    for setting in (Setting.shipped("MI355X"), Setting.shipped("MI355X", op=ALL_REDUCE)):
+        fused = setting.op != ALL_REDUCE
+        # The fused kernel takes 1024 packs a row, the plain one any number: enough to pass the cutoff.
+        packs = np.arange(1, 1025 if fused else max_bytes // 16 + 2)
+        size = np.unique(np.outer(16 * captured_batch_sizes(), packs))
+        lo, above = size[size <= max_bytes].max(), size[size > max_bytes].min()
+        assert every_hidden_cell(setting, max_bytes) == Cell(int(lo), int(above) - 1)
+
+
+def test_what_to_measure_next_lies_around_the_cutoff_and_at_the_ends_of_its_interval():
+    setting = Setting.shipped("MI355X")
+    best = BestCutoff(Cell(131_072, 140_000), Cell(65_536, 70_000), Cell(262_144, None), 0.0, 0.0)
+    # The middle one of the workload's hidden sizes; without an upper end four times the cutoff.
+    found = recommendation._measure_next(setting, best, 131_072, 4, [2048, 4096])
+    assert {e["hidden_dim"] for e in found} == {4096}
+    for algorithm in ("1stage", "2stage"):
+        mine = [e["tokens"] for e in found if e["algorithm"] == algorithm]
+        assert mine == [8, 16, 24, 64]
+
+
+def test_known_models_narrow_a_cutoff_that_the_workload_leaves_open():
+    setting, load = Setting.shipped("MI355X"), Workload.of([7168])
+    arms, best = weigh(setting, load, 4)
+    alone = arms.best().cell
+    assert alone.lo <= best.cell.lo < best.cell.hi <= alone.hi
+    assert best.cell.hi - best.cell.lo < (alone.hi - alone.lo) / 2
+
+
+def test_rules_are_checked_at_hidden_sizes_up_to_the_largest_that_a_kernel_takes():
+    most = Setting.shipped("MI355X").kernel.fused_1stage_max_packs * 8
+    assert (CHECKED_HIDDEN_DIMS[0], CHECKED_HIDDEN_DIMS[-1]) == (512, most)
+
+
+@pytest.mark.parametrize(("cutoff", "pct"), [(0, 50.0), (256, 0.0), (1024, 50.0)])
+def test_a_cutoff_for_each_hidden_size_spares_what_one_cutoff_loses(cutoff, pct):
+    """1-stage takes half as long at hidden 64 and twice as long at 256."""
+    calls = Shapes.of([1, 2, 1, 2], [64, 64, 256, 256], 4)
+    one_us, two_us = np.array([[1.0, 1.0, 2.0, 2.0]]), np.array([[2.0, 2.0, 1.0, 1.0]])
+    every = Arms(calls, np.full(4, 0.25), one_us, two_us, "0.1.20")
+    assert every.gain_per_hidden_pct(cutoff) == pytest.approx(pct)
+
+
+def test_a_setting_says_that_separate_ops_run_otherwise_only_where_they_do():
+    assert "separate" not in repr(Setting.shipped("MI355X"))
+    assert "else separate ops" in repr(Setting.shipped("MI355X", otherwise="separate"))

@@ -129,3 +129,17 @@ def test_text_without_an_address_says_so():
 )
 def test_what_no_row_has_is_answered_with_what_there_is(args, says):
     assert says in run(*args, code=2)
+
+
+def test_rows_set_aside_for_one_reason_are_added_up():
+    record = {
+        "gpu": "MI300X", "world_size": 8, "op": "fused_ar_rmsnorm", "algorithm": "1stage",
+        "kernel_family": "aiter", "source": "mine", "reason": "quality is noisy", "rows": 3,
+    }  # fmt: skip
+    found = said_of(
+        [record, record | {"rows": 4}, record | {"source": "other", "rows": 1}],
+        gpu="MI300X", world_size=8, op="fused_ar_rmsnorm",
+    )  # fmt: skip
+    assert found == (
+        "7 rows of mine set aside: quality is noisy; 1 row of other set aside: quality is noisy"
+    )

@@ -15,7 +15,7 @@ from costmodel.errors import InputError
 from costmodel.model.eligibility import eligible
 from costmodel.model.shape import ONE_STAGE, WORLD_SIZES, Shapes
 from costmodel.rules import catalogue
-from costmodel.rules.adapt import kernel_limits, validity
+from costmodel.rules.adapt import adapt, kernel_limits, validity
 from costmodel.rules.algebra import (
     AnyOf,
     Bytes,
@@ -26,6 +26,7 @@ from costmodel.rules.algebra import (
     from_json,
     with_version,
 )
+from costmodel.rules.boundary import cases, hidden_classes
 from costmodel.rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE
 from costmodel.rules.condition import (
     Always,
@@ -36,6 +37,7 @@ from costmodel.rules.condition import (
     WholePacks,
     exact_size,
 )
+from costmodel.rules.evidence import CutoffEvidence, Provenance
 from costmodel.rules.rule import Rule
 from costmodel.rules.schemas import ConditionRecord
 from costmodel.units import KIB, kib
@@ -475,3 +477,76 @@ class TestAlgebra:
     @given(st.integers(1, 64 * 1024))
     def test_a_cutoff_in_kib_reads_the_same_in_a_rule_and_in_an_answer(self, whole):
         assert kib(whole * KIB) == exact_size(whole * KIB)
+
+
+def test_a_rule_without_a_cutoff_is_probed_at_1_mib_one_element_below_and_above():
+    for asked in cases(ALWAYS_1STAGE):
+        at = (1 << 20) // (4 if asked.dtype == "fp32" else 2)
+        hidden = asked.hidden_dim
+        counts = [count for count, _ in asked.decisions]
+        assert counts == [hidden, hidden + 1, at - 1, at, at + 1], asked.dtype
+
+
+@pytest.mark.parametrize(
+    ("asked", "edge", "dtype", "pack"),
+    [
+        (Compare("hidden_dim", "<=", 5120), 5120, "bf16", 8),
+        (Compare("packs", "<=", 600), 4800, "bf16", 8),
+        (Compare("packs", "<=", 600), 2400, "fp32", 4),
+        (Compare("row_bytes", "<=", 10240), 5120, "bf16", 8),
+        (Compare("row_bytes", "<=", 10240), 2560, "fp32", 4),
+    ],
+)  # fmt: skip
+def test_what_a_rule_asks_of_the_hidden_size_is_probed_on_both_sides(asked, edge, dtype, pack):
+    typical = {2880, 4096, 7168}
+    assert hidden_classes(asked, dtype) == sorted({*typical, edge - pack, edge, edge + pack})
+
+
+@pytest.mark.parametrize(("op", "value", "caps"), [
+    ("<=", 80, True), ("<", 81, True), ("==", 80, True), ("<=", 81, False), ("<", 82, False),
+    (">", 80, False),
+])  # fmt: skip
+def test_a_guard_keeps_the_limit_of_the_kernel_where_it_asks_as_much(op, value, caps):
+    """Kernels before the release that lifted it throw above 80 tokens."""
+    rule = Rule.from_cutoffs("mine", {2: None, 4: 458752, 8: 229376})
+    guard = Compare("tokens", op, value)
+    newest = adapt(rule, guard, kernel.aiter())
+    assert newest.guards == (guard,)
+    assert newest.caps_tokens == caps
+    old = adapt(rule, Compare("tokens", "<=", value), kernel.aiter("0.1.14"))
+    limit = Compare("tokens", "<=", 80)
+    assert (limit in old.limits) == (value > 80)
+
+
+def test_of_two_limits_of_one_kind_the_tighter_is_asked():
+    tight, wide = Compare("tokens", "<=", 8), Compare("tokens", "<=", 16)
+    assert all_of(wide, tight) == all_of(tight, wide) == tight
+    other = Compare("hidden_dim", "<=", 16)
+    assert set(factors(all_of(tight, other))) == {tight, other}
+    below = Compare("tokens", ">=", 4)
+    assert set(factors(all_of(tight, below))) == {tight, below}
+
+
+def test_one_cutoff_for_all_ranks_is_said_once():
+    assert Bytes.of({2: 131072, 4: 131072, 8: 131072}, "<=").words() == "bytes <= 128 KiB"
+    assert (
+        Bytes.of({4: 131072, 8: 131072}, "<=").words()
+        == "TP4 bytes <= 128 KiB, TP8 bytes <= 128 KiB"
+    )
+
+
+def test_provenance_says_what_supports_each_cutoff():
+    held = CutoffEvidence("measured", 1024.0, 2048.0)
+    found = Provenance("costmodel recommend", "an id", evidence={4: held})
+    assert found == Provenance("costmodel recommend", "an id", evidence={4: held})
+    assert found.to_json()["command"] == "costmodel recommend"
+    assert held.words() == "measured, 90 % interval over machines 1 KiB to 2 KiB"
+
+
+def test_switches_are_where_the_decision_changes_either_way():
+    window = all_of(Compare("tokens", ">=", 4), Compare("tokens", "<", 10))
+    rule = Rule("window", window)
+    assert rule.switches(7168, 4) == [(1, False), (4, True), (10, False)]
+    assert rule.max_tokens(7168, 4) == 0
+    assert Rule("some", Compare("tokens", "<", 10)).max_tokens(7168, 4) == 9
+    assert ALWAYS_1STAGE.max_tokens(7168, 4) is None

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import costmodel as cm
-from costmodel.data import architectures, deployment, llms, measurement, statements
+from costmodel.data import architectures, deployment, llms, measurement, model_config, statements
 from costmodel.data.importers import (
+    chrome_trace,
     collective_json,
     collective_run,
     quantities,
@@ -106,6 +107,22 @@ def test_grids_of_three_axes():
     assert rocpd._grid([8, 6, 10, 4, 3, 2]) == "20 x 24"
     assert rocpd._grid([8, 6, 10, 4, 3, 7]) == ""
     assert rocpd._grid([8, 6, 0, 4, 3, 2]) == ""
+
+
+def test_extents_of_launches_are_lists_of_one_to_three_numbers():
+    assert chrome_trace._extent([8, 2, 3]) == chrome_trace._extent([48]) == "48"
+    assert [chrome_trace._extent(x) for x in ([], None, 8, [1, 1, 1, 1], [8, 0])] == [""] * 5
+
+
+def test_one_attention_head_is_a_number_of_heads():
+    key = model_config.HEADS[0]
+    assert [model_config._heads({key: n}) for n in (1, 64, 0, True, [4, 8])] == [
+        1,
+        64,
+        None,
+        None,
+        None,
+    ]
 
 
 def test_cut_texts_keep_their_start():
@@ -216,7 +233,9 @@ def test_rows_made_in_memory_are_counted_from_the_second_line(row):
 @pytest.mark.parametrize("arch", ["gfx942", "gfx950"])
 def test_a_fit_report_says_what_was_learnt_and_how_sources_differ(arch):
     calibration = cm.shipped(arch)
-    for i, said in enumerate(fit_report._parameters(calibration)):
+    learnt = fit_report._parameters(calibration)
+    assert len(learnt) == len(calibration.names)
+    for i, said in enumerate(learnt):
         sd = parameters.prior(said["name"]).sd
         assert said["name"] == calibration.names[i]
         share = 1 - calibration.covariance[i, i] / (sd * sd)
@@ -229,6 +248,23 @@ def test_a_fit_report_says_what_was_learnt_and_how_sources_differ(arch):
         assert said["us"] == pytest.approx(calibration.mean[first + i])
         assert said["us"] - said["lo"] == pytest.approx(1.6449 * sd, rel=1e-3)
         assert said["hi"] - said["us"] == pytest.approx(1.6449 * sd, rel=1e-3)
+
+
+def test_a_fit_report_lists_the_pairs_that_the_data_hardly_tell_apart():
+    calibration = cm.shipped("gfx950")
+    k = len(calibration.names)
+    covariance = calibration.covariance[:k, :k]
+    scale = np.sqrt(np.diag(covariance))
+    r = covariance / scale / scale[:, None]
+    strong = {
+        (calibration.names[i], calibration.names[j])
+        for i in range(k)
+        for j in range(i + 1, k)
+        if abs(r[i, j]) >= 0.8
+    }
+    found = fit_report._correlations(calibration)
+    assert {(e["a"], e["b"]) for e in found} == strong
+    assert all(abs(e["r"]) >= 0.8 for e in found)
 
 
 def test_ranges_are_measured_again_at_their_ends_and_middle():

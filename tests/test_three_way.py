@@ -18,7 +18,14 @@ from costmodel.decide.prediction import predict
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.regret import Arms
 from costmodel.decide.setting import Setting
-from costmodel.decide.three_way import BOUNDARY_PCT, _cheapest, three_way
+from costmodel.decide.three_way import (
+    BOUNDARY_PCT,
+    SeparateOps,
+    _cheapest,
+    _separate,
+    _ThreeArms,
+    three_way,
+)
 from costmodel.decide.validation import validate
 from costmodel.decide.worth import worth
 from costmodel.errors import InputError
@@ -243,3 +250,17 @@ def test_three_way_of_a_calibration_that_knows_no_limit():
     again = three_way(setting, c.arms, None)
     assert again.windows[0].algorithm == "1stage"
     assert again == c.three_way
+
+
+def test_separate_ops_win_where_nine_draws_in_ten_say_so():
+    """Over 20 draws: 20 % in all of them, 50 % in 18, 50 % in 17."""
+    third = np.full((20, 3), [8.0, 5.0, 5.0])
+    third[18:, 1] = third[17:, 2] = 20.0
+    us = np.stack([np.full((20, 3), 12.0), np.full((20, 3), 10.0), third])
+    calls = Shapes.of([1, 2, 4], 7168, 8)
+    found = _separate(Setting.shipped("MI355X"), _ThreeArms(calls, np.array([0.5, 0.3, 0.2]), us))
+    assert (found.share, found.from_bytes, found.to_bytes) == (pytest.approx(0.8), 14336, 28672)
+    assert found.gain_pct == pytest.approx((20.0, 50.0))
+    us[2] = 30.0
+    none = _separate(Setting.shipped("MI355X"), _ThreeArms(calls, np.array([0.5, 0.3, 0.2]), us))
+    assert none == SeparateOps(0.0, 0, 0, (0.0, 0.0), none.measured)

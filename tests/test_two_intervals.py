@@ -11,8 +11,10 @@ import pytest
 from costmodel.calibration.posterior import Calibration, shipped
 from costmodel.data.workload import Workload
 from costmodel.decide.explanation import explain
+from costmodel.decide.prediction import predict
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.setting import Setting
+from costmodel.errors import InputError
 from costmodel.figures.latency import latency_against_bytes
 from costmodel.model.latency import MACHINE_CONTRAST, total
 from costmodel.model.shape import ALGORITHMS, SEPARATE, SEPARATE_OPS, Shapes
@@ -155,3 +157,9 @@ def test_the_figure_shades_both(mi355x):
     wide = next(b for b in bands if b.x0 == c.max_bytes_lo)
     narrow = next(b for b in bands if b.x0 == c.this_kernel_lo)
     assert float(wide.fillcolor.split(",")[-1][:-1]) < float(narrow.fillcolor.split(",")[-1][:-1])
+
+
+def test_the_first_shape_that_a_kernel_rejects_is_named():
+    setting = Setting.shipped("MI355X")
+    with pytest.raises(InputError, match=r"rejects 16 tokens x hidden 9216 \(bf16\)"):
+        predict(setting, setting.shapes([8, 16, 32, 8], [7168, 9216, 16384, 7168], 4), "1stage")

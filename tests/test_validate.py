@@ -16,8 +16,8 @@ from costmodel.calibration.posterior import Refusal
 from costmodel.data import kernels as kernel
 from costmodel.data.measurement import Measurements
 from costmodel.data.workload import Workload
-from costmodel.decide.measured_regret import RuleRegret, bootstrap_means
-from costmodel.decide.pairs import calls, group_median
+from costmodel.decide.measured_regret import RuleRegret, agreement, bootstrap_means, judge
+from costmodel.decide.pairs import calls, group_median, pair
 from costmodel.decide.prediction import predict
 from costmodel.decide.regret import Arms, Estimate
 from costmodel.decide.row_errors import compare, covered, offsets_without_row
@@ -561,3 +561,70 @@ def test_no_pair_is_made_across_a_column(column, other):
     """Above all not across GPUs: the difference would be theirs and not the algorithms'."""
     rows = table(a_row(), a_row(algorithm="2stage", latency_us=8.0, **{column: other}))
     assert not calls(rows, FUSED).both.any()
+
+
+def compared(gfx950):
+    """Three calls, each arm twice: 10 against 20 us, 20 against 10, 30 against 33."""
+    arms = {8: (10.0, 20.0), 16: (20.0, 10.0), 32: (30.0, 33.0)}
+    found = table(
+        *(
+            a_row(tokens=tokens, algorithm=algorithm, latency_us=us * factor)
+            for tokens, both in arms.items()
+            for algorithm, us in zip(("1stage", "2stage"), both, strict=True)
+            for factor in (0.99, 1.01)
+        )
+    )
+    rows = compare(gfx950.calibration, covered(gfx950.calibration, found))
+    return rows, pair(rows.observations.table, FUSED)
+
+
+def test_a_rule_s_regret_and_its_noise_in_closed_form(gfx950):
+    rows, pairs = compared(gfx950)
+    rows = replace(rows, noise=np.full(rows.noise.size, 0.1))
+    ours = pairs.one_us < pairs.two_us
+    best, one, two = judge(pairs, ours, [ALWAYS_1STAGE, ALWAYS_2STAGE], rows, kernel.LATEST)
+    assert (best.mean_pct, best.max_us, best.differ, best.noise_pct) == (0, 0, 0, 0)
+    # 1-stage loses 100 % and 10 us on one call of three.
+    assert (one.mean_pct, one.max_pct) == pytest.approx((100 / 3, 100))
+    assert (one.mean_us, one.max_us) == pytest.approx((10 / 3, 10))
+    assert one.behind.value == pytest.approx(-100 / 3)
+    # Two arms of 10 % noise, each measured twice: sqrt(2 x 10^2 / 2) = 10 points on each call.
+    assert (one.differ, one.noise_pct) == (1, pytest.approx(10 / 3))
+    assert (two.differ, two.noise_pct) == (2, pytest.approx(10 * 2**0.5 / 3))
+    assert two.mean_pct == pytest.approx((100 + 10) / 3)
+
+
+def test_ties_are_calls_whose_arms_differ_by_no_more_than_the_band(gfx950):
+    _, pairs = compared(gfx950)
+    assert sorted(pairs.gap_pct) == pytest.approx([10, 100, 100])
+    found = agreement(pairs, np.ones(3, np.bool_), 15.0)
+    assert (found.outside_tie, found.agree_outside_tie) == (2, 0.5)
+    assert agreement(pairs, np.ones(3, np.bool_), 5.0).outside_tie == 3
+
+
+def test_errors_are_shares_of_what_was_measured(gfx950):
+    rows, _ = compared(gfx950)
+    measured = rows.observations.latency_us
+    off = np.full(measured.size, 1.1)
+    off[0] = 0.5
+    found = replace(rows, predicted_us=measured * off).accuracy()
+    assert (found.median_ape, found.max_ape) == pytest.approx((10, 50))
+    residual = measured * (1 - off)
+    shift = offsets_without_row(residual, 1 / measured, rows.observations.harness)
+    moved = 100 * np.abs(shift - residual) / measured
+    ends = found.median_ape_offset, found.p90_ape_offset, found.max_ape_offset
+    assert ends == pytest.approx((np.median(moved), np.percentile(moved, 90), moved.max()))
+
+
+def test_every_row_is_drawn_by_the_bootstrap_as_often():
+    found = bootstrap_means(np.eye(3))
+    assert found.sum(axis=1) == pytest.approx(1)
+    assert found.mean(axis=0) == pytest.approx([1 / 3] * 3, abs=0.02)
+
+
+def test_a_choice_that_misses_its_limit_is_told_in_percent(gfx950):
+    rows = synthetic(gfx950, offset_us=2.0)
+    found = validate(rows, gfx950, workload=WORKLOAD, limits=Limits(agree=1.01))
+    (said,) = found.failures
+    assert "takes the faster algorithm on" in said
+    assert said.endswith("outside the tie band, less than 101 %")
