@@ -102,19 +102,19 @@ def _print(found: _Found, verbose: bool) -> None:
     from ..show.recommendation import answer_lines, brief, text
     from ..show.sketch import blocks
 
+    served, calls = found.served, found.calls
+    if found.none and calls is not None:
+        whose = f"{found.llm.name} makes no fused call" if found.llm else "no fused call is made"
+        click.echo(f"{whose}: {calls.why}; no rule decides anything here\n")
     if verbose:
         click.echo("\n".join([*answer_lines(found.decision), "", text(found.decision)]))
     else:
         click.echo(brief(found.decision, fine=blocks()))
-    served, calls = found.served, found.calls
     if said := served.words():
         click.echo(
             f"\nserved with {said}: {served.batches.size} captured batches, "
             f"{served.tokens[0]} to {served.tokens[-1]} tokens a step"
         )
-    if found.none and calls is not None:
-        whose = f"{found.llm.name} makes no fused call" if found.llm else "no fused call is made"
-        click.echo(f"\n{whose}: {calls.why}; no rule decides anything here")
     if found.constant is not None:
         from ..show.batch_invariance import text as one_kernel_text
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -116,6 +116,12 @@ def gathered(asked: question.Asked) -> Gathered:
                 served=served,
             )
         )
+    archs = {case.setting.arch for case in cases}
+    # A listed arch has a rule of its own: nothing is said of this one there.
+    cases = [
+        replace(case, elsewhere=tuple(o for o in case.elsewhere if o.arch not in archs))
+        for case in cases
+    ]
     words = [*question.words(given), *served, "--for", project]
     for file in measurements:
         words += ["--measurements", file]

@@ -104,6 +104,7 @@ class AtWorldSize:
 class Elsewhere:
     """What the engine's rule and the proposed one lose on another GPU that would run it too."""
 
+    arch: str
     gpu: str
     calibration_id: str
     scores: tuple[Score, ...]
@@ -377,7 +378,7 @@ def _elsewhere(decision: Decision, old: Rule, new: Rule) -> tuple[Elsewhere, ...
         scores = tuple(
             Arms.of(there, decision.workload, n).score(new, old) for n in decision.world_sizes
         )
-        out.append(Elsewhere(gpus[0], there.calibration.id, scores))
+        out.append(Elsewhere(arch, gpus[0], there.calibration.id, scores))
     return tuple(out)
 
 

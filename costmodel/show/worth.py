@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..data.architectures import FUSED, MHC, PLAIN
 from ..data.engine_calls import later
 from ..decide.evidence import MEASURED, MEASURED_ELSEWHERE, TRANSFERRED
 from ..decide.worth import BatchWorth, Worth
+from ..rules.rule import Rule
 from ..units import kib
 from .table import table
 from .words import evidence
@@ -16,7 +18,7 @@ from .words import evidence
 MEANS = {
     MEASURED: "both arms were measured at one shape with these kernels and this dtype",
     MEASURED_ELSEWHERE: "both arms were measured, but not at one shape with just this",
-    TRANSFERRED: "an arm was never measured",
+    TRANSFERRED: "an arm has no usable row",
 }
 
 #: What blocks run, in words.
@@ -63,13 +65,18 @@ def counted(w: Worth) -> list[str]:
     return lines
 
 
+def _here(rule: Rule, w: Worth) -> str:
+    """Return a rule as it is at the world size that is valued, which is all that was asked."""
+    return replace(rule, condition=rule.condition.at(w.world_size)).words()
+
+
 def _one(w: Worth) -> str:
     s = w.setting
     lines = [
         f"{s.gpu}, calibration {s.calibration.id}, {s.kernel.title}; {evidence(w.evidence)}: "
         f"{MEANS[w.evidence]} on {s.gpu} at TP{w.world_size}",
-        f"  from {w.old.name}: {w.old.words()}",
-        f"  to   {w.new.name}: {w.new.words()}",
+        f"  from {w.old.name}: {_here(w.old, w)}",
+        f"  to   {w.new.name}: {_here(w.new, w)}",
     ]
     if not w.calls.per_step:
         return "\n".join([*lines, f"no fused call is made: worth 0 us a decode step{_share(w)}"])

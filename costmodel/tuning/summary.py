@@ -8,6 +8,7 @@ from ..show.table import table
 from ..units import kib
 from .conclusion import CONFIRMED, Conclusion, Ending
 from .session import Session
+from .tuner import counted
 
 
 def text(found: Conclusion, written: Sequence[str]) -> str:
@@ -114,7 +115,7 @@ def _order(session: Session) -> list[str]:
             lost = step["contested_pct"]
             shape = step["next"]
             lines.append(
-                f"| {step['shapes']} shapes | {at} | {span} | "
+                f"| {counted(step['shapes'])} | {at} | {span} | "
                 f"{'-' if lost is None else f'{lost:.2f} %'} | "
                 f"{'-' if shape is None else '{tokens} x {hidden_dim}'.format(**shape)} |"
             )

@@ -119,7 +119,7 @@ class Tuner:
                     "judging": [point.to_json() for point in judging],
                 }
             )
-            self.say(f"TP{self.world_size}: stopped after {len(shapes)} shapes: "
+            self.say(f"TP{self.world_size}: stopped after {counted(len(shapes))}: "
                      f"{refusal or REASONS[why]}")  # fmt: skip
 
     def _record(self, shapes: int, known: Known | None, chosen: Point | None) -> StepRecord:
@@ -161,7 +161,12 @@ class Tuner:
             said = f"1-stage <= {kib(cutoff.max_bytes)} ({low} to {high})"
             if cutoff.regrets.contested_pct is not None:
                 said += f", {cutoff.regrets.contested_pct:.2f} % regret on contested calls"
-        self.say(f"TP{self.world_size} after {shapes} shapes: {said}")
+        self.say(f"TP{self.world_size} after {counted(shapes)}: {said}")
+
+
+def counted(shapes: int) -> str:
+    """Return a number of shapes in words."""
+    return f"{shapes} shape{'s' * (shapes != 1)}"
 
 
 def standing(step: StepRecord) -> Standing:
