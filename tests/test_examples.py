@@ -119,6 +119,14 @@ TRACE = json.dumps({"traceEvents": [
 CHECKOUTS = {"vllm": "vllm_method", "sglang": "sglang_bytes", "aiter": "aiter_limit"}
 
 
+def trace(rank: int) -> bytes:
+    """Return the trace of one rank of eight."""
+    (call,) = json.loads(TRACE)["traceEvents"]
+    events = [{**call, "ts": 1 + rank, "dur": 17 - rank}]  # all end when the last has come
+    info = {"rank": rank, "world_size": 8, "backend": "nccl"}
+    return json.dumps({"distributedInfo": info, "traceEvents": events}).encode()
+
+
 class StandIns:
     """Makes the files that an example reads, below ``folder``; ``home`` is what ~ stands for."""
 
@@ -189,6 +197,10 @@ class StandIns:
         "vllm-0.33.0.whl": lambda self, path: (
             SHAPES["vllm_method"].wheel(path.parent / "wheel").rename(path)
         ),
+        "rank*.json.gz": lambda self, path: [
+            (path.parent / f"rank{rank}.json.gz").write_bytes(gzip.compress(trace(rank)))
+            for rank in range(8)
+        ],
         "config.json": lambda self, path: path.write_text(
             json.dumps({"model_type": "mine", "hidden_size": 4096, "num_hidden_layers": 32})
         ),

@@ -20,7 +20,7 @@ from ..live.backends.replay import stated
 from ..live.run.exit_codes import BAD_INPUT, CANNOT_WRITE, FINISHED, WRONG_RESULTS
 from ..live.run.harness import Repetition
 from ..live.run.options import check_open_options, ranks_of
-from ..live.run.peers import under_torchrun
+from ..live.run.peers import join, under_torchrun
 from ..rules import ENGINES
 from ..tuning.session import Session, TuningSettings
 from ..tuning.stopping import Limits
@@ -206,7 +206,7 @@ def _launched(backend: str, tp: tuple[int, ...]) -> tuple[int, ...]:
         )
     launched = ranks_of(None)
     if launched not in tp:
-        if _is_follower():  # the first rank says it
+        if under_torchrun() and not join().first_to_say():
             raise click.exceptions.Exit(BAD_INPUT)
         raise InputError(
             f"torchrun started {launched or 1} processes, --tp names {', '.join(map(str, tp))}"
