@@ -24,7 +24,6 @@ from ..decide.setting import Setting
 from ..errors import InputError
 from ..live.run.schemas import Labels, ShapeRecord
 from ..model.choose import for_interconnect
-from ..model.fabric import FULL_MESH
 from ..model.shape import FUSED
 
 
@@ -150,11 +149,6 @@ class Machine:
     def _decide(self, setting: Setting, world_sizes: Sequence[int], *, measured: bool) -> Known:
         decision = recommend(setting, self.question.workload, world_sizes=tuple(world_sizes))
         return Known(setting, decision, measured)
-
-
-def is_xgmi(known: Known) -> bool:
-    """Return whether the calibration is of the mesh of xGMI links that the engines' GPUs have."""
-    return known.setting.calibration.fabric == FULL_MESH
 
 
 def _call(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..show.table import table
+from ..show.words import answer, size_interval
 from ..units import kib
 from .conclusion import CONFIRMED, Conclusion, Ending
 from .session import Session
@@ -62,11 +63,10 @@ def _rows(found: Conclusion) -> list[tuple[str, ...]]:
         if c is None or not c.claimed:
             rows.append((f"TP{e.world_size}", "-", "-", "-", str(e.shapes), e.verdict))
             continue
-        sizes = "always" if c.max_bytes is None else f"<= {kib(c.max_bytes)}"
+        sizes = answer(c.verdict, c.max_bytes)
         span = "-"
         if c.max_bytes is not None:
-            high = "no limit" if c.max_bytes_hi is None else kib(c.max_bytes_hi)
-            span = f"{kib(c.max_bytes_lo or 0)} to {high}"
+            span = size_interval(c.max_bytes_lo, c.max_bytes_hi)
         contested = c.regrets.contested_pct
         lost = "-" if contested is None else f"{contested:.2f} %"
         rows.append((f"TP{e.world_size}", sizes, span, lost, str(e.shapes), e.verdict))
@@ -110,7 +110,7 @@ def _order(session: Session) -> list[str]:
         lines.append("|---|---|---|---|---|")
         for step in journal.steps:
             low, high = step["max_bytes_lo"], step["max_bytes_hi"]
-            span = f"{kib(low)} to {kib(high)}" if low and high else "-"
+            span = size_interval(low, high) if low and high else "-"
             at = kib(step["max_bytes"]) if step["max_bytes"] else "-"
             lost = step["contested_pct"]
             shape = step["next"]

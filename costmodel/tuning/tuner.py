@@ -15,6 +15,7 @@ from typing import Any
 from ..decide.evidence import ALWAYS_ONE_STAGE
 from ..live.run.points import Point
 from ..live.run.schemas import ShapeRecord
+from ..show.words import size_interval
 from ..units import element_bytes, kib
 from . import choice
 from .journal import Journal, StepRecord
@@ -156,9 +157,8 @@ class Tuner:
         elif cutoff.max_bytes is None:
             said = "1-stage always"
         else:
-            low = kib(cutoff.max_bytes_lo or 0)
-            high = "no limit" if cutoff.max_bytes_hi is None else kib(cutoff.max_bytes_hi)
-            said = f"1-stage <= {kib(cutoff.max_bytes)} ({low} to {high})"
+            within = size_interval(cutoff.max_bytes_lo, cutoff.max_bytes_hi)
+            said = f"1-stage <= {kib(cutoff.max_bytes)} ({within})"
             if cutoff.regrets.contested_pct is not None:
                 said += f", {cutoff.regrets.contested_pct:.2f} % regret on contested calls"
         self.say(f"TP{self.world_size} after {counted(shapes)}: {said}")
