@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 #: Shapes whose draws are evaluated at once: the arrays of one block stay in the L2 cache.
-DRAWN_BLOCK = 256
+DRAWN_BLOCK = 96
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,7 @@ def predict(setting: Setting, shapes: Shapes, algorithm: str) -> Prediction:
     # Both machines differ from the draws by constants: of the benchmark, and of the laboratory.
     benchmark = setting.new_source["harness[]"] - setting.draws["harness[]"]
     shifts = benchmark, setting.laboratory_shift_us(algorithm)
-    for start in range(0, len(flat), DRAWN_BLOCK):
-        block = slice(start, start + DRAWN_BLOCK)
+    for block in flat.blocks(DRAWN_BLOCK):
         some = flat.select(block)
         here = setting.latency_us(some, algorithm, setting.draws)
         for i, more in enumerate(shifts):

@@ -288,9 +288,10 @@ class Setting:
     def latency_us(self, shapes: Shapes, arm: str, values: Values | None = None) -> Array:
         """Return an arm's latencies in us: like the shapes, or (draws, n) for ``values``."""
         if values is None and shapes.tokens.ndim == 1 and len(shapes) > BLOCK:
-            starts = range(0, len(shapes), BLOCK)
-            some = (shapes.select(slice(start, start + BLOCK)) for start in starts)
-            return np.concatenate([self.latency_us(part, arm) for part in some])
+            latency_us = np.empty(len(shapes))
+            for block in shapes.blocks(BLOCK):
+                latency_us[block] = self.latency_us(shapes.select(block), arm)
+            return latency_us
         latency = np.asarray(total(self.terms(shapes, arm, values)))
         drawn = () if values is None else np.shape(values["launch_us"])[:1]
         # Draws are columns: a single call without an axis of its own gets one, and loses it.

@@ -26,7 +26,6 @@ with 120; a sentinel in the data takes no room), so that no rank waits for anoth
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +43,8 @@ REDUCE_SCATTER_ELEMENTS = 512
 @dataclass(frozen=True)
 class LinkGeometry:
     """What one call does, per rank. Arrays have the shapes' shape; scalars hold for every shape.
+
+    ``world_size`` has length 1 where flat shapes have it in common.
 
     ``turns`` is how often a workgroup goes round its loop over a phase's bytes and ``fill`` the
     phase's bytes over those of one full turn of the largest grid. ``workgroup_bytes`` is what one
@@ -75,17 +76,12 @@ class LinkGeometry:
     turns_overlap: bool
     norm_turns: Array
 
-    @cached_property
-    def distinct_reads(self) -> tuple[Array, NDArray[np.intp]]:
-        """The distinct ``workgroup_bytes``, and which of them each shape has."""
-        distinct, which = np.unique(self.workgroup_bytes, return_inverse=True)
-        shape = self.workgroup_bytes.shape
-        return distinct if shape else self.workgroup_bytes, which.reshape(shape)
-
 
 def link_geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> LinkGeometry:
     """Return the geometry of ``algorithm`` for every shape. Does not check :mod:`.eligibility`."""
     n = shapes.world_size.astype(np.float64)
+    if n.ndim == 1 and n.size and (n == n[0]).all():
+        n = n[:1]  # what depends on ranks alone need not be repeated for every shape
     tokens = shapes.tokens.astype(np.float64)
     row_bytes = shapes.hidden_dim * float(shapes.element_bytes)
     size = tokens * row_bytes

@@ -249,8 +249,6 @@ class LinkModel:
     def terms(self, geometry: LinkGeometry, costs: LinkCosts) -> dict[str, Any]:
         """See :meth:`.LatencyModel.terms`."""
         n = geometry.world_size
-        if n.ndim == 1 and n.size and (n == n[0]).all():
-            n = n[:1]  # what depends on ranks alone need not be repeated for every shape
         per_gbps = 1e-3  # bytes / (GB/s) = 1e-3 us
         one_stage = geometry.algorithm == ONE_STAGE
         fused = geometry.op == FUSED
@@ -265,7 +263,7 @@ class LinkModel:
             return smooth_maximum(*parts, power=self.knee)
 
         def wire(link_bytes: Array, gbps: Any) -> Any:
-            return self.wiring.bottleneck_bytes(link_bytes, n) * per_gbps / gbps
+            return self.wiring.bottleneck_bytes(link_bytes, n) * (per_gbps / gbps)
 
         floor = read_floor_us(geometry, costs)
         one_barrier = barrier(costs, n)
@@ -342,26 +340,24 @@ def parts_of_sum(
 
 def read_floor_us(geometry: LinkGeometry, costs: LinkCosts) -> Any:
     """Return F, the least time in which a kernel's workgroups read what they read in a phase."""
-    if np.ndim(costs.read_floor_growth) == 0:
-        relative = np.maximum(geometry.workgroup_bytes, 1.0) / FLOOR_BYTES
-        return costs.read_floor_us * relative**costs.read_floor_growth
-    # Many calls read alike, and a power of two arrays of draws is dear.
-    read, which = geometry.distinct_reads
-    relative = np.maximum(read, 1.0) / FLOOR_BYTES
-    floor = costs.read_floor_us * relative**costs.read_floor_growth
-    return floor[..., which] if which.ndim else floor
+    # As an exponential: numpy's power of two arrays of draws takes several times as long.
+    relative = np.log(np.maximum(geometry.workgroup_bytes, 1.0) / FLOOR_BYTES)
+    return costs.read_floor_us * _in_place(np.exp, costs.read_floor_growth * relative)
 
 
 def smooth_maximum(*parts: Any, power: float = 4.0) -> Any:
     """Return the 4-norm of non-negative parts: their maximum, rounded where two are close."""
     if power != 4.0:
         return sum(part**power for part in parts) ** (1.0 / power)
-    total: Any = 0.0
+    found: Any = 0.0
     for part in sorted(parts, key=np.size):  # as in :func:`total`
-        squared = part * part
-        total = _plus(total, squared * squared)
-    root = np.sqrt(total)
-    return np.sqrt(root, out=root if np.ndim(root) else None)
+        found = _plus(_in_place(np.square, np.square(part)), found)
+    return _in_place(np.sqrt, np.sqrt(found))
+
+
+def _in_place(function: np.ufunc, value: Any) -> Any:
+    """Return a function of a value that nobody else holds, in the place of an array."""
+    return function(value, out=value if isinstance(value, np.ndarray) else None)
 
 
 def barrier(costs: LinkCosts, world_size: Array) -> Any:
@@ -380,8 +376,7 @@ def total(parts: Mapping[str, Any]) -> Any:
 
 def _plus(total: Any, part: Any) -> Any:
     """Return the sum, in the place of ``total`` where that is an array as large as the sum."""
-    shape = np.shape(part)
-    if isinstance(total, np.ndarray) and np.broadcast_shapes(total.shape, shape) == total.shape:
+    if isinstance(total, np.ndarray) and np.broadcast(total, part).shape == total.shape:
         total += part
         return total
     return total + part

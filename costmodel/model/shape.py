@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,6 +157,16 @@ class Shapes:
         return Shapes(
             self.op, self.dtype, self.tokens[calls], self.hidden_dim[calls], self.world_size[calls]
         )
+
+    def blocks(self, most: int) -> Iterator[NDArray[np.intp]]:
+        """Yield the places of at most so many calls of one world size, of flat arrays.
+
+        What depends on ranks alone is then one number, and a block's arrays stay in the cache.
+        """
+        for n in WORLD_SIZES:
+            places = np.flatnonzero(self.world_size == n)
+            for start in range(0, places.size, most):
+                yield places[start : start + most]
 
     def __len__(self) -> int:
         return self.tokens.size
