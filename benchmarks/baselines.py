@@ -19,10 +19,10 @@ from fits and errors; pairs are shown whatever their quality.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 import click
 import numpy as np
+from msgspec.structs import replace
 
 from costmodel.calibration.baselines import BASELINES
 from costmodel.calibration.coverage import arms

@@ -24,10 +24,11 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from costmodel.calibration import estimate
 from costmodel.calibration.observations import observe
@@ -100,10 +101,10 @@ def truths_of(name: str, first: int, count: int) -> list[dict]:
     from costmodel.model.fabric import FullMesh
     from costmodel.model.latency import LinkModel
 
-    class Bent(Calibration):
+    class Bent(Calibration, frozen=True):
         """A calibration whose model has another knee."""
 
-        knee = 4.0
+        knee: float = 4.0
 
         @property
         def model(self):
@@ -151,11 +152,9 @@ def truths_of(name: str, first: int, count: int) -> list[dict]:
         record["ours"] = ends(_calibration(base, fit(new)))
         grid = {} if wrong.contrast_us is None else {"taus_us": np.array([wrong.contrast_us])}
         seer = fit(told, **grid)
-        oracle = Bent(**vars_of(_calibration(base, seer)))
-        object.__setattr__(oracle, "knee", wrong.knee)
+        oracle = Bent(**vars_of(_calibration(base, seer)), knee=wrong.knee)
         record["oracle"] = ends(oracle)
-        world = Bent(**vars_of(replace(base, mean=x)))
-        object.__setattr__(world, "knee", wrong.knee)
+        world = Bent(**vars_of(replace(base, mean=x)), knee=wrong.knee)
         record["truth"] = [_best(world, gpu, ranks, machine) for gpu, ranks in TARGETS]
         records.append(record)
     return records
@@ -163,7 +162,7 @@ def truths_of(name: str, first: int, count: int) -> list[dict]:
 
 def vars_of(calibration) -> dict:
     """Return a calibration's fields."""
-    return {name: getattr(calibration, name) for name in calibration.__dataclass_fields__}
+    return {name: getattr(calibration, name) for name in calibration.__struct_fields__}
 
 
 def _calibration(base, found):

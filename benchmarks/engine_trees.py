@@ -36,11 +36,12 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from costmodel.data.kernels import Kernel, parse_version
 from costmodel.decide.recommendation import recommend

@@ -75,10 +75,10 @@ MISSPECIFICATIONS = {
 }
 
 
-class Bent(Calibration):
+class Bent(Calibration, frozen=True):
     """A calibration whose model has another knee than the one that is fitted."""
 
-    knee = 4.0
+    knee: float = 4.0
 
     @property
     def model(self):
@@ -93,8 +93,8 @@ class Truth:
         self.wrong, self.world_size, self.gpu = wrong, world_size, gpu
         arch, gpu = hardware.choose(None, gpu)
         base = shipped(arch)
-        bent = Bent(**{name: getattr(base, name) for name in base.__dataclass_fields__})
-        object.__setattr__(bent, "knee", wrong.knee)
+        fields = {name: getattr(base, name) for name in base.__struct_fields__}
+        bent = Bent(**fields, knee=wrong.knee)
         self.setting = Setting(bent, gpu)
         drawn = base.draw(2, seed=int(self.rng.integers(2**31)))
         self.values = {name: value[:1] for name, value in drawn.items()}

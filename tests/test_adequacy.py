@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from costmodel.data.workload import captured_batch_sizes
 from costmodel.decide.adequacy import ADEQUATE_PCT, Adequacy, contested_gain_pct

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from costmodel.calibration.baselines import hockney, interpolation, softplus, two_lines
 from costmodel.calibration.coverage import arms

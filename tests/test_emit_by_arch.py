@@ -6,11 +6,11 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 from emitted import PROVENANCE, RULES, apply, emit, random_calls, rule_says, tools
 from engines.shapes import AITER, SHAPES
+from msgspec.structs import replace
 from test_cards import every_pair, topology, with_ids
 
 from costmodel.calibration.posterior import shipped

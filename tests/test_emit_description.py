@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from emitted import (
     PROVENANCE,
@@ -16,6 +14,7 @@ from emitted import (
     tools,
 )
 from engines.shapes import AITER, SGLANG, SHAPES, VLLM_METHOD, VLLM_OPS, Shape
+from msgspec.structs import replace
 
 from costmodel.data import kernels
 from costmodel.engines import environment

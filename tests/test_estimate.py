@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
+from msgspec import structs
 
 from costmodel.calibration.estimate import calibrate, known_gpus
 from costmodel.calibration.fit import CONTRAST_US, FitProblem, fit
@@ -28,8 +27,8 @@ def problem(published):
 
 
 def with_latency(observations, latency):
-    return dataclasses.replace(
-        observations, table=dataclasses.replace(observations.table, latency_us=latency)
+    return structs.replace(
+        observations, table=structs.replace(observations.table, latency_us=latency)
     )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
 from conftest import ROW
+from msgspec import structs
 
 from costmodel.calibration.coverage import coverage
 from costmodel.calibration.observations import observe
@@ -108,8 +108,8 @@ def test_another_dtype_is_measured_elsewhere(as_measured):
 
 def test_arms_that_never_met_at_one_shape_are_not_measured(as_measured):
     known = as_measured.calibration
-    alone = tuple(dataclasses.replace(c, pairs=0) for c in known.coverage)
-    apart = as_measured.but(calibration=dataclasses.replace(known, coverage=alone))
+    alone = tuple(structs.replace(c, pairs=0) for c in known.coverage)
+    apart = as_measured.but(calibration=structs.replace(known, coverage=alone))
     cutoff = recommend(apart, world_sizes=(4,)).at(4)
     assert cutoff.verdict == MEASURED_ELSEWHERE
     assert "no shape has both arms in one benchmark" in cutoff.reason
@@ -118,10 +118,9 @@ def test_arms_that_never_met_at_one_shape_are_not_measured(as_measured):
 def test_files_of_before_say_nothing_of_states_and_are_believed_no_further(as_measured):
     known = as_measured.calibration
     bare = tuple(
-        dataclasses.replace(c, hidden_dims=(), dtypes=(), states=(), pairs=0)
-        for c in known.coverage
+        structs.replace(c, hidden_dims=(), dtypes=(), states=(), pairs=0) for c in known.coverage
     )
-    old = as_measured.but(calibration=dataclasses.replace(known, coverage=bare))
+    old = as_measured.but(calibration=structs.replace(known, coverage=bare))
     cutoff = recommend(old, world_sizes=(4,)).at(4)
     assert cutoff.verdict == MEASURED_ELSEWHERE
     assert "a kernel state not recorded" in cutoff.reason

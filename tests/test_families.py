@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from costmodel.calibration.estimate import calibrate
 from costmodel.calibration.observations import observe
@@ -247,7 +247,7 @@ def test_two_grids_at_one_shape_are_two_arms_that_a_fit_tells_apart(row):
     assert np.abs(other.latency(calibration.values) / (true_us(other) - 1.5) - 1).max() < 0.15
     # Without its grid a row would be another measurement of the same arm, far off.
     nowhere = np.full(len(rows), np.nan)
-    blind = observe(dataclasses.replace(rows.table, workgroups=nowhere))
+    blind = observe(structs.replace(rows.table, workgroups=nowhere))
     assert error_pct(calibrate(blind)[1]).max() > 20
 
 

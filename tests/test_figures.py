@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from costmodel import figures
 from costmodel.calibration import posterior as calibrations
@@ -526,7 +527,6 @@ HOSTILE = '</script><img src=x onerror="alert(1)"><a href="javascript:alert(1)">
 
 
 def test_text_of_users_is_never_markup(gfx950):
-    from dataclasses import replace
 
     shown = template.plain(HOSTILE)
     assert "<" not in shown

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import math
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from costmodel.calibration.posterior import FORM_US, Refusal
 from costmodel.data.workload import Workload
@@ -217,9 +217,7 @@ def test_one_latency_of_a_new_benchmark_tells_little_two_tell_much(problem):
 def test_with_the_constant_known_one_latency_tells_much(problem):
     rows = problem.candidates.rows.copy()
     rows[:, -1] = 0.0
-    known = dataclasses.replace(
-        problem, candidates=dataclasses.replace(problem.candidates, rows=rows)
-    )
+    known = structs.replace(problem, candidates=structs.replace(problem.candidates, rows=rows))
     possible = np.flatnonzero(problem.candidates.possible)
     alone = known.scan([], possible, np.full(possible.size, -1), 128)
     assert known.before - alone.min() > 0.3 * problem.avoidable
@@ -285,7 +283,7 @@ def test_budgets_are_kept_and_more_budget_is_never_worse(problem):
         assert 0 < len(design) <= count
         left.append(problem.regret(design))
     assert left[0] > left[1] > left[2]
-    costly = dataclasses.replace(problem, measuring_time=MeasuringTime())
+    costly = structs.replace(problem, measuring_time=MeasuringTime())
     for budget in (Budget(shapes=2), Budget(seconds=40)):
         design = search(costly, budget)
         assert costly.fits(design, budget)
@@ -342,7 +340,7 @@ def test_nothing_is_planned_where_the_decision_is_made(mi300x, tmp_path):
 
 def test_a_refused_world_size_is_noted(mi300x):
     doubt = (Refusal("MI300X", 8, "rows scatter by 30 %"),)
-    doubtful = mi300x.but(calibration=dataclasses.replace(mi300x.calibration, refusals=doubt))
+    doubtful = mi300x.but(calibration=structs.replace(mi300x.calibration, refusals=doubt))
     found = plan(doubtful, Budget(shapes=1), Workload.of([2880]))
     assert [p.note for p in found.prospects] == ["", "", "rows scatter by 30 %"]
 
@@ -400,7 +398,7 @@ def test_simulated_regret_is_what_the_plan_promised(problem, rehearsal):
 
 
 def test_the_update_finds_the_truth_when_nothing_scatters(problem, rehearsal):
-    quiet = dataclasses.replace(
+    quiet = structs.replace(
         rehearsal, noise=1e-4, scatter=np.zeros_like(rehearsal.scatter)
     )  # fmt: skip
     c = problem.candidates

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from functools import cache
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Struct, structs
 
 import costmodel as cm
 from costmodel.data import kernels, measurement
@@ -41,23 +41,23 @@ def decision(gpu="MI355X", **more):
 def scaled(record, factors):
     """Return a record of costs or geometry with each field multiplied by what its unit says."""
     changes = {}
-    for field in dataclasses.fields(record):
+    for field in structs.fields(record):
         held = getattr(record, field.name)
         if isinstance(held, tuple):
             changes[field.name] = tuple(scaled(part, factors) for part in held)
-        elif dataclasses.is_dataclass(held):
+        elif isinstance(held, Struct):
             changes[field.name] = scaled(held, factors)
         else:
             for unit, factor in factors.items():
                 if unit in field.name and held is not None:
                     changes[field.name] = np.asarray(held) * factor
-    return dataclasses.replace(record, **changes)
+    return structs.replace(record, **changes)
 
 
 def costs_of(kind, draw):
     """Return costs of any size: times, rates, efficiencies below 1."""
     values = {}
-    for field in dataclasses.fields(kind):
+    for field in structs.fields(kind):
         low, high = (1.0, 5000.0) if "_gbps" in field.name else (0.05, 20.0)
         low, high = (1e5, 1e8) if "_bytes" in field.name else (low, high)
         low, high = (0.3, 1.0) if "efficiency" in field.name else (low, high)
@@ -85,7 +85,7 @@ def test_times_in_another_unit_give_latencies_in_that_unit(data):
     geometry = model.geometry(shapes, algorithm, family, "sm_90" if one_gpu else "gfx950")
     costs = costs_of(SharedGpuCosts if one_gpu else LinkCosts, data.draw)
     if not one_gpu:  # the floor is stated at a number of bytes of its own
-        costs = dataclasses.replace(costs, read_floor_growth=0.0)
+        costs = structs.replace(costs, read_floor_growth=0.0)
     before = model.terms(geometry, costs)
     in_ns = model.terms(geometry, scaled(costs, {"_us": 1e3, "_gbps": 1e-3}))
     assert list(in_ns) == list(before)

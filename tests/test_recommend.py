@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from costmodel.data.workload import Workload, captured_batch_sizes, snap_tokens
 from costmodel.decide import recommendation
@@ -245,7 +244,7 @@ def test_captured_sizes_that_lie_far_apart_are_no_uncertainty(gpu):
 def test_always_is_said_from_nine_draws_in_ten_on(share, verdict):
     setting = Setting.shipped("MI355X")
     _, best = recommendation.weigh(setting, Workload.of([7168]), 4)
-    best = dataclasses.replace(best, always=share)
+    best = structs.replace(best, always=share)
     evidence = recommendation.arms_evidence(setting, 4)
     reason, said = recommendation._verdict(setting, best, 4, evidence)
     assert (said == "always_1stage") == verdict

@@ -11,13 +11,13 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 from browser import dom, probed
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from costmodel.calibration import posterior as calibrations
 from costmodel.data import llms

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from costmodel.calibration.posterior import shipped
 from costmodel.simulation import Conditions, Skew, Stream, machine, simulate

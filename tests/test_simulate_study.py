@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from costmodel.data.workload import Workload, captured_batch_sizes
 from costmodel.decide.evidence import ALWAYS_ONE_STAGE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import pkgutil
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Struct, structs
 
 import costmodel as cm
 from costmodel.data import architectures, deployment, llms, measurement, model_config, statements
@@ -298,7 +298,7 @@ def test_the_best_window_is_the_best_of_all_windows(seed, limited):
     at = n if cutoff is None else int(np.sum(size <= cutoff))
     inside = (np.arange(n) >= i) & (np.arange(n) < j)
     differ = weight[inside != (np.arange(n) < at)].sum()
-    lo, hi, gain, share = dataclasses.astuple(found)
+    lo, hi, gain, share = structs.astuple(found)
     assert (lo, hi) == (size[i], size[j - 1])
     assert share == pytest.approx(differ)
     assert gain == pytest.approx(100 * (cost[:at].sum() - least) / differ)
@@ -308,14 +308,12 @@ def test_hidden_sizes_beyond_those_named_are_counted():
     decided = cm.recommend(cm.Setting.shipped("MI355X"), world_sizes=(4,)).cutoffs[0].adequacy
     one = decided.by_hidden[0]
     losing = tuple(
-        dataclasses.replace(one, hidden_dim=1024 * i, contested_gain_pct=50.0 + i)
+        structs.replace(one, hidden_dim=1024 * i, contested_gain_pct=50.0 + i)
         for i in range(1, adequacy.NAMED + 3)
     )
-    (said,) = dataclasses.replace(decided, by_hidden=losing, window=None).reasons()
+    (said,) = structs.replace(decided, by_hidden=losing, window=None).reasons()
     assert said.endswith(" and 2 more")
-    (said,) = dataclasses.replace(
-        decided, by_hidden=losing[: adequacy.NAMED], window=None
-    ).reasons()
+    (said,) = structs.replace(decided, by_hidden=losing[: adequacy.NAMED], window=None).reasons()
     assert "more" not in said
 
 
@@ -328,5 +326,4 @@ def test_records_of_questions_and_answers_cannot_be_changed():
                 continue
             for kind in vars(importlib.import_module(found.name)).values():
                 if isinstance(kind, type) and kind.__module__ == found.name:
-                    held = vars(kind).get("__dataclass_params__")
-                    assert held is None or held.frozen, kind
+                    assert not issubclass(kind, Struct) or kind.__struct_config__.frozen, kind

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from costmodel.data import cards, hardware, kernels, llms, statements
 from costmodel.data.statements import KINDS, SMALLEST_CROSSOVER, WINDOW, about, published

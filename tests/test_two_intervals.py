@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from costmodel.calibration.posterior import Calibration, shipped
 from costmodel.data.workload import Workload
@@ -47,7 +47,7 @@ class Alike(Contrasted):
 
 def contrasted(arch: str, kind: type[Contrasted] = Contrasted) -> Calibration:
     known = shipped(arch)
-    return kind(**{f.name: getattr(known, f.name) for f in dataclasses.fields(known)})
+    return kind(**{f.name: getattr(known, f.name) for f in structs.fields(known)})
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..data.words import Words
@@ -16,8 +15,7 @@ from .posterior import NORMAL_HALF_WIDTH, Coverage, HiddenEffectRecord, Refusal,
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class HiddenEffect:
+class HiddenEffect(Struct, frozen=True):
     """Does hidden size matter beyond bytes? Slope of the residual per doubling of hidden_dim."""
 
     rows: int

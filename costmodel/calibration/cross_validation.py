@@ -12,9 +12,8 @@ all that the rows tell it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 from ..data import kernels
@@ -38,8 +37,7 @@ ORIGAMI = "origami"
 ORIGAMI_ARCH = "gfx942"
 
 
-@dataclass(frozen=True)
-class ErrorSummary:
+class ErrorSummary(Struct, frozen=True):
     """Absolute percentage errors over ``n`` rows."""
 
     n: int
@@ -56,8 +54,7 @@ class ErrorSummary:
         return cls(int(e.size), float(np.median(e)), float(np.percentile(e, 90)), float(e.max()))
 
 
-@dataclass(frozen=True)
-class CrossValidation:
+class CrossValidation(Struct, frozen=True):
     """Scores of one fit; percent. ``family`` are the AITER rows, on which targets are stated.
 
     ``origami_raw`` are the errors of origami as it stands; among the baselines it has an offset per

@@ -21,10 +21,10 @@ Two intervals of -a / b:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
@@ -41,8 +41,7 @@ RESAMPLES = 2000
 SEED = 20261101
 
 
-@dataclass(frozen=True)
-class SizeSet:
+class SizeSet(Struct, frozen=True):
     """A set of sizes above zero, in bytes; ``lo`` and ``hi`` are its ends, None where it has none.
 
     ==========  ==================================================
@@ -82,8 +81,7 @@ class SizeSet:
         return self.kind != "empty" and lo <= size_bytes <= hi
 
 
-@dataclass(frozen=True)
-class Crossing:
+class Crossing(Struct, frozen=True):
     """The crossing of ``pairs`` pairs with its 90 % sets.
 
     ``size_bytes`` is None where the lines do not cross above zero. ``one_stage_below`` is whether
@@ -143,8 +141,7 @@ def bootstrap(
     return _bootstrap(_Line.of(size_bytes, one_us, two_us), level, resamples, seed)
 
 
-@dataclass(frozen=True)
-class _Line:
+class _Line(Struct, frozen=True):
     """The difference 2-stage minus 1-stage of pairs, and the line through it.
 
     ``size`` is in units of ``unit`` bytes and ``difference`` in units of the pair's latency, of

@@ -20,11 +20,11 @@ Gelman, Bayesian Analysis 1 (2006), for the half-normal prior of a spread.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..model import parameters
@@ -57,8 +57,7 @@ MOST_STEPS = 80
 AT_ONCE = 2_000_000
 
 
-@dataclass(frozen=True)
-class FitProblem:
+class FitProblem(Struct, frozen=True, dict=True):
     """Observations with the parameter space that they and the arch's other GPUs need.
 
     Coordinates are the parameters ``names``, then per key of ``harness`` the logarithm of its
@@ -170,8 +169,7 @@ def _pairs(observations: Observations) -> NDArray[np.int64]:
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-@dataclass(frozen=True)
-class Fit:
+class Fit(Struct, frozen=True):
     """A fitted problem: posterior mean and covariance, noise scales, and per-row diagnostics.
 
     ``noise`` has two scales of log residuals per harness: of single rows (and of what a pair has in
@@ -207,8 +205,7 @@ class Fit:
         return np.where(paired, np.sqrt((single**2 + ratio**2) / 2), single)
 
 
-@dataclass(frozen=True)
-class _Rows:
+class _Rows(Struct, frozen=True):
     """The rows that carry weight, as independent residuals: pairs as their mean and difference.
 
     A residual is ``left`` residual +- ``right`` residual, both over sqrt(2) for a pair, and
@@ -273,8 +270,7 @@ def fit(problem: FitProblem, *, rounds: int = 6, taus_us: Array = TAUS_US) -> Fi
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Refit:
+class Refit(Struct, frozen=True):
     """A fit without some rows: coordinates, their covariance, and all rows' latency.
 
     ``slope`` (n, p) is d log latency / d x.
@@ -303,8 +299,7 @@ def refits(found: Fit, keeps: Iterable[Mask]) -> Iterator[Refit]:
             yield Refit(top.x, covariance, top.latency, top.slope)
 
 
-@dataclass(frozen=True)
-class _Prior:
+class _Prior(Struct, frozen=True):
     """Normal priors of the first coordinates and of contrasts, Student-t ones of the harness."""
 
     mean: Array
@@ -323,8 +318,7 @@ class _Prior:
         )
 
 
-@dataclass(frozen=True)
-class _Place:
+class _Place(Struct, frozen=True):
     """Rows, their noise scales and the density at coordinates ``x``; ``loss`` is twice its -log.
 
     ``z`` are residuals over their scales, ``weight`` those of reweighted least squares, ``u`` the

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..data import hardware
@@ -44,8 +44,7 @@ Mask = NDArray[np.bool_]
 SILENT_DTYPE = "bf16"
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(Struct, frozen=True, dict=True):
     """Rows that ran one kernel on one GPU, so that one geometry call covers them.
 
     ``geometry`` is an object of ``model``, which alone knows what is in it.
@@ -99,8 +98,7 @@ class Group:
         return np.atleast_1d(total(self.model.terms(self.geometry, costs)))
 
 
-@dataclass(frozen=True)
-class Observations:
+class Observations(Struct, frozen=True, dict=True):
     """Rows that the model covers, in groups; ``set_aside`` counts the others by reason.
 
     ``aside`` counts those of modelled ops and the families that are meant by arm as well.

@@ -12,12 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 from numpy.typing import NDArray
 
 from ..data import facts, hardware
@@ -108,8 +109,7 @@ class ParameterRecord(TypedDict):
     hi: float
 
 
-@dataclass(frozen=True)
-class Coverage:
+class Coverage(Struct, frozen=True):
     """What was measured: one arm on one GPU at one world size, over a range of bytes.
 
     ``hidden_dims``, ``dtypes`` and ``states`` (:meth:`.Kernel.state`) are those of the rows;
@@ -133,8 +133,7 @@ class Coverage:
     gpu_inferred: int = 0
 
 
-@dataclass(frozen=True)
-class SourceRows:
+class SourceRows(Struct, frozen=True):
     """What one benchmark measured: the rows behind one harness constant.
 
     ``key`` is source/kernel family, and GPU where a source has several. ``timing``, ``statistic``
@@ -152,8 +151,7 @@ class SourceRows:
     rank_reduction: str
 
 
-@dataclass(frozen=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """A GPU and world size whose rows give no cutoff, and why: they contradict each other."""
 
     gpu: str
@@ -161,8 +159,7 @@ class Refusal:
     reason: str
 
 
-@dataclass(frozen=True)
-class Calibration:
+class Calibration(Struct, frozen=True, dict=True):
     """Posterior of ``names``, then of ``harness`` (log of a constant over the typical one), then of
     ``contrast`` (us; a harness key and an arm).
 
@@ -465,7 +462,7 @@ def content_sha256(record: Mapping[str, Any]) -> str:
     """Return the hash of a calibration record's content, its own ``content_sha256`` left out."""
     content = {key: value for key, value in record.items() if key != "content_sha256"}
     text = json.dumps(content, default=asdict, sort_keys=True)
-    # Through JSON once, so that tuples and dataclasses are what a reader of the file sees.
+    # Through JSON once, so that tuples and records are what a reader of the file sees.
     text = json.dumps(json.loads(text), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -489,7 +486,7 @@ def load(path: str | Path) -> Calibration:
             f"content_sha256); give {wanted}"
         )
     # The hash is of the file as it stands.
-    object.__setattr__(calibration, "sha256", hashlib.sha256(text.encode()).hexdigest())
+    vars(calibration)["sha256"] = hashlib.sha256(text.encode()).hexdigest()
     return calibration
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..data import hardware, kernels
 from ..errors import InputError
@@ -22,8 +24,7 @@ if TYPE_CHECKING:
     from ..engines.source import Tree
 
 
-@dataclass(frozen=True)
-class Files:
+class Files(Struct, frozen=True):
     """Where output goes: the patch (None: standard output), its tests, and the table."""
 
     out: str | None

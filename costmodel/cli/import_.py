@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
+from msgspec.structs import fields
 
 from ..data.importers import ASKED, FORMATS, Format, Imported, Said, account, convert
 from ..data.importers.formats import LINK_RATES

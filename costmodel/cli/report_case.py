@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..data import kernels
 from ..decide.objective import MEAN
@@ -26,8 +27,7 @@ RUNS_RULE_OF = {"atom": "aiter"}
 PROJECTS = (*ENGINES, *RUNS_RULE_OF)
 
 
-@dataclass(frozen=True)
-class Gathered:
+class Gathered(Struct, frozen=True):
     """Cases, one per arch, the project that they are written for, and the options that gave them.
 
     ``words`` are those options as words of a command line.

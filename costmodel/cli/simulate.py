@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from msgspec.structs import replace
 
 from ..errors import InputError
 from ..files import check_free
@@ -172,7 +173,6 @@ def _conditions(stated: dict[str, Any]) -> Conditions:
 
 
 def _with(study: Study, **changes: Any) -> Study:
-    from dataclasses import replace
 
     return replace(study, **changes)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Literal, TypedDict
 
 import click
+from msgspec.structs import asdict
 
 from ..data import statements
 from ..show.listing import Listing

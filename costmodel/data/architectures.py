@@ -12,8 +12,9 @@ each with the modelling file it was read in.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cache
+
+from msgspec import Struct
 
 from . import facts
 
@@ -41,8 +42,7 @@ BETWEEN = {
 FUSED, MHC, PLAIN = "fused", "mhc", "plain"
 
 
-@dataclass(frozen=True)
-class Architecture:
+class Architecture(Struct, frozen=True):
     """How the decoder layers of a ``model_type`` are built.
 
     ``family`` joins the types that engines treat alike. ``experts`` says whether some blocks are

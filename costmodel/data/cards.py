@@ -9,8 +9,9 @@ neither has them, of rocprofiler-compute's table; each row names its own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
+
+from msgspec import Struct
 
 from . import facts
 
@@ -18,8 +19,7 @@ from . import facts
 XGMI, PCIE = "xgmi", "pcie"
 
 
-@dataclass(frozen=True)
-class Card:
+class Card(Struct, frozen=True):
     """One PCI device id. ``interconnect`` is :data:`XGMI` or :data:`PCIE`, between such cards.
 
     ``gpu`` is the product, ``virtual`` tells a virtual function from the card itself.

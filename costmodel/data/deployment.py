@@ -7,10 +7,10 @@ the engine's own default list, or given.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..errors import InputError, nearest
@@ -35,8 +35,7 @@ MOST_DRAFTS, LARGEST_BATCH = 63, 1 << 16
 DEFAULT_MOST = 512
 
 
-@dataclass(frozen=True)
-class Deployment:
+class Deployment(Struct, frozen=True):
     """How an engine serves the model; the default is any engine, with nothing out of the common.
 
     ``engine`` is whose fused calls are counted ("": every block that could be), ``release`` its

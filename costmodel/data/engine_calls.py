@@ -8,9 +8,10 @@ condition are of deployments that leave fewer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from . import facts
 from .deployment import Deployment
@@ -26,8 +27,7 @@ EVERY_BLOCK = "every block, an upper limit"
 OF_MODEL = "of the model"
 
 
-@dataclass(frozen=True)
-class Count:
+class Count(Struct, frozen=True):
     """A row of ``facts/engine_calls.csv``: calls = per_layer x L + per_block x B + constant."""
 
     engine: str
@@ -59,8 +59,7 @@ class Count:
         return f"{text} {'+' if self.constant > 0 else '-'} {abs(self.constant)}"
 
 
-@dataclass(frozen=True)
-class FusedCalls:
+class FusedCalls(Struct, frozen=True):
     """Fused calls in one decode step of a model in a deployment, and where the count comes from.
 
     ``at_most`` says that the engine's count is not known and every block is counted.

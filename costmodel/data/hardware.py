@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
+
+from msgspec import Struct
 
 from ..errors import InputError, nearest
 from . import cards, facts
@@ -21,8 +22,7 @@ GPUS = {
 LINK_RATES = {"xgmi": "xgmi_link_bw_unidir", "nvlink": "nvlink_per_gpu_unidir"}
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(Struct, frozen=True):
     """One published figure. ``kind`` is peak, measured, derived or model."""
 
     gpu: str

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..errors import InputError
@@ -17,8 +17,7 @@ from .deployment import Deployment
 ROUNDING = 0.005
 
 
-@dataclass(frozen=True)
-class BatchHistogram:
+class BatchHistogram(Struct, frozen=True):
     """Captured batch sizes (n,) with their shares of the decode steps, which sum to 1.
 
     ``name`` is the file, or "" for all captured sizes alike, which is nobody's traffic.

@@ -6,14 +6,14 @@ The amdkfd driver shows each of the three in its topology (see :mod:`costmodel.l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from . import cards
 from .hardware import GPUS
 
 
-@dataclass(frozen=True)
-class Host:
+class Host(Struct, frozen=True):
     """The GPUs of a host, all of one kind.
 
     ``version`` and ``device_id`` are the texts of ``gfx_target_version`` and ``device_id`` in the
@@ -25,8 +25,7 @@ class Host:
     xgmi: bool = True
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(Struct, frozen=True):
     """GPUs that a rule is for: an arch, or (``gpu``) the cards of one product."""
 
     arch: str

@@ -13,9 +13,10 @@ it is never taken for the nearest.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from ..units import dtype_name
 from . import facts, mangled
@@ -42,8 +43,7 @@ _TYPES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class KernelName:
+class KernelName(Struct, frozen=True):
     """What a name says, "" and None where it does not.
 
     ``text`` is the name in its one form; ``op`` is that of the call, of which the kernel may be

@@ -7,10 +7,11 @@ changed, ``facts/kernel_states.csv`` the state that each published source measur
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError, nearest
@@ -29,8 +30,7 @@ AITER_FAMILIES = ("aiter", "vllm", OWN_FAMILY)
 LIBRARY_FAMILIES = ("rccl", "nccl")
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(Struct, frozen=True):
     """One kernel family at one version.
 
     Limits of what a kernel takes: ``fused_1stage_max_packs`` and ``fused_2stage_min_packs`` bound
@@ -222,8 +222,7 @@ def calibrated(family: str, aiter_version: str = LATEST) -> Kernel:
     return aiter(aiter_version) if family == "aiter" else at_date(read_family(family), "")
 
 
-@dataclass(frozen=True)
-class State:
+class State(Struct, frozen=True):
     """The kernel state that a published source measured."""
 
     family: str

@@ -10,9 +10,10 @@ do not change it. A model that is not listed can be read from its own ``config.j
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from msgspec import Struct
 
 from . import facts, model_names
 from .architectures import FUSED, op_of, why_not_fused
@@ -22,8 +23,7 @@ from .architectures import catalogue as architectures
 WORLD_SIZES = (2, 4, 8)
 
 
-@dataclass(frozen=True)
-class LLM:
+class LLM(Struct, frozen=True):
     """One model. ``source`` is where the sizes stand; ``note`` says what is special.
 
     ``blocks`` are those of one decode step that end in an all-reduce. ``heads`` is None where the

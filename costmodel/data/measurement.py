@@ -12,11 +12,12 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import fields, force_setattr
 from numpy.typing import NDArray
 
 from ..errors import InputError, nearest
@@ -63,8 +64,7 @@ def _upper(cell: str) -> str:
 CLEANED = {name: _upper if name == "gpu" else str.strip for name in TEXT_COLUMNS}
 
 
-@dataclass(frozen=True)
-class Measurements:
+class Measurements(Struct, frozen=True):
     """Measured latencies, one array of equal length per schema 1 column.
 
     Numbers are float64 with NaN for an empty cell; text is "" for an empty cell, kept as
@@ -100,7 +100,7 @@ class Measurements:
 
     def __post_init__(self) -> None:
         for name in (*TEXT_COLUMNS, "path"):
-            object.__setattr__(self, name, Words.of(getattr(self, name)))
+            force_setattr(self, name, Words.of(getattr(self, name)))
 
     def __repr__(self) -> str:
         gpus = ", ".join(g for g in self.gpu.used if g)

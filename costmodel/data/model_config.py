@@ -10,9 +10,10 @@ names as sources.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from ..errors import InputError, one_line
 from ..files import read_json
@@ -46,8 +47,7 @@ DEPTH = 4
 PLAIN_NAMES = ("config", "params", "configuration", "hf_config", "model_config")
 
 
-@dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Struct, frozen=True):
     """What a ``config.json`` says, with what was taken where it is silent (``note``)."""
 
     name: str

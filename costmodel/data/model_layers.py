@@ -8,8 +8,9 @@ have two. Where a list says that each layer is one block (Nemotron-H), or that l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
+
+from msgspec import Struct
 
 from ..errors import InputError
 from .architectures import Architecture
@@ -38,8 +39,7 @@ PREDICTION = "/"
 LARGEST, MOST = 1 << 24, 100_000
 
 
-@dataclass(frozen=True)
-class Layers:
+class Layers(Struct, frozen=True):
     """``count`` layers with ``blocks`` blocks together; ``note`` says where that is unusual."""
 
     KEYS: ClassVar[tuple[str, ...]] = (*NUMBERS, *PATTERNS, *LISTS)

@@ -8,14 +8,14 @@ of them a latency model covers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
+
+from msgspec import Struct
 
 from . import facts
 
 
-@dataclass(frozen=True)
-class Op:
+class Op(Struct, frozen=True):
     """One operation. ``names`` are what people call it beside its own name; ``chosen`` tells that
     engines choose a kernel for it, so that ``--op`` may name it: phases of a kernel are only rows.
     """

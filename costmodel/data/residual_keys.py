@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from .architectures import (
     ATTENTION_RESIDUALS,
@@ -31,8 +32,7 @@ LAYER_NORM, RMS_NORM = "LayerNorm", "RMSNorm"
 UNRELATED = re.compile(r"dropout|pdrop|prob|init|logit|rope|eps$|lora|router|embed|expert", re.I)
 
 
-@dataclass(frozen=True)
-class Said:
+class Said(Struct, frozen=True):
     """Norm and place of it, and a note where the file does not say and they are taken."""
 
     norm: str

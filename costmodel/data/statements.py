@@ -9,8 +9,9 @@ ship are in ``facts/rules.json`` instead. An empty cell means that the source do
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
+
+from msgspec import Struct
 
 from . import cards, facts, hardware
 
@@ -25,8 +26,7 @@ WINDOW = "window"
 KINDS = (CUTOFF, CROSSOVER, CROSSOVER_BELOW, SMALLEST_CROSSOVER, WINDOW)
 
 
-@dataclass(frozen=True)
-class Statement:
+class Statement(Struct, frozen=True):
     """One statement, in bytes of the input on one rank.
 
     ``compared`` names the two kernels; ``comparable`` says whether they are the 1-stage and the

@@ -7,9 +7,9 @@ which a decode step calls the op (vLLM ``cudagraph_capture_sizes``, SGLang ``cud
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..errors import InputError
@@ -21,8 +21,7 @@ def captured_batch_sizes() -> NDArray[np.int64]:
     return np.array([1, 2, 4, *range(8, 257, 8), *range(272, 513, 16)], np.int64)
 
 
-@dataclass(frozen=True)
-class Workload:
+class Workload(Struct, frozen=True):
     """Calls as (tokens, hidden_dim, weight), flat arrays of equal length; weights sum to 1."""
 
     tokens: NDArray[np.int64]

@@ -8,17 +8,20 @@ would decide otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
-from ..calibration.posterior import LEVEL, TAIL
+from ..calibration.posterior import LEVEL
 from ..units import kib
+from . import drawn as interval
 from .objective import contested
 from .regret import Arms, Cell
+
+Array = NDArray[np.float64]
 
 if TYPE_CHECKING:
     from .schemas import HiddenCutoffRecord, OneStageWindowRecord
@@ -30,8 +33,7 @@ ADEQUATE_PCT = 0.5
 NAMED = 3
 
 
-@dataclass(frozen=True)
-class HiddenCutoff:
+class HiddenCutoff(Struct, frozen=True):
     """The cutoff that one hidden size would have by itself, beside the one for all.
 
     ``max_bytes`` with its 90 % interval, None for no limit. ``contested_gain_pct`` is what it would
@@ -58,8 +60,7 @@ class HiddenCutoff:
         }
 
 
-@dataclass(frozen=True)
-class OneStageWindow:
+class OneStageWindow(Struct, frozen=True):
     """A window of 1-stage calls beside one cutoff, from ``from_bytes`` to ``to_bytes``.
 
     ``gain_pct`` is what it spares on the calls that it decides otherwise than the cutoff, a share
@@ -81,8 +82,7 @@ class OneStageWindow:
         }
 
 
-@dataclass(frozen=True)
-class Adequacy:
+class Adequacy(Struct, frozen=True):
     """What one cutoff leaves on the table at one world size.
 
     ``gain_per_hidden_pct`` is what a cutoff per hidden size would gain over the whole workload;
@@ -99,11 +99,15 @@ class Adequacy:
     def of(cls, arms: Arms, max_bytes: int | None) -> Adequacy:
         """Judge the cutoff ``max_bytes`` (None: 1-stage throughout) on the arms' workload."""
         limit = int(arms.shapes.bytes[-1]) if max_bytes is None else max_bytes
-        hidden = np.unique(arms.shapes.hidden_dim).tolist()
-        alone = {h: arms.select(arms.shapes.hidden_dim == h) for h in hidden}
+        by_hidden, cells = [], []
+        for hidden in np.unique(arms.shapes.hidden_dim).tolist():
+            # One at a time, so that the next has this one's memory.
+            alone = arms.select(arms.shapes.hidden_dim == hidden)
+            by_hidden.append(hidden_cutoff(hidden, alone, arms.each_best_bytes, max_bytes))
+            cells.append(alone.each_best_cell)
         return cls(
-            by_hidden=hidden_cutoffs(alone, arms.each_best_bytes, max_bytes),
-            smallest=smallest_cutoff(alone.values()),
+            by_hidden=tuple(by_hidden),
+            smallest=smallest_cutoff(cells),
             window=one_stage_window(arms, max_bytes),
             gain_per_hidden_pct=arms.gain_per_hidden_pct(limit),
         )
@@ -139,42 +143,35 @@ class Adequacy:
         return out
 
 
-def smallest_cutoff(each: Iterable[Arms]) -> Cell:
-    """Return the 90 % interval of the smallest cutoff among arms, each of one hidden size.
+def smallest_cutoff(cells: Sequence[tuple[Array, Array]]) -> Cell:
+    """Return the 90 % interval of the smallest cutoff, of :attr:`.Arms.each_best_cell` of each.
 
-    Draw by draw the smallest is taken, of the lower and of the upper ends of their cells.
+    Draw by draw the smallest is taken, of the lower and of the upper ends of the cells.
     """
-    cells = [alone.each_best_cell for alone in each]
     lo, hi = (np.min([ends[i] for ends in cells], axis=0) for i in (0, 1))
-    least = np.quantile(lo, TAIL, method="nearest")
-    most = np.quantile(hi, 1 - TAIL, method="nearest")
+    least, most = interval.nearest(lo)[0], interval.nearest(hi)[1]
     return Cell(int(least), None if np.isinf(most) else int(most))
 
 
-def hidden_cutoffs(
-    each: Mapping[int, Arms], common: NDArray[np.int64], max_bytes: int | None
-) -> tuple[HiddenCutoff, ...]:
-    """Return the own cutoff of every hidden size; ``common`` (draws,) is that of all together."""
-    out = []
-    for hidden, alone in each.items():
-        best, size = alone.best(), alone.shapes.bytes
-        # How many captured batches run 1-stage, draw by draw.
-        own, shared = (
-            np.searchsorted(size, limit, side="right") for limit in (alone.each_best_bytes, common)
-        )
-        apart = own.astype(int) - shared.astype(int)
-        differs = max(np.mean(apart > 1), np.mean(apart < -1)) >= LEVEL
-        out.append(
-            HiddenCutoff(
-                hidden_dim=hidden,
-                max_bytes=None if best.cell.hi is None else best.cell.roundest(),
-                max_bytes_lo=best.lo.lo,
-                max_bytes_hi=best.hi.hi,
-                contested_gain_pct=contested_gain_pct(alone, max_bytes),
-                differs=bool(differs),
-            )
-        )
-    return tuple(out)
+def hidden_cutoff(
+    hidden: int, alone: Arms, common: NDArray[np.int64], max_bytes: int | None
+) -> HiddenCutoff:
+    """Return the own cutoff of one hidden size; ``common`` (draws,) is that of all together."""
+    best, size = alone.best(), alone.shapes.bytes
+    # How many captured batches run 1-stage, draw by draw.
+    own, shared = (
+        np.searchsorted(size, limit, side="right") for limit in (alone.each_best_bytes, common)
+    )
+    apart = own.astype(int) - shared.astype(int)
+    differs = max(np.mean(apart > 1), np.mean(apart < -1)) >= LEVEL
+    return HiddenCutoff(
+        hidden_dim=hidden,
+        max_bytes=None if best.cell.hi is None else best.cell.roundest(),
+        max_bytes_lo=best.lo.lo,
+        max_bytes_hi=best.hi.hi,
+        contested_gain_pct=contested_gain_pct(alone, max_bytes),
+        differs=bool(differs),
+    )
 
 
 def contested_gain_pct(arms: Arms, max_bytes: int | None) -> float:

@@ -12,10 +12,11 @@ readings of the source; nobody has run them for this.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ..errors import InputError
@@ -39,8 +40,7 @@ NAME = "batch-invariant"
 VERDICT = "batch_invariant"
 
 
-@dataclass(frozen=True)
-class _Same:
+class _Same(Struct, frozen=True):
     """The calls of a workload that only one arm takes: their share of its weight, and what they add
     to the mean call, (draws,).
     """
@@ -62,8 +62,7 @@ class _Same:
         return cls(float(weight.sum()), us @ weight)
 
 
-@dataclass(frozen=True)
-class Price:
+class Price(Struct, frozen=True):
     """What one arm for every size costs beside the recommended rule, over the whole workload.
 
     ``call_us`` is the mean of a call, ``pct`` that in percent of the calls' time; ``most_us`` is
@@ -116,8 +115,7 @@ class Price:
         }
 
 
-@dataclass(frozen=True)
-class OneKernel:
+class OneKernel(Struct, frozen=True):
     """The kernel for every size at one world size, and why that one.
 
     ``price`` and ``other`` are what it and the other arm cost for every size; None where there is
@@ -141,8 +139,7 @@ class OneKernel:
         }
 
 
-@dataclass(frozen=True)
-class OneKernels:
+class OneKernels(Struct, frozen=True):
     """The kernels for every size, one a world size; ``calls_per_step`` None: no model is named."""
 
     decision: Decision

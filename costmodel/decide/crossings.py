@@ -6,10 +6,10 @@ sizes and bookkeeping. This is the baseline of the model's cutoff (:mod:`..calib
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
 
 from ..calibration.crossing import MIN_PAIRS, MIN_SIZES, Crossing, SizeSet, crossing
 from ..data.measurement import COLUMNS, GRID, Measurements
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 WITHIN_TABLE = ("tokens", "hidden_dim", "bytes", "url", "date", "gpu_evidence")
 
 
-@dataclass(frozen=True)
-class MeasuredCrossing:
+class MeasuredCrossing(Struct, frozen=True):
     """The crossing of one table of pairs; ``hidden_dim`` is None for several hidden sizes."""
 
     op: str

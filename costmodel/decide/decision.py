@@ -6,11 +6,11 @@ the figures take it, and none works out a cutoff, a regret or a rule of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
 
 from ..data.workload import Workload
 from ..errors import InputError
@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 CHECKED_HIDDEN_DIMS = tuple(range(512, 8193, 128))
 
 
-@dataclass(frozen=True)
-class Cutoff:
+class Cutoff(Struct, frozen=True, eq=False):
     """The answer for one world size; bytes are None where none is claimed.
 
     1-stage runs up to ``max_bytes`` inclusive. ``max_bytes_lo`` <= ``max_bytes`` <=
@@ -68,7 +67,13 @@ class Cutoff:
     adequacy: Adequacy
     switch: tuple[tuple[int, int, int | None], ...]
     statements: tuple[Beside, ...]
-    arms: Arms = field(repr=False)
+    arms: Arms
+
+    def __repr__(self) -> str:
+        sizes = "no claim" if not self.claimed else "always"
+        if self.max_bytes is not None:
+            sizes = f"1-stage <= {kib(self.max_bytes)}"
+        return f"TP{self.world_size} {sizes} ({self.verdict})"
 
     @property
     def claimed(self) -> bool:
@@ -122,8 +127,7 @@ class Cutoff:
         }
 
 
-@dataclass(frozen=True)
-class HiddenLoss:
+class HiddenLoss(Struct, frozen=True):
     """A hidden size at which the rule loses more on contested calls than one of its own would."""
 
     world_size: int
@@ -131,8 +135,7 @@ class HiddenLoss:
     loss_pct: float
 
 
-@dataclass(frozen=True, eq=False)
-class Decision:
+class Decision(Struct, frozen=True, eq=False, dict=True):
     """Cutoffs per world size with the hidden-size answer, for one setting and workload."""
 
     setting: Setting
@@ -269,10 +272,4 @@ class Decision:
         return pd.DataFrame([c.to_dict() for c in self.cutoffs])
 
     def __repr__(self) -> str:
-        said = []
-        for c in self.cutoffs:
-            sizes = "no claim" if not c.claimed else "always"
-            if c.max_bytes is not None:
-                sizes = f"1-stage <= {kib(c.max_bytes)}"
-            said.append(f"TP{c.world_size} {sizes} ({c.verdict})")
-        return f"Decision({self.setting.gpu}: {', '.join(said)})"
+        return f"Decision({self.setting.gpu}: {', '.join(map(repr, self.cutoffs))})"

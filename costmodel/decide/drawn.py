@@ -1,12 +1,14 @@
-"""Ends of 90 % intervals over posterior draws.
+"""Posterior draws: few at a time, and the ends of 90 % intervals over them.
 
-The draws are sorted whole: numpy does that with vector instructions, and its partition takes half
-as long again.
+For the ends the draws are sorted whole: numpy does that with vector instructions, and its
+partition takes half as long again.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,16 @@ from numpy.typing import NDArray
 from ..calibration.posterior import TAIL
 
 Array = NDArray[np.float64]
+
+#: Numbers that are evaluated at once: what the L2 cache holds.
+AT_ONCE = 1 << 16
+
+
+def in_turn(draws: int, calls: int) -> Iterator[slice]:
+    """Yield a few of the draws at a time: a large array then needs no others of its size."""
+    few = max(1, AT_ONCE // max(calls, 1))
+    for first in range(0, draws, few):
+        yield slice(first, first + few)
 
 
 def ends(drawn: Array) -> Array:
@@ -28,6 +40,13 @@ def ends(drawn: Array) -> Array:
         # The nearer end is where the line starts: numpy's own rounding.
         out[i] = low + (high - low) * (a - b) if a - b < 0.5 else high - (high - low) * (1 - a + b)
     return out
+
+
+def nearest(values: NDArray[Any]) -> tuple[Any, Any]:
+    """Return the two of the values (draws,) that are nearest to the interval's ends."""
+    ascending = np.sort(values)
+    last = values.size - 1
+    return ascending[round(TAIL * last)], ascending[round((1 - TAIL) * last)]
 
 
 def holds(drawn: Array) -> Array:

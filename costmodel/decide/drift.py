@@ -8,10 +8,10 @@ to be independent: rows that both were fitted to make the true interval narrower
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..data.measurement import ALL_COLUMNS, Measurements
@@ -49,8 +49,7 @@ def significant(change: Estimate) -> bool:
     return change.lo > 0 or change.hi < 0
 
 
-@dataclass(frozen=True)
-class ArmShift:
+class ArmShift(Struct, frozen=True):
     """What an arm takes longer now, mean over the calls around the old cutoff."""
 
     arm: str
@@ -61,8 +60,7 @@ class ArmShift:
         return {"arm": self.arm, "us": self.us.to_dict(), "significant": significant(self.us)}
 
 
-@dataclass(frozen=True)
-class CutoffShift:
+class CutoffShift(Struct, frozen=True):
     """What two calibrations say at one world size.
 
     ``loses_pct`` is what the old cutoff now leaves on the table on the calls within a factor of two
@@ -123,8 +121,7 @@ def _arm_shifts(old: Setting, new: Setting, was: Cutoff, now: Cutoff) -> tuple[A
     return tuple(shifts)
 
 
-@dataclass(frozen=True)
-class RowsShift:
+class RowsShift(Struct, frozen=True):
     """One arm at one world size in two tables: ``pct`` is the median change over common calls.
 
     ``us`` is that change in microseconds. ``pct`` has no interval (None) below :data:`MIN_CALLS`

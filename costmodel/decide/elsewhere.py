@@ -8,8 +8,9 @@ that GPU's own calibration, for the same question.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from ..calibration import posterior
 from ..data import hardware
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
     from ..data.workload import Workload
 
 
-@dataclass(frozen=True)
-class Elsewhere:
+class Elsewhere(Struct, frozen=True):
     """What a rule does on another GPU.
 
     ``loses_pct`` holds, for each world size where it decides otherwise than the recommended rule,

@@ -10,8 +10,9 @@ their difference without a model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from ..calibration.posterior import Coverage
 from ..model.shape import ALGORITHMS, SEPARATE, SEPARATE_OPS, SPOKEN
@@ -30,8 +31,7 @@ ALWAYS_ONE_STAGE = "always_1stage"
 CLAIMED = (MEASURED, MEASURED_ELSEWHERE, TRANSFERRED)
 
 
-@dataclass(frozen=True)
-class ArmEvidence:
+class ArmEvidence(Struct, frozen=True):
     """What one arm's latency rests on: rows measured here, or rows carried from elsewhere.
 
     ``exact`` are those of the rows here that have the dtype and the kernel state asked about;

@@ -9,10 +9,10 @@ those of :func:`~.prediction.predict`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..calibration.posterior import LEVEL, TAIL
@@ -44,8 +44,7 @@ DECIDED = LEVEL
 _DOUBLES = ("release_acquire_us_per_doubling",)
 
 
-@dataclass(frozen=True)
-class Arm:
+class Arm(Struct, frozen=True):
     """One arm on one call: latency as predicted, and terms in us with 90 % intervals."""
 
     name: str
@@ -64,8 +63,7 @@ class Arm:
         }
 
 
-@dataclass(frozen=True)
-class Opinion:
+class Opinion(Struct, frozen=True):
     """What one rule says about the call; ``choice`` is "" where the rule makes no claim."""
 
     rule: Rule
@@ -73,16 +71,14 @@ class Opinion:
     choice: str
 
 
-@dataclass(frozen=True)
-class TokenFlip:
+class TokenFlip(Struct, frozen=True):
     """Where the choice turns over along captured batch sizes: the first batch beyond."""
 
     tokens: int
     choice: str
 
 
-@dataclass(frozen=True)
-class Explanation:
+class Explanation(Struct, frozen=True):
     """Everything about one decision.
 
     ``choice`` is what the recommended rule runs, ``alone`` the arm of least expected regret for
@@ -192,8 +188,7 @@ class Explanation:
         )
 
 
-@dataclass(frozen=True)
-class Choices:
+class Choices(Struct, frozen=True):
     """The choice at every captured batch size, with what each rule would run there.
 
     Arrays over the calls. ``choice`` is the recommended rule's; ``probability_1stage`` that with

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 
 from ..calibration.cross_validation import CrossValidation, ErrorSummary, cross_validate
 from ..calibration.fit import Fit
@@ -38,8 +38,7 @@ STRONG = 0.8
 SEEN = 0.2
 
 
-@dataclass(frozen=True)
-class FitReport:
+class FitReport(Struct, frozen=True):
     """A calibration with the fit behind it; ``scores`` is None without cross-validation.
 
     ``crossings`` is what the pairs among the rows say of a cutoff by themselves.

@@ -6,10 +6,11 @@ catalogue. A measured latency is the judge, except over a workload, where the mo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ..calibration.posterior import NORMAL_HALF_WIDTH
@@ -42,8 +43,7 @@ MATTERS_POINTS = 0.1
 RESAMPLES = 1000
 
 
-@dataclass(frozen=True)
-class RuleRegret:
+class RuleRegret(Struct, frozen=True):
     """Regret of one rule on ``pairs`` measured calls, and over the workload by the model.
 
     ``behind`` is by how many percentage points the recommended rule's mean regret exceeds this
@@ -91,8 +91,7 @@ class RuleRegret:
         }
 
 
-@dataclass(frozen=True)
-class ThreeWay:
+class ThreeWay(Struct, frozen=True):
     """The model's choice between the fused op and separate ops, on calls where both were measured.
 
     Regrets are above the fastest of the measured arms. ``fused`` is the fused op throughout, by
@@ -103,8 +102,7 @@ class ThreeWay:
     fused: RuleRegret
 
 
-@dataclass(frozen=True)
-class Agreement:
+class Agreement(Struct, frozen=True):
     """How often the recommended rule takes the faster measured algorithm; shares of the pairs.
 
     ``outside_tie`` counts the pairs whose algorithms differ by more than the tie band; a share of
@@ -125,8 +123,7 @@ class Agreement:
         }
 
 
-@dataclass(frozen=True)
-class Advice:
+class Advice(Struct, frozen=True):
     """The rule recommended for one GPU and dtype, without gaps.
 
     ``rule`` decides by ``fallback`` at the world sizes ``filled``, where the decision makes no

@@ -7,9 +7,8 @@ expected regret of a call, which is what AMD's own tuner minimises.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -28,8 +27,7 @@ SPOKEN_OBJECTIVE = {
 CONTESTED_FACTOR = 2
 
 
-@dataclass(frozen=True)
-class Regrets:
+class Regrets(Struct, frozen=True):
     """Expected regrets of a rule in percent; ``contested_pct`` is None without a cutoff."""
 
     mean_pct: float

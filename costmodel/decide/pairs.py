@@ -7,9 +7,9 @@ algorithm, the latency and its quality. Repeated measurements of one arm count a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import fields, replace
 from numpy.typing import NDArray
 
 from ..calibration.observations import SILENT_DTYPE
@@ -28,8 +28,7 @@ ARM = ("algorithm", "latency_us", "quality")
 THIRD_ARM = (*ARM, "op", "kernel_family", "kernel_version", *GRID)
 
 
-@dataclass(frozen=True)
-class Pairs:
+class Pairs(Struct, frozen=True):
     """Measured calls, arm by arm: arrays of one length, latencies in us, NaN where not measured.
 
     ``row`` is one row of the table that they came from; ``repeats`` counts the measurements of the

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..calibration.posterior import NOISE_DOF, TYPICAL
@@ -14,7 +14,7 @@ from ..model.latency import total
 from ..model.shape import SEPARATE_OPS, SPOKEN, Shapes, read_algorithm
 from . import drawn as interval
 from .evidence import MEASURED, MEASURED_ELSEWHERE, TRANSFERRED, ArmEvidence
-from .setting import DRAWS, SEED, Setting
+from .setting import DRAWN_BLOCK, DRAWS, SEED, Setting
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,12 +23,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-#: Shapes whose draws are evaluated at once: the arrays of one block stay in the L2 cache.
-DRAWN_BLOCK = 96
 
-
-@dataclass(frozen=True)
-class Prediction:
+class Prediction(Struct, frozen=True):
     """Latency in us per shape with two 90 % intervals, named terms, and evidence class.
 
     ``latency_us`` is as the benchmark of ``reference`` (a harness key, "" for the typical one)
@@ -125,7 +121,7 @@ def predict(setting: Setting, shapes: Shapes, algorithm: str) -> Prediction:
     # Both machines differ from the draws by constants: of the benchmark, and of the laboratory.
     benchmark = setting.new_source["harness[]"] - setting.draws["harness[]"]
     shifts = benchmark, setting.laboratory_shift_us(algorithm)
-    for block in flat.blocks(DRAWN_BLOCK):
+    for block in flat.blocks(DRAWN_BLOCK // DRAWS):
         some = flat.select(block)
         here = setting.latency_us(some, algorithm, setting.draws)
         for i, more in enumerate(shifts):

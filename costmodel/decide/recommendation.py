@@ -13,10 +13,10 @@ known models.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ..calibration.posterior import UNREAD_STATE_US, Values

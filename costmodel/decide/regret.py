@@ -16,11 +16,12 @@ on 1-stage, its upper end lies just below the smallest on the other arm.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ..calibration.posterior import TAIL, Values
@@ -28,6 +29,7 @@ from ..data.workload import Workload
 from ..errors import InputError
 from ..model.shape import SPOKEN, Shapes
 from ..units import KIB
+from . import drawn as interval
 from .objective import CONTESTED, MEAN, WORST, Regrets, contested_curve, worst_curve
 from .setting import Setting
 
@@ -46,8 +48,7 @@ MAX_INTERVAL_RATIO = 4.0
 Added = Callable[[str, NDArray[np.int64]], Array]
 
 
-@dataclass(frozen=True)
-class Estimate:
+class Estimate(Struct, frozen=True):
     """A value with its 90 % interval."""
 
     value: float
@@ -65,8 +66,7 @@ class Estimate:
         return {"value": self.value, "lo": self.lo, "hi": self.hi}
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(Struct, frozen=True):
     """A rule beside another over one workload at one world size, by the calibrated model.
 
     ``regret_pct`` and ``other_regret_pct`` are mean regrets; ``saved_us`` is what the rule saves a
@@ -84,8 +84,7 @@ class Score:
     differ: float
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(Struct, frozen=True):
     """Cutoffs that decide alike on a workload, in bytes, both ends included.
 
     ``lo`` 0: 1-stage for no call; ``hi`` None: 1-stage for every call.
@@ -105,8 +104,7 @@ class Cell:
         return self.lo
 
 
-@dataclass(frozen=True)
-class BestCutoff:
+class BestCutoff(Struct, frozen=True):
     """The cutoff of least expected regret over a workload, and where the best one of a draw lies.
 
     ``lo`` and ``hi`` are the cells at the ends of the 90 % interval of the draws' best cutoffs; the
@@ -133,8 +131,7 @@ class BestCutoff:
         return hi.lo * hi.hi <= MAX_INTERVAL_RATIO**2 * lo.lo * lo.hi
 
 
-@dataclass(frozen=True)
-class Arms:
+class Arms(Struct, frozen=True, dict=True):
     """Both arms over a workload at one world size: (draws, n) latencies in us.
 
     ``other_us`` is what runs where 1-stage does not. Holds the calls that both arms take, ascending
@@ -198,8 +195,9 @@ class Arms:
 
     def in_laboratories(self, setting: Setting) -> Arms:
         """Return the arms of *this kernel*, of those that were drawn for the setting's machine."""
-        one, other = (setting.laboratory_shift_us(arm) for arm in setting.arms)
-        return replace(self, one_us=self.one_us + one, other_us=self.other_us + other)
+        # The other arms' contrasts are beside 1-stage, which has none.
+        shift_us = setting.laboratory_shift_us(setting.alternative)
+        return replace(self, other_us=self.other_us + shift_us)
 
     @cached_property
     def fastest_us(self) -> Array:
@@ -207,26 +205,35 @@ class Arms:
         return np.minimum(self.one_us, self.other_us)
 
     @cached_property
+    def gap(self) -> Array:
+        """What 1-stage takes beyond the other arm, as a fraction of the faster, (draws, n)."""
+        gap = self.one_us - self.other_us
+        for few in interval.in_turn(*gap.shape):
+            gap[few] /= np.minimum(self.one_us[few], self.other_us[few])
+        return gap
+
+    @cached_property
     def regret_share(self) -> tuple[Array, Array]:
         """Regret of 1-stage and of the other as a fraction of the faster arm, each (draws, n)."""
-        return self.one_us / self.fastest_us - 1.0, self.other_us / self.fastest_us - 1.0
+        return np.maximum(self.gap, 0.0), np.maximum(-self.gap, 0.0)
 
     @cached_property
     def expected_gain(self) -> Array:
         """What 1-stage spares against the other arm on each call, as a fraction, (n,)."""
-        one, other = self.regret_share
-        return np.asarray((other - one).mean(axis=0))
+        return -self.gap.mean(axis=0)
 
     @cached_property
     def cutoff_regret(self) -> Array:
         """Regret of every cutoff as a fraction, (draws, K); see :attr:`cells`."""
-        one, other = self.regret_share
-        step = one - other
-        step *= self.weight
-        curve = np.zeros((len(step), step.shape[1] + 1))
-        np.cumsum(step, axis=1, out=curve[:, 1:])
-        curve += (other @ self.weight)[:, None]
-        return curve if self.ends.size == curve.shape[1] else curve[:, self.ends]
+        curve = np.empty((len(self.gap), self.ends.size))
+        for few in interval.in_turn(*self.gap.shape):
+            gap = self.gap[few]
+            none = -np.minimum(gap, 0.0) @ self.weight
+            steps = gap * self.weight
+            if self.ends.size <= steps.shape[1]:
+                steps = np.add.reduceat(steps, self.ends[:-1], axis=1)
+            np.cumsum(np.column_stack([none, steps]), axis=1, out=curve[few])
+        return curve
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
@@ -257,7 +264,7 @@ class Arms:
         expected, each = self._least
         best = int(np.argmin(expected))
         last = self.ends.size - 1
-        lo, hi = np.quantile(each, [TAIL, 1 - TAIL], method="nearest").astype(int)
+        lo, hi = interval.nearest(each)
         return BestCutoff(
             cell=self.cell(best),
             lo=self.cell(min(lo, best)),
@@ -269,13 +276,13 @@ class Arms:
     @cached_property
     def _least(self) -> tuple[Array, NDArray[np.intp]]:
         """Return the objective in expectation for every cutoff, (K,), and each draw's best one."""
-        one, other = self.regret_share
         if self.objective == WORST:
+            one, other = self.regret_share
             expected = worst_curve(one.mean(axis=0), other.mean(axis=0), self.ends)
             return expected, np.argmin(worst_curve(one, other, self.ends), axis=1)
         curve = self.cutoff_regret
         if self.objective == CONTESTED:
-            curve = contested_curve(one, other, self.weight, self.shapes.bytes, self.ends)
+            curve = contested_curve(*self.regret_share, self.weight, self.shapes.bytes, self.ends)
         return curve.mean(axis=0), np.argmin(curve, axis=1)
 
     def regrets(self, choice: Choice, max_bytes: int | None) -> Regrets:
@@ -298,10 +305,12 @@ class Arms:
     def select(self, calls: Choice) -> Arms:
         """Return the calls of a mask; their weights sum to 1 again."""
         weight = self.weight[calls]
-        return replace(
+        some = replace(
             self, shapes=self.shapes.select(calls), weight=weight / weight.sum(),
             one_us=self.one_us[:, calls], other_us=self.other_us[:, calls],
         )  # fmt: skip
+        vars(some)["gap"] = self.gap[:, calls]  # the cached property's place
+        return some
 
     def use_1stage(self, rule: Rule) -> Choice:
         """Return where a rule runs 1-stage, (n,)."""

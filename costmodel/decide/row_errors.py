@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..calibration.observations import Observations, observe
@@ -32,16 +32,14 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-#: Calls, and posterior draws of them, that are evaluated at once: what the L2 cache holds.
+#: Calls that are evaluated at once, a few draws of them: what the L2 cache holds.
 BLOCK = 2048
-DRAWS_AT_ONCE = 32
 
 #: A latency is positive.
 FLOOR_US = 1e-3
 
 
-@dataclass(frozen=True)
-class Accuracy:
+class Accuracy(Struct, frozen=True):
     """Absolute percentage errors over ``n`` rows, percent; ``coverage90`` is a share of the rows.
 
     The errors named ``offset`` are after one fitted offset per source. ``known`` counts the rows
@@ -70,8 +68,7 @@ class Accuracy:
         }
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(Struct, frozen=True):
     """Measured rows that a calibration covers, with what the model makes of them.
 
     ``predicted_us`` (n,) holds the harness constant of each row's source, ``inside`` whether the
@@ -175,8 +172,7 @@ def compare(calibration: Calibration, observations: Observations) -> Rows:
     )
 
 
-@dataclass(frozen=True)
-class _Calls:
+class _Calls(Struct, frozen=True):
     """The calls of which the rows are measurements: rows that the model predicts alike are one.
 
     ``number`` says which call each row is of, ``row`` which row stands for a call; calls of one
@@ -247,8 +243,7 @@ class _Calls:
             latency = self.observations.latency_of(self.row[some])
             predicted[some] = self._benchmarked(latency, point, self.nearest, some)
             seen = np.empty((DRAWS, predicted[some].size))
-            for first in range(0, DRAWS, DRAWS_AT_ONCE):
-                few = slice(first, first + DRAWS_AT_ONCE)
+            for few in interval.in_turn(*seen.shape):
                 values = {name: value[few] for name, value in drawn.items()}
                 seen[few] = self._benchmarked(latency, values, self.constant, some)
                 seen[few] *= np.exp(heavy[few] * self.noise[some])

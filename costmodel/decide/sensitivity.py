@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..calibration.posterior import Values, nominal_gbps
@@ -18,8 +18,7 @@ from .setting import Setting
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Sweep:
+class Sweep(Struct, frozen=True):
     """The best cutoff against one quantity, one per value: bytes with both 90 % intervals.
 
     ``cutoff_bytes`` is 0 where 2-stage is best throughout, infinite where 1-stage is; an open end
@@ -84,8 +83,7 @@ def against_version(
     return _sweep(np.arange(len(versions), dtype=float), load, world_size, cases)
 
 
-@dataclass(frozen=True)
-class Flip:
+class Flip(Struct, frozen=True):
     """A value of one parameter at which the faster arm of a call changes, the others held.
 
     ``now``, ``lo`` and ``hi`` are the parameter's estimate and 90 % interval; ``inside`` says

@@ -10,11 +10,12 @@ rest on the same numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import force_setattr, replace
 from numpy.typing import ArrayLike, NDArray
 
 from ..calibration import posterior
@@ -45,8 +46,10 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-#: Shapes evaluated at once: small enough that the arrays of one block stay in the L2 cache.
+#: Shapes evaluated at once, and draws of shapes: few enough that a block's arrays stay in the L2
+#: cache, and that memory once had is used again. Draws have fewer arrays of full size.
 BLOCK = 8192
+DRAWN_BLOCK = 1 << 15
 
 #: Posterior draws behind every interval and every expected regret, and the seed that makes them
 #: repeatable.
@@ -54,8 +57,7 @@ DRAWS = 256
 SEED = 20260823
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(Struct, frozen=True, dict=True):
     """Everything about a question but the calls. Raises :class:`InputError` for what is unknown.
 
     ``aiter_version`` says which of AITER's kernels run (other families have one known state).
@@ -84,13 +86,13 @@ class Setting:
             raise InputError(
                 f"this calibration has no {self.gpu}; it covers {', '.join(known.values())}"
             )
-        object.__setattr__(self, "gpu", known[self.gpu.lower()])
-        object.__setattr__(self, "op", read_op(self.op))
+        force_setattr(self, "gpu", known[self.gpu.lower()])
+        force_setattr(self, "op", read_op(self.op))
         if self.op not in OPS:
             from .unmodelled import refusal  # a question that is answered starts faster
 
             raise InputError(refusal(self.op, self.gpu))
-        object.__setattr__(self, "dtype", read_dtype(self.dtype))
+        force_setattr(self, "dtype", read_dtype(self.dtype))
         _ = self.kernel
         if self._named and self.calibration.harness_key(self.source, self.gpu) is None:
             have = ", ".join(self.calibration.harness)
@@ -287,13 +289,14 @@ class Setting:
 
     def latency_us(self, shapes: Shapes, arm: str, values: Values | None = None) -> Array:
         """Return an arm's latencies in us: like the shapes, or (draws, n) for ``values``."""
-        if values is None and shapes.tokens.ndim == 1 and len(shapes) > BLOCK:
-            latency_us = np.empty(len(shapes))
-            for block in shapes.blocks(BLOCK):
-                latency_us[block] = self.latency_us(shapes.select(block), arm)
+        drawn = () if values is None else np.shape(values["launch_us"])[:1]
+        most = max(1, DRAWN_BLOCK // drawn[0]) if drawn else BLOCK
+        if shapes.tokens.ndim == 1 and len(shapes) > most:
+            latency_us = np.empty((*drawn, len(shapes)))
+            for block in shapes.blocks(most):
+                latency_us[..., block] = self.latency_us(shapes.select(block), arm, values)
             return latency_us
         latency = np.asarray(total(self.terms(shapes, arm, values)))
-        drawn = () if values is None else np.shape(values["launch_us"])[:1]
         # Draws are columns: a single call without an axis of its own gets one, and loses it.
         calls = shapes.tokens.shape or (1,) * len(drawn)
         return np.broadcast_to(latency, (*drawn, *calls)).reshape((*drawn, *shapes.tokens.shape))

@@ -6,8 +6,9 @@ GPU can agree or disagree; of any other is said why it cannot. None of them was 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from ..data import kernels
 from ..data.statements import CROSSOVER_BELOW, SMALLEST_CROSSOVER, Statement, about
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from .schemas import StatementRecord
 
 
-@dataclass(frozen=True)
-class Beside:
+class Beside(Struct, frozen=True):
     """A statement beside a cutoff.
 
     ``held`` says whether the cutoff's interval holds it, None where the two cannot be compared;

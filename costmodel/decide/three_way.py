@@ -8,10 +8,10 @@ little against it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..calibration.posterior import LEVEL
@@ -33,8 +33,7 @@ BOUNDARY_PCT = 0.01
 EVERY = 8
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(Struct, frozen=True):
     """An arm and the sizes that it runs: from the smallest call to the largest, in bytes."""
 
     algorithm: str
@@ -50,8 +49,7 @@ class Window:
         }
 
 
-@dataclass(frozen=True)
-class SeparateOps:
+class SeparateOps(Struct, frozen=True):
     """Where all-reduce and RMSNorm as separate ops beat both fused arms with 90 % probability.
 
     ``share`` of the calls, between ``from_bytes`` and ``to_bytes``, by ``gain_pct`` (least and
@@ -76,8 +74,7 @@ class SeparateOps:
         }
 
 
-@dataclass(frozen=True)
-class ThreeWayChoice:
+class ThreeWayChoice(Struct, frozen=True):
     """The three-way choice at one world size: ``windows``, ascending in bytes.
 
     ``loss_pct`` is what the recommended rule's two arms lose against it, in percent of the fastest
@@ -99,8 +96,7 @@ class ThreeWayChoice:
         return tuple(w for w in self.windows if w.algorithm == SEPARATE_OPS)
 
 
-@dataclass(frozen=True)
-class _ThreeArms:
+class _ThreeArms(Struct, frozen=True):
     """All three arms over calls ascending in bytes, some draws: ``us`` (3, draws, n) as ARMS."""
 
     shapes: Shapes

@@ -7,10 +7,11 @@ latency is the judge throughout; only the regret over a workload is the model's 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..calibration.posterior import Calibration
 from ..data.kernels import LIBRARY_FAMILIES
@@ -46,8 +47,7 @@ if TYPE_CHECKING:
     from .fit_schemas import ValidationRecord
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """What a validation has to meet; percent, except ``agree``, a share.
 
     ``median_ape`` bounds the model's median error after one offset per source, ``agree`` the share
@@ -61,8 +61,7 @@ class Limits:
     tie: float = 3.0
 
 
-@dataclass(frozen=True)
-class Validation:
+class Validation(Struct, frozen=True):
     """The outcome; ``rows`` and ``pairs`` hold what it rests on.
 
     ``crossings`` is what the pairs say of a cutoff by themselves, without the model.

@@ -11,10 +11,10 @@ exactly 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..data.deployment import Deployment
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from .schemas import BatchWorthRecord, MeanWorth, WorthOnGpu, Worths
 
 
-@dataclass(frozen=True)
-class BatchWorth:
+class BatchWorth(Struct, frozen=True):
     """One captured batch size: the algorithms of both rules and the us that a step saves.
 
     ``batch`` are sequences, ``tokens`` what they bring to the step. The interval of ``saved_us``
@@ -63,8 +62,7 @@ class BatchWorth:
         }
 
 
-@dataclass(frozen=True)
-class Worth:
+class Worth(Struct, frozen=True):
     """What changing from rule ``old`` to ``new`` saves on one GPU; negative where it costs.
 
     ``calls`` are the fused calls of a step in ``deployment``, and where that number comes from.

@@ -14,7 +14,8 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..data import ops
 from ..errors import InputError
@@ -38,8 +39,7 @@ _MOST_BYTES = 1 << 20
 _MOST_MATCHED = 2000
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(Struct, frozen=True):
     """A mark in a source: its lines, [first, end) from 0, the op, and how to undo the patch.
 
     The patch changed ``count`` lines, of which ``above`` stand over the mark; ``digest`` is theirs

@@ -7,7 +7,9 @@ another rule as that would stand in the same place, and scored when a calibrated
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from ..data import kernels
 from ..data.hosts import Host, Kind, host_of
@@ -34,8 +36,7 @@ from .source import Tree
 from .unit_checks import UnitMismatch, check
 
 
-@dataclass(frozen=True)
-class InstalledRule:
+class InstalledRule(Struct, frozen=True):
     """A rule as it stands in a source: where, what it says, and what to know about it.
 
     ``overrides`` are settings that would replace it or its limit, ``assumed`` conditions that
@@ -64,8 +65,7 @@ class InstalledRule:
         return f"{engine}, {self.file}:{self.line}: {self.rule.op}: {self.rule.words()}"
 
 
-@dataclass(frozen=True)
-class Audit:
+class Audit(Struct, frozen=True):
     """The audit of one engine.
 
     ``installed`` holds the rules of every op, the one that is compared first; ``gates`` what

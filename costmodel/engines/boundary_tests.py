@@ -6,9 +6,10 @@ The cases come from :mod:`costmodel.rules.boundary`; the file carries a copy of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from ..model.shape import WORLD_SIZES
 from ..rules.adapt import Adapted

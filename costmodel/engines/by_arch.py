@@ -9,7 +9,9 @@ kernel do.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..data.hosts import Host, Kind, others
 from ..data.kernels import Kernel
@@ -32,8 +34,7 @@ from .rewrite import Rewrite, plain, with_op
 from .statements import value_of
 
 
-@dataclass(frozen=True)
-class Gated:
+class Gated(Struct, frozen=True):
     """Rules as they will be in force: by kind of GPU, and ``elsewhere``."""
 
     kinds: Mapping[Kind, Adapted]
@@ -100,12 +101,11 @@ def edits(
     return [*made, _function(module, dispatch, rewrite.tables(), comment)]
 
 
-@dataclass
-class _ByHost(Rewrite):
+class _ByHost(Rewrite, kw_only=True):
     """Writes a look-up of the host's cutoffs where a rule's own would stand."""
 
-    rules: Gated = field(kw_only=True)
-    ends: dict[int, Step] = field(default_factory=dict, kw_only=True)
+    rules: Gated
+    ends: dict[int, Step] = {}  # noqa: RUF012 - each gets one of its own
 
     def change_leaves(self, leaves: dict[int, Step]) -> list[Edit]:
         """Return the edits of the leaves, of a hidden set, and of what the rules ask besides."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from ..errors import InputError, nearest
 from ..model.shape import FP8, FP8_PER_TOKEN, FUSED, MXFP4
 
 
-@dataclass(frozen=True)
-class CallSite:
+class CallSite(Struct, frozen=True):
     """A function that chooses: file inside the package, qualified name, and the op it serves."""
 
     file: str
@@ -17,8 +16,7 @@ class CallSite:
     op: str = FUSED
 
 
-@dataclass(frozen=True)
-class ServingEngine:
+class ServingEngine(Struct, frozen=True):
     """One engine: its import package, where checkouts keep that package, and its call sites.
 
     ``marks`` are files of which one tells the package from a namesake (PyPI's ``aiter`` is an

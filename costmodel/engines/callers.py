@@ -10,8 +10,9 @@ import ast
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from ..errors import InputError
 from ..rules.condition import exact_size
@@ -39,8 +40,7 @@ _MOST_FILES = 3000
 SMALLEST_CALL = KIB
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Struct, frozen=True):
     """A line of a file, and what stands there."""
 
     file: str
@@ -52,8 +52,7 @@ class Place:
         return f"{self.file}:{self.line} {self.text}"
 
 
-@dataclass(frozen=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """An engine without a rule of its own.
 
     ``calls`` are its calls of the fused op, ``settings`` the lines of its recipes that set a

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..data.kernels import Kernel
 from ..errors import InputError
@@ -53,8 +55,7 @@ _HERE = "A tuned size, where there is one, takes the place of the rule above."
 _HERE_BEFORE = "A tuned size, where there is one, takes the place of the rule below."
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Struct, frozen=True):
     """A function that chooses: its file, its op, and its own rule.
 
     ``adapted`` is the rule that holds with an entry of :data:`_PROBE_BYTES` at every world size;
@@ -86,8 +87,7 @@ class Place:
         return Rule("table", by_world_size(cases), op=self.op)
 
 
-@dataclass(frozen=True)
-class Consultation:
+class Consultation(Struct, frozen=True):
     """The patch: per changed file its text, and the functions that choose, patched or not.
 
     ``concerned`` are those that ask a patched predicate, or choose in a way that is not known.
@@ -145,7 +145,7 @@ def consult_source(module: Module, function: str, kernel: Kernel, command: str) 
     return Consultation("", {module.name: whole}, (place,))
 
 
-class _Bare(Tree):
+class _Bare(Tree, frozen=True):
     """A tree without any patch of costmodel."""
 
     def read(self, name: str) -> str | None:

@@ -7,7 +7,8 @@ consultation into an engine.
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..errors import InputError
 from ..rules import table
@@ -17,8 +18,7 @@ from .schemas import ConsultationRecord
 from .source import Tree
 
 
-@dataclass(frozen=True)
-class TableBeside:
+class TableBeside(Struct, frozen=True):
     """A table file beside a source; ``wrong`` says why it cannot be read, "" where it can."""
 
     file: str
@@ -26,8 +26,7 @@ class TableBeside:
     wrong: str
 
 
-@dataclass(frozen=True)
-class Consulted:
+class Consulted(Struct, frozen=True):
     """Where a source consults the table: (function, line, op) each, and the tables beside it."""
 
     file: str

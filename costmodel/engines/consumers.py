@@ -11,7 +11,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..errors import InputError
 from ..model.shape import FUSED, SEPARATE_OPS, SPOKEN, TWO_STAGE
@@ -36,8 +37,7 @@ _OPS = (
 _COLLECTIVE = re.compile(r"all_?reduce|(?:^|[._])ar_|_ar(?:$|_)|rms_?norm", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Consumer:
+class Consumer(Struct, frozen=True):
     """A function that is concerned, with what it runs where 1-stage does not.
 
     ``asks`` tells a user of the changed predicate from a copy; ``own`` is the rule of a copy, None

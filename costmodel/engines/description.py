@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..data.hosts import Kind
 from ..model.shape import SEPARATE_OPS, SPOKEN, TWO_STAGE, WORLD_SIZES
@@ -31,8 +32,7 @@ _ELEMENT_BYTES = 2
 _FORCES = "AITER_AR_1STAGE"
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(Struct, frozen=True):
     """One thing to know: ``short`` goes to the terminal too ("" where it does not).
 
     ``command`` stands on a line of its own, so that it can be pasted.

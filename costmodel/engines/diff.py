@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True)
-class Edit:
+class Edit(Struct, frozen=True):
     """Replace the text from (line, column) to (line, column) by ``text``.
 
     Lines count from 1; columns count UTF-8 bytes from 0, as in :mod:`ast`.

@@ -11,8 +11,9 @@ import math
 import re
 from collections.abc import Callable
 from collections.abc import Mapping as Settings
-from dataclasses import dataclass, field
 from functools import lru_cache
+
+from msgspec import Struct, field
 
 from ..data.hosts import Host
 from ..errors import InputError
@@ -75,8 +76,7 @@ class NoChoiceError(InputError):
     """The function does not choose between the two kernels by itself, or is too long to follow."""
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(Struct, frozen=True):
     """A comparison of a size with a limit, as it stands in the source."""
 
     node: ast.Compare
@@ -88,16 +88,14 @@ class Comparison:
     world_size: int
 
 
-@dataclass(frozen=True)
-class Membership:
+class Membership(Struct, frozen=True):
     """A test for a set (``hidden_dim in {...}``) as it stands in the source."""
 
     node: ast.Compare
     condition: Condition
 
 
-@dataclass
-class Evaluator:
+class Evaluator(Struct):
     """Evaluates expressions at one world size, and keeps what it saw on the way.
 
     ``settings`` are variables and attributes that are set, by name; ``asked`` those that were asked

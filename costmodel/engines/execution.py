@@ -9,8 +9,9 @@ passed. Nothing is run.
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass, field
 from functools import lru_cache
+
+from msgspec import Struct, field
 
 from ..rules.algebra import all_of, any_of, factors
 from ..rules.condition import Always, Condition
@@ -37,8 +38,7 @@ MAX_STATES = 400
 _STEPS = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.Return, ast.Expr)
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(Struct, frozen=True):
     """An assignment, return or call that was followed: where, and what was known before it."""
 
     node: ast.stmt
@@ -47,8 +47,7 @@ class Step:
     names: Scope
 
 
-@dataclass
-class _State:
+class _State(Struct):
     """One way through the function so far: its condition, names, and guards passed unread."""
 
     path: Condition
@@ -56,8 +55,7 @@ class _State:
     guards: int = 0
 
 
-@dataclass(frozen=True)
-class _Outcome:
+class _Outcome(Struct, frozen=True):
     """A value that was returned or handed to the kernel, and on which way."""
 
     path: Condition
@@ -66,7 +64,6 @@ class _Outcome:
     guards: int
 
 
-@dataclass
 class SymbolicRun(Evaluator):
     """The following of a function at one world size.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from ..errors import InputError
 from ..model.shape import WORLD_SIZES
@@ -16,8 +16,7 @@ WIDTH = 88
 _TORCH = {"bf16": "torch.bfloat16", "fp16": "torch.float16", "fp32": "torch.float32"}
 
 
-@dataclass(frozen=True)
-class SourceNames:
+class SourceNames(Struct, frozen=True):
     """Source text for each quantity where the rule stands; ``pack`` is "" when not at hand.
 
     ``torch`` tells that the file imports torch, by whose names dtypes go.

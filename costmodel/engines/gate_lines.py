@@ -10,7 +10,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from ..rules.condition import exact_size
 from ..units import MIB
@@ -28,8 +29,7 @@ _READS = re.compile(r"get|getenv|is_set|\w*env\w*", re.IGNORECASE)
 _LOGS = re.compile(r"(logger|logging|log|warnings)\b|print$")
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(Struct, frozen=True):
     """A line of a file, the function that it stands in ("" at module level), and what it says."""
 
     file: str
@@ -44,8 +44,7 @@ class Place:
         }  # fmt: skip
 
 
-@dataclass
-class Found:
+class Found(Struct):
     """What a file, or several, say of a gate."""
 
     default: str = ""
@@ -109,8 +108,7 @@ def in_python(module: Module, names: Names, functions: Names, *, limit: bool) ->
     return found
 
 
-@dataclass(frozen=True)
-class _Scope:
+class _Scope(Struct, frozen=True):
     """A function, a class body or the module: its own nodes, those of inner ones left out."""
 
     name: str

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from ..data import facts
 from ..errors import InputError
@@ -39,8 +40,7 @@ NATIVE = tuple(
 ENVIRONMENT, FLAG, METHOD, LIMIT, KERNEL = "environment", "flag", "method", "limit", "kernel"
 
 
-@dataclass(frozen=True)
-class GateFact:
+class GateFact(Struct, frozen=True):
     """What is known of a gate: the names that stand for it in source, and what it does.
 
     ``names`` are regular expressions of identifiers and strings; ``files`` and ``functions`` say
@@ -62,8 +62,7 @@ class GateFact:
         return self.names if self.names.pattern else self.functions
 
 
-@dataclass(frozen=True)
-class Gate:
+class Gate(Struct, frozen=True):
     """A gate as it stands in a tree.
 
     ``default`` is what holds where nobody sets it, "" where the tree does not say; ``reads`` are
@@ -91,8 +90,7 @@ class Gate:
         }
 
 
-@dataclass(frozen=True)
-class Gates:
+class Gates(Struct, frozen=True):
     """The gates of a tree; ``absent`` names others that the engine is known for."""
 
     present: tuple[Gate, ...]

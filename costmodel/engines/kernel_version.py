@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..data import facts, kernels
 from ..data.kernels import Kernel, parse_version
@@ -46,8 +48,7 @@ _CUH = ("csrc/include/custom_all_reduce.cuh", "aiter_meta/csrc/include/custom_al
 _THROWS = re.compile(r"too large for allreduce_fusion_kernel_1stage kernel")
 
 
-@dataclass(frozen=True)
-class RunningKernel:
+class RunningKernel(Struct, frozen=True):
     """The kernels that a tree runs: ``stated`` is the version as found ("" where it is not known).
 
     ``found`` says in words where it was found.

@@ -8,8 +8,9 @@ statements around another assignment, ``setting or 128 * 1024``, and a default t
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
 from fractions import Fraction
+
+from msgspec import Struct
 
 from .evaluation import Comparison, source_of
 from .execution import Step, SymbolicRun
@@ -18,8 +19,7 @@ from .reader import DispatchFunction
 from .symbols import Number
 
 
-@dataclass(frozen=True)
-class Default:
+class Default(Struct, frozen=True):
     """An expression of the function that is the limit while no setting is set.
 
     ``statement`` holds it, the limit in force is ``scale`` times its value, and ``whole`` tells

@@ -9,9 +9,10 @@ factor between the two is its unit, whatever its name says; one that makes every
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
+
+from msgspec import Struct
 
 from ..model.shape import WORLD_SIZES
 from ..rules.algebra import factors
@@ -35,8 +36,7 @@ _UNITS = {
 Conditions = Mapping[int, Condition]
 
 
-@dataclass(frozen=True)
-class Override:
+class Override(Struct, frozen=True):
     """A setting that replaces the rule or a part of it.
 
     ``name`` is an environment variable, or an attribute with its class. ``replaces`` is ``limit``,

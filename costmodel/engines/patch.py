@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..data.kernels import Kernel
 from ..errors import InputError
@@ -33,8 +35,7 @@ from .rewrite import edits
 from .source import Tree
 
 
-@dataclass(frozen=True)
-class Emitted:
+class Emitted(Struct, frozen=True):
     """A rule as emitted: ``text`` is the diff or the snippet, "" where the rule is in force.
 
     ``adapted`` is the rule as it will be in force; ``file`` and ``function`` say where it stands,
@@ -53,7 +54,7 @@ class Emitted:
     gated: Gated | None = None
 
 
-class _Original(Tree):
+class _Original(Tree, frozen=True):
     """A tree as it was before costmodel's patch of one op."""
 
     op: str = FUSED
@@ -206,9 +207,7 @@ def snippet(engine: ServingEngine, rule: Rule, provenance: Provenance, kernel: K
 
 def unpatched(tree: Tree, op: str) -> Tree:
     """Return a tree as it was before costmodel's patch of an op, if one is applied."""
-    original = _Original(tree.path, tree.engine, tree.inside, tree.kind, tree.version)
-    object.__setattr__(original, "op", op)
-    return original
+    return _Original(tree.path, tree.engine, tree.inside, tree.kind, tree.version, op=op)
 
 
 def _copies(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..data.hosts import Host
 from ..errors import InputError
@@ -32,8 +33,7 @@ class NotRecognisedError(InputError):
     """The source is not of a shape that can be read or changed safely; says what was sought."""
 
 
-@dataclass
-class DispatchFunction:
+class DispatchFunction(Struct):
     """A function that chooses the kernel: its rule, and how it was read.
 
     ``decisions`` are the expressions whose value chooses the kernel, ``returns`` tells that they

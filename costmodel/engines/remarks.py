@@ -13,7 +13,8 @@ import re
 import textwrap
 import tokenize
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..model.shape import WORLD_SIZES
 from ..rules.adapt import Adapted, token_cap
@@ -61,8 +62,7 @@ _ITEM = re.compile(r"\s*(?:[-*]|\(?\d{1,2}[.)])\s")
 Judge = Callable[[str], bool]
 
 
-@dataclass(frozen=True)
-class _Change:
+class _Change(Struct, frozen=True):
     """What decided and what decides now, per world size."""
 
     adapted: Adapted
@@ -177,8 +177,7 @@ def _of_copies(
         )
 
 
-@dataclass(frozen=True)
-class _Block:
+class _Block(Struct, frozen=True):
     """Comment lines of their own, one under the other: first line from 1, and their texts."""
 
     first: int

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import dataclass, field
 from fractions import Fraction
+
+from msgspec import Struct, field
 
 from ..model.shape import WORLD_SIZES
 from ..rules.adapt import Adapted
@@ -49,8 +50,7 @@ def edits(
     return Rewrite(module, dispatch, adapted, comment).made()
 
 
-@dataclass
-class Rewrite:
+class Rewrite(Struct):
     """The changing of one function; :mod:`.by_arch` writes other cutoffs in the same places."""
 
     module: Module

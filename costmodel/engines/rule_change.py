@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from ..data.hosts import host_of
 from ..decide.regret import Estimate
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
     from .source import Tree
 
 
-@dataclass(frozen=True)
-class RuleShift:
+class RuleShift(Struct, frozen=True):
     """The rules of one op in two trees, None where a tree has none.
 
     ``where`` is the first call that they decide otherwise. ``loses_pct`` is what the new one loses

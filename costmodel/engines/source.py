@@ -10,8 +10,9 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from ..errors import InputError
 from ..units import MIB
@@ -37,8 +38,7 @@ _STATED = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Tree:
+class Tree(Struct, frozen=True):
     """An engine's sources under ``path``.
 
     ``inside`` is the package's place relative to ``path`` (for a wheel: to the wheel's root), ""

@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 import operator
 import re
-from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..rules.condition import OPERATORS, Always, Compare, Condition, Member, WholePacks
 from ..units import ELEMENT_BYTES, PACK_BYTES
@@ -34,67 +36,57 @@ _TORCH_DTYPES = {
 }
 
 
-@dataclass(frozen=True)
-class Unknown:
+class Unknown(Struct, frozen=True):
     """A value that shape and ranks do not determine; ``env`` names the setting it comes from."""
 
     text: str
     env: str = ""
 
 
-@dataclass(frozen=True)
-class Nothing:
+class Nothing(Struct, frozen=True):
     """None; ``env`` names the unset variable it came from."""
 
     env: str = ""
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(Struct, frozen=True):
     """A string; ``env`` names the variable that it was read from."""
 
     value: str
     env: str = ""
 
 
-@dataclass(frozen=True)
-class Tensor:
+class Tensor(Struct, frozen=True):
     """The input tensor."""
 
 
-@dataclass(frozen=True)
-class TensorShape:
+class TensorShape(Struct, frozen=True):
     """The input's shape, (M, H)."""
 
 
-@dataclass(frozen=True)
-class TensorDtype:
+class TensorDtype(Struct, frozen=True):
     """The input's dtype."""
 
 
-@dataclass(frozen=True)
-class DtypeName:
+class DtypeName(Struct, frozen=True):
     """A dtype of torch, by the name that rules use."""
 
     name: str
 
 
-@dataclass(frozen=True)
-class Items:
+class Items(Struct, frozen=True):
     """A tuple, list or set."""
 
     values: tuple[Symbol, ...]
 
 
-@dataclass(frozen=True)
-class Mapping:
+class Mapping(Struct, frozen=True):
     """A dictionary with constant keys."""
 
     items: tuple[tuple[Symbol, Symbol], ...]
 
 
-@dataclass(frozen=True)
-class Number:
+class Number(Struct, frozen=True):
     """A constant. ``names`` are those it went by; ``kilo`` is 1 for a name in KB, 2 in MB.
 
     ``env`` names the variable that it was read from.
@@ -106,8 +98,7 @@ class Number:
     env: str = ""
 
 
-@dataclass(frozen=True)
-class Size:
+class Size(Struct, frozen=True):
     """``factor`` x M^a H^b E^c with ``powers`` (a, b, c), rounded down if ``floored``."""
 
     powers: tuple[int, int, int]
@@ -121,8 +112,7 @@ class Size:
         return _NAMES.get(self.powers, "")
 
 
-@dataclass(frozen=True)
-class Remainder:
+class Remainder(Struct, frozen=True):
     """A size modulo a constant."""
 
     powers: tuple[int, int, int]

@@ -6,7 +6,7 @@ with its surroundings are theirs. What stands between the marks is the snippet.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from .call_sites import ServingEngine
 
@@ -14,8 +14,7 @@ BEGIN = "# >>>"
 END = "# <<<"
 
 
-@dataclass(frozen=True)
-class Template:
+class Template(Struct, frozen=True):
     """A small source, the function in it that chooses, and what the snippet replaces."""
 
     text: str

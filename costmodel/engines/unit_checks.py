@@ -15,8 +15,9 @@ import ast
 import io
 import re
 import tokenize
-from dataclasses import dataclass
 from fractions import Fraction
+
+from msgspec import Struct
 
 from ..units import KIB
 from .evaluation import Comparison
@@ -35,8 +36,7 @@ _EXCLUSIVE = re.compile(
 _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
-@dataclass(frozen=True)
-class UnitMismatch:
+class UnitMismatch(Struct, frozen=True):
     """One thing that does not fit: which check, at which line, and what it means."""
 
     check: str

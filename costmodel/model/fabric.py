@@ -15,10 +15,10 @@ see docs/physics.md). For G < N it is a count of pairs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
@@ -48,8 +48,7 @@ class Wiring(Protocol):
         """Return which world sizes can be wired like this."""
 
 
-@dataclass(frozen=True)
-class FullMesh:
+class FullMesh(Struct, frozen=True):
     """A link between each pair of ranks."""
 
     name: str = FULL_MESH
@@ -63,8 +62,7 @@ class FullMesh:
         return np.ones(np.shape(world_size), np.bool_)
 
 
-@dataclass(frozen=True)
-class Ports:
+class Ports(Struct, frozen=True):
     """``gpus`` GPUs with one port each, shared by their ranks; None: a GPU for every rank."""
 
     gpus: int | None = None

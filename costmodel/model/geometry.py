@@ -25,9 +25,8 @@ with 120; a sentinel in the data takes no room), so that no rank waits for anoth
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..data.kernels import Kernel
@@ -40,8 +39,7 @@ Array = NDArray[np.float64]
 REDUCE_SCATTER_ELEMENTS = 512
 
 
-@dataclass(frozen=True)
-class LinkGeometry:
+class LinkGeometry(Struct, frozen=True):
     """What one call does, per rank. Arrays have the shapes' shape; scalars hold for every shape.
 
     ``world_size`` has length 1 where flat shapes have it in common.

@@ -29,10 +29,10 @@ docs/physics.md.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..data.kernels import OWN_FAMILY, Kernel
@@ -112,8 +112,7 @@ TERMS = (
 )
 
 
-@dataclass(frozen=True)
-class LinkCosts:
+class LinkCosts(Struct, frozen=True):
     """What each action costs on one GPU. Scalars, or arrays that broadcast against the shapes.
 
     ``*_us`` in microseconds, ``*_gbps`` in GB/s.
@@ -146,8 +145,7 @@ class LinkCosts:
     harness_us: Any = 0.0
 
 
-@dataclass(frozen=True)
-class LinkModel:
+class LinkModel(Struct, frozen=True):
     """The :class:`~.interface.LatencyModel` of ranks with links of their own, over a wiring.
 
     ``knee`` is the power of the smooth maximum: 4 wherever costmodel answers; truths with another

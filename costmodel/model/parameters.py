@@ -11,14 +11,14 @@ of the figure.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
+
+from msgspec import Struct
 
 from ..data import facts
 
 
-@dataclass(frozen=True)
-class Prior:
+class Prior(Struct, frozen=True):
     """A prior. ``form`` log: log-normal, ``centre`` the median, ``sd`` that of the logarithm;
     linear: normal with mean ``centre`` and standard deviation ``sd``, both in ``unit``.
     """

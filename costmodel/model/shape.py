@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import ArrayLike, NDArray
 
 from ..data import ops
@@ -95,8 +95,7 @@ def read_algorithm(name: str) -> str:
     return ONE_STAGE if key[1] in ("1", "one") else TWO_STAGE
 
 
-@dataclass(frozen=True)
-class Shapes:
+class Shapes(Struct, frozen=True):
     """One op and dtype over arrays of ``tokens``, ``hidden_dim`` and ``world_size``.
 
     The three arrays have one common shape (use :meth:`of` to broadcast). int64.
@@ -158,15 +157,17 @@ class Shapes:
             self.op, self.dtype, self.tokens[calls], self.hidden_dim[calls], self.world_size[calls]
         )
 
-    def blocks(self, most: int) -> Iterator[NDArray[np.intp]]:
+    def blocks(self, most: int) -> Iterator[NDArray[np.intp] | slice]:
         """Yield the places of at most so many calls of one world size, of flat arrays.
 
         What depends on ranks alone is then one number, and a block's arrays stay in the cache.
         """
         for n in WORLD_SIZES:
             places = np.flatnonzero(self.world_size == n)
+            alike = places.size == len(self)
             for start in range(0, places.size, most):
-                yield places[start : start + most]
+                block = slice(start, start + most)
+                yield block if alike else places[block]
 
     def __len__(self) -> int:
         return self.tokens.size

@@ -26,11 +26,12 @@ programs that cannot all be resident would never end, and few of them make many 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ..data import facts
@@ -65,8 +66,7 @@ SCATTER = "reduce_scatter_to_peers"
 PLAIN = {"1stage": "all_reduce_one_stage", "2stage": "all_reduce_two_stage"}
 
 
-@dataclass(frozen=True)
-class Phase:
+class Phase(Struct, frozen=True):
     """One pass over data by the programs of all ranks, between barriers.
 
     A program makes ``turns`` turns and loads and stores ``program_bytes`` in each; all programs
@@ -81,8 +81,7 @@ class Phase:
     sharing: Array | None = None
 
 
-@dataclass(frozen=True)
-class SharedGpuGeometry:
+class SharedGpuGeometry(Struct, frozen=True):
     """What one call does, over all ranks of the one GPU. Arrays have the shapes' shape.
 
     ``programs`` counts those of all ranks that meet in a barrier. ``local`` is the second kernel's
@@ -100,8 +99,7 @@ class SharedGpuGeometry:
     working_set_bytes: Array
 
 
-@dataclass(frozen=True)
-class SharedGpuCosts:
+class SharedGpuCosts(Struct, frozen=True):
     """What each action costs on one GPU, as :class:`.latency.LinkCosts` for links."""
 
     launch_us: Any
@@ -121,8 +119,7 @@ class SharedGpuCosts:
     harness_us: Any = 0.0
 
 
-@dataclass(frozen=True)
-class Residency:
+class Residency(Struct, frozen=True):
     """How many programs of a kernel fit on one multiprocessor, by hidden size (0: any)."""
 
     multiprocessors: int
@@ -165,8 +162,7 @@ def multiprocessors(arch: str) -> int:
     return next(r.multiprocessors for (a, _, _), r in residency().items() if a == arch)
 
 
-@dataclass(frozen=True)
-class SharedGpuModel:
+class SharedGpuModel(Struct, frozen=True):
     """The :class:`~.interface.LatencyModel` of ranks that share one GPU."""
 
     fabric: str = LOOPBACK

@@ -14,15 +14,14 @@ took 5 to 7 s a launch and 0.2 s a shape with two arms, 1 to 4 s where kernels w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from ..errors import InputError
 from ..live.run.harness import Repetition
 from .schemas import PlanBudget
 
 
-@dataclass(frozen=True)
-class MeasuringTime:
+class MeasuringTime(Struct, frozen=True):
     """Seconds that a launch, a shape and an arm take beside the timed calls."""
 
     launch_s: float = 20.0
@@ -42,8 +41,7 @@ class MeasuringTime:
         return self.arm_s + self.timed_calls * latency_us * 1e-6
 
 
-@dataclass(frozen=True)
-class Budget:
+class Budget(Struct, frozen=True):
     """How much may be measured: at most so many shapes, or so many seconds."""
 
     shapes: int | None = None

@@ -12,9 +12,9 @@ little, two say what lies between them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ..calibration.posterior import HARNESS_DOF, NOISE_DOF
@@ -34,8 +34,7 @@ DRAWS = 512
 NEAR = 1.5
 
 
-@dataclass(frozen=True)
-class Candidates:
+class Candidates(Struct, frozen=True):
     """Shapes (n,) times the two algorithms: measurement ``2 i + a`` is algorithm a at shape i.
 
     ``latency_us`` (2 n,); ``possible`` (2 n,) where both kernels take the shape; ``rows``

@@ -7,9 +7,8 @@ functions of w alone, and what a set of measurements tells is a covariance of w.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..calibration.posterior import FORM_US, Values, nominal_gbps
@@ -24,8 +23,7 @@ DRAWS = 2048
 SEED = 20260823
 
 
-@dataclass(frozen=True)
-class Posterior:
+class Posterior(Struct, frozen=True):
     """The parameters' posterior and the contrasts of the machine that will measure.
 
     ``mean`` (p,), ``root`` (p, p) with root root' = covariance. A contrast is normal here with the

@@ -8,10 +8,10 @@ in order of worth, each with ``op``, ``arms``, ``world_size``, ``tokens``, ``hid
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec import Struct
 
 from ..data.workload import Workload
 from ..decide.evidence import ALWAYS_ONE_STAGE
@@ -29,8 +29,7 @@ from .search import Problem, search
 from .value import Interval, RegretSurface, at_present
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One shape of a plan. ``regret_pct_left`` is the expected regret after it and those before."""
 
     op: str
@@ -46,8 +45,7 @@ class Entry:
     reason: str
 
 
-@dataclass(frozen=True)
-class Prospect:
+class Prospect(Struct, frozen=True):
     """One world size: the cutoff and its expected regret (percent) now and after measuring.
 
     ``regret_pct_perfect`` is what one cutoff in bytes cannot avoid. ``open_share`` of the calls
@@ -67,8 +65,7 @@ class Prospect:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """What to measure next, best first, with what is expected of it."""
 
     setting: Setting

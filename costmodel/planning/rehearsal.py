@@ -9,9 +9,8 @@ instead of the rows behind it: all truths at once, in a second.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..calibration.posterior import HARNESS_DOF, NOISE_DOF
@@ -32,8 +31,7 @@ STEP = 1e-4
 FLOOR_US = 0.5
 
 
-@dataclass(frozen=True)
-class Rehearsal:
+class Rehearsal(Struct, frozen=True):
     """Truths and their noise: the same for every design, so that designs compare directly.
 
     ``white`` (T, p); ``harness`` (T, 1), the logarithm of a harness constant over the typical one;

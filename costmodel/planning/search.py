@@ -9,9 +9,9 @@ and what is left is ordered so that the first shapes are worth most.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from .budget import Budget, MeasuringTime
@@ -29,8 +29,7 @@ FINALISTS = 32
 ROUNDS = 2
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """Decisions of several world sizes, weighing the same, and what could be measured for them."""
 
     surfaces: tuple[RegretSurface, ...]
@@ -175,8 +174,7 @@ def ordered(problem: Problem, design: list[int]) -> list[int]:
     return order
 
 
-@dataclass(frozen=True)
-class Move:
+class Move(Struct, frozen=True):
     """Measurements added to a design, and the expected regret then left."""
 
     added: list[int]

@@ -29,10 +29,10 @@ drawn from in turn, and the best cutoff and its interval are read off as ``recom
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..decide.decision import Cutoff
@@ -63,8 +63,7 @@ OUTCOME_SEED = 7
 NEGLIGIBLE = 1e-5
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(Struct, frozen=True):
     """A cutoff in bytes with its 90 % interval; ``hi`` None is open above.
 
     After measuring, medians over outcomes. ``claimed`` is the probability that the interval is
@@ -106,8 +105,7 @@ class Interval:
         }
 
 
-@dataclass(frozen=True)
-class RegretSurface:
+class RegretSurface(Struct, frozen=True):
     """How the regret of every cutoff at one world size depends on what is known.
 
     ``cutoff`` is the decision as things stand, ``arms`` both arms over the planner's draws,

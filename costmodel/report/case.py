@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from msgspec import Struct
 
 from ..calibration.posterior import Calibration, shipped
 from ..calibration.row_accounts import AccountRecord, accounts
@@ -44,8 +44,7 @@ from ..show.recommendation import evidence as cutoff_evidence
 from ..show.words import answer
 
 
-@dataclass(frozen=True)
-class AtWorldSize:
+class AtWorldSize(Struct, frozen=True):
     """The change at one world size: cutoff, score of the new rule against the old, worth.
 
     ``contested`` scores the calls within a factor of two of the new cutoff; None where it has none.
@@ -100,8 +99,7 @@ class AtWorldSize:
         return self.score.differ > 0 or bool(self.changed)
 
 
-@dataclass(frozen=True)
-class Elsewhere:
+class Elsewhere(Struct, frozen=True):
     """What the engine's rule and the proposed one lose on another GPU that would run it too."""
 
     arch: str
@@ -119,8 +117,7 @@ class Elsewhere:
 NAMED_KERNELS = 2
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(Struct, frozen=True):
     """What a source of the calibration measured on one GPU, and how; texts as a table shows them.
 
     ``gpu`` says whether the source states it or it was inferred. ``used`` and ``set_aside`` count
@@ -159,8 +156,7 @@ class Source:
         )
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(Struct, frozen=True, dict=True):
     """Everything that a report says. ``old`` is the engine's rule, ``new`` as it will stand.
 
     ``validation`` is None where no call was measured with both algorithms; ``unjudged`` says why.

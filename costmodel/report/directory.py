@@ -6,8 +6,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..errors import InputError
 from ..figures.static import NoBrowserError, write_images
@@ -21,8 +23,7 @@ from .text import context, rule_file_of
 MARKDOWN, PAGE = "report.md", "report.html"
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(Struct, frozen=True):
     """What was written: files relative to the directory, and why pictures are missing, if so."""
 
     directory: Path

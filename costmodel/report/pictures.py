@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from ..decide.evidence import CLAIMED
 from ..decide.explanation import explain
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(Struct, frozen=True, dict=True):
     """A figure of the report: its name, and what it shows to somebody who cannot see it.
 
     ``first`` marks those that the page's first screen and the files beside the text have.
@@ -38,7 +38,7 @@ class Picture:
     name: str
     words: str
     first: bool
-    draw: Callable[[], go.Figure] = field(repr=False, compare=False)
+    draw: Callable[[], go.Figure]
 
     @cached_property
     def figure(self) -> go.Figure:

@@ -9,7 +9,8 @@ rule's; where the rule has none, the kernel's own limit on the hidden size repla
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ..data import kernels
 from ..data.kernels import Kernel
@@ -63,8 +64,7 @@ def kernel_limits(kernel: Kernel) -> Condition:
     return all_of(*(f for f in factors(validity(kernel)) if not _is_about_packs(f)))
 
 
-@dataclass(frozen=True)
-class Adapted:
+class Adapted(Struct, frozen=True):
     """A rule as it will be in force: ``rule``, and what was kept of the engine's own.
 
     ``guards`` are the engine's that stay, ``limits`` the kernel's that join them, ``unclaimed``

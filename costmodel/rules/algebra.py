@@ -19,7 +19,6 @@ listed is one for which no claim is made. Build with :func:`all_of`, :func:`any_
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,8 +44,7 @@ from .condition import (
 from .schemas import ConditionRecord
 
 
-@dataclass(frozen=True)
-class All(Condition):
+class All(Condition, frozen=True):
     """Every part holds."""
 
     parts: tuple[Condition, ...]
@@ -71,8 +69,7 @@ class All(Condition):
         return _common(self.parts)
 
 
-@dataclass(frozen=True)
-class AnyOf(Condition):
+class AnyOf(Condition, frozen=True):
     """At least one part holds."""
 
     parts: tuple[Condition, ...]
@@ -109,8 +106,7 @@ class AnyOf(Condition):
         return _common(self.parts)
 
 
-@dataclass(frozen=True)
-class ByWorldSize(Condition):
+class ByWorldSize(Condition, frozen=True):
     """A condition of its own for each world size; an absent one has no claim."""
 
     cases: tuple[tuple[int, Condition], ...]
@@ -148,8 +144,7 @@ class ByWorldSize(Condition):
         )
 
 
-@dataclass(frozen=True)
-class Bytes(Condition):
+class Bytes(Condition, frozen=True):
     """Input bytes on one rank compared with a cutoff per world size.
 
     ``op`` is ``<`` or ``<=``; a cutoff of None takes every size. A world size that is absent has

@@ -8,10 +8,10 @@ number of rows exists only as a stand-in; it is what tells ``<`` from ``<=``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..model.shape import WORLD_SIZES
@@ -27,8 +27,7 @@ TYPICAL = (2880, 4096, 7168)
 ONE_MIB = 1 << 20
 
 
-@dataclass(frozen=True)
-class BoundaryCalls:
+class BoundaryCalls(Struct, frozen=True):
     """Inputs of one dtype and hidden size at one world size, by element count."""
 
     world_size: int

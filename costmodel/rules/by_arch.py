@@ -6,15 +6,15 @@ Elsewhere (another arch, GPUs without xGMI, an unlisted card) the engine's own r
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from ..data.hosts import Host, Kind
 from ..errors import InputError
 from .rule import Rule
 
 
-@dataclass(frozen=True)
-class ByArch:
+class ByArch(Struct, frozen=True):
     """Rules of one op by kind of GPU: all by arch, or all by card."""
 
     rules: tuple[tuple[Kind, Rule], ...]

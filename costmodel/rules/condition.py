@@ -24,10 +24,10 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..data.kernels import parse_version
@@ -55,8 +55,7 @@ LARGEST = 1 << 52
 QUANTITIES = ("bytes", "tokens", "hidden_dim", "elements", "row_bytes", "packs", "world_size")
 
 
-@dataclass(frozen=True)
-class Calls:
+class Calls(Struct, frozen=True):
     """What a rule may look at, for arrays of calls of one dtype.
 
     ``elements`` is kept apart from tokens x hidden_dim only so that a cutoff can be probed to one
@@ -99,7 +98,7 @@ class Calls:
         return values
 
 
-class Condition:
+class Condition(Struct, frozen=True):
     """A condition on a call; the tables of this module and of :mod:`.algebra` list the kinds."""
 
     def holds(self, calls: Calls) -> Truth:
@@ -128,8 +127,7 @@ class Condition:
         return WORLD_SIZES
 
 
-@dataclass(frozen=True)
-class Always(Condition):
+class Always(Condition, frozen=True):
     """Holds for every call, or (``value`` false) for none."""
 
     value: bool = True
@@ -156,8 +154,7 @@ def check_number(value: object, quantity: str) -> int:
     return int(value)
 
 
-@dataclass(frozen=True)
-class Compare(Condition):
+class Compare(Condition, frozen=True):
     """A whole number of the call compared with a constant."""
 
     quantity: str
@@ -197,8 +194,7 @@ class Compare(Condition):
         return f"{names.get(self.quantity, self.quantity)} {self.op} {value}"
 
 
-@dataclass(frozen=True)
-class Member(Condition):
+class Member(Condition, frozen=True):
     """``hidden_dim``, ``world_size`` or ``dtype`` is (or, ``inside`` false, is not) of a set."""
 
     quantity: str
@@ -242,8 +238,7 @@ class Member(Condition):
         return f"{name} {relation} {{{', '.join(map(str, self.values))}}}"
 
 
-@dataclass(frozen=True)
-class WholePacks(Condition):
+class WholePacks(Condition, frozen=True):
     """A row is a whole number of 16-byte packs."""
 
     inside: bool = True
@@ -261,8 +256,7 @@ class WholePacks(Condition):
         return f"hidden % pack {'==' if self.inside else '!='} 0"
 
 
-@dataclass(frozen=True)
-class OnFullMesh(Condition):
+class OnFullMesh(Condition, frozen=True):
     """Every pair of ranks has a link of its own."""
 
     inside: bool = True
@@ -280,8 +274,7 @@ class OnFullMesh(Condition):
         return "full mesh" if self.inside else "no full mesh"
 
 
-@dataclass(frozen=True)
-class KernelVersion(Condition):
+class KernelVersion(Condition, frozen=True):
     """The AITER release compared with another."""
 
     op: str

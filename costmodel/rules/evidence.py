@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from ..units import kib
 from .outside import writable
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
     from .schemas import ProvenanceRecord
 
 
-@dataclass(frozen=True)
-class CutoffEvidence:
+class CutoffEvidence(Struct, frozen=True):
     """What supports the cutoff of one world size.
 
     ``verdict`` is measured, measured_elsewhere, transferred, not_identified or always_1stage;
@@ -35,8 +35,7 @@ class CutoffEvidence:
         return text
 
 
-@dataclass(frozen=True)
-class Provenance:
+class Provenance(Struct, frozen=True):
     """Where a rule comes from: calibration, and the command line that reproduces it."""
 
     command: str

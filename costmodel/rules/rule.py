@@ -10,10 +10,11 @@ array([ True, False])
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import fields, replace
 from numpy.typing import NDArray
 
 from ..data.ranges import sizes
@@ -32,8 +33,7 @@ STATUSES = ("shipped", "current", "proposed", "baseline", "recommended", "instal
 MAX_TOKENS = 16384
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """A dispatch rule: 1-stage when ``condition`` holds, else ``otherwise``.
 
     A pure function of shape, dtype, world size, connectivity and kernel version. ``op`` names the

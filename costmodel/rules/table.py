@@ -13,10 +13,12 @@ and :func:`look_up` calls an entry of another machine a miss.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
 from typing import Literal, TypedDict
+
+from msgspec import Struct
+from msgspec.structs import fields
 
 from ..data import facts, kernels
 from ..data.kernels import Kernel, parse_version
@@ -86,8 +88,7 @@ class TableRecord(TypedDict):
     entries: list[TableEntry]
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(Struct, frozen=True):
     """What an entry is looked up by; ``machine`` is None where only the key counts."""
 
     arch: str
@@ -99,8 +100,7 @@ class Call:
     machine: Machine | None = None
 
 
-@dataclass(frozen=True)
-class Miss:
+class Miss(Struct, frozen=True):
     """No entry, and in a few words why."""
 
     why: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ..data.architectures import FUSED, MHC, PLAIN
 from ..data.engine_calls import later

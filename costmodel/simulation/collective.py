@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ..data.arrivals import without_wait
@@ -24,8 +24,7 @@ from .unmodelled import departures
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """The simulation of one call. ``closed_form_us`` is None where the closed form has no fabric.
 
     ``departures`` name each assumption of the closed form that does not hold here.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ..errors import InputError
@@ -13,8 +14,7 @@ from ..errors import InputError
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Stream:
+class Stream(Struct, frozen=True):
     """Background traffic from rank ``source`` to ``target`` (equal: the rank's own memory).
 
     It takes up to ``gbps`` and competes for every link of its path like ``flows`` workgroups.
@@ -26,8 +26,7 @@ class Stream:
     flows: int = 80
 
 
-@dataclass(frozen=True)
-class Conditions:
+class Conditions(Struct, frozen=True):
     """The state of the ranks for one collective; the default is what the closed form assumes.
 
     ``arrivals_us`` are when each rank's kernel is enqueued (None: together; inf: never).

@@ -13,9 +13,9 @@ ranks are late by chance each time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..data.workload import Workload, snap_tokens
@@ -38,8 +38,7 @@ Cost = Callable[[str, int], float]
 BATCH_SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512)
 
 
-@dataclass(frozen=True)
-class SimulatedCutoff:
+class SimulatedCutoff(Struct, frozen=True):
     """The size up to which 1-stage is best: ``bytes`` with its interval, None for no limit.
 
     ``tokens`` is the last captured batch on 1-stage. ``interval`` holds the ends of the 90 %

@@ -11,9 +11,8 @@ workgroup's own limit are the workgroup's alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..errors import InputError
@@ -36,8 +35,7 @@ class Blocked(InputError):
     """Nothing can happen any more, yet ranks are not done; the message is the state."""
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(Struct, frozen=True):
     """What actors did from ``start`` to ``end`` (us): arrays over (rank, class of workgroups)."""
 
     term: str
@@ -47,8 +45,7 @@ class Span:
     end: float
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(Struct, frozen=True):
     """What happened. Arrays over ranks; ``own_us`` (ranks, terms) along the workgroup that ended
     each rank's kernels last, so that arrival + own + waiting = finish.
 

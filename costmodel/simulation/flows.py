@@ -10,10 +10,11 @@ Rates are in bytes per microsecond (1 GB/s = 1e3), sizes in bytes, times in micr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import fields
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -95,8 +96,7 @@ def _sum_over(path: Integers, values: Floats | None, links: int) -> NDArray[Any]
     return total
 
 
-@dataclass
-class Batch:
+class Batch(Struct):
     """Flows: arrays of one length. ``tag`` and ``note`` are the caller's own.
 
     ``paths`` (flows, hops), ``size`` what is left of one member, ``weight`` members, ``limit`` the
@@ -118,8 +118,7 @@ class Batch:
         )  # fmt: skip
 
 
-@dataclass
-class _Slots:
+class _Slots(Struct):
     """One place per flow in motion, in arrays that are longer than needed.
 
     ``path`` (hops, places), ``left`` bytes of a member at time ``since``, ``rate`` since then,

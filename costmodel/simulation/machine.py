@@ -11,8 +11,10 @@ differently, it says with a figure of ``facts/hardware.csv``:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import fields, replace
 
 from ..calibration.posterior import Calibration
 from ..data import hardware
@@ -40,8 +42,7 @@ CALIBRATED_HOPS = {FULL_MESH: 1, SWITCH: 2}
 NOT_SETTABLE = ("harness_us",)
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(Struct, frozen=True):
     """Topology, costs and kernel of one question. ``fabric`` is the name that a user gave it.
 
     ``base_hops`` are the links of a path whose latency the costs already hold, ``hop_us`` what one

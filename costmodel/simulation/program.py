@@ -22,9 +22,9 @@ no barrier is left.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ..model.fabric import FullMesh
@@ -48,8 +48,7 @@ EXCHANGE = "exchange"
 MEMORY = "memory"
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(Struct, frozen=True):
     """Own work of ``us`` (ranks,) for the classes of ``members`` (classes,)."""
 
     term: str
@@ -57,15 +56,13 @@ class Work:
     members: NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Barrier:
+class Barrier(Struct, frozen=True):
     """Store a flag to the same-numbered workgroup of every rank, and spin for theirs."""
 
     term: str
 
 
-@dataclass(frozen=True)
-class Transfer:
+class Transfer(Struct, frozen=True):
     """Bytes between each pair of ranks (or to the own memory), per class.
 
     ``wire_bytes`` (classes,) is what one workgroup exchanges with one peer, as the link sees it: a
@@ -82,8 +79,7 @@ class Transfer:
     limit_us: Floats
 
 
-@dataclass(frozen=True)
-class EndOfKernel:
+class EndOfKernel(Struct, frozen=True):
     """A rank goes on when all its workgroups are done."""
 
     term: str = "end_of_kernel"
@@ -92,8 +88,7 @@ class EndOfKernel:
 Step = Work | Barrier | Transfer | EndOfKernel
 
 
-@dataclass(frozen=True)
-class Program:
+class Program(Struct, frozen=True):
     """The steps of every workgroup and the classes of equal workgroups.
 
     ``workgroups`` (classes,) counts members; ``first`` (classes,) is the number of the first.

@@ -8,10 +8,10 @@ earliest rank, so none is negative.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..errors import InputError, nearest
@@ -29,8 +29,7 @@ LATEST_US = 1e9
 NEVER = "never"
 
 
-@dataclass(frozen=True)
-class Skew:
+class Skew(Struct, frozen=True):
     """A distribution of arrivals: ``kind`` of :data:`DISTRIBUTIONS`, ``scale_us`` its number.
 
     Raises :class:`InputError` for another kind and a number outside 0 to :data:`LATEST_US`.

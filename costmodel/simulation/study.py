@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from msgspec import Struct, field
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ..decide.setting import Setting
@@ -35,8 +36,7 @@ DRAWS = 8
 LAYERS = 32
 
 
-@dataclass(frozen=True)
-class Study:
+class Study(Struct, frozen=True):
     """Machine and conditions by name. ``links`` and ``costs`` as in :meth:`Topology.degrade` and
     :func:`machine`; ``skew`` draws arrivals from ``seed`` where ``conditions`` state none.
     ``cable`` and ``slow_rank`` are what the axes ``link`` and ``slow`` act on. With ``layers`` a
@@ -129,8 +129,7 @@ class Study:
         raise InputError(f"unknown axis '{axis}'{nearest(axis, list(AXES))}; {', '.join(AXES)}")
 
 
-@dataclass(frozen=True)
-class Map:
+class Map(Struct, frozen=True):
     """Cutoffs over one or two axes: ``cells`` in row-major order of ``axes``."""
 
     axes: tuple[tuple[str, tuple[float, ...]], ...]

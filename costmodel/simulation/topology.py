@@ -23,10 +23,11 @@ from __future__ import annotations
 import heapq
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ..errors import InputError, nearest
@@ -51,8 +52,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Topology:
+class Topology(Struct, frozen=True, dict=True):
     """Ranks, directed links and the path of every ordered pair of ranks.
 
     ``ends`` (links, 2) are the nodes of each link and ``gbps`` (links,) its rate. ``paths``

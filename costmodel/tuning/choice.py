@@ -8,9 +8,9 @@ whatever the benchmark adds. Without a calibration the first shapes are spread o
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 
 import numpy as np
+from msgspec.structs import replace
 
 from ..data.workload import Workload, captured_batch_sizes
 from ..live.backends.base import LiveShape

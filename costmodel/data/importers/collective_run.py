@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from msgspec import Struct, field
 
 from .cells import dtype_of, gpu_of, number, whole
 from .rows import Imported
@@ -79,8 +80,7 @@ _ELEMENT_BYTES = {
 }  # fmt: skip
 
 
-@dataclass(eq=False)
-class Run:
+class Run(Struct, eq=False):
     """A run, filled while its lines are read.
 
     ``per_process`` is threads x GPUs x ranks a GPU. Where no rank is listed, ``processes`` and

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
+
+from msgspec import Struct, field
 
 from .context import SEVERAL, said_by
 from .labels import Label, named, read_label
@@ -94,8 +95,7 @@ class Time(NamedTuple):
     others: tuple[Time, ...] = ()
 
 
-@dataclass
-class Columns:
+class Columns(Struct):
     """The columns of one table by what they hold, as indices into its rows."""
 
     knowns: dict[str, list[int]] = field(default_factory=dict)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import ModuleType
+
+from msgspec import Struct
 
 from ...errors import InputError, nearest
 from .rows import Imported
@@ -21,8 +22,7 @@ from .text_file import TextFile
 LATENCIES, LINK_RATES = "latencies", "link rates"
 
 
-@dataclass(frozen=True)
-class Format:
+class Format(Struct, frozen=True):
     """One format.
 
     ``recognises`` looks at the first 64 KiB of a text. Of a format that may stand ``anywhere``, a

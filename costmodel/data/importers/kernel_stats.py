@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from . import cells, kernel_rows
 from .rows import Imported
@@ -31,8 +32,7 @@ _TOTAL = {
 _OF_ROCPROF = ("averagens", "totaldurationns", "average (nsec)", "ave")
 
 
-@dataclass
-class _Columns:
+class _Columns(Struct):
     """Where a CSV's header has what; times as (column, microseconds of its unit, statistic)."""
 
     width: int

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple
 
 import numpy as np
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
 from ...errors import InputError
@@ -69,8 +69,7 @@ class Clock:
         return (start - self._first) * 1e-3, (end - start) * 1e-3
 
 
-@dataclass
-class _Kind:
+class _Kind(Struct):
     """The calls of one kind: same kernels, same grid; a value a call in each array."""
 
     call: Call

@@ -9,7 +9,8 @@ rocm_bandwidth_test_report.cpp). Only rates one way between two GPUs become link
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from .cells import gpu_of, number, whole
 from .rows import Imported
@@ -22,8 +23,7 @@ _END = re.compile(r"(Src|Dst) Device Id:\s{0,8}(\d{1,3})\s{1,8}\1 Device Type:\s
 _SIZES = {"bytes": 1, "kb": 1024, "mb": 1024**2}
 
 
-@dataclass
-class Test:
+class Test(Struct):
     """What the lines so far say of the rates to come."""
 
     version: str = ""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import asdict, force_setattr
 
 from ...errors import InputError
 from ...units import ELEMENT_BYTES
@@ -28,8 +30,7 @@ _REASONS = 200
 NETWORK = "network"
 
 
-@dataclass(frozen=True)
-class Said:
+class Said(Struct, frozen=True):
     """Schema 1 cells that the user gives by option, "" where nothing is said.
 
     ``columns`` maps a column or label of the file to ``op`` or ``op:algorithm``, or to ``-`` to
@@ -76,8 +77,8 @@ class Said:
         if arch and not gpu and arch not in known.values():
             archs = ", ".join(sorted(set(known.values())))
             raise InputError(f"--arch {shortened(arch)}: unknown without a --gpu; known: {archs}")
-        object.__setattr__(self, "gpu", gpu)
-        object.__setattr__(self, "arch", arch)
+        force_setattr(self, "gpu", gpu)
+        force_setattr(self, "arch", arch)
 
     @cached_property
     def cells(self) -> dict[str, str]:
@@ -85,8 +86,7 @@ class Said:
         return {k: v for k, v in asdict(self).items() if k not in ("columns", "unit") and v}
 
 
-@dataclass
-class Left:
+class Left(Struct):
     """Results that are no row, for one reason: how many, and where the first stands."""
 
     count: int

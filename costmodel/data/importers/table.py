@@ -11,8 +11,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from ...units import ELEMENT_BYTES
 from .cells import dtype_of, gpu_of, listed, number
@@ -29,8 +30,7 @@ from .text_file import TextFile, shortened
 _SAMPLE = 50
 
 
-@dataclass(frozen=True)
-class Harness:
+class Harness(Struct, frozen=True):
     """What one harness always does, where its tables do not say.
 
     ``cells`` are schema 1 cells, ``unit`` that of times without one. ``arm`` says what a column's

@@ -12,8 +12,9 @@ import json
 import re
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from ...errors import InputError
 from .cells import number
@@ -39,8 +40,7 @@ _BARS = re.compile(r"(?<!\\)\|")
 _GAP = re.compile(r"\s{2,}")
 
 
-@dataclass
-class Table:
+class Table(Struct):
     """One table: its header, the line it stands in, its rows, and what is said around it.
 
     ``says`` are cells for all rows, ``captions`` the lines right above, the nearest first.

@@ -16,8 +16,9 @@ iterations are left. GB are 1e9 bytes there.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from .cells import number, whole
 from .rows import Imported
@@ -56,8 +57,7 @@ _LEFT = {
 }
 
 
-@dataclass
-class Bench:
+class Bench(Struct):
     """What the lines so far say of the rates to come."""
 
     version: str = ""
