@@ -1,4 +1,4 @@
-"""Ends of intervals by partition are those of numpy's quantiles; blocks change none."""
+"""Ends of intervals are those of numpy's quantiles; blocks change none."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_blocks_and_one_evaluation_give_the_ends_of_every_draw_at_once(algorithm
     shapes = setting.shapes(
         8 * rng.integers(1, 11, 50), 8 * rng.integers(64, 1025, 50), rng.choice([2, 4, 8], 50)
     )
-    monkeypatch.setattr(prediction, "DRAWN_BLOCK", 7)
+    monkeypatch.setattr(prediction, "DRAWN_BLOCK", 7 * DRAWS)
     found = predict(setting, shapes, algorithm)
     for values, ends in (
         (setting.new_source, (found.lo_us, found.hi_us)),
@@ -55,3 +55,42 @@ def test_rows_are_the_arrays():
     assert [row["latency_us"] for row in rows] == found.latency_us.ravel().tolist()
     assert [row["terms"]["launch"] for row in rows] == found.terms["launch"].ravel().tolist()
     assert all(sum(r["terms"].values()) == pytest.approx(r["latency_us"]) for r in rows)
+
+
+@pytest.mark.parametrize("draws", [2, 20, 101, DRAWS])
+def test_the_values_nearest_to_the_ends_are_numpys(draws):
+    values = np.random.default_rng(draws).integers(0, 40, draws)
+    expected = np.quantile(values, [TAIL, 1 - TAIL], method="nearest")
+    assert interval.nearest(values) == tuple(expected)
+
+
+def test_draws_in_turn_are_all_draws_once():
+    for draws, calls in ((1, 1), (256, 3), (256, 663), (7, 1 << 20)):
+        turns = [np.arange(draws)[few] for few in interval.in_turn(draws, calls)]
+        assert np.concatenate(turns).tolist() == list(range(draws))
+        assert all(turn.size * calls <= interval.AT_ONCE or turn.size == 1 for turn in turns)
+
+
+@pytest.mark.parametrize("ranks", [4, [2, 8, 2, 4, 4, 8, 2]])
+def test_blocks_hold_every_call_once_and_one_world_size_each(ranks):
+    shapes = Setting.shipped("MI355X").shapes(np.arange(8, 64, 8), 2880, ranks)
+    places = [np.arange(len(shapes))[block] for block in shapes.blocks(2)]
+    assert sorted(np.concatenate(places).tolist()) == list(range(len(shapes)))
+    for place in places:
+        assert place.size <= 2
+        assert len(set(shapes.world_size[place].tolist())) == 1
+
+
+@pytest.mark.parametrize("algorithm", ["1stage", "2stage", "separate"])
+def test_blocks_change_no_latency(algorithm, monkeypatch):
+    setting = Setting.shipped("MI300X")
+    shapes = setting.shapes(np.arange(8, 8 * 90, 8), 4096, np.resize([2, 4, 8], 89))
+    whole = (
+        setting.latency_us(shapes, algorithm),
+        setting.latency_us(shapes, algorithm, setting.draws),
+    )
+    monkeypatch.setattr("costmodel.decide.setting.BLOCK", 10)
+    monkeypatch.setattr("costmodel.decide.setting.DRAWN_BLOCK", 10 * DRAWS)
+    np.testing.assert_allclose(setting.latency_us(shapes, algorithm), whole[0], rtol=1e-13)
+    some = setting.latency_us(shapes, algorithm, setting.draws)
+    np.testing.assert_allclose(some, whole[1], rtol=1e-13)

@@ -7,6 +7,7 @@ import os
 from datetime import date
 
 import pytest
+from msgspec.structs import asdict
 
 from costmodel.data import kernels
 from costmodel.errors import InputError
@@ -147,20 +148,20 @@ def test_files_that_are_no_table(tmp_path):
     ],
 )
 def test_another_key_is_a_miss_with_a_word(change, why):
-    found = table.look_up(made(), Call(**{**CALL.__dict__, **change}))
+    found = table.look_up(made(), Call(**{**asdict(CALL), **change}))
     assert isinstance(found, Miss)
     assert why in found.why
 
 
 def test_the_key_finds_its_entry():
     for version in ("0.1.17", "0.1.17+rocm7.2", "0.1.19"):
-        call = Call(**{**CALL.__dict__, "aiter_version": version})
+        call = Call(**{**asdict(CALL), "aiter_version": version})
         assert table.look_up(made(), call)["max_bytes"] == 139264
 
 
 def test_what_was_tuned_on_another_machine_is_a_miss_too():
     record = made()
-    here = Call(**{**CALL.__dict__, "machine": MACHINE})
+    here = Call(**{**asdict(CALL), "machine": MACHINE})
     assert table.look_up(record, here)["max_bytes"] == 139264
     record["entries"][2]["machine"] = dict(MACHINE)
     assert table.look_up(read(record), here)["max_bytes"] == 139264
@@ -174,7 +175,7 @@ def test_ranges_that_do_not_meet_may_share_a_key():
     record["entries"].append(
         {**record["entries"][2], "aiter_from": "0.1.19.post1", "aiter_before": None, "max_bytes": 8}
     )
-    call = Call(**{**CALL.__dict__, "aiter_version": "0.1.20"})
+    call = Call(**{**asdict(CALL), "aiter_version": "0.1.20"})
     assert table.look_up(read(record), call)["max_bytes"] == 8
     assert table.look_up(read(record), CALL)["max_bytes"] == 139264
 

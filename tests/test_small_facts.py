@@ -322,7 +322,8 @@ def test_records_of_questions_and_answers_cannot_be_changed():
     for wing in ("model", "rules", "decide", "calibration", "data"):
         package = importlib.import_module(f"costmodel.{wing}")
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if found.name.startswith("costmodel.data.importers"):
+            # Records of JSON files are filled by their reader.
+            if found.name.startswith("costmodel.data.importers") or "schemas" in found.name:
                 continue
             for kind in vars(importlib.import_module(found.name)).values():
                 if isinstance(kind, type) and kind.__module__ == found.name:

@@ -33,21 +33,21 @@ SHAPES = 6
 @click.option(
     "--launch-seconds",
     type=options.Finite(),
-    default=MeasuringTime.launch_s,
+    default=MeasuringTime().launch_s,
     show_default=True,
     help="What starting the ranks of one world size takes.",
 )
 @click.option(
     "--shape-seconds",
     type=options.Finite(),
-    default=MeasuringTime.shape_s,
+    default=MeasuringTime().shape_s,
     show_default=True,
     help="Set-up and fp32 reference of one shape.",
 )
 @click.option(
     "--arm-seconds",
     type=options.Finite(),
-    default=MeasuringTime.arm_s,
+    default=MeasuringTime().arm_s,
     show_default=True,
     help="Capture, two checks and warm-up of one arm, beside the timed calls.",
 )

@@ -30,7 +30,7 @@ _REASONS = 200
 NETWORK = "network"
 
 
-class Said(Struct, frozen=True):
+class Said(Struct, frozen=True, dict=True):
     """Schema 1 cells that the user gives by option, "" where nothing is said.
 
     ``columns`` maps a column or label of the file to ``op`` or ``op:algorithm``, or to ``-`` to
