@@ -160,6 +160,8 @@ def worker(seed: int, numbers: range, shapes: list[Shape]) -> tuple[int, TextIO]
                 for at in numbers:
                     one(seed, at, shapes, Path(scratch) / str(at), say)
             status = 0
+        except BaseException:
+            traceback.print_exc()  # a fault of this script: what is tested is caught in one()
         finally:
             os._exit(status)
     os.close(writing)
@@ -352,6 +354,7 @@ def in_files(rng: random.Random, root: Path, shape: Shape) -> Path:
         with where.open("wb") as stream:
             stream.truncate(1 << 36)
     elif how == 7:
+        data = data or b"\n"
         where.write_bytes(data * (8 * MIB // len(data)))
     elif how == 8:
         coding = rng.choice(("utf-16", "utf-32", "utf-8-sig", "utf-7", "cp037"))

@@ -48,3 +48,18 @@ def test_a_mark_of_an_unknown_op_is_a_patch_that_nothing_undoes(tmp_path):
     with pytest.raises(InputError, match="no patch of costmodel"):
         engine.revert(tree, RULES["recommended"].op)
     assert PROVENANCE.command in patched
+
+
+@pytest.mark.parametrize("ends", ["\r", "\r\n\r", "mixed"])
+def test_no_patch_is_made_where_python_and_patch_count_lines_differently(tmp_path, ends):
+    root = SHAPES["sglang_bytes"].package(tmp_path)
+    file = root / "sglang" / SGLANG
+    text = file.read_text()
+    changed = text.replace("\n", "\r# ", 1) if ends == "mixed" else text.replace("\n", ends)
+    file.write_bytes(changed.encode())
+    (tree,) = open_trees(root)
+    assert audit(tree).installed  # reading needs no lines
+    with pytest.raises(InputError, match=r"parallel_state.py:\d+: a carriage return without"):
+        emit(root, RULES["recommended"])
+    file.write_bytes(text.replace("\n", "\r\n").encode())
+    assert emit(root, RULES["recommended"]).text

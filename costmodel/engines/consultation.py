@@ -118,7 +118,7 @@ def consult(tree: Tree, kernel: Kernel, command: str) -> Consultation:
     for module, dispatch, op in _that_choose(bare):
         concerned |= {(c.file, c.function): c for c in consumers(bare, module, dispatch)}
         writable(module.name, "a file of the tree")
-        applied.check_marked(module.text, module.name)
+        applied.check_patchable(module.text, module.name)
         text = files.get(module.name, module.text)
         place, changed = _put(text, module.name, dispatch, op, kernel)
         places.append(place)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from ..rules.condition import exact_size
 from ..units import MIB
+from .diff import split_lines
 from .module import Module
 from .schemas import PlaceRecord
 
@@ -63,7 +64,7 @@ def in_native_text(file: str, text: str, names: Names) -> Found:
     """Return the lines of a C++ file that name a gate, comments left out; the first ten of them."""
     found = Found()
     word = re.compile(rf"\b(?:{names.pattern})\b")
-    lines = text.splitlines()
+    lines = split_lines(text)
     for number, line in enumerate(lines, 1):
         code = line.split("//")[0]
         if word.search(code) and len(found.decides) < 10:

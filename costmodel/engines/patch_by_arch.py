@@ -41,7 +41,7 @@ def patch(
     """
     running = running or asked_for(kernel.version)
     module, dispatch = find_dispatch(unpatched(tree, rules.op), rules.op)
-    applied.check_marked(module.text, module.name)
+    applied.check_patchable(module.text, module.name)
     writable(module.name, "a file of the tree")
     writable(tree.version, "the tree's version")
     installed = tree.read(module.name) or module.text
