@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from ..rules.condition import exact_size
 from ..units import MIB
 from .diff import split_lines
-from .module import Module
+from .module import Module, source_of
 from .schemas import PlaceRecord
 
 Names = re.Pattern[str]
@@ -259,7 +259,7 @@ def _deciding(
             if key is None or not seen.names.fullmatch(_word(key)):
                 continue
             if isinstance(value, ast.Constant | ast.Name | ast.Attribute):
-                yield key, f"{ast.unparse(key)}: {ast.unparse(value)}"
+                yield key, f"{source_of(key)}: {source_of(value)}"
     if not functions.search(scope.name) or (functions.pattern and not scope.name):
         return
     parts: list[ast.expr] = []
@@ -272,15 +272,15 @@ def _deciding(
         parts = [node.value]
     for part in parts:
         if not isinstance(part, ast.BoolOp) and seen.in_(part, scope):
-            yield part, ast.unparse(part)
+            yield part, source_of(part)
     if isinstance(node, ast.Call):
         for word in node.keywords:
             if word.arg and seen.names.fullmatch(word.arg):
-                yield word.value, f"{word.arg}={ast.unparse(word.value)}"
+                yield word.value, f"{word.arg}={source_of(word.value)}"
     elif isinstance(node, ast.Assign):
         for target in node.targets:
             if isinstance(target, ast.Attribute) and seen.names.fullmatch(target.attr):
-                yield node, ast.unparse(node)
+                yield node, source_of(node)
 
 
 def _limits(file: str, scopes: list[_Scope], names: Names, functions: Names) -> Found:
@@ -373,7 +373,7 @@ def _only_logs(node: ast.If) -> bool:
         elif not (
             isinstance(statement, ast.Expr)
             and isinstance(statement.value, ast.Call)
-            and _LOGS.match(ast.unparse(statement.value.func))
+            and _LOGS.match(source_of(statement.value.func))
         ) and not isinstance(statement, ast.Pass):
             return False
     return True
@@ -398,12 +398,12 @@ def _plain(node: ast.expr) -> str:
     """Return a default as people write it; an empty string or None is none."""
     if isinstance(node, ast.Constant):
         return "" if node.value in ("", None) else str(node.value)
-    return _short(ast.unparse(node))
+    return _short(source_of(node))
 
 
 def _place(file: str, scope: _Scope, node: ast.AST, text: str = "") -> Place:
     line: int = getattr(node, "lineno", 1)
-    return Place(file, line, scope.name, _short(text or ast.unparse(node)))
+    return Place(file, line, scope.name, _short(text or source_of(node)))
 
 
 def _short(text: str) -> str:

@@ -11,9 +11,9 @@ import ast
 from dataclasses import dataclass
 from fractions import Fraction
 
-from .evaluation import Comparison, source_of
+from .evaluation import Comparison
 from .execution import Step, SymbolicRun
-from .module import Module
+from .module import Module, source_of
 from .reader import DispatchFunction
 from .symbols import Number
 
