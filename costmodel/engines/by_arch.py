@@ -42,7 +42,7 @@ class Gated:
     def at(self, host: Host) -> Adapted:
         """Return the rule on a host."""
         for kind, adapted in self.kinds.items():
-            if host.xgmi and any(key in (host.version, host.device_id) for key in kind.keys):
+            if kind.has(host):
                 return adapted
         return self.elsewhere
 
