@@ -20,7 +20,7 @@ from ..rules.condition import Condition
 from ..rules.evidence import Provenance
 from ..rules.outside import writable
 from ..rules.rule import Rule
-from . import applied, comment, description, diff, remarks, templates
+from . import applied, comment, description, diff, leftover, remarks, templates
 from .by_arch import Gated
 from .call_sites import ServingEngine
 from .consumers import Consumer, consumers
@@ -252,6 +252,9 @@ def _changed(
         alike = edits(module, one, adapted, [f"As in {dispatch.name}, by costmodel."])
         changes += [*alike, *remarks.edits(module, one, adapted, alike, [dispatch.name, *names])]
     text = diff.apply(module.text, changes)
+    for one in (holder, *copies):
+        there = Module.parse(module.name, text)
+        text = diff.apply(text, leftover.edits(one.node, there, one.name))
     after = Module.parse(module.name, text)
     for one in (dispatch, *copies):
         _check(module, one, adapted, read_dispatch(after, one.name, constant=True))
