@@ -78,7 +78,7 @@ def consumers(tree: Tree, module: Module, dispatch: DispatchFunction) -> list[Co
 
 def _modules(tree: Tree, module: Module) -> Iterator[Module]:
     yield module
-    for name, text in tree.search("(?i)(1|one)_?stage"):
+    for name, text in tree.search("(?i)(1|one)_?stage", word="stage"):
         if name == module.name:
             continue
         try:

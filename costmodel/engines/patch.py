@@ -63,9 +63,9 @@ class _Original(Tree):
         text = super().read(name)
         return None if text is None else self._without(text, name)
 
-    def search(self, pattern: str, files: str = "") -> Iterator[tuple[str, str]]:
+    def search(self, pattern: str, files: str = "", word: str = "") -> Iterator[tuple[str, str]]:
         """Yield the files that contain a pattern, with the patch of the op taken out."""
-        for name, text in super().search(pattern, files):
+        for name, text in super().search(pattern, files, word):
             yield name, self._without(text, name)
 
     def _without(self, text: str, name: str) -> str:
