@@ -54,6 +54,7 @@ from costmodel.units import MIB
 PROVENANCE = Provenance("costmodel emit --for aiter --rule mine.json")
 RULE = Rule.from_cutoffs("mine", {2: None, 4: 300_000, 8: 96 * 1024})
 OTHER = Rule.from_cutoffs("other", {2: 10_000, 4: 20_000, 8: 40_000})
+ENDED_BY = {signal.SIGPROF: "too slow", signal.SIGALRM: "too slow on the clock"}
 MEMORY_BYTES, PROCESSOR_S, WALL_S = 1 << 30, 10, 120
 
 #: Expressions that are long, deep, huge or slow to evaluate.
@@ -85,6 +86,15 @@ STATEMENTS = (
     "try:\n    os.environ['A']\nexcept Exception:\n    total_bytes = 1", "global total_bytes",
     "match input_:\n    case 1: pass", "async with x: pass", "import os; os.abort()", "del input_",
     "def inner(): return inner()", "class A(A): pass", "a, *b = c = input_", "x: int", "assert 0",
+)  # fmt: skip
+#: Pieces of comments, as they stand or many times over.
+REMARKS = (
+    "1-stage up to 128 KiB. ", "same ", "aiter", "same rule as the byte threshold ", "   ", "y",
+    "9", "hidden 4096 ", "8 tokens at hidden 7168, TP8. ", "1 << 9", "256 * 1024 * 1024 bytes, ",
+    "- ", "bytes ", "small ", "e.g. ", "TP", "two-stage; ", "128 KiB guard (TP2, TP4). ",
+    "\u0663 KiB ", "\u2028", "\x0c", "1_000_", "world_size 8 ", "mirrors ", "'", "`", "noqa ",
+    "Undo (costmodel ",
+    "Undo (costmodel emit --revert): fused_ar_rmsnorm 0 1 00000000 5:", "hidden_dim 9999999 ",
 )  # fmt: skip
 Change = Callable[[random.Random, Path, Shape], Path]
 
@@ -120,9 +130,11 @@ def main() -> None:
             if said["ended"] == "wrong":
                 wrong.append(f"{said['at']} {said['kind']}: {said['why']}")
                 print(wrong[-1], flush=True)
-        os.waitpid(process, 0)
+        _, status = os.waitpid(process, 0)
         if running:
-            wrong.append(f"{at} {running}: the worker died: too slow, too large, or crashed")
+            signaled = os.WIFSIGNALED(status)
+            how = ENDED_BY.get(os.WTERMSIG(status), "crashed") if signaled else "this script failed"
+            wrong.append(f"{at} {running}: the worker died: {how} ({status})")
             print(wrong[-1], flush=True)
             at += 1
     print(", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())))
@@ -160,6 +172,8 @@ def worker(seed: int, numbers: range, shapes: list[Shape]) -> tuple[int, TextIO]
                 for at in numbers:
                     one(seed, at, shapes, Path(scratch) / str(at), say)
             status = 0
+        except BaseException:
+            traceback.print_exc()  # a fault of this script: what is tested is caught in one()
         finally:
             os._exit(status)
     os.close(writing)
@@ -323,6 +337,26 @@ def in_syntax(rng: random.Random, root: Path, shape: Shape) -> Path:
     return root
 
 
+def in_remarks(rng: random.Random, root: Path, shape: Shape) -> Path:
+    """Write long or odd comments and docstrings around the choice."""
+    file = site(shape, root)
+    lines = file.read_text().split("\n")
+    named = shape.function.rsplit(".", 1)[-1]
+    first = next((i for i, line in enumerate(lines) if named and f"def {named}" in line), 0)
+    for _ in range(rng.choice((1, 1, 3))):
+        at = rng.randrange(first, min(len(lines), first + 40))
+        pad = lines[at][: len(lines[at]) - len(lines[at].lstrip())]
+        said = rng.choice(REMARKS) * rng.choice((1, 1, 20, 5000, 60_000))
+        if rng.random() < 0.2:
+            lines[at] += f"  # {said}"
+        elif rng.random() < 0.2:
+            lines[at] = f'{pad}"""{said}"""\n{lines[at]}'
+        else:
+            lines[at] = "\n".join([f"{pad}# {said}"] * rng.choice((1, 1, 40)) + [lines[at]])
+    file.write_text("\n".join(lines), errors="replace")
+    return root
+
+
 def in_files(rng: random.Random, root: Path, shape: Shape) -> Path:
     """Put something that is no file, or no text, where a source is looked for."""
     file = site(shape, root)
@@ -352,6 +386,7 @@ def in_files(rng: random.Random, root: Path, shape: Shape) -> Path:
         with where.open("wb") as stream:
             stream.truncate(1 << 36)
     elif how == 7:
+        data = data or b"\n"
         where.write_bytes(data * (8 * MIB // len(data)))
     elif how == 8:
         coding = rng.choice(("utf-16", "utf-32", "utf-8-sig", "utf-7", "cp037"))
@@ -439,6 +474,7 @@ KINDS: dict[str, Change] = {
     "bytes": in_bytes,
     "tokens": in_tokens,
     "syntax": in_syntax,
+    "remarks": in_remarks,
     "files": in_files,
     "wheel": in_wheel,
     "patched": in_patched,

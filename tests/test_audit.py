@@ -12,10 +12,11 @@ from engines.shapes import AITER, HERE, SGLANG, SHAPES, VLLM_OPS, Shape
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from costmodel.data import kernels
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.setting import Setting
 from costmodel.engines import symbols
-from costmodel.engines.audit import audit
+from costmodel.engines.audit import audit, known_as
 from costmodel.engines.evaluation import NoChoiceError
 from costmodel.engines.module import Module
 from costmodel.engines.reader import NotRecognisedError, read_dispatch
@@ -248,6 +249,13 @@ class CudaCommunicator:
             assert len(set(function_says(text, "A.use_1stage", calls))) == 1
             return
         assert function_says(text, "A.use_1stage", calls) == rule_says(found, calls)
+
+
+def test_a_rule_alike_everywhere_comes_before_one_alike_on_what_the_kernel_takes():
+    gpt_oss = catalogue.named("sglang-gpt-oss")
+    # AITER before 0.1.12 takes four hidden sizes, and 2880 is none of them.
+    assert known_as(gpt_oss, kernels.aiter("0.1.11.post1")) == "sglang-gpt-oss"
+    assert known_as(gpt_oss, kernels.aiter()) == "sglang-gpt-oss"
 
 
 class TestSymbols:

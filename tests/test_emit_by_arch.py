@@ -18,6 +18,7 @@ from costmodel.cli.main import main
 from costmodel.data import cards
 from costmodel.data import kernels as kernel
 from costmodel.data.deployment import Deployment
+from costmodel.data.hardware import GPUS
 from costmodel.data.hosts import Host, Kind, host_of, others, target_version
 from costmodel.decide import elsewhere
 from costmodel.decide.recommendation import recommend
@@ -75,6 +76,10 @@ def test_hosts_are_what_the_topology_shows_of_them():
     assert BY_CARD.at(host_of("MI325X", "gfx942")) is None
     assert BY_ARCH.at(host_of("MI325X", "gfx942")) is LOW
     assert BY_ARCH.at(host_of("MI350P", "gfx950")) is None
+    # gfx942 over xGMI too, and no card that the rule of gfx942 is made for.
+    assert BY_ARCH.at(host_of("MI300A", "gfx942")) is None
+    assert BY_ARCH.at(host_of("unheard of", "gfx942")) is None
+    assert {"MI300A", "an unlisted card"} <= set(others(BY_ARCH.kinds))
 
 
 BOTH = [(shape, BY_ARCH) for shape in SHAPES]
@@ -179,17 +184,18 @@ class TestTheFunctionItself:
         return scope["_cutoff_bytes_here"]()
 
     def test_arch_and_links(self, made, tmp_path):
-        x942 = topology(tmp_path / "a", every_pair(8))
-        x950 = topology(tmp_path / "b", every_pair(8), version=90500)
-        pcie = topology(tmp_path / "c", [], version=90500)
-        one_alone = topology(tmp_path / "d", every_pair(7))
-        other = topology(tmp_path / "e", every_pair(8), version=90010)
-        mixed = topology(tmp_path / "f", every_pair(8))
+        x942 = with_ids(topology(tmp_path / "a", every_pair(8)), 0x74A1)
+        x950 = with_ids(topology(tmp_path / "b", every_pair(8), version=90500), 0x75A3)
+        pcie = with_ids(topology(tmp_path / "c", [], version=90500), 0x75A8)
+        one_alone = with_ids(topology(tmp_path / "d", every_pair(7)), 0x74A1)
+        other = with_ids(topology(tmp_path / "e", every_pair(8), version=90010), 0x74A1)
+        mixed = with_ids(topology(tmp_path / "f", every_pair(8)), 0x74A1)
         file = mixed / "3" / "properties"
         file.write_text(file.read_text().replace("90402", "90500"))
         assert self.here(made, BY_ARCH, x942)[8] == 136 * KIB
         assert self.here(made, BY_ARCH, x950) == {2: 2**60, 4: 448 * KIB, 8: 224 * KIB}
-        for none in (pcie, one_alone, other, mixed, tmp_path / "nowhere"):
+        no_ids = topology(tmp_path / "g", every_pair(8))
+        for none in (pcie, one_alone, other, mixed, no_ids, tmp_path / "nowhere"):
             assert self.here(made, BY_ARCH, none) == {}
 
     def test_cards(self, made, tmp_path):
@@ -200,11 +206,14 @@ class TestTheFunctionItself:
             with_ids(topology(folder, links, version=version), card.device_id)
             found = self.here(made, BY_CARD, folder).get(8)
             assert found == {"MI308X": 136 * KIB, "MI300X": 224 * KIB}.get(card.gpu)
+            of_arch = {"gfx942": 136 * KIB, "gfx950": 224 * KIB}[card.arch]
+            asked = card.gpu in GPUS[card.arch]
+            assert self.here(made, BY_ARCH, folder).get(8) == (of_arch if asked else None)
         unlisted = with_ids(topology(tmp_path / "u", every_pair(8)), 0x74B7)
-        assert self.here(made, BY_CARD, unlisted) == {}
+        assert self.here(made, BY_CARD, unlisted) == self.here(made, BY_ARCH, unlisted) == {}
 
     def test_gpus_of_another_container_cannot_be_read_and_count_for_nothing(self, made, tmp_path):
-        here = topology(tmp_path / "part", every_pair(8))
+        here = with_ids(topology(tmp_path / "part", every_pair(8)), 0x74A1)
         for node in (5, 6, 7, 8):
             (here / str(node) / "properties").unlink()
             (here / str(node) / "properties").mkdir()

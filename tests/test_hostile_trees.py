@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from emitted import PROVENANCE, RULES, emit
-from engines.shapes import SGLANG, SHAPES
+from engines.shapes import SGLANG, SHAPES, VLLM_OPS
 
 from costmodel.engines import patch as engine
 from costmodel.engines.audit import audit
+from costmodel.engines.gate_lines import in_python
 from costmodel.engines.module import Module
 from costmodel.engines.source import open_trees
 from costmodel.errors import InputError
@@ -48,3 +51,63 @@ def test_a_mark_of_an_unknown_op_is_a_patch_that_nothing_undoes(tmp_path):
     with pytest.raises(InputError, match="no patch of costmodel"):
         engine.revert(tree, RULES["recommended"].op)
     assert PROVENANCE.command in patched
+
+
+@pytest.mark.parametrize("ends", ["\r", "\r\n\r", "mixed"])
+def test_no_patch_is_made_where_python_and_patch_count_lines_differently(tmp_path, ends):
+    root = SHAPES["sglang_bytes"].package(tmp_path)
+    file = root / "sglang" / SGLANG
+    text = file.read_text()
+    changed = text.replace("\n", "\r# ", 1) if ends == "mixed" else text.replace("\n", ends)
+    file.write_bytes(changed.encode())
+    (tree,) = open_trees(root)
+    assert audit(tree).installed  # reading needs no lines
+    with pytest.raises(InputError, match=r"parallel_state.py:\d+: a carriage return without"):
+        emit(root, RULES["recommended"])
+    file.write_bytes(text.replace("\n", "\r\n").encode())
+    assert emit(root, RULES["recommended"]).text
+
+
+def last_return(text, line):
+    """Put a line before the return of the function that chooses."""
+    first, _, rest = text.rpartition("    return ")
+    return f"{first}    {line}\n    return {rest}"
+
+
+#: Sources on which reading or patching took minutes.
+SLOW = {
+    "a word of 500 kB": lambda text: last_return(text, f"x = '{'y' * 500_000}'"),
+    "a name of 400 kB": lambda text: f"def {'aiter' * 80_000}(): pass\n{text}",
+    "60,000 sentences": lambda text: text.replace(
+        "    token_ok =", f"    # {'128 KiB guard (TP2, TP4). ' * 60_000}\n    token_ok =", 1
+    ),
+    "60,000 hidden sizes": lambda text: text.replace(
+        "    token_ok =", f"    # {'8 tokens at hidden 4096 ' * 60_000}\n    token_ok =", 1
+    ),
+    "200,000 blank lines": lambda text: "\n" * 200_000 + text,
+}
+
+
+@pytest.mark.parametrize("what", SLOW)
+def test_what_is_long_is_read_and_patched_in_bounded_time(what, tmp_path):
+    root = SHAPES["vllm_copies"].package(tmp_path)
+    file = root / "vllm" / VLLM_OPS
+    file.write_text(SLOW[what](file.read_text()))
+
+    def within_20_s():
+        resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+
+    for command in ("audit", "emit --for vllm --arch gfx942 --source"):
+        done = subprocess.run(
+            [sys.executable, "-m", "costmodel", *command.split(), str(root)], capture_output=True,
+            text=True, check=False, preexec_fn=within_20_s,
+        )  # fmt: skip
+        assert done.returncode in (0, 1, 2), f"{done.returncode} {done.stderr[-400:]}"
+        assert done.stdout or "not recognised" in done.stderr
+
+
+def test_a_line_that_is_nested_too_deeply_to_be_written_is_shown_as_such():
+    deep = " + ".join(["A"] * 400)
+    module = Module.parse("a.py", f"def f():\n    if {deep}:\n        g()\n    return not A\n")
+    found = in_python(module, re.compile("A"), re.compile("f"), limit=False)
+    assert [(place.line, place.text) for place in found.decides] == [(2, "..."), (4, "not A")]

@@ -44,13 +44,24 @@ class Kind(Struct, frozen=True):
         return (target_version(self.arch),)
 
     @property
+    def device_ids(self) -> tuple[str, ...]:
+        """The PCI device ids of such GPUs; of an arch those of the products that a rule is made
+        for (:data:`GPUS`): an MI300A is gfx942 and none of them, and so is an unlisted card."""
+        gpus = (self.gpu,) if self.gpu else GPUS.get(self.arch, ())
+        return tuple(str(i) for gpu in gpus for i in cards.device_ids(gpu))
+
+    def has(self, host: Host) -> bool:
+        """Tell whether a host's GPUs are of this kind and joined by xGMI."""
+        arch = self.gpu or host.version == target_version(self.arch)
+        return bool(arch) and host.xgmi and host.device_id in self.device_ids
+
+    @property
     def hosts(self) -> tuple[Host, ...]:
         """Hosts of such GPUs, joined by xGMI: one of each card and virtual function of a product,
         one of an arch."""
         if self.gpu:
             return tuple(Host(target_version(self.arch), key) for key in self.keys)
-        ids = [str(i) for gpu in GPUS.get(self.arch, ()) for i in cards.device_ids(gpu)[:1]]
-        return (Host(self.keys[0], (ids or ["0"])[0]),)
+        return (Host(self.keys[0], (*self.device_ids, "0")[0]),)
 
 
 def target_version(arch: str) -> str:
@@ -69,15 +80,13 @@ def host_of(gpu: str, arch: str) -> Host:
 
 def others(kinds: Sequence[Kind]) -> dict[str, Host]:
     """Return hosts on which no rule for ``kinds`` holds, by what they are."""
-    known = {key for kind in kinds for key in kind.keys}
-    found = {"no topology": Host("0")}
+    found = {"no topology": Host("0"), "an unlisted card": Host(target_version(kinds[0].arch))}
     for kind in kinds:
         found[f"{kind.name} without xGMI"] = Host(
             kind.hosts[0].version, kind.hosts[0].device_id, False
         )
-    by_card = any(kind.gpu for kind in kinds)
     for card in cards.cards().values():
         host = host_of(card.gpu, card.arch)
-        if (host.device_id if by_card else host.version) not in known or not host.xgmi:
+        if not any(kind.has(host) for kind in kinds):
             found.setdefault(card.gpu, host)
     return found

@@ -115,12 +115,20 @@ def _way_out(text: str, mark: Mark) -> str:
     return "restore the file (git checkout, or patch -R with the patch)"
 
 
-def check_marked(text: str, name: str) -> None:
-    """Raise :class:`InputError` for a patch without a mark, as older releases of this project made.
+def check_patchable(text: str, name: str) -> None:
+    """Raise :class:`InputError` for a source that no patch can be written into.
 
-    Nothing says what it replaced, and another patch would stack on it.
+    That is one with a patch without a mark, as older releases of this project made: nothing says
+    what it replaced, and another would stack on it. And one where Python ends lines that ``patch``
+    does not.
     """
     lines = split_lines(text)
+    alone = next((i for i, line in enumerate(lines, 1) if "\r" in line.removesuffix("\r\n")), 0)
+    if alone:
+        raise InputError(
+            f"{name}:{alone}: a carriage return without a line feed: Python ends a line there and "
+            "patch does not, so no patch is written; end every line with a line feed"
+        )
     own = [i + 1 for i, line in enumerate(lines) if _COMMANDED.match(line)]
     known = {op.name for op in ops.chosen()}
     own = [

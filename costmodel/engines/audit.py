@@ -7,6 +7,7 @@ another rule as that would stand in the same place, and scored when a calibrated
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -264,14 +265,16 @@ def _on(module: Module, function: str, kind: Kind) -> Condition:
 def known_as(rule: Rule, kernel: Kernel | None = None) -> str:
     """Return the name of the catalogue's rule for this op that decides alike, or "".
 
-    The engine's own rules come first. Two rules that differ only where ``kernel`` runs 2-stage by
-    itself are the same: some engines leave it to the kernel.
+    The engine's own rules come first, and of those one that is alike everywhere. Two rules that
+    differ only where ``kernel`` runs 2-stage by itself are the same: some engines leave it to it.
     """
     taken = Always() if kernel is None else left_to_kernel(kernel)
     known = [k for k in catalogue() if k.op == rule.op and k.fabric == "xgmi"]
-    for one in sorted(known, key=lambda k: k.engine != rule.engine):
-        for limits in dict.fromkeys((Always(), taken)):
-            here = Rule("", on_full_mesh(all_of(rule.condition, limits)))
+    own = [k for k in known if k.engine == rule.engine]
+    others = [k for k in known if k.engine != rule.engine]
+    for among, limits in product((own, others), dict.fromkeys((Always(), taken))):
+        here = Rule("", on_full_mesh(all_of(rule.condition, limits)))
+        for one in among:
             try:
                 condition = one.condition
                 if kernel is not None:

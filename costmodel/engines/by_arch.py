@@ -43,7 +43,7 @@ class Gated(Struct, frozen=True):
     def at(self, host: Host) -> Adapted:
         """Return the rule on a host."""
         for kind, adapted in self.kinds.items():
-            if host.xgmi and any(key in (host.version, host.device_id) for key in kind.keys):
+            if kind.has(host):
                 return adapted
         return self.elsewhere
 

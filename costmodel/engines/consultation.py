@@ -37,7 +37,7 @@ from .evaluation import CONSULTS, NoChoiceError
 from .execution import Step
 from .expression import WIDTH, expression, is_simple
 from .layout import laid_out, spliced, wrapped
-from .module import Module, made_of
+from .module import Module, made_of, source_of
 from .naming import names_at, not_found
 from .overrides import lost
 from .reader import DispatchFunction, find_dispatch, read_dispatch
@@ -118,7 +118,7 @@ def consult(tree: Tree, kernel: Kernel, command: str) -> Consultation:
     for module, dispatch, op in _that_choose(bare):
         concerned |= {(c.file, c.function): c for c in consumers(bare, module, dispatch)}
         writable(module.name, "a file of the tree")
-        applied.check_marked(module.text, module.name)
+        applied.check_patchable(module.text, module.name)
         text = files.get(module.name, module.text)
         place, changed = _put(text, module.name, dispatch, op, kernel)
         places.append(place)
@@ -231,7 +231,7 @@ def _ways(module: Module, dispatch: DispatchFunction) -> list[list[str]]:
         parts = made_of(dispatch.node, dispatch.decisions)
         for node, part in dispatch.live.items():
             if isinstance(node, ast.IfExp) and node in parts:
-                text = ast.get_source_segment(module.text, node.test) or ""
+                text = module.segment(node.test)
                 tests[" ".join(text.split()) if part is node.body else _negated(node.test)] = None
     names = [o.name for o in dispatch.overrides if "." not in o.name]
     unset = [f'"{name}" not in os.environ' for name in names]
@@ -244,8 +244,8 @@ def _negated(test: ast.expr) -> str:
     opposite = {ast.Is: "is not", ast.IsNot: "is", ast.GtE: "<", ast.Lt: ">=", ast.Gt: "<="}
     if isinstance(test, ast.Compare) and type(test.ops[0]) in opposite and len(test.ops) == 1:
         op = opposite[type(test.ops[0])]
-        return f"{ast.unparse(test.left)} {op} {ast.unparse(test.comparators[0])}"
-    return f"not ({ast.unparse(test)})"
+        return f"{source_of(test.left)} {op} {source_of(test.comparators[0])}"
+    return f"not ({source_of(test)})"
 
 
 def _difference(name: str, text: str, before: DispatchFunction, adapted: Adapted) -> str:
@@ -302,7 +302,7 @@ class _Lines:
             self._alone(top)
             lines = self._lines(step, top.col_offset, lambda text: f"return {text}")
             return [Edit((top.lineno, 0), (top.lineno, 0), lines)]
-        names = {ast.unparse(d) for d in self.dispatch.decisions if isinstance(d, ast.Name)}
+        names = {source_of(d) for d in self.dispatch.decisions if isinstance(d, ast.Name)}
         if not names and len(self.dispatch.decisions) == 1:
             return self._in_place(self.dispatch.decisions[0])
         if len(names) != 1:
@@ -328,7 +328,7 @@ class _Lines:
         statement, indent = step.node, step.node.col_offset
         self._alone(statement)
         name = self._free("use_1stage", "takes_1stage", "use_1stage_")
-        old = " ".join((ast.get_source_segment(self.module.text, decision) or "").split())
+        old = " ".join(self.module.segment(decision).split())
         first = f"{'':{indent}}{name} = {wrapped([old], indent, len(name) + 3)}\n"
         lines = self._lines(step, indent, lambda text: f"{name} = {text}")
         start = (statement.lineno, 0)
@@ -391,7 +391,7 @@ class _Lines:
                 given = {*node.args, *(k.value for k in node.keywords)}
                 if given & decisions:
                     found.append(node.func.value)
-        texts = [ast.unparse(node) for node in found]
+        texts = [source_of(node) for node in found]
         if self.dispatch.world.endswith(".world_size"):
             texts.append(self.dispatch.world.removesuffix(".world_size"))
         texts += ["self.ca_comm"] if "self.ca_comm" in self.module.text else []

@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..model.shape import FUSED, SEPARATE_OPS, SPOKEN, TWO_STAGE
 from ..rules.condition import Condition
 from .execution import NoChoiceError
-from .module import Function, Module, assigned
+from .module import Function, Module, assigned, source_of
 from .reader import DispatchFunction, NotRecognisedError, read_dispatch
 from .source import Tree
 from .stand_in import CHOOSES
@@ -78,7 +78,7 @@ def consumers(tree: Tree, module: Module, dispatch: DispatchFunction) -> list[Co
 
 def _modules(tree: Tree, module: Module) -> Iterator[Module]:
     yield module
-    for name, text in tree.search("(?i)(1|one)_?stage"):
+    for name, text in tree.search("(?i)(1|one)_?stage", word="stage"):
         if name == module.name:
             continue
         try:
@@ -128,7 +128,7 @@ def _tried_before(function: Function) -> str:
         if not isinstance(test.operand, ast.Name) or not CHOOSES.search(test.operand.id):
             continue
         for call in (c for s in getattr(node, "body", []) for c in ast.walk(s)):
-            name = ast.unparse(call.func).lower() if isinstance(call, ast.Call) else ""
+            name = source_of(call.func).lower() if isinstance(call, ast.Call) else ""
             if "qr_" in name or "quick" in name:
                 said["QuickReduce"] = None
             elif "unfused" in name:
@@ -155,7 +155,7 @@ def _hands_over(function: Function) -> bool:
     """
     for node in ast.walk(function):
         if isinstance(node, ast.Call) and (
-            _COLLECTIVE.search(function.name) or _COLLECTIVE.search(ast.unparse(node.func))
+            _COLLECTIVE.search(function.name) or _COLLECTIVE.search(source_of(node.func))
         ):
             given = [k.arg for k in node.keywords if k.arg]
             given += [a.id for a in node.args if isinstance(a, ast.Name)]

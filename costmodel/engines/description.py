@@ -97,7 +97,8 @@ def notes_by_host(
     gate = (
         f"the cutoffs for {names} hold on hosts whose GPUs are all of that kind and each have an "
         f"xGMI link, by the topology of amdkfd; every other host keeps {engine}'s own: one without "
-        "that topology, one of different GPUs, GPUs over PCIe (MI350P is gfx950)"
+        "that topology, one of different GPUs, GPUs over PCIe (MI350P is gfx950), cards whose PCI "
+        "id is not listed and an MI300A (gfx942, of which nothing is modelled)"
     )
     short = f"by GPU: {names}, over xGMI alone; elsewhere {engine}'s own cutoffs stay"
     said = [Note(made, made), Note(gate, short)]

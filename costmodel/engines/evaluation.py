@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Callable
 from collections.abc import Mapping as Settings
-from functools import lru_cache
 
 from msgspec import Struct, field
 
@@ -20,7 +19,7 @@ from ..errors import InputError
 from ..rules.algebra import all_of, any_of
 from ..rules.condition import Always, Condition, OnFullMesh
 from .host_gate import is_asked, table_for
-from .module import Module, constant_of, instance_values
+from .module import Module, constant_of, instance_values, source_of
 from .symbols import (
     BYTES,
     ELEMENT_SIZE,
@@ -475,15 +474,6 @@ _HANDLERS: dict[type, Callable[..., Symbol | None]] = {
     ast.IfExp: Evaluator._if_else,
     ast.Call: Evaluator._call,
 }
-
-
-@lru_cache(maxsize=1 << 14)
-def source_of(node: ast.AST) -> str:
-    """Return an expression as source, "..." where it is nested too deeply for that."""
-    try:
-        return ast.unparse(node)
-    except RecursionError:
-        return "..."
 
 
 def _look_up(mapping: Mapping, key: Symbol, default: Symbol | None = None) -> Symbol | None:

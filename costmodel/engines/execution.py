@@ -15,8 +15,8 @@ from msgspec import Struct, field
 
 from ..rules.algebra import all_of, any_of, factors
 from ..rules.condition import Always, Condition
-from .evaluation import MAX_TERMS, OPERATORS, Evaluator, NoChoiceError, Scope, source_of
-from .module import Function, assigned, input_name, made_of
+from .evaluation import MAX_TERMS, OPERATORS, Evaluator, NoChoiceError, Scope
+from .module import Function, assigned, input_name, made_of, source_of
 from .stand_in import CHOOSES
 from .symbols import (
     HIDDEN,

@@ -15,7 +15,8 @@ from msgspec import Struct, field
 
 from ..rules.condition import exact_size
 from ..units import MIB
-from .module import Module
+from .diff import split_lines
+from .module import Module, source_of
 from .schemas import PlaceRecord
 
 Names = re.Pattern[str]
@@ -62,7 +63,7 @@ def in_native_text(file: str, text: str, names: Names) -> Found:
     """Return the lines of a C++ file that name a gate, comments left out; the first ten of them."""
     found = Found()
     word = re.compile(rf"\b(?:{names.pattern})\b")
-    lines = text.splitlines()
+    lines = split_lines(text)
     for number, line in enumerate(lines, 1):
         code = line.split("//")[0]
         if word.search(code) and len(found.decides) < 10:
@@ -256,7 +257,7 @@ def _deciding(
             if key is None or not seen.names.fullmatch(_word(key)):
                 continue
             if isinstance(value, ast.Constant | ast.Name | ast.Attribute):
-                yield key, f"{ast.unparse(key)}: {ast.unparse(value)}"
+                yield key, f"{source_of(key)}: {source_of(value)}"
     if not functions.search(scope.name) or (functions.pattern and not scope.name):
         return
     parts: list[ast.expr] = []
@@ -269,15 +270,15 @@ def _deciding(
         parts = [node.value]
     for part in parts:
         if not isinstance(part, ast.BoolOp) and seen.in_(part, scope):
-            yield part, ast.unparse(part)
+            yield part, source_of(part)
     if isinstance(node, ast.Call):
         for word in node.keywords:
             if word.arg and seen.names.fullmatch(word.arg):
-                yield word.value, f"{word.arg}={ast.unparse(word.value)}"
+                yield word.value, f"{word.arg}={source_of(word.value)}"
     elif isinstance(node, ast.Assign):
         for target in node.targets:
             if isinstance(target, ast.Attribute) and seen.names.fullmatch(target.attr):
-                yield node, ast.unparse(node)
+                yield node, source_of(node)
 
 
 def _limits(file: str, scopes: list[_Scope], names: Names, functions: Names) -> Found:
@@ -370,7 +371,7 @@ def _only_logs(node: ast.If) -> bool:
         elif not (
             isinstance(statement, ast.Expr)
             and isinstance(statement.value, ast.Call)
-            and _LOGS.match(ast.unparse(statement.value.func))
+            and _LOGS.match(source_of(statement.value.func))
         ) and not isinstance(statement, ast.Pass):
             return False
     return True
@@ -395,12 +396,12 @@ def _plain(node: ast.expr) -> str:
     """Return a default as people write it; an empty string or None is none."""
     if isinstance(node, ast.Constant):
         return "" if node.value in ("", None) else str(node.value)
-    return _short(ast.unparse(node))
+    return _short(source_of(node))
 
 
 def _place(file: str, scope: _Scope, node: ast.AST, text: str = "") -> Place:
     line: int = getattr(node, "lineno", 1)
-    return Place(file, line, scope.name, _short(text or ast.unparse(node)))
+    return Place(file, line, scope.name, _short(text or source_of(node)))
 
 
 def _short(text: str) -> str:

@@ -58,8 +58,12 @@ class GateFact(Struct, frozen=True):
 
     @property
     def word(self) -> re.Pattern[str]:
-        """What a file holds that may hold the gate: a limit without a name is known by function."""
-        return self.names if self.names.pattern else self.functions
+        """What a file holds that may hold the gate: a limit without a name is known by function.
+
+        A name is looked for where a word starts, or a long one would be tried at each letter.
+        """
+        names = self.names.pattern
+        return re.compile(rf"\b(?:{names})") if names else self.functions
 
 
 class Gate(Struct, frozen=True):

@@ -3,7 +3,8 @@
 It reads the topology that the amdkfd driver shows (see :mod:`costmodel.live.kfd`): the arch or the
 PCI device id of every GPU, and whether each has an xGMI link. The file is the same for every rank
 of a host, so ranks cannot disagree; GPUs over PCIe, a host of different ones and cards that are
-not listed keep the engine's own cutoffs. AITER's ``get_gfx()`` would not do: it says what
+not listed keep the engine's own cutoffs. An arch is asked with the ids of the products that its
+rule is made for: an MI300A is gfx942 too. AITER's ``get_gfx()`` would not do: it says what
 ``GPU_ARCHS`` holds, which names several archs in an image that is built for several, and its
 communicator takes every host for fully connected.
 """
@@ -18,7 +19,7 @@ from ..data.hardware import GPUS
 from ..data.hosts import Host, Kind, target_version
 from ..model.shape import WORLD_SIZES
 from .expression import size
-from .module import Function, Module
+from .module import Function, Module, source_of
 
 #: The function, and where it keeps what it found.
 NAME, KEPT = "_cutoff_bytes_here", "_cutoff_bytes"
@@ -40,7 +41,15 @@ def source(tables: Mapping[Kind, Mapping[int, int]], owner: str, indent: int) ->
         for kind, table in tables.items()
         for key in kind.keys
     ]
-    asked, what = ("device_id", "card") if by_card else ("gfx_target_version", "arch")
+    what, ids = "card", []
+    found = ['found.add(gpu.get("device_id") if xgmi else None)']
+    if not by_card:
+        what, ids = "arch, of cards", ["cards = {", *_cards(tables), "}"]
+        found = [
+            'arch = gpu.get("gfx_target_version")',
+            'listed = gpu.get("device_id") in cards.get(arch, "").split()',
+            "found.add(arch if xgmi and listed else None)",
+        ]
     kept = f"cls.{KEPT}" if owner else KEPT
     head = ["@classmethod", f"def {NAME}(cls) -> dict:"] if owner else [f"def {NAME}() -> dict:"]
     lines = [
@@ -59,6 +68,7 @@ def source(tables: Mapping[Kind, Mapping[int, int]], owner: str, indent: int) ->
         "        known = {",
         *(f"            {entry}" for entry in entries),
         "        }",
+        *(f"        {line}" for line in ids),
         "        found = set()",
         '        for node in Path("/sys/class/kfd/kfd/topology/nodes").glob("*"):',
         "            texts = []",
@@ -70,7 +80,7 @@ def source(tables: Mapping[Kind, Mapping[int, int]], owner: str, indent: int) ->
         '            gpu = dict(line.partition(" ")[::2] for line in texts[0].splitlines())',
         '            if gpu.get("simd_count", "0") != "0":',
         '                xgmi = any("type 11" in text.splitlines() for text in texts[1:])',
-        f'                found.add(gpu.get("{asked}") if xgmi else None)',
+        *(f"                {line}" for line in found),
         f"        {kept} = known.get(found.pop(), {{}}) if len(found) == 1 else {{}}",
         f"    return {kept}",
     ]
@@ -79,10 +89,8 @@ def source(tables: Mapping[Kind, Mapping[int, int]], owner: str, indent: int) ->
 
 def tables_in(module: Module) -> ast.Dict | None:
     """Return the cutoffs by kind of GPU that a patched file holds, None where it has none."""
-    for name in module.functions():
-        if name.rsplit(".", 1)[-1] == NAME and (target := module.function(name)) is not None:
-            return _tables(target[0])
-    return None
+    function = _function_in(module)
+    return None if function is None else _first(function, "known")
 
 
 def kinds_in(module: Module) -> tuple[Kind, ...]:
@@ -108,6 +116,9 @@ def table_for(module: Module, host: Host | None) -> ast.expr | None:
     table = tables_in(module)
     if table is None or host is None or not host.xgmi:
         return None
+    listed = _listed(module)
+    if listed is not None and host.device_id not in listed.get(host.version, ()):
+        return None
     for key, value in zip(table.keys, table.values, strict=True):
         if isinstance(key, ast.Constant) and key.value in (host.version, host.device_id):
             return value
@@ -117,7 +128,7 @@ def table_for(module: Module, host: Host | None) -> ast.expr | None:
 def answer(module: Module, host: Host) -> str:
     """Return what a patched file answers on a host, as text: hosts with one answer decide alike."""
     table = table_for(module, host)
-    return "" if table is None else ast.unparse(table)
+    return "" if table is None else source_of(table)
 
 
 def is_asked(node: ast.Call) -> bool:
@@ -127,10 +138,51 @@ def is_asked(node: ast.Call) -> bool:
     return name == NAME
 
 
-def _tables(function: Function) -> ast.Dict | None:
+def _cards(tables: Mapping[Kind, Mapping[int, int]]) -> list[str]:
+    """Return the PCI device ids that each arch is asked with, a line for a product."""
+    lines = []
+    for kind in tables:
+        lines.append(f'    "{kind.keys[0]}": (')
+        for gpu in GPUS[kind.arch]:
+            ids = " ".join(map(str, cards.device_ids(gpu)))
+            lines.append(f'        "{ids} "  # {gpu}')
+        lines.append("    ),")
+    return lines
+
+
+def _listed(module: Module) -> dict[str, list[str]] | None:
+    """Return the PCI device ids that a patched file asks for, by target version.
+
+    None where it asks for none, as a patch of an older costmodel and one by card.
+    """
+    function = _function_in(module)
+    asked = None if function is None else _first(function, "cards")
+    if asked is None:
+        return None
+    pairs = zip(asked.keys, asked.values, strict=True)
+    return {
+        str(key.value): str(value.value).split()
+        for key, value in pairs
+        if isinstance(key, ast.Constant) and isinstance(value, ast.Constant)
+    }
+
+
+def _function_in(module: Module) -> Function | None:
+    for name in module.functions():
+        if name.rsplit(".", 1)[-1] == NAME and (target := module.function(name)) is not None:
+            return target[0]
+    return None
+
+
+def _first(function: Function, name: str) -> ast.Dict | None:
+    """Return the first literal dict that a function sets a name to."""
     for node in ast.walk(function):
-        if isinstance(node, ast.Dict) and node.keys:
-            return node
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.value, ast.Dict)
+            and source_of(node.targets[0]) == name
+        ):
+            return node.value
     return None
 
 

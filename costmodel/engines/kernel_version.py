@@ -29,7 +29,7 @@ _PINS = (
         r"[ \t]*[= \t][ \t]*[\"']?([\w.+-]+)",
         re.MULTILINE,
     ),
-    re.compile(r"\b(?:amd[-_])?aiter(?:\[[^\]\n]*\])?\s*[=>~]=\s*([\w.+-]+)", re.IGNORECASE),
+    re.compile(r"\b(?:amd[-_])?aiter(?:\[[^\]\n]{0,80}\])?\s*[=>~]=\s*([\w.+-]+)", re.IGNORECASE),
     re.compile(r"\baiter(?:\.git)?@([\w.+-]+)", re.IGNORECASE),
     re.compile(r"\bamd_aiter-(\d[\w.]*(?:\+[\w.]+)?)-", re.IGNORECASE),
 )

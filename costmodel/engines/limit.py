@@ -12,9 +12,9 @@ from fractions import Fraction
 
 from msgspec import Struct
 
-from .evaluation import Comparison, source_of
+from .evaluation import Comparison
 from .execution import Step, SymbolicRun
-from .module import Module
+from .module import Module, source_of
 from .reader import DispatchFunction
 from .symbols import Number
 

@@ -6,11 +6,12 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from msgspec import Struct
 
 from ..errors import InputError
+from .diff import split_lines
 
 #: Python writes no integer of more than 4300 decimal digits back as text, and parses none; one in
 #: hexadecimal may have more.
@@ -20,7 +21,7 @@ _HUGE = re.compile(rf"0[xXoObB][0-9a-fA-F_]{{{MAX_DIGITS},}}")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-class Module(Struct, frozen=True):
+class Module(Struct, frozen=True, dict=True):
     """A parsed source file."""
 
     name: str
@@ -38,6 +39,26 @@ class Module(Struct, frozen=True):
             at = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
             what = error.msg if isinstance(error, SyntaxError) else error or "nested too deeply"
             raise InputError(f"{name}{at}: not valid Python: {what}") from None
+
+    @cached_property
+    def lines(self) -> list[bytes]:
+        """The lines of the file, with their ends, in UTF-8."""
+        return [line.encode("utf-8", "surrogatepass") for line in split_lines(self.text)]
+
+    def segment(self, node: ast.AST) -> str:
+        """Return the text that an expression or a statement of the file spans, "" for any other.
+
+        As ``ast.get_source_segment``, which takes the whole file apart letter by letter.
+        """
+        if not isinstance(node, ast.expr | ast.stmt) or node.end_lineno is None:
+            return ""
+        lines = self.lines[node.lineno - 1 : node.end_lineno]
+        if not lines:
+            return ""
+        # The end first: on one line the start is cut from what is left.
+        lines[-1] = lines[-1][: node.end_col_offset]
+        lines[0] = lines[0][node.col_offset :]
+        return b"".join(lines).decode("utf-8", "surrogatepass")
 
     def function(self, qualified: str) -> tuple[Function, ast.ClassDef | None] | None:
         """Return a function by ``Class.name`` or ``name``, with its class, or None."""
@@ -66,13 +87,22 @@ class Module(Struct, frozen=True):
                         yield f"{node.name}.{inner.name}"
 
 
+@lru_cache(maxsize=1 << 14)
+def source_of(node: ast.AST) -> str:
+    """Return a syntax node as source, "..." where it is nested too deeply for that."""
+    try:
+        return ast.unparse(node)
+    except RecursionError:
+        return "..."
+
+
 def constant_of(body: list[ast.stmt], name: str) -> ast.expr | None:
     """Return what a name is set to in a module's or a class's body, or None."""
     for node in _flat(body):
         if isinstance(node, ast.Assign):
             if any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
                 return node.value
-        elif isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == name:
+        elif isinstance(node, ast.AnnAssign) and source_of(node.target) == name:
             return node.value
     return None
 

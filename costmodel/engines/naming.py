@@ -49,7 +49,7 @@ def names_at(module: Module, dispatch: DispatchFunction, step: Step) -> SourceNa
         world_size=_world_size(module, dispatch, step),
         full_mesh=meshes[0] if meshes else "",
         pack=pack,
-        torch=bool(re.search(r"^\s*(import|from) torch\b", module.text, re.MULTILINE)),
+        torch=bool(re.search(r"^[ \t]*(import|from) torch\b", module.text, re.MULTILINE)),
     )
 
 

@@ -22,7 +22,7 @@ from ..rules.condition import Condition
 from ..rules.evidence import Provenance
 from ..rules.outside import writable
 from ..rules.rule import Rule
-from . import applied, comment, description, diff, remarks, templates
+from . import applied, comment, description, diff, leftover, remarks, templates
 from .by_arch import Gated
 from .call_sites import ServingEngine
 from .consumers import Consumer, consumers
@@ -64,9 +64,9 @@ class _Original(Tree, frozen=True):
         text = super().read(name)
         return None if text is None else self._without(text, name)
 
-    def search(self, pattern: str, files: str = "") -> Iterator[tuple[str, str]]:
+    def search(self, pattern: str, files: str = "", word: str = "") -> Iterator[tuple[str, str]]:
         """Yield the files that contain a pattern, with the patch of the op taken out."""
-        for name, text in super().search(pattern, files):
+        for name, text in super().search(pattern, files, word):
             yield name, self._without(text, name)
 
     def _without(self, text: str, name: str) -> str:
@@ -94,7 +94,7 @@ def patch(
     """
     running = running or asked_for(kernel.version)
     module, dispatch = find_dispatch(unpatched(tree, rule.op), rule.op)
-    applied.check_marked(module.text, module.name)
+    applied.check_patchable(module.text, module.name)
     writable(module.name, "a file of the tree")
     writable(tree.version, "the tree's version")
     installed = tree.read(module.name) or module.text
@@ -251,6 +251,9 @@ def _changed(
         alike = edits(module, one, adapted, [f"As in {dispatch.name}, by costmodel."])
         changes += [*alike, *remarks.edits(module, one, adapted, alike, [dispatch.name, *names])]
     text = diff.apply(module.text, changes)
+    for one in (holder, *copies):
+        there = Module.parse(module.name, text)
+        text = diff.apply(text, leftover.edits(one.node, there, one.name))
     after = Module.parse(module.name, text)
     for one in (dispatch, *copies):
         _check(module, one, adapted, read_dispatch(after, one.name, constant=True))

@@ -11,7 +11,7 @@ from ..rules.adapt import Adapted
 from ..rules.by_arch import ByArch
 from ..rules.evidence import Provenance
 from ..rules.outside import writable
-from . import applied, by_arch, comment, description, diff, host_gate, remarks
+from . import applied, by_arch, comment, description, diff, host_gate, leftover, remarks
 from .by_arch import Gated
 from .consumers import consumers
 from .diff import Edit
@@ -41,7 +41,7 @@ def patch(
     """
     running = running or asked_for(kernel.version)
     module, dispatch = find_dispatch(unpatched(tree, rules.op), rules.op)
-    applied.check_marked(module.text, module.name)
+    applied.check_patchable(module.text, module.name)
     writable(module.name, "a file of the tree")
     writable(tree.version, "the tree's version")
     installed = tree.read(module.name) or module.text
@@ -110,6 +110,8 @@ def _changed(
         for edit in remarks.edits(module, holder, adapted, changes, said=said):
             untrue.setdefault((edit.start, edit.end), edit)
     text = diff.apply(module.text, [*untrue.values(), *changes])
+    changed = Module.parse(module.name, text)
+    text = diff.apply(text, leftover.edits(holder.node, changed, holder.name))
     after = Module.parse(module.name, text)
     where = _difference(after, dispatch, gated)
     looked = f"{module.name}:{dispatch.node.lineno}: {dispatch.name}: not recognised: "

@@ -111,7 +111,7 @@ def find_dispatch(tree: Tree, op: str, host: Host | None = None) -> tuple[Module
 def _moved(tree: Tree, site: CallSite) -> tuple[Module, DispatchFunction] | None:
     """Look through the package for one function that chooses 1-stage for the fused op."""
     candidates: list[tuple[Module, DispatchFunction]] = []
-    for name, text in tree.search("(?i)(1|one)_?stage"):
+    for name, text in tree.search("(?i)(1|one)_?stage", word="stage"):
         try:
             module = Module.parse(name, text)
         except InputError:

@@ -13,6 +13,8 @@ import re
 import textwrap
 import tokenize
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import cached_property
+from itertools import islice
 
 from msgspec import Struct
 
@@ -29,7 +31,7 @@ from .reader import DispatchFunction, NotRecognisedError, read_dispatch
 
 _SIZE = re.compile(
     r"(?<![\w.])(\d[\d_]*(?:\.\d+)?)\s*-?\s*"
-    r"(\*\s*1024\s*\*\s*1024|\*\s*1024|<<\s*\d+|[KMkm]i?B?\b|bytes?\b|B\b|(?![\w.]))"
+    r"(\*\s*1024\s*\*\s*1024|\*\s*1024|<<\s*\d{1,4}|[KMkm]i?B?\b|bytes?\b|B\b|(?![\w.]))"
 )
 _LIMIT_NAMES = r"(?:guard|threshold|cap|limit|cut-?off|gate|crossover|bound)(?:s|ed)?"
 _BYTE_LIMIT = re.compile(
@@ -40,12 +42,14 @@ _BYTE_LIMIT = re.compile(
     re.IGNORECASE,
 )
 _HEURISTIC = re.compile(
-    r"\b(?:follow|mirror|match|cop(?:y|ies)|keep|same|default|identical)\w*\b.*"
+    r"\b(?:follow|mirror|match|cop(?:y|ies)|keep|same|default|identical)\w*\b.{0,200}"
     r"\b(?:heuristic|polic|rule|dispatch|cut-?off|threshold|limit|logic)",
     re.IGNORECASE,
 )
 _HIDDEN = re.compile(r"\bhidden(?:[_ ]?(?:dim|size))", re.IGNORECASE)
 _HIDDEN_SIZE = re.compile(r"\b(?:hidden|H)\w*\W{0,4}(?:size\W{0,4}|of )?(\d{3,5})\b")
+#: Sizes of one sentence that are looked at.
+_MOST_SIZES = 16
 _HIDDEN_SET = re.compile(
     r"\b(?:support|known|list|only|set|valid|tuned|instanti|template)\w*|\d{3,}", re.IGNORECASE
 )
@@ -62,7 +66,7 @@ _ITEM = re.compile(r"\s*(?:[-*]|\(?\d{1,2}[.)])\s")
 Judge = Callable[[str], bool]
 
 
-class _Change(Struct, frozen=True):
+class _Change(Struct, frozen=True, dict=True):
     """What decided and what decides now, per world size."""
 
     adapted: Adapted
@@ -75,14 +79,15 @@ class _Change(Struct, frozen=True):
     def states_a_cutoff(self, sentence: str) -> bool:
         """Tell whether a sentence names a cutoff that is no longer one at the ranks it names."""
         named = set(self._ranks(sentence)) or set(WORLD_SIZES)
-        changed = (n for n in named if byte_limit(self.old[n]) != byte_limit(self._new[n]))
-        gone = {limit.value for n in changed if (limit := byte_limit(self.old[n])) is not None}
+        gone = {limit.value for n in named & self._moved if (limit := byte_limit(self.old[n]))}
         return not gone.isdisjoint(_sizes(sentence)) or self._states_tokens(sentence, named)
 
     def _states_tokens(self, sentence: str, named: Iterable[int]) -> bool:
         """Tell whether a sentence gives a cutoff as tokens at a hidden size, as it was."""
-        hidden = [int(m[1]) for m in _HIDDEN_SIZE.finditer(sentence)]
+        hidden = {int(m[1]) for m in islice(_HIDDEN_SIZE.finditer(sentence), _MOST_SIZES)}
         tokens = {int(g) for m in _TOKENS.finditer(sentence) for g in m.groups() if g}
+        if not tokens:
+            return False
         old, new = Rule("old", by_world_size(self.old)), self.adapted.rule
         version = self.adapted.kernel.version
         return any(
@@ -96,9 +101,7 @@ class _Change(Struct, frozen=True):
         """Tell whether a sentence that stands at the choice says how it was made."""
         if self.states_a_cutoff(sentence):
             return True
-        if any(byte_limit(self.old[n]) != byte_limit(self._new[n]) for n in WORLD_SIZES) and (
-            _BYTE_LIMIT.search(sentence) or _HEURISTIC.search(sentence)
-        ):
+        if self._moved and (_BYTE_LIMIT.search(sentence) or _HEURISTIC.search(sentence)):
             return True
         changed = [n for n in self._ranks(sentence) if self.old[n] != self._new[n]]
         if changed and re.search(r"\b(?:always|never|every|only|all)\b", sentence):
@@ -108,9 +111,14 @@ class _Change(Struct, frozen=True):
         capped = [m for m in _TOKENS.finditer(sentence) if m[0] == "kMaxBlocks" or _is_cap(m)]
         return bool(capped) and not self.adapted.caps_tokens
 
-    @property
+    @cached_property
     def _new(self) -> dict[int, Condition]:
         return {n: self.adapted.rule.condition.at(n) for n in WORLD_SIZES}
+
+    @cached_property
+    def _moved(self) -> set[int]:
+        """The world sizes at which another size is the limit."""
+        return {n for n in WORLD_SIZES if byte_limit(self.old[n]) != byte_limit(self._new[n])}
 
     def _gives_way(self, sentence: str) -> bool:
         gone = self.adapted.hidden_set
@@ -209,7 +217,8 @@ def _without(texts: list[str], judge: Judge, said: str, width: int) -> list[str]
     for paragraph in _paragraphs(texts):
         first = paragraph[0]
         sentences = _SENTENCES.split(" ".join(line.strip() for line in paragraph))
-        untrue = [judge(s) for s in sentences]
+        judged = {s: judge(s) for s in dict.fromkeys(sentences)}
+        untrue = [judged[s] for s in sentences]
         if not any(untrue):
             out.append(paragraph)
             continue
@@ -306,7 +315,7 @@ def _docstring(module: Module, function: Function, judge: Judge, said: str) -> l
     if _doc_of(function) is None or not isinstance(function.body[0], ast.Expr):
         return []
     node = function.body[0].value
-    source = ast.get_source_segment(module.text, node) or ""
+    source = module.segment(node)
     parts = re.fullmatch(r"([rRuU]?(\"\"\"|'''))(.*)(\2)", source, re.DOTALL)
     if not parts:
         return []

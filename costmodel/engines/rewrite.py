@@ -31,7 +31,7 @@ from .execution import Step
 from .expression import WIDTH, SourceNames, dictionary, expression, is_simple, size
 from .layout import call, laid_out, spliced, wrapped
 from .limit import Default, default_of
-from .module import Module
+from .module import Module, source_of
 from .naming import names_at, not_found
 from .reader import DispatchFunction, NotRecognisedError
 from .statements import mentions_world, parents, target_of, value_of
@@ -183,14 +183,14 @@ class Rewrite(Struct):
         parts = [decision]
         if isinstance(decision, ast.BoolOp) and isinstance(decision.op, ast.And):
             parts = decision.values
-        texts = [ast.get_source_segment(self.module.text, part) or "" for part in parts]
+        texts = [self.module.segment(part) for part in parts]
         return [f"({text})" if " or " in text else text for text in texts]
 
     def _last_assignment(self) -> tuple[ast.stmt, ast.expr]:
         for step in reversed(self.dispatch.steps):
             for decision in self.dispatch.decisions:
                 value = value_of(step.node)
-                if value is not None and target_of(step.node) == ast.unparse(decision):
+                if value is not None and target_of(step.node) == source_of(decision):
                     return step.node, value
         raise self.fail("the assignment of the decision")
 
@@ -198,7 +198,7 @@ class Rewrite(Struct):
 
     def change_assignment(self) -> list[Edit]:
         """Return the edits of the statements that assign the decision."""
-        targets = {ast.unparse(d) for d in self.dispatch.decisions if isinstance(d, ast.Name)}
+        targets = {source_of(d) for d in self.dispatch.decisions if isinstance(d, ast.Name)}
         steps = [s for s in self.dispatch.steps if target_of(s.node) in targets]
         if len(targets) > 1 or (targets and not steps):
             raise self.fail(f"one variable that holds the decision, found {sorted(targets)}")
@@ -352,8 +352,8 @@ class Rewrite(Struct):
         """
         installed = self._limit()
         default = default_of(self.module, self.dispatch, installed)
-        text = ast.get_source_segment(self.module.text, installed.limit_node)
-        if default is None or text is None or installed.size.factor != 1:
+        text = self.module.segment(installed.limit_node)
+        if default is None or not text or installed.size.factor != 1:
             return [], ""
         at = default.statement
         lines, new = self._new_default(default, names)
@@ -374,8 +374,8 @@ class Rewrite(Struct):
 
         Where that is too long for its line, it is a statement before, and its name.
         """
-        old = ast.get_source_segment(self.module.text, default.node)
-        if old is None:
+        old = self.module.segment(default.node)
+        if not old:
             raise self.fail("the limit that holds with no setting set")
         table, arguments = f"{self._default_table(default)}.get", f"{names.world_size}, {old}"
         line = self.module.text.split("\n")[default.node.lineno - 1].encode()
@@ -451,8 +451,8 @@ class Rewrite(Struct):
     def _old_limit(self, op: str) -> str:
         """Return the source of the installed limit, as the right side of ``op``."""
         installed = self._limit()
-        text = ast.get_source_segment(self.module.text, installed.limit_node)
-        if text is None or len(installed.node.ops) != 1:
+        text = self.module.segment(installed.limit_node)
+        if not text or len(installed.node.ops) != 1:
             raise self.fail("a comparison of bytes with one limit")
         factor = next(
             f for n in WORLD_SIZES if (f := byte_limit(self.dispatch.condition.at(n))) is not None

@@ -72,16 +72,18 @@ class Tree(Struct, frozen=True):
         except UnicodeDecodeError:
             raise InputError(f"{self.path}: {name}: not UTF-8 text") from None
 
-    def search(self, pattern: str, files: str = "") -> Iterator[tuple[str, str]]:
+    def search(self, pattern: str, files: str = "", word: str = "") -> Iterator[tuple[str, str]]:
         """Yield (name, text) of the package's Python files that contain a regular expression.
 
-        ``files`` is one that their names must contain. Files that cannot be read are passed over;
-        the search ends after :data:`MAX_SEARCHED` bytes.
+        ``files`` is one that their names must contain, ``word`` text in lower case that each match
+        contains: most files are passed over without the expression, which is slow where case does
+        not count. Files that cannot be read are passed over; the search ends after
+        :data:`MAX_SEARCHED` bytes.
         """
-        wanted, searched = re.compile(pattern.encode()), 0
+        wanted, held, searched = re.compile(pattern.encode()), word.encode(), 0
         for name, data in self._files(re.compile(files)):
             searched += len(data)
-            if wanted.search(data):
+            if (not held or held in data.lower()) and wanted.search(data):
                 yield name, data.decode("utf-8", "replace")
             if searched > MAX_SEARCHED:
                 return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 
 from .evaluation import WORLD
+from .module import source_of
 
 
 def parents(function: ast.AST) -> dict[ast.AST, ast.AST]:
@@ -29,5 +30,5 @@ def value_of(node: ast.stmt) -> ast.expr | None:
 def target_of(node: ast.stmt) -> str | None:
     """Return the source of the one target that a statement assigns."""
     if isinstance(node, ast.Assign) and len(node.targets) == 1:
-        return ast.unparse(node.targets[0])
-    return ast.unparse(node.target) if isinstance(node, ast.AnnAssign) else None
+        return source_of(node.targets[0])
+    return source_of(node.target) if isinstance(node, ast.AnnAssign) else None

@@ -43,10 +43,7 @@ class ByArch(Struct, frozen=True):
 
     def at(self, host: Host) -> Rule | None:
         """Return the rule for the GPUs of a host, None where the engine's own stays."""
-        if not host.xgmi:
-            return None
-        shown = (host.version, host.device_id)
-        return next((r for kind, r in self.rules if any(k in shown for k in kind.keys)), None)
+        return next((rule for kind, rule in self.rules if kind.has(host)), None)
 
     def words(self) -> str:
         """Return the rules in one line, with units."""
