@@ -275,7 +275,7 @@ def test_gfx950_measures_where_nothing_was_measured_first():
     found = plan(Setting.shipped("MI355X"), Budget(shapes=2), world_sizes=(4, 8))
     assert {e.world_size for e in found.entries} == {8}
     assert "no 1-stage or 2-stage row of MI355X at 8 ranks" in found.entries[0].reason
-    assert "what the 2-stage adds at 8 ranks" in found.entries[0].reason
+    assert "narrows the extra time of the 2-stage at 8 ranks" in found.entries[0].reason
 
 
 def test_budgets_are_kept_and_more_budget_is_never_worse(problem):

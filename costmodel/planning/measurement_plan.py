@@ -50,6 +50,7 @@ class Entry:
 class Prospect:
     """One world size: the cutoff and its expected regret (percent) now and after measuring.
 
+    ``before`` and ``after`` are on your machine; ``this_kernel`` are the ends now for this kernel.
     ``regret_pct_perfect`` is what one cutoff in bytes cannot avoid. ``open_share`` of the calls
     lie inside the cutoff's present interval; on those the regret averages ``open_regret_pct``.
     ``always``: 1-stage at every size, nothing is open.
@@ -58,6 +59,7 @@ class Prospect:
     world_size: int
     before: Interval
     after: Interval
+    this_kernel: tuple[int | None, int | None]
     regret_pct_before: float
     regret_pct_after: float
     regret_pct_perfect: float
@@ -317,6 +319,7 @@ def _prospects(
                 world_size=surface.world_size,
                 before=before,
                 after=surface.expected(setting, posterior, learnt) if measured else before,
+                this_kernel=(cutoff.this_kernel_lo, cutoff.this_kernel_hi),
                 regret_pct_before=now,
                 regret_pct_after=_left_pct(surface, left) if design else now,
                 regret_pct_perfect=_left_pct(surface, surface.perfect),

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
@@ -15,7 +15,7 @@ from ..files import json_text
 from . import markdown, page
 from .case import Case
 from .explorer import explorer
-from .pictures import Picture, pictures
+from .pictures import Picture, shown_of
 from .text import context, rule_file_of
 
 MARKDOWN, PAGE = "report.md", "report.html"
@@ -85,15 +85,6 @@ def check_free(out: Path, force: bool) -> None:
         raise InputError(f"{out}: is a file; give a directory")
     if out.is_dir() and any(out.iterdir()) and not force:
         raise InputError(f"{out}: exists and is not empty; --force replaces the report in it")
-
-
-def shown_of(cases: Sequence[Case]) -> list[Picture]:
-    """Return the pictures of a report; of several GPUs each has its GPU in the name."""
-    if len(cases) == 1:
-        return pictures(cases[0])
-    return [
-        replace(p, name=f"{case.gpu.lower()}-{p.name}") for case in cases for p in pictures(case)
-    ]
 
 
 def _first(cases: Sequence[Case], shown: Sequence[Picture]) -> list[Picture]:
