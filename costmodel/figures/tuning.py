@@ -75,7 +75,9 @@ def tuning_course(courses: Sequence[Course], machine: str, notice: str = "") -> 
         _regret(figure, course, 2 * i + 2)
         _shapes_axis(figure, course, 2 * i + 1)
         _place(figure, _title(course), i, len(shown))
-    figure.update_xaxes(title="shapes measured, in their order (tokens x hidden)", row=2 * len(shown), col=1)
+    figure.update_xaxes(
+        title="shapes measured, in their order (tokens x hidden)", row=2 * len(shown), col=1
+    )
     words = (
         "Line and band: the cutoff and its 90 % interval on this machine, after each shape. Marks: "
         "the shapes at their bytes, by the arm that was faster; open ones were measured to judge "

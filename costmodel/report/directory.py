@@ -14,9 +14,10 @@ from ..figures.static import NoBrowserError, write_images
 from ..files import json_text
 from . import markdown, page
 from .case import Case
+from .commands import rule_file_of
 from .explorer import explorer
 from .pictures import Picture, shown_of
-from .text import context, rule_file_of
+from .text import context
 
 MARKDOWN, PAGE = "report.md", "report.html"
 

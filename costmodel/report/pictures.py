@@ -228,9 +228,7 @@ def _drift(case: Case, world_sizes: list[int], add: Callable[..., None]) -> None
 def _plan_figure(case: Case) -> go.Figure:
     """Draw the plan for the report's own workload and world sizes."""
     decision = case.decision
-    found = plan(
-        case.setting, Budget(PLANNED), decision.workload, world_sizes=decision.world_sizes
-    )
+    found = plan(case.setting, Budget(PLANNED), decision.workload, world_sizes=decision.world_sizes)
     return cutoffs_after_plan(found)
 
 

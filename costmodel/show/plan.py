@@ -31,8 +31,9 @@ def text(plan: Plan, out: Path | None = None) -> str:
             lines.append(f"TP{p.world_size}: {p.note}.")
         if p.open_share > 0 and not p.always:
             lines.append(
-                f"TP{p.world_size}: {100 * p.open_share:.0f} % of the calls lie inside your machine's "
-                f"interval; there the expected regret is {p.open_regret_pct:.2f} %."
+                f"TP{p.world_size}: {100 * p.open_share:.0f} % of the calls lie inside the "
+                f"interval on your machine; there the expected regret is "
+                f"{p.open_regret_pct:.2f} %."
             )
     if not plan.entries:
         return "\n".join(
