@@ -474,7 +474,7 @@ def test_the_command_writes_a_plan_and_does_not_overwrite_it(tmp_path):
             "--out", "plan.json"]  # fmt: skip
     done = run(*args, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for words in ("cutoff now", "expected after", "1stage + 2stage", "measure --backend aiter"):
+    for words in ("cutoff now", "expected after", "1-stage + 2-stage", "measure --backend aiter"):
         assert words in done.stdout
     written = (tmp_path / "plan.json").read_bytes()
     record = json.loads(written)

@@ -90,7 +90,7 @@ def _entries(plan: Plan) -> str:
             e.hidden_dim,
             e.tokens,
             kib(e.bytes),
-            " + ".join(e.arms),
+            " + ".join(map(words.arm, e.arms)),
             " / ".join(f"{t:.1f}" for t in e.latency_us),
             f"{e.seconds:.0f}",
             f"{e.regret_pct_left:.3f} %",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ..data.architectures import FUSED, MHC, PLAIN
 from ..data.engine_calls import later
@@ -12,7 +13,11 @@ from ..decide.worth import BatchWorth, Worth
 from ..rules.rule import Rule
 from ..units import kib
 from .table import table
-from .words import evidence
+from .words import arm, evidence
+
+if TYPE_CHECKING:
+    from ..data.engine_calls import FusedCalls
+    from ..data.llms import LLM
 
 #: What the evidence classes say of a GPU and world size.
 MEANS = {
@@ -65,6 +70,12 @@ def counted(w: Worth) -> list[str]:
     return lines
 
 
+def none_made(calls: FusedCalls, llm: LLM | None = None) -> str:
+    """Return what is said before any answer where no fused call is made."""
+    whose = f"{llm.name} makes no fused call" if llm else "no fused call is made"
+    return f"{whose}: {calls.why}; no rule decides anything here"
+
+
 def _here(rule: Rule, w: Worth) -> str:
     """Return a rule as it is at the world size that is valued, which is all that was asked."""
     return replace(rule, condition=rule.condition.at(w.world_size)).words()
@@ -86,7 +97,7 @@ def _one(w: Worth) -> str:
         )
     rows = [
         (
-            _batch(b), kib(b.bytes), b.old, b.new, f"{b.saved_us.value:+.1f}",
+            _batch(b), kib(b.bytes), arm(b.old), arm(b.new), f"{b.saved_us.value:+.1f}",
             f"{b.saved_us.lo:+.1f} to {b.saved_us.hi:+.1f}",
         )
         for b in w.changed
