@@ -5,13 +5,10 @@ from __future__ import annotations
 import base64
 import gzip
 import html
-import itertools
 import json
 import os
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -19,6 +16,7 @@ import pytest
 from browser import dom, probed
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from reports import cells, first_screen, run
 
 from costmodel.calibration import posterior as calibrations
 from costmodel.data import llms
@@ -45,16 +43,6 @@ HOSTILE = (
 )
 
 needs_browser = pytest.mark.skipif(static.browser() is None, reason="no Chrome or Chromium here")
-
-
-def run(*args, browser=True, cwd=None):
-    environment = dict(os.environ)
-    if not browser:
-        environment["BROWSER_PATH"] = "/nonexistent/browser"
-    return subprocess.run(
-        [sys.executable, "-m", "costmodel", *map(str, args)],
-        capture_output=True, text=True, timeout=300, check=False, cwd=cwd, env=environment,
-    )  # fmt: skip
 
 
 def refused(*args):
@@ -148,21 +136,6 @@ def tags_of_page(case, explorer):
     return tags.found
 
 
-def cells(text, start):
-    """Return the rows of the first Markdown table after a line that starts so."""
-    lines = iter(text.splitlines())
-    for line in lines:
-        if line.startswith(start):
-            break
-    rows = []
-    for line in lines:
-        if line.startswith("| "):
-            rows.append([html.unescape(c.strip()) for c in line.strip("|").split("|")])
-        elif rows and not line.startswith("|"):
-            break
-    return rows
-
-
 def test_tables_hold_the_models_numbers(plain):
     text = (plain[0] / "report.md").read_text()
     setting = Setting.shipped("MI355X", engine="sglang")
@@ -200,43 +173,6 @@ def test_tables_hold_the_models_numbers(plain):
     assert "nothing was run" in text
     assert "TP8: transferred" in text
     assert "this is agreement, not a test on unseen data" in text
-
-
-def first_screen(text):
-    """Return what stands before the first table."""
-    return text.split("\n| ", 1)[0]
-
-
-def words_of(text):
-    return re.findall(r"\S*\w\S*", text)
-
-
-ALL_GPUS = ("MI300X", "MI308X", "MI325X", "MI350X", "MI355X")
-ALONE_AND_TOGETHER = [*((g,) for g in ALL_GPUS), *itertools.combinations(ALL_GPUS, 2), ALL_GPUS]
-
-
-@pytest.mark.parametrize("engine", ["sglang", "vllm", "aiter"])
-@pytest.mark.parametrize("model", ["gpt-oss-120b", "deepseek-v3"])
-def test_at_most_120_words_stand_before_the_first_table(engine, model):
-    llm = llms.find(model)
-    cases = {g: gather(Setting.shipped(g, engine=engine), llm) for g in ALL_GPUS}
-    projects = (engine, "atom") if engine == "aiter" else (engine,)
-    for gpus in ALONE_AND_TOGETHER:
-        mine = [cases[g] for g in gpus]
-        for project in projects:
-            text = markdown.render(context(mine, "costmodel report", "out", project=project))
-            first = first_screen(text)
-            assert len(words_of(first)) <= 120, first
-        # What changes is said with its size and its saving, at 2 ranks too, wherever that is.
-        head, wins = first.splitlines()[0], first.partition("**Wins:**")[2].partition("\n")[0]
-        for w in (w for c in mine for w in c.by_world_size if w.decided):
-            assert w.tp in head
-            assert w.tp in wins
-        least = [min((w.worth.mean_us.value for c in mine for w in c.by_world_size
-                      if w.decided and w.world_size == n), default=None)
-                 for n in (2, 4, 8)]  # fmt: skip
-        assert all(f"{us:.1f}" in wins for us in least if us is not None)
-        assert ("nothing should change" in head) == (not any(c.proposes for c in mine))
 
 
 @pytest.mark.parametrize(

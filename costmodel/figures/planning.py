@@ -69,8 +69,9 @@ def cutoffs_after_plan(plan: Plan) -> go.Figure:
         lanes += [
             f"<b>TP{p.world_size} now</b>, regret {p.regret_pct_before:.2f} %",
             f"after the plan, {p.regret_pct_after:.2f} %",
-            "shapes to measure",
         ]
+        if any(e.world_size == p.world_size for e in plan.entries):
+            lanes.append("shapes to measure")
     figure.update_yaxes(
         tickvals=[-i for i in range(len(lanes))], ticktext=lanes, ticks="", showgrid=False,
         range=[-len(lanes) + 0.4, 0.6],
@@ -95,7 +96,7 @@ def cutoffs_after_plan(plan: Plan) -> go.Figure:
 
 
 def _lanes(figure: go.Figure, plan: Plan, p: Prospect, first: int, high: float) -> None:
-    """Draw the three lanes of a world size, the uppermost at ``-first``."""
+    """Draw the lanes of a world size, the uppermost at ``-first``; without shapes two of them."""
     import plotly.graph_objects as go
 
     said = first == 0
@@ -124,6 +125,8 @@ def _lanes(figure: go.Figure, plan: Plan, p: Prospect, first: int, high: float) 
                 )
             )  # fmt: skip
     mine = [(i, e) for i, e in enumerate(plan.entries, 1) if e.world_size == p.world_size]
+    if not mine:
+        return
     by_bytes: dict[int, list[str]] = {}
     for i, e in mine:
         by_bytes.setdefault(e.bytes, []).append(str(i))

@@ -25,7 +25,7 @@ from ..figures.token_hidden_map import decision_map
 from ..figures.worth import worth_by_batch
 from ..model.shape import SEPARATE_OPS
 from ..planning import Budget, plan
-from ..show.words import evidence, size_interval, up_to
+from ..show.words import size_interval, up_to
 from .case import AtWorldSize, Case
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _latency_words(case: Case, w: AtWorldSize) -> str:
     cutoff = w.cutoff
     words = (
         f"Latency of both algorithms against bytes at {w.world_size} ranks on {case.gpu} "
-        f"({evidence(cutoff.evidence_class)}). "
+        f"({w.evidence}). "
     )
     if cutoff.verdict in CLAIMED:
         words += (

@@ -10,6 +10,7 @@ from ..data.architectures import FUSED, MHC, PLAIN
 from ..data.engine_calls import later
 from ..decide.evidence import MEASURED, MEASURED_ELSEWHERE, TRANSFERRED
 from ..decide.worth import BatchWorth, Worth
+from ..model.fabric import FULL_MESH
 from ..rules.rule import Rule
 from ..units import kib
 from .table import table
@@ -70,6 +71,13 @@ def counted(w: Worth) -> list[str]:
     return lines
 
 
+def sure(w: Worth) -> str:
+    """Return what a worth rests on: at 2 ranks over xGMI physics knows the sign, not the size."""
+    if w.world_size == 2 and w.setting.calibration.fabric == FULL_MESH:
+        return f"sign by physics, size {evidence(w.evidence)}"
+    return evidence(w.evidence)
+
+
 def none_made(calls: FusedCalls, llm: LLM | None = None) -> str:
     """Return what is said before any answer where no fused call is made."""
     whose = f"{llm.name} makes no fused call" if llm else "no fused call is made"
@@ -84,7 +92,7 @@ def _here(rule: Rule, w: Worth) -> str:
 def _one(w: Worth) -> str:
     s = w.setting
     lines = [
-        f"{s.gpu}, calibration {s.calibration.id}, {s.kernel.title}; {evidence(w.evidence)}: "
+        f"{s.gpu}, calibration {s.calibration.id}, {s.kernel.title}; {sure(w)}: "
         f"{MEANS[w.evidence]} on {s.gpu} at TP{w.world_size}",
         f"  from {w.old.name}: {_here(w.old, w)}",
         f"  to   {w.new.name}: {_here(w.new, w)}",
