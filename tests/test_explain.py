@@ -280,3 +280,25 @@ def test_choices_hold_the_ends_of_the_margin_and_say_how_many_run_1stage(near):
     ones = some.choice.tolist().count(ONE_STAGE)
     assert 0 < ones < 4
     assert repr(some) == f"Choices(4 captured batch sizes, {ones} on 1-stage)"
+
+
+@pytest.mark.parametrize("how", [("--tokens", 32), ("--all",)])
+def test_a_model_without_the_call_is_said_first_and_decides_as_recommend_does(how):
+    asked = ("--arch", "gfx950", "--tp", 4, "--model", "mixtral-8x22b", "--for", "sglang")
+    done = run(*asked, *how)
+    assert done.returncode == 0, done.stderr
+    said, empty, *answer = done.stdout.splitlines()
+    assert said.startswith("mixtral-8x22b makes no fused call: no LayerCommunicator")
+    assert not empty
+    assert answer
+    # A model that makes the call is said nothing of.
+    other = run(*asked[:5], "gpt-oss-120b", *asked[6:], *how)
+    assert "fused call" not in other.stdout
+    if how == ("--all",):
+        return
+    # As in recommend it weighs nothing, so the rule is that for known models.
+    told = json.loads(run(*asked, *how, "--format", "json").stdout)["cutoff"]
+    found = recommend(Setting.shipped("MI355X", engine="sglang"), world_sizes=(4,)).at(4)
+    assert (told["bytes"], told["bytes_lo"], told["bytes_hi"]) == (
+        found.max_bytes, found.max_bytes_lo, found.max_bytes_hi,
+    )  # fmt: skip

@@ -35,6 +35,7 @@ from costmodel.figures import static, template
 from costmodel.figures import token_hidden_map as maps
 from costmodel.figures.regret import field
 from costmodel.model.shape import ALGORITHMS
+from costmodel.planning import Budget, plan
 from costmodel.rules import catalogue
 from costmodel.show.words import arm
 
@@ -126,12 +127,14 @@ def every(gfx950, mi355x, decision, judged, change):
         ("skew", figures.cutoff_against_skew(along), "us"),
         ("version", figures.cutoff_against_version(along), "KiB"),
         ("worth", figures.worth_by_batch(change), "us"),
+        ("plan", figures.cutoffs_after_plan(plan(mi355x, Budget(2), world_sizes=(4, 8))), "bytes"),
     ]  # fmt: skip
 
 
 def test_every_figure_names_its_calibration_and_units(gfx950, mi355x, decision, judged, change):
     made = every(gfx950, mi355x, decision, judged, change)
-    apart = {"write_images", "regret_against_measurements"}
+    # Those of a plan's benchmark and of a tuning's record are in test_figures_of_measuring.py.
+    apart = {"write_images", "regret_against_measurements", "tuning_course"}
     functions = [name for name in figures.__all__ if name not in apart]
     assert len(made) == len(functions)
     for name, figure, unit in made:
@@ -231,7 +234,11 @@ def test_latency_marks_the_recommended_cutoff_and_those_in_force(decision):
     }
     assert marks[f"recommended {size}"] == cutoff.max_bytes
     assert marks["vllm 256 KiB"] == 256 * 1024
-    bars = {t.name: tuple(t.x) for t in figure.data if t.yaxis == "y" and t.mode == "lines"}
+    bars = {
+        t.name.partition(":")[0]: tuple(t.x)
+        for t in figure.data
+        if t.yaxis == "y" and t.mode == "lines"
+    }
     assert bars["90 %, your machine"] == (cutoff.max_bytes_lo, cutoff.max_bytes_hi)
     assert bars["90 %, this kernel"] == (cutoff.this_kernel_lo, cutoff.this_kernel_hi)
     always = figures.latency_against_bytes(recommend(decision.setting, world_sizes=(2,)), 2, 2880)
@@ -486,24 +493,6 @@ def test_subtitles_and_titles_fit_a_narrow_page(gfx950, mi355x, decision, judged
         title = figure.layout.title
         assert max(map(len, title.subtitle.text.split("<br>"))) <= template.LINE, name
         assert max(map(len, title.text.split("<br>"))) <= template.TITLE_LINE, name
-
-
-def test_planning_figure_draws_what_can_be_avoided():
-    record = {
-        "title": "MI300X, TP 4, 8", "before_pct": 0.09, "perfect_pct": 0.01,
-        "series": [
-            {"name": "uniform", "n": [8, 4], "regret_pct": [0.03, 0.05], "error_pct": [0.01, 0.01]},
-            {"name": "<b>new", "n": [2], "regret_pct": [0.02], "error_pct": [0.0]},
-        ],
-    }  # fmt: skip
-    figure = figures.regret_against_measurements(record)
-    grid, new = figure.data
-    assert list(grid.x) == [4, 8]
-    assert grid.y == pytest.approx([0.04, 0.02])
-    assert new.name == "&lt;b&gt;new"
-    (line,) = figure.layout.shapes
-    assert line.y0 == pytest.approx(0.08)
-    assert "0.010 % of regret is unavoidable" in said_under(figure)
 
 
 def test_a_parameter_flips_where_the_margin_vanishes(gfx942, mi300x):

@@ -273,7 +273,7 @@ def test_gfx950_measures_where_nothing_was_measured_first():
     found = plan(Setting.shipped("MI355X"), Budget(shapes=2), world_sizes=(4, 8))
     assert {e.world_size for e in found.entries} == {8}
     assert "no 1-stage or 2-stage row of MI355X at 8 ranks" in found.entries[0].reason
-    assert "what the 2-stage adds at 8 ranks" in found.entries[0].reason
+    assert "narrows the extra time of the 2-stage at 8 ranks" in found.entries[0].reason
 
 
 def test_budgets_are_kept_and_more_budget_is_never_worse(problem):
@@ -472,7 +472,7 @@ def test_the_command_writes_a_plan_and_does_not_overwrite_it(tmp_path):
             "--out", "plan.json"]  # fmt: skip
     done = run(*args, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for words in ("cutoff now", "expected after", "1stage + 2stage", "measure --backend aiter"):
+    for words in ("cutoff now", "expected after", "1-stage + 2-stage", "measure --backend aiter"):
         assert words in done.stdout
     written = (tmp_path / "plan.json").read_bytes()
     record = json.loads(written)

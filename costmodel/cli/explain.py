@@ -34,10 +34,23 @@ def command(
     if every == (tokens is not None):
         raise InputError("give --tokens for one call or --all for every captured batch size")
     hidden_dim = question.hidden_dim_of(asked)
+    llm = question.llm_of(asked)
+    calls = None
+    if llm is not None:
+        from ..data.deployment import Deployment
+        from ..data.engine_calls import fused_calls
+
+        calls = fused_calls(llm, Deployment(engine=asked["engine"].lower()))
     setting = question.setting_of(asked)
     if setting.op == SEPARATE:
         raise InputError("explain takes --op fused or plain; separate ops stand beside fused")
-    workload = question.workload_of(asked)
+    # As in recommend: a model that makes no fused call weighs nothing.
+    none = calls is not None and not calls.per_step
+    workload = None if none else question.workload_of(asked)
+    if none and calls is not None and style != "json":
+        from ..show.worth import none_made
+
+        click.echo(f"{none_made(calls, llm)}\n")
     if every:
         all_calls = choices(setting, hidden_dim, tp, workload)
         if style == "json":

@@ -104,8 +104,9 @@ def _print(found: _Found, verbose: bool) -> None:
 
     served, calls = found.served, found.calls
     if found.none and calls is not None:
-        whose = f"{found.llm.name} makes no fused call" if found.llm else "no fused call is made"
-        click.echo(f"{whose}: {calls.why}; no rule decides anything here\n")
+        from ..show.worth import none_made
+
+        click.echo(f"{none_made(calls, found.llm)}\n")
     if verbose:
         click.echo("\n".join([*answer_lines(found.decision), "", text(found.decision)]))
     else:

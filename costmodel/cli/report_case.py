@@ -38,8 +38,8 @@ class Gathered(Struct, frozen=True):
     words: tuple[str, ...]
 
 
-def case_options(command: Command) -> Command:
-    """Add the options that :func:`gathered` reads."""
+def case_options(command: Command, *, required: bool = True) -> Command:
+    """Add the options that :func:`gathered` reads; ``required``: --for must be given."""
     for option in (
         question.deployment_options,
         question.STEP_MS,
@@ -54,7 +54,7 @@ def case_options(command: Command) -> Command:
         options.world_sizes,
         options.one_model,
         click.option(
-            "--for", "engine", required=True, metavar="PROJECT",
+            "--for", "engine", required=required, default=None, metavar="PROJECT",
             help=f"Whom the rule and the text are for: {', '.join(PROJECTS)}.",
         ),
         question.OBJECTIVE,

@@ -16,6 +16,8 @@
 :func:`~.cutoff_drift.cutoff_against_version`    kernel version
 :func:`~.worth.worth_by_batch`                   us per decode step by batch size
 :func:`~.planning.regret_against_measurements`   what planning is worth, simulated
+:func:`~.planning.cutoffs_after_plan`            what a plan is expected to bring
+:func:`~.tuning.tuning_course`                   a tuning from its record, step by step
 :func:`~.static.write_images`                    PNG and SVG files
 ===============================================  ===================================================
 
@@ -44,6 +46,8 @@ _PUBLIC = {
     "cutoff_against_version": "cutoff_drift",
     "worth_by_batch": "worth",
     "regret_against_measurements": "planning",
+    "cutoffs_after_plan": "planning",
+    "tuning_course": "tuning",
     "write_images": "static",
 }
 

@@ -120,9 +120,11 @@ def _intervals(figure: go.Figure, cutoff: Cutoff, size_range: tuple[float, float
                 row=row, col=1,
             )  # fmt: skip
         figure.add_vline(x=at, line={"color": NEUTRAL, "width": 1.5}, row=row, col=1)
-    for (low, high), width, name in zip(
-        ends, (2, 8), ("90 %, your machine", "90 %, this kernel"), strict=True
-    ):
+    said = (
+        f"90 %, your machine: {size_interval(lo, hi)}",
+        f"90 %, this kernel: {size_interval(*kernel)}",
+    )
+    for (low, high), width, name in zip(ends, (2, 8), said, strict=True):
         colour = NEUTRAL if width == 2 else faded(NEUTRAL, 0.45)
         figure.add_trace(
             go.Scatter(
@@ -135,8 +137,7 @@ def _intervals(figure: go.Figure, cutoff: Cutoff, size_range: tuple[float, float
     figure.add_trace(
         go.Scatter(
             x=[None], y=[None], mode="markers", marker={"color": NEUTRAL, "symbol": "diamond"},
-            name=f"recommended: 1-stage to {kib(at)}, 90 %: {size_interval(lo, hi)} (your "
-            f"machine), {size_interval(*kernel)} (this kernel)",
+            name=f"recommended: 1-stage to {kib(at)}",
         ),
         1,
         1,

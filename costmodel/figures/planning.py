@@ -1,4 +1,4 @@
-"""What planning is worth: expected regret against the number of measured latencies, by design."""
+"""A plan: what its shapes are expected to bring; and what planning is worth, simulated."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..calibration.posterior import NORMAL_HALF_WIDTH
+from ..errors import InputError
 from .template import (
     BLUE,
     GREEN,
@@ -16,13 +17,19 @@ from .template import (
     PURPLE,
     SKY,
     VERMILLION,
+    byte_ticks,
+    faded,
     finish,
     log_ticks,
     plain,
+    provenance,
 )
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+    from ..planning import Plan
+    from ..planning.measurement_plan import Prospect
 
 #: Designs by name: colour, marker, dash, words. Others follow in neutral.
 DESIGNS = {
@@ -33,6 +40,109 @@ DESIGNS = {
     "random": (PURPLE, "x", "longdash", "random shapes"),
     "variance": (SKY, "star", "longdashdot", "least parameter variance"),
 }
+
+
+def cutoffs_after_plan(plan: Plan) -> go.Figure:
+    """Return each cutoff now, with both intervals, and the one expected after a plan's shapes.
+
+    A lane for now: thin the 90 % interval on your machine, thick that of this kernel; one for
+    afterwards: the interval on your machine that measuring should leave (the median over
+    outcomes); one for the shapes, numbered in the plan's order, at their bytes. Raises
+    :class:`InputError` where no cutoff is open at any world size.
+    """
+    import plotly.graph_objects as go
+
+    shown = [p for p in plan.prospects if not p.always and p.before.lo is not None]
+    if not shown:
+        raise InputError(
+            f"nothing to draw: no cutoff of {plan.setting.gpu} is open at "
+            f"{', '.join(f'TP{p.world_size}' for p in plan.prospects)}"
+        )
+    here = {p.world_size for p in shown}
+    sizes = [e.bytes for e in plan.entries if e.world_size in here]
+    ends = [v for p in shown for i in (p.before, p.after) for v in (i.lo, i.hi) if v]
+    low, high = min([*ends, *sizes]) * 0.8, max([*ends, *sizes]) * 1.25
+    figure = go.Figure()
+    lanes: list[str] = []
+    for p in shown:
+        _lanes(figure, plan, p, len(lanes), high)
+        lanes += [
+            f"<b>TP{p.world_size} now</b>, regret {p.regret_pct_before:.2f} %",
+            f"after the plan, {p.regret_pct_after:.2f} %",
+        ]
+        if any(e.world_size == p.world_size for e in plan.entries):
+            lanes.append("shapes to measure")
+    figure.update_yaxes(
+        tickvals=[-i for i in range(len(lanes))], ticktext=lanes, ticks="", showgrid=False,
+        range=[-len(lanes) + 0.4, 0.6],
+    )  # fmt: skip
+    powers, names = byte_ticks(low, high)
+    figure.update_xaxes(
+        type="log", range=np.log10([low, high]).tolist(), tickvals=powers, ticktext=names,
+        title="cutoff: 1-stage up to these bytes on one rank",
+    )  # fmt: skip
+    setting = plan.setting
+    left_out = [f"TP{p.world_size}" for p in plan.prospects if p not in shown]
+    subtitle = (
+        f"{setting.op}, {setting.dtype}, {setting.kernel.title}; "
+        f"{provenance(setting.calibration)}. Expected, by the model: medians over what the "
+        "measurements may give. Numbers: the shapes in the plan's order."
+    )
+    if left_out:
+        subtitle += f" No cutoff to narrow at {' and '.join(left_out)}."
+    count = len(plan.entries)
+    title = f"What measuring {count} shape{'s' * (count != 1)} should bring, {plain(setting.gpu)}"
+    return finish(figure, title, subtitle, height=190 + 34 * len(lanes))
+
+
+def _lanes(figure: go.Figure, plan: Plan, p: Prospect, first: int, high: float) -> None:
+    """Draw the lanes of a world size, the uppermost at ``-first``; without shapes two of them."""
+    import plotly.graph_objects as go
+
+    said = first == 0
+
+    def bar(lo: int | None, hi: int | None, lane: int, colour: str, width: int, name: str) -> None:
+        if lo is None:
+            return
+        figure.add_trace(
+            go.Scatter(
+                x=[max(lo, 1), high if hi is None else hi], y=[-lane, -lane], mode="lines",
+                line={"color": colour, "width": width}, name=name, legendgroup=name,
+                showlegend=said, hovertemplate="%{x:,} B<extra>" + name + "</extra>",
+            )
+        )  # fmt: skip
+
+    bar(*p.this_kernel, first, faded(NEUTRAL, 0.45), 8, "90 %, this kernel")
+    bar(p.before.lo, p.before.hi, first, NEUTRAL, 2, "90 %, your machine")
+    bar(p.after.lo, p.after.hi, first + 1, BLUE, 2, "90 %, your machine, expected")
+    for lane, at, colour in ((first, p.before.bytes, NEUTRAL), (first + 1, p.after.bytes, BLUE)):
+        if at:
+            figure.add_trace(
+                go.Scatter(
+                    x=[at], y=[-lane], mode="markers", showlegend=False, name="cutoff",
+                    marker={"symbol": "diamond", "size": 11, "color": colour},
+                    hovertemplate="%{x:,} B<extra>cutoff</extra>",
+                )
+            )  # fmt: skip
+    mine = [(i, e) for i, e in enumerate(plan.entries, 1) if e.world_size == p.world_size]
+    if not mine:
+        return
+    by_bytes: dict[int, list[str]] = {}
+    for i, e in mine:
+        by_bytes.setdefault(e.bytes, []).append(str(i))
+    figure.add_trace(
+        go.Scatter(
+            x=list(by_bytes), y=[-first - 2] * len(by_bytes), mode="markers+text",
+            marker={"symbol": "line-ns", "size": 10, "line": {"width": 2, "color": VERMILLION}},
+            text=[f" {','.join(numbers)}" for numbers in by_bytes.values()],
+            textposition="middle right", showlegend=False, name="shape",
+            hovertext=[
+                "; ".join(f"{e.tokens} x {e.hidden_dim}" for i, e in mine if e.bytes == size)
+                for size in by_bytes
+            ],
+            hovertemplate="%{hovertext}, %{x:,} B<extra>shape</extra>",
+        )
+    )  # fmt: skip
 
 
 def regret_against_measurements(record: Mapping[str, Any]) -> go.Figure:

@@ -15,7 +15,7 @@ from ..decide.regret import Arms, Estimate
 from ..errors import InputError
 from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, catalogue
 from ..rules.rule import Rule
-from ..show.words import arm
+from ..show.words import arm, benchmark
 from .template import (
     GREEN,
     ORANGE,
@@ -220,7 +220,7 @@ def difference_from_best(decision: Decision, hidden_dim: int) -> go.Figure:
     subtitle = (
         f"{setting.op}, {setting.dtype}, hidden {hidden_dim}, {setting.kernel.title}; "
         f"{provenance(setting.calibration)}. "
-        "Expected over the posterior; modelled latencies, typical harness."
+        f"Expected over the posterior; modelled latencies, {plain(benchmark(setting.reference))}."
     )
     return finish(
         figure, f"Difference from the faster algorithm, {plain(setting.gpu)}", subtitle,

@@ -11,7 +11,7 @@ from ..decide.explanation import Explanation
 from ..errors import InputError
 from ..model.latency import TERMS
 from ..model.shape import ONE_STAGE
-from ..show.words import arm, chance, term
+from ..show.words import arm, benchmark, chance, term
 from ..units import kib
 from .latency import token_grid
 from .template import (
@@ -101,7 +101,8 @@ def terms_along_bytes(
     figure.update_layout(hovermode="x unified")
     subtitle = (
         f"{setting.op}, {setting.dtype}, hidden {hidden_dim}, "
-        f"{setting.kernel.title}, typical harness; {provenance(setting.calibration)}.<br>"
+        f"{setting.kernel.title}, {plain(benchmark(setting.reference))} (harness: what it adds); "
+        f"{provenance(setting.calibration)}.<br>"
         f"{evidence_line(setting, world_size)}. Fixed times "
         "are known as sums; their parts lean on priors."
     )

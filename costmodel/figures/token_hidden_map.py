@@ -13,7 +13,8 @@ from ..decide.decision import Cutoff, Decision
 from ..decide.setting import Setting
 from ..model.shape import Shapes
 from ..rules.condition import Calls
-from ..show.words import arm, evidence
+from ..show.recommendation import evidence
+from ..show.words import arm
 from ..units import PACK_BYTES, element_bytes
 from .template import finish, plain, provenance
 
@@ -130,7 +131,7 @@ def decision_map(
 
 
 def _panel_title(cutoff: Cutoff) -> str:
-    word = evidence(cutoff.evidence_class) if cutoff.claimed else "no claim"
+    word = evidence(cutoff) if cutoff.claimed else "no claim"
     return f"TP{cutoff.world_size}<br>{word}"
 
 

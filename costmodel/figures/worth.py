@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
-from ..show.words import estimate, evidence
+from ..show.words import estimate
+from ..show.worth import sure
 from .template import ARM_COLOUR, NEUTRAL, finish, plain, provenance
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def worth_by_batch(worths: Sequence[Worth]) -> go.Figure:
     figure = make_subplots(
         rows=len(shown), cols=1, shared_xaxes=True, vertical_spacing=0.5 / (len(shown) * 3 + 1),
         subplot_titles=[
-            f"TP{w.world_size} ({evidence(w.evidence)}): mean {_mean(w)} us a step" for w in shown
+            f"TP{w.world_size} ({sure(w)}): mean {_mean(w)} us a step" for w in shown
         ],
     )  # fmt: skip
     named: set[str] = set()

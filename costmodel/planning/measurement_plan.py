@@ -48,6 +48,7 @@ class Entry(Struct, frozen=True):
 class Prospect(Struct, frozen=True):
     """One world size: the cutoff and its expected regret (percent) now and after measuring.
 
+    ``before`` and ``after`` are on your machine; ``this_kernel`` are the ends now for this kernel.
     ``regret_pct_perfect`` is what one cutoff in bytes cannot avoid. ``open_share`` of the calls
     lie inside the cutoff's present interval; on those the regret averages ``open_regret_pct``.
     ``always``: 1-stage at every size, nothing is open.
@@ -56,6 +57,7 @@ class Prospect(Struct, frozen=True):
     world_size: int
     before: Interval
     after: Interval
+    this_kernel: tuple[int | None, int | None]
     regret_pct_before: float
     regret_pct_after: float
     regret_pct_perfect: float
@@ -314,6 +316,7 @@ def _prospects(
                 world_size=surface.world_size,
                 before=before,
                 after=surface.expected(setting, posterior, learnt) if measured else before,
+                this_kernel=(cutoff.this_kernel_lo, cutoff.this_kernel_hi),
                 regret_pct_before=now,
                 regret_pct_after=_left_pct(surface, left) if design else now,
                 regret_pct_perfect=_left_pct(surface, surface.perfect),

@@ -42,6 +42,7 @@ from ..rules.evidence import Provenance
 from ..rules.rule import Rule
 from ..show.recommendation import evidence as cutoff_evidence
 from ..show.words import answer
+from ..show.worth import sure
 
 
 class AtWorldSize(Struct, frozen=True):
@@ -82,6 +83,11 @@ class AtWorldSize(Struct, frozen=True):
     def evidence(self) -> str:
         """The evidence class in words; at 2 ranks 1-stage always wins by physics."""
         return cutoff_evidence(self.cutoff)
+
+    @property
+    def worth_evidence(self) -> str:
+        """What the worth rests on, in words."""
+        return sure(self.worth)
 
     @property
     def changed(self) -> tuple[BatchWorth, ...]:

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from ..errors import InputError
 from ..figures.static import NoBrowserError, write_images
 from ..files import json_text
 from . import markdown, page
 from .case import Case
+from .commands import rule_file_of
 from .explorer import explorer
-from .pictures import Picture, pictures
-from .text import context, rule_file_of
+from .pictures import Picture, shown_of
+from .text import context
 
 MARKDOWN, PAGE = "report.md", "report.html"
 
@@ -86,15 +86,6 @@ def check_free(out: Path, force: bool) -> None:
         raise InputError(f"{out}: is a file; give a directory")
     if out.is_dir() and any(out.iterdir()) and not force:
         raise InputError(f"{out}: exists and is not empty; --force replaces the report in it")
-
-
-def shown_of(cases: Sequence[Case]) -> list[Picture]:
-    """Return the pictures of a report; of several GPUs each has its GPU in the name."""
-    if len(cases) == 1:
-        return pictures(cases[0])
-    return [
-        replace(p, name=f"{case.gpu.lower()}-{p.name}") for case in cases for p in pictures(case)
-    ]
 
 
 def _first(cases: Sequence[Case], shown: Sequence[Picture]) -> list[Picture]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..decide.evidence import CLAIMED
 from ..decide.explanation import explain
@@ -18,15 +20,29 @@ from ..figures.cutoff_drift import (
 )
 from ..figures.fit import parameter_intervals, residuals
 from ..figures.latency import latency_against_bytes
+from ..figures.planning import cutoffs_after_plan
 from ..figures.regret import difference_from_best, regret_on_pairs, regret_over_workload
 from ..figures.terms import terms_along_bytes, terms_of_call
 from ..figures.token_hidden_map import decision_map
 from ..figures.worth import worth_by_batch
-from ..show.words import evidence, size_interval, up_to
+from ..model.shape import SEPARATE_OPS
+from ..planning import Budget, plan
+from ..show.words import size_interval, up_to
 from .case import AtWorldSize, Case
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+
+#: Every figure's name; N stands for a number of ranks. In a report on several GPUs each has its GPU
+#: before it, as ``mi300x-worth``.
+NAMES = (
+    "latency-tpN", "worth", "decision-map", "regret", "regret-measured", "difference", "terms-tpN",
+    "call-tpN", "plan", "link-rate", "skew", "version", "residuals", "parameters",
+)  # fmt: skip
+
+#: Shapes of the plan that a report draws: as many as ``costmodel plan`` gives unasked.
+PLANNED = 6
 
 
 class Picture(Struct, frozen=True, dict=True):
@@ -116,6 +132,13 @@ def pictures(case: Case) -> list[Picture]:
             f"ranks on {gpu}.",
             partial(_call_figure, case, w),
         )
+    if case.setting.alternative != SEPARATE_OPS and any(w.cutoff.max_bytes_lo for w in crossing):
+        add(
+            "plan",
+            f"The recommended cutoffs on {gpu} with both 90 % intervals, and the intervals that "
+            f"measuring {PLANNED} planned shapes should leave.",
+            partial(_plan_figure, case),
+        )
     if case.is_xgmi:
         _drift(case, [w.world_size for w in crossing], add)
     add(
@@ -131,9 +154,30 @@ def pictures(case: Case) -> list[Picture]:
     return made
 
 
-def picture(case: Case, name: str) -> Picture:
+def shown_of(cases: Sequence[Case]) -> list[Picture]:
+    """Return the pictures of a report; of several GPUs each has its GPU in the name."""
+    if len(cases) == 1:
+        return pictures(cases[0])
+    return [
+        replace(p, name=f"{case.gpu.lower()}-{p.name}") for case in cases for p in pictures(case)
+    ]
+
+
+def check_name(name: str, beside: Sequence[str] = ()) -> None:
+    """Raise :class:`InputError` for a name that no figure has, whatever the report is about.
+
+    ``beside`` are names of figures that no report has.
+    """
+    bare = re.sub(r"^mi\d+[a-z]*-", "", re.sub(r"-tp\d+$", "-tpN", name))
+    names = [*NAMES, *beside]
+    if bare not in names:
+        near = nearest(name, [n.replace("-tpN", "-tp4") for n in names])
+        raise InputError(f"no figure '{name}'{near}; one of {', '.join(names)}")
+
+
+def picture(cases: Sequence[Case], name: str) -> Picture:
     """Return one figure by its name. Raises :class:`InputError` for an unknown one."""
-    known = {p.name: p for p in pictures(case)}
+    known = {p.name: p for p in shown_of(cases)}
     if name not in known:
         raise InputError(
             f"no figure '{name}' here{nearest(name, list(known))}; one of {', '.join(known)}"
@@ -146,7 +190,7 @@ def _latency_words(case: Case, w: AtWorldSize) -> str:
     cutoff = w.cutoff
     words = (
         f"Latency of both algorithms against bytes at {w.world_size} ranks on {case.gpu} "
-        f"({evidence(cutoff.evidence_class)}). "
+        f"({w.evidence}). "
     )
     if cutoff.verdict in CLAIMED:
         words += (
@@ -180,6 +224,13 @@ def _drift(case: Case, world_sizes: list[int], add: Callable[..., None]) -> None
     for name, (axis, draw) in drawn.items():
         words = f"How the recommended cutoff moves with {axis} on {case.gpu}."
         add(name, words, partial(draw, decision, world_sizes=world_sizes))
+
+
+def _plan_figure(case: Case) -> go.Figure:
+    """Draw the plan for the report's own workload and world sizes."""
+    decision = case.decision
+    found = plan(case.setting, Budget(PLANNED), decision.workload, world_sizes=decision.world_sizes)
+    return cutoffs_after_plan(found)
 
 
 def _call_figure(case: Case, w: AtWorldSize) -> go.Figure:

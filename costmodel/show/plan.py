@@ -29,10 +29,11 @@ def text(plan: Plan, out: Path | None = None) -> str:
     for p in plan.prospects:
         if p.note:
             lines.append(f"TP{p.world_size}: {p.note}.")
-        if p.open_share > 0:
+        if p.open_share > 0 and not p.always:
             lines.append(
                 f"TP{p.world_size}: {100 * p.open_share:.0f} % of the calls lie inside the "
-                f"interval; there the expected regret is {p.open_regret_pct:.2f} %."
+                f"interval on your machine; there the expected regret is "
+                f"{p.open_regret_pct:.2f} %."
             )
     if not plan.entries:
         return "\n".join(
@@ -49,30 +50,36 @@ def _prospects(plan: Plan) -> str:
     rows = []
     for p in plan.prospects:
         if p.always:
-            rows.append((f"TP{p.world_size}", "always", "-", "-", f"{p.regret_pct_before:.3f} %",
-                         "-", f"{p.regret_pct_perfect:.3f} %"))  # fmt: skip
+            rows.append((f"TP{p.world_size}", "always", "-", "-", "-",
+                         f"{p.regret_pct_before:.3f}", "-",
+                         f"{p.regret_pct_perfect:.3f}"))  # fmt: skip
             continue
         rows.append(
             (
                 f"TP{p.world_size}",
                 words.NO_LIMIT if p.before.bytes is None else f"<= {kib(p.before.bytes)}",
                 _span(p.before),
+                words.size_interval(*p.this_kernel),
                 _span(p.after),
-                f"{p.regret_pct_before:.3f} %",
-                f"{p.regret_pct_after:.3f} %",
-                f"{max(p.regret_pct_perfect, 0):.3f} %",
+                f"{p.regret_pct_before:.3f}",
+                f"{p.regret_pct_after:.3f}",
+                f"{max(p.regret_pct_perfect, 0):.3f}",
             )
         )
     head = (
-        "ranks", "cutoff now", "90 % interval", "expected after", "regret now", "expected after",
-        "unavoidable",
+        "ranks", "cutoff now", "90 %, your machine", "90 %, this kernel", "expected after",
+        "regret", "after", "least",
     )  # fmt: skip
-    return table(rows, head)
+    return "\n".join(
+        [
+            table(rows, head),
+            "regret: expected, in percent, now and after; least: what one cutoff cannot avoid",
+        ]
+    )
 
 
 def _span(interval: Interval) -> str:
-    text = words.size_interval(interval.lo or 0, interval.hi)
-    return f"{text} (x{interval.ratio:.2f})" if interval.lo and interval.hi else text
+    return words.size_interval(interval.lo or 0, interval.hi)
 
 
 def _entries(plan: Plan) -> str:
@@ -83,7 +90,7 @@ def _entries(plan: Plan) -> str:
             e.hidden_dim,
             e.tokens,
             kib(e.bytes),
-            " + ".join(e.arms),
+            " + ".join(map(words.arm, e.arms)),
             " / ".join(f"{t:.1f}" for t in e.latency_us),
             f"{e.seconds:.0f}",
             f"{e.regret_pct_left:.3f} %",

@@ -53,6 +53,12 @@ def evidence(verdict: str) -> str:
     return CutoffEvidence(verdict).words()
 
 
+def benchmark(reference: str) -> str:
+    """Return whose benchmark latencies are given for, from a setting's ``reference``."""
+    name = reference.partition("/")[0]
+    return f"as the benchmark of {name} measures" if name else "as a typical benchmark measures"
+
+
 def answer(verdict: str, max_bytes: float | None) -> str:
     """Return when 1-stage runs at one world size: ``always``, ``no claim``, ``<= 464 KiB``."""
     without_bytes = {"always_1stage": "always", "not_identified": ARM[""]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -10,10 +11,15 @@ from ..data.architectures import FUSED, MHC, PLAIN
 from ..data.engine_calls import later
 from ..decide.evidence import MEASURED, MEASURED_ELSEWHERE, TRANSFERRED
 from ..decide.worth import BatchWorth, Worth
+from ..model.fabric import FULL_MESH
 from ..rules.rule import Rule
 from ..units import kib
 from .table import table
-from .words import evidence
+from .words import arm, evidence
+
+if TYPE_CHECKING:
+    from ..data.engine_calls import FusedCalls
+    from ..data.llms import LLM
 
 #: What the evidence classes say of a GPU and world size.
 MEANS = {
@@ -66,6 +72,19 @@ def counted(w: Worth) -> list[str]:
     return lines
 
 
+def sure(w: Worth) -> str:
+    """Return what a worth rests on: at 2 ranks over xGMI physics knows the sign, not the size."""
+    if w.world_size == 2 and w.setting.calibration.fabric == FULL_MESH:
+        return f"sign by physics, size {evidence(w.evidence)}"
+    return evidence(w.evidence)
+
+
+def none_made(calls: FusedCalls, llm: LLM | None = None) -> str:
+    """Return what is said before any answer where no fused call is made."""
+    whose = f"{llm.name} makes no fused call" if llm else "no fused call is made"
+    return f"{whose}: {calls.why}; no rule decides anything here"
+
+
 def _here(rule: Rule, w: Worth) -> str:
     """Return a rule as it is at the world size that is valued, which is all that was asked."""
     return replace(rule, condition=rule.condition.at(w.world_size)).words()
@@ -74,7 +93,7 @@ def _here(rule: Rule, w: Worth) -> str:
 def _one(w: Worth) -> str:
     s = w.setting
     lines = [
-        f"{s.gpu}, calibration {s.calibration.id}, {s.kernel.title}; {evidence(w.evidence)}: "
+        f"{s.gpu}, calibration {s.calibration.id}, {s.kernel.title}; {sure(w)}: "
         f"{MEANS[w.evidence]} on {s.gpu} at TP{w.world_size}",
         f"  from {w.old.name}: {_here(w.old, w)}",
         f"  to   {w.new.name}: {_here(w.new, w)}",
@@ -87,7 +106,7 @@ def _one(w: Worth) -> str:
         )
     rows = [
         (
-            _batch(b), kib(b.bytes), b.old, b.new, f"{b.saved_us.value:+.1f}",
+            _batch(b), kib(b.bytes), arm(b.old), arm(b.new), f"{b.saved_us.value:+.1f}",
             f"{b.saved_us.lo:+.1f} to {b.saved_us.hi:+.1f}",
         )
         for b in w.changed

@@ -1,0 +1,94 @@
+"""The commands that a report names: those that give its numbers again, and those that check it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from ..decide.evidence import MEASURED
+from .case import AtWorldSize, Case
+
+#: Tokens of a check at most: those around the cutoff decide.
+CHECKED = 6
+
+
+def commands(cases: Sequence[Case], command: str, out: str) -> str:
+    """Return the commands that give the report's numbers again."""
+    lines = [line for case in cases for line in _commands(case, out, len(cases) > 1)]
+    return "\n".join([*lines, command])
+
+
+def rule_file_of(case: Case, many: bool) -> str:
+    """Return the name of a case's rule file in the report's directory."""
+    return f"rule-{case.setting.arch}.json" if many else "rule.json"
+
+
+def _commands(case: Case, out: str, many: bool) -> list[str]:
+    target, engine = case.target, case.engine.name
+    worth = f" {case.served}" if case.served else ""
+    step = case.deployment.step_ms
+    served = worth.replace(f" --step-ms {step}", "") if step else worth
+    ranks = [w.world_size for w in case.by_world_size]
+    changed = [w.world_size for w in case.by_world_size if w.changes] or ranks[-1:]
+    rule_file = shlex.quote(f"{out.rstrip('/')}/{rule_file_of(case, many)}")
+    lines = [
+        f"costmodel recommend {target}{served} --for {engine}",
+        f"{case.provenance.command} --source PATH --out rule.patch --tests test_rule.py",
+    ]
+    lines += [
+        f"costmodel worth --tp {n} {target}{worth} --from {case.old.name} --to {rule_file}"
+        for n in changed
+    ]
+    if case.validation is not None:
+        tables = "--published" if case.published else _measurement_files(case)
+        lines.append(f"costmodel validate {target} --for {engine} {tables}")
+    return lines
+
+
+def _measurement_files(case: Case) -> str:
+    return shlex.join([f for f, _ in case.files if f.endswith(".csv")])
+
+
+def check_command(case: Case) -> str:
+    """Return the one command that measures both algorithms around the cutoff on one's own GPUs."""
+    w = checked(case)
+    order = case.deployment.tokens.tolist()
+    around = [b.tokens for b in w.changed] or [_turn(case, w)]
+    first, last = order.index(around[0]), order.index(around[-1])
+    near = order[max(0, first - 2) : last + 3]
+    step = -(-len(near) // CHECKED)
+    tokens = sorted({*near[::step], near[-1]})
+    return (
+        f"torchrun --nproc-per-node={w.world_size} -m costmodel measure --backend aiter "
+        f"--hidden {case.llm.hidden_size} --tokens {','.join(map(str, tokens))} --out run"
+    )
+
+
+def checked(case: Case) -> AtWorldSize:
+    """Return the world size that the check is of: the first that changes, else where arms cross."""
+    return (case.headline or case.crossing)[0]
+
+
+def _turn(case: Case, w: AtWorldSize) -> int:
+    """Return the captured tokens nearest to the cutoff, those of the middle without one."""
+    tokens = case.deployment.tokens
+    at = w.cutoff.estimate
+    if not at:
+        return int(tokens[len(tokens) // 2])
+    row = case.llm.hidden_size * case.setting.element_bytes
+    return int(min(tokens.tolist(), key=lambda t: abs(t * row - at)))
+
+
+def measure_commands(case: Case) -> str:
+    """Return the commands that measure the shapes that matter most."""
+    target = f"{case.target} --for {case.engine.name}"
+    carried = [w.world_size for w in case.by_world_size if w.cutoff.evidence_class != MEASURED]
+    n = (carried or [w.world_size for w in case.by_world_size])[-1]
+    return "\n".join(
+        [
+            f"costmodel plan {target} --tp {n} --out plan.json",
+            f"torchrun --nproc-per-node={n} -m costmodel measure --backend aiter --plan plan.json "
+            "--out run",
+            f"costmodel validate {target} run/measurements.csv",
+        ]
+    )

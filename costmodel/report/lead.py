@@ -1,0 +1,295 @@
+"""The first screen in words: title, what, for whom, how much, how sure, what is not known.
+
+At most 120 words stand before the first table, however many GPUs a report has, so places that say
+the same stand together: ``MI300X TP4 and TP8, MI355X TP8``. Two ranks, which physics decides, come
+last everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..decide.evidence import TRANSFERRED
+from ..show.words import percent, up_to
+from .case import AtWorldSize, Case
+from .commands import check_command
+
+if TYPE_CHECKING:
+    from ..decide.worth import BatchWorth
+
+#: A case at one of its world sizes.
+Place = tuple[Case, AtWorldSize]
+
+#: Words that may stand before the first table, and those of them that are the project's heading.
+WORDS, HEADING = 120, 1
+
+#: Places up to which each is named with its sizes and intervals, tried in this order until the
+#: words fit; more stand in the table alone.
+DETAILS = (4, 3, 2, 1, 0)
+
+#: GPUs up to which the title names them.
+TITLED = 3
+
+
+def tag(case: Case, w: AtWorldSize, many: bool) -> str:
+    """Return a world size as a table names it: ``TP4``, or ``MI355X TP4`` among several GPUs."""
+    return f"{case.gpu} {w.tp}" if many else w.tp
+
+
+def title(cases: Sequence[Case]) -> str:
+    """Return the report's title: engine, GPUs, and the sizes of what is decided; TP2 last."""
+    gpus = [c.gpu for c in cases]
+    on = _listed(gpus) if len(gpus) <= TITLED else f"{len(gpus)} GPUs"
+    head = f"{cases[0].engine.title} on {on}"
+    changed = _changed(cases)
+    if not changed:
+        return f"{head}: nothing should change"
+    runs_1stage = _grouped(cases, [(_runs(w), (c, w)) for c, w in changed])
+    said = ", ".join(f"{sizes} at {where}" for sizes, where in runs_1stage)
+    same = [c.gpu for c in cases if not c.proposes]
+    physics = "" if any(c.headline for c in cases) else ", by physics"
+    return f"{head}: 1-stage {said}{physics}" + (f"; {_listed(same)}: nothing" if same else "")
+
+
+def lead(cases: Sequence[Case], above: str) -> list[tuple[str, str]]:
+    """Return the first screen: what, for whom, how much, how sure, what is not known.
+
+    Labels with their words, as many as fit below the title ``above``; the last label is that of the
+    command that checks it.
+    """
+    said: list[tuple[str, str]] = []
+    room = WORDS - HEADING - _count(above)
+    for most in DETAILS:
+        said = _lead(cases, most)
+        if sum(_count(" ".join(line)) for line in said) <= room:
+            break
+    return said
+
+
+def _lead(cases: Sequence[Case], most: int) -> list[tuple[str, str]]:
+    """Return the first screen with at most so many places named at once."""
+    changed, lacking = _changed(cases), _lacking(cases)
+    first = next((c for c in cases if c.headline), cases[0])
+    check = ("Check on your GPUs", check_command(first))
+    if not changed:
+        why = _why_nothing(cases, most)
+        return [("Why", why), ("Not known", _unknown(cases, lacking, most)), check]
+    open_ones = [(c, w) for c in cases for w in c.in_order if w.changes and not w.decided]
+    model = f"{first.llm.name} (hidden {first.llm.hidden_size}, {first.setting.dtype})"
+    # What is open for want of rows is said once; the table's evidence tells of many places.
+    alike = _names(open_ones) == _names(lacking)
+    unsaid = [] if alike or len(lacking) > most else lacking
+    batches = _batches(cases, changed, most)
+    return [
+        ("Change", f"{_changes(cases, changed, most)}."),
+        ("For whom", f"{model}, batch {batches}; other models too, by bytes."),
+        ("Wins", _wins(cases, changed, most)),
+        ("How sure", _how_sure(cases, changed, open_ones, most, without_rows=alike)),
+        ("Not known", _unknown(cases, unsaid, most)),
+        check,
+    ]
+
+
+def _count(text: str) -> int:
+    return len(re.findall(r"\S*\w\S*", text))
+
+
+def _changed(cases: Sequence[Case]) -> list[Place]:
+    """Return where a change is decided, 2 ranks last."""
+    decided = [(c, w) for c in cases for w in c.by_world_size if w.decided]
+    return sorted(decided, key=lambda place: place[1].world_size == 2)
+
+
+def _lacking(cases: Sequence[Case]) -> list[Place]:
+    """Return where arms can cross and one of them has no usable row."""
+    return [
+        (c, w) for c in cases for w in c.crossing if not all(arm.here for arm in w.cutoff.evidence)
+    ]
+
+
+def _runs(w: AtWorldSize) -> str:
+    """Return the sizes that run 1-stage afterwards: ``up to 360 KiB``, ``always``."""
+    return "always" if w.new_sizes == "every size" else up_to(w.new_sizes)
+
+
+def _before(w: AtWorldSize) -> str:
+    return up_to(w.old_sizes).removeprefix("up to ")
+
+
+def _changes(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
+    """Return sizes after and before, those alike together."""
+    if not most:
+        return "as the title says; sizes before in the table"
+    before = {_before(w) for _, w in changed}
+    each = len(before) > 1 and len(changed) <= most
+    found = [
+        (f"{_runs(w)} at PLACES{f' (before: {_before(w)})' if each else ''}", (c, w))
+        for c, w in changed
+    ]
+    words = ", ".join(said.replace("PLACES", where) for said, where in _grouped(cases, found))
+    return f"1-stage {words}" + (f" (before: {before.pop()})" if len(before) == 1 else "")
+
+
+def _batches(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
+    """Return the batches that change, those of 2 ranks only where nothing else does."""
+    crossing = [place for place in changed if place[1].world_size > 2] or changed
+    order = cases[0].deployment.batches.tolist()
+    found = [(runs(w.changed, order), (c, w)) for c, w in crossing if w.changed]
+    by_batches = _grouped(cases, found)
+    if not by_batches:
+        return "none"
+    if len(by_batches) > max(1, most - 1):
+        every = [b.batch for _, w in crossing for b in w.changed]
+        return f"{min(every)} to {max(every)}"
+    if len(by_batches) == 1:
+        return by_batches[0][0]
+    return "; ".join(f"{said} at {where}" for said, where in by_batches)
+
+
+def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
+    """Return what changes win in us of a decode step, and in percent on contested calls.
+
+    Beside others, 2 ranks have their interval in the table alone.
+    """
+    many = len(cases) > 1
+    crossing = [(c, w) for c, w in changed if w.world_size > 2]
+    told = crossing or changed
+    if len(told) <= most:
+        words = [_win(c, w, many, first=i == 0) for i, (c, w) in enumerate(told)]
+    else:
+        words = [f"{_span(told)} us a decode step (90 % intervals in the table)"]
+    if crossing and len(crossing) < len(changed):
+        words.append(f"{_span([p for p in changed if p not in crossing])} us")
+    near = [w.contested.saved_pct for _, w in told if w.contested is not None]
+    if len(near) == 1:
+        words.insert(1, f"{percent(near[0], '.1f')} on contested calls")
+    elif near and len(near) == len(told) <= most:
+        words.append(f"on contested calls {' and '.join(f'{e.value:.1f} %' for e in near)}")
+    return "; ".join(words) + "."
+
+
+def _span(places: Sequence[Place]) -> str:
+    """Return the means of places in us, from the least to the most: ``TP2 223.7 to 267.7``."""
+    by_ranks: dict[str, list[float]] = {}
+    for _, w in places:
+        by_ranks.setdefault(w.tp, []).append(w.worth.mean_us.value)
+    said = []
+    for tp, means in by_ranks.items():
+        least, largest = f"{min(means):.1f}", f"{max(means):.1f}"
+        said.append(f"{tp} {least}" if least == largest else f"{tp} {least} to {largest}")
+    return ", ".join(said)
+
+
+def _win(case: Case, w: AtWorldSize, many: bool, *, first: bool) -> str:
+    """Return the us that a change wins; what they are of is said by the ``first``."""
+    e = w.worth.mean_us
+    unit = "us a decode step" if first else "us"
+    words = f"{tag(case, w, many)} {e.value:.1f} {unit} (90 %: {e.lo:.1f} to {e.hi:.1f})"
+    return f"{words} = {percent(w.worth.step_pct)} of it" if w.worth.step_pct else words
+
+
+def _how_sure(
+    cases: Sequence[Case],
+    changed: Sequence[Place],
+    open_ones: Sequence[Place],
+    most: int,
+    *,
+    without_rows: bool,
+) -> str:
+    """Return the evidence of what changes, that alike together, and what is not decided."""
+
+    def evidence(w: AtWorldSize) -> str:
+        rows = sum(arm.count for arm in w.cutoff.evidence)
+        counted = rows and w.world_size > 2 and len(changed) <= most
+        return f"{w.evidence} ({rows} rows)" if counted else w.evidence
+
+    found = _grouped(cases, [(evidence(w), (c, w)) for c, w in changed])
+    words = [f"{where} {said}" for said, where in found]
+    if open_ones:
+        where = _places(cases, open_ones) if len(open_ones) <= most else "others"
+        words.append(f"{where} not decided{', without a usable row' if without_rows else ''}")
+    return "; ".join(words) + "."
+
+
+def _unknown(cases: Sequence[Case], lacking: Sequence[Place], most: int) -> str:
+    """Return what nobody knows yet."""
+    words = ["your machine: nothing was run, all modelled"]
+    if all(c.setting.machine for c in cases):
+        words = ["other machines: the model was calibrated with rows of this one"]
+    if lacking:
+        said = f"no usable row of {_places(cases, lacking)}"
+        if len(lacking) > most and all(w.evidence == TRANSFERRED for _, w in lacking):
+            said = f"no usable row of anything {TRANSFERRED}"
+        words.append(said)
+    return "; ".join(words) + "."
+
+
+def _why_nothing(cases: Sequence[Case], most: int) -> str:
+    """Return why nothing should change: where rules decide alike, and what is not decided."""
+    many = len(cases) > 1
+    every = [(c, w) for c in cases for w in c.by_world_size]
+    alike = [(c, w) for c, w in every if not w.changes]
+    open_ones = [(c, w) for c, w in every if w.changes]
+    said = []
+    if alike:
+        named = f"at {_places(cases, alike)}"
+        where = named if len(cases) <= max(1, most) else "where the table says no change"
+        said.append(f"both rules decide every call of this workload alike {where}")
+    ends = [(w.score.saved_pct.lo, w.score.saved_pct.hi) for _, w in open_ones]
+    if len(open_ones) > most:
+        least, largest = min(lo for lo, _ in ends), max(hi for _, hi in ends)
+        said.append(
+            f"the table's other changes would spare {least:+.2f} to {largest:+.2f} % a call, which "
+            "is not decided"
+        )
+    elif open_ones:
+        spared = ", ".join(
+            f"1-stage {up_to(w.new_sizes)} at {tag(c, w, many)} would spare {lo:+.2f} to {hi:+.2f}"
+            for (c, w), (lo, hi) in zip(open_ones, ends, strict=True)
+        )
+        said.append(f"{spared} % a call, which is not decided")
+    words = "; ".join(said)
+    return f"{words[0].upper()}{words[1:]}."
+
+
+def runs(batches: Sequence[BatchWorth], order: Sequence[int]) -> str:
+    """Return captured batch sizes, of all in ``order``, as runs: ``24 to 80``."""
+    found: list[list[int]] = []
+    for i in (order.index(b.batch) for b in batches):
+        if found and i == found[-1][-1] + 1:
+            found[-1].append(i)
+        else:
+            found.append([i])
+    return ", ".join(
+        f"{order[r[0]]} to {order[r[-1]]}" if len(r) > 1 else str(order[r[0]]) for r in found
+    )
+
+
+def _grouped(cases: Sequence[Case], found: Sequence[tuple[str, Place]]) -> list[tuple[str, str]]:
+    """Return what is said with the places that it is said of, in the order of first mention."""
+    by_words: dict[str, list[Place]] = {}
+    for said, place in found:
+        by_words.setdefault(said, []).append(place)
+    return [(said, _places(cases, places)) for said, places in by_words.items()]
+
+
+def _places(cases: Sequence[Case], places: Sequence[Place]) -> str:
+    """Return places in words: ``MI300X TP4 and TP8, MI355X TP8``; without a GPU it is all."""
+    by_gpu: dict[str, list[str]] = {}
+    for case, w in places:
+        by_gpu.setdefault(case.gpu, []).append(w.tp)
+    sets = list(by_gpu.values())
+    if len(by_gpu) == len(cases) and all(s == sets[0] for s in sets):
+        return _listed(sets[0])
+    return ", ".join(f"{gpu} {_listed(tps)}" for gpu, tps in by_gpu.items())
+
+
+def _names(places: Sequence[Place]) -> set[tuple[str, int]]:
+    return {(case.gpu, w.world_size) for case, w in places}
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return names as a list in words: ``TP2, TP4 and TP8``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,0 +1,144 @@
+"""What a report says first, and whether its numbers are those of the commands, on one arch or two."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import html
+import itertools
+import json
+import re
+
+import pytest
+from reports import cells, first_screen, run
+
+from costmodel.data import llms
+from costmodel.decide.setting import Setting
+from costmodel.report import markdown
+from costmodel.report.case import gather
+from costmodel.report.pictures import NAMES, check_name
+from costmodel.report.text import context
+from costmodel.rules import catalogue
+from costmodel.show.words import size_interval
+
+
+def words_of(text):
+    return re.findall(r"\S*\w\S*", text)
+
+
+ALL_GPUS = ("MI300X", "MI308X", "MI325X", "MI350X", "MI355X")
+ALONE_AND_TOGETHER = [*((g,) for g in ALL_GPUS), *itertools.combinations(ALL_GPUS, 2), ALL_GPUS]
+
+
+@pytest.mark.parametrize("engine", ["sglang", "vllm", "aiter"])
+@pytest.mark.parametrize("model", ["gpt-oss-120b", "deepseek-v3"])
+def test_at_most_120_words_stand_before_the_first_table(engine, model):
+    llm = llms.find(model)
+    cases = {g: gather(Setting.shipped(g, engine=engine), llm) for g in ALL_GPUS}
+    projects = (engine, "atom") if engine == "aiter" else (engine,)
+    for gpus in ALONE_AND_TOGETHER:
+        mine = [cases[g] for g in gpus]
+        for project in projects:
+            text = markdown.render(context(mine, "costmodel report", "out", project=project))
+            first = first_screen(text)
+            assert len(words_of(first)) <= 120, first
+        # What changes is said with its size and its saving, at 2 ranks too, wherever that is.
+        head, wins = first.splitlines()[0], first.partition("**Wins:**")[2].partition("\n")[0]
+        for w in (w for c in mine for w in c.by_world_size if w.decided):
+            assert w.tp in head
+            assert w.tp in wins
+        least = [min((w.worth.mean_us.value for c in mine for w in c.by_world_size
+                      if w.decided and w.world_size == n), default=None)
+                 for n in (2, 4, 8)]  # fmt: skip
+        assert all(f"{us:.1f}" in wins for us in least if us is not None)
+        assert ("nothing should change" in head) == (not any(c.proposes for c in mine))
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """Return the directory of a report on both archs, and whom it is for."""
+    out = tmp_path_factory.mktemp("both") / "report"
+    asked = ("--model", "gpt-oss-120b", "--for", "sglang")
+    done = run("report", "--arch", "gfx942,gfx950", *asked, "--out", out, browser=False)
+    assert done.returncode == 0, done.stderr
+    return out, asked
+
+
+def as_json(*args):
+    done = run(*args, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def html_cells(page, caption):
+    """Return the rows of the first table behind a text of a page, as text."""
+    body = page.split(caption, 1)[1].split("<table", 1)[1].split("</table>", 1)[0]
+    return [
+        [html.unescape(re.sub("<[^>]*>", "", cell)).strip() for cell in
+         re.findall(r"(?s)<t[hd][^>]*>(.*?)</t[hd]>", row)]
+        for row in re.findall(r"(?s)<tr>(.*?)</tr>", body)
+    ]  # fmt: skip
+
+
+def test_every_number_of_a_report_on_two_archs_is_that_of_the_commands(both):
+    out, asked = both
+    text, page_text = ((out / name).read_text() for name in ("report.md", "report.html"))
+    head, *rows = cells(text, "- **Check on your GPUs")
+    by_place = {row[0]: row for row in rows}
+    said = as_json("recommend", "--arch", "gfx942,gfx950", *asked)["recommendations"]
+    _, *worths = cells(text, "<details><summary>Worth")
+    worth_of = {row[0]: row for row in worths}
+    for found in said:
+        gpu = found["gpu"]
+        rule = catalogue.load(out / f"rule-{found['arch']}.json")
+        emitted = json.loads(
+            run("emit", "--for", "json", "--arch", found["arch"], *asked[:2]).stdout
+        )
+        for c in found["cutoffs"]:
+            n, row = c["world_size"], by_place[f"{gpu} TP{c['world_size']}"]
+            limit = c["max_bytes"]
+            assert row[2].strip("*") == (
+                "every size" if limit is None else f"<= {limit // 1024} KiB"
+            )
+            assert row[3] == size_interval(c["max_bytes_lo"], c["max_bytes_hi"])
+            assert row[4] == size_interval(
+                c["max_bytes_this_kernel_lo"], c["max_bytes_this_kernel_hi"]
+            )
+            if limit is not None:
+                assert rule.cutoff_bytes(n) == ("<=", limit)
+                assert emitted["condition"]["bytes"][1][str(n)] == limit
+            (w,) = as_json("worth", "--gpu", gpu, "--tp", n, "--from", "sglang", *asked)["gpus"]
+            mean = w["over_histogram"]
+            us, lo, hi = (mean[k] for k in ("us_per_step", "us_per_step_lo", "us_per_step_hi"))
+            assert row[5] == worth_of[row[0]][2] == f"{us:.1f} ({lo:.1f} to {hi:.1f})"
+            best = max(w["batches"], key=lambda b: b["us_per_step"])
+            assert worth_of[row[0]][3].endswith(f"batch {best['batch']}")
+            assert worth_of[row[0]][3].startswith(f"{best['us_per_step']:.0f} (")
+    assert len(rows) == sum(len(found["cutoffs"]) for found in said)
+    # The page has the same tables, and its figures are those of plot.
+    assert html_cells(page_text, "Check on your GPUs") == [
+        head, *([cell.strip("*") for cell in row] for row in rows)
+    ]  # fmt: skip
+    assert html_cells(page_text, "Worth: us saved")[1:] == worths
+
+
+@pytest.mark.parametrize("name", ["mi300x-latency-tp4", "mi355x-worth", "mi300x-plan"])
+def test_plot_draws_each_figure_of_a_report_on_two_archs(both, tmp_path, name):
+    out, asked = both
+    (packed,) = re.findall(r'id="data">([A-Za-z0-9+/=]+)<', (out / "report.html").read_text())
+    shown = json.loads(gzip.decompress(base64.b64decode(packed)))["figures"][name]
+    done = run("plot", name, "--arch", "gfx942,gfx950", *asked, "--out", tmp_path / "a.json")
+    assert done.returncode == 0, done.stderr
+    drawn = json.loads((tmp_path / "a.json").read_text())
+    drawn["layout"].pop("template")
+    assert drawn == shown
+
+
+def test_every_figure_of_a_report_has_a_name_that_plot_knows(both):
+    out, _ = both
+    names = re.findall(r'data-figure="([a-z0-9-]+)"', (out / "report.html").read_text())
+    assert len(names) == len(set(names)) >= 30
+    for name in names:
+        check_name(name)
+    bare = {re.sub(r"-tp\d$", "-tpN", name.partition("-")[2]) for name in names}
+    assert bare == set(NAMES)
