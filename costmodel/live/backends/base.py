@@ -24,13 +24,17 @@ A run calls, in every process alike and in this order::
             backend.kernels_run(arm)            # of ``auto``, where timed.kernels() read nothing
         timed.close() for each arm
         backend.release()
+    backend.meet(code)
     backend.close()
+    backend.leave()                             # after the last world size
 
 ``exchange`` is called between all of these, also as a barrier. An arm that was wrong is closed at
-once and not timed.
+once and not timed. Several world sizes are several back ends, one after the other in the same
+processes: the first ``world_size`` of them are the ranks, the others set up, meet and close alone.
 
 A *rank* is one participant of the collective. A loopback back end holds all ``world_size`` ranks in
-one process; gloo and AITER hold one rank a process. ``local_ranks`` names those of this process.
+one process; gloo and AITER hold one rank a process. ``local_ranks`` names those of this process,
+none in one that stands by.
 
 A *slot* is one complete set of buffers (inputs of each local rank, residual, outputs). Slots are
 pointer-distinct, and the calls of one replay walk through them (call ``i`` uses slot
@@ -204,9 +208,22 @@ class Backend(ABC):
         """
         return [value]
 
+    def meet(self, value: Any) -> list[Any]:
+        """Do as :meth:`exchange` with all processes that were started, also those that stand by.
+
+        These wait here until the ranks are through.
+        """
+        return self.exchange(value)
+
     @abstractmethod
     def close(self) -> None:
-        """Give everything back; safe after a failed :meth:`set_up` and when called twice."""
+        """Give everything back; safe after a failed :meth:`set_up` and when called twice.
+
+        Processes that were started together stay so, for the next world size.
+        """
+
+    def leave(self) -> None:  # noqa: B027  (a single process has nobody to leave)
+        """Part from the other processes, after the last world size; may be called twice."""
 
     # -- one shape --------------------------------------------------------------------------------
 

@@ -60,12 +60,22 @@ OPTIONS = {
 }
 
 
+def of_world_size(directory: Path, world_size: int) -> Path:
+    """Return where the run of one world size stands, in the directory of several."""
+    return directory / f"tp{world_size}"
+
+
 def read_settings(directory: Path) -> RunSettings:
     """Return ``run.json`` of a directory; raise :class:`InputError` where there is no run."""
     path = directory / RUN
     if not path.exists():
+        several = ", ".join(sorted(found.parent.name for found in directory.glob(f"tp*/{RUN}")))
         raise InputError(
-            f"{directory}: nothing to resume: there is no {RUN}; leave out --resume to start a run"
+            f"{directory} holds runs of several world sizes ({several}); name them with --tp, or "
+            "one of their directories"
+            if several
+            else f"{directory}: nothing to resume: there is no {RUN}; leave out --resume to start "
+            "a run"
         )
     return read_json(path, RunSettings, AS_WRITTEN)
 

@@ -58,6 +58,10 @@ from .variables import expandable_segments
 SLOT_BYTES = 8 * 8
 RANK_DATA_BYTES = 8 << 20
 
+#: From here on ``destroy_model_parallel`` clears all groups that ``initialize_model_parallel``
+#: wants clear; before, those of data and expert parallel ranks stayed.
+REGROUPS = (0, 1, 11, 0)
+
 
 class AiterBackend(Backend):
     """AITER's fused all-reduce + RMSNorm."""
@@ -74,6 +78,8 @@ class AiterBackend(Backend):
         super().__init__(world_size)
         self._aiter: Aiter | None = None
         self._group: Any = None
+        self._everybody: Any = None
+        self._grouped = False
         self._slots: list[_Slot] = []
         self._timed: list[_Calls] = []
         self._stale = ""
@@ -86,8 +92,8 @@ class AiterBackend(Backend):
         """Find AITER, claim this rank's GPU, join the ranks, and check what can be checked."""
         import torch.distributed as dist
 
-        rank = int(os.environ["RANK"])
-        self.local_ranks = (rank,)
+        rank, started = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.local_ranks = (rank,) if rank < self.world_size else ()
         spoiled = expandable_segments()
         if spoiled:
             raise InputError(
@@ -101,25 +107,37 @@ class AiterBackend(Backend):
         else:
             self.interconnect = kfd.interconnect() or XGMI
         self._device: Device = aiter.device
-        if self._device.count() < self.world_size:
+        if self._device.count() < started:
             raise InputError(
-                f"--tp {self.world_size} needs {self.world_size} GPUs, this machine shows "
+                f"--tp {started} needs {started} GPUs, this machine shows "
                 f"{self._device.count()}; check --tp and HIP_VISIBLE_DEVICES"
+            )
+        if self.world_size < started and aiter.release < REGROUPS:
+            raise InputError(
+                f"AITER {aiter.version} cannot group its ranks anew in one process (0.1.11 and "
+                "later can); start each world size by itself"
             )
         local_rank = int(os.environ.get("LOCAL_RANK", rank))
         self._device.claim(local_rank)
         aiter.set_custom_all_reduce(True)
         aiter.init_distributed_environment(
-            world_size=self.world_size,
+            world_size=started,
             rank=rank,
             distributed_init_method="env://",
             local_rank=local_rank,
             backend="nccl",
         )
         self._aiter = aiter
+        # Every so many neighbouring ranks become a group of AITER's; the first group is the run's.
         aiter.ensure_model_parallel_initialized(self.world_size, 1)
+        self._grouped = True
         # Decisions and samples travel over the CPU; the watchdog limits the time, not gloo.
-        self._group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+        forever = timedelta(days=1)
+        self._everybody = dist.new_group(backend="gloo", timeout=forever)
+        ranks = list(range(self.world_size))
+        self._group = dist.new_group(ranks, backend="gloo", timeout=forever)
+        if not self.local_ranks:
+            return
         self._communicator = aiter.communicator(self.world_size)
         self._stale = max(self.exchange(kernel_cache.stale()))
         self._checked = [*aiter.checked]
@@ -137,11 +155,25 @@ class AiterBackend(Backend):
         dist.all_gather_object(everybody, value, group=self._group)
         return everybody
 
+    def meet(self, value: Any) -> list[Any]:
+        """See :meth:`Backend.meet`."""
+        import torch.distributed as dist
+
+        everybody: list[Any] = [None] * dist.get_world_size(self._everybody)
+        dist.all_gather_object(everybody, value, group=self._everybody)
+        return everybody
+
     def close(self) -> None:
         """Take AITER's groups down."""
-        if self._aiter is not None:
+        if self._aiter is not None and self._grouped:
             self.release()
+            self._communicator = None  # its memory goes with it
             self._aiter.destroy_model_parallel()
+            self._grouped = False
+
+    def leave(self) -> None:
+        """See :meth:`Backend.leave`."""
+        if self._aiter is not None:
             self._aiter.destroy_distributed_environment()
             self._aiter = None
 

@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ....data.kernels import of_row, parse_version
 from ....errors import InputError
 from . import variables
 from .assumptions import COMMUNICATION, CUSTOM_ALL_REDUCE, FUNCTIONS, PARALLEL_STATE
@@ -57,6 +58,13 @@ class Aiter:
     fused_auto: Callable[..., Any]
     add_rmsnorm: Callable[..., Any]
     checked: list[str] = field(default_factory=list)
+
+    @property
+    def release(self) -> tuple[int, int, int, int]:
+        """The release whose facts count, as numbers."""
+        kernel = of_row("aiter", "", f"aiter {self.version}", "")
+        assert kernel is not None
+        return parse_version(kernel.version)
 
     def communicator(self, world_size: int) -> Any:
         """Return the tensor-parallel group's ``CustomAllreduce``; raise if it does not work."""
