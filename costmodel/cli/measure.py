@@ -33,6 +33,7 @@ from . import options
 @click.option("--plan", type=click.Path(path_type=Path), help="A plan file instead of a grid.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory of the run.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")
+@click.option("--retry-skipped", is_flag=True, help="With --resume, ask skipped arms once more.")
 @click.option(
     "--starts",
     type=click.IntRange(min=1),

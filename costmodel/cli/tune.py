@@ -11,6 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from ..data import kernels
 from ..decide.objective import MEAN
 from ..engines.call_sites import serving_engine
 from ..engines.source import open_tree
@@ -21,6 +22,8 @@ from ..live.run.exit_codes import BAD_INPUT, CANNOT_WRITE, FINISHED, WRONG_RESUL
 from ..live.run.harness import Repetition
 from ..live.run.options import check_open_options, world_sizes
 from ..live.run.peers import join, under_torchrun
+from ..model.eligibility import check_hidden
+from ..model.shape import Shapes
 from ..rules import ENGINES
 from ..tuning.session import Session, TuningSettings
 from ..tuning.stopping import Limits
@@ -51,6 +54,7 @@ from . import options, question
 @click.option("--seed", type=click.IntRange(min=0), help="Fixes inputs and orders.")
 @click.option("--rounds", type=int, help=f"Rounds of every arm.  [default: {Repetition.rounds}]")
 @click.option("--samples", type=int, help=f"Replays a round.  [default: {Repetition.samples}]")
+@click.option("--unchecked", is_flag=True, help="Tune without a look at the machine first.")
 @options.watchdog
 @click.pass_context
 def command(
@@ -68,10 +72,10 @@ def command(
 ) -> None:
     """Learn the rule for this machine, judge it on shapes it did not learn from, write it down.
 
-    Starts from the published calibration, measures the shape that helps most, calibrates again, and
-    goes on until the expected regret on contested calls is below --limit, the interval no longer
-    narrows, or the budget ends. --out then holds measurements, calibration, rule, patch and tests
-    (--for), a report (--model), and summary.md.
+    Looks at the machine as doctor does, starts from the published calibration, measures the shape
+    that helps most, calibrates again, and goes on until the expected regret on contested calls is
+    below --limit, the interval no longer narrows, or the budget ends. --out then holds
+    measurements, calibration, rule, patch and tests (--for), a report (--model), and summary.md.
 
     \b
     COSTMODEL_REPLAY=MI355X:17 costmodel tune --backend replay --tp 4,8 --for sglang --out pr
@@ -87,7 +91,7 @@ def command(
         raise InputError(f"--budget is {budget:g}; give seconds, more than 0")
     if not 0 < limit < 100:
         raise InputError(f"--limit is {limit:g}; give percent, more than 0")
-    run = {key: given.pop(key) for key in ("seed", "rounds", "samples", "watchdog")}
+    run = {k: given.pop(k) for k in ("seed", "rounds", "samples", "watchdog", "unchecked")}
     if resume or finish:
         session = Session.open(out)
         backend = session.settings["backend"] if backend is None else backend
@@ -163,6 +167,8 @@ def _settings(
     if engine and engine not in ENGINES:
         raise InputError(f"unknown engine '{engine}'; one of {', '.join(ENGINES)}")
     sizes = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
+    if sizes:
+        check_hidden(Shapes.of(1, list(sizes), 2, dtype=question.dtype_of(asked)), kernels.aiter())
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     replayed = f"replayed-{stated().replace(':', '-')}"
     return {

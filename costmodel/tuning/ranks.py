@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..live.run.checkup import NOT_READY, look_over, record, to_do
+from ..live.run.directory import ENVIRONMENT
 from ..live.run.execution import carry_out
+from ..live.run.exit_codes import RunEnded
 from ..live.run.launch import start
 from ..live.run.options import read_open_options
 from ..live.run.schedule import Schedule
@@ -38,13 +41,37 @@ def measure_there(options: Mapping[str, Any]) -> int:
     return start(
         options,
         read_open_options,
-        lambda runs, started: carry_out(runs, started, lambda plan: _walk(plan, directory)),
+        lambda runs, started: carry_out(
+            runs, started, lambda plan: _walk(plan, directory, checked=not options["unchecked"])
+        ),
         f"{__package__}.rank",
     )
 
 
-def _walk(schedule: Schedule, directory: Path) -> int:
+def _look(schedule: Schedule) -> None:
+    """Look at the machine before it is measured; raise :class:`RunEnded` where it is not ready.
+
+    Whatever was found stands in ``environment.json`` of the run.
+    """
+    backend, run = schedule.backend, schedule.run
+    checks = look_over(backend, schedule.watch)
+    if run is not None:
+        record(checks, backend, run.directory)
+    lacks = to_do(checks)
+    if lacks:
+        more = f" and {len(lacks) - 1} more (see {ENVIRONMENT})" if lacks[1:] else ""
+        raise RunEnded(
+            f"the machine is not ready: {lacks[0]}{more}; or tune it as it is with --unchecked",
+            NOT_READY,
+        )
+    if run is not None:
+        schedule.say(f"the machine is ready for {backend.world_size} ranks: {len(checks)} checks")
+
+
+def _walk(schedule: Schedule, directory: Path, *, checked: bool) -> int:
     """Take a schedule through the shapes that the tuner chooses; it sits on rank 0."""
+    if checked:
+        _look(schedule)
     if schedule.run is None:
         return schedule.measure_as_chosen(lambda records: None)
     session, world_size = Session.open(directory), schedule.backend.world_size

@@ -203,6 +203,14 @@ class RunDirectory:
         """Return the indices of the finished points."""
         return {record["index"] for record in self.records if record["kind"] == "shape"}
 
+    def skipped(self) -> dict[int, dict[str, str]]:
+        """Return, by finished point, the arms that were skipped when last asked, with the reason."""
+        last: dict[int, dict[str, str]] = {}
+        for record in self.records:
+            if record["kind"] != "again":
+                last[record["index"]] = record.get("skipped", {})
+        return {index: arms for index, arms in last.items() if arms}
+
     def close(self) -> None:
         """Close the files and free the lock."""
         for handle in (self._samples, self._rows):

@@ -153,6 +153,7 @@ def _measure(
             lambda line: print(line, flush=True),
             budget_s=options.budget_s,
             started=started,
+            retry_skipped=options.retry_skipped,
         )
         return walk(schedule)
     finally:

@@ -40,6 +40,7 @@ class RunOptions:
     budget_s: float | None
     watchdog_s: float
     note: str = ""
+    retry_skipped: bool = False
 
     def with_seed(self, seed: int) -> RunOptions:
         """Return the options with a seed, and the points in the order that they will run in."""
@@ -65,6 +66,8 @@ def read_options(options: Mapping[str, Any]) -> list[RunOptions]:
     them, without touching a device.
     """
     sizes, out = world_sizes(options["tp"] or ()), Path(options["out"])
+    if options.get("retry_skipped") and not options["resume"]:
+        raise InputError("--retry-skipped asks again what an earlier run skipped: give --resume")
     if len(sizes) < 2:
         return [_read_one({**options, "tp": sizes[0] if sizes else None})]
     if (out / RUN).exists():
@@ -77,9 +80,7 @@ def read_options(options: Mapping[str, Any]) -> list[RunOptions]:
     if options["resume"] and not begun:
         read_settings(out)
     runs = [
-        _read_one(
-            {**options, "tp": n, "out": each[n], "resume": options["resume"] and n in begun}
-        )
+        _read_one({**options, "tp": n, "out": each[n], "resume": options["resume"] and n in begun})
         for n in sizes
     ]
     kinds = {run.backend for run in runs}
@@ -246,6 +247,7 @@ def _resumed(options: Mapping[str, Any], out: Path) -> RunOptions:
         resume=True,
         budget_s=options["budget"],
         watchdog_s=options["watchdog"],
+        retry_skipped=bool(options.get("retry_skipped")),
     )
 
 

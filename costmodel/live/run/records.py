@@ -17,7 +17,7 @@ def to_record(
     point: Point,
     results: dict[str, ArmResult],
     seconds: float,
-    kind: Literal["shape", "again"] = "shape",
+    kind: Literal["shape", "again", "retry"] = "shape",
 ) -> ShapeRecord:
     """Return the line of ``samples.jsonl`` for one measured point, still without ``rows``."""
     arms: dict[str, ArmRecord] = {}

@@ -96,7 +96,7 @@ class ArmRecord(TypedDict):
 class FinishedShape(TypedDict):
     """What every finished shape holds."""
 
-    kind: Literal["shape", "again"]
+    kind: Literal["shape", "again", "retry"]
     index: int
     when: str
     seconds: float
@@ -108,6 +108,7 @@ class FinishedShape(TypedDict):
 class ShapeRecord(FinishedShape, total=False):
     """A line of ``samples.jsonl``; ``again`` is the first shape, measured again at the end.
 
+    ``retry`` holds arms of a finished shape that had been skipped.
     ``skipped`` holds the arms that could not run the shape, with the reason.
     """
 
