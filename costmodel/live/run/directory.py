@@ -204,7 +204,7 @@ class RunDirectory:
         return {record["index"] for record in self.records if record["kind"] == "shape"}
 
     def skipped(self) -> dict[int, dict[str, str]]:
-        """Return, by finished point, the arms that were skipped when last asked, with the reason."""
+        """Return by finished point the arms that were skipped when last asked, with reasons."""
         last: dict[int, dict[str, str]] = {}
         for record in self.records:
             if record["kind"] != "again":

@@ -99,16 +99,17 @@ class Schedule:
         done = backend.exchange(run.finished() if run else None)[0] or set()
         self.todo = [index for index in range(len(points)) if index not in done]
         self.finished = len(done)
-        before = backend.exchange(run.skipped() if run else None)[0] or {}
-        #: Finished points with the arms that were skipped there, which are asked once more.
-        self.again = {i: Point(points[i].shape, tuple(arms)) for i, arms in before.items()}
-        if not retry_skipped:
-            self._note_skipped(before)
-            self.again = {}
         #: What each shape measured by this process took.
         self.seconds: list[float] = []
         speaks = 0 in backend.local_ranks
         self.progress = ProgressBar(len(points), len(done), shown=speaks)
+        before = backend.exchange(run.skipped() if run else None)[0] or {}
+        #: Finished points with the arms that were skipped there, which are asked once more.
+        self.again: dict[int, Point] = {}
+        if retry_skipped:
+            self.again = {i: Point(points[i].shape, tuple(arms)) for i, arms in before.items()}
+        elif points:
+            self._note_skipped(before)
         self._note_kept()
 
     def measure(self) -> int:
@@ -192,7 +193,7 @@ class Schedule:
         return results
 
     def _retry(self, index: int) -> dict[str, ArmResult]:
-        """Measure the arms of a finished point that were skipped, keep what could be, and say it."""
+        """Measure arms of a finished point that were skipped; keep and say what comes out."""
         point = self.again[index]
         results, seconds = self._measure(index, point)
         if _ran(results):
