@@ -48,6 +48,7 @@ ENDING_S = 6.0
 OPTIONS = {
     "backend": "--backend",
     "world_size": "--tp",
+    "norm": "--norm",
     "timing": "--timing",
     "seed": "--seed",
     "rounds": "--rounds",

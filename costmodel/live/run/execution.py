@@ -39,6 +39,8 @@ def carry_out(
     shapes. Ends as :func:`in_ranks` does.
     """
     backends = [load(run.backend)(run.world_size) for run in runs]
+    for backend, run in zip(backends, runs, strict=True):
+        backend.norm = run.norm or backend.norm
 
     def work(place: int, watch: Watchdog) -> int:
         run, began = runs[place], time.monotonic() if place else started
@@ -182,9 +184,10 @@ def _open(backend: Backend, options: RunOptions) -> RunDirectory:
         return run
     when = environment.now()
     stamp = when.replace("-", "").replace(":", "")
+    norm = f"-{options.norm}-norm" if options.norm else ""
     new = {
         "schema": "costmodel/run/1",
-        "id": f"{options.backend}-tp{options.world_size}-{stamp}-{secrets.token_hex(2)}",
+        "id": f"{options.backend}{norm}-tp{options.world_size}-{stamp}-{secrets.token_hex(2)}",
         "started": when,
         **settings,
     }

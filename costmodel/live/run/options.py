@@ -41,6 +41,8 @@ class RunOptions:
     watchdog_s: float
     note: str = ""
     retry_skipped: bool = False
+    #: Norm of separate ops where it is not the back end's first.
+    norm: str = ""
 
     def with_seed(self, seed: int) -> RunOptions:
         """Return the options with a seed, and the points in the order that they will run in."""
@@ -53,6 +55,7 @@ class RunOptions:
         return {
             "backend": self.backend,
             "world_size": self.world_size,
+            **({"norm": self.norm} if self.norm else {}),
             **asdict(self.repetition),
             "points": [point.to_json() for point in self.points],
         }
@@ -206,6 +209,7 @@ def _new(
         world_size=world_size,
         points=tuple(points),
         ordered=options["plan"] is not None,
+        norm=_norm(options.get("norm"), backend),
         repetition=repetition,
         out=out,
         resume=False,
@@ -218,6 +222,10 @@ def _new(
 def _resumed(options: Mapping[str, Any], out: Path) -> RunOptions:
     """Return the options of a run that goes on: its own, which those given may only repeat."""
     started = read_settings(out)
+    norm = started.get("norm", "")
+    if options.get("norm") and _norm(options["norm"], started["backend"]) != norm:
+        first = load(started["backend"]).norms[0]
+        check_same(out, {"norm": norm or first}, {"norm": options["norm"]})
     same = {key: options[key] for key in REPETITION if options.get(key) is not None}
     check_same(
         out,
@@ -248,7 +256,19 @@ def _resumed(options: Mapping[str, Any], out: Path) -> RunOptions:
         budget_s=options["budget"],
         watchdog_s=options["watchdog"],
         retry_skipped=bool(options.get("retry_skipped")),
+        norm=norm,
     )
+
+
+def _norm(given: str | None, backend: str) -> str:
+    """Return the norm that is named, "" for the back end's first."""
+    on_offer = load(backend).norms
+    if not given:
+        return ""
+    if given not in on_offer:
+        offers = f"offers {', '.join(on_offer)}" if on_offer else "has one norm alone"
+        raise InputError(f"--norm {given}: {backend} {offers}")
+    return "" if given == on_offer[0] else given
 
 
 def world_sizes(named: Sequence[int]) -> tuple[int, ...]:

@@ -59,8 +59,8 @@ class Labels(TypedDict):
     genuine: str
 
 
-class RunSettings(TypedDict):
-    """``costmodel/run/1``: ``run.json``."""
+class EveryRun(TypedDict):
+    """What every ``run.json`` holds."""
 
     schema: Literal["costmodel/run/1"]
     id: str
@@ -76,6 +76,12 @@ class RunSettings(TypedDict):
     warm_up: int
     points: list[PointRecord]
     labels: Labels
+
+
+class RunSettings(EveryRun, total=False):
+    """``costmodel/run/1``: ``run.json``; ``norm`` is that of separate ops, if not the usual."""
+
+    norm: str
 
 
 class ArmRecord(TypedDict):

@@ -82,7 +82,7 @@ def compare(path: str | Path, version: str = "") -> Comparison:
     sources = _Sources(tree)
     findings = [
         *_functions(sources, kernel),
-        *_attributes(sources),
+        *_attributes(sources, kernel),
         *_calls(sources),
         *_variables(sources, kernel),
         *_python_limits(sources, kernel),
@@ -162,7 +162,8 @@ class _Sources:
 
 
 def _functions(sources: _Sources, kernel: Kernel) -> Iterator[Finding]:
-    for wanted in (*assumptions.FUNCTIONS.values(), *assumptions.METHODS.values()):
+    every = (assumptions.FUNCTIONS, assumptions.METHODS, assumptions.MHC_OPS)
+    for wanted in (function for group in every for function in group.values()):
         what = f"{wanted.module}.{wanted.name}"
         definition = sources.function(wanted.module, wanted.name)
         early = wanted.since and parse_version(wanted.since) > parse_version(kernel.version)
@@ -206,7 +207,7 @@ def _misfits(wanted: assumptions.Function, definition: Definition) -> Iterator[s
             yield f"{name} is {defaults[name]} where it is left out, not {wanted.left_out[name]}"
 
 
-def _attributes(sources: _Sources) -> Iterator[Finding]:
+def _attributes(sources: _Sources, kernel: Kernel) -> Iterator[Finding]:
     for wanted in assumptions.ATTRIBUTES:
         what = f"{wanted.owner}.{wanted.name}"
         owner = sources.class_of(wanted.module, wanted.owner)
@@ -220,8 +221,9 @@ def _attributes(sources: _Sources) -> Iterator[Finding]:
             and isinstance(n.ctx, ast.Store)
             and n.attr == wanted.name
         ]
+        early = wanted.since and parse_version(wanted.since) > parse_version(kernel.version)
         if not lines:
-            yield Finding(what, "is set nowhere in the class")
+            yield Finding(what, "" if early else "is set nowhere in the class")
         elif wanted.always and min(lines) > _first_return(owner):
             yield Finding(what, "may be missing: the constructor can return before it is set")
         else:
