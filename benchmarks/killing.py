@@ -86,8 +86,8 @@ def processes(mark: str) -> list[int]:
 class Campaign:
     """Starts and kills of one back end; ``failures`` is what went wrong.
 
-    ``sizes`` are the world sizes of one start. ``rows`` are those of the first run that ended, which
-    every other must have.
+    ``sizes`` are the world sizes of one start. ``rows`` are those of the first run that ended: every
+    other must have them.
     """
 
     backend: str
@@ -257,9 +257,10 @@ def main() -> None:
                 began = time.monotonic()
                 killed, failures = campaign(backend, sizes, kills, given.seed, Path(folder))
                 victims = ", ".join(f"{who} {count}" for who, count in sorted(killed.items()))
+                ranks, took_s = "+".join(map(str, sizes)), time.monotonic() - began
                 print(
-                    f"{backend}, {'+'.join(map(str, sizes))} ranks: {kills} kills in {time.monotonic() - began:.0f} s "
-                    f"({victims}): {len(failures)} failures",
+                    f"{backend}, {ranks} ranks: {kills} kills in {took_s:.0f} s ({victims}): "
+                    f"{len(failures)} failures",
                     flush=True,
                 )
                 for failure in failures:

@@ -28,9 +28,7 @@ def _mhc(pointer, inp, into, streams, post, comb, use_new, open_fp8_quant, reg, 
             total = communicator._scattered(inp)
             graphs.launched(f"aiter::mhc_post_kernel<{name}, 256>")
         else:
-            graphs.launched(
-                f"aiter::allreduce_mhc_post_large_m_kernel<{name}, {ranks}, 4, false>"
-            )
+            graphs.launched(f"aiter::allreduce_mhc_post_large_m_kernel<{name}, {ranks}, 4, false>")
             drop = int("wrong-1stage" in FAULTS and communicator.rank == 1)
             total = communicator._sum(inp, drop)
         for j in range(4):
