@@ -86,8 +86,8 @@ def processes(mark: str) -> list[int]:
 class Campaign:
     """Starts and kills of one back end; ``failures`` is what went wrong.
 
-    ``sizes`` are the world sizes of one start. ``rows`` are those of the first run that ended: every
-    other must have them.
+    ``sizes`` are the world sizes of one start. ``rows`` are those of the first run that ended, and
+    of every other.
     """
 
     backend: str
