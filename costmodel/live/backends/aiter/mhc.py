@@ -93,7 +93,7 @@ class Mixing:
 
         kept = torch.einsum("tij,tih->tjh", self.comb, self.streams.float())
         sums = (written.float() - kept) / self.post.unsqueeze(-1)
-        away = (sums - sums.median(1, keepdim=True).values).abs()
+        away = (sums - sums.nanmedian(1, keepdim=True).values).abs()
         reduced = sums.gather(1, away.argmax(1, keepdim=True)).squeeze(1)
         residual_out = reduced + residual.float()
         scale = torch.rsqrt(residual_out.pow(2).mean(-1, keepdim=True) + EPSILON)
