@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....data.cards import XGMI
-from ....data.kernels import Kernel, of_row
+from ....data.kernels import Kernel, of_row, parse_version
 from ....errors import InputError
 from ....model.eligibility import eligible
 from ....model.shape import ALL_REDUCE, MHC, ONE_STAGE, SPOKEN, TWO_STAGE, Shapes
@@ -48,6 +48,7 @@ from ..base import (
 )
 from ..reference import Operands, fused_reference, operands, out_of_memory, torch_dtype
 from . import arms, kernel_cache, mhc, variables
+from .assumptions import REGROUPS
 from .checks import checks
 from .device import Device
 from .installation import AITERS, VLLMS, Aiter, find
@@ -58,10 +59,6 @@ from .variables import expandable_segments
 #: (``rank_data`` of ``CustomAllreduce``, 8 MiB: 131,072 buffers; v0.1.10.post2 to e404860).
 SLOT_BYTES = 8 * 8
 RANK_DATA_BYTES = 8 << 20
-
-#: From here on ``destroy_model_parallel`` clears all groups that ``initialize_model_parallel``
-#: wants clear; before, those of data and expert parallel ranks stayed.
-REGROUPS = (0, 1, 11, 0)
 
 
 class AiterBackend(Backend):
@@ -115,10 +112,10 @@ class AiterBackend(Backend):
                 f"--tp {started} needs {started} GPUs, this machine shows "
                 f"{self._device.count()}; check --tp and HIP_VISIBLE_DEVICES"
             )
-        if self.world_size < started and aiter.release < REGROUPS:
+        if self.world_size < started and aiter.release < parse_version(REGROUPS):
             raise InputError(
-                f"AITER {aiter.version} cannot group its ranks anew in one process (0.1.11 and "
-                "later can); start each world size by itself"
+                f"AITER {aiter.version} cannot group its ranks anew in one process ({REGROUPS} "
+                "and later can); start each world size by itself"
             )
         local_rank = int(os.environ.get("LOCAL_RANK", rank))
         self._device.claim(local_rank)

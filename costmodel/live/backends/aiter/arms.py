@@ -139,9 +139,14 @@ def _against_push(arm: str, shape: LiveShape, kernel: Kernel, gfx1250: bool) -> 
         return f"{kernel.title} pushes on gfx1250 alone; LL for other GPUs came later (#5272)"
     if PUSHED[arm] != "ll":
         return f"{kernel.title} has LL alone"
-    release = parse_version(kernel.version)
-    most = next((size for since, size in LL_MAX_BYTES if release >= since), 0)
+    most = pushed_bytes(kernel)
     return "" if shape.bytes <= most else f"{kernel.title} pushes up to {most} bytes"
+
+
+def pushed_bytes(kernel: Kernel) -> int:
+    """Return the largest input that gfx1250's plain all-reduce pushes at a release, 0 for none."""
+    release = parse_version(kernel.version)
+    return next((size for since, size in LL_MAX_BYTES if release >= since), 0)
 
 
 def call(arm: str, communicator: Any, x: Any, residual: Any, weight: Any) -> tuple[Any, ...] | None:

@@ -234,6 +234,10 @@ CALLS = (
     ),
 )
 
+#: From here on ``destroy_model_parallel`` clears all groups that ``initialize_model_parallel`` wants
+#: clear; before, those of data and expert parallel ranks stayed.
+REGROUPS = "0.1.11"
+
 #: When a variable is read: as the module is imported, or each time that a function runs.
 AT_IMPORT, IN_A_CALL = "at import", "in a call"
 

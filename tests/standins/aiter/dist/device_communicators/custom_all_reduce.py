@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from ... import graphs
 from ...logs import logger
-from ...versions import FAULTS, RELEASE, since
+from ...versions import FAULTS, LL_DISABLED, RELEASE, since
 from .other_ops import OtherOps
 
 MAX_BLOCKS = 80
@@ -120,8 +120,8 @@ class CustomAllreduce(OtherOps):
         one = ranks == 2 or size < (160 if ranks <= 4 else 80) * 1024
         kernel = f"cross_device_reduce_{'1stage' if one else '2stage'}"
         if "gfx1250" in FAULTS:
-            off = os.environ.get("AITER_CUSTOM_AR_DISABLE_LL") == "1"
-            kernel = "ar_gfx1250_naive_unroll4" if off or size > LL_BYTES else "ar_ll_gfx1250"
+            pushes = size <= LL_BYTES and not LL_DISABLED
+            kernel = "ar_ll_gfx1250" if pushes else "ar_gfx1250_naive_unroll4"
         elif "ll128" in FAULTS:  # as a newer AITER may
             kernel = "ar_ll128_vec_unroll2"
         out = torch.empty_like(input)
