@@ -6,9 +6,13 @@ without waiting. Each time is checked that
 
 - no process of the killed run is left after ``GONE_S``;
 - what was on disk when the kill came is still there, byte for byte;
-- the continued run ends with exit code 0, and its rows are those of every shape and arm, once.
+- the continued run ends with exit code 0, and has the rows of a run that nobody killed, each once.
+
+AITER is played by the strict stand-in, with every arm that there is. ``2+4`` are two world sizes in
+one start.
 
     python benchmarks/killing.py --kills 50                       # gloo and the AITER stand-in
+    python benchmarks/killing.py --kills 50 --backend aiter --ranks 2,4,8,2+4+8
     python benchmarks/killing.py --kills 6 --ranks 2 --backend gloo --seed 3
 """
 
@@ -22,10 +26,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from costmodel.data import measurement
+from costmodel.live.backends.base import ARMS
+from costmodel.live.run.directory import of_world_size
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,23 +41,32 @@ ROOT = Path(__file__).resolve().parent.parent
 #: take time: a rank that hears of it from the kernel (3 s), and a busy machine.
 GONE_S = 8.0
 
-#: What is measured: shapes short enough that a kill falls between, and into, many of them.
-TOKENS, ARMS = (1, 2, 4, 8, 16, 32), ("1stage", "2stage", "separate")
-SHAPES = (
-    "--hidden", "512", "--tokens", ",".join(map(str, TOKENS)), "--arms", ",".join(ARMS),
-    "--rounds", "30", "--samples", "4", "--slots", "2", "--calls", "2", "--seed", "1",
-)  # fmt: skip
+#: What is measured: shapes short enough that a kill falls between, and into, many of them. At 160
+#: tokens AITER's plain dispatch takes the 2-stage at 4 and 8 ranks.
+_REPEATED = ("--slots", "2", "--calls", "2", "--seed", "1", "--hidden", "512")
+SHAPES = {
+    "gloo": (
+        "--tokens", "1,2,4,8,16,32", "--arms", "1stage,2stage,separate",
+        "--rounds", "30", "--samples", "4", *_REPEATED,
+    ),
+    "aiter": (
+        "--tokens", "2,4,160", "--arms", ",".join(ARMS), "--rounds", "4", "--samples", "1",
+        *_REPEATED,
+    ),
+}  # fmt: skip
 
 #: Names the processes of one start in their environment, which their children inherit.
 MARK = "COSTMODEL_KILLING"
 
 
-def command(backend: str, ranks: int) -> list[str]:
+def command(backend: str, sizes: Sequence[int]) -> list[str]:
     """Return what starts ``costmodel measure`` with a back end, without the options of shapes."""
-    measure = ["-m", "costmodel", "measure", "--backend", backend, "--tp", str(ranks)]
+    named = ",".join(map(str, sizes))
+    measure = ["-m", "costmodel", "measure", "--backend", backend, "--tp", named]
     if backend == "gloo":
         return [sys.executable, *measure]
-    return [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", *measure]
+    ranks = f"--nproc-per-node={max(sizes)}"
+    return [sys.executable, "-m", "torch.distributed.run", ranks, *measure]
 
 
 def processes(mark: str) -> list[int]:
@@ -67,31 +84,43 @@ def processes(mark: str) -> list[int]:
 
 @dataclass
 class Campaign:
-    """Starts and kills of one back end at one number of ranks; ``failures`` is what went wrong."""
+    """Starts and kills of one back end; ``failures`` is what went wrong.
+
+    ``sizes`` are the world sizes of one start. ``rows`` are those of the first run that ended, and
+    of every other.
+    """
 
     backend: str
-    ranks: int
+    sizes: Sequence[int]
     folder: Path
     random: random.Random
     failures: list[str] = field(default_factory=list)
     runs: int = 0
     starts: int = 0
-    kept: dict[str, bytes] = field(default_factory=dict)
+    kept: dict[Path, bytes] = field(default_factory=dict)
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
 
     @property
     def out(self) -> Path:
         """The directory of the present run."""
-        return self.folder / f"{self.backend}-tp{self.ranks}-{self.runs}"
+        return self.folder / f"{self.backend}-tp{'+'.join(map(str, self.sizes))}-{self.runs}"
+
+    @property
+    def places(self) -> list[Path]:
+        """The directories of the present run, one for each world size."""
+        several = len(self.sizes) > 1
+        return [of_world_size(self.out, n) if several else self.out for n in self.sizes]
 
     def start(self) -> tuple[subprocess.Popen[str], str]:
         """Start or continue the present run; return the process and its mark."""
         self.starts += 1
-        mark = f"{os.getpid()}-{self.backend}-{self.ranks}-{self.starts}"
-        resumes = (self.out / "run.json").exists()
-        options = ["--resume"] if resumes else SHAPES
+        mark = f"{os.getpid()}-{self.backend}-{self.out.name}-{self.starts}"
+        resumes = any((place / "run.json").exists() for place in self.places)
+        shapes = [] if resumes and len(self.sizes) == 1 else SHAPES[self.backend]
+        options = [*shapes, *(["--resume"] if resumes else [])]
         path = [str(ROOT), *([str(ROOT / "tests/standins")] if self.backend == "aiter" else [])]
         process = subprocess.Popen(
-            [*command(self.backend, self.ranks), *options, "--out", str(self.out)],
+            [*command(self.backend, self.sizes), *options, "--out", str(self.out)],
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(path),
@@ -111,18 +140,23 @@ class Campaign:
         if process.returncode:
             self.failures.append(f"{self.out.name}: exit code {process.returncode}: {said[-800:]}")
         self.check_kept()
-        table = measurement.read(self.out / "measurements.csv")
-        have = sorted(zip(table.tokens, table.op, table.algorithm, strict=True))
-        if len(have) != len(TOKENS) * len(ARMS) or len(set(have)) != len(have):
-            self.failures.append(f"{self.out.name}: {len(have)} rows, {len(set(have))} of them own")
+        tables = [measurement.read(place / "measurements.csv") for place in self.places]
+        names = ("world_size", "tokens", "op", "algorithm", "kernel_family")
+        columns = [[value for t in tables for value in getattr(t, name)] for name in names]
+        have = sorted(zip(*columns, strict=True))
+        self.rows = self.rows or have
+        if have != self.rows or len(set(have)) != len(have):
+            count = f"{len(have)} rows, {len(set(have))} of them own, not {len(self.rows)}"
+            self.failures.append(f"{self.out.name}: {count}")
         self.runs += 1
         self.kept = {}
 
     def check_kept(self) -> None:
         """Check that what was finished when the last kill came is still on disk."""
-        for name, data in self.kept.items():
-            if data and not (self.out / name).read_bytes().startswith(data):
-                self.failures.append(f"{self.out.name}/{name}: what was finished has changed")
+        for path, data in self.kept.items():
+            if data and not path.read_bytes().startswith(data):
+                name = path.relative_to(self.folder)
+                self.failures.append(f"{name}: what was finished has changed")
 
     def kill(self, horizon_s: float) -> str | None:
         """Start, kill one process at a drawn moment; return which, None where it had ended.
@@ -144,12 +178,11 @@ class Campaign:
         victim = self.random.choice(alive)
         os.kill(victim, signal.SIGKILL)
         self.check_kept()
-        for name in ("samples.jsonl", "measurements.csv"):
-            path = self.out / name
-            text = path.read_bytes() if path.exists() else b""
-            self.kept[name] = text[: text.rfind(b"\n") + 1]
+        for path in self.files("samples.jsonl", "measurements.csv"):
+            text = path.read_bytes()
+            self.kept[path] = text[: text.rfind(b"\n") + 1]
         what = "the launcher" if victim == process.pid else f"rank {alive.index(victim) - 1}"
-        if victim == process.pid and (self.out / "run.json").exists():
+        if victim == process.pid and self.files("run.json"):
             again, mark_again = self.start()  # at once, while ranks may still be ending
             self.wait_gone(process, mark, what)
             if not any(line.startswith("continuing run") for line in again.stdout or ()):
@@ -165,8 +198,11 @@ class Campaign:
 
     def measured(self) -> int:
         """Return how many shapes are on disk."""
-        path = self.out / "samples.jsonl"
-        return path.read_bytes().count(b"\n") if path.exists() else 0
+        return sum(path.read_bytes().count(b"\n") for path in self.files("samples.jsonl"))
+
+    def files(self, *names: str) -> list[Path]:
+        """Return those files of the present run that exist."""
+        return [place / name for place in self.places for name in names if (place / name).exists()]
 
     def wait_gone(self, process: subprocess.Popen[str], mark: str, what: str) -> None:
         """Wait until no process of a start is left, at most :data:`GONE_S`."""
@@ -182,10 +218,15 @@ class Campaign:
 
 
 def campaign(
-    backend: str, ranks: int, kills: int, seed: int, folder: Path, horizon_s: float | None = None
+    backend: str,
+    sizes: Sequence[int],
+    kills: int,
+    seed: int,
+    folder: Path,
+    horizon_s: float | None = None,
 ) -> tuple[dict[str, int], list[str]]:
     """Kill ``kills`` times; return how often which process was killed, and what went wrong."""
-    run = Campaign(backend, ranks, folder, random.Random(seed))
+    run = Campaign(backend, sizes, folder, random.Random(seed))
     if horizon_s is None:
         began = time.monotonic()
         run.finish(run.start()[0])
@@ -207,18 +248,19 @@ def main() -> None:
     parser.add_argument("--backend", default="gloo,aiter")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    sizes = [int(word) for word in given.ranks.split(",")]
+    starts = [[int(size) for size in word.split("+")] for word in given.ranks.split(",")]
     wrong = 0
     with tempfile.TemporaryDirectory() as folder:
         for backend in given.backend.split(","):
-            for i, ranks in enumerate(sizes):
-                kills = given.kills // len(sizes) + (i < given.kills % len(sizes))
+            for i, sizes in enumerate(starts):
+                kills = given.kills // len(starts) + (i < given.kills % len(starts))
                 began = time.monotonic()
-                killed, failures = campaign(backend, ranks, kills, given.seed, Path(folder))
+                killed, failures = campaign(backend, sizes, kills, given.seed, Path(folder))
                 victims = ", ".join(f"{who} {count}" for who, count in sorted(killed.items()))
+                ranks, took_s = "+".join(map(str, sizes)), time.monotonic() - began
                 print(
-                    f"{backend}, {ranks} ranks: {kills} kills in {time.monotonic() - began:.0f} s "
-                    f"({victims}): {len(failures)} failures",
+                    f"{backend}, {ranks} ranks: {kills} kills in {took_s:.0f} s ({victims}): "
+                    f"{len(failures)} failures",
                     flush=True,
                 )
                 for failure in failures:

@@ -580,7 +580,7 @@ def measure_options(rng, where):
         shutil.copy2(prepared() / file, where / file)
     asked = {p.name: p.get_default(click.Context(entry.cli)) for p in commands()["measure"]}
     asked = {k: v if isinstance(v, int | float | str | bool) else None for k, v in asked.items()}
-    asked.update(out=where / "run", resume=bool(asked.get("resume")), backend="gloo", tp=2,
+    asked.update(out=where / "run", resume=bool(asked.get("resume")), backend="gloo", tp=(2,),
                  hidden="64", tokens="8")  # fmt: skip
     for name in rng.sample(sorted(asked), rng.choice((1, 1, 2, 3))):
         old = asked[name]
@@ -599,6 +599,10 @@ def measure_options(rng, where):
             asked[name] = int(number) if whole else number
             if name not in ("budget", "watchdog") and not isinstance(asked[name], int):
                 asked[name] = 1
+        elif name == "tp":
+            asked[name] = tuple(
+                int(rng.choice((2, 4, 8, 3, 0, 10**9))) for _ in range(rng.randrange(4))
+            )
         elif name == "plan":
             asked[name] = where / rng.choice(("p.json", "rows.csv", "nowhere"))
         else:

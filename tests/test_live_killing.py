@@ -21,7 +21,7 @@ def killing():
 
 
 def test_nothing_is_lost_and_nothing_left_whichever_process_is_killed(tmp_path, killing):
-    killed, failures = killing.campaign("gloo", 2, 5, 20261129, tmp_path, horizon_s=2.0)
+    killed, failures = killing.campaign("gloo", [2], 5, 20261129, tmp_path, horizon_s=2.0)
     assert failures == []
     assert sum(killed.values()) == 5
     assert "the launcher" in killed

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -402,19 +403,44 @@ def test_processes_without_a_model_end_undecided_with_the_reason_and_no_patch(tm
     assert not (out / "rule.json").exists()
 
 
-def test_ranks_of_torchrun_measure_their_own_world_size_and_no_other(tmp_path):
-    under = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "costmodel",
+def test_ranks_of_torchrun_measure_every_world_size_that_they_make_up(tmp_path):
+    under = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=4", "-m", "costmodel",
              "tune", "--backend", "gloo", "--hidden", "2048", "--rounds", "4", "--samples", "1"]  # fmt: skip
-    done = subprocess.run(
-        [*under, "--out", tmp_path / "a"], capture_output=True, text=True, timeout=300
-    )
-    assert "TP2: not decided: no model of this interconnect (gloo)" in done.stdout
-    assert done.stderr.count("note: TP2 alone") == 1
+    out = tmp_path / "a"
+    done = subprocess.run([*under, "--out", out], capture_output=True, text=True, timeout=300)
+    for size in (2, 4):
+        assert f"TP{size}: not decided: no model of this interconnect (gloo)" in done.stdout
+        assert done.stdout.count(f"the machine is ready for {size} ranks: 4 checks") == 1
+        checked = json.loads((out / f"tp{size}" / "environment.json").read_text())["doctor"]
+        assert len(checked) == 4
+    assert "TP8" not in done.stdout
+    assert set(measurement.read(out / "measurements.csv").world_size) == {2, 4}
     other = subprocess.run(
-        [*under, "--tp", "4", "--out", tmp_path / "b"], capture_output=True, text=True, timeout=300
+        [*under, "--tp", "8", "--out", tmp_path / "b"], capture_output=True, text=True, timeout=300
     )
-    assert other.stderr.count("torchrun started 2 processes, --tp names 4") == 1
+    assert other.stderr.count("--tp is 8, but torchrun started 4 processes; make them equal") == 1
     assert not (tmp_path / "b").exists()
+
+
+def test_a_machine_that_is_not_ready_is_said_and_tuned_when_told(tmp_path):
+    """One link of the AITER stand-in is slow."""
+    here = Path(__file__).parent
+    under = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "costmodel",
+             "tune", "--backend", "aiter", "--tp", "2", "--hidden", "2048", "--rounds", "4",
+             "--samples", "1", "--out", tmp_path / "pr"]  # fmt: skip
+    environment = {
+        **os.environ, "PYTHONPATH": f"{here / 'standins'}:{here.parent}", "AITER_STANDIN_FAULT": "slow-link",
+    }  # fmt: skip
+    done = subprocess.run(under, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode != 0
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("costmodel: ")]
+    assert said.startswith("costmodel: error: the machine is not ready: link rates: free the")
+    assert said.endswith("or tune it as it is with --unchecked")
+    assert (tmp_path / "pr" / "tp2" / "samples.jsonl").read_text() == ""
+    again = [*under, "--resume", "--unchecked"]
+    done = subprocess.run(again, capture_output=True, text=True, timeout=300, env=environment)
+    assert "TP2: not decided" in done.stdout
+    assert (tmp_path / "pr" / "tp2" / "samples.jsonl").read_text() != ""
 
 
 @pytest.mark.parametrize(
@@ -429,6 +455,7 @@ def test_ranks_of_torchrun_measure_their_own_world_size_and_no_other(tmp_path):
         (("--backend", "aiter", "--tp", 8), "torchrun --nproc-per-node=8"),
         (("--backend", "replay", "--watchdog", 0), "--watchdog is 0"),
         (("--backend", "replay", "--rounds", 0), "--rounds is 0"),
+        (("--backend", "gloo", "--hidden", 7), "hidden size 7 is rejected by the 1-stage kernel"),
         (("--backend", "replay", "--source", "."), "name the engine with --for"),
         (("--backend", "replay", "--for", "vllm", "--source", "/none"), "no such file"),
         (("--resume", "--finish"), "one of --resume and --finish"),

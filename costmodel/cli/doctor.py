@@ -41,14 +41,7 @@ COLOURS = {"ok": "green", "missing": "yellow", "wrong": "red", "note": "cyan"}
 @click.option("--backend", metavar="NAME", help="Look through a back end of measure, on all ranks.")
 @click.option("--tp", type=int, metavar="N", help="Its ranks, where torchrun does not say it.")
 @click.option("--out", type=click.Path(path_type=Path), help="Directory of its environment.json.")
-@click.option(
-    "--watchdog",
-    type=float,
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Longest that one step may take; ten times that where kernels are compiled.",
-)
+@options.watchdog
 @options.format_option
 @click.pass_context
 def command(

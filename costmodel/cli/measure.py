@@ -14,11 +14,14 @@ from ..live.backends.base import ARMS, BACKENDS, CALLS, SLOTS, TIMINGS
 from ..live.run.harness import Repetition
 from ..live.run.launch import measure
 from ..live.run.points import DEFAULT_ARMS
+from . import options
 
 
 @click.command()
 @click.option("--backend", metavar="NAME", help=f"What runs the op: {', '.join(BACKENDS)}.")
-@click.option("--tp", type=int, metavar="N", help="World size: 2, 4 or 8 ranks.")
+@click.option(
+    "--tp", type=options.INTEGERS, help="World sizes: 2, 4 or 8 ranks; several go to --out/tpN."
+)
 @click.option("--hidden", metavar="LIST", help="Hidden sizes, e.g. 2880,4096.")
 @click.option("--tokens", metavar="LIST", help="Tokens: 1,48; 8:64:8 in steps; 1..512 doubling.")
 @click.option("--dtype", metavar="LIST", help="bf16, fp16, fp32.  [default: bf16]")
@@ -27,9 +30,11 @@ from ..live.run.points import DEFAULT_ARMS
     metavar="LIST",
     help=f"{', '.join(ARMS)}.  [default: {','.join(DEFAULT_ARMS)}]",
 )
+@click.option("--norm", metavar="NAME", help="Norm of separate: aiter, vllm.  [default: aiter]")
 @click.option("--plan", type=click.Path(path_type=Path), help="A plan file instead of a grid.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory of the run.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")
+@click.option("--retry-skipped", is_flag=True, help="With --resume, ask skipped arms once more.")
 @click.option(
     "--starts",
     type=click.IntRange(min=1),
@@ -50,16 +55,9 @@ from ..live.run.points import DEFAULT_ARMS
 @click.option("--samples", type=int, help=f"Replays a round.  [default: {Repetition.samples}]")
 @click.option("--calls", type=int, help=f"Calls a replay, multiple of --slots.  [default: {CALLS}]")
 @click.option("--slots", type=int, help=f"Sets of buffers to rotate through.  [default: {SLOTS}]")
-@click.option(
-    "--watchdog",
-    type=float,
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Longest that one step may take; ten times that where kernels are compiled.",
-)
+@options.watchdog
 @click.pass_context
-def command(ctx: click.Context, **options: Any) -> None:
+def command(ctx: click.Context, **given: Any) -> None:
     """Measure fused all-reduce + RMSNorm on this machine.
 
     Every arm is first compared with an fp32 reference; a wrong arm is reported and never timed.
@@ -78,4 +76,4 @@ def command(ctx: click.Context, **options: Any) -> None:
     Exit codes: 0 done, 1 an arm gave wrong results, 2 bad input, 3 a rank was lost or hung, 4 the
     results could not be written, 130 Ctrl-C. torchrun itself turns each of these into 1.
     """
-    ctx.exit(measure(options))
+    ctx.exit(measure(given))

@@ -113,6 +113,14 @@ def world_sizes(command: Command) -> Command:
     )(command)  # fmt: skip
 
 
+def watchdog(command: Command) -> Command:
+    """Add --watchdog, for commands that start ranks or are some."""
+    return click.option(
+        "--watchdog", type=float, default=60.0, show_default=True, metavar="SECONDS",
+        help="Longest that one step may take; ten times that where kernels are compiled.",
+    )(command)  # fmt: skip
+
+
 def world_size(*, required: bool = False, help: str = "World size: 2, 4 or 8 ranks.") -> Any:
     """Return a decorator that adds --tp, one world size."""
     return click.option(

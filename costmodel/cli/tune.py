@@ -11,6 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from ..data import kernels
 from ..decide.objective import MEAN
 from ..engines.call_sites import serving_engine
 from ..engines.source import open_tree
@@ -19,8 +20,10 @@ from ..live.backends.base import BACKENDS, load
 from ..live.backends.replay import stated
 from ..live.run.exit_codes import BAD_INPUT, CANNOT_WRITE, FINISHED, WRONG_RESULTS
 from ..live.run.harness import Repetition
-from ..live.run.options import check_open_options, ranks_of
+from ..live.run.options import check_open_options, world_sizes
 from ..live.run.peers import join, under_torchrun
+from ..model.eligibility import check_hidden
+from ..model.shape import Shapes
 from ..rules import ENGINES
 from ..tuning.session import Session, TuningSettings
 from ..tuning.stopping import Limits
@@ -51,10 +54,8 @@ from . import options, question
 @click.option("--seed", type=click.IntRange(min=0), help="Fixes inputs and orders.")
 @click.option("--rounds", type=int, help=f"Rounds of every arm.  [default: {Repetition.rounds}]")
 @click.option("--samples", type=int, help=f"Replays a round.  [default: {Repetition.samples}]")
-@click.option(
-    "--watchdog", type=float, default=60.0, show_default=True, metavar="SECONDS",
-    help="Longest that one step may take.",
-)  # fmt: skip
+@click.option("--unchecked", is_flag=True, help="Tune without a look at the machine first.")
+@options.watchdog
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -71,10 +72,10 @@ def command(
 ) -> None:
     """Learn the rule for this machine, judge it on shapes it did not learn from, write it down.
 
-    Starts from the published calibration, measures the shape that helps most, calibrates again, and
-    goes on until the expected regret on contested calls is below --limit, the interval no longer
-    narrows, or the budget ends. --out then holds measurements, calibration, rule, patch and tests
-    (--for), a report (--model), and summary.md.
+    Looks at the machine as doctor does, starts from the published calibration, measures the shape
+    that helps most, calibrates again, and goes on until the expected regret on contested calls is
+    below --limit, the interval no longer narrows, or the budget ends. --out then holds
+    measurements, calibration, rule, patch and tests (--for), a report (--model), and summary.md.
 
     \b
     COSTMODEL_REPLAY=MI355X:17 costmodel tune --backend replay --tp 4,8 --for sglang --out pr
@@ -90,20 +91,17 @@ def command(
         raise InputError(f"--budget is {budget:g}; give seconds, more than 0")
     if not 0 < limit < 100:
         raise InputError(f"--limit is {limit:g}; give percent, more than 0")
-    run = {key: given.pop(key) for key in ("seed", "rounds", "samples", "watchdog")}
+    run = {k: given.pop(k) for k in ("seed", "rounds", "samples", "watchdog", "unchecked")}
     if resume or finish:
         session = Session.open(out)
         backend = session.settings["backend"] if backend is None else backend
         asked = _settings(backend, tp, shapes, limit, given)
-        if _one_size(backend) and set(session.settings["world_sizes"]) <= {*tp}:
-            asked["world_sizes"] = session.settings["world_sizes"]  # one start measures one of them
         session = Session.open(out, {key: asked[key] for key in _named(ctx)})  # type: ignore[literal-required]
         _check_source(source, session.settings["engine"])
     else:
         if not backend:
             raise InputError(f"--backend is missing; one of {', '.join(BACKENDS)}")
-        if _one_size(backend):
-            tp = _launched(backend, tp)
+        tp = _on_the_ranks(backend, tp, named="tp" in _given(ctx))
         asked = _settings(backend, tp, shapes, limit, given)
         _check_source(source, asked["engine"])
         check_open_options({**run, "backend": backend})
@@ -152,9 +150,13 @@ _SETTLED = {
 
 def _named(ctx: click.Context) -> list[str]:
     """Return the settings of a tuning that the command line names itself."""
+    return list(dict.fromkeys(key for parameter in _given(ctx) for key in _SETTLED[parameter]))
+
+
+def _given(ctx: click.Context) -> list[str]:
+    """Return the parameters of :data:`_SETTLED` that the command line names itself."""
     by_default = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
-    given = [p for p in _SETTLED if ctx.get_parameter_source(p) not in by_default]
-    return list(dict.fromkeys(key for parameter in given for key in _SETTLED[parameter]))
+    return [p for p in _SETTLED if ctx.get_parameter_source(p) not in by_default]
 
 
 def _settings(
@@ -165,6 +167,8 @@ def _settings(
     if engine and engine not in ENGINES:
         raise InputError(f"unknown engine '{engine}'; one of {', '.join(ENGINES)}")
     sizes = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
+    if sizes:
+        check_hidden(Shapes.of(1, list(sizes), 2, dtype=question.dtype_of(asked)), kernels.aiter())
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     replayed = f"replayed-{stated().replace(':', '-')}"
     return {
@@ -192,29 +196,24 @@ def _check_source(source: str | None, engine: str) -> None:
     open_tree(source, serving_engine(engine))
 
 
-def _one_size(backend: str) -> bool:
-    """Return whether the ranks are there already, so that one start measures one world size."""
-    return under_torchrun() or load(backend).launch == "torchrun"
-
-
-def _launched(backend: str, tp: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the one world size of torchrun's ranks."""
+def _on_the_ranks(backend: str, tp: tuple[int, ...], *, named: bool) -> tuple[int, ...]:
+    """Return the world sizes to tune: those named, else those that torchrun's ranks make up."""
     if not under_torchrun():
-        raise InputError(
-            f"back end {backend} needs one process a GPU; start it as torchrun "
-            f"--nproc-per-node={max(tp)} -m costmodel tune ..."
-        )
-    launched = ranks_of(None)
-    if launched not in tp:
-        if under_torchrun() and not join().first_to_say():
-            raise click.exceptions.Exit(BAD_INPUT)
-        raise InputError(
-            f"torchrun started {launched or 1} processes, --tp names {', '.join(map(str, tp))}"
-        )
-    if len(tp) > 1 and not _is_follower():
-        click.echo(f"costmodel: note: TP{launched} alone: one start measures one world size",
-                   err=True)  # fmt: skip
-    return (launched,)
+        if load(backend).launch == "torchrun":
+            raise InputError(
+                f"back end {backend} needs one process a GPU; start it as torchrun "
+                f"--nproc-per-node={max(tp)} -m costmodel tune ..."
+            )
+        return tp
+    ranks = world_sizes(())
+    if not named and ranks:
+        tp = tuple(size for size in tp if size <= ranks[0])
+    try:
+        return world_sizes(tp)
+    except InputError:
+        if join().first_to_say():
+            raise
+        raise click.exceptions.Exit(BAD_INPUT) from None
 
 
 def _is_follower() -> bool:

@@ -25,7 +25,7 @@ from ..data import kernels, llms
 from ..data.deployment import Deployment
 from ..data.workload import Workload, captured_batch_sizes, snap_tokens
 from ..errors import InputError
-from ..model.eligibility import eligible
+from ..model.eligibility import check_hidden
 from ..model.shape import (
     ALGORITHMS,
     FUSED,
@@ -81,12 +81,7 @@ def recommend(
     if missing:
         raise InputError(f"{missing}, so there is nothing to choose")
     load = workload or known_workload(setting, deployment)
-    takes, rule_words = eligible(setting.shapes(1, load.hidden_dim, 2), ONE_STAGE, setting.kernel)
-    if not takes.all():
-        raise InputError(
-            f"hidden size {int(load.hidden_dim[~takes][0])} is rejected by the 1-stage kernel of "
-            f"{setting.kernel.title}: it needs {rule_words}"
-        )
+    rule_words = check_hidden(setting.shapes(1, load.hidden_dim, 2), setting.kernel)
     decision = Decision(
         setting=setting,
         workload=load,

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.kernels import Kernel, first_release
+from ..errors import InputError
 from ..units import PACK_BYTES
 from .shape import FUSED, ONE_STAGE, SPOKEN, Shapes
 
@@ -20,6 +21,20 @@ def lacks(kernel: Kernel, op: str, algorithm: str) -> str:
     who = kernel.title if kernel.family == "aiter" else kernel.family
     kind = "fused" if op == FUSED else "plain"
     return f"{who} has no {SPOKEN[algorithm]} {kind} kernel{came}"
+
+
+def check_hidden(shapes: Shapes, kernel: Kernel) -> str:
+    """Return in words what the 1-stage kernel needs of the calls' rows.
+
+    Raises :class:`InputError` naming the first hidden size that it rejects.
+    """
+    takes, words = eligible(shapes, ONE_STAGE, kernel)
+    if not takes.all():
+        raise InputError(
+            f"hidden size {int(shapes.hidden_dim[~takes][0])} is rejected by the 1-stage kernel of "
+            f"{kernel.title}: it needs {words}"
+        )
+    return words
 
 
 def eligible(shapes: Shapes, algorithm: str, kernel: Kernel) -> tuple[NDArray[np.bool_], str]:

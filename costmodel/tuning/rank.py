@@ -10,6 +10,6 @@ if __name__ == "__main__":
     import json
     import sys
 
-    from .ranks import measure_one
+    from .ranks import measure_there
 
-    sys.exit(measure_one(json.loads(sys.argv[1])))
+    sys.exit(measure_there(json.loads(sys.argv[1])))

@@ -1,4 +1,4 @@
-"""The loop on ranks that run the op: one world size after the other, each a run of its own."""
+"""The loop on ranks that run the op: one world size after the other, in one start."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..live.run.checkup import NOT_READY, look_over, record, to_do
+from ..live.run.directory import ENVIRONMENT
 from ..live.run.execution import carry_out
-from ..live.run.exit_codes import FINISHED, WRONG_RESULTS
+from ..live.run.exit_codes import RunEnded
 from ..live.run.launch import start
-from ..live.run.options import RunOptions, read_open_options
+from ..live.run.options import read_open_options
 from ..live.run.schedule import Schedule
 from .session import Session
 from .stopping import BUDGET
@@ -21,41 +23,58 @@ def measure(session: Session, options: Mapping[str, Any], budget_s: float | None
     """Measure at every world size of the session, as far as the budget goes; return an exit code.
 
     Each world size may take an equal part of the time that is left. ``options`` are those of a run
-    (:func:`~.live.run.options.read_open_options`) but for the world size and the directory.
+    (:func:`~.live.run.options.read_open_options`) but for world sizes, directory and budget.
     """
-    began, sizes, code = time.monotonic(), session.settings["world_sizes"], FINISHED
-    for i, world_size in enumerate(sizes):
-        part = None
-        if budget_s is not None:
-            part = (budget_s - (time.monotonic() - began)) / (len(sizes) - i)
-        mine = {
+    return measure_there(
+        {
             **options,
-            "tp": world_size,
-            "out": str(session.run_directory(world_size)),
-            "session": str(session.directory),
-            "budget": part,
+            "tp": session.settings["world_sizes"],
+            "out": str(session.directory),
+            "budget": budget_s,
         }
-        ended = measure_one(mine)
-        if ended not in (FINISHED, WRONG_RESULTS):
-            return ended
-        code = max(code, ended)
-    return code
+    )
 
 
-def measure_one(options: Mapping[str, Any]) -> int:
-    """Measure at one world size, in this process or in ranks of its own; return the exit code."""
+def measure_there(options: Mapping[str, Any]) -> int:
+    """Measure for the session in ``options["out"]``, in this process or in ranks of its own."""
+    directory = Path(options["out"])
+    return start(
+        options,
+        read_open_options,
+        lambda runs, started: carry_out(
+            runs, started, lambda plan: _walk(plan, directory, checked=not options["unchecked"])
+        ),
+        f"{__package__}.rank",
+    )
 
-    def carry(run: RunOptions, started: float) -> int:
-        return carry_out(run, started, lambda schedule: _walk(schedule, options, started))
 
-    return start(options, read_open_options, carry, f"{__package__}.rank")
+def _look(schedule: Schedule) -> None:
+    """Look at the machine before it is measured; raise :class:`RunEnded` where it is not ready.
+
+    Whatever was found stands in ``environment.json`` of the run.
+    """
+    backend, run = schedule.backend, schedule.run
+    checks = look_over(backend, schedule.watch)
+    if run is not None:
+        record(checks, backend, run.directory)
+    lacks = to_do(checks)
+    if lacks:
+        more = f" and {len(lacks) - 1} more (see {ENVIRONMENT})" if lacks[1:] else ""
+        raise RunEnded(
+            f"the machine is not ready: {lacks[0]}{more}; or tune it as it is with --unchecked",
+            NOT_READY,
+        )
+    if run is not None:
+        schedule.say(f"the machine is ready for {backend.world_size} ranks: {len(checks)} checks")
 
 
-def _walk(schedule: Schedule, options: Mapping[str, Any], started: float) -> int:
+def _walk(schedule: Schedule, directory: Path, *, checked: bool) -> int:
     """Take a schedule through the shapes that the tuner chooses; it sits on rank 0."""
+    if checked:
+        _look(schedule)
     if schedule.run is None:
         return schedule.measure_as_chosen(lambda records: None)
-    session, world_size = Session.open(Path(options["session"])), int(options["tp"])
+    session, world_size = Session.open(directory), schedule.backend.world_size
     machine = session.machine(schedule.run.settings["labels"])
     journal = session.journal(world_size)
     if journal.stop is not None and journal.stop["why"] == BUDGET:
@@ -63,8 +82,8 @@ def _walk(schedule: Schedule, options: Mapping[str, Any], started: float) -> int
     earlier = [record for n in session.started() if n != world_size for record in session.learnt(n)]
 
     def seconds_left() -> float | None:
-        budget = options["budget"]
-        return None if budget is None else budget - (time.monotonic() - started)
+        budget = schedule.budget_s
+        return None if budget is None else budget - (time.monotonic() - schedule.started)
 
     tuner = Tuner(
         machine,

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypedDict
 from ..data.workload import Workload
 from ..errors import InputError
 from ..files import json_text, read_json, replacing
-from ..live.run.directory import RUN, SAMPLES, parse_records, read_settings
+from ..live.run.directory import RUN, SAMPLES, of_world_size, parse_records, read_settings
 from ..live.run.schemas import Labels, ShapeRecord
 from .journal import FILE, Journal
 from .knowledge import Machine, Question
@@ -108,7 +108,7 @@ class Session:
 
     def run_directory(self, world_size: int) -> Path:
         """Return where the run of a world size stands."""
-        return self.directory / f"tp{world_size}"
+        return of_world_size(self.directory, world_size)
 
     def started(self) -> list[int]:
         """Return the world sizes whose run was started."""

@@ -24,13 +24,17 @@ A run calls, in every process alike and in this order::
             backend.kernels_run(arm)            # of ``auto``, where timed.kernels() read nothing
         timed.close() for each arm
         backend.release()
+    backend.meet(code)
     backend.close()
+    backend.leave()                             # after the last world size
 
 ``exchange`` is called between all of these, also as a barrier. An arm that was wrong is closed at
-once and not timed.
+once and not timed. Several world sizes are several back ends, one after the other in the same
+processes: the first ``world_size`` of them are the ranks, the others set up, meet and close alone.
 
 A *rank* is one participant of the collective. A loopback back end holds all ``world_size`` ranks in
-one process; gloo and AITER hold one rank a process. ``local_ranks`` names those of this process.
+one process; gloo and AITER hold one rank a process. ``local_ranks`` names those of this process,
+none in one that stands by.
 
 A *slot* is one complete set of buffers (inputs of each local rank, residual, outputs). Slots are
 pointer-distinct, and the calls of one replay walk through them (call ``i`` uses slot
@@ -56,6 +60,7 @@ from ...model.shape import (
     FP8,
     FP8_PER_TOKEN,
     FUSED,
+    MHC,
     MXFP4,
     ONE_STAGE,
     SEPARATE,
@@ -69,8 +74,15 @@ from ..machine import Check
 AUTO = "auto"
 SEPARATE_ARM = "separate"
 #: Ops that have a forced stage of their own, by the word in the arm's name.
-OTHER_OPS = {"plain": ALL_REDUCE, "fp8_token": FP8_PER_TOKEN, "fp8_group": FP8, "mxfp4": MXFP4}
-OTHER_ARMS = tuple(f"{word}_{stage}" for word in OTHER_OPS for stage in (ONE_STAGE, TWO_STAGE))
+OTHER_OPS = {
+    "plain": ALL_REDUCE, "fp8_token": FP8_PER_TOKEN, "fp8_group": FP8, "mxfp4": MXFP4, "mhc": MHC,
+}  # fmt: skip
+#: Plain all-reduces that push their data with flags in it, by the transport that a kernel's name
+#: says (:class:`costmodel.data.kernel_names.KernelName`); kernels of families of their own.
+PUSHED = {"plain_ll": "ll", "plain_ll128": "ll128"}
+OTHER_ARMS = (
+    *(f"{word}_{stage}" for word in OTHER_OPS for stage in (ONE_STAGE, TWO_STAGE)), *PUSHED,
+)  # fmt: skip
 ARMS = (ONE_STAGE, TWO_STAGE, AUTO, SEPARATE_ARM, *OTHER_ARMS)
 
 #: How calls are timed: replay of a captured device graph, or calls issued one by one.
@@ -120,10 +132,17 @@ class CannotRun(InputError):
 
 def op_and_algorithm(arm: str) -> tuple[str, str]:
     """Return the schema 1 ``op`` and ``algorithm`` of an arm."""
+    if arm in PUSHED:
+        return ALL_REDUCE, ONE_STAGE
     if arm in OTHER_ARMS:
         word, _, stage = arm.rpartition("_")
         return OTHER_OPS[word], stage
     return (SEPARATE, "") if arm == SEPARATE_ARM else (FUSED, arm)
+
+
+def family_of(arm: str, family: str) -> str:
+    """Return the schema 1 ``kernel_family`` of an arm, of a back end's own family."""
+    return f"{family}-{PUSHED[arm]}" if arm in PUSHED else family
 
 
 class Timed(ABC):
@@ -175,6 +194,9 @@ class Backend(ABC):
     interconnect: str
     #: Timings on offer; the first is the default.
     timings: ClassVar[tuple[str, ...]] = TIMINGS
+    #: Norms that the arm ``separate`` can end in; the first is the default, the run chooses.
+    norms: ClassVar[tuple[str, ...]] = ()
+    norm: str = ""
     #: Who starts the processes: ``in_process`` needs none (or adapts when it finds itself under
     #: torchrun), ``spawn`` has ``measure`` start one a rank, ``torchrun`` is the user's doing.
     launch: ClassVar[str] = "in_process"
@@ -204,9 +226,22 @@ class Backend(ABC):
         """
         return [value]
 
+    def meet(self, value: Any) -> list[Any]:
+        """Do as :meth:`exchange` with all processes that were started, also those that stand by.
+
+        These wait here until the ranks are through.
+        """
+        return self.exchange(value)
+
     @abstractmethod
     def close(self) -> None:
-        """Give everything back; safe after a failed :meth:`set_up` and when called twice."""
+        """Give everything back; safe after a failed :meth:`set_up` and when called twice.
+
+        Processes that were started together stay so, for the next world size.
+        """
+
+    def leave(self) -> None:  # noqa: B027  (a single process has nobody to leave)
+        """Part from the other processes, after the last world size; may be called twice."""
 
     # -- one shape --------------------------------------------------------------------------------
 

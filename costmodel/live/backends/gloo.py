@@ -43,10 +43,10 @@ class GlooBackend(Backend):
     def __init__(self, world_size: int) -> None:
         super().__init__(world_size)
         self._slots: list[_Slot] = []
-        self._joined = False
+        self._group: Any = None
 
     def set_up(self) -> None:
-        """Join the process group; the launcher's environment says who and where."""
+        """Join the process groups; the launcher's environment says who and where."""
         import torch
         import torch.distributed as dist
 
@@ -54,10 +54,12 @@ class GlooBackend(Backend):
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
         self.kernel_version = f"torch {torch.__version__}"
         rank = int(os.environ["RANK"])
-        self.local_ranks = (rank,)
+        self.local_ranks = (rank,) if rank < self.world_size else ()
         # The watchdog decides what takes too long, and says more than gloo's own limit would.
-        dist.init_process_group("gloo", timeout=timedelta(days=1))
-        self._joined = True
+        forever = timedelta(days=1)
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", timeout=forever)
+        self._group = dist.new_group(list(range(self.world_size)), timeout=forever)
         if rank == 0 and self.world_size > (os.cpu_count() or 1):
             print(f"note: {self.world_size} ranks share {os.cpu_count()} CPUs; expect noise")
 
@@ -66,16 +68,33 @@ class GlooBackend(Backend):
         import torch.distributed as dist
 
         everybody: list[Any] = [None] * self.world_size
+        dist.all_gather_object(everybody, value, group=self._group)
+        return everybody
+
+    def meet(self, value: Any) -> list[Any]:
+        """See :meth:`Backend.meet`."""
+        import torch.distributed as dist
+
+        everybody: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everybody, value)
         return everybody
 
     def close(self) -> None:
-        """Leave the process group."""
-        if self._joined:
+        """Leave the group of the ranks."""
+        self.release()
+        if self._group is not None:
             import torch.distributed as dist
 
+            if self.local_ranks:
+                dist.destroy_process_group(self._group)
+            self._group = None
+
+    def leave(self) -> None:
+        """See :meth:`Backend.leave`."""
+        import torch.distributed as dist
+
+        if dist.is_initialized():
             dist.destroy_process_group()
-            self._joined = False
 
     def reason_against(self, shape: LiveShape, arm: str) -> str | None:
         """See :meth:`Backend.reason_against`."""
@@ -99,7 +118,8 @@ class GlooBackend(Backend):
             )
         try:
             self._slots = [
-                _Slot(self._operands(slot), self.local_ranks[0]) for slot in range(slots)
+                _Slot(self._operands(slot), self.local_ranks[0], self._group)
+                for slot in range(slots)
             ]
         except (MemoryError, RuntimeError) as error:
             raise out_of_memory(shape, slots, error) from None
@@ -138,13 +158,16 @@ class GlooBackend(Backend):
 
 
 class _Slot:
-    """The buffers of one slot on one rank, all flat but the two outputs and the residual."""
+    """The buffers of one slot on one rank, all flat but the two outputs and the residual.
 
-    def __init__(self, given: Operands, rank: int) -> None:
+    ``group`` is torch's group of the ranks.
+    """
+
+    def __init__(self, given: Operands, rank: int, group: Any) -> None:
         import torch
 
         ranks = given.inputs.shape[0]
-        self.ranks = ranks
+        self.ranks, self.group = ranks, group
         self.input = given.inputs[rank].clone().reshape(-1)
         self.residual, self.weight = given.residual, given.weight
         self.output = torch.empty_like(given.residual)
@@ -172,16 +195,16 @@ def _sum_in_rank_order(parts: Any, out: Any) -> None:
     out.copy_(total)
 
 
-def _all_gather(out: Any, part: Any) -> None:
+def _all_gather(out: Any, part: Any, group: Any) -> None:
     import torch.distributed as dist
 
     # torch 2.13 renamed all_gather_into_tensor
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    gather(out, part)
+    gather(out, part, group=group)
 
 
 def _one_stage(slot: _Slot) -> None:
-    _all_gather(slot.gathered, slot.input)
+    _all_gather(slot.gathered, slot.input, slot.group)
     _sum_in_rank_order(slot.gathered.view(slot.ranks, -1), slot.reduced)
     _add_and_norm(slot)
 
@@ -190,9 +213,9 @@ def _two_stage(slot: _Slot) -> None:
     import torch.distributed as dist
 
     received = slot.gathered[: slot.input.numel()]
-    dist.all_to_all_single(received, slot.input)
+    dist.all_to_all_single(received, slot.input, group=slot.group)
     _sum_in_rank_order(received.view(slot.ranks, -1), slot.part)
-    _all_gather(slot.reduced, slot.part)
+    _all_gather(slot.reduced, slot.part, slot.group)
     _add_and_norm(slot)
 
 
@@ -200,7 +223,7 @@ def _separate(slot: _Slot) -> None:
     import torch.distributed as dist
 
     slot.reduced.copy_(slot.input)
-    dist.all_reduce(slot.reduced)
+    dist.all_reduce(slot.reduced, group=slot.group)
     _add_and_norm(slot)
 
 
@@ -217,7 +240,7 @@ class _EagerLoop(Timed):
 
         latency_us = np.empty((samples, 1))
         for sample in range(samples):
-            dist.barrier()
+            dist.barrier(self._slots[0].group)
             began = time.perf_counter_ns()
             for slot in self._slots:
                 self._run(slot)

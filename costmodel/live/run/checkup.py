@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,23 +63,39 @@ def check_up(
     The record goes into ``environment.json`` of ``directory``. All ranks return the same. Raises
     :class:`RunEnded` with what to do where the ranks cannot be set up, or a step fails.
     """
-    checks: list[Check] = []
-    doing = "setting up the ranks"
-    try:
+
+    def set_up() -> tuple[Check, ...]:
         with redirect_stdout(sys.stderr):  # what a back end says of itself is no answer
             backend.set_up()
-        checks.append(Check("ranks", OK, f"{backend.world_size} of back end {backend.name} met"))
-        for doing, step in STEPS.items():
-            watch.step(doing, COMPILE_PATIENCE)
-            checks += step(backend)
+        return (Check("ranks", OK, f"{backend.world_size} of back end {backend.name} met"),)
+
+    checks = (*_try("setting up the ranks", set_up), *look_over(backend, watch))
+    watch.step("recording", COMPILE_PATIENCE)
+    together(backend, lambda: _conclude(backend, checks, directory, tell))
+    return NOT_READY if to_do(checks) else READY
+
+
+def look_over(backend: Backend, watch: Watchdog) -> tuple[Check, ...]:
+    """Return what is to be said of a back end that is set up, the same on all ranks.
+
+    Raises :class:`RunEnded` with what to do where a step fails.
+    """
+    checks: list[Check] = []
+    for doing, step in STEPS.items():
+        watch.step(doing, COMPILE_PATIENCE)
+        checks += _try(doing, partial(step, backend))
+    return tuple(checks)
+
+
+def _try(doing: str, step: Callable[[], tuple[Check, ...]]) -> tuple[Check, ...]:
+    """Return what a step finds; raise :class:`RunEnded` where it fails."""
+    try:
+        return step()
     except InputError as error:
         raise RunEnded(f"not ready: {error}", NOT_READY) from None
     except RuntimeError as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RunEnded(f"not ready: {said}; this was at: {doing}", NOT_READY) from error
-    watch.step("recording", COMPILE_PATIENCE)
-    together(backend, lambda: _conclude(backend, checks, directory, tell))
-    return NOT_READY if to_do(checks) else READY
 
 
 def _conclude(

@@ -48,6 +48,7 @@ ENDING_S = 6.0
 OPTIONS = {
     "backend": "--backend",
     "world_size": "--tp",
+    "norm": "--norm",
     "timing": "--timing",
     "seed": "--seed",
     "rounds": "--rounds",
@@ -60,12 +61,22 @@ OPTIONS = {
 }
 
 
+def of_world_size(directory: Path, world_size: int) -> Path:
+    """Return where the run of one world size stands, in the directory of several."""
+    return directory / f"tp{world_size}"
+
+
 def read_settings(directory: Path) -> RunSettings:
     """Return ``run.json`` of a directory; raise :class:`InputError` where there is no run."""
     path = directory / RUN
     if not path.exists():
+        several = ", ".join(sorted(found.parent.name for found in directory.glob(f"tp*/{RUN}")))
         raise InputError(
-            f"{directory}: nothing to resume: there is no {RUN}; leave out --resume to start a run"
+            f"{directory} holds runs of several world sizes ({several}); name them with --tp, or "
+            "one of their directories"
+            if several
+            else f"{directory}: nothing to resume: there is no {RUN}; leave out --resume to start "
+            "a run"
         )
     return read_json(path, RunSettings, AS_WRITTEN)
 
@@ -192,6 +203,14 @@ class RunDirectory:
     def finished(self) -> set[int]:
         """Return the indices of the finished points."""
         return {record["index"] for record in self.records if record["kind"] == "shape"}
+
+    def skipped(self) -> dict[int, dict[str, str]]:
+        """Return by finished point the arms that were skipped when last asked, with reasons."""
+        last: dict[int, dict[str, str]] = {}
+        for record in self.records:
+            if record["kind"] != "again":
+                last[record["index"]] = record.get("skipped", {})
+        return {index: arms for index, arms in last.items() if arms}
 
     def close(self) -> None:
         """Close the files and free the lock."""

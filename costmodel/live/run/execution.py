@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import msgspec
 
@@ -15,7 +17,7 @@ from ...files import read_json
 from ..backends.base import Backend, load
 from . import environment
 from .directory import AS_WRITTEN, ENVIRONMENT, RunDirectory, check_same
-from .exit_codes import BAD_INPUT, LOST_RANK, RunEnded
+from .exit_codes import BAD_INPUT, FINISHED, LOST_RANK, RunEnded
 from .harness import COMPILE_PATIENCE, check_points, together
 from .options import RunOptions
 from .peers import Peers, join
@@ -26,48 +28,68 @@ from .watchdog import Watchdog
 
 
 def carry_out(
-    options: RunOptions,
+    runs: Sequence[RunOptions],
     started: float,
     walk: Callable[[Schedule], int] = Schedule.measure,
 ) -> int:
-    """Carry out this process's part of a run and return the exit code.
+    """Carry out this process's part of runs at one world size each; return the exit code.
 
-    ``started`` is the monotonic time from which a budget counts; ``walk`` takes the schedule
-    through its shapes. Ends as :func:`in_ranks` does.
+    ``started`` is the monotonic time from which a budget counts: it is one for all runs, and each
+    may take an equal part of what is left when it begins. ``walk`` takes a schedule through its
+    shapes. Ends as :func:`in_ranks` does.
     """
-    peers = join()
-    backend = load(options.backend)(options.world_size)
-    return in_ranks(
-        backend,
-        peers,
-        options.watchdog_s,
-        lambda watch: _measure(backend, options, watch, started, walk),
-    )
+    backends = [load(run.backend)(run.world_size) for run in runs]
+    for backend, run in zip(backends, runs, strict=True):
+        backend.norm = run.norm or backend.norm
+
+    def work(place: int, watch: Watchdog) -> int:
+        run, began = runs[place], time.monotonic() if place else started
+        if run.budget_s is not None:
+            part = (run.budget_s - (began - started)) / (len(runs) - place)
+            run = replace(run, budget_s=part)
+        return _measure(backends[place], run, watch, began, walk)
+
+    return in_ranks(backends, join(), runs[0].watchdog_s, work)
 
 
 def in_ranks(
-    backend: Backend, peers: Peers, watchdog_s: float, work: Callable[[Watchdog], int]
+    backends: Sequence[Backend],
+    peers: Peers,
+    watchdog_s: float,
+    work: Callable[[int, Watchdog], int],
 ) -> int:
-    """Do this process's part of some work of all ranks under the watchdog; return what it returns.
+    """Do this process's part of some work of all ranks under the watchdog; return the exit code.
 
-    ``work`` sets the back end up. With several processes an abnormal end does not return: it is
-    said once for all ranks, and the process ends there, since taking a broken process group down in
-    good order could block for ever.
+    ``work`` is called for each back end by its place, and sets it up; the highest code that it
+    returned anywhere counts. A process that holds no rank of a back end stands by. With several
+    processes an abnormal end does not return: it is said once for all ranks, and the process ends
+    there, since taking a broken process group down in good order could block for ever.
     """
+    code = FINISHED
     with Watchdog(peers, watchdog_s) as watch:
-        watch.step("setting up the ranks", COMPILE_PATIENCE * backend.start_up_patience)
         try:
-            code = work(watch)
-            watch.step("taking the ranks down")
-            backend.exchange("done")
-        except BaseException as error:
-            if peers.count > 1:
-                _end(error, watch)
-            if isinstance(error, RuntimeError):
-                raise RunEnded(watch.failure(error), LOST_RANK) from error
-            raise
+            for place, backend in enumerate(backends):
+                watch.begin(place)
+                watch.step("setting up the ranks", COMPILE_PATIENCE * backend.start_up_patience)
+                try:
+                    if peers.rank < backend.world_size:
+                        mine = work(place, watch)
+                        watch.step("taking the ranks down")
+                    else:
+                        backend.set_up()
+                        watch.stand_by(f"standing by while {backend.world_size} ranks run")
+                        mine = FINISHED
+                    code = max(code, *backend.meet(mine))
+                except BaseException as error:
+                    if peers.count > 1:
+                        _end(error, watch)
+                    if isinstance(error, RuntimeError):
+                        raise RunEnded(watch.failure(error), LOST_RANK) from error
+                    raise
+                finally:
+                    backend.close()
         finally:
-            backend.close()
+            backends[-1].leave()
             if peers.rank == 0:  # with peers, here only at a good end: all have come this far
                 peers.leave()
     return code
@@ -133,6 +155,7 @@ def _measure(
             lambda line: print(line, flush=True),
             budget_s=options.budget_s,
             started=started,
+            retry_skipped=options.retry_skipped,
         )
         return walk(schedule)
     finally:
@@ -161,9 +184,10 @@ def _open(backend: Backend, options: RunOptions) -> RunDirectory:
         return run
     when = environment.now()
     stamp = when.replace("-", "").replace(":", "")
+    norm = f"-{options.norm}-norm" if options.norm else ""
     new = {
         "schema": "costmodel/run/1",
-        "id": f"{options.backend}-tp{options.world_size}-{stamp}-{secrets.token_hex(2)}",
+        "id": f"{options.backend}{norm}-tp{options.world_size}-{stamp}-{secrets.token_hex(2)}",
         "started": when,
         **settings,
     }

@@ -24,7 +24,7 @@ from . import checkup
 from .execution import carry_out, in_ranks
 from .exit_codes import BAD_INPUT, LOST_RANK, RunEnded, by_signal, signal_name
 from .launcher import end_with_launcher, gone_already
-from .options import RunOptions, ranks_of, read_options
+from .options import RunOptions, read_options, world_sizes
 from .peers import MEETING_PLACE, Peers, join, new_meeting_place, under_torchrun
 from .starts import measure_starts
 
@@ -34,12 +34,14 @@ def measure(options: Mapping[str, Any]) -> int:
 
     Raises :class:`InputError` for bad input, but as one of several ranks says it once for all.
     """
+    if options.get("starts", 1) > 1 and len(options["tp"] or ()) > 1:
+        raise InputError("--starts measures one world size; name one with --tp")
     if options.get("starts", 1) > 1 and not under_torchrun():
         return measure_starts(options)
     return start(options, _read_one_start, carry_out, f"{__package__}.rank")
 
 
-def _read_one_start(options: Mapping[str, Any]) -> RunOptions:
+def _read_one_start(options: Mapping[str, Any]) -> list[RunOptions]:
     if options.get("starts", 1) > 1:
         raise InputError("--starts starts the ranks itself; leave out torchrun")
     return read_options(options)
@@ -47,30 +49,32 @@ def _read_one_start(options: Mapping[str, Any]) -> RunOptions:
 
 def start(
     options: Mapping[str, Any],
-    read: Callable[[Mapping[str, Any]], RunOptions],
-    carry: Callable[[RunOptions, float], int],
+    read: Callable[[Mapping[str, Any]], Sequence[RunOptions]],
+    carry: Callable[[Sequence[RunOptions], float], int],
     rank_module: str,
 ) -> int:
-    """Start a run here, in ranks of its own, or as one of torchrun's; return the exit code.
+    """Start runs here, in ranks of their own, or as one of torchrun's; return the exit code.
 
-    ``read`` makes the run's options of those given by name, ``carry`` carries the run out in one
-    process. Ranks of its own are started as ``python -m rank_module``, the options as JSON.
+    ``read`` makes the runs' options, one for each world size, of those given by name; ``carry``
+    carries them out in one process. Ranks of their own, as many as the largest run has, are started
+    as ``python -m rank_module``, the options as JSON.
     """
     started = time.monotonic()
     if _launcher_is_gone():
         return LOST_RANK
     try:
-        run = read(options)
+        runs = read(options)
         if not under_torchrun():
-            launch = load(run.backend).launch
+            name, ranks = runs[0].backend, max(run.world_size for run in runs)
+            launch = load(name).launch
             if launch == "torchrun" and not options.get("launches"):
                 raise InputError(
-                    f"back end {run.backend} needs one process a GPU; start it as torchrun "
-                    f"--nproc-per-node={run.world_size} -m costmodel measure ..."
+                    f"back end {name} needs one process a GPU; start it as torchrun "
+                    f"--nproc-per-node={ranks} -m costmodel measure ..."
                 )
             if launch != "in_process":
-                return _spawn(run.world_size, options, rank_module)
-        return carry(run, started)
+                return _spawn(ranks, options, rank_module)
+        return carry(runs, started)
     except (InputError, RunEnded) as error:
         return _ended(error)
 
@@ -93,15 +97,15 @@ def look_through(
         if not under_torchrun() and kind.launch != "in_process":
             tell(checkup.without_ranks(kind, tp))
             return checkup.NOT_READY
-        size = ranks_of(tp)
-        if size is None:
+        sizes = world_sizes(() if tp is None else (tp,))
+        if not sizes:
             raise InputError("--tp is missing; give the number of ranks")
-        backend = kind(size)
+        backend = kind(sizes[0])
         return in_ranks(
-            backend,
+            [backend],
             join(),
             watchdog_s,
-            lambda watch: checkup.check_up(backend, watch, directory, tell),
+            lambda place, watch: checkup.check_up(backend, watch, directory, tell),
         )
     except (InputError, RunEnded) as error:
         return _ended(error)

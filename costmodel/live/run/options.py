@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ...data.ranges import integers
 from ...errors import InputError
 from ...units import read_dtype
 from ..backends.base import EAGER, GRAPH, TIMINGS, load
-from .directory import RUN, check_same, check_vacant, read_settings
+from .directory import RUN, check_same, check_vacant, of_world_size, read_settings
 from .harness import Repetition
 from .points import DEFAULT_ARMS, Point, check_arms, grid, read_plan, shuffled
 
@@ -40,6 +40,9 @@ class RunOptions:
     budget_s: float | None
     watchdog_s: float
     note: str = ""
+    retry_skipped: bool = False
+    #: Norm of separate ops where it is not the back end's first.
+    norm: str = ""
 
     def with_seed(self, seed: int) -> RunOptions:
         """Return the options with a seed, and the points in the order that they will run in."""
@@ -52,16 +55,45 @@ class RunOptions:
         return {
             "backend": self.backend,
             "world_size": self.world_size,
+            **({"norm": self.norm} if self.norm else {}),
             **asdict(self.repetition),
             "points": [point.to_json() for point in self.points],
         }
 
 
-def read_options(options: Mapping[str, Any]) -> RunOptions:
-    """Return what the options of ``costmodel measure``, given by name, ask for.
+def read_options(options: Mapping[str, Any]) -> list[RunOptions]:
+    """Return what the options of ``costmodel measure`` ask for: a run for each world size.
 
-    Raises :class:`InputError` for everything that is wrong with them, without touching a device.
+    Several world sizes have a directory each in ``out``. With ``resume`` those that were started
+    before go on, the others start. Raises :class:`InputError` for everything that is wrong with
+    them, without touching a device.
     """
+    sizes, out = world_sizes(options["tp"] or ()), Path(options["out"])
+    if options.get("retry_skipped") and not options["resume"]:
+        raise InputError("--retry-skipped asks again what an earlier run skipped: give --resume")
+    if len(sizes) < 2:
+        return [_read_one({**options, "tp": sizes[0] if sizes else None})]
+    if (out / RUN).exists():
+        raise InputError(
+            f"{out} holds a run of one world size; give another --out for several, or --tp "
+            f"{read_settings(out)['world_size']}"
+        )
+    each = {size: of_world_size(out, size) for size in sizes}
+    begun = [size for size in sizes if (each[size] / RUN).exists()]
+    if options["resume"] and not begun:
+        read_settings(out)
+    runs = [
+        _read_one({**options, "tp": n, "out": each[n], "resume": options["resume"] and n in begun})
+        for n in sizes
+    ]
+    kinds = {run.backend for run in runs}
+    if len(kinds) > 1:
+        raise InputError(f"{out}: its runs are of several back ends: {', '.join(sorted(kinds))}")
+    return runs
+
+
+def _read_one(options: Mapping[str, Any]) -> RunOptions:
+    """Return what the options ask for at one world size."""
     out = Path(options["out"])
     if options["budget"] is not None and not options["budget"] > 0:
         raise InputError(f"--budget is {options['budget']:g}; give seconds, more than 0")
@@ -76,13 +108,18 @@ def read_options(options: Mapping[str, Any]) -> RunOptions:
     return new
 
 
-def read_open_options(options: Mapping[str, Any]) -> RunOptions:
-    """Return the options of a run whose shapes are chosen on the way; it is resumed if it exists.
+def read_open_options(options: Mapping[str, Any]) -> list[RunOptions]:
+    """Return runs whose shapes are chosen on the way, by world size; those that exist go on.
 
-    ``options`` are ``backend``, ``tp``, ``out``, ``watchdog`` and those of :class:`Repetition`.
+    ``options`` are ``backend``, ``tp`` (world sizes), ``out`` (a directory of several), ``budget``,
+    ``watchdog`` and those of :class:`Repetition`.
     """
-    out, world_size = Path(options["out"]), int(options["tp"])
     _check_watchdog(options)
+    return [_read_open(options, size) for size in options["tp"]]
+
+
+def _read_open(options: Mapping[str, Any], world_size: int) -> RunOptions:
+    out = of_world_size(Path(options["out"]), world_size)
     resume = (out / RUN).exists()
     if resume:
         started = read_settings(out)
@@ -102,7 +139,7 @@ def read_open_options(options: Mapping[str, Any]) -> RunOptions:
         repetition=repetition,
         out=out,
         resume=resume,
-        budget_s=None,
+        budget_s=options["budget"],
         watchdog_s=options["watchdog"],
     )
 
@@ -144,7 +181,7 @@ def _new(
     if not backend:
         raise InputError("--backend is missing; one of aiter, gloo, triton")
     repetition = _repetition(options, backend)
-    world_size = ranks_of(options["tp"])
+    world_size = options["tp"]
     note = ""
     if options["plan"] is not None:
         for key in ("hidden", "tokens", "dtype", "arms"):
@@ -172,6 +209,7 @@ def _new(
         world_size=world_size,
         points=tuple(points),
         ordered=options["plan"] is not None,
+        norm=_norm(options.get("norm"), backend),
         repetition=repetition,
         out=out,
         resume=False,
@@ -184,13 +222,17 @@ def _new(
 def _resumed(options: Mapping[str, Any], out: Path) -> RunOptions:
     """Return the options of a run that goes on: its own, which those given may only repeat."""
     started = read_settings(out)
+    norm = started.get("norm", "")
+    if options.get("norm") and _norm(options["norm"], started["backend"]) != norm:
+        first = load(started["backend"]).norms[0]
+        check_same(out, {"norm": norm or first}, {"norm": options["norm"]})
     same = {key: options[key] for key in REPETITION if options.get(key) is not None}
     check_same(
         out,
         started,
         {
             **({"backend": options["backend"]} if options["backend"] else {}),
-            **({"world_size": size} if (size := ranks_of(options["tp"])) else {}),
+            **({"world_size": options["tp"]} if options["tp"] else {}),
             **same,
         },
     )
@@ -213,19 +255,38 @@ def _resumed(options: Mapping[str, Any], out: Path) -> RunOptions:
         resume=True,
         budget_s=options["budget"],
         watchdog_s=options["watchdog"],
+        retry_skipped=bool(options.get("retry_skipped")),
+        norm=norm,
     )
 
 
-def ranks_of(tp: int | None) -> int | None:
-    """Return the world size of ``--tp`` and torchrun, None where neither says."""
-    launched = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else None
-    if launched in (None, 1):
-        return tp
-    if tp is not None and tp != launched:
+def _norm(given: str | None, backend: str) -> str:
+    """Return the norm that is named, "" for the back end's first."""
+    on_offer = load(backend).norms
+    if not given:
+        return ""
+    if given not in on_offer:
+        offers = f"offers {', '.join(on_offer)}" if on_offer else "has one norm alone"
+        raise InputError(f"--norm {given}: {backend} {offers}")
+    return "" if given == on_offer[0] else given
+
+
+def world_sizes(named: Sequence[int]) -> tuple[int, ...]:
+    """Return the world sizes of ``--tp``, each once; torchrun's where it names none, else ().
+
+    Under torchrun each must be a part of its processes, and the largest all of them.
+    """
+    launched = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else 1
+    sizes = tuple(dict.fromkeys(named))
+    if launched == 1:
+        return sizes
+    if sizes and (max(sizes) != launched or any(launched % size for size in sizes)):
+        several = len(sizes) > 1
         raise InputError(
-            f"--tp is {tp}, but torchrun started {launched} processes; make them equal"
+            f"--tp is {','.join(map(str, sizes))}, but torchrun started {launched} processes; "
+            + ("make its largest equal, the others parts of it" if several else "make them equal")
         )
-    return launched
+    return sizes or (launched,)
 
 
 def _words(text: str | None) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from ..backends.base import Backend, op_and_algorithm
+from ..backends.base import Backend, family_of, op_and_algorithm
 from . import environment
 from .harness import ArmResult
 from .points import Point
@@ -17,7 +17,7 @@ def to_record(
     point: Point,
     results: dict[str, ArmResult],
     seconds: float,
-    kind: Literal["shape", "again"] = "shape",
+    kind: Literal["shape", "again", "retry"] = "shape",
 ) -> ShapeRecord:
     """Return the line of ``samples.jsonl`` for one measured point, still without ``rows``."""
     arms: dict[str, ArmRecord] = {}
@@ -72,7 +72,7 @@ def schema_rows(
                 "world_size": world_size,
                 "op": op,
                 "algorithm": algorithm,
-                "kernel_family": labels["kernel_family"],
+                "kernel_family": family_of(arm, labels["kernel_family"]),
                 "kernel_version": labels["kernel_version"],
                 "tokens": point.shape.tokens,
                 "hidden_dim": point.shape.hidden_dim,

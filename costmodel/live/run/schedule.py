@@ -7,9 +7,9 @@ shape the first one is measured once more: an A/A pair across the whole run.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from ..backends.base import GRAPH, Backend
+from ..backends.base import GRAPH, Backend, LiveShape
 from ..backends.reference import is_out_of_memory, out_of_memory
 from .directory import RunDirectory
 from .exit_codes import BAD_INPUT, FINISHED, WRONG_RESULTS, RunEnded
@@ -55,6 +55,16 @@ def describe(results: dict[str, ArmResult]) -> str:
     return "\n".join("    " + line for line in lines)
 
 
+def _by_reason(
+    skipped: Iterable[tuple[LiveShape, str, str]],
+) -> dict[tuple[str, str], list[LiveShape]]:
+    """Return by arm and reason where it was skipped."""
+    where: dict[tuple[str, str], list[LiveShape]] = {}
+    for shape, arm, reason in skipped:
+        where.setdefault((arm, reason), []).append(shape)
+    return where
+
+
 def _ran(results: dict[str, ArmResult]) -> bool:
     return any(result.summary for result in results.values())
 
@@ -76,6 +86,7 @@ class Schedule:
         *,
         budget_s: float | None = None,
         started: float | None = None,
+        retry_skipped: bool = False,
     ) -> None:
         self.backend = backend
         self.points = points
@@ -92,13 +103,20 @@ class Schedule:
         self.seconds: list[float] = []
         speaks = 0 in backend.local_ranks
         self.progress = ProgressBar(len(points), len(done), shown=speaks)
+        before = backend.exchange(run.skipped() if run else None)[0] or {}
+        #: Finished points with the arms that were skipped there, which are asked once more.
+        self.again: dict[int, Point] = {}
+        if retry_skipped:
+            self.again = {i: Point(points[i].shape, tuple(arms)) for i, arms in before.items()}
+        elif points:
+            self._note_skipped(before)
         self._note_kept()
 
     def measure(self) -> int:
         """Measure what is left of the run and return the exit code, the same on every rank."""
         first = None
         self._settle()
-        for index in self.todo:
+        for index in [*self.todo, *self.again]:
             if self._out_of_time(index):
                 left = len(self.points) - self.finished
                 self._tell(
@@ -113,8 +131,8 @@ class Schedule:
                     f"{worn}: {left} of {len(self.points)} shapes are left; continue with --resume"
                 )
                 break
-            results = self._take(index)
-            first = first or ((index, results) if _ran(results) else None)
+            results = self._retry(index) if index in self.again else self._take(index)
+            first = first or ((index, results) if index in self.todo and _ran(results) else None)
         else:
             rested = first and not self._worn_out(first[0])
             if first and rested and len(self.seconds) > 1 and not self._out_of_time(first[0]):
@@ -174,9 +192,33 @@ class Schedule:
         self.progress.shape_done()
         return results
 
-    def _measure(self, index: int) -> tuple[dict[str, ArmResult], float]:
+    def _retry(self, index: int) -> dict[str, ArmResult]:
+        """Measure arms of a finished point that were skipped; keep and say what comes out."""
+        point = self.again[index]
+        results, seconds = self._measure(index, point)
+        if _ran(results):
+            self.seconds.append(seconds)
+        self._store(to_record(index, point, results, seconds, kind="retry"))
+        self._tell(f"once more  {point.shape}\n{describe(results)}")
+        return results
+
+    def _note_skipped(self, before: Mapping[int, Mapping[str, str]]) -> None:
+        """Say which arms were skipped in what is finished, since nothing asks for them again."""
+        for (arm, reason), where in _by_reason(
+            (self.points[index].shape, arm, reason)
+            for index, arms in before.items()
+            for arm, reason in arms.items()
+        ).items():
+            more = f" and {len(where) - 1} more" if len(where) > 1 else ""
+            self._tell(f"skipped before: {arm} at {where[0]}{more}: {reason}")
+        if before:
+            self._tell("arms that were skipped count as finished; --retry-skipped asks them again")
+
+    def _measure(
+        self, index: int, point: Point | None = None
+    ) -> tuple[dict[str, ArmResult], float]:
         began = time.monotonic()
-        point = self.points[index]
+        point = point or self.points[index]
         try:
             results = measure_point(
                 self.backend, point, self.repetition, index, self.watch, self.progress.note
@@ -199,11 +241,11 @@ class Schedule:
         """
         if self.repetition.timing != GRAPH:
             return
-        for index in self.todo:
-            point = self.points[index]
+        for index in [*self.todo, *self.again]:
+            point = self.again.get(index, self.points[index])
             if len(reasons_against(self.backend, point)) < len(point.arms):
                 if not self._out_of_time(index):
-                    self._measure(index)
+                    self._measure(index, point)
                 return
 
     def _again(self, index: int, before: dict[str, ArmResult]) -> None:
@@ -224,7 +266,7 @@ class Schedule:
     def _store(self, record: ShapeRecord) -> None:
         if self.run is None:
             return
-        if record["kind"] == "shape":
+        if record["kind"] != "again":
             started = self.run.settings
             record["rows"] = schema_rows(
                 record,
@@ -266,7 +308,8 @@ class Schedule:
             shapes = [record for record in self.run.records if record["kind"] == "shape"]
             arms = [
                 (Point.from_json(record["point"]).shape, arm, result)
-                for record in shapes
+                for record in self.run.records
+                if record["kind"] != "again"
                 for arm, result in record["arms"].items()
             ]
             clean = sum(result["clean"] is True for _, _, result in arms)
@@ -283,11 +326,11 @@ class Schedule:
                 )
             for line in wrong:
                 self._tell(f"wrong, and therefore not timed: {line}")
-            skipped: dict[tuple[str, str], list[str]] = {}
-            for record in shapes:
-                for arm, reason in record.get("skipped", {}).items():
-                    shape = str(Point.from_json(record["point"]).shape)
-                    skipped.setdefault((arm, reason), []).append(shape)
+            skipped = _by_reason(
+                (self.points[index].shape, arm, reason)
+                for index, reasons in self.run.skipped().items()
+                for arm, reason in reasons.items()
+            )
             for (arm, reason), where in skipped.items():
                 more = f" and {len(where) - 1} more" if len(where) > 1 else ""
                 self._tell(f"skipped: {arm} at {where[0]}{more}: {reason}")

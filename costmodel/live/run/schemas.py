@@ -59,8 +59,8 @@ class Labels(TypedDict):
     genuine: str
 
 
-class RunSettings(TypedDict):
-    """``costmodel/run/1``: ``run.json``."""
+class EveryRun(TypedDict):
+    """What every ``run.json`` holds."""
 
     schema: Literal["costmodel/run/1"]
     id: str
@@ -76,6 +76,12 @@ class RunSettings(TypedDict):
     warm_up: int
     points: list[PointRecord]
     labels: Labels
+
+
+class RunSettings(EveryRun, total=False):
+    """``costmodel/run/1``: ``run.json``; ``norm`` is that of separate ops, if not the usual."""
+
+    norm: str
 
 
 class ArmRecord(TypedDict):
@@ -96,7 +102,7 @@ class ArmRecord(TypedDict):
 class FinishedShape(TypedDict):
     """What every finished shape holds."""
 
-    kind: Literal["shape", "again"]
+    kind: Literal["shape", "again", "retry"]
     index: int
     when: str
     seconds: float
@@ -108,6 +114,7 @@ class FinishedShape(TypedDict):
 class ShapeRecord(FinishedShape, total=False):
     """A line of ``samples.jsonl``; ``again`` is the first shape, measured again at the end.
 
+    ``retry`` holds arms of a finished shape that had been skipped.
     ``skipped`` holds the arms that could not run the shape, with the reason.
     """
 

@@ -29,6 +29,8 @@ from .peers import RANKS, Peers
 
 #: One row of the table: process id (0 before joining, -1 after leaving), step number, text.
 _ROW = struct.Struct("qq240s")
+#: Step numbers that one part of several may take.
+_PART = 1 << 40
 #: How often the thread looks at its own deadline, and at the other ranks' processes.
 _TICK_S = 0.2
 _LOOK_S = 1.0
@@ -43,7 +45,7 @@ class Watchdog:
         #: Said after what happened: what is kept, how to go on.
         self.epilogue = "nothing was measured yet"
         self._doing = "starting"
-        self._steps = 0
+        self._steps = self._part = 0
         self._deadline = float("inf")
         self._unbroken = threading.RLock()
         self._closing = threading.Event()
@@ -92,6 +94,21 @@ class Watchdog:
         self._doing = doing
         self._steps += 1
         self._deadline = time.monotonic() + patience * self.limit_s
+        self._note(os.getpid())
+
+    def begin(self, part: int) -> None:
+        """Begin a part of several, counted from 0: ranks that stood by count steps as others do."""
+        self._part = part
+        self._steps = part * _PART
+
+    def stand_by(self, doing: str) -> None:
+        """Wait for other ranks to end the part, without a limit; nobody takes this one for behind.
+
+        A rank that is lost still ends this one.
+        """
+        self._doing = doing
+        self._deadline = float("inf")
+        self._steps = (self._part + 1) * _PART - 1
         self._note(os.getpid())
 
     def rest(self) -> None:

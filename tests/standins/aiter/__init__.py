@@ -19,6 +19,9 @@ the ``amd-aiter`` distribution on the path, else 0.1.18. Kept are
 - zeros inside ``graph_capture()`` when nothing is being captured; captured buffers are registered
   by all ranks together on leaving it, each call takes one of 131,072 slots, and a replay before
   that is an illegal access; two lines of log, which ``AITER_LOG_LEVEL`` silences;
+- every so many neighbouring ranks form a tensor-parallel group, made by all processes together;
+  before 0.1.11 ``destroy_model_parallel`` leaves groups that cannot be made again;
+- the fused mHC ops, from 0.1.17: eagerly they take AITER's registered buffer, in a capture none;
 - ``HIP_VISIBLE_DEVICES`` is set where it was not; expandable segments cannot be registered before
   0.1.20; there is no ``__version__``; quick reduce takes over where it is switched on.
 
@@ -27,8 +30,9 @@ Rows measured with it are marked as such. ``AITER_STANDIN_FAULT`` (a list) makes
 ``disabled`` (the extension is not loaded), ``nodes`` (ranks on several nodes), ``yaml`` (a missing
 import), ``falls-back`` (1-stage runs 2-stage's kernels), ``one-kernel`` (both stages run kernels of
 one unknown name), ``leak`` (1 MiB is lost with every registration), ``no-capture`` (nothing can be
-captured), ``slots`` (only 64 can be registered),
-``slow-link`` (from GPU 0 to 1).
+captured), ``slots`` (only 64 can be registered), ``slow-link`` (from GPU 0 to 1), ``gfx1250`` (such
+a GPU: at most 4 ranks, LL up to a size in the plain all-reduce), ``ll128`` (a plain all-reduce that
+pushes, as that of a newer AITER may).
 """
 
 import os

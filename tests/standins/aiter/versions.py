@@ -16,6 +16,9 @@ VERSION = _stated()
 _numbers = re.match(r"(\d+)\.(\d+)\.(\d+)(?:\.post(\d+))?", VERSION)
 RELEASE = tuple(int(n or 0) for n in _numbers.groups()) if _numbers else (9, 9, 9, 9)
 
+#: Read in C++, once.
+LL_DISABLED = os.environ.get("AITER_CUSTOM_AR_DISABLE_LL") == "1"
+
 FAULTS = set(filter(None, os.environ.get("AITER_STANDIN_FAULT", "").split(",")))
 
 

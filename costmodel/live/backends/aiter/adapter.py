@@ -5,8 +5,8 @@ offer. :mod:`.installation` finds its functions, :mod:`.self_check` runs every a
 
 Arms: ``1stage`` and ``2stage`` force ``CustomAllreduce.custom_fused_ar_rms``'s ``use_1stage``;
 ``auto`` calls ``tensor_model_parallel_fused_allreduce_rmsnorm``, AITER's own dispatch; ``separate``
-calls ``tensor_model_parallel_all_reduce`` and ``rmsnorm2d_fwd_with_add``, as AITER itself and
-SGLang do. Arms of other ops: :mod:`.arms`.
+calls ``tensor_model_parallel_all_reduce`` and the norm that the run names. Arms of other ops:
+:mod:`.arms`.
 
 A package may stand in for AITER where there is no AMD GPU, by declaring
 ``__costmodel_standin__ = True`` and offering ``costmodel_device()`` (a
@@ -18,16 +18,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ....data.cards import XGMI
-from ....data.kernels import Kernel, of_row
+from ....data.kernels import Kernel, of_row, parse_version
 from ....errors import InputError
 from ....model.eligibility import eligible
-from ....model.shape import ALL_REDUCE, ONE_STAGE, SPOKEN, TWO_STAGE, Shapes
+from ....model.shape import ALL_REDUCE, MHC, ONE_STAGE, SPOKEN, TWO_STAGE, Shapes
 from ....units import PACK_BYTES, element_bytes
 from ... import kfd
 from ...machine import Check
@@ -46,10 +47,11 @@ from ..base import (
     op_and_algorithm,
 )
 from ..reference import Operands, fused_reference, operands, out_of_memory, torch_dtype
-from . import arms, kernel_cache, variables
+from . import arms, kernel_cache, mhc, variables
+from .assumptions import REGROUPS
 from .checks import checks
 from .device import Device
-from .installation import Aiter, find
+from .installation import AITERS, VLLMS, Aiter, find
 from .self_check import check_arms
 from .variables import expandable_segments
 
@@ -67,6 +69,8 @@ class AiterBackend(Backend):
     interconnect = XGMI
     timings = TIMINGS
     launch = "torchrun"
+    norms = (AITERS, VLLMS)
+    norm = AITERS
     #: AITER compiles its extensions at their first use, which takes minutes each.
     start_up_patience = 6.0
 
@@ -74,6 +78,8 @@ class AiterBackend(Backend):
         super().__init__(world_size)
         self._aiter: Aiter | None = None
         self._group: Any = None
+        self._everybody: Any = None
+        self._grouped = False
         self._slots: list[_Slot] = []
         self._timed: list[_Calls] = []
         self._stale = ""
@@ -86,40 +92,52 @@ class AiterBackend(Backend):
         """Find AITER, claim this rank's GPU, join the ranks, and check what can be checked."""
         import torch.distributed as dist
 
-        rank = int(os.environ["RANK"])
-        self.local_ranks = (rank,)
+        rank, started = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.local_ranks = (rank,) if rank < self.world_size else ()
         spoiled = expandable_segments()
         if spoiled:
             raise InputError(
                 f"{spoiled}: AITER cannot give such memory to its peers, so captures fail or every "
                 "call copies its input first; unset it"
             )
-        aiter = find()
+        aiter = find(self.norm)
         self.kernel_version = f"aiter {aiter.version}".rstrip()
         if aiter.standin:
             self.genuine, self.interconnect, self.kernel_family = False, "standin", "aiter-standin"
         else:
             self.interconnect = kfd.interconnect() or XGMI
         self._device: Device = aiter.device
-        if self._device.count() < self.world_size:
+        if self._device.count() < started:
             raise InputError(
-                f"--tp {self.world_size} needs {self.world_size} GPUs, this machine shows "
+                f"--tp {started} needs {started} GPUs, this machine shows "
                 f"{self._device.count()}; check --tp and HIP_VISIBLE_DEVICES"
+            )
+        if self.world_size < started and aiter.release < parse_version(REGROUPS):
+            raise InputError(
+                f"AITER {aiter.version} cannot group its ranks anew in one process ({REGROUPS} "
+                "and later can); start each world size by itself"
             )
         local_rank = int(os.environ.get("LOCAL_RANK", rank))
         self._device.claim(local_rank)
         aiter.set_custom_all_reduce(True)
         aiter.init_distributed_environment(
-            world_size=self.world_size,
+            world_size=started,
             rank=rank,
             distributed_init_method="env://",
             local_rank=local_rank,
             backend="nccl",
         )
         self._aiter = aiter
+        # Every so many neighbouring ranks become a group of AITER's; the first group is the run's.
         aiter.ensure_model_parallel_initialized(self.world_size, 1)
+        self._grouped = True
         # Decisions and samples travel over the CPU; the watchdog limits the time, not gloo.
-        self._group = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+        forever = timedelta(days=1)
+        self._everybody = dist.new_group(backend="gloo", timeout=forever)
+        ranks = list(range(self.world_size))
+        self._group = dist.new_group(ranks, backend="gloo", timeout=forever)
+        if not self.local_ranks:
+            return
         self._communicator = aiter.communicator(self.world_size)
         self._stale = max(self.exchange(kernel_cache.stale()))
         self._checked = [*aiter.checked]
@@ -137,11 +155,25 @@ class AiterBackend(Backend):
         dist.all_gather_object(everybody, value, group=self._group)
         return everybody
 
+    def meet(self, value: Any) -> list[Any]:
+        """See :meth:`Backend.meet`."""
+        import torch.distributed as dist
+
+        everybody: list[Any] = [None] * dist.get_world_size(self._everybody)
+        dist.all_gather_object(everybody, value, group=self._everybody)
+        return everybody
+
     def close(self) -> None:
         """Take AITER's groups down."""
-        if self._aiter is not None:
+        if self._aiter is not None and self._grouped:
             self.release()
+            self._communicator = None  # its memory goes with it
             self._aiter.destroy_model_parallel()
+            self._grouped = False
+
+    def leave(self) -> None:
+        """See :meth:`Backend.leave`."""
+        if self._aiter is not None:
             self._aiter.destroy_distributed_environment()
             self._aiter = None
 
@@ -170,7 +202,7 @@ class AiterBackend(Backend):
         if arm in OTHER_ARMS:
             kernel, custom = self._kernel, self._communicator
             reason = arms.reason_against(arm, shape, self.world_size, custom, kernel)
-            if reason or op_and_algorithm(arm)[0] == ALL_REDUCE:
+            if reason or op_and_algorithm(arm)[0] in (ALL_REDUCE, MHC):
                 return reason or None
         algorithm = op_and_algorithm(arm)[1]
         if algorithm in (ONE_STAGE, TWO_STAGE):
@@ -273,14 +305,22 @@ class AiterBackend(Backend):
             raise CannotRun(f"AITER refuses it{where}: {said}")
 
     def poison(self) -> None:
-        """See :meth:`Backend.poison`; AITER's staging buffers are out of reach."""
+        """See :meth:`Backend.poison`; AITER's staging buffers are out of reach.
+
+        A residual that a norm in place adds to gets its input back instead: what was not added
+        shows as well.
+        """
         written = [slot.last for slot in self._slots]
         written += [outputs for timed in self._timed for outputs in timed.outputs]
         for tensors in written:
             for tensor in tensors or ():  # bytes are MXFP4, where 255 is a scale's NaN
                 tensor.fill_(float("nan") if tensor.is_floating_point() else 255)
+        for timed in self._timed:
+            timed.restore()
         for slot in self._slots:
             slot.last = None
+            if self.norm != AITERS:
+                slot.separate.residual_out.copy_(slot.residual)
         self._device.synchronize()
 
     def outputs(self, slot: int) -> list[Outputs]:
@@ -288,6 +328,9 @@ class AiterBackend(Backend):
         this = self._slots[slot]
         if this.last is None:
             return [Outputs(None, None)]
+        op, _ = op_and_algorithm(this.arm)
+        if op == MHC:
+            return [this.mixing.read(this.last[0], this.residual, this.weight)]
         if this.arm in OTHER_ARMS:
             return [arms.read(this.arm, this.last, this.residual, this.weight)]
         return [Outputs(*this.last[:2])]
@@ -324,19 +367,29 @@ class AiterBackend(Backend):
     def _operands(self, slot: int) -> Operands:
         return operands(self._shape, self.world_size, slot, self._seed, self._device.kind)
 
-    def _call(self, arm: str, slot: _Slot) -> tuple[Any, ...]:
-        """Issue one call of ``arm`` on one slot; return the tensors that it writes."""
+    def _call(self, arm: str, slot: _Slot, residual_out: Any = None) -> tuple[Any, ...]:
+        """Issue one call of ``arm`` on one slot; return the tensors that it writes.
+
+        ``residual_out`` is where a norm in place adds (see :class:`_Calls`).
+        """
         aiter = self._aiter
         assert aiter is not None
         x, residual, weight = slot.input, slot.residual, slot.weight
         result: tuple[Any, ...] | None
+        op, algorithm = op_and_algorithm(arm)
         if arm == SEPARATE_ARM:
             reduced = aiter.all_reduce(x)
             given = slot.separate
+            if aiter.norm_in_place is not None:
+                added = given.residual_out if residual_out is None else residual_out
+                aiter.norm_in_place(reduced, added, weight, EPSILON)
+                return Outputs(reduced, added)
             aiter.add_rmsnorm(
                 given.output, reduced, residual, given.residual_out, weight, EPSILON, 0
             )
             return given
+        if op == MHC:
+            return slot.mixing.call(algorithm, self._communicator, x)
         if arm in OTHER_ARMS:
             result = arms.call(arm, self._communicator, x, residual, weight)
         elif arm == AUTO:
@@ -357,20 +410,39 @@ class _Slot:
 
         self.input = given.inputs[rank].clone()
         self.residual, self.weight = given.residual, given.weight
-        self.separate = Outputs(torch.empty_like(self.input), torch.empty_like(self.input))
+        self.separate = Outputs(torch.empty_like(self.input), self.residual.clone())
         #: What the last call wrote, and which arm it was.
         self.last: tuple[Any, ...] | None = None
         self.arm = ""
 
+    @cached_property
+    def mixing(self) -> mhc.Mixing:
+        """The residual streams of the fused all-reduce + mHC."""
+        return mhc.Mixing(self.residual)
+
 
 class _Calls(Timed):
-    """Calls of one arm, one for each entry of ``slots``; ``outputs`` holds what each wrote."""
+    """Calls of one arm, one for each entry of ``slots``; ``outputs`` holds what each wrote.
+
+    A norm in place adds to its residual, so each call has one of its own (``residuals``): else a
+    slot's second call of a replay would add to what its first made. Replay after replay adds up,
+    which changes no latency, and :meth:`restore` begins anew.
+    """
 
     def __init__(self, backend: AiterBackend, arm: str, slots: list[_Slot]) -> None:
         self.backend, self.arm, self.slots = backend, arm, slots
         self.outputs: list[tuple[Any, ...]] = []
+        assert backend._aiter is not None
+        own = arm == SEPARATE_ARM and backend._aiter.norm_in_place is not None
+        self.residuals: list[Any] = [slot.residual.clone() if own else None for slot in slots]
         if arm in OTHER_ARMS:
-            self.quantum = arms.METHODS[op_and_algorithm(arm)[0]].quantum
+            self.quantum = arms.quantum(arm)
+
+    def restore(self) -> None:
+        """Give the residuals of a norm in place their input back."""
+        for slot, residual in zip(self.slots, self.residuals, strict=True):
+            if residual is not None:
+                residual.copy_(slot.residual)
 
     def lead(self) -> None:
         """Issue an untimed call, after which the ranks' GPUs are together."""
@@ -399,6 +471,11 @@ class _Calls(Timed):
         """See :meth:`Timed.kernels`."""
         return self.backend._device.kernels(self.issue)
 
+    def _issue(self) -> list[tuple[Any, ...]]:
+        call = self.backend._call
+        pairs = zip(self.slots, self.residuals, strict=True)
+        return [call(self.arm, slot, residual) for slot, residual in pairs]
+
     def close(self) -> None:
         """Free the outputs."""
         self.outputs = []
@@ -415,7 +492,7 @@ class _Issued(_Calls):
 
     def issue(self) -> None:
         """See :meth:`_Calls.issue`."""
-        self.outputs = [self.backend._call(self.arm, slot) for slot in self.slots]
+        self.outputs = self._issue()
 
 
 class _Replayed(_Calls):
@@ -436,7 +513,7 @@ class _Replayed(_Calls):
         assert backend._aiter is not None
         with backend._aiter.graph_capture() as context:
             with device.capture(self._graph, context.stream):
-                self.outputs = [backend._call(self.arm, slot) for slot in self.slots]
+                self.outputs = self._issue()
             with device.capture(self._lead, context.stream):
                 self._lead_outputs = backend._call(self.arm, self.slots[0])
 

@@ -3,8 +3,10 @@
 Each is a method of ``CustomAllreduce``, read in the trees of v0.1.10.post2 to e404860 (2026-08-22).
 The stage of the quantising ops is an argument of theirs. That of the plain op is chosen inside its
 C++ dispatcher: an arm of it runs only where that dispatch takes its stage
-(:meth:`costmodel.data.kernels.Kernel.auto_is_1stage`). What AITER has beside these is no arm here:
-the fused mHC ops want a model's mixing weights, LL and LL128 (#5272) came after the last tree read.
+(:meth:`costmodel.data.kernels.Kernel.auto_is_1stage`). On gfx1250 that dispatcher runs LL, a
+one-shot push, up to a size (``custom_all_reduce_gfx1250.cuh``, from v0.1.18 on). LL and LL128 for
+other GPUs (#5272) came after the last tree read: there, what ran is judged by the kernels' names
+alone. The fused mHC is in :mod:`.mhc`.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ....data.kernels import Kernel
-from ....model.shape import ALL_REDUCE, FP8, FP8_PER_TOKEN, MXFP4, ONE_STAGE, SPOKEN
-from ..base import EPSILON, LiveShape, Outputs, op_and_algorithm
+from ....data.kernels import Kernel, parse_version
+from ....model.shape import ALL_REDUCE, FP8, FP8_PER_TOKEN, MHC, MXFP4, ONE_STAGE, SPOKEN
+from ....units import KIB, MIB
+from ..base import EPSILON, PUSHED, LiveShape, Outputs, op_and_algorithm
+from . import mhc
 
 #: Elements that share a scale: AITER's default group (``group_size=128``), and OCP MX's block.
 GROUP, BLOCK = 128, 32
@@ -88,17 +92,35 @@ METHODS = {
 }  # fmt: skip
 
 
+#: Largest input that gfx1250's dispatch pushes, by the release that brought the limit
+#: (``kLLArMaxBytes``).
+LL_MAX_BYTES = (((0, 1, 20, 0), 4 * MIB), ((0, 1, 18, 0), 128 * KIB))
+
+
+def quantum(arm: str) -> float:
+    """Return the largest error that an arm adds by what it writes (:class:`Method`)."""
+    op, _ = op_and_algorithm(arm)
+    return mhc.QUANTUM if op == MHC else METHODS[op].quantum
+
+
 def reason_against(
     arm: str, shape: LiveShape, world_size: int, communicator: Any, kernel: Kernel
 ) -> str:
     """Return why one of :data:`METHODS` cannot run as this arm, "" where it can."""
     op, algorithm = op_and_algorithm(arm)
+    if op == MHC:
+        return mhc.reason_against(shape, algorithm, world_size, communicator)
     method = METHODS[op]
     if communicator is not None and not hasattr(communicator, method.name):
         return f"this AITER has no {method.name} (it came with {method.since})"
     if shape.hidden_dim % method.multiple:
         return f"{method.name} takes hidden_dim in multiples of {method.multiple}"
+    gfx1250 = bool(getattr(communicator, "_is_gfx1250", False))
+    if arm in PUSHED:
+        return _against_push(arm, shape, kernel, gfx1250)
     if op == ALL_REDUCE:
+        if gfx1250:
+            return "AITER's plain all-reduce for gfx1250 has other kernels; plain_ll is one"
         if not kernel.known:
             return f"{kernel.title} is newer than what is known of its dispatch (LL since #5272)"
         takes = bool(kernel.auto_is_1stage(world_size, shape.bytes))
@@ -107,6 +129,24 @@ def reason_against(
     elif shape.dtype == "fp32":
         return f"{method.name} takes bf16 and fp16"
     return ""
+
+
+def _against_push(arm: str, shape: LiveShape, kernel: Kernel, gfx1250: bool) -> str:
+    """Return why the dispatch would not push, "" where it does, or where only its run can tell."""
+    if not kernel.known:
+        return ""
+    if not gfx1250:
+        return f"{kernel.title} pushes on gfx1250 alone; LL for other GPUs came later (#5272)"
+    if PUSHED[arm] != "ll":
+        return f"{kernel.title} has LL alone"
+    most = pushed_bytes(kernel)
+    return "" if shape.bytes <= most else f"{kernel.title} pushes up to {most} bytes"
+
+
+def pushed_bytes(kernel: Kernel) -> int:
+    """Return the largest input that gfx1250's plain all-reduce pushes at a release, 0 for none."""
+    release = parse_version(kernel.version)
+    return next((size for since, size in LL_MAX_BYTES if release >= since), 0)
 
 
 def call(arm: str, communicator: Any, x: Any, residual: Any, weight: Any) -> tuple[Any, ...] | None:

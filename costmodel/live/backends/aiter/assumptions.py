@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from ....model.shape import ONE_STAGE, TWO_STAGE
+
 #: Where things live.
 PARALLEL_STATE = "aiter.dist.parallel_state"
 COMMUNICATION = "aiter.dist.communication_op"
@@ -145,18 +147,34 @@ METHODS = {
 }
 
 
+def _mhc_op(name: str) -> Function:
+    positional = (
+        "_fa", "inp", "next_residual", "residual_in", "post_layer_mix", "comb_res_mix", "use_new",
+        "open_fp8_quant", "reg_ptr", "reg_bytes",
+    )  # fmt: skip
+    return Function("aiter.ops.custom_all_reduce", name, positional, since="0.1.17")
+
+
+#: The fused all-reduce + mHC, by stage.
+MHC_OPS = {
+    ONE_STAGE: _mhc_op("fused_allreduce_mhc_post_one_stage"),
+    TWO_STAGE: _mhc_op("fused_allreduce_mhc_post_split"),
+}
+
+
 @dataclass(frozen=True)
 class Attribute:
     """An attribute that the adapter reads.
 
     ``always`` tells that a communicator which disabled itself has it too: the constructor sets it
-    before it may return early.
+    before it may return early. ``since`` is the release that brought it.
     """
 
     module: str
     owner: str
     name: str
     always: bool = True
+    since: str = ""
 
 
 ATTRIBUTES = (
@@ -165,6 +183,11 @@ ATTRIBUTES = (
     Attribute(CUSTOM_ALL_REDUCE, "CustomAllreduce", "disabled"),
     Attribute(CUSTOM_ALL_REDUCE, "CustomAllreduce", "world_size", always=False),
     Attribute(CUSTOM_ALL_REDUCE, "CustomAllreduce", "fully_connected", always=False),
+    Attribute(CUSTOM_ALL_REDUCE, "CustomAllreduce", "_IS_CAPTURING"),
+    Attribute(CUSTOM_ALL_REDUCE, "CustomAllreduce", "_ptr", always=False),
+    Attribute(CUSTOM_ALL_REDUCE, "CustomAllreduce", "rank_data", always=False),
+    Attribute(CUSTOM_ALL_REDUCE, "CustomAllreduce", "_pool", always=False, since="0.1.14"),
+    Attribute(CUSTOM_ALL_REDUCE, "CustomAllreduce", "_is_gfx1250", since="0.1.18"),
 )
 
 
@@ -210,6 +233,10 @@ CALLS = (
         "graph_capture() enters the communicator's own",
     ),
 )
+
+#: From here on ``destroy_model_parallel`` clears all groups that ``initialize_model_parallel`` wants
+#: clear; before, those of data and expert parallel ranks stayed.
+REGROUPS = "0.1.11"
 
 #: When a variable is read: as the module is imported, or each time that a function runs.
 AT_IMPORT, IN_A_CALL = "at import", "in a call"

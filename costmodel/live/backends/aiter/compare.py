@@ -26,7 +26,8 @@ from ....engines.module import Function as Definition
 from ....engines.module import Module, constant_of, instance_values
 from ....engines.source import Tree, open_tree
 from ....errors import InputError
-from . import assumptions, kernel_source
+from ....model.shape import ONE_STAGE
+from . import arms, assumptions, kernel_source, mhc
 from .assumptions import AT_IMPORT, CUSTOM_ALL_REDUCE, IN_A_CALL, WORLD_SIZES
 
 #: What a variable looks like that can change what AITER runs.
@@ -82,11 +83,13 @@ def compare(path: str | Path, version: str = "") -> Comparison:
     sources = _Sources(tree)
     findings = [
         *_functions(sources, kernel),
-        *_attributes(sources),
+        *_attributes(sources, kernel),
         *_calls(sources),
         *_variables(sources, kernel),
+        *_groups(sources, kernel),
         *_python_limits(sources, kernel),
-        *kernel_limits(sources.kernel_source(), kernel),
+        *kernel_limits(sources.header(kernel_source.PLACES), kernel),
+        *_other_limits(sources, kernel),
     ]
     return Comparison(stated or f"{kernel.version} (the newest known)", tuple(findings))
 
@@ -141,10 +144,10 @@ class _Sources:
         nodes = ast.walk(module.tree) if module else ()
         return next((n for n in nodes if isinstance(n, ast.ClassDef) and n.name == name), None)
 
-    def kernel_source(self) -> str | None:
-        """Return the header of the kernels, None where the tree does not carry it."""
+    def header(self, places: Sequence[str]) -> str | None:
+        """Return a header of the kernels, None where the tree does not carry it."""
         home = PurePosixPath(self.tree.inside).parent if self.tree.inside else PurePosixPath("..")
-        for name in kernel_source.PLACES:
+        for name in places:
             text = self.tree.read((home / name).as_posix())
             if text is not None:
                 return text
@@ -162,7 +165,8 @@ class _Sources:
 
 
 def _functions(sources: _Sources, kernel: Kernel) -> Iterator[Finding]:
-    for wanted in (*assumptions.FUNCTIONS.values(), *assumptions.METHODS.values()):
+    every = (assumptions.FUNCTIONS, assumptions.METHODS, assumptions.MHC_OPS)
+    for wanted in (function for group in every for function in group.values()):
         what = f"{wanted.module}.{wanted.name}"
         definition = sources.function(wanted.module, wanted.name)
         early = wanted.since and parse_version(wanted.since) > parse_version(kernel.version)
@@ -206,7 +210,7 @@ def _misfits(wanted: assumptions.Function, definition: Definition) -> Iterator[s
             yield f"{name} is {defaults[name]} where it is left out, not {wanted.left_out[name]}"
 
 
-def _attributes(sources: _Sources) -> Iterator[Finding]:
+def _attributes(sources: _Sources, kernel: Kernel) -> Iterator[Finding]:
     for wanted in assumptions.ATTRIBUTES:
         what = f"{wanted.owner}.{wanted.name}"
         owner = sources.class_of(wanted.module, wanted.owner)
@@ -220,8 +224,9 @@ def _attributes(sources: _Sources) -> Iterator[Finding]:
             and isinstance(n.ctx, ast.Store)
             and n.attr == wanted.name
         ]
+        early = wanted.since and parse_version(wanted.since) > parse_version(kernel.version)
         if not lines:
-            yield Finding(what, "is set nowhere in the class")
+            yield Finding(what, "" if early else "is set nowhere in the class")
         elif wanted.always and min(lines) > _first_return(owner):
             yield Finding(what, "may be missing: the constructor can return before it is set")
         else:
@@ -291,6 +296,80 @@ def _variables(sources: _Sources, kernel: Kernel) -> Iterator[Finding]:
             yield Finding(what, "is no longer read at import but in a call")
         else:
             yield Finding(what)
+
+
+def _groups(sources: _Sources, kernel: Kernel) -> Iterator[Finding]:
+    """Look at how ranks are grouped, and whether they can be grouped anew."""
+    state = assumptions.PARALLEL_STATE
+    make = sources.function(state, "initialize_model_parallel")
+    clear = sources.function(state, "destroy_model_parallel")
+    what = "neighbouring ranks form a tensor-parallel group, all others such groups too"
+    if make is None or clear is None:
+        yield Finding(what, f"{state} has no initialize_model_parallel that could be read")
+        return
+    layouts = [
+        [ast.unparse(argument) for argument in node.args]
+        for node in ast.walk(make)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "reshape"
+        and "arange" in ast.unparse(node.func.value)
+    ]
+    fits = layouts and (layouts[0][0], layouts[0][-1]) == ("-1", "tensor_model_parallel_size")
+    yield Finding(what, "" if fits else f"ranks are laid out as {layouts}")
+    wanted = {
+        node.test.left.id
+        for node in ast.walk(make)
+        if isinstance(node, ast.Assert)
+        and isinstance(node.test, ast.Compare)
+        and isinstance(node.test.ops[0], ast.Is)
+        and isinstance(node.test.left, ast.Name)
+    }
+    cleared = {
+        target.id
+        for node in ast.walk(clear)
+        if isinstance(node, ast.Assign) and ast.unparse(node.value) == "None"
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    stay = ", ".join(sorted(wanted - cleared))
+    if parse_version(kernel.version) < parse_version(assumptions.REGROUPS):
+        yield Finding("groups cannot be made anew", "" if stay else "all are cleared")
+    else:
+        yield Finding("groups can be made anew", f"{stay} stay" if stay else "")
+
+
+def _other_limits(sources: _Sources, kernel: Kernel) -> Iterator[Finding]:
+    """Compare limits of ops that the facts of kernels do not hold."""
+    release = parse_version(kernel.version)
+    for what, wanted, places, read in (
+        (
+            "fused mHC 1-stage, most packs a row",
+            mhc.ONE_STAGE_MAX_PACKS
+            if release >= parse_version(assumptions.MHC_OPS[ONE_STAGE].since)
+            else None,
+            kernel_source.PLACES,
+            kernel_source.mhc_max_packs,
+        ),
+        (
+            "plain all-reduce on gfx1250, most bytes pushed",
+            arms.pushed_bytes(kernel) or None,
+            kernel_source.GFX1250_PLACES,
+            kernel_source.pushed_bytes,
+        ),
+    ):
+        text = sources.header(places)
+        found = read(text) if text is not None else None
+        if wanted is None:
+            yield Finding(f"no {what}", "" if found is None else f"is {found}")
+        elif text is None:
+            yield Finding(
+                f"{what} {wanted}", "the tree does not carry the kernels' source", read=False
+            )
+        elif found is None:
+            yield Finding(f"{what} {wanted}", "in no form that can be read", read=False)
+        else:
+            yield Finding(f"{what} {wanted}", "" if found == wanted else f"is {found}")
 
 
 def _python_limits(sources: _Sources, kernel: Kernel) -> Iterator[Finding]:

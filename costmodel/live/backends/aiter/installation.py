@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ....data.kernels import of_row, parse_version
 from ....errors import InputError
 from . import variables
 from .assumptions import COMMUNICATION, CUSTOM_ALL_REDUCE, FUNCTIONS, PARALLEL_STATE
@@ -23,6 +24,13 @@ from .device import Device, TorchGpu
 
 #: What AITER runs first of its own.
 START_UP = "aiter.dist.utils"
+
+#: Norms that can follow AITER's all-reduce: ``rmsnorm2d_fwd_with_add``, which AITER's own fallback,
+#: ATOM, SGLang (``SGLANG_USE_AITER``) and vLLM (``VLLM_ROCM_USE_AITER``, ``.._RMSNORM``) run; and
+#: vLLM's op, which vLLM and SGLang run on ROCm without these. Read in SGLang 0.5.9 and 0.5.23
+#: (``layers/layernorm.py``), vLLM 0.18.0 and 0.33.0 (``_custom_ops.py``, ``kernels/``), and ATOM.
+AITERS, VLLMS = "aiter", "vllm"
+VLLM_NORM = ("vllm._custom_ops", "fused_add_rms_norm")
 
 #: The ops that are called by name.
 ALL_REDUCE = "tensor_model_parallel_all_reduce"
@@ -56,7 +64,16 @@ class Aiter:
     all_reduce: Callable[..., Any]
     fused_auto: Callable[..., Any]
     add_rmsnorm: Callable[..., Any]
+    #: A norm that writes its output over its input and adds to its residual; None: ``add_rmsnorm``.
+    norm_in_place: Callable[..., Any] | None = None
     checked: list[str] = field(default_factory=list)
+
+    @property
+    def release(self) -> tuple[int, int, int, int]:
+        """The release whose facts count, as numbers."""
+        kernel = of_row("aiter", "", f"aiter {self.version}", "")
+        assert kernel is not None
+        return parse_version(kernel.version)
 
     def communicator(self, world_size: int) -> Any:
         """Return the tensor-parallel group's ``CustomAllreduce``; raise if it does not work."""
@@ -88,8 +105,8 @@ class Aiter:
         return custom
 
 
-def find() -> Aiter:
-    """Import AITER and look at what the adapter will call.
+def find(norm: str = AITERS) -> Aiter:
+    """Import AITER and look at what the adapter will call; ``norm`` is that of separate ops.
 
     Raises :class:`InputError` where it is missing, is the PyPI project of the same import name, or
     differs from what the adapter knows, and where torch has no ROCm.
@@ -144,6 +161,7 @@ def find() -> Aiter:
         all_reduce=_function(COMMUNICATION, ALL_REDUCE, 1),
         fused_auto=_function(COMMUNICATION, FUSED_AUTO, 4),
         add_rmsnorm=_function("aiter", ADD_RMSNORM, 7),
+        norm_in_place=_vllms_norm() if norm == VLLMS else None,
     )
     installed.checked += [
         f"aiter {version or 'of unknown version'} at {where}"
@@ -152,8 +170,31 @@ def find() -> Aiter:
         f"{ALL_REDUCE}{_signature(ALL_REDUCE, installed.all_reduce)}",
         f"{ADD_RMSNORM}{_signature(ADD_RMSNORM, installed.add_rmsnorm)}",
     ]
+    if installed.norm_in_place is not None:
+        module, name = VLLM_NORM
+        signature = _signature(name, installed.norm_in_place)
+        installed.checked.append(f"separate ops end in {module}.{name}{signature}")
     installed.checked += variables.notes()
     return installed
+
+
+def _vllms_norm() -> Callable[..., Any]:
+    """Return vLLM's add + RMSNorm, which works in place."""
+    module, name = VLLM_NORM
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"--norm {VLLMS} calls {module}.{name}, which is not here ({error}); measure in an "
+            f"image that carries vLLM, or give --norm {AITERS}"
+        ) from None
+    parameters = _parameters(name, function)
+    given = ["input", "residual", "weight", "epsilon"]
+    if parameters is not None and [p.name for p in parameters] != given:
+        raise InputError(
+            f"this vLLM's {name}{_signature(name, function)} is another than ({', '.join(given)})"
+        )
+    return function  # type: ignore[no-any-return]
 
 
 def _require_rocm() -> None:

@@ -26,6 +26,9 @@ LIMITS = {
     "fused_2stage_pack_multiple": "fused 2-stage, packs a row a multiple of",
 }
 
+#: The header of gfx1250's kernels, from v0.1.18 on.
+GFX1250_PLACES = tuple(place.replace(".cuh", "_gfx1250.cuh") for place in PLACES)
+
 _GATE = re.compile(r"use_1stage\s*=\s*\(?\s*use_1stage\s*&&([^;]*);")
 _LAUNCHER = re.compile(
     r"void\s+allreduce_fusion_kernel_1stage_launcher\s*\(.*?\n\}", re.DOTALL
@@ -37,7 +40,7 @@ _DISPATCH = re.compile(
 
 def read(text: str) -> dict[str, Any]:
     """Return the limits of :data:`LIMITS` that the header states in a known form."""
-    text = re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.DOTALL)
+    text = _without_comments(text)
     limits: dict[str, Any] = {}
     if found := re.search(r"constexpr\s+int\s+kMaxBlocks\s*=\s*(\d+)\s*;", text):
         limits["max_workgroups"] = int(found[1])
@@ -47,6 +50,24 @@ def read(text: str) -> dict[str, Any]:
     if dispatch := _DISPATCH.search(text):
         limits |= _one_stage(dispatch[1]) | _two_stage(dispatch[1])
     return limits
+
+
+def _without_comments(text: str) -> str:
+    return re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.DOTALL)
+
+
+def mhc_max_packs(text: str) -> int | None:
+    """Return the most packs a row that the 1-stage all-reduce + mHC takes, None if unread."""
+    form = r"n_packs\s*>\s*(\d+)\s*\)\s*\{?\s*throw[^;]*AR\+MHC post epilogue"
+    found = re.search(form, _without_comments(text))
+    return int(found[1]) if found else None
+
+
+def pushed_bytes(text: str) -> int | None:
+    """Return the largest input that gfx1250's all-reduce pushes, None if the header is unread."""
+    form = r"constexpr\s+size_t\s+kLLArMaxBytes\s*=\s*(\d+)\s*;"
+    found = re.search(form, _without_comments(text))
+    return int(found[1]) if found else None
 
 
 def _one_stage(dispatch: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..base import AUTO, SEPARATE_ARM
+from ..base import AUTO, PUSHED, SEPARATE_ARM
 
 #: Smallest and largest input of the custom kernels, in bytes; read from v0.1.18 on. Whether a shape
 #: lies between them the communicator itself is asked.
@@ -54,6 +54,10 @@ KNOWN = (
     Variable(
         "AITER_FLY_AR", "puts FlyDSL's kernels in the place of AITER's", (AUTO, SEPARATE_ARM),
         ("", "0", "false"),
+    ),
+    Variable(
+        "AITER_CUSTOM_AR_DISABLE_LL", "keeps the plain all-reduce from pushing", tuple(PUSHED),
+        ("", "0", "false", "no", "off"),
     ),
     Variable("AITER_CUSTOM_AR_M", "moves the sizes that the custom kernels take"),
     Variable("AITER_AR_QUANT_", "moves the sizes that the quantising op is fused for"),

@@ -98,6 +98,8 @@ class TritonBackend(Backend):
             f"triton kernels {KERNELS_REVISION}, triton {triton.__version__}, "
             f"torch {torch.__version__}"
         )
+        if not self.local_ranks:
+            return
         self._signals = self._memory.allocate(triton_kernels.SIGNAL_WORDS * 4)
         self._signals.clear()
         self.exchange(None)  # nobody arrives at a peer whose counters are not zero yet
@@ -106,8 +108,19 @@ class TritonBackend(Backend):
         """See :meth:`Backend.exchange`."""
         return self._memory.exchange(value) if self._memory else [value]
 
+    def meet(self, value: Any) -> list[Any]:
+        """See :meth:`Backend.meet`."""
+        return self._memory.meet(value) if self._memory else [value]
+
+    def leave(self) -> None:
+        """See :meth:`Backend.leave`."""
+        import torch.distributed as dist
+
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
     def close(self) -> None:
-        """Free everything; leave the process group."""
+        """Free everything; leave the group of the ranks."""
         self.release()
         self._signals = None
         if self._memory:

@@ -40,8 +40,11 @@ class Memory(Protocol):
     def exchange(self, value: Any) -> list[Any]:
         """Return everybody's value, by process."""
 
+    def meet(self, value: Any) -> list[Any]:
+        """Return the value of every process that was started."""
+
     def close(self) -> None:
-        """Leave the other processes."""
+        """Give back what belongs to this world size."""
 
 
 class Loopback:
@@ -65,6 +68,10 @@ class Loopback:
         """See :meth:`Memory.exchange`."""
         return [value]
 
+    def meet(self, value: Any) -> list[Any]:
+        """See :meth:`Memory.meet`."""
+        return [value]
+
     def close(self) -> None:
         """See :meth:`Memory.close`."""
 
@@ -72,8 +79,8 @@ class Loopback:
 class SymmetricMemory:
     """One GPU and one process a rank, under torchrun. Not verified: no such machine was at hand.
 
-    Raises :class:`InputError` when torchrun started another number of processes, or more than
-    there are GPUs.
+    The first ``world_size`` processes are the ranks. Raises :class:`InputError` when torchrun
+    started fewer, or more than there are GPUs.
     """
 
     def __init__(self, world_size: int) -> None:
@@ -81,7 +88,7 @@ class SymmetricMemory:
         import torch.distributed as dist
 
         started = int(os.environ["WORLD_SIZE"])
-        if started != world_size:
+        if started < world_size:
             raise InputError(
                 f"torchrun started {started} processes, --tp is {world_size}; make them equal"
             )
@@ -89,27 +96,26 @@ class SymmetricMemory:
         seen = torch.cuda.device_count()
         if local_rank >= seen:
             raise InputError(
-                f"{world_size} ranks need {world_size} GPUs, torch sees {seen}; "
+                f"{started} ranks need {started} GPUs, torch sees {seen}; "
                 "without torchrun, back end triton runs all ranks on one GPU"
             )
         torch.cuda.set_device(local_rank)
-        dist.init_process_group("cpu:gloo,cuda:nccl")
+        if not dist.is_initialized():
+            dist.init_process_group("cpu:gloo,cuda:nccl")
+        self._group: Any = dist.new_group(list(range(world_size)))
         hip = torch.version.hip
         self.interconnect = (kfd.interconnect() or XGMI) if hip else "nvlink"
-        self.local_ranks = (dist.get_rank(),)
+        self.local_ranks = (dist.get_rank(),) if dist.get_rank() < world_size else ()
         self._processes = world_size
 
     def allocate(self, size_bytes: int) -> Region:
         """See :meth:`Memory.allocate`."""
         import torch
-        import torch.distributed as dist
         import torch.distributed._symmetric_memory as symmetric
 
         device = torch.device("cuda", torch.cuda.current_device())
-        group = dist.group.WORLD
-        assert group is not None
         mine = symmetric.empty(size_bytes, dtype=torch.uint8, device=device)
-        handle = symmetric.rendezvous(mine, group.group_name)
+        handle = symmetric.rendezvous(mine, self._group.group_name)
         return Region(list(handle.buffer_ptrs), [mine])
 
     def exchange(self, value: Any) -> list[Any]:
@@ -117,6 +123,14 @@ class SymmetricMemory:
         import torch.distributed as dist
 
         everybody: list[Any] = [None] * self._processes
+        dist.all_gather_object(everybody, value, group=self._group)
+        return everybody
+
+    def meet(self, value: Any) -> list[Any]:
+        """See :meth:`Memory.meet`."""
+        import torch.distributed as dist
+
+        everybody: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everybody, value)
         return everybody
 
@@ -124,4 +138,5 @@ class SymmetricMemory:
         """See :meth:`Memory.close`."""
         import torch.distributed as dist
 
-        dist.destroy_process_group()
+        if self.local_ranks:
+            dist.destroy_process_group(self._group)

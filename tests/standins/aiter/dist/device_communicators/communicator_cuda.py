@@ -20,6 +20,7 @@ class CudaCommunicator:
     )
 
     def __init__(self, cpu_group, use_custom_allreduce):
+        self.group = cpu_group
         self.world_size = dist.get_world_size(cpu_group)
         self.ca_comm = None
         if use_custom_allreduce and self.world_size > 1:
@@ -40,7 +41,7 @@ class CudaCommunicator:
         def run():
             graphs.launched("ncclDevKernel_Generic_1")
             out.copy_(input_)
-            dist.all_reduce(out)
+            dist.all_reduce(out, group=self.group)
 
         graphs.issue(run)
         return out

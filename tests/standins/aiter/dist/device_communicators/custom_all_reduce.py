@@ -1,12 +1,13 @@
 import os
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
 
 from ... import graphs
 from ...logs import logger
-from ...versions import FAULTS, RELEASE, since
+from ...versions import FAULTS, LL_DISABLED, RELEASE, since
 from .other_ops import OtherOps
 
 MAX_BLOCKS = 80
@@ -15,6 +16,9 @@ POOL_BYTES = 1024 * 1024 * 1024
 DEFAULT_BYTES = 8192 * 8192
 HALF_THE_POOL = RELEASE[:3] == (0, 1, 12)
 SLOTS = 64 if "slots" in FAULTS else 8 * 1024 * 1024 // 64
+LL_BYTES = 4 << 20 if since(0, 1, 20) else 128 << 10
+#: Communicators by what AITER hands to its kernels as a pointer.
+BY_POINTER = {}
 
 _lost: list[bytearray] = []
 
@@ -44,13 +48,18 @@ class CustomAllreduce(OtherOps):
     ):
         self._IS_CAPTURING = False
         self.disabled = True
+        if since(0, 1, 18):
+            self._is_gfx1250 = "gfx1250" in FAULTS
         if FAULTS & {"disabled", "nodes"}:
             logger.warning("Custom allreduce is disabled: %s", *(FAULTS & {"disabled", "nodes"}))
             return
         self.group = group
         if dist.get_world_size(group) not in self._SUPPORTED_WORLD_SIZES:
             return
+        if "gfx1250" in FAULTS and dist.get_world_size(group) > 4:
+            raise RuntimeError("gfx1250 (MI450) custom allreduce only supports world_size <= 4")
         self.disabled = False
+        self.rank_data = torch.empty(8 * 1024 * 1024, dtype=torch.uint8)
         self.rank = dist.get_rank(group)
         self.world_size = dist.get_world_size(group)
         self.fully_connected = True
@@ -60,6 +69,10 @@ class CustomAllreduce(OtherOps):
         self._unregistered = []
         self._slots = 0
         self._scratch = torch.zeros(0, dtype=torch.uint8)
+        self._ptr = id(self)
+        BY_POINTER[self._ptr] = self
+        if since(0, 1, 14):
+            self._pool = {"input": SimpleNamespace(data_ptr=self._ptr + 1, max_size=max_size)}
 
     @contextmanager
     def capture(self):
@@ -105,11 +118,16 @@ class CustomAllreduce(OtherOps):
             return torch.zeros_like(input)
         ranks, size = self.world_size, input.numel() * input.element_size()
         one = ranks == 2 or size < (160 if ranks <= 4 else 80) * 1024
-        stage = "1stage" if one else "2stage"
+        kernel = f"cross_device_reduce_{'1stage' if one else '2stage'}"
+        if "gfx1250" in FAULTS:
+            pushes = size <= LL_BYTES and not LL_DISABLED
+            kernel = "ar_ll_gfx1250" if pushes else "ar_gfx1250_naive_unroll4"
+        elif "ll128" in FAULTS:  # as a newer AITER may
+            kernel = "ar_ll128_vec_unroll2"
         out = torch.empty_like(input)
 
         def run():
-            graphs.launched(f"aiter::cross_device_reduce_{stage}<{element_name(input)}, {ranks}>")
+            graphs.launched(f"aiter::{kernel}<{element_name(input)}, {ranks}>")
             out.copy_(self._sum(input))
 
         self._issue(run)
@@ -183,12 +201,19 @@ class CustomAllreduce(OtherOps):
 
     def _two_stage(self, input):
         """Reduce-scatter into everybody's scratch, from which the norm then reads all."""
-        name, ranks = element_name(input), self.world_size
-        if "one-kernel" in FAULTS:
-            graphs.launched("a_kernel")
-        else:
-            graphs.launched(f"aiter::reduce_scatter_cross_device_store<{name}, {ranks}>")
+        name = element_name(input)
+        total = self._scattered(input)
+        if "one-kernel" not in FAULTS:
             graphs.launched(f"aiter::local_device_load_rmsnorm<{name}, 512, 1, false>")
+        return total
+
+    def _scattered(self, input):
+        name, ranks = element_name(input), self.world_size
+        graphs.launched(
+            "a_kernel"
+            if "one-kernel" in FAULTS
+            else f"aiter::reduce_scatter_cross_device_store<{name}, {ranks}>"
+        )
         flat = input.reshape(-1)
         pack = PACK_BYTES // input.element_size()
         whole = flat.numel() // pack // ranks * pack * ranks
