@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from ..decide.objective import MEAN
+from ..decide.stopping import Limits
 from ..engines.call_sites import serving_engine
 from ..engines.source import open_tree
 from ..errors import CannotWriteError, InputError, one_line
@@ -23,7 +24,6 @@ from ..live.run.options import check_open_options, ranks_of
 from ..live.run.peers import join, under_torchrun
 from ..rules import ENGINES
 from ..tuning.session import Session, TuningSettings
-from ..tuning.stopping import Limits
 from . import options, question
 
 

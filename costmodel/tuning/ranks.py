@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..decide.stopping import BUDGET
 from ..live.run.execution import carry_out
 from ..live.run.exit_codes import FINISHED, WRONG_RESULTS
 from ..live.run.launch import start
 from ..live.run.options import RunOptions, read_open_options
 from ..live.run.schedule import Schedule
 from .session import Session
-from .stopping import BUDGET
 from .tuner import Tuner
 
 
