@@ -213,18 +213,24 @@ def parse(text: str, where: str) -> TableRecord:
     seen: list[TableEntry] = []
     for i, entry in enumerate(record["entries"]):
         at = f"{where}: entries[{i}]"
-        if not 0 <= entry["max_bytes"] <= MOST_BYTES:
-            raise InputError(f"{at}: max_bytes is {entry['max_bytes']}, not 0 to {MOST_BYTES}")
-        try:
-            first, before = _range(entry)
-        except InputError as error:
-            raise InputError(f"{at}: {error}") from None
-        if first >= before:
-            raise InputError(f"{at}: no AITER release is between aiter_from and aiter_before")
+        checked(entry, at)
         if any(_same_key(entry, other) for other in seen):
             raise InputError(f"{at}: a second entry for the same key")
         seen.append(entry)
     return record
+
+
+def checked(entry: TableEntry, at: str) -> TableEntry:
+    """Return an entry; raise :class:`InputError`, naming ``at``, for one that says nothing."""
+    if not 0 <= entry["max_bytes"] <= MOST_BYTES:
+        raise InputError(f"{at}: max_bytes is {entry['max_bytes']}, not 0 to {MOST_BYTES}")
+    try:
+        first, before = _range(entry)
+    except InputError as error:
+        raise InputError(f"{at}: {error}") from None
+    if first >= before:
+        raise InputError(f"{at}: no AITER release is between aiter_from and aiter_before")
+    return entry
 
 
 def load(path: str | Path) -> TableRecord:

@@ -1,0 +1,333 @@
+"""Learn the rule for this machine inside a running engine's start-up.
+
+On every rank of the engine's tensor-parallel group, after its communicator is made and before it
+captures graphs::
+
+    import costmodel.live
+
+    rule = costmodel.live.tune(
+        group, {"1stage": one_stage, "2stage": two_stage}, hidden_sizes=[2880], budget_s=3.0
+    )
+    use_1stage = rule is not None and size_bytes <= rule.max_bytes
+
+It raises nothing into the engine: on any trouble it returns the engine's own rule and says why in
+one line. What runs the op, and all that could wait for another rank for ever, runs in a thread of
+its own, so that the caller returns in time whatever becomes of that.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
+from importlib import metadata
+from typing import Any, TypeVar
+
+import msgspec
+
+from ... import __version__
+from ...data import cards, kernels
+from ...data.ranges import sizes
+from ...errors import InputError, cut_short, one_line
+from ...model.shape import WORLD_SIZES
+from ...units import read_dtype
+from .. import kfd
+from ..backends.aiter.device import TorchGpu
+from ..backends.base import Backend
+from .agreement import Agreement, ClosedError, Meeting, TooLateError
+from .learning import (
+    RESERVE,
+    Here,
+    Learner,
+    RefusedError,
+    Told,
+    disagreement,
+    time_shape,
+)
+from .offered import Capturing, Offered, OfferedBackend, Op, offered
+from .rule import StartupRule
+
+T = TypeVar("T")
+
+#: Time between looks of the calling thread at the verdict, s.
+LOOK_S = 0.02
+
+#: A budget longer than this is taken for a mistake (milliseconds, say), s.
+MOST_BUDGET_S = 600.0
+
+
+def tune(
+    group: Any,
+    ops: Mapping[str, Op] | Backend,
+    hidden_sizes: Iterable[int],
+    budget_s: float = 3.0,
+    *,
+    own: T | None = None,
+    gpu: str = "",
+    dtype: str = "bf16",
+    aiter_version: str = "",
+    timing: str = "",
+    capturing: Capturing | None = None,
+    log: Callable[[str], None] | None = None,
+) -> StartupRule | T | None:
+    """Return the rule of this machine, the same on all ranks, or ``own`` on all ranks.
+
+    Every rank of ``group`` (torch's, of 2, 4 or 8 ranks of one host; None: all) calls this alike.
+    ``ops`` are two functions of (tokens, hidden_dim), ``1stage`` and ``2stage`` or ``separate``,
+    that each issue one call of an arm; or a back end of costmodel that is set up. ``hidden_sizes``
+    are those of the model. It ends within ``budget_s`` seconds, waiting for the other ranks
+    included. ``gpu`` and ``aiter_version`` are those of this process where they are not given;
+    ``timing`` and ``capturing`` as in :mod:`.offered`. ``log`` gets the one line (default: the
+    logger ``costmodel.live``); the group's first rank says it, and a rank that lost it.
+    """
+    began = time.monotonic()
+    rule, line = _Attempt().outcome(
+        began, budget_s, group,
+        lambda: _described(ops, hidden_sizes, gpu, dtype, aiter_version, timing, capturing),
+    )  # fmt: skip
+    if line:
+        logger = logging.getLogger("costmodel.live")
+        say = log or (logger.warning if rule is None else logger.info)
+        with suppress(Exception):  # a logger that fails is no reason to end an engine
+            say(cut_short(one_line(line)))
+    return own if rule is None else rule
+
+
+Described = tuple[Offered, Here]
+
+
+class _Attempt:
+    """One call of :func:`tune` on one rank.
+
+    The calling thread watches time and verdict, the other one works. ``agreement`` is there once
+    the ranks have met, unless the calling thread had ``given_up`` by then.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.agreement: Agreement | None = None
+        self.given_up = False
+        self.trouble = ""
+        self.doing = "waiting for the other ranks"
+
+    def outcome(
+        self, began: float, budget_s: float, group: Any, described: Callable[[], Described]
+    ) -> tuple[StartupRule | None, str]:
+        """Return the rule, None for the engine's own, and the line to log, "" for none here."""
+        try:
+            _check_size(group)
+            caller, meeting = _Caller(), Meeting(group)
+            budget = _budget(budget_s)
+            worker = threading.Thread(
+                target=lambda: self._work(caller, meeting, began, budget, described),
+                name="costmodel-tune",
+                daemon=True,  # it may wait for a lost rank for ever
+            )
+            worker.start()
+            try:
+                self._watch(worker, began + budget)
+            finally:
+                rule, line = self._verdict(
+                    f"no answer within {budget:g} s ({self.doing})", time.monotonic() - began
+                )
+        except Exception as error:  # whatever it is, the engine has to start
+            return None, _kept(_words(error))
+        return rule, line
+
+    def _watch(self, worker: threading.Thread, until: float) -> None:
+        """Wait until a verdict stands, the work has failed, or the time is spent."""
+        while time.monotonic() < until and not self.trouble:
+            worker.join(min(LOOK_S, max(until - time.monotonic(), 0.0)))
+            agreement = self.agreement
+            if agreement is not None and agreement.verdict() is not None:
+                return
+            if not worker.is_alive():  # this rank has voted
+                time.sleep(0.1 * LOOK_S)
+
+    def _verdict(self, late: str, seconds: float) -> tuple[StartupRule | None, str]:
+        with self.lock:
+            self.given_up = True
+            agreement = self.agreement
+        why = self.trouble or late
+        if agreement is None:
+            return None, _kept(why)
+        stands = msgspec.json.decode(agreement.close(_json(none=why)))
+        try:
+            if "rule" not in stands:
+                return None, _kept(stands["none"]) if agreement.leads else ""
+            rule = StartupRule.from_text(agreement.heard("rule", 0, 0.0))
+            said = f"costmodel: {rule}, learnt in {seconds:.1f} s ({rule.sha256[:8]})"
+            return rule, said if agreement.leads else ""
+        finally:
+            agreement.leave()
+
+    # -- the working thread -----------------------------------------------------------------------
+
+    def _work(
+        self, caller: _Caller, meeting: Meeting, began: float, budget: float,
+        described: Callable[[], Described],
+    ) -> None:  # fmt: skip
+        try:
+            with caller.context():
+                agreement = meeting.held()
+                with self.lock:
+                    if self.given_up:
+                        return
+                    self.agreement = agreement
+                self._take_part(agreement, began, budget, *described())
+        except ClosedError:
+            pass  # the calling thread reads it
+        except BaseException as error:
+            prefix = f"rank {self.agreement.rank}: " if self.agreement else ""
+            known = isinstance(error, RefusedError | TooLateError)
+            self.trouble = _words(error) if known else prefix + _words(error)
+
+    def _take_part(
+        self, agreement: Agreement, began: float, budget: float, given: Offered, here: Here
+    ) -> None:
+        until = began + budget
+        self.doing = "comparing versions"
+        agreement.say("here", here)
+        if agreement.leads:
+            if wrong := disagreement(agreement.everybody("here", until)):
+                raise RefusedError(wrong)
+            self._lead(agreement, given, here, began, budget)
+            return
+        for step in range(1_000_000):
+            asked = agreement.heard(f"ask{step}", 0, until)
+            if "rule" in asked:
+                break
+            agreement.say(f"told{step}", self._time(given, here, asked))
+        self.doing = "agreeing on the rule"
+        agreement.say("vote", StartupRule.from_text(asked["rule"]).sha256)
+
+    def _lead(
+        self, agreement: Agreement, given: Offered, here: Here, began: float, budget: float
+    ) -> None:
+        until, step = began + budget, 0
+
+        def ask(tokens: int, hidden: int) -> list[Told]:
+            nonlocal step
+            asked, key = {"tokens": tokens, "hidden": hidden}, f"told{step}"
+            agreement.say(f"ask{step}", asked)
+            step += 1
+            agreement.say(key, self._time(given, here, asked))
+            return agreement.everybody(key, until)
+
+        learner = Learner(here, agreement.world_size, began + (1 - RESERVE) * budget)
+        rule = StartupRule.of(learner.rule(ask))
+        self.doing = "agreeing on the rule"
+        agreement.say("rule", rule.text)
+        agreement.say(f"ask{step}", {"rule": rule.text})
+        agreement.say("vote", rule.sha256)
+        votes = agreement.everybody("vote", until)
+        if set(votes) != {rule.sha256}:
+            raise RefusedError(f"ranks read different rules: {', '.join(votes)}")
+        agreement.close(_json(rule=rule.sha256))
+
+    def _time(self, given: Offered, here: Here, asked: Mapping[str, int]) -> Told:
+        self.doing = f"timing {asked['tokens']} tokens x {asked['hidden']} hidden"
+        return time_shape(given, asked["tokens"], asked["hidden"], here["dtype"])
+
+
+class _Caller:
+    """What of torch's state belongs to the calling thread alone: device, stream, modes."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._inference = torch.is_inference_mode_enabled()
+        self._grad = torch.is_grad_enabled()
+        cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+        self._stream = torch.cuda.current_stream() if cuda else None
+
+    def context(self) -> ExitStack:
+        """Return the context in which another thread issues work as the calling one does."""
+        import torch
+
+        stack = ExitStack()
+        stack.enter_context(torch.inference_mode(self._inference))
+        stack.enter_context(torch.set_grad_enabled(self._grad))
+        if self._stream is not None:
+            stack.enter_context(torch.cuda.stream(self._stream))  # and its device
+        return stack
+
+
+def _budget(budget_s: float) -> float:
+    budget = float(budget_s)
+    if not math.isfinite(budget) or budget > MOST_BUDGET_S:
+        raise InputError(f"budget_s is {budget_s}; give up to {MOST_BUDGET_S:g} s")
+    if budget <= 0:
+        raise InputError(f"a budget of {budget:g} s leaves no time for one pair")
+    return budget
+
+
+def _check_size(group: Any) -> None:
+    import torch.distributed as dist
+
+    world_size = dist.get_world_size(group)
+    if world_size not in WORLD_SIZES:
+        raise InputError(f"{world_size} ranks; the fused kernels run on {_listed(WORLD_SIZES)}")
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} or {last}"
+
+
+def _described(
+    ops: Mapping[str, Op] | Backend, hidden_sizes: Iterable[int], gpu: str, dtype: str,
+    aiter_version: str, timing: str, capturing: Capturing | None,
+) -> Described:  # fmt: skip
+    """Return what is offered and what this rank is; raise :class:`InputError` for what is not."""
+    import torch
+
+    given = offered(ops, timing=timing, capturing=capturing)
+    backend = given.backend if isinstance(given, OfferedBackend) else None
+    known = backend.environment() if backend else {}
+    if not gpu and not known and torch.cuda.is_available():
+        known = TorchGpu().describe()
+    gpu = gpu or str(known.get("gpu", ""))
+    if not gpu:
+        raise InputError("which GPU this is cannot be read; give gpu, such as MI300X")
+    joined = backend.interconnect if backend else kfd.interconnect() or cards.interconnect(gpu)
+    if joined != cards.XGMI:
+        raise InputError(f"no calibration of what joins {gpu} here ({joined or 'not known'})")
+    version = aiter_version or (backend.kernel_version if backend else _installed())
+    here: Here = {
+        "costmodel": __version__,
+        "torch": str(torch.__version__),
+        "gpu": gpu,
+        "interconnect": joined,
+        "aiter": version.removeprefix("aiter ").partition("+")[0],
+        "dtype": read_dtype(dtype),
+        "hidden_sizes": sorted({int(h) for h in sizes(list(hidden_sizes), "hidden size")}),
+        "arms": list(given.arms),
+        "genuine": backend is None or backend.genuine,
+    }
+    kernels.parse_version(here["aiter"])
+    return given, here
+
+
+def _installed() -> str:
+    try:
+        return metadata.version("amd-aiter")
+    except metadata.PackageNotFoundError:
+        raise InputError("AITER is not installed; give aiter_version, such as 0.1.19") from None
+
+
+def _json(**said: str) -> str:
+    return msgspec.json.encode(said).decode()
+
+
+def _words(error: BaseException) -> str:
+    said = one_line(str(error)) or type(error).__name__
+    known = isinstance(error, InputError | RefusedError | TooLateError | ConnectionError)
+    return said if known else f"{type(error).__name__}: {said}"
+
+
+def _kept(why: str) -> str:
+    return f"costmodel: the engine's own rule stays: {why}"
