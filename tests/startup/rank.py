@@ -1,8 +1,9 @@
 """One rank of a tuning inside an engine's start-up: a real process over gloo.
 
-    python rank.py RANK WORLD_SIZE STORE CASE
+    python rank.py RANK WORLD_SIZE STORE CASE...
 
-prints what :func:`costmodel.live.tune` returned and logged, as JSON.
+For each case, in turn and in step with the other ranks, it prints what :func:`costmodel.live.tune`
+returned and logged, a line of JSON.
 """
 
 import json
@@ -31,8 +32,8 @@ class Stated(ReplayBackend):
     genuine = True
 
 
-class Drifting(ReplayBackend):
-    """A machine on which everything takes longer the more tokens: no model of it."""
+class Foreign(ReplayBackend):
+    """A machine that is unlike any that the model knows."""
 
     def capture(self, arm, calls, timing):
         timed = super().capture(arm, calls, timing)
@@ -124,23 +125,23 @@ FUNCTIONS = {"gpu": "MI355X", "aiter_version": "0.1.19"}
 CASES = {
     "replay": lambda: (backend(), 20.0, {}),
     "stated": lambda: (backend(Stated), 20.0, {}),
-    "dying": lambda: (backend(Dying), 4.0, {}),
-    "first-dying": lambda: (backend(FirstDying), 4.0, {}),
-    "stuck": lambda: (backend(Stuck), 4.0, {}),
+    "dying": lambda: (backend(Dying), 2.0, {}),
+    "first-dying": lambda: (backend(FirstDying), 2.0, {}),
+    "stuck": lambda: (backend(Stuck), 2.0, {}),
     "failing": lambda: (backend(Failing), 20.0, {}),
-    "no-model": lambda: (backend(Drifting), 20.0, {}),
+    "no-model": lambda: (backend(Foreign), 20.0, {}),
     "versions": lambda: (
         backend(), 20.0, {"aiter_version": "0.1.17" if RANK == LAST else "0.1.19"},
     ),
     "no-budget": lambda: (backend(), 0.0, {}),
-    "one-without-budget": lambda: (backend(), 0.0 if RANK == LAST else 3.0, {}),
+    "one-without-budget": lambda: (backend(), 0.0 if RANK == LAST else 1.0, {}),
     "short": lambda: (backend(), 0.001, {}),
     "late": lambda: (backend(), 20.0, {}),
-    "absent": lambda: (backend(), 2.0, {}),
+    "absent": lambda: (backend(), 0.5, {}),
     "functions": lambda: (gloo_ops(), 4.0, FUNCTIONS),
     "broken": lambda: (broken_ops(), 20.0, FUNCTIONS),
     "one-broken": lambda: (
-        broken_ops() if RANK == LAST else gloo_ops(), 20.0, FUNCTIONS,
+        broken_ops() if RANK == LAST else gloo_ops(), 2.0, FUNCTIONS,
     ),
     "unknown-gpu": lambda: (gloo_ops(), 20.0, {**FUNCTIONS, "gpu": "H200"}),
     "pcie": lambda: (gloo_ops(), 20.0, {**FUNCTIONS, "gpu": "MI350P"}),
@@ -153,32 +154,25 @@ CASES = {
     "budget": lambda: (backend(), float("nan"), {}),
 }  # fmt: skip
 
-#: Cases in which a rank is gone, or stuck, afterwards.
-LOSSES = ("dying", "first-dying", "stuck", "one-broken")
+#: Cases in which a rank, or the ranks' step in the op's own group, is lost: the last of a session.
+LOSSES = ("dying", "first-dying", "one-broken")
 
 
-def main():
-    case = sys.argv[4]
-    dist.init_process_group(
-        "gloo", init_method=f"file://{sys.argv[3]}", rank=RANK, world_size=WORLD_SIZE,
-        timeout=timedelta(seconds=120),
-    )  # fmt: skip
-    # As in an engine: a group of its own, whose ranks are not those of the world.
-    group = dist.new_group(list(range(WORLD_SIZE)))
+def one(case, group):
+    """Tune once; return what came of it."""
     said = []
     ops, budget, more = CASES[case]()
     hidden = {"hidden": []}.get(case, HIDDEN)
-    if case == "late" and RANK == LAST:
-        time.sleep(1.0)
-    if case == "absent" and RANK == LAST:
-        time.sleep(4.0)
     if case not in ("late", "absent"):
         dist.barrier(group)
+    elif RANK == LAST:
+        time.sleep(1.0)
     began = time.monotonic()
     rule = tune(group, ops, hidden, budget, **{"own": OWN, "log": said.append, **more})
     seconds = time.monotonic() - began
     tuned = isinstance(rule, StartupRule)
-    report = {
+    return {
+        "case": case,
         "rank": RANK,
         "own": rule == OWN,
         "rule": rule.text if tuned else None,
@@ -186,23 +180,30 @@ def main():
         "max_bytes": rule.max_bytes if tuned else None,
         "decides": [rule(rule.max_bytes), rule(rule.max_bytes + 1)] if tuned else None,
         "said": said,
-        "seconds": seconds,
+        "late": seconds > budget + 1.0,  # a busy machine may hold a process up
         "scipy": "scipy" in sys.modules,
-        "threads": [t.name for t in threading.enumerate() if not t.daemon],
+        "waits_for": [t.name for t in threading.enumerate() if not t.daemon],
     }
-    print(json.dumps(report), flush=True)
-    if case not in LOSSES:
-        # What an engine does next: its group is still in step, and all ranks are there.
-        given = torch.full((4,), float(RANK))
-        dist.all_reduce(given, group=group)
-        assert given[0] == sum(range(WORLD_SIZE))
-        print(json.dumps("in step"), flush=True)
-        dist.barrier(group)
-    elif RANK == 0:
-        time.sleep(2.0)  # the others may still ask its store
-    # A rank may be lost or stuck: no good-bye.
-    sys.stdout.flush()
-    os._exit(0)
+
+
+def main():
+    dist.init_process_group(
+        "gloo", init_method=f"file://{sys.argv[3]}", rank=RANK, world_size=WORLD_SIZE,
+        timeout=timedelta(seconds=120),
+    )  # fmt: skip
+    # As in an engine: a group of its own beside that in which the op runs.
+    group = dist.new_group(list(range(WORLD_SIZE)))
+    for case in sys.argv[4:]:
+        report = one(case, group)
+        if case not in LOSSES:
+            # What an engine does next: its group is still in step.
+            given = torch.full((4,), float(RANK))
+            dist.all_reduce(given, group=group)
+            report["in_step"] = bool(given[0] == sum(range(WORLD_SIZE)))
+        print(json.dumps(report), flush=True)
+    # The others may still ask the first rank's store, and call an op of this one.
+    time.sleep(3.0 if case == "one-broken" else 1.0 if RANK == 0 else 0.0)
+    os._exit(0)  # a rank may be lost or stuck: no good-bye
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
 """Ranks that come to one answer or to none, whatever becomes of a rank meanwhile.
 
 Two ranks with different rules would run different kernels and wait for each other for ever. So
-nothing is concluded from who answered whom: there is one verdict, in a store that the process of
-the first rank serves, and whoever sets it first, sets it for all (``TCPStore.compare_set``). A rank
-that will not wait any longer sets the verdict to none, and learns by that whether it was too late:
-then it takes the rule, as the others do. What cannot reach the store has lost the first rank, and
-with it the group.
+nothing is concluded from who answered whom. There is one state, in a store that the process of the
+first rank serves: how many steps were begun, and the verdict. It changes by ``compare_set`` alone,
+so that all ranks see the same sequence:
+
+- the first rank begins a step only while no verdict stands. A step that was begun is done by every
+  rank, also once a verdict stands: its calls wait for each other on all ranks.
+- whoever sets the verdict first, sets it for all. A rank that will not wait any longer sets it to
+  none, and learns by that whether it was too late: then it takes the rule, as the others do.
+
+What cannot reach the store has lost the first rank, and with it the group.
 
 The group itself is used for one broadcast, which says where the store is. It is issued by the
 calling thread and waited for by another, so that the group's later collectives stay in step, even
@@ -23,9 +28,11 @@ from collections.abc import Callable, Collection
 from datetime import timedelta
 from typing import Any
 
+import msgspec
+
 from ...errors import InputError, one_line
 
-_VERDICT, _OPEN = "verdict", "open"
+_STATE = "state"
 
 #: Time between looks into the store, from eager to patient, s.
 _LOOKS_S = (0.0005, 0.01)
@@ -41,11 +48,25 @@ _KEPT: list[Any] = []
 
 
 class ClosedError(Exception):
-    """A verdict stands."""
+    """A verdict stands, and every step that was begun is done."""
 
 
-class TooLateError(Exception):
-    """Some ranks did not answer in time; the message names them."""
+class State(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How many steps were begun, and the verdict: a ``rule``'s hash, or why there is ``none``."""
+
+    begun: int = 0
+    rule: str = ""
+    none: str = ""
+
+    @property
+    def closed(self) -> bool:
+        """Whether a verdict stands."""
+        return bool(self.rule or self.none)
+
+    @property
+    def text(self) -> str:
+        """The state as it is stored."""
+        return msgspec.json.encode(self).decode()
 
 
 class Meeting:
@@ -82,11 +103,12 @@ class Meeting:
 
 
 class Agreement:
-    """One question to the ranks of a group, and what they say; values are those of JSON."""
+    """What the ranks of a group say, and the state that they share; values are those of JSON."""
 
     def __init__(self, store: Any, rank: int, world_size: int) -> None:
         self.rank, self.world_size = rank, world_size
         self._store = store
+        self._awaited: list[str] = []
 
     @property
     def leads(self) -> bool:
@@ -97,33 +119,61 @@ class Agreement:
         """Say something under a key, once."""
         self._store.set(f"{key}/{self.rank}", json.dumps(value))
 
-    def heard(self, key: str, rank: int, until: float) -> Any:
+    def heard(self, key: str, rank: int = 0) -> Any:
         """Return what a rank says under a key; raises as :meth:`everybody`."""
-        self._wait(key, (rank,), until)
+        self._wait(key, (rank,))
         return self._read(key, rank)
 
-    def everybody(self, key: str, until: float) -> list[Any]:
+    def everybody(self, key: str) -> list[Any]:
         """Return what each rank says under a key, by rank.
 
-        Raises :class:`ClosedError` once a verdict stands, :class:`TooLateError` at the monotonic
-        time ``until``.
+        Raises :class:`ClosedError` where a verdict stands before they have said it.
         """
         ranks = range(self.world_size)
-        self._wait(key, ranks, until)
+        self._wait(key, ranks)
         return [self._read(key, rank) for rank in ranks]
 
-    def verdict(self) -> str | None:
-        """Return the verdict that stands, None while none does."""
-        said = str(self._store.get(_VERDICT).decode())
-        return None if said == _OPEN else said
+    def begin(self, step: int, asked: Any) -> None:
+        """Begin a step, counted from 0, for all ranks; only the first rank does.
 
-    def close(self, verdict: str) -> str:
-        """Set the verdict, unless one stands; return the one that stands now, for every rank.
+        Raises :class:`ClosedError` where a verdict stands: then nobody begins it.
+        """
+        self.say(f"step{step}", asked)
+        state = self.state()
+        after = State(step + 1)
+        if state.closed or self._changed(state, after) != after:
+            raise ClosedError
+
+    def next(self, step: int) -> Any:
+        """Return what is asked for in a step, once it was begun.
+
+        Raises :class:`ClosedError` where a verdict stands and it was not.
+        """
+        self._awaited = [f"step{step}/0"]
+
+        def begun() -> bool:
+            state = self.state()
+            if state.begun <= step and state.closed:
+                raise ClosedError
+            return state.begun > step
+
+        _until(begun)
+        return self._read(f"step{step}", 0)
+
+    def state(self) -> State:
+        """Return the state as it is."""
+        return msgspec.json.decode(self._store.get(_STATE), type=State)
+
+    def close(self, *, rule: str = "", none: str = "") -> State:
+        """Set the verdict, unless one stands; return the state that stands now, for every rank.
 
         Raises :class:`ConnectionError` where the first rank is lost.
         """
         try:
-            return str(self._store.compare_set(_VERDICT, _OPEN, verdict).decode())
+            state = self.state()
+            while not state.closed:
+                state = self._changed(state, State(state.begun, rule, none))
+            return state
         except RuntimeError:
             raise ConnectionError("the group's first rank is lost") from None
 
@@ -133,41 +183,45 @@ class Agreement:
         if self.leads:
             threading.Thread(target=self._serve_on, name="costmodel-store", daemon=True).start()
 
+    def silent(self) -> str:
+        """Return in words the ranks that have not answered yet, "" for none."""
+        ranks = [k.rpartition("/")[2] for k in self._awaited if not self._store.check([k])]
+        return f"rank{'s' * (len(ranks) > 1)} {', '.join(ranks)}" if ranks else ""
+
+    def _changed(self, state: State, after: State) -> State:
+        """Change the state, if it still is as given; return the one that stands now."""
+        now = self._store.compare_set(_STATE, state.text, after.text)
+        return msgspec.json.decode(now, type=State)
+
     def _serve_on(self) -> None:
         left = [f"left/{rank}" for rank in range(self.world_size)]
-        if not _until(lambda: self._store.check(left), time.monotonic() + _FAREWELL_S):
+        ends = time.monotonic() + _FAREWELL_S
+        _until(lambda: self._store.check(left) or time.monotonic() > ends)
+        if not self._store.check(left):
             _KEPT.append(self._store)
 
-    def _wait(self, key: str, ranks: Collection[int], until: float) -> None:
-        keys = [f"{key}/{rank}" for rank in ranks]
+    def _wait(self, key: str, ranks: Collection[int]) -> None:
+        keys = self._awaited = [f"{key}/{rank}" for rank in ranks]
 
         def there() -> bool:
-            # Before the verdict: who waits for what was said with it shall read it.
             if self._store.check(keys):
                 return True
-            if self.verdict() is not None:
+            if self.state().closed:
                 raise ClosedError
             return False
 
-        if not _until(there, until):
-            silent = [
-                str(r) for r, k in zip(ranks, keys, strict=True) if not self._store.check([k])
-            ]
-            raise TooLateError(f"rank{'s' * (len(silent) > 1)} {', '.join(silent)} did not answer")
+        _until(there)
 
     def _read(self, key: str, rank: int) -> Any:
         return json.loads(self._store.get(f"{key}/{rank}"))
 
 
-def _until(done: Callable[[], bool], until: float) -> bool:
-    """Look until ``done``, patiently; return whether it was before the monotonic time ``until``."""
+def _until(done: Callable[[], bool]) -> None:
+    """Look until ``done``, patiently."""
     pause = _LOOKS_S[0]
     while not done():
-        if time.monotonic() >= until:
-            return False
         time.sleep(pause)
         pause = min(1.3 * pause, _LOOKS_S[1])
-    return True
 
 
 def _served() -> tuple[Any, int]:
@@ -187,7 +241,7 @@ def _served() -> tuple[Any, int]:
         listening.close()
         raise
     listening.detach()  # it is the store's now
-    store.set(_VERDICT, _OPEN)
+    store.set(_STATE, State().text)
     return store, port
 
 

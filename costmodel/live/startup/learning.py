@@ -37,9 +37,6 @@ MOST_ASKED = 2 * LIMITS.shapes
 #: Verdict of a rule whose latencies were drawn from a model.
 REPLAYED = "replayed"
 
-#: Share of the budget that is left for agreeing on the rule.
-RESERVE = 0.1
-
 
 class Here(TypedDict):
     """What a rank is: all ranks must say the same."""

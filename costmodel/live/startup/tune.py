@@ -12,7 +12,8 @@ captures graphs::
 
 It raises nothing into the engine: on any trouble it returns the engine's own rule and says why in
 one line. What runs the op, and all that could wait for another rank for ever, runs in a thread of
-its own, so that the caller returns in time whatever becomes of that.
+its own, so that the caller returns in time whatever becomes of that. Only where a rank is lost in
+the middle of a call is a call left behind; such a communicator is lost to the engine as well.
 """
 
 from __future__ import annotations
@@ -37,9 +38,8 @@ from ...units import read_dtype
 from .. import kfd
 from ..backends.aiter.device import TorchGpu
 from ..backends.base import Backend
-from .agreement import Agreement, ClosedError, Meeting, TooLateError
+from .agreement import Agreement, ClosedError, Meeting
 from .learning import (
-    RESERVE,
     Here,
     Learner,
     RefusedError,
@@ -51,6 +51,11 @@ from .offered import Capturing, Offered, OfferedBackend, Op, offered
 from .rule import StartupRule
 
 T = TypeVar("T")
+
+#: Share of the budget in which shapes are begun, and in which an answer is waited for: the first
+#: rank gives up first, since it knows who is silent. The rest is for calls that are under way: they
+#: wait for each other on all ranks, so none is left out.
+LEARNING_SHARE, FIRST_WAITS_SHARE, WAITING_SHARE = 0.65, 0.75, 0.8
 
 #: Time between looks of the calling thread at the verdict, s.
 LOOK_S = 0.02
@@ -111,7 +116,7 @@ class _Attempt:
         self.agreement: Agreement | None = None
         self.given_up = False
         self.trouble = ""
-        self.doing = "waiting for the other ranks"
+        self.doing = "meeting"
 
     def outcome(
         self, began: float, budget_s: float, group: Any, described: Callable[[], Described]
@@ -122,17 +127,18 @@ class _Attempt:
             caller, meeting = _Caller(), Meeting(group)
             budget = _budget(budget_s)
             worker = threading.Thread(
-                target=lambda: self._work(caller, meeting, began, budget, described),
+                target=lambda: self._work(
+                    caller, meeting, began + LEARNING_SHARE * budget, described
+                ),
                 name="costmodel-tune",
                 daemon=True,  # it may wait for a lost rank for ever
             )
             worker.start()
             try:
-                self._watch(worker, began + budget)
+                share = WAITING_SHARE if meeting.rank else FIRST_WAITS_SHARE
+                self._watch(worker, began + share * budget)
             finally:
-                rule, line = self._verdict(
-                    f"no answer within {budget:g} s ({self.doing})", time.monotonic() - began
-                )
+                rule, line = self._verdict(worker, budget, began)
         except Exception as error:  # whatever it is, the engine has to start
             return None, _kept(_words(error))
         return rule, line
@@ -142,23 +148,30 @@ class _Attempt:
         while time.monotonic() < until and not self.trouble:
             worker.join(min(LOOK_S, max(until - time.monotonic(), 0.0)))
             agreement = self.agreement
-            if agreement is not None and agreement.verdict() is not None:
+            if agreement is not None and agreement.state().closed:
                 return
             if not worker.is_alive():  # this rank has voted
                 time.sleep(0.1 * LOOK_S)
 
-    def _verdict(self, late: str, seconds: float) -> tuple[StartupRule | None, str]:
+    def _verdict(
+        self, worker: threading.Thread, budget: float, began: float
+    ) -> tuple[StartupRule | None, str]:
         with self.lock:
             self.given_up = True
             agreement = self.agreement
-        why = self.trouble or late
+        late = f"in time ({budget:g} s, {self.doing})"
         if agreement is None:
-            return None, _kept(why)
-        stands = msgspec.json.decode(agreement.close(_json(none=why)))
+            return None, _kept(self.trouble or f"no answer from the other ranks {late}")
+        why = self.trouble or f"no answer from {agreement.silent() or 'the op'} {late}"
+        stands = agreement.close(none=why)
         try:
-            if "rule" not in stands:
-                return None, _kept(stands["none"]) if agreement.leads else ""
-            rule = StartupRule.from_text(agreement.heard("rule", 0, 0.0))
+            if stands.none:
+                # Calls that were begun wait for those of other ranks: all are made.
+                worker.join(max(began + budget - time.monotonic(), 0.0))
+                stuck = "; a call of the op has not come back" * worker.is_alive()
+                return None, _kept(stands.none + stuck) if agreement.leads else ""
+            rule = StartupRule.from_text(agreement.heard("rule"))
+            seconds = time.monotonic() - began
             said = f"costmodel: {rule}, learnt in {seconds:.1f} s ({rule.sha256[:8]})"
             return rule, said if agreement.leads else ""
         finally:
@@ -167,9 +180,8 @@ class _Attempt:
     # -- the working thread -----------------------------------------------------------------------
 
     def _work(
-        self, caller: _Caller, meeting: Meeting, began: float, budget: float,
-        described: Callable[[], Described],
-    ) -> None:  # fmt: skip
+        self, caller: _Caller, meeting: Meeting, until: float, described: Callable[[], Described]
+    ) -> None:
         try:
             with caller.context():
                 agreement = meeting.held()
@@ -177,56 +189,51 @@ class _Attempt:
                     if self.given_up:
                         return
                     self.agreement = agreement
-                self._take_part(agreement, began, budget, *described())
+                given, here = described()
+                self.doing = "comparing versions"
+                agreement.say("here", here)
+                if agreement.leads:
+                    self._lead(agreement, given, here, until)
+                else:
+                    self._follow(agreement, given, here)
         except ClosedError:
-            pass  # the calling thread reads it
-        except BaseException as error:
-            prefix = f"rank {self.agreement.rank}: " if self.agreement else ""
-            known = isinstance(error, RefusedError | TooLateError)
-            self.trouble = _words(error) if known else prefix + _words(error)
+            pass  # the calling thread reads the verdict
+        except RefusedError as error:
+            self.trouble = str(error)
+        except BaseException as error:  # whatever an op raises
+            rank = f"rank {self.agreement.rank}: " if self.agreement else ""
+            self.trouble = rank + _words(error)
 
-    def _take_part(
-        self, agreement: Agreement, began: float, budget: float, given: Offered, here: Here
-    ) -> None:
-        until = began + budget
-        self.doing = "comparing versions"
-        agreement.say("here", here)
-        if agreement.leads:
-            if wrong := disagreement(agreement.everybody("here", until)):
-                raise RefusedError(wrong)
-            self._lead(agreement, given, here, began, budget)
-            return
-        for step in range(1_000_000):
-            asked = agreement.heard(f"ask{step}", 0, until)
-            if "rule" in asked:
-                break
-            agreement.say(f"told{step}", self._time(given, here, asked))
-        self.doing = "agreeing on the rule"
-        agreement.say("vote", StartupRule.from_text(asked["rule"]).sha256)
-
-    def _lead(
-        self, agreement: Agreement, given: Offered, here: Here, began: float, budget: float
-    ) -> None:
-        until, step = began + budget, 0
+    def _lead(self, agreement: Agreement, given: Offered, here: Here, until: float) -> None:
+        if wrong := disagreement(agreement.everybody("here")):
+            raise RefusedError(wrong)
+        step = 0
 
         def ask(tokens: int, hidden: int) -> list[Told]:
             nonlocal step
             asked, key = {"tokens": tokens, "hidden": hidden}, f"told{step}"
-            agreement.say(f"ask{step}", asked)
+            agreement.begin(step, asked)
             step += 1
             agreement.say(key, self._time(given, here, asked))
-            return agreement.everybody(key, until)
+            return agreement.everybody(key)
 
-        learner = Learner(here, agreement.world_size, began + (1 - RESERVE) * budget)
-        rule = StartupRule.of(learner.rule(ask))
+        rule = StartupRule.of(Learner(here, agreement.world_size, until).rule(ask))
         self.doing = "agreeing on the rule"
         agreement.say("rule", rule.text)
-        agreement.say(f"ask{step}", {"rule": rule.text})
+        agreement.begin(step, {})
         agreement.say("vote", rule.sha256)
-        votes = agreement.everybody("vote", until)
+        votes = agreement.everybody("vote")
         if set(votes) != {rule.sha256}:
             raise RefusedError(f"ranks read different rules: {', '.join(votes)}")
-        agreement.close(_json(rule=rule.sha256))
+        agreement.close(rule=rule.sha256)
+
+    def _follow(self, agreement: Agreement, given: Offered, here: Here) -> None:
+        step = 0
+        while asked := agreement.next(step):
+            agreement.say(f"told{step}", self._time(given, here, asked))
+            step += 1
+        self.doing = "agreeing on the rule"
+        agreement.say("vote", StartupRule.from_text(agreement.heard("rule")).sha256)
 
     def _time(self, given: Offered, here: Here, asked: Mapping[str, int]) -> Told:
         self.doing = f"timing {asked['tokens']} tokens x {asked['hidden']} hidden"
@@ -325,7 +332,7 @@ def _json(**said: str) -> str:
 
 def _words(error: BaseException) -> str:
     said = one_line(str(error)) or type(error).__name__
-    known = isinstance(error, InputError | RefusedError | TooLateError | ConnectionError)
+    known = isinstance(error, InputError | ConnectionError)
     return said if known else f"{type(error).__name__}: {said}"
 
 
