@@ -25,6 +25,7 @@ from costmodel.live.run.harness import Repetition, timed_rounds
 from costmodel.live.startup.learning import LIMITS, Here, Learner, RefusedError, disagreement
 from costmodel.live.startup.offered import OfferedOps, offered
 from costmodel.live.startup.rule import StartupRule
+from costmodel.rules import table
 from costmodel.rules.table import MOST_BYTES
 
 RANK = Path(__file__).parent / "startup" / "rank.py"
@@ -414,6 +415,38 @@ def test_two_ranks_raise_nothing_into_the_engine(tmp_path):
     assert list(found["first-dying"]) == [1]
     assert found["first-dying"][1]["own"]
     assert "the group's first rank is lost" in found["first-dying"][1]["said"][0]
+
+
+def test_ranks_keep_and_find_what_was_tuned(tmp_path):
+    found = session(
+        tmp_path, 2, "kept", "found", "other", "found", "damaged", "found", "nowhere", "replayed"
+    )
+    path = tmp_path / "table.json"
+    for case, said in {
+        "kept": f"learnt ({path}: no file yet) in ",
+        "found": f"found in {path} in ",
+        "other": f"learnt ({path}: stale: tuned with another kernel state) in ",
+        "damaged": f"learnt ({path}: not read: {path}: truncated or not JSON",
+        "nowhere": "no file yet) in ",
+        "replayed": "no file yet) in ",
+    }.items():
+        all_alike(found[case], 2)
+        assert said in found[case][0]["said"][0]
+    for case in ("kept", "other", "damaged"):
+        assert found[case][0]["said"][0].endswith(f"; kept in {path}")
+    assert "; not kept: " in found["nowhere"][0]["said"][0]
+    assert found["replayed"][0]["said"][0].endswith(
+        "; not kept: replayed latencies are of no machine"
+    )
+    assert not (tmp_path / "replayed.json").exists()
+    # The rule is the same but for the machine, which the table adds.
+    kept, again = (json.loads(found[case][0]["rule"]) for case in ("damaged", "found"))
+    assert kept["machine"] is None
+    assert {**again, "machine": None} == kept
+    assert (tmp_path / "table.json.damaged").read_text() == "{"
+    record = table.load(path)
+    assert len(record["entries"]) == 1
+    assert record["entries"][0]["machine"]["kernel_state"].startswith("AITER 0.1.20.post1, 1stage")
 
 
 def test_a_rank_whose_op_fails_leaves_nobody_waiting(tmp_path):

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -119,6 +120,18 @@ def broken_ops():
 
 
 HIDDEN = [2880, 4096, 7168]
+
+#: The run-time table of the session.
+TABLE = Path(sys.argv[3]).with_name("table.json")
+
+
+def spoilt(text):
+    """Return the table's path, once its first rank has put something else there."""
+    if RANK == 0:
+        TABLE.write_text(text)
+    return {"table": TABLE}
+
+
 FUNCTIONS = {"gpu": "MI355X", "aiter_version": "0.1.19"}
 
 #: Case -> (ops, budget in s, other arguments).
@@ -150,6 +163,12 @@ CASES = {
     "one-op": lambda: ({"1stage": print}, 20.0, FUNCTIONS),
     "no-version": lambda: (gloo_ops(), 20.0, {**FUNCTIONS, "aiter_version": "main"}),
     "logger": lambda: (backend(), 20.0, {"log": lambda line: 1 // 0}),
+    "kept": lambda: (backend(Stated), 20.0, {"table": TABLE}),
+    "found": lambda: (backend(Stated), 20.0, {"table": str(TABLE)}),
+    "other": lambda: (backend(Stated), 20.0, {"table": TABLE, "aiter_version": "0.1.19+local"}),
+    "damaged": lambda: (backend(Stated), 20.0, spoilt("{")),
+    "nowhere": lambda: (backend(Stated), 20.0, {"table": TABLE / "no" / "table.json"}),
+    "replayed": lambda: (backend(), 20.0, {"table": TABLE.with_name("replayed.json")}),
     "hidden": lambda: (backend(), 20.0, {}),
     "budget": lambda: (backend(), float("nan"), {}),
 }  # fmt: skip

@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
@@ -23,6 +25,7 @@ from ...rules import table
 from ..backends.base import LiveShape
 from ..run.harness import Repetition, timed_rounds
 from ..run.statistics import CLEAN_PERCENT, NOISY_SHARE, Latency, summarize
+from .cache import Cache, this_machine
 from .offered import Offered
 
 #: How each arm is repeated at a shape: on a GPU some tens of ms for both.
@@ -98,13 +101,41 @@ class Learner:
     world_size: int
     until: float
 
-    def rule(self, ask: Ask) -> table.TableEntry:
-        """Measure by ``ask`` and return the rule; raise :class:`RefusedError` for none."""
+    @cached_property
+    def setting(self) -> Setting:
+        """The question, to the shipped calibration; raises :class:`InputError` for none."""
         here = self.here
-        setting = Setting.shipped(
-            here["gpu"], dtype=here["dtype"], aiter_version=here["aiter"],
+        return Setting.shipped(
+            here["gpu"], dtype=here["dtype"], aiter_version=here["aiter"].partition("+")[0],
             otherwise=here["arms"][1],
         )  # fmt: skip
+
+    def cache(self, path: Path) -> Cache:
+        """Return the table at a path, asked about this machine."""
+        setting = self.setting
+        return Cache(
+            path,
+            table.Call(
+                setting.arch, "xgmi", self.world_size, setting.op,
+                table.TORCH_NAMES[setting.dtype], setting.aiter_version,
+                this_machine(setting.kernel, self.here["aiter"], self.here["arms"][1]),
+            ),
+        )  # fmt: skip
+
+    def keep(self, cache: Cache, entry: table.TableEntry) -> None:
+        """Keep what was learnt; raise :class:`InputError` where it cannot be, or must not."""
+        if not self.here["genuine"]:
+            raise InputError("replayed latencies are of no machine")
+        calibration = self.setting.calibration
+        cache.keep(
+            entry,
+            table.device_name(self.setting.gpu),
+            {"id": calibration.id, "sha256": calibration.sha256},
+        )
+
+    def rule(self, ask: Ask) -> table.TableEntry:
+        """Measure by ``ask`` and return the rule; raise :class:`RefusedError` for none."""
+        here, setting = self.here, self.setting
         for refusal in setting.calibration.refusals:
             if (refusal.gpu, refusal.world_size) == (setting.gpu, self.world_size):
                 raise RefusedError(refusal.reason)

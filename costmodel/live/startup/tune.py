@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from importlib import metadata
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -34,12 +35,14 @@ from ...data import cards, kernels
 from ...data.ranges import sizes
 from ...errors import InputError, cut_short, one_line
 from ...model.shape import WORLD_SIZES
+from ...rules.table import Miss, TableEntry
 from ...units import read_dtype
 from .. import kfd
 from ..backends.aiter.device import TorchGpu
 from ..backends.base import Backend
 from .agreement import Agreement, ClosedError, Meeting
 from .learning import (
+    Ask,
     Here,
     Learner,
     RefusedError,
@@ -76,6 +79,7 @@ def tune(
     aiter_version: str = "",
     timing: str = "",
     capturing: Capturing | None = None,
+    table: str | Path | None = None,
     log: Callable[[str], None] | None = None,
 ) -> StartupRule | T | None:
     """Return the rule of this machine, the same on all ranks, or ``own`` on all ranks.
@@ -85,11 +89,13 @@ def tune(
     that each issue one call of an arm; or a back end of costmodel that is set up. ``hidden_sizes``
     are those of the model. It ends within ``budget_s`` seconds, waiting for the other ranks
     included. ``gpu`` and ``aiter_version`` are those of this process where they are not given;
-    ``timing`` and ``capturing`` as in :mod:`.offered`. ``log`` gets the one line (default: the
-    logger ``costmodel.live``); the group's first rank says it, and a rank that lost it.
+    ``timing`` and ``capturing`` as in :mod:`.offered`. ``table`` is a run-time table
+    (:mod:`.cache`) that the first rank looks into before, and fills afterwards. ``log`` gets the
+    one line (default: the logger ``costmodel.live``); the group's first rank says it, and a rank
+    that lost it.
     """
     began = time.monotonic()
-    rule, line = _Attempt().outcome(
+    rule, line = _Attempt(table).outcome(
         began, budget_s, group,
         lambda: _described(ops, hidden_sizes, gpu, dtype, aiter_version, timing, capturing),
     )  # fmt: skip
@@ -111,12 +117,16 @@ class _Attempt:
     the ranks have met, unless the calling thread had ``given_up`` by then.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, table: str | Path | None = None) -> None:
+        self.table = Path(table) if table is not None else None
         self.lock = threading.Lock()
         self.agreement: Agreement | None = None
         self.given_up = False
         self.trouble = ""
         self.doing = "meeting"
+        #: On the first rank: where the rule is from, and what keeps one that was learnt.
+        self.source = "learnt"
+        self.keep: Callable[[], None] | None = None
 
     def outcome(
         self, began: float, budget_s: float, group: Any, described: Callable[[], Described]
@@ -172,10 +182,20 @@ class _Attempt:
                 return None, _kept(stands.none + stuck) if agreement.leads else ""
             rule = StartupRule.from_text(agreement.heard("rule"))
             seconds = time.monotonic() - began
-            said = f"costmodel: {rule}, learnt in {seconds:.1f} s ({rule.sha256[:8]})"
-            return rule, said if agreement.leads else ""
+            said = f"costmodel: {rule}, {self.source} in {seconds:.1f} s ({rule.sha256[:8]})"
+            return rule, said + self._kept_too() if agreement.leads else ""
         finally:
             agreement.leave()
+
+    def _kept_too(self) -> str:
+        """Keep the rule in the table, where there is one; return what to say of it."""
+        if self.keep is None:
+            return ""
+        try:
+            self.keep()
+        except Exception as error:  # the rule stands without it
+            return f"; not kept: {_words(error)}"
+        return f"; kept in {self.table}"
 
     # -- the working thread -----------------------------------------------------------------------
 
@@ -217,7 +237,7 @@ class _Attempt:
             agreement.say(key, self._time(given, here, asked))
             return agreement.everybody(key)
 
-        rule = StartupRule.of(Learner(here, agreement.world_size, until).rule(ask))
+        rule = StartupRule.of(self._entry(Learner(here, agreement.world_size, until), ask))
         self.doing = "agreeing on the rule"
         agreement.say("rule", rule.text)
         agreement.begin(step, {})
@@ -226,6 +246,20 @@ class _Attempt:
         if set(votes) != {rule.sha256}:
             raise RefusedError(f"ranks read different rules: {', '.join(votes)}")
         agreement.close(rule=rule.sha256)
+
+    def _entry(self, learner: Learner, ask: Ask) -> TableEntry:
+        """Return the table's entry for this machine, or learn one."""
+        if self.table is None:
+            return learner.rule(ask)
+        cache = learner.cache(self.table)
+        found = cache.look()
+        if not isinstance(found, Miss):
+            self.source = f"found in {self.table}"
+            return found
+        self.source = f"learnt ({self.table}: {found.why})"
+        entry = learner.rule(ask)
+        self.keep = lambda: learner.keep(cache, entry)
+        return entry
 
     def _follow(self, agreement: Agreement, given: Offered, here: Here) -> None:
         step = 0
@@ -309,13 +343,13 @@ def _described(
         "torch": str(torch.__version__),
         "gpu": gpu,
         "interconnect": joined,
-        "aiter": version.removeprefix("aiter ").partition("+")[0],
+        "aiter": version.removeprefix("aiter "),
         "dtype": read_dtype(dtype),
         "hidden_sizes": sorted({int(h) for h in sizes(list(hidden_sizes), "hidden size")}),
         "arms": list(given.arms),
         "genuine": backend is None or backend.genuine,
     }
-    kernels.parse_version(here["aiter"])
+    kernels.parse_version(here["aiter"].partition("+")[0])
     return given, here
 
 
