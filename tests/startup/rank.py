@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from costmodel.data import kernels
 from costmodel.live import tune
 from costmodel.live.backends.replay import ReplayBackend
 from costmodel.live.startup.rule import StartupRule
@@ -165,7 +166,7 @@ CASES = {
     "logger": lambda: (backend(), 20.0, {"log": lambda line: 1 // 0}),
     "kept": lambda: (backend(Stated), 20.0, {"table": TABLE}),
     "found": lambda: (backend(Stated), 20.0, {"table": str(TABLE)}),
-    "other": lambda: (backend(Stated), 20.0, {"table": TABLE, "aiter_version": "0.1.19+local"}),
+    "other": lambda: (backend(Stated), 20.0, {"table": TABLE, "aiter_version": f"{kernels.LATEST}+local"}),
     "damaged": lambda: (backend(Stated), 20.0, spoilt("{")),
     "nowhere": lambda: (backend(Stated), 20.0, {"table": TABLE / "no" / "table.json"}),
     "replayed": lambda: (backend(), 20.0, {"table": TABLE.with_name("replayed.json")}),
