@@ -34,6 +34,7 @@ from costmodel.calibration.posterior import Calibration, shipped
 from costmodel.data import hardware, kernels
 from costmodel.decide.recommendation import known_workload
 from costmodel.decide.setting import Setting
+from costmodel.decide.stopping import Limits, verdict
 from costmodel.live.backends.base import LiveShape
 from costmodel.live.run.points import DEFAULT_ARMS, Point
 from costmodel.model.fabric import FullMesh
@@ -41,7 +42,6 @@ from costmodel.model.latency import LinkModel
 from costmodel.show.table import table
 from costmodel.tuning.journal import Journal
 from costmodel.tuning.knowledge import Machine, Question
-from costmodel.tuning.stopping import Limits, verdict
 from costmodel.tuning.tuner import Tuner, standing
 
 TARGETS = (("MI355X", 4), ("MI355X", 8), ("MI300X", 4), ("MI300X", 8))

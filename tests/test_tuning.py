@@ -17,17 +17,7 @@ from costmodel.calibration.posterior import shipped
 from costmodel.data import kernels, measurement
 from costmodel.data.workload import Workload
 from costmodel.decide.setting import Setting
-from costmodel.errors import InputError
-from costmodel.live.backends.replay import truth
-from costmodel.live.run.points import DEFAULT_ARMS, Point
-from costmodel.planning.candidates import harness_spread_us
-from costmodel.planning.coordinates import Posterior
-from costmodel.tuning import choice
-from costmodel.tuning.conclusion import BUSY, CONFIRMED, conclude
-from costmodel.tuning.journal import Journal
-from costmodel.tuning.knowledge import Machine, Question, UndecidedError
-from costmodel.tuning.session import Session
-from costmodel.tuning.stopping import (
+from costmodel.decide.stopping import (
     BUDGET,
     ENOUGH,
     FEWEST,
@@ -38,6 +28,16 @@ from costmodel.tuning.stopping import (
     Standing,
     verdict,
 )
+from costmodel.errors import InputError
+from costmodel.live.backends.replay import truth
+from costmodel.live.run.points import DEFAULT_ARMS, Point
+from costmodel.planning.candidates import harness_spread_us
+from costmodel.planning.coordinates import Posterior
+from costmodel.tuning import choice
+from costmodel.tuning.conclusion import BUSY, CONFIRMED, conclude
+from costmodel.tuning.journal import Journal
+from costmodel.tuning.knowledge import Machine, Question, UndecidedError
+from costmodel.tuning.session import Session
 from costmodel.tuning.tuner import Tuner
 
 LABELS = {

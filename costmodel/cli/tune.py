@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from ..data import kernels
 from ..decide.objective import MEAN
+from ..decide.stopping import Limits
 from ..engines.call_sites import serving_engine
 from ..engines.source import open_tree
 from ..errors import CannotWriteError, InputError, one_line
@@ -26,7 +27,6 @@ from ..model.eligibility import check_hidden
 from ..model.shape import Shapes
 from ..rules import ENGINES
 from ..tuning.session import Session, TuningSettings
-from ..tuning.stopping import Limits
 from . import options, question
 
 

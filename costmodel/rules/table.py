@@ -23,7 +23,7 @@ from msgspec.structs import fields
 from ..data import facts, kernels
 from ..data.kernels import Kernel, parse_version
 from ..errors import InputError
-from ..files import parse_json
+from ..files import json_text, parse_json
 from ..model.shape import WORLD_SIZES
 from ..units import KIB, MIB
 from .algebra import asks_for_mesh, byte_limit, factors, with_version
@@ -213,18 +213,55 @@ def parse(text: str, where: str) -> TableRecord:
     seen: list[TableEntry] = []
     for i, entry in enumerate(record["entries"]):
         at = f"{where}: entries[{i}]"
-        if not 0 <= entry["max_bytes"] <= MOST_BYTES:
-            raise InputError(f"{at}: max_bytes is {entry['max_bytes']}, not 0 to {MOST_BYTES}")
-        try:
-            first, before = _range(entry)
-        except InputError as error:
-            raise InputError(f"{at}: {error}") from None
-        if first >= before:
-            raise InputError(f"{at}: no AITER release is between aiter_from and aiter_before")
+        checked(entry, at)
         if any(_same_key(entry, other) for other in seen):
             raise InputError(f"{at}: a second entry for the same key")
         seen.append(entry)
     return record
+
+
+def checked(entry: TableEntry, at: str) -> TableEntry:
+    """Return an entry; raise :class:`InputError`, naming ``at``, for one that says nothing."""
+    if not 0 <= entry["max_bytes"] <= MOST_BYTES:
+        raise InputError(f"{at}: max_bytes is {entry['max_bytes']}, not 0 to {MOST_BYTES}")
+    try:
+        first, before = _range(entry)
+    except InputError as error:
+        raise InputError(f"{at}: {error}") from None
+    if first >= before:
+        raise InputError(f"{at}: no AITER release is between aiter_from and aiter_before")
+    return entry
+
+
+def with_entry(
+    record: TableRecord | None,
+    entry: TableEntry,
+    *,
+    device: str,
+    calibration: CalibrationName,
+    day: date,
+    command: str,
+) -> TableRecord:
+    """Return a table (None: a new one) with an entry in the place of those of its key.
+
+    The oldest entries go where it would outgrow :data:`MAX_FILE_BYTES`. Raises :class:`InputError`
+    for the table of another GPU, and for an entry that says nothing.
+    """
+    checked(entry, "the new entry")
+    if record is not None and record["device_name"] != device:
+        raise InputError(f"the table is for {record['device_name']}, not for {device}")
+    others = [e for e in record["entries"] if not _same_key(e, entry)] if record else []
+    found: TableRecord = {
+        "schema": "costmodel/table/1",
+        "device_name": device,
+        "date": day.isoformat(),
+        "command": command,
+        "calibration": calibration,
+        "entries": [*others, entry],
+    }
+    while len(json_text(found).encode()) > MAX_FILE_BYTES and len(found["entries"]) > 1:
+        found["entries"] = found["entries"][1:]
+    return found
 
 
 def load(path: str | Path) -> TableRecord:

@@ -19,23 +19,20 @@ from ..data.measurement import Measurements
 from ..decide.decision import Cutoff
 from ..decide.pairs import Pairs, pair
 from ..decide.regret import Score
+from ..decide.stopping import BUDGET, FEWEST
 from ..live.run.schemas import ArmRecord, ShapeRecord
-from ..live.run.statistics import CLEAN_PERCENT
+from ..live.run.statistics import CLEAN_PERCENT, NOISY_SHARE
 from ..model.shape import FUSED
 from ..rules.catalogue import current
 from ..rules.rule import Rule
 from .knowledge import Known, Machine, UndecidedError
 from .session import Session
-from .stopping import BUDGET, FEWEST
 
 CONFIRMED, UNJUDGED = "confirmed", "not judged"
 NOT_DECIDED, CONTRADICTED, BUSY = "not decided", "contradicted", "busy machine"
 
 #: Endings with which a cutoff is handed over.
 ACCEPTED = (CONFIRMED, UNJUDGED)
-
-#: With more than this share of noisy arms, the machine was busy.
-NOISY_SHARE = 0.34
 
 #: Mean regret on the judging shapes beyond which they contradict the rule, percent: it loses more
 #: there than the wrong choice costs within the tie band of two arms that count as equal.

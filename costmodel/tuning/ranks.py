@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..decide.stopping import BUDGET
 from ..live.run.checkup import NOT_READY, look_over, record, to_do
 from ..live.run.directory import ENVIRONMENT
 from ..live.run.execution import carry_out
@@ -15,7 +16,6 @@ from ..live.run.launch import start
 from ..live.run.options import read_open_options
 from ..live.run.schedule import Schedule
 from .session import Session
-from .stopping import BUDGET
 from .tuner import Tuner
 
 

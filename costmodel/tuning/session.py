@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from ..data.workload import Workload
+from ..decide.stopping import Limits
 from ..errors import InputError
 from ..files import json_text, read_json, replacing
 from ..live.run.directory import RUN, SAMPLES, of_world_size, parse_records, read_settings
 from ..live.run.schemas import Labels, ShapeRecord
 from .journal import FILE, Journal
 from .knowledge import Machine, Question
-from .stopping import Limits
 
 SETTINGS = "tuning.json"
 

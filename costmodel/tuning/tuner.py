@@ -2,8 +2,9 @@
 
 The tuner holds no device and no clock of its own. It is asked with the records so far, learns from
 those it has not seen, writes each step into its journal, and answers with the next shape, or None
-when all is done: first the shapes to learn from until :mod:`.stopping` says enough, then those by
-which the rule is judged. The same records give the same answers, so a killed tuning goes on.
+when all is done: first the shapes to learn from until :mod:`..decide.stopping` says enough, then
+those by which the rule is judged. The same records give the same answers, so a killed tuning goes
+on.
 """
 
 from __future__ import annotations
@@ -13,14 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..decide.evidence import ALWAYS_ONE_STAGE
-from ..live.run.points import Point
-from ..live.run.schemas import ShapeRecord
-from ..show.words import size_interval
-from ..units import element_bytes, kib
-from . import choice
-from .journal import Journal, StepRecord
-from .knowledge import Known, Machine, UndecidedError
-from .stopping import (
+from ..decide.stopping import (
     BUDGET,
     FEWEST,
     NOTHING,
@@ -30,6 +24,13 @@ from .stopping import (
     Standing,
     verdict,
 )
+from ..live.run.points import Point
+from ..live.run.schemas import ShapeRecord
+from ..show.words import size_interval
+from ..units import element_bytes, kib
+from . import choice
+from .journal import Journal, StepRecord
+from .knowledge import Known, Machine, UndecidedError
 
 #: Why a run stopped where the model covers nothing; its words are the refusal's.
 UNDECIDED = "undecided"
@@ -170,7 +171,7 @@ def counted(shapes: int) -> str:
 
 
 def standing(step: StepRecord) -> Standing:
-    """Return what a step of the journal left, for :func:`.stopping.verdict`."""
+    """Return what a step of the journal left, for stopping's :func:`verdict`."""
     low, high = step["max_bytes_lo"], step["max_bytes_hi"]
     return Standing(
         step["shapes"],

@@ -84,13 +84,18 @@ def read_machine(backend_environment: dict[str, Any]) -> EnvironmentRecord:
         output = _output(*command)
         if output:
             machine[key] = output  # type: ignore[literal-required]
-    driver = _first_line("/sys/module/amdgpu/version")
+    driver = amdgpu_driver()
     if driver:
         machine["amdgpu_driver"] = driver
     git = git_state()
     if git:
         machine["git"] = git
     return machine
+
+
+def amdgpu_driver() -> str:
+    """Return the version of the amdgpu driver, "" where there is none or it says none."""
+    return _first_line("/sys/module/amdgpu/version")
 
 
 def _relevant(variables: dict[str, str]) -> dict[str, str]:

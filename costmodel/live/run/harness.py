@@ -187,17 +187,7 @@ def measure_point(
     for arm, reason in _refusals(backend, ran).items():
         skipped[arm] = reason
         timed.pop(arm).close()
-    samples: dict[str, list[NDArray[np.float64]]] = {arm: [] for arm in timed}
-    for arm, ready in timed.items():
-        step(f"arm {arm}, warm-up")
-        ready.replay(repetition.warm_up)
-    random = np.random.default_rng([repetition.seed, order_seed])
-    order = list(timed)
-    for index in range(repetition.rounds):
-        order = order[::-1] if index % 2 else [str(arm) for arm in random.permutation(order)]
-        for arm in order:
-            step(f"arm {arm}, round {index + 1} of {repetition.rounds}")
-            samples[arm].append(timed[arm].replay(repetition.samples))
+    samples = timed_rounds(timed, repetition, order_seed, step)
     kernels: dict[str, tuple[str, ...]] = {}
     for arm, ready in timed.items():
         step(f"arm {arm}, second check against the reference")
@@ -216,7 +206,7 @@ def measure_point(
         if worst > 1.0:
             results[arm] = ArmResult(worst, wrong, None, None)
             continue
-        columns = backend.exchange(np.stack(samples[arm]))
+        columns = backend.exchange(samples[arm])
         latency_us = np.round(np.concatenate(columns, axis=2), 4)
         results[arm] = ArmResult(worst, (), latency_us, summarize(latency_us), kernels[arm])
     if arms:
@@ -225,6 +215,31 @@ def measure_point(
         ready.close()
     backend.release()
     return results
+
+
+def timed_rounds(
+    timed: Mapping[str, Timed],
+    repetition: Repetition,
+    order_seed: int,
+    step: Callable[[str], None] = lambda doing: None,
+) -> dict[str, NDArray[np.float64]]:
+    """Warm up and time the arms of one shape; return latency_us (rounds, samples, local ranks).
+
+    In each round all arms are replayed, in the same random order on every rank. ``step`` is told
+    what comes next.
+    """
+    samples: dict[str, list[NDArray[np.float64]]] = {arm: [] for arm in timed}
+    for arm, ready in timed.items():
+        step(f"arm {arm}, warm-up")
+        ready.replay(repetition.warm_up)
+    random = np.random.default_rng([repetition.seed, order_seed])
+    order = list(timed)
+    for index in range(repetition.rounds):
+        order = order[::-1] if index % 2 else [str(arm) for arm in random.permutation(order)]
+        for arm in order:
+            step(f"arm {arm}, round {index + 1} of {repetition.rounds}")
+            samples[arm].append(timed[arm].replay(repetition.samples))
+    return {arm: np.stack(taken) for arm, taken in samples.items()}
 
 
 def _refusals(backend: Backend, ran: Mapping[str, tuple[str, ...]]) -> dict[str, str]:

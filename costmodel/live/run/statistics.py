@@ -21,6 +21,9 @@ CONFIDENCE = 0.95
 #: at most this many percent of its latency: the tie band within which two arms count as equal.
 CLEAN_PERCENT = 3.0
 
+#: With more than this share of noisy arms, the machine was busy.
+NOISY_SHARE = 0.34
+
 
 def median_interval(
     values: NDArray[np.float64], confidence: float = CONFIDENCE

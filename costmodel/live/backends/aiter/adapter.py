@@ -50,7 +50,7 @@ from ..reference import Operands, fused_reference, operands, out_of_memory, torc
 from . import arms, kernel_cache, mhc, variables
 from .assumptions import REGROUPS
 from .checks import checks
-from .device import Device
+from .device import Device, led
 from .installation import AITERS, VLLMS, Aiter, find
 from .self_check import check_arms
 from .variables import expandable_segments
@@ -454,18 +454,10 @@ class _Calls(Timed):
 
     def replay(self, samples: int) -> NDArray[np.float64]:
         """See :meth:`Timed.replay`; the CPU runs ahead of the GPU over all samples."""
-        device = self.backend._device
-        stamps: list[tuple[Any, Any]] = []
-        for _ in range(samples):
-            self.lead()
-            start = device.stamp()
-            self.issue()
-            stamps.append((start, device.stamp()))
-        device.synchronize()
+        latency_us = led(self.backend._device, self.lead, self.issue, samples) / len(self.slots)
         for slot, outputs in zip(self.slots, self.outputs, strict=True):
             slot.last, slot.arm = outputs, self.arm
-        elapsed = [device.elapsed_us(start, end) for start, end in stamps]
-        return np.array(elapsed).reshape(samples, 1) / len(self.slots)
+        return latency_us
 
     def kernels(self) -> tuple[str, ...]:
         """See :meth:`Timed.kernels`."""

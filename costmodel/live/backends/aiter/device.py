@@ -5,7 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ....units import MIB
 from ... import graph_kernels
@@ -67,6 +70,37 @@ class Device(ABC):
     def copy_gbps(self, source: int, target: int) -> float | None:
         """Return the rate in GB/s of a copy between two devices, None where there is none."""
         return None
+
+
+class Clock(Protocol):
+    """What timing asks of a device."""
+
+    def synchronize(self) -> None:
+        """See :meth:`Device.synchronize`."""
+
+    def stamp(self) -> Any:
+        """See :meth:`Device.stamp`."""
+
+    def elapsed_us(self, start: Any, end: Any) -> float:
+        """See :meth:`Device.elapsed_us`."""
+
+
+def led(
+    clock: Clock, lead: Callable[[], object], issue: Callable[[], object], samples: int
+) -> NDArray[np.float64]:
+    """Time ``issue`` so many times, each after an untimed ``lead``; return us, (samples, 1).
+
+    The lead is a call of the collective, after which the ranks are together. The CPU runs ahead of
+    a GPU over all samples.
+    """
+    stamps: list[tuple[Any, Any]] = []
+    for _ in range(samples):
+        lead()
+        start = clock.stamp()
+        issue()
+        stamps.append((start, clock.stamp()))
+    clock.synchronize()
+    return np.array([clock.elapsed_us(start, end) for start, end in stamps]).reshape(samples, 1)
 
 
 class TorchGpu(Device):

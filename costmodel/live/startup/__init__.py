@@ -1,0 +1,5 @@
+"""Learning a rule inside an engine's start-up, on its own ranks, in a few seconds, without files.
+
+``tune`` (what an engine calls), ``offered`` (what the engine gives to be timed), ``learning`` (the
+first rank's loop), ``agreement`` (ranks that come to one answer or to none), ``rule`` (the answer).
+"""

@@ -1,0 +1,211 @@
+"""The first rank's loop: which shape next, until enough is known or the time is spent.
+
+It starts from the shipped calibration and updates it in closed form (:mod:`..decide.learnt`); the
+other ranks time what they are asked to and tell what they saw.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+
+from ...data.workload import Workload
+from ...decide.evidence import MEASURED
+from ...decide.learnt import Learnt
+from ...decide.setting import Setting
+from ...decide.stopping import FEWEST, Limits, verdict
+from ...errors import InputError, one_line
+from ...rules import table
+from ..backends.base import LiveShape
+from ..run.harness import Repetition, timed_rounds
+from ..run.statistics import CLEAN_PERCENT, NOISY_SHARE, Latency, summarize
+from .cache import Cache, this_machine
+from .offered import Offered
+
+#: How each arm is repeated at a shape: on a GPU some tens of ms for both.
+REPETITION = Repetition(rounds=8, samples=3, calls=8, slots=4, warm_up=1)
+
+#: Most shapes; the regret on contested calls that is small enough is that of ``costmodel tune``.
+LIMITS = Limits(shapes=12)
+
+#: Most shapes that are asked for, those among them that were noisy or refused.
+MOST_ASKED = 2 * LIMITS.shapes
+
+#: Verdict of a rule whose latencies were drawn from a model.
+REPLAYED = "replayed"
+
+
+class Here(TypedDict):
+    """What a rank is: all ranks must say the same."""
+
+    costmodel: str
+    torch: str
+    gpu: str
+    interconnect: str
+    aiter: str
+    dtype: str
+    hidden_sizes: list[int]
+    arms: list[str]
+    genuine: bool
+
+
+class Told(TypedDict):
+    """What a rank saw at a shape: latency_us (rounds, samples, its ranks) by arm, or a refusal."""
+
+    latency_us: dict[str, list[list[list[float]]]]
+    refused: str
+
+
+class RefusedError(Exception):
+    """No rule follows; the message says why."""
+
+
+#: Has every rank time a shape, (tokens, hidden size); returns what each told.
+Ask = Callable[[int, int], Sequence[Told]]
+
+
+def disagreement(ranks: Sequence[Here]) -> str:
+    """Return in words the first thing that ranks say differently, "" for nothing."""
+    for key in Here.__annotations__:
+        said = [rank[key] for rank in ranks]  # type: ignore[literal-required]
+        for rank, value in enumerate(said):
+            if value != said[0]:
+                return f"ranks disagree on {key}: rank 0 has {said[0]}, rank {rank} has {value}"
+    return ""
+
+
+def time_shape(offered: Offered, tokens: int, hidden: int, dtype: str) -> Told:
+    """Time both arms at a shape on this rank. What an arm refuses, it must refuse on all ranks."""
+    shape = LiveShape(tokens, hidden, dtype)
+    try:
+        timed = offered.ready(shape, REPETITION)
+        taken = timed_rounds(timed, REPETITION, tokens)
+        return {"latency_us": {arm: us.tolist() for arm, us in taken.items()}, "refused": ""}
+    except InputError as error:
+        return {"latency_us": {}, "refused": one_line(str(error))}
+    finally:
+        offered.release()
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What the first rank knows; ``until`` is the monotonic time at which measuring ends."""
+
+    here: Here
+    world_size: int
+    until: float
+
+    @cached_property
+    def setting(self) -> Setting:
+        """The question, to the shipped calibration; raises :class:`InputError` for none."""
+        here = self.here
+        return Setting.shipped(
+            here["gpu"], dtype=here["dtype"], aiter_version=here["aiter"].partition("+")[0],
+            otherwise=here["arms"][1],
+        )  # fmt: skip
+
+    def cache(self, path: Path) -> Cache:
+        """Return the table at a path, asked about this machine."""
+        setting = self.setting
+        return Cache(
+            path,
+            table.Call(
+                setting.arch, "xgmi", self.world_size, setting.op,
+                table.TORCH_NAMES[setting.dtype], setting.aiter_version,
+                this_machine(setting.kernel, self.here["aiter"], self.here["arms"][1]),
+            ),
+        )  # fmt: skip
+
+    def keep(self, cache: Cache, entry: table.TableEntry) -> None:
+        """Keep what was learnt; raise :class:`InputError` where it cannot be, or must not."""
+        if not self.here["genuine"]:
+            raise InputError("replayed latencies are of no machine")
+        calibration = self.setting.calibration
+        cache.keep(
+            entry,
+            table.device_name(self.setting.gpu),
+            {"id": calibration.id, "sha256": calibration.sha256},
+        )
+
+    def rule(self, ask: Ask) -> table.TableEntry:
+        """Measure by ``ask`` and return the rule; raise :class:`RefusedError` for none."""
+        here, setting = self.here, self.setting
+        for refusal in setting.calibration.refusals:
+            if (refusal.gpu, refusal.world_size) == (setting.gpu, self.world_size):
+                raise RefusedError(refusal.reason)
+        prior = Learnt.nothing(setting, Workload.of(here["hidden_sizes"]), self.world_size)
+        learnt = self._learnt(prior, ask)
+        if learnt.at.size < FEWEST:
+            raise RefusedError(
+                f"the budget ended after {learnt.at.size} of at least {FEWEST} pairs"
+            )
+        if why := learnt.refusal():
+            raise RefusedError(f"after {learnt.at.size} pairs {why}")
+        return self._entry(setting, learnt)
+
+    def _learnt(self, learnt: Learnt, ask: Ask) -> Learnt:
+        """Return what is known when enough is, or the time is spent; refuse a busy machine."""
+        history = [learnt.standing()]
+        left_out: list[int] = []
+        timed = noisy = asked = 0
+        longest_s = 0.0
+        while verdict(history, LIMITS) is None and asked < MOST_ASKED:
+            call = learnt.most_telling(left_out)
+            began = time.monotonic()
+            if call is None or began + longest_s >= self.until:
+                break
+            shapes, asked = learnt.prior.shapes, asked + 1
+            told = ask(int(shapes.tokens[call]), int(shapes.hidden_dim[call]))
+            longest_s = max(longest_s, time.monotonic() - began)
+            pair = self._pair(told)
+            unclean = sum(not latency.clean for latency in pair)
+            timed, noisy = timed + len(pair), noisy + unclean
+            if unclean or not pair:
+                left_out.append(call)
+                continue
+            one, other = pair
+            learnt = learnt.measured(call, one.latency_us, other.latency_us)
+            history.append(learnt.standing())
+        if noisy > NOISY_SHARE * timed:
+            raise RefusedError(
+                f"the machine is busy: {noisy} of {timed} arms were noisy (A/A, drift or half of "
+                f"the interval beyond {CLEAN_PERCENT:g} %)"
+            )
+        return learnt
+
+    def _pair(self, told: Sequence[Told]) -> list[Latency]:
+        """Return both arms' latencies over all ranks, none where all ranks refused the shape."""
+        refused = [(rank, each["refused"]) for rank, each in enumerate(told) if each["refused"]]
+        if len(refused) == len(told):
+            return []
+        if refused:
+            rank, why = refused[0]
+            raise RefusedError(f"rank {rank} refuses what others run: {why}")
+        return [
+            summarize(np.concatenate([each["latency_us"][arm] for each in told], axis=2))
+            for arm in self.here["arms"]
+        ]
+
+    def _entry(self, setting: Setting, learnt: Learnt) -> table.TableEntry:
+        first, before = table.releases_like(setting.kernel)
+        best = learnt.best
+        return {
+            "arch": setting.arch,
+            "fabric": "xgmi",
+            "world_size": self.world_size,
+            "op": setting.op,
+            "dtype": table.TORCH_NAMES[setting.dtype],  # type: ignore[typeddict-item]
+            "aiter_from": first,
+            "aiter_before": before,
+            "max_bytes": table.MOST_BYTES if learnt.always else best.cell.roundest(),
+            "verdict": MEASURED if self.here["genuine"] else REPLAYED,
+            "lo": None if learnt.always else float(best.lo.lo),
+            "hi": None if learnt.always or best.hi.hi is None else float(best.hi.hi),
+            "machine": None,
+        }
