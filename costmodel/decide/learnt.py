@@ -16,10 +16,11 @@ information on their scale is used too.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ..calibration.coverage import MAX_SCATTER
@@ -43,8 +44,7 @@ OUTCOMES = 15
 LEAST_US = 0.1
 
 
-@dataclass(frozen=True, eq=False)
-class Learnt:
+class Learnt(Struct, frozen=True):
     """The arms of one machine at one world size, given ``at`` (k,) of the prior's calls.
 
     ``one_us`` and ``other_us`` (k,) were measured there: 1-stage and what runs where it does not.
