@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from dataclasses import is_dataclass
+from functools import cached_property
 
 import numpy as np
 import pytest
@@ -317,14 +319,29 @@ def test_hidden_sizes_beyond_those_named_are_counted():
     assert "more" not in said
 
 
-def test_records_of_questions_and_answers_cannot_be_changed():
-    """What is being filled while a file is read is all that may be."""
-    for wing in ("model", "rules", "decide", "calibration", "data"):
+def classes(*wings):
+    """Yield every class of some wings with the name of its module."""
+    for wing in wings:
         package = importlib.import_module(f"costmodel.{wing}")
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            # Records of JSON files are filled by their reader.
-            if found.name.startswith("costmodel.data.importers") or "schemas" in found.name:
-                continue
             for kind in vars(importlib.import_module(found.name)).values():
                 if isinstance(kind, type) and kind.__module__ == found.name:
-                    assert not issubclass(kind, Struct) or kind.__struct_config__.frozen, kind
+                    yield found.name, kind
+
+
+def test_records_of_questions_and_answers_cannot_be_changed():
+    """What is being filled while a file is read is all that may be."""
+    for module, kind in classes("model", "rules", "decide", "calibration", "data"):
+        filled = module.startswith("costmodel.data.importers") or "schemas" in module
+        assert filled or not issubclass(kind, Struct) or kind.__struct_config__.frozen, kind
+
+
+def test_records_are_structs_with_room_for_what_they_keep():
+    """A dataclass takes twenty times as long to build, at every start of every command."""
+    wings = ("model", "rules", "decide", "calibration", "data", "planning", "engines", "report")
+    for _, kind in classes(*wings):
+        assert not is_dataclass(kind), kind
+        if issubclass(kind, Struct):
+            held = [value for base in kind.__mro__ for value in vars(base).values()]
+            kept = any(isinstance(value, cached_property) for value in held)
+            assert not kept or kind.__dictoffset__, f"{kind} lacks dict=True"

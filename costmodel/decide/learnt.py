@@ -44,7 +44,7 @@ OUTCOMES = 15
 LEAST_US = 0.1
 
 
-class Learnt(Struct, frozen=True):
+class Learnt(Struct, frozen=True, eq=False, dict=True):
     """The arms of one machine at one world size, given ``at`` (k,) of the prior's calls.
 
     ``one_us`` and ``other_us`` (k,) were measured there: 1-stage and what runs where it does not.

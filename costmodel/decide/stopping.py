@@ -9,7 +9,8 @@ coverage and regret of stopped runs against fixed grids at hidden truths.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 #: Pairs below which nothing is concluded, however sure the posterior is: one noisy pair must not
 #: decide a rule.
@@ -35,8 +36,7 @@ REASONS = {
 }
 
 
-@dataclass(frozen=True)
-class Standing:
+class Standing(Struct, frozen=True):
     """What is known after ``shapes`` shapes: regret in percent, the interval in doublings.
 
     ``contested_pct`` is None where no cutoff is claimed.
@@ -48,8 +48,7 @@ class Standing:
     always: bool
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """What ends a run: the regret on contested calls that is small enough, the most shapes."""
 
     contested_pct: float = 0.2
