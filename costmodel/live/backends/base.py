@@ -200,6 +200,9 @@ class Backend(ABC):
     #: Who starts the processes: ``in_process`` needs none (or adapts when it finds itself under
     #: torchrun), ``spawn`` has ``measure`` start one a rank, ``torchrun`` is the user's doing.
     launch: ClassVar[str] = "in_process"
+
+    #: Whether a process that torchrun starts may hold several ranks, which share its GPU.
+    ranks_share_gpus: ClassVar[bool] = False
     #: How much longer than other steps that compile :meth:`set_up` may take.
     start_up_patience: ClassVar[float] = 1.0
     #: False for a test double: every row is then marked ``suspect``.

@@ -68,7 +68,8 @@ def read_options(options: Mapping[str, Any]) -> list[RunOptions]:
     before go on, the others start. Raises :class:`InputError` for everything that is wrong with
     them, without touching a device.
     """
-    sizes, out = world_sizes(options["tp"] or ()), Path(options["out"])
+    share = bool(options["backend"]) and load(options["backend"]).ranks_share_gpus
+    sizes, out = world_sizes(options["tp"] or (), share), Path(options["out"])
     if options.get("retry_skipped") and not options["resume"]:
         raise InputError("--retry-skipped asks again what an earlier run skipped: give --resume")
     if len(sizes) < 2:
@@ -271,15 +272,18 @@ def _norm(given: str | None, backend: str) -> str:
     return "" if given == on_offer[0] else given
 
 
-def world_sizes(named: Sequence[int]) -> tuple[int, ...]:
+def world_sizes(named: Sequence[int], share: bool = False) -> tuple[int, ...]:
     """Return the world sizes of ``--tp``, each once; torchrun's where it names none, else ().
 
-    Under torchrun each must be a part of its processes, and the largest all of them.
+    Under torchrun each must be a part of its processes, and the largest all of them; or a multiple
+    of them where ranks may share a GPU.
     """
     launched = int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ else 1
     sizes = tuple(dict.fromkeys(named))
     if launched == 1:
         return sizes
+    if share and not any(size % launched and launched % size for size in sizes):
+        return sizes or (launched,)
     if sizes and (max(sizes) != launched or any(launched % size for size in sizes)):
         several = len(sizes) > 1
         raise InputError(

@@ -43,9 +43,6 @@ MAX_ELEMENTS = 2**30
 SPIN_LIMIT_LOOPBACK = 1 << 20
 SPIN_LIMIT_PEERS = 1 << 28
 
-#: Buffers of a rank's memory start at multiples of this.
-ALIGNMENT_BYTES = 512
-
 
 class TritonBackend(Backend):
     """1stage, 2stage and separate by :mod:`costmodel.live.backends.triton.kernels`."""
@@ -53,6 +50,7 @@ class TritonBackend(Backend):
     name = "triton"
     kernel_family = "costmodel"
     launch = "in_process"
+    ranks_share_gpus = True
 
     def __init__(self, world_size: int) -> None:
         super().__init__(world_size)
@@ -163,6 +161,7 @@ class TritonBackend(Backend):
         import torch
 
         from .kernels import TABLE_ROWS
+        from .memory import ALIGNMENT_BYTES
 
         dtype = torch_dtype(shape.dtype)
         size = -(-shape.bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
@@ -248,7 +247,7 @@ class TritonBackend(Backend):
             "ranks": (
                 f"{self.world_size} virtual ranks on one GPU; the links are its own memory"
                 if self.interconnect == "loopback"
-                else "one GPU a rank, torch symmetric memory"
+                else f"{len(self.local_ranks)} a GPU, torch symmetric memory"
             ),
             "kernels": self._resources,
         }

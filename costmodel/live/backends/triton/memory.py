@@ -10,6 +10,9 @@ from ....data.cards import XGMI
 from ....errors import InputError
 from ... import kfd
 
+#: A rank's memory, and each buffer in it, starts at a multiple of this.
+ALIGNMENT_BYTES = 512
+
 
 class Region(NamedTuple):
     """Memory of all ranks: addresses by rank, and the bytes of the local ranks (uint8 tensors)."""
@@ -77,10 +80,12 @@ class Loopback:
 
 
 class SymmetricMemory:
-    """One GPU and one process a rank, under torchrun. Not verified: no such machine was at hand.
+    """Torch's symmetric memory: a process and a GPU for every rank, or for several, under torchrun.
 
-    The first ``world_size`` processes are the ranks. Raises :class:`InputError` when torchrun
-    started fewer, or more than there are GPUs.
+    The first processes hold the ranks, each the same number of them; where ``world_size`` is above
+    the number of processes, several ranks share a GPU and its port, and ``interconnect`` says on
+    how many GPUs (``nvlink/2``). Raises :class:`InputError` where the ranks do not divide over the
+    processes, and where there are fewer GPUs than processes.
     """
 
     def __init__(self, world_size: int) -> None:
@@ -88,35 +93,44 @@ class SymmetricMemory:
         import torch.distributed as dist
 
         started = int(os.environ["WORLD_SIZE"])
-        if started < world_size:
+        self._processes = min(started, world_size)
+        self._each, rest = divmod(world_size, self._processes)
+        if rest:
             raise InputError(
-                f"torchrun started {started} processes, --tp is {world_size}; make them equal"
+                f"{world_size} ranks do not divide over the {started} processes that torchrun "
+                "started; give a --tp that is a multiple or a part of them"
             )
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         seen = torch.cuda.device_count()
         if local_rank >= seen:
             raise InputError(
-                f"{started} ranks need {started} GPUs, torch sees {seen}; "
-                "without torchrun, back end triton runs all ranks on one GPU"
+                f"{started} processes need {started} GPUs, torch sees {seen}; give torchrun as "
+                "many, or run without it: back end triton then has all ranks on one GPU"
             )
         torch.cuda.set_device(local_rank)
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl")
-        self._group: Any = dist.new_group(list(range(world_size)))
-        hip = torch.version.hip
-        self.interconnect = (kfd.interconnect() or XGMI) if hip else "nvlink"
-        self.local_ranks = (dist.get_rank(),) if dist.get_rank() < world_size else ()
-        self._processes = world_size
+        self._group: Any = dist.new_group(list(range(self._processes)))
+        wire = (kfd.interconnect() or XGMI) if torch.version.hip else "nvlink"
+        self.interconnect = wire if self._each == 1 else f"{wire}/{self._processes}"
+        first = dist.get_rank() * self._each
+        holds = dist.get_rank() < self._processes
+        self.local_ranks = tuple(range(first, first + self._each)) if holds else ()
 
     def allocate(self, size_bytes: int) -> Region:
-        """See :meth:`Memory.allocate`."""
+        """See :meth:`Memory.allocate`; the ranks of a GPU have parts of one buffer."""
         import torch
         import torch.distributed._symmetric_memory as symmetric
 
+        stride = -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
         device = torch.device("cuda", torch.cuda.current_device())
-        mine = symmetric.empty(size_bytes, dtype=torch.uint8, device=device)
+        mine = symmetric.empty(stride * self._each, dtype=torch.uint8, device=device)
         handle = symmetric.rendezvous(mine, self._group.group_name)
-        return Region(list(handle.buffer_ptrs), [mine])
+        starts = [stride * place for place in range(self._each)]
+        return Region(
+            [base + start for base in handle.buffer_ptrs for start in starts],
+            [mine[start : start + size_bytes] for start in starts],
+        )
 
     def exchange(self, value: Any) -> list[Any]:
         """See :meth:`Memory.exchange`."""
