@@ -5,7 +5,7 @@ interconnect      fabric          model
 ================  ==============  ===================================================
 ``xgmi``          ``full_mesh``   links of one's own, one for each peer
 ``nvlink``        ``switch``      links of one's own, pooled in a port
-``nvlink/2``      ``split_2``     the same, with the ranks split over 2 (3, ...) GPUs
+``nvlink/2``      ``split_2``     ranks split over 2 (3, ...) GPUs, which share a port
 ``loopback``      ``loopback``    ranks that share one GPU
 ================  ==============  ===================================================
 """
@@ -32,7 +32,9 @@ def for_fabric(fabric: str) -> LatencyModel:
         return LinkModel(Ports())
     split = re.fullmatch(rf"{SPLIT}(\d+)", fabric)
     if split:
-        return LinkModel(Ports(int(split[1])))
+        from .split_gpus import SplitModel
+
+        return SplitModel(Ports(int(split[1])))
     if fabric == LOOPBACK:
         from .shared_gpu import SharedGpuModel  # few need it: the command line starts faster
 

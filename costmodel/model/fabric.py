@@ -83,8 +83,12 @@ class Ports(Struct, frozen=True):
         """See :meth:`Wiring.bottleneck_bytes`."""
         n = np.asarray(world_size)
         gpus = n if self.gpus is None else self.gpus
-        ranks_a_gpu = n / gpus
-        return ranks_a_gpu * ranks_a_gpu * (gpus - 1) * link_bytes
+        return self.ranks_a_gpu(n) ** 2 * (gpus - 1) * link_bytes
+
+    def ranks_a_gpu(self, world_size: ArrayLike) -> Array:
+        """Return how many ranks share a GPU."""
+        n = np.asarray(world_size, np.float64)
+        return n / (n if self.gpus is None else self.gpus)
 
     def takes(self, world_size: ArrayLike) -> Mask:
         """See :meth:`Wiring.takes`; those that split evenly over the GPUs."""

@@ -198,67 +198,9 @@ class SharedGpuModel(Struct, frozen=True):
     def geometry(
         self, shapes: Shapes, algorithm: str, kernel: Kernel, arch: str
     ) -> SharedGpuGeometry:
-        """Return what ``algorithm`` does for every shape.
-
-        Raises :class:`InputError` for an arch whose residency is not known. Source:
-        ``kernels.py`` and ``launch.py`` of ``costmodel/live/backends/triton``.
-        """
-        if arch not in archs():
-            raise InputError(
-                f"facts/residency.csv has no {arch}; loopback is modelled on {', '.join(archs())}"
-            )
-        n = shapes.world_size.astype(np.float64)
-        tokens = shapes.tokens.astype(np.float64)
-        row = shapes.hidden_dim.astype(np.float64) * shapes.element_bytes
-        size = tokens * row
-        one_stage, fused = algorithm == ONE_STAGE, shapes.op == FUSED
-        block = float(kernel.threads * PACK_BYTES)
-
-        def programs(name: str, work: Array) -> Array:
-            resident = np.zeros(work.shape)
-            for ranks in np.unique(shapes.world_size).tolist():
-                mine = shapes.world_size == ranks
-                fits = residency()[arch, name, ranks].resident(shapes.hidden_dim[mine])
-                resident[mine] = fits // ranks
-            return np.minimum(np.minimum(work, resident), kernel.max_workgroups)
-
-        def phase(
-            count: Array, work: Array, program_bytes: Array, issued: Any, distinct: Any
-        ) -> Phase:
-            return Phase(np.ceil(work / count), program_bytes, issued * size, distinct * size)
-
-        local = None
-        if fused and one_stage:
-            count = programs(ROW_KERNEL, tokens)
-            rows = phase(count, tokens, (n + 3) * row, (n + 3) * n, 4 * n)
-            sharing = np.ceil(n * count / multiprocessors(arch))
-            phases: tuple[Phase, ...] = (replace(rows, sharing=sharing),)
-        else:
-            share = size if one_stage else size / n
-            work = np.ceil(share / block)
-            part = np.minimum(share, np.full_like(share, block))
-            count = programs(SCATTER if fused else PLAIN[algorithm], work)
-            if fused:
-                phases = (phase(count, work, 2 * n * part, 2 * n, 2 * n),)
-            elif one_stage:
-                phases = (phase(count, work, (n + 1) * part, (n + 1) * n, 2 * n),)
-            else:
-                phases = (
-                    phase(count, work, (n + 1) * part, n + 1, n),
-                    phase(count, work, 2 * n * part, 2 * n, 2 * n),
-                )
-            if shapes.op != ALL_REDUCE:
-                local = Phase(np.ones_like(size), 5 * row, 4 * n * size, 4 * n * size)
-        return SharedGpuGeometry(
-            op=shapes.op,
-            algorithm=algorithm,
-            world_size=n,
-            size_bytes=size,
-            programs=n * count,
-            rows=n * tokens,
-            phases=phases,
-            local=local,
-            working_set_bytes=(4.0 if local is None else 5.0) * n * size,
+        """See :func:`shared_geometry`: all ranks share the GPU."""
+        return shared_geometry(
+            shapes, algorithm, kernel, arch, shapes.world_size.astype(np.float64)
         )
 
     def costs(
@@ -266,23 +208,8 @@ class SharedGpuModel(Struct, frozen=True):
         harness_us: Any = 0.0,
     ) -> SharedGpuCosts:  # fmt: skip
         """Resolve named parameter values for one GPU; there is one norm kernel, the project's."""
-        return SharedGpuCosts(
-            launch_us=values["launch_us"],
-            second_launch_us=values["second_launch_us"],
-            barrier_us=values["barrier_us[one_gpu]"],
-            straggler_us=values["straggler_us"],
-            release_us=values["release_acquire_us"],
-            release_us_per_doubling=values["release_acquire_us_per_doubling"],
-            stage_gap_us=values[f"stage_gap_us[{arch}]"],
-            norm_us=values["norm_us"],
-            miss_us=values["miss_us"],
-            program_gbps=values[f"workgroup_gbps[{arch}]"],
-            miss_gbps=values[f"miss_workgroup_gbps[{arch}]"],
-            cache_gbps=values[f"cache_gbps[{gpu}]"],
-            memory_gbps=values[f"memory_efficiency[{gpu}]"] * hbm_gbps,
-            cache_bytes=values[f"cache_bytes[{gpu}]"],
-            harness_us=harness_us,
-        )
+        barrier_us = values["barrier_us[one_gpu]"]
+        return shared_costs(values, arch, gpu, barrier_us, hbm_gbps, harness_us)
 
     def terms(self, geometry: SharedGpuGeometry, costs: SharedGpuCosts) -> dict[str, Any]:
         """See :meth:`.LatencyModel.terms`; the names are those of :data:`.latency.TERMS`."""
@@ -327,6 +254,95 @@ class SharedGpuModel(Struct, frozen=True):
             spread = costs.straggler_us * np.log2(geometry.rows)
             found["local_pass" if fused else "norm_kernel"] = spread + pass_over(geometry.local)
         return found
+
+
+def shared_geometry(
+    shapes: Shapes, algorithm: str, kernel: Kernel, arch: str, local: Array
+) -> SharedGpuGeometry:
+    """Return what ``algorithm`` does for every shape on a GPU that holds ``local`` of its ranks.
+
+    Raises :class:`InputError` for an arch whose residency is not known. Source:
+    ``kernels.py`` and ``launch.py`` of ``costmodel/live/backends/triton``.
+    """
+    if arch not in archs():
+        raise InputError(
+            f"facts/residency.csv has no {arch}; loopback is modelled on {', '.join(archs())}"
+        )
+    n = shapes.world_size.astype(np.float64)
+    tokens = shapes.tokens.astype(np.float64)
+    row = shapes.hidden_dim.astype(np.float64) * shapes.element_bytes
+    size = tokens * row
+    one_stage, fused = algorithm == ONE_STAGE, shapes.op == FUSED
+    block = float(kernel.threads * PACK_BYTES)
+
+    def programs(name: str, work: Array) -> Array:
+        resident = np.zeros(work.shape)
+        for ranks in np.unique(shapes.world_size).tolist():
+            mine = shapes.world_size == ranks
+            fits = residency()[arch, name, ranks].resident(shapes.hidden_dim[mine])
+            resident[mine] = fits // local[mine]
+        return np.minimum(np.minimum(work, resident), kernel.max_workgroups)
+
+    def phase(count: Array, work: Array, program_bytes: Array, issued: Any, distinct: Any) -> Phase:
+        return Phase(np.ceil(work / count), program_bytes, issued * size, distinct * size)
+
+    second = None
+    if fused and one_stage:
+        count = programs(ROW_KERNEL, tokens)
+        rows = phase(count, tokens, (n + 3) * row, (n + 3) * local, 4 * local)
+        sharing = np.ceil(local * count / multiprocessors(arch))
+        phases: tuple[Phase, ...] = (replace(rows, sharing=sharing),)
+    else:
+        share = size if one_stage else size / n
+        work = np.ceil(share / block)
+        part = np.minimum(share, np.full_like(share, block))
+        count = programs(SCATTER if fused else PLAIN[algorithm], work)
+        if fused:
+            phases = (phase(count, work, 2 * n * part, 2 * local, 2 * local),)
+        elif one_stage:
+            phases = (phase(count, work, (n + 1) * part, (n + 1) * local, 2 * local),)
+        else:
+            phases = (
+                phase(count, work, (n + 1) * part, (n + 1) * local / n, local),
+                phase(count, work, 2 * n * part, 2 * local, 2 * local),
+            )
+        if shapes.op != ALL_REDUCE:
+            second = Phase(np.ones_like(size), 5 * row, 4 * local * size, 4 * local * size)
+    return SharedGpuGeometry(
+        op=shapes.op,
+        algorithm=algorithm,
+        world_size=n,
+        size_bytes=size,
+        programs=n * count,
+        rows=local * tokens,
+        phases=phases,
+        local=second,
+        working_set_bytes=(4.0 if second is None else 5.0) * local * size,
+    )
+
+
+def shared_costs(
+    values: Mapping[str, Any], arch: str, gpu: str, barrier_us: Any, hbm_gbps: float,
+    harness_us: Any,
+) -> SharedGpuCosts:  # fmt: skip
+    """Resolve named parameter values of what happens on one GPU."""
+    return SharedGpuCosts(
+        launch_us=values["launch_us"],
+        second_launch_us=values["second_launch_us"],
+        barrier_us=barrier_us,
+        straggler_us=values["straggler_us"],
+        release_us=values["release_acquire_us"],
+        release_us_per_doubling=values["release_acquire_us_per_doubling"],
+        stage_gap_us=values[f"stage_gap_us[{arch}]"],
+        norm_us=values["norm_us"],
+        miss_us=values["miss_us"],
+        program_gbps=values[f"workgroup_gbps[{arch}]"],
+        miss_gbps=values[f"miss_workgroup_gbps[{arch}]"],
+        cache_gbps=values[f"cache_gbps[{gpu}]"],
+        memory_gbps=values[f"memory_efficiency[{gpu}]"] * hbm_gbps,
+        cache_bytes=values[f"cache_bytes[{gpu}]"],
+        harness_us=harness_us,
+    )
 
 
 def missed(working_set_bytes: Array, cache_bytes: Any) -> Any:
