@@ -1,0 +1,154 @@
+"""Predictions committed before their measurement, and what became of them.
+
+    python benchmarks/preregistered.py predict measurements/h200-pair
+    python benchmarks/preregistered.py score measurements/h200-pair
+
+``predict`` reads ``calibration.json`` and writes ``plan.json``, the shapes to be measured, and
+``prediction.json``: both arms' latencies and the crossovers with 90 % intervals, the guards that
+make a run void, and a hash of the calibration. ``score`` reads measured rows (``test-*.csv``) and
+prints hits and misses beside the prediction, which it never writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from costmodel.calibration import posterior
+from costmodel.decide.drawn import ends
+from costmodel.decide.prediction import scatter
+from costmodel.decide.setting import Setting
+from costmodel.show.table import table
+from costmodel.units import kib
+
+HIDDEN = (2048, 2880, 4096, 5120, 7168, 8192)
+WORLD_SIZES = (4, 8)
+#: Crossovers of these were known before the prediction: they do not count.
+KNOWN = {(4, 2880), (4, 7168)}
+#: Tokens on which calibration.csv has a row at 4 ranks, of hidden 2880 and 7168.
+CALIBRATED = {(4, h, t) for h in (2880, 7168) for t in (1, 8, 32, 64, 128, 512)}
+#: Sizes, as multiples of the predicted crossover, of the shapes near it; and those of the others.
+NEAR = (0.5, 0.6, 0.71, 0.85, 1.0, 1.19, 1.41, 1.7, 2.0)
+FAR_TOKENS = (1, 3, 24, 96, 384)
+#: Two arms closer than this are a tie.
+TIE = 0.03
+GUARDS = (
+    "the GPUs are two H200 joined by NVLink and nvidia-smi reports no throttling",
+    "the kernels are revision 1, on 2 sets of buffers, graph replay, as in calibration.csv",
+    "an arm with wrong results, or noisy by the harness's A/A or drift, is no row of the test",
+    "a world size with fewer than 40 shapes measured is not judged",
+)
+
+
+def setting_of(place: Path, dtype: str = "bf16") -> Setting:
+    """Return the question: the pair, by its calibration, as its own harness measures."""
+    calibration = posterior.load(place / "calibration.json")
+    return Setting(calibration, "H200", source="h200-pair", dtype=dtype)
+
+
+def crossover(setting: Setting, world_size: int, hidden: int) -> tuple[float, float, float, float]:
+    """Return point, lo and hi in bytes of the size above which 2-stage is faster, and P(none).
+
+    Draw by draw the first size, on a fine grid of tokens, from which on 2-stage stays faster; one
+    token's bytes where it always is.
+    """
+    tokens = np.unique(np.round(np.geomspace(1, 2048, 160)).astype(int))
+    shapes = setting.shapes(tokens, hidden, world_size)
+    one, two = (setting.latency_us(shapes, a, setting.this_kernel) for a in ("1stage", "2stage"))
+    ahead = one < two
+    last = np.where(ahead.any(axis=1), ahead.shape[1] - 1 - ahead[:, ::-1].argmax(axis=1), -1)
+    point_ahead = setting.latency_us(shapes, "1stage") < setting.latency_us(shapes, "2stage")
+    at = int(np.flatnonzero(point_ahead)[-1]) if point_ahead.any() else -1
+    size = np.append(shapes.bytes.astype(float), shapes.bytes[0])  # -1: at one token, or below
+    lo, hi = np.quantile(size[last], [0.05, 0.95])
+    return float(size[at]), float(lo), float(hi), float(np.mean(last < 0))
+
+
+def predict(place: Path) -> None:
+    """Write plan.json and prediction.json."""
+    setting = setting_of(place)
+    crossovers, entries = [], []
+    for n in WORLD_SIZES:
+        for hidden in HIDDEN:
+            point, lo, hi, none = crossover(setting, n, hidden)
+            crossovers.append(
+                {
+                    "world_size": n, "hidden_dim": hidden, "bytes": point, "bytes_lo": lo,
+                    "bytes_hi": hi, "no_1stage_probability": none,
+                    "counts": (n, hidden) not in KNOWN,
+                }
+            )  # fmt: skip
+            # Where the point is one token, the shapes spread over the interval instead.
+            middle = max(point, (max(lo, 1) * hi) ** 0.5)
+            near = {max(1, round(middle * m / (2 * hidden))) for m in NEAR}
+            tokens = sorted(near | set(FAR_TOKENS))
+            for dtype in ("bf16", "fp16") if hidden in (2880, 5120) else ("bf16",):
+                some = tokens if dtype == "bf16" else sorted(near)
+                entries += [
+                    {
+                        "op": "fused_ar_rmsnorm", "arms": ["1stage", "2stage"], "world_size": n,
+                        "tokens": t, "hidden_dim": hidden, "dtype": dtype,
+                    }
+                    for t in some
+                    if (n, hidden, t) not in CALIBRATED
+                ]  # fmt: skip
+    write(place / "plan.json", {"schema": "costmodel/plan/1", "shapes": entries})
+    rows = []
+    for entry in entries:
+        here = setting_of(place, entry["dtype"])
+        shapes = here.shapes([entry["tokens"]], entry["hidden_dim"], entry["world_size"])
+        found = {k: entry[k] for k in ("world_size", "tokens", "hidden_dim", "dtype")}
+        for arm in ("1stage", "2stage"):
+            drawn = here.latency_us(shapes, arm, here.this_kernel) * scatter(here)
+            lo, hi = ends(drawn)[:, 0]
+            point = float(here.latency_us(shapes, arm)[0])
+            found[arm] = [round(v, 3) for v in (point, float(lo), float(hi))]
+        rows.append(found)
+    content = (place / "calibration.json").read_bytes()
+    record = {
+        "calibration_sha256": hashlib.sha256(content).hexdigest(),
+        "guards": GUARDS, "tie": TIE, "crossovers": crossovers, "rows": rows,
+    }  # fmt: skip
+    write(place / "prediction.json", record)
+    show(crossovers)
+
+
+def write(path: Path, record: dict) -> None:
+    """Write a record; refuse to touch one that exists."""
+    if path.exists():
+        raise SystemExit(f"{path} exists: a prediction is made once")
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def show(crossovers: list[dict]) -> None:
+    """Print the predicted crossovers."""
+    rows = [
+        [
+            f"TP{c['world_size']}", str(c["hidden_dim"]), kib(c["bytes"]),
+            f"{kib(c['bytes_lo'])} to {kib(c['bytes_hi'])}", f"{c['no_1stage_probability']:.0%}",
+        ]
+        for c in crossovers
+    ]  # fmt: skip
+    print(table(rows, ["ranks", "hidden", "crossover", "90 %", "2-stage throughout"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("what", choices=["predict", "score"])
+    parser.add_argument("place", type=Path)
+    options = parser.parse_args()
+    {"predict": predict, "score": score}[options.what](options.place)
+
+
+def score(place: Path) -> None:
+    """Print what became of the prediction."""
+    predicted = json.loads((place / "prediction.json").read_text())
+    raise SystemExit(f"no rows yet ({len(predicted['rows'])} shapes predicted)")
+
+
+if __name__ == "__main__":
+    main()
