@@ -1,6 +1,6 @@
 """Predictions committed before their measurement, and what became of them.
 
-    python benchmarks/preregistered.py predict measurements/h200-pair
+    python benchmarks/preregistered.py predict measurements/h200-pair/second --hidden 1024,6144
     python benchmarks/preregistered.py score measurements/h200-pair
 
 ``predict`` reads ``calibration.json`` and writes ``plan.json``, the shapes to be measured, and
@@ -12,7 +12,9 @@ prints hits and misses beside the prediction, which it never writes.
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
@@ -34,6 +36,8 @@ CALIBRATED = {(4, h, t) for h in (2880, 7168) for t in (1, 8, 32, 64, 128, 512)}
 #: Sizes, as multiples of the predicted crossover, of the shapes near it; and those of the others.
 NEAR = (0.5, 0.6, 0.71, 0.85, 1.0, 1.19, 1.41, 1.7, 2.0)
 FAR_TOKENS = (1, 3, 24, 96, 384)
+#: Hidden sizes that are measured in fp16 too.
+BOTH_DTYPES = (2880, 5120, 6144)
 #: Two arms closer than this are a tie.
 TIE = 0.03
 GUARDS = (
@@ -68,12 +72,12 @@ def crossover(setting: Setting, world_size: int, hidden: int) -> tuple[float, fl
     return float(size[at]), float(lo), float(hi), float(np.mean(last < 0))
 
 
-def predict(place: Path) -> None:
+def predict(place: Path, hidden_dims: tuple[int, ...]) -> None:
     """Write plan.json and prediction.json."""
     setting = setting_of(place)
     crossovers, entries = [], []
     for n in WORLD_SIZES:
-        for hidden in HIDDEN:
+        for hidden in hidden_dims:
             point, lo, hi, none = crossover(setting, n, hidden)
             crossovers.append(
                 {
@@ -86,7 +90,7 @@ def predict(place: Path) -> None:
             middle = max(point, (max(lo, 1) * hi) ** 0.5)
             near = {max(1, round(middle * m / (2 * hidden))) for m in NEAR}
             tokens = sorted(near | set(FAR_TOKENS))
-            for dtype in ("bf16", "fp16") if hidden in (2880, 5120) else ("bf16",):
+            for dtype in ("bf16", "fp16") if hidden in BOTH_DTYPES else ("bf16",):
                 some = tokens if dtype == "bf16" else sorted(near)
                 entries += [
                     {
@@ -136,18 +140,99 @@ def show(crossovers: list[dict]) -> None:
     print(table(rows, ["ranks", "hidden", "crossover", "90 %", "2-stage throughout"]))
 
 
+def measured(place: Path, name: str, world_size: int) -> dict[tuple, float]:
+    """Return latencies of clean rows by (hidden, tokens, dtype, arm)."""
+    with (place / f"{name}-tp{world_size}.csv").open() as stream:
+        return {
+            (int(r["hidden_dim"]), int(r["tokens"]), r["dtype"], r["algorithm"]): float(
+                r["latency_us"]
+            )
+            for r in csv.DictReader(stream)
+            if r["quality"] == "clean"
+        }
+
+
+def crossed(found: dict[tuple, float], hidden: int) -> float | None:
+    """Return where straight lines through 1-stage minus 2-stage last cross zero, in bytes."""
+    points = sorted(
+        (2 * hidden * tokens, us - found[h, tokens, dtype, "2stage"])
+        for (h, tokens, dtype, arm), us in found.items()
+        if h == hidden and arm == "1stage" and dtype == "bf16"
+    )
+    at = None
+    for (low, ahead), (high, behind) in itertools.pairwise(points):
+        if ahead < 0 <= behind:
+            at = low + (high - low) * -ahead / (behind - ahead)
+    return at
+
+
+def score(place: Path) -> None:
+    """Print what became of the prediction, for each campaign."""
+    predicted = json.loads((place / "prediction.json").read_text())
+    for name in ("test", "repeat"):
+        if not (place / f"{name}-tp4.csv").exists():
+            continue
+        errors, crossings = [], []
+        for n in WORLD_SIZES:
+            found = measured(place, name, n)
+            shapes = [r for r in predicted["rows"] if r["world_size"] == n]
+            places = {c["hidden_dim"]: c for c in predicted["crossovers"] if c["world_size"] == n}
+            us = {
+                arm: np.array(
+                    [found[r["hidden_dim"], r["tokens"], r["dtype"], arm] for r in shapes]
+                )
+                for arm in ("1stage", "2stage")
+            }
+            for arm in us:
+                said = np.array([r[arm] for r in shapes])
+                off = said[:, 0] / us[arm] - 1
+                held = (said[:, 1] <= us[arm]) & (us[arm] <= said[:, 2])
+                shifted = np.abs(off - np.median(off))
+                errors.append([
+                    f"TP{n}", arm, str(len(off)), f"{100 * np.median(np.abs(off)):.1f} %",
+                    f"{100 * np.median(off):+.1f} %", f"{100 * np.median(shifted):.1f} %",
+                    f"{100 * held.mean():.0f} %",
+                ])  # fmt: skip
+            size = np.array([2 * r["tokens"] * r["hidden_dim"] for r in shapes])
+            middle = np.array([places[r["hidden_dim"]]["bytes"] for r in shapes])
+            apart = np.abs(us["1stage"] / us["2stage"] - 1) > predicted["tie"]
+            near = apart & (size >= middle / 2) & (size <= middle * 2)
+            picks = np.array([r["1stage"][0] < r["2stage"][0] for r in shapes])
+            right = picks == (us["1stage"] < us["2stage"])
+            chosen = np.where(picks, us["1stage"], us["2stage"])
+            regret = 100 * (chosen / np.minimum(us["1stage"], us["2stage"]) - 1).mean()
+            print(
+                f"{name}, TP{n}: the chosen arm is right on {right[near].sum()} of {near.sum()} "
+                f"shapes near the predicted crossover, ties apart; mean regret {regret:.2f} %"
+            )
+            for hidden, c in places.items():
+                at = crossed(found, hidden)
+                hit = at is not None and c["bytes_lo"] <= at <= c["bytes_hi"]
+                crossings.append([
+                    f"TP{n}", str(hidden), "none" if at is None else kib(round(at)),
+                    kib(c["bytes"]), f"{kib(c['bytes_lo'])} to {kib(c['bytes_hi'])}",
+                    ("hit" if hit else "miss") if c["counts"] else "known before",
+                ])  # fmt: skip
+        heads = ["ranks", "arm", "shapes", "median", "bias", "after offset", "held"]
+        print(table(errors, heads))
+        print(table(crossings, ["ranks", "hidden", "measured", "predicted", "90 %", ""]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("what", choices=["predict", "score"])
     parser.add_argument("place", type=Path)
+    parser.add_argument(
+        "--hidden",
+        type=lambda text: tuple(map(int, text.split(","))),
+        default=HIDDEN,
+        metavar="LIST",
+    )
     options = parser.parse_args()
-    {"predict": predict, "score": score}[options.what](options.place)
-
-
-def score(place: Path) -> None:
-    """Print what became of the prediction."""
-    predicted = json.loads((place / "prediction.json").read_text())
-    raise SystemExit(f"no rows yet ({len(predicted['rows'])} shapes predicted)")
+    if options.what == "predict":
+        predict(options.place, options.hidden)
+    else:
+        score(options.place)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,8 @@ FOR_ALL_GPUS = (
     "release_acquire_us_per_doubling",
     "norm_us",
     "miss_us",
+    "eight_rank_us[fused]",
+    "eight_rank_us[plain]",
     "harness_us",
 )
 
@@ -77,6 +79,8 @@ class SplitCosts(Struct, frozen=True):
     round_trip_us: Any
     trip_exposure: Any
     trip_growth: Any
+    eight_rank_fused_us: Any
+    eight_rank_plain_us: Any
 
 
 class SplitModel(Struct, frozen=True):
@@ -147,6 +151,8 @@ class SplitModel(Struct, frozen=True):
             round_trip_us=values["round_trip_us"],
             trip_exposure=values["trip_exposure"],
             trip_growth=values["trip_growth"],
+            eight_rank_fused_us=values["eight_rank_us[fused]"],
+            eight_rank_plain_us=values["eight_rank_us[plain]"],
         )
 
     def terms(self, geometry: SplitGeometry, costs: SplitCosts) -> dict[str, Any]:
@@ -199,6 +205,9 @@ class SplitModel(Struct, frozen=True):
             found["link_read"] = pass_over(on_gpu.phases[0], read / n)
             found["middle_barrier"] = barrier + own.stage_gap_us
             found["link_gather"] = pass_over(on_gpu.phases[1], read / n)
+        if not one_stage and (n > 4).any():
+            more = costs.eight_rank_fused_us if fused else costs.eight_rank_plain_us
+            found["eight_ranks"] = np.where(n > 4, more, 0.0)
         if on_gpu.local is not None:
             # The fixed part of the second kernel is one sum with its launch.
             found["second_launch"] = own.second_launch_us
