@@ -1,13 +1,14 @@
-"""The project's Triton kernels as a back end: N virtual ranks on one GPU, or one GPU a rank.
+"""The project's Triton kernels as a back end: ranks on one GPU, or split over several.
 
 **Loopback** (one process): all ``world_size`` ranks live on one GPU of either vendor, and one
 launch runs the programs of all of them. The links are then the GPU's own memory and caches. What
 such a measurement shows is the structure of the two algorithms (barriers, launches, bytes), not a
 fabric; rows say ``interconnect = loopback``.
 
-**Symmetric memory** (under torchrun, one process a rank): the same kernels over the pointers that
-``torch.distributed._symmetric_memory`` exchanges. Kept thin, and not verified: no machine with
-several GPUs was at hand.
+**Symmetric memory** (under torchrun, a process a GPU): the same kernels over the pointers that
+``torch.distributed._symmetric_memory`` exchanges; a process holds one rank or, with ``--tp`` above
+the number of processes, several, in one launch. Verified on two H200 over NVLink (torch 2.11, triton
+3.6) at 2, 4 and 8 ranks; never on AMD GPUs, nor on more than two.
 
 ``1stage`` and ``2stage`` are the fused kernels. ``separate`` is the plain all-reduce, 1-stage or
 2-stage by AITER's rule, then the local add + RMSNorm kernel, which is also the second of the fused

@@ -1,0 +1,133 @@
+"""Ranks split over GPUs: traffic of a port, the limits of a pass, and what was registered before."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from costmodel.calibration import posterior
+from costmodel.data import kernels
+from costmodel.decide.setting import Setting
+from costmodel.errors import InputError
+from costmodel.live.run.options import world_sizes
+from costmodel.model import choose
+from costmodel.model.shape import Shapes
+
+ROOT = Path(__file__).parents[1]
+PAIR = ROOT / "measurements" / "h200-pair"
+OWN = kernels.at_date(kernels.OWN_FAMILY, "")
+
+
+def geometry(gpus, ranks, tokens=64, hidden=4096, arm="1stage"):
+    shapes = Shapes.of([tokens], hidden, ranks)
+    return choose.for_fabric(f"split_{gpus}").geometry(shapes, arm, OWN, "sm_90")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "ranks", "times"), [(2, 2, 1), (2, 4, 4), (2, 8, 16), (4, 4, 3), (4, 8, 12), (8, 8, 7)]
+)
+def test_a_port_carries_what_the_pairs_across_it_exchange(gpus, ranks, times):
+    local = ranks // gpus
+    # Every rank of one GPU reads from every rank of the others.
+    assert times == sum(1 for a in range(local) for b in range(local, ranks))
+    size = 64 * 4096 * 2
+    assert geometry(gpus, ranks).crossing_bytes.tolist() == [times * size]
+
+
+def test_a_gpu_holds_its_own_ranks_alone():
+    whole, half = geometry(2, 8).on_gpu, geometry(4, 8).on_gpu
+    assert half.working_set_bytes == whole.working_set_bytes / 2
+    assert half.phases[0].issued_bytes == whole.phases[0].issued_bytes / 2
+    assert half.programs >= whole.programs  # fewer ranks share the multiprocessors
+
+
+def test_ranks_that_do_not_split_are_refused():
+    with pytest.raises(InputError, match="4 ranks do not split evenly over the GPUs of fabric"):
+        geometry(3, 4)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    calibration = posterior.load(PAIR / "second" / "calibration.json")
+    return Setting(calibration, "H200", source="h200-pair")
+
+
+@pytest.mark.parametrize(("ranks", "times"), [(2, 1), (4, 4), (8, 16)])
+def test_large_one_stage_calls_take_what_the_port_takes(pair, ranks, times):
+    shapes = pair.shapes([40_000, 80_000], 8192, ranks)
+    terms = pair.terms(shapes, "1stage")["link_read"]
+    rate = pair.point["link_gbps[H200]"] * pair.point["read_efficiency[sm_90]"]
+    port_us = times * shapes.bytes / rate / 1e3
+    # The smooth maximum lies above its largest part; at 2 ranks memory is nearly as slow.
+    assert (terms > port_us).all()
+    if ranks > 2:
+        np.testing.assert_allclose(np.diff(terms), np.diff(port_us), rtol=0.05)
+
+
+@pytest.mark.parametrize("place", ["", "second"])
+def test_the_prediction_is_of_the_calibration_beside_it(place):
+    said = json.loads((PAIR / place / "prediction.json").read_text())
+    content = (PAIR / place / "calibration.json").read_bytes()
+    assert said["calibration_sha256"] == hashlib.sha256(content).hexdigest()
+    planned = json.loads((PAIR / place / "plan.json").read_text())["shapes"]
+    key = ("world_size", "tokens", "hidden_dim", "dtype")
+    assert [[r[k] for k in key] for r in said["rows"]] == [[s[k] for k in key] for s in planned]
+
+
+def test_the_second_prediction_is_what_the_model_says(pair):
+    said = json.loads((PAIR / "second" / "prediction.json").read_text())["rows"]
+    for row in said[::7]:
+        here = pair.but(dtype=row["dtype"])
+        shapes = here.shapes([row["tokens"]], row["hidden_dim"], row["world_size"])
+        for arm in ("1stage", "2stage"):
+            assert here.latency_us(shapes, arm)[0] == pytest.approx(row[arm][0], abs=1e-3)
+
+
+def test_no_tested_shape_was_calibrated_on():
+    for place in ("", "second"):
+        with (PAIR / place / "calibration.csv").open() as stream:
+            known = {
+                (int(r["world_size"]), int(r["hidden_dim"]), int(r["tokens"]), r["dtype"])
+                for r in csv.DictReader(stream)
+            }
+        said = json.loads((PAIR / place / "prediction.json").read_text())["rows"]
+        assert known
+        tested = {(r["world_size"], r["hidden_dim"], r["tokens"], r["dtype"]) for r in said}
+        assert not known & tested
+
+
+def test_the_score_is_printed_with_its_misses():
+    done = subprocess.run(
+        [sys.executable, "benchmarks/preregistered.py", "score", "measurements/h200-pair"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "test, TP8: the chosen arm is right on 21 of 49 shapes" in done.stdout
+    assert done.stdout.count("miss") == 8 + 7
+
+
+def test_a_prediction_is_made_once():
+    done = subprocess.run(
+        [sys.executable, "benchmarks/preregistered.py", "predict", "measurements/h200-pair/second"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "plan.json exists: a prediction is made once" in done.stderr
+
+
+def test_ranks_may_share_the_processes_that_torchrun_started(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert world_sizes((2, 4, 8), share=True) == (2, 4, 8)
+    assert world_sizes((), share=True) == (2,)
+    with pytest.raises(InputError, match="--tp is 4, but torchrun started 2 processes"):
+        world_sizes((4,))
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(InputError, match="--tp is 4,8, but torchrun started 3 processes"):
+        world_sizes((4, 8), share=True)
