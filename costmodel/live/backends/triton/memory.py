@@ -102,7 +102,10 @@ class SymmetricMemory:
         torch.cuda.set_device(local_rank)
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl")
-        self._group: Any = dist.new_group(list(range(world_size)))
+        self._all = world_size == started
+        self._group: Any = dist.group.WORLD
+        if not self._all:
+            self._group = dist.new_group(list(range(world_size)))
         hip = torch.version.hip
         self.interconnect = (kfd.interconnect() or XGMI) if hip else "nvlink"
         self.local_ranks = (dist.get_rank(),) if dist.get_rank() < world_size else ()
@@ -138,5 +141,5 @@ class SymmetricMemory:
         """See :meth:`Memory.close`."""
         import torch.distributed as dist
 
-        if self.local_ranks:
+        if self.local_ranks and not self._all:
             dist.destroy_process_group(self._group)
