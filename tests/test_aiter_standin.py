@@ -167,9 +167,9 @@ def test_a_disabled_communicator_has_nothing_and_variables_count_from_their_rele
         "forced = [forced(version) for version in ('0.1.11', '0.1.12')]\n"
         "print(json.dumps([[sorted(vars(x)) for x in faults], forced]))"
     )
-    assert names == [["_IS_CAPTURING", "disabled"]] * 2
+    assert names == [["_IS_CAPTURING", "_is_gfx1250", "disabled"]] * 2
     lacking = [a.name for a in assumptions.ATTRIBUTES if not a.always]
-    assert lacking == ["world_size", "fully_connected"]
+    assert lacking == ["world_size", "fully_connected", "_ptr", "rank_data", "_pool"]
     assert forced == [None, True]
     assert {v.name: v.since for v in assumptions.VARIABLES}["AITER_AR_1STAGE"] == "0.1.12"
 

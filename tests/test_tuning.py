@@ -436,6 +436,7 @@ def test_a_machine_that_is_not_ready_is_said_and_tuned_when_told(tmp_path):
     (said,) = [line for line in done.stderr.splitlines() if line.startswith("costmodel: ")]
     assert said.startswith("costmodel: error: the machine is not ready: link rates: free the")
     assert said.endswith("or tune it as it is with --unchecked")
+    assert "not decided" not in done.stdout  # nothing was looked at that could be
     assert (tmp_path / "pr" / "tp2" / "samples.jsonl").read_text() == ""
     again = [*under, "--resume", "--unchecked"]
     done = subprocess.run(again, capture_output=True, text=True, timeout=300, env=environment)
@@ -468,6 +469,28 @@ def test_bad_input_is_one_line_and_leaves_nothing(args, said, tmp_path):
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert not out.exists()
+
+
+def test_a_machine_that_is_not_ready_ends_with_that_alone(tmp_path, capsys, monkeypatch):
+    """Also where this process runs all ranks: no table of what was not measured."""
+    from costmodel.cli.main import main
+    from costmodel.live.machine import WRONG, Check
+    from costmodel.live.run import checkup
+
+    monkeypatch.setenv("COSTMODEL_REPLAY", "MI355X:17")
+    monkeypatch.setitem(
+        checkup.STEPS, "looking", lambda backend: (Check("links", WRONG, "slow", "mend them"),)
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(["tune", "--backend", "replay", "--tp", "4,8", "--hidden", "4096", "--out",
+              str(tmp_path / "pr")])  # fmt: skip
+    said = capsys.readouterr()
+    assert ended.value.code == 1
+    assert said.err == (
+        "costmodel: error: the machine is not ready: links: mend them; or tune it as it is with "
+        "--unchecked\n"
+    )
+    assert "not decided" not in said.out
 
 
 @pytest.mark.parametrize("replay", ["", "MI355X:x", "MI400:1"])

@@ -82,8 +82,8 @@ def command(
     torchrun --nproc-per-node=8 -m costmodel tune --backend aiter --tp 8 \\
         --model gpt-oss-120b --for sglang --source ~/sglang --budget 300 --out pr
 
-    Exit codes: 0 decided at every world size, 1 not so, or an arm gave wrong results, 2 bad input,
-    3 a rank was lost or hung, 4 the results could not be written.
+    Exit codes: 0 decided at every world size, 1 not so, the machine is not ready, or an arm gave
+    wrong results, 2 bad input, 3 a rank was lost or hung, 4 the results could not be written.
     """
     if resume and finish:
         raise InputError("give one of --resume and --finish")
@@ -111,7 +111,8 @@ def command(
         from ..tuning.ranks import measure
 
         code = measure(session, {**run, "backend": session.settings["backend"]}, budget)
-        if code not in (FINISHED, WRONG_RESULTS) or _is_follower():
+        nothing = not any(map(session.shapes, session.started()))  # a machine that is not ready
+        if code not in (FINISHED, WRONG_RESULTS) or _is_follower() or (code and nothing):
             ctx.exit(code)
     from ..tuning.conclusion import conclude
     from ..tuning.handover import write

@@ -234,8 +234,8 @@ CALLS = (
     ),
 )
 
-#: From here on ``destroy_model_parallel`` clears all groups that ``initialize_model_parallel`` wants
-#: clear; before, those of data and expert parallel ranks stayed.
+#: From here on ``destroy_model_parallel`` clears every group that ``initialize_model_parallel``
+#: wants clear; before, those of data and expert parallel ranks stayed.
 REGROUPS = "0.1.11"
 
 #: When a variable is read: as the module is imported, or each time that a function runs.
