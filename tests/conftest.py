@@ -52,7 +52,7 @@ def row():
 MAY_SKIP_IN_CI = {
     "needs a CUDA or ROCm GPU": "CI has no GPU",
     "this machine has a GPU": "asks what happens without one",
-    "COSTMODEL_ENGINE_WHEELS names no wheels": "an engine's wheel has hundreds of MB",
+    "COSTMODEL_ENGINE_WHEELS names no wheels": ".ci/run says which the registry did not give",
 }
 
 

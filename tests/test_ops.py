@@ -6,13 +6,16 @@ import subprocess
 import sys
 
 import pytest
+from engines.shapes import AITER, SHAPES
 
 from costmodel.data import measurement
 from costmodel.data.ops import chosen, vocabulary
 from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
+from costmodel.files import json_text
 from costmodel.model.shape import FP8, FP8_PER_TOKEN, MHC, MXFP4, OPS, Shapes, op_key, read_op
 from costmodel.rules.catalogue import catalogue, named
+from costmodel.rules.rule import Rule
 
 UNMODELLED = (FP8, FP8_PER_TOKEN, MXFP4, MHC)
 
@@ -124,6 +127,49 @@ class TestWithoutAModel:
         assert done.returncode == 0
         assert '"op": "fused_ar_mhc"' in done.stdout
         assert "aiter-mhc" in run("rules", "--op", "mhc").stdout
+
+
+TWO_GATES = """
+class CudaCommunicator:
+    def fused_allreduce_rmsnorm_mxfp4_quant(self, input_, res_inp_, weight_, eps):
+        hidden = input_.shape[-1]
+        total_bytes = input_.numel() * input_.element_size()
+        can_1stage = hidden <= 16384 and input_.numel() // hidden <= 4
+        can_2stage = hidden <= 8192 and total_bytes <= 512 * 1024
+        if can_1stage or can_2stage:
+            return self.ca_comm.fused_ar_rms_mxfp4(input_, use_1stage=can_1stage)
+        return None
+"""
+
+
+class TestNotWritten:
+    """Rules that no engine's Python holds in one place are refused with the reason."""
+
+    @pytest.fixture
+    def aiter(self, tmp_path):
+        root = SHAPES["aiter_limit"].package(tmp_path / "site")
+        (root / "aiter" / AITER).write_text(TWO_GATES)
+        return root
+
+    def emit(self, op, rule, *options):
+        done = run("emit", "--for", "aiter", "--op", op, "--rule", rule, *options)
+        assert (done.returncode, done.stdout) == (2, "")
+        (line,) = done.stderr.splitlines()
+        return line
+
+    def test_mxfp4_has_two_gates(self, aiter, tmp_path):
+        rule = tmp_path / "mine.json"
+        mine = Rule.from_cutoffs("mine", {2: None, 4: 30_000, 8: 10_000}, op=MXFP4)
+        rule.write_text(json_text(mine.to_json()))
+        for said in (self.emit("mxfp4", rule, "--source", aiter), self.emit("mxfp4", rule)):
+            assert "two gates decide there" in said
+            assert "change the gates by hand" in said
+
+    def test_mhc_is_chosen_in_native_code(self, aiter):
+        for options in (("--source", aiter), ()):
+            said = self.emit("mhc", "aiter-mhc", *options)
+            assert "kSplitMinBytes in csrc/kernels/fused_ar_mhc_post.cu" in said
+            assert "build AITER again" in said
 
 
 TITLE = vocabulary()[MXFP4].title

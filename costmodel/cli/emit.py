@@ -317,8 +317,9 @@ def _emit_engine(
             )
         except NotRecognisedError:
             # The rule is not lost: it goes to standard output, and the error says what was sought.
-            text = engine.snippet(target, rule, provenance, running.kernel).text
-            click.echo(text, nl=False)
+            if rule.op == FUSED:
+                text = engine.snippet(target, rule, provenance, running.kernel).text
+                click.echo(text, nl=False)
             raise
     if not emitted.text:
         return emitted.notes, False

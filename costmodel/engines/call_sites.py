@@ -5,7 +5,22 @@ from __future__ import annotations
 from msgspec import Struct
 
 from ..errors import InputError, nearest
-from ..model.shape import FP8, FP8_PER_TOKEN, FUSED, MXFP4
+from ..model.shape import FP8, FP8_PER_TOKEN, FUSED, MHC, MXFP4
+
+#: Ops into whose choice no rule is written: why, and what to do instead.
+NOT_WRITTEN = {
+    MXFP4: (
+        "two gates decide there, one for each stage, by tokens and hidden size; the kernel throws "
+        "on what neither takes, which runs as the fused op and a quantising kernel, so a cutoff in "
+        "bytes would not do; change the gates by hand (costmodel audit shows their lines), or "
+        "allow one stage alone with AITER_AR_1STAGE, which holds for the other fused ops too"
+    ),
+    MHC: (
+        "AITER chooses there in C++ (kSplitMinBytes in csrc/kernels/fused_ar_mhc_post.cu: with 4 "
+        "ranks or more the split path above it), so no Python decides; change that constant and "
+        "build AITER again (costmodel audit shows its line)"
+    ),
+}
 
 
 class CallSite(Struct, frozen=True):

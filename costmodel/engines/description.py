@@ -89,7 +89,8 @@ def notes_by_host(
 ) -> list[Note]:
     """Return the notes of a patch with rules for several kinds of GPU.
 
-    ``losses`` gives, in words, what a rule loses on GPUs of its kind that it was not made for.
+    ``losses`` gives, in words, what a rule loses on GPUs of its kind that it was not made for, and
+    last what to do about it. The terminal is told in a few words what the description says in full.
     """
     kinds = gated.kinds
     made = f"made for {running.words()}; the patched rule may run on {gated.elsewhere.releases()}"
@@ -100,8 +101,9 @@ def notes_by_host(
         "that topology, one of different GPUs, GPUs over PCIe (MI350P is gfx950), cards whose PCI "
         "id is not listed and an MI300A (gfx942, of which nothing is modelled)"
     )
-    short = f"by GPU: {names}, over xGMI alone; elsewhere {engine}'s own cutoffs stay"
-    said = [Note(made, made), Note(gate, short)]
+    short = f"over xGMI alone; on any other host {engine}'s own cutoffs stay"
+    version = f"AITER {running.stated}" if running.stated else "an AITER that is not known"
+    said = [Note(made, f"made for {version}"), Note(gate, short)]
     told = dict.fromkeys(n for a in kinds.values() for n in a.notes(engine))
     said += [Note(n, n) for n in told]
     if gated.elsewhere.limits:
@@ -112,7 +114,11 @@ def notes_by_host(
         said.append(_two_stage_limits(gated.elsewhere))
     for kind, adapted in kinds.items():
         said.append(Note(f"{kind.name}: {_measured(adapted, provenances[kind]).text}"))
-    said += [Note(text, text) for text in losses(gated)]
+    elsewhere = losses(gated)
+    said += [Note(text) for text in elsewhere[:-1]]
+    said += [
+        Note(text, f"other cards of an arch: see the patch; {text}") for text in elsewhere[-1:]
+    ]
     said += [_override(one, gated.elsewhere) for one in overrides]
     # Who asks the patched rule gets the same cutoffs, those of its host.
     said += _concerned(concerned, (), gated.elsewhere, lambda: None, f"by GPU: {gated.words()}")

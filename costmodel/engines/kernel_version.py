@@ -223,7 +223,10 @@ def _text(file: Path) -> str | None:
     try:
         if not file.is_file() or file.stat().st_size > _MOST_BYTES:
             return None
-        return file.read_text(encoding="utf-8", errors="replace")
+        with file.open("rb") as stream:
+            # What the file system says of a size may be wrong, as for /proc.
+            data = stream.read(_MOST_BYTES + 1)
+        return None if len(data) > _MOST_BYTES else data.decode("utf-8", "replace")
     except OSError:
         return None
 

@@ -24,7 +24,7 @@ from ..rules.outside import writable
 from ..rules.rule import Rule
 from . import applied, comment, description, diff, leftover, remarks, templates
 from .by_arch import Gated
-from .call_sites import ServingEngine
+from .call_sites import NOT_WRITTEN, ServingEngine
 from .consumers import Consumer, consumers
 from .evaluation import CONSULTS
 from .kernel_version import RunningKernel, asked_for
@@ -111,6 +111,8 @@ def patch(
     if not consults and all(_in_force(there, one, adapted) for one in (dispatch, *copies)):
         said = ("the rule is already in force; the diff is empty",)
         return Emitted("", adapted, module.name, dispatch.name, installed, said)
+    if rule.op in NOT_WRITTEN:
+        raise InputError(f"{module.name}: no rule is written for {rule.op}: {NOT_WRITTEN[rule.op]}")
     changed = _changed(module, dispatch, copies, adapted, provenance, tree.engine.title)
     below = f"# {comment.reproduce(provenance)}"
     patched = applied.marked(module.text, changed, rule.op, below)
@@ -174,8 +176,10 @@ def snippet(engine: ServingEngine, rule: Rule, provenance: Provenance, kernel: K
     Raises :class:`InputError` for a rule of another op than the fused one.
     """
     if rule.op != FUSED:
+        right = NOT_WRITTEN.get(rule.op) or "give --source the tree to change"
         raise InputError(
-            f"rule '{rule.name}' is for op '{rule.op}'; a snippet for {engine.title} is for {FUSED}"
+            f"rule '{rule.name}' is for op '{rule.op}'; a snippet for {engine.title} is for "
+            f"{FUSED}: {right}"
         )
     template = templates.of(engine)
     module = Module.parse(f"<{engine.title}>", template.text)

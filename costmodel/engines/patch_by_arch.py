@@ -79,7 +79,7 @@ def patch(
         file=module.name,
         function=dispatch.name,
         patched=patched,
-        notes=tuple(note.short for note in found if note.short),
+        notes=(gated.words(), *(note.short for note in found if note.short)),
         gated=gated,
     )
 

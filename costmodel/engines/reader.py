@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..model.shape import FUSED, WORLD_SIZES
 from ..rules.algebra import by_world_size, parts_of
 from ..rules.condition import Compare, Condition
-from .call_sites import CallSite
+from .call_sites import NOT_WRITTEN, CallSite
 from .evaluation import Comparison, Membership, NoChoiceError
 from .execution import Step, SymbolicRun
 from .module import Function, Module, input_name, made_of
@@ -83,7 +83,8 @@ def find_dispatch(tree: Tree, op: str, host: Host | None = None) -> tuple[Module
     sites = [s for s in tree.engine.call_sites if s.op == op]
     if not sites:
         known = ", ".join(dict.fromkeys(s.op for s in tree.engine.call_sites))
-        raise InputError(f"{tree.engine.title} has no rule for op '{op}'; known: {known}")
+        why = f": {NOT_WRITTEN[op]}" if tree.engine.name == "aiter" and op in NOT_WRITTEN else ""
+        raise InputError(f"{tree.engine.title} has no rule for op '{op}'{why}; known: {known}")
     for site in sites:
         name = tree.name(site.file)
         looked.append(f"{site.function} in {name}")
