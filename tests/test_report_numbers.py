@@ -140,5 +140,7 @@ def test_every_figure_of_a_report_has_a_name_that_plot_knows(both):
     assert len(names) == len(set(names)) >= 30
     for name in names:
         check_name(name)
+    # The summary shows the GPU that the title is about.
+    assert names[:3] == ["mi355x-latency-tp4", "mi355x-worth", "mi355x-decision-map"]
     bare = {re.sub(r"-tp\d$", "-tpN", name.partition("-")[2]) for name in names}
     assert bare == set(NAMES)
