@@ -233,7 +233,11 @@ def test_latency_marks_the_recommended_cutoff_and_those_in_force(decision):
     }
     assert marks[f"recommended {size}"] == cutoff.max_bytes
     assert marks["vllm 256 KiB"] == 256 * 1024
-    bars = {t.name.partition(":")[0]: tuple(t.x) for t in figure.data if t.yaxis == "y" and t.mode == "lines"}
+    bars = {
+        t.name.partition(":")[0]: tuple(t.x)
+        for t in figure.data
+        if t.yaxis == "y" and t.mode == "lines"
+    }
     assert bars["90 %, your machine"] == (cutoff.max_bytes_lo, cutoff.max_bytes_hi)
     assert bars["90 %, this kernel"] == (cutoff.this_kernel_lo, cutoff.this_kernel_hi)
     always = figures.latency_against_bytes(recommend(decision.setting, world_sizes=(2,)), 2, 2880)
