@@ -10,6 +10,8 @@ results do. Needs ``pip install -e ".[notebook,figures]"`` and a Chrome or Chrom
 
 from __future__ import annotations
 
+import html
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -43,6 +45,14 @@ def execute(path: Path, directory: str | Path, timeout_s: int = 120):
     return client.execute()
 
 
+def alt(data) -> str:
+    """Return what an output's picture shows, for whoever cannot see it: title and subtitle."""
+    title = data.get(PLOTLY, {}).get("layout", {}).get("title", {})
+    said = [title.get("text", ""), title.get("subtitle", {}).get("text", "")]
+    words = ". ".join(part for part in said if part) or data.get("text/plain", "")
+    return html.unescape(re.sub(r"<[^>]*>", " ", words)).strip()
+
+
 def readable(notebook):
     """Return an executed notebook without what a page cannot show."""
     notebook.metadata = {
@@ -53,12 +63,13 @@ def readable(notebook):
         cell.metadata = {}
         for output in cell.get("outputs", []):
             data = output.get("data", {})
+            words = alt(data)
             if "image/png" in data:
                 data.pop(PLOTLY, None)
             data.pop(WIDGET, None)
             output.pop("metadata", None)
             if output.output_type in ("display_data", "execute_result"):
-                output.metadata = {}
+                output.metadata = {"image/png": {"alt": words}} if "image/png" in data else {}
     return notebook
 
 

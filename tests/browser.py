@@ -9,12 +9,13 @@ import html
 import json
 import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from costmodel.figures import static
 
-#: Shows every part of the page in both themes and lists what is wrong with it.
-PROBE = """
+#: What every probe does: lists what is wrong with what is shown, and leaves it in the page.
+LOOK = """
 <script>
 (async function () {
   const root = document.documentElement, found = [];
@@ -22,7 +23,8 @@ PROBE = """
   const until = async (done) => { for (let i = 0; i < 600 && !done(); i++) await pause(50); };
   const say = (kind, text) => found.push(theme() + " " + part + " " + kind + ": " + text);
   const theme = () => root.dataset.theme || "";
-  let part = "";
+  let part = "", errors = 0;
+  for (const kind of ["error", "unhandledrejection"]) window.addEventListener(kind, () => errors++);
 
   function boxes(svgs) {
     const out = [];
@@ -37,7 +39,8 @@ PROBE = """
   function look(shown) {
     if (root.scrollWidth > root.clientWidth + 1) say("overflow", root.scrollWidth);
     for (const img of shown.querySelectorAll("img")) {
-      if (!img.alt) say("alt", img.outerHTML.slice(0, 80));
+      if (!img.alt || /no description/i.test(img.alt)) say("alt", img.outerHTML.slice(0, 80));
+      if (img.getBoundingClientRect().right > root.clientWidth + 1) say("wide", img.alt);
     }
     for (const place of shown.querySelectorAll(".figure")) {
       const name = place.dataset.figure || "explorer";
@@ -57,6 +60,21 @@ PROBE = """
     }
   }
 
+  function leave(more) {
+    const left = performance.getEntriesByType("resource").map((e) => e.name);
+    const done = document.createElement("script");
+    done.type = "application/json";
+    done.id = "found";
+    done.textContent = JSON.stringify(Object.assign({ found, left, errors: String(errors) }, more))
+      .replace(/</g, "\\u003c");
+    document.body.replaceChildren(done);
+  }
+"""
+
+#: Shows every part of a report's page in both themes.
+PROBE = (
+    LOOK
+    + """
   await until(() => root.dataset.ready);
   const tabs = Array.from(document.querySelectorAll('[role="tab"]'));
   for (let turn = 0; turn < 2; turn++) {
@@ -77,18 +95,48 @@ PROBE = """
   tabs[0].dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
   if (document.activeElement !== tabs[1]) say("keys", document.activeElement.outerHTML);
   const answer = document.querySelector(".answer");
-  const left = performance.getEntriesByType("resource").map((e) => e.name);
-  const done = document.createElement("script");
-  done.type = "application/json";
-  done.id = "found";
-  done.textContent = JSON.stringify({
-    found, left, errors: root.dataset.errors, figures: root.dataset.figures,
+  leave({
+    errors: root.dataset.errors, figures: root.dataset.figures,
     answer: answer ? answer.textContent : "",
-  }).replace(/</g, "\\\\u003c");
-  document.body.replaceChildren(done);
+  });
 })();
 </script>
 """
+)
+
+#: Looks at a page as it is.
+PLAIN = (
+    LOOK
+    + """
+  await until(() => document.readyState === "complete");
+  await pause(50);
+  look(document.body);
+  leave({ pictures: document.querySelectorAll("img").length });
+})();
+</script>
+"""
+)
+
+#: Draws the figures of ``window.drawn`` in both themes.
+FIGURES = (
+    LOOK
+    + """
+  for (const [name, template] of Object.entries(window.templates)) {
+    root.dataset.theme = name;
+    for (const place of document.querySelectorAll(".figure")) {
+      const figure = window.drawn[place.dataset.figure];
+      Plotly.purge(place);
+      await Plotly.newPlot(place, figure.data, { ...figure.layout, template },
+        { responsive: true, displayModeBar: false });
+    }
+    await pause(100);
+    look(document.body);
+  }
+  leave({ figures: document.querySelectorAll(".js-plotly-plot").length });
+})();
+</script>
+"""
+)
 
 
 def dom(file: Path, *options: str) -> tuple[str, list[str]]:
@@ -104,11 +152,38 @@ def dom(file: Path, *options: str) -> tuple[str, list[str]]:
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
-def probed(page: Path, width: int, directory: Path) -> dict:
-    """Return what the probe finds on a page at a width: ``found`` lists what is wrong."""
+def probed(page: Path, width: int, directory: Path, probe: str = PROBE) -> dict:
+    """Return what a probe finds on a page at a width: ``found`` lists what is wrong."""
     copy = directory / f"probed-{width}.html"
-    copy.write_text(page.read_text().replace("</body>", PROBE + "</body>"))
+    whole, body, rest = page.read_text().rpartition("</body>")
+    copy.write_text(f"{whole}{probe}{body}{rest}")
     text, said = dom(copy, f"--window-size={width},1200")
     match = re.search(r'<script type="application/json" id="found">(.*?)</script>', text, re.S)
     assert match, (text[-2000:], said)
     return {**json.loads(html.unescape(match[1])), "console": said}
+
+
+def page_of_figures(figures: Mapping[str, tuple[str, dict]], out: Path) -> Path:
+    """Write a page of plotly figures, name -> (words, record), for :data:`FIGURES` to draw."""
+    from plotly.offline import get_plotlyjs
+
+    from costmodel.figures.template import template
+
+    places = "".join(
+        f'<div class="figure" data-figure="{name}" aria-label="{html.escape(words)}"></div>'
+        for name, (words, _) in figures.items()
+    )
+    data = {
+        "templates": {n: template(dark=n == "dark").to_plotly_json() for n in ("light", "dark")},
+        "drawn": {name: record for name, (_, record) in figures.items()},
+    }
+    given = "".join(
+        f"window.{name} = {json.dumps(value)};" for name, value in data.items()
+    ).replace("</", "<\\/")
+    out.write_text(
+        # With its scroll bar from the start: figures take the width that is left.
+        "<!doctype html><html style='overflow-y: scroll'><head><meta charset='utf-8'></head>"
+        "<body style='margin: 0'>"
+        f"{places}<script>{get_plotlyjs()}</script><script>{given}</script></body></html>"
+    )
+    return out

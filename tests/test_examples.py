@@ -10,6 +10,7 @@ import csv
 import gzip
 import inspect
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -175,7 +176,16 @@ class StandIns:
         for shape in ("sglang_bytes", "vllm_method", "aiter_limit"):
             SHAPES[shape].package(path)
 
+    def tuned(self, path: Path) -> None:
+        """Tune a stated model in the place of a machine."""
+        subprocess.run(
+            [sys.executable, "-m", "costmodel", "tune", "--backend", "replay", "--tp", "8",
+             "--rounds", "4", "--samples", "2", "--out", str(path)],
+            env={**os.environ, "COSTMODEL_REPLAY": "MI355X:17"}, check=True, capture_output=True,
+        )  # fmt: skip
+
     MAKERS = {  # noqa: RUF012
+        "tuned": tuned,
         "mine.csv": measurements,
         "PATH": engines,
         **dict.fromkeys(

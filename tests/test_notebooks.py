@@ -1,4 +1,8 @@
-"""The notebooks run from a clean kernel, and the copies in the repository can be read without one."""
+"""The notebooks run from a clean kernel, and the copies in the repository can be read without one.
+
+Both are looked at in a browser, at both widths and in both themes: the copies as pages, and the
+figures that a run draws.
+"""
 
 import importlib.util
 import json
@@ -6,6 +10,9 @@ import re
 from pathlib import Path
 
 import pytest
+from browser import FIGURES, PLAIN, page_of_figures, probed
+
+from costmodel.figures import static
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -28,8 +35,13 @@ def figures(notebook):
     return [o for o in outputs(notebook) if {"image/png", PLOTLY} & set(o.get("data", {}))]
 
 
-def test_there_are_four():
-    assert NAMES == ["01-tour", "02-gpt-oss-2880", "03-your-measurements", "04-skew"]
+def test_there_are_five():
+    assert NAMES == [
+        "01-tour", "02-gpt-oss-2880", "03-your-machine", "04-skew", "05-kernels-and-fabrics",
+    ]  # fmt: skip
+
+
+needs_browser = pytest.mark.skipif(static.browser() is None, reason="no Chrome or Chromium here")
 
 
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)
@@ -45,6 +57,43 @@ def test_runs_from_a_clean_kernel(path, tmp_path):
     for cell in done.cells:
         for output in cell.get("outputs", []):
             assert output.get("name") != "stderr", output.text
+    if static.browser() is None:
+        return
+    drawn = {}
+    for i, output in enumerate(figures(done)):
+        record = json.loads(json.dumps(output["data"][PLOTLY]))
+        record["layout"].pop("template", None)
+        drawn[f"figure-{i + 1}"] = (execute.alt(output["data"]), record)
+    page = page_of_figures(drawn, tmp_path / "figures.html")
+    for width in (700, 1400):
+        seen = probed(page, width, tmp_path, FIGURES)
+        # No label on another, none cut off, and a text for whoever cannot see it; in both themes.
+        assert seen["found"] == []
+        assert (seen["errors"], seen["left"], seen["console"]) == ("0", [], [])
+        assert seen["figures"] == len(drawn)
+
+
+@needs_browser
+@pytest.mark.parametrize("path", PATHS, ids=NAMES)
+def test_the_copy_is_a_page_that_anybody_can_read(path, tmp_path):
+    nbconvert = pytest.importorskip("nbconvert", reason="nbconvert makes pages of notebooks")
+    committed = json.loads(path.read_text(encoding="utf-8"))
+    for theme in ("light", "dark"):
+        exporter = nbconvert.HTMLExporter(theme=theme)
+        # What the page would load from elsewhere, and none of it is needed without a kernel.
+        for name in ("mathjax_url", "jquery_url", "require_js_url", "mermaid_js_url",
+                     "widget_renderer_url"):  # fmt: skip
+            setattr(exporter, name, "")
+        text, _ = exporter.from_filename(str(path))
+        page = tmp_path / f"{theme}.html"
+        page.write_text(text)
+        for width in (700, 1400):
+            seen = probed(page, width, tmp_path, PLAIN)
+            # This template passes no words on with a picture: that they are there is tested below.
+            assert [said for said in seen["found"] if " alt: " not in said] == []
+            assert (seen["errors"], seen["console"]) == ("0", [])
+            assert [name for name in seen["left"] if not name.startswith("data:")] == []
+            assert seen["pictures"] == len(figures(committed))
 
 
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)
@@ -56,6 +105,7 @@ def test_can_be_read_without_a_kernel(path):
     assert shown
     for output in shown:
         assert "image/png" in output["data"], "a figure that GitHub does not draw"
+        assert len(output["metadata"]["image/png"]["alt"]) > 40, "run execute.py"
     for output in outputs(committed):
         assert output["output_type"] != "error"
         assert output.get("name") != "stderr", output["text"]

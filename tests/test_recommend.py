@@ -14,6 +14,7 @@ from costmodel.decide.regret import Arms, BestCutoff, Cell
 from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
 from costmodel.model.shape import ALL_REDUCE, Shapes
+from costmodel.show.recommendation import brief, text
 
 GPUS = ["MI300X", "MI308X", "MI325X", "MI350X", "MI355X"]
 
@@ -301,3 +302,18 @@ def test_a_cutoff_for_each_hidden_size_spares_what_one_cutoff_loses(cutoff, pct)
 def test_a_setting_says_that_separate_ops_run_otherwise_only_where_they_do():
     assert "separate" not in repr(Setting.shipped("MI355X"))
     assert "else separate ops" in repr(Setting.shipped("MI355X", otherwise="separate"))
+
+
+def test_what_an_engine_s_guards_cost_is_said_beside_the_regret():
+    """vLLM's 80 tokens stay in the rule: at 2 ranks, where 1-stage always wins, they cost it."""
+    load = Workload.of([2880])
+    setting = Setting.shipped("MI355X", engine="vllm")
+    guarded = recommend(setting, load)
+    ((n, pct),) = guarded.lost_to_guards
+    free = recommend(setting.but(engine=""), load)
+    assert n == 2
+    assert pct == pytest.approx(guarded.at(2).regret_pct - free.at(2).regret_pct, abs=1e-6)
+    for said in (brief(guarded), text(guarded)):
+        assert f"of that regret vllm's guards cost {pct:.2f} points at TP2" in said
+    assert free.lost_to_guards == recommend(setting.but(engine="sglang"), load).lost_to_guards == ()
+    assert "guards cost" not in brief(free)

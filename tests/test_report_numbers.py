@@ -8,8 +8,10 @@ import html
 import itertools
 import json
 import re
+import shlex
 
 import pytest
+from engines.shapes import SHAPES
 from reports import cells, first_screen, run
 
 from costmodel.data import llms
@@ -122,6 +124,22 @@ def test_every_number_of_a_report_on_two_archs_is_that_of_the_commands(both):
     assert html_cells(page_text, "Worth: us saved")[1:] == worths
 
 
+def test_the_text_names_the_command_that_writes_both_rules(both, tmp_path):
+    out, _ = both
+    text = (out / "report.md").read_text()
+    change = text.split("## Modifications", 1)[1].split("## Accuracy", 1)[0]
+    assert change.count("SGLang chooses between") == 1
+    (command,) = re.findall(r"all of them by GPU: `costmodel (.+?)`", change)
+    words = shlex.split(command)
+    words[words.index("PATH")] = str(SHAPES["sglang_bytes"].package(tmp_path))
+    done = run(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    patch = (tmp_path / "rule.patch").read_text()
+    for arch in ("gfx942", "gfx950"):
+        rule = catalogue.load(out / f"rule-{arch}.json")
+        assert f"{rule.cutoff_bytes(4)[1] // 1024} * 1024" in patch
+
+
 @pytest.mark.parametrize("name", ["mi300x-latency-tp4", "mi355x-worth", "mi300x-plan"])
 def test_plot_draws_each_figure_of_a_report_on_two_archs(both, tmp_path, name):
     out, asked = both
@@ -140,5 +158,7 @@ def test_every_figure_of_a_report_has_a_name_that_plot_knows(both):
     assert len(names) == len(set(names)) >= 30
     for name in names:
         check_name(name)
+    # The summary shows the GPU that the title is about.
+    assert names[:3] == ["mi355x-latency-tp4", "mi355x-worth", "mi355x-decision-map"]
     bare = {re.sub(r"-tp\d$", "-tpN", name.partition("-")[2]) for name in names}
     assert bare == set(NAMES)

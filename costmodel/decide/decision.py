@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 #: 8192, and models have multiples of 64.
 CHECKED_HIDDEN_DIMS = tuple(range(512, 8193, 128))
 
+#: Points of regret that an engine's guards cost and that are worth a word.
+NOTICED_PCT = 0.1
+
 
 class Cutoff(Struct, frozen=True, eq=False):
     """The answer for one world size; bytes are None where none is claimed.
@@ -195,6 +198,19 @@ class Decision(Struct, frozen=True, eq=False, dict=True):
 
         installed = current(self.setting.engine, self.setting.op)
         return adapt(self.unguarded_rule, installed.condition, self.setting.kernel).rule
+
+    @cached_property
+    def lost_to_guards(self) -> tuple[tuple[int, float], ...]:
+        """World sizes at which the engine's guards cost regret, with how many points of percent.
+
+        Left out is what costs less than :data:`NOTICED_PCT`.
+        """
+        if not self.setting.engine or not any(c.claimed for c in self.cutoffs):
+            return ()
+        free, guarded = self.unguarded_rule, self.rule
+        claimed = [c for c in self.cutoffs if c.claimed]
+        lost = [(c.world_size, c.arms.score(free, guarded).saved_pct.value) for c in claimed]
+        return tuple((n, pct) for n, pct in lost if pct >= NOTICED_PCT)
 
     @property
     def evidence(self) -> dict[int, CutoffEvidence]:

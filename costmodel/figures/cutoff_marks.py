@@ -10,6 +10,7 @@ import numpy as np
 
 from ..decide.decision import Cutoff, Decision
 from ..decide.setting import Setting
+from ..model.fabric import FULL_MESH
 from ..model.shape import FUSED, Shapes
 from ..rules import ENGINES
 from ..rules.catalogue import current
@@ -39,7 +40,9 @@ def lanes(decision: Decision, calls: Shapes, rules: Sequence[Rule] | None) -> li
     setting = decision.setting
     cutoff = decision.at(int(calls.world_size[0]))
     if rules is None:
-        rules = [current(e) for e in ENGINES] if setting.op == FUSED else []
+        # Engines run theirs over xGMI, with AITER's kernels.
+        there = setting.op == FUSED and setting.calibration.fabric == FULL_MESH
+        rules = [current(e) for e in ENGINES] if there else []
     said = answer(cutoff.verdict, cutoff.max_bytes).removeprefix("<= ")
     at = None if cutoff.max_bytes is None else float(cutoff.max_bytes)
     found = [

@@ -49,6 +49,23 @@ def _measurement_files(case: Case) -> str:
     return shlex.join([f for f, _ in case.files if f.endswith(".csv")])
 
 
+def emit_by_gpu(cases: Sequence[Case]) -> str:
+    """Return the command that writes a patch with the rules of several GPUs, "" for one."""
+    if len(cases) == 1:
+        return ""
+    words = shlex.split(cases[0].target)
+    by_arch = "--arch" in words
+    names = ",".join(case.setting.arch if by_arch else case.gpu for case in cases)
+    # What chose the GPU is said for all at once.
+    for option in ("--arch", "--gpu"):
+        if option in words:
+            at = words.index(option)
+            del words[at : at + 2]
+    which = ["--arch" if by_arch else "--gpu", names]
+    command = ["costmodel", "emit", "--for", cases[0].engine.name, *which, *words]
+    return shlex.join([*command, "--source", "PATH", "--out", "rule.patch"])
+
+
 def check_command(case: Case) -> str:
     """Return the one command that measures both algorithms around the cutoff on one's own GPUs."""
     w = checked(case)

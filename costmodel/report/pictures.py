@@ -155,11 +155,15 @@ def pictures(case: Case) -> list[Picture]:
 
 
 def shown_of(cases: Sequence[Case]) -> list[Picture]:
-    """Return the pictures of a report; of several GPUs each has its GPU in the name."""
+    """Return the pictures of a report, first those of what the first screen is about.
+
+    Of several GPUs each has its GPU in the name.
+    """
     if len(cases) == 1:
         return pictures(cases[0])
+    headed = sorted(cases, key=lambda case: not case.headline)
     return [
-        replace(p, name=f"{case.gpu.lower()}-{p.name}") for case in cases for p in pictures(case)
+        replace(p, name=f"{case.gpu.lower()}-{p.name}") for case in headed for p in pictures(case)
     ]
 
 

@@ -14,7 +14,7 @@ from ..show.sketch import curve
 from ..show.statements import flag, says
 from ..show.worth import counted
 from .case import AtWorldSize, Case
-from .commands import commands, measure_commands
+from .commands import commands, emit_by_gpu, measure_commands
 from .lead import lead, runs, tag, title
 from .projects import NOTHING, OUTLINES
 
@@ -55,6 +55,7 @@ def context(
         "drawn": drawn,
         "sketches": [sketch(c, w) for c in cases for w in (c.headline or c.crossing)[:1]],
         "commands": commands(cases, command, out),
+        "both": emit_by_gpu(cases),
         "measure_commands": measure_commands(first),
         "version": __version__,
         "runs": partial(runs, order=first.deployment.batches.tolist()),

@@ -39,7 +39,7 @@ def brief(decision: Decision, *, fine: bool = False) -> str:
         if b.held is False
     ]
     against += [f"TP{c.world_size}: {c.reason}" for c in cutoffs if not c.claimed]
-    said = [*apart(decision)[1:], *unweighed(decision), *against]
+    said = [*apart(decision)[1:], *unweighed(decision), *against, *guarded(decision)]
     if setting.engine and any(c.claimed for c in cutoffs):
         said.append(f"the rule in {setting.engine}: {decision.rule.words()}")
     if said:
@@ -84,7 +84,7 @@ def text(decision: Decision) -> str:
         f"{setting.dtype}, {setting.kernel.title}{engine}",
         f"calibration {setting.calibration.id}: {data['rows_used']} of {data['rows_read']} rows "
         f"used, {len(data['sources'])} sources",
-        *map(_paragraph, [*apart(decision), *unweighed(decision)]),
+        *map(_paragraph, [*apart(decision), *unweighed(decision), *guarded(decision)]),
         "",
     ]
     lines += [_cutoff_table(decision), ""]
@@ -171,6 +171,12 @@ def apart(decision: Decision) -> list[str]:
             f"1-stage and {other} are not enough: without the third arm {', '.join(short)} is lost"
         )
     return lines
+
+
+def guarded(decision: Decision) -> list[str]:
+    """Return what of the regret is the engine's guards', which the rule keeps."""
+    lost = ", ".join(f"{pct:.2f} points at TP{n}" for n, pct in decision.lost_to_guards)
+    return [f"of that regret {decision.setting.engine}'s guards cost {lost}"] if lost else []
 
 
 def regrets(cutoff: Cutoff) -> str:
