@@ -32,7 +32,8 @@ RANK = Path(__file__).parent / "startup" / "rank.py"
 HIDDEN = [2880, 4096, 7168]
 
 HERE: Here = {
-    "costmodel": "0", "torch": "2", "gpu": "MI355X", "interconnect": "xgmi",
+    "costmodel": "0", "torch": "2", "gpu": "MI355X", "device": "AMD_Instinct_MI355X",
+    "interconnect": "xgmi",
     "aiter": kernels.LATEST, "dtype": "bf16", "hidden_sizes": HIDDEN,
     "arms": ["1stage", "2stage"], "genuine": True,
 }  # fmt: skip
@@ -396,7 +397,7 @@ def test_two_ranks_raise_nothing_into_the_engine(tmp_path):
         "unknown-gpu": "no calibration of what joins H200 here",
         "pcie": "no calibration of what joins MI350P here (pcie)",
         "no-gpu": "give gpu, such as MI300X",
-        "no-ops": "ops is neither a mapping of two functions nor a back end",
+        "no-ops": "ops is neither a mapping of two functions, a back end, nor AITER",
         "one-op": "ops are 1stage; give '1stage' and one of 2stage and separate",
         "no-version": "AITER version 'main' is not understood",
         "hidden": "a workload needs at least one token count and one hidden size",

@@ -47,6 +47,7 @@ class Here(TypedDict):
     costmodel: str
     torch: str
     gpu: str
+    device: str
     interconnect: str
     aiter: str
     dtype: str
@@ -111,10 +112,11 @@ class Learner:
         )  # fmt: skip
 
     def cache(self, path: Path) -> Cache:
-        """Return the table at a path, asked about this machine."""
-        setting = self.setting
+        """Return the table at a path, asked about this machine; no ``.json`` is a folder."""
+        setting, device = self.setting, self.here["device"]
         return Cache(
-            path,
+            path if path.suffix == ".json" else path / table.file_name(device),
+            device,
             table.Call(
                 setting.arch, "xgmi", self.world_size, setting.op,
                 table.TORCH_NAMES[setting.dtype], setting.aiter_version,
@@ -127,11 +129,7 @@ class Learner:
         if not self.here["genuine"]:
             raise InputError("replayed latencies are of no machine")
         calibration = self.setting.calibration
-        cache.keep(
-            entry,
-            table.device_name(self.setting.gpu),
-            {"id": calibration.id, "sha256": calibration.sha256},
-        )
+        cache.keep(entry, {"id": calibration.id, "sha256": calibration.sha256})
 
     def rule(self, ask: Ask) -> table.TableEntry:
         """Measure by ``ask`` and return the rule; raise :class:`RefusedError` for none."""

@@ -23,6 +23,7 @@ from ...model.shape import ONE_STAGE, TWO_STAGE
 from ..backends.aiter.device import Clock, Device, TorchGpu, led
 from ..backends.base import EAGER, GRAPH, SEPARATE_ARM, Backend, LiveShape, Timed
 from ..run.harness import Repetition
+from .communicator import FUSED_CALL, FusedCalls
 
 #: Calls of one arm on this rank: (tokens, hidden_dim) -> anything.
 Op = Callable[[int, int], object]
@@ -112,17 +113,22 @@ class OfferedBackend(Offered):
 
 
 def offered(
-    ops: Mapping[str, Op] | Backend, *, timing: str = "", capturing: Capturing | None = None
+    ops: Any, *, dtype: str = "bf16", timing: str = "", capturing: Capturing | None = None
 ) -> Offered:
-    """Return what is offered as both arms.
+    """Return what is offered as both arms: two functions, a back end, or AITER's communicator.
 
+    Of a communicator the fused op is called with elements of ``dtype``.
     ``timing`` of functions is ``graph`` or ``eager``; "" is graphs in a process that uses a GPU.
     Raises :class:`InputError` for anything that is not two arms.
     """
     if isinstance(ops, Backend):
         return OfferedBackend(ops)
+    if hasattr(ops, FUSED_CALL):
+        capturing = capturing or getattr(ops, "capture", None)
+        ops = FusedCalls(ops, dtype).ops()
     if not isinstance(ops, Mapping):
-        raise InputError("ops is neither a mapping of two functions nor a back end")
+        raise InputError("ops is neither a mapping of two functions, a back end, nor AITER's "
+                         "communicator")  # fmt: skip
     if timing not in ("", GRAPH, EAGER):
         raise InputError(f"timing is '{timing}'; give '{GRAPH}' or '{EAGER}'")
     if not timing:
