@@ -473,7 +473,7 @@ def test_a_start_up_from_the_command_line(engine, shape, tmp_path):
     assert done.exit_code == 0, done.output
     assert "at a communicator's first call the engine tunes with costmodel" in done.output
     text = patch_file.read_text()
-    assert f"Reproduce: costmodel emit --runtime --for {engine}\n" in text
+    assert f"Reproduce: costmodel emit --runtime --for {engine}" in text
     assert "by no engine on a GPU" in " ".join(text.split())
     apply(text, site, "patch")
     assert passes(tests)[0]

@@ -126,9 +126,10 @@ class _Attempt:
         self.given_up = False
         self.trouble = ""
         self.doing = "meeting"
-        #: On the first rank: where the rule is from, and what keeps one that was learnt.
+        #: On the first rank: where the rule is from, what keeps one that was learnt, what to say.
         self.source = "learnt"
         self.keep: Callable[[], None] | None = None
+        self.kept = ""
 
     def outcome(
         self, began: float, budget_s: float, group: Any, described: Callable[[], Described]
@@ -185,7 +186,7 @@ class _Attempt:
             rule = StartupRule.from_text(agreement.heard("rule"))
             seconds = time.monotonic() - began
             said = f"costmodel: {rule}, {self.source} in {seconds:.1f} s ({rule.sha256[:8]})"
-            return rule, said + self._kept_too() if agreement.leads else ""
+            return rule, said + self.kept if agreement.leads else ""
         finally:
             agreement.leave()
 
@@ -247,6 +248,8 @@ class _Attempt:
         votes = agreement.everybody("vote")
         if set(votes) != {rule.sha256}:
             raise RefusedError(f"ranks read different rules: {', '.join(votes)}")
+        # Before the verdict: who has it may read the table.
+        self.kept = self._kept_too()
         agreement.close(rule=rule.sha256)
 
     def _entry(self, learner: Learner, ask: Ask) -> TableEntry:
