@@ -26,7 +26,14 @@ from costmodel.live.backends.replay import truth
 from costmodel.live.run.harness import Repetition, timed_rounds
 from costmodel.live.startup import agreement
 from costmodel.live.startup.agreement import Agreement, ClosedError
-from costmodel.live.startup.learning import LIMITS, Here, Learner, RefusedError, disagreement
+from costmodel.live.startup.learning import (
+    LIMITS,
+    Here,
+    Learner,
+    RefusedError,
+    disagreement,
+    time_shape,
+)
 from costmodel.live.startup.offered import OfferedOps, offered
 from costmodel.live.startup.rule import StartupRule
 from costmodel.rules import table
@@ -306,6 +313,19 @@ def test_calls_are_timed_in_graphs_after_a_lead_that_is_not():
     given.release()
 
 
+def test_no_call_is_issued_once_nobody_waits_for_it():
+    device = Counted()
+    ops = {a: lambda t, h, a=a: device.issue(a, t, h) for a in ("1stage", "2stage")}
+
+    def going(doing):
+        if "2stage" in doing:
+            raise ClosedError
+
+    with pytest.raises(ClosedError):
+        time_shape(OfferedOps(ops, device), 16, 4096, "bf16", going)
+    assert set(device.calls) == {("1stage", 16, 4096)}
+
+
 def test_what_is_offered_must_be_two_arms():
     for ops in ({}, {"1stage": print}, {"1stage": print, "other": print},
                 {"2stage": print, "separate": print}):  # fmt: skip
@@ -495,6 +515,7 @@ def test_two_ranks_raise_nothing_into_the_engine(tmp_path):
         "one-op": "ops are 1stage; give '1stage' and one of 2stage and separate",
         "no-version": "AITER version 'main' is not understood",
         "hidden": "a workload needs at least one token count and one hidden size",
+        "table": "TypeError: ",
     }
     found = session(tmp_path, 2, *wrong, "functions", "replay", "logger", "first-dying")
     for case, said in wrong.items():

@@ -81,12 +81,17 @@ def disagreement(ranks: Sequence[Here]) -> str:
     return ""
 
 
-def time_shape(offered: Offered, tokens: int, hidden: int, dtype: str) -> Told:
-    """Time both arms at a shape on this rank. What an arm refuses, it must refuse on all ranks."""
+def time_shape(
+    offered: Offered, tokens: int, hidden: int, dtype: str, going: Callable[[str], None]
+) -> Told:
+    """Time both arms at a shape on this rank. What an arm refuses, it must refuse on all ranks.
+
+    ``going`` as in :meth:`.Offered.ready`.
+    """
     shape = LiveShape(tokens, hidden, dtype)
     try:
-        timed = offered.ready(shape, REPETITION)
-        taken = timed_rounds(timed, REPETITION, tokens)
+        timed = offered.ready(shape, REPETITION, going)
+        taken = timed_rounds(timed, REPETITION, tokens, going)
         return {"latency_us": {arm: us.tolist() for arm, us in taken.items()}, "refused": ""}
     except InputError as error:
         return {"latency_us": {}, "refused": one_line(str(error))}

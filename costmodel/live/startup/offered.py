@@ -36,14 +36,23 @@ Capturing = Callable[[], AbstractContextManager[Any]]
 _OTHERS = (TWO_STAGE, SEPARATE_ARM)
 
 
+def _always(doing: str) -> None:
+    """Go on."""
+
+
 class Offered(ABC):
     """Both arms on this rank: ``arms`` is 1-stage, and what runs where it does not."""
 
     arms: tuple[str, str]
 
     @abstractmethod
-    def ready(self, shape: LiveShape, repetition: Repetition) -> dict[str, Timed]:
-        """Return both arms at a shape, ready to be timed. All ranks call this alike."""
+    def ready(
+        self, shape: LiveShape, repetition: Repetition, going: Callable[[str], None] = _always
+    ) -> dict[str, Timed]:
+        """Return both arms at a shape, ready to be timed. All ranks call this alike.
+
+        ``going`` is told what comes next, and raises where nobody waits for it any more.
+        """
 
     @abstractmethod
     def release(self) -> None:
@@ -68,7 +77,9 @@ class OfferedOps(Offered):
         self._capturing: Capturing = capturing or nullcontext
         self._timed: list[_Calls] = []
 
-    def ready(self, shape: LiveShape, repetition: Repetition) -> dict[str, Timed]:
+    def ready(
+        self, shape: LiveShape, repetition: Repetition, going: Callable[[str], None] = _always
+    ) -> dict[str, Timed]:
         """See :meth:`Offered.ready`."""
         found: dict[str, Timed] = {}
         for arm in self.arms:
@@ -77,6 +88,7 @@ class OfferedOps(Offered):
             def call(op: Op = op) -> object:
                 return op(shape.tokens, shape.hidden_dim)
 
+            going(f"arm {arm}")
             call()  # compiles, opens connections; a kernel that refuses says so here
             timed = (
                 _Calls(CpuClock(), call, repetition.calls)
@@ -101,11 +113,16 @@ class OfferedBackend(Offered):
         self.arms = (ONE_STAGE, other)
         self.backend = backend
 
-    def ready(self, shape: LiveShape, repetition: Repetition) -> dict[str, Timed]:
+    def ready(
+        self, shape: LiveShape, repetition: Repetition, going: Callable[[str], None] = _always
+    ) -> dict[str, Timed]:
         """See :meth:`Offered.ready`."""
         self.backend.prepare(shape, repetition.slots, repetition.seed)
-        timing = self.backend.timings[0]
-        return {arm: self.backend.capture(arm, repetition.calls, timing) for arm in self.arms}
+        timing, found = self.backend.timings[0], {}
+        for arm in self.arms:
+            going(f"arm {arm}")
+            found[arm] = self.backend.capture(arm, repetition.calls, timing)
+        return found
 
     def release(self) -> None:
         """See :meth:`Offered.release`."""

@@ -116,14 +116,16 @@ class _Attempt:
     """One call of :func:`tune` on one rank.
 
     The calling thread watches time and verdict, the other one works. ``agreement`` is there once
-    the ranks have met, unless the calling thread had ``given_up`` by then.
+    the ranks have met, unless the calling thread had ``given_up`` by then. Once it has ``left``,
+    the communicator is the engine's again.
     """
 
     def __init__(self, table: str | Path | None = None) -> None:
-        self.table = Path(table) if table is not None else None
+        self.table = table
         self.lock = threading.Lock()
         self.agreement: Agreement | None = None
         self.given_up = False
+        self.left = False
         self.trouble = ""
         self.doing = "meeting"
         #: On the first rank: where the rule is from, what keeps one that was learnt, what to say.
@@ -154,6 +156,8 @@ class _Attempt:
                 rule, line = self._verdict(worker, budget, began)
         except Exception as error:  # whatever it is, the engine has to start
             return None, _kept(_words(error))
+        finally:
+            self.left = True
         return rule, line
 
     def _watch(self, worker: threading.Thread, until: float) -> None:
@@ -256,7 +260,7 @@ class _Attempt:
         """Return the table's entry for this machine, or learn one."""
         if self.table is None:
             return learner.rule(ask)
-        cache = learner.cache(self.table)
+        cache = learner.cache(Path(self.table))
         found = cache.look()
         if not isinstance(found, Miss):
             self.source = f"found in {self.table}"
@@ -276,7 +280,11 @@ class _Attempt:
 
     def _time(self, given: Offered, here: Here, asked: Mapping[str, int]) -> Told:
         self.doing = f"timing {asked['tokens']} tokens x {asked['hidden']} hidden"
-        return time_shape(given, asked["tokens"], asked["hidden"], here["dtype"])
+        return time_shape(given, asked["tokens"], asked["hidden"], here["dtype"], self._going)
+
+    def _going(self, doing: str) -> None:
+        if self.left:
+            raise ClosedError
 
 
 class _Caller:
