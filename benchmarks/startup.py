@@ -52,7 +52,7 @@ class Engine:
         self.us = [setting.latency_us(shapes, a, self.truth.values)[0] for a in DEFAULT_ARMS]
         self.setting = Setting.shipped(gpu)
         self.here: Here = {
-            "costmodel": "", "torch": "", "gpu": gpu, "interconnect": "xgmi",
+            "costmodel": "", "torch": "", "gpu": gpu, "device": "", "interconnect": "xgmi",
             "aiter": kernels.LATEST, "dtype": "bf16", "hidden_sizes": list(HIDDEN),
             "arms": list(DEFAULT_ARMS), "genuine": True,
         }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import json
 import shutil
 import subprocess
@@ -34,9 +35,9 @@ FUSED = "fused_ar_rmsnorm"
 NAME = f"{table.FOLDER}/{table.file_name('AMD_Instinct_MI300X')}"
 
 
-def consulting(root, version=kernels.LATEST):
+def consulting(root, version=kernels.LATEST, *, fills=False):
     (tree,) = open_trees(root)
-    return consult(tree, kernels.aiter(version), COMMAND)
+    return consult(tree, kernels.aiter(version), COMMAND, fills=fills)
 
 
 def put(root, made):
@@ -125,8 +126,9 @@ def test_it_is_short_and_formatted(shape, tmp_path):
     for file in root.rglob("*.py"):
         file.write_text(formatted(file.read_text(), tmp_path))
     (before,) = {p.file: (root / p.file).read_text() for p in consulting(root).places}.values()
-    (text,) = consulting(root).patched.values()
-    assert formatted(text, tmp_path) == text
+    for fills in (True, False):
+        (text,) = consulting(root, fills=fills).patched.values()
+        assert formatted(text, tmp_path) == text
     tree = ast.parse(text)
     reading = next(n for n in tree.body if getattr(n, "name", "") == "_tuned_max_size")
     del reading.body[0]  # what it says of itself
@@ -175,10 +177,10 @@ def test_a_function_that_cannot_be_patched_is_an_error_that_says_why(tmp_path):
         consulting(root)
 
 
-def emitted_tests(tmp_path, shape):
+def emitted_tests(tmp_path, shape, *, fills=False):
     made = SHAPES[shape]
     root = made.package(tmp_path / "site")
-    done = consulting(root)
+    done = consulting(root, fills=fills)
     put(root, done)
     file = tmp_path / "test_table.py"
     file.write_text(consultation_tests.render(done, serving_engine(made.engine), str(root)))
@@ -196,6 +198,51 @@ def test_the_emitted_tests_pass(shape, tmp_path):
     passed, output = passes(file)
     assert passed, output
     assert "10 tests of the table: all as they should be" in output
+
+
+@pytest.mark.parametrize("shape", ["sglang_bytes", "vllm_method", "aiter_forced"])
+def test_the_emitted_tests_of_a_start_up_pass(shape, tmp_path):
+    _, file, _ = emitted_tests(tmp_path, shape, fills=True)
+    passed, output = passes(file)
+    assert passed, output
+    assert "12 tests of the table: all as they should be" in output
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("if all(ranks):", "if any(ranks):"), ("table=configs, ", "")]
+)
+def test_a_slip_in_the_start_up_fails_the_emitted_tests(old, new, tmp_path):
+    root, file, made = emitted_tests(tmp_path, "sglang_bytes", fills=True)
+    (name,) = made.patched
+    text = (root / name).read_text()
+    assert old in text
+    (root / name).write_text(text.replace(old, new))
+    assert not passes(file)[0]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_start_up_only_fills_what_is_asked_anyway(shape, tmp_path):
+    root = SHAPES[shape].package(tmp_path / "site")
+    before = {f: f.read_bytes() for f in root.rglob("*.py")}
+    plain, made = consulting(root), consulting(root, fills=True)
+    for name, text in made.patched.items():
+        # Beside the marks that undo them, the two differ by the lines that tune alone.
+        bare = [
+            [x for x in t.splitlines() if not x.startswith("# ")]
+            for t in (plain.patched[name], text)
+        ]
+        changed = [x for x in difflib.ndiff(*bare) if x[0] in "+-"]
+        assert len(changed) == 9
+        assert all(x[0] == "+" for x in changed)
+        assert "tune(comm.group, comm, table=configs, dtype=dtype, log=say)" in changed[-1]
+    put(root, made)
+    assert consulting(root, fills=True).text == ""
+    put(root, consulting(root))
+    assert consulting(root).patched == plain.patched
+    put(root, consulting(root, fills=True))
+    (tree,) = open_trees(root)
+    apply(patch.revert(tree, FUSED), root, "patch")
+    assert {f: f.read_bytes() for f in root.rglob("*.py")} == before
 
 
 @pytest.mark.parametrize(
@@ -277,6 +324,97 @@ def test_two_ranks_of_torch_decide_alike(second, wanted, tmp_path):
     assert ("not used" in lines[0]) == (wanted is None)
 
 
+_STARTING = """
+import importlib.metadata, json, logging, os, sys
+from types import SimpleNamespace
+import torch, torch.distributed as dist
+
+rank, init, file, case = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
+dist.init_process_group("gloo", init_method=init, rank=rank, world_size=2)
+gpu = SimpleNamespace(name="AMD Instinct MI355X", gcnArchName="gfx950:sramecc+")
+torch.cuda.current_device = lambda: 0
+torch.cuda.get_device_properties = lambda device: gpu
+importlib.metadata.version = lambda name: "0.1.20.post1"
+logging.basicConfig(level="INFO", format="%(message)s")
+if case == "one-lacks" and rank:
+    sys.modules["costmodel.live"] = None
+else:
+    import costmodel.live.startup.tune  # an engine waits for no import
+if case in ("calls", "one-lacks"):
+    # The communicator's own calls, over gloo: no machine that the model covers.
+    def custom_fused_ar_rms(input, residual, weight, eps, use_1stage):
+        dist.all_reduce(input)
+        return input, residual
+    comm = SimpleNamespace(custom_fused_ar_rms=custom_fused_ar_rms, device="cpu")
+else:
+    # A stated model in the place of the machine.
+    from costmodel.live.backends.replay import ReplayBackend
+    os.environ["COSTMODEL_REPLAY"] = "MI355X:17"
+    comm = ReplayBackend(2)
+    comm.genuine = True
+    comm.set_up()
+comm.group, comm.world_size, comm.fully_connected = dist.group.WORLD, 2, True
+names = {"__file__": file, "torch": torch}
+exec(sys.stdin.read(), names)
+dist.barrier()
+asked = [names["_tuned_max_size"](comm, "fused_ar_rmsnorm", torch.bfloat16) for _ in range(3)]
+print(json.dumps(asked))
+dist.barrier()
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("shape", ["sglang_bytes", "vllm_method"])
+def test_ranks_of_an_engine_tune_at_their_start_up(shape, tmp_path):
+    pytest.importorskip("torch", reason="ranks talk by torch's gloo")
+    made = consulting(SHAPES[shape].package(tmp_path / "site"), fills=True)
+    (text,) = made.patched.values()
+    node = next(n for n in ast.parse(text).body if getattr(n, "name", "") == "_tuned_max_size")
+    code = ast.get_source_segment(text, node).replace("/sys/class/kfd/kfd", str(tmp_path / "kfd"))
+    link = tmp_path / "kfd/topology/nodes/1/io_links/0/properties"
+    link.parent.mkdir(parents=True)
+    link.write_text("type 11\n")
+    name = table.file_name("AMD_Instinct_MI355X")
+
+    def start(case):
+        """Start two ranks beside the patched file; return what they decide, and their logs."""
+        file = tmp_path / "engine" / "engine.py"
+        file.parent.mkdir(exist_ok=True)
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        args = [f"file://{tmp_path}/meet-{case}", str(file), case]
+        ranks = [
+            subprocess.Popen([sys.executable, "-c", _STARTING, str(r), *args], text=True, **pipes)
+            for r in range(2)
+        ]
+        for rank in ranks:
+            rank.stdin.write(code)
+            rank.stdin.close()
+            rank.stdin = None
+        outputs = [rank.communicate(timeout=120) for rank in ranks]
+        assert all(out for out, _ in outputs), outputs
+        return [json.loads(out) for out, _ in outputs], outputs[0][1] + outputs[1][1]
+
+    file = tmp_path / "engine" / table.FOLDER / name
+    # Nothing can be learnt: the engine's own rule, and no file.
+    decided, said = start("calls")
+    assert decided == [[None] * 3] * 2, said
+    assert said.count("the engine's own rule stays") == 1, said
+    assert not file.exists()
+    decided, said = start("one-lacks")
+    assert decided == [[None] * 3] * 2, said
+    assert "costmodel:" not in said
+    # 1-stage at every size is what two ranks of this machine want.
+    decided, said = start("stated")
+    assert decided == [[table.MOST_BYTES] * 3] * 2, said
+    assert said.count(f"; kept in {file.parent}") == 1, said
+    record = table.load(file)
+    assert record["entries"][0]["machine"]["kernel_state"].startswith("AITER 0.1.20.post1")
+    # The next start finds it, and decides alike.
+    decided, said = start("again")
+    assert decided == [[table.MOST_BYTES] * 3] * 2, said
+    assert f"found in {file.parent}" in said, said
+
+
 def run(*args):
     return CliRunner().invoke(cli, ["emit", *map(str, args)])
 
@@ -323,6 +461,28 @@ def test_patch_tests_and_table_from_the_command_line(tmp_path):
     (one,) = record["consultations"]
     assert one["tables"][0]["table"]["device_name"] == "AMD_Instinct_MI300X"
     assert one["tables"][1]["table"] is None
+
+
+@pytest.mark.parametrize(("engine", "shape"), [("sglang", "sglang_bytes"), ("vllm", "vllm_copies")])
+def test_a_start_up_from_the_command_line(engine, shape, tmp_path):
+    site = SHAPES[shape].package(tmp_path / "site")
+    patch_file, tests = tmp_path / "runtime.patch", tmp_path / "test_runtime.py"
+    done = run(
+        "--for", engine, "--runtime", "--source", site, "--out", patch_file, "--tests", tests
+    )
+    assert done.exit_code == 0, done.output
+    assert "at a communicator's first call the engine tunes with costmodel" in done.output
+    text = patch_file.read_text()
+    assert f"Reproduce: costmodel emit --runtime --for {engine}" in text
+    assert "by no engine on a GPU" in " ".join(text.split())
+    apply(text, site, "patch")
+    assert passes(tests)[0]
+    done = run("--for", engine, "--runtime", "--source", site)
+    assert "the table is already asked; the diff is empty" in done.output
+    assert run("--for", engine, "--runtime").exit_code == 0  # the snippet
+    for wrong in (["--for", "env", "--runtime"], ["--for", engine, "--runtime", "--hidden-set"]):
+        done = CliRunner().invoke(cli, ["emit", *wrong])
+        assert "--runtime goes with --for sglang, vllm, aiter, not " in str(done.exception)
 
 
 def test_tables_are_found_in_a_wheel_too(tmp_path):

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -22,7 +24,16 @@ from costmodel.live.backends.aiter.device import Device
 from costmodel.live.backends.base import LiveShape
 from costmodel.live.backends.replay import truth
 from costmodel.live.run.harness import Repetition, timed_rounds
-from costmodel.live.startup.learning import LIMITS, Here, Learner, RefusedError, disagreement
+from costmodel.live.startup import agreement
+from costmodel.live.startup.agreement import Agreement, ClosedError
+from costmodel.live.startup.learning import (
+    LIMITS,
+    Here,
+    Learner,
+    RefusedError,
+    disagreement,
+    time_shape,
+)
 from costmodel.live.startup.offered import OfferedOps, offered
 from costmodel.live.startup.rule import StartupRule
 from costmodel.rules import table
@@ -32,7 +43,8 @@ RANK = Path(__file__).parent / "startup" / "rank.py"
 HIDDEN = [2880, 4096, 7168]
 
 HERE: Here = {
-    "costmodel": "0", "torch": "2", "gpu": "MI355X", "interconnect": "xgmi",
+    "costmodel": "0", "torch": "2", "gpu": "MI355X", "device": "AMD_Instinct_MI355X",
+    "interconnect": "xgmi",
     "aiter": kernels.LATEST, "dtype": "bf16", "hidden_sizes": HIDDEN,
     "arms": ["1stage", "2stage"], "genuine": True,
 }  # fmt: skip
@@ -301,6 +313,19 @@ def test_calls_are_timed_in_graphs_after_a_lead_that_is_not():
     given.release()
 
 
+def test_no_call_is_issued_once_nobody_waits_for_it():
+    device = Counted()
+    ops = {a: lambda t, h, a=a: device.issue(a, t, h) for a in ("1stage", "2stage")}
+
+    def going(doing):
+        if "2stage" in doing:
+            raise ClosedError
+
+    with pytest.raises(ClosedError):
+        time_shape(OfferedOps(ops, device), 16, 4096, "bf16", going)
+    assert set(device.calls) == {("1stage", 16, 4096)}
+
+
 def test_what_is_offered_must_be_two_arms():
     for ops in ({}, {"1stage": print}, {"1stage": print, "other": print},
                 {"2stage": print, "separate": print}):  # fmt: skip
@@ -310,6 +335,96 @@ def test_what_is_offered_must_be_two_arms():
         offered(print)
     with pytest.raises(InputError, match="timing is 'fast'"):
         offered({"1stage": print, "2stage": print}, timing="fast")
+
+
+def test_a_communicator_is_called_as_the_engine_calls_it():
+    import torch
+
+    called = []
+
+    class Communicator:
+        def custom_fused_ar_rms(self, given, residual, weight, eps, use_1stage):
+            called.append((tuple(given.shape), tuple(residual.shape), tuple(weight.shape),
+                           given.dtype, given.data_ptr(), eps, use_1stage))  # fmt: skip
+            return given, residual
+
+        def capture(self):
+            raise AssertionError("nothing is captured on a CPU")
+
+    given = offered(Communicator(), dtype="torch.float16", timing="eager")
+    assert given.arms == ("1stage", "2stage")
+    repetition = Repetition(rounds=4, samples=1, calls=2, slots=1, warm_up=1)
+    for tokens, hidden in ((4, 64), (8, 128), (2, 32)):
+        called.clear()
+        timed_rounds(given.ready(LiveShape(tokens, hidden, "fp16"), repetition), repetition, 0)
+        given.release()
+        shapes = {call[:4] for call in called}
+        assert shapes == {((tokens, hidden), (tokens, hidden), (hidden,), torch.float16)}
+        # Each arm: once to begin with, then the warm-up and four rounds of a lead and two calls.
+        assert [c[6] for c in called].count(True) == [c[6] for c in called].count(False) == 16
+    small = called[-1][4]
+    timed_rounds(given.ready(LiveShape(8, 128, "fp16"), repetition), repetition, 0)
+    assert called[-1][4] == small, "smaller calls use the same buffer"
+
+    class Declines:
+        def custom_fused_ar_rms(self, *given):
+            return None
+
+    with pytest.raises(RuntimeError, match="does not run its fused op"):
+        offered(Declines(), timing="eager").ready(LiveShape(4, 64, "bf16"), repetition)
+
+
+# How ranks agree: three of them in one process, over a real store
+
+
+@pytest.fixture
+def three():
+    first, port = agreement._served()
+    stores = [first, *(agreement._connected(port) for _ in range(2))]
+    return [Agreement(store, rank, 3) for rank, store in enumerate(stores)]
+
+
+def test_a_verdict_is_set_once_for_all(three):
+    leader, second, third = three
+    assert second.close(none="too late").none == "too late"
+    for rank in three:
+        assert rank.close(rule="abc") == second.state()
+        assert rank.state().closed
+    with pytest.raises(ClosedError):
+        leader.begin(0, {"tokens": 1})
+    with pytest.raises(ClosedError):
+        third.next(0)
+    with pytest.raises(ClosedError):
+        leader.everybody("here")
+
+
+def test_a_step_that_was_begun_is_done_by_all_though_a_verdict_stands(three):
+    leader, second, third = three
+    leader.begin(0, {"tokens": 1})
+    leader.begin(1, {"tokens": 2})
+    assert second.next(0) == {"tokens": 1}
+    assert second.close(none="lost").begun == 2
+    assert (third.next(0), third.next(1)) == ({"tokens": 1}, {"tokens": 2})
+    assert second.next(1) == {"tokens": 2}
+    for rank in (second, third):
+        with pytest.raises(ClosedError):
+            rank.next(2)
+    with pytest.raises(ClosedError):
+        leader.begin(2, {"tokens": 3})
+
+
+def test_who_is_silent_is_named(three):
+    leader, second, third = three
+    second.say("here", {"a": 1})
+    with ThreadPoolExecutor() as pool:
+        waits = pool.submit(leader.everybody, "here")
+        while not leader.silent():
+            time.sleep(0.001)
+        assert leader.silent() == "ranks 0, 2"
+        leader.say("here", None)
+        third.say("here", [2])
+        assert waits.result(timeout=60) == [None, {"a": 1}, [2]]
+    assert leader.silent() == ""
 
 
 # Ranks: real processes over gloo
@@ -396,10 +511,11 @@ def test_two_ranks_raise_nothing_into_the_engine(tmp_path):
         "unknown-gpu": "no calibration of what joins H200 here",
         "pcie": "no calibration of what joins MI350P here (pcie)",
         "no-gpu": "give gpu, such as MI300X",
-        "no-ops": "ops is neither a mapping of two functions nor a back end",
+        "no-ops": "ops is neither a mapping of two functions, a back end, nor AITER",
         "one-op": "ops are 1stage; give '1stage' and one of 2stage and separate",
         "no-version": "AITER version 'main' is not understood",
         "hidden": "a workload needs at least one token count and one hidden size",
+        "table": "TypeError: ",
     }
     found = session(tmp_path, 2, *wrong, "functions", "replay", "logger", "first-dying")
     for case, said in wrong.items():

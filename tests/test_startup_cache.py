@@ -32,11 +32,11 @@ ENTRY = {
 
 @pytest.fixture
 def cache(tmp_path):
-    return Cache(tmp_path / "table.json", CALL)
+    return Cache(tmp_path / "table.json", DEVICE, CALL)
 
 
 def kept(cache, **changes):
-    cache.keep({**ENTRY, **changes}, DEVICE, CALIBRATION)
+    cache.keep({**ENTRY, **changes}, CALIBRATION)
     return table.load(cache.path)
 
 
@@ -50,14 +50,14 @@ def test_what_was_kept_is_found_on_this_machine_alone(cache):
         ("driver", "driver"), ("topology", "topology"), ("kernel_state", "kernel state"),
     ):  # fmt: skip
         other = replace(CALL, machine={**MACHINE, key: "x"})
-        assert Cache(cache.path, other).look() == Miss(f"stale: tuned with another {words}")
+        assert Cache(cache.path, DEVICE, other).look() == Miss(f"stale: tuned with another {words}")
     for other, said in (
         (replace(CALL, world_size=4), "no entry for gfx950, xgmi, TP4"),
         (replace(CALL, arch="gfx942"), "no entry for gfx942"),
         (replace(CALL, aiter_version="0.1.12"), "stale: made for AITER"),
         (replace(CALL, aiter_version="0.1.20.dev1"), "is no release"),
     ):
-        assert said in Cache(cache.path, other).look().why
+        assert said in Cache(cache.path, DEVICE, other).look().why
 
 
 def test_an_entry_takes_the_place_of_that_of_its_key_and_leaves_the_others(cache):
@@ -91,7 +91,7 @@ def test_a_table_of_another_gpu_is_left_alone(cache):
     kept(cache)
     before = cache.path.read_bytes()
     with pytest.raises(InputError, match="is for AMD_Instinct_MI355X, not for AMD_Instinct_MI300X"):
-        cache.keep({**ENTRY, "arch": "gfx942"}, "AMD_Instinct_MI300X", CALIBRATION)
+        replace(cache, device="AMD_Instinct_MI300X").keep(ENTRY, CALIBRATION)
     assert cache.path.read_bytes() == before
 
 
@@ -99,19 +99,19 @@ def test_what_is_no_file_is_neither_read_nor_written(cache, tmp_path):
     os.mkfifo(cache.path)
     assert "not a regular file" in cache.look().why
     with pytest.raises(InputError, match="not a regular file"):
-        cache.keep(ENTRY, DEVICE, CALIBRATION)
+        cache.keep(ENTRY, CALIBRATION)
     with pytest.raises(InputError, match="No such file or directory"):
-        Cache(tmp_path / "no" / "table.json", CALL).keep(ENTRY, DEVICE, CALIBRATION)
+        Cache(tmp_path / "no" / "no" / "t.json", DEVICE, CALL).keep(ENTRY, CALIBRATION)
     with pytest.raises(InputError, match="max_bytes is -1"):
-        Cache(tmp_path / "other.json", CALL).keep({**ENTRY, "max_bytes": -1}, DEVICE, CALIBRATION)
+        Cache(tmp_path / "o.json", DEVICE, CALL).keep({**ENTRY, "max_bytes": -1}, CALIBRATION)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["table.json"]
 
 
 def test_a_table_does_not_outgrow_what_is_read(cache):
     long = {**MACHINE, "topology": "x" * 9000}
-    big = Cache(cache.path, replace(CALL, machine=long))
+    big = Cache(cache.path, DEVICE, replace(CALL, machine=long))
     for size in range(12):
-        big.keep({**ENTRY, "op": f"op{size}"}, DEVICE, CALIBRATION)
+        big.keep({**ENTRY, "op": f"op{size}"}, CALIBRATION)
     entries = table.load(cache.path)["entries"]
     assert cache.path.stat().st_size <= table.MAX_FILE_BYTES
     assert [e["op"] for e in entries] == [f"op{n}" for n in range(12 - len(entries), 12)]
@@ -123,7 +123,7 @@ def test_a_lock_that_is_held_is_waited_for_but_not_for_ever(cache, monkeypatch):
     handle = os.open(cache.path.parent, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     with pytest.raises(InputError, match="locked by another process"):
-        cache.keep(ENTRY, DEVICE, CALIBRATION)
+        cache.keep(ENTRY, CALIBRATION)
     assert not cache.path.exists()
     os.close(handle)
     assert len(kept(cache)["entries"]) == 1
@@ -137,8 +137,8 @@ from test_startup_cache import CALIBRATION, CALL, DEVICE, ENTRY
 from costmodel.live.startup import cache
 cache.LOCK_S = 60.0
 for n in range(12):
-    cache.Cache(Path(sys.argv[1]), CALL).keep(
-        {{**ENTRY, "op": f"{{sys.argv[2]}}-{{n}}"}}, DEVICE, CALIBRATION
+    cache.Cache(Path(sys.argv[1]), DEVICE, CALL).keep(
+        {{**ENTRY, "op": f"{{sys.argv[2]}}-{{n}}"}}, CALIBRATION
     )
 """
 

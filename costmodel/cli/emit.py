@@ -74,6 +74,12 @@ AITER = click.option(
     help="Make the engine ask a file of sizes, with its own rule where the file has none.",
 )
 @click.option(
+    "--runtime",
+    "fills",
+    is_flag=True,
+    help="The same, and the engine fills that file itself: at start-up it tunes with costmodel.",
+)
+@click.option(
     "--table-out", "table_file", metavar="FILE", help="Write that file, with the rule in it."
 )
 @click.option("--out", metavar="FILE", help="Write here instead of to standard output.")
@@ -88,6 +94,7 @@ def command(
     source: str | None,
     revert: bool,
     runtime_table: bool,
+    fills: bool,
     table_file: str | None,
     out: str | None,
     tests_file: str | None,
@@ -100,7 +107,8 @@ def command(
     that is there, with paths relative to PATH. A diff over an applied one replaces it; --revert
     takes it out. A list of archs, or of GPUs, makes one diff with the rule of each, by the host's
     GPUs and links. With --runtime-table the diff makes the engine ask a JSON file of sizes, which
-    --table-out writes; its own rule holds where that has none. For env: AITER's environment
+    --table-out writes; its own rule holds where that has none. With --runtime the engine fills
+    that file itself. For env: AITER's environment
     variables. For json and table: the rule for programs and for people.
 
     \b
@@ -110,6 +118,7 @@ def command(
     costmodel emit --for vllm --source ~/vllm --revert | patch -p1 -d ~/vllm
     costmodel emit --for aiter --arch gfx942,gfx950 --source ~/aiter --out both.patch
     costmodel emit --for sglang --runtime-table --arch gfx942 --table-out mi300x.json
+    costmodel emit --for vllm --runtime --source ~/vllm --out tunes.patch
     costmodel emit --for table --rule vllm
     """
     wanted = wanted.lower()
@@ -125,12 +134,14 @@ def command(
         given = "--source" if source else "--tests"
         raise InputError(f"{given} goes with --for {', '.join(ENGINES)}, not {wanted}")
     files = emit_table.Files(out, tests_file, table_file)
+    option = "--runtime" if fills else "--runtime-table"
+    runtime_table = runtime_table or fills
     if table_file and not runtime_table:
         raise InputError("--table-out goes with --runtime-table")
     if runtime_table and (wanted not in ENGINES or hidden_set or revert):
         given = f"--for {wanted}" if wanted not in ENGINES else ""
         given = given or ("--hidden-set" if hidden_set else "--revert, which takes any patch out")
-        raise InputError(f"--runtime-table goes with --for {', '.join(ENGINES)}, not {given}")
+        raise InputError(f"{option} goes with --for {', '.join(ENGINES)}, not {given}")
     for file in (out, tests_file, table_file):
         if file:
             check_free(file, force)
@@ -148,7 +159,7 @@ def command(
     command_line = _command_line(wanted, rule_name, hidden_set, batch_invariant, tp, asked, running)
     asked["aiter_version"] = running.kernel.version
     if kinds and runtime_table:
-        raise InputError("--runtime-table is for one GPU a call: its file holds a part for each")
+        raise InputError(f"{option} is for one GPU a call: its file holds a part for each")
     if kinds:
         make = partial(_invariant, wanted) if batch_invariant else _recommended
         made = {
@@ -159,10 +170,10 @@ def command(
         return
     for_gpu = any(asked[key] for key in ("arch", "gpu", "calibration_file"))
     if runtime_table and not (for_gpu or rule_name or table_file):
-        _tell(emit_table.emit(wanted, None, "", running, tree, files, _write))
+        _tell(emit_table.emit(wanted, None, "", running, tree, files, _write, fills=fills))
         return
     if runtime_table:
-        command_line += " --runtime-table"
+        command_line += f" {option}"
     if rule_name:
         rule, provenance = _named(rule_name, hidden_set, asked), Provenance(command_line)
         said: Callable[[], list[str]] = list
@@ -175,7 +186,9 @@ def command(
     if runtime_table:
         source_of_rule = emit_table.with_gpu(provenance, asked["arch"], asked["gpu"])
         whole, dtype = (rule, source_of_rule), question.dtype_of(asked)
-        emitted, written = emit_table.emit(wanted, whole, dtype, running, tree, files, _write), True
+        emitted, written = (
+            emit_table.emit(wanted, whole, dtype, running, tree, files, _write, fills=fills), True
+        )  # fmt: skip
     elif wanted in ENGINES:
         fixed = rule_name or batch_invariant
         separate = partial(_against_separate, bool(fixed), tp, asked)

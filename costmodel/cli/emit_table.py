@@ -51,21 +51,24 @@ def emit(
     tree: Tree | None,
     files: Files,
     write: Callable[[str | None, str], None],
+    *,
+    fills: bool = False,
 ) -> Sequence[str]:
     """Write the patch or the snippet, its tests and the table; return what to tell.
 
-    ``asked`` is the rule that goes into the table, None where only the patch is wanted.
+    With ``fills`` the engine tunes at its start-up and fills the table. ``asked`` is the rule that
+    goes into the table, None where only the patch is wanted.
     """
     from ..engines import consultation_notes as about
     from ..engines import consultation_tests
     from ..engines.call_sites import serving_engine
     from ..engines.consultation import consult
 
-    engine, command = serving_engine(wanted), _command(wanted, running)
+    engine, command = serving_engine(wanted), _command(wanted, running, fills)
     if tree is None:
-        text, made = about.snippet(engine, running.kernel, command)
+        text, made = about.snippet(engine, running.kernel, command, fills=fills)
     else:
-        made = consult(tree, running.kernel, command)
+        made = consult(tree, running.kernel, command, fills=fills)
         text = made.text
     record = _table(asked, dtype, running, made) if asked else None
     found = about.notes(made, running, record)
@@ -107,9 +110,10 @@ def with_gpu(provenance: Provenance, arch: str | None, gpu: str | None) -> Prove
     return replace(provenance, arch=arch, gpu=gpu)
 
 
-def _command(wanted: str, running: RunningKernel) -> str:
+def _command(wanted: str, running: RunningKernel, fills: bool) -> str:
     """Return the command that makes the same patch; no GPU decides what stands in it."""
     newest = kernels.aiter()
     same = replace(running.kernel, version=newest.version) == newest
     version = [] if same else ["--aiter-version", running.stated or "unknown"]
-    return shlex.join(["costmodel", "emit", "--runtime-table", "--for", wanted, *version])
+    option = "--runtime" if fills else "--runtime-table"
+    return shlex.join(["costmodel", "emit", option, "--for", wanted, *version])

@@ -51,6 +51,9 @@ _ABOUT = (
     "1-stage up to the size that configs/ has for this GPU (a table of costmodel, "
     "costmodel/table/1); where it has none, or ranks read different ones, the rules below hold."
 )
+_FILLED = (
+    "At its first call costmodel, where all ranks have it, tunes for up to 3 s and fills that."
+)
 _HERE = "A tuned size, where there is one, takes the place of the rule above."
 _HERE_BEFORE = "A tuned size, where there is one, takes the place of the rule below."
 
@@ -91,12 +94,14 @@ class Consultation(Struct, frozen=True):
     """The patch: per changed file its text, and the functions that choose, patched or not.
 
     ``concerned`` are those that ask a patched predicate, or choose in a way that is not known.
+    ``fills`` says that the engine tunes and fills the table itself.
     """
 
     text: str
     patched: dict[str, str]
     places: tuple[Place, ...]
     concerned: tuple[Consumer, ...] = ()
+    fills: bool = False
 
     @property
     def done(self) -> tuple[Place, ...]:
@@ -104,10 +109,11 @@ class Consultation(Struct, frozen=True):
         return tuple(place for place in self.places if place.adapted is not None)
 
 
-def consult(tree: Tree, kernel: Kernel, command: str) -> Consultation:
+def consult(tree: Tree, kernel: Kernel, command: str, *, fills: bool = False) -> Consultation:
     """Return the patch of a tree; its ``text`` is "" where the tree is so already.
 
-    Patches of rules that are applied give way. ``command`` is what makes the patch again. Raises
+    With ``fills`` the engine tunes at its first call, and fills the table. Patches of rules that
+    are applied give way. ``command`` is what makes the patch again. Raises
     :class:`NotRecognisedError` where no function of the engine can be patched.
     """
     writable(tree.version, "the tree's version")
@@ -126,14 +132,16 @@ def consult(tree: Tree, kernel: Kernel, command: str) -> Consultation:
             files[module.name] = changed
     if not files:
         raise InputError("; ".join(place.wrong for place in places))
-    patched = {name: _with_code(text, name, command) for name, text in files.items()}
+    patched = {name: _with_code(text, name, command, fills) for name, text in files.items()}
     hunks = [diff.unified(tree.read(name) or "", text, name) for name, text in patched.items()]
     own = {(place.file, place.function) for place in places}
     others = tuple(one for at, one in concerned.items() if at not in own)
-    return Consultation("".join(hunks), patched, tuple(places), others)
+    return Consultation("".join(hunks), patched, tuple(places), others, fills)
 
 
-def consult_source(module: Module, function: str, kernel: Kernel, command: str) -> Consultation:
+def consult_source(
+    module: Module, function: str, kernel: Kernel, command: str, *, fills: bool = False
+) -> Consultation:
     """Return the consultation of a text's function for the fused op, without marks to undo it.
 
     Raises :class:`NotRecognisedError` where it cannot be made.
@@ -141,8 +149,8 @@ def consult_source(module: Module, function: str, kernel: Kernel, command: str) 
     dispatch = read_dispatch(module, function)
     adapted, text, _ = _consulting(module, dispatch, FUSED, kernel)
     place = Place(module.name, function, dispatch.node.lineno, FUSED, dispatch.condition, adapted)
-    whole, _ = _coded(text, module.name, command)
-    return Consultation("", {module.name: whole}, (place,))
+    whole, _ = _coded(text, module.name, command, fills)
+    return Consultation("", {module.name: whole}, (place,), fills=fills)
 
 
 class _Bare(Tree, frozen=True):
@@ -437,12 +445,12 @@ class _Lines:
         return next(n for n in names if n not in used)
 
 
-def _with_code(text: str, name: str, command: str) -> str:
-    changed, below = _coded(text, name, command)
+def _with_code(text: str, name: str, command: str, fills: bool) -> str:
+    changed, below = _coded(text, name, command, fills)
     return applied.marked(text, changed, applied.CONSULTATION, below)
 
 
-def _coded(text: str, name: str, command: str) -> tuple[str, str]:
+def _coded(text: str, name: str, command: str, fills: bool) -> tuple[str, str]:
     """Return the text with the reading function before the first statement that asks it.
 
     And the comment under which a mark of it belongs.
@@ -455,6 +463,7 @@ def _coded(text: str, name: str, command: str) -> tuple[str, str]:
     while at > 1 and lines[at - 2].lstrip().startswith("#"):
         at -= 1
     reproduce = f"Reproduce: {command}"
-    comment = as_comment([_ABOUT, reproduce], 0, WIDTH)
-    new = "\n".join([*comment, code(module).rstrip(), "", "", ""])
+    about = [_ABOUT, _FILLED] if fills else [_ABOUT]
+    comment = as_comment([*about, reproduce], 0, WIDTH)
+    new = "\n".join([*comment, code(module, fills).rstrip(), "", "", ""])
     return diff.apply(text, [Edit((at, 0), (at, 0), new)]), f"# {reproduce}"

@@ -10,6 +10,9 @@ where it fails, the group's all-reduce would fail too, and ranks must not go on 
 
 The fabric is what the driver's topology says: a link of type 11 is xGMI (``CRAT_IOLINK_TYPE_XGMI``
 in amdkfd/kfd_crat.h). Only torch, which the engines import, and the standard library are used.
+
+One that ``fills`` the table calls :func:`costmodel.live.tune` before it reads, on all ranks or,
+where one does not have costmodel, on none.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ _CODE = r'''def _tuned_max_size(comm, op, dtype):
         parts = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)(?:\.post(\d+))?(?:\+.*)?", version)
         return [int(part or 0) for part in parts.groups()]
 
-    sizes, said = {{}}, ""
+{fill}    sizes, said = {{}}, ""
     try:
         gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
         name, arch = gpu.name.replace(" ", "_"), gpu.gcnArchName.split(":")[0]
@@ -69,11 +72,26 @@ _CODE = r'''def _tuned_max_size(comm, op, dtype):
     return sizes.get((op, dtype))
 '''
 
+#: Before the file is read: what costmodel, where every rank has it, tunes and puts there.
+_FILL = """    tune = None
+    with contextlib.suppress(Exception):
+        from costmodel.live import tune
+    ranks = [None] * comm.world_size
+    torch.distributed.all_gather_object(ranks, tune is not None, group=comm.group)
+    if all(ranks):
+        configs = pathlib.Path(__file__).resolve().parent / "configs"
+        say = {logger}.info
+        tune(comm.group, comm, table=configs, dtype=dtype, log=say)
+"""
+
 _IMPORTS = ("contextlib", "importlib.metadata", "json", "pathlib", "re")
 
 
-def code(module: Module) -> str:
-    """Return the functions, for a file with or without ``torch`` and a ``logger`` of its own."""
+def code(module: Module, fills: bool = False) -> str:
+    """Return the function, for a file with or without ``torch`` and a ``logger`` of its own.
+
+    With ``fills`` it has costmodel tune before it reads the file.
+    """
     loads = [n for n in module.tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
     top = {a.asname or a.name for n in loads for a in n.names}
     imports, logger = list(_IMPORTS), "logger"
@@ -85,6 +103,7 @@ def code(module: Module) -> str:
     return _CODE.format(
         imports=lines,
         logger=logger,
+        fill=_FILL.format(logger=logger) if fills else "",
         max_file=table.MAX_FILE_BYTES,
         most=table.MOST_BYTES,
     )

@@ -35,6 +35,16 @@ def notes(
     where = f"the table belongs at {folder}/{table.FOLDER}/{name}".replace("//", "/")
     where = where.replace("at /", "at ")
     said = [Note(f"made for {running.words()}", f"made for {running.words()}"), Note(where, where)]
+    if made.fills:
+        start = (
+            "at a communicator's first call the engine tunes with costmodel (costmodel.live.tune, "
+            "up to 3 s), which all ranks must have installed, and puts the size into the table; on "
+            "any trouble the table stays as it is, with one line in the log"
+        )
+        said.append(Note(start, start))
+        said.append(
+            Note("the start-up was run by CPU processes on stand-ins alone, by no engine on a GPU")
+        )
     entries = record["entries"] if record else []
     said += [Note(f"the table has: {table.words(entry)}") for entry in entries]
     said += [
@@ -80,11 +90,13 @@ def head(engine: ServingEngine, version: str, found: list[Note], command: str) -
     return "\n".join(lines) + "\n\n"
 
 
-def snippet(engine: ServingEngine, kernel: Kernel, command: str) -> tuple[str, Consultation]:
+def snippet(
+    engine: ServingEngine, kernel: Kernel, command: str, *, fills: bool = False
+) -> tuple[str, Consultation]:
     """Return the consultation in the engine's newest form, with where it belongs."""
     template = templates.of(engine)
     module = Module.parse(f"<{engine.title}>", template.text)
-    made = consult_source(module, template.function, kernel, command)
+    made = consult_source(module, template.function, kernel, command, fills=fills)
     (whole,) = made.patched.values()
     reading, rest = whole.split("\nclass ", 1)
     body = rest.split(templates.BEGIN)[1].split(templates.END)[0].split("\n", 1)[1]

@@ -40,6 +40,7 @@ def render(made: Consultation, engine: ServingEngine, source: str = "") -> str:
         .replace("@source@", repr(source))
         .replace("@stand_in@", body)
         .replace("@places@", "\n".join(places))
+        .replace("@fills@", _FILLS if made.fills else "")
         .replace("@most@", str(table.MOST_BYTES))
         .replace("@max_file@", str(table.MAX_FILE_BYTES))
         .replace("@name@", f"{table.FOLDER}/{table.file_name('AMD_Instinct_MI300X')}")
@@ -77,6 +78,34 @@ def _rows(rule: Rule, place: Place) -> str:
         if c.fully_connected or not full
     )
 
+
+_FILLS = """def test_a_start_up_fills_the_table(tmp_path):
+    asked = []
+
+    def tune(group, ops, **how):
+        asked.append((group.rank, ops.world_size, how["table"], how["dtype"]))
+        how["log"]("tuned: %s", 4096)
+        how["table"].mkdir(exist_ok=True)
+        (how["table"] / Path(NAME).name).write_text(written({**ENTRY, "max_bytes": 4096}))
+
+    size, said = read(tmp_path, tune=tune)
+    assert size == 4096
+    assert asked == [(0, 8, (tmp_path / NAME).parent, "bf16")]
+    assert len(said) == 2 and said[0] == "tuned: 4096"
+
+
+def test_nobody_tunes_where_one_rank_lacks_costmodel(tmp_path):
+    class OneLacks(Alone):
+        def gather(self, read, ranks):
+            return [read] * (ranks - 1) + [False if read is True else read]
+
+    def tune(group, ops, **how):
+        raise AssertionError("tuned")
+
+    assert read(tmp_path, written(ENTRY), tune=tune, group=OneLacks())[0] == 139264
+
+
+"""
 
 _FILE = '''"""The run-time table in @engine@: what it decides, and that it never decides by halves.
 
@@ -206,10 +235,11 @@ class Alone:
         return [read] * ranks
 
 
-def read(root, text=None, *, op=OP, dtype="bf16", group=None, **changes):
+def read(root, text=None, *, op=OP, dtype="bf16", group=None, tune=None, **changes):
     """Return what the reading function says with a table of that text, and what it logs.
 
-    ``changes`` are those of the machine: gpu, arch, ranks, version, link, mesh.
+    ``tune`` is costmodel's, None where it is not installed. ``changes`` are those of the machine:
+    gpu, arch, ranks, version, link, mesh.
     """
     machine = {"gpu": "AMD Instinct MI300X", "arch": "gfx942:sramecc+:xnack-", "ranks": 8,
                "version": "0.1.17", "link": 11, "mesh": True, **changes}
@@ -245,8 +275,10 @@ def read(root, text=None, *, op=OP, dtype="bf16", group=None, **changes):
     comm = SimpleNamespace(
         group=group or Alone(), world_size=machine["ranks"], fully_connected=machine["mesh"]
     )
+    live = SimpleNamespace(tune=tune) if tune else None
+    modules = {"torch": torch, "costmodel": live, "costmodel.live": live}
     with (
-        mock.patch.dict(sys.modules, {"torch": torch}),
+        mock.patch.dict(sys.modules, modules),
         mock.patch.object(importlib.metadata, "version", lambda name: machine["version"]),
         mock.patch.object(logging, "getLogger", lambda name=None: logger),
     ):
@@ -329,17 +361,18 @@ def test_there_is_no_choice_without_a_communicator(tmp_path):
     assert names[READS](SimpleNamespace(), OP, "bf16") is None
 
 
-class Two:
+@fills@class Two:
     """A group of two processes that exchange what they read through a directory."""
 
     def __init__(self, rank, folder):
-        self.rank, self.folder = rank, Path(folder)
+        self.rank, self.folder, self.said = rank, Path(folder), 0
 
     def gather(self, read, ranks):
-        own = self.folder / f"said-{self.rank}"
+        self.said += 1
+        own = self.folder / f"said{self.said}-{self.rank}"
         own.with_suffix(".part").write_bytes(pickle.dumps(read))
         own.with_suffix(".part").rename(own)
-        said = [self.folder / f"said-{rank}" for rank in range(ranks)]
+        said = [self.folder / f"said{self.said}-{rank}" for rank in range(ranks)]
         ends = time.monotonic() + 60
         while not all(file.exists() for file in said):
             assert time.monotonic() < ends, "the other rank did not answer"

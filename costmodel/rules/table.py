@@ -106,9 +106,12 @@ class Miss(Struct, frozen=True):
     why: str
 
 
-def device_name(gpu: str) -> str:
-    """Return a GPU's name as engines write it into file names."""
-    return f"AMD_Instinct_{gpu}"
+def device_name(gpu: str, product: str = "") -> str:
+    """Return a GPU's name as engines write it into file names: that of its ``product``, if known.
+
+    A virtual function's (``AMD Instinct MI300X VF``) is that of its card.
+    """
+    return product.replace(" ", "_").removesuffix("_VF") or f"AMD_Instinct_{gpu}"
 
 
 def file_name(device: str) -> str:

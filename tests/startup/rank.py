@@ -170,6 +170,7 @@ CASES = {
     "damaged": lambda: (backend(Stated), 20.0, spoilt("{")),
     "nowhere": lambda: (backend(Stated), 20.0, {"table": TABLE / "no" / "table.json"}),
     "replayed": lambda: (backend(), 20.0, {"table": TABLE.with_name("replayed.json")}),
+    "table": lambda: (backend(), 20.0, {"table": 7}),
     "hidden": lambda: (backend(), 20.0, {}),
     "budget": lambda: (backend(), float("nan"), {}),
 }  # fmt: skip

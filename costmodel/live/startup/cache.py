@@ -48,9 +48,10 @@ def this_machine(kernel: Kernel, aiter_version: str, other: str) -> Machine:
 
 @dataclass(frozen=True)
 class Cache:
-    """The table at a path, asked about one call on one machine."""
+    """The table of a device at a path, asked about one call on one machine."""
 
     path: Path
+    device: str
     call: Call
 
     def look(self) -> TableEntry | Miss:
@@ -65,8 +66,8 @@ class Cache:
             return Miss("its entry is from a calibration, not tuned here")
         return found
 
-    def keep(self, entry: TableEntry, device: str, calibration: CalibrationName) -> None:
-        """Put an entry into the file.
+    def keep(self, entry: TableEntry, calibration: CalibrationName) -> None:
+        """Put an entry into the file, and make its folder where that is missing.
 
         Raises :class:`InputError`, one line, where it cannot be: then the file is as it was.
         """
@@ -74,10 +75,11 @@ class Cache:
             raise InputError(f"{self.path}: not a regular file")
         entry = {**entry, "machine": self.call.machine}
         try:
+            self.path.parent.mkdir(exist_ok=True)
             with _locked(self.path.parent):
                 record, damaged = self._present()
                 record = table.with_entry(
-                    record, entry, device=device, calibration=calibration,
+                    record, entry, device=self.device, calibration=calibration,
                     day=datetime.now(timezone.utc).date(), command=COMMAND,
                 )  # fmt: skip
                 if damaged:

@@ -47,6 +47,7 @@ class Here(TypedDict):
     costmodel: str
     torch: str
     gpu: str
+    device: str
     interconnect: str
     aiter: str
     dtype: str
@@ -80,12 +81,17 @@ def disagreement(ranks: Sequence[Here]) -> str:
     return ""
 
 
-def time_shape(offered: Offered, tokens: int, hidden: int, dtype: str) -> Told:
-    """Time both arms at a shape on this rank. What an arm refuses, it must refuse on all ranks."""
+def time_shape(
+    offered: Offered, tokens: int, hidden: int, dtype: str, going: Callable[[str], None]
+) -> Told:
+    """Time both arms at a shape on this rank. What an arm refuses, it must refuse on all ranks.
+
+    ``going`` as in :meth:`.Offered.ready`.
+    """
     shape = LiveShape(tokens, hidden, dtype)
     try:
-        timed = offered.ready(shape, REPETITION)
-        taken = timed_rounds(timed, REPETITION, tokens)
+        timed = offered.ready(shape, REPETITION, going)
+        taken = timed_rounds(timed, REPETITION, tokens, going)
         return {"latency_us": {arm: us.tolist() for arm, us in taken.items()}, "refused": ""}
     except InputError as error:
         return {"latency_us": {}, "refused": one_line(str(error))}
@@ -111,10 +117,11 @@ class Learner:
         )  # fmt: skip
 
     def cache(self, path: Path) -> Cache:
-        """Return the table at a path, asked about this machine."""
-        setting = self.setting
+        """Return the table at a path, asked about this machine; no ``.json`` is a folder."""
+        setting, device = self.setting, self.here["device"]
         return Cache(
-            path,
+            path if path.suffix == ".json" else path / table.file_name(device),
+            device,
             table.Call(
                 setting.arch, "xgmi", self.world_size, setting.op,
                 table.TORCH_NAMES[setting.dtype], setting.aiter_version,
@@ -127,11 +134,7 @@ class Learner:
         if not self.here["genuine"]:
             raise InputError("replayed latencies are of no machine")
         calibration = self.setting.calibration
-        cache.keep(
-            entry,
-            table.device_name(self.setting.gpu),
-            {"id": calibration.id, "sha256": calibration.sha256},
-        )
+        cache.keep(entry, {"id": calibration.id, "sha256": calibration.sha256})
 
     def rule(self, ask: Ask) -> table.TableEntry:
         """Measure by ``ask`` and return the rule; raise :class:`RefusedError` for none."""

@@ -23,6 +23,7 @@ from ...model.shape import ONE_STAGE, TWO_STAGE
 from ..backends.aiter.device import Clock, Device, TorchGpu, led
 from ..backends.base import EAGER, GRAPH, SEPARATE_ARM, Backend, LiveShape, Timed
 from ..run.harness import Repetition
+from .communicator import FUSED_CALL, FusedCalls
 
 #: Calls of one arm on this rank: (tokens, hidden_dim) -> anything.
 Op = Callable[[int, int], object]
@@ -35,14 +36,23 @@ Capturing = Callable[[], AbstractContextManager[Any]]
 _OTHERS = (TWO_STAGE, SEPARATE_ARM)
 
 
+def _always(doing: str) -> None:
+    """Go on."""
+
+
 class Offered(ABC):
     """Both arms on this rank: ``arms`` is 1-stage, and what runs where it does not."""
 
     arms: tuple[str, str]
 
     @abstractmethod
-    def ready(self, shape: LiveShape, repetition: Repetition) -> dict[str, Timed]:
-        """Return both arms at a shape, ready to be timed. All ranks call this alike."""
+    def ready(
+        self, shape: LiveShape, repetition: Repetition, going: Callable[[str], None] = _always
+    ) -> dict[str, Timed]:
+        """Return both arms at a shape, ready to be timed. All ranks call this alike.
+
+        ``going`` is told what comes next, and raises where nobody waits for it any more.
+        """
 
     @abstractmethod
     def release(self) -> None:
@@ -67,7 +77,9 @@ class OfferedOps(Offered):
         self._capturing: Capturing = capturing or nullcontext
         self._timed: list[_Calls] = []
 
-    def ready(self, shape: LiveShape, repetition: Repetition) -> dict[str, Timed]:
+    def ready(
+        self, shape: LiveShape, repetition: Repetition, going: Callable[[str], None] = _always
+    ) -> dict[str, Timed]:
         """See :meth:`Offered.ready`."""
         found: dict[str, Timed] = {}
         for arm in self.arms:
@@ -76,6 +88,7 @@ class OfferedOps(Offered):
             def call(op: Op = op) -> object:
                 return op(shape.tokens, shape.hidden_dim)
 
+            going(f"arm {arm}")
             call()  # compiles, opens connections; a kernel that refuses says so here
             timed = (
                 _Calls(CpuClock(), call, repetition.calls)
@@ -100,11 +113,16 @@ class OfferedBackend(Offered):
         self.arms = (ONE_STAGE, other)
         self.backend = backend
 
-    def ready(self, shape: LiveShape, repetition: Repetition) -> dict[str, Timed]:
+    def ready(
+        self, shape: LiveShape, repetition: Repetition, going: Callable[[str], None] = _always
+    ) -> dict[str, Timed]:
         """See :meth:`Offered.ready`."""
         self.backend.prepare(shape, repetition.slots, repetition.seed)
-        timing = self.backend.timings[0]
-        return {arm: self.backend.capture(arm, repetition.calls, timing) for arm in self.arms}
+        timing, found = self.backend.timings[0], {}
+        for arm in self.arms:
+            going(f"arm {arm}")
+            found[arm] = self.backend.capture(arm, repetition.calls, timing)
+        return found
 
     def release(self) -> None:
         """See :meth:`Offered.release`."""
@@ -112,17 +130,22 @@ class OfferedBackend(Offered):
 
 
 def offered(
-    ops: Mapping[str, Op] | Backend, *, timing: str = "", capturing: Capturing | None = None
+    ops: Any, *, dtype: str = "bf16", timing: str = "", capturing: Capturing | None = None
 ) -> Offered:
-    """Return what is offered as both arms.
+    """Return what is offered as both arms: two functions, a back end, or AITER's communicator.
 
+    Of a communicator the fused op is called with elements of ``dtype``.
     ``timing`` of functions is ``graph`` or ``eager``; "" is graphs in a process that uses a GPU.
     Raises :class:`InputError` for anything that is not two arms.
     """
     if isinstance(ops, Backend):
         return OfferedBackend(ops)
+    if hasattr(ops, FUSED_CALL):
+        capturing = capturing or getattr(ops, "capture", None)
+        ops = FusedCalls(ops, dtype).ops()
     if not isinstance(ops, Mapping):
-        raise InputError("ops is neither a mapping of two functions nor a back end")
+        raise InputError("ops is neither a mapping of two functions, a back end, nor AITER's "
+                         "communicator")  # fmt: skip
     if timing not in ("", GRAPH, EAGER):
         raise InputError(f"timing is '{timing}'; give '{GRAPH}' or '{EAGER}'")
     if not timing:

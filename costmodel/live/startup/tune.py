@@ -31,10 +31,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from ... import __version__
-from ...data import cards, kernels
+from ...data import cards, kernels, llms
 from ...data.ranges import sizes
 from ...errors import InputError, cut_short, one_line
 from ...model.shape import WORLD_SIZES
+from ...rules import table as run_time
 from ...rules.table import Miss, TableEntry
 from ...units import read_dtype
 from .. import kfd
@@ -69,8 +70,8 @@ MOST_BUDGET_S = 600.0
 
 def tune(
     group: Any,
-    ops: Mapping[str, Op] | Backend,
-    hidden_sizes: Iterable[int],
+    ops: Mapping[str, Op] | Backend | Any,
+    hidden_sizes: Iterable[int] | None = None,
     budget_s: float = 3.0,
     *,
     own: T | None = None,
@@ -86,11 +87,12 @@ def tune(
 
     Every rank of ``group`` (torch's, of 2, 4 or 8 ranks of one host; None: all) calls this alike.
     ``ops`` are two functions of (tokens, hidden_dim), ``1stage`` and ``2stage`` or ``separate``,
-    that each issue one call of an arm; or a back end of costmodel that is set up. ``hidden_sizes``
-    are those of the model. It ends within ``budget_s`` seconds, waiting for the other ranks
-    included. ``gpu`` and ``aiter_version`` are those of this process where they are not given;
-    ``timing`` and ``capturing`` as in :mod:`.offered`. ``table`` is a run-time table
-    (:mod:`.cache`) that the first rank looks into before, and fills afterwards. ``log`` gets the
+    that each issue one call of an arm; a back end of costmodel that is set up; or AITER's
+    communicator. ``hidden_sizes`` are those of the model, None: of known models. It ends within
+    ``budget_s`` seconds, waiting for the other ranks included. ``gpu`` and ``aiter_version`` are
+    those of this process where they are not given; ``timing`` and ``capturing`` as in
+    :mod:`.offered`. ``table`` is a run-time table, or the folder of one by the GPU's name
+    (:mod:`.cache`): the first rank looks into it before, and fills it afterwards. ``log`` gets the
     one line (default: the logger ``costmodel.live``); the group's first rank says it, and a rank
     that lost it.
     """
@@ -114,26 +116,29 @@ class _Attempt:
     """One call of :func:`tune` on one rank.
 
     The calling thread watches time and verdict, the other one works. ``agreement`` is there once
-    the ranks have met, unless the calling thread had ``given_up`` by then.
+    the ranks have met, unless the calling thread had ``given_up`` by then. Once it has ``left``,
+    the communicator is the engine's again.
     """
 
     def __init__(self, table: str | Path | None = None) -> None:
-        self.table = Path(table) if table is not None else None
+        self.table = table
         self.lock = threading.Lock()
         self.agreement: Agreement | None = None
         self.given_up = False
+        self.left = False
         self.trouble = ""
         self.doing = "meeting"
-        #: On the first rank: where the rule is from, and what keeps one that was learnt.
+        #: On the first rank: where the rule is from, what keeps one that was learnt, what to say.
         self.source = "learnt"
         self.keep: Callable[[], None] | None = None
+        self.kept = ""
 
     def outcome(
         self, began: float, budget_s: float, group: Any, described: Callable[[], Described]
     ) -> tuple[StartupRule | None, str]:
         """Return the rule, None for the engine's own, and the line to log, "" for none here."""
         try:
-            _check_size(group)
+            _check_place(group)
             caller, meeting = _Caller(), Meeting(group)
             budget = _budget(budget_s)
             worker = threading.Thread(
@@ -151,6 +156,8 @@ class _Attempt:
                 rule, line = self._verdict(worker, budget, began)
         except Exception as error:  # whatever it is, the engine has to start
             return None, _kept(_words(error))
+        finally:
+            self.left = True
         return rule, line
 
     def _watch(self, worker: threading.Thread, until: float) -> None:
@@ -183,7 +190,7 @@ class _Attempt:
             rule = StartupRule.from_text(agreement.heard("rule"))
             seconds = time.monotonic() - began
             said = f"costmodel: {rule}, {self.source} in {seconds:.1f} s ({rule.sha256[:8]})"
-            return rule, said + self._kept_too() if agreement.leads else ""
+            return rule, said + self.kept if agreement.leads else ""
         finally:
             agreement.leave()
 
@@ -245,13 +252,15 @@ class _Attempt:
         votes = agreement.everybody("vote")
         if set(votes) != {rule.sha256}:
             raise RefusedError(f"ranks read different rules: {', '.join(votes)}")
+        # Before the verdict: who has it may read the table.
+        self.kept = self._kept_too()
         agreement.close(rule=rule.sha256)
 
     def _entry(self, learner: Learner, ask: Ask) -> TableEntry:
         """Return the table's entry for this machine, or learn one."""
         if self.table is None:
             return learner.rule(ask)
-        cache = learner.cache(self.table)
+        cache = learner.cache(Path(self.table))
         found = cache.look()
         if not isinstance(found, Miss):
             self.source = f"found in {self.table}"
@@ -271,7 +280,11 @@ class _Attempt:
 
     def _time(self, given: Offered, here: Here, asked: Mapping[str, int]) -> Told:
         self.doing = f"timing {asked['tokens']} tokens x {asked['hidden']} hidden"
-        return time_shape(given, asked["tokens"], asked["hidden"], here["dtype"])
+        return time_shape(given, asked["tokens"], asked["hidden"], here["dtype"], self._going)
+
+    def _going(self, doing: str) -> None:
+        if self.left:
+            raise ClosedError
 
 
 class _Caller:
@@ -306,12 +319,16 @@ def _budget(budget_s: float) -> float:
     return budget
 
 
-def _check_size(group: Any) -> None:
+def _check_place(group: Any) -> None:
+    """Raise :class:`InputError`, on all ranks alike, where nothing can be timed."""
+    import torch
     import torch.distributed as dist
 
     world_size = dist.get_world_size(group)
     if world_size not in WORLD_SIZES:
         raise InputError(f"{world_size} ranks; the fused kernels run on {_listed(WORLD_SIZES)}")
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        raise InputError("a graph is being captured; tune before that")
 
 
 def _listed(numbers: Iterable[int]) -> str:
@@ -320,13 +337,13 @@ def _listed(numbers: Iterable[int]) -> str:
 
 
 def _described(
-    ops: Mapping[str, Op] | Backend, hidden_sizes: Iterable[int], gpu: str, dtype: str,
+    ops: Any, hidden_sizes: Iterable[int] | None, gpu: str, dtype: str,
     aiter_version: str, timing: str, capturing: Capturing | None,
 ) -> Described:  # fmt: skip
     """Return what is offered and what this rank is; raise :class:`InputError` for what is not."""
     import torch
 
-    given = offered(ops, timing=timing, capturing=capturing)
+    given = offered(ops, dtype=dtype, timing=timing, capturing=capturing)
     backend = given.backend if isinstance(given, OfferedBackend) else None
     known = backend.environment() if backend else {}
     if not gpu and not known and torch.cuda.is_available():
@@ -337,15 +354,17 @@ def _described(
     joined = backend.interconnect if backend else kfd.interconnect() or cards.interconnect(gpu)
     if joined != cards.XGMI:
         raise InputError(f"no calibration of what joins {gpu} here ({joined or 'not known'})")
+    hidden = llms.hidden_dims() if hidden_sizes is None else list(hidden_sizes)
     version = aiter_version or (backend.kernel_version if backend else _installed())
     here: Here = {
         "costmodel": __version__,
         "torch": str(torch.__version__),
         "gpu": gpu,
+        "device": run_time.device_name(gpu, str(known.get("product", ""))),
         "interconnect": joined,
         "aiter": version.removeprefix("aiter "),
         "dtype": read_dtype(dtype),
-        "hidden_sizes": sorted({int(h) for h in sizes(list(hidden_sizes), "hidden size")}),
+        "hidden_sizes": sorted({int(h) for h in sizes(hidden, "hidden size")}),
         "arms": list(given.arms),
         "genuine": backend is None or backend.genuine,
     }
