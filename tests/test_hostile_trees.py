@@ -111,3 +111,17 @@ def test_a_line_that_is_nested_too_deeply_to_be_written_is_shown_as_such():
     module = Module.parse("a.py", f"def f():\n    if {deep}:\n        g()\n    return not A\n")
     found = in_python(module, re.compile("A"), re.compile("f"), limit=False)
     assert [(place.line, place.text) for place in found.decides] == [(2, "..."), (4, "not A")]
+
+
+def test_a_sum_of_many_terms_and_a_chain_of_many_branches_are_read(tmp_path):
+    terms = " + ".join(["1"] * 2000)
+    module = Module.parse("a.py", f"def f(n):\n    if n > {terms} or n > 1 << 21:\n        g()\n")
+    found = in_python(module, re.compile(""), re.compile("f"), limit=True)
+    assert [(place.line, place.text[-7:]) for place in found.decides] == [(2, "1 << 21")]
+    root = SHAPES["sglang_bytes"].package(tmp_path)
+    file = root / "sglang" / SGLANG
+    chain = "".join(f"elif a{i}:\n    x = {i}\n" for i in range(2000))[2:]
+    file.write_text(f"{file.read_text()}\n{chain}")
+    (tree,) = open_trees(root)
+    assert audit(tree).installed
+    assert emit(root, RULES["recommended"]).text
