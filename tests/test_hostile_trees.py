@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import resource
 import subprocess
@@ -125,3 +126,26 @@ def test_a_sum_of_many_terms_and_a_chain_of_many_branches_are_read(tmp_path):
     (tree,) = open_trees(root)
     assert audit(tree).installed
     assert emit(root, RULES["recommended"]).text
+
+
+def test_a_hidden_set_with_a_number_that_is_none_is_not_read_as_one(tmp_path):
+    for odd in ("1e400", "2880.5"):
+        root = SHAPES["sglang_hidden_set"].package(tmp_path / odd)
+        file = root / "sglang" / SGLANG
+        text = file.read_text()
+        assert "    512,\n" in text
+        file.write_text(text.replace("    512,\n", f"    {odd},\n", 1))
+        (tree,) = open_trees(root)
+        with contextlib.suppress(InputError):
+            assert "2880" not in audit(tree).installed[0].rule.words()
+
+
+def test_a_name_inside_a_wheel_is_said_in_printable_letters(tmp_path):
+    wheel = SHAPES["vllm_inline"].wheel(tmp_path)
+    data = wheel.read_bytes()
+    at = data.rindex(b"vllm-0.28.0.dist-info/METADATA")
+    wheel.write_bytes(data[:at] + b"\x7f" + data[at + 1 :])
+    with pytest.raises(InputError) as refused:
+        open_trees(wheel)
+    assert str(refused.value).isprintable()
+    assert "unreadable" in str(refused.value)
