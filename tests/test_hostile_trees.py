@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import resource
 import subprocess
@@ -111,3 +112,40 @@ def test_a_line_that_is_nested_too_deeply_to_be_written_is_shown_as_such():
     module = Module.parse("a.py", f"def f():\n    if {deep}:\n        g()\n    return not A\n")
     found = in_python(module, re.compile("A"), re.compile("f"), limit=False)
     assert [(place.line, place.text) for place in found.decides] == [(2, "..."), (4, "not A")]
+
+
+def test_a_sum_of_many_terms_and_a_chain_of_many_branches_are_read(tmp_path):
+    terms = " + ".join(["1"] * 2000)
+    module = Module.parse("a.py", f"def f(n):\n    if n > {terms} or n > 1 << 21:\n        g()\n")
+    found = in_python(module, re.compile(""), re.compile("f"), limit=True)
+    assert [(place.line, place.text[-7:]) for place in found.decides] == [(2, "1 << 21")]
+    root = SHAPES["sglang_bytes"].package(tmp_path)
+    file = root / "sglang" / SGLANG
+    chain = "".join(f"elif a{i}:\n    x = {i}\n" for i in range(2000))[2:]
+    file.write_text(f"{file.read_text()}\n{chain}")
+    (tree,) = open_trees(root)
+    assert audit(tree).installed
+    assert emit(root, RULES["recommended"]).text
+
+
+def test_a_hidden_set_with_a_number_that_is_none_is_not_read_as_one(tmp_path):
+    for odd in ("1e400", "2880.5"):
+        root = SHAPES["sglang_hidden_set"].package(tmp_path / odd)
+        file = root / "sglang" / SGLANG
+        text = file.read_text()
+        assert "    512,\n" in text
+        file.write_text(text.replace("    512,\n", f"    {odd},\n", 1))
+        (tree,) = open_trees(root)
+        with contextlib.suppress(InputError):
+            assert "2880" not in audit(tree).installed[0].rule.words()
+
+
+def test_a_name_inside_a_wheel_is_said_in_printable_letters(tmp_path):
+    wheel = SHAPES["vllm_inline"].wheel(tmp_path)
+    data = wheel.read_bytes()
+    at = data.rindex(b"vllm-0.28.0.dist-info/METADATA")
+    wheel.write_bytes(data[:at] + b"\x7f" + data[at + 1 :])
+    with pytest.raises(InputError) as refused:
+        open_trees(wheel)
+    assert str(refused.value).isprintable()
+    assert "unreadable" in str(refused.value)

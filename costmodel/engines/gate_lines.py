@@ -16,6 +16,7 @@ from msgspec import Struct, field
 from ..rules.condition import exact_size
 from ..units import MIB
 from .diff import split_lines
+from .evaluation import MAX_NESTING
 from .module import Module, source_of
 from .schemas import PlaceRecord
 
@@ -332,8 +333,13 @@ def _constants(scopes: list[_Scope]) -> dict[str, int]:
     return out
 
 
-def fold(node: ast.expr, constants: dict[str, int]) -> int | None:
-    """Return the whole number that an expression of constants is, None for any other."""
+def fold(node: ast.expr, constants: dict[str, int], nesting: int = 0) -> int | None:
+    """Return the whole number that an expression of constants is, None for any other.
+
+    None too for one that is nested more deeply than :data:`MAX_NESTING`.
+    """
+    if nesting > MAX_NESTING:
+        return None
     if isinstance(node, ast.Constant):
         value = node.value
         if isinstance(value, bool) or not isinstance(value, int):
@@ -342,10 +348,10 @@ def fold(node: ast.expr, constants: dict[str, int]) -> int | None:
     if isinstance(node, ast.Name | ast.Attribute):
         return constants.get(_word(node))
     if isinstance(node, ast.Call) and _last(node.func) == "int" and len(node.args) == 1:
-        return fold(node.args[0], constants)
+        return fold(node.args[0], constants, nesting + 1)
     if not isinstance(node, ast.BinOp):
         return None
-    left, right = fold(node.left, constants), fold(node.right, constants)
+    left, right = (fold(part, constants, nesting + 1) for part in (node.left, node.right))
     if left is None or right is None:
         return None
     if isinstance(node.op, ast.LShift):

@@ -129,10 +129,13 @@ def instance_values(owner: ast.ClassDef) -> dict[str, ast.expr]:
 
 def _flat(body: Iterable[ast.stmt]) -> Iterable[ast.stmt]:
     """Yield statements, looking into ``if``, ``try`` and ``with`` of module and class level."""
-    for node in body:
+    ahead = list(body)[::-1]
+    while ahead:
+        node = ahead.pop()
         yield node
         if isinstance(node, ast.If | ast.Try | ast.With):
-            yield from _flat([*node.body, *getattr(node, "orelse", [])])
+            # Each elif is an if in the else of the one before: no recursion, a chain may be long.
+            ahead += [*node.body, *getattr(node, "orelse", [])][::-1]
 
 
 def assigned(node: ast.stmt) -> list[str]:

@@ -211,14 +211,14 @@ def _member(archive: zipfile.ZipFile, path: Path, name: str) -> bytes | None:
     except KeyError:
         return None
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise InputError(f"{path}: {name}: unreadable: compressed as no wheel is")
+        raise InputError(f"{path}: {_line(name)}: unreadable: compressed as no wheel is")
     try:
         with archive.open(info) as stream:
             # What the archive says of its size may be wrong.
             data = stream.read(MAX_FILE + 1)
     except (*_DAMAGED, OSError) as error:
-        raise InputError(f"{path}: {name}: unreadable: {_line(error)}") from None
-    return _of_size(data, f"{path}: {name}")
+        raise InputError(f"{path}: {_line(name)}: unreadable: {_line(error)}") from None
+    return _of_size(data, f"{path}: {_line(name)}")
 
 
 def _content(file: Path) -> bytes | None:

@@ -323,7 +323,8 @@ def _member(op: str, left: Symbol, right: Items | Mapping) -> Condition | None:
         known = all(isinstance(v, Number | Text | Nothing | Always) for v in values)
         inside = any(same_constant(v, left) for v in values)
         return Always(inside == (op == "in")) if inside or known else None
-    numbers = [int(v.value) for v in values if isinstance(v, Number)]
+    whole = [v.value for v in values if isinstance(v, Number) and math.isfinite(v.value)]
+    numbers = [int(value) for value in whole if value == int(value)]
     plain = (
         isinstance(left, Size)
         and left.name == "hidden_dim"
