@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import re
 import resource
@@ -123,6 +124,22 @@ def test_a_sum_of_many_terms_and_a_chain_of_many_branches_are_read(tmp_path):
     file = root / "sglang" / SGLANG
     chain = "".join(f"elif a{i}:\n    x = {i}\n" for i in range(2000))[2:]
     file.write_text(f"{file.read_text()}\n{chain}")
+    (tree,) = open_trees(root)
+    assert audit(tree).installed
+    assert emit(root, RULES["recommended"]).text
+
+
+def test_a_chain_of_many_branches_inside_the_choice_is_read(tmp_path):
+    root = SHAPES["sglang_bytes"].package(tmp_path)
+    file = root / "sglang" / SGLANG
+    lines = file.read_text().split("\n")
+    found = ast.walk(ast.parse("\n".join(lines)))
+    choice = next(f for f in found if getattr(f, "name", "") == "fused_allreduce_rmsnorm")
+    first = choice.body[1]
+    pad = " " * first.col_offset
+    chain = [f"{pad}{'el' if i else ''}if odd == {i}:\n{pad}    x = {i}" for i in range(2000)]
+    lines[first.lineno - 1 : first.lineno - 1] = [f"{pad}odd = 1", *chain]
+    file.write_text("\n".join(lines))
     (tree,) = open_trees(root)
     assert audit(tree).installed
     assert emit(root, RULES["recommended"]).text

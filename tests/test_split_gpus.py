@@ -16,6 +16,7 @@ from costmodel.calibration import posterior
 from costmodel.data import kernels
 from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
+from costmodel.figures.registered import Registered, prediction_against_measurement
 from costmodel.live.run.options import world_sizes
 from costmodel.model import choose
 from costmodel.model.shape import Shapes
@@ -110,6 +111,21 @@ def test_the_score_is_printed_with_its_misses():
     )  # fmt: skip
     assert "test, TP8: the chosen arm is right on 21 of 49 shapes" in done.stdout
     assert done.stdout.count("miss") == 8 + 7
+
+
+def test_the_figure_shows_the_prediction_and_every_row():
+    said, us = np.array([[8.0, 7.0, 9.0], [20.0, 18.0, 24.0]]), np.array([8.5, 30.0])
+    part = Registered(
+        8, np.array([1e4, 1e6]), {"1stage": said, "2stage": said + 1},
+        np.array([2e4, 2e6]), {"1stage": us, "2stage": us + 1}, (4e4, 8e4), [1.3e5],
+    )  # fmt: skip
+    figure = prediction_against_measurement([part, part], "two of them")
+    points = [t for t in figure.data if t.mode == "markers"]
+    assert [t.y.tolist() for t in points] == 2 * [us.tolist(), (us + 1).tolist()]
+    lines = [t for t in figure.data if t.mode == "lines" and t.fill is None]
+    assert [t.y.tolist() for t in lines] == 2 * [[8.0, 20.0], [9.0, 21.0]]
+    crossed = [s.x0 for s in figure.layout.shapes if s.type == "line"]
+    assert crossed == [1.3e5, 1.3e5]
 
 
 def test_a_prediction_is_made_once():

@@ -150,28 +150,41 @@ def made_of(function: Function, seeds: Iterable[ast.AST]) -> set[ast.AST]:
 
     The test of a branch that sets such a name belongs to it; one around all seeds does not.
     """
+    parent = {
+        child: node for node in ast.walk(function) for child in ast.iter_child_nodes(node)
+    }  # fmt: skip
     seeds = list(seeds)
-    tests: dict[ast.AST, list[ast.expr]] = {}
-    values: dict[str, list[ast.expr]] = {}
-    for branch in ast.walk(function):
-        if isinstance(branch, ast.If):
-            inside = set(ast.walk(branch))
-            if not inside.intersection(seeds):
-                for statement in inside:
-                    tests.setdefault(statement, []).append(branch.test)
+    around = set(seeds)
+    for node in seeds:
+        while (above := parent.get(node)) is not None and above not in around:
+            around.add(node := above)
+
+    def branch_of(node: ast.AST) -> ast.If | None:
+        """Return the nearest branch that a node is in, None at one that holds a seed."""
+        above = parent.get(node)
+        while above is not None and not isinstance(above, ast.If):
+            above = parent.get(above)
+        return None if above in around else above
+
+    made: dict[str, list[tuple[ast.AST, ast.If | None]]] = {}
     for node in ast.walk(function):
         value = getattr(node, "value", None)
         if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and value is not None:
             for name in assigned(node):
-                values.setdefault(name, []).extend([value, *tests.get(node, ())])
+                made.setdefault(name, []).append((value, branch_of(node)))
     seen: set[ast.AST] = set()
+    followed: set[ast.If] = set()
     ahead = list(seeds)
     while ahead:
         for node in ast.walk(ahead.pop()):
             if node not in seen:
                 seen.add(node)
-                if isinstance(node, ast.Name):
-                    ahead += values.get(node.id, ())
+                for value, branch in made.pop(node.id, ()) if isinstance(node, ast.Name) else ():
+                    ahead.append(value)
+                    while branch is not None and branch not in followed:
+                        followed.add(branch)
+                        ahead.append(branch.test)
+                        branch = branch_of(branch)
     return seen
 
 

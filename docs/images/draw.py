@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 import costmodel as cm
 from costmodel import figures
 from costmodel.data import llms
+from costmodel.figures.registered import Registered, prediction_against_measurement
 from costmodel.rules import catalogue
 from costmodel.tuning.picture import picture
 from costmodel.tuning.session import Session
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 def draw(directory: Path) -> None:
@@ -30,11 +38,51 @@ def draw(directory: Path) -> None:
             [cm.worth(mi355x, model, n, now, decision.rule) for n in (4, 8)]
         ),
     }
+    drawn["h200-pair"] = _pair(directory.parents[1] / "measurements" / "h200-pair")
     drawn["plan"] = figures.cutoffs_after_plan(cm.plan(mi300x, cm.Budget(shapes=6)))
     with tempfile.TemporaryDirectory() as made:
         drawn["tune"] = picture(_replayed(Path(made) / "tuned"))
     paths = {directory / f"{name}.png": figure for name, figure in drawn.items()}
     figures.write_images(paths, scale=1.5)
+
+
+def _pair(place: Path) -> go.Figure:
+    """Return the first prediction on two H200 beside its measurement."""
+    said = json.loads((place / "prediction.json").read_text())
+    parts = []
+    for ranks in (4, 8):
+        rows = [r for r in said["rows"] if (r["world_size"], r["dtype"]) == (ranks, "bf16")]
+        curve = [r for r in rows if r["hidden_dim"] == 4096]
+        table = cm.read(place / f"test-tp{ranks}.csv")
+        table = table.select(table.dtype == "bf16")
+        arms = {a: table.select(table.algorithm == a) for a in ("1stage", "2stage")}
+        order = {a: np.lexsort((t.hidden_dim, t.bytes)) for a, t in arms.items()}
+        one, two = (arms[a].latency_us[order[a]] for a in arms)
+        size, hidden = (
+            column[order["1stage"]] for column in (arms["1stage"].bytes, arms["1stage"].hidden_dim)
+        )
+        places = [c for c in said["crossovers"] if c["world_size"] == ranks]
+        crossed = []
+        for each in np.unique(hidden):
+            mine = hidden == each
+            ahead, place_of = (one - two)[mine], size[mine]
+            i = int(np.flatnonzero(ahead < 0)[-1])
+            crossed.append(float(np.interp(0.0, ahead[i : i + 2], place_of[i : i + 2])))
+        parts.append(
+            Registered(
+                ranks,
+                np.array([2.0 * r["tokens"] * r["hidden_dim"] for r in curve]),
+                {a: np.array([r[a] for r in curve]) for a in arms},
+                size, {"1stage": one, "2stage": two},
+                (min(c["bytes_lo"] for c in places), max(c["bytes_hi"] for c in places)), crossed,
+            )
+        )  # fmt: skip
+    return prediction_against_measurement(
+        parts,
+        "Two H200 over NVLink, the ranks split over them, bf16. Lines and bands: predicted for "
+        "hidden 4096 with 90 % intervals. Marks: measured, hidden 2048 to 8192. Grey: predicted "
+        "crossovers of all hidden sizes; dotted: where they are.",
+    )
 
 
 def _replayed(out: Path) -> Session:
