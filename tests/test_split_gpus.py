@@ -28,7 +28,8 @@ OWN = kernels.at_date(kernels.OWN_FAMILY, "")
 
 def geometry(gpus, ranks, tokens=64, hidden=4096, arm="1stage"):
     shapes = Shapes.of([tokens], hidden, ranks)
-    return choose.for_fabric(f"split_{gpus}").geometry(shapes, arm, OWN, "sm_90")
+    model = choose.for_fabric(f"split_{gpus}", kernels.OWN_FAMILY)
+    return model.geometry(shapes, arm, OWN, "sm_90")
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_a_table_of_another_gpu_is_left_alone(cache):
     kept(cache)
     before = cache.path.read_bytes()
     with pytest.raises(InputError, match="is for AMD_Instinct_MI355X, not for AMD_Instinct_MI300X"):
-        replace(cache, device="AMD_Instinct_MI300X").keep(ENTRY, CALIBRATION)
+        Cache(cache.path, "AMD_Instinct_MI300X", cache.call).keep(ENTRY, CALIBRATION)
     assert cache.path.read_bytes() == before
 
 

@@ -230,7 +230,7 @@ def observe(
     drop((table.dtype != "") & ~np.isin(table.dtype, list(ELEMENT_BYTES)), "dtype not modelled")
     place = ("interconnect", "kernel_family", "arch", "world_size")
     for mine, i in _alike(table, np.flatnonzero(reason == 0), place):
-        model = for_interconnect(table.interconnect[i])
+        model = for_interconnect(table.interconnect[i], table.kernel_family[i])
         asked = table.kernel_family[i], table.arch[i], int(table.world_size[i])
         against = "interconnect not modelled" if model is None else model.reason_against(*asked)
         if against:
@@ -358,7 +358,7 @@ def _groups(
         tokens = np.where(flat, 1, tokens)
         hidden = np.where(flat, rows.bytes[index] / ELEMENT_BYTES[dtype], hidden)
         shapes = Shapes.of(tokens, hidden, rows.world_size[index], op=op, dtype=dtype)
-        model = for_interconnect(interconnect)
+        model = for_interconnect(interconnect, ran.family)
         assert model is not None  # observe sets rows of other interconnects aside
         groups.append(Group(index, shapes, alg, arch, gpu, ran, model))
     return tuple(groups)

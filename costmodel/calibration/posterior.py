@@ -205,7 +205,7 @@ class Calibration(Struct, frozen=True, dict=True):
     @property
     def model(self) -> LatencyModel:
         """The latency model whose parameters these are."""
-        return choose.for_fabric(self.fabric)
+        return choose.for_fabric(self.fabric, self.kernel_family)
 
     @cached_property
     def values(self) -> Values:
@@ -509,7 +509,7 @@ def _checked(record: CalibrationRecord) -> Calibration:
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError("mean or covariance holds a number that is not finite")
     np.linalg.cholesky(covariance + 1e-12 * np.eye(size))
-    wanted = choose.for_fabric(record["fabric"]).parameter_names(
+    wanted = choose.for_fabric(record["fabric"], record["kernel_family"]).parameter_names(
         record["gpus"], {n[17:-1] for n in names if n.startswith("separate_norm_us[")} or {"gemma"}
     )
     if set(names) != set(wanted):

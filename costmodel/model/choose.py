@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
+from ..data.kernels import OWN_FAMILY
 from ..errors import InputError, nearest
 from .fabric import FULL_MESH, LOOPBACK, SPLIT, SWITCH, FullMesh, Ports
 from .interface import LatencyModel
@@ -24,17 +25,22 @@ _INTERCONNECTS = {"xgmi": FULL_MESH, "nvlink": SWITCH, "loopback": LOOPBACK}
 
 
 @cache
-def for_fabric(fabric: str) -> LatencyModel:
-    """Return the model of a fabric; raise :class:`InputError` for one that is not modelled."""
+def for_fabric(fabric: str, kernel_family: str = "aiter") -> LatencyModel:
+    """Return the model of a fabric; raise :class:`InputError` for one that is not modelled.
+
+    The project's own kernels run several ranks of a GPU in one launch: they have a model of that.
+    """
     if fabric == FULL_MESH:
         return LinkModel(FullMesh())
     if fabric == SWITCH:
         return LinkModel(Ports())
     split = re.fullmatch(rf"{SPLIT}(\d+)", fabric)
-    if split:
+    if split and kernel_family == OWN_FAMILY:
         from .split_gpus import SplitModel
 
         return SplitModel(Ports(int(split[1])))
+    if split:
+        return LinkModel(Ports(int(split[1])))
     if fabric == LOOPBACK:
         from .shared_gpu import SharedGpuModel  # few need it: the command line starts faster
 
@@ -45,9 +51,9 @@ def for_fabric(fabric: str) -> LatencyModel:
     )
 
 
-def for_interconnect(interconnect: str) -> LatencyModel | None:
+def for_interconnect(interconnect: str, kernel_family: str = "aiter") -> LatencyModel | None:
     """Return the model of a row's ``interconnect``, or None when it is not modelled."""
     wire, _, gpus = interconnect.partition("/")
     if wire == "nvlink" and gpus.isdecimal() and int(gpus) > 1:
-        return for_fabric(f"{SPLIT}{int(gpus)}")
+        return for_fabric(f"{SPLIT}{int(gpus)}", kernel_family)
     return for_fabric(_INTERCONNECTS[interconnect]) if interconnect in _INTERCONNECTS else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,10 @@ COMMANDS = {
     "amd_clocks": ("rocm-smi", "--showclocks", "--showperflevel", "--showcomputepartition"),
     "amd_topology": ("rocm-smi", "--showtopo"),
 }
+
+
+#: What draws on a terminal: some tools print it into a pipe too.
+_TERMINAL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def now() -> str:
@@ -154,4 +159,4 @@ def _output(*command: str) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout.strip()
+    return _TERMINAL.sub("", done.stdout).strip()

@@ -128,7 +128,8 @@ class Watchdog:
             lost = []
             for rank, (pid, _, _) in enumerate(self._rows()):
                 state = _state(pid) if pid > 0 and pid != os.getpid() else ""
-                if state:
+                # Its row once more: it may have ended on purpose between the two looks.
+                if state and self._rows()[rank][0] == pid:
                     lost.append((rank, state))
             if lost or time.monotonic() >= until:
                 return lost
