@@ -540,7 +540,7 @@ def test_ranks_keep_and_find_what_was_tuned(tmp_path):
         "kept": f"learnt ({path}: no file yet) in ",
         "found": f"found in {path} in ",
         "other": f"learnt ({path}: stale: tuned with another kernel state) in ",
-        "damaged": f"learnt ({path}: not read: {path}: truncated or not JSON",
+        "damaged": f"learnt ({path}: not read: truncated or not JSON",
         "nowhere": "no file yet) in ",
         "replayed": "no file yet) in ",
     }.items():

@@ -61,7 +61,7 @@ class Cache:
                 return Miss("no file yet")
             found = table.look_up(table.load(self.path), self.call)
         except (InputError, OSError, ValueError) as error:
-            return Miss(f"not read: {error}")
+            return Miss(f"not read: {str(error).removeprefix(f'{self.path}: ')}")
         if not isinstance(found, Miss) and found["machine"] is None:
             return Miss("its entry is from a calibration, not tuned here")
         return found
