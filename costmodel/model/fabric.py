@@ -15,7 +15,7 @@ see docs/physics.md). For G < N it is a count of pairs.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from msgspec import Struct
@@ -32,6 +32,10 @@ FULL_MESH = "full_mesh"
 SWITCH = "switch"
 SPLIT = "split_"
 LOOPBACK = "loopback"
+
+
+#: Why a wiring does not take a number of ranks.
+UNEVEN = "ranks do not split evenly over the GPUs"
 
 
 class Wiring(Protocol):
@@ -94,3 +98,11 @@ class Ports(Struct, frozen=True):
         """See :meth:`Wiring.takes`; those that split evenly over the GPUs."""
         n = np.asarray(world_size)
         return np.ones(n.shape, np.bool_) if self.gpus is None else n % self.gpus == 0
+
+
+def check_even(wiring: Wiring, world_size: NDArray[Any]) -> None:
+    """Raise :class:`InputError` for a world size that the wiring does not take."""
+    takes = wiring.takes(world_size)
+    if not takes.all():
+        bad = int(world_size[~takes].flat[0])
+        raise InputError(f"{bad} {UNEVEN} of fabric {wiring.name}")

@@ -36,8 +36,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..data.kernels import OWN_FAMILY, Kernel
-from ..errors import InputError
-from .fabric import Wiring
+from .fabric import UNEVEN, Wiring, check_even
 from .geometry import LinkGeometry, link_geometry
 from .shape import FUSED, ONE_STAGE, SEPARATE, Shapes
 
@@ -187,16 +186,11 @@ class LinkModel(Struct, frozen=True):
         """
         if kernel_family == OWN_FAMILY:
             return "kernel on this interconnect"
-        return None if self.wiring.takes(world_size) else "ranks do not split evenly over the GPUs"
+        return None if self.wiring.takes(world_size) else UNEVEN
 
     def geometry(self, shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> LinkGeometry:
         """See :meth:`.LatencyModel.geometry`."""
-        takes = self.wiring.takes(shapes.world_size)
-        if not takes.all():
-            bad = int(shapes.world_size[~takes].flat[0])
-            raise InputError(
-                f"{bad} ranks do not split evenly over the GPUs of fabric {self.fabric}"
-            )
+        check_even(self.wiring, shapes.world_size)
         return link_geometry(shapes, algorithm, kernel, arch)
 
     def costs(

@@ -119,6 +119,20 @@ class SharedGpuCosts(Struct, frozen=True):
     harness_us: Any = 0.0
 
 
+class Crossing(Struct, frozen=True):
+    """What ranks on other GPUs add to a pass, in us.
+
+    ``port_us`` is what the port takes in each phase, ``trip_us`` a round trip a phase, ``row_us``
+    what a turn of a program that holds rows waits besides, ``us_a_byte`` what each byte that a
+    program loads and stores takes longer.
+    """
+
+    port_us: tuple[Any, ...]
+    trip_us: Any = 0.0
+    row_us: Any = 0.0
+    us_a_byte: Any = 0.0
+
+
 class Residency(Struct, frozen=True):
     """How many programs of a kernel fit on one multiprocessor, by hidden size (0: any)."""
 
@@ -172,15 +186,7 @@ class SharedGpuModel(Struct, frozen=True):
         self, gpus: Iterable[tuple[str, str]], norm_kernels: Iterable[str]
     ) -> list[str]:
         """See :meth:`.LatencyModel.parameter_names`; there is one norm kernel, the project's."""
-        pairs = sorted(set(gpus))
-        names = []
-        for _, gpu in pairs:
-            names += [f"cache_gbps[{gpu}]", f"memory_efficiency[{gpu}]", f"cache_bytes[{gpu}]"]
-        for arch in sorted({arch for arch, _ in pairs}):
-            names += [f"workgroup_gbps[{arch}]", f"miss_workgroup_gbps[{arch}]"]
-            names += [f"stage_gap_us[{arch}]"]
-        names += FOR_ALL_GPUS
-        return names
+        return [*shared_parameters(gpus), *FOR_ALL_GPUS]
 
     def covers(self, names: Container[str], norm_kernel: str) -> bool:
         """The separate norm kernel is always the project's own."""
@@ -213,47 +219,19 @@ class SharedGpuModel(Struct, frozen=True):
 
     def terms(self, geometry: SharedGpuGeometry, costs: SharedGpuCosts) -> dict[str, Any]:
         """See :meth:`.LatencyModel.terms`; the names are those of :data:`.latency.TERMS`."""
-        per_gbps = 1e-3  # bytes / (GB/s) = 1e-3 us
-        miss = missed(geometry.working_set_bytes, costs.cache_bytes)
+        return shared_terms(geometry, costs)
 
-        def pass_over(phase: Phase) -> Any:
-            turn = phase.program_bytes * (per_gbps / costs.program_gbps)
-            if phase.sharing is not None:
-                turn = turn + costs.norm_us + miss * costs.miss_us / phase.sharing
-            elif phase is not geometry.local:
-                turn = turn + miss * phase.program_bytes * (per_gbps / costs.miss_gbps)
-            return smooth_maximum(
-                phase.turns * turn,
-                phase.issued_bytes * (per_gbps / costs.cache_gbps),
-                miss * phase.distinct_bytes * (per_gbps / costs.memory_gbps),
-            )
 
-        one_stage, fused = geometry.algorithm == ONE_STAGE, geometry.op == FUSED
-        barrier = costs.barrier_us + costs.straggler_us * np.log2(geometry.programs)
-        passes = [pass_over(phase) for phase in geometry.phases]
-        found: dict[str, Any] = {
-            "harness": costs.harness_us,
-            "launch": costs.launch_us,
-            "entry_barrier": barrier,
-            "link_read": passes[0],
-        }
-        if fused and not one_stage:
-            found["exit_barrier"] = (
-                barrier
-                + costs.release_us
-                + costs.release_us_per_doubling * (np.log2(geometry.world_size) - 2.0)
-            )
-        elif one_stage:
-            found["exit_barrier"] = barrier
-        else:
-            found["middle_barrier"] = barrier + costs.stage_gap_us
-            found["link_gather"] = passes[1]
-        if geometry.local is not None:
-            # The fixed part of the second kernel is one sum with its launch.
-            found["second_launch"] = costs.second_launch_us
-            spread = costs.straggler_us * np.log2(geometry.rows)
-            found["local_pass" if fused else "norm_kernel"] = spread + pass_over(geometry.local)
-        return found
+def shared_parameters(gpus: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the parameters of what happens on one GPU, for (arch, gpu) pairs."""
+    pairs = sorted(set(gpus))
+    names = []
+    for _, gpu in pairs:
+        names += [f"cache_gbps[{gpu}]", f"memory_efficiency[{gpu}]", f"cache_bytes[{gpu}]"]
+    for arch in sorted({arch for arch, _ in pairs}):
+        names += [f"workgroup_gbps[{arch}]", f"miss_workgroup_gbps[{arch}]"]
+        names += [f"stage_gap_us[{arch}]"]
+    return names
 
 
 def shared_geometry(
@@ -343,6 +321,60 @@ def shared_costs(
         cache_bytes=values[f"cache_bytes[{gpu}]"],
         harness_us=harness_us,
     )
+
+
+def shared_terms(
+    geometry: SharedGpuGeometry, costs: SharedGpuCosts, crossing: Crossing | None = None
+) -> dict[str, Any]:
+    """Return the named terms in us; ``crossing`` is what other GPUs' ranks add to each pass."""
+    per_gbps = 1e-3  # bytes / (GB/s) = 1e-3 us
+    miss = missed(geometry.working_set_bytes, costs.cache_bytes)
+    crossing = crossing or Crossing((0.0, 0.0))
+
+    def slowest(phase: Phase, chain_us: Any, port_us: Any = 0.0) -> Any:
+        return smooth_maximum(
+            chain_us,
+            phase.issued_bytes * (per_gbps / costs.cache_gbps),
+            miss * phase.distinct_bytes * (per_gbps / costs.memory_gbps),
+            port_us,
+        )
+
+    def pass_over(phase: Phase, port_us: Any) -> Any:
+        turn = phase.program_bytes * (per_gbps / costs.program_gbps + crossing.us_a_byte)
+        if phase.sharing is not None:
+            turn = turn + costs.norm_us + crossing.row_us + miss * costs.miss_us / phase.sharing
+        else:
+            turn = turn + miss * phase.program_bytes * (per_gbps / costs.miss_gbps)
+        return crossing.trip_us + slowest(phase, phase.turns * turn, port_us)
+
+    one_stage, fused = geometry.algorithm == ONE_STAGE, geometry.op == FUSED
+    barrier = costs.barrier_us + costs.straggler_us * np.log2(geometry.programs)
+    passes = list(map(pass_over, geometry.phases, crossing.port_us))
+    found: dict[str, Any] = {
+        "harness": costs.harness_us,
+        "launch": costs.launch_us,
+        "entry_barrier": barrier,
+        "link_read": passes[0],
+    }
+    if fused and not one_stage:
+        found["exit_barrier"] = (
+            barrier
+            + costs.release_us
+            + costs.release_us_per_doubling * (np.log2(geometry.world_size) - 2.0)
+        )
+    elif one_stage:
+        found["exit_barrier"] = barrier
+    else:
+        found["middle_barrier"] = barrier + costs.stage_gap_us
+        found["link_gather"] = passes[1]
+    if geometry.local is not None:
+        # The fixed part of the second kernel is one sum with its launch.
+        found["second_launch"] = costs.second_launch_us
+        chain_us = geometry.local.program_bytes * (per_gbps / costs.program_gbps)
+        spread = costs.straggler_us * np.log2(geometry.rows)
+        name = "local_pass" if fused else "norm_kernel"
+        found[name] = spread + slowest(geometry.local, geometry.local.turns * chain_us)
+    return found
 
 
 def missed(working_set_bytes: Array, cache_bytes: Any) -> Any:

@@ -23,18 +23,18 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..data.kernels import OWN_FAMILY, Kernel
-from ..errors import InputError
-from .fabric import Ports
-from .latency import smooth_maximum
+from .fabric import UNEVEN, Ports, check_even
+from .latency import TERMS
 from .shape import FUSED, ONE_STAGE, Shapes
 from .shared_gpu import (
-    Phase,
+    Crossing,
     SharedGpuCosts,
     SharedGpuGeometry,
     archs,
-    missed,
     shared_costs,
     shared_geometry,
+    shared_parameters,
+    shared_terms,
 )
 
 Array = NDArray[np.float64]
@@ -98,16 +98,11 @@ class SplitModel(Struct, frozen=True):
     ) -> list[str]:
         """See :meth:`.LatencyModel.parameter_names`; there is one norm kernel, the project's."""
         pairs = sorted(set(gpus))
-        names = []
-        for _, gpu in pairs:
-            names += [f"link_gbps[{gpu}]", f"cache_gbps[{gpu}]"]
-            names += [f"memory_efficiency[{gpu}]", f"cache_bytes[{gpu}]"]
+        names = [f"link_gbps[{gpu}]" for _, gpu in pairs]
         for arch in sorted({arch for arch, _ in pairs}):
-            names += [f"read_efficiency[{arch}]", f"barrier_us[{arch}]", f"stage_gap_us[{arch}]"]
-            names += [f"workgroup_gbps[{arch}]", f"miss_workgroup_gbps[{arch}]"]
+            names += [f"read_efficiency[{arch}]", f"barrier_us[{arch}]"]
             names += [f"remote_workgroup_gbps[{arch}]"]
-        names += FOR_ALL_GPUS
-        return names
+        return [*names, *shared_parameters(gpus), *FOR_ALL_GPUS]
 
     def covers(self, names: Container[str], norm_kernel: str) -> bool:
         """The separate norm kernel is always the project's own."""
@@ -118,17 +113,12 @@ class SplitModel(Struct, frozen=True):
         if kernel_family != OWN_FAMILY:
             return "kernel of ranks that share GPUs"
         if not self.wiring.takes(world_size):
-            return "ranks do not split evenly over the GPUs"
+            return UNEVEN
         return None if arch in archs() else "programs that fit on this arch not known"
 
     def geometry(self, shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> SplitGeometry:
         """See :meth:`.LatencyModel.geometry`."""
-        takes = self.wiring.takes(shapes.world_size)
-        if not takes.all():
-            bad = int(shapes.world_size[~takes].flat[0])
-            raise InputError(
-                f"{bad} ranks do not split evenly over the GPUs of fabric {self.fabric}"
-            )
+        check_even(self.wiring, shapes.world_size)
         n = shapes.world_size.astype(np.float64)
         local = self.wiring.ranks_a_gpu(n)
         on_gpu = shared_geometry(shapes, algorithm, kernel, arch, local)
@@ -158,59 +148,23 @@ class SplitModel(Struct, frozen=True):
     def terms(self, geometry: SplitGeometry, costs: SplitCosts) -> dict[str, Any]:
         """See :meth:`.LatencyModel.terms`; the names are those of :data:`.latency.TERMS`."""
         per_gbps = 1e-3  # bytes / (GB/s) = 1e-3 us
-        on_gpu, own = geometry.on_gpu, costs.on_gpu
-        n, one_stage = on_gpu.world_size, on_gpu.algorithm == ONE_STAGE
-        miss = missed(on_gpu.working_set_bytes, own.cache_bytes)
+        on_gpu, n = geometry.on_gpu, geometry.on_gpu.world_size
+        one_stage, fused = on_gpu.algorithm == ONE_STAGE, on_gpu.op == FUSED
         read = geometry.crossing_bytes * (per_gbps / costs.read_gbps)
         written = geometry.crossing_bytes * (per_gbps / costs.write_gbps)
+        port_us: tuple[Any, ...] = (read / n, read / n)
+        if fused or one_stage:
+            port_us = (read if one_stage else (read + written) / n,)
         # A program that holds rows has registers for few loads: it waits for some ranks in turn.
         further = np.maximum(n * geometry.remote - 1.0, 0.0)
-        exposed_us = costs.round_trip_us * costs.trip_exposure * further**costs.trip_growth
-
-        def pass_over(phase: Phase, port_us: Any = 0.0) -> Any:
-            turn = phase.program_bytes * (per_gbps / own.program_gbps)
-            if phase.sharing is not None:
-                turn = turn + own.norm_us + exposed_us + miss * own.miss_us / phase.sharing
-            elif phase is not on_gpu.local:
-                turn = turn + miss * phase.program_bytes * (per_gbps / own.miss_gbps)
-            if phase is not on_gpu.local:
-                away = phase.program_bytes * geometry.remote
-                turn = turn + away * (per_gbps / costs.program_gbps)
-            slowest = smooth_maximum(
-                phase.turns * turn,
-                phase.issued_bytes * (per_gbps / own.cache_gbps),
-                miss * phase.distinct_bytes * (per_gbps / own.memory_gbps),
-                port_us,
-            )
-            if phase is on_gpu.local:
-                return slowest
-            return slowest + costs.round_trip_us
-
-        fused = on_gpu.op == FUSED
-        barrier = own.barrier_us + own.straggler_us * np.log2(on_gpu.programs)
-        found: dict[str, Any] = {
-            "harness": own.harness_us,
-            "launch": own.launch_us,
-            "entry_barrier": barrier,
-        }
-        if one_stage:
-            found["link_read"] = pass_over(on_gpu.phases[0], read)
-            found["exit_barrier"] = barrier
-        elif fused:
-            found["link_read"] = pass_over(on_gpu.phases[0], (read + written) / n)
-            found["exit_barrier"] = (
-                barrier + own.release_us + own.release_us_per_doubling * (np.log2(n) - 2.0)
-            )
-        else:
-            found["link_read"] = pass_over(on_gpu.phases[0], read / n)
-            found["middle_barrier"] = barrier + own.stage_gap_us
-            found["link_gather"] = pass_over(on_gpu.phases[1], read / n)
+        crossing = Crossing(
+            port_us=port_us,
+            trip_us=costs.round_trip_us,
+            row_us=costs.round_trip_us * costs.trip_exposure * further**costs.trip_growth,
+            us_a_byte=geometry.remote * (per_gbps / costs.program_gbps),
+        )
+        found = shared_terms(on_gpu, costs.on_gpu, crossing)
         if not one_stage and (n > 4).any():
             more = costs.eight_rank_fused_us if fused else costs.eight_rank_plain_us
             found["eight_ranks"] = np.where(n > 4, more, 0.0)
-        if on_gpu.local is not None:
-            # The fixed part of the second kernel is one sum with its launch.
-            found["second_launch"] = own.second_launch_us
-            spread = own.straggler_us * np.log2(on_gpu.rows)
-            found["local_pass" if fused else "norm_kernel"] = spread + pass_over(on_gpu.local)
-        return found
+        return {name: found[name] for name in TERMS if name in found}
