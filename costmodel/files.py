@@ -22,6 +22,9 @@ WHOLE_BYTES = 256 * MIB
 
 _SPACES = str.maketrans("\n\r\t", "   ")
 
+#: What colours and underlines on a terminal.
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
 
 def read_text(path: str | Path, wanted: str) -> str:
     """Return the text of a UTF-8 file, of :data:`WHOLE_BYTES` at most, lines ended by a newline.
@@ -105,6 +108,11 @@ def _unprintable(text: str | bytes) -> str | None:
         elif isinstance(here, list):
             waiting += here
     return None
+
+
+def without_escapes(text: str) -> str:
+    """Return what a program printed without the colours that it draws on a terminal."""
+    return _ESCAPES.sub("", text) if "\x1b" in text else text
 
 
 def json_text(record: Any, indent: int = 1) -> str:

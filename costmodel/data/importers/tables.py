@@ -17,6 +17,7 @@ from typing import Any
 from msgspec import Struct
 
 from ...errors import InputError
+from ...files import without_escapes
 from .cells import number
 from .columns import looks_like_header
 from .context import SEVERAL, Context, said_by
@@ -29,7 +30,6 @@ HEADER_CHARACTERS = 200_000
 #: A pasted table is held as a whole; CSV is not.
 PASTED_ROWS = 200_000
 
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 #: What mpirun, srun, torchrun and Ray put before each line of a rank.
 _LAUNCHER = re.compile(
     r"^(?:\[\d+,\d+\]<std(?:out|err)>:\s?|\[(?:default|rank)\d+\]:\s?|\(\w+ pid=\d+[^)]*\)\s?|"
@@ -77,7 +77,7 @@ class _Lines:
 
 def clean(line: str) -> str:
     """Return a line without colours and without the prefix of a launcher."""
-    return _LAUNCHER.sub("", _ESCAPES.sub("", line) if "\x1b" in line else line).rstrip()
+    return _LAUNCHER.sub("", without_escapes(line)).rstrip()
 
 
 def tables(file: TextFile) -> Iterator[Table]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ...files import without_escapes
 from .schemas import Commit, EnvironmentRecord
 
 #: Libraries whose versions can move a latency.
@@ -57,10 +57,6 @@ COMMANDS = {
     "amd_clocks": ("rocm-smi", "--showclocks", "--showperflevel", "--showcomputepartition"),
     "amd_topology": ("rocm-smi", "--showtopo"),
 }
-
-
-#: What draws on a terminal: some tools print it into a pipe too.
-_TERMINAL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def now() -> str:
@@ -159,4 +155,6 @@ def _output(*command: str) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return ""
-    return _TERMINAL.sub("", done.stdout).strip()
+    # nvidia-smi underlines in a pipe too; a reader of the record refuses what cannot be printed.
+    plain = without_escapes(done.stdout)
+    return "".join(c for c in plain if c.isprintable() or c in "\n\t").strip()
