@@ -14,15 +14,14 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import itertools
 import json
 from pathlib import Path
 
 import numpy as np
 
+import costmodel
 from costmodel.calibration import posterior
-from costmodel.decide.drawn import ends
-from costmodel.decide.prediction import scatter
+from costmodel.calibration.crossing import last_crossing
 from costmodel.decide.setting import Setting
 from costmodel.show.table import table
 from costmodel.units import kib
@@ -102,15 +101,15 @@ def predict(place: Path, hidden_dims: tuple[int, ...]) -> None:
                 ]  # fmt: skip
     write(place / "plan.json", {"schema": "costmodel/plan/1", "shapes": entries})
     rows = []
+    by_dtype = {dtype: setting_of(place, dtype) for dtype in ("bf16", "fp16")}
     for entry in entries:
-        here = setting_of(place, entry["dtype"])
+        here = by_dtype[entry["dtype"]]
         shapes = here.shapes([entry["tokens"]], entry["hidden_dim"], entry["world_size"])
         found = {k: entry[k] for k in ("world_size", "tokens", "hidden_dim", "dtype")}
         for arm in ("1stage", "2stage"):
-            drawn = here.latency_us(shapes, arm, here.this_kernel) * scatter(here)
-            lo, hi = ends(drawn)[:, 0]
-            point = float(here.latency_us(shapes, arm)[0])
-            found[arm] = [round(v, 3) for v in (point, float(lo), float(hi))]
+            said = costmodel.predict(here, shapes, arm)
+            ends = (said.latency_us, said.kernel_lo_us, said.kernel_hi_us)
+            found[arm] = [round(float(v[0]), 3) for v in ends]
         rows.append(found)
     content = (place / "calibration.json").read_bytes()
     record = {
@@ -159,11 +158,7 @@ def crossed(found: dict[tuple, float], hidden: int) -> float | None:
         for (h, tokens, dtype, arm), us in found.items()
         if h == hidden and arm == "1stage" and dtype == "bf16"
     )
-    at = None
-    for (low, ahead), (high, behind) in itertools.pairwise(points):
-        if ahead < 0 <= behind:
-            at = low + (high - low) * -ahead / (behind - ahead)
-    return at
+    return last_crossing(*zip(*points, strict=True))
 
 
 def score(place: Path) -> None:

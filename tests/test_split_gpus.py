@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from costmodel.calibration import posterior
+from costmodel.calibration.crossing import last_crossing
 from costmodel.data import kernels
 from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
@@ -148,3 +149,10 @@ def test_ranks_may_share_the_processes_that_torchrun_started(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(InputError, match="--tp is 4,8, but torchrun started 3 processes"):
         world_sizes((4, 8), share=True)
+
+
+def test_the_last_crossing_lies_on_the_line_between_neighbours():
+    assert last_crossing([10, 20, 30, 50], [-2.0, 1.0, -1.0, 3.0]) == 35.0
+    assert last_crossing([10, 20], [-1.0, 0.0]) == 20.0
+    assert last_crossing([10, 20], [1.0, 2.0]) is None
+    assert last_crossing([10, 20], [2.0, -1.0]) is None

@@ -222,3 +222,16 @@ def _bootstrap(line: _Line, level: float, resamples: int, seed: int) -> SizeSet:
     tail = (1 - level) / 2
     lo, hi = at[int(tail * at.size)], at[int(np.ceil((1 - tail) * at.size)) - 1]
     return SizeSet.between(float(lo), float(hi))
+
+
+def last_crossing(size_bytes: ArrayLike, difference: ArrayLike) -> float | None:
+    """Return where straight lines between neighbours last rise through zero; None for nowhere.
+
+    ``difference`` (n,) is 1-stage minus 2-stage at sizes (n,) that ascend.
+    """
+    size, gap = np.asarray(size_bytes, np.float64), np.asarray(difference, np.float64)
+    rises = np.flatnonzero((gap[:-1] < 0) & (gap[1:] >= 0))
+    if not rises.size:
+        return None
+    i = int(rises[-1])
+    return float(np.interp(0.0, gap[i : i + 2], size[i : i + 2]))

@@ -14,6 +14,7 @@ import numpy as np
 
 import costmodel as cm
 from costmodel import figures
+from costmodel.calibration.crossing import last_crossing
 from costmodel.data import llms
 from costmodel.figures.registered import Registered, prediction_against_measurement
 from costmodel.rules import catalogue
@@ -65,9 +66,8 @@ def _pair(place: Path) -> go.Figure:
         crossed = []
         for each in np.unique(hidden):
             mine = hidden == each
-            ahead, place_of = (one - two)[mine], size[mine]
-            i = int(np.flatnonzero(ahead < 0)[-1])
-            crossed.append(float(np.interp(0.0, ahead[i : i + 2], place_of[i : i + 2])))
+            at = last_crossing(size[mine], (one - two)[mine])
+            crossed += [] if at is None else [at]
         parts.append(
             Registered(
                 ranks,
