@@ -19,3 +19,11 @@ def test_nothing_is_said_where_libraries_set_nothing(monkeypatch):
     monkeypatch.setattr("os.environ", {"HIP_VISIBLE_DEVICES": "0"})
     monkeypatch.setattr(environment, "COMMANDS", {})
     assert "variables_set_by_libraries" not in environment.read_machine({})
+
+
+def test_what_a_tool_draws_on_a_terminal_is_no_part_of_the_record(tmp_path, monkeypatch):
+    tool = tmp_path / "topology"
+    tool.write_text("#!/bin/sh\nprintf '\\033[4mGPU0\\tGPU1\\033[0m\\n X\\tNV18\\007\\n'\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(environment, "COMMANDS", {"nvidia_topology": (str(tool),)})
+    assert environment.read_machine({})["nvidia_topology"] == "GPU0\tGPU1\n X\tNV18"
