@@ -51,40 +51,39 @@ def backend(kind=ReplayBackend, spec="MI355X:17"):
     return made
 
 
-class Dying(ReplayBackend):
+class Troubled(ReplayBackend):
+    """``rank`` has its ``trouble`` when it comes to its shape number ``at``."""
+
+    rank, at = LAST, 2
+    shapes = 0
+
+    def prepare(self, shape, slots, seed):
+        self.shapes += 1
+        if (RANK, self.shapes) == (self.rank, self.at):
+            self.trouble()
+        super().prepare(shape, slots, seed)
+
+    def trouble(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Dying(Troubled):
     """The last rank is killed at its third shape."""
 
-    shapes = 0
-
-    def prepare(self, shape, slots, seed):
-        Dying.shapes += 1
-        if RANK == LAST and Dying.shapes == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        super().prepare(shape, slots, seed)
+    at = 3
 
 
-class FirstDying(ReplayBackend):
+class FirstDying(Troubled):
     """The first rank is killed at its second shape."""
 
-    shapes = 0
-
-    def prepare(self, shape, slots, seed):
-        FirstDying.shapes += 1
-        if RANK == 0 and FirstDying.shapes == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-        super().prepare(shape, slots, seed)
+    rank = 0
 
 
-class Stuck(ReplayBackend):
+class Stuck(Troubled):
     """The last rank never comes back from its second shape."""
 
-    shapes = 0
-
-    def prepare(self, shape, slots, seed):
-        Stuck.shapes += 1
-        if RANK == LAST and Stuck.shapes == 2:
-            time.sleep(3600)
-        super().prepare(shape, slots, seed)
+    def trouble(self):
+        time.sleep(3600)
 
 
 class Failing(ReplayBackend):
