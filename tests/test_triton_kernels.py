@@ -31,8 +31,11 @@ from costmodel.live.backends.triton.launch import (
     FLAT_THREADS,
     MAX_HIDDEN,
     programs_per_rank,
+    registers_of,
     row_block,
     row_threads,
+    rows_a_turn,
+    share_of,
 )
 from costmodel.units import element_bytes
 
@@ -40,12 +43,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 
 GPU = torch.cuda.is_available()
 TARGETS = ("gfx942", "gfx950", "sm_90")
-ROW_KERNELS = ("fused_one_stage", "add_rms_norm")
+ROW_KERNELS = ("fused_one_stage", "fused_two_stage", "add_rms_norm")
 FLAT_KERNELS = ("reduce_scatter_to_peers", "all_reduce_one_stage", "all_reduce_two_stage")
 CASES = [
     *(("fused_one_stage", ranks, 2880, "bf16") for ranks in (2, 4, 8)),
     ("fused_one_stage", 8, 8192, "fp16"),
     ("fused_one_stage", 8, 5120, "fp32"),
+    *(("fused_two_stage", ranks, 2880, "bf16") for ranks in (2, 8)),
+    ("fused_two_stage", 8, 8192, "fp16"),
+    ("fused_two_stage", 4, 16384, "bf16"),
     ("add_rms_norm", 8, 2880, "bf16"),
     ("add_rms_norm", 8, 8192, "fp32"),
     *((name, 8, 0, "bf16") for name in FLAT_KERNELS),
@@ -89,7 +95,14 @@ def compiled(name: str, target: str, ranks: int, hidden: int, dtype: str):
         "TYPE": element_type(dtype),
         "SCOPE": "gpu",
         "HIP": hip,
+        "EXIT": True,
+        "ORDERED": True,
     }
+    if name == "fused_two_stage":
+        share = share_of(hidden, ranks, constants["PACK"])
+        threads = threads_of(name, ranks, hidden)
+        rows = rows_a_turn(8, share["SHARE_BLOCK"], threads * constants["PACK"])
+        constants |= {**share, "ROWS": rows}
     signature = {
         parameter.name: "constexpr"
         if parameter.is_constexpr
@@ -102,9 +115,12 @@ def compiled(name: str, target: str, ranks: int, hidden: int, dtype: str):
         constexprs={key: value for key, value in constants.items() if key in signature},
         attrs={(0,): [["tt.divisibility", 16]]},
     )
-    warps = threads_of(name, ranks, hidden) // machine.warp_size
+    threads = threads_of(name, ranks, hidden)
+    options = {"num_warps": threads // machine.warp_size}
+    if not hip:
+        options["maxnreg"] = registers_of(threads)
     try:
-        return triton.compile(source, target=machine, options={"num_warps": warps})
+        return triton.compile(source, target=machine, options=options)
     except Exception as error:
         if "ld.lld not found" in str(error):
             pytest.skip("this triton needs ROCm's linker to compile for AMD GPUs")
@@ -121,10 +137,13 @@ def loads_and_stores(name: str, ranks: int, hidden: int, dtype: str) -> tuple[in
     loads, stores = {
         "fused_one_stage": (ranks + 2, 2),
         "add_rms_norm": (3, 2),
+        "fused_two_stage": (3, 2),
         "reduce_scatter_to_peers": (ranks, ranks),
         "all_reduce_one_stage": (ranks, 1),
         "all_reduce_two_stage": (2 * ranks, 1 + ranks),
     }[name]
+    if name == "fused_two_stage":  # and its part of as many rows as fill the threads, at every rank
+        return packs * loads + ranks, packs * stores + ranks
     return packs * loads, packs * stores
 
 
@@ -213,9 +232,12 @@ def test_barriers_poll_memory_in_their_loops(built, target, name, ranks, hidden,
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", ["reduce_scatter_to_peers", "all_reduce_two_stage"])
-def test_what_peers_wrote_is_released_and_acquired(built, target, name):
-    kernel = built(name, target, 8, 0, "bf16")
+@pytest.mark.parametrize(
+    ("name", "hidden"),
+    [("fused_two_stage", 8192), ("reduce_scatter_to_peers", 0), ("all_reduce_two_stage", 0)],
+)
+def test_what_peers_wrote_is_released_and_acquired(built, target, name, hidden):
+    kernel = built(name, target, 8, hidden, "fp16" if hidden else "bf16")
     if target == "sm_90":
         text = kernel.asm["ptx"]
         assert len(re.findall(r"\.release\.", text)) == 1
@@ -291,8 +313,14 @@ def run_arm(arm: str, ranks: int, shape: LiveShape, programs: int) -> Ranks:
         kernels.fused_one_stage[grid](memory.table, shape.tokens, 0, 1e-6, 3, **rows, **barrier)
         return memory
     if arm == "2stage":
-        kernels.reduce_scatter_to_peers[grid](memory.table, packs, 0, 3, **flat)
-    elif arm == "plain1":
+        share = share_of(shape.hidden_dim, ranks, pack)
+        # One program after the other: the first run gathers, the second norms what is complete.
+        for _ in range(2):
+            kernels.fused_two_stage[grid](
+                memory.table, shape.tokens, 0, 1e-6, 3, ROWS=2, **share, **rows, **barrier
+            )
+        return memory
+    if arm == "plain1":
         kernels.all_reduce_one_stage[grid](memory.table, packs, 0, 3, **flat)
     else:
         # One program after the other: the first run reduces, the second gathers what is complete.

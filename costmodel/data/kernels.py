@@ -20,12 +20,14 @@ from . import facts
 #: Newest AITER release whose kernels the facts describe: its ``.cuh`` is that of 0.1.19.post1.
 LATEST = "0.1.20.post1"
 
-#: The project's own kernels, written in Triton.
-OWN_FAMILY = "costmodel"
+#: The project's own kernels, written in Triton: revision 1, whose fused 2-stage has AITER's two
+#: launches, and revision 2, which the back end runs.
+OWN_FAMILIES = ("costmodel", "costmodel-2")
+OWN_FAMILY = OWN_FAMILIES[-1]
 
 #: Families whose rows a calibration takes unless it is asked for another: AITER's, with those of
 #: the same form. Any other family gets a calibration of its own.
-AITER_FAMILIES = ("aiter", "vllm", OWN_FAMILY)
+AITER_FAMILIES = ("aiter", "vllm", OWN_FAMILIES[0])
 #: Libraries that choose their own algorithm: their kernels are neither arm, 1-stage or 2-stage.
 LIBRARY_FAMILIES = ("rccl", "nccl")
 
@@ -72,6 +74,8 @@ class Kernel(Struct, frozen=True):
     #: Largest input in bytes that the custom kernels take, None where there is no such limit.
     custom_max_bytes: int | None = None
     push_line: tuple[int, int] | None = None
+    #: Whether one launch holds both stages of the fused 2-stage, the norm behind the barrier.
+    fused_2stage_one_launch: bool = False
 
     @property
     def title(self) -> str:
@@ -127,6 +131,8 @@ class Kernel(Struct, frozen=True):
             words = [
                 "reads" if self.plain_write_mode_above_bytes is None else "reads, writes if large"
             ]
+        if fused and not one_stage and self.fused_2stage_one_launch:
+            words.append("one launch")
         if op == "ar_then_rmsnorm":
             words.append(f"{self.norm_kernel} norm")
         if self.max_workgroups != int(_facts_of(self.family)["max_workgroups"]):
@@ -341,4 +347,5 @@ def _kernel(family: str, version: str, dated: dict[str, str], norm_kernel: str =
         fused_2stage_whole_parts=flag("fused_2stage_whole_parts"),
         custom_max_bytes=limit("custom_max_bytes"),
         push_line=(line, payload) if line and payload else None,
+        fused_2stage_one_launch=flag("fused_2stage_one_launch"),
     )

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from ..data.kernels import OWN_FAMILY
+from ..data.kernels import OWN_FAMILIES
 from ..errors import InputError, nearest
 from .fabric import FULL_MESH, LOOPBACK, SPLIT, SWITCH, FullMesh, Ports
 from .interface import LatencyModel
@@ -35,7 +35,7 @@ def for_fabric(fabric: str, kernel_family: str = "aiter") -> LatencyModel:
     if fabric == SWITCH:
         return LinkModel(Ports())
     split = re.fullmatch(rf"{SPLIT}(\d+)", fabric)
-    if split and kernel_family == OWN_FAMILY:
+    if split and kernel_family in OWN_FAMILIES:
         from .split_gpus import SplitModel
 
         return SplitModel(Ports(int(split[1])))

@@ -35,7 +35,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from ..data.kernels import OWN_FAMILY, Kernel
+from ..data.kernels import OWN_FAMILIES, Kernel
 from .fabric import UNEVEN, Wiring, check_even
 from .geometry import LinkGeometry, link_geometry
 from .shape import FUSED, ONE_STAGE, SEPARATE, Shapes
@@ -184,7 +184,7 @@ class LinkModel(Struct, frozen=True):
 
         The project's own kernels are not covered: their limits over links are not in the facts.
         """
-        if kernel_family == OWN_FAMILY:
+        if kernel_family in OWN_FAMILIES:
             return "kernel on this interconnect"
         return None if self.wiring.takes(world_size) else UNEVEN
 

@@ -6,6 +6,8 @@ per rank, N ranks and P programs a rank::
 
     1-stage  = launch + barrier + phase((N + 3) N S, 4 N S) + barrier
     2-stage  = launch + barrier + phase(2 N S, 2 N S) + barrier + second launch + local pass
+    2-stage of revision 2: the local pass in the same launch, by the programs that were behind the
+               barrier together
     barrier  = flight + straggler log2(N P)
     phase    = (chain^4 + (issued / cache rate)^4 + (missed / memory rate)^4)^(1/4)
     chain    = turns (program bytes / program rate + the waits of a turn)
@@ -35,7 +37,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ..data import facts
-from ..data.kernels import OWN_FAMILY, Kernel
+from ..data.kernels import OWN_FAMILIES, Kernel
 from ..errors import InputError
 from ..units import PACK_BYTES
 from .fabric import LOOPBACK
@@ -63,6 +65,7 @@ FOR_ALL_GPUS = (
 
 ROW_KERNEL = "fused_one_stage"
 SCATTER = "reduce_scatter_to_peers"
+ROWS_TWICE = "fused_two_stage"
 PLAIN = {"1stage": "all_reduce_one_stage", "2stage": "all_reduce_two_stage"}
 
 
@@ -84,8 +87,9 @@ class Phase(Struct, frozen=True):
 class SharedGpuGeometry(Struct, frozen=True):
     """What one call does, over all ranks of the one GPU. Arrays have the shapes' shape.
 
-    ``programs`` counts those of all ranks that meet in a barrier. ``local`` is the second kernel's
-    pass, None for a single kernel; its programs are a row each and need not be resident.
+    ``programs`` counts those of all ranks that meet in a barrier. ``local`` is the pass behind it:
+    a second kernel's, a program a row, which need not be resident; or, in ``one_launch``, that of
+    the same programs. None for a single pass.
     """
 
     op: str
@@ -97,6 +101,7 @@ class SharedGpuGeometry(Struct, frozen=True):
     phases: tuple[Phase, ...]
     local: Phase | None
     working_set_bytes: Array
+    one_launch: bool = False
 
 
 class SharedGpuCosts(Struct, frozen=True):
@@ -148,11 +153,11 @@ class Residency(Struct, frozen=True):
 
 
 @cache
-def residency() -> dict[tuple[str, str, int], Residency]:
-    """Return the facts by (arch, kernel, world size)."""
-    found: dict[tuple[str, str, int], list[tuple[int, int, int]]] = {}
+def residency() -> dict[tuple[str, str, str, int], Residency]:
+    """Return the facts by (arch, kernel family, kernel, world size)."""
+    found: dict[tuple[str, str, str, int], list[tuple[int, int, int]]] = {}
     for row in facts.rows("residency.csv"):
-        key = (row["arch"], row["kernel"], int(row["world_size"]))
+        key = (row["arch"], row["family"], row["kernel"], int(row["world_size"]))
         found.setdefault(key, []).append(
             (
                 int(row["hidden_dim"] or 0),
@@ -168,12 +173,12 @@ def residency() -> dict[tuple[str, str, int], Residency]:
 
 def archs() -> tuple[str, ...]:
     """Return the archs whose residency is known."""
-    return tuple(dict.fromkeys(arch for arch, _, _ in residency()))
+    return tuple(dict.fromkeys(arch for arch, *_ in residency()))
 
 
 def multiprocessors(arch: str) -> int:
     """Return the multiprocessors of the GPU behind an arch's residency facts."""
-    return next(r.multiprocessors for (a, _, _), r in residency().items() if a == arch)
+    return next(r.multiprocessors for (a, *_), r in residency().items() if a == arch)
 
 
 class SharedGpuModel(Struct, frozen=True):
@@ -197,7 +202,7 @@ class SharedGpuModel(Struct, frozen=True):
 
         Only the project's kernels run like this, on archs whose residency is known.
         """
-        if kernel_family != OWN_FAMILY:
+        if kernel_family not in OWN_FAMILIES:
             return "kernel on this interconnect"
         return None if arch in archs() else "programs that fit on this arch not known"
 
@@ -257,7 +262,7 @@ def shared_geometry(
         resident = np.zeros(work.shape)
         for ranks in np.unique(shapes.world_size).tolist():
             mine = shapes.world_size == ranks
-            fits = residency()[arch, name, ranks].resident(shapes.hidden_dim[mine])
+            fits = residency()[arch, kernel.family, name, ranks].resident(shapes.hidden_dim[mine])
             resident[mine] = fits // local[mine]
         return np.minimum(np.minimum(work, resident), kernel.max_workgroups)
 
@@ -270,6 +275,12 @@ def shared_geometry(
         rows = phase(count, tokens, (n + 3) * row, (n + 3) * local, 4 * local)
         sharing = np.ceil(local * count / multiprocessors(arch))
         phases: tuple[Phase, ...] = (replace(rows, sharing=sharing),)
+    elif fused and kernel.fused_2stage_one_launch:
+        # A program takes the same tokens in both passes: its rank's part of each, then the rows.
+        count = programs(ROWS_TWICE, tokens)
+        phases = (phase(count, tokens, 2 * row, 2 * local, 2 * local),)
+        sharing = np.ceil(local * count / multiprocessors(arch))
+        second = replace(phase(count, tokens, 4 * row, 4 * local, 4 * local), sharing=sharing)
     else:
         share = size if one_stage else size / n
         work = np.ceil(share / block)
@@ -296,6 +307,7 @@ def shared_geometry(
         phases=phases,
         local=second,
         working_set_bytes=(4.0 if second is None else 5.0) * local * size,
+        one_launch=fused and not one_stage and kernel.fused_2stage_one_launch,
     )
 
 
@@ -339,10 +351,13 @@ def shared_terms(
             port_us,
         )
 
+    def row_end(sharing: Any) -> Any:
+        return costs.norm_us + miss * costs.miss_us / sharing
+
     def pass_over(phase: Phase, port_us: Any) -> Any:
         turn = phase.program_bytes * (per_gbps / costs.program_gbps + crossing.us_a_byte)
         if phase.sharing is not None:
-            turn = turn + costs.norm_us + crossing.row_us + miss * costs.miss_us / phase.sharing
+            turn = turn + crossing.row_us + row_end(phase.sharing)
         else:
             turn = turn + miss * phase.program_bytes * (per_gbps / costs.miss_gbps)
         return crossing.trip_us + slowest(phase, phase.turns * turn, port_us)
@@ -357,9 +372,12 @@ def shared_terms(
         "link_read": passes[0],
     }
     if fused and not one_stage:
-        found["exit_barrier"] = (
+        # Fences of programs that share a multiprocessor come one after the other: measured, at one
+        # program 1.1 to 1.3 us, at two 2.7 to 3.4 (measurements/h200-pair/differences.json).
+        fences = geometry.local.sharing if geometry.one_launch and geometry.local else 1.0
+        found["middle_barrier" if geometry.one_launch else "exit_barrier"] = (
             barrier
-            + costs.release_us
+            + costs.release_us * fences
             + costs.release_us_per_doubling * (np.log2(geometry.world_size) - 2.0)
         )
     elif one_stage:
@@ -367,7 +385,11 @@ def shared_terms(
     else:
         found["middle_barrier"] = barrier + costs.stage_gap_us
         found["link_gather"] = passes[1]
-    if geometry.local is not None:
+    if geometry.local is not None and geometry.local.sharing is not None:
+        turn = geometry.local.program_bytes * (per_gbps / costs.program_gbps)
+        turn = turn + row_end(geometry.local.sharing)
+        found["local_pass"] = slowest(geometry.local, geometry.local.turns * turn)
+    elif geometry.local is not None:
         # The fixed part of the second kernel is one sum with its launch.
         found["second_launch"] = costs.second_launch_us
         chain_us = geometry.local.program_bytes * (per_gbps / costs.program_gbps)

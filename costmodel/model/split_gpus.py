@@ -22,7 +22,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from ..data.kernels import OWN_FAMILY, Kernel
+from ..data.kernels import OWN_FAMILIES, Kernel
 from .fabric import UNEVEN, Ports, check_even
 from .latency import TERMS
 from .shape import FUSED, ONE_STAGE, Shapes
@@ -110,7 +110,7 @@ class SplitModel(Struct, frozen=True):
 
     def reason_against(self, kernel_family: str, arch: str, world_size: int) -> str | None:
         """See :meth:`.LatencyModel.reason_against`; as :class:`.SharedGpuModel`'s."""
-        if kernel_family != OWN_FAMILY:
+        if kernel_family not in OWN_FAMILIES:
             return "kernel of ranks that share GPUs"
         if not self.wiring.takes(world_size):
             return UNEVEN

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ....data.kernels import at_date
+from ....data.kernels import OWN_FAMILY, at_date
 from ....errors import InputError
 from ....model.shape import ONE_STAGE, TWO_STAGE, WORLD_SIZES
 from ....units import PACK_BYTES, element_bytes
@@ -34,7 +34,7 @@ from ..base import EPSILON, GRAPH, SEPARATE_ARM, Backend, LiveShape, Outputs, Ti
 from ..reference import Operands, fused_reference, operands, out_of_memory, torch_dtype
 
 #: Raised by every change of the kernels that moves latency; stands in each row's kernel_version.
-KERNELS_REVISION = 1
+KERNELS_REVISION = 2
 
 #: Offsets are 32-bit and may run one turn past the end.
 MAX_ELEMENTS = 2**30
@@ -49,7 +49,7 @@ class TritonBackend(Backend):
     """1stage, 2stage and separate by :mod:`costmodel.live.backends.triton.kernels`."""
 
     name = "triton"
-    kernel_family = "costmodel"
+    kernel_family = OWN_FAMILY
     launch = "in_process"
     ranks_share_gpus = True
 
@@ -268,8 +268,8 @@ class TritonBackend(Backend):
         if arm == ONE_STAGE:
             return [self._fused_one_stage_launch()]
         if arm == TWO_STAGE:
-            first, parts = kernels.reduce_scatter_to_peers, self.world_size
-        elif at_date(self.kernel_family, "").auto_is_1stage(self.world_size, self._shape.bytes):
+            return [self._fused_two_stage_launch()]
+        if at_date(self.kernel_family, "").auto_is_1stage(self.world_size, self._shape.bytes):
             first, parts = kernels.all_reduce_one_stage, 1
         else:
             first, parts = kernels.all_reduce_two_stage, self.world_size
@@ -284,6 +284,25 @@ class TritonBackend(Backend):
         options = {**self._row_options(self.world_size), **self._rank_options()}
         return self._resident(kernels.fused_one_stage, tokens, arguments, options)
 
+    def _fused_two_stage_launch(self) -> Any:
+        from . import kernels
+        from .launch import rows_a_turn, share_of
+
+        assert self._shape is not None
+        tokens, hidden, n = self._shape.tokens, self._shape.hidden_dim, self.world_size
+        pack = PACK_BYTES // element_bytes(self._shape.dtype)
+        arguments = (tokens, self.local_ranks[0], EPSILON, self._spin_limit)
+        share = share_of(hidden, n, pack)
+        options = {**self._row_options(1), **share, **self._rank_options()}
+        # As many rows a turn as fill the threads, but no more than a program has.
+        launch = self._resident(kernels.fused_two_stage, tokens, arguments, {**options, "ROWS": 1})
+        turns = -(-tokens // (launch.programs // len(self.local_ranks)))
+        threads = options["num_warps"] * _device().warp_size
+        rows = rows_a_turn(turns, share["SHARE_BLOCK"], threads * pack)
+        if rows == 1:
+            return launch
+        return self._resident(kernels.fused_two_stage, tokens, arguments, {**options, "ROWS": rows})
+
     def _flat_launch(self, kernel: Any, parts: int) -> Any:
         """Return the launch of a kernel whose ranks each work through 1/parts of the elements."""
         from .launch import FLAT_THREADS
@@ -296,6 +315,7 @@ class TritonBackend(Backend):
             "PACK": pack,
             "BLOCK": FLAT_THREADS * pack,
             "num_warps": FLAT_THREADS // _device().warp_size,
+            **_registers(FLAT_THREADS // _device().warp_size),
             **self._rank_options(),
         }
         arguments = (packs, self.local_ranks[0], self._spin_limit)
@@ -322,7 +342,8 @@ class TritonBackend(Backend):
         assert self._shape is not None
         hidden = self._shape.hidden_dim
         warps = row_threads(hidden, ranks) // _device().warp_size
-        return {"HIDDEN": hidden, "BLOCK": row_block(hidden), "num_warps": warps}
+        options = {"HIDDEN": hidden, "BLOCK": row_block(hidden), "num_warps": warps}
+        return {**options, **_registers(warps)}
 
     def _rank_options(self) -> dict[str, Any]:
         import torch
@@ -453,6 +474,19 @@ def _device() -> Any:
     import torch
 
     return torch.cuda.get_device_properties(torch.cuda.current_device())
+
+
+def _registers(warps: int) -> dict[str, int]:
+    """Return the launch option that lets the compiler use the registers of its threads.
+
+    Without a limit of its own NVIDIA's ptxas saves registers by waiting for some ranks' loads
+    before it issues the others' (seen in SASS for sm_90, Triton 3.6 and 3.9).
+    """
+    import torch
+
+    from .launch import registers_of
+
+    return {} if torch.version.hip else {"maxnreg": registers_of(32 * warps)}
 
 
 def _triton_type(dtype: str) -> Any:

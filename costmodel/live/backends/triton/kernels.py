@@ -73,10 +73,17 @@ def _every(table, ROW: tl.constexpr, RANKS: tl.constexpr, TYPE: tl.constexpr):
 
 @triton.jit
 def _sum_in_rank_order(pointers, offsets, mask, RANKS: tl.constexpr, TYPE: tl.constexpr):
-    """Return the fp32 sum over the ranks, rounded once to the element type."""
-    total = tl.load(pointers[0] + offsets, mask=mask, other=0.0).to(tl.float32)
+    """Return the fp32 sum over the ranks, rounded once to the element type.
+
+    All ranks' loads come before the first sum: the compiler keeps the order of loads, and a sum
+    between two of them would wait for one rank before it asks the next.
+    """
+    parts = ()
+    for peer in tl.static_range(RANKS):
+        parts = parts + (tl.load(pointers[peer] + offsets, mask=mask, other=0.0),)  # noqa: RUF005
+    total = parts[0].to(tl.float32)
     for peer in tl.static_range(1, RANKS):
-        total += tl.load(pointers[peer] + offsets, mask=mask, other=0.0).to(tl.float32)
+        total += parts[peer].to(tl.float32)
     return total.to(TYPE)
 
 
@@ -159,11 +166,13 @@ def fused_one_stage(
     TYPE: tl.constexpr,
     SCOPE: tl.constexpr,
     HIP: tl.constexpr,
+    EXIT: tl.constexpr = True,
 ):
     """1-stage: every rank reads all ranks' rows; a program takes one token a turn.
 
     ``BLOCK`` is the power of two at or above ``HIDDEN``. Barriers at entry and exit, both relaxed:
-    inputs come from earlier launches, and the exit only keeps them from being overwritten.
+    inputs come from earlier launches, and the exit only keeps them from being overwritten. Without
+    ``EXIT`` nothing does: that is for measuring what the exit barrier costs.
     """
     rank = first_rank + tl.program_id(0) % LOCAL
     program = tl.program_id(0) // LOCAL
@@ -185,15 +194,113 @@ def fused_one_stage(
         residual = tl.load(residuals + offsets, mask=mask, other=0.0)
         summed = _sum_in_rank_order(inputs, offsets, mask, RANKS, TYPE)
         residual_out, output = _norm(summed, residual, weight, HIDDEN, epsilon, TYPE)
-        if token + programs >= tokens:
+        if EXIT and token + programs >= tokens:
             # The norm's reduction has used the last loads of all threads: peers may go on while
             # this program still writes.
             _arrive(table, rank, program, RANKS, "relaxed", SCOPE)
         tl.store(residual_outs + offsets, residual_out, mask=mask)
         tl.store(outputs + offsets, output, mask=mask)
 
-    _wait(signal, program, epoch + 2, spin_limit, RANKS, False, SCOPE, HIP)
+    if EXIT:
+        _wait(signal, program, epoch + 2, spin_limit, RANKS, False, SCOPE, HIP)
+    tl.store(signal + program * SIGNAL_LINE + EPOCH, epoch + (2 if EXIT else 1))
+
+
+@triton.jit(do_not_specialize=["tokens", "first_rank", "spin_limit"])
+def fused_two_stage(
+    table,
+    tokens,
+    first_rank,
+    epsilon,
+    spin_limit,
+    HIDDEN: tl.constexpr,
+    BLOCK: tl.constexpr,
+    SHARE: tl.constexpr,
+    SHARE_BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    RANKS: tl.constexpr,
+    LOCAL: tl.constexpr,
+    TYPE: tl.constexpr,
+    SCOPE: tl.constexpr,
+    HIP: tl.constexpr,
+    ORDERED: tl.constexpr = True,
+):
+    """2-stage in one launch: reduce a part of each row, write it to every rank, norm whole rows.
+
+    A rank's part is ``SHARE`` columns of every row, whole packs of 16 bytes. The same-numbered
+    programs of all ranks take the same tokens in both stages, so that the barrier between equal
+    numbers is enough, and no second launch has to order the stages. A turn of the first stage
+    takes ``ROWS`` of the program's tokens, so that short parts fill its threads. The entry barrier
+    also tells that the peers have read the previous call's ``GATHERED``; the middle barrier is
+    release/acquire: behind it the program's rows are complete. Without ``ORDERED`` they may not
+    be: that is for measuring what the order costs.
+    """
+    rank = first_rank + tl.program_id(0) % LOCAL
+    program = tl.program_id(0) // LOCAL
+    programs = tl.num_programs(0) // LOCAL
+    _arrive(table, rank, program, RANKS, "relaxed", SCOPE)
+    signal = _own(table, SIGNAL, rank, RANKS, tl.int32)
+    epoch = tl.load(signal + program * SIGNAL_LINE + EPOCH)
+    inputs = _every(table, INPUT, RANKS, TYPE)
+    gathered = _every(table, GATHERED, RANKS, TYPE)
+    summeds = _own(table, GATHERED, rank, RANKS, TYPE)
+    residuals = _own(table, RESIDUAL, rank, RANKS, TYPE)
+    outputs = _own(table, OUTPUT, rank, RANKS, TYPE)
+    residual_outs = _own(table, RESIDUAL_OUT, rank, RANKS, TYPE)
+    part = tl.arange(0, SHARE_BLOCK)
+    own = rank * SHARE + part
+    within = (part < SHARE) & (own < HIDDEN)
+    _wait(signal, program, epoch + 1, spin_limit, RANKS, False, SCOPE, HIP)
+
+    for first in range(program, tokens, programs * ROWS):
+        rows = first + tl.arange(0, ROWS) * programs
+        offsets = rows[:, None] * HIDDEN + own[None, :]
+        mask = (rows < tokens)[:, None] & within[None, :]
+        summed = _sum_in_rank_order(inputs, offsets, mask, RANKS, TYPE)
+        for peer in tl.static_range(RANKS):
+            tl.store(gathered[peer] + offsets, summed, mask=mask)
+
+    tl.debug_barrier()  # the stores of all threads come before the release below
+    _arrive(table, rank, program, RANKS, "release" if ORDERED else "relaxed", SCOPE)
+    # What is local comes while the peers still write.
+    columns = tl.arange(0, BLOCK)
+    mask = columns < HIDDEN
+    weight = tl.load(_own(table, WEIGHT, rank, RANKS, TYPE) + columns, mask=mask, other=0.0)
+    residual = tl.load(residuals + program * HIDDEN + columns, mask=mask, other=0.0)
+    _wait(signal, program, epoch + 2, spin_limit, RANKS, ORDERED, SCOPE, HIP)
+
+    for token in range(program, tokens, programs):
+        offsets = token * HIDDEN + columns
+        summed = tl.load(summeds + offsets, mask=mask, other=0.0)
+        residual_out, output = _norm(summed, residual, weight, HIDDEN, epsilon, TYPE)
+        tl.store(residual_outs + offsets, residual_out, mask=mask)
+        tl.store(outputs + offsets, output, mask=mask)
+        following = token + programs
+        at = following * HIDDEN + columns
+        residual = tl.load(residuals + at, mask=mask & (at < tokens * HIDDEN), other=0.0)
     tl.store(signal + program * SIGNAL_LINE + EPOCH, epoch + 2)
+
+
+@triton.jit(do_not_specialize=["first_rank", "spin_limit"])
+def barriers_alone(
+    table,
+    first_rank,
+    spin_limit,
+    BARRIERS: tl.constexpr,
+    RANKS: tl.constexpr,
+    LOCAL: tl.constexpr,
+    SCOPE: tl.constexpr,
+    HIP: tl.constexpr,
+):
+    """Do nothing but meet ``BARRIERS`` times, relaxed: what a call costs that moves no byte."""
+    rank = first_rank + tl.program_id(0) % LOCAL
+    program = tl.program_id(0) // LOCAL
+    signal = _own(table, SIGNAL, rank, RANKS, tl.int32)
+    epoch = tl.load(signal + program * SIGNAL_LINE + EPOCH)
+    for meeting in tl.static_range(BARRIERS):
+        _arrive(table, rank, program, RANKS, "relaxed", SCOPE)
+        _wait(signal, program, epoch + meeting + 1, spin_limit, RANKS, False, SCOPE, HIP)
+    tl.store(signal + program * SIGNAL_LINE + EPOCH, epoch + BARRIERS)
 
 
 @triton.jit(do_not_specialize=["packs", "first_rank", "spin_limit"])
@@ -210,7 +317,7 @@ def reduce_scatter_to_peers(
     SCOPE: tl.constexpr,
     HIP: tl.constexpr,
 ):
-    """First kernel of the fused 2-stage: reduce 1/RANKS of the elements, write it to every rank.
+    """First kernel of a 2-stage in two launches: reduce 1/RANKS of the elements, write it to all.
 
     ``packs`` is tokens * hidden / PACK; the shares are whole packs of 16 bytes. The entry barrier
     also tells that the peers have read the previous call's ``GATHERED``. The exit barrier is
@@ -255,8 +362,8 @@ def add_rms_norm(
 ):
     """Residual add + RMSNorm of the gathered sum: local, no barrier.
 
-    Second kernel of the fused 2-stage and of the separate ops. ``ranks`` (the table's width) is no
-    constant here, so that one compilation serves all world sizes.
+    Second kernel of a 2-stage in two launches and of the separate ops. ``ranks`` (the table's
+    width) is no constant here, so that one compilation serves all world sizes.
     """
     rank = first_rank + tl.program_id(0) % LOCAL
     program = tl.program_id(0) // LOCAL

@@ -16,16 +16,22 @@ from typing import Any, NamedTuple
 from ....errors import InputError
 from .kernels import MAX_PROGRAMS
 
-#: Threads of a program that holds one row, and of one whose row leaves a quarter of the block empty
-#: while it loads from 4 or 8 ranks.
+#: Threads of a program that holds one row.
 ROW_THREADS = 256
-PADDED_ROW_THREADS = 128
+
+#: Elements of a row's block that a thread loads from every rank in the 1-stage: two packs of 16
+#: bits each, so that the loads of 8 ranks are in flight together (128 registers).
+RANKS_ELEMENTS = 16
+MOST_ROW_THREADS = 512
 
 #: Blocks above this get more threads in proportion; else registers spill.
 ROW_THREADS_BLOCK = 8192
 
 #: Threads of a program of the kernels without rows; each holds one 16-byte pack.
 FLAT_THREADS = 256
+
+#: Registers of an NVIDIA multiprocessor (CUDA C++ Programming Guide, compute capabilities 8 to 10).
+REGISTERS = 65536
 
 #: The widest row that one program takes; above 12288 registers spill on gfx950.
 MAX_HIDDEN = 16384
@@ -52,10 +58,29 @@ def row_block(hidden_dim: int) -> int:
 def row_threads(hidden_dim: int, ranks: int) -> int:
     """Return the threads of a program that holds a row and loads it from ``ranks`` ranks."""
     block = row_block(hidden_dim)
-    padded = ranks >= 4 and 4 * hidden_dim <= 3 * block
-    threads = PADDED_ROW_THREADS if padded else ROW_THREADS
-    threads *= max(1, block // ROW_THREADS_BLOCK)
+    threads = ROW_THREADS * max(1, block // ROW_THREADS_BLOCK)
+    if ranks > 1:
+        threads = max(threads, min(block // RANKS_ELEMENTS, MOST_ROW_THREADS))
     return min(threads, max(block // 8, 64))
+
+
+def registers_of(threads: int) -> int:
+    """Return the most registers that each of ``threads`` threads of an NVIDIA program may have."""
+    return min(255, REGISTERS // threads)
+
+
+def share_of(hidden_dim: int, ranks: int, pack: int) -> dict[str, int]:
+    """Return the columns of a rank's part of a row, whole packs, and the power of two above."""
+    share = -(-(hidden_dim // pack) // ranks) * pack
+    return {"SHARE": share, "SHARE_BLOCK": row_block(share)}
+
+
+def rows_a_turn(turns: int, share_block: int, elements: int) -> int:
+    """Return how many of a program's ``turns`` rows a turn of the first stage takes at once.
+
+    A power of two: as many parts of ``share_block`` as fill ``elements``, 16 bytes a thread.
+    """
+    return max(1, min(row_block(turns), elements // share_block))
 
 
 def programs_per_rank(work: int, resident: int, local_ranks: int) -> int:
