@@ -95,13 +95,12 @@ def form_errors(place: Path) -> dict[int, tuple[float, int]]:
 
 
 def paired(table: Measurements) -> tuple[Measurements, Measurements]:
-    """Return the fused op's rows of both arms, call by call."""
+    """Return the fused op's rows of both arms, call by call; calls of one arm are left."""
     fused = table.op == "fused_ar_rmsnorm"
-    some = [table.select(fused & (table.algorithm == arm)) for arm in ("1stage", "2stage")]
-    keys = [np.stack([t.hidden_dim, t.tokens, t.world_size]) for t in some]
-    both = [t.select(np.lexsort(k)) for t, k in zip(some, keys, strict=True)]
-    assert (both[0].tokens == both[1].tokens).all()
-    return both[0], both[1]
+    one, two = (np.flatnonzero(fused & (table.algorithm == arm)) for arm in ARMS)
+    call, _ = table.numbered(("world_size", "hidden_dim", "tokens", "dtype"))
+    _, first, second = np.intersect1d(call[one], call[two], return_indices=True)
+    return table.select(one[first]), table.select(two[second])
 
 
 def crossover(

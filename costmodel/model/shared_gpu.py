@@ -136,6 +136,7 @@ class Crossing(Struct, frozen=True):
     trip_us: Any = 0.0
     row_us: Any = 0.0
     us_a_byte: Any = 0.0
+    ends_last: bool = False
 
 
 class Residency(Struct, frozen=True):
@@ -256,6 +257,11 @@ def shared_geometry(
     row = shapes.hidden_dim.astype(np.float64) * shapes.element_bytes
     size = tokens * row
     one_stage, fused = algorithm == ONE_STAGE, shapes.op == FUSED
+    # A program's threads hold the power of two above a row: with all loads in flight it takes as
+    # long for the columns that are not there.
+    held = row
+    if kernel.fused_2stage_one_launch:
+        held = 2.0 ** np.ceil(np.log2(shapes.hidden_dim)) * shapes.element_bytes
     block = float(kernel.threads * PACK_BYTES)
 
     def programs(name: str, work: Array) -> Array:
@@ -272,7 +278,7 @@ def shared_geometry(
     second = None
     if fused and one_stage:
         count = programs(ROW_KERNEL, tokens)
-        rows = phase(count, tokens, (n + 3) * row, (n + 3) * local, 4 * local)
+        rows = phase(count, tokens, (n + 3) * held, (n + 3) * local, 4 * local)
         sharing = np.ceil(local * count / multiprocessors(arch))
         phases: tuple[Phase, ...] = (replace(rows, sharing=sharing),)
     elif fused and kernel.fused_2stage_one_launch:
@@ -356,6 +362,10 @@ def shared_terms(
 
     def pass_over(phase: Phase, port_us: Any) -> Any:
         turn = phase.program_bytes * (per_gbps / costs.program_gbps + crossing.us_a_byte)
+        if phase.sharing is not None and crossing.ends_last:
+            end = crossing.row_us + row_end(phase.sharing)
+            chain = phase.turns * turn + (phase.turns - 1.0) * end
+            return crossing.trip_us + end + slowest(phase, chain, port_us)
         if phase.sharing is not None:
             turn = turn + crossing.row_us + row_end(phase.sharing)
         else:

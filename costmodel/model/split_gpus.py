@@ -67,6 +67,7 @@ class SplitGeometry(Struct, frozen=True):
     on_gpu: SharedGpuGeometry
     crossing_bytes: Array
     remote: Array
+    ends_last: bool = False
 
 
 class SplitCosts(Struct, frozen=True):
@@ -123,7 +124,7 @@ class SplitModel(Struct, frozen=True):
         local = self.wiring.ranks_a_gpu(n)
         on_gpu = shared_geometry(shapes, algorithm, kernel, arch, local)
         crossing = self.wiring.bottleneck_bytes(on_gpu.size_bytes, n)
-        return SplitGeometry(on_gpu, crossing, (n - local) / n)
+        return SplitGeometry(on_gpu, crossing, (n - local) / n, kernel.fused_2stage_one_launch)
 
     def costs(
         self, values: Mapping[str, Any], arch: str, gpu: str, *, norm_kernel: str, hbm_gbps: float,
@@ -162,6 +163,7 @@ class SplitModel(Struct, frozen=True):
             trip_us=costs.round_trip_us,
             row_us=costs.round_trip_us * costs.trip_exposure * further**costs.trip_growth,
             us_a_byte=geometry.remote * (per_gbps / costs.program_gbps),
+            ends_last=geometry.ends_last,
         )
         found = shared_terms(on_gpu, costs.on_gpu, crossing)
         if not one_stage and (n > 4).any():
