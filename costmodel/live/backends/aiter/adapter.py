@@ -46,11 +46,11 @@ from ..base import (
     Timed,
     op_and_algorithm,
 )
+from ..device import Device, led
 from ..reference import Operands, fused_reference, operands, out_of_memory, torch_dtype
 from . import arms, kernel_cache, mhc, variables
 from .assumptions import REGROUPS
 from .checks import checks
-from .device import Device, led
 from .installation import AITERS, VLLMS, Aiter, find
 from .self_check import check_arms
 from .variables import expandable_segments
