@@ -77,6 +77,7 @@ NAMES = {
     "void meta::comms::ddaAllReduceFlatLL128<__hip_bfloat16, 8>(x)": ("rccl", "all_reduce", "1stage", "bf16", None),
     "void meta::comms::ddaAllReduceTreeIpc<__hip_bfloat16, 8, false>(x)": ("rccl", "all_reduce", "2stage", "bf16", None),
     "void (anonymous namespace)::one_shot_all_reduce_kernel<c10::BFloat16, 16, 8>(c10::BFloat16**)": ("torch_symm_mem", "all_reduce", "1stage", "bf16", 8),
+    "_ZN63_GLOBAL__N__dcf5bb2d_25_CUDASymmetricMemoryOps_cu_b0e3bd7a_1234L26one_shot_all_reduce_kernelIN3c108BFloat16ELi16ELi2EEEvPPT_S4_S4_mmPPjmm": ("torch_symm_mem", "all_reduce", "1stage", "bf16", 2),
     "void (anonymous namespace)::two_shot_all_reduce_kernel_inplace<float, 16, -1>(float**)": ("torch_symm_mem", "all_reduce", "2stage", "fp32", None),
     "void (anonymous namespace)::multimem_one_shot_all_reduce_kernel<c10::BFloat16, 16>(c10::BFloat16*)": ("torch_symm_mem", "all_reduce", "1stage", "bf16", None),
     "void (anonymous namespace)::multimem_all_reduce_kernel<c10::BFloat16, 16>(c10::BFloat16*)": ("torch_symm_mem", "all_reduce", "2stage", "bf16", None),
@@ -113,6 +114,7 @@ NAMES = {
     "_ZN7ck_tile6kentryILi1ENS_12Rmsnorm2dFwdINS_27Rmsnorm2dFwdPipelineOnePassIfEEEEJEEEvv": ("aiter", "", "", "", None),
     "void vllm::fused_add_rms_norm_kernel<c10::BFloat16, 8>(x)": ("vllm", "", "", "", None),
     "void flashinfer::norm::FusedAddRMSNormKernel<8u, __nv_bfloat16>(x)": ("flashinfer", "", "", "", None),
+    "triton_red_fused__to_copy_add_copy_copy__mean_mul_pow_rsqrt_0": ("inductor", "", "", "", None),
 }  # fmt: skip
 
 #: Names that are near one of the table, or cut where it matters.

@@ -20,8 +20,8 @@ from costmodel.decide.evidence import MEASURED
 from costmodel.decide.learnt import Learnt
 from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
-from costmodel.live.backends.aiter.device import Device
 from costmodel.live.backends.base import LiveShape
+from costmodel.live.backends.device import Device
 from costmodel.live.backends.replay import truth
 from costmodel.live.run.harness import Repetition, timed_rounds
 from costmodel.live.startup import agreement

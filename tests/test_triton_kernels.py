@@ -24,9 +24,10 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 from costmodel.data.kernels import aiter, at_date
 from costmodel.errors import InputError
 from costmodel.live.backends.base import ARMS, LiveShape
+from costmodel.live.backends.device import short_name
 from costmodel.live.backends.reference import operands, worst_error
 from costmodel.live.backends.triton import kernels
-from costmodel.live.backends.triton.adapter import TritonBackend, short_name
+from costmodel.live.backends.triton.adapter import TritonBackend
 from costmodel.live.backends.triton.launch import (
     FLAT_THREADS,
     MAX_HIDDEN,

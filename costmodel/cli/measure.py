@@ -30,7 +30,12 @@ from . import options
     metavar="LIST",
     help=f"{', '.join(ARMS)}.  [default: {','.join(DEFAULT_ARMS)}]",
 )
-@click.option("--norm", metavar="NAME", help="Norm of separate: aiter, vllm.  [default: aiter]")
+@click.option(
+    "--norm",
+    metavar="NAME",
+    help="Norm of separate ops: aiter, vllm (back end aiter), compiled, triton (torch).  "
+    "[default: the back end's first]",
+)
 @click.option("--plan", type=click.Path(path_type=Path), help="A plan file instead of a grid.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory of the run.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out.")

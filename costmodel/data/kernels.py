@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError, nearest
+from ..units import PACK_BYTES
 from . import facts
 
 #: Newest AITER release whose kernels the facts describe: its ``.cuh`` is that of 0.1.19.post1.
@@ -71,6 +72,10 @@ class Kernel(Struct, frozen=True):
     fused_2stage_pack_multiple: int = 1
     #: Whether 2-stage reduces only where tokens x packs is a multiple of the ranks.
     fused_2stage_whole_parts: bool = False
+    #: What the plain all-reduce takes: its input in whole multiples of so many bytes, and the
+    #: dtypes, empty for any.
+    plain_multiple_bytes: int = PACK_BYTES
+    plain_dtypes: tuple[str, ...] = ()
     #: Largest input in bytes that the custom kernels take, None where there is no such limit.
     custom_max_bytes: int | None = None
     push_line: tuple[int, int] | None = None
@@ -345,6 +350,8 @@ def _kernel(family: str, version: str, dated: dict[str, str], norm_kernel: str =
         fused_2stage_max_packs=limit("fused_2stage_max_packs"),
         fused_2stage_pack_multiple=limit("fused_2stage_pack_multiple") or 1,
         fused_2stage_whole_parts=flag("fused_2stage_whole_parts"),
+        plain_multiple_bytes=limit("plain_multiple_bytes") or PACK_BYTES,
+        plain_dtypes=tuple(on.get("plain_dtypes", "").split()),
         custom_max_bytes=limit("custom_max_bytes"),
         push_line=(line, payload) if line and payload else None,
         fused_2stage_one_launch=flag("fused_2stage_one_launch"),

@@ -48,10 +48,13 @@ def eligible(shapes: Shapes, algorithm: str, kernel: Kernel) -> tuple[NDArray[np
     if missing:
         return np.zeros(shapes.tokens.shape, np.bool_), f"another kernel: {missing}"
     if shapes.op != FUSED:
-        return (
-            shapes.bytes % PACK_BYTES == 0,
-            "input bytes a multiple of 16",
-        )
+        dtypes, multiple = kernel.plain_dtypes, kernel.plain_multiple_bytes
+        words = f"input bytes a multiple of {multiple}"
+        ok = shapes.bytes % multiple == 0
+        if dtypes:
+            ok &= shapes.dtype in dtypes
+            words = f"{' and '.join(dtypes)}, {words}"
+        return ok, words
     whole = shapes.hidden_dim % pack == 0
     if algorithm == ONE_STAGE:
         ok = whole & (packs <= kernel.fused_1stage_max_packs)

@@ -70,9 +70,11 @@ from ...units import element_bytes
 from ..machine import Check
 
 #: The arms. ``auto`` is the library's own choice between its stages; ``separate`` is its all-reduce
-#: followed by its add + RMSNorm kernel. Those of other ops are named by op and stage.
+#: followed by its add + RMSNorm kernel, which ``separate_1stage`` and ``separate_2stage`` force.
+#: Those of other ops are named by op and stage.
 AUTO = "auto"
 SEPARATE_ARM = "separate"
+SEPARATE_STAGES = (f"{SEPARATE_ARM}_{ONE_STAGE}", f"{SEPARATE_ARM}_{TWO_STAGE}")
 #: Ops that have a forced stage of their own, by the word in the arm's name.
 OTHER_OPS = {
     "plain": ALL_REDUCE, "fp8_token": FP8_PER_TOKEN, "fp8_group": FP8, "mxfp4": MXFP4, "mhc": MHC,
@@ -83,7 +85,7 @@ PUSHED = {"plain_ll": "ll", "plain_ll128": "ll128"}
 OTHER_ARMS = (
     *(f"{word}_{stage}" for word in OTHER_OPS for stage in (ONE_STAGE, TWO_STAGE)), *PUSHED,
 )  # fmt: skip
-ARMS = (ONE_STAGE, TWO_STAGE, AUTO, SEPARATE_ARM, *OTHER_ARMS)
+ARMS = (ONE_STAGE, TWO_STAGE, AUTO, SEPARATE_ARM, *SEPARATE_STAGES, *OTHER_ARMS)
 
 #: How calls are timed: replay of a captured device graph, or calls issued one by one.
 GRAPH = "graph"
@@ -134,14 +136,21 @@ def op_and_algorithm(arm: str) -> tuple[str, str]:
     """Return the schema 1 ``op`` and ``algorithm`` of an arm."""
     if arm in PUSHED:
         return ALL_REDUCE, ONE_STAGE
+    if arm in SEPARATE_STAGES:
+        return SEPARATE, arm.rpartition("_")[2]
     if arm in OTHER_ARMS:
         word, _, stage = arm.rpartition("_")
         return OTHER_OPS[word], stage
     return (SEPARATE, "") if arm == SEPARATE_ARM else (FUSED, arm)
 
 
-def family_of(arm: str, family: str) -> str:
-    """Return the schema 1 ``kernel_family`` of an arm, of a back end's own family."""
+def family_of(arm: str, family: str, separate: str = "") -> str:
+    """Return the schema 1 ``kernel_family`` of an arm, of a back end's own family.
+
+    ``separate`` is that of the arm ``separate`` (:attr:`Backend.separate_family`).
+    """
+    if arm == SEPARATE_ARM and separate:
+        return separate
     return f"{family}-{PUSHED[arm]}" if arm in PUSHED else family
 
 
@@ -192,6 +201,10 @@ class Backend(ABC):
     kernel_family: str
     kernel_version: str
     interconnect: str
+    #: The family of the arm ``separate`` where another library's all-reduce runs it, "" where not.
+    separate_family: str = ""
+    #: The two forced stages that run where no arm is named, and that a first look compares.
+    stages: ClassVar[tuple[str, str]] = (ONE_STAGE, TWO_STAGE)
     #: Timings on offer; the first is the default.
     timings: ClassVar[tuple[str, ...]] = TIMINGS
     #: Norms that the arm ``separate`` can end in; the first is the default, the run chooses.
@@ -331,6 +344,7 @@ BACKENDS = {
     "aiter": "costmodel.live.backends.aiter.adapter:AiterBackend",
     "gloo": "costmodel.live.backends.gloo:GlooBackend",
     "replay": "costmodel.live.backends.replay:ReplayBackend",
+    "torch": "costmodel.live.backends.torch.adapter:TorchBackend",
     "triton": "costmodel.live.backends.triton.adapter:TritonBackend",
 }
 

@@ -79,6 +79,15 @@ def fused_reference(given: Operands, epsilon: float = EPSILON) -> Outputs:
     return Outputs(residual_out * scale * given.weight.float(), residual_out)
 
 
+def completed(reduced: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor) -> Outputs:
+    """Return in fp32 what the fused op would have written, from a plain all-reduce's sum."""
+    import torch
+
+    residual_out = reduced.float() + residual.float()
+    scale = torch.rsqrt(residual_out.pow(2).mean(-1, keepdim=True) + EPSILON)
+    return Outputs(residual_out * scale * weight.float(), residual_out)
+
+
 def worst_error(outputs: Outputs, reference: Outputs, dtype: str, quantum: float = 0.0) -> float:
     """Return the largest error of ``outputs`` in units of what rounding to ``dtype`` explains.
 

@@ -21,7 +21,7 @@ from ...data import hardware, kernels
 from ...decide.setting import Setting
 from ...errors import InputError
 from ...model.shape import ALGORITHMS, SEPARATE_OPS
-from .base import AUTO, GRAPH, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
+from .base import GRAPH, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
 
 #: GPU and draw, such as ``MI355X:17``.
 VARIABLE = "COSTMODEL_REPLAY"
@@ -70,8 +70,8 @@ class ReplayBackend(Backend):
 
     def reason_against(self, shape: LiveShape, arm: str) -> str | None:
         """See :meth:`Backend.reason_against`."""
-        if arm == AUTO:
-            return "a replayed model has no dispatch of its own; it knows 1stage, 2stage, separate"
+        if arm not in (*ALGORITHMS, SEPARATE_ARM):
+            return "a replayed model has the fused op alone; it knows 1stage, 2stage, separate"
         calls = self._calls(shape)
         arm = _arm(arm)
         return None if self.setting.takes(calls, arm).all() else self.setting.limits(arm, calls)

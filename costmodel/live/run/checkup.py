@@ -18,9 +18,9 @@ import numpy as np
 
 from ...errors import InputError
 from ...files import json_text, read_json, replacing
-from ...model.shape import ONE_STAGE, SPOKEN, TWO_STAGE
+from ...model.shape import SPOKEN
 from ...units import KIB, MIB
-from ..backends.base import EAGER, GRAPH, Backend, LiveShape, Timed
+from ..backends.base import EAGER, GRAPH, Backend, LiveShape, Timed, op_and_algorithm
 from ..backends.reference import worst_error
 from ..machine import MISSING, NOTE, OK, WRONG, Check, look
 from . import environment
@@ -164,10 +164,10 @@ def _stages(backend: Backend) -> tuple[Check, ...]:
     errors, outputs = {}, {}
     backend.prepare(SHAPE, 1, 0)
     reference = backend.reference(0)
-    for arm in (ONE_STAGE, TWO_STAGE):
+    for arm in backend.stages:
         reason = backend.reason_against(SHAPE, arm)
         if reason:
-            return (Check("stages", NOTE, f"{SPOKEN[arm]} does not run {SHAPE}: {reason}"),)
+            return (Check("stages", NOTE, f"{_spoken(arm)} does not run {SHAPE}: {reason}"),)
         timed = _timed(backend, arm, backend.timings[0])
         backend.poison()
         backend.exchange("replay")
@@ -179,14 +179,14 @@ def _stages(backend: Backend) -> tuple[Check, ...]:
         ran[arm] = backend.exchange(timed.kernels())
         timed.close()
     backend.release()
-    wrong = [f"{SPOKEN[arm]} is wrong" for arm, error in errors.items() if not error <= 1.0]
-    wrong += [f"{SPOKEN[a]}: {why}" for a, why in refusals(ran, backend.world_size).items()]
+    wrong = [f"{_spoken(arm)} is wrong" for arm, error in errors.items() if not error <= 1.0]
+    wrong += [f"{_spoken(a)}: {why}" for a, why in refusals(ran, backend.world_size).items()]
     if wrong:
         advice = "these arms will be left out; see the library's version and its compiled kernels"
         return (Check("stages", WRONG, "; ".join(wrong), advice),)
     same = all(
         bool((a == b).all())
-        for one, two in zip(outputs[ONE_STAGE], outputs[TWO_STAGE], strict=True)
+        for one, two in zip(*(outputs[arm] for arm in backend.stages), strict=True)
         for a, b in zip(one, two, strict=True)
     )
     same = all(backend.exchange(same))
@@ -198,6 +198,11 @@ def _stages(backend: Backend) -> tuple[Check, ...]:
     return (Check("stages", OK, seen + unread, "", {"kernels": names, "same_bits": same}),)
 
 
+def _spoken(arm: str) -> str:
+    """Return what an arm's stage is called in sentences."""
+    return SPOKEN[op_and_algorithm(arm)[1]]
+
+
 def _captured(backend: Backend) -> tuple[Check, ...]:
     """Capture a graph of several calls and replay it."""
     if GRAPH not in backend.timings:
@@ -205,7 +210,7 @@ def _captured(backend: Backend) -> tuple[Check, ...]:
     backend.prepare(SHAPE, 2, 1)
     worst = 0.0
     backend.exchange("capture")
-    timed = backend.capture(ONE_STAGE, 4, GRAPH)
+    timed = backend.capture(backend.stages[0], 4, GRAPH)
     for _ in range(2):
         backend.poison()
         backend.exchange("replay")
@@ -225,7 +230,7 @@ def _smallest(backend: Backend) -> tuple[Check, ...]:
     """Time the smallest call."""
     seen, details = [], {}
     backend.prepare(SMALLEST, 1, 2)
-    for arm in (ONE_STAGE, TWO_STAGE):
+    for arm in backend.stages:
         if backend.reason_against(SMALLEST, arm):
             continue
         backend.exchange("capture")
@@ -234,7 +239,7 @@ def _smallest(backend: Backend) -> tuple[Check, ...]:
         columns = backend.exchange(timed.replay(SAMPLES))
         latency_us = float(np.median(np.concatenate(columns, axis=1).max(axis=1)))
         timed.close()
-        seen.append(f"{SPOKEN[arm]} {latency_us:.3g} us")
+        seen.append(f"{_spoken(arm)} {latency_us:.3g} us")
         details[arm] = round(latency_us, 3)
     backend.release()
     if not seen:
@@ -253,7 +258,7 @@ def _memory(backend: Backend) -> tuple[Check, ...]:
     for index in range(FIRST_CAPTURES + CAPTURES):
         if index == FIRST_CAPTURES:
             before = _in_use(backend)
-        _timed(backend, ONE_STAGE, backend.timings[0]).close()
+        _timed(backend, backend.stages[0], backend.timings[0]).close()
     after = _in_use(backend)
     backend.release()
     growth = {

@@ -177,7 +177,7 @@ def measure_point(
             continue
         timed[arm] = captured
         step(f"arm {arm}, check against the reference")
-        errors[arm] = _check(backend, captured, references, point.shape.dtype)
+        errors[arm] = compare(backend, captured, references, point.shape.dtype)
         if errors[arm][0] > 1.0:
             timed.pop(arm).close()
             continue
@@ -191,7 +191,7 @@ def measure_point(
     kernels: dict[str, tuple[str, ...]] = {}
     for arm, ready in timed.items():
         step(f"arm {arm}, second check against the reference")
-        again = _check(backend, ready, references, point.shape.dtype)
+        again = compare(backend, ready, references, point.shape.dtype)
         errors[arm] = max(errors[arm], again)
         names = ran[arm] or (backend.kernels_run(arm) if arm == AUTO else ())
         kernels[arm] = distinct(names)
@@ -249,7 +249,7 @@ def _refusals(backend: Backend, ran: Mapping[str, tuple[str, ...]]) -> dict[str,
     return refusals(processes, backend.world_size)
 
 
-def _check(
+def compare(
     backend: Backend, arm: Timed, references: Sequence[Outputs], dtype: str
 ) -> tuple[float, tuple[int, ...]]:
     """Poison, replay once, compare; return (largest error of slots and ranks, the wrong ranks)."""

@@ -16,7 +16,7 @@ from ...units import read_dtype
 from ..backends.base import EAGER, GRAPH, TIMINGS, load
 from .directory import RUN, check_same, check_vacant, of_world_size, read_settings
 from .harness import Repetition
-from .points import DEFAULT_ARMS, Point, check_arms, grid, read_plan, shuffled
+from .points import Point, check_arms, grid, read_plan, shuffled
 
 #: Options of the command that are fields of :class:`Repetition` under the same name.
 REPETITION = tuple(field.name for field in fields(Repetition))
@@ -180,7 +180,7 @@ def _new(
 ) -> RunOptions:
     """Return what the options alone ask for."""
     if not backend:
-        raise InputError("--backend is missing; one of aiter, gloo, triton")
+        raise InputError("--backend is missing; one of aiter, gloo, torch, triton")
     repetition = _repetition(options, backend)
     world_size = options["tp"]
     note = ""
@@ -202,7 +202,7 @@ def _new(
             integers(options["tokens"], "--tokens"),
             integers(options["hidden"], "--hidden"),
             [read_dtype(word) for word in _words(options["dtype"])] or ["bf16"],
-            check_arms(_words(options["arms"]) or DEFAULT_ARMS),
+            check_arms(_words(options["arms"]) or load(backend).stages),
             world_size,
         )
     return RunOptions(

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ...data.kernel_calls import calls
 from ...data.kernel_names import read
-from ...model.shape import ALL_REDUCE, FUSED, ONE_STAGE, SPOKEN, TWO_STAGE
-from ..backends.base import AUTO, PUSHED, SEPARATE_ARM, op_and_algorithm
+from ...model.shape import ALL_REDUCE, FUSED, ONE_STAGE, SEPARATE, SPOKEN, TWO_STAGE
+from ..backends.base import AUTO, PUSHED, op_and_algorithm
 
 Names = Sequence[str]
 
@@ -57,12 +57,13 @@ def _wrong(arm: str, names: Names, world_size: int) -> str:
         if name.world_size not in (None, world_size):
             return f"a kernel for {name.world_size} ranks ran, not for {world_size}"
     wanted_op, wanted = op_and_algorithm(arm)
+    collective = ALL_REDUCE if wanted_op == SEPARATE else wanted_op
     pushed = [name.transport for name in known if name.transport in PUSHED.values()]
     if wanted_op == ALL_REDUCE and set(pushed) != ({PUSHED[arm]} if arm in PUSHED else set()):
         what = " and ".join(sorted(map(str.upper, set(pushed)))) or "no kernel of that name"
         return f"{_spoken(arm)} was asked for and {what} ran"
     for call in calls(known):
-        if arm == SEPARATE_ARM and call.op == FUSED:
+        if wanted_op == SEPARATE and call.op == FUSED:
             return "a fused kernel ran"
         if wanted not in (ONE_STAGE, TWO_STAGE):
             continue
@@ -70,7 +71,7 @@ def _wrong(arm: str, names: Names, world_size: int) -> str:
             return f"{_spoken(wanted)} was asked for and {_spoken(call.algorithm)} ran"
         if not call.whole:
             return "half of a 2-stage call ran"
-        if not call.algorithm or (call.op and _kind(call.op) != _kind(wanted_op)):
+        if not call.algorithm or (call.op and _kind(call.op) != _kind(collective)):
             return f"{_spoken(wanted)} was asked for and another op ran"
     return ""
 
@@ -91,4 +92,5 @@ def _spoken(arm: str) -> str:
 
 
 def _listed(names: Names) -> str:
-    return ", ".join(name.partition("(")[0][:120] for name in distinct(names))
+    bare = (name.replace("(anonymous namespace)::", "") for name in distinct(names))
+    return ", ".join(name.partition("(")[0][:120] for name in bare)

@@ -72,7 +72,9 @@ def schema_rows(
                 "world_size": world_size,
                 "op": op,
                 "algorithm": algorithm,
-                "kernel_family": family_of(arm, labels["kernel_family"]),
+                "kernel_family": family_of(
+                    arm, labels["kernel_family"], labels.get("separate_family", "")
+                ),
                 "kernel_version": labels["kernel_version"],
                 "tokens": point.shape.tokens,
                 "hidden_dim": point.shape.hidden_dim,
@@ -91,7 +93,7 @@ def schema_rows(
 def labels(backend: Backend) -> Labels:
     """Return what the rows say of the machine and the kernels; a resumed run must have the same."""
     known = backend.environment()
-    return {
+    said: Labels = {
         "gpu": str(known.get("gpu", "")),
         "arch": str(known.get("arch", "")),
         "interconnect": backend.interconnect,
@@ -99,3 +101,6 @@ def labels(backend: Backend) -> Labels:
         "kernel_version": backend.kernel_version,
         "genuine": "yes" if backend.genuine else "no",
     }
+    if backend.separate_family:
+        said["separate_family"] = backend.separate_family
+    return said

@@ -48,8 +48,8 @@ class PointRecord(TypedDict):
     arms: list[str]
 
 
-class Labels(TypedDict):
-    """What the rows say of the machine and the kernels; ``genuine`` is yes or no."""
+class EveryLabel(TypedDict):
+    """What the rows of every run say of the machine and the kernels; ``genuine`` is yes or no."""
 
     gpu: str
     arch: str
@@ -57,6 +57,12 @@ class Labels(TypedDict):
     kernel_family: str
     kernel_version: str
     genuine: str
+
+
+class Labels(EveryLabel, total=False):
+    """What the rows of a run say; ``separate_family`` where ``separate`` is another library's."""
+
+    separate_family: str
 
 
 class EveryRun(TypedDict):

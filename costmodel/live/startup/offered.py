@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from ...errors import InputError
 from ...model.shape import ONE_STAGE, TWO_STAGE
-from ..backends.aiter.device import Clock, Device, TorchGpu, led
 from ..backends.base import EAGER, GRAPH, SEPARATE_ARM, Backend, LiveShape, Timed
+from ..backends.device import Clock, Device, TorchGpu, led
 from ..run.harness import Repetition
 from .communicator import FUSED_CALL, FusedCalls
 

@@ -39,8 +39,8 @@ from ...rules import table as run_time
 from ...rules.table import Miss, TableEntry
 from ...units import read_dtype
 from .. import kfd
-from ..backends.aiter.device import TorchGpu
 from ..backends.base import Backend
+from ..backends.device import TorchGpu
 from .agreement import Agreement, ClosedError, Meeting
 from .learning import (
     Ask,

@@ -4,7 +4,7 @@ import os
 import time
 from contextlib import contextmanager
 
-from costmodel.live.backends.aiter.device import Device
+from costmodel.live.backends.device import Device
 
 from .versions import FAULTS
 

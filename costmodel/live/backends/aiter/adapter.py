@@ -38,6 +38,7 @@ from ..base import (
     GRAPH,
     OTHER_ARMS,
     SEPARATE_ARM,
+    SEPARATE_STAGES,
     TIMINGS,
     Backend,
     CannotRun,
@@ -46,11 +47,11 @@ from ..base import (
     Timed,
     op_and_algorithm,
 )
+from ..device import Device, led
 from ..reference import Operands, fused_reference, operands, out_of_memory, torch_dtype
 from . import arms, kernel_cache, mhc, variables
 from .assumptions import REGROUPS
 from .checks import checks
-from .device import Device, led
 from .installation import AITERS, VLLMS, Aiter, find
 from .self_check import check_arms
 from .variables import expandable_segments
@@ -184,6 +185,8 @@ class AiterBackend(Backend):
         assert self._aiter is not None
         if self._stale:
             return self._stale
+        if arm in SEPARATE_STAGES:
+            return "AITER's all-reduce chooses its stage by itself; separate is what it runs"
         pack = PACK_BYTES // element_bytes(shape.dtype)
         if shape.hidden_dim % pack:
             return f"hidden_dim must be a multiple of {pack} ({shape.dtype} in 16-byte packs)"

@@ -19,6 +19,7 @@ from ....data.kernels import Kernel, parse_version
 from ....model.shape import ALL_REDUCE, FP8, FP8_PER_TOKEN, MHC, MXFP4, ONE_STAGE, SPOKEN
 from ....units import KIB, MIB
 from ..base import EPSILON, PUSHED, LiveShape, Outputs, op_and_algorithm
+from ..reference import completed
 from . import mhc
 
 #: Elements that share a scale: AITER's default group (``group_size=128``), and OCP MX's block.
@@ -67,19 +68,10 @@ def _dequantised_mxfp4(quantised: Any, residual_out: Any, scale: Any, *_: Any) -
     return Outputs((values * power.unsqueeze(-1)).reshape_as(residual_out), residual_out)
 
 
-def _completed(reduced: Any, residual: Any, weight: Any) -> Outputs:
-    """Return what the fused op would have written, from a plain all-reduce's sum, in fp32."""
-    import torch
-
-    residual_out = reduced.float() + residual.float()
-    scale = torch.rsqrt(residual_out.pow(2).mean(-1, keepdim=True) + EPSILON)
-    return Outputs(residual_out * scale * weight.float(), residual_out)
-
-
 #: By the op of the rows. fp8 e4m3 has 3 bits of mantissa: half a step is 2^-4 of a value. MXFP4's
 #: is a quarter of it, and its scale may cut the largest of a block by as much again.
 METHODS = {
-    ALL_REDUCE: Method("custom_all_reduce", "0.1.7", 0.0, _completed),
+    ALL_REDUCE: Method("custom_all_reduce", "0.1.7", 0.0, completed),
     FP8_PER_TOKEN: Method(
         "custom_fused_ar_rms_quant", "0.1.10.post3", 2.0**-4, _dequantised_fp8
     ),

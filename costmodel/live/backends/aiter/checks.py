@@ -11,8 +11,8 @@ from ....data.kernels import LATEST, Kernel
 from ....model.shape import FUSED, ONE_STAGE, TWO_STAGE
 from ...machine import NOTE, OK, WRONG, Check
 from ..base import Backend
+from ..device import Device
 from . import kernel_cache
-from .device import Device
 
 #: A link below this part of the median of all links is degraded: they are alike in one machine.
 DEGRADED = 0.8

@@ -18,9 +18,9 @@ from typing import Any
 
 from ....data.kernels import of_row, parse_version
 from ....errors import InputError
+from ..device import Device, TorchGpu
 from . import variables
 from .assumptions import COMMUNICATION, CUSTOM_ALL_REDUCE, FUNCTIONS, PARALLEL_STATE
-from .device import Device, TorchGpu
 
 #: What AITER runs first of its own.
 START_UP = "aiter.dist.utils"

@@ -31,6 +31,7 @@ from ....units import PACK_BYTES, element_bytes
 from ...graph_kernels import captured, complete, new_graph
 from ...profiled import launched
 from ..base import EPSILON, GRAPH, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
+from ..device import architecture, short_name
 from ..reference import Operands, fused_reference, operands, out_of_memory, torch_dtype
 
 #: Raised by every change of the kernels that moves latency; stands in each row's kernel_version.
@@ -242,7 +243,7 @@ class TritonBackend(Backend):
         device = torch.cuda.get_device_properties(torch.cuda.current_device())
         return {
             "gpu": short_name(device.name),
-            "arch": _architecture(device),
+            "arch": architecture(device),
             "multiprocessors": device.multi_processor_count,
             "memory_bytes": device.total_memory,
             "ranks": (
@@ -332,7 +333,7 @@ class TritonBackend(Backend):
         options = {
             **self._row_options(1),
             "LOCAL": local,
-            "TYPE": _triton_type(self._shape.dtype),
+            "TYPE": triton_type(self._shape.dtype),
         }
         return Launch(kernels.add_rms_norm, self._shape.tokens * local, arguments, options)
 
@@ -352,7 +353,7 @@ class TritonBackend(Backend):
         return {
             "RANKS": self.world_size,
             "LOCAL": len(self.local_ranks),
-            "TYPE": _triton_type(self._shape.dtype),
+            "TYPE": triton_type(self._shape.dtype),
             "SCOPE": "gpu" if self.interconnect == "loopback" else "sys",
             "HIP": torch.version.hip is not None,
         }
@@ -458,18 +459,6 @@ class _Replay(Timed):
             self._graph = None
 
 
-def short_name(device_name: str) -> str:
-    """Return the name that tables use: ``H200`` for NVIDIA H200, ``MI300X`` for AMD Instinct."""
-    words = [word for word in device_name.split() if word not in ("NVIDIA", "AMD", "Instinct")]
-    return " ".join(words) or device_name
-
-
-def _architecture(device: Any) -> str:
-    """Return ``sm_90`` or ``gfx942``."""
-    name = getattr(device, "gcnArchName", "")
-    return name.partition(":")[0] if name.startswith("gfx") else f"sm_{device.major}{device.minor}"
-
-
 def _device() -> Any:
     import torch
 
@@ -489,7 +478,8 @@ def _registers(warps: int) -> dict[str, int]:
     return {} if torch.version.hip else {"maxnreg": registers_of(32 * warps)}
 
 
-def _triton_type(dtype: str) -> Any:
+def triton_type(dtype: str) -> Any:
+    """Return Triton's element type for the project's name of it."""
     import triton.language as tl
 
     return {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32}[dtype]

@@ -13,6 +13,9 @@ from ... import kfd
 #: A rank's memory, and each buffer in it, starts at a multiple of this.
 ALIGNMENT_BYTES = 512
 
+#: With this at 1, torch's symmetric memory takes several processes on one GPU: for trying it out.
+OVERLAPPING = "TORCH_SYMM_MEM_ALLOW_OVERLAPPING_DEVICES"
+
 
 class Region(NamedTuple):
     """Memory of all ranks: addresses by rank, and the bytes of the local ranks (uint8 tensors)."""
@@ -86,10 +89,11 @@ class SymmetricMemory:
     the number of processes, several ranks share a GPU and its port, and ``interconnect`` says on
     how many GPUs (``nvlink/2``). Seen to work on two H200 with 1, 2 and 4 ranks a GPU. Raises
     :class:`InputError` where the ranks do not divide over the processes, and where there are fewer
-    GPUs than processes.
+    GPUs than processes, unless ``overlap`` lets them share and torch's own variable allows it
+    (:data:`OVERLAPPING`); then ``interconnect`` is a loopback's.
     """
 
-    def __init__(self, world_size: int) -> None:
+    def __init__(self, world_size: int, *, overlap: bool = False) -> None:
         import torch
         import torch.distributed as dist
 
@@ -103,30 +107,37 @@ class SymmetricMemory:
             )
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         seen = torch.cuda.device_count()
-        if local_rank >= seen:
+        self.overlapping = overlap and started > seen > 0 and os.environ.get(OVERLAPPING) == "1"
+        if local_rank >= seen and not self.overlapping:
             raise InputError(
                 f"{started} processes need {started} GPUs, torch sees {seen}; give torchrun as "
                 "many, or run without it: back end triton then has all ranks on one GPU"
             )
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(local_rank % seen)
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl")
-        self._group: Any = dist.new_group(list(range(self._processes)))
+        self.group: Any = dist.new_group(list(range(self._processes)))
         wire = (kfd.interconnect() or XGMI) if torch.version.hip else "nvlink"
         self.interconnect = wire if self._each == 1 else f"{wire}/{self._processes}"
+        if self.overlapping:
+            self.interconnect = "loopback"
         first = dist.get_rank() * self._each
         holds = dist.get_rank() < self._processes
         self.local_ranks = tuple(range(first, first + self._each)) if holds else ()
 
     def allocate(self, size_bytes: int) -> Region:
         """See :meth:`Memory.allocate`; the ranks of a GPU have parts of one buffer."""
-        import torch
         import torch.distributed._symmetric_memory as symmetric
 
         stride = -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-        device = torch.device("cuda", torch.cuda.current_device())
-        mine = symmetric.empty(stride * self._each, dtype=torch.uint8, device=device)
-        handle = symmetric.rendezvous(mine, self._group.group_name)
+        mine = symmetric_bytes(stride * self._each)
+        try:
+            handle = symmetric.rendezvous(mine, self.group.group_name)
+        except RuntimeError as error:
+            raise InputError(
+                "torch's symmetric memory does not join these GPUs: "
+                f"{(str(error).strip().splitlines() or [type(error).__name__])[0]}"
+            ) from None
         starts = [stride * place for place in range(self._each)]
         return Region(
             [base + start for base in handle.buffer_ptrs for start in starts],
@@ -138,7 +149,7 @@ class SymmetricMemory:
         import torch.distributed as dist
 
         everybody: list[Any] = [None] * self._processes
-        dist.all_gather_object(everybody, value, group=self._group)
+        dist.all_gather_object(everybody, value, group=self.group)
         return everybody
 
     def meet(self, value: Any) -> list[Any]:
@@ -154,4 +165,19 @@ class SymmetricMemory:
         import torch.distributed as dist
 
         if self.local_ranks:
-            dist.destroy_process_group(self._group)
+            dist.destroy_process_group(self.group)
+
+
+def symmetric_bytes(size_bytes: int) -> Any:
+    """Return uninitialized memory on this GPU that can be shared, uint8, an allocation of its own.
+
+    ``torch.distributed._symmetric_memory.empty`` takes it from a pool since torch 2.11. There the
+    start of a tensor is not the start of what is shared, from which torch's ops and the addresses
+    of its handles count, and ranks may come to share different generations of an address
+    (pytorch #190977).
+    """
+    import torch
+    from torch._C._distributed_c10d import _SymmetricMemory
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    return _SymmetricMemory.empty_strided_p2p((size_bytes,), (1,), torch.uint8, device)

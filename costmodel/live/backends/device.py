@@ -1,4 +1,4 @@
-"""What the AITER adapter asks of a GPU: events, graphs and names of kernels, and nothing else."""
+"""What back ends of one rank a process ask of a GPU: events, graphs and names of kernels."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ....units import MIB
-from ... import graph_kernels
-from ...profiled import launched
+from ...units import MIB
+from .. import graph_kernels
+from ..profiled import launched
 
 #: A copy that shows the rate of a link: large beside its start, about 1 ms; the best of a few.
 COPY_BYTES, COPIES = 64 * MIB, 5
@@ -67,6 +67,10 @@ class Device(ABC):
         """Return the device memory in use by everybody, None where it cannot be read."""
         return None
 
+    def free_bytes(self) -> int | None:
+        """Return the device memory that nobody has, None where it cannot be read."""
+        return None
+
     def copy_gbps(self, source: int, target: int) -> float | None:
         """Return the rate in GB/s of a copy between two devices, None where there is none."""
         return None
@@ -104,9 +108,16 @@ def led(
 
 
 class TorchGpu(Device):
-    """A GPU through ``torch.cuda``, which is also ROCm's name in torch."""
+    """A GPU through ``torch.cuda``, which is also ROCm's name in torch.
+
+    ``capture_errors`` is ``capture_error_mode`` of ``torch.cuda.graph``: whose calls spoil a
+    capture. It is ``thread_local`` beside a thread that watches NCCL.
+    """
 
     kind = "cuda"
+
+    def __init__(self, capture_errors: str = "global") -> None:
+        self._capture_errors = capture_errors
 
     def count(self) -> int:
         """See :meth:`Device.count`."""
@@ -121,13 +132,13 @@ class TorchGpu(Device):
         torch.cuda.set_device(local_rank)
 
     def describe(self) -> dict[str, str]:
-        """See :meth:`Device.describe`; the gpu is the last word of AMD's product name."""
+        """See :meth:`Device.describe`; the gpu is the first word of AMD's product name."""
         import torch
 
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-        words = properties.name.replace("AMD", "").replace("Instinct", "").split()
-        arch = getattr(properties, "gcnArchName", "").partition(":")[0]
-        return {"gpu": words[0] if words else "", "arch": arch, "product": properties.name}
+        arch, gpu = architecture(properties), short_name(properties.name)
+        gpu = gpu.split()[0] if arch.startswith("gfx") else gpu
+        return {"gpu": gpu, "arch": arch, "product": properties.name}
 
     def synchronize(self) -> None:
         """See :meth:`Device.synchronize`."""
@@ -144,7 +155,7 @@ class TorchGpu(Device):
         """See :meth:`Device.capture`."""
         import torch
 
-        with torch.cuda.graph(graph, stream=stream):
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode=self._capture_errors):
             yield
         graph_kernels.complete(graph)
 
@@ -175,6 +186,12 @@ class TorchGpu(Device):
         free, total = torch.cuda.mem_get_info()
         return total - free
 
+    def free_bytes(self) -> int | None:
+        """See :meth:`Device.free_bytes`; torch's cache does not count as free."""
+        import torch
+
+        return torch.cuda.mem_get_info()[0]
+
     def copy_gbps(self, source: int, target: int) -> float | None:
         """See :meth:`Device.copy_gbps`: the best of :data:`COPIES`, each of :data:`COPY_BYTES`."""
         import torch
@@ -193,3 +210,15 @@ class TorchGpu(Device):
                 torch.cuda.synchronize()
                 best = min(best, self.elapsed_us(start, end))
         return COPY_BYTES / best / 1e3
+
+
+def short_name(device_name: str) -> str:
+    """Return the name that tables use: ``H200`` for NVIDIA H200, ``MI300X`` for AMD Instinct."""
+    words = [word for word in device_name.split() if word not in ("NVIDIA", "AMD", "Instinct")]
+    return " ".join(words) or device_name
+
+
+def architecture(device: Any) -> str:
+    """Return ``sm_90`` or ``gfx942`` of torch's properties of a device."""
+    name = getattr(device, "gcnArchName", "")
+    return name.partition(":")[0] if name.startswith("gfx") else f"sm_{device.major}{device.minor}"

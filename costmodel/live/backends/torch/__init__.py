@@ -1,0 +1,1 @@
+"""Torch's own all-reduces, over symmetric memory and by NCCL or RCCL, before a separate norm."""

@@ -1,0 +1,64 @@
+"""The benchmark of a pair of GPUs: what can be known without one."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="the live back ends compute with torch")
+pytest.importorskip("triton", minversion="3.4", reason="triton 3.4 or newer is not installed")
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        yield importlib.import_module("pair_floor")
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+def test_the_floor_is_the_barriers_and_what_bytes_add_to_the_faster_copy(benchmark):
+    us = {
+        "two barriers": 3.0,
+        "copy engine, S": 12.0, "copy engine, 16 bytes": 4.0,
+        "copy kernel, S": 11.0, "copy kernel, 16 bytes": 2.0,
+    }  # fmt: skip
+    assert benchmark.floor_us(us) == 3.0 + 8.0
+    assert benchmark.floor_us({**us, "copy kernel, S": 9.0}) == 3.0 + 7.0
+    assert benchmark.floor_us({**us, "copy kernel, S": 1.0}) == 3.0  # noise takes nothing away
+
+
+def test_the_empty_kernel_has_both_barriers(benchmark):
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernel = benchmark.two_barriers
+    constants = {"RANKS": 2, "SCOPE": "sys", "HIP": False}
+    signature = {"table": "*i64", "rank": "i32", "spin_limit": "i32"}
+    built = triton.compile(
+        ASTSource(
+            kernel,
+            {**signature, **dict.fromkeys(constants, "constexpr")},
+            {(kernel.arg_names.index(name),): value for name, value in constants.items()},
+        ),
+        target=GPUTarget("cuda", 90, 32),
+        options={"num_warps": 8},
+    )
+    assert built.asm["ttir"].count("tt.atomic_rmw") == 2
+    assert built.asm["ttir"].count("scf.while") == 2
+
+
+def test_one_process_is_one_line():
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "pair_floor.py"], capture_output=True, text=True, timeout=90
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "pair_floor: start it as torchrun --nproc-per-node 2 benchmarks/pair_floor.py\n"
+    )
