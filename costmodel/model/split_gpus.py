@@ -158,10 +158,11 @@ class SplitModel(Struct, frozen=True):
             port_us = (read if one_stage else (read + written) / n,)
         # A program that holds rows has registers for few loads: it waits for some ranks in turn.
         further = np.maximum(n * geometry.remote - 1.0, 0.0)
+        waits = (further > 0) * np.maximum(further, 1.0) ** costs.trip_growth
         crossing = Crossing(
             port_us=port_us,
             trip_us=costs.round_trip_us,
-            row_us=costs.round_trip_us * costs.trip_exposure * further**costs.trip_growth,
+            row_us=costs.round_trip_us * costs.trip_exposure * waits,
             us_a_byte=geometry.remote * (per_gbps / costs.program_gbps),
             ends_last=geometry.ends_last,
         )
