@@ -206,11 +206,11 @@ def _on_the_ranks(backend: str, tp: tuple[int, ...], *, named: bool) -> tuple[in
                 f"--nproc-per-node={max(tp)} -m costmodel tune ..."
             )
         return tp
-    ranks = world_sizes(())
-    if not named and ranks:
+    ranks, share = world_sizes(()), load(backend).ranks_share_gpus
+    if not named and ranks and not share:
         tp = tuple(size for size in tp if size <= ranks[0])
     try:
-        return world_sizes(tp)
+        return world_sizes(tp, share)
     except InputError:
         if join().first_to_say():
             raise

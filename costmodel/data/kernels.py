@@ -224,6 +224,11 @@ def at_date(family: str, date: str, norm_kernel: str = "") -> Kernel:
     return _kernel(family, date, on, norm_kernel or "gemma")
 
 
+def calibrates(family: str) -> str:
+    """Return the family whose calibration takes rows of ``family``: AITER's, or its own."""
+    return "aiter" if family in AITER_FAMILIES else family
+
+
 def calibrated(family: str, aiter_version: str = LATEST) -> Kernel:
     """Return the kernels that a calibration of ``family`` speaks for.
 

@@ -228,9 +228,10 @@ def judge_run(
 def _measured_only(
     table: Measurements, setting: Setting, pairs: Pairs, rule: Rule, limits: Limits
 ) -> Measured:
-    why = "; ".join(f"{n} rows: {r}" for r, n in observe(table).set_aside.items())
+    seen = observe(table, family=setting.calibration.kernel_family)
+    why = "; ".join(f"{n} rows: {r}" for r, n in seen.set_aside.items())
     none = np.zeros(len(table), np.bool_)
-    rows = Rows(observe(table), np.zeros(len(table)), none, none, np.full(len(table), NOISE))
+    rows = Rows(seen, np.zeros(len(table)), none, none, np.full(len(table), NOISE))
     ours = pairs.use_1stage(rule, setting.aiter_version)
     field = [*shipped(FUSED), ALWAYS_1STAGE, ALWAYS_2STAGE]
     agreed = agreement(pairs, ours, limits.tie)

@@ -28,19 +28,19 @@ _INTERCONNECTS = {"xgmi": FULL_MESH, "nvlink": SWITCH, "loopback": LOOPBACK}
 def for_fabric(fabric: str, kernel_family: str = "aiter") -> LatencyModel:
     """Return the model of a fabric; raise :class:`InputError` for one that is not modelled.
 
-    The project's own kernels run several ranks of a GPU in one launch: they have a model of that.
+    The project's own kernels run several ranks of a GPU in one launch: they have a model of that,
+    and one rank a GPU is a case of it.
     """
     if fabric == FULL_MESH:
         return LinkModel(FullMesh())
-    if fabric == SWITCH:
-        return LinkModel(Ports())
     split = re.fullmatch(rf"{SPLIT}(\d+)", fabric)
-    if split and kernel_family in OWN_FAMILIES:
-        from .split_gpus import SplitModel
+    if split or fabric == SWITCH:
+        ports = Ports(int(split[1]) if split else None)
+        if kernel_family in OWN_FAMILIES:
+            from .split_gpus import SplitModel
 
-        return SplitModel(Ports(int(split[1])))
-    if split:
-        return LinkModel(Ports(int(split[1])))
+            return SplitModel(ports)
+        return LinkModel(ports)
     if fabric == LOOPBACK:
         from .shared_gpu import SharedGpuModel  # few need it: the command line starts faster
 
@@ -56,4 +56,6 @@ def for_interconnect(interconnect: str, kernel_family: str = "aiter") -> Latency
     wire, _, gpus = interconnect.partition("/")
     if wire == "nvlink" and gpus.isdecimal() and int(gpus) > 1:
         return for_fabric(f"{SPLIT}{int(gpus)}", kernel_family)
-    return for_fabric(_INTERCONNECTS[interconnect]) if interconnect in _INTERCONNECTS else None
+    if interconnect not in _INTERCONNECTS:
+        return None
+    return for_fabric(_INTERCONNECTS[interconnect], kernel_family)

@@ -79,17 +79,24 @@ class Machine:
         return self.labels["genuine"] != "yes"
 
     @property
+    def _family(self) -> str:
+        """Whose calibration the machine's rows belong to."""
+        return kernels.calibrates(self.labels["kernel_family"])
+
+    @property
     def aiter_version(self) -> str:
         """Whose kernels the decision is about."""
-        own = self.labels["kernel_family"] in kernels.AITER_FAMILIES
+        own = self._family == "aiter"
         return (own and self.labels["kernel_version"]) or kernels.LATEST
 
     def rows(self, records: Iterable[ShapeRecord]) -> list[dict[str, Any]]:
         """Return the schema 1 rows of measured shapes, as rows of this machine.
 
         A shape that was measured twice counts once, as it was measured last: two rows of one call
-        would look like two machines.
+        would look like two machines. Where the machine's ranks are split over GPUs, N ranks with a
+        GPU each are split over N.
         """
+        fabric = self.labels["interconnect"]
         found: dict[tuple[object, ...], dict[str, Any]] = {}
         for record in records:
             for row in record["rows"]:
@@ -99,6 +106,8 @@ class Machine:
                     quality = "clean" if arm and arm["clean"] else "noisy"
                 key = (row["world_size"], row["op"], row["algorithm"], *_call(row))
                 found[key] = {**row, "source": self.question.name, "quality": quality}
+                if fabric == f"{row['interconnect']}/{row['world_size']}":
+                    found[key]["interconnect"] = fabric
         return list(found.values())
 
     def prior(self, world_sizes: Sequence[int]) -> Known | None:
@@ -118,19 +127,22 @@ class Machine:
         :class:`UndecidedError` where the model does not cover the machine.
         """
         interconnect = self.labels["interconnect"]
-        if for_interconnect(interconnect) is None:
+        model = for_interconnect(interconnect, self.labels["kernel_family"])
+        if model is None:
             raise UndecidedError(f"no model of this interconnect ({interconnect})")
         mine = Measurements.from_rows(map(dict, rows))
-        own = observe(mine)
+        # Rows of another world size may be of another fabric: ranks that share their GPUs there.
+        own = on_fabric(observe(mine, family=self._family), model.fabric)
         if not len(own):
             if known := self.prior(world_sizes):
                 return known
             why = "; ".join(f"{count} rows: {reason}" for reason, count in own.set_aside.items())
             raise UndecidedError(f"the model covers no row of this machine ({why})")
-        fabric = own.groups[0].model.fabric
         table = measurement.concat([self.published, mine])
         gpu, arch = self.labels["gpu"], self.labels["arch"]
-        calibration, _ = calibrate(on_fabric(observe(table), fabric), arch=arch)
+        calibration, _ = calibrate(
+            on_fabric(observe(table, family=self._family), model.fabric), arch=arch
+        )
         source = self.question.name if calibration.harness_key(self.question.name) else ""
         setting = Setting(calibration, gpu, source=source, **self._asked())
         return self._decide(setting, world_sizes, measured=True)

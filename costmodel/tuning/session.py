@@ -116,9 +116,12 @@ class Session:
         return [n for n in sizes if (self.run_directory(n) / RUN).exists()]
 
     def labels(self) -> Labels | None:
-        """Return what the machine is, None before any run was started."""
+        """Return what the machine is, None before any run was started.
+
+        By its largest world size, which may share GPUs where a smaller one does not.
+        """
         started = self.started()
-        return read_settings(self.run_directory(started[0]))["labels"] if started else None
+        return read_settings(self.run_directory(max(started)))["labels"] if started else None
 
     def machine(self, labels: Labels) -> Machine:
         """Return the machine with the question."""
