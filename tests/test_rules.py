@@ -66,6 +66,7 @@ PUBLISHED = {
     "flashinfer-b200": ("<=", 131072, 8192, 2688),
     "vllm-flashinfer-sm90": ("<=", 32768, 2048, 512),
     "vllm-flashinfer-sm100": ("<=", 32768, 4096, 1024),
+    "torch-intra-node": ("<=", 256, 256, 256),
 }
 
 
