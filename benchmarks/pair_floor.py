@@ -50,6 +50,7 @@ from costmodel.live.backends.device import TorchGpu, led
 from costmodel.live.backends.torch.adapter import TorchBackend
 from costmodel.live.backends.triton import kernels
 from costmodel.live.backends.triton.adapter import TritonBackend
+from costmodel.live.backends.triton.memory import symmetric_bytes
 from costmodel.live.run.harness import Repetition, compare, timed_rounds
 from costmodel.live.run.statistics import Latency, summarize
 from costmodel.model.shape import ONE_STAGE, TWO_STAGE
@@ -84,11 +85,16 @@ def two_barriers(  # type: ignore[no-untyped-def]
 
 
 class Looped(Timed):
-    """Calls of something that is no arm, captured; an untimed call of ``together`` leads them."""
+    """Calls of something that is no arm, captured; an untimed call of ``together`` leads them.
 
-    def __init__(self, call: Callable[[int], None], together: Callable[[], None]) -> None:
+    ``kept`` is the memory that the graph uses.
+    """
+
+    def __init__(
+        self, call: Callable[[int], None], together: Callable[[], None], kept: Any = None
+    ) -> None:
         self._device = TorchGpu()
-        self._kept = (call, together)  # with the memory that the graphs use
+        self._kept = (call, together, kept)
         self._graph, self._lead = self._device.graph(), self._device.graph()
 
         def issue() -> None:
@@ -120,13 +126,15 @@ def barriers(ours: TritonBackend) -> Callable[[], None]:
     return lambda: launch(ours._slots[0].table)
 
 
-def copies(ours: TritonBackend, size_bytes: int) -> dict[str, Callable[[int], None]]:
-    """Return copies of ``size_bytes`` from the peer, one of :data:`SLOTS` buffers a call."""
+def copies(ours: TritonBackend, size_bytes: int) -> tuple[dict[str, Callable[[int], None]], Any]:
+    """Return copies of ``size_bytes`` from the peer by copier, one of :data:`SLOTS` buffers a call.
+
+    Beside them stands the shared memory, which lives as long as they run.
+    """
     import torch.distributed._symmetric_memory as symmetric
 
-    device = torch.device("cuda", torch.cuda.current_device())
     words = max(size_bytes // 4, 4)
-    shared = symmetric.empty((SLOTS, words), dtype=torch.float32, device=device)
+    shared = symmetric_bytes(SLOTS * words * 4).view(torch.float32).view(SLOTS, words)
     handle = symmetric.rendezvous(shared, ours._memory.group.group_name)
     shared.zero_()
     peer = handle.get_buffer(1 - ours.local_ranks[0], (SLOTS, words), torch.float32)
@@ -140,7 +148,7 @@ def copies(ours: TritonBackend, size_bytes: int) -> dict[str, Callable[[int], No
         at = call % SLOTS
         copy[(triton.cdiv(words, block),)](mine[at], peer[at], words, BLOCK=block, num_warps=8)
 
-    return dict(zip(COPIERS, (by_engine, by_kernel), strict=True))
+    return dict(zip(COPIERS, (by_engine, by_kernel), strict=True)), (shared, handle)
 
 
 def first_rank() -> bool:
@@ -184,8 +192,9 @@ def measured(
     together = barriers(ours)
     timed[BARRIERS] = Looped(lambda call: together(), together)
     for size_bytes, words in ((shape.bytes, "S"), (NEXT_TO_NOTHING, "16 bytes")):
-        for name, call in copies(ours, size_bytes).items():
-            timed[f"{name}, {words}"] = Looped(call, together)
+        calls, kept = copies(ours, size_bytes)
+        for name, call in calls.items():
+            timed[f"{name}, {words}"] = Looped(call, together, kept)
     samples = timed_rounds(timed, repetition, seed)
     latencies = {
         name: summarize(np.concatenate(ours.exchange(samples[name]), axis=2)) for name in timed

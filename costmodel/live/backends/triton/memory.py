@@ -127,12 +127,10 @@ class SymmetricMemory:
 
     def allocate(self, size_bytes: int) -> Region:
         """See :meth:`Memory.allocate`; the ranks of a GPU have parts of one buffer."""
-        import torch
         import torch.distributed._symmetric_memory as symmetric
 
         stride = -(-size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-        device = torch.device("cuda", torch.cuda.current_device())
-        mine = symmetric.empty(stride * self._each, dtype=torch.uint8, device=device)
+        mine = symmetric_bytes(stride * self._each)
         try:
             handle = symmetric.rendezvous(mine, self.group.group_name)
         except RuntimeError as error:
@@ -168,3 +166,18 @@ class SymmetricMemory:
 
         if self.local_ranks:
             dist.destroy_process_group(self.group)
+
+
+def symmetric_bytes(size_bytes: int) -> Any:
+    """Return uninitialized memory on this GPU that can be shared, uint8, an allocation of its own.
+
+    ``torch.distributed._symmetric_memory.empty`` takes it from a pool since torch 2.11. There the
+    start of a tensor is not the start of what is shared, from which torch's ops and the addresses
+    of its handles count, and ranks may come to share different generations of an address
+    (pytorch #190977).
+    """
+    import torch
+    from torch._C._distributed_c10d import _SymmetricMemory
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    return _SymmetricMemory.empty_strided_p2p((size_bytes,), (1,), torch.uint8, device)
