@@ -106,7 +106,7 @@ class TorchBackend(Backend):
         if not self.local_ranks:
             return
         self._meeting = self.symmetric((MEETING,), torch.float32)
-        self._met = torch.empty_like(self._meeting)
+        self._met = torch.zeros_like(self._meeting)
         self._meeting.zero_()
         self._device.synchronize()
         self.exchange(None)
@@ -402,7 +402,10 @@ class _Arm(Timed):
         backend = self._backend
         if self._in_place:
             self.refill()
-        backend.all_reduce(self._stage and ONE_STAGE, backend._meeting, backend._met)
+        if self._stage:
+            backend.all_reduce(ONE_STAGE, backend._meeting, backend._met)
+        else:
+            backend.all_reduce("", backend._met, backend._met)
 
     def issue(self) -> None:
         """Issue the timed calls."""
