@@ -185,6 +185,18 @@ def test_what_it_lacks_is_one_line_for_all_ranks(tmp_path, tp, said):
     assert not (tmp_path / "run").exists()
 
 
+def test_there_is_no_rule_of_the_fused_op_to_learn_from_it(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["tune", "--backend", "torch", "--tp", "2", "--model", "gpt-oss-120b", "--for", "sglang",
+              "--budget", "20", "--out", str(tmp_path / "run")])  # fmt: skip
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "costmodel: error: back end torch has no fused op, whose shapes are chosen on the way; "
+        "measure takes a grid or a plan\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("backend", ["aiter", "gloo", "replay", "triton"])
 def test_other_back_ends_do_not_force_the_stage_of_separate_ops(backend, monkeypatch):
     monkeypatch.setenv("COSTMODEL_REPLAY", "MI355X")

@@ -101,10 +101,10 @@ def command(
     else:
         if not backend:
             raise InputError(f"--backend is missing; one of {', '.join(BACKENDS)}")
+        check_open_options({**run, "backend": backend})
         tp = _on_the_ranks(backend, tp, named="tp" in _given(ctx))
         asked = _settings(backend, tp, shapes, limit, given)
         _check_source(source, asked["engine"])
-        check_open_options({**run, "backend": backend})
         session = Session(out, asked) if _is_follower() else Session.start(out, asked)
     code = FINISHED
     if not finish:

@@ -16,7 +16,7 @@ from ...units import read_dtype
 from ..backends.base import EAGER, GRAPH, TIMINGS, load
 from .directory import RUN, check_same, check_vacant, of_world_size, read_settings
 from .harness import Repetition
-from .points import Point, check_arms, grid, read_plan, shuffled
+from .points import DEFAULT_ARMS, Point, check_arms, grid, read_plan, shuffled
 
 #: Options of the command that are fields of :class:`Repetition` under the same name.
 REPETITION = tuple(field.name for field in fields(Repetition))
@@ -152,6 +152,11 @@ def check_open_options(options: Mapping[str, Any]) -> None:
     """
     _check_watchdog(options)
     _repetition(options, options["backend"])
+    if load(options["backend"]).stages != DEFAULT_ARMS:
+        raise InputError(
+            f"back end {options['backend']} has no fused op, whose shapes are chosen on the way; "
+            "measure takes a grid or a plan"
+        )
 
 
 def _check_watchdog(options: Mapping[str, Any]) -> None:
