@@ -29,7 +29,6 @@ import numpy as np
 try:
     import torch
     import triton
-    import triton.language as tl
     from triton_floor import COPY_BLOCK_BYTES, copy
 except ImportError as error:
     sys.exit(f"pair_floor: {error.name} is not installed; nothing to measure")
@@ -69,21 +68,6 @@ COPIERS = ("copy engine", "copy kernel")
 NEXT_TO_NOTHING = 16
 
 
-@triton.jit(do_not_specialize=["rank", "spin_limit"])
-def two_barriers(  # type: ignore[no-untyped-def]
-    table, rank, spin_limit, RANKS: tl.constexpr, SCOPE: tl.constexpr, HIP: tl.constexpr
-):
-    program = tl.program_id(0)
-    kernels._arrive(table, rank, program, RANKS, "relaxed", SCOPE)
-    signal = kernels._own(table, kernels.SIGNAL, rank, RANKS, tl.int32)
-    epoch = tl.load(signal + program * kernels.SIGNAL_LINE + kernels.EPOCH)
-    kernels._wait(signal, program, epoch + 1, spin_limit, RANKS, False, SCOPE, HIP)
-    tl.debug_barrier()
-    kernels._arrive(table, rank, program, RANKS, "relaxed", SCOPE)
-    kernels._wait(signal, program, epoch + 2, spin_limit, RANKS, False, SCOPE, HIP)
-    tl.store(signal + program * kernels.SIGNAL_LINE + kernels.EPOCH, epoch + 2)
-
-
 class Looped(Timed):
     """Calls of something that is no arm, captured; an untimed call of ``together`` leads them.
 
@@ -117,11 +101,11 @@ class Looped(Timed):
 def barriers(ours: TritonBackend) -> Callable[[], None]:
     """Return the launch of the empty kernel on the grid of the fused 1-stage."""
     (fused,) = ours._launches(ONE_STAGE)
-    kept = ("RANKS", "SCOPE", "HIP", "num_warps")
+    kept = ("RANKS", "LOCAL", "SCOPE", "HIP", "num_warps")
     launch = fused._replace(
-        kernel=two_barriers,
+        kernel=kernels.barriers_alone,
         arguments=(ours.local_ranks[0], ours._spin_limit),
-        options={name: fused.options[name] for name in kept},
+        options={"BARRIERS": 2, **{name: fused.options[name] for name in kept}},
     )
     return lambda: launch(ours._slots[0].table)
 

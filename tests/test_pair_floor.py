@@ -33,27 +33,6 @@ def test_the_floor_is_the_barriers_and_what_bytes_add_to_the_faster_copy(benchma
     assert benchmark.floor_us({**us, "copy kernel, S": 1.0}) == 3.0  # noise takes nothing away
 
 
-def test_the_empty_kernel_has_both_barriers(benchmark):
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    kernel = benchmark.two_barriers
-    constants = {"RANKS": 2, "SCOPE": "sys", "HIP": False}
-    signature = {"table": "*i64", "rank": "i32", "spin_limit": "i32"}
-    built = triton.compile(
-        ASTSource(
-            kernel,
-            {**signature, **dict.fromkeys(constants, "constexpr")},
-            {(kernel.arg_names.index(name),): value for name, value in constants.items()},
-        ),
-        target=GPUTarget("cuda", 90, 32),
-        options={"num_warps": 8},
-    )
-    assert built.asm["ttir"].count("tt.atomic_rmw") == 2
-    assert built.asm["ttir"].count("scf.while") == 2
-
-
 def test_one_process_is_one_line():
     done = subprocess.run(
         [sys.executable, BENCHMARKS / "pair_floor.py"], capture_output=True, text=True, timeout=90

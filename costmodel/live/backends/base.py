@@ -213,6 +213,8 @@ class Backend(ABC):
     #: Who starts the processes: ``in_process`` needs none (or adapts when it finds itself under
     #: torchrun), ``spawn`` has ``measure`` start one a rank, ``torchrun`` is the user's doing.
     launch: ClassVar[str] = "in_process"
+    #: The library that has the op, where a first look has a check of it.
+    library: ClassVar[str] = ""
 
     #: Whether a process that torchrun starts may hold several ranks, which share its GPU.
     ranks_share_gpus: ClassVar[bool] = False

@@ -46,8 +46,8 @@ GROWTH_BYTES = 64 * KIB
 #: Samples of the smallest call.
 SAMPLES = 50
 
-#: Checks of the machine itself that a first run through a library on GPUs needs.
-BASE = ("python", "costmodel", "other costmodel", "torch", "aiter", "GPUs", "links")
+#: Checks of the machine itself that a first run on GPUs needs, beside that of a back end's library.
+BASE = ("python", "costmodel", "other costmodel", "torch", "GPUs", "links")
 
 READY, NOT_READY = 0, 1
 
@@ -112,7 +112,7 @@ def _conclude(
 
 def without_ranks(kind: type[Backend], tp: int | None) -> tuple[Check, ...]:
     """Return what can be said of a back end that runs one process a rank, without those."""
-    named = BASE if kind.launch == "torchrun" else ("python", "costmodel", "torch")
+    named = (*BASE, kind.library) if kind.launch == "torchrun" else ("python", "costmodel", "torch")
     how = f"torchrun --nproc-per-node={tp or 'N'} -m costmodel doctor --backend {kind.name}"
     return (
         *(check for check in look() if check.name in named),
@@ -149,7 +149,7 @@ def _devices(backend: Backend) -> tuple[Check, ...]:
     """Return the checks of this machine, where it is a real one, and those of the back end."""
     mine: tuple[Check, ...] = ()
     if backend.genuine and backend.launch == "torchrun" and 0 in backend.local_ranks:
-        mine = tuple(check for check in look() if check.name in BASE)
+        mine = tuple(check for check in look() if check.name in (*BASE, backend.library))
     return (*backend.exchange(mine)[0], *backend.checks())
 
 

@@ -65,7 +65,7 @@ RANK_DATA_BYTES = 8 << 20
 class AiterBackend(Backend):
     """AITER's fused all-reduce + RMSNorm."""
 
-    name = "aiter"
+    name = library = "aiter"
     kernel_family = "aiter"
     interconnect = XGMI
     timings = TIMINGS

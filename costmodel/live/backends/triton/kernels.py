@@ -24,7 +24,7 @@ A barrier needs all its programs resident at the same time; :mod:`.adapter`
 checks that before a launch.
 """
 
-# mypy: disable-error-code="no-untyped-def, assignment"
+# mypy: disable-error-code="no-untyped-def, assignment, misc"
 from __future__ import annotations
 
 import triton
