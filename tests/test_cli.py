@@ -253,6 +253,27 @@ def test_recommend_imports_nothing_heavy():
     assert done.returncode == 0, done.stderr
 
 
+def test_a_start_alone_keeps_what_it_made_from_the_search_for_garbage():
+    code = (
+        "import gc\n"
+        "from costmodel.cli.main import main\n"
+        "def run(*words):\n"
+        "    try:\n"
+        "        main(list(words))\n"
+        "    except SystemExit as ended:\n"
+        "        assert ended.code == 0\n"
+        "    return gc.get_freeze_count()\n"
+        "gc.disable()\n"
+        "assert run('gpus') == 0 and not gc.isenabled()\n"
+        "gc.enable()\n"
+        "kept = run('models')\n"
+        "assert kept > 10_000 and gc.isenabled(), kept\n"
+        "assert run('models') <= kept\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_help_of_every_command_shows_an_example(command):
     assert f"costmodel {command}" in ok(command, "--help")
