@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from command import costmodel
 from engines.shapes import SHAPES
 
 from costmodel.data import llms
@@ -24,10 +23,7 @@ LOAD = Workload.of([MODEL.hidden_size])
 
 
 def run(*args):
-    return subprocess.run(
-        [sys.executable, "-m", "costmodel", *args],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    return costmodel(*args)
 
 
 @pytest.fixture(scope="module")

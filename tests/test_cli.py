@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from command import costmodel
 
 from costmodel.cli.main import COMMANDS
 
@@ -53,6 +56,39 @@ def refused(*args, cwd=None):
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("costmodel: error: ")
     return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["recommend", "--arch", "gfx942", "--format", "json"], 0),
+        (["gpus", "--debug"], 0),
+        (["calibrate", "noisy.csv", "--out", "n.json"], 1),
+        (["predict", "--arch", "gfx942", "--tp", "6"], 2),
+        (["recomend"], 2),
+        ([], 0),
+    ],
+)
+def test_without_a_process_of_its_own_a_command_says_the_same(args, code, tmp_path, published):
+    published.select(published.quality == "noisy").write(tmp_path / "noisy.csv")
+    before = dict(os.environ), os.getcwd(), sys.stdout
+    here = costmodel(*args, cwd=tmp_path)
+    assert (dict(os.environ), os.getcwd(), sys.stdout) == before
+    written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "n.json").unlink(missing_ok=True)
+    apart = run(*args, cwd=tmp_path)
+    assert apart.returncode == here.returncode == code
+    assert (here.stdout, here.stderr) == (apart.stdout, apart.stderr)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == written
+
+
+def test_without_a_process_of_its_own_warnings_are_said_as_there(monkeypatch):
+    def warns(arguments):
+        np.float64(1) / np.float64(0)
+        raise SystemExit(0)
+
+    monkeypatch.setattr("command.main", warns)
+    assert "RuntimeWarning: divide by zero" in costmodel("gpus").stderr
 
 
 def test_recommend_json_has_exactly_the_documented_keys():
@@ -217,6 +253,27 @@ def test_recommend_imports_nothing_heavy():
     assert done.returncode == 0, done.stderr
 
 
+def test_a_start_alone_keeps_what_it_made_from_the_search_for_garbage():
+    code = (
+        "import gc\n"
+        "from costmodel.cli.main import main\n"
+        "def run(*words):\n"
+        "    try:\n"
+        "        main(list(words))\n"
+        "    except SystemExit as ended:\n"
+        "        assert ended.code == 0\n"
+        "    return gc.get_freeze_count()\n"
+        "gc.disable()\n"
+        "assert run('gpus') == 0 and not gc.isenabled()\n"
+        "gc.enable()\n"
+        "kept = run('models')\n"
+        "assert kept > 10_000 and gc.isenabled(), kept\n"
+        "assert run('models') <= kept\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_help_of_every_command_shows_an_example(command):
     assert f"costmodel {command}" in ok(command, "--help")
@@ -345,8 +402,6 @@ main(sys.argv[1:])
 
 
 def broken(*args, **environment):
-    import os
-
     return subprocess.run(
         [sys.executable, "-c", BROKEN, *args], capture_output=True, text=True, check=False,
         env={**os.environ, **environment},
@@ -398,7 +453,6 @@ def test_debug_changes_nothing_where_all_is_well():
     ],
 )
 def test_the_shell_can_complete(typed, offered):
-    import os
 
     words = typed.split()
     done = subprocess.run(
@@ -429,8 +483,6 @@ def test_completing_a_command_imports_none():
 
 
 def test_bash_takes_the_completion_script():
-    import os
-
     script = subprocess.run(
         [sys.executable, "-m", "costmodel"], capture_output=True, text=True, check=True,
         env={**os.environ, "_COSTMODEL_COMPLETE": "bash_source"},
@@ -449,7 +501,7 @@ def test_bash_takes_the_completion_script():
     ],
 )
 def test_every_output_file_behaves_alike(args, option, tmp_path):
-    import os
+
     import stat
 
     target = tmp_path / "target"

@@ -204,3 +204,14 @@ def test_the_bootstrap_is_that_of_weighted_lines_one_by_one():
     found = bootstrap(SIZE, one, two, level=0.9, resamples=205, seed=11)
     assert all(s in found for s in (lo * 1.0001, hi * 0.9999))
     assert not any(s in found for s in (lo * 0.9999, hi * 1.0001))
+
+
+@pytest.mark.parametrize("at_once", [1, 60, 1 << 30])
+def test_resamples_are_the_same_however_many_are_drawn_at_once(at_once, monkeypatch):
+    rng = np.random.default_rng(2)
+    size = rng.choice(np.arange(1, 30), 40) * 8192.0
+    one, two = 5 + size / 4e4 * np.exp(0.1 * rng.standard_normal(40)), 9 + size / 9e4
+    expected = bootstrap(size, one, two, resamples=500)
+    assert expected.kind == "bounded"
+    monkeypatch.setattr("costmodel.calibration.crossing.AT_ONCE", at_once)
+    assert bootstrap(size, one, two, resamples=500) == expected

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from command import costmodel
 from engines.shapes import SHAPES
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,10 +27,7 @@ RUNS = "measurements/h200-loopback"
 
 
 def run(*args):
-    return subprocess.run(
-        [sys.executable, "-m", "costmodel", "diff", *map(str, args)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    return costmodel("diff", *args)
 
 
 def slower(table, pct, where):

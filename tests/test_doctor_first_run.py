@@ -1,13 +1,13 @@
 """``costmodel doctor --backend``: a first look through a back end, on real processes."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 from test_live_aiter import KERNELS, torchrun
 
 pytest.importorskip("torch", reason="the live back ends compute with torch")
+
+from command import costmodel
 
 from costmodel.live.backends.gloo import GlooBackend
 from costmodel.live.machine import Check
@@ -108,10 +108,7 @@ def test_a_run_in_the_same_directory_keeps_what_was_found(tmp_path):
 
 
 def alone(*arguments, path=None):
-    done = subprocess.run(
-        [sys.executable, "-m", "costmodel", "doctor", *arguments],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    done = costmodel("doctor", *arguments)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -74,11 +74,16 @@ def test_draws_in_turn_are_all_draws_once():
 @pytest.mark.parametrize("ranks", [4, [2, 8, 2, 4, 4, 8, 2]])
 def test_blocks_hold_every_call_once_and_one_world_size_each(ranks):
     shapes = Setting.shipped("MI355X").shapes(np.arange(8, 64, 8), 2880, ranks)
-    places = [np.arange(len(shapes))[block] for block in shapes.blocks(2)]
+    blocks = list(shapes.blocks(2))
+    places = [np.arange(len(shapes))[block] for block, _ in blocks]
     assert sorted(np.concatenate(places).tolist()) == list(range(len(shapes)))
     for place in places:
         assert place.size <= 2
         assert len(set(shapes.world_size[place].tolist())) == 1
+    for place, (_, some) in zip(places, blocks, strict=True):
+        assert some.tokens.tolist() == shapes.tokens[place].tolist()
+        assert some.hidden_dim.tolist() == shapes.hidden_dim[place].tolist()
+        assert some.world_size.tolist() == shapes.world_size[place].tolist()
 
 
 @pytest.mark.parametrize("algorithm", ["1stage", "2stage", "separate"])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from command import costmodel
 
 from costmodel.data import kernels as kernel
 from costmodel.data.workload import Workload, captured_batch_sizes
@@ -30,10 +29,7 @@ KEYS = [
 
 
 def run(*args):
-    return subprocess.run(
-        [sys.executable, "-m", "costmodel", "explain", *map(str, args)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    return costmodel("explain", *args)
 
 
 def refused(*args):

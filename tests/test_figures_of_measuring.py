@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+from command import costmodel
 
 from costmodel import figures
 from costmodel.decide.recommendation import recommend
@@ -72,11 +70,7 @@ def test_what_planning_is_worth_draws_what_can_be_avoided():
 
 
 def run(*args):
-    return subprocess.run(
-        [sys.executable, "-m", "costmodel", *map(str, args)],
-        capture_output=True, text=True, timeout=120, check=False,
-        env={**os.environ, "COSTMODEL_REPLAY": "MI355X:17"},
-    )  # fmt: skip
+    return costmodel(*args, env={"COSTMODEL_REPLAY": "MI355X:17"})
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
-import sys
 
 import pytest
+from command import costmodel
 
 from costmodel.calibration.observations import observe
 from costmodel.data import hardware, llms
@@ -18,10 +17,7 @@ LISTS = ("models", "rules", "statements", "gpus", "data")
 
 
 def run(*args, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "costmodel", *map(str, args)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    done = costmodel(*args)
     assert done.returncode == code, done.stderr
     return done.stderr if code else done.stdout
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command import costmodel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -382,11 +381,7 @@ def test_the_command_prints_no_traceback_and_no_control_character(tmp_path):
     file.write_text(
         json.dumps(llama(model_type="\x1b]0;owned\x07\ud800", _name_or_path="/home/a/b"))
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "costmodel", "worth", "--config", str(file), "--tp", "8", "--from",
-         "vllm", "--gpu", "MI355X"],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    done = costmodel("worth", "--config", file, "--tp", "8", "--from", "vllm", "--gpu", "MI355X")
     assert done.returncode == 0, done.stderr
     assert not {"\x1b", "\x07"} & set(done.stdout + done.stderr)
     assert "/home/a/b" not in done.stdout + done.stderr

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
+from command import costmodel
 from engines.shapes import AITER, SHAPES
 
 from costmodel.data import measurement
@@ -21,10 +19,7 @@ UNMODELLED = (FP8, FP8_PER_TOKEN, MXFP4, MHC)
 
 
 def run(*args):
-    return subprocess.run(
-        [sys.executable, "-m", "costmodel", *map(str, args)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    return costmodel(*args)
 
 
 class TestNames:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command import costmodel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
@@ -461,10 +460,7 @@ def test_needed_interpolates_and_the_figure_gets_every_series(benchmark):
 
 
 def run(*args, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "costmodel", "plan", *map(str, args)],
-        capture_output=True, text=True, timeout=120, cwd=cwd, check=False,
-    )  # fmt: skip
+    return costmodel("plan", *args, cwd=cwd)
 
 
 def test_the_command_writes_a_plan_and_does_not_overwrite_it(tmp_path):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
+from command import costmodel
 
 from costmodel.calibration.observations import observe
 from costmodel.calibration.row_accounts import accounts, said_of
@@ -14,10 +13,7 @@ from costmodel.data.measurement import Measurements
 
 
 def run(*args, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "costmodel", "data", *map(str, args)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    done = costmodel("data", *args)
     assert done.returncode == code, done.stderr
     return done.stderr if code else done.stdout
 

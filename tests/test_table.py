@@ -128,11 +128,15 @@ def test_tables_fit_a_real_terminal():
         assert "MI355X" in text
 
 
-def test_colour_is_for_terminals_that_want_it():
-    assert "\x1b[" in on_a_terminal("doctor")
-    assert "\x1b[" not in on_a_terminal("doctor", NO_COLOR="1")
-    assert "\x1b[" not in on_a_terminal("doctor", TERM="dumb")
+def test_colour_is_for_terminals_that_want_it(tmp_path):
+    # A look at torch is most of what doctor takes.
+    (tmp_path / "torch.py").write_text("raise ImportError('not here')\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    assert "\x1b[" in on_a_terminal("doctor", PYTHONPATH=path)
+    assert "\x1b[" not in on_a_terminal("doctor", NO_COLOR="1", PYTHONPATH=path)
+    assert "\x1b[" not in on_a_terminal("doctor", TERM="dumb", PYTHONPATH=path)
     done = subprocess.run(
-        [sys.executable, "-m", "costmodel", "doctor"], capture_output=True, text=True, check=True
-    )
+        [sys.executable, "-m", "costmodel", "doctor"], capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
     assert "\x1b[" not in done.stdout

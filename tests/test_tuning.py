@@ -13,6 +13,8 @@ import pytest
 
 pytest.importorskip("torch", reason="the live back ends compute with torch")
 
+from command import costmodel
+
 from costmodel.calibration.posterior import shipped
 from costmodel.data import kernels, measurement
 from costmodel.data.workload import Workload
@@ -227,8 +229,14 @@ def test_a_journal_cuts_a_torn_line_and_names_a_damaged_one(tmp_path):
 # The command
 
 
-def tune(*args, replay="MI355X:17", **more):
-    environment = {**os.environ, "COSTMODEL_REPLAY": replay}
+def tune(*args, replay="MI355X:17"):
+    """Run the command here: a replay starts no ranks."""
+    return costmodel("tune", *args, env={"COSTMODEL_REPLAY": replay})
+
+
+def tune_apart(*args, **more):
+    """Run the command as a process, which ranks or limits of its own need."""
+    environment = {**os.environ, "COSTMODEL_REPLAY": "MI355X:17"}
     command = [sys.executable, "-m", "costmodel", "tune", *map(str, args)]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=300, env=environment, **more
@@ -259,10 +267,11 @@ def test_the_whole_command_decides_and_hands_over(tuned):
     rows = measurement.read(out / "measurements.csv")
     assert set(rows.source.tolist()) == {"replayed-MI355X-17"}
     # The rule on disk is the one that recommend reads from the calibration on disk.
-    asked = [sys.executable, "-m", "costmodel", "recommend", "--calibration", out / "calibration.json",
-             "--gpu", "MI355X", "--tp", "8", "--source", "replayed-MI355X-17", "--for", "vllm",
-             "--format", "json"]  # fmt: skip
-    again = json.loads(subprocess.run(asked, capture_output=True, check=True).stdout)
+    asked = costmodel(
+        "recommend", "--calibration", out / "calibration.json", "--gpu", "MI355X", "--tp", "8",
+        "--source", "replayed-MI355X-17", "--for", "vllm", "--format", "json",
+    )  # fmt: skip
+    again = json.loads(asked.stdout)
     assert again["cutoffs"][0]["max_bytes"] == eight["max_bytes"]
     assert again["cutoffs"][0]["max_bytes_lo"] == eight["max_bytes_lo"]
 
@@ -351,7 +360,7 @@ def test_a_full_disk_at_the_end_keeps_what_was_measured(tuned, tmp_path):
     def full():
         resource.setrlimit(resource.RLIMIT_FSIZE, small)
 
-    done = tune("--out", out, "--finish", preexec_fn=full)
+    done = tune_apart("--out", out, "--finish", preexec_fn=full)
     assert done.returncode == 4, done.stderr
     assert "calibration.json: cannot write" in done.stderr
     assert "then give --finish" in done.stderr
@@ -393,7 +402,7 @@ def test_a_rule_that_its_judging_shapes_contradict_is_not_handed_over(tuned, tmp
 
 def test_processes_without_a_model_end_undecided_with_the_reason_and_no_patch(tmp_path):
     out = tmp_path / "pr"
-    done = tune("--backend", "gloo", "--tp", 2, "--hidden", 2048, "--for", "sglang", "--out", out,
+    done = tune_apart("--backend", "gloo", "--tp", 2, "--hidden", 2048, "--for", "sglang", "--out", out,
                 "--rounds", 4, "--samples", 1)  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert "TP2: not decided: no model of this interconnect (gloo)" in done.stdout

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from command import costmodel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -205,10 +204,7 @@ def test_shares_may_miss_one_by_rounding(tmp_path):
 
 
 def run(*args, cwd=None):
-    return subprocess.run(
-        [sys.executable, "-m", "costmodel", "worth", *map(str, args)],
-        capture_output=True, text=True, timeout=120, check=False, cwd=cwd,
-    )  # fmt: skip
+    return costmodel("worth", *args, cwd=cwd)
 
 
 def test_the_command_answers_for_each_arch_when_none_is_named():

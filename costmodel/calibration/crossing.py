@@ -40,6 +40,9 @@ MIN_SIZES = 2
 RESAMPLES = 2000
 SEED = 20261101
 
+#: Pairs resampled at once: what the cache holds. The resamples are the same for any number.
+AT_ONCE = 1 << 15
+
 
 class SizeSet(Struct, frozen=True):
     """A set of sizes above zero, in bytes; ``lo`` and ``hi`` are its ends, None where it has none.
@@ -213,9 +216,14 @@ def _bootstrap(line: _Line, level: float, resamples: int, seed: int) -> SizeSet:
     if line.slope == 0:
         return SizeSet("everything")
     n = line.size.size
-    drawn = np.random.default_rng(seed).integers(0, n, (resamples, n))
-    weight = line.weight[drawn]
-    intercept, slope = _solve(weight**2, line.size[drawn], line.difference[drawn] / weight)
+    weight, y = line.weight**2, line.difference / line.weight
+    rng = np.random.default_rng(seed)
+    few = max(1, AT_ONCE // n)
+    solved = []
+    for first in range(0, resamples, few):
+        drawn = rng.integers(0, n, (min(few, resamples - first), n))
+        solved.append(_solve(weight[drawn], line.size[drawn], y[drawn]))
+    intercept, slope = (np.concatenate(parts) for parts in zip(*solved, strict=True))
     with np.errstate(invalid="ignore", divide="ignore"):
         at = np.where(slope * line.slope > 0, np.maximum(-intercept / slope, 0.0), np.inf)
     at = np.sort(at[~np.isnan(slope)]) * line.unit

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
+import gc
 import importlib
 import io
 import os
 import sys
+from types import ModuleType
 from typing import IO, TYPE_CHECKING
 
 import click
@@ -68,7 +71,7 @@ class LazyGroup(click.Group):
         """Import and return a subcommand, or None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"{__package__}.{COMMANDS[cmd_name][0]}")
+        module = _imported(f"{__package__}.{COMMANDS[cmd_name][0]}")
         command: click.Command = module.command
         if not any(parameter.name == "debug" for parameter in command.params):
             command.params.append(_debug_option())
@@ -97,6 +100,22 @@ class LazyGroup(click.Group):
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
             raise click.UsageError(f"no command '{args[0]}'{nearest(args[0], list(COMMANDS))}")
         return super().resolve_command(ctx, args)
+
+
+def _imported(name: str) -> ModuleType:
+    """Import a module; at a start without looking for garbage among what lives to the end.
+
+    Nor does the end look for it: that would take a seventh of a short command.
+    """
+    if name in sys.modules or not gc.isenabled():
+        return importlib.import_module(name)
+    gc.disable()
+    atexit.register(gc.freeze)
+    try:
+        return importlib.import_module(name)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _debug_option() -> click.Option:

@@ -121,11 +121,10 @@ def predict(setting: Setting, shapes: Shapes, algorithm: str) -> Prediction:
     # Both machines differ from the draws by constants: of the benchmark, and of the laboratory.
     benchmark = setting.new_source["harness[]"] - setting.draws["harness[]"]
     shifts = benchmark, setting.laboratory_shift_us(algorithm)
-    for block in flat.blocks(DRAWN_BLOCK // DRAWS):
-        some = flat.select(block)
+    for places, some in flat.blocks(DRAWN_BLOCK // DRAWS):
         here = setting.latency_us(some, algorithm, setting.draws)
         for i, more in enumerate(shifts):
-            ends[2 * i : 2 * i + 2, block] = interval.ends((here + more) * heavy)
+            ends[2 * i : 2 * i + 2, places] = interval.ends((here + more) * heavy)
     lo, hi, kernel_lo, kernel_hi = (end.reshape(shape) for end in ends)
     return Prediction(
         shapes,

@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-#: Shapes evaluated at once, and draws of shapes: few enough that a block's arrays stay in the L2
-#: cache, and that memory once had is used again. Draws have fewer arrays of full size.
-BLOCK = 8192
+#: Shapes evaluated at once, and draws of shapes: few enough that a block's arrays stay in the cache
+#: and that memory once had is used again, many enough that numpy's calls do not count.
+BLOCK = 1 << 15
 DRAWN_BLOCK = 1 << 15
 
 #: Posterior draws behind every interval and every expected regret, and the seed that makes them
@@ -293,8 +293,8 @@ class Setting(Struct, frozen=True, dict=True):
         most = max(1, DRAWN_BLOCK // drawn[0]) if drawn else BLOCK
         if shapes.tokens.ndim == 1 and len(shapes) > most:
             latency_us = np.empty((*drawn, len(shapes)))
-            for block in shapes.blocks(most):
-                latency_us[..., block] = self.latency_us(shapes.select(block), arm, values)
+            for places, some in shapes.blocks(most):
+                latency_us[..., places] = self.latency_us(some, arm, values)
             return latency_us
         latency = np.asarray(total(self.terms(shapes, arm, values)))
         # Draws are columns: a single call without an axis of its own gets one, and loses it.

@@ -77,14 +77,16 @@ class LinkGeometry(Struct, frozen=True):
 
 def link_geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> LinkGeometry:
     """Return the geometry of ``algorithm`` for every shape. Does not check :mod:`.eligibility`."""
-    n = shapes.world_size.astype(np.float64)
-    if n.ndim == 1 and n.size and (n == n[0]).all():
-        n = n[:1]  # what depends on ranks alone need not be repeated for every shape
+    ranks = shapes.world_size
+    if ranks.ndim == 1 and ranks.size and (ranks.strides == (0,) or (ranks == ranks[0]).all()):
+        ranks = ranks[:1]  # what depends on ranks alone need not be repeated for every shape
+    n = ranks.astype(np.float64)
+    one_stage = algorithm == ONE_STAGE
+    fused = shapes.op == FUSED
     tokens = shapes.tokens.astype(np.float64)
     row_bytes = shapes.hidden_dim * float(shapes.element_bytes)
     size = tokens * row_bytes
-    one_stage = algorithm == ONE_STAGE
-    fused = shapes.op == FUSED
+    per_rank = size if one_stage else size / n
     zero = np.zeros_like(size)
 
     if fused and one_stage:
@@ -95,14 +97,13 @@ def link_geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> 
         workgroup_bytes = turns * (n - 1) * row_bytes
     else:
         lanes = kernel.threads / n if kernel.lanes_split_over_ranks else kernel.threads
-        phase = size if one_stage else size / n
         grid_turn = lanes * PACK_BYTES
         grid = REDUCE_SCATTER_ELEMENTS * shapes.element_bytes if fused else grid_turn
-        workgroups = np.minimum(np.ceil(phase / grid), kernel.max_workgroups)
-        fill = phase / (kernel.max_workgroups * grid_turn)
+        workgroups = np.minimum(np.ceil(per_rank / grid), kernel.max_workgroups)
+        fill = per_rank / (kernel.max_workgroups * grid_turn)
         turns = np.ceil(fill)
         # Little's law: a workgroup of twice the threads has twice the loads in flight.
-        workgroup_bytes = turns * (n - 1) * np.minimum(grid_turn, phase) / kernel.thread_ratio
+        workgroup_bytes = turns * (n - 1) * np.minimum(grid_turn, per_rank) / kernel.thread_ratio
 
     line = kernel.push_line if one_stage else None
     if line is not None:
@@ -110,12 +111,12 @@ def link_geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> 
     elif one_stage:
         read, gather, write = size, zero, zero
     elif fused:
-        read, gather, write = size / n, zero, size / n
+        read, gather, write = per_rank, zero, per_rank
     else:
         pushes = _pushes(size, n, kernel, arch)
-        read = np.where(pushes, 0.0, size / n)
-        write = np.where(pushes, size / n, 0.0)
-        gather = size / n
+        read = np.where(pushes, 0.0, per_rank)
+        write = np.where(pushes, per_rank, 0.0)
+        gather = per_rank
 
     separate = shapes.op == SEPARATE
     two_kernels = separate or (fused and not one_stage)

@@ -157,8 +157,8 @@ class Shapes(Struct, frozen=True):
             self.op, self.dtype, self.tokens[calls], self.hidden_dim[calls], self.world_size[calls]
         )
 
-    def blocks(self, most: int) -> Iterator[NDArray[np.intp] | slice]:
-        """Yield the places of at most so many calls of one world size, of flat arrays.
+    def blocks(self, most: int) -> Iterator[tuple[NDArray[np.intp] | slice, Shapes]]:
+        """Yield places of at most so many calls of one world size, and those calls, of flat arrays.
 
         What depends on ranks alone is then one number, and a block's arrays stay in the cache.
         """
@@ -166,8 +166,10 @@ class Shapes(Struct, frozen=True):
             places = np.flatnonzero(self.world_size == n)
             alike = places.size == len(self)
             for start in range(0, places.size, most):
-                block = slice(start, start + most)
-                yield block if alike else places[block]
+                block = slice(start, start + most) if alike else places[start : start + most]
+                tokens = self.tokens[block]
+                ranks = np.broadcast_to(np.int64(n), tokens.shape)
+                yield block, Shapes(self.op, self.dtype, tokens, self.hidden_dim[block], ranks)
 
     def __len__(self) -> int:
         return self.tokens.size

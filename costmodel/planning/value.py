@@ -30,6 +30,7 @@ drawn from in turn, and the best cutoff and its interval are read off as ``recom
 from __future__ import annotations
 
 from functools import cache
+from statistics import NormalDist
 
 import numpy as np
 from msgspec import Struct
@@ -241,13 +242,13 @@ def normal_points(count: int, dimensions: int) -> Array:
     unreasonable effectiveness of quasirandom sequences", 2018), through the inverse normal
     distribution, then turned so that the covariance is exactly the identity.
     """
-    from scipy.special import ndtri
-
     ratio = 2.0
     for _ in range(60):
         ratio = (1.0 + ratio) ** (1.0 / (dimensions + 1))
     step = ratio ** -np.arange(1.0, dimensions + 1)
-    half = ndtri((0.5 + np.outer(np.arange(1, count // 2 + 1), step)) % 1.0)
+    uniform = (0.5 + np.outer(np.arange(1, count // 2 + 1), step)) % 1.0
+    normal = NormalDist().inv_cdf
+    half = np.array([normal(u) for u in uniform.flat]).reshape(uniform.shape)
     half = half @ np.linalg.inv(np.linalg.cholesky(half.T @ half / len(half))).T
     return np.vstack([half, -half])
 
