@@ -325,7 +325,7 @@ def test_regret_figures_show_the_scores(mi355x, judged):
         )
     )  # fmt: skip
     assert shown == {r.rule: pytest.approx(r.mean_pct) for r in judged.regret}
-    assert "fitted on these rows" in pairs.layout.title.subtitle.text
+    assert "fitted on these rows" in said_under(pairs)
 
 
 def test_difference_is_zero_where_a_rule_runs_the_faster_arm(mi355x):
@@ -488,11 +488,20 @@ def test_what_moves_the_cutoff_has_both_intervals(decision):
 
 
 def test_subtitles_and_titles_fit_a_narrow_page(gfx950, mi355x, decision, judged, change):
-    # 700 px at 12 px (subtitle) and 17 px (title): about 5.7 and 8.4 px a letter.
     for name, figure, _ in every(gfx950, mi355x, decision, judged, change):
         title = figure.layout.title
-        assert max(map(len, title.subtitle.text.split("<br>"))) <= template.LINE, name
-        assert max(map(len, title.text.split("<br>"))) <= template.TITLE_LINE, name
+        for text, size in ((title.subtitle.text, 12), (title.text, 17)):
+            lines = text.split("<br>")
+            assert max(template.width_px(line, size) for line in lines) <= template.LINE_PX, name
+
+
+@given(st.lists(st.text("ab W@<&m", min_size=1, max_size=300), max_size=4))
+def test_names_of_any_length_are_broken_into_lines_and_lose_nothing(names):
+    escaped = [template.plain(name) for name in names]
+    lines = template.wrapped(" ".join(escaped))
+    assert all(template.width_px(line, 12) <= template.LINE_PX for line in lines)
+    shown = html.unescape("".join(lines)).replace(" ", "")
+    assert shown == "".join(names).replace(" ", "")
 
 
 def test_a_parameter_flips_where_the_margin_vanishes(gfx942, mi300x):

@@ -21,6 +21,7 @@ from .template import (
     ORANGE,
     PURPLE,
     finish,
+    in_order,
     plain,
     provenance,
 )
@@ -62,7 +63,7 @@ def regret_over_workload(decision: Decision) -> go.Figure:
     Both algorithms' latencies are the model's; intervals come from the posterior. The worst is
     that of the worst call of the workload.
     """
-    setting, world_sizes = decision.setting, decision.world_sizes
+    setting, world_sizes = decision.setting, in_order(decision.world_sizes)
     rules = field(decision)
     found: dict[str, dict[int, tuple[Estimate, Estimate]]] = {}
     for rule in rules:
@@ -162,7 +163,7 @@ def difference_from_best(decision: Decision, hidden_dim: int) -> go.Figure:
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    setting, world_sizes = decision.setting, decision.world_sizes
+    setting, world_sizes = decision.setting, in_order(decision.world_sizes)
     rules = field(decision)
     load = Workload.of([hidden_dim])
     figure = make_subplots(
