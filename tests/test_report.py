@@ -196,7 +196,9 @@ def test_the_first_screen_is_short_and_says_it_all(gpu, engine):
         assert f"- **{label}:**" in first
     for w in case.headline:
         e = w.worth.mean_us
-        assert f"{w.tp} {e.value:.1f} us a decode step (90 %: {e.lo:.1f} to {e.hi:.1f})" in first
+        assert (
+            f"{w.tp} {e.value:.1f} us a decode step (mean; 90 %: {e.lo:.1f} to {e.hi:.1f})" in first
+        )
         assert f"{percent(w.contested.saved_pct, '.1f')} on contested calls" in first
         assert f"{up_to(w.new_sizes)} at {w.tp}" in first
     # Two ranks, which physics decides, are no headline: they come last wherever they stand.

@@ -13,6 +13,7 @@ from ..model.shape import ONE_STAGE, SEPARATE_OPS
 from ..rules.catalogue import catalogue
 from ..units import kib
 from . import words
+from .place import machine
 from .recommendation import evidence, interval, sizes, this_kernel
 from .sketch import bars
 from .statements import most_telling
@@ -131,8 +132,8 @@ def _rule(found: Explanation) -> str:
     where = f"recommended at TP{found.world_size}: 1-stage {sizes(found.cutoff)}"
     if found.cutoff.max_bytes is not None:
         where += (
-            f", 90 %: {interval(found.cutoff)} on your machine, {this_kernel(found.cutoff)} for "
-            f"this kernel; {evidence(found.cutoff)}"
+            f", 90 %: {interval(found.cutoff)} on {machine(found.setting)}, "
+            f"{this_kernel(found.cutoff)} for this kernel; {evidence(found.cutoff)}"
         )
     alone = ""
     if found.alone != found.choice:

@@ -6,13 +6,14 @@ import textwrap
 
 from ..decide.adequacy import ADEQUATE_PCT
 from ..decide.decision import Cutoff, Decision
-from ..decide.evidence import ALWAYS_ONE_STAGE
+from ..decide.evidence import ALWAYS_ONE_STAGE, BY_PHYSICS
 from ..decide.objective import MEAN, SPOKEN_OBJECTIVE
 from ..decide.three_way import SeparateOps
 from ..model.fabric import FULL_MESH
 from ..model.shape import ALL_REDUCE, SPOKEN
 from ..units import kib
 from . import words
+from .place import machine
 from .sketch import scale, scale_head
 from .statements import line
 from .table import table
@@ -30,7 +31,7 @@ def brief(decision: Decision, *, fine: bool = False) -> str:
     lines.append(_cutoff_table(decision))
     if shown:
         wide = max(len(f"TP{c.world_size}") for c in shown)
-        lines += ["", f"{'':{wide}}  {scale_head()}  cutoff and 90 %, your machine"]
+        lines += ["", f"{'':{wide}}  {scale_head()}  cutoff and 90 %, {machine(setting)}"]
         lines += [f"{f'TP{c.world_size}':{wide}}  {scale(c, fine=fine)}" for c in shown]
     against = [
         f"TP{c.world_size}: {line(b, setting.gpu)}"
@@ -131,8 +132,8 @@ def _cutoff_table(decision: Decision) -> str:
         for c in decision.cutoffs
     ]  # fmt: skip
     head = (
-        "ranks", "1-stage when bytes", "90 %, your machine", "90 %, this kernel", "evidence",
-        "regret",
+        "ranks", "1-stage when bytes", f"90 %, {machine(decision.setting)}", "90 %, this kernel",
+        "evidence", "regret",
     )  # fmt: skip
     return table(rows, head)
 
@@ -143,13 +144,18 @@ def sizes(cutoff: Cutoff) -> str:
 
 
 def evidence(cutoff: Cutoff) -> str:
-    """Return the evidence class in words; at 2 ranks 1-stage always wins by physics."""
+    """Return what a cutoff rests on: its evidence class in words, or ``by physics``.
+
+    Where 1-stage always wins, that is the answer; what it rests on are the rows of both arms.
+    """
+    if cutoff.by_physics:
+        return BY_PHYSICS
     always = cutoff.verdict == ALWAYS_ONE_STAGE
-    return "by physics" if always and cutoff.world_size == 2 else words.evidence(cutoff.verdict)
+    return words.evidence(cutoff.evidence_class if always else cutoff.verdict)
 
 
 def interval(cutoff: Cutoff) -> str:
-    """Return the interval of a cutoff on your machine: ``311 KiB to 581 KiB``."""
+    """Return the interval of a cutoff on the machine asked about: ``311 KiB to 581 KiB``."""
     return size_interval(cutoff.max_bytes_lo, cutoff.max_bytes_hi)
 
 
