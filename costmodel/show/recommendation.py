@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
-
 from ..decide.adequacy import ADEQUATE_PCT
 from ..decide.decision import Cutoff, Decision
 from ..decide.evidence import ALWAYS_ONE_STAGE, BY_PHYSICS
@@ -16,7 +14,7 @@ from . import words
 from .place import machine
 from .sketch import scale, scale_head
 from .statements import line
-from .table import table
+from .table import filled, sentence, table, terminal_width
 from .words import answer, arm, size, size_interval, window_sizes
 
 
@@ -27,7 +25,7 @@ def brief(decision: Decision, *, fine: bool = False) -> str:
     """
     setting, cutoffs = decision.setting, decision.cutoffs
     shown = [c for c in cutoffs if c.max_bytes is not None and c.max_bytes_lo is not None]
-    lines = [*answer_lines(decision), ""]
+    lines = [*map(sentence, answer_lines(decision)), ""]
     lines.append(_cutoff_table(decision))
     if shown:
         wide = max(len(f"TP{c.world_size}") for c in shown)
@@ -81,8 +79,10 @@ def text(decision: Decision) -> str:
     if setting.objective != MEAN:
         engine += f"; least {SPOKEN_OBJECTIVE[setting.objective]}"
     lines = [
-        f"1-stage or {arm(setting.alternative)}: {setting.op} on {setting.gpu} ({setting.arch}), "
-        f"{setting.dtype}, {setting.kernel.title}{engine}",
+        sentence(
+            f"1-stage or {arm(setting.alternative)}: {setting.op} on {setting.gpu} "
+            f"({setting.arch}), {setting.dtype}, {setting.kernel.title}{engine}"
+        ),
         f"calibration {setting.calibration.id}: {data['rows_used']} of {data['rows_read']} rows "
         f"used, {len(data['sources'])} sources",
         *map(_paragraph, [*apart(decision), *unweighed(decision), *guarded(decision)]),
@@ -96,7 +96,7 @@ def text(decision: Decision) -> str:
             lines.append(_paragraph(f"     {separate(decision, c, c.three_way.separate)}."))
         lines += [_paragraph(f"     {line(b, setting.gpu)}") for b in c.statements]
     lines += ["", f"hidden_dim: the kernel takes {decision.hidden_rule}."]
-    lines.append(f"  known models: {', '.join(map(str, decision.hidden_set))}")
+    lines.append(sentence(f"  known models: {', '.join(map(str, decision.hidden_set))}"))
     lines += [_paragraph(f"  {said}.") for said in hidden_sizes(decision)]
     if setting.engine and any(c.claimed for c in decision.cutoffs):
         lines += ["", _paragraph(f"the rule in {setting.engine}: {decision.rule.words()}")]
@@ -221,8 +221,8 @@ def separate(decision: Decision, cutoff: Cutoff, ops: SeparateOps) -> str:
 
 
 def _paragraph(words: str) -> str:
-    """Wrap at 100 columns, continuation lines indented."""
-    return textwrap.fill(words, 100, subsequent_indent="     ")
+    """Wrap at the terminal's width, at most 100 columns, continuation lines indented."""
+    return filled(words, min(terminal_width(), 100))
 
 
 def hidden_sizes(decision: Decision) -> list[str]:
