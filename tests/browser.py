@@ -171,6 +171,19 @@ PROBE = (
   tabs[0].focus();
   tabs[0].dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
   if (document.activeElement !== tabs[1]) say("keys", document.activeElement.outerHTML);
+  // On paper every part and fold is open, every figure drawn, at a sheet's width and on white.
+  window.dispatchEvent(new Event("beforeprint"));
+  part = "print";
+  await pause(300);
+  const undrawn = document.querySelectorAll("[data-figure]:not(.js-plotly-plot)").length;
+  const shut = document.querySelectorAll("section[hidden], details:not([open])").length;
+  if (undrawn || shut) say("paper", undrawn + " not drawn, " + shut + " shut");
+  if (theme() !== "light") say("paper", theme());
+  for (const figure of document.querySelectorAll("[data-figure] .main-svg")) {
+    if (figure.getBoundingClientRect().right > 700) say("paper", "wide");
+  }
+  window.dispatchEvent(new Event("afterprint"));
+  if (document.querySelectorAll("section:not([hidden])").length !== 1) say("paper", "left open");
   const answer = document.querySelector(".answer");
   leave({
     errors: root.dataset.errors, figures: root.dataset.figures,

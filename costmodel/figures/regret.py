@@ -180,8 +180,6 @@ def difference_from_best(decision: Decision, hidden_dim: int) -> go.Figure:
         for rule in claimed:
             choice = arms.use_1stage(rule)
             loss = 100 * (arms.chosen_us(choice) / arms.fastest_us - 1)
-            # The call that is expected to lose most, as everywhere: not each draw's own worst.
-            worst = loss[:, int(loss.mean(axis=0).argmax())]
             z.append(loss.mean(0))
             ends = np.quantile(loss, [TAIL, 1 - TAIL], axis=0)
             lo.append(ends[0])

@@ -107,6 +107,7 @@
     for (const fold of closed.folds) fold.open = true;
     chosen = "light";
     root.dataset.theme = theme();
+    root.dataset.paper = "1";
     waiting.length = 0;
     for (const place of document.querySelectorAll("[data-figure]")) {
       place.dataset.seen = "1";
@@ -119,6 +120,7 @@
     for (const fold of closed.folds) fold.open = false;
     chosen = closed.theme;
     closed = null;
+    delete root.dataset.paper;
     paint();
   });
 
