@@ -166,6 +166,20 @@ PROBE = (
     document.getElementById("theme").click();
     await pause(200);
   }
+  // A window that is resized, or a scroll bar that comes, leaves figures as they should be.
+  tabs[tabs.length - 1].click();
+  const last = document.getElementById(tabs[tabs.length - 1].getAttribute("aria-controls"));
+  for (const fold of last.querySelectorAll("details")) fold.open = true;
+  await until(() => !last.querySelector("[data-figure]:not(.js-plotly-plot)"));
+  const main = document.getElementById("main");
+  main.style.width = main.clientWidth - 8 + "px";
+  window.dispatchEvent(new Event("resize"));
+  part = "resized";
+  await pause(300);
+  await until(() => !last.querySelector("[data-figure]:not(.js-plotly-plot)"));
+  await pause(200);
+  look(last);
+  main.style.width = "";
   // The arrow keys walk through the parts.
   tabs[0].click();
   tabs[0].focus();

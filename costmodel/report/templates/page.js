@@ -9,7 +9,7 @@
     });
   }
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const config = { responsive: true, displaylogo: false, displayModeBar: "hover" };
+  const config = { displaylogo: false, displayModeBar: "hover" };
   let chosen = "";
   let data = null;
 
@@ -136,6 +136,18 @@
     if (explored) explored();
     for (const tab of tabs) if (!panel(tab).hidden) drawIn(panel(tab));
   }
+
+  // A figure that is only resized loses its subtitle to its title: it is drawn anew.
+  const main = document.getElementById("main");
+  let wide = main.clientWidth;
+  let later = 0;
+  new ResizeObserver(() => {
+    if (closed || !main.isConnected || main.clientWidth === wide) return;
+    if (!data || !window.Plotly) return;
+    wide = main.clientWidth;
+    clearTimeout(later);
+    later = setTimeout(paint, 100);
+  }).observe(main);
 
   const button = document.getElementById("theme");
   button.addEventListener("click", () => {
