@@ -6,6 +6,11 @@
 Stored are text, tables and pictures. What only a running kernel can use (plotly's data where there
 is a picture, widget state, times) is left out, so that files stay small and differ only where
 results do. Needs ``pip install -e ".[notebook,figures]"`` and a Chrome or Chromium.
+
+As a page, with words for whoever cannot see the pictures (lab's own template leaves them out):
+
+    jupyter nbconvert --to html notebooks/01-tour.ipynb --template page \\
+        --TemplateExporter.extra_template_basedirs=notebooks/templates
 """
 
 from __future__ import annotations

@@ -26,14 +26,83 @@ LOOK = """
   let part = "", errors = 0;
   for (const kind of ["error", "unhandledrejection"]) window.addEventListener(kind, () => errors++);
 
+  // Texts with their boxes; a box is as high as its letters, not as its line.
   function boxes(svgs) {
     const out = [];
     for (const svg of svgs) for (const node of svg.querySelectorAll("text")) {
-      const box = node.getBoundingClientRect();
-      const text = node.textContent.trim();
-      if (text && box.width && getComputedStyle(node).opacity !== "0") out.push([text, box]);
+      const lines = node.querySelectorAll("tspan.line");
+      for (const line of lines.length ? lines : [node]) {
+        const box = line.getBoundingClientRect();
+        const text = line.textContent.trim();
+        if (!text || !box.width || getComputedStyle(node).opacity === "0") continue;
+        const trim = 0.13 * Math.min(box.height, parseFloat(getComputedStyle(line).fontSize) * 1.2);
+        const upright = box.height > 1.5 * box.width && text.length > 2;
+        const [x, y] = upright ? [trim, 0] : [0, trim];
+        out.push([text, {
+          left: box.left + x, right: box.right - x, top: box.top + y, bottom: box.bottom - y,
+        }, node]);
+      }
     }
     return out;
+  }
+
+  function shade(colour) {
+    const [r, g, b] = colour.match(/[\\d.]+/g).map(Number).map((v) => v / 255)
+      .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  }
+
+  function contrast(one, other) {
+    const [a, b] = [shade(one), shade(other)].sort((x, y) => x - y);
+    return (b + 0.05) / (a + 0.05);
+  }
+
+  // Whether a line runs through a text that stands in the plot.
+  function strikes(path, box) {
+    const matrix = path.getScreenCTM(), length = path.getTotalLength();
+    const steps = Math.min(800, Math.ceil(length / 2));
+    for (let i = 0; i <= steps; i++) {
+      const p = path.getPointAtLength((length * i) / Math.max(steps, 1)).matrixTransform(matrix);
+      if (p.x > box.left + 1 && p.x < box.right - 1 && p.y > box.top + 1 && p.y < box.bottom - 1) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  // Points and ends of error bars that lie outside the axes they stand on, and panels without any.
+  function outside(place, name) {
+    const layout = place._fullLayout;
+    const filled = new Set();
+    for (const t of place._fullData) {
+      if (!t.xaxis) continue;
+      filled.add(t.xaxis + t.yaxis);
+      if (t.type !== "scatter" || !/markers/.test(t.mode || "")) continue;
+      for (const [letter, id] of [["x", t.xaxis], ["y", t.yaxis]]) {
+        const axis = layout[letter + "axis" + id.slice(1)];
+        const [lo, hi] = axis.range.map(Number).sort((a, b) => a - b);
+        const slack = 1e-6 * (hi - lo), error = t["error_" + letter];
+        Array.from(t[letter]).forEach((value, i) => {
+          if (value === null || Number.isNaN(value)) return;
+          const ends = [value];
+          if (error && error.visible && error.type === "data") {
+            ends.push(value + error.array[i], value - (error.arrayminus || error.array)[i]);
+          }
+          for (const end of ends) {
+            const at = axis.d2l(end);
+            if (!(at >= lo - slack && at <= hi + slack)) {
+              say("outside", name + ": " + (t.name || t.type) + " " + letter + " " + end);
+            }
+          }
+        });
+      }
+    }
+    for (const id of Object.keys(layout._plots)) {
+      const { xaxis, yaxis, plotgroup } = layout._plots[id];
+      const marks = plotgroup.node().querySelectorAll(
+        ".trace path, .point path, .point, .heatmaplayer image, .contourlayer path, .barlayer path");
+      if (!filled.has(xaxis._id + yaxis._id) || !marks.length) say("empty", name + ": " + id);
+    }
   }
 
   function look(shown) {
@@ -49,14 +118,21 @@ LOOK = """
         say("alt", name);
       }
       const all = boxes(place.querySelectorAll(".main-svg")), frame = place.getBoundingClientRect();
-      all.forEach(([text, a], i) => {
+      const ground = getComputedStyle(place.querySelector(".main-svg")).backgroundColor;
+      const lines = Array.from(place.querySelectorAll(".shapelayer path, .js-line"));
+      all.forEach(([text, a, node], i) => {
         if (a.left < frame.left - 2 || a.right > frame.right + 2) say("cut", name + ": " + text);
+        if (a.top < frame.top - 2 || a.bottom > frame.bottom + 2) say("cut", name + ": " + text);
+        if (contrast(getComputedStyle(node).fill, ground) < 3.9) say("faint", name + ": " + text);
         for (const [other, b] of all.slice(i + 1)) {
           const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
           const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
-          if (wide > 1.5 && high > 4) say("overlap", name + ": " + text + " | " + other);
+          if (wide > 1 && high > 1) say("overlap", name + ": " + text + " | " + other);
         }
+        if (!node.closest(".annotation, .textpoint, .shape-label")) return;
+        if (lines.some((line) => strikes(line, a))) say("struck", name + ": " + text);
       });
+      outside(place, name);
     }
   }
 
@@ -82,6 +158,7 @@ PROBE = (
       part = tab.getAttribute("aria-controls");
       tab.click();
       const shown = document.getElementById(part);
+      for (const fold of shown.querySelectorAll("details")) fold.open = true;
       await until(() => !shown.querySelector('[data-figure]:not(.js-plotly-plot)'));
       await pause(200);
       look(shown);
@@ -89,11 +166,38 @@ PROBE = (
     document.getElementById("theme").click();
     await pause(200);
   }
+  // A window that is resized, or a scroll bar that comes, leaves figures as they should be.
+  tabs[tabs.length - 1].click();
+  const last = document.getElementById(tabs[tabs.length - 1].getAttribute("aria-controls"));
+  for (const fold of last.querySelectorAll("details")) fold.open = true;
+  await until(() => !last.querySelector("[data-figure]:not(.js-plotly-plot)"));
+  const main = document.getElementById("main");
+  main.style.width = main.clientWidth - 8 + "px";
+  window.dispatchEvent(new Event("resize"));
+  part = "resized";
+  await pause(300);
+  await until(() => !last.querySelector("[data-figure]:not(.js-plotly-plot)"));
+  await pause(200);
+  look(last);
+  main.style.width = "";
   // The arrow keys walk through the parts.
   tabs[0].click();
   tabs[0].focus();
   tabs[0].dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
   if (document.activeElement !== tabs[1]) say("keys", document.activeElement.outerHTML);
+  // On paper every part and fold is open, every figure drawn, at a sheet's width and on white.
+  window.dispatchEvent(new Event("beforeprint"));
+  part = "print";
+  await pause(300);
+  const undrawn = document.querySelectorAll("[data-figure]:not(.js-plotly-plot)").length;
+  const shut = document.querySelectorAll("section[hidden], details:not([open])").length;
+  if (undrawn || shut) say("paper", undrawn + " not drawn, " + shut + " shut");
+  if (theme() !== "light") say("paper", theme());
+  for (const figure of document.querySelectorAll("[data-figure] .main-svg")) {
+    if (figure.getBoundingClientRect().right > 700) say("paper", "wide");
+  }
+  window.dispatchEvent(new Event("afterprint"));
+  if (document.querySelectorAll("section:not([hidden])").length !== 1) say("paper", "left open");
   const answer = document.querySelector(".answer");
   leave({
     errors: root.dataset.errors, figures: root.dataset.figures,

@@ -1,4 +1,4 @@
-"""Fixtures that several test files share: the published rows and one fit to them.
+"""Fixtures that several test files share: the published rows, one fit to them, one report.
 
 In CI a skipped test fails: it would prove nothing, and nobody would see it.
 """
@@ -31,6 +31,18 @@ def published():
 def fitted(published):
     """Return (calibration over both archs, fit) on all clean published rows over xGMI."""
     return calibrate(on_fabric(observe(published), FULL_MESH))
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory):
+    """Return a report, with pictures where there is a browser, and what the command said."""
+    from reports import run
+
+    out = tmp_path_factory.mktemp("plain") / "report"
+    asked = ("--arch", "gfx950", "--model", "gpt-oss-120b", "--for", "sglang")
+    done = run("report", *asked, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out, done
 
 
 ROW = {

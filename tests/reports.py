@@ -6,6 +6,7 @@ import html
 import os
 import subprocess
 import sys
+from html.parser import HTMLParser
 
 
 def run(*args, browser=True, cwd=None):
@@ -37,3 +38,14 @@ def cells(text, start):
 def first_screen(text):
     """Return what stands before the first table."""
     return text.split("\n| ", 1)[0]
+
+
+class Tags(HTMLParser):
+    """Collects the tags of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, attrs))

@@ -10,10 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROW
-from emitted import apply, function_says, random_calls, rule_says, tools
+from emitted import random_calls, rule_says
 from engines.shapes import SHAPES
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from costmodel.calibration.estimate import calibrate
 from costmodel.calibration.observations import observe
@@ -37,14 +32,11 @@ from costmodel.data.workload import Workload, captured_batch_sizes
 from costmodel.decide.evidence import ALWAYS_ONE_STAGE
 from costmodel.decide.explanation import choices, explain
 from costmodel.decide.prediction import predict
-from costmodel.decide.recommendation import every_hidden_cell, recommend
-from costmodel.decide.regret import Arms
+from costmodel.decide.recommendation import recommend
 from costmodel.decide.sensitivity import against_factor, against_jitter
 from costmodel.decide.setting import Setting
 from costmodel.decide.validation import validate
 from costmodel.decide.worth import worth
-from costmodel.engines.kernel_version import of_tree
-from costmodel.engines.source import open_trees
 from costmodel.figures.latency import latency_against_bytes
 from costmodel.figures.regret import regret_over_workload
 from costmodel.figures.terms import terms_along_bytes
@@ -543,123 +535,7 @@ def test_what_moves_a_cutoff_starts_from_it(question, case):
 # Real processes
 
 
-def process(*words, **environment):
-    done = subprocess.run(
-        [sys.executable, "-m", "costmodel", *map(str, words)], capture_output=True, text=True,
-        timeout=300, check=False, env={**os.environ, **environment},
-    )  # fmt: skip
-    assert done.returncode == 0, (words, done.stderr)
-    return done.stdout
-
-
-def test_gpt_oss_on_mi355x_at_4_ranks_has_one_cutoff(tmp_path):
-    """The question that had six answers: 464, 480 and 447 KiB, three intervals, 219 us for none."""
-    here = ("--gpu", "MI355X", "--model", "gpt-oss-120b")
-    tp, style = ("--tp", 4), ("--format", "json")
-    found = []
-    (c,) = json.loads(process("recommend", *here, *tp, *style))["cutoffs"]
-    found.append((c["max_bytes"], c["max_bytes_lo"], c["max_bytes_hi"]))
-    (switch,) = c["switch"]
-    last, first = switch["last_1stage_tokens"], switch["first_2stage_tokens"]
-    for how in (("--tokens", last), ("--all",)):
-        e = json.loads(process("explain", *here, *tp, *how, *style))["cutoff"]
-        found.append((e["bytes"], e["bytes_lo"], e["bytes_hi"]))
-    (p,) = json.loads(process("plan", *here, *tp, "--shapes", 1, *style))["cutoffs"]
-    found.append(tuple(p["before"][k] for k in ("max_bytes", "max_bytes_lo", "max_bytes_hi")))
-    (s,) = json.loads(process("simulate", *here, "--ranks", 4, "--sweep", "rate=1", *style))[
-        "cells"
-    ]
-    found.append((s["cutoff_bytes"], *s["cutoff_bytes_interval"]))
-    rule = json.loads(process("emit", "--for", "json", *here))
-    evidence = rule["provenance"]["evidence"]["4"]
-    found.append((rule["condition"]["bytes"][1]["4"], evidence["lo"], evidence["hi"]))
-    assert len(set(found)) == 1, found
-    size, lo, hi = found[0]
-    assert lo <= size <= hi
-    # Rows of 2880 in bf16.
-    assert last * 5760 <= size < first * 5760
-    # Without a model the workload is another one; either cutoff lies in the other's interval.
-    (known,) = json.loads(process("recommend", *here[:2], *tp, *style))["cutoffs"]
-    assert lo <= known["max_bytes"] <= hi
-    assert known["max_bytes_lo"] <= size <= known["max_bytes_hi"]
-    report = tmp_path / "report"
-    process(
-        "report", *here, *tp, "--for", "vllm", "--out", report, BROWSER_PATH="/nonexistent/browser"
-    )  # fmt: skip
-    text = plain(re.sub("[*\\\\]|&lt;", "", (report / "report.md").read_text()))
-    assert f"= {kib(size)}, tokens = 80 | {kib(lo)} to {kib(hi)}" in text
-    assert catalogue.load(report / "rule.json").cutoff_bytes(4) == ("<=", size)
-
-
-def test_worth_is_what_the_patch_brings(tmp_path):
-    """vLLM at 2 ranks: 219 us were promised of a patch that changes nothing there."""
-    here = ("--gpu", "MI355X", "--model", "gpt-oss-120b")
-    (gpu,) = json.loads(
-        process("worth", *here, "--tp", 2, "--from", "vllm", "--format", "json")
-    )["gpus"]  # fmt: skip
-    assert gpu["over_histogram"] == {
-        "us_per_step": 0.0, "us_per_step_lo": 0.0, "us_per_step_hi": 0.0,
-    }  # fmt: skip
-    site = SHAPES["vllm_method"].package(tmp_path / "site")
-    shape = SHAPES["vllm_method"]
-    file = site / "vllm" / shape.files[0][0]
-    before = file.read_text()
-    apply(process("emit", "--for", "vllm", *here, "--source", site), site, tools()[0])
-    after = file.read_text()
-    two = [(2, "bf16", 2880, int(t) * 2880, True) for t in captured_batch_sizes()]
-    assert function_says(after, shape.function, two) == function_says(before, shape.function, two)
-    four = [(4, *call[1:]) for call in two]
-    (at_4,) = json.loads(
-        process("worth", *here, "--tp", 4, "--from", "vllm", "--format", "json")
-    )["gpus"]  # fmt: skip
-    for text, key in ((before, "from"), (after, "to")):
-        runs_1stage = function_says(text, shape.function, four)
-        assert [b[key] == "1stage" for b in at_4["batches"]] == runs_1stage
-
-
-@pytest.mark.parametrize("engine", catalogue.ENGINES)
-def test_the_patched_engine_decides_as_the_decision(engine, tmp_path):
-    shape = SHAPES[SOURCE[engine]]
-    site = shape.package(tmp_path)
-    here = ("--gpu", "MI308X", "--model", "deepseek-r1")
-    patch = process("emit", "--for", engine, *here, "--source", site)
-    apply(patch, site, tools()[0])
-    text = (site / engine / shape.files[0][0]).read_text()
-    # The rule is made for the AITER that the tree runs.
-    (tree,) = open_trees(site)
-    version = of_tree(tree).kernel.version
-    setting = Setting.shipped("MI308X", engine=engine, aiter_version=version)
-    decision = recommend(setting, Workload.of([7168]))
-    calls = random_calls(300)
-    assert function_says(text, shape.function, calls) == rule_says(decision.rule, calls)
-
-
 # Properties
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    gpu=st.sampled_from(SHIPPED),
-    packs=st.lists(st.integers(64, 1024), min_size=1, max_size=3, unique=True),
-    n=st.sampled_from(WORLD_SIZES),
-    op=st.sampled_from(["fused_ar_rmsnorm", "all_reduce"]),
-    dtype=st.sampled_from(["bf16", "fp16", "fp32"]),
-)
-def test_a_cutoff_lies_in_its_interval_and_its_cell(gpu, packs, n, op, dtype):
-    unit = 4 if dtype == "fp32" else 2
-    load = Workload.of([16 // unit * p for p in packs])
-    c = recommend(Setting.shipped(gpu, op=op, dtype=dtype), load, world_sizes=(n,)).at(n)
-    best = c.arms.best()
-    top = np.inf if best.cell.hi is None else best.cell.hi
-    assert best.lo.lo <= best.cell.lo <= top
-    assert best.hi.hi is None or top <= best.hi.hi
-    if c.max_bytes is None:
-        return
-    assert c.max_bytes_lo <= c.max_bytes
-    assert c.max_bytes_hi is None or c.max_bytes <= c.max_bytes_hi
-    assert c.cell.lo <= c.max_bytes
-    assert c.cell.hi is None or c.max_bytes <= c.cell.hi
-    assert best.cell.lo <= c.max_bytes <= top
 
 
 @cases([c for c in CASES if not c.engine])
@@ -673,71 +549,3 @@ def test_cutoffs_of_the_grid_lie_in_their_intervals(question, case):
             rule = question(case).decision.rule
             mean = arms.regret_pct(arms.use_1stage(rule)).mean()
             assert c.regret_pct == pytest.approx(mean, abs=1e-9)
-
-
-#: Every hidden size of 16 bits that the 1-stage kernel takes.
-EVERY_HIDDEN = np.arange(8, 8193, 8)
-
-
-def decides(limit: int):
-    """Return what a cutoff decides on every captured batch of every hidden size, (h, batch)."""
-    return EVERY_HIDDEN[:, None] * captured_batch_sizes() * 2 <= limit
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    gpu=st.sampled_from(SHIPPED), model=st.sampled_from(MODELS), n=st.sampled_from((4, 8)),
-    share=st.floats(0, 1),
-)  # fmt: skip
-def test_the_emitted_rule_decides_alike_anywhere_in_its_cell(gpu, model, n, share):
-    load = Workload.of([llms.find(model).hidden_size]) if model else None
-    decision = recommend(Setting.shipped(gpu), load, world_sizes=(n,))
-    c = decision.at(n)
-    if not c.claimed:
-        return
-    same = decides(c.max_bytes)
-    inside = c.cell.lo + round(share * (c.cell.hi - c.cell.lo))
-    for limit in (c.cell.lo, inside, c.cell.hi):
-        assert (decides(limit) == same).all()
-    # No wider one would do.
-    assert (decides(c.cell.lo - 1) != same).any()
-    assert (decides(c.cell.hi + 1) != same).any()
-    # And it is what the rule does.
-    t, h = (a.ravel() for a in np.meshgrid(captured_batch_sizes(), EVERY_HIDDEN))
-    calls = decision.setting.shapes(t, h, n)
-    assert (decision.rule.use_1stage(calls).reshape(same.shape) == same).all()
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(1, 40 * 2**20))
-def test_the_cell_of_any_cutoff_is_the_widest_that_decides_alike(limit):
-    cell = every_hidden_cell(Setting.shipped("MI355X"), limit)
-    same = decides(limit)
-    assert (decides(cell.lo) == same).all()
-    if cell.lo:
-        assert (decides(cell.lo - 1) != same).any()
-    if cell.hi is None:
-        assert same.all()
-    else:
-        assert (decides(cell.hi) == same).all()
-        assert (decides(cell.hi + 1) != same).any()
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    gpu=st.sampled_from(SHIPPED), n=st.sampled_from(WORLD_SIZES),
-    hidden=st.lists(st.sampled_from([512, 2880, 4096, 7168, 8192]), min_size=1, unique=True),
-    tokens=st.lists(st.integers(1, 512), min_size=2, max_size=12, unique=True),
-    data=st.data(),
-)  # fmt: skip
-def test_the_best_cutoff_is_the_best_of_all_by_brute_force(gpu, n, hidden, tokens, data):
-    weight = data.draw(
-        st.lists(st.floats(0.01, 1.0), min_size=len(tokens), max_size=len(tokens))
-    )  # fmt: skip
-    arms = Arms.of(Setting.shipped(gpu), Workload.of(hidden, tokens, weight), n)
-    size = arms.shapes.bytes
-    tried = {limit: float(arms.regret_pct(size <= limit).mean()) for limit in [0, *size.tolist()]}
-    best = arms.best()
-    assert best.regret_pct == pytest.approx(min(tried.values()), abs=1e-9)
-    mine = arms.regret_pct(size <= best.cell.roundest()).mean()
-    assert mine == pytest.approx(min(tried.values()), abs=1e-9)

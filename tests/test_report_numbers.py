@@ -9,13 +9,17 @@ import itertools
 import json
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from engines.shapes import SHAPES
 from reports import cells, first_screen, run
 
+from costmodel.calibration import posterior as calibrations
 from costmodel.data import llms
+from costmodel.data.measurement import COLUMNS
 from costmodel.decide.setting import Setting
+from costmodel.errors import InputError
 from costmodel.report import markdown
 from costmodel.report.case import gather
 from costmodel.report.pictures import NAMES, check_name
@@ -44,16 +48,85 @@ def test_at_most_120_words_stand_before_the_first_table(engine, model):
             text = markdown.render(context(mine, "costmodel report", "out", project=project))
             first = first_screen(text)
             assert len(words_of(first)) <= 120, first
-        # What changes is said with its size and its saving, at 2 ranks too, wherever that is.
+        # What changes is said with its size and its saving; 2 ranks, which physics decides, are in
+        # the title only where nothing else changes.
         head, wins = first.splitlines()[0], first.partition("**Wins:**")[2].partition("\n")[0]
+        headed = any(c.headline for c in mine)
         for w in (w for c in mine for w in c.by_world_size if w.decided):
-            assert w.tp in head
+            assert (w.tp in head) == (w.world_size > 2 or not headed)
             assert w.tp in wins
+        if not headed and any(c.proposes for c in mine):
+            assert head.endswith("by physics")
         least = [min((w.worth.mean_us.value for c in mine for w in c.by_world_size
                       if w.decided and w.world_size == n), default=None)
                  for n in (2, 4, 8)]  # fmt: skip
         assert all(f"{us:.1f}" in wins for us in least if us is not None)
         assert ("nothing should change" in head) == (not any(c.proposes for c in mine))
+
+
+MEASUREMENTS = Path(__file__).parent.parent / "measurements"
+PAIR, LOOPBACK = MEASUREMENTS / "h200-pair" / "second", MEASUREMENTS / "h200-loopback"
+
+
+def of_users(name, directory):
+    """Return a calibration that is not shipped, with its rows and GPU."""
+    if name == "two GPUs":
+        return PAIR / "calibration.json", PAIR / "calibration.csv", "H200"
+    if name == "one GPU":
+        rows = LOOPBACK / "calibration.csv"
+        gpu, arch = "H200", ()
+    else:
+        # Their kernels cross where they like: nowhere, or late.
+        rows = directory / "mine.csv"
+        slow_us = {"1-stage never": (30, 0), "1-stage nearly always": (0, 60)}[name]
+        rows.write_text(crossing_rows(*slow_us))
+        gpu, arch = "MI300X", ("--arch", "gfx942")
+    done = run("calibrate", rows, *arch, "--no-cross-validation", "--out", directory / "c.json")
+    assert (directory / "c.json").exists(), done.stderr
+    return directory / "c.json", rows, gpu
+
+
+def crossing_rows(one_us, two_us):
+    """Return schema 1 rows of a machine whose arms take so much longer."""
+    lines = [",".join(COLUMNS)]
+    for n in (2, 4, 8):
+        for tokens in (1, 4, 8, 16, 32, 64, 128, 256):
+            size = tokens * 2880 * 2
+            for arm, us in (
+                ("1stage", 6 + one_us + size * (n - 1) / 192e3),
+                ("2stage", 9 + two_us + size * 2 * (n - 1) / n / 192e3),
+            ):
+                lines.append(
+                    f"mine,,2026-10-01,MI300X,stated,gfx942,xgmi,{n},fused_ar_rmsnorm,{arm},aiter,"
+                    f"0.1.20.post1,{tokens},2880,bf16,{size},{us:.2f},median,max,graph,clean"
+                )
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("name", ["two GPUs", "one GPU", "1-stage never", "1-stage nearly always"])
+def test_at_most_120_words_of_a_calibration_that_is_not_shipped(name, tmp_path):
+    calibration, rows, gpu = of_users(name, tmp_path)
+    said = 0
+    for engine in ("sglang", "vllm", "aiter"):
+        setting = Setting(calibrations.load(calibration), gpu, engine=engine)
+        for model, ranks in (("gpt-oss-120b", (2, 4, 8)), ("deepseek-v3", (4, 8)),
+                             ("llama-3.1-8b", (8,))):  # fmt: skip
+            try:
+                case = gather(setting, llms.find(model), world_sizes=ranks, measurements=[rows])
+            except InputError as error:
+                assert "no cutoff is identified" in str(error)
+                continue
+            said += 1
+            text = markdown.render(context([case], "costmodel report", "out"))
+            first = first_screen(text)
+            assert len(words_of(first)) <= 120, first
+            # Kernels that no engine runs are not called the engine's, nor measured by AITER's.
+            if gpu == "H200":
+                assert text.startswith("# costmodel's kernels on H200 (not xGMI): ")
+                assert f"no reason to change {case.engine.title}" in first
+                assert "--backend triton --tp " in first
+                assert "--backend aiter" not in text
+    assert said or name == "1-stage never"
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,11 @@ import re
 import subprocess
 import sys
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from costmodel.show.table import table, terminal_width
+from costmodel.show.table import filled, table, terminal_width
 
 ROWS = [
     ("TP4", 7168, "14 KiB", "<= 288 KiB", "180 KiB to 405 KiB", "carried from other GPUs " * 3),
@@ -140,3 +141,44 @@ def test_colour_is_for_terminals_that_want_it(tmp_path):
         env={**os.environ, "PYTHONPATH": path},
     )  # fmt: skip
     assert "\x1b[" not in done.stdout
+
+
+@given(
+    st.lists(st.sampled_from(["TP4", "120 KiB", "to", "0.15 %", "<= 232 KiB", "transferred,"]),
+             min_size=1, max_size=60),
+    st.integers(80, 120),
+)  # fmt: skip
+def test_sentences_are_filled_and_part_no_number_from_its_unit(words, width):
+    lines = filled(" ".join(words), width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert " ".join(line.strip() for line in lines) == " ".join(words)
+    for line in lines:
+        assert not re.match(r" *(KiB|%)", line)
+        assert not line.endswith("<=")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("recommend", "--arch", "gfx942"),
+        ("recommend", "--gpu", "MI355X", "--model", "gpt-oss-120b", "--for", "vllm", "--verbose"),
+        ("explain", "--arch", "gfx942", "--tp", "8", "--hidden", "2880", "--tokens", "32"),
+        ("explain", "--gpu", "MI355X", "--tp", "4", "--hidden", "7168", "--tokens", "8"),
+        ("explain", "--gpu", "MI355X", "--tp", "4", "--hidden", "7168", "--all"),
+    ],
+)
+def test_answers_fit_80_columns_and_come_first(words):
+    done = subprocess.run(
+        [sys.executable, "-m", "costmodel", *words], capture_output=True, text=True, check=True,
+        env={**os.environ, "COLUMNS": "80"},
+    )  # fmt: skip
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    if words[0] == "recommend":
+        assert lines[0].startswith("run 1-stage: TP")
+        assert any(line.startswith("how sure: TP") for line in lines[1:3])
+    elif "--all" in words:
+        assert "by how much 2-stage is slower (+) or faster (-)" in lines[0]
+    else:
+        assert re.match(r"[12]-stage is faster: [12]-stage takes [\d.]+ us more, ", lines[0])
+        assert re.match(r"Run [12]-stage \(recommended at TP\d: 1-stage <= ", lines[1])

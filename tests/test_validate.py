@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,14 +13,14 @@ from costmodel.data import kernels as kernel
 from costmodel.data.measurement import Measurements
 from costmodel.data.workload import Workload
 from costmodel.decide.measured_regret import RuleRegret, agreement, bootstrap_means, judge
-from costmodel.decide.pairs import calls, group_median, pair
+from costmodel.decide.pairs import pair
 from costmodel.decide.prediction import predict
 from costmodel.decide.regret import Arms, Estimate
 from costmodel.decide.row_errors import compare, covered, offsets_without_row
 from costmodel.decide.setting import Setting
 from costmodel.decide.validation import Limits, hold_out, validate
 from costmodel.errors import InputError
-from costmodel.model.shape import ALGORITHMS, ALL_REDUCE, FUSED, SEPARATE, TWO_STAGE
+from costmodel.model.shape import ALGORITHMS, FUSED, TWO_STAGE
 from costmodel.rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, named
 from costmodel.rules.rule import Rule
 
@@ -77,62 +73,6 @@ def synthetic(setting, *, factor=(1.0, 1.0), offset_us=0.0, noise=0.01, tokens=N
 
 
 # Pairs
-
-
-def test_rows_pair_only_when_they_differ_in_nothing_but_the_algorithm():
-    found = calls(
-        table(
-            a_row(latency_us=7.0),
-            a_row(latency_us=6.0),
-            a_row(latency_us=9.0),
-            a_row(algorithm="2stage", latency_us=8.0),
-            a_row(algorithm="2stage", latency_us=1.0, timing="eager"),
-            a_row(algorithm="2stage", latency_us=2.0, source="yours"),
-            a_row(algorithm="2stage", latency_us=3.0, tokens=16),
-        ),
-        FUSED,
-    )
-    assert len(found) == 4
-    pairs = found.select(found.both)
-    assert (len(pairs), pairs.one_us[0], pairs.two_us[0], pairs.repeats[0]) == (1, 7.0, 8.0, 1)
-    assert pairs.fastest_us[0] == 7.0
-    assert pairs.gap_pct[0] == pytest.approx(100 / 7)
-    assert (pairs.bytes[0], pairs.world_size[0]) == (8 * 7168 * 2, 4)
-
-
-def test_separate_ops_and_the_librarys_own_choice_join_a_pair():
-    rows = table(
-        a_row(latency_us=7.0),
-        a_row(algorithm="2stage", latency_us=8.0),
-        a_row(op=SEPARATE, algorithm="auto", kernel_version="another norm", latency_us=6.5),
-        a_row(op=SEPARATE, algorithm="1stage", kernel_version="another norm", latency_us=6.0),
-        a_row(op=SEPARATE, tokens=16, latency_us=5.0),
-    )
-    auto = table(a_row(algorithm="auto", latency_us=7.7), a_row(algorithm="auto", tokens=9))
-    found = calls(rows, FUSED, auto)
-    assert found.separate_us.tolist() == [6.0]
-    assert found.auto_us.tolist() == [7.7]
-
-
-def test_an_all_reduce_known_by_bytes_alone_pairs():
-    plain = {"op": ALL_REDUCE, "tokens": None, "hidden_dim": None, "dtype": "", "bytes": 65536}
-    found = calls(
-        table(a_row(**plain), a_row(**plain, algorithm="2stage"), a_row(**{**plain, "bytes": 128})),
-        ALL_REDUCE,
-    )
-    assert found.both.tolist() == [True, False]
-    assert found.bytes.tolist() == [65536, 128]
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 4), st.floats(0.1, 1e6)), max_size=40))
-def test_group_median_is_the_median_of_each_group(items):
-    group = np.array([g for g, _ in items], np.int64)
-    values = np.array([v for _, v in items])
-    found = group_median(values, group, 5)
-    for g in range(5):
-        mine = values[group == g]
-        assert np.isnan(found[g]) if not mine.size else found[g] == pytest.approx(np.median(mine))
 
 
 # Regret over a workload
@@ -455,112 +395,10 @@ def test_a_held_out_source_is_new_to_the_calibration(published):
 # Command
 
 
-def run(*args):
-    return subprocess.run(
-        [sys.executable, "-m", "costmodel", "validate", *map(str, args)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-
-
-def test_the_command_passes_on_published_rows_with_the_documented_json():
-    done = run("--arch", "gfx950", "--published", "--format", "json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert list(found) == ["schema", "accuracy", "choice", "regret", "crossings", "passed"]
-    assert found["schema"] == "costmodel/validate/1"
-    assert list(found["accuracy"]) == [
-        "n", "median_ape", "p90_ape", "max_ape", "coverage90", "median_ape_offset",
-    ]  # fmt: skip
-    assert list(found["choice"]) == ["pairs", "agree", "agree_outside_tie"]
-    for entry in found["regret"]:
-        assert list(entry) == ["rule", "mean_pct", "max_pct", "mean_us"]
-    rules = [entry["rule"] for entry in found["regret"]]
-    assert rules[0] == "recommended"
-    assert {"sglang-128k", "vllm-16bit", "aiter-per-rank", "always-1stage", "always-2stage",
-            "three-way"} <= set(rules)  # fmt: skip
-    assert found["passed"] is True
-
-
-def test_the_command_says_what_it_rests_on():
-    done = run("--arch", "gfx950", "--published", "--against", "vllm-57886")
-    assert done.returncode == 0, done.stderr
-    text = done.stdout
-    assert "197 another arch" in text
-    assert "this is a fit, not a test" in text
-    assert "cannot separate recommended from" in text
-    assert "no worse than vllm-57886 within noise" in text
-
-
-def test_the_command_fails_with_1_and_the_reason(gfx950, tmp_path):
-    path = tmp_path / "rows.csv"
-    synthetic(gfx950, factor=(1.4, 1.0)).write(path)
-    done = run("--arch", "gfx950", "--measurements", path)
-    assert done.returncode == 1, done.stderr
-    assert "not passed: the recommended rule is worse than" in done.stdout
-    assert "this is a test on new data" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("args", "said"),
-    [
-        (("--arch", "gfx942", "--published"), "--accuracy-only"),
-        (("--arch", "gfx950"), "give --measurements"),
-        (("--published",), "give --arch"),
-        (("--arch", "gfx950", "--published", "--against", "sglan"), "did you mean sglang"),
-        (("--arch", "gfx950", "--published", "--include", "nois"), "did you mean noisy"),
-        (("--arch", "gfx950", "--measurements", "nowhere.csv"), "nowhere.csv"),
-        (("--arch", "gfx950", "--published", "--hidden", "2881"), "hidden % 8 == 0"),
-        (("--arch", "gfx950", "--published", "--max-median-error", "nan"), "nan is not a finite"),
-        (("--arch", "gfx950", "--published", "--max-regret", "inf"), "inf is not a finite"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(args, said):
-    done = run(*args)
-    assert done.returncode == 2, (done.stdout, done.stderr)
-    assert done.stdout == ""
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert done.stderr.startswith("costmodel: error: ")
-    assert said in done.stderr
-
-
-def test_rows_of_a_library_alone_are_said_to_be_no_arm(tmp_path, gfx950):
-    rccl = {"kernel_family": "rccl", "op": "all_reduce", "algorithm": "auto"}
-    rows = [a_row(**rccl, tokens=tokens) for tokens in (8, 64)]
-    path = tmp_path / "rccl.csv"
-    table(*rows).write(path)
-    for more in ((), ("--accuracy-only",), ("--op", "plain")):
-        done = run("--arch", "gfx950", "--measurements", path, *more)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith(
-            "costmodel: error: no row can be used: all 2 are of RCCL, whose kernels are neither arm"
-        )
-        assert len(done.stderr.splitlines()) == 1
-    with pytest.raises(InputError, match="all 2 are of RCCL and NCCL"):
-        validate(table(rows[0], {**rows[1], "kernel_family": "nccl"}), gfx950)
-    beside = validate(table(*rows, a_row()), gfx950, need_pairs=False)
-    assert len(beside.rows.observations) == 1
-
-
 def test_rows_of_other_gpus_are_refused_with_why(gfx950, published):
     others = published.select(published.arch != "gfx950")
     with pytest.raises(InputError, match=r"no row can be used: \d+ read.*give rows of MI350X"):
         compare(gfx950.calibration, covered(gfx950.calibration, others))
-
-
-@pytest.mark.parametrize(
-    ("column", "other"),
-    [
-        ("source", "yours"), ("url", "https://example.org"), ("date", "2026-09-02"),
-        ("gpu", "MI350X"), ("gpu_evidence", "inferred"), ("interconnect", "xgmi-bridge"),
-        ("world_size", 8), ("kernel_family", "vllm"), ("kernel_version", "0.1.18"), ("tokens", 16),
-        ("hidden_dim", 4096), ("dtype", "fp16"), ("statistic", "mean"), ("rank_reduction", "mean"),
-        ("timing", "eager"), ("workgroups", 80), ("threads", 512),
-    ],
-)  # fmt: skip
-def test_no_pair_is_made_across_a_column(column, other):
-    """Above all not across GPUs: the difference would be theirs and not the algorithms'."""
-    rows = table(a_row(), a_row(algorithm="2stage", latency_us=8.0, **{column: other}))
-    assert not calls(rows, FUSED).both.any()
 
 
 def compared(gfx950):

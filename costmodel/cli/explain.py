@@ -68,6 +68,7 @@ def command(
     else:
         from ..show.explanation import answer, brief, text
         from ..show.sketch import blocks
+        from ..show.table import sentence
 
-        full = "\n".join([*answer(explanation), "", text(explanation)])
+        full = "\n".join([*map(sentence, answer(explanation)), "", text(explanation)])
         click.echo(full if verbose else brief(explanation, fine=blocks()))

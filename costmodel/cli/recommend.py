@@ -101,6 +101,7 @@ def _record(found: _Found) -> Recommendation:
 def _print(found: _Found, verbose: bool) -> None:
     from ..show.recommendation import answer_lines, brief, text
     from ..show.sketch import blocks
+    from ..show.table import sentence
 
     served, calls = found.served, found.calls
     if found.none and calls is not None:
@@ -108,7 +109,8 @@ def _print(found: _Found, verbose: bool) -> None:
 
         click.echo(f"{none_made(calls, found.llm)}\n")
     if verbose:
-        click.echo("\n".join([*answer_lines(found.decision), "", text(found.decision)]))
+        answer = map(sentence, answer_lines(found.decision))
+        click.echo("\n".join([*answer, "", text(found.decision)]))
     else:
         click.echo(brief(found.decision, fine=blocks()))
     if said := served.words():

@@ -27,13 +27,13 @@ def command(out: str, force: bool, **asked: Any) -> None:
     costmodel report --arch gfx950 --model gpt-oss-120b --for sglang --out report
     costmodel report --arch gfx942,gfx950 --model gpt-oss-120b --for sglang --out both
     """
-    from ..report import directory, lead
+    from ..report import directory
 
     directory.check_free(Path(out), force)
     found = gathered(asked)
     line = shlex.join(["costmodel", "report", *found.words, "--out", out])
     written = directory.write(found.cases, out, command=line, project=found.project, force=force)
-    click.echo(lead.title(found.cases))
+    click.echo(written.title)
     click.echo(f"wrote {written.directory}: {', '.join(written.files)}")
     if written.without_images:
         click.echo(f"costmodel: note: no PNG files: {written.without_images}", err=True)

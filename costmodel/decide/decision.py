@@ -18,7 +18,13 @@ from ..model.shape import FUSED
 from ..rules.evidence import CutoffEvidence
 from ..units import kib
 from .adequacy import ADEQUATE_PCT, Adequacy, contested_gain_pct
-from .evidence import NOT_IDENTIFIED, ArmEvidence, evidence_class
+from .evidence import (
+    ALWAYS_ONE_STAGE,
+    BY_PHYSICS,
+    NOT_IDENTIFIED,
+    ArmEvidence,
+    evidence_class,
+)
 from .objective import Regrets, contested
 from .regret import Arms, Cell
 from .setting import Setting
@@ -92,6 +98,11 @@ class Cutoff(Struct, frozen=True, eq=False):
     def evidence_class(self) -> str:
         """What both arms' latencies rest on, whether or not a cutoff is claimed."""
         return evidence_class(self.evidence)
+
+    @property
+    def by_physics(self) -> bool:
+        """Whether 1-stage wins everywhere for a reason that needs no row."""
+        return self.verdict == ALWAYS_ONE_STAGE and self.reason.startswith(BY_PHYSICS)
 
     def to_dict(self) -> CutoffRecord:
         """Return an entry of ``cutoffs``."""

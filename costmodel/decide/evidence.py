@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from ..calibration.posterior import Coverage
+from ..model.fabric import LOOPBACK
 from ..model.shape import ALGORITHMS, SEPARATE, SEPARATE_OPS, SPOKEN
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ MEASURED_ELSEWHERE = "measured_elsewhere"
 TRANSFERRED = "transferred"
 NOT_IDENTIFIED = "not_identified"
 ALWAYS_ONE_STAGE = "always_1stage"
+
+#: How the reason begins, and what the evidence is called, where physics decides.
+BY_PHYSICS = "by physics"
 
 #: The classes with which a cutoff in bytes is claimed.
 CLAIMED = (MEASURED, MEASURED_ELSEWHERE, TRANSFERRED)
@@ -145,3 +149,11 @@ def evidence_class(arms: Sequence[ArmEvidence]) -> str:
     if not all(arm.here and arm.read for arm in arms):
         return TRANSFERRED
     return MEASURED_ELSEWHERE if shortfall(arms) else MEASURED
+
+
+def physics_decides(setting: Setting, world_size: int) -> bool:
+    """Whether the faster arm is known without rows: two ranks with one link between them.
+
+    Both arms move the same bytes over it and 2-stage adds a launch. Ranks on one GPU have no link.
+    """
+    return world_size == 2 and setting.calibration.fabric != LOOPBACK

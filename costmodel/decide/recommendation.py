@@ -41,6 +41,7 @@ from .adequacy import Adequacy
 from .decision import Cutoff, Decision
 from .evidence import (
     ALWAYS_ONE_STAGE,
+    BY_PHYSICS,
     CLAIMED,
     MEASURED,
     NOT_IDENTIFIED,
@@ -48,6 +49,7 @@ from .evidence import (
     ArmEvidence,
     arms_evidence,
     evidence_class,
+    physics_decides,
     shortfall,
 )
 from .objective import Regrets
@@ -214,14 +216,14 @@ def _verdict(
     if best.always >= ALWAYS_PROBABILITY:
         adds = "2-stage adds" if setting.alternative == TWO_STAGE else "separate ops add"
         why = (
-            "by physics: with 2 ranks both arms move the same bytes over the one link and "
+            f"{BY_PHYSICS}: with 2 ranks both arms move the same bytes over the one link and "
             f"{adds} a launch; "
         )
-        return (
-            f"{why if n == 2 else ''}1-stage wins on every call of the workload in "
-            f"{100 * best.always:.0f} % of the posterior",
-            ALWAYS_ONE_STAGE,
+        wins = (
+            "1-stage wins on every call of the workload in "
+            f"{100 * best.always:.0f} % of the posterior"
         )
+        return (why + wins if physics_decides(setting, n) else wins), ALWAYS_ONE_STAGE
     if not best.identified:
         hi = best.hi.hi
         span = f"{kib(best.lo.lo)} to {'no limit' if hi is None else kib(hi)}"

@@ -215,8 +215,10 @@ def _measured(adapted: Adapted, provenance: Provenance) -> Note:
             said.append(f"TP{n} no claim")
         elif evidence.verdict == "measured":
             said.append(f"TP{n} measured (both arms on {provenance.gpu})")
-        elif evidence.verdict == "always_1stage":
+        elif evidence.verdict == "always_1stage" and n == 2:
             said.append(f"TP{n} by physics (2 ranks move the same bytes either way)")
+        elif evidence.verdict == "always_1stage":
+            said.append(f"TP{n} 1-stage at every size, by the model")
         elif evidence.verdict == "batch_invariant":
             said.append(f"TP{n} one kernel for every size, whatever is faster")
         else:

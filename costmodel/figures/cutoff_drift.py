@@ -16,6 +16,7 @@ from ..decide.sensitivity import Sweep, against_factor, against_jitter, against_
 from ..decide.setting import Setting
 from ..errors import InputError
 from ..model.shape import FUSED, ONE_STAGE
+from ..show.place import machine
 from .regret import BY_WORLD_SIZE
 from .template import NEUTRAL, band, evidence_line, finish, plain, provenance
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 #: Spreads of arrival looked at, us. A gfx950 decode trace shows ranks 64 us apart
 #: (https://github.com/vllm-project/vllm/issues/52911).
 JITTER_US = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+
+#: Height of a label on a mark, as a share of the plot's.
+LABEL_SHARE = 0.075
 
 #: What a release changed, in words: (where the feature has a value from then on, where it has not).
 #: Features are those of ``aiter_kernels.csv``.
@@ -71,6 +75,7 @@ def cutoff_against_link_rate(
         [(n, against_factor(setting, n, name, factors, load)) for n in ranks],
         now * factors,
         "GB/s",
+        where=machine(setting),
     )
     figure.update_xaxes(
         type="log", title="rate of one link, one direction, GB/s",
@@ -101,7 +106,8 @@ def cutoff_against_skew(
     jitter = np.array(JITTER_US)
     # A logarithmic axis has no zero: no skew stands at its left edge.
     x = np.where(jitter == 0, 0.03, jitter)
-    figure = _curves([(n, against_jitter(setting, n, jitter, load)) for n in ranks], x, "us")
+    found = [(n, against_jitter(setting, n, jitter, load)) for n in ranks]
+    figure = _curves(found, x, "us", where=machine(setting))
     figure.update_xaxes(
         type="log", tickvals=x.tolist(), ticktext=["none", *(f"{j:g}" for j in jitter[1:])],
         title="standard deviation of arrival times, us", range=np.log10([0.025, 120]).tolist(),
@@ -134,7 +140,7 @@ def cutoff_against_version(
     chosen = [v for v in asked if setting.but(aiter_version=v).takes(one, ONE_STAGE).all()]
     figure = _curves(
         [(n, against_version(setting, n, chosen, load)) for n in ranks],
-        np.arange(len(chosen), dtype=float), "", shape="hv", names=chosen,
+        np.arange(len(chosen), dtype=float), "", where=machine(setting), shape="hv", names=chosen,
     )  # fmt: skip
     figure.update_xaxes(
         tickvals=list(range(len(chosen))), ticktext=[plain(v) for v in chosen],
@@ -177,6 +183,7 @@ def _curves(
     x: np.ndarray,
     unit: str,
     *,
+    where: str,
     shape: str = "linear",
     names: Sequence[str] | None = None,
 ) -> go.Figure:
@@ -184,7 +191,11 @@ def _curves(
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    known = [a[np.isfinite(a)] for _, c in found for a in (c.cutoff_bytes, c.hi, c.this_kernel_hi)]
+    known = [
+        a[np.isfinite(a)]
+        for _, c in found
+        for a in (c.cutoff_bytes, c.lo, c.hi, c.this_kernel_lo, c.this_kernel_hi)
+    ]
     top = 1.12 * max((float(a.max()) for a in known if a.size), default=1024.0) / 1024
     for n, curve in found:
         colour, symbol, _ = BY_WORLD_SIZE[n]
@@ -199,23 +210,36 @@ def _curves(
         at = x + (0.03 * (n - 6) / 2 if shape != "linear" else 0.0)
         for low, high, width in ((lo, hi, 1.5), (kernel_lo, kernel_hi, 4.5)):
             inside = np.isfinite(low)
-            # An open interval reaches the upper edge.
+            # An open interval reaches the upper edge, where an arrow says that it goes on.
+            opened = inside & ~np.isfinite(high)
             high = np.minimum(high, top)
             if shape == "linear":
                 ends = x[inside], low[inside], high[inside]
                 figure.add_trace(band(*ends, colour, name, legendgroup=name, showlegend=False))
                 continue
             # An interval on its own axis does not hang on the point, which may lie outside it.
-            figure.add_trace(
-                go.Scatter(
-                    x=at[inside], y=(high + low)[inside] / 2, mode="markers", hoverinfo="skip",
-                    marker={"size": 0.1, "color": colour}, showlegend=False, legendgroup=name,
-                    error_y={
-                        "type": "data", "array": (high - low)[inside] / 2, "color": colour,
-                        "thickness": width, "width": 5 if width < 2 else 0,
-                    },
-                )
-            )  # fmt: skip
+            for some, cap in ((inside & ~opened, 5 if width < 2 else 0), (opened, 0)):
+                if not some.any():
+                    continue
+                figure.add_trace(
+                    go.Scatter(
+                        x=at[some], y=(high + low)[some] / 2, mode="markers", hoverinfo="skip",
+                        marker={"size": 0.1, "color": colour}, showlegend=False, legendgroup=name,
+                        error_y={
+                            "type": "data", "array": (high - low)[some] / 2, "color": colour,
+                            "thickness": width, "width": cap,
+                        },
+                    )
+                )  # fmt: skip
+            if opened.any():
+                figure.add_trace(
+                    go.Scatter(
+                        x=at[opened], y=np.full(int(opened.sum()), 0.985 * top), mode="markers",
+                        marker={"symbol": "triangle-up", "size": 11, "color": colour},
+                        name=f"{name}: no upper end", showlegend=False, legendgroup=name,
+                        hovertemplate="no upper end<extra>" + name + "</extra>",
+                    )
+                )  # fmt: skip
         labels = list(names) if names is not None else [f"{v:.4g} {unit}" for v in x]
         figure.add_trace(
             go.Scatter(
@@ -229,7 +253,7 @@ def _curves(
                 text=[plain(v) for v in labels],
                 customdata=np.column_stack([lo, hi, kernel_lo, kernel_hi]),
                 hovertemplate="%{text}: %{y:.0f} KiB (%{customdata[0]:.0f} to "
-                "%{customdata[1]:.0f} on your machine, %{customdata[2]:.0f} to "
+                f"%{{customdata[1]:.0f}} on {where}, %{{customdata[2]:.0f}} to "
                 f"%{{customdata[3]:.0f}} for this kernel)<extra>{name}</extra>",
             )
         )
@@ -240,11 +264,13 @@ def _curves(
 def _marks(figure: go.Figure, marks: dict[str, float]) -> None:
     """Mark values on the logarithmic x axis; each line ends at its label, a step below the last.
 
-    So no line runs through the label of another.
+    So no line runs through the label of another. The labels stand above all curves.
     """
     by_value = sorted(marks.items(), key=lambda m: m[1])
+    low, top = figure.layout.yaxis.range
+    figure.update_yaxes(range=[low, top / (1 - LABEL_SHARE * len(by_value))])
     for level, (name, value) in enumerate(by_value):
-        y = 0.99 - 0.075 * level
+        y = 0.99 - LABEL_SHARE * level
         figure.add_shape(
             type="line", x0=value, x1=value, y0=0, y1=y, yref="paper",
             line={"color": NEUTRAL, "width": 1, "dash": "dot"},
@@ -262,7 +288,7 @@ def _subtitle(
     ran = f", {setting.kernel.title}" if version is None else version
     lines = [
         f"{setting.op}, {setting.dtype}{ran}; {provenance(setting.calibration)}. "
-        f"90 % intervals: light or thin, your machine; dark or thick, this kernel. {words}"
+        f"90 % intervals: light or thin, {machine(setting)}; dark or thick, this kernel. {words}"
     ]
     texts = [evidence_line(setting, n) for n in world_sizes]
     if len(set(texts)) == 1:

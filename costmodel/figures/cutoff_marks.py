@@ -70,7 +70,11 @@ def _lane(setting: Setting, calls: Shapes, rule: Rule) -> Lane:
 
 
 def mark(
-    figure: go.Figure, cutoff: Cutoff, shown: Sequence[Lane], size_range: tuple[float, float]
+    figure: go.Figure,
+    cutoff: Cutoff,
+    shown: Sequence[Lane],
+    size_range: tuple[float, float],
+    where: str,
 ) -> None:
     """Draw the lanes in the first row, and their cutoffs through the rows below."""
     import plotly.graph_objects as go
@@ -102,10 +106,12 @@ def mark(
                     x=lane.at_bytes, line={"color": NEUTRAL, "width": 1, "dash": "dot"},
                     row=row, col=1,
                 )  # fmt: skip
-    _intervals(figure, cutoff, size_range)
+    _intervals(figure, cutoff, size_range, where)
 
 
-def _intervals(figure: go.Figure, cutoff: Cutoff, size_range: tuple[float, float]) -> None:
+def _intervals(
+    figure: go.Figure, cutoff: Cutoff, size_range: tuple[float, float], where: str
+) -> None:
     """Draw the recommended cutoff with both intervals: in its lane, and through the rows below."""
     import plotly.graph_objects as go
 
@@ -124,7 +130,7 @@ def _intervals(figure: go.Figure, cutoff: Cutoff, size_range: tuple[float, float
             )  # fmt: skip
         figure.add_vline(x=at, line={"color": NEUTRAL, "width": 1.5}, row=row, col=1)
     said = (
-        f"90 %, your machine: {size_interval(lo, hi)}",
+        f"90 %, {where}: {size_interval(lo, hi)}",
         f"90 %, this kernel: {size_interval(*kernel)}",
     )
     for (low, high), width, name in zip(ends, (2, 8), said, strict=True):

@@ -14,6 +14,7 @@ from ..decide.evidence import TRANSFERRED
 from ..decide.prediction import evidence, scatter
 from ..decide.setting import Setting
 from ..model.shape import Shapes
+from ..show.place import machine
 from ..show.words import arm
 from .cutoff_marks import lanes, mark
 from .measured_points import draw_measured
@@ -67,7 +68,6 @@ def latency_against_bytes(
     setting = decision.setting
     calls = setting.shapes(token_grid(max_tokens, per_doubling=16), hidden_dim, world_size)
     size = calls.bytes.astype(float)
-    size_range = (size[0] * 0.93, size[-1] * 1.07)
     shown = lanes(decision, calls, rules)
     # A lane is as tall as a line of text.
     strip = 0.05 + 0.035 * len(shown)
@@ -119,8 +119,10 @@ def latency_against_bytes(
         highest.append(float(hi.max()))
     _margin(figure, setting, calls.select(setting.takes_both(calls)))
     rows = measurement.published() if table is None else table
-    points = draw_measured(figure, calls, setting, rows)
-    mark(figure, decision.at(world_size), shown, size_range)
+    at_bytes, points = draw_measured(figure, calls, setting, rows)
+    # Other hidden sizes have smaller calls than any of this one.
+    size_range = (min([size[0], *at_bytes]) * 0.93, size[-1] * 1.07)
+    mark(figure, decision.at(world_size), shown, size_range, machine(setting))
     low, high = min([*lowest, *points]) * 0.9, max([*highest, *points]) * 1.1
     values, names = log_ticks(low, high)
     figure.update_yaxes(
@@ -128,7 +130,7 @@ def latency_against_bytes(
         title="latency, us", row=2, col=1,
     )  # fmt: skip
     figure.update_yaxes(title=f"{arm(setting.alternative)}<br>slower, %", row=3, col=1)
-    powers, names = byte_ticks(size[0], size[-1])
+    powers, names = byte_ticks(*size_range)
     figure.update_xaxes(
         type="log", tickvals=powers, ticktext=names, tickangle=0,
         range=np.log10(size_range).tolist(),

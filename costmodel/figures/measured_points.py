@@ -34,11 +34,11 @@ REACH = 1.3
 
 def draw_measured(
     figure: go.Figure, calls: Shapes, setting: Setting, table: Measurements
-) -> list[float]:
+) -> tuple[list[float], list[float]]:
     """Draw the measured rows of the calls' GPU, ranks and op, and the model for their sources.
 
-    ``calls`` are of one hidden size and world size, ascending in bytes. Returns the latencies
-    drawn, in us.
+    ``calls`` are of one hidden size and world size, ascending in bytes. Returns the bytes
+    and the latencies drawn, in us.
     """
     import plotly.graph_objects as go
 
@@ -51,8 +51,9 @@ def draw_measured(
     )
     found = covered(setting.calibration, rows) if len(rows) else None
     if found is None or not len(found):
-        return []
+        return [], []
     keep = found.size_bytes <= float(calls.bytes[-1]) * 1.05
+    at_bytes: list[float] = []
     drawn: list[float] = []
     for i, harness in enumerate(np.unique(found.harness).tolist()):
         mine = keep & (found.harness == harness)
@@ -74,9 +75,10 @@ def draw_measured(
         if shift_us is not None:
             _curves(figure, calls, setting, found.size_bytes[mine], shift_us, harness)
         _points(figure, found, mine, int(calls.hidden_dim[0]), symbol, harness)
+        at_bytes += found.size_bytes[mine].tolist()
         drawn += found.latency_us[mine].tolist()
     _measured_margin(figure, calls, setting, found)
-    return drawn
+    return at_bytes, drawn
 
 
 def _shift_us(setting: Setting, harness: str) -> float | None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..calibration.posterior import NORMAL_HALF_WIDTH
 from ..errors import InputError
+from ..show.place import machine
 from .template import (
     BLUE,
     GREEN,
@@ -67,8 +68,8 @@ def cutoffs_after_plan(plan: Plan) -> go.Figure:
     for p in shown:
         _lanes(figure, plan, p, len(lanes), high)
         lanes += [
-            f"<b>TP{p.world_size} now</b>, regret {p.regret_pct_before:.2f} %",
-            f"after the plan, {p.regret_pct_after:.2f} %",
+            f"<b>TP{p.world_size} before</b>, regret {p.regret_pct_before:.2f} %",
+            f"after the plan, regret {p.regret_pct_after:.2f} %",
         ]
         if any(e.world_size == p.world_size for e in plan.entries):
             lanes.append("shapes to measure")
@@ -113,8 +114,8 @@ def _lanes(figure: go.Figure, plan: Plan, p: Prospect, first: int, high: float) 
         )  # fmt: skip
 
     bar(*p.this_kernel, first, faded(NEUTRAL, 0.45), 8, "90 %, this kernel")
-    bar(p.before.lo, p.before.hi, first, NEUTRAL, 2, "90 %, your machine")
-    bar(p.after.lo, p.after.hi, first + 1, BLUE, 2, "90 %, your machine, expected")
+    bar(p.before.lo, p.before.hi, first, NEUTRAL, 2, f"90 %, {machine(plan.setting)}")
+    bar(p.after.lo, p.after.hi, first + 1, BLUE, 2, f"90 %, {machine(plan.setting)}, expected")
     for lane, at, colour in ((first, p.before.bytes, NEUTRAL), (first + 1, p.after.bytes, BLUE)):
         if at:
             figure.add_trace(

@@ -8,10 +8,12 @@ colour alone: arms differ in dash and marker, rules in dash and label.
 from __future__ import annotations
 
 import html
-import textwrap
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..model.fabric import FULL_MESH
+from ..show.place import fabric
 from ..show.words import arm, evidence
 
 if TYPE_CHECKING:
@@ -40,9 +42,16 @@ ARM_DASH = {"1stage": "solid", "2stage": "dash", "separate": "dot"}
 WIDTH = 900
 HEIGHT = 460
 
-#: Letters that fit on one line of the subtitle and of the title at 700 pixels, the narrowest page
-#: that a figure is read on.
-LINE, TITLE_LINE = 112, 74
+#: Pixels for a line of the subtitle and of the title on the narrowest page that a figure is read
+#: on, 700 pixels with its margins, and the sizes of their letters.
+LINE_PX, SUBTITLE_SIZE, TITLE_SIZE = 620, 12, 17
+
+#: Widths of letters in units of the size, of Arial and what has its measures; others are 0.556.
+_WIDTHS = {
+    **dict.fromkeys("ijl'|", 0.222), **dict.fromkeys("ft.,:;/!()[]I -", 0.3),
+    **dict.fromkeys("ckrsvxyz", 0.5), **dict.fromkeys("ABEKPSVXY&", 0.667),
+    **dict.fromkeys("CDHNRUGOQw", 0.75), **dict.fromkeys("mM%W@", 0.9), "r": 0.333,
+}  # fmt: skip
 
 #: Colour scales by theme, from the page's own ground to strong colours, so that no cell glares on a
 #: dark page: differences with a sign, and those without.
@@ -91,7 +100,8 @@ def template(dark: bool = False) -> go.layout.Template:
         title={
             "x": 0.0, "xref": "container", "xanchor": "left", "pad": {"l": 12},
             "y": 1.0, "yref": "container", "yanchor": "top",
-            "font": {"size": 17}, "subtitle": {"font": {"size": 12, "color": NEUTRAL}},
+            "font": {"size": TITLE_SIZE},
+            "subtitle": {"font": {"size": SUBTITLE_SIZE, "color": NEUTRAL}},
         },
         xaxis=axis,
         yaxis=axis,
@@ -119,7 +129,7 @@ def finish(
     ``legend`` is ``bottom`` (a row under the plot), ``right`` or ``none``. ``title`` and
     ``subtitle`` may hold plotly's markup; escape what users wrote with :func:`plain`.
     """
-    lines, titles = wrapped(subtitle), textwrap.wrap(title, TITLE_LINE)
+    lines, titles = wrapped(subtitle), wrapped(title, TITLE_SIZE)
     # Titles of panels are annotations that make_subplots sets larger than everything else.
     names = [a.text for a in figure.layout.annotations if a.font.size == 16]
     panels = max((1 + name.count("<br>") for name in names), default=0)
@@ -146,10 +156,40 @@ def finish(
     return figure
 
 
-def wrapped(text: str) -> list[str]:
-    """Return text as lines that fit a figure on a narrow page."""
-    lines = [line for part in text.split("<br>") for line in textwrap.wrap(part, LINE)]
-    return lines or []
+def wrapped(text: str, size: float = SUBTITLE_SIZE) -> list[str]:
+    """Return text as lines that fit a figure on a narrow page, in letters of a size in pixels."""
+    lines = []
+    for part in text.split("<br>"):
+        line = ""
+        for word in _broken(part.split(), size):
+            longer = f"{line} {word}" if line else word
+            if line and width_px(longer, size) > LINE_PX:
+                lines.append(line)
+                longer = word
+            line = longer
+        if line:
+            lines.append(line)
+    return lines
+
+
+def _broken(words: list[str], size: float) -> list[str]:
+    """Return words, those that no line holds in pieces; an escaped character stays whole."""
+    out = []
+    for word in words:
+        piece = ""
+        for letter in re.findall(r"&[#\w]+;|.", word) if width_px(word, size) > LINE_PX else [word]:
+            if piece and width_px(piece + letter, size) > LINE_PX:
+                out.append(piece)
+                piece = ""
+            piece += letter
+        out.append(piece)
+    return out
+
+
+def width_px(text: str, size: float) -> float:
+    """Return about how wide text is drawn, without its markup."""
+    shown = html.unescape(re.sub(r"<[^>]*>", "", text))
+    return size * sum(_WIDTHS.get(c, 0.556) for c in shown)
 
 
 def plain(text: object) -> str:
@@ -183,11 +223,16 @@ def evidence_line(setting: Setting, world_size: int) -> str:
 def provenance(calibration: Calibration) -> str:
     """Return the calibration's name, how many rows it rests on, and a fabric other than xGMI's."""
     data = calibration.data
-    wired = "" if calibration.fabric == FULL_MESH else f"; {calibration.fabric}"
+    wired = "" if calibration.fabric == FULL_MESH else f"; {fabric(calibration.fabric)}"
     return plain(
         f"calibration {calibration.id} ({data.get('rows_used', '?')} rows, "
         f"{len(data.get('sources', ()))} sources{wired})"
     )
+
+
+def in_order(world_sizes: Sequence[int]) -> list[int]:
+    """Return numbers of ranks as panels have them: 2, which physics decides, comes last."""
+    return sorted(world_sizes, key=lambda n: (n == 2, n))
 
 
 def log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:

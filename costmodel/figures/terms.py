@@ -57,7 +57,7 @@ def terms_along_bytes(
     setting = decision.setting
     calls = setting.shapes(token_grid(max_tokens, per_doubling=12), hidden_dim, world_size)
     figure = make_subplots(
-        rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.03,
+        rows=1, cols=2, shared_yaxes=True, horizontal_spacing=0.05,
         subplot_titles=[arm(a) for a in setting.arms],
     )  # fmt: skip
     seen: set[str] = set()
@@ -90,7 +90,7 @@ def terms_along_bytes(
             )
             seen.add(name)
         values, names = byte_ticks(float(size[0]), float(size[-1]))
-        names = [n if i % 2 == 0 else "" for i, n in enumerate(names)]
+        names = _spaced(np.log(values), names, np.log(size[[0, -1]]))
         figure.update_xaxes(
             type="log", tickvals=values, ticktext=names, tickangle=0,
             range=np.log10([size[0], size[-1]]).tolist(), row=1, col=column,
@@ -108,6 +108,13 @@ def terms_along_bytes(
     )
     title = f"Where the time goes, {plain(setting.gpu)}, TP{world_size}"
     return finish(figure, title, subtitle, height=480)
+
+
+def _spaced(at: np.ndarray, names: list[str], ends: np.ndarray) -> list[str]:
+    """Return every second name of a panel's ticks, none at its ends, where another panel begins."""
+    place = (at - ends[0]) / (ends[1] - ends[0])
+    kept = [0.06 < p < 0.94 and i % 2 == 0 for i, p in enumerate(place)]
+    return [n if keep else "" for n, keep in zip(names, kept, strict=True)]
 
 
 def _mark_cutoff(figure: go.Figure, cutoff: Cutoff, last: int) -> None:
@@ -176,7 +183,7 @@ def terms_of_call(explanation: Explanation) -> go.Figure:
     span = (
         f"90 %: {ends[0]:.1f} to {ends[1]:.1f}"
         if ends
-        else f"90 %: 2-stage {_signed(lo)} to {_signed(hi)}"
+        else f"90 %: {arm(other)} {_signed(lo)} to {_signed(hi)}"
     )
     title = (
         f"{explanation.tokens} tokens x {explanation.hidden_dim} ({kib(explanation.bytes)}), "

@@ -16,7 +16,7 @@ from ..rules.condition import Calls
 from ..show.recommendation import evidence
 from ..show.words import arm
 from ..units import PACK_BYTES, element_bytes
-from .template import finish, plain, provenance
+from .template import finish, in_order, plain, provenance
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -51,7 +51,7 @@ def decision_map(
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
 
-    setting, world_sizes = decision.setting, decision.world_sizes
+    setting, world_sizes = decision.setting, in_order(decision.world_sizes)
     op, dtype, aiter_version = setting.op, setting.dtype, setting.aiter_version
     if rules is None:
         rules = _current(op)
@@ -118,7 +118,7 @@ def decision_map(
                 dash="solid", width=3.5,
             )  # fmt: skip
     _legend(figure, rules, recommended)
-    _axes(figure, len(world_sizes), max_tokens)
+    _axes(figure, len(world_sizes), max_tokens, arm(setting.alternative))
     subtitle = (
         f"{op}, {dtype}, {setting.kernel.title}; {provenance(setting.calibration)}. Colour: how "
         f"much slower the slower arm is, percent, 1-stage and {arm(setting.alternative)} as "
@@ -245,7 +245,7 @@ def _legend(figure: go.Figure, rules: Sequence[Rule], recommended: Rule | None) 
         entry(f"{plain(rule.engine)} ({plain(rule.name)})", dash, 2)
 
 
-def _axes(figure: go.Figure, columns: int, max_tokens: int) -> None:
+def _axes(figure: go.Figure, columns: int, max_tokens: int, other: str) -> None:
     batch = [int(b) for b in captured_batch_sizes() if b <= max_tokens]
     named = {1, 8, 64, 512} if columns > 1 else {1, 2, 4, 8, 16, 32, 64, 128, 256, 512}
     figure.update_xaxes(
@@ -267,7 +267,7 @@ def _axes(figure: go.Figure, columns: int, max_tokens: int) -> None:
             "colorbar": {
                 "tickvals": [-40, -20, 0, 20, 40],
                 "ticktext": [
-                    "40 %<br>2-stage<br>faster",
+                    f"40 %<br>{other.replace(' ', '<br>')}<br>faster",
                     "20",
                     "0",
                     "20",

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
+from ..show.place import machine
 from ..show.words import estimate
 from ..show.worth import sure
-from .template import ARM_COLOUR, NEUTRAL, finish, plain, provenance
+from .template import ARM_COLOUR, NEUTRAL, finish, in_order, plain, provenance
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -36,7 +37,8 @@ def worth_by_batch(worths: Sequence[Worth]) -> go.Figure:
     from plotly.subplots import make_subplots
 
     first = worths[0]
-    shown = [w for w in worths if w.changed]
+    by_ranks = {w.world_size: w for w in worths}
+    shown = [by_ranks[n] for n in in_order(list(by_ranks)) if by_ranks[n].changed]
     alike = [f"TP{w.world_size}" for w in worths if not w.changed]
     if not shown:
         raise InputError(
@@ -55,7 +57,7 @@ def worth_by_batch(worths: Sequence[Worth]) -> go.Figure:
             mine = [b for b in w.changed if b.new == arm]
             if not mine:
                 continue
-            _bars(figure, mine, row, ARM_COLOUR[arm], name, name not in named)
+            _bars(figure, mine, row, ARM_COLOUR[arm], name, name not in named, machine(w.setting))
             named.add(name)
         figure.add_hline(y=0, line={"color": NEUTRAL, "width": 1}, row=row, col=1)
     batch = [str(b.batch) for b in first.batches]
@@ -71,8 +73,8 @@ def worth_by_batch(worths: Sequence[Worth]) -> go.Figure:
     subtitle = (
         f"{plain(first.llm.name)}: {first.calls.words()}, hidden "
         f"{first.llm.hidden_size}, {setting.dtype}, {setting.kernel.title}; "
-        f"{provenance(setting.calibration)}. Modelled. 90 % intervals: thin, your machine; thick, "
-        f"this kernel. Mean over: {plain(weights)}."
+        f"{provenance(setting.calibration)}. Modelled. 90 % intervals: thin, {machine(setting)}; "
+        f"thick, this kernel. Mean over: {plain(weights)}."
     )
     if alike:
         subtitle += f" No batch changes at {' and '.join(alike)}."
@@ -87,6 +89,7 @@ def _bars(
     colour: str,
     name: str,
     showlegend: bool,
+    where: str,
 ) -> None:
     """Draw the batches of a panel that change to one algorithm, with both intervals."""
     import plotly.graph_objects as go
@@ -113,7 +116,7 @@ def _bars(
             showlegend=showlegend,
             customdata=np.column_stack([lo, hi, kernel_lo, kernel_hi]).round(2),
             hovertemplate="batch %{x}: %{y:.1f} us a step (%{customdata[0]} to %{customdata[1]} on "
-            "your machine, %{customdata[2]} to %{customdata[3]} for this kernel)"
+            f"{where}, %{{customdata[2]}} to %{{customdata[3]}} for this kernel)"
             f"<extra>{name}</extra>",
         ),
         row,

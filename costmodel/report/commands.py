@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from ..decide.evidence import MEASURED
+from ..show.place import measure
 from .case import AtWorldSize, Case
 
 #: Tokens of a check at most: those around the cutoff decide.
@@ -76,9 +77,16 @@ def check_command(case: Case) -> str:
     step = -(-len(near) // CHECKED)
     tokens = sorted({*near[::step], near[-1]})
     return (
-        f"torchrun --nproc-per-node={w.world_size} -m costmodel measure --backend aiter "
+        f"{_measure(case, w.world_size)} "
         f"--hidden {case.llm.hidden_size} --tokens {','.join(map(str, tokens))} --out run"
     )
+
+
+def _measure(case: Case, world_size: int) -> str:
+    """Return the start of a measurement; processes that hold several ranks are told how many."""
+    start = measure(case.calibration, world_size)
+    whole = f"--nproc-per-node={world_size}" in start
+    return start if whole else f"{start} --tp {world_size}"
 
 
 def checked(case: Case) -> AtWorldSize:
@@ -104,8 +112,7 @@ def measure_commands(case: Case) -> str:
     return "\n".join(
         [
             f"costmodel plan {target} --tp {n} --out plan.json",
-            f"torchrun --nproc-per-node={n} -m costmodel measure --backend aiter --plan plan.json "
-            "--out run",
+            f"{_measure(case, n)} --plan plan.json --out run",
             f"costmodel validate {target} run/measurements.csv",
         ]
     )

@@ -16,7 +16,7 @@ from ..files import json_text
 from . import markdown, page
 from .case import Case
 from .commands import rule_file_of
-from .explorer import explorer
+from .explorer import explored
 from .pictures import Picture, shown_of
 from .text import context
 
@@ -24,9 +24,10 @@ MARKDOWN, PAGE = "report.md", "report.html"
 
 
 class Written(Struct, frozen=True):
-    """What was written: files relative to the directory, and why pictures are missing, if so."""
+    """What was written: the title, files in the directory, and why pictures are missing, if so."""
 
     directory: Path
+    title: str
     files: tuple[str, ...]
     without_images: str
 
@@ -67,7 +68,7 @@ def write(
             drawn=sorted(drawn),
         )
         _write(temporary / MARKDOWN, markdown.render(given))
-        _write(temporary / PAGE, page.render(given, {c.gpu: explorer(c) for c in cases}))
+        _write(temporary / PAGE, page.render(given, explored(cases)))
         for case in cases:
             rule = json_text(case.new.to_json(case.provenance), indent=2)
             _write(temporary / rule_file_of(case, len(cases) > 1), rule)
@@ -77,7 +78,7 @@ def write(
         raise InputError(f"{out}: cannot write: {error.strerror}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return Written(out, files, missing)
+    return Written(out, given["title"], files, missing)
 
 
 def check_free(out: Path, force: bool) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,18 @@ from ..units import kib
 from .case import Case
 
 
+def explored(cases: Sequence[Case]) -> dict[str, Any]:
+    """Return what can be explored, by GPU; GPUs whose kernels take too little are left out."""
+    found = {case.gpu: explorer(case) for case in cases}
+    return {gpu: data for gpu, data in found.items() if data["hidden"]}
+
+
 def explorer(case: Case) -> dict[str, Any]:
-    """Return the explorer's data: per world size and hidden size, arrays over the batch sizes."""
+    """Return the explorer's data: per world size and hidden size, arrays over the batch sizes.
+
+    Hidden sizes are those of which both arms take every batch at every world size; old kernels may
+    take none.
+    """
     batch = captured_batch_sizes()
     rules: list[Rule] = [replace(case.new, name="proposed")]
     for engine in ENGINES:
@@ -36,25 +47,20 @@ def explorer(case: Case) -> dict[str, Any]:
         if r.status == "proposed" and r.op == "fused_ar_rmsnorm" and r.fabric == "xgmi"
     ]  # fmt: skip
     rules += proposed
-    sizes = sorted({case.llm.hidden_size, *llms.hidden_dims()})
-    calls: dict[str, dict[str, Any]] = {}
-    hidden: list[int] = []
-    for w in case.by_world_size:
-        by_hidden: dict[str, Any] = {}
-        for h in sizes:
-            every = case.setting.shapes(batch, h, w.world_size)
-            if not case.setting.takes_both(every).all():
-                continue
-            by_hidden[str(h)] = _calls(case, h, w.world_size, rules)
-            if h not in hidden:
-                hidden.append(h)
-        calls[str(w.world_size)] = by_hidden
+    ranks = [w.world_size for w in case.by_world_size]
+    hidden = [
+        h for h in sorted({case.llm.hidden_size, *llms.hidden_dims()})
+        if all(case.setting.takes_both(case.setting.shapes(batch, h, n)).all() for n in ranks)
+    ]  # fmt: skip
+    calls = {str(n): {str(h): _calls(case, h, n, rules) for h in hidden} for n in ranks}
     return {
         "batch": batch.tolist(),
         "hidden": hidden,
         "start": {
             "worldSize": str(case.by_world_size[-1].world_size),
-            "hidden": str(case.llm.hidden_size if case.llm.hidden_size in hidden else hidden[0]),
+            "hidden": str(
+                case.llm.hidden_size if case.llm.hidden_size in hidden else min(hidden, default="")
+            ),
             "batch": 6,
         },
         "terms": {name: {"name": term(name), "colour": TERM_COLOUR[name]} for name in TERMS},

@@ -7,11 +7,14 @@ last everywhere.
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..decide.evidence import TRANSFERRED
+from ..decide.evidence import BY_PHYSICS, TRANSFERRED
+from ..show.glossary import MEANING
+from ..show.place import THIS_MACHINE, YOUR_MACHINE, fabrics, machine
 from ..show.words import percent, up_to
 from .case import AtWorldSize, Case
 from .commands import check_command
@@ -38,18 +41,27 @@ def tag(case: Case, w: AtWorldSize, many: bool) -> str:
     return f"{case.gpu} {w.tp}" if many else w.tp
 
 
-def title(cases: Sequence[Case]) -> str:
-    """Return the report's title: engine, GPUs, and the sizes of what is decided; TP2 last."""
+def title(cases: Sequence[Case], whose: str) -> str:
+    """Return the report's title: ``whose`` rule, GPUs, and the sizes of what is decided.
+
+    What physics decides comes last and is no headline. Kernels that no engine runs are named in
+    the engine's place.
+    """
     gpus = [c.gpu for c in cases]
     on = _listed(gpus) if len(gpus) <= TITLED else f"{len(gpus)} GPUs"
-    head = f"{cases[0].engine.title} on {on}"
+    head = f"{whose} on {on}"
+    if not all(c.is_xgmi for c in cases):
+        head = f"{cases[0].kernels} on {on} (not xGMI)"
     changed = _changed(cases)
     if not changed:
         return f"{head}: nothing should change"
-    runs_1stage = _grouped(cases, [(_runs(w), (c, w)) for c, w in changed])
+    if all(w.evidence == BY_PHYSICS for _, w in changed) and _open(cases):
+        return f"{head}: nothing decided but TP2, 1-stage {_runs(changed[0][1])} by physics"
+    headed = [(c, w) for c, w in changed if w.evidence != BY_PHYSICS] or changed
+    runs_1stage = _grouped(cases, [(_runs(w), (c, w)) for c, w in headed])
     said = ", ".join(f"{sizes} at {where}" for sizes, where in runs_1stage)
     same = [c.gpu for c in cases if not c.proposes]
-    physics = "" if any(c.headline for c in cases) else ", by physics"
+    physics = ", by physics" if all(w.evidence == BY_PHYSICS for _, w in headed) else ""
     return f"{head}: 1-stage {said}{physics}" + (f"; {_listed(same)}: nothing" if same else "")
 
 
@@ -60,12 +72,21 @@ def lead(cases: Sequence[Case], above: str) -> list[tuple[str, str]]:
     command that checks it.
     """
     said: list[tuple[str, str]] = []
-    room = WORDS - HEADING - _count(above)
+    room = WORDS - HEADING - _count(above) - _count(elsewhere(cases))
     for most in DETAILS:
         said = _lead(cases, most)
         if sum(_count(" ".join(line)) for line in said) <= room:
             break
     return said
+
+
+def elsewhere(cases: Sequence[Case]) -> str:
+    """Return what a calibration of other links than xGMI is no reason for, "" without one."""
+    others = [c for c in cases if not c.is_xgmi]
+    if not others:
+        return ""
+    fabric = fabrics(c.calibration for c in others)
+    return f"Not xGMI: {fabric}; no reason to change {others[0].engine.title}."
 
 
 def _lead(cases: Sequence[Case], most: int) -> list[tuple[str, str]]:
@@ -76,15 +97,15 @@ def _lead(cases: Sequence[Case], most: int) -> list[tuple[str, str]]:
     if not changed:
         why = _why_nothing(cases, most)
         return [("Why", why), ("Not known", _unknown(cases, lacking, most)), check]
-    open_ones = [(c, w) for c in cases for w in c.in_order if w.changes and not w.decided]
+    open_ones = _open(cases)
     model = f"{first.llm.name} (hidden {first.llm.hidden_size}, {first.setting.dtype})"
     # What is open for want of rows is said once; the table's evidence tells of many places.
     alike = _names(open_ones) == _names(lacking)
     unsaid = [] if alike or len(lacking) > most else lacking
     batches = _batches(cases, changed, most)
     return [
-        ("Change", f"{_changes(cases, changed, most)}."),
-        ("For whom", f"{model}, batch {batches}; other models too, by bytes."),
+        ("Change", f"fused all-reduce + RMSNorm: {_changes(cases, changed, most)}."),
+        ("For whom", f"{model}, batch {batches}; other models at the same bytes."),
         ("Wins", _wins(cases, changed, most)),
         ("How sure", _how_sure(cases, changed, open_ones, most, without_rows=alike)),
         ("Not known", _unknown(cases, unsaid, most)),
@@ -93,13 +114,19 @@ def _lead(cases: Sequence[Case], most: int) -> list[tuple[str, str]]:
 
 
 def _count(text: str) -> int:
-    return len(re.findall(r"\S*\w\S*", text))
+    # As it is written: the sign of "tokens <= 80" becomes a word there.
+    return len(re.findall(r"\S*\w\S*", html.escape(text)))
 
 
 def _changed(cases: Sequence[Case]) -> list[Place]:
     """Return where a change is decided, 2 ranks last."""
     decided = [(c, w) for c in cases for w in c.by_world_size if w.decided]
     return sorted(decided, key=lambda place: place[1].world_size == 2)
+
+
+def _open(cases: Sequence[Case]) -> list[Place]:
+    """Return where something would change that is not decided."""
+    return [(c, w) for c in cases for w in c.in_order if w.changes and not w.decided]
 
 
 def _lacking(cases: Sequence[Case]) -> list[Place]:
@@ -110,8 +137,14 @@ def _lacking(cases: Sequence[Case]) -> list[Place]:
 
 
 def _runs(w: AtWorldSize) -> str:
-    """Return the sizes that run 1-stage afterwards: ``up to 360 KiB``, ``always``."""
-    return "always" if w.new_sizes == "every size" else up_to(w.new_sizes)
+    """Return the sizes that run 1-stage afterwards: ``up to 360 KiB``, ``always``.
+
+    A guard stands only beside ``always``, which would be wrong without it.
+    """
+    size, _, guard = w.new_sizes.partition(", ")
+    if size != "every size":
+        return up_to(size)
+    return f"always ({guard})" if guard else "always"
 
 
 def _before(w: AtWorldSize) -> str:
@@ -159,9 +192,9 @@ def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
     if len(told) <= most:
         words = [_win(c, w, many, first=i == 0) for i, (c, w) in enumerate(told)]
     else:
-        words = [f"{_span(told)} us a decode step (90 % intervals in the table)"]
+        words = [f"{_span(told, many)} us a decode step (mean; 90 % intervals in the table)"]
     if crossing and len(crossing) < len(changed):
-        words.append(f"{_span([p for p in changed if p not in crossing])} us")
+        words.append(f"{_span([p for p in changed if p not in crossing], many)} us")
     near = [w.contested.saved_pct for _, w in told if w.contested is not None]
     if len(near) == 1:
         words.insert(1, f"{percent(near[0], '.1f')} on contested calls")
@@ -170,23 +203,25 @@ def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
     return "; ".join(words) + "."
 
 
-def _span(places: Sequence[Place]) -> str:
+def _span(places: Sequence[Place], many: bool) -> str:
     """Return the means of places in us, from the least to the most: ``TP2 223.7 to 267.7``."""
-    by_ranks: dict[str, list[float]] = {}
-    for _, w in places:
-        by_ranks.setdefault(w.tp, []).append(w.worth.mean_us.value)
+    by_ranks: dict[str, list[Place]] = {}
+    for place in places:
+        by_ranks.setdefault(place[1].tp, []).append(place)
     said = []
-    for tp, means in by_ranks.items():
+    for tp, mine in by_ranks.items():
+        means = [w.worth.mean_us.value for _, w in mine]
         least, largest = f"{min(means):.1f}", f"{max(means):.1f}"
-        said.append(f"{tp} {least}" if least == largest else f"{tp} {least} to {largest}")
+        where = tag(*mine[0], many) if len(mine) == 1 else tp
+        said.append(f"{where} {least}" if least == largest else f"{where} {least} to {largest}")
     return ", ".join(said)
 
 
 def _win(case: Case, w: AtWorldSize, many: bool, *, first: bool) -> str:
     """Return the us that a change wins; what they are of is said by the ``first``."""
     e = w.worth.mean_us
-    unit = "us a decode step" if first else "us"
-    words = f"{tag(case, w, many)} {e.value:.1f} {unit} (90 %: {e.lo:.1f} to {e.hi:.1f})"
+    unit, mean = ("us a decode step", "mean; ") if first else ("us", "")
+    words = f"{tag(case, w, many)} {e.value:.1f} {unit} ({mean}90 %: {e.lo:.1f} to {e.hi:.1f})"
     return f"{words} = {percent(w.worth.step_pct)} of it" if w.worth.step_pct else words
 
 
@@ -215,8 +250,8 @@ def _how_sure(
 
 def _unknown(cases: Sequence[Case], lacking: Sequence[Place], most: int) -> str:
     """Return what nobody knows yet."""
-    words = ["your machine: nothing was run, all modelled"]
-    if all(c.setting.machine for c in cases):
+    words = [f"{YOUR_MACHINE}: nothing was run there, all is modelled"]
+    if machine(*(c.setting for c in cases)) == THIS_MACHINE:
         words = ["other machines: the model was calibrated with rows of this one"]
     if lacking:
         said = f"no usable row of {_places(cases, lacking)}"
@@ -236,22 +271,33 @@ def _why_nothing(cases: Sequence[Case], most: int) -> str:
     if alike:
         named = f"at {_places(cases, alike)}"
         where = named if len(cases) <= max(1, most) else "where the table says no change"
-        said.append(f"both rules decide every call of this workload alike {where}")
+        rules = "the rule in force and the recommended one"
+        said.append(f"{rules} decide every call of this workload alike {where}")
     ends = [(w.score.saved_pct.lo, w.score.saved_pct.hi) for _, w in open_ones]
     if len(open_ones) > most:
         least, largest = min(lo for lo, _ in ends), max(hi for _, hi in ends)
         said.append(
-            f"the table's other changes would spare {least:+.2f} to {largest:+.2f} % a call, which "
-            "is not decided"
+            f"the table's other changes would save {least:+.2f} to {largest:+.2f} % a call (90 %): "
+            "not decided"
         )
     elif open_ones:
         spared = ", ".join(
-            f"1-stage {up_to(w.new_sizes)} at {tag(c, w, many)} would spare {lo:+.2f} to {hi:+.2f}"
+            f"1-stage {up_to(w.new_sizes)} at {tag(c, w, many)} would save {lo:+.2f} to {hi:+.2f}"
             for (c, w), (lo, hi) in zip(open_ones, ends, strict=True)
         )
-        said.append(f"{spared} % a call, which is not decided")
+        said.append(f"{spared} % a call (90 %): not decided")
     words = "; ".join(said)
     return f"{words[0].upper()}{words[1:]}."
+
+
+def meanings(cases: Sequence[Case]) -> list[tuple[str, str]]:
+    """Return the words of the first screen that need it, each with its meaning."""
+    classes = [w.evidence for c in cases for w in c.by_world_size]
+    used = [
+        "1-stage", "2-stage", "cutoff", machine(*(c.setting for c in cases)), "this kernel",
+        "worth", "contested call", "decided", *dict.fromkeys(classes),
+    ]  # fmt: skip
+    return [(word, MEANING[word]) for word in used if word in MEANING]
 
 
 def runs(batches: Sequence[BatchWorth], order: Sequence[int]) -> str:

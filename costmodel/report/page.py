@@ -37,6 +37,7 @@ def render(context: Mapping[str, Any], explorer: Mapping[str, Any]) -> str:
         .get_template("report.html.j2")
         .render(
             context,
+            explored=bool(explorer),
             data=packed(json.dumps(data, allow_nan=False, separators=(",", ":"))),
             plotly=_plotly(),
             style=_asset("page.css"),

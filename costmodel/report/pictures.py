@@ -139,7 +139,7 @@ def pictures(case: Case) -> list[Picture]:
             f"measuring {PLANNED} planned shapes should leave.",
             partial(_plan_figure, case),
         )
-    if case.is_xgmi:
+    if case.is_xgmi and any(w.cutoff.verdict in CLAIMED for w in crossing):
         _drift(case, [w.world_size for w in crossing], add)
     add(
         "residuals",

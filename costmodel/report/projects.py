@@ -44,5 +44,8 @@ OUTLINES: dict[str, Outline] = {
     "atom": _PLAIN,
 }
 
+#: What a title calls a project that runs another's rule.
+WHOSE = {"atom": "ATOM (AITER's rule)"}
+
 #: A report that proposes nothing ends after its reasons and how to get better ones.
 NOTHING: Outline = (("", (LEAD,)),)

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..decide.explanation import choices
+from ..show.place import machine
 from ..show.recommendation import apart
 from ..show.sketch import curve
 from ..show.statements import flag, says
 from ..show.worth import counted
 from .case import AtWorldSize, Case
 from .commands import commands, emit_by_gpu, measure_commands
-from .lead import lead, runs, tag, title
-from .projects import NOTHING, OUTLINES
+from .lead import elsewhere, lead, meanings, runs, tag, title
+from .projects import NOTHING, OUTLINES, WHOSE
 
 if TYPE_CHECKING:
     from .pictures import Picture
@@ -42,15 +43,21 @@ def context(
     """
     first = cases[0]
     proposes = any(c.proposes for c in cases)
-    head = f"{notice}: {title(cases)}" if notice else title(cases)
+    project = project or first.engine.name
+    named = title(cases, WHOSE.get(project, first.engine.title))
+    head = f"{notice}: {named}" if notice else named
     return {
         "cases": cases,
         "engine": first.engine,
         "llm": first.llm,
         "title": head,
         "lead": lead(cases, head),
+        "elsewhere": elsewhere(cases),
+        "meanings": meanings(cases),
+        "machine": machine(*(c.setting for c in cases)),
+        "project": project,
         "proposes": proposes,
-        "outline": OUTLINES[project or first.engine.name] if proposes else NOTHING,
+        "outline": OUTLINES[project] if proposes else NOTHING,
         "pictures": shown,
         "drawn": drawn,
         "sketches": [sketch(c, w) for c in cases for w in (c.headline or c.crossing)[:1]],

@@ -13,10 +13,11 @@ from ..model.shape import ONE_STAGE, SEPARATE_OPS
 from ..rules.catalogue import catalogue
 from ..units import kib
 from . import words
+from .place import machine
 from .recommendation import evidence, interval, sizes, this_kernel
 from .sketch import bars
 from .statements import most_telling
-from .table import table
+from .table import sentence, table
 from .words import arm, chance, parameter, unit
 
 #: Parameters listed: the nearest ones; the rest is in the JSON.
@@ -29,8 +30,8 @@ def brief(found: Explanation, *, fine: bool = False) -> str:
     ``fine`` draws with block characters.
     """
     s = found.setting
-    lines = [*answer(found), "", *bars(found, fine=fine)]
-    said = _apart(found)
+    lines = [*map(sentence, answer(found)), "", *bars(found, fine=fine)]
+    said = [*_interval(found), *_apart(found)]
     others = most_telling(found.cutoff.statements, s.gpu) if found.cutoff else ""
     if others:
         said.append(others)
@@ -41,7 +42,12 @@ def brief(found: Explanation, *, fine: bool = False) -> str:
     ]
     if against:
         said.append(f"rules in force that run the other arm: {', '.join(against)}")
-    lines += ["", *said, "", "--verbose: terms with intervals, every rule, what would flip it"]
+    lines += [
+        "",
+        *map(sentence, said),
+        "",
+        "--verbose: terms with intervals, every rule, what would flip it",
+    ]
     return "\n".join(lines)
 
 
@@ -65,21 +71,23 @@ def text(found: Explanation) -> str:
         f"{s.op}, {s.kernel.title}; calibration {s.calibration.id}; evidence: {arms}",
         *_apart(found),
         "",
-        _headline(found),
-        "",
-        _terms(found),
+        *_headline(found).splitlines(),
+        *_interval(found),
     ]
+    lines = [*map(sentence, lines), "", _terms(found)]
     if found.separate_us is not None and found.separate_probability is not None:
         e = found.separate_us
         lines += [
             "",
-            f"separate ops (all-reduce, then RMSNorm): {e.value:.2f} us ({e.lo:.1f} to "
-            f"{e.hi:.1f}); faster than both with {chance(found.separate_probability, short=True)} "
-            "probability",
+            sentence(
+                f"separate ops (all-reduce, then RMSNorm): {e.value:.2f} us ({e.lo:.1f} to "
+                f"{e.hi:.1f}); faster than both with "
+                f"{chance(found.separate_probability, short=True)} probability"
+            ),
         ]
     others = most_telling(found.cutoff.statements, s.gpu) if found.cutoff else ""
     if others:
-        lines += ["", others]
+        lines += ["", sentence(others)]
     lines += ["", "what the rules say", _opinions(found)]
     if found.reason:
         lines.append("the kernel's own check comes before any rule")
@@ -99,7 +107,7 @@ def _headline(found: Explanation) -> str:
     sure = "" if found.decided else ": not decided at 90 %"
     return (
         f"{_runs(faster, 'is')} faster: {_runs(slower, 'takes')} {abs(m.value):.2f} us more, "
-        f"{found.margin_pct:.1f} % (90 % interval {lo:+.2f} to {hi:+.2f} us).\n"
+        f"{found.margin_pct:.1f} % (90 %: {lo:+.2f} to {hi:+.2f}).\n"
         f"{_rule(found)} It is the faster one with {chance(found.probability, short=True)} "
         f"probability{sure}."
     )
@@ -128,16 +136,24 @@ def _rule(found: Explanation) -> str:
     run = arm(found.choice)
     if found.cutoff is None or not found.cutoff.claimed:
         return f"No cutoff is claimed; least expected regret: run {run}."
-    where = f"recommended at TP{found.world_size}: 1-stage {sizes(found.cutoff)}"
-    if found.cutoff.max_bytes is not None:
-        where += (
-            f", 90 %: {interval(found.cutoff)} on your machine, {this_kernel(found.cutoff)} for "
-            f"this kernel; {evidence(found.cutoff)}"
-        )
+    where = (
+        f"recommended at TP{found.world_size}: 1-stage {sizes(found.cutoff)}, "
+        f"{evidence(found.cutoff)}"
+    )
     alone = ""
     if found.alone != found.choice:
         alone = f" This call alone would lose less with {arm(found.alone)}."
     return f"Run {run} ({where}).{alone}"
+
+
+def _interval(found: Explanation) -> list[str]:
+    """Return both intervals of the recommended cutoff in one line, where there is one."""
+    c = found.cutoff
+    if c is None or not c.claimed or c.max_bytes is None:
+        return []
+    return [
+        f"cutoff, 90 %: {interval(c)} on {machine(found.setting)}, {this_kernel(c)} for this kernel"
+    ]
 
 
 def _terms(found: Explanation) -> str:
@@ -249,13 +265,17 @@ def choices_text(found: Choices) -> str:
     )  # fmt: skip
     return "\n".join(
         [
-            f"hidden {calls.hidden_dim[0]}, {s.dtype}, TP{calls.world_size[0]} on {s.gpu} "
-            f"({s.arch}), {s.op}, {s.kernel.title}; calibration {s.calibration.id}",
+            sentence(
+                f"hidden {calls.hidden_dim[0]}, {s.dtype}, TP{calls.world_size[0]} on {s.gpu} "
+                f"({s.arch}), {s.op}, {s.kernel.title}; calibration {s.calibration.id}"
+            ),
             "",
             table(rows, head, right=True),
             "",
-            "rules: 1 or 2 stages, s for separate ops; * where a rule runs another arm than the "
-            "choice",
+            sentence(
+                "rules: 1 or 2 stages, s for separate ops; * where a rule runs another arm than "
+                "the choice"
+            ),
         ]
     )
 

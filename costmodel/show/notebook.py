@@ -38,8 +38,15 @@ def html(macro: str, result: Any) -> str:
 @cache
 def _macros() -> dict[str, Callable[..., str]]:
     from ..model.parameters import prior
+    from . import place, recommendation
     from .templating import environment
 
     made = environment()
-    made.filters["prior"] = prior
+    made.filters |= {
+        "prior": prior,
+        "machine": place.machine,
+        "rests_on": recommendation.evidence,
+        "interval": recommendation.interval,
+        "this_kernel": recommendation.this_kernel,
+    }
     return vars(made.get_template("notebook.html.j2").module)

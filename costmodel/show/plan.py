@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..data.kernels import OWN_FAMILY
 from ..model.shape import FUSED
 from ..planning import Plan
 from ..planning.candidates import harness_spread_us
 from ..planning.value import Interval
 from ..units import kib
 from . import words
+from .place import machine, measure
 from .table import table
 
 
@@ -32,7 +34,7 @@ def text(plan: Plan, out: Path | None = None) -> str:
         if p.open_share > 0 and not p.always:
             lines.append(
                 f"TP{p.world_size}: {100 * p.open_share:.0f} % of the calls lie inside the "
-                f"interval on your machine; there the expected regret is "
+                f"interval on {machine(setting)}; there the expected regret is "
                 f"{p.open_regret_pct:.2f} %."
             )
     if not plan.entries:
@@ -67,8 +69,8 @@ def _prospects(plan: Plan) -> str:
             )
         )
     head = (
-        "ranks", "cutoff now", "90 %, your machine", "90 %, this kernel", "expected after",
-        "regret", "after", "least",
+        "ranks", "cutoff now", f"90 %, {machine(plan.setting)}", "90 %, this kernel",
+        "expected after", "regret", "after", "least",
     )  # fmt: skip
     return "\n".join(
         [
@@ -125,15 +127,12 @@ def _next(plan: Plan, out: Path | None) -> list[str]:
         ]
     if out is None:
         return ["--out plan.json writes this for: costmodel measure --plan plan.json"]
-    # Ranks on one GPU run in one process, on the project's own kernels.
-    alone = plan.setting.calibration.model.wiring is None
+    calibration = plan.setting.calibration
     lines = [f"written: {out}. Measure, then calibrate with the new rows:"]
     for n in sizes:
-        start = f"torchrun --nproc-per-node={n} -m costmodel measure --backend aiter"
-        if alone:
-            start = "costmodel measure --backend triton"
-        lines.append(f"  {start} --plan {out} --tp {n} --out run-tp{n}")
+        lines.append(f"  {measure(calibration, n)} --plan {out} --tp {n} --out run-tp{n}")
     rows = " ".join(f"run-tp{n}/measurements.csv" for n in sizes)
-    old = "YOUR_ROWS.csv" if alone else f"--published --arch {plan.setting.arch}"
+    own = calibration.kernel_family == OWN_FAMILY
+    old = "YOUR_ROWS.csv" if own else f"--published --arch {plan.setting.arch}"
     lines.append(f"  costmodel calibrate {rows} {old} --out mine.json")
     return lines

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..decide.prediction import Prediction
+from ..decide.setting import Setting
 from ..units import kib
+from .place import machine
 from .table import table
 
 
-def text(predictions: Sequence[Prediction], kernel: str, *, terms: bool = False) -> str:
-    """Return a row per shape and arm of a kernel's title; ``terms`` adds a column for each term."""
+def text(predictions: Sequence[Prediction], setting: Setting, *, terms: bool = False) -> str:
+    """Return a row per shape and arm of a setting; ``terms`` adds a column for each term."""
     rows = []
     names: list[str] = []
     for p in predictions:
@@ -28,12 +30,12 @@ def text(predictions: Sequence[Prediction], kernel: str, *, terms: bool = False)
             rows.append(row)
     head = [
         "ranks", "hidden", "tokens", "bytes", "algorithm", "us", "90 %, this kernel",
-        "90 %, your machine", "evidence",
+        f"90 %, {machine(setting)}", "evidence",
     ]  # fmt: skip
     if terms:
         head += names
     measured = "\n".join(
-        f"{kernel}: latencies as {r or 'a typical source'} measures them"
+        f"{setting.kernel.title}: latencies as {r or 'a typical source'} measures them"
         for r in references(predictions)
     )
     return f"{table(rows, head, right=True)}\n{measured}"

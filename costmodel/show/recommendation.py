@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import textwrap
-
 from ..decide.adequacy import ADEQUATE_PCT
 from ..decide.decision import Cutoff, Decision
-from ..decide.evidence import ALWAYS_ONE_STAGE
+from ..decide.evidence import ALWAYS_ONE_STAGE, BY_PHYSICS
 from ..decide.objective import MEAN, SPOKEN_OBJECTIVE
 from ..decide.three_way import SeparateOps
 from ..model.fabric import FULL_MESH
 from ..model.shape import ALL_REDUCE, SPOKEN
 from ..units import kib
 from . import words
+from .place import machine
 from .sketch import scale, scale_head
 from .statements import line
-from .table import table
+from .table import filled, sentence, table, terminal_width
 from .words import answer, arm, size, size_interval, window_sizes
 
 
@@ -26,11 +25,11 @@ def brief(decision: Decision, *, fine: bool = False) -> str:
     """
     setting, cutoffs = decision.setting, decision.cutoffs
     shown = [c for c in cutoffs if c.max_bytes is not None and c.max_bytes_lo is not None]
-    lines = [*answer_lines(decision), ""]
+    lines = [*map(sentence, answer_lines(decision)), ""]
     lines.append(_cutoff_table(decision))
     if shown:
         wide = max(len(f"TP{c.world_size}") for c in shown)
-        lines += ["", f"{'':{wide}}  {scale_head()}  cutoff and 90 %, your machine"]
+        lines += ["", f"{'':{wide}}  {scale_head()}  cutoff and 90 %, {machine(setting)}"]
         lines += [f"{f'TP{c.world_size}':{wide}}  {scale(c, fine=fine)}" for c in shown]
     against = [
         f"TP{c.world_size}: {line(b, setting.gpu)}"
@@ -80,8 +79,10 @@ def text(decision: Decision) -> str:
     if setting.objective != MEAN:
         engine += f"; least {SPOKEN_OBJECTIVE[setting.objective]}"
     lines = [
-        f"1-stage or {arm(setting.alternative)}: {setting.op} on {setting.gpu} ({setting.arch}), "
-        f"{setting.dtype}, {setting.kernel.title}{engine}",
+        sentence(
+            f"1-stage or {arm(setting.alternative)}: {setting.op} on {setting.gpu} "
+            f"({setting.arch}), {setting.dtype}, {setting.kernel.title}{engine}"
+        ),
         f"calibration {setting.calibration.id}: {data['rows_used']} of {data['rows_read']} rows "
         f"used, {len(data['sources'])} sources",
         *map(_paragraph, [*apart(decision), *unweighed(decision), *guarded(decision)]),
@@ -95,7 +96,7 @@ def text(decision: Decision) -> str:
             lines.append(_paragraph(f"     {separate(decision, c, c.three_way.separate)}."))
         lines += [_paragraph(f"     {line(b, setting.gpu)}") for b in c.statements]
     lines += ["", f"hidden_dim: the kernel takes {decision.hidden_rule}."]
-    lines.append(f"  known models: {', '.join(map(str, decision.hidden_set))}")
+    lines.append(sentence(f"  known models: {', '.join(map(str, decision.hidden_set))}"))
     lines += [_paragraph(f"  {said}.") for said in hidden_sizes(decision)]
     if setting.engine and any(c.claimed for c in decision.cutoffs):
         lines += ["", _paragraph(f"the rule in {setting.engine}: {decision.rule.words()}")]
@@ -131,8 +132,8 @@ def _cutoff_table(decision: Decision) -> str:
         for c in decision.cutoffs
     ]  # fmt: skip
     head = (
-        "ranks", "1-stage when bytes", "90 %, your machine", "90 %, this kernel", "evidence",
-        "regret",
+        "ranks", "1-stage when bytes", f"90 %, {machine(decision.setting)}", "90 %, this kernel",
+        "evidence", "regret",
     )  # fmt: skip
     return table(rows, head)
 
@@ -143,13 +144,18 @@ def sizes(cutoff: Cutoff) -> str:
 
 
 def evidence(cutoff: Cutoff) -> str:
-    """Return the evidence class in words; at 2 ranks 1-stage always wins by physics."""
+    """Return what a cutoff rests on: its evidence class in words, or ``by physics``.
+
+    Where 1-stage always wins, that is the answer; what it rests on are the rows of both arms.
+    """
+    if cutoff.by_physics:
+        return BY_PHYSICS
     always = cutoff.verdict == ALWAYS_ONE_STAGE
-    return "by physics" if always and cutoff.world_size == 2 else words.evidence(cutoff.verdict)
+    return words.evidence(cutoff.evidence_class if always else cutoff.verdict)
 
 
 def interval(cutoff: Cutoff) -> str:
-    """Return the interval of a cutoff on your machine: ``311 KiB to 581 KiB``."""
+    """Return the interval of a cutoff on the machine asked about: ``311 KiB to 581 KiB``."""
     return size_interval(cutoff.max_bytes_lo, cutoff.max_bytes_hi)
 
 
@@ -215,8 +221,8 @@ def separate(decision: Decision, cutoff: Cutoff, ops: SeparateOps) -> str:
 
 
 def _paragraph(words: str) -> str:
-    """Wrap at 100 columns, continuation lines indented."""
-    return textwrap.fill(words, 100, subsequent_indent="     ")
+    """Wrap at the terminal's width, at most 100 columns, continuation lines indented."""
+    return filled(words, min(terminal_width(), 100))
 
 
 def hidden_sizes(decision: Decision) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 
 #: Columns of output that goes to no terminal, and the fewest that tables are fitted to.
@@ -21,6 +22,9 @@ GAP = "  "
 _SPACE = re.compile(r"(?<!\S[<>=+]) (?!(?:[KMG]i?B|B|GB/s|us|s|%)(?!\w))")
 #: Where names may be broken if nothing else helps; never beside a digit.
 _NAME = re.compile(r"(?<=[A-Za-z][_/-])(?=[A-Za-z])")
+
+#: Stands for a space at which no line ends.
+_TIE = "\N{NO-BREAK SPACE}"
 
 Cells = list[list[str]]
 #: Cells as what may stand on lines of their own, each with the space that follows it.
@@ -59,6 +63,29 @@ def table(
 
 def terminal_width() -> int:
     """Return the columns that output may take: ``COLUMNS``, else the terminal's, else 100."""
+    return _known_width() or WIDTH
+
+
+def sentence(words: str) -> str:
+    """Return a sentence on lines that fit the terminal, later ones indented.
+
+    Where no terminal is, nobody has to read it: it stays on one line.
+    """
+    width = _known_width()
+    return words if width is None else filled(words, width)
+
+
+def filled(words: str, width: int) -> str:
+    """Return words on lines of a width, later ones indented; no number is parted from its unit."""
+    whole = " ".join(piece.replace(" ", _TIE) for piece in _SPACE.split(words))
+    lines = textwrap.fill(
+        whole, width, subsequent_indent="     ", break_long_words=False, break_on_hyphens=False
+    )
+    return lines.replace(_TIE, " ")
+
+
+def _known_width() -> int | None:
+    """Return ``COLUMNS`` or the terminal's columns, at least 80; None where neither is known."""
     stated = os.environ.get("COLUMNS", "")
     if stated.isdecimal() and int(stated) > 0:
         return max(int(stated), LEAST)
@@ -67,7 +94,7 @@ def terminal_width() -> int:
             return max(os.get_terminal_size(sys.stdout.fileno()).columns, LEAST)
     except (AttributeError, OSError, ValueError):  # no stdout, or one without a file
         pass
-    return WIDTH
+    return None
 
 
 def _lines(wrapped: Pieces, widths: list[int], right: bool) -> str:

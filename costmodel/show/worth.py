@@ -9,9 +9,14 @@ from msgspec.structs import replace
 
 from ..data.architectures import FUSED, MHC, PLAIN
 from ..data.engine_calls import later
-from ..decide.evidence import MEASURED, MEASURED_ELSEWHERE, TRANSFERRED
+from ..decide.evidence import (
+    BY_PHYSICS,
+    MEASURED,
+    MEASURED_ELSEWHERE,
+    TRANSFERRED,
+    physics_decides,
+)
 from ..decide.worth import BatchWorth, Worth
-from ..model.fabric import FULL_MESH
 from ..rules.rule import Rule
 from ..units import kib
 from .table import table
@@ -73,9 +78,9 @@ def counted(w: Worth) -> list[str]:
 
 
 def sure(w: Worth) -> str:
-    """Return what a worth rests on: at 2 ranks over xGMI physics knows the sign, not the size."""
-    if w.world_size == 2 and w.setting.calibration.fabric == FULL_MESH:
-        return f"sign by physics, size {evidence(w.evidence)}"
+    """Return what a worth rests on; physics knows who is faster, and not by how much."""
+    if physics_decides(w.setting, w.world_size):
+        return f"{BY_PHYSICS}, its size {evidence(w.evidence)}"
     return evidence(w.evidence)
 
 

@@ -9,7 +9,7 @@
     });
   }
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const config = { responsive: true, displaylogo: false, displayModeBar: "hover" };
+  const config = { displaylogo: false, displayModeBar: "hover" };
   let chosen = "";
   let data = null;
 
@@ -55,6 +55,7 @@
 
   function drawIn(part) {
     for (const place of part.querySelectorAll("[data-figure]:not([data-seen])")) {
+      if (place.closest("details:not([open])")) continue;
       place.dataset.seen = "1";
       waiting.push(place);
     }
@@ -89,8 +90,39 @@
     });
   });
 
-  // A printed page has every part, so every figure is drawn first.
-  window.addEventListener("beforeprint", () => tabs.forEach((tab) => drawIn(panel(tab))));
+  for (const fold of document.querySelectorAll("details")) {
+    fold.addEventListener("toggle", () => drawIn(fold));
+  }
+
+  // A printed page has every part and fold open, and on paper's colours, so every figure is drawn
+  // before: at once, since the browser waits for no promise.
+  let closed = null;
+  window.addEventListener("beforeprint", () => {
+    if (!data || !window.Plotly || closed) return;
+    closed = {
+      theme: chosen, tabs: tabs.filter((tab) => panel(tab).hidden),
+      folds: Array.from(document.querySelectorAll("details:not([open])")),
+    };
+    for (const tab of closed.tabs) panel(tab).hidden = false;
+    for (const fold of closed.folds) fold.open = true;
+    chosen = "light";
+    root.dataset.theme = theme();
+    root.dataset.paper = "1";
+    waiting.length = 0;
+    for (const place of document.querySelectorAll("[data-figure]")) {
+      place.dataset.seen = "1";
+      draw(place);
+    }
+  });
+  window.addEventListener("afterprint", () => {
+    if (!closed) return;
+    for (const tab of closed.tabs) panel(tab).hidden = true;
+    for (const fold of closed.folds) fold.open = false;
+    chosen = closed.theme;
+    closed = null;
+    delete root.dataset.paper;
+    paint();
+  });
 
   function paint() {
     root.dataset.theme = theme();
@@ -104,6 +136,18 @@
     if (explored) explored();
     for (const tab of tabs) if (!panel(tab).hidden) drawIn(panel(tab));
   }
+
+  // A figure that is only resized loses its subtitle to its title: it is drawn anew.
+  const main = document.getElementById("main");
+  let wide = main.clientWidth;
+  let later = 0;
+  new ResizeObserver(() => {
+    if (closed || !main.isConnected || main.clientWidth === wide) return;
+    if (!data || !window.Plotly) return;
+    wide = main.clientWidth;
+    clearTimeout(later);
+    later = setTimeout(paint, 100);
+  }).observe(main);
 
   const button = document.getElementById("theme");
   button.addEventListener("click", () => {

@@ -1,0 +1,138 @@
+"""``costmodel validate``: what it prints, its exit codes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from costmodel.data.measurement import Measurements
+from costmodel.decide.setting import Setting
+from costmodel.decide.validation import validate
+from costmodel.errors import InputError
+from costmodel.model.shape import ALGORITHMS, FUSED
+
+
+@pytest.fixture(scope="module")
+def gfx950():
+    return Setting.shipped("MI355X")
+
+
+def a_row(**changes):
+    row = {
+        "source": "mine", "date": "2026-09-01", "gpu": "MI355X", "gpu_evidence": "stated",
+        "arch": "gfx950", "interconnect": "xgmi", "world_size": 4, "op": FUSED,
+        "algorithm": "1stage", "kernel_family": "aiter", "kernel_version": "0.1.19.post1",
+        "tokens": 8, "hidden_dim": 7168, "dtype": "bf16", "latency_us": 9.5,
+        "statistic": "median", "rank_reduction": "max", "timing": "graph", "quality": "clean",
+    }  # fmt: skip
+    return {**row, **changes}
+
+
+def table(*rows):
+    return Measurements.from_rows(rows)
+
+
+def synthetic(setting, *, factor=(1.0, 1.0), offset_us=0.0, noise=0.01, tokens=None, seed=1):
+    """Rows of both algorithms at TP4: the model's latency, each algorithm times a factor."""
+    rng = np.random.default_rng(seed)
+    t, h = np.meshgrid(np.arange(4, 100, 4) if tokens is None else tokens, [2880, 7168])
+    shapes = setting.shapes(t.ravel(), h.ravel(), 4)
+    rows = []
+    for algorithm, times in zip(ALGORITHMS, factor, strict=True):
+        truth = setting.latency_us(shapes, algorithm)
+        measured = (times * truth + offset_us) * np.exp(rng.normal(0, noise, truth.size))
+        rows += [
+            a_row(algorithm=algorithm, tokens=int(n), hidden_dim=int(k), latency_us=float(us))
+            for n, k, us in zip(shapes.tokens, shapes.hidden_dim, measured, strict=True)
+        ]
+    return Measurements.from_rows(rows)
+
+
+def run(*args):
+    return subprocess.run(
+        [sys.executable, "-m", "costmodel", "validate", *map(str, args)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_the_command_passes_on_published_rows_with_the_documented_json():
+    done = run("--arch", "gfx950", "--published", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert list(found) == ["schema", "accuracy", "choice", "regret", "crossings", "passed"]
+    assert found["schema"] == "costmodel/validate/1"
+    assert list(found["accuracy"]) == [
+        "n", "median_ape", "p90_ape", "max_ape", "coverage90", "median_ape_offset",
+    ]  # fmt: skip
+    assert list(found["choice"]) == ["pairs", "agree", "agree_outside_tie"]
+    for entry in found["regret"]:
+        assert list(entry) == ["rule", "mean_pct", "max_pct", "mean_us"]
+    rules = [entry["rule"] for entry in found["regret"]]
+    assert rules[0] == "recommended"
+    assert {"sglang-128k", "vllm-16bit", "aiter-per-rank", "always-1stage", "always-2stage",
+            "three-way"} <= set(rules)  # fmt: skip
+    assert found["passed"] is True
+
+
+def test_the_command_says_what_it_rests_on():
+    done = run("--arch", "gfx950", "--published", "--against", "vllm-57886")
+    assert done.returncode == 0, done.stderr
+    text = done.stdout
+    assert "197 another arch" in text
+    assert "this is a fit, not a test" in text
+    assert "cannot separate recommended from" in text
+    assert "no worse than vllm-57886 within noise" in text
+
+
+def test_the_command_fails_with_1_and_the_reason(gfx950, tmp_path):
+    path = tmp_path / "rows.csv"
+    synthetic(gfx950, factor=(1.4, 1.0)).write(path)
+    done = run("--arch", "gfx950", "--measurements", path)
+    assert done.returncode == 1, done.stderr
+    assert "not passed: the recommended rule is worse than" in done.stdout
+    assert "this is a test on new data" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--arch", "gfx942", "--published"), "--accuracy-only"),
+        (("--arch", "gfx950"), "give --measurements"),
+        (("--published",), "give --arch"),
+        (("--arch", "gfx950", "--published", "--against", "sglan"), "did you mean sglang"),
+        (("--arch", "gfx950", "--published", "--include", "nois"), "did you mean noisy"),
+        (("--arch", "gfx950", "--measurements", "nowhere.csv"), "nowhere.csv"),
+        (("--arch", "gfx950", "--published", "--hidden", "2881"), "hidden % 8 == 0"),
+        (("--arch", "gfx950", "--published", "--max-median-error", "nan"), "nan is not a finite"),
+        (("--arch", "gfx950", "--published", "--max-regret", "inf"), "inf is not a finite"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(args, said):
+    done = run(*args)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert done.stdout == ""
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr.startswith("costmodel: error: ")
+    assert said in done.stderr
+
+
+def test_rows_of_a_library_alone_are_said_to_be_no_arm(tmp_path, gfx950):
+    rccl = {"kernel_family": "rccl", "op": "all_reduce", "algorithm": "auto"}
+    rows = [a_row(**rccl, tokens=tokens) for tokens in (8, 64)]
+    path = tmp_path / "rccl.csv"
+    table(*rows).write(path)
+    for more in ((), ("--accuracy-only",), ("--op", "plain")):
+        done = run("--arch", "gfx950", "--measurements", path, *more)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(
+            "costmodel: error: no row can be used: all 2 are of RCCL, whose kernels are neither arm"
+        )
+        assert len(done.stderr.splitlines()) == 1
+    with pytest.raises(InputError, match="all 2 are of RCCL and NCCL"):
+        validate(table(rows[0], {**rows[1], "kernel_family": "nccl"}), gfx950)
+    beside = validate(table(*rows, a_row()), gfx950, need_pairs=False)
+    assert len(beside.rows.observations) == 1
