@@ -109,7 +109,7 @@ def command(
     GPUs and links. With --runtime-table the diff makes the engine ask a JSON file of sizes, which
     --table-out writes; its own rule holds where that has none. With --runtime the engine fills
     that file itself. For env: AITER's environment
-    variables. For json and table: the rule for programs and for people.
+    variables. For json and table: the rule for programs and for people; these three take lists too.
 
     \b
     costmodel emit --for sglang --arch gfx950
