@@ -420,7 +420,7 @@ def _command_line(
     The AITER that a tree runs is named where the newest would give another rule.
     """
     op, newest = asked["op"], kernels.aiter()
-    same = replace(running.kernel, version=newest.version) == newest
+    same = running.kernel.known and replace(running.kernel, version=newest.version) == newest
     version = asked["aiter_version"] or ("" if same else running.stated or "unknown")
     given = {
         "--for": wanted,
