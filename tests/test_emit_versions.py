@@ -241,7 +241,7 @@ def test_the_command_asks_the_tree_and_can_be_told(tmp_path):
     changed = [line for line in done.stdout.splitlines() if "input_.shape[-1] <= 80" in line]
     assert changed
     assert all(line.startswith("-") for line in changed), changed
-    assert "made for AITER 0.1.19 (asked for)" in done.stderr
+    assert "made for AITER 0.1.19, asked for" in done.stderr
     snippet = emit_command("--for", "sglang", "--rule", "aiter", cwd=tmp_path)
     assert "AITER 0.1.17 and later only" in snippet.stdout
     assert "<= 80" in emit_command(

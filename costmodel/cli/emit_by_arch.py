@@ -43,6 +43,7 @@ def write(
     out: str | None,
     tests_file: str | None,
     asked: question.Asked,
+    verbose: bool,
 ) -> tuple[str, ...]:
     """Write the patch and its tests, or the listing of all; return what to tell.
 
@@ -52,7 +53,7 @@ def write(
         _put(out, _listing(wanted, made, running, asked))
         return ()
     assert tree is not None, "check() asks for a source"
-    return _patch(wanted, made, running, tree, out, tests_file, asked)
+    return _patch(wanted, made, running, tree, out, tests_file, asked, verbose)
 
 
 def _patch(
@@ -63,6 +64,7 @@ def _patch(
     out: str | None,
     tests_file: str | None,
     asked: question.Asked,
+    verbose: bool,
 ) -> tuple[str, ...]:
     from ..engines import boundary_tests
     from ..engines.call_sites import serving_engine
@@ -75,13 +77,13 @@ def _patch(
 
     emitted = patch(tree, rules, provenances, running.kernel, running=running, losses=losses)
     if not emitted.text:
-        return emitted.notes
+        return emitted.told(verbose)
     where = next(iter(provenances.values()))
     tests = boundary_tests.of(emitted, where, serving_engine(wanted), tree) if tests_file else ""
     _put(out, emitted.text)
     if tests_file:
         _put(tests_file, tests)
-    return emitted.notes
+    return emitted.told(verbose)
 
 
 def _on_other_cards(made: Made, asked: question.Asked) -> list[str]:
