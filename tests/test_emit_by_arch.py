@@ -397,8 +397,10 @@ class TestWithoutAGate:
         patch = tmp_path / "one.patch"
         options = ["--arch", "gfx942", "--tp", "8", "--source", str(root), "--out", str(patch)]
         assert run("emit", "--for", "sglang", *options) == 0
-        for said in (capsys.readouterr().err, " ".join(patch.read_text().split())):
-            assert "nothing gates it: on MI355X (gfx950) it loses" in said
+        told, text = capsys.readouterr().err, " ".join(patch.read_text().split())
+        assert "nothing gates it: on MI355X (gfx950) it loses up to" in told
+        assert "nothing gates it: on MI355X (gfx950) it loses, against" in text
+        for said in (told, text):
             assert "--arch gfx942,gfx950 writes a rule for each arch" in said
 
     def test_other_archs_and_other_cards(self):
@@ -438,3 +440,52 @@ def test_nothing_is_claimed_of_mi350p(words, capsys):
     assert told.out == ""
     assert told.err.count("\n") == 1
     assert "MI350P is gfx950 over PCIe, without xGMI" in told.err
+
+
+class TestWithoutASource:
+    """What is written of several rules where no tree is changed."""
+
+    def test_json_holds_each_rule_as_one_gpu_alone_has_it(self, capsys):
+        assert run("emit", "--for", "json", "--gpu", "MI300X,MI308X") == 0
+        both = json.loads(capsys.readouterr().out)
+        assert both["schema"] == "costmodel/rules-by-gpu/1"
+        assert [(one["arch"], one["gpu"]) for one in both["rules"]] == [
+            ("gfx942", "MI300X"),
+            ("gfx942", "MI308X"),
+        ]
+        for one in both["rules"]:
+            assert run("emit", "--for", "json", "--gpu", one["gpu"]) == 0
+            alone = json.loads(capsys.readouterr().out)
+            assert alone["condition"] == one["rule"]["condition"]
+            assert one["rule"]["provenance"]["gpu"] == one["gpu"]
+
+    def test_json_of_archs_says_which_cards_they_are(self, tmp_path, capsys):
+        file = tmp_path / "rules.json"
+        assert run("emit", "--for", "json", "--arch", "gfx942,gfx950", "--out", str(file)) == 0
+        products = [one["products"] for one in json.loads(file.read_text())["rules"]]
+        assert products == [["MI300X", "MI308X", "MI325X"], ["MI355X", "MI350X"]]
+        assert run("emit", "--for", "sglang", "--rule", str(file)) == 2
+        assert "writes it for one GPU" in capsys.readouterr().err
+
+    def test_the_script_exports_the_rule_of_the_gpu_that_is_named(self, tmp_path, capsys):
+        file = tmp_path / "env.sh"
+        assert run("emit", "--for", "env", "--arch", "gfx942,gfx950", "--out", str(file)) == 0
+        for arch in ("gfx942", "gfx950"):
+            assert run("emit", "--for", "env", "--arch", arch, "--out", str(tmp_path / arch)) == 0
+            for tp in ("2", "4", "8"):
+                alone = exported(tmp_path / arch, TP=tp)
+                assert exported(file, GPU=arch, TP=tp) == alone
+                assert len(alone[0]) == 1
+        nothing = ({}, "no rule for GPU=gfx940 at TP=4: AITER's own stays\n")
+        assert exported(file, GPU="gfx940", TP="4", AITER_AR_1STAGE="1") == nothing
+        assert "set GPU to gfx942 or gfx950" in exported(file, TP="4")[1]
+
+
+def exported(script, **given):
+    """Return the variables that a script leaves set, and what it says."""
+    command = f". {script}; env"
+    done = subprocess.run(
+        ["sh", "-c", command], env=given, capture_output=True, text=True, check=False
+    )
+    pairs = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    return {name: value for name, value in pairs.items() if "AITER" in name}, done.stderr

@@ -39,6 +39,36 @@ def test_a_patch_with_its_tests_from_the_shipped_calibration(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rule.patch", "site", "test_rule.py"]
 
 
+def test_the_rule_is_told_first_and_the_patch_says_it_all(tmp_path):
+    SHAPES["sglang_bytes"].package(tmp_path / "site")
+    asked = ("--for", "sglang", "--arch", "gfx950", "--aiter-version", "0.1.16")
+    done = run(*asked, "--source", "site", "--out", "rule.patch", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, *told = done.stderr.splitlines()
+    assert first.startswith("costmodel: note: 1-stage TP2 every size, TP4 <= ")
+    assert len(done.stderr.split()) < 110
+    # What could go wrong is told in few words, and said whole in the patch.
+    assert any("SGLANG_USE_1STAGE_ALLREDUCE still overrides it" in line for line in told)
+    assert any("throws above 80 tokens" in line for line in told)
+    text = " ".join((tmp_path / "rule.patch").read_text().split())
+    done = run(*asked, "--source", "site", "--verbose", cwd=tmp_path)
+    whole = [line.removeprefix("costmodel: note: ") for line in done.stderr.splitlines()]
+    assert len(whole) > len(told) + 3
+    assert all(line in text for line in whole[1:])
+
+
+def test_where_one_cutoff_loses_stands_in_the_patch_and_is_told_on_demand(tmp_path):
+    SHAPES["sglang_bytes"].package(tmp_path / "site")
+    lost = "on contested calls than one of its own would"
+    asked = ("--for", "sglang", "--arch", "gfx950", "--aiter-version", "0.1.26")
+    for source in ((), ("--source", "site")):
+        done = run(*asked, *source, cwd=tmp_path)
+        # The head of a snippet goes into a source: it stays short.
+        assert (lost in " ".join(done.stdout.split())) is bool(source)
+        assert lost not in done.stderr
+        assert lost in run(*asked, *source, "--verbose", cwd=tmp_path).stderr
+
+
 def test_json_and_table_and_environment(tmp_path):
     done = run("--for", "json", "--gpu", "mi300x", "--out", tmp_path / "rule.json")
     assert done.returncode == 0, done.stderr

@@ -95,6 +95,7 @@ def test_a_report_with_cross_validation_and_refusals_is_of_its_schema(published)
 def test_files_that_commands_write_are_of_their_schemas(tmp_path):
     for name, line in {
         "rule/1": "emit --for json --arch gfx942 --out",
+        "rules-by-gpu/1": "emit --for json --arch gfx942,gfx950 --out",
         "plan/1": "plan --arch gfx942 --tp 8 --shapes 1 --out",
         "calibration/2": "calibrate --published --arch gfx950 --no-cross-validation --out",
     }.items():

@@ -25,7 +25,9 @@ from . import emit_by_arch, emit_table, options, question, targets
 if TYPE_CHECKING:
     from ..decide.batch_invariance import OneKernels
     from ..decide.decision import Decision
+    from ..engines.description import Note
     from ..engines.kernel_version import RunningKernel
+    from ..engines.patch import Emitted
     from ..engines.source import Tree
 
 TARGETS = (*ENGINES, "env", "json", "table")
@@ -85,6 +87,7 @@ AITER = click.option(
 @click.option("--out", metavar="FILE", help="Write here instead of to standard output.")
 @click.option("--tests", "tests_file", metavar="FILE", help="Write a test file of boundary cases.")
 @click.option("--force", is_flag=True, help="Overwrite --out, --tests and --table-out.")
+@options.verbose
 def command(
     wanted: str,
     rule_name: str | None,
@@ -99,6 +102,7 @@ def command(
     out: str | None,
     tests_file: str | None,
     force: bool,
+    verbose: bool,
     **asked: Any,
 ) -> None:
     """Write the recommended rule, or one of the field, where it belongs.
@@ -109,7 +113,7 @@ def command(
     GPUs and links. With --runtime-table the diff makes the engine ask a JSON file of sizes, which
     --table-out writes; its own rule holds where that has none. With --runtime the engine fills
     that file itself. For env: AITER's environment
-    variables. For json and table: the rule for programs and for people.
+    variables. For json and table: the rule for programs and for people; these three take lists too.
 
     \b
     costmodel emit --for sglang --arch gfx950
@@ -165,8 +169,7 @@ def command(
         made = {
             kind: make(hidden_set, tp, targets.one(asked, kind), command_line) for kind in kinds
         }
-        for note in emit_by_arch.write(wanted, made, running, tree, out, tests_file, asked):
-            click.echo(f"costmodel: note: {note}", err=True)
+        _tell(emit_by_arch.write(wanted, made, running, tree, out, tests_file, asked, verbose))
         return
     for_gpu = any(asked[key] for key in ("arch", "gpu", "calibration_file"))
     if runtime_table and not (for_gpu or rule_name or table_file):
@@ -176,7 +179,7 @@ def command(
         command_line += f" {option}"
     if rule_name:
         rule, provenance = _named(rule_name, hidden_set, asked), Provenance(command_line)
-        said: Callable[[], list[str]] = list
+        said: Callable[[], list[Note]] = list
     elif batch_invariant:
         rule, provenance, found = _invariant(wanted, hidden_set, tp, dict(asked), command_line)
         said = partial(_price, found)
@@ -186,20 +189,20 @@ def command(
     if runtime_table:
         source_of_rule = emit_table.with_gpu(provenance, asked["arch"], asked["gpu"])
         whole, dtype = (rule, source_of_rule), question.dtype_of(asked)
-        emitted, written = (
-            emit_table.emit(wanted, whole, dtype, running, tree, files, _write, fills=fills), True
-        )  # fmt: skip
+        emitted = emit_table.emit(wanted, whole, dtype, running, tree, files, _write, fills=fills)
     elif wanted in ENGINES:
-        fixed = rule_name or batch_invariant
-        separate = partial(_against_separate, bool(fixed), tp, asked)
-        other = partial(_elsewhere, rule, bool(fixed), tp, asked)
-        emitted, written = _emit_engine(
-            wanted, rule, provenance, running, tree, out, tests_file, separate, other
-        )
+        fixed = bool(rule_name or batch_invariant)
+        separate = partial(_against_separate, fixed, tp, asked)
+        done = _emit_engine(
+            wanted, rule, provenance, running, tree, out, tests_file, separate,
+            lambda: [*said(), *_elsewhere(rule, fixed, tp, asked)],
+        )  # fmt: skip
+        _tell(done.told(verbose))
+        return
     else:
-        emitted, written = (), True
+        emitted = ()
         _write(out, _listing(wanted, rule, provenance, running.kernel, asked))
-    _tell([*(said() if written else ()), *emitted])
+    _tell([*(note.text for note in said()), *emitted])
 
 
 def _tell(notes: Sequence[str]) -> None:
@@ -249,29 +252,39 @@ def _against_separate(fixed: bool, tp: tuple[int, ...], asked: question.Asked) -
         return None
 
 
-def _elsewhere(rule: Rule, fixed: bool, tp: tuple[int, ...], asked: question.Asked) -> list[str]:
+def _elsewhere(rule: Rule, fixed: bool, tp: tuple[int, ...], asked: question.Asked) -> list[Note]:
     """Return what the rule loses on the other archs, where the engine runs it too."""
     if fixed:
         return []
     from ..decide import elsewhere
+    from ..engines.description import Note
 
     workload = question.workload_of(dict(asked))
     setting = question.setting_of({**asked, "op": read_op(asked["op"])})
     gpus = elsewhere.other_archs(setting.arch)
-    said = [
-        f"nothing gates it: {one.words()}"
-        for one in elsewhere.elsewhere(rule, setting, gpus, workload, tp)
-    ]
-    return [*said, f"--arch {','.join(hardware.GPUS)} writes a rule for each arch"] if said else []
+    said = []
+    for one in elsewhere.elsewhere(rule, setting, gpus, workload, tp):
+        text = f"nothing gates it: {one.words()}"
+        said.append(
+            Note(text, text, brief=f"nothing gates it: {one.brief()}" if one.brief() else "")
+        )
+    if not said:
+        return []
+    gate = f"--arch {','.join(hardware.GPUS)} writes a rule for each arch"
+    told = gate if any(note.brief for note in said) else ""
+    return [*said, Note(gate, gate, brief=told)]
 
 
-def _losses(decision: Decision) -> list[str]:
+def _losses(decision: Decision) -> list[Note]:
     """Return where the one cutoff loses to one of a hidden size's own, in words."""
-    return [
+    from ..engines.description import Note
+
+    texts = [
         f"at hidden {loss.hidden_dim}, TP{loss.world_size}, this cutoff is expected to lose "
         f"{loss.loss_pct:.1f} % more on contested calls than one of its own would"
         for loss in decision.losses_by_hidden
     ]
+    return [Note(text, text) for text in texts]
 
 
 def _listing(
@@ -303,9 +316,9 @@ def _emit_engine(
     out: str | None,
     tests_file: str | None,
     against_separate: Callable[[], Rule | None],
-    elsewhere: Callable[[], list[str]],
-) -> tuple[tuple[str, ...], bool]:
-    """Write the patch or the snippet, and its tests; return what to tell, and if it was written.
+    more: Callable[[], list[Note]],
+) -> Emitted:
+    """Write the patch or the snippet, and its tests.
 
     A rule that is in force is not written again.
     """
@@ -316,7 +329,7 @@ def _emit_engine(
 
     target = serving_engine(wanted)
     if tree is None:
-        emitted = engine.snippet(target, rule, provenance, running.kernel)
+        emitted = engine.snippet(target, rule, provenance, running.kernel, more=more)
     else:
         try:
             emitted = engine.patch(
@@ -326,7 +339,7 @@ def _emit_engine(
                 running.kernel,
                 running=running,
                 against_separate=against_separate,
-                elsewhere=elsewhere,
+                more=more,
             )
         except NotRecognisedError:
             # The rule is not lost: it goes to standard output, and the error says what was sought.
@@ -334,13 +347,12 @@ def _emit_engine(
                 text = engine.snippet(target, rule, provenance, running.kernel).text
                 click.echo(text, nl=False)
             raise
-    if not emitted.text:
-        return emitted.notes, False
-    tests = boundary_tests.of(emitted, provenance, target, tree) if tests_file else ""
-    _write(out, emitted.text)
-    if tests_file:
-        _write(tests_file, tests)
-    return emitted.notes, True
+    if emitted.text:
+        tests = boundary_tests.of(emitted, provenance, target, tree) if tests_file else ""
+        _write(out, emitted.text)
+        if tests_file:
+            _write(tests_file, tests)
+    return emitted
 
 
 def _named(name: str, hidden_set: bool, asked: question.Asked) -> Rule:
@@ -400,10 +412,11 @@ def _invariant(
     return rule, provenance, found
 
 
-def _price(found: OneKernels) -> list[str]:
+def _price(found: OneKernels) -> list[Note]:
+    from ..engines.description import Note
     from ..show.batch_invariance import sentences
 
-    return sentences(found)
+    return [Note(text, text, brief=text) for text in sentences(found)]
 
 
 def _command_line(
@@ -420,7 +433,7 @@ def _command_line(
     The AITER that a tree runs is named where the newest would give another rule.
     """
     op, newest = asked["op"], kernels.aiter()
-    same = replace(running.kernel, version=newest.version) == newest
+    same = running.kernel.known and replace(running.kernel, version=newest.version) == newest
     version = asked["aiter_version"] or ("" if same else running.stated or "unknown")
     given = {
         "--for": wanted,

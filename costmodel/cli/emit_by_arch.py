@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.hosts import Kind
 from ..errors import InputError
+from ..files import json_text
 from ..rules import ENGINES
 from ..rules.by_arch import ByArch
 from . import question
@@ -27,15 +28,10 @@ def check(wanted: str, rule_name: str | None, source: str | None) -> None:
     """Raise :class:`InputError` where the rules of several GPUs cannot be written."""
     if rule_name:
         raise InputError("a rule that is named is one for every GPU; leave --arch and --gpu out")
-    if wanted not in (*ENGINES, "table"):
-        raise InputError(
-            f"--for {wanted} holds the rule of one arch; ask for them one by one, or give --for "
-            f"{', '.join(ENGINES)} a --source"
-        )
     if wanted in ENGINES and source is None:
         raise InputError(
-            "rules for several GPUs stand in a function of their own, which a snippet has no place "
-            "for; give --source"
+            "a snippet has no place for the function that knows the host's GPUs, which rules for "
+            "several GPUs need; give --source the tree to change, or one arch a call"
         )
 
 
@@ -47,16 +43,17 @@ def write(
     out: str | None,
     tests_file: str | None,
     asked: question.Asked,
+    verbose: bool,
 ) -> tuple[str, ...]:
-    """Write the patch and its tests, or the tables; return what to tell.
+    """Write the patch and its tests, or the listing of all; return what to tell.
 
     The options are those that :func:`check` lets pass.
     """
-    if wanted == "table":
-        _put(out, _tables(made, running, asked))
+    if wanted not in ENGINES:
+        _put(out, _listing(wanted, made, running, asked))
         return ()
     assert tree is not None, "check() asks for a source"
-    return _patch(wanted, made, running, tree, out, tests_file, asked)
+    return _patch(wanted, made, running, tree, out, tests_file, asked, verbose)
 
 
 def _patch(
@@ -67,26 +64,26 @@ def _patch(
     out: str | None,
     tests_file: str | None,
     asked: question.Asked,
+    verbose: bool,
 ) -> tuple[str, ...]:
     from ..engines import boundary_tests
     from ..engines.call_sites import serving_engine
     from ..engines.patch_by_arch import patch
 
-    rules = ByArch(tuple((kind, rule) for kind, (rule, _, _) in made.items()))
-    provenances = {kind: provenance for kind, (_, provenance, _) in made.items()}
+    rules, provenances = _rules(made)
 
     def losses(gated: Gated) -> list[str]:
         return _on_other_cards(made, asked)
 
     emitted = patch(tree, rules, provenances, running.kernel, running=running, losses=losses)
     if not emitted.text:
-        return emitted.notes
+        return emitted.told(verbose)
     where = next(iter(provenances.values()))
     tests = boundary_tests.of(emitted, where, serving_engine(wanted), tree) if tests_file else ""
     _put(out, emitted.text)
     if tests_file:
         _put(tests_file, tests)
-    return emitted.notes
+    return emitted.told(verbose)
 
 
 def _on_other_cards(made: Made, asked: question.Asked) -> list[str]:
@@ -107,6 +104,24 @@ def _on_other_cards(made: Made, asked: question.Asked) -> list[str]:
             for one in elsewhere.elsewhere(rule, setting, gpus, workload, tp)
         ]
     return [*said, "--gpu with a list of GPUs tells cards apart by PCI id"] if said else []
+
+
+def _rules(made: Made) -> tuple[ByArch, dict[Kind, Provenance]]:
+    return (
+        ByArch(tuple((kind, rule) for kind, (rule, _, _) in made.items())),
+        {kind: provenance for kind, (_, provenance, _) in made.items()},
+    )
+
+
+def _listing(wanted: str, made: Made, running: RunningKernel, asked: question.Asked) -> str:
+    if wanted == "table":
+        return _tables(made, running, asked)
+    rules, provenances = _rules(made)
+    if wanted == "json":
+        return json_text(rules.to_json(provenances), indent=2)
+    from ..engines import environment
+
+    return environment.script_by_gpu(rules, provenances, running.kernel)
 
 
 def _tables(made: Made, running: RunningKernel, asked: question.Asked) -> str:

@@ -17,7 +17,7 @@ from ..live.in_force import InForceRecord
 from ..live.run.schemas import EnvironmentRecord, RunSettings, StartsRecord
 from ..live.validation import LiveValidationRecord
 from ..planning.schemas import PlanRecord
-from ..rules.schemas import Catalogue, RuleRecord
+from ..rules.schemas import Catalogue, RuleRecord, RulesByGpu
 from ..rules.table import TableRecord
 from ..simulation.schemas import SimulationRecord, SweepRecord
 from ..tuning.handover import TuneRecord
@@ -39,6 +39,7 @@ SCHEMAS: dict[str, Any] = {
     "costmodel/simulate/1": SimulationRecord,
     "costmodel/simulate-sweep/1": SweepRecord,
     "costmodel/rule/1": RuleRecord,
+    "costmodel/rules-by-gpu/1": RulesByGpu,
     "costmodel/catalogue/1": Catalogue,
     "costmodel/table/1": TableRecord,
     "costmodel/plan/1": PlanRecord,

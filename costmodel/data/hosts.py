@@ -37,6 +37,11 @@ class Kind(Struct, frozen=True):
         return self.gpu or self.arch
 
     @property
+    def products(self) -> tuple[str, ...]:
+        """The product, or those of the arch that a rule is made for."""
+        return (self.gpu,) if self.gpu else GPUS.get(self.arch, ())
+
+    @property
     def keys(self) -> tuple[str, ...]:
         """What the topology shows for such GPUs: the target version, or the PCI device ids."""
         if self.gpu:
@@ -47,8 +52,7 @@ class Kind(Struct, frozen=True):
     def device_ids(self) -> tuple[str, ...]:
         """The PCI device ids of such GPUs; of an arch those of the products that a rule is made
         for (:data:`GPUS`): an MI300A is gfx942 and none of them, and so is an unlisted card."""
-        gpus = (self.gpu,) if self.gpu else GPUS.get(self.arch, ())
-        return tuple(str(i) for gpu in gpus for i in cards.device_ids(gpu))
+        return tuple(str(i) for gpu in self.products for i in cards.device_ids(gpu))
 
     def has(self, host: Host) -> bool:
         """Tell whether a host's GPUs are of this kind and joined by xGMI."""

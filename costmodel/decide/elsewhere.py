@@ -54,6 +54,12 @@ class Elsewhere(Struct, frozen=True):
         )
         return f"on {name} it loses, against the rule recommended there, {lost}"
 
+    def brief(self) -> str:
+        """Return the largest loss alone, "" where there is none."""
+        if not self.loses_pct:
+            return ""
+        return f"on {self.gpu} ({self.arch}) it loses up to {self.worst_pct:.2f} % a call"
+
 
 def other_archs(arch: str) -> tuple[str, ...]:
     """Return the default GPU of every other arch."""

@@ -1,6 +1,6 @@
 """One patch for several kinds of GPU: the rule that holds goes by the GPUs of the host.
 
-The cutoffs of each kind stand in a function of :mod:`.host_gate` beside the one that decides, which
+The cutoffs of each kind stand in a function of :mod:`.host_gate` above the one that decides, which
 takes them in place of the limit that stood there and keeps that limit for every other host. What a
 rule asks besides bytes has to be the same for every kind; it holds everywhere, as the limits of the
 kernel do.
@@ -8,6 +8,7 @@ kernel do.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 
 from msgspec import Struct
@@ -27,7 +28,7 @@ from .diff import Edit, split_lines
 from .execution import Step
 from .expression import WIDTH, SourceNames, size
 from .limit import Default
-from .module import Function, Module
+from .module import Module
 from .naming import not_found
 from .reader import DispatchFunction
 from .rewrite import Rewrite, plain, with_op
@@ -114,7 +115,7 @@ class _ByHost(Rewrite, kw_only=True):
 
     @property
     def _here(self) -> str:
-        return f"{'self.' if self.dispatch.owner else ''}{host_gate.NAME}()"
+        return f"{host_gate.NAME}()"
 
     def tables(self) -> dict[Kind, dict[int, int]]:
         """Return the cutoffs in bytes by kind and world size, as ``_op`` compares with them."""
@@ -181,31 +182,20 @@ def _function(
     tables: dict[Kind, dict[int, int]],
     comment: list[str],
 ) -> Edit:
-    """Return the insertion of the host's function, above the one that decides."""
-    node = dispatch.node
+    """Return the insertion of the host's function, above what decides, at module level."""
     if any(name.rsplit(".", 1)[-1] == host_gate.NAME for name in module.functions()):
         raise not_found(module, dispatch, f"a file without a {host_gate.NAME} of its own")
-    if dispatch.owner and not _takes_self(node):
-        raise not_found(module, dispatch, "a method that takes self")
-    indent = node.col_offset
-    lines = [
-        *as_comment(comment, indent, WIDTH),
-        *host_gate.source(tables, dispatch.owner, indent),
-        *([""] if dispatch.owner else ["", ""]),
-    ]
-    start = (_first_line(module, node), 0)
+    top = next(n for n in module.tree.body if dispatch.node in ast.walk(n))
+    lines = [*as_comment(comment, 0, WIDTH), *host_gate.source(tables), "", ""]
+    start = (_first_line(module, top), 0)
     return Edit(start, start, "\n".join(lines) + "\n")
 
 
-def _takes_self(function: Function) -> bool:
-    first = [a.arg for a in (*function.args.posonlyargs, *function.args.args)][:1]
-    return first == ["self"] and not function.decorator_list
-
-
-def _first_line(module: Module, function: Function) -> int:
-    """Return the first line of a function, with its decorators and the comment above it."""
+def _first_line(module: Module, statement: ast.stmt) -> int:
+    """Return the first line of a statement, with decorators and the comment above it."""
     lines = split_lines(module.text)
-    first = min([function.lineno, *(d.lineno for d in function.decorator_list)])
+    decorators = getattr(statement, "decorator_list", ())
+    first = min([statement.lineno, *(d.lineno for d in decorators)])
     while first > 1 and lines[first - 2].lstrip().startswith("#"):
         first -= 1
     return first

@@ -11,6 +11,9 @@ where it fails, the group's all-reduce would fail too, and ranks must not go on 
 The fabric is what the driver's topology says: a link of type 11 is xGMI (``CRAT_IOLINK_TYPE_XGMI``
 in amdkfd/kfd_crat.h). Only torch, which the engines import, and the standard library are used.
 
+A call that torch.compile traces reads nothing and exchanges nothing: it takes what an earlier call
+has read, or the engine's own rule. Ranks trace the same calls, so they agree in that too.
+
 One that ``fills`` the table calls :func:`costmodel.live.tune` before it reads, on all ranks or,
 where one does not have costmodel, on none.
 """
@@ -26,9 +29,14 @@ from .module import Module
 _CODE = r'''def _tuned_max_size(comm, op, dtype):
     """Return the largest input in bytes for 1-stage, None for the rule built in.
 
-    The table of this GPU in configs/ is read once, and used if all ranks read the same.
+    The table of this GPU in configs/ is read once, and used if all ranks read the same. A call
+    that torch.compile traces reads no file.
     """
-    if hasattr(comm, "_tuned_max_sizes") or getattr(comm, "group", None) is None:
+{torch}    if (
+        hasattr(comm, "_tuned_max_sizes")
+        or getattr(comm, "group", None) is None
+        or torch.compiler.is_compiling()
+    ):
         return getattr(comm, "_tuned_max_sizes", {{}}).get((op, dtype))
 {imports}
     def release(version):
@@ -98,9 +106,8 @@ def code(module: Module, fills: bool = False) -> str:
     if "logger" not in top and not re.search(r"^logger\b.*=", module.text, re.MULTILINE):
         imports, logger = sorted([*imports, "logging"]), "logging.getLogger(__name__)"
     lines = "".join(f"    import {name}\n" for name in imports)
-    if "torch" not in top:
-        lines += "\n    import torch\n"
     return _CODE.format(
+        torch="" if "torch" in top else "    import torch\n\n",
         imports=lines,
         logger=logger,
         fill=_FILL.format(logger=logger) if fills else "",

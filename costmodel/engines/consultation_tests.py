@@ -239,10 +239,10 @@ def read(root, text=None, *, op=OP, dtype="bf16", group=None, tune=None, **chang
     """Return what the reading function says with a table of that text, and what it logs.
 
     ``tune`` is costmodel's, None where it is not installed. ``changes`` are those of the machine:
-    gpu, arch, ranks, version, link, mesh.
+    gpu, arch, ranks, version, link, mesh, and whether torch.compile traces the call.
     """
     machine = {"gpu": "AMD Instinct MI300X", "arch": "gfx942:sramecc+:xnack-", "ranks": 8,
-               "version": "0.1.17", "link": 11, "mesh": True, **changes}
+               "version": "0.1.17", "link": 11, "mesh": True, "traced": False, **changes}
     root = Path(root)
     table, link = root / NAME, root / "kfd/topology/nodes/1/io_links/0/properties"
     for file, content in ((table, text), (link, f"type {machine['link']}\\nweight 15\\n")):
@@ -263,6 +263,7 @@ def read(root, text=None, *, op=OP, dtype="bf16", group=None, tune=None, **chang
 
     torch = SimpleNamespace(
         bfloat16="bf16", float16="fp16", float32="fp32",
+        compiler=SimpleNamespace(is_compiling=lambda: machine["traced"]),
         cuda=SimpleNamespace(current_device=lambda: 0, get_device_properties=lambda device: gpu),
         distributed=SimpleNamespace(
             all_gather_object=all_gather_object, get_rank=lambda group: group.rank
@@ -350,12 +351,20 @@ def test_the_ends_of_what_an_entry_may_say(tmp_path):
         assert read(tmp_path, written({**ENTRY, "max_bytes": most}))[0] == most
 
 
+def test_a_traced_call_reads_nothing_and_asks_no_rank(tmp_path):
+    class Silent(Alone):
+        def gather(self, read, ranks):
+            raise AssertionError("asked")
+
+    assert read(tmp_path, written(ENTRY), traced=True, group=Silent()) == (None, [])
+
+
 def test_there_is_no_choice_without_a_communicator(tmp_path):
     code = source(*PLACES[0][:2])
     function = next(
         n for n in ast.parse(code).body if isinstance(n, ast.FunctionDef) and n.name == READS
     )
-    names = {}
+    names = {"torch": None}
     exec(ast.get_source_segment(code, function), names)
     assert names[READS](None, OP, "bf16") is None
     assert names[READS](SimpleNamespace(), OP, "bf16") is None

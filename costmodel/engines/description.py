@@ -33,14 +33,20 @@ _FORCES = "AITER_AR_1STAGE"
 
 
 class Note(Struct, frozen=True):
-    """One thing to know: ``short`` goes to the terminal too ("" where it does not).
+    """One thing to know: ``short`` goes into a report too ("" where it does not).
 
-    ``command`` stands on a line of its own, so that it can be pasted.
+    ``brief`` is what the terminal is told, in few words ("" where nothing is). ``command`` stands
+    on a line of its own, so that it can be pasted.
     """
 
     text: str
     short: str = ""
     command: str = ""
+    brief: str = ""
+
+    def whole(self) -> str:
+        """Return all of it on one line."""
+        return f"{self.text} {self.command}".rstrip()
 
 
 def notes(
@@ -53,24 +59,25 @@ def notes(
     concerned: list[Consumer],
     copies: Collection[str],
     against_separate: Callable[[], Rule | None],
-    elsewhere: Sequence[str] = (),
+    more: Sequence[Note] = (),
 ) -> list[Note]:
     """Return the notes of a patch, in the order in which they are read.
 
-    ``copies`` names those of the concerned that are changed alike.
+    ``copies`` names those of the concerned that are changed alike; ``more`` are notes of whoever
+    made the rule: what it loses elsewhere, or where one cutoff is not enough.
     """
     made = f"made for {running.words()}; the patched rule may run on {adapted.releases()}"
-    said = [Note(made, made)]
-    said += [Note(n, n) for n in adapted.notes(engine)]
+    said = [Note(made, made, brief=_made_for(running))]
+    said += guards(adapted, engine)
     if adapted.limits:
         joined = ", ".join(f.words() for f in adapted.limits)
         text = f"{running.limits_words()} join the rule: {joined}"
-        said.append(Note(text, text))
+        said.append(Note(text, text, brief=f"joined to the rule, by that AITER's limits: {joined}"))
     said += [_two_stage_limits(adapted)] if adapted.rule.otherwise == TWO_STAGE else []
     said += [_measured(adapted, provenance)]
     said += [_override(one, adapted) for one in overrides]
     said += one_gpu(engine, provenance)
-    said += [Note(text, text) for text in elsewhere]
+    said += more
     said += _concerned(concerned, copies, adapted, against_separate)
     said += [batch_invariance(adapted)]
     said += [Note("to check on your machine:", command=check(adapted, provenance))]
@@ -134,6 +141,12 @@ def notes_by_host(
     return said
 
 
+def guards(adapted: Adapted, engine: str) -> list[Note]:
+    """Return what was kept of the engine's rule, and what of it gives way."""
+    # That guards stay is what anybody expects; what changes is told.
+    return [Note(n, n, brief="" if "guards stay" in n else n) for n in adapted.notes(engine)]
+
+
 def lines(found: list[Note]) -> list[str]:
     """Return notes as the lines of a list."""
     out = []
@@ -151,7 +164,7 @@ def one_gpu(engine: str, provenance: Provenance) -> list[Note]:
     if not provenance.gpu:
         return []
     text = f"{engine} runs this rule on every GPU; it is calibrated for {provenance.gpu}"
-    return [Note(text, text)]
+    return [Note(text, text, brief=f"calibrated for {provenance.gpu}, run on every GPU")]
 
 
 def batch_invariance(adapted: Adapted) -> Note:
@@ -162,7 +175,7 @@ def batch_invariance(adapted: Adapted) -> Note:
     names = ", ".join(f"TP{n}" for n in changing)
     short = f"not batch-invariant at {names}: the size of the batch decides which kernel rounds"
     why = "1-stage alone is: one workgroup sums a token, always in the order of the ranks"
-    return Note(f"{short}; {why}", short)
+    return Note(f"{short}; {why}", short, brief=f"not batch-invariant at {names}")
 
 
 def check(adapted: Adapted, provenance: Provenance) -> str:
@@ -230,10 +243,18 @@ def _override(override: Override, adapted: Adapted) -> Note:
     text = f"{override.words()}, as before"
     if override.name.endswith(_FORCES):
         text += "; with it, of the fused fp8 and MXFP4 ops too"
+    brief = f"{override.name} still overrides it"
     cap = adapted.kernel.fused_1stage_max_tokens
     if cap is not None and override.replaces != "limit":
-        text += f"; it has no guard: 1-stage throws above {cap} tokens"
-    return Note(text, text)
+        unguarded = f"it has no guard: 1-stage throws above {cap} tokens"
+        text, brief = f"{text}; {unguarded}", f"{brief}; {unguarded}"
+    return Note(text, text, brief=brief)
+
+
+def _made_for(running: RunningKernel) -> str:
+    if not running.stated:
+        return "made for an AITER that is not known; --aiter-version says which one runs"
+    return f"made for AITER {running.stated}, {running.found.partition(', ')[0]}"
 
 
 def _concerned(
@@ -241,12 +262,12 @@ def _concerned(
     copies: Collection[str],
     adapted: Adapted,
     against_separate: Callable[[], Rule | None],
-    cutoffs: str = "",
+    by_gpu: str = "",
 ) -> list[Note]:
     """Say who else is concerned, what each runs where 1-stage does not, and by which cutoffs."""
     asks = sum(one.asks for one in found)
     alike = sum(one.function in copies for one in found)
-    said = cutoffs or _cutoffs(adapted.rule)
+    said = by_gpu or cutoffs(adapted.rule)
     out = []
     if found:
         counts = [
@@ -256,7 +277,9 @@ def _concerned(
         ]
         words = ", ".join(f"{count} {what}" for count, what in counts if count)
         text = f"other functions that choose: {words}"
-        out.append(Note(f"{text}:", f"{text} (listed in the patch)"))
+        out.append(
+            Note(f"{text}:", f"{text} (listed in the patch)", brief=f"{text}; see the patch")
+        )
     for one in found:
         if one.function in copies:
             out.append(_alike(one, adapted))
@@ -277,7 +300,7 @@ def _concerned(
 
 def _alike(one: Consumer, adapted: Adapted) -> Note:
     """Say what stands in a function that held the same rule."""
-    text = f"patched alike, {one.op}: {one.place} held the same rule: {_cutoffs(adapted.rule)}"
+    text = f"patched alike, {one.op}: {one.place} held the same rule: {cutoffs(adapted.rule)}"
     text += f", else {SPOKEN[one.otherwise]}"
     if one.op != adapted.rule.op:
         text += f"; these are the cutoffs of {adapted.rule.op}, none is known for {one.op} alone"
@@ -287,10 +310,11 @@ def _alike(one: Consumer, adapted: Adapted) -> Note:
 def _separately(rule: Rule | None) -> str:
     if rule is None:
         return "for those against separate ops see costmodel recommend --otherwise separate"
-    return f"against separate ops costmodel recommends {_cutoffs(rule)}"
+    return f"against separate ops costmodel recommends {cutoffs(rule)}"
 
 
-def _cutoffs(rule: Rule) -> str:
+def cutoffs(rule: Rule) -> str:
+    """Return which sizes are 1-stage at each world size that the rule claims."""
     said = []
     for n in rule.world_sizes:
         cutoff = rule.cutoff_bytes(n)

@@ -8,10 +8,14 @@ there means 512 bytes, which turns 1-stage off. Source: AITER
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from ..data.hosts import Kind
 from ..data.kernels import Kernel, parse_version
 from ..errors import InputError
 from ..model.shape import WORLD_SIZES
 from ..rules.algebra import factors, is_byte_limit, with_version
+from ..rules.by_arch import ByArch
 from ..rules.condition import exact_size
 from ..rules.evidence import Provenance
 from ..rules.rule import Rule
@@ -29,6 +33,8 @@ _WARNING = (
 )
 
 
+_UNSET = "unset AITER_AR_1STAGE AITER_AR_1STAGE_MAX_KB"
+
 _FORCED = (
     "AITER_AR_1STAGE forces the fused fp8 and MXFP4 ops too, not only the op whose rule this is."
 )
@@ -39,38 +45,79 @@ def script(rule: Rule, provenance: Provenance, kernel: Kernel) -> str:
 
     Raises :class:`InputError` for an AITER release that does not read the variable.
     """
+    paragraphs = [
+        comment.origin(rule, provenance),
+        *_warnings(),
+        comment.reproduce(provenance),
+        *_unsaid(rule, kernel),
+    ]
+    lines = [
+        *comment.as_comment(paragraphs, 0),
+        'case "${TP:?set TP to the tensor-parallel size}" in',
+        *(f"    {n}) {what}" for n, what in _exports(rule, kernel).items()),
+        '    *) echo "no rule for TP=$TP" >&2 ;;',
+        "esac",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def script_by_gpu(rules: ByArch, provenances: Mapping[Kind, Provenance], kernel: Kernel) -> str:
+    """Return a POSIX shell script for several kinds of GPU: the one that ``$GPU`` names.
+
+    Raises :class:`InputError` as :func:`script` does.
+    """
+    names = [kind.name for kind in rules.kinds]
+    products = "; ".join(f"{kind.name}: {', '.join(kind.products)}" for kind in rules.kinds)
+    by_kind = [f"{kind.name}: {comment.origin(rule, provenances[kind])}" for kind, rule in rules]
+    paragraphs = [
+        *by_kind,
+        *_warnings(),
+        f"Nothing here looks at the cards: GPU is what you set. {products}; over xGMI alone. For "
+        "any other card set neither variable.",
+        comment.reproduce(provenances[rules.kinds[0]]),
+        *dict.fromkeys(said for _, rule in rules for said in _unsaid(rule, kernel)),
+    ]
+    asked = f"${{GPU:?set GPU to {' or '.join(names)}}}/${{TP:?set TP to the tensor-parallel size}}"
+    lines = [
+        *comment.as_comment(paragraphs, 0),
+        f'case "{asked}" in',
+        *(
+            f"    {kind.name}/{n}) {what}"
+            for kind, rule in rules
+            for n, what in _exports(rule, kernel).items()
+        ),
+        f"    *) {_UNSET}",
+        '        echo "no rule for GPU=$GPU at TP=$TP: AITER\'s own stays" >&2 ;;',
+        "esac",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _warnings() -> tuple[str, ...]:
+    return _WARNING.format(first=FIRST, last=LAST_SEEN), _FORCED
+
+
+def _unsaid(rule: Rule, kernel: Kernel) -> list[str]:
+    """Return what the variables cannot say of a rule, as a sentence, [] where they say it all."""
+    condition = with_version(rule.condition, kernel.version)
+    first = condition.at(condition.world_sizes[0])
+    unsaid = [f.words() for f in factors(first) if not is_byte_limit(f)]
+    return [f"The variables cannot say: {'; '.join(unsaid)}."] if unsaid else []
+
+
+def _exports(rule: Rule, kernel: Kernel) -> dict[int, str]:
+    """Return the shell commands of each world size."""
     if parse_version(kernel.version) < parse_version(FIRST):
         raise InputError(
             f"AITER {kernel.version} does not read AITER_AR_1STAGE_MAX_KB (it came with {FIRST}); "
             "emit --for aiter patches the rule instead"
         )
-    condition = with_version(rule.condition, kernel.version)
-    claimed = condition.world_sizes
+    claimed = with_version(rule.condition, kernel.version).world_sizes
     if not claimed:
         raise InputError(f"rule '{rule.name}' claims no world size; there is nothing to emit")
-    paragraphs = [
-        comment.origin(rule, provenance),
-        _WARNING.format(first=FIRST, last=LAST_SEEN),
-        _FORCED,
-        comment.reproduce(provenance),
-    ]
-    unsaid = [f.words() for f in factors(condition.at(claimed[0])) if not is_byte_limit(f)]
-    if unsaid:
-        paragraphs.append(f"The variables cannot say: {'; '.join(unsaid)}.")
-    body = []
-    for n in WORLD_SIZES:
-        if n in claimed:
-            body.append(f"{n}) {_export(rule, n)}")
-        else:
-            body.append(f"{n}) unset AITER_AR_1STAGE AITER_AR_1STAGE_MAX_KB ;;  # no claim")
-    lines = [
-        *comment.as_comment(paragraphs, 0),
-        'case "${TP:?set TP to the tensor-parallel size}" in',
-        *(f"    {line}" for line in body),
-        '    *) echo "no rule for TP=$TP" >&2 ;;',
-        "esac",
-    ]
-    return "\n".join(lines) + "\n"
+    return {
+        n: _export(rule, n) if n in claimed else f"{_UNSET} ;;  # no claim" for n in WORLD_SIZES
+    }
 
 
 def _export(rule: Rule, world_size: int) -> str:

@@ -28,11 +28,11 @@ NAME, KEPT = "_cutoff_bytes_here", "_cutoff_bytes"
 UNLIMITED = 2**60
 
 
-def source(tables: Mapping[Kind, Mapping[int, int]], owner: str, indent: int) -> list[str]:
-    """Return the function, to stand before the one that decides.
+def source(tables: Mapping[Kind, Mapping[int, int]]) -> list[str]:
+    """Return the function, to stand at module level before what decides.
 
-    ``tables`` holds the cutoffs in bytes by world size, :data:`UNLIMITED` where there is none.
-    ``owner`` is the class it stands in, "" for a function of the module.
+    ``tables`` holds the cutoffs in bytes by world size, :data:`UNLIMITED` where there is none. It
+    is called where it stands: torch.compile traces some engines' decision, and cannot read files.
     """
     by_card = any(kind.gpu for kind in tables)
     entries = [
@@ -50,19 +50,18 @@ def source(tables: Mapping[Kind, Mapping[int, int]], owner: str, indent: int) ->
             'listed = gpu.get("device_id") in cards.get(arch, "").split()',
             "found.add(arch if xgmi and listed else None)",
         ]
-    kept = f"cls.{KEPT}" if owner else KEPT
-    head = ["@classmethod", f"def {NAME}(cls) -> dict:"] if owner else [f"def {NAME}() -> dict:"]
-    lines = [
+    return [
         f"{KEPT} = None",
-        *([""] if owner else ["", ""]),
-        *head,
+        "",
+        "",
+        f"def {NAME}() -> dict:",
         '    """Return the cutoffs of 1-stage in bytes by TP size for the GPUs of this host.',
         "",
         f"    Empty unless all are of one {what} below and each has an xGMI",
         "    link (type 11) in the topology of amdkfd, which is the same for every rank.",
         '    """',
-        *([] if owner else [f"    global {KEPT}"]),
-        f"    if {kept} is None:",
+        f"    global {KEPT}",
+        f"    if {KEPT} is None:",
         "        from pathlib import Path",
         "",
         "        known = {",
@@ -75,16 +74,19 @@ def source(tables: Mapping[Kind, Mapping[int, int]], owner: str, indent: int) ->
         '            for file in (node / "properties", *node.glob("io_links/*/properties")):',
         "                try:",
         "                    texts.append(file.read_text())",
-        "                except OSError:",
+        "                except (OSError, ValueError):",
         '                    texts.append("")',
         '            gpu = dict(line.partition(" ")[::2] for line in texts[0].splitlines())',
         '            if gpu.get("simd_count", "0") != "0":',
         '                xgmi = any("type 11" in text.splitlines() for text in texts[1:])',
         *(f"                {line}" for line in found),
-        f"        {kept} = known.get(found.pop(), {{}}) if len(found) == 1 else {{}}",
-        f"    return {kept}",
+        f"        {KEPT} = known.get(found.pop(), {{}}) if len(found) == 1 else {{}}",
+        f"    return {KEPT}",
+        "",
+        "",
+        "# Read now: torch.compile may trace the calls, and cannot read files.",
+        f"{NAME}()",
     ]
-    return [f"{'':{indent}}{line}" if line else "" for line in lines]
 
 
 def tables_in(module: Module) -> ast.Dict | None:

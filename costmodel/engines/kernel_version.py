@@ -61,7 +61,12 @@ class RunningKernel(Struct, frozen=True):
     def words(self) -> str:
         """Return the version and where it was found, for people."""
         if self.stated:
-            return f"AITER {self.stated} ({self.found})"
+            unread = (
+                ""
+                if self.kernel.known
+                else f"; not read yet, its limits are taken to be those of {kernels.LATEST}"
+            )
+            return f"AITER {self.stated} ({self.found}{unread})"
         return f"an AITER whose version is not known ({self.found})"
 
     def limits_words(self) -> str:
@@ -82,17 +87,23 @@ def of_tree(tree: Tree) -> RunningKernel:
     if tree.engine.package == "aiter":
         return _of_aiter(tree)
     looked = "nothing in the tree says it"
-    for stated, found in (*_installed(tree), *_pinned(tree)):
+    for stated, found in _installed(tree):
         running = _known(stated, found)
         if running is not None:
             return running
-        looked = f"{found} pins {stated}, which is no release and no known commit"
+        looked = f"{found} is {stated}, which is no release"
+    for stated, file in _pinned(tree):
+        running = _known(stated, f"pinned in {file}, not what is installed")
+        if running is not None:
+            return running
+        looked = f"{file} pins {stated}, which is no release and no known commit"
     for row in facts.rows("image_pins.csv"):
         release = tree.version.split("+")[0]
         if row["engine"] == tree.engine.name and row["release"] == (release or None):
             said = f", {row['note']}" if row["note"] else ""
             found = (
-                f"pin of {tree.engine.title} {row['release']}'s ROCm image{said}; {row['source']}"
+                f"pin of {tree.engine.title} {row['release']}'s ROCm image, not what is "
+                f"installed{said}; {row['source']}"
             )
             return RunningKernel(kernels.aiter(row["kernels"]), row["pin"].lstrip("v"), found)
     return unknown(looked)

@@ -41,7 +41,8 @@ class Emitted(Struct, frozen=True):
     ``adapted`` is the rule as it will be in force; ``file`` and ``function`` say where it stands,
     relative to the tree for a diff; ``patched`` is the whole file after the change, ``copies`` are
     functions of the file that held the same rule and are changed alike. ``gated`` holds the rules
-    by kind of GPU where the patch has several; ``adapted`` is then the one elsewhere.
+    by kind of GPU where the patch has several; ``adapted`` is then the one elsewhere. ``described``
+    holds the notes whole, as far as there is a patch; ``notes`` are those of a report.
     """
 
     text: str
@@ -52,6 +53,18 @@ class Emitted(Struct, frozen=True):
     notes: tuple[str, ...]
     copies: tuple[str, ...] = ()
     gated: Gated | None = None
+    described: tuple[description.Note, ...] = ()
+
+    def told(self, verbose: bool = False) -> tuple[str, ...]:
+        """Return what a terminal is told: the rule, then few words of each note, or all."""
+        if not self.described:
+            return self.notes
+        if self.gated is not None:
+            rule, brief = self.gated.words(), self.notes[1:]
+        else:
+            rule = description.cutoffs(self.adapted.rule)
+            brief = tuple(note.brief for note in self.described if note.brief)
+        return (rule, *(tuple(note.whole() for note in self.described) if verbose else brief))
 
 
 class _Original(Tree, frozen=True):
@@ -82,13 +95,13 @@ def patch(
     *,
     running: RunningKernel | None = None,
     against_separate: Callable[[], Rule | None] = lambda: None,
-    elsewhere: Callable[[], list[str]] = list,
+    more: Callable[[], list[description.Note]] = list,
 ) -> Emitted:
     """Return the unified diff that puts ``rule`` into an engine's tree.
 
     ``running`` says which AITER the tree runs and how that is known, ``against_separate`` what
-    would be recommended where separate ops are the alternative, ``elsewhere`` in words what the
-    rule loses on GPUs that it is not made for. The changed source is read back
+    would be recommended where separate ops are the alternative, ``more`` what else the description
+    has to say of the rule, such as what it loses on other GPUs. The changed source is read back
     and must decide as the rule does on every boundary. Raises :class:`NotRecognisedError`, naming
     what was looked for, when the tree's function is of a shape that cannot be changed safely.
     """
@@ -125,7 +138,7 @@ def patch(
         concerned=concerned,
         copies={one.name for one in copies},
         against_separate=against_separate,
-        elsewhere=elsewhere(),
+        more=more(),
     )
     head = [
         f"{tree.engine.title} {tree.version}: {adapted.rule.words()}".replace(" :", ":"),
@@ -143,6 +156,7 @@ def patch(
         patched=patched,
         notes=tuple(note.short for note in found if note.short),
         copies=tuple(one.name for one in copies),
+        described=tuple(found),
     )
 
 
@@ -170,8 +184,17 @@ def revert(tree: Tree, op: str) -> str:
     )
 
 
-def snippet(engine: ServingEngine, rule: Rule, provenance: Provenance, kernel: Kernel) -> Emitted:
+def snippet(
+    engine: ServingEngine,
+    rule: Rule,
+    provenance: Provenance,
+    kernel: Kernel,
+    *,
+    more: Callable[[], list[description.Note]] = list,
+) -> Emitted:
     """Return the rule as a snippet in the engine's newest form, with where it belongs.
+
+    ``more`` is what else a terminal is told of the rule; the comment in a source stays short.
 
     Raises :class:`InputError` for a rule of another op than the fused one.
     """
@@ -192,8 +215,8 @@ def snippet(engine: ServingEngine, rule: Rule, provenance: Provenance, kernel: K
     body = patched.split(templates.BEGIN)[1].split(templates.END)[0]
     made = f"for {kernel.title}; may run on {adapted.releases()}"
     found = [
-        description.Note(made, made),
-        *(description.Note(note, note) for note in adapted.notes(engine.title)),
+        description.Note(made, made, brief=f"made for {kernel.title}"),
+        *description.guards(adapted, engine.title),
         *description.one_gpu(engine.title, provenance),
         description.batch_invariance(adapted),
     ]
@@ -206,7 +229,15 @@ def snippet(engine: ServingEngine, rule: Rule, provenance: Provenance, kernel: K
     if patched == module.text:
         head += comment.as_comment(comment.lines(adapted, provenance, engine.title), 0)
     text = "\n".join(head) + "\n" + textwrap.dedent(body.split("\n", 1)[1]).rstrip() + "\n"
-    return Emitted(text, adapted, site.file, site.function, patched, tuple(notes))
+    return Emitted(
+        text,
+        adapted,
+        site.file,
+        site.function,
+        patched,
+        tuple(notes),
+        described=(*found, *more()),
+    )
 
 
 def unpatched(tree: Tree, op: str) -> Tree:

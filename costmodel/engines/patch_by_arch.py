@@ -81,6 +81,7 @@ def patch(
         patched=patched,
         notes=(gated.words(), *(note.short for note in found if note.short)),
         gated=gated,
+        described=tuple(found),
     )
 
 

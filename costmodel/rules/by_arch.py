@@ -5,13 +5,15 @@ Elsewhere (another arch, GPUs without xGMI, an unlisted card) the engine's own r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
 from ..data.hosts import Host, Kind
 from ..errors import InputError
+from .evidence import Provenance
 from .rule import Rule
+from .schemas import RuleOfGpu, RulesByGpu
 
 
 class ByArch(Struct, frozen=True):
@@ -48,3 +50,16 @@ class ByArch(Struct, frozen=True):
     def words(self) -> str:
         """Return the rules in one line, with units."""
         return "; ".join(f"{kind.name}: {rule.words()}" for kind, rule in self.rules)
+
+    def to_json(self, provenances: Mapping[Kind, Provenance]) -> RulesByGpu:
+        """Return the rules as JSON data, each with its kind of GPU and where it comes from."""
+        rules: list[RuleOfGpu] = [
+            {
+                "arch": kind.arch,
+                "gpu": kind.gpu,
+                "products": list(kind.products),
+                "rule": rule.to_json(provenances[kind]),
+            }
+            for kind, rule in self.rules
+        ]
+        return {"schema": "costmodel/rules-by-gpu/1", "rules": rules}

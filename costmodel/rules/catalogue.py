@@ -82,5 +82,7 @@ def named(name: str, *, op: str = FUSED) -> Rule:
 
 def load(path: str | Path) -> Rule:
     """Read a rule from a JSON file as ``costmodel emit --for json`` writes it."""
-    record = read_json(path, RuleRecord, "a rule, as 'costmodel emit --for json' writes it")
+    record = read_json(
+        path, RuleRecord, "a rule, as 'costmodel emit --for json' writes it for one GPU"
+    )
     return Rule.from_json(record, str(path))

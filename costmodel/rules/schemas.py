@@ -90,6 +90,22 @@ class RuleRecord(CataloguedRule, WithProvenance):
     schema: Literal["costmodel/rule/1"]
 
 
+class RuleOfGpu(TypedDict):
+    """The rule of one arch, or of one product (``gpu``), over xGMI; ``products`` are the cards."""
+
+    arch: str
+    gpu: str
+    products: list[str]
+    rule: RuleRecord
+
+
+class RulesByGpu(TypedDict):
+    """``costmodel/rules-by-gpu/1``: a rule for each kind of GPU, none for any other."""
+
+    schema: Literal["costmodel/rules-by-gpu/1"]
+    rules: list[RuleOfGpu]
+
+
 class Catalogue(TypedDict):
     """``costmodel/catalogue/1``: ``facts/rules.json``."""
 
