@@ -284,10 +284,19 @@ def test_imported_rows_say_their_gpu_and_interconnect_to_what_follows(tmp_path, 
             main(["import", str(collective.CASES / name), *options, "--force", "--out", str(out)])
         assert ended.value.code == 0
         gpu = "MI350X" if name == "rccl-modern.log" else "MI300X"
-        with pytest.raises(SystemExit) as ended:
-            main(["validate", "--gpu", gpu, "--measurements", str(out), "--accuracy-only"])
-        # RCCL's kernels are neither arm: that, and nothing that the import could have said.
-        said = capsys.readouterr().err
-        assert "are of RCCL, whose kernels are neither arm" in said
-        assert "not stated" not in said
-        assert "interconnect" not in said
+        judged = ["validate", "--gpu", gpu, "--measurements", str(out), "--accuracy-only"]
+        for command in (judged, ["calibrate", str(out)]):
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as ended:
+                main(command)
+            # RCCL's kernels are neither arm: that, and nothing that the import could have said.
+            said = capsys.readouterr().err
+            assert ended.value.code == 2
+            assert "are of RCCL, whose kernels are neither arm" in said
+            assert "a separate all-reduce" in said
+            assert "`costmodel measure`" in said
+            assert "not stated" not in said
+            assert "interconnect" not in said
+        with pytest.raises(SystemExit):
+            main(["data", str(out)])
+        assert "note: all" in capsys.readouterr().out
