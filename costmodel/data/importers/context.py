@@ -39,8 +39,13 @@ _STATED: dict[str, tuple[str, ...]] = {
         r"\busing tp size: (\d{1,5})\b",
         r"\bacross (\d{1,5}) (?:ranks|gpus)\b",
     ),
+    "hosts": (
+        rf"(?<!numa )\b(?:nnodes|n_?hosts|num[_ -](?:nodes|hosts)|nodes|hosts){_SURE}(\d{{1,4}})\b",
+        r"--?nnodes[ =](\d{1,4})\b",
+    ),
     "hidden_dim": (
         rf"\b(?:hidden(?:[_ -]?(?:size|dim(?:ension)?))?|hdim|d_model|n){_SURE}(\d[\d,]{{0,8}})\b",
+        rf"\bh{_SURE}(\d[\d,]{{2,8}})\b",
         r"--hidden[-_](?:dim|size)[ =](\d{1,7})\b",
     ),
     "tokens": (
@@ -55,6 +60,10 @@ _STATED: dict[str, tuple[str, ...]] = {
         r"(true|false|on|off|0|1)\b",
     ),
 }
+_HOSTS = (
+    r"\b(\d{1,4})[ -]?(?:nodes?|hosts?|servers?|machines?)\b",
+    r"\b(\d{1,3}) ?[x×] ?\d{1,3} ?(?:[x×] ?)?(?:amd )?(?:instinct )?(?:mi\d{3}|gpus?\b)",
+)
 #: Key -> patterns of bare words, for headings and short lines.
 _BARE: dict[str, tuple[str, ...]] = {
     "world_size": (
@@ -66,6 +75,7 @@ _BARE: dict[str, tuple[str, ...]] = {
         rf"\b(?:hidden(?:[ _-](?:size|dim(?:ension)?))?){_IS}(\d[\d,]{{2,8}})\b",
         r"\bh(\d{4,5})\b",
     ),
+    "hosts": _HOSTS,
     "tokens": (r"\b(\d{1,7}) tokens?\b",),
     "dtype": (r"\b(bf16|bfloat16|fp16|float16|fp32|float32|f32|f16)\b",),
     "timing": (
@@ -100,6 +110,13 @@ _REDUCTION = (
 )  # fmt: skip
 
 
+#: ``TP4/8``, ``TP4 and TP8``; not ``TP8, 100 iterations``.
+_SEVERAL_TP = re.compile(
+    r"\btp ?\d+(?: ?[/,&]| and| vs\.?| or) ?"
+    r"(?:tp ?\d|(?:1|2|4|8|16|32|64)\b(?! ?(?!and\b|or\b|vs\b)[a-z%x×.]))"
+)
+
+
 @lru_cache(maxsize=4096)
 def said_by(text: str, *, bare: bool) -> Mapping[str, Any]:
     """Return what a line says, by schema 1 cell (and ``unit``); :data:`SEVERAL` for two values.
@@ -115,7 +132,10 @@ def said_by(text: str, *, bare: bool) -> Mapping[str, Any]:
         _take(said, key, found)
     if "world_size" not in said and not re.search(r"available|visible", line):
         _take(said, "world_size", {m.group(1) for p in _GPUS for m in re.finditer(p, line)})
-    if re.search(r"\btp ?\d+(?: ?[/,&]| and| vs\.?| or) ?(?:tp ?)?\d", line):
+        hosts = {int(m.group(1)) for p in _HOSTS for m in re.finditer(p, line)}
+        if "world_size" in said and max(hosts, default=1) > 1:
+            said["world_size"] = SEVERAL  # those of each host, or of all
+    if _SEVERAL_TP.search(line):
         said["world_size"] = SEVERAL
     _take(said, "gpu", {gpu_of(m[1].replace(" ", "")) for m in _GPU.finditer(text[:500])})
     _take(said, "arch", {m[1].lower().replace("sm_", "sm") for m in _ARCH.finditer(line)})
@@ -131,7 +151,7 @@ def said_by(text: str, *, bare: bool) -> Mapping[str, Any]:
 
 def _take(said: dict[str, Any], key: str, found: set[str]) -> None:
     values: set[Any] = set(found)
-    if key in ("world_size", "hidden_dim", "tokens"):
+    if key in ("world_size", "hidden_dim", "tokens", "hosts"):
         values = {_number(v) for v in found}
     elif key == "timing":
         values = {_graph(v) for v in found}
@@ -151,6 +171,15 @@ _FOLD, _BOLD_LEVEL, _LINE = 7, 8, 9
 #: A line of so many characters is a caption; a longer one is prose, whose bare words say little,
 #: and whose end says nothing.
 _SHORT, _PROSE = 60, 1000
+
+
+#: A caption with a number. It stands above each table of a text, or below each.
+_CAPTION = re.compile(r"[\s*_>]*(?:<\w+>)?[\s*_]*(?:table|tab\.)\s*\d{1,4}\b", re.IGNORECASE)
+
+
+def is_caption(text: str) -> bool:
+    """Whether a line is a table's caption by its number: ``*Table 2: TP4, hidden 7168*``."""
+    return bool(_CAPTION.match(text))
 
 
 class Context:

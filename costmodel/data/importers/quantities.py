@@ -94,6 +94,33 @@ def figure(text: str) -> Figure | None:
     return Figure(value, match["unit"], decimals)
 
 
+#: What may stand in brackets beside a figure and say nothing else of it.
+_ASIDE = re.compile(
+    r"x|us|ms|ns|best|fastest|winner|faster|slower|speed_?up|baseline|ok|pass(?:ed)?|correct|n|std"
+    r"|stdev|sd|sigma|min|max|p\d{1,3}|median|mean|avg|average|vs|iters?|runs?|of|more|less|up|down"
+    r"|gbps|gb|s|ref|lossless|rel|ci|e"
+)
+
+
+def aside(text: str) -> str:
+    """Return what a cell says beside its figure in words, "" for a speed-up, a spread and the like.
+
+    ``9.1 (2-stage)`` and ``9.1 (fallback)`` are not what their column says.
+    """
+    if _DECIMAL.fullmatch(text):
+        return ""
+    if any(sign in text for sign in "❌✗✘☒"):
+        return "wrong"
+    match = re.search(r"[(\[]([^()\[\]]*)[)\]]", plain(text).lower())
+    found = re.findall(r"[a-z_]+", match[1]) if match else []
+    return match[1] if match and not all(map(_ASIDE.fullmatch, found)) else ""
+
+
+def is_struck_out(text: str) -> bool:
+    """Whether a cell is struck out in markdown or HTML: its figure is withdrawn."""
+    return "~~" in text or any(tag in text.lower() for tag in ("<del>", "<s>", "<strike>"))
+
+
 def scaled(value: float, by: float) -> float:
     """Return a figure in another unit, to the digits that it was written with."""
     return float(f"{value * by:.12g}")

@@ -19,8 +19,8 @@ from msgspec import Struct
 from ...errors import InputError
 from ...files import without_escapes
 from .cells import number
-from .columns import looks_like_header
-from .context import SEVERAL, Context, said_by
+from .columns import looks_like_header, time_unit
+from .context import SEVERAL, Context, is_caption, said_by
 from .text_file import TextFile
 
 Row = tuple[int, list[str]]
@@ -88,6 +88,7 @@ def tables(file: TextFile) -> Iterator[Table]:
     lines = _Lines(file.lines())
     context = Context()
     fenced = False
+    captions = ""  # where those with a number stand, once the first has shown it
     while line := lines.next():
         text = line[1]
         if re.match(r"\s*(?:```|~~~)", text):
@@ -95,10 +96,16 @@ def tables(file: TextFile) -> Iterator[Table]:
             continue
         table = _table(line, lines)
         if table is None:
-            context.line(text, markdown=not fenced)
+            if is_caption(text):
+                captions = captions or "above"
+            if captions != "below" or not is_caption(text):
+                context.line(text, markdown=not fenced)
             continue
-        table.says = {**table.says, **context.says()}
-        table.captions = tuple(context.captions())
+        captions = captions or "below"
+        caption = _caption_below(lines) if captions == "below" else ""
+        said = said_by(caption, bare=True).items()
+        table.says = {**table.says, **context.says(), **{k: v for k, v in said if v != SEVERAL}}
+        table.captions = (*([caption] if caption else []), *context.captions())
         yield table
         for _ in table.rows:  # what the reader left
             pass
@@ -111,7 +118,8 @@ def _is_rule(text: str) -> bool:
     if re.search(r"[-=_]{3}", text):
         return True
     cells = text.strip().strip("|").split("|")
-    return ":" in text and all(re.fullmatch(r"\s*:?-+:?\s*", cell) for cell in cells)
+    ruled = all(re.fullmatch(r"\s*:?-+:?\s*", cell) for cell in cells)
+    return ruled and (":" in text or text.count("--") >= len(cells) > 1)
 
 
 def _table(line: tuple[int, str], lines: _Lines) -> Table | None:
@@ -128,11 +136,8 @@ def _table(line: tuple[int, str], lines: _Lines) -> Table | None:
             if following.count('"') % 2:  # a cell with a line break in it
                 following = f"{following} {lines.peek(1)}"
             after = _delimited(following, delimiter)
-            if (
-                looks_like_header(cells)
-                and len(after) == len(cells)
-                and any(map(_is_number, after))
-            ):
+            fits = len(after) == len(cells) or (len(after) > 1 and any(map(time_unit, cells)))
+            if looks_like_header(cells) and fits and any(map(_is_number, after)):
                 return Table(cells, at, _delimited_rows(cells, delimiter, lines), {})
     cells = _GAP.split(text.strip())
     if len(cells) > 1 and looks_like_header(cells):
@@ -170,6 +175,15 @@ def _below(lines: _Lines) -> dict[str, Any]:
             break
         said.update(said_by(text, bare=False))
     return {key: value for key, value in said.items() if value != SEVERAL}
+
+
+def _caption_below(lines: _Lines) -> str:
+    """Return the next line, if it is a caption with a number."""
+    ahead = 0
+    while ahead < 3 and not lines.peek(ahead).strip():
+        ahead += 1
+    text = lines.peek(ahead)
+    return text.strip(" *_") if is_caption(text) else ""
 
 
 def _bar_cells(text: str) -> list[str]:
