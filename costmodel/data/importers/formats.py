@@ -114,8 +114,9 @@ FORMATS = (
     Format(
         "flydsl", "CSV or report of AITER's FlyDSL all-reduce tuner", "flydsl",
         _marked(
-            r"[,|]_nbytes[,|].* us\b|^# aiter all-reduce benchmark|^\W*candidate\s*\|\s*us\s*\|",
-            "_nbytes", "all-reduce benchmark", "candidate",
+            r"(?:^|[,|\s])_nbytes[,|\s].* us\b|^# aiter all-reduce benchmark"
+            r"|^\W*candidate\s*\|\s*us\s*\||\b(?:fused|separate)_(?:cdr|rccl)\w* us\b",
+            "_nbytes", "all-reduce benchmark", "candidate", "_cdr", "_rccl",
         ),
         anywhere=True, aliases=("aiter-flydsl",),
     ),

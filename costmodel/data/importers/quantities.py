@@ -210,7 +210,7 @@ def count(text: str) -> int | None:
 def ranks(text: str) -> int | None:
     """Return a number of ranks (``8``, ``TP8``, ``TP=4``, ``8x MI300X``, ``8 GPUs``), or None."""
     match = re.fullmatch(
-        r"(?:tp|world ?size|ws)?[ =:_-]*(\d{1,5})"
+        r"(?:tp|world ?size|ws)?[ =:_-]*(\d{1,5})(?:\.0)?"
         r"\s*(?:(?:x|×)?\s*(?:gpus?|ranks?|mi\d{3}\w?|[hb]\d{3}))?",
         plain(text).lower(),
     )

@@ -239,7 +239,13 @@ def _unfit(cells: Mapping[str, Any]) -> str:
     element_bytes = ELEMENT_BYTES.get(cells.get("dtype", ""), 0)
     if elements * element_bytes not in (0, cells.get("bytes", 0)):
         return "bytes are not tokens x hidden size x element size"
+    if elements and "dtype" not in cells and cells.get("bytes", elements) not in _sizes(elements):
+        return "bytes are not tokens x hidden size x element size"
     return ""
+
+
+def _sizes(elements: int) -> set[int]:
+    return {elements * each for each in ELEMENT_BYTES.values()} | {elements}
 
 
 _SIZE = {"tokens": "--tokens", "hidden_dim": "--hidden-dim"}

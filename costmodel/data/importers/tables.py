@@ -8,11 +8,12 @@ given as they are: the reader leaves them with that reason.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
@@ -145,6 +146,10 @@ def _table(line: tuple[int, str], lines: _Lines) -> Table | None:
         after = _GAP.split(lines.peek(1 if ruled else 0).strip())
         fits = abs(len(after) - len(cells)) <= (len(cells) if ruled else 1)
         fits = fits and any(map(_is_number, after))
+        found = None if ruled else _aligned(text, lines)
+        if found and len(found.names) > len(cells):  # one blank alone between some columns
+            rows = _held(_aligned_rows(found, lines), at)
+            return Table(found.names, at, iter(rows), _below(lines))
         if fits or (ruled and len(after) == len(cells)):
             rows = _held(_console_rows(cells, lines), at)
             return Table(cells, at, iter(rows), _below(lines)) if rows else None
@@ -286,6 +291,52 @@ def _console_rows(header: list[str], lines: _Lines) -> Iterator[Row]:
         if line is None:
             return
         if cells != header:
+            yield line[0], cells
+
+
+class _Aligned(NamedTuple):
+    """Columns whose cells end below their names' ends, as pandas prints them; ``indexed`` rows
+    begin with a number that has no name."""
+
+    names: list[str]
+    ends: list[int]
+    indexed: bool
+
+
+#: So many lines show where columns end.
+_SHOWN = 200
+
+
+def _aligned(header: str, lines: _Lines) -> _Aligned | None:
+    """Return the columns of a header by where the cells below end, None where they do not."""
+    if not any(map(_is_number, lines.peek().split())):
+        return None
+    rows = list(itertools.takewhile(str.strip, (lines.peek(n) for n in range(_SHOWN))))
+    indexed = header[:1].isspace() and all(row[:1].strip() for row in rows)
+    rows = [_without_index(row) for row in rows] if indexed else rows
+    ends = {
+        end for end in (match.end() for match in re.finditer(r"\S(?=\s|$)", header))
+        if all(row[end - 1 : end].strip() and not row[end : end + 1].strip() for row in rows)
+    }  # fmt: skip
+    if not rows or len(ends) < 2 or max(ends) != len(header.rstrip()):
+        return None
+    cuts = sorted(ends)
+    names = [header[start:end].strip() for start, end in itertools.pairwise([0, *cuts])]
+    return _Aligned(names, cuts, indexed) if looks_like_header(names) else None
+
+
+def _without_index(row: str) -> str:
+    return re.sub(r"^\S+", lambda match: " " * len(match[0]), row)
+
+
+def _aligned_rows(columns: _Aligned, lines: _Lines) -> Iterator[Row]:
+    while (text := lines.peek()).strip():
+        row = _without_index(text) if columns.indexed else text
+        line = lines.next()
+        whole = all(not row[end : end + 1].strip() for end in columns.ends)
+        cuts = itertools.pairwise([0, *columns.ends])
+        cells = [row[start:end].strip() for start, end in cuts] if whole else row.split()
+        if line is not None and cells != columns.names:
             yield line[0], cells
 
 
