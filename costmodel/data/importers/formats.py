@@ -210,11 +210,13 @@ def named(name: str) -> Format:
 
 def find_format(file: TextFile) -> Format:
     """Return the format of a file; raise :class:`InputError` where none or several fit."""
-    fits = [f for f in FORMATS if not f.general and f.recognises(file.head)]
+    bare = "\n".join(map(file.bare, file.head.split("\n")))
+    heads = [file.head] if bare == file.head else [file.head, bare]
+    fits = [f for f in FORMATS if not f.general and any(map(f.recognises, heads))]
     fits += [f for f in FORMATS if f.magic and file.head_bytes.startswith(f.magic)]
     if not fits and file.is_text:
         fits = _further_on(file)
-    fits = fits or [f for f in FORMATS if f.general and f.recognises(file.head)]
+    fits = fits or [f for f in FORMATS if f.general and any(map(f.recognises, heads))]
     if len(fits) > 1:
         fits = [f for f in fits if file.path.suffix.lower() in f.suffixes] or fits
     if len(fits) == 1:
@@ -230,7 +232,8 @@ def _further_on(file: TextFile) -> list[Format]:
     """Return the formats in the first later piece that has one."""
     candidates = [f for f in FORMATS if f.anywhere]
     for window in file.windows():
-        fits = [f for f in candidates if f.recognises(window)]
+        bare = "\n".join(map(file.bare, window.split("\n")))
+        fits = [f for f in candidates if f.recognises(window) or f.recognises(bare)]
         if fits:
             return fits
     return []

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 
 from ...errors import InputError
-from ...files import without_escapes
 from .cells import number
 from .columns import looks_like_header, time_unit
 from .context import SEVERAL, Context, is_caption, said_by
@@ -31,11 +30,6 @@ HEADER_CHARACTERS = 200_000
 #: A pasted table is held as a whole; CSV is not.
 PASTED_ROWS = 200_000
 
-#: What mpirun, srun, torchrun and Ray put before each line of a rank.
-_LAUNCHER = re.compile(
-    r"^(?:\[\d+,\d+\]<std(?:out|err)>:\s?|\[(?:default|rank)\d+\]:\s?|\(\w+ pid=\d+[^)]*\)\s?|"
-    r"\d{1,4}: (?=\s*[|+{#]))"
-)
 _RULE_SIGNS = frozenset("-=_+:| \t")
 _BARS = re.compile(r"(?<!\\)\|")
 _GAP = re.compile(r"\s{2,}")
@@ -67,7 +61,7 @@ class _Lines:
             line = next(self._lines, None)
             if line is None:
                 return ""
-            self._ahead.append((line[0], clean(line[1])))
+            self._ahead.append(line)
         return self._ahead[ahead][1]
 
     def next(self) -> tuple[int, str] | None:
@@ -76,17 +70,12 @@ class _Lines:
         return self._ahead.popleft() if self._ahead else None
 
 
-def clean(line: str) -> str:
-    """Return a line without colours and without the prefix of a launcher."""
-    return _LAUNCHER.sub("", without_escapes(line)).rstrip()
-
-
 def tables(file: TextFile) -> Iterator[Table]:
     """Give the tables of a file, in order; each is to be read before the next is asked for."""
     if (records := json_records(file)) is not None:
         yield from records
         return
-    lines = _Lines(file.lines())
+    lines = _Lines(file.program_lines())
     context = Context()
     fenced = False
     captions = ""  # where those with a number stand, once the first has shown it
@@ -311,7 +300,9 @@ def _aligned(header: str, lines: _Lines) -> _Aligned | None:
     """Return the columns of a header by where the cells below end, None where they do not."""
     if not any(map(_is_number, lines.peek().split())):
         return None
-    rows = list(itertools.takewhile(str.strip, (lines.peek(n) for n in range(_SHOWN))))
+    width = len(lines.peek().split())
+    following = (lines.peek(n) for n in range(_SHOWN))
+    rows = list(itertools.takewhile(lambda row: len(row.split()) == width, following))
     indexed = header[:1].isspace() and all(row[:1].strip() for row in rows)
     rows = [_without_index(row) for row in rows] if indexed else rows
     ends = {
@@ -330,7 +321,8 @@ def _without_index(row: str) -> str:
 
 
 def _aligned_rows(columns: _Aligned, lines: _Lines) -> Iterator[Row]:
-    while (text := lines.peek()).strip():
+    width = len(lines.peek().split())
+    while len((text := lines.peek()).split()) == width:
         row = _without_index(text) if columns.indexed else text
         line = lines.next()
         whole = all(not row[end : end + 1].strip() for end in columns.ends)
