@@ -35,6 +35,9 @@ _FIGURE = re.compile(
 )
 #: What most cells are: no markup, no sign that is left out.
 _BARE = re.compile(r"[A-Za-z0-9.+/:(),%-]{1,200}")
+#: What markup of ASCII signs begins with, and what an entity or an escaped bar does; what is no
+#: text.
+_SIGNS = re.compile(r"[*_~`<&\\\x00-\x08\x0e-\x1b\x7f]")
 _DECIMAL = re.compile(r"\d{1,20}(?:\.\d{1,20})?")
 _MARKS = re.compile(
     r"\*\*|(?<!\w)__|__(?!\w)|~~|`|<br\s*/?>|</?(?:b|strong|i|em|code|sub|sup|td|th|small)>"
@@ -53,6 +56,8 @@ def plain(text: str) -> str:
     """Return a cell's text without markup and signs, either mu as ``u``."""
     if _BARE.fullmatch(text):
         return text
+    if text.isascii() and len(text) <= 2000 and not _SIGNS.search(text):
+        return " ".join(text.split())
     text = text[:2000]
     for entity, sign in _ENTITIES.items():
         if entity in text:

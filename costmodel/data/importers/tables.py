@@ -30,6 +30,7 @@ HEADER_CHARACTERS = 200_000
 #: A pasted table is held as a whole; CSV is not.
 PASTED_ROWS = 200_000
 
+_CLOCK = re.compile(r"(?<!\d)\d\d:\d\d:\d\d(?!\d)")
 _RULE_SIGNS = frozenset("-=_+:| \t")
 _BARS = re.compile(r"(?<!\\)\|")
 _GAP = re.compile(r"\s{2,}")
@@ -120,6 +121,8 @@ def _table(line: tuple[int, str], lines: _Lines) -> Table | None:
     if text.count("|") >= 1 and (cells := _bar_header(text, lines)):
         rows = _held(_bar_rows(text, cells, lines), at)
         return Table(cells, at, iter(rows), _below(lines)) if rows else None
+    if _CLOCK.search(text, 0, 200):  # a line of a log
+        return None
     for delimiter in ("\t", ",", ";"):
         if delimiter in text and (cells := _delimited(text, delimiter)):
             following = lines.peek()
