@@ -2,11 +2,13 @@
 
 import gzip
 import os
+import random
 import threading
 
 import pytest
 import test_importers_collective as collective
 import test_importers_links as links
+from importing import left
 
 from costmodel.cli.main import main
 from costmodel.data import hardware, measurement
@@ -300,3 +302,30 @@ def test_imported_rows_say_their_gpu_and_interconnect_to_what_follows(tmp_path, 
         with pytest.raises(SystemExit):
             main(["data", str(out)])
         assert "note: all" in capsys.readouterr().out
+
+
+def test_a_row_is_known_again_among_more_than_a_set_holds(monkeypatch):
+    monkeypatch.setattr(rows, "_FEW", 100)
+    rng = random.Random(1)
+    seen, known = rows._Seen(), set()
+    # Keys of one bucket, some of whose bytes stand across two others.
+    keys = [rng.choice((0, 1, 256)) << rng.choice((16, 24, 40)) for _ in range(2000)]
+    for key in [*keys, *(hash((n,)) for n in range(2000)), *keys]:
+        assert seen.add(key) == (key not in known)
+        known.add(key)
+
+
+def test_calls_that_stood_before_and_those_beyond_the_kept_are_read_alike(monkeypatch):
+    texts = [{**ROW, "latency_us": 1.0 + n, "bytes": 1024 * (1 + n % 7)} for n in range(40)]
+    whole = Imported(Said(source="s", gpu="MI300X"), "table")
+    monkeypatch.setattr(rows, "_CALLS", 2)
+    few = Imported(Said(source="s", gpu="MI300X"), "table")
+    for account in (whole, few):
+        for row in (*texts, texts[3], {**ROW, "latency_us": float("nan")}, {**ROW, "tokens": [8]}):
+            account.add(row, "here")
+    assert whole.rows == few.rows
+    assert (whole.n_rows, left(whole), whole.missing) == (few.n_rows, left(few), few.missing)
+    assert left(whole) == {
+        "the same row as one before, to the last digit": 1, "no time": 1,
+        "tokens is [8], not a whole number from 1 to 1073741824": 1,
+    }  # fmt: skip

@@ -230,6 +230,13 @@ def test_rules_of_two_dashes_are_no_rows(tmp_path):
     assert (len(rows), account.n_left) == (2, 0)
 
 
+def test_a_module_that_is_loaded_names_no_op(tmp_path):
+    table = "| tp_size | shape | withGraph | max_us | err |\n|--|--|--|--|--|\n| 8 | (8, 7168) | True | 9.1 | 0 |\n"
+    text = f"[aiter] import [module_custom_all_reduce] under /opt/aiter/jit\n{table}"
+    rows, _ = of(tmp_path, text, op="fused_ar_rmsnorm")
+    assert column(rows, "op", "quality") == [("fused_ar_rmsnorm", "clean")]
+
+
 def test_a_csv_whose_first_line_has_a_bare_thousand_is_counted(tmp_path):
     rows, account = of(tmp_path, "tokens,tp,hidden,fused_us\n1,024,8,7168,9.1\n8,8,7168,9.1\n")
     assert column(rows, "tokens") == ["8"]

@@ -43,6 +43,16 @@ from .text_file import TextFile, shortened
 _SAMPLE = 50
 
 
+#: The first lines are kept, by what they say but for their times.
+_LINES = 1 << 11
+#: Cells of an arm without its latency, why it is left, and whether it has an op.
+_Arm = tuple[dict[str, Any], str, bool]
+
+
+#: Captions that name a file or module, such as a kernel's that is loaded, and no op.
+_LOADING = re.compile(r"\bmodule_\w|\.(?:so|py|cu|hip)\b|/\w+/\w")
+
+
 class Harness(Struct, frozen=True):
     """What one harness always does, where its tables do not say.
 
@@ -112,6 +122,7 @@ class _Reader:
         self.harness = harness
         self.verdicts = Verdicts(columns, table.header)
         times = [of for time in columns.times for of in (time, *time.others)]
+        self.times = times
         self.labels = {time.at: self._arm(time.name) or time.label for time in times}
         self.above = self._above() if harness.captions else Label()
         arms = [self._of(time) for time in columns.times]
@@ -120,6 +131,10 @@ class _Reader:
             if arms.count(arm) > 1 or arm[:3] in (("", "", ""), ("all_reduce", "", ""))
         }  # fmt: skip
         self.tells = [(i, n) for i, n in enumerate(table.header) if spoken(n) in harness.tells]
+        of_times = {at for time in times for at in (time.at, *time.ranks)}
+        self.telling = [at for at in range(len(table.header)) if at not in of_times]
+        #: What lines say but for their times, by the cells that say it.
+        self.lines: dict[tuple[str, ...], tuple[str, dict[int, _Arm]]] = {}
         self.of_mhc = any(
             "mhc" in spoken(text) for text in (*table.captions, *table.header, harness.topic)
         )
@@ -139,6 +154,8 @@ class _Reader:
     def _above(self) -> Label:
         """Return the op that the caption right above names, if it names one alone."""
         for text in self.table.captions:
+            if _LOADING.search(text):
+                continue
             label = self._arm(text) or read_label(text, self.imported.said)
             if re.search(r"(?:^|_)(?:vs|versus|against|compared|comparison)(?:_|$)", spoken(text)):
                 return Label()
@@ -156,12 +173,11 @@ class _Reader:
                 len(self.columns.times),
             )  # fmt: skip
             return
-        shared, problem = self._shared(cells)
-        by_row, texts, timing = self._labels(cells)
-        shared |= {"timing": timing} if timing else {}
+        problem, arms = self._line(cells)
         for time in self.columns.times:
             time = self._stated(time, cells)
-            row_cells, ask, known = self._row(time, shared, by_row, texts)
+            said, ask, known = arms[time.at]
+            row_cells = dict(said)
             latency_us, unread = self._latency(time, cells)
             unread = unread or self._beside(time, cells, row_cells)
             reason = (ask if not known else "") or unread or problem or ask
@@ -175,6 +191,23 @@ class _Reader:
             if verdict.suspect or is_struck_out(cells[time.at]):
                 row_cells["quality"] = "suspect"
             self.imported.add({**row_cells, "latency_us": latency_us}, where)
+
+    def _line(self, cells: list[str]) -> tuple[str, dict[int, _Arm]]:
+        """Return what in a line is not understood, and what it says of each column of times.
+
+        Lines that differ in their times alone are worked out once.
+        """
+        told = tuple([cells[at] for at in self.telling])
+        found = self.lines.get(told)
+        if found is None:
+            shared, problem = self._shared(cells)
+            by_row, texts, timing = self._labels(cells)
+            shared |= {"timing": timing} if timing else {}
+            arms = {of.at: self._row(of, shared, by_row, texts) for of in self.times}
+            found = problem, arms
+            if len(self.lines) < _LINES:
+                self.lines[told] = found
+        return found
 
     def _stated(self, time: Time, cells: list[str]) -> Time:
         """Return the column that states an arm's time in this line: the first that does."""
