@@ -43,7 +43,7 @@ def csv(rng: random.Random) -> Iterator[str]:
 
 def log(rng: random.Random) -> Iterator[str]:
     while True:
-        for _ in range(500):
+        for _ in range(100):
             second, rate = rng.randrange(60), rng.uniform(1, 999)
             yield f"INFO 11-29 15:00:{second:02d} [x.py:1] Avg throughput: {rate:.1f} tokens/s\n"
         yield "\nTP8, hidden 7168, bf16\n\n| tokens | fused us |\n|--|--|\n"

@@ -304,6 +304,14 @@ def test_imported_rows_say_their_gpu_and_interconnect_to_what_follows(tmp_path, 
         assert "note: all" in capsys.readouterr().out
 
 
+def test_a_table_far_down_a_log_is_found(tmp_path):
+    path = tmp_path / "log"
+    log = "INFO loading shard 1 of 80 took 1.5 s\n" * 5000
+    path.write_text(f"{log}\nTP8, hidden 7168\n\n| tokens | fused us |\n|--|--|\n| 8 | 9.1 |\n")
+    table, account = read(path, Said(source="s"))
+    assert (account.kind, len(table), account.n_left) == ("table", 1, 0)
+
+
 def test_a_row_is_known_again_among_more_than_a_set_holds(monkeypatch):
     monkeypatch.setattr(rows, "_FEW", 100)
     rng = random.Random(1)

@@ -230,6 +230,12 @@ def test_rules_of_two_dashes_are_no_rows(tmp_path):
     assert (len(rows), account.n_left) == (2, 0)
 
 
+def test_quotes_behind_a_blank_are_those_of_a_cell(tmp_path):
+    text = '"tokens", "hidden", "tp", "fused (us)"\n"8", "4,096", "8", "1,009.5"\n'
+    rows, _ = of(tmp_path, text)
+    assert column(rows, "hidden_dim", "latency_us") == [("4096", "1009.5")]
+
+
 def test_a_module_that_is_loaded_names_no_op(tmp_path):
     table = "| tp_size | shape | withGraph | max_us | err |\n|--|--|--|--|--|\n| 8 | (8, 7168) | True | 9.1 | 0 |\n"
     text = f"[aiter] import [module_custom_all_reduce] under /opt/aiter/jit\n{table}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from msgspec import Struct
@@ -162,11 +162,13 @@ FORMATS = (
         anywhere=True, aliases=("tensorrt-llm",),
     ),
     Format(
-        "kernel-stats", "kernel statistics (CSV) of rocprof, rocprofv3, rpd, nsys", "kernel_stats",
+        "kernel-stats", "kernel statistics of rocprof, rocprofv3, rpd, nsys: CSV, or pasted",
+        "kernel_stats",
         re.compile(
             r"^(?=[^\n]*name\b)(?=[^\n]*calls\b|[^\n]*\binstances\b)"
-            r"(?=[^\n]*(?:average|\bave\b|\bavg \(ns\)))[^\n]*,", re.M | re.I,
+            r"(?=[^\n]*(?:average|\bave\b|\bavg \([nu]s\)))[^\n]*[,|;\t]", re.M | re.I,
         ).search,
+        anywhere=True,
     ),
     Format(
         "kernel-trace", "kernel dispatches (CSV) of rocprof, rocprofv3", "kernel_trace_csv",
@@ -215,8 +217,10 @@ def find_format(file: TextFile) -> Format:
     fits = [f for f in FORMATS if not f.general and any(map(f.recognises, heads))]
     fits += [f for f in FORMATS if f.magic and file.head_bytes.startswith(f.magic)]
     if not fits and file.is_text:
-        fits = _further_on(file)
+        fits = _further_on(file, [f for f in FORMATS if f.anywhere])
     fits = fits or [f for f in FORMATS if f.general and any(map(f.recognises, heads))]
+    if not fits and file.is_text:
+        fits = _further_on(file, [f for f in FORMATS if f.general])
     if len(fits) > 1:
         fits = [f for f in fits if file.path.suffix.lower() in f.suffixes] or fits
     if len(fits) == 1:
@@ -228,9 +232,8 @@ def find_format(file: TextFile) -> Format:
     raise InputError(f"{file.name}: {what}; say --as with one of {names}")
 
 
-def _further_on(file: TextFile) -> list[Format]:
-    """Return the formats in the first later piece that has one."""
-    candidates = [f for f in FORMATS if f.anywhere]
+def _further_on(file: TextFile, candidates: Sequence[Format]) -> list[Format]:
+    """Return those of the formats that are in the first later piece that has one."""
     for window in file.windows():
         bare = "\n".join(map(file.bare, window.split("\n")))
         fits = [f for f in candidates if f.recognises(window) or f.recognises(bare)]

@@ -236,7 +236,10 @@ def _delimited(text: str, delimiter: str) -> list[str]:
     if delimiter not in text:
         return []
     try:
-        return [cell.strip() for cell in next(csv.reader([text], delimiter=delimiter), [])]
+        return [
+            cell.strip()
+            for cell in next(csv.reader([text], delimiter=delimiter, skipinitialspace=True), [])
+        ]
     except csv.Error:
         return []
 
