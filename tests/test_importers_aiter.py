@@ -262,7 +262,7 @@ def test_a_sweep_of_the_tuner(tmp_path):
         "separate auto 8 8 7168 bf16 114688 17.1 graph clean",
         "separate - 8 8 7168 bf16 114688 31.2 graph clean",
         "separate auto 4 512 7168 bf16 7340032 97.1 eager clean",
-        "separate - 4 512 7168 bf16 7340032 131.2 eager clean",
+        "separate - 4 512 7168 bf16 7340032 131.2 eager suspect",
     ]
     assert set(column(rows, "gpu", "arch", "interconnect", "statistic", "rank_reduction")) == {
         ("MI325X", "gfx942", "xgmi", "mean", "max")
@@ -272,6 +272,63 @@ def test_a_sweep_of_the_tuner(tmp_path):
         "another kernel: fused_fly_1stage": 4, "no time: not applicable there": 1,
         "wrong result: SQNR below the harness's floor of 40 dB": 1,
     }  # fmt: skip
+
+
+#: The columns that were announced, a line of each form; a name of two words beside one of one.
+ANNOUNCED = """
+TP,K,M,_nbytes,timing,prod path,fused_cdr_1stage us,fused_cdr_1stage median us,fused_cdr_1stage SQNR dB,fused_cdr_1stage variant,fused_cdr_2stage us,fused_cdr_2stage SQNR dB,separate_cdr us
+4,7168,8,114688,graph,fused_cdr_1stage,8.1,8.0,55.1,naive,12.1,55,14
+8,7168,16,229376,graph,fused_cdr_1stage,9.1,9.0,FAIL,naive,N/A,N/A,14.5
+""".strip()
+
+
+def announced(form):
+    header, *rows = [line.split(",") for line in ANNOUNCED.splitlines()]
+    if form == "csv":
+        return ANNOUNCED + "\n"
+    if form == "tabs":
+        return ANNOUNCED.replace(",", "\t") + "\n"
+    if form == "markdown":
+        lines = [header, ["--"] * len(header), *rows]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    index = ["", "0", "1"] if form == "console with an index" else None
+    return "".join(
+        (f"{index[n]:<1} " if index else "")
+        + " ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) + "\n"
+        for n, line in enumerate([header, *rows])
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["csv", "tabs", "markdown", "console", "console with an index"])
+def test_the_announced_columns_in_every_form(tmp_path, form):
+    rows, told = of(tmp_path, announced(form), gpu="MI325X", dtype="bf16")
+    assert told.kind == "flydsl"
+    assert briefly(rows) == [
+        "fused 1stage 4 8 7168 bf16 114688 8.1 graph clean",
+        "fused 2stage 4 8 7168 bf16 114688 12.1 graph clean",
+        "separate auto 4 8 7168 bf16 114688 14 graph clean",
+        "separate auto 8 16 7168 bf16 229376 14.5 graph clean",
+    ]
+    assert column(rows, "kernel_version")[0] == "variant naive"
+    assert left(told) == {"wrong result: SQNR is FAIL": 1, "no time: not applicable there": 1}
+
+
+def test_what_stands_around_a_table_of_the_tuner_fills_its_columns(tmp_path):
+    rows, _ = of(
+        tmp_path,
+        """MI325X, TP8, K=7168, graph
+
+| M | _nbytes | fused_cdr_1stage us | fused_cdr_2stage us | prod path |
+|--|--|--|--|--|
+| 8 | 114688 | **8.1** | 12.1 us | fused_cdr_1stage |
+| 512 | 9999 | 88.1 | **42.1** | fused_cdr_2stage |
+""",
+    )
+    assert briefly(rows) == [
+        "fused 1stage 8 8 7168 - 114688 8.1 graph clean",
+        "fused 2stage 8 8 7168 - 114688 12.1 graph clean",
+    ]
 
 
 def test_a_sweep_of_the_plain_all_reduce(tmp_path):

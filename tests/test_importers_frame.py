@@ -2,11 +2,13 @@
 
 import gzip
 import os
+import random
 import threading
 
 import pytest
 import test_importers_collective as collective
 import test_importers_links as links
+from importing import left
 
 from costmodel.cli.main import main
 from costmodel.data import hardware, measurement
@@ -284,10 +286,54 @@ def test_imported_rows_say_their_gpu_and_interconnect_to_what_follows(tmp_path, 
             main(["import", str(collective.CASES / name), *options, "--force", "--out", str(out)])
         assert ended.value.code == 0
         gpu = "MI350X" if name == "rccl-modern.log" else "MI300X"
-        with pytest.raises(SystemExit) as ended:
-            main(["validate", "--gpu", gpu, "--measurements", str(out), "--accuracy-only"])
-        # RCCL's kernels are neither arm: that, and nothing that the import could have said.
-        said = capsys.readouterr().err
-        assert "are of RCCL, whose kernels are neither arm" in said
-        assert "not stated" not in said
-        assert "interconnect" not in said
+        judged = ["validate", "--gpu", gpu, "--measurements", str(out), "--accuracy-only"]
+        for command in (judged, ["calibrate", str(out)]):
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as ended:
+                main(command)
+            # RCCL's kernels are neither arm: that, and nothing that the import could have said.
+            said = capsys.readouterr().err
+            assert ended.value.code == 2
+            assert "are of RCCL, whose kernels are neither arm" in said
+            assert "a separate all-reduce" in said
+            assert "`costmodel measure`" in said
+            assert "not stated" not in said
+            assert "interconnect" not in said
+        with pytest.raises(SystemExit):
+            main(["data", str(out)])
+        assert "note: all" in capsys.readouterr().out
+
+
+def test_a_table_far_down_a_log_is_found(tmp_path):
+    path = tmp_path / "log"
+    log = "INFO loading shard 1 of 80 took 1.5 s\n" * 5000
+    path.write_text(f"{log}\nTP8, hidden 7168\n\n| tokens | fused us |\n|--|--|\n| 8 | 9.1 |\n")
+    table, account = read(path, Said(source="s"))
+    assert (account.kind, len(table), account.n_left) == ("table", 1, 0)
+
+
+def test_a_row_is_known_again_among_more_than_a_set_holds(monkeypatch):
+    monkeypatch.setattr(rows, "_FEW", 100)
+    rng = random.Random(1)
+    seen, known = rows._Seen(), set()
+    # Keys of one bucket, some of whose bytes stand across two others.
+    keys = [rng.choice((0, 1, 256)) << rng.choice((16, 24, 40)) for _ in range(2000)]
+    for key in [*keys, *(hash((n,)) for n in range(2000)), *keys]:
+        assert seen.add(key) == (key not in known)
+        known.add(key)
+
+
+def test_calls_that_stood_before_and_those_beyond_the_kept_are_read_alike(monkeypatch):
+    texts = [{**ROW, "latency_us": 1.0 + n, "bytes": 1024 * (1 + n % 7)} for n in range(40)]
+    whole = Imported(Said(source="s", gpu="MI300X"), "table")
+    monkeypatch.setattr(rows, "_CALLS", 2)
+    few = Imported(Said(source="s", gpu="MI300X"), "table")
+    for account in (whole, few):
+        for row in (*texts, texts[3], {**ROW, "latency_us": float("nan")}, {**ROW, "tokens": [8]}):
+            account.add(row, "here")
+    assert whole.rows == few.rows
+    assert (whole.n_rows, left(whole), whole.missing) == (few.n_rows, left(few), few.missing)
+    assert left(whole) == {
+        "the same row as one before, to the last digit": 1, "no time": 1,
+        "tokens is [8], not a whole number from 1 to 1073741824": 1,
+    }  # fmt: skip

@@ -98,6 +98,38 @@ def test_statistics_of_kernels(tmp_path, case):
     assert rows.statistic[-1] == ("median" if "Med (ns)" in text else "mean")
 
 
+PASTED = {
+    "semicolons": lambda cells: ";".join(cells),
+    "tabs": lambda cells: "\t".join(cells),
+    "spaced": lambda cells: " , ".join(f'"{cell}"' for cell in cells).replace(" , ", ", "),
+    "markdown": lambda cells: "| " + " | ".join(cells) + " |",
+}
+
+
+@pytest.mark.parametrize("form", PASTED)
+def test_statistics_that_were_pasted_are_statistics_still(tmp_path, form):
+    lines = [["Name", "Calls", "TotalDurationNs", "AverageNs", "Percentage"],
+             [ONE, "100", "1250000", "12500", "10"], [GEMM, "5", "10", "2", "1"]]  # fmt: skip
+    text = "".join(PASTED[form](cells) + "\n" for cells in lines)
+    if form == "markdown":
+        text = text.replace("\n", "\n|---|--:|--:|--:|--:|\n", 1) + "\nThat is 20 % of a step.\n"
+    rows, account = imported(tmp_path, text)
+    always(rows)
+    assert brief(rows) == [("fused_ar_rmsnorm", "1stage", 8, "bf16", 12.5)]
+    assert (account.kind, account.n_left) == ("kernel-stats", 1)
+
+
+def test_the_summary_that_rocprofv3_prints(tmp_path):
+    head = (
+        "| NAME | DOMAIN | CALLS | DURATION (nsec) | AVERAGE (nsec) | PERCENT (INC) | MIN (nsec) |"
+    )
+    text = f"ROCPROFV3 SUMMARY:\n\n{head}\n|------|---|--:|--:|--:|--:|--:|\n"
+    text += f"| {ONE} | KERNEL_DISPATCH | 100 | 1250000 | 1.250e+04 | 10.0 | 9000 |\n"
+    rows, account = imported(tmp_path, text)
+    assert brief(rows) == [("fused_ar_rmsnorm", "1stage", 8, "bf16", 12.5)]
+    assert (account.kind, account.n_left) == ("kernel-stats", 0)
+
+
 def test_every_line_of_statistics_is_a_row_or_left_with_its_reason(tmp_path):
     text = ROCPROF + "".join(
         f'"{name}",{calls},1000,{average},1\n'

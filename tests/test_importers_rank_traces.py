@@ -15,6 +15,9 @@ from test_importers_profiles import (
     collective,
     event,
     mutated,
+    rocpd,
+    rocprofv3,
+    rocprofv3_json,
 )
 
 from costmodel.cli.main import main
@@ -49,8 +52,12 @@ def traces(tmp_path, calls, *, ranks=8, base=None, drift=None, info=True, **memb
 
 
 def joined(tmp_path, paths, **said):
+    return joined_as(tmp_path, paths, "", **said)
+
+
+def joined_as(tmp_path, paths, kind, **said):
     out = tmp_path / "joined.csv"
-    _, account = convert(paths, out, Said(source="s", **said))
+    _, account = convert(paths, out, Said(source="s", **said), kind)
     return read_all([out]), account
 
 
@@ -192,3 +199,82 @@ def test_mutated_files_among_others_are_joined_or_refused_in_one_line(tmp_path, 
         assert ended.value.code in (0, 2), said.err
         assert len(said.err) < 600
         assert all(line.isprintable() for line in (said.out + said.err).splitlines())
+
+
+OF_PROCESSES = {
+    "csv": ("kernel-trace", "kernel_trace.csv", rocprofv3),
+    "json": ("rocprofv3-json", "results.json", rocprofv3_json),
+    "rocpd": ("rocpd", "results.db", rocpd),
+}
+
+
+def processes(tmp_path, case, calls, *, one_device=False):
+    """Write what rocprofv3 leaves: a directory of the host, with files of each process in it."""
+    _, name, writer = OF_PROCESSES[case]
+    directory = tmp_path / "out" / "host"
+    directory.mkdir(parents=True)
+    ranks = sorted({launch[0] for call in calls for launch in call})
+    for rank in ranks:
+        launches = [
+            (0 if one_device else r, *rest) for call in calls for r, *rest in call if r == rank
+        ]
+        path = directory / f"{4100 + rank}_{name}"
+        if case == "rocpd":
+            writer(launches, path)
+        else:
+            path.write_text(writer(launches))
+        (directory / f"{4100 + rank}_agent_info.csv").write_text(
+            '"Node_Id","Agent_Type"\n0,"CPU"\n'
+        )
+    return directory.parent
+
+
+@pytest.mark.parametrize("one_device", [False, True])
+@pytest.mark.parametrize("case", OF_PROCESSES)
+def test_files_of_rocprofv3_of_a_process_each_are_joined(tmp_path, case, one_device):
+    calls = []
+    for k in range(9):
+        call = collective(1000.0 * k + 300, SCATTER, takes=20.0)
+        calls += [collective(1000.0 * k, takes=10.0), call]
+        calls += [[(r, LOCAL, at + us + 1.5, 4.0, (12, 1, 1)) for r, _, at, us, _ in call]]
+    directory = processes(tmp_path, case, calls, one_device=one_device)
+    found = sorted(p for p in directory.rglob("*") if "results" in p.name or "trace" in p.name)
+    for paths, others in (([directory], True), (found, False)):
+        rows, account = joined(tmp_path, paths)
+        assert brief(rows) == [
+            ("fused_ar_rmsnorm", "1stage", 8, "bf16", 10.0),
+            ("fused_ar_rmsnorm", "2stage", 8, "bf16", 24.0),
+        ]
+        assert set(rows.rank_reduction.tolist()) == {"max, wait for the last rank taken off"}
+        assert account.kind == OF_PROCESSES[case][0]
+        assert account.n_rows + account.n_left == 9 * 3 * 8
+        assert ("8 other files of the directory are not read" in account.notes) == others
+
+
+def test_processes_that_are_no_rank_and_ranks_that_are_missing(tmp_path):
+    directory = processes(tmp_path, "csv", CALLS)
+    (directory / "host" / "4000_kernel_trace.csv").write_text(
+        rocprofv3([(0, GEMM, 0.0, 9.0, (8,))])
+    )
+    rows, account = joined(tmp_path, [directory])
+    assert rows.rank_reduction.tolist() == ["max, wait for the last rank taken off"]
+    assert account.n_rows + account.n_left == 73
+    assert any("4000_kernel_trace.csv: a process that is no rank" in n for n in account.notes)
+    (directory / "host" / "4103_kernel_trace.csv").unlink()
+    rows, account = joined(tmp_path, [directory])
+    assert rows.rank_reduction.tolist() == ["pooled over ranks"]
+    assert any("the trace has 7 of its 8 ranks" in note for note in account.notes)
+
+
+def test_a_directory_without_traces_of_one_format_is_refused(tmp_path, capsys):
+    directory = processes(tmp_path, "csv", CALLS)
+    (directory / "x.json").write_text(rocprofv3_json(CALLS[0]))
+    said = refused(tmp_path, capsys, [directory])
+    assert "traces of several formats (8 kernel-trace, 1 rocprofv3-json): --as one" in said
+    account = joined_as(tmp_path, [directory], "kernel-trace")[1]
+    assert (account.n_rows, account.n_left) == (1, 71)
+    assert "a directory without traces" in refused(tmp_path, capsys, [directory], "--as", "rocpd")
+    (tmp_path / "empty").mkdir()
+    assert "a directory without traces" in refused(tmp_path, capsys, [tmp_path / "empty"])
+    mixed = [directory / "x.json", directory / "host" / "4100_kernel_trace.csv"]
+    assert "give traces of one format" in refused(tmp_path, capsys, mixed)

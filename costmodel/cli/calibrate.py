@@ -48,6 +48,7 @@ def command(
     costmodel calibrate --published --family hip_comms --arch gfx950 --out hip_comms.json
     """
     from ..calibration.estimate import calibrate
+    from ..calibration.libraries import all_of_a_library, of_a_library
     from ..calibration.observations import observe
     from ..calibration.one_fabric import fabric_of, on_fabric
     from ..calibration.plausibility import check
@@ -77,6 +78,8 @@ def command(
     if published:
         tables.append(measurement.published())
     table = measurement.concat(tables)
+    if family == "aiter" and all_of_a_library(table):
+        raise InputError(f"no row can be used: {of_a_library(table)}")
     observations = observe(table, include=("clean", *include), family=family)
     held_out = not len(observations)
     if held_out:
@@ -100,6 +103,9 @@ def command(
                 "say.\n"
             )
         click.echo(text(fitted))
+        for mine in tables[: len(tables) - published]:
+            if said := of_a_library(mine):
+                click.echo(f"\nnote: {said}")
         if out:
             click.echo(f"\nwrote {out}: calibration {calibration.id}")
     return 1 if fitted.refused else 0

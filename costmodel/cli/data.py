@@ -49,6 +49,7 @@ def command(
     costmodel data --gpu MI300X --op plain --format csv
     costmodel data mine.csv --format json
     """
+    from ..calibration.libraries import of_a_library
     from ..data import measurement
     from ..show.row_accounts import text
 
@@ -64,6 +65,8 @@ def command(
     records = accounts(table)
     if style == "table":
         click.echo(text(records))
+        if files and (said := of_a_library(table)):
+            click.echo(f"note: {said}")
     else:
         click.echo(Listing("costmodel/data/1", records, {}, link="url").render(style))
 

@@ -95,13 +95,15 @@ def command(
 
     The format is found by the content. Every figure of FILE becomes a row or is left with a reason,
     and both are counted. What FILE does not say is asked for, with the option that answers; an
-    option that contradicts it is an error. Several FILEs are traces of torch's profiler, of one
-    rank of a run each: they are joined, and the wait for the last rank is taken off.
+    option that contradicts it is an error. Several FILEs, or a directory, are traces of torch's
+    profiler or rocprofv3, of one rank of a run each: they are joined, and the wait for the last
+    rank is taken off.
 
     \b
     costmodel import all_reduce.log --out rccl.csv
     costmodel import op_test.log --op fused_ar_rmsnorm --algorithm 1stage --gpu MI355X --out one.csv
     costmodel import rank*.json.gz --gpu MI355X --out run.csv
+    costmodel import rocprofv3-output/ --gpu MI355X --out run.csv
     costmodel import sweep.csv --column "split (us)=ar_then_rmsnorm" --out sweep-schema1.csv
     """
     check_free(out, force)
@@ -111,7 +113,7 @@ def command(
         if not equals or not name or not meaning:
             raise InputError(f"--column '{column}': give NAME=OP:ALGORITHM, or NAME=-")
         meanings[name] = meaning
-    said["source"] = said["source"] or one_line(files[0].stem)
+    said["source"] = said["source"] or one_line(files[0].resolve().stem)
     form, imported = convert(files, out, Said(**said, columns=meanings), kind)
     name = str(files[0]) if len(files) == 1 else f"{len(files)} files"
     for line in _account(name, form, imported, out):

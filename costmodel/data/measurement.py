@@ -177,7 +177,7 @@ def writing(path: str | Path) -> Iterator[Callable[[list[dict[str, Any]]], None]
 
         def write(rows: list[dict[str, Any]]) -> None:
             nonlocal columns
-            cells = [[_cell(row.get(name)) for name in ALL_COLUMNS] for row in rows]
+            cells = [[_cell(cell) for cell in map(row.get, ALL_COLUMNS)] for row in rows]
             needed = _from_cells(cells, "", None).columns
             if not columns:
                 columns = needed
@@ -263,6 +263,8 @@ def _cell(value: Any) -> str:
     """Return the text of one cell: integers without a point, "" for None and NaN."""
     if value is None:
         return ""
+    if type(value) is str:
+        return value.strip()
     if isinstance(value, float):
         if value != value:
             return ""

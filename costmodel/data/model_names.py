@@ -13,12 +13,13 @@ OFFERED = 5
 
 
 def key(name: str) -> tuple[str, ...]:
-    """Return a name as its runs of letters and of digits: ``GLM-4.6``, ``glm4.6`` are alike.
+    """Return a name as its runs of letters and of digits: ``GLM-4.6``, ``glm4.6`` are alike, and so
+    are ``gpt-oss`` and ``GptOss``.
 
     An organisation stays, as a run of its own: another organisation's copy is another model.
     """
     organisation, slash, own = name.strip().lower().rpartition("/")
-    runs = tuple(re.findall(r"[a-z]+|\d+", own))
+    runs = tuple(re.findall(r"[a-z]+|\d+", re.sub(r"(?<=[a-z])[^a-z\d]+(?=[a-z])", "", own)))
     return (f"{''.join(re.findall(r'[a-z0-9]+', organisation))}/", *runs) if slash else runs
 
 

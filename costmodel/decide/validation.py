@@ -13,8 +13,8 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ..calibration.libraries import all_of_a_library, of_a_library
 from ..calibration.posterior import Calibration
-from ..data.kernels import LIBRARY_FAMILIES
 from ..data.measurement import Measurements
 from ..data.workload import Workload
 from ..errors import InputError, nearest
@@ -155,8 +155,8 @@ def validate(
     observations = covered(
         calibration, table, gpu=None if every_gpu else setting.gpu, include=include
     )
-    if len(table) and np.isin(table.kernel_family, LIBRARY_FAMILIES).all():
-        raise InputError(_of_a_library(table))
+    if all_of_a_library(table):
+        raise InputError(f"no row can be used: {of_a_library(table)}")
     rows = compare(calibration, observations)
     kept = observations.table
     auto = table.select((table.algorithm == "auto") & np.isin(table.quality, include))
@@ -228,16 +228,6 @@ def hold_out(training: Measurements, sources: tuple[str, ...], arch: str) -> Cal
         return calibrate(kept, arch=arch)[0]
     except InputError as error:
         raise InputError(f"without {', '.join(sources)}: {error}") from None
-
-
-def _of_a_library(table: Measurements) -> str:
-    """Say what rows of RCCL or NCCL alone are, and what can be done with them."""
-    families = " and ".join(f.upper() for f in LIBRARY_FAMILIES if (table.kernel_family == f).any())
-    return (
-        f"no row can be used: all {len(table)} are of {families}, whose kernels are neither arm of "
-        "the op, 1-stage or 2-stage: they judge no rule and fit no model; `costmodel data FILE` "
-        "lists them, and they may stand beside rows of both arms, which `costmodel measure` takes"
-    )
 
 
 def _no_pairs(rows: Rows, op: str | None) -> str:

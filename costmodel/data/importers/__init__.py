@@ -58,42 +58,73 @@ def convert(
     """Read a file of another harness and write its rows to ``out``, in batches.
 
     Arguments and errors are those of :func:`read`; ``out`` is written whole or not at all. Link
-    rates are written in their own schema (:mod:`costmodel.data.links`). Several paths are traces of
-    torch, of one rank each, which are joined (:mod:`costmodel.data.importers.rank_traces`).
+    rates are written in their own schema (:mod:`costmodel.data.links`). Several paths, or a
+    directory, are traces of one rank each, which are joined
+    (:mod:`costmodel.data.importers.rank_traces`).
     """
-    paths = [path] if isinstance(path, str | Path) else list(path)
+    paths, others = _files(path, kind)
     if len(paths) != 1:
-        return _convert_joined(paths, out, said, kind)
+        return _convert_joined(paths, out, said, kind, others)
     file, form = _opened(paths[0], kind)
     with measurement.writing(out) if form.makes != LINK_RATES else links.writing(out) as write:
         imported = Imported(said, kind or form.name, write, asked=bool(kind))
+        _note_others(imported, others)
         _parse(file.name, form, imported, lambda: form.parse(file, imported))
         imported.hand_on()
     return form, imported
 
 
+def _files(path: str | Path | Sequence[str | Path], kind: str) -> tuple[list[Path], int]:
+    """Return the files of paths and directories, and how many of the latter are no traces."""
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    files: list[Path] = []
+    others = 0
+    for one in map(Path, paths):
+        if one.is_dir():
+            from . import rank_traces
+
+            found, beside = rank_traces.in_directory(one, kind)
+            files, others = files + found, others + beside
+        else:
+            files.append(one)
+    return files, others
+
+
+def _note_others(imported: Imported, others: int) -> None:
+    if others:
+        imported.note(f"{others} other files of the directory are not read")
+
+
 def _convert_joined(
-    paths: Sequence[str | Path], out: str | Path, said: Said, kind: str
+    paths: Sequence[Path], out: str | Path, said: Said, kind: str, others: int
 ) -> tuple[Format, Imported]:
     from . import rank_traces
 
     if not paths:
         raise InputError("give a file to import")
-    form = named(rank_traces.FORMAT)
     files = []
+    forms = []
     for path in paths:
         file, found = _opened(path, kind)
-        if found is not form:
+        if found.name not in rank_traces.JOINED:
             raise InputError(
                 f"{file.name} is {found.title}; several files are joined only where each is a "
-                f"{form.title} of one rank: import others one by one"
+                f"trace of one rank ({', '.join(rank_traces.JOINED)}): import others one by one"
             )
         files.append(file)
+        forms.append(found)
+    form = forms[0]
+    if other := next((n for n, found in enumerate(forms) if found is not form), 0):
+        raise InputError(
+            f"{files[0].name} is {form.title}, {files[other].name} {forms[other].title}; give "
+            "traces of one format"
+        )
     with measurement.writing(out) as write:
         imported = Imported(said, kind or form.name, write, asked=bool(kind))
+        _note_others(imported, others)
         _parse(
             f"{files[0].name} and {len(files) - 1} more", form, imported,
-            lambda: rank_traces.parse(files, imported),
+            lambda: rank_traces.parse(files, form, imported),
         )  # fmt: skip
         imported.hand_on()
     return form, imported

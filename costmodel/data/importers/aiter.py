@@ -20,7 +20,7 @@ from .checks import SHARE_LIMIT
 from .labels import Label, read_label, spoken
 from .rows import Imported, Said
 from .table import Harness, read_table
-from .tables import clean, tables
+from .tables import tables
 from .text_file import TextFile, shortened
 
 #: What a record or a line says of one call: schema 1 cells and ``where``.
@@ -91,8 +91,8 @@ def _add(call: Call, imported: Imported) -> None:
 def _records(file: TextFile) -> Iterator[Call]:
     """Give the calls that are printed as dictionaries: one a call, or one a rank."""
     of_ranks: dict[tuple[int, int], list[tuple[str, Mapping[str, Any]]]] = {}
-    for line, text in file.lines():
-        match = _RECORD.search(clean(text)) if "{'" in text and len(text) <= _LINE else None
+    for line, text in file.program_lines():
+        match = _RECORD.search(text) if "{'" in text and len(text) <= _LINE else None
         if match is None:
             continue
         where = f"{file.name}:{line}"
@@ -147,9 +147,9 @@ def _checks(file: TextFile) -> Iterator[Call]:
     """Give the calls of a log without a summary: the lines of all ranks of one call are one."""
     key: tuple[str, ...] = ()
     call: Call = {}
-    for line, text in file.lines():
+    for line, text in file.program_lines():
         known = "checkAllclose" in text and len(text) <= _LINE
-        match = _CHECK.search(clean(text)) if known else None
+        match = _CHECK.search(text) if known else None
         if match is None:
             continue
         of_line = match.group("test", "tokens", "hidden", "dtype", "graph", "close")

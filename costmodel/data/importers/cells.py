@@ -64,7 +64,7 @@ def gpu_of(product: str) -> str:
 def csv_cells(line: str) -> list[str]:
     """Return the cells of one line of CSV without blanks around them, [] for none or no CSV."""
     try:
-        return [cell.strip() for cell in next(csv.reader([line]), [])]
+        return [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True), [])]
     except csv.Error:  # a cell of more than 128 KiB
         return []
 

@@ -63,7 +63,7 @@ class Result(NamedTuple):
         reduce-scatter prints is that of all ranks' elements.
         """
         size, count = whole(self.size), whole(self.elements)
-        element = _ELEMENT_BYTES.get(self.dtype, 0)
+        element = ELEMENT_BYTES.get(self.dtype, 0)
         return (
             self.redop in ("sum", "prod", "max", "min", "avg", "mulsum")
             and self.root in ("", "-1")
@@ -73,7 +73,7 @@ class Result(NamedTuple):
 
 
 #: Bytes of an element by the tests' name of its type.
-_ELEMENT_BYTES = {
+ELEMENT_BYTES = {
     "char": 1, "int8": 1, "uint8": 1, "half": 2, "bfloat16": 2, "int": 4, "int32": 4, "uint32": 4,
     "float": 4, "int64": 8, "uint64": 8, "double": 8, "fp8_e4m3": 1, "fp8_e5m2": 1, "f8e4m3": 1,
     "f8e5m2": 1,

@@ -13,7 +13,8 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
-from .collective_run import Rank, Result, Run, Taker
+from ...files import without_escapes
+from .collective_run import ELEMENT_BYTES, Rank, Result, Run, Taker
 from .rows import Imported
 from .text_file import TextFile, shortened
 
@@ -22,12 +23,23 @@ _RANK_PREFIX = re.compile(
     r"\s*(?:(\[[^\]\s]{1,120}\])(?:<std\w{3}>:|:?(?=\s|$|#))"
     r"|([\w.-]{1,80})(?:<std\w{3}>:|:(?=\s|$|#)))"
 )
-#: The time of day that a container's log has there, and what mpirun's --timestamp-output writes.
+#: The time of day that a container's log has there, what mpirun's --timestamp-output writes, and
+#: the sign of a quotation.
 _TIME_PREFIX = re.compile(
-    r"\s*\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S*(?: std(?:out|err) [FP])?(?=\s|$|#)"
+    r"\s*>(?=\s|$)|\s*\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S*(?: std(?:out|err) [FP])?(?=\s|$|#)"
     r"|\w{3} \w{3} +\d+ \d\d:\d\d:\d\d \d{4}(?:<std\w{3}>:|(?=\s|$|#))"
 )
 _RESULT = re.compile(r"\s*\d+\s+\d+\s+[a-z]\w*(?:\s|$)")
+#: What the tests' own lines look like behind any other prefix: a logger's, a quotation's.
+_OWN_LINE = re.compile(
+    r"#[ \t]*(?:nThreads?|Using devices|Rank|Collective test|size|bytes|out-of-place|in-place"
+    r"|[rn]ccl-tests)\b.*|#[ \t]*\(B\).*"
+    rf"|(?<!\S)\d+[ \t]+\d+[ \t]+(?:{'|'.join(ELEMENT_BYTES)})[ \t].*"
+)
+#: The time of day in a prefix, which is no part of whose line it is.
+_CLOCK = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}:\d\d(?::\d\d)?(?:[.,]\d+)?|\d{5,}")
+#: No prefix is longer.
+_PREFIX = 200
 _RANK = re.compile(
     r"#\s+Rank\s+(\d{1,9})(?:\s+Group\s+(\d{1,9}))?(?:\s+Pid\s+(\d+))?\s+on\s+(\S+)"
     r"\s+device\s+(\d+)\s+\[([^\]]*)\]\s*(.*)"
@@ -69,7 +81,7 @@ def parse(file: TextFile, imported: Imported) -> None:
     counts: Counter[str] = Counter()
     streams: dict[str, Log] = {}
     for line_number, line in file.lines():
-        prefix, content = split_prefix(line)
+        prefix, content = split_prefix(without_escapes(line) if "\x1b" in line else line)
         log = streams.get(prefix)
         if log is None:
             prefix = prefix if len(streams) < _STREAMS else ""
@@ -87,8 +99,13 @@ def split_prefix(line: str) -> tuple[str, str]:
     if _RESULT.match(line) or line.startswith("#"):
         return "", line
     match = _RANK_PREFIX.match(line)
-    if not match or match[2] in ("rccl-tests", "nccl-tests"):
+    if match and match[2] in ("rccl-tests", "nccl-tests"):
         return "", line
+    if not match:
+        own = _OWN_LINE.search(line[: _PREFIX + 200])
+        if own is None or own.start() > _PREFIX:
+            return "", line
+        return _CLOCK.sub("", line[: own.start()]).strip(), line[own.start() :]
     rest = line[match.end() :]
     inner = _TIME_PREFIX.match(rest)
     return match[1] or match[2], rest[inner.end() :] if inner else rest

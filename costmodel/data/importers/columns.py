@@ -15,15 +15,16 @@ from typing import Any, NamedTuple
 from msgspec import Struct, field
 
 from .context import SEVERAL, said_by
-from .labels import Label, named, read_label
+from .labels import Label, named, of_two_arms, read_label
 from .quantities import TO_US, has_time_unit, is_no_figure, microseconds, plain, size_unit, truth
 from .rows import Said
 
 #: What a column holds, by the words of its name joined by ``_``; the first of a meaning counts.
 MEANINGS = {
     "tokens": ("tokens", "num_tokens", "n_tokens", "ntokens", "ntok", "token", "token_num",
-               "tokens_m", "m_tokens", "m", "bs", "batch", "batch_size", "batchsize", "seq_len",
-               "seqlen", "sequence_length", "num_rows"),
+               "tokens_m", "m_tokens", "m", "num_rows"),
+    "batch": ("bs", "batch", "batch_size", "batchsize"),
+    "length": ("seq_len", "seqlen", "seq", "sequence_length", "q_len"),
     "hidden_dim": ("hidden_dim", "hidden_size", "hidden", "hidden_dimension", "hdim", "d_model",
                    "n_hidden", "n", "h", "k", "dim"),
     "shape": ("shape", "input_shape", "tensor_shape", "shapes", "shape_m_n", "m_n", "m_x_n",
@@ -38,7 +39,9 @@ MEANINGS = {
     "gpu": ("gpu", "device", "gpu_name", "device_name", "hardware", "platform"),
     "arch": ("gfx", "arch", "gpu_arch"),
     "rank_reduction": ("rank_reduction", "rank_aggregation", "aggregation"),
-    "statistic": ("statistic",),
+    "statistic": ("statistic", "stat", "stats", "percentile", "quantile"),
+    "rank": ("rank", "local_rank", "rank_id", "gpu_id", "device_id"),
+    "hosts": ("hosts", "num_hosts", "nodes", "num_nodes", "nnodes", "n_nodes"),
     "kernel_version": ("kernel_version", "aiter_version", "version"),
     "kernel_family": ("kernel_family",),
 }  # fmt: skip
@@ -62,15 +65,22 @@ _STATISTICS = {
     "average": "mean", "min": "min", "max": "max",
 }  # fmt: skip
 _TIME_WORDS = frozenset(("latency", "time", "elapsed", "duration", "runtime", "lat", "times"))
-_TAIL = re.compile(r"p(?:[6-9]\d|99\d*|1\d|2\d|5|25)$|std|stdev|stddev|iqr|var")
+_TAIL = re.compile(r"p(?:[6-9]\d(?:\.\d+)?|99\d*|1\d|2\d|5|25)$|std|stdev|stddev|iqr|var")
 #: Words of columns that are worked out of latencies, or are none.
 _DERIVED = re.compile(
     r"speed_?ups?|ratio|gain|delta|diff|saved|savings?|improve\w*|change|reduction|spread|roof\w*|"
     r"(?:alg|bus)?_?bw\w*|bandwidth|\w*gb/?p?s\w*|gbps|tb\S*|throughput|t?flops|sqnr|warmups?|"
     r"iters?|"
     r"iterations|repeats?|trials|vs|best|fastest|winner|overall|prod|eff|efficiency|regret|gap|x|"
-    r"overhead|pct|percent|loss|error|err"
+    r"overhead|pct|percent|loss|error|err|"
+    # What no clock took, and what is no time of one op.
+    r"model(?:led|ed)?|predict\w*|expect\w*|estimat\w*|est|theor\w*|ideal|simulated|sim|target|"
+    r"bound|limit|sigma|jitter|ci|ttft|tpot|itl|e2el?|\w+/s(?:ec)?"
 )
+#: Signs of a difference or a ratio, and of a spread that stands for itself.
+_DIFFERENCE = re.compile(r"[Δ∆δ÷]|^\W*[±σ]|±\W*$|^[^±]*σ[^±]*$")
+#: A word of a name that says which rank's time it is: ``rank0``, ``gpu 3``.
+_OF_RANK = re.compile(r"(?:^|_)(?:rank|gpu|device|dev)_?(\d{1,5})(?=_|$)")
 _ERR = re.compile(r"(?:^|_)err(?:or)?(?:_(?:ratio|rate|share))?$|^#?wrong$")
 _NO_SHARE = re.compile(r"abs|max_err|mean_err|mse|rel")
 _CHECK = re.compile(
@@ -83,7 +93,8 @@ class Time(NamedTuple):
     """A latency column: where it stands, what its unit is, and what its name says.
 
     ``to_us`` is None where neither the name nor the surroundings state a unit. ``others`` are
-    columns with other statistics of the same calls, for lines where this one is empty.
+    columns with other statistics of the same calls, for lines where this one is empty; ``ranks``
+    those of the other ranks, where each has a column.
     """
 
     at: int
@@ -93,6 +104,7 @@ class Time(NamedTuple):
     arm: tuple[str, ...]
     says: Mapping[str, Any]
     others: tuple[Time, ...] = ()
+    ranks: tuple[int, ...] = ()
 
 
 class Columns(Struct):
@@ -131,8 +143,9 @@ def time_unit(name: str) -> float | None:
 
 
 def is_derived(name: str) -> bool:
-    """Whether a column is no latency of an arm: a speed-up, a bandwidth, a best of all."""
-    return any(_DERIVED.fullmatch(word) for word in words(name)) or "%" in name
+    """Whether a column is no latency of an arm: a speed-up, a bandwidth, a best of all, a model."""
+    derived = any(_DERIVED.fullmatch(word) for word in words(name)) or "%" in name
+    return derived or bool(_DIFFERENCE.search(name)) or of_two_arms(name)
 
 
 def meaning(name: str) -> str:
@@ -175,13 +188,14 @@ def read_columns(
     for index, name in enumerate(header):
         if named(name, said.columns) == "-":
             columns.spare.append(name)
-        elif _is_arm(index, name, rows) or not _known(columns, index, name):
+        elif _is_arm(index, name, rows) or not _known(columns, index, name, rows):
             time = _time(index, name, rows, said, unit)
             times += [time] if time else []
             columns.spare += [] if time else [name]
     for held, indices in columns.knowns.items():
         names = MEANINGS.get(held, ())
-        indices.sort(key=lambda i: names.index(_joined(header[i])) if names else i)
+        order = {name: place for place, name in enumerate(names)}
+        indices.sort(key=lambda i: (order.get(_joined(header[i]), len(order)), i))
     columns.times = _one_an_arm(times, columns)
     fused = any(time.label.op.startswith("fused") for time in columns.times)
     if fused:
@@ -199,10 +213,13 @@ def _is_arm(index: int, name: str, rows: Sequence[Sequence[str]]) -> bool:
     return meaning(name) == "one_stage" and any(truth(cell) is None for cell in cells)
 
 
-def _known(columns: Columns, index: int, name: str) -> bool:
+def _known(columns: Columns, index: int, name: str, rows: Sequence[Sequence[str]]) -> bool:
     """Take a column that is no latency and has a known name; return whether it was one."""
+    cells = [row[index] for row in rows if index < len(row) and row[index]]
     joined = _joined(name)
     held = meaning(name)
+    if joined in ("metric", "measure") and cells and all(map(cell_statistic, cells)):
+        held = "statistic"
     if held in MEANINGS:
         columns.knowns.setdefault(held, []).append(index)
     elif held == "label":
@@ -262,26 +279,54 @@ def _arm(found: Sequence[str]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-_PREFERRED = {"median": 0, "mean": 1, "": 2, "max": 3, "min": 4, "tail": 5}
+#: Statistics of one arm in the order in which they are taken.
+PREFERRED = {"median": 0, "mean": 1, "": 2, "max": 3, "min": 4, "tail": 5}
 
 
-def _statistic(name: str) -> str:
+def statistic(name: str) -> str:
+    """Return the statistic that a text names, ``tail`` for a tail or a spread, "" for none."""
     found = words(name)
     if any(_TAIL.fullmatch(word) for word in found):
         return "tail"
     return next((_STATISTICS[word] for word in found if word in _STATISTICS), "")
 
 
+def cell_statistic(text: str) -> str:
+    """Return the statistic that a cell names, by a word or as a quantile (``50%``, ``0.99``)."""
+    if re.fullmatch(r"(?:0?\.\d{1,4}|\d{1,2}(?:\.\d{1,3})?)%?", text.strip()):
+        return "median" if float(text.strip(" %")) in (0.5, 50.0) else "tail"
+    return statistic(plain(text))
+
+
+def _slowest(times: Sequence[Time]) -> list[Time]:
+    """Return one column for those of all ranks of one arm."""
+    arms: dict[str, list[Time]] = {}
+    for time in times:
+        arms.setdefault(_OF_RANK.sub("", _joined(time.name)), []).append(time)
+    kept = []
+    for of_arm in arms.values():
+        of_ranks = [time for time in of_arm if _OF_RANK.search(_joined(time.name))]
+        if len(of_ranks) < 2 or len(of_ranks) < len(of_arm):
+            kept += of_arm
+            continue
+        first, arm = of_ranks[0], _OF_RANK.sub("", "_".join(of_ranks[0].arm)).split("_")
+        says = {**first.says, "rank_reduction": "max"}
+        kept.append(first._replace(
+            arm=tuple(filter(None, arm)), says=says, ranks=tuple(t.at for t in of_ranks)
+        ))  # fmt: skip
+    return kept
+
+
 def _one_an_arm(times: Sequence[Time], columns: Columns) -> list[Time]:
     """Return one column an arm: the median, else the mean, else the maximum over the ranks."""
     arms: dict[tuple[str, ...], list[Time]] = {}
-    for time in times:
+    for time in _slowest(times):
         arms.setdefault(time.arm, []).append(time)
     kept = []
     for of_arm in arms.values():
-        ordered = sorted(of_arm, key=lambda time: _PREFERRED[_statistic(time.name)])
+        ordered = sorted(of_arm, key=lambda time: PREFERRED[statistic(time.name)])
         best, rest = ordered[0], ordered[1:]
-        kinds = [_statistic(time.name) for time in ordered]
+        kinds = [statistic(time.name) for time in ordered]
         if kinds[0] == "tail":
             columns.spare += [time.name for time in ordered]
             continue
@@ -296,7 +341,7 @@ def _one_an_arm(times: Sequence[Time], columns: Columns) -> list[Time]:
             says["statistic"] = "max"
         if len(kinds) > 1 and kinds[0] == kinds[1]:  # two columns of one name: both are read
             kept += [time._replace(says={**time.says, **says}) for time in ordered
-                     if _statistic(time.name) == kinds[0]]  # fmt: skip
+                     if statistic(time.name) == kinds[0]]  # fmt: skip
             continue
         columns.spare += [time.name for time in rest]
         others = tuple(

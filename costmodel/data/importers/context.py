@@ -7,7 +7,7 @@ that names two values (``TP4 and TP8``) says none: the cell is asked for.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -29,8 +29,12 @@ def _graph(text: str) -> str:
     return "eager" if re.search(r"eager|false|off|no|without|0", text.lower()) else "graph"
 
 
+def _compiled(patterns: Mapping[str, Sequence[str]]) -> dict[str, tuple[re.Pattern[str], ...]]:
+    return {key: tuple(map(re.compile, of)) for key, of in patterns.items()}
+
+
 #: Key -> patterns of what is said as ``name = value``; group 1 is the value.
-_STATED: dict[str, tuple[str, ...]] = {
+_STATED = _compiled({
     "world_size": (
         rf"\b(?:tp|tp[_ -]size|tensor[_ -]parallel(?:[_ -]size)?|world[_ -]?size|nranks|n?_?ranks|"
         rf"num[_ -]gpus|n_?gpus|nproc[_-]per[_-]node|tp[_ -]degree){_SURE}(\d{{1,5}})\b",
@@ -39,8 +43,13 @@ _STATED: dict[str, tuple[str, ...]] = {
         r"\busing tp size: (\d{1,5})\b",
         r"\bacross (\d{1,5}) (?:ranks|gpus)\b",
     ),
+    "hosts": (
+        rf"(?<!numa )\b(?:nnodes|n_?hosts|num[_ -](?:nodes|hosts)|nodes|hosts){_SURE}(\d{{1,4}})\b",
+        r"--?nnodes[ =](\d{1,4})\b",
+    ),
     "hidden_dim": (
         rf"\b(?:hidden(?:[_ -]?(?:size|dim(?:ension)?))?|hdim|d_model|n){_SURE}(\d[\d,]{{0,8}})\b",
+        rf"\bh{_SURE}(\d[\d,]{{2,8}})\b",
         r"--hidden[-_](?:dim|size)[ =](\d{1,7})\b",
     ),
     "tokens": (
@@ -54,9 +63,13 @@ _STATED: dict[str, tuple[str, ...]] = {
         rf"\b(?:with[_ -]?graph|cuda[_ -]?graph|hip[_ -]?graph|graph){_SURE}"
         r"(true|false|on|off|0|1)\b",
     ),
-}
+})  # fmt: skip
+_OF_HOSTS = (
+    r"\b(\d{1,4})[ -]?(?:nodes?|hosts?|servers?|machines?)\b",
+    r"\b(\d{1,3}) ?[x×] ?\d{1,3} ?(?:[x×] ?)?(?:amd )?(?:instinct )?(?:mi\d{3}|gpus?\b)",
+)
 #: Key -> patterns of bare words, for headings and short lines.
-_BARE: dict[str, tuple[str, ...]] = {
+_BARE = _compiled({
     "world_size": (
         r"\btp[ -]?(\d{1,3})\b",
         rf"\b(?:world[ _-]?size|tensor[ -]parallel(?:ism)?(?:[ _-]size)?){_IS}(\d{{1,5}})\b",
@@ -66,6 +79,7 @@ _BARE: dict[str, tuple[str, ...]] = {
         rf"\b(?:hidden(?:[ _-](?:size|dim(?:ension)?))?){_IS}(\d[\d,]{{2,8}})\b",
         r"\bh(\d{4,5})\b",
     ),
+    "hosts": _OF_HOSTS,
     "tokens": (r"\b(\d{1,7}) tokens?\b",),
     "dtype": (r"\b(bf16|bfloat16|fp16|float16|fp32|float32|f32|f16)\b",),
     "timing": (
@@ -74,11 +88,30 @@ _BARE: dict[str, tuple[str, ...]] = {
         r"\b(?:cuda|hip)[ -]?(graph)s?\b",
         r"\bgraph[- ](on|off)\b",
     ),
-}  # fmt: skip
-_GPUS = (
-    r"\b(\d{1,3}) ?[x×] ?(?:amd |nvidia )?(?:instinct )?(?:mi\d{3}\w?|[hb]\d{3}\w?|gpus?)\b",
-    r"\b(\d{1,3})[ -]gpus?\b(?! ?\(s\) visible)",
+})  # fmt: skip
+_HOSTS = _BARE["hosts"]
+_GPUS = tuple(
+    map(
+        re.compile,
+        (
+            r"\b(\d{1,3}) ?[x×] ?(?:amd |nvidia )?(?:instinct )?"
+            r"(?:mi\d{3}\w?|[hb]\d{3}\w?|gpus?)\b",
+            r"\b(\d{1,3})[ -]gpus?\b(?! ?\(s\) visible)",
+        ),
+    )
 )
+_OF_GPUS = re.compile(r"gpu|mi ?\d|[hb]\d{3}").search
+#: Words of which a line has one that says a cell: most lines of a log have none.
+_HINTS = {
+    "world_size": ("tp", "parallel", "world", "rank", "gpu", "nproc", "-n"),
+    "hosts": ("node", "host", "server", "machine", "mi", "gpu"),
+    "hidden_dim": ("hidden", "hdim", "d_model", "h", "n"),
+    "tokens": ("tok", "seq", "batch", "bs", "m"),
+    "dtype": ("type", "precision", "16", "32"),
+    "timing": ("graph", "eager"),
+}
+_OF_PLACES = re.compile(r"mi ?\d|[hb][123]00|h20|a100|l40s|gfx|sm_?\d").search
+_OF_STATISTICS = re.compile(r"median|p50|avg|average|mean|slowest|max|rank").search
 _GPU = re.compile(r"\b(MI ?\d{3}[AXP]?|GB[23]00|[HB][123]00|H20|A100|L40S)\b", re.IGNORECASE)
 _ARCH = re.compile(r"\b(gfx9\d\d|gfx1\d{3}|sm_?(?:80|90|100|103|120))\b", re.IGNORECASE)
 _AITER = re.compile(
@@ -100,38 +133,68 @@ _REDUCTION = (
 )  # fmt: skip
 
 
-@lru_cache(maxsize=4096)
+#: ``TP4/8``, ``TP4 and TP8``; not ``TP8, 100 iterations``.
+_SEVERAL_TP = re.compile(
+    r"\btp ?\d+(?: ?[/,&]| and| vs\.?| or) ?"
+    r"(?:tp ?\d|(?:1|2|4|8|16|32|64)\b(?! ?(?!and\b|or\b|vs\b)[a-z%x×.]))"
+)
+
+
+_NUMBER = re.compile(r"(?<![A-Za-z_\d])\d+")
+#: What is said without a number that stands by itself.
+_WITHOUT_NUMBER = {"unit", "statistic", "rank_reduction", "dtype"}
+
+
 def said_by(text: str, *, bare: bool) -> Mapping[str, Any]:
     """Return what a line says, by schema 1 cell (and ``unit``); :data:`SEVERAL` for two values.
 
-    ``bare`` words (``TP8``, ``bf16``) count in headings, labels and short lines only.
+    ``bare`` words (``TP8``, ``bf16``) count in headings, labels and short lines only. The lines of
+    a log differ in their numbers alone: what one says with zeros for them is kept.
     """
+    found = _read(_NUMBER.sub(lambda match: "0" * len(match[0]), text[:500]), bare)
+    return found if found.keys() <= _WITHOUT_NUMBER else _read(text, bare)
+
+
+@lru_cache(maxsize=4096)
+def _read(text: str, bare: bool) -> Mapping[str, Any]:
     line = text[:500].lower().replace("µ", "u").replace("μ", "u").replace("**", "")
     said: dict[str, Any] = {}
-    for key, patterns in _STATED.items():
-        found = {m.group(1) for p in patterns for m in re.finditer(p, line)}
+    for key, hints in _HINTS.items():
+        if not any(hint in line for hint in hints):
+            continue
+        found = _values(_STATED[key], line)
         if not found and bare:
-            found = {m.group(1) for p in _BARE.get(key, ()) for m in re.finditer(p, line)}
+            found = _values(_BARE.get(key, ()), line)
         _take(said, key, found)
-    if "world_size" not in said and not re.search(r"available|visible", line):
-        _take(said, "world_size", {m.group(1) for p in _GPUS for m in re.finditer(p, line)})
-    if re.search(r"\btp ?\d+(?: ?[/,&]| and| vs\.?| or) ?(?:tp ?)?\d", line):
+    if "world_size" not in said and _OF_GPUS(line) and not re.search(r"available|visible", line):
+        _take(said, "world_size", _values(_GPUS, line))
+        hosts = {int(value) for value in _values(_HOSTS, line)}
+        if "world_size" in said and max(hosts, default=1) > 1:
+            said["world_size"] = SEVERAL  # those of each host, or of all
+    if "tp" in line and _SEVERAL_TP.search(line):
         said["world_size"] = SEVERAL
-    _take(said, "gpu", {gpu_of(m[1].replace(" ", "")) for m in _GPU.finditer(text[:500])})
-    _take(said, "arch", {m[1].lower().replace("sm_", "sm") for m in _ARCH.finditer(line)})
-    if match := _AITER.search(text[:500]):
+    if _OF_PLACES(line):
+        _take(said, "gpu", {gpu_of(m[1].replace(" ", "")) for m in _GPU.finditer(text[:500])})
+        _take(said, "arch", {m[1].lower().replace("sm_", "sm") for m in _ARCH.finditer(line)})
+    if "aiter" in line and (match := _AITER.search(text[:500])):
         said["kernel_version"] = f"AITER {match[1] or 'main ' + match[2]}"
-    units = {u for m in _UNIT.finditer(line) for u in m.groups() if u}
+    units = {u for m in _UNIT.finditer(line) for u in m.groups() if u} if "s" in line else set()
     if len({TO_US[u] for u in units}) == 1:
         said["unit"] = units.pop()
     for key, table in (("statistic", _STATISTIC), ("rank_reduction", _REDUCTION)):
+        if not _OF_STATISTICS(line):
+            break
         _take(said, key, {value for value, pattern in table if re.search(pattern, line)})
     return said
 
 
+def _values(patterns: Iterable[re.Pattern[str]], line: str) -> set[str]:
+    return {match.group(1) for pattern in patterns for match in pattern.finditer(line)}
+
+
 def _take(said: dict[str, Any], key: str, found: set[str]) -> None:
     values: set[Any] = set(found)
-    if key in ("world_size", "hidden_dim", "tokens"):
+    if key in ("world_size", "hidden_dim", "tokens", "hosts"):
         values = {_number(v) for v in found}
     elif key == "timing":
         values = {_graph(v) for v in found}
@@ -151,6 +214,15 @@ _FOLD, _BOLD_LEVEL, _LINE = 7, 8, 9
 #: A line of so many characters is a caption; a longer one is prose, whose bare words say little,
 #: and whose end says nothing.
 _SHORT, _PROSE = 60, 1000
+
+
+#: A caption with a number. It stands above each table of a text, or below each.
+_CAPTION = re.compile(r"[\s*_>]*(?:<\w+>)?[\s*_]*(?:table|tab\.)\s*\d{1,4}\b", re.IGNORECASE)
+
+
+def is_caption(text: str) -> bool:
+    """Whether a line is a table's caption by its number: ``*Table 2: TP4, hidden 7168*``."""
+    return bool(_CAPTION.match(text))
 
 
 class Context:

@@ -15,7 +15,7 @@ from .labels import Label, spoken
 from .quantities import plain, scaled, truth
 from .rows import Imported
 from .table import Harness, read_table
-from .tables import Row, Table, clean, tables
+from .tables import Row, Table, tables
 from .text_file import TextFile, shortened
 
 ROUTINE = "allreduce_fusion"
@@ -103,8 +103,7 @@ def _console(file: TextFile, imported: Imported) -> None:
     """Read the lines that it prints: what a case is stands above its ``[PERF]`` line."""
     shared: dict[str, Any] = {}
     waiting: tuple[dict[str, Any], str] | None = None
-    for line, text in file.lines():
-        text = clean(text)
+    for line, text in file.program_lines():
         if not re.match(r"\[(?:PERF|INFO|ERROR)\]|  algbw", text):
             continue
         where = f"{file.name}:{line}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from .cells import number
 from .labels import Label, named, read_label
-from .quantities import count, is_no_figure, plain, ranks
+from .quantities import count, is_no_figure, microseconds, plain, ranks
 from .rows import Imported
 from .tables import Table, tables
 from .text_file import TextFile, shortened
@@ -42,7 +42,7 @@ def parse(file: TextFile, imported: Imported) -> None:
         names = [plain(name) for name in table.header]
         if "candidate" in names and "us" in names:
             _cases(table, names, file, imported)
-        elif {"TP", "M", "K"} <= set(names) and any(name.endswith(" us") for name in names):
+        elif "M" in names and any(name.endswith(" us") for name in names):
             _sweep(table, names, file, imported)
         else:
             imported.note(f"the table of line {table.line} sums others up: not counted")
@@ -54,6 +54,7 @@ def _sweep(table: Table, names: list[str], file: TextFile, imported: Imported) -
     at = {name: index for index, name in enumerate(names)}
     suffix = re.compile(r"(?<! median)(?<! spread) us$")
     candidates = [name[:-3] for name in names if suffix.search(name)]
+    around = _around(table)
     for line, cells in table.rows:
         where = f"{file.name}:{line}"
         if len(cells) != len(names):
@@ -64,16 +65,27 @@ def _sweep(table: Table, names: list[str], file: TextFile, imported: Imported) -
         def of(name: str, cells: list[str] = cells) -> str:
             return cells[at[name]] if name in at else ""
 
-        shared = {
+        stated = {
             "tokens": count(of("M")), "hidden_dim": count(of("K")), "world_size": ranks(of("TP")),
             "bytes": count(of("_nbytes")), "dtype": of("dtype"),
             "arch": of("gfx").partition(":")[0],
             "timing": of("timing") if of("timing") in ("graph", "eager") else "",
         }  # fmt: skip
+        shared = {**around, **{name: cell for name, cell in stated.items() if cell}}
         for name in candidates:
+            variant = plain(of(f"{name} variant"))
             _result(
-                name, of(f"{name} us"), of(f"{name} SQNR dB"), of("kernel"), shared, where, imported
-            )
+                name, of(f"{name} us"), of(f"{name} SQNR dB"), of("kernel"),
+                {**shared, "detail": "" if is_no_figure(variant) else f"variant {variant}"},
+                where, imported,
+            )  # fmt: skip
+
+
+def _around(table: Table) -> dict[str, Any]:
+    """Return what the lines around a table say; ``K=`` is the hidden size there."""
+    said = {k: v for k, v in table.says.items() if k not in ("unit", "statistic", "rank_reduction")}
+    sizes = [match[1] for text in table.captions if (match := re.search(r"\bK=(\d+)", text))]
+    return {"hidden_dim": int(sizes[0]), **said} if sizes and len(sizes[0]) < 10 else said
 
 
 def _cases(table: Table, names: list[str], file: TextFile, imported: Imported) -> None:
@@ -81,9 +93,7 @@ def _cases(table: Table, names: list[str], file: TextFile, imported: Imported) -
     title = next((text for text in table.captions if _SHAPE.search(text)), "")
     shape = _SHAPE.search(title)
     kernel = re.search(r"\bkernel=(\w+)", title)
-    shared = {
-        k: v for k, v in table.says.items() if k not in ("unit", "statistic", "rank_reduction")
-    }
+    shared = _around(table)
     if shape:
         shared |= {"tokens": int(shape[1]), "hidden_dim": int(shape[2])}
     for line, cells in table.rows:
@@ -111,13 +121,14 @@ def _result(
     if is_no_figure(time):
         imported.leave(where, "no time: not applicable there")
         return
-    decibel = number(sqnr)
+    decibel = number(re.sub(r"\s*db$", "", plain(sqnr).lower()))
     if decibel is not None and decibel < SQNR_FLOOR_DB:
         imported.leave(
             where, f"wrong result: SQNR below the harness's floor of {SQNR_FLOOR_DB:g} dB"
         )
         return
-    if not is_no_figure(sqnr) and decibel is None and not re.fullmatch(r"\+?inf\w*", sqnr.lower()):
+    stated = plain(sqnr).lower() not in ("", "-", "--", "n/a", "na", "none", "nan", "skipped")
+    if stated and decibel is None and not re.fullmatch(r"\+?inf\w*", sqnr.lower()):
         imported.leave(where, f"wrong result: SQNR is {shortened(sqnr, 20)}")
         return
     plainly = label.op == "all_reduce" and label.kernel_family == "aiter"
@@ -126,7 +137,8 @@ def _result(
         "op": label.op,
         "algorithm": kernel if plainly and kernel in ("1stage", "2stage") else label.algorithm,
         "kernel_family": label.kernel_family,
-        "latency_us": number(time),
+        "latency_us": microseconds(time, 1.0),
+        "quality": "suspect" if plain(sqnr).lower() == "nan" else "",
         "statistic": "mean",
         "rank_reduction": "max",
     }

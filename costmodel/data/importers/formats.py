@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from msgspec import Struct
@@ -114,8 +114,9 @@ FORMATS = (
     Format(
         "flydsl", "CSV or report of AITER's FlyDSL all-reduce tuner", "flydsl",
         _marked(
-            r"[,|]_nbytes[,|].* us\b|^# aiter all-reduce benchmark|^\W*candidate\s*\|\s*us\s*\|",
-            "_nbytes", "all-reduce benchmark", "candidate",
+            r"(?:^|[,|\s])_nbytes[,|\s].* us\b|^# aiter all-reduce benchmark"
+            r"|^\W*candidate\s*\|\s*us\s*\||\b(?:fused|separate)_(?:cdr|rccl)\w* us\b",
+            "_nbytes", "all-reduce benchmark", "candidate", "_cdr", "_rccl",
         ),
         anywhere=True, aliases=("aiter-flydsl",),
     ),
@@ -161,11 +162,13 @@ FORMATS = (
         anywhere=True, aliases=("tensorrt-llm",),
     ),
     Format(
-        "kernel-stats", "kernel statistics (CSV) of rocprof, rocprofv3, rpd, nsys", "kernel_stats",
+        "kernel-stats", "kernel statistics of rocprof, rocprofv3, rpd, nsys: CSV, or pasted",
+        "kernel_stats",
         re.compile(
             r"^(?=[^\n]*name\b)(?=[^\n]*calls\b|[^\n]*\binstances\b)"
-            r"(?=[^\n]*(?:average|\bave\b|\bavg \(ns\)))[^\n]*,", re.M | re.I,
+            r"(?=[^\n]*(?:average|\bave\b|\bavg \([nu]s\)))[^\n]*[,|;\t]", re.M | re.I,
         ).search,
+        anywhere=True,
     ),
     Format(
         "kernel-trace", "kernel dispatches (CSV) of rocprof, rocprofv3", "kernel_trace_csv",
@@ -209,11 +212,15 @@ def named(name: str) -> Format:
 
 def find_format(file: TextFile) -> Format:
     """Return the format of a file; raise :class:`InputError` where none or several fit."""
-    fits = [f for f in FORMATS if not f.general and f.recognises(file.head)]
+    bare = "\n".join(map(file.bare, file.head.split("\n")))
+    heads = [file.head] if bare == file.head else [file.head, bare]
+    fits = [f for f in FORMATS if not f.general and any(map(f.recognises, heads))]
     fits += [f for f in FORMATS if f.magic and file.head_bytes.startswith(f.magic)]
     if not fits and file.is_text:
-        fits = _further_on(file)
-    fits = fits or [f for f in FORMATS if f.general and f.recognises(file.head)]
+        fits = _further_on(file, [f for f in FORMATS if f.anywhere])
+    fits = fits or [f for f in FORMATS if f.general and any(map(f.recognises, heads))]
+    if not fits and file.is_text:
+        fits = _further_on(file, [f for f in FORMATS if f.general])
     if len(fits) > 1:
         fits = [f for f in fits if file.path.suffix.lower() in f.suffixes] or fits
     if len(fits) == 1:
@@ -225,11 +232,11 @@ def find_format(file: TextFile) -> Format:
     raise InputError(f"{file.name}: {what}; say --as with one of {names}")
 
 
-def _further_on(file: TextFile) -> list[Format]:
-    """Return the formats in the first later piece that has one."""
-    candidates = [f for f in FORMATS if f.anywhere]
+def _further_on(file: TextFile, candidates: Sequence[Format]) -> list[Format]:
+    """Return those of the formats that are in the first later piece that has one."""
     for window in file.windows():
-        fits = [f for f in candidates if f.recognises(window)]
+        bare = "\n".join(map(file.bare, window.split("\n")))
+        fits = [f for f in candidates if f.recognises(window) or f.recognises(bare)]
         if fits:
             return fits
     return []

@@ -66,6 +66,7 @@ def launches(file: TextFile, imported: Imported) -> Launches:
                 continue
             span_us = clock.span_us(_stamp(row[columns.start]), _stamp(row[columns.end]))
             found.add(_launch(row, columns, *span_us), number)
+    found.origin_us = clock.origin_us
     return found
 
 

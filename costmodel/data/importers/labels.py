@@ -75,6 +75,13 @@ _FAMILIES = (
 )
 
 
+#: A norm by itself, whatever stands above the table.
+_LOCAL = re.compile(
+    r"(?:local_)?(?:(?:fused_)?add_?)?(?:rms_?|layer_?)?norm(?:_?only|_kernel|_op)?"
+    r"(?:_(?:us|ms|ns|p50|median|mean|avg|max|min|latency|time))*"
+)
+
+
 def spoken(text: str) -> str:
     """Return a label in lower case, its words joined by ``_``."""
     return re.sub(r"\W+", "_", plain(text).lower()).strip("_")
@@ -92,6 +99,34 @@ _TOLD = re.compile(
 def untold(text: str) -> str:
     """Return the words of a label that no other cell of a row says: ``before``, ``v2``."""
     return " ".join(w for w in spoken(text[:200]).split("_") if w and not _TOLD.fullmatch(w))
+
+
+#: Words that say how a time was taken, and nothing of what ran.
+_NEUTRAL = re.compile(
+    r"measured|measurements?|results?|observed|actual|device|host|wall|cuda|per|calls?|iter\w*|run"
+    r"|runtime|exec\w*|elapsed|duration|lat|med|hidden|size|dim|h|n|m|tokens?|this|our|warm|cold"
+    r"|values?|cycles?|\d+|mi\d{3}\w?|[bh]\d{3}\w?"
+)
+
+
+def is_of_another(text: str) -> bool:
+    """Whether a column's name has words that may be another op's: ``launch``, ``total``."""
+    return any(not _NEUTRAL.fullmatch(word) for word in untold(text).split())
+
+
+def of_two_arms(text: str) -> bool:
+    """Whether a label names two arms or sides, so that it is of ratios: ``1stage/2stage``."""
+    name = spoken(text[:200])
+    if _ONE.search(name) and _TWO.search(name):
+        return True
+    sides = re.split(r"[/:÷]", plain(text[:200]))
+    if len(sides) != 2 or any(_NORM.search(spoken(side)) for side in sides):
+        return False
+    first, second = (_read(side) for side in sides)
+    if first.side and second.side:
+        return True
+    said = [tuple(label[:3]) for label in (first, second)]
+    return said[0] != said[1] and all(map(any, said))
 
 
 def read_label(text: str, said: Said) -> Label:
@@ -120,7 +155,7 @@ def _read(text: str) -> Label:
     family = next((family for family, part in _FAMILIES if part.search(name)), "")
     unfused = bool(_UNFUSED.search(name))
     fused = "fus" in name and not unfused
-    if _OTHER.search(name):
+    if _OTHER.search(name) or _LOCAL.fullmatch(name):
         return Label("other", "", family, used=False)
     if "mhc" in name:
         return Label("fused_ar_mhc", algorithm, family) if fused else Label("other", used=False)

@@ -60,6 +60,11 @@ class Clock:
     def __init__(self) -> None:
         self._first: int | None = None
 
+    @property
+    def origin_us(self) -> Decimal:
+        """The first time stamp in us, 0 before there is one."""
+        return Decimal(self._first or 0) / 1000
+
     def span_us(self, start: int | None, end: int | None) -> tuple[float, float]:
         """Return start and duration; NaN for the duration where a stamp is missing."""
         if start is None or end is None:

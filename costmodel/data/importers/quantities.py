@@ -35,6 +35,9 @@ _FIGURE = re.compile(
 )
 #: What most cells are: no markup, no sign that is left out.
 _BARE = re.compile(r"[A-Za-z0-9.+/:(),%-]{1,200}")
+#: What markup of ASCII signs begins with, and what an entity or an escaped bar does; what is no
+#: text.
+_SIGNS = re.compile(r"[*_~`<&\\\x00-\x08\x0e-\x1b\x7f]")
 _DECIMAL = re.compile(r"\d{1,20}(?:\.\d{1,20})?")
 _MARKS = re.compile(
     r"\*\*|(?<!\w)__|__(?!\w)|~~|`|<br\s*/?>|</?(?:b|strong|i|em|code|sub|sup|td|th|small)>"
@@ -53,6 +56,8 @@ def plain(text: str) -> str:
     """Return a cell's text without markup and signs, either mu as ``u``."""
     if _BARE.fullmatch(text):
         return text
+    if text.isascii() and len(text) <= 2000 and not _SIGNS.search(text):
+        return " ".join(text.split())
     text = text[:2000]
     for entity, sign in _ENTITIES.items():
         if entity in text:
@@ -92,6 +97,33 @@ def figure(text: str) -> Figure | None:
         return None
     decimals = len(match["figure"].partition("e")[0].partition(".")[2])
     return Figure(value, match["unit"], decimals)
+
+
+#: What may stand in brackets beside a figure and say nothing else of it.
+_ASIDE = re.compile(
+    r"x|us|ms|ns|best|fastest|winner|faster|slower|speed_?up|baseline|ok|pass(?:ed)?|correct|n|std"
+    r"|stdev|sd|sigma|min|max|p\d{1,3}|median|mean|avg|average|vs|iters?|runs?|of|more|less|up|down"
+    r"|gbps|gb|s|ref|lossless|rel|ci|e"
+)
+
+
+def aside(text: str) -> str:
+    """Return what a cell says beside its figure in words, "" for a speed-up, a spread and the like.
+
+    ``9.1 (2-stage)`` and ``9.1 (fallback)`` are not what their column says.
+    """
+    if _DECIMAL.fullmatch(text):
+        return ""
+    if any(sign in text for sign in "❌✗✘☒"):
+        return "wrong"
+    match = re.search(r"[(\[]([^()\[\]]*)[)\]]", plain(text).lower())
+    found = re.findall(r"[a-z_]+", match[1]) if match else []
+    return match[1] if match and not all(map(_ASIDE.fullmatch, found)) else ""
+
+
+def is_struck_out(text: str) -> bool:
+    """Whether a cell is struck out in markdown or HTML: its figure is withdrawn."""
+    return "~~" in text or any(tag in text.lower() for tag in ("<del>", "<s>", "<strike>"))
 
 
 def scaled(value: float, by: float) -> float:
@@ -183,7 +215,7 @@ def count(text: str) -> int | None:
 def ranks(text: str) -> int | None:
     """Return a number of ranks (``8``, ``TP8``, ``TP=4``, ``8x MI300X``, ``8 GPUs``), or None."""
     match = re.fullmatch(
-        r"(?:tp|world ?size|ws)?[ =:_-]*(\d{1,5})"
+        r"(?:tp|world ?size|ws)?[ =:_-]*(\d{1,5})(?:\.0)?"
         r"\s*(?:(?:x|×)?\s*(?:gpus?|ranks?|mi\d{3}\w?|[hb]\d{3}))?",
         plain(text).lower(),
     )

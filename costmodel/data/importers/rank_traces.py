@@ -1,33 +1,79 @@
 """Traces of one rank each, joined into those of one run: the calls of all ranks on one time line.
 
-torch's profiler writes a file a rank. Its time stamps are the host's clock, so files of one host
-share it; where ranks ran on several, the calls themselves show it and
-:mod:`costmodel.data.importers.launches` says so.
+torch's profiler writes a file a rank, rocprofv3 one a process (``HOST/PID_kernel_trace.csv``,
+``PID_results.db``). Their time stamps are the host's clock, so files of one host share it; where
+ranks ran on several, the calls themselves show it and :mod:`costmodel.data.importers.launches`
+says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from ...errors import InputError
-from . import chrome_trace
+from .formats import Format, find_format, named
 from .launches import Launches
 from .rows import Imported
 from .text_file import TextFile, shortened
 
-#: The one format whose files are joined.
-FORMAT = "torch-trace"
+#: The formats whose files are joined.
+JOINED = ("torch-trace", "kernel-trace", "rocprofv3-json", "rocpd")
+#: The one whose files are of a rank each; others are of a process, which may be no rank.
+BY_RANK = "torch-trace"
+#: Files that are looked at in a directory; a run of a thousand ranks writes some of each kind.
+MOST_FILES = 10_000
 #: So many missing ranks are named.
 _NAMED = 8
 
 
-def parse(files: Sequence[TextFile], imported: Imported) -> None:
+def in_directory(path: Path, kind: str) -> tuple[list[Path], int]:
+    """Return the traces of a directory by name, and how many other files stand in it.
+
+    ``kind`` names their format; without it they are of the one that is there. Raises
+    :class:`InputError` for a directory without any, with several formats or too many files.
+    """
+    of: dict[str, list[Path]] = {}
+    others = 0
+    for count, file in enumerate(sorted(p for p in path.rglob("*") if p.is_file())):
+        if count >= MOST_FILES:
+            raise InputError(f"{shortened(str(path))}: more than {MOST_FILES} files; give traces")
+        try:
+            found = find_format(TextFile(file)).name
+        except InputError:
+            found = ""
+        if found in JOINED:
+            of.setdefault(found, []).append(file)
+        else:
+            others += 1
+    wanted = named(kind).name if kind else next(iter(of), "")
+    if not kind and len(of) > 1:
+        there = ", ".join(f"{len(files)} {name}" for name, files in of.items())
+        raise InputError(f"{shortened(str(path))}: traces of several formats ({there}): --as one")
+    if wanted not in of:
+        raise InputError(
+            f"{shortened(str(path))}: a directory without traces; give a file, or a directory of "
+            f"{' or '.join(JOINED)}"
+        )
+    return of[wanted], others + sum(len(files) for name, files in of.items() if name != wanted)
+
+
+def parse(files: Sequence[TextFile], form: Format, imported: Imported) -> None:
     """Read traces of one rank each as one trace of all.
 
     Raises :class:`InputError` where they are not of one run with a rank each: a file of several
     ranks or of none of the known kernels, a rank that stands in two, other GPUs or world sizes.
     """
-    traces = [(file.name, chrome_trace.launches(file, imported)) for file in files]
+    read = form.load().launches
+    traces = [(file.name, read(file, imported)) for file in files]
+    if form.name != BY_RANK:
+        silent = [name for name, found in traces if not found.ranks]
+        traces = [(name, found) for name, found in traces if found.ranks]
+        if silent:
+            more = f" and {len(silent) - 1} more" if len(silent) > 1 else ""
+            imported.note(f"no all-reduce kernel in {silent[0]}{more}: a process that is no rank")
+        if not traces:
+            return
     names = _ranks(traces, imported)
     for what, values in (
         ("GPU", [found.gpu for _, found in traces]),

@@ -40,7 +40,7 @@ class Test(Struct):
 def parse(file: TextFile, imported: Imported) -> None:
     """Read what the program printed; see :mod:`costmodel.data.importers.formats`."""
     test = Test()
-    for line_number, line in file.lines():
+    for line_number, line in file.program_lines():
         _line(line, test, imported, f"{file.name}:{line_number}")
 
 

@@ -46,6 +46,7 @@ def launches(file: TextFile, imported: Imported) -> Launches:
         raise InputError(
             f"{file.name}: not a rocpd database, or damaged: {shortened(str(error))}"
         ) from None
+    found.origin_us = clock.origin_us
     return found
 
 

@@ -46,6 +46,7 @@ def launches(file: TextFile, imported: Imported) -> Launches:
             info = _dict(entry.get("dispatch_info"))
             found.add(_launch(info, names, process, *span_us), number)
             number += 1
+    found.origin_us = clock.origin_us
     found.gpu = gpus.pop() if len(gpus) == 1 else ""
     return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct, field
 from msgspec.structs import asdict, force_setattr
@@ -24,6 +24,10 @@ from .text_file import shortened
 
 #: Rows that are checked and handed on at once.
 BATCH = 20_000
+#: The first calls are kept, a kilobyte each: a sweep has some thousand, measured many times.
+_CALLS = 1 << 12
+#: Hashes that are kept as a set.
+_FEW = 1 << 18
 #: Reasons that are counted apart; a file that makes more of them has them counted together.
 _REASONS = 200
 #: What stands in ``interconnect`` where ranks of several hosts took part.
@@ -116,7 +120,8 @@ class Imported:
         #: Rows that are clean because nothing was said of their quality.
         self.n_taken_clean = 0
         self._hand_on = hand_on
-        self._seen: set[int] = set()
+        self._seen = _Seen()
+        self._calls: dict[tuple[tuple[str, Any], ...], _Call] = {}
 
     @property
     def n_left(self) -> int:
@@ -131,19 +136,42 @@ class Imported:
         follows the version in ``kernel_version``. Raises :class:`InputError` where the file
         contradicts the user.
         """
-        detail = str(row.get("detail", ""))
-        cells = complete({k: v for k, v in row.items() if k != "detail"}, self.said, where)
-        asked = list(_asked(cells)) if "op" in cells else []
-        if detail:
-            version = [str(cells["kernel_version"])] if "kernel_version" in cells else []
-            cells["kernel_version"] = ", ".join([*version, shortened(detail, 500)])
-        reason = _unfit(cells) or self._twice(cells)
+        latency = row.get("latency_us")
+        known = isinstance(latency, int | float) and 0.0 < latency < float("inf")
+        call = self._call(row, where)
+        reason = call.reason if known else "no time"
+        if not reason and not self._seen.add(hash((call.number, latency))):
+            reason = "the same row as one before, to the last digit"
         if reason:
             self.leave(where, reason)
             return
-        self.missing.update(asked)
-        self.n_taken_clean += not (row.get("quality") or self.said.quality)
-        self.take(cells)
+        self.missing.update(call.asked)
+        self.n_taken_clean += call.is_taken_clean
+        self.take({**call.cells, "latency_us": latency})
+
+    def _call(self, row: Mapping[str, Any], where: str) -> _Call:
+        """Return what a row says but for its latency; a call that stood before is known."""
+        said = tuple(item for item in row.items() if item[0] != "latency_us")
+        try:
+            call = self._calls.get(said)
+        except TypeError:  # a list of a literal
+            return self._completed(dict(said), where)
+        if call is None:
+            call = self._completed(dict(said), where)
+            if len(self._calls) < _CALLS:
+                self._calls[said] = call
+        return call
+
+    def _completed(self, row: dict[str, Any], where: str) -> _Call:
+        detail = str(row.pop("detail", ""))
+        cells = complete(row, self.said, where)
+        asked = tuple(_asked(cells)) if "op" in cells else ()
+        if detail:
+            version = [str(cells["kernel_version"])] if "kernel_version" in cells else []
+            cells["kernel_version"] = ", ".join([*version, shortened(detail, 500)])
+        reason = _unfit(cells)
+        number = 0 if reason else hash(frozenset(cells.items()))
+        return _Call(cells, asked, reason, number, not (row.get("quality") or self.said.quality))
 
     def add_link(self, cells: Mapping[str, Any], where: str) -> None:
         """Take the rate of one link, or leave it: ``gbps``, ``detail`` and what else is said.
@@ -184,12 +212,44 @@ class Imported:
             self._hand_on(self.rows)
             self.rows = []
 
-    def _twice(self, cells: dict[str, Any]) -> str:
-        key = hash(frozenset(cells.items()))
-        if key in self._seen:
-            return "the same row as one before, to the last digit"
-        self._seen.add(key)
-        return ""
+
+class _Call(NamedTuple):
+    """Cells of a row but for its latency, those that are asked for, and why it is no row, or ""."""
+
+    cells: dict[str, Any]
+    asked: tuple[str, ...]
+    reason: str
+    number: int
+    is_taken_clean: bool
+
+
+class _Seen:
+    """Hashes of rows in eight bytes each, where a set takes a hundred: files may have millions."""
+
+    def __init__(self) -> None:
+        self._few: set[int] = set()
+        self._buckets: list[bytearray] = []
+
+    def add(self, key: int) -> bool:
+        """Take a hash; return whether it is new."""
+        if not self._buckets:
+            if key in self._few:
+                return False
+            self._few.add(key)
+            if len(self._few) > _FEW:
+                self._buckets = [bytearray() for _ in range(1 << 16)]
+                for one in self._few:
+                    self._buckets[one & 0xFFFF] += one.to_bytes(8, "little", signed=True)
+                self._few = set()
+            return True
+        text, bucket = key.to_bytes(8, "little", signed=True), self._buckets[key & 0xFFFF]
+        at = bucket.find(text)
+        while at % 8 and at > 0:  # bytes of two others
+            at = bucket.find(text, at + 1)
+        if at >= 0:
+            return False
+        bucket += text
+        return True
 
 
 #: Cells that are asked for where a file does not say them, each with the option that answers. Arch
@@ -218,9 +278,6 @@ def _asked(cells: Mapping[str, Any]) -> Iterator[str]:
 
 def _unfit(cells: Mapping[str, Any]) -> str:
     """Return why cells are no row of schema 1 that anything could be concluded from, or ""."""
-    latency = cells.get("latency_us")
-    if not isinstance(latency, int | float) or not 0.0 < latency < float("inf"):
-        return "no time"
     for name in ("world_size", "tokens", "hidden_dim", "bytes"):
         most = LARGEST_BYTES if name == "bytes" else LARGEST
         if name in cells and not (isinstance(cells[name], int) and 1 <= cells[name] <= most):
@@ -239,7 +296,13 @@ def _unfit(cells: Mapping[str, Any]) -> str:
     element_bytes = ELEMENT_BYTES.get(cells.get("dtype", ""), 0)
     if elements * element_bytes not in (0, cells.get("bytes", 0)):
         return "bytes are not tokens x hidden size x element size"
+    if elements and "dtype" not in cells and cells.get("bytes", elements) not in _sizes(elements):
+        return "bytes are not tokens x hidden size x element size"
     return ""
+
+
+def _sizes(elements: int) -> set[int]:
+    return {elements * each for each in ELEMENT_BYTES.values()} | {elements}
 
 
 _SIZE = {"tokens": "--tokens", "hidden_dim": "--hidden-dim"}

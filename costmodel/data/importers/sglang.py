@@ -19,7 +19,7 @@ from .labels import Label, spoken
 from .quantities import is_no_figure, microseconds, size
 from .rows import Imported
 from .table import Harness, read_table
-from .tables import Table, clean, tables
+from .tables import Table, tables
 from .text_file import TextFile, shortened
 
 _LEFT = Label("other", used=False)
@@ -119,8 +119,7 @@ def _rocm_console(file: TextFile, imported: Imported) -> None:
     """Read what benchmark_rocm.py prints at its end: a line a size, ``name=milliseconds``."""
     timing = unit = ""
     world_size = None
-    for line, text in file.lines():
-        text = clean(text)
+    for line, text in file.program_lines():
         if "world_size=" in text or "nproc_per_node" in text:
             world_size = said_by(text, bare=False).get("world_size", world_size)
         if match := _MODE.match(text):

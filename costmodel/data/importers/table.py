@@ -9,6 +9,7 @@ states it as :class:`Harness`.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,18 +17,40 @@ from typing import Any
 from msgspec import Struct, field
 
 from ...units import ELEMENT_BYTES
+from . import grouped
 from .cells import dtype_of, gpu_of, listed, number
 from .checks import Verdict, Verdicts
-from .columns import Columns, Time, read_columns
+from .columns import Columns, Time, cell_statistic, read_columns
 from .context import SEVERAL, said_by
-from .labels import Label, read_label, spoken, untold
-from .quantities import count, is_no_figure, microseconds, plain, ranks, shape, size, truth
+from .labels import Label, is_of_another, read_label, spoken, untold
+from .quantities import (
+    aside,
+    count,
+    is_no_figure,
+    is_struck_out,
+    microseconds,
+    plain,
+    ranks,
+    shape,
+    size,
+    truth,
+)
 from .rows import Imported
 from .tables import Row, Table, tables
 from .text_file import TextFile, shortened
 
 #: Rows by whose cells columns are judged.
 _SAMPLE = 50
+
+
+#: The first lines are kept, by what they say but for their times.
+_LINES = 1 << 11
+#: Cells of an arm without its latency, why it is left, and whether it has an op.
+_Arm = tuple[dict[str, Any], str, bool]
+
+
+#: Captions that name a file or module, such as a kernel's that is loaded, and no op.
+_LOADING = re.compile(r"\bmodule_\w|\.(?:so|py|cu|hip)\b|/\w+/\w")
 
 
 class Harness(Struct, frozen=True):
@@ -78,7 +101,10 @@ def read_table(table: Table, name: str, imported: Imported, harness: Harness) ->
     if columns.ranks_only:
         imported.note("minimum and maximum over the ranks are one call: the maximum is the latency")
     reader = _Reader(table, columns, name, imported, harness)
-    for row in itertools.chain(sample, table.rows):
+    rows: Iterator[Row] = itertools.chain(sample, table.rows)
+    if grouped.is_grouped(columns):
+        rows = grouped.one_a_call(rows, columns, len(table.header), name, imported)
+    for row in rows:
         reader.read(row)
     reader.verdicts.note(imported)
 
@@ -96,6 +122,7 @@ class _Reader:
         self.harness = harness
         self.verdicts = Verdicts(columns, table.header)
         times = [of for time in columns.times for of in (time, *time.others)]
+        self.times = times
         self.labels = {time.at: self._arm(time.name) or time.label for time in times}
         self.above = self._above() if harness.captions else Label()
         arms = [self._of(time) for time in columns.times]
@@ -104,6 +131,10 @@ class _Reader:
             if arms.count(arm) > 1 or arm[:3] in (("", "", ""), ("all_reduce", "", ""))
         }  # fmt: skip
         self.tells = [(i, n) for i, n in enumerate(table.header) if spoken(n) in harness.tells]
+        of_times = {at for time in times for at in (time.at, *time.ranks)}
+        self.telling = [at for at in range(len(table.header)) if at not in of_times]
+        #: What lines say but for their times, by the cells that say it.
+        self.lines: dict[tuple[str, ...], tuple[str, dict[int, _Arm]]] = {}
         self.of_mhc = any(
             "mhc" in spoken(text) for text in (*table.captions, *table.header, harness.topic)
         )
@@ -123,6 +154,8 @@ class _Reader:
     def _above(self) -> Label:
         """Return the op that the caption right above names, if it names one alone."""
         for text in self.table.captions:
+            if _LOADING.search(text):
+                continue
             label = self._arm(text) or read_label(text, self.imported.said)
             if re.search(r"(?:^|_)(?:vs|versus|against|compared|comparison)(?:_|$)", spoken(text)):
                 return Label()
@@ -140,21 +173,41 @@ class _Reader:
                 len(self.columns.times),
             )  # fmt: skip
             return
-        shared, problem = self._shared(cells)
-        by_row, texts, timing = self._labels(cells)
-        shared |= {"timing": timing} if timing else {}
+        problem, arms = self._line(cells)
         for time in self.columns.times:
             time = self._stated(time, cells)
-            row_cells, ask, known = self._row(time, shared, by_row, texts)
+            said, ask, known = arms[time.at]
+            row_cells = dict(said)
             latency_us, unread = self._latency(time, cells)
+            unread = unread or self._beside(time, cells, row_cells)
             reason = (ask if not known else "") or unread or problem or ask
             verdict = Verdict(reason) if reason else self.verdicts.of(time, cells, where)
+            if time.ranks:
+                reason = verdict.wrong or "of another rank, beside the slowest"
+                self.imported.leave(where, reason, len(time.ranks) - 1)
             if verdict.wrong:
                 self.imported.leave(where, verdict.wrong)
                 continue
-            if verdict.suspect:
+            if verdict.suspect or is_struck_out(cells[time.at]):
                 row_cells["quality"] = "suspect"
             self.imported.add({**row_cells, "latency_us": latency_us}, where)
+
+    def _line(self, cells: list[str]) -> tuple[str, dict[int, _Arm]]:
+        """Return what in a line is not understood, and what it says of each column of times.
+
+        Lines that differ in their times alone are worked out once.
+        """
+        told = tuple([cells[at] for at in self.telling])
+        found = self.lines.get(told)
+        if found is None:
+            shared, problem = self._shared(cells)
+            by_row, texts, timing = self._labels(cells)
+            shared |= {"timing": timing} if timing else {}
+            arms = {of.at: self._row(of, shared, by_row, texts) for of in self.times}
+            found = problem, arms
+            if len(self.lines) < _LINES:
+                self.lines[told] = found
+        return found
 
     def _stated(self, time: Time, cells: list[str]) -> Time:
         """Return the column that states an arm's time in this line: the first that does."""
@@ -166,6 +219,11 @@ class _Reader:
         """Return the time of a cell in microseconds, and why it is none, or ""."""
         text = cells[time.at]
         latency_us = microseconds(text, time.to_us)
+        if latency_us is not None and time.ranks:
+            of_ranks = [microseconds(cells[at], time.to_us) for at in time.ranks]
+            known = [one for one in of_ranks if one is not None]
+            missing = "no time of every rank" if len(known) < len(of_ranks) else ""
+            return max(known), missing
         if latency_us is not None:
             return latency_us, ""
         if is_no_figure(text):
@@ -174,6 +232,19 @@ class _Reader:
             name = shortened(plain(time.name), 40)
             return 0.0, f"column '{name}' has no unit: --unit us, ms or ns"
         return 0.0, f"'{shortened(plain(text), 30)}' is no time"
+
+    def _beside(self, time: Time, cells: list[str], row: dict[str, Any]) -> str:
+        """Return why what stands beside a figure speaks against it; an algorithm is taken."""
+        said = aside(cells[time.at])
+        if not said:
+            return ""
+        if said == "wrong":
+            return "wrong result: a cross beside it"
+        label = read_label(said, self.imported.said)
+        if label.algorithm and row.get("algorithm", "") in ("", "auto", label.algorithm):
+            row["algorithm"] = label.algorithm
+            return ""
+        return f"'{shortened(plain(cells[time.at]), 30)}': not the column's figure alone"
 
     def _shared(self, cells: list[str]) -> tuple[dict[str, Any], str]:
         """Return what a line says of all its latencies, and what in it is not understood."""
@@ -187,11 +258,12 @@ class _Reader:
             found = _READ[held](text)
             if isinstance(found, dict):
                 shared.update({key: value for key, value in found.items() if key not in shared})
-            elif found is not None:
+            elif found is not None and not _is_odd(held, self.table.header[index], found):
                 shared[held] = found
             else:
                 name = shortened(plain(self.table.header[index]), 30)
                 problems.append(f"{name} '{shortened(plain(text), 30)}' is not understood")
+        problems += _take_batch(shared, sized="bytes" in self.columns.knowns)
         for key, value in {**self.harness.cells, **self.table.says}.items():
             if key not in ("unit", *shared):
                 shared[key] = value
@@ -262,6 +334,11 @@ class _Reader:
         version = ", ".join(dict.fromkeys(filter(None, versions)))
         return Label(op, algorithm, family, used, side, version=version), texts, mode
 
+    def _is_plain(self, time: Time, label: Label) -> bool:
+        """Whether a column's name has no word that could be another op than the caption's."""
+        known = time.ranks or label.algorithm or label.kernel_family or self._arm(time.name)
+        return bool(known) or not is_of_another(time.name)
+
     def _row(
         self, time: Time, shared: Mapping[str, Any], by_row: Label, texts: list[str]
     ) -> tuple[dict[str, Any], str, bool]:
@@ -281,6 +358,9 @@ class _Reader:
             if not self.above.used:
                 text = self.table.captions[0].strip("=: ")
                 return row, f"no op of schema 1: {shortened(text, 60)}", False
+            if self.above.op and not self._is_plain(time, label):
+                name = shortened(_without_unit(time.name), 40)
+                return row, f"'{name}' may be another op: --column '{name}=OP:ALGORITHM'", True
             op, algorithm = self.above.op, algorithm or self.above.algorithm
         if self.of_mhc:
             op, algorithm = _of_mhc(op, algorithm, time.name)
@@ -309,6 +389,24 @@ class _Reader:
             ask = f"'{what}' does not say which op: --op, or --column '{what}=OP:ALGORITHM'"
             return row, ask, True
         return row, "", True
+
+
+def _is_odd(held: str, name: str, value: Any) -> bool:
+    """Whether a column with a name of one letter, such as ``n``, holds no hidden size."""
+    return held == "hidden_dim" and len(spoken(name)) == 1 and value < 128
+
+
+def _take_batch(shared: dict[str, Any], *, sized: bool) -> Iterator[str]:
+    """Take the tokens of batch size and sequence length; both above 1 leave open what ran.
+
+    With a size beside them their product is taken, which is then held against it.
+    """
+    found = [n for n in (shared.pop("batch", None), shared.pop("length", None)) if n is not None]
+    if "tokens" in shared or not found:
+        return
+    if len(found) == 2 and min(found) > 1 and not (sized and "hidden_dim" in shared):
+        yield "batch size and sequence length both stand there: tokens are not said"
+    shared["tokens"] = math.prod(found)
 
 
 def _of_mhc(op: str, algorithm: str, name: str) -> tuple[str, str]:
@@ -365,7 +463,11 @@ _READ: dict[str, Callable[[str], Any]] = {
     "gpu": lambda text: gpu_of(plain(text)) if number(text) is None else {},
     "arch": lambda text: plain(text).lower().partition(":")[0],
     "rank_reduction": _read_reduction,
-    "statistic": lambda text: plain(text).lower(),
+    "batch": count,
+    "length": count,
+    "hosts": count,
+    "rank": lambda text: {"rank_reduction": text} if text in ("max", "rank0") else {},
+    "statistic": lambda text: cell_statistic(text) or plain(text).lower(),
     "kernel_version": plain,
     "kernel_family": plain,
 }

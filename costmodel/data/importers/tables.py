@@ -8,19 +8,19 @@ given as they are: the reader leaves them with that reason.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
 from ...errors import InputError
-from ...files import without_escapes
 from .cells import number
-from .columns import looks_like_header
-from .context import SEVERAL, Context, said_by
+from .columns import looks_like_header, time_unit
+from .context import SEVERAL, Context, is_caption, said_by
 from .text_file import TextFile
 
 Row = tuple[int, list[str]]
@@ -30,11 +30,7 @@ HEADER_CHARACTERS = 200_000
 #: A pasted table is held as a whole; CSV is not.
 PASTED_ROWS = 200_000
 
-#: What mpirun, srun, torchrun and Ray put before each line of a rank.
-_LAUNCHER = re.compile(
-    r"^(?:\[\d+,\d+\]<std(?:out|err)>:\s?|\[(?:default|rank)\d+\]:\s?|\(\w+ pid=\d+[^)]*\)\s?|"
-    r"\d{1,4}: (?=\s*[|+{#]))"
-)
+_CLOCK = re.compile(r"(?<!\d)\d\d:\d\d:\d\d(?!\d)")
 _RULE_SIGNS = frozenset("-=_+:| \t")
 _BARS = re.compile(r"(?<!\\)\|")
 _GAP = re.compile(r"\s{2,}")
@@ -66,7 +62,7 @@ class _Lines:
             line = next(self._lines, None)
             if line is None:
                 return ""
-            self._ahead.append((line[0], clean(line[1])))
+            self._ahead.append(line)
         return self._ahead[ahead][1]
 
     def next(self) -> tuple[int, str] | None:
@@ -75,19 +71,15 @@ class _Lines:
         return self._ahead.popleft() if self._ahead else None
 
 
-def clean(line: str) -> str:
-    """Return a line without colours and without the prefix of a launcher."""
-    return _LAUNCHER.sub("", without_escapes(line)).rstrip()
-
-
 def tables(file: TextFile) -> Iterator[Table]:
     """Give the tables of a file, in order; each is to be read before the next is asked for."""
     if (records := json_records(file)) is not None:
         yield from records
         return
-    lines = _Lines(file.lines())
+    lines = _Lines(file.program_lines())
     context = Context()
     fenced = False
+    captions = ""  # where those with a number stand, once the first has shown it
     while line := lines.next():
         text = line[1]
         if re.match(r"\s*(?:```|~~~)", text):
@@ -95,10 +87,16 @@ def tables(file: TextFile) -> Iterator[Table]:
             continue
         table = _table(line, lines)
         if table is None:
-            context.line(text, markdown=not fenced)
+            if is_caption(text):
+                captions = captions or "above"
+            if captions != "below" or not is_caption(text):
+                context.line(text, markdown=not fenced)
             continue
-        table.says = {**table.says, **context.says()}
-        table.captions = tuple(context.captions())
+        captions = captions or "below"
+        caption = _caption_below(lines) if captions == "below" else ""
+        said = said_by(caption, bare=True).items()
+        table.says = {**table.says, **context.says(), **{k: v for k, v in said if v != SEVERAL}}
+        table.captions = (*([caption] if caption else []), *context.captions())
         yield table
         for _ in table.rows:  # what the reader left
             pass
@@ -111,7 +109,8 @@ def _is_rule(text: str) -> bool:
     if re.search(r"[-=_]{3}", text):
         return True
     cells = text.strip().strip("|").split("|")
-    return ":" in text and all(re.fullmatch(r"\s*:?-+:?\s*", cell) for cell in cells)
+    ruled = all(re.fullmatch(r"\s*:?-+:?\s*", cell) for cell in cells)
+    return ruled and (":" in text or text.count("--") >= len(cells) > 1)
 
 
 def _table(line: tuple[int, str], lines: _Lines) -> Table | None:
@@ -122,17 +121,16 @@ def _table(line: tuple[int, str], lines: _Lines) -> Table | None:
     if text.count("|") >= 1 and (cells := _bar_header(text, lines)):
         rows = _held(_bar_rows(text, cells, lines), at)
         return Table(cells, at, iter(rows), _below(lines)) if rows else None
+    if _CLOCK.search(text, 0, 200):  # a line of a log
+        return None
     for delimiter in ("\t", ",", ";"):
         if delimiter in text and (cells := _delimited(text, delimiter)):
             following = lines.peek()
             if following.count('"') % 2:  # a cell with a line break in it
                 following = f"{following} {lines.peek(1)}"
             after = _delimited(following, delimiter)
-            if (
-                looks_like_header(cells)
-                and len(after) == len(cells)
-                and any(map(_is_number, after))
-            ):
+            fits = len(after) == len(cells) or (len(after) > 1 and any(map(time_unit, cells)))
+            if looks_like_header(cells) and fits and any(map(_is_number, after)):
                 return Table(cells, at, _delimited_rows(cells, delimiter, lines), {})
     cells = _GAP.split(text.strip())
     if len(cells) > 1 and looks_like_header(cells):
@@ -140,6 +138,10 @@ def _table(line: tuple[int, str], lines: _Lines) -> Table | None:
         after = _GAP.split(lines.peek(1 if ruled else 0).strip())
         fits = abs(len(after) - len(cells)) <= (len(cells) if ruled else 1)
         fits = fits and any(map(_is_number, after))
+        found = None if ruled else _aligned(text, lines)
+        if found and len(found.names) > len(cells):  # one blank alone between some columns
+            rows = _held(_aligned_rows(found, lines), at)
+            return Table(found.names, at, iter(rows), _below(lines))
         if fits or (ruled and len(after) == len(cells)):
             rows = _held(_console_rows(cells, lines), at)
             return Table(cells, at, iter(rows), _below(lines)) if rows else None
@@ -170,6 +172,15 @@ def _below(lines: _Lines) -> dict[str, Any]:
             break
         said.update(said_by(text, bare=False))
     return {key: value for key, value in said.items() if value != SEVERAL}
+
+
+def _caption_below(lines: _Lines) -> str:
+    """Return the next line, if it is a caption with a number."""
+    ahead = 0
+    while ahead < 3 and not lines.peek(ahead).strip():
+        ahead += 1
+    text = lines.peek(ahead)
+    return text.strip(" *_") if is_caption(text) else ""
 
 
 def _bar_cells(text: str) -> list[str]:
@@ -225,7 +236,10 @@ def _delimited(text: str, delimiter: str) -> list[str]:
     if delimiter not in text:
         return []
     try:
-        return [cell.strip() for cell in next(csv.reader([text], delimiter=delimiter), [])]
+        return [
+            cell.strip()
+            for cell in next(csv.reader([text], delimiter=delimiter, skipinitialspace=True), [])
+        ]
     except csv.Error:
         return []
 
@@ -272,6 +286,55 @@ def _console_rows(header: list[str], lines: _Lines) -> Iterator[Row]:
         if line is None:
             return
         if cells != header:
+            yield line[0], cells
+
+
+class _Aligned(NamedTuple):
+    """Columns whose cells end below their names' ends, as pandas prints them; ``indexed`` rows
+    begin with a number that has no name."""
+
+    names: list[str]
+    ends: list[int]
+    indexed: bool
+
+
+#: So many lines show where columns end.
+_SHOWN = 200
+
+
+def _aligned(header: str, lines: _Lines) -> _Aligned | None:
+    """Return the columns of a header by where the cells below end, None where they do not."""
+    if not any(map(_is_number, lines.peek().split())):
+        return None
+    width = len(lines.peek().split())
+    following = (lines.peek(n) for n in range(_SHOWN))
+    rows = list(itertools.takewhile(lambda row: len(row.split()) == width, following))
+    indexed = header[:1].isspace() and all(row[:1].strip() for row in rows)
+    rows = [_without_index(row) for row in rows] if indexed else rows
+    ends = {
+        end for end in (match.end() for match in re.finditer(r"\S(?=\s|$)", header))
+        if all(row[end - 1 : end].strip() and not row[end : end + 1].strip() for row in rows)
+    }  # fmt: skip
+    if not rows or len(ends) < 2 or max(ends) != len(header.rstrip()):
+        return None
+    cuts = sorted(ends)
+    names = [header[start:end].strip() for start, end in itertools.pairwise([0, *cuts])]
+    return _Aligned(names, cuts, indexed) if looks_like_header(names) else None
+
+
+def _without_index(row: str) -> str:
+    return re.sub(r"^\S+", lambda match: " " * len(match[0]), row)
+
+
+def _aligned_rows(columns: _Aligned, lines: _Lines) -> Iterator[Row]:
+    width = len(lines.peek().split())
+    while len((text := lines.peek()).split()) == width:
+        row = _without_index(text) if columns.indexed else text
+        line = lines.next()
+        whole = all(not row[end : end + 1].strip() for end in columns.ends)
+        cuts = itertools.pairwise([0, *columns.ends])
+        cells = [row[start:end].strip() for start, end in cuts] if whole else row.split()
+        if line is not None and cells != columns.names:
             yield line[0], cells
 
 

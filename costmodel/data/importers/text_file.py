@@ -9,13 +9,14 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path
 from stat import S_ISREG
 from typing import BinaryIO
 
 from ...errors import InputError, one_line
+from .launchers import without_prefix
 
 #: A format is recognised by so much of a file, or of a later piece of it.
 HEAD_BYTES = 64 * 1024
@@ -106,6 +107,16 @@ class TextFile:
                         yield number, part
             except _UNREADABLE as error:
                 raise self._refused(error) from None
+
+    @cached_property
+    def bare(self) -> Callable[[str], str]:
+        """What takes a launcher's prefix and a terminal's colours off a line of this file."""
+        return without_prefix(self.head)
+
+    def program_lines(self) -> Iterator[tuple[int, str]]:
+        """Give each line with its number as the program wrote it, without what a launcher added."""
+        bare = self.bare
+        yield from ((number, bare(line)) for number, line in self.lines())
 
     def text(self) -> str:
         """Return the whole text; lines end with a newline alone.

@@ -23,7 +23,7 @@ def parse(file: TextFile, imported: Imported) -> None:
     """Read a table; see :mod:`costmodel.data.importers.formats`."""
     header: list[str] = []
     rules = 0
-    for number, line in file.lines():
+    for number, line in file.program_lines():
         if _HEADER.search(line):
             header, rules = _cells(line), 0
         elif header and _RULE.match(line):

@@ -76,7 +76,7 @@ class Bench(Struct):
 def parse(file: TextFile, imported: Imported) -> None:
     """Read a log or CSV; see :mod:`costmodel.data.importers.formats`."""
     bench = Bench()
-    for line_number, line in file.lines():
+    for line_number, line in file.program_lines():
         _line(line, bench, imported, f"{file.name}:{line_number}")
 
 

@@ -16,7 +16,7 @@ from .context import said_by
 from .labels import Label, named, read_label, spoken
 from .quantities import count, is_no_figure, size
 from .rows import Imported
-from .tables import Table, clean, tables
+from .tables import Table, tables
 from .text_file import TextFile, shortened
 
 #: Strategy -> (algorithm, family).
@@ -124,8 +124,7 @@ _FRAME = re.compile(
 def _frame(file: TextFile) -> Iterator[tuple[int, list[str], list[str]]]:
     """Give the lines of a printed data frame, with the names of its columns."""
     names: list[str] = []
-    for line, text in file.lines():
-        text = clean(text)
+    for line, text in file.program_lines():
         if _FRAME.match(text):
             names = text.replace("time (us)", "time_us").split()
         elif names:
@@ -139,8 +138,7 @@ def _console(file: TextFile, imported: Imported) -> None:
     shared: dict[str, Any] = {}
     fusion = ""
     strategies: list[str] = []
-    for line, text in file.lines():
-        text = clean(text)
+    for line, text in file.program_lines():
         where = f"{file.name}:{line}"
         if match := _LINE.search(text):
             if match["op"] not in (None, "allreduce"):

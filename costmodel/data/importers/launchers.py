@@ -1,0 +1,81 @@
+"""What launchers and collectors of logs write before each line of a program, and taking it off.
+
+Known are mpirun and torchrun, srun -l, pdsh, Ray, Kubernetes and quotations. Whether a blank
+follows the prefix is seen from all lines together: columns stand below each other, so it matters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ...files import without_escapes
+
+#: Of a launcher, wherever it stands.
+_ALWAYS = re.compile(
+    r"\[[^\]\s]{0,80}\d,\d+\]<std(?:out|err)>:|\[(?:default|rank)\d+\]:"
+    r"|\(\w{1,60} pid=\d+[^)]{0,80}\)"
+)
+#: Of a launcher where most lines begin so.
+_OFTEN = (
+    _ALWAYS,
+    re.compile(r"\s{0,4}\d{1,4}:(?=[\s|+{#\[]|$)"),
+    re.compile(r">"),
+    re.compile(r"\[pod/[^\]\s]{1,200}\]"),
+    re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S{0,20}(?: std(?:out|err) [FP])?(?=\s|$)"),
+    re.compile(r"(?=[A-Za-z][\w.-]{0,60}\d)[A-Za-z][\w.-]{1,60}:(?=\s|$)"),
+)
+#: The share of lines that shows a prefix, and the lines that are looked at.
+_MOST, _LOOKED_AT = 0.8, 400
+#: Hosts of a run that are taken for such; more different words are no prefix.
+_HOSTS = 32
+
+
+class _Layer(NamedTuple):
+    prefix: re.Pattern[str]
+    spaced: bool
+
+    def off(self, line: str) -> str:
+        """Return a line without the prefix."""
+        match = self.prefix.match(line)
+        if match is None:
+            return line
+        end = match.end()
+        return line[end + (self.spaced and line[end : end + 1] == " ") :]
+
+
+def without_prefix(head: str) -> Callable[[str], str]:
+    """Return what takes colours, prefixes and blanks at the end off a line, by a file's head."""
+    lines = [without_escapes(line) for line in head.splitlines()[:_LOOKED_AT] if line.strip()]
+    layers: list[_Layer] = []
+    while len(layers) < 3 and (layer := _layer(lines)):
+        layers.append(layer)
+        lines = [rest for rest in map(layer.off, lines) if rest.strip()]
+    alone = _Layer(_ALWAYS, spaced=True)
+
+    def bare(line: str) -> str:
+        line = without_escapes(line)
+        for layer in layers:
+            line = layer.off(line)
+        if not layers and line[:1] in ("[", "("):
+            line = alone.off(line)
+        return line.rstrip()
+
+    return bare
+
+
+def _layer(lines: list[str]) -> _Layer | None:
+    """Return the prefix that most lines have, None for none."""
+    for prefix in _OFTEN:
+        found = [match for line in lines if (match := prefix.match(line))]
+        if len(found) < max(2.0, _MOST * len(lines)):
+            continue
+        if prefix is _OFTEN[-1] and (
+            len({match[0] for match in found}) > _HOSTS
+            or len(found) < 2 * len({m[0] for m in found})
+        ):
+            continue
+        after = [match.string[match.end() : match.end() + 1] for match in found]
+        return _Layer(prefix, spaced=all(text in ("", " ") for text in after))
+    return None

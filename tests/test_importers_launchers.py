@@ -1,0 +1,60 @@
+"""Every output reads alike behind what a launcher, a collector of logs or a quotation adds."""
+
+import pytest
+from importing import column, left, of
+from test_importers_collective import CASES
+from test_importers_tables_fuzz import SAMPLES
+
+#: What is written before each line of a program.
+PREFIXES = {
+    "mpirun": "[1,0]<stdout>:", "prterun": "[prterun-h-123@1,0]<stdout>: ", "srun": "0: ",
+    "torchrun": "[rank0]: ", "pdsh": "node-1: ", "Kubernetes": "[pod/worker-0/main] ",
+    "a container's log": "2024-05-06T10:11:12.123456789Z stdout F ", "a quotation": "> ",
+    "colours": "\x1b[0m", "two of them": "2024-05-06T10:11:12.1Z stdout F [1,0]<stdout>:",
+}  # fmt: skip
+#: JSON is no program's output line by line.
+TEXTS = {
+    **{name: sample for name, sample in SAMPLES.items() if not sample[0].lstrip().startswith(("{", "[{"))},
+    **{name: ((CASES / name).read_text(), {}) for name in ("rccl-modern.log", "nccl-old.log")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_prefix_changes_nothing(tmp_path, name):
+    text, said = TEXTS[name]
+    lines = text.splitlines()
+    if any(
+        line.startswith(("[1,", "[rank", "[default", "0: ", "(")) or "\r" in line for line in lines
+    ):
+        pytest.skip("prefixed itself")
+    rows, account = of(tmp_path, text, **said)
+    for prefix in PREFIXES.values():
+        again, told = of(tmp_path, "".join(f"{prefix}{line}\n" for line in lines), **said)
+        assert (again, told.kind, left(told)) == (rows, account.kind, left(account)), prefix
+
+
+RCCL = """# nThread 1 nGpus 4 minBytes 1024 maxBytes 1024 step: 2(factor) warmup iters: 5 iters: 20 graph: 0
+# Collective test starting: all_reduce_perf
+#       size         count      type   redop    root     time   algbw   busbw #wrong
+#        (B)    (elements)                               (us)  (GB/s)  (GB/s)
+        1024           512      half     sum      -1    12.34    0.08    0.12      0
+"""
+
+
+@pytest.mark.parametrize(
+    "prefix", ["INFO:root:", "worker-1  | ", "> ", "2024-05-06 10:11:{},1 - INFO - "]
+)
+def test_the_lines_of_the_tests_are_known_behind_any_prefix(tmp_path, prefix):
+    text = "".join(f"{prefix.format(n)}{line}\n" for n, line in enumerate(RCCL.splitlines(), 11))
+    rows, account = of(tmp_path, text)
+    assert column(rows, "latency_us", "world_size", "timing") == [("12.34", "4", "eager")]
+    assert (account.kind, account.n_left) == ("rccl-tests", 0)
+
+
+def test_streams_behind_other_words_are_kept_apart(tmp_path):
+    lines = RCCL.splitlines()
+    text = "".join(
+        f"worker-1 | {line}\nworker-2 | {line.replace('12.34', '15.67')}\n" for line in lines
+    )
+    rows, _ = of(tmp_path, text)
+    assert column(rows, "latency_us") == ["12.34", "15.67"]
