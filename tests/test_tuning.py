@@ -24,8 +24,8 @@ from costmodel.decide.stopping import (
     NO_LONGER,
     PATIENCE,
     SHAPES,
-    Limits,
     Standing,
+    StoppingLimits,
     verdict,
 )
 from costmodel.errors import InputError
@@ -36,7 +36,7 @@ from costmodel.planning.coordinates import Posterior
 from costmodel.tuning import choice
 from costmodel.tuning.conclusion import BUSY, CONFIRMED, conclude
 from costmodel.tuning.journal import Journal
-from costmodel.tuning.knowledge import Machine, Question, UndecidedError
+from costmodel.tuning.knowledge import Question, TunedMachine, UndecidedError
 from costmodel.tuning.session import Session
 from costmodel.tuning.tuner import Tuner
 
@@ -94,7 +94,7 @@ def history(*left, doublings=1.0):
 
 
 def test_a_small_regret_ends_it_but_not_before_a_few_pairs():
-    limits = Limits(0.2)
+    limits = StoppingLimits(0.2)
     assert verdict(history(0.1, 0.1, 0.1), limits) is None
     assert verdict(history(0.9, 0.1, 0.1, 0.19), limits) == ENOUGH
     assert verdict(history(0.9, 0.1, 0.1, 0.21), limits) is None
@@ -102,20 +102,20 @@ def test_a_small_regret_ends_it_but_not_before_a_few_pairs():
 
 def test_an_interval_that_no_longer_narrows_ends_it():
     pct = [0.9] * (FEWEST + PATIENCE + 1)
-    assert verdict(history(*pct), Limits()) == NO_LONGER
+    assert verdict(history(*pct), StoppingLimits()) == NO_LONGER
     narrowing = [Standing(i, 0.9, 2.0 * 0.98**i, False) for i in range(len(pct))]
-    assert verdict(narrowing, Limits()) is None
+    assert verdict(narrowing, StoppingLimits()) is None
     opened = [Standing(i, None, float("inf"), False) for i in range(len(pct))]
-    assert verdict(opened, Limits()) is None
+    assert verdict(opened, StoppingLimits()) is None
 
 
 def test_the_budget_of_shapes_ends_it():
-    assert verdict(history(*[0.9] * 6), Limits(shapes=5)) == SHAPES
+    assert verdict(history(*[0.9] * 6), StoppingLimits(shapes=5)) == SHAPES
 
 
 def test_always_needs_no_regret():
     steps = [Standing(i, None, float("inf"), always=True) for i in range(4)]
-    assert verdict(steps, Limits()) == ENOUGH
+    assert verdict(steps, StoppingLimits()) == ENOUGH
 
 
 # What is known of one machine
@@ -142,7 +142,9 @@ def test_three_quiet_pairs_find_the_crossing_of_a_hidden_truth():
     for draw, world_size in ((3, 4), (17, 8)):
         hidden = Quiet(draw, world_size)
         journal = Journal()
-        tuner = Tuner(Machine(Question("mine", "bf16"), LABELS), world_size, Limits(), journal)
+        tuner = Tuner(
+            TunedMachine(Question("mine", "bf16"), LABELS), world_size, StoppingLimits(), journal
+        )
         records = walk(tuner, hidden.measure)
         assert journal.stop["why"] == ENOUGH
         assert journal.stop["shapes"] <= 4
@@ -158,7 +160,9 @@ def test_three_quiet_pairs_find_the_crossing_of_a_hidden_truth():
 
 
 def test_a_machine_without_a_model_is_refused_in_words():
-    machine = Machine(Question("mine", "bf16"), {**LABELS, "interconnect": "gloo", "gpu": "CPU"})
+    machine = TunedMachine(
+        Question("mine", "bf16"), {**LABELS, "interconnect": "gloo", "gpu": "CPU"}
+    )
     assert machine.prior((4,)) is None
     row = Quiet(1, 4).measure(Point(choice.LiveShape(8, 4096, "bf16"), DEFAULT_ARMS))
     with pytest.raises(UndecidedError, match=r"no model of this interconnect \(gloo\)"):
@@ -170,7 +174,7 @@ def test_noisy_rows_leave_what_was_known_before():
     record = hidden.measure(Point(choice.LiveShape(8, 4096, "bf16"), DEFAULT_ARMS))
     for row in record["rows"]:
         row["quality"] = "noisy"
-    machine = Machine(Question("mine", "bf16"), LABELS)
+    machine = TunedMachine(Question("mine", "bf16"), LABELS)
     known = machine.after(machine.rows([record]), (4,))
     assert not known.measured
     assert known.cutoff(4).max_bytes == machine.prior((4,)).cutoff(4).max_bytes
@@ -180,7 +184,7 @@ def test_no_shape_is_chosen_twice_and_judging_shapes_were_never_learnt_from():
     hidden = Quiet(5, 4)
     journal = Journal()
     asked = Question("mine", "bf16", Workload.of([2880, 7168]))
-    tuner = Tuner(Machine(asked, LABELS), 4, Limits(0.0, 6), journal)
+    tuner = Tuner(TunedMachine(asked, LABELS), 4, StoppingLimits(0.0, 6), journal)
     records = walk(tuner, hidden.measure)
     shapes = [Point.from_json(record["point"]).shape for record in records]
     assert len(set(shapes)) == len(shapes)
@@ -200,9 +204,9 @@ def test_the_end_of_the_time_leaves_enough_to_judge():
 
     journal = Journal()
     tuner = Tuner(
-        Machine(Question("mine", "bf16"), LABELS),
+        TunedMachine(Question("mine", "bf16"), LABELS),
         8,
-        Limits(0.0),
+        StoppingLimits(0.0),
         journal,
         seconds_left=seconds_left,
     )
@@ -213,7 +217,7 @@ def test_the_end_of_the_time_leaves_enough_to_judge():
 def test_a_journal_cuts_a_torn_line_and_names_a_damaged_one(tmp_path):
     path = tmp_path / "tuning.jsonl"
     journal = Journal(path)
-    tuner = Tuner(Machine(Question("mine", "bf16"), LABELS), 8, Limits(), journal)
+    tuner = Tuner(TunedMachine(Question("mine", "bf16"), LABELS), 8, StoppingLimits(), journal)
     assert tuner.next([]) is not None
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"kind":"st')

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from ..data import kernels
 from ..decide.objective import MEAN
-from ..decide.stopping import Limits
+from ..decide.stopping import StoppingLimits
 from ..engines.call_sites import serving_engine
 from ..engines.source import open_tree
 from ..errors import CannotWriteError, InputError, one_line
@@ -41,11 +41,12 @@ from . import options, question
 @click.option("--source", metavar="PATH", help="The engine's tree: rule.patch is a diff of it.")
 @click.option("--budget", type=float, metavar="SECONDS", help="Time for all measuring.")
 @click.option(
-    "--shapes", type=click.IntRange(min=3), default=Limits().shapes, show_default=True,
+    "--shapes", type=click.IntRange(min=3), default=StoppingLimits().shapes, show_default=True,
     help="Most shapes a world size.",
 )  # fmt: skip
 @click.option(
-    "--limit", type=float, default=Limits().contested_pct, show_default=True, metavar="PERCENT",
+    "--limit", type=float, default=StoppingLimits().contested_pct, show_default=True,
+    metavar="PERCENT",
     help="Expected regret on contested calls that is small enough.",
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..data import measurement
-from ..decide.validation import Limits
+from ..decide.validation import ValidationLimits
 from ..errors import InputError, nearest
 from ..model.shape import FUSED
 from . import options, question
@@ -20,7 +20,7 @@ from . import options, question
 if TYPE_CHECKING:
     from ..data.measurement import Measurements
 
-DEFAULT = Limits()
+DEFAULT = ValidationLimits()
 
 
 @click.command()
@@ -126,7 +126,7 @@ def command(
     """
     from ..decide.validation import hold_out, validate
 
-    limits = Limits(max_median_error, min_agree / 100, max_regret, tie)
+    limits = ValidationLimits(max_median_error, min_agree / 100, max_regret, tie)
     workload = question.workload_of(asked)
     if live is not None:
         return _live(
@@ -196,7 +196,7 @@ def _live(
     out: str | None,
     more: list[str],
     files: tuple[str, ...],
-    limits: Limits,
+    limits: ValidationLimits,
     style: str,
 ) -> int:
     """Measure in this process or its ranks, then judge the run directory on rank 0."""

@@ -24,7 +24,7 @@ from ..errors import InputError, nearest
 from ..files import replacing
 from ..units import ELEMENT_BYTES
 from . import csv_columns, ops
-from .csv_columns import Columns, Number
+from .csv_columns import GrowingColumns, Number
 from .ranges import LARGEST
 from .words import Words, joined, numbered
 
@@ -298,12 +298,12 @@ def _check_header(header: Sequence[str], path: str) -> dict[str, int]:
 
 
 def _from_cells(cells: list[list[str]], path: str, lines: list[int] | None) -> Measurements:
-    columns = Columns({name: i for i, name in enumerate(ALL_COLUMNS)}, CLEANED, path)
+    columns = GrowingColumns({name: i for i, name in enumerate(ALL_COLUMNS)}, CLEANED, path)
     columns.add(cells, lines)
     return _table(columns)
 
 
-def _table(columns: Columns) -> Measurements:
+def _table(columns: GrowingColumns) -> Measurements:
     """Return the rows that came in, checked."""
     table = Measurements(**columns.take(), path=Words.all(columns.path, columns.count))
     _check_cells(table)

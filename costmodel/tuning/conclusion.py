@@ -20,12 +20,12 @@ from ..decide.decision import Cutoff
 from ..decide.pairs import Pairs, pair
 from ..decide.regret import Score
 from ..decide.stopping import BUDGET, FEWEST
-from ..live.run.schemas import ArmRecord, ShapeRecord
+from ..live.run.schemas import ArmRecord, SampleLine
 from ..live.run.statistics import CLEAN_PERCENT, NOISY_SHARE
 from ..model.shape import FUSED
 from ..rules.catalogue import current
 from ..rules.rule import Rule
-from .knowledge import Known, Machine, UndecidedError
+from .knowledge import Known, TunedMachine, UndecidedError
 from .session import Session
 
 CONFIRMED, UNJUDGED = "confirmed", "not judged"
@@ -72,7 +72,7 @@ class Conclusion:
     """What a tuning came to. ``known`` is about the accepted world sizes, None without any."""
 
     session: Session
-    machine: Machine
+    machine: TunedMachine
     known: Known | None
     endings: tuple[Ending, ...]
 
@@ -130,7 +130,7 @@ def conclude(session: Session) -> Conclusion | None:
 
 
 def _ending(
-    session: Session, machine: Machine, known: Known | None, refusal: str, world_size: int
+    session: Session, machine: TunedMachine, known: Known | None, refusal: str, world_size: int
 ) -> Ending:
     nothing = np.zeros(0, np.bool_)
     if world_size not in session.started():
@@ -170,7 +170,7 @@ def _regret_pct(pairs: Pairs, choice: NDArray[np.bool_]) -> float:
     return float(100 * (pairs.chosen_us(choice) / pairs.fastest_us - 1).mean())
 
 
-def _disturbed(records: Sequence[ShapeRecord]) -> str:
+def _disturbed(records: Sequence[SampleLine]) -> str:
     """Return how the machine was disturbed while it was measured, "" if it was not."""
     shapes = [record for record in records if record["kind"] == "shape"]
     arms = [arm for record in shapes for arm in record["arms"].values() if arm["summary"]]

@@ -22,7 +22,7 @@ from ..decide.objective import MEAN
 from ..decide.recommendation import recommend
 from ..decide.setting import Setting
 from ..errors import InputError
-from ..live.run.schemas import Labels, ShapeRecord
+from ..live.run.schemas import Labels, SampleLine
 from ..model.choose import for_interconnect
 from ..model.shape import FUSED
 
@@ -63,7 +63,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Machine:
+class TunedMachine:
     """A machine under measurement: what its rows say of it, and what is asked.
 
     ``replayed``: a stated model stands in for it, so its rows count although they are marked.
@@ -84,7 +84,7 @@ class Machine:
         own = self.labels["kernel_family"] in kernels.AITER_FAMILIES
         return (own and self.labels["kernel_version"]) or kernels.LATEST
 
-    def rows(self, records: Iterable[ShapeRecord]) -> list[dict[str, Any]]:
+    def rows(self, records: Iterable[SampleLine]) -> list[dict[str, Any]]:
         """Return the schema 1 rows of measured shapes, as rows of this machine.
 
         A shape that was measured twice counts once, as it was measured last: two rows of one call

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
-from .collective_run import Rank, Result, Run, Taker
+from .collective_run import CollectiveRun, Rank, Result, Taker
 from .rows import Imported
 from .text_file import TextFile, shortened
 
@@ -100,7 +100,7 @@ class Log:
     def __init__(self, taker: Taker, counts: Counter[str]) -> None:
         self.taker = taker
         self.counts = counts
-        self.run = Run()
+        self.run = CollectiveRun()
         self.begun: set[str] = set()
         self.comment = ""
         self.places: list[str] = []
@@ -143,7 +143,7 @@ class Log:
         """Begin a new run where ``sign`` cannot belong to this one any more."""
         if self.run.n_results or sign in self.begun:
             self.taker.finish(self.run)
-            self.run = Run()
+            self.run = CollectiveRun()
             self.begun = set()
             self.layout = None
         if not self.begun:

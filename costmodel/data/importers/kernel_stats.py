@@ -32,7 +32,7 @@ _TOTAL = {
 _OF_ROCPROF = ("averagens", "totaldurationns", "average (nsec)", "ave")
 
 
-class _Columns(Struct):
+class _StatsColumns(Struct):
     """Where a CSV's header has what; times as (column, microseconds of its unit, statistic)."""
 
     width: int
@@ -45,7 +45,7 @@ class _Columns(Struct):
 
 def parse(file: TextFile, imported: Imported) -> None:
     """Read a file of statistics; see :mod:`costmodel.data.importers.formats`."""
-    columns: _Columns | None = None
+    columns: _StatsColumns | None = None
     for number, line in file.lines():
         row = split(line)
         where = f"{file.name}:{number}"
@@ -74,7 +74,7 @@ def split(line: str) -> list[str]:
         return []
 
 
-def _columns(header: Sequence[str]) -> _Columns | None:
+def _columns(header: Sequence[str]) -> _StatsColumns | None:
     """Return the columns of a header, None where it is none."""
     names = {name.lower(): at for at, name in reversed(list(enumerate(header)))}
     name = next((names[n] for n in _NAMES if n in names), None)
@@ -89,9 +89,9 @@ def _columns(header: Sequence[str]) -> _Columns | None:
         return None
     total = next(((names[n], to_us) for n, to_us in _TOTAL.items() if n in names), None)
     on_amd = any(n in names for n in _OF_ROCPROF)
-    return _Columns(len(header), name, calls, times[0], total, on_amd)
+    return _StatsColumns(len(header), name, calls, times[0], total, on_amd)
 
 
-def _from_total(row: Sequence[str], columns: _Columns, calls: int | None) -> float | None:
+def _from_total(row: Sequence[str], columns: _StatsColumns, calls: int | None) -> float | None:
     total = cells.number(row[columns.total[0]]) if columns.total else None
     return total * columns.total[1] / calls if total and calls and columns.total else None

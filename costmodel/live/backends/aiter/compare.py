@@ -47,7 +47,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TreeComparison:
     """A tree beside the assumptions; ``version`` is the release whose facts were taken."""
 
     version: str
@@ -73,7 +73,7 @@ class Comparison:
         return "\n".join(lines)
 
 
-def compare(path: str | Path, version: str = "") -> Comparison:
+def compare(path: str | Path, version: str = "") -> TreeComparison:
     """Compare the tree at ``path``; raise :class:`InputError` where there is none."""
     tree = open_tree(path, serving_engine("aiter"))
     stated = version or kernel_version.of_tree(tree).stated
@@ -91,7 +91,7 @@ def compare(path: str | Path, version: str = "") -> Comparison:
         *kernel_limits(sources.header(kernel_source.PLACES), kernel),
         *_other_limits(sources, kernel),
     ]
-    return Comparison(stated or f"{kernel.version} (the newest known)", tuple(findings))
+    return TreeComparison(stated or f"{kernel.version} (the newest known)", tuple(findings))
 
 
 class _Sources:

@@ -31,7 +31,7 @@ FLAT_THREADS = 256
 MAX_HIDDEN = 16384
 
 
-class Launch(NamedTuple):
+class TritonLaunch(NamedTuple):
     """One kernel launch, but for the pointer table, which differs from slot to slot."""
 
     kernel: Any
