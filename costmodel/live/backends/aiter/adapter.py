@@ -201,7 +201,8 @@ class AiterBackend(Backend):
                 )
         if arm in OTHER_ARMS:
             kernel, custom = self._kernel, self._communicator
-            reason = arms.reason_against(arm, shape, self.world_size, custom, kernel)
+            arch = "" if custom is None else self._device.describe()["arch"]
+            reason = arms.reason_against(arm, shape, self.world_size, custom, kernel, arch)
             if reason or op_and_algorithm(arm)[0] in (ALL_REDUCE, MHC):
                 return reason or None
         algorithm = op_and_algorithm(arm)[1]
