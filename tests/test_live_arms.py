@@ -228,6 +228,22 @@ def test_a_row_of_the_mixing_has_two_blocks_on_its_arch(arch, hidden_dim, taken)
     assert (reason == "") is taken, reason
 
 
+@pytest.mark.parametrize("arch", ["gfx942", "gfx950"])
+def test_the_self_check_leaves_no_arm_out_for_its_shape(arch):
+    from costmodel.live.backends.aiter import mhc
+    from costmodel.live.backends.aiter.adapter import AiterBackend
+    from costmodel.live.backends.aiter.self_check import CHECK_SHAPE
+
+    for ranks in (2, 4, 8):
+        for stage in ("1stage", "2stage"):
+            assert mhc.reason_against(CHECK_SHAPE, stage, ranks, None, arch) == ""
+        for version in ("0.1.10.post2", "0.1.12", "0.1.17", "0.1.20.post1"):
+            backend = AiterBackend(ranks)
+            backend._aiter = Found(version)
+            arms = ("1stage", "2stage", "fp8_token_1stage", "fp8_group_2stage", "mxfp4_2stage")
+            assert [backend.reason_against(CHECK_SHAPE, arm) for arm in arms] == [None] * 5
+
+
 def test_an_aiter_without_the_mixing_says_what_brought_it(tmp_path):
     _, _, skipped = measured(
         tmp_path, "1stage,mhc_1stage,mhc_2stage", AITER_STANDIN_VERSION="0.1.16"
