@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from ..data import kernels
 from ..decide.objective import MEAN
@@ -102,7 +101,7 @@ def command(
     else:
         if not backend:
             raise InputError(f"--backend is missing; one of {', '.join(BACKENDS)}")
-        tp = _on_the_ranks(backend, tp, named="tp" in _given(ctx))
+        tp = _on_the_ranks(backend, tp, named=bool(options.given(ctx, ["tp"])))
         asked = _settings(backend, tp, shapes, limit, given)
         _check_source(source, asked["engine"])
         check_open_options({**run, "backend": backend})
@@ -152,13 +151,8 @@ _SETTLED = {
 
 def _named(ctx: click.Context) -> list[str]:
     """Return the settings of a tuning that the command line names itself."""
-    return list(dict.fromkeys(key for parameter in _given(ctx) for key in _SETTLED[parameter]))
-
-
-def _given(ctx: click.Context) -> list[str]:
-    """Return the parameters of :data:`_SETTLED` that the command line names itself."""
-    by_default = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
-    return [p for p in _SETTLED if ctx.get_parameter_source(p) not in by_default]
+    stated = options.given(ctx, _SETTLED)
+    return list(dict.fromkeys(key for parameter in stated for key in _SETTLED[parameter]))
 
 
 def _settings(

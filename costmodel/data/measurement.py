@@ -113,6 +113,19 @@ class Measurements(Struct, frozen=True):
         """Return the rows picked by a boolean mask or an index array."""
         return Measurements(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
+    def having(self, column: str, wanted: Sequence[Any]) -> Measurements:
+        """Return the rows with one of these values in a column; :class:`InputError` for none."""
+        values = getattr(self, column)
+        kept = np.isin(values, wanted)
+        if kept.any():
+            return self.select(kept)
+        there = [f"{v:g}" if isinstance(v, float) else v for v in np.unique(values).tolist()]
+        there = [v for v in there if v not in ("", "nan")]
+        asked = ", ".join(map(str, wanted))
+        name = column.replace("world_size", "world size").replace("gpu", "GPU")
+        near = nearest(asked, there) if column != "world_size" else ""
+        raise InputError(f"no rows of {name} '{asked}'{near}; there are {', '.join(there)}")
+
     def numbered(self, names: Iterable[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Number the rows by their cells in these columns: see :func:`.words.numbered`."""
         return numbered([getattr(self, name) for name in names])
