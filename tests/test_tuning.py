@@ -271,6 +271,20 @@ def test_the_whole_command_decides_and_hands_over(tuned):
     assert again["cutoffs"][0]["max_bytes_lo"] == eight["max_bytes_lo"]
 
 
+def test_where_separate_ops_run_otherwise_they_are_what_is_measured_and_judged(tmp_path):
+    out = tmp_path / "pr"
+    done = tune("--backend", "replay", "--tp", 4, "--hidden", 2880, "--otherwise", "separate",
+                "--out", out, *SHORT)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1-stage or separate ops on MI355X (xgmi): decided" in done.stdout
+    rows = measurement.read(out / "measurements.csv")
+    kinds = set(zip(rows.op.tolist(), rows.algorithm.tolist(), strict=True))
+    assert kinds == {("fused_ar_rmsnorm", "1stage"), ("ar_then_rmsnorm", "")}
+    (ending,) = json.loads((out / "tune.json").read_text())["endings"]
+    assert ending["verdict"] == CONFIRMED
+    assert ending["judged"] == len(choice.JUDGED_AT)
+
+
 def test_whatever_a_replay_leaves_says_that_it_was_replayed(tuned):
     done, out = tuned
     assert "Replayed, not measured" in done.stdout

@@ -7,7 +7,7 @@ learnt from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..data.measurement import Measurements
 from ..decide.decision import Cutoff
-from ..decide.pairs import Pairs, pair
+from ..decide.pairs import Pairs, calls
 from ..decide.regret import Score
 from ..decide.stopping import BUDGET, FEWEST
 from ..live.run.schemas import ArmRecord, SampleLine
@@ -152,7 +152,7 @@ def _ending(
         return Ending(world_size, NOT_DECIDED, why, shapes, cutoff, None, nothing)
     judged = session.judged(world_size)
     rows = machine.rows(judged)
-    pairs = pair(Measurements.from_rows(map(dict, rows)), FUSED) if rows else None
+    pairs = _pairs(rows, known.setting.alternative) if rows else None
     if pairs is None or not len(pairs):
         why = "no shape was measured afterwards"
         return Ending(world_size, UNJUDGED, why, shapes, cutoff, None, nothing)
@@ -164,6 +164,12 @@ def _ending(
     )
     verdict = CONTRADICTED if lost > CONTRADICTED_PCT else CONFIRMED
     return Ending(world_size, verdict, said, shapes, cutoff, pairs, choice)
+
+
+def _pairs(rows: Iterable[Mapping[str, Any]], alternative: str) -> Pairs:
+    """Return the calls that were measured with both arms between which the rule chooses."""
+    pairs = calls(Measurements.from_rows(map(dict, rows)), FUSED).against(alternative)
+    return pairs.select(pairs.both)
 
 
 def _regret_pct(pairs: Pairs, choice: NDArray[np.bool_]) -> float:

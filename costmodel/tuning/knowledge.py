@@ -20,11 +20,11 @@ from ..data.workload import Workload
 from ..decide.decision import Cutoff, Decision
 from ..decide.objective import MEAN
 from ..decide.recommendation import recommend
-from ..decide.setting import Setting
+from ..decide.setting import Setting, alternative
 from ..errors import InputError
 from ..live.run.schemas import Labels, SampleLine
 from ..model.choose import for_interconnect
-from ..model.shape import FUSED
+from ..model.shape import FUSED, ONE_STAGE
 
 
 class UndecidedError(InputError):
@@ -44,6 +44,11 @@ class Question:
     engine: str = ""
     otherwise: str = ""
     objective: str = MEAN
+
+    @property
+    def arms(self) -> tuple[str, str]:
+        """The two arms that are measured: 1-stage, and what runs where it does not."""
+        return ONE_STAGE, alternative(self.engine, self.otherwise)
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,7 @@ from ..decide.stopping import (
 from ..live.run.points import Point
 from ..live.run.schemas import SampleLine
 from ..show.words import size_interval
-from ..units import element_bytes, kib
+from ..units import kib
 from . import choice
 from .journal import Journal, StepRecord
 from .knowledge import Known, TunedMachine, UndecidedError
@@ -97,7 +97,7 @@ class Tuner:
         asked = self.machine.question
         if known is None:
             hidden = asked.workload.hidden_dims() if asked.workload else [4096, 7168]
-            chosen = choice.first(hidden, element_bytes(asked.dtype), asked.dtype, seen)
+            chosen = choice.first(hidden, asked.dtype, asked.arms, seen)
         else:
             chosen = choice.following(known, asked.workload, self.world_size, seen)
             claimed = known.cutoff(self.world_size).claimed
