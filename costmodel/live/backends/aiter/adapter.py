@@ -82,7 +82,7 @@ class AiterBackend(Backend):
         self._grouped = False
         self._slots: list[_AiterSlot] = []
         self._timed: list[_Calls] = []
-        self._stale = ""
+        self._stale = self._arch = ""
         self._communicator: Any = None
         self._registered = 0
 
@@ -119,6 +119,7 @@ class AiterBackend(Backend):
             )
         local_rank = int(os.environ.get("LOCAL_RANK", rank))
         self._device.claim(local_rank)
+        self._arch = self._device.describe()["arch"]
         aiter.set_custom_all_reduce(True)
         aiter.init_distributed_environment(
             world_size=started,
@@ -201,8 +202,7 @@ class AiterBackend(Backend):
                 )
         if arm in OTHER_ARMS:
             kernel, custom = self._kernel, self._communicator
-            arch = "" if custom is None else self._device.describe()["arch"]
-            reason = arms.reason_against(arm, shape, self.world_size, custom, kernel, arch)
+            reason = arms.reason_against(arm, shape, self.world_size, custom, kernel, self._arch)
             if reason or op_and_algorithm(arm)[0] in (ALL_REDUCE, MHC):
                 return reason or None
         algorithm = op_and_algorithm(arm)[1]
