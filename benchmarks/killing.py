@@ -43,7 +43,7 @@ GONE_S = 8.0
 
 #: What is measured: shapes short enough that a kill falls between, and into, many of them. At 160
 #: tokens AITER's plain dispatch takes the 2-stage at 4 and 8 ranks.
-_REPEATED = ("--slots", "2", "--calls", "2", "--seed", "1", "--hidden", "512")
+_REPEATED = ("--slots", "2", "--calls", "2", "--seed", "1", "--hidden", "1536")
 SHAPES = {
     "gloo": (
         "--tokens", "1,2,4,8,16,32", "--arms", "1stage,2stage,separate",

@@ -34,14 +34,14 @@ from costmodel.calibration.posterior import Calibration, shipped
 from costmodel.data import hardware, kernels
 from costmodel.decide.recommendation import known_workload
 from costmodel.decide.setting import Setting
-from costmodel.decide.stopping import Limits, verdict
+from costmodel.decide.stopping import StoppingLimits, verdict
 from costmodel.live.backends.base import LiveShape
 from costmodel.live.run.points import DEFAULT_ARMS, Point
 from costmodel.model.fabric import FullMesh
 from costmodel.model.latency import LinkModel
 from costmodel.show.table import table
 from costmodel.tuning.journal import Journal
-from costmodel.tuning.knowledge import Machine, Question
+from costmodel.tuning.knowledge import Question, TunedMachine
 from costmodel.tuning.tuner import Tuner, standing
 
 TARGETS = (("MI355X", 4), ("MI355X", 8), ("MI300X", 4), ("MI300X", 8))
@@ -174,16 +174,17 @@ def one_truth(task) -> dict:
     name, gpu, world_size, number = task
     seed = [list(MISSPECIFICATIONS).index(name), TARGETS.index((gpu, world_size)), number]
     truth = Truth(MISSPECIFICATIONS[name], gpu, world_size, seed)
-    machine = Machine(Question("hidden", "bf16"), truth.labels())
+    machine = TunedMachine(Question("hidden", "bf16"), truth.labels())
     journal, records = Journal(), []
-    tuner = Tuner(machine, world_size, Limits(0.0, EIGHT), journal)
+    tuner = Tuner(machine, world_size, StoppingLimits(0.0, EIGHT), journal)
     while len(records) < EIGHT and (point := tuner.next(records)) is not None:
         records.append(truth.measure(point))
     if journal.stop is None:
         tuner.next(records)
     history = [standing(step) for step in journal.steps]
     stopped = next(
-        (i for i in range(len(history)) if verdict(history[: i + 1], Limits())), len(history) - 1
+        (i for i in range(len(history)) if verdict(history[: i + 1], StoppingLimits())),
+        len(history) - 1,
     )
     step = journal.steps[stopped]
     low, high = step["max_bytes_lo"] or 1, step["max_bytes_hi"] or np.inf

@@ -55,7 +55,32 @@ void dispatchAllReduceMhcPost1Stage(int m)
     }
 }
 """
+MHC = """
+    case at::ScalarType::BFloat16: { run_ar_mhc_post_large_m<opus::bf16_t>(fa); }
+    case at::ScalarType::BFloat16: { run_ar_mhc_post_split<opus::bf16_t>(fa); }
+    case AITER_DTYPE_fp16: { run_ar_mhc_post_split<opus::fp16_t>(fa); }
+"""
+MHC_KERNEL = r"""
+#define MHC_POST_KERNEL_IMPL_RAW_(kernel_name, hidden_size, residual_block, store_nt) \
+    AITER_CHECK(hidden_size >= residual_block * 2, "hidden_size must be two"); \
+    launch();
+#define MHC_POST_KERNEL_DISPATCH_NT(hidden_size, store_nt_val) \
+    if (hidden_size % 128 == 0) { }
+#define MHC_POST_KERNEL_DISPATCH_RAW(hidden_size, store_nt_val) \
+    do { \
+        if (arch_id != "gfx942" && hidden_size % 1024 == 0) { \
+            MHC_POST_KERNEL_IMPL_RAW_(mhc_post_kernel, hidden_size, 1024, store_nt_val); \
+        } else if (hidden_size % 512 == 0) { \
+        } else if (hidden_size % 256 == 0) { \
+        } \
+    } while (0)
+"""
 GFX1250 = "constexpr size_t kLLArMaxBytes     = 131072;  // = 4194304 later\n"
+SOURCES = {
+    kernel_source.GFX1250_PLACES: GFX1250,
+    kernel_source.MHC_PLACES: MHC,
+    kernel_source.MHC_KERNEL_PLACES: MHC_KERNEL,
+}
 OLD = """
 constexpr int kMaxBlocks = 80;
 void allreduce_fusion_kernel_1stage_launcher(int size)
@@ -84,7 +109,9 @@ def tree(tmp_path):
     header = tmp_path / kernel_source.PLACES[0]
     header.parent.mkdir(parents=True)
     header.write_text(NEW)
-    (tmp_path / kernel_source.GFX1250_PLACES[0]).write_text(GFX1250)
+    for places, text in SOURCES.items():
+        (tmp_path / places[0]).parent.mkdir(exist_ok=True)
+        (tmp_path / places[0]).write_text(text)
     return tmp_path
 
 
@@ -116,6 +143,7 @@ CUDA = "aiter/dist/device_communicators/communicator_cuda.py"
 COMM = "aiter/dist/communication_op.py"
 STATE = "aiter/dist/parallel_state.py"
 HEADER, PUSHED = kernel_source.PLACES[0], kernel_source.GFX1250_PLACES[0]
+MIXES, MIXED = kernel_source.MHC_PLACES[0], kernel_source.MHC_KERNEL_PLACES[0]
 
 
 @pytest.mark.parametrize(
@@ -143,6 +171,10 @@ HEADER, PUSHED = kernel_source.PLACES[0], kernel_source.GFX1250_PLACES[0]
         (STATE, "    _EP = None\n\n", "\n", "groups can be made anew: _EP stay"),
         (PUSHED, "131072;", "65536;", "most bytes pushed 131072: is 65536"),
         (HEADER, "n_packs > 512", "n_packs > 1024", "fused mHC 1-stage, most packs a row 512: is 1024"),
+        (MIXES, "AITER_DTYPE_fp16", "AITER_DTYPE_fp32", "fused mHC, types ('bf16', 'fp16'): is ('bf16', 'fp32')"),
+        (MIXED, "size % 256", "size % 128", "each with an arch that has none, and the fewest (((1024, 'gfx942'), (512, ''), (256, '')), 2): is (((1024, 'gfx942'), (512, ''), (128, '')), 2)"),
+        (MIXED, 'arch_id != "gfx942" && ', "", "and the fewest (((1024, 'gfx942'), (512, ''), (256, '')), 2): is (((1024, ''), (512"),
+        (MIXED, "block * 2", "block * 3", ", 2): is (((1024, 'gfx942'), (512, ''), (256, '')), 3)"),
         (HEADER, "kMaxBlocks = 80", "kMaxBlocks = 160", "most workgroups 80: is 160"),
         (HEADER, "n / pack_size <= 1024", "n / pack_size <= 2048", "fused 1-stage, most packs a row 1024: is 2048"),
         (HEADER, "n_packs >= 64", "n_packs >= 32", "least packs a row 64: is 32"),
@@ -179,9 +211,14 @@ def test_a_variable_that_is_read_when_called_and_no_more_at_import(tree):
 
 def test_facts_are_those_of_the_release(tree):
     (tree / HEADER).write_text(OLD)
+    mixes, mixed = (tree / MIXES).read_text(), (tree / MIXED).read_text()
+    (tree / MIXES).unlink()
+    (tree / MIXED).unlink()
     found = " ".join(differences(tree, "0.1.11"))
     assert "fused" not in found  # of the kernels nothing differs
     assert "variable AITER_CUSTOM_AR_MAX_SIZE: is read before 0.1.18" in found
+    (tree / MIXES).write_text(mixes)
+    (tree / MIXED).write_text(mixed)
     found = " ".join(differences(tree))
     assert "fused 1-stage, hidden sizes (): is (512, 1024, 2048, 4096)" in found
     assert "fused 1-stage, most tokens None: is 80" in found

@@ -14,7 +14,7 @@ from costmodel.data.kernels import parse_version
 from costmodel.live.backends.aiter import assumptions as known
 from costmodel.live.backends.aiter import kernel_source
 from costmodel.live.backends.aiter.compare import compare
-from tests.test_aiter_compare import GFX1250, NEW, STANDINS
+from tests.test_aiter_compare import NEW, SOURCES, STANDINS
 from tests.test_aiter_standin import NOT_PLAYED
 
 FUNCTIONS = {**known.FUNCTIONS, **known.METHODS, **known.MHC_OPS}
@@ -35,7 +35,7 @@ def trees(tmp_path_factory):
     """Return what makes a copy of the base tree, with one file's syntax changed."""
     base = tmp_path_factory.mktemp("base")
     shutil.copytree(STANDINS / "aiter", base / "aiter")
-    for places, text in ((kernel_source.PLACES, NEW), (kernel_source.GFX1250_PLACES, GFX1250)):
+    for places, text in ((kernel_source.PLACES, NEW), *SOURCES.items()):
         (base / places[0]).parent.mkdir(parents=True, exist_ok=True)
         (base / places[0]).write_text(text)
     at_import = [v for v in known.VARIABLES if v.name in NOT_PLAYED and v.when == known.AT_IMPORT]

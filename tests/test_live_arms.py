@@ -11,7 +11,7 @@ from costmodel.live.backends.base import LiveShape
 from costmodel.live.run.proof import refusals
 from tests.test_live_aiter import ENTRY, QUICK, Found, torchrun
 
-SHAPE = ("--hidden", "1024", "--tokens", "4", "--seed", "7")
+SHAPE = ("--hidden", "1536", "--tokens", "4", "--seed", "7")
 
 
 def measured(tmp_path, arms, *more, ranks=2, **environment):
@@ -171,9 +171,16 @@ def test_what_a_newer_aiter_pushes_is_told_by_the_kernels_that_ran(tmp_path):
     [
         ("0.1.18", "mhc_1stage", (1, 4096, "bf16"), None),
         ("0.1.18", "mhc_1stage", (1, 4104, "bf16"), "takes hidden / 8 up to 512"),
-        ("0.1.18", "mhc_1stage", (1, 4096, "fp16"), "only known to take bf16"),
+        ("0.1.18", "mhc_1stage", (1, 4096, "fp16"), None),
+        ("0.1.18", "mhc_1stage", (1, 1024, "fp32"), "takes bf16 and fp16"),
         ("0.1.18", "mhc_2stage", (1, 7168, "bf16"), None),
+        ("0.1.18", "mhc_2stage", (1, 7168, "fp32"), "takes bf16 and fp16"),
         ("0.1.18", "mhc_2stage", (1, 2888, "bf16"), "a multiple of ranks"),
+        ("0.1.18", "mhc_2stage", (4, 2880, "bf16"), "takes hidden_dim in multiples of 256"),
+        ("0.1.18", "mhc_2stage", (4, 256, "bf16"), "in blocks of 256, and no row of one"),
+        ("0.1.18", "mhc_2stage", (4, 512, "bf16"), "in blocks of 512, and no row of one"),
+        ("0.1.18", "mhc_2stage", (4, 768, "bf16"), None),
+        ("0.1.18", "mhc_2stage", (4, 1024, "bf16"), None),
         ("0.1.20.post1", "plain_ll", (1, 4096, "bf16"), "AITER 0.1.20.post1 pushes on gfx1250"),
         ("0.1.20.post1", "plain_ll128", (1, 4096, "bf16"), "AITER 0.1.20.post1 pushes on gfx1250"),
         ("0.1.21", "plain_ll", (1, 4096, "bf16"), None),
@@ -202,6 +209,39 @@ def test_how_much_gfx1250_pushes_is_the_releases(release, tokens, taken):
     shape = LiveShape(tokens, 4096, "bf16")
     reason = reason_against("plain_ll", shape, 4, card, kernels.aiter(release))
     assert (reason == "") is taken, reason
+
+
+@pytest.mark.parametrize(
+    ("arch", "hidden_dim", "taken"),
+    [
+        ("gfx942", 1024, True),
+        ("gfx950", 1024, False),
+        ("gfx950", 1536, True),
+        ("gfx950", 2048, True),
+    ],
+)
+def test_a_row_of_the_mixing_has_two_blocks_on_its_arch(arch, hidden_dim, taken):
+    from costmodel.live.backends.aiter.mhc import reason_against
+
+    shape = LiveShape(4, hidden_dim, "bf16")
+    reason = reason_against(shape, "2stage", 4, None, arch)
+    assert (reason == "") is taken, reason
+
+
+@pytest.mark.parametrize("arch", ["gfx942", "gfx950"])
+def test_the_self_check_leaves_no_arm_out_for_its_shape(arch):
+    from costmodel.live.backends.aiter import mhc
+    from costmodel.live.backends.aiter.adapter import AiterBackend
+    from costmodel.live.backends.aiter.self_check import CHECK_SHAPE
+
+    for ranks in (2, 4, 8):
+        for stage in ("1stage", "2stage"):
+            assert mhc.reason_against(CHECK_SHAPE, stage, ranks, None, arch) == ""
+        for version in ("0.1.10.post2", "0.1.12", "0.1.17", "0.1.20.post1"):
+            backend = AiterBackend(ranks)
+            backend._aiter = Found(version)
+            arms = ("1stage", "2stage", "fp8_token_1stage", "fp8_group_2stage", "mxfp4_2stage")
+            assert [backend.reason_against(CHECK_SHAPE, arm) for arm in arms] == [None] * 5
 
 
 def test_an_aiter_without_the_mixing_says_what_brought_it(tmp_path):

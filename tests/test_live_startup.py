@@ -25,7 +25,7 @@ from costmodel.live.backends.device import Device
 from costmodel.live.backends.replay import truth
 from costmodel.live.run.harness import Repetition, timed_rounds
 from costmodel.live.startup import agreement
-from costmodel.live.startup.agreement import Agreement, ClosedError
+from costmodel.live.startup.agreement import ClosedError, Consensus
 from costmodel.live.startup.learning import (
     LIMITS,
     Here,
@@ -381,7 +381,7 @@ def test_a_communicator_is_called_as_the_engine_calls_it():
 def three():
     first, port = agreement._served()
     stores = [first, *(agreement._connected(port) for _ in range(2))]
-    return [Agreement(store, rank, 3) for rank, store in enumerate(stores)]
+    return [Consensus(store, rank, 3) for rank, store in enumerate(stores)]
 
 
 def test_a_verdict_is_set_once_for_all(three):

@@ -98,10 +98,9 @@ AIMED = [
     Case("shipped", "MI308X", "deepseek-r1", "", objective="contested"),
     Case("shipped", "MI300X", "gpt-oss-120b", "sglang", "separate", "worst"),
 ]
-#: Plans and simulations are between the two algorithms of the fused op.
-CASES += AIMED
-FUSED = [c for c in CASES if c.calibration != "shared" and not c.otherwise]
-CASES += APART
+CASES += [*AIMED, *APART]
+#: Ranks that share one GPU have no links to simulate, and their plan is of other kernels.
+LINKED = [c for c in CASES if c.calibration != "shared"]
 WITH_MODEL = [c for c in CASES if c.model]
 WITH_BOTH = [c for c in WITH_MODEL if c.engine]
 #: What costs more is asked of every fifth case: 5 and the 12 cases of a GPU have no common factor.
@@ -332,7 +331,7 @@ def test_explain_of_one_call_and_predict(question, case):
                 )  # fmt: skip
 
 
-@cases([c for c in SOME if c in FUSED])
+@cases([c for c in SOME if c in LINKED])
 def test_plan_starts_from_the_decision(question, case):
     q = question(case)
     for part in asked("plan", *q.words, "--shapes", 1)["cutoffs"]:
@@ -469,7 +468,7 @@ def _rows(setting: Setting):
                 }  # fmt: skip
 
 
-@cases([c for c in WITH_MODEL if not c.engine and c in FUSED])
+@cases([c for c in WITH_MODEL if not c.engine and c in LINKED])
 def test_simulate_with_nothing_disturbed(question, case):
     q = question(case)
     for cell in asked("simulate", *q.words, "--sweep", "ranks=2,4,8")["cells"]:

@@ -113,7 +113,7 @@ def test_the_shipped_calibrations_are_of_their_schema(arch):
 
 def test_a_run_leaves_files_of_their_schemas(tmp_path):
     pytest.importorskip("torch", reason="the live back ends compute with torch")
-    from costmodel.live.run.schemas import ShapeRecord
+    from costmodel.live.run.schemas import SampleLine
 
     out = tmp_path / "run"
     line = "measure --backend gloo --tp 2 --hidden 512 --tokens 1 --rounds 4 --samples 2 --slots 2"
@@ -123,7 +123,7 @@ def test_a_run_leaves_files_of_their_schemas(tmp_path):
     check((out / "run.json").read_text(), "costmodel/run/1")
     check((out / "environment.json").read_text(), "costmodel/environment/1")
     (text,) = (out / "samples.jsonl").read_text().splitlines()
-    read = msgspec.json.decode(text, type=ShapeRecord)
+    read = msgspec.json.decode(text, type=SampleLine)
     assert json.loads(msgspec.json.encode(read)) == json.loads(text)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from costmodel.calibration.posterior import load
 from costmodel.data.workload import Workload, captured_batch_sizes
 from costmodel.decide.evidence import ALWAYS_ONE_STAGE
 from costmodel.decide.recommendation import recommend
@@ -13,7 +16,11 @@ from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
 from costmodel.model.shape import ONE_STAGE, TWO_STAGE
 from costmodel.simulation import Conditions, Skew, Study, cutoff_map
+from costmodel.simulation.collective import simulate
 from costmodel.simulation.cutoff import BATCH_SIZES, collective_cost, simulated_cutoff
+from costmodel.simulation.machine import machine as machine_of
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +69,36 @@ def test_with_nothing_disturbed_the_cutoff_is_the_recommended_one(gpu, n, hidden
     # Where nothing is claimed, a sweep shows the best estimate with the same interval.
     assert found.bytes == (mine.estimate)
     assert found.interval == (mine.max_bytes_lo, mine.max_bytes_hi)
+
+
+@pytest.mark.parametrize("question", [
+    {"gpu": "MI355X", "otherwise": "separate"},
+    {"gpu": "MI300X", "otherwise": "separate", "dtype": "fp16"},
+    {"gpu": "MI300X", "aiter_version": "0.1.16"},  # whose 1-stage stops at 80 tokens
+])  # fmt: skip
+@pytest.mark.parametrize("n", [4, 8])
+def test_a_sweep_weighs_the_arms_that_recommend_weighs(question, n):
+    setting = Setting.shipped(**question)
+    found = Study(setting, hidden_dim=4096, ranks=n).cutoff()
+    mine = recommend(setting, Workload.of([4096]), world_sizes=(n,)).at(n)
+    assert (found.bytes, found.interval) == (mine.estimate, (mine.max_bytes_lo, mine.max_bytes_hi))
+
+
+def test_late_ranks_add_to_separate_ops_as_they_add_to_the_all_reduce():
+    setting = Setting.shipped("MI355X", otherwise="separate")
+    study = Study(setting, hidden_dim=4096, ranks=4)
+    machine = study.machine()
+    cost = collective_cost(machine, 4096)
+    below, above = 8, 512  # the plain op's own dispatch changes over between them
+    for tokens, stage in ((below, ONE_STAGE), (above, TWO_STAGE)):
+        apart = simulate(machine, stage, tokens, 4096, op="ar_then_rmsnorm")
+        assert cost("separate", tokens) == apart.latency_us
+
+
+def test_ranks_split_over_gpus_are_not_simulated():
+    calibration = load(ROOT / "measurements" / "h200-pair" / "second" / "calibration.json")
+    with pytest.raises(InputError, match=r"ranks split over GPUs .* which are not simulated"):
+        machine_of(calibration, "H200", ranks=4)
 
 
 def test_a_calibrated_cutoff_follows_what_a_simulation_adds(eight):

@@ -26,8 +26,8 @@ from costmodel.decide.stopping import (
     NO_LONGER,
     PATIENCE,
     SHAPES,
-    Limits,
     Standing,
+    StoppingLimits,
     verdict,
 )
 from costmodel.errors import InputError
@@ -38,7 +38,7 @@ from costmodel.planning.coordinates import Posterior
 from costmodel.tuning import choice
 from costmodel.tuning.conclusion import BUSY, CONFIRMED, conclude
 from costmodel.tuning.journal import Journal
-from costmodel.tuning.knowledge import Machine, Question, UndecidedError
+from costmodel.tuning.knowledge import Question, TunedMachine, UndecidedError
 from costmodel.tuning.session import Session
 from costmodel.tuning.tuner import Tuner
 
@@ -96,7 +96,7 @@ def history(*left, doublings=1.0):
 
 
 def test_a_small_regret_ends_it_but_not_before_a_few_pairs():
-    limits = Limits(0.2)
+    limits = StoppingLimits(0.2)
     assert verdict(history(0.1, 0.1, 0.1), limits) is None
     assert verdict(history(0.9, 0.1, 0.1, 0.19), limits) == ENOUGH
     assert verdict(history(0.9, 0.1, 0.1, 0.21), limits) is None
@@ -104,20 +104,20 @@ def test_a_small_regret_ends_it_but_not_before_a_few_pairs():
 
 def test_an_interval_that_no_longer_narrows_ends_it():
     pct = [0.9] * (FEWEST + PATIENCE + 1)
-    assert verdict(history(*pct), Limits()) == NO_LONGER
+    assert verdict(history(*pct), StoppingLimits()) == NO_LONGER
     narrowing = [Standing(i, 0.9, 2.0 * 0.98**i, False) for i in range(len(pct))]
-    assert verdict(narrowing, Limits()) is None
+    assert verdict(narrowing, StoppingLimits()) is None
     opened = [Standing(i, None, float("inf"), False) for i in range(len(pct))]
-    assert verdict(opened, Limits()) is None
+    assert verdict(opened, StoppingLimits()) is None
 
 
 def test_the_budget_of_shapes_ends_it():
-    assert verdict(history(*[0.9] * 6), Limits(shapes=5)) == SHAPES
+    assert verdict(history(*[0.9] * 6), StoppingLimits(shapes=5)) == SHAPES
 
 
 def test_always_needs_no_regret():
     steps = [Standing(i, None, float("inf"), always=True) for i in range(4)]
-    assert verdict(steps, Limits()) == ENOUGH
+    assert verdict(steps, StoppingLimits()) == ENOUGH
 
 
 # What is known of one machine
@@ -144,7 +144,9 @@ def test_three_quiet_pairs_find_the_crossing_of_a_hidden_truth():
     for draw, world_size in ((3, 4), (17, 8)):
         hidden = Quiet(draw, world_size)
         journal = Journal()
-        tuner = Tuner(Machine(Question("mine", "bf16"), LABELS), world_size, Limits(), journal)
+        tuner = Tuner(
+            TunedMachine(Question("mine", "bf16"), LABELS), world_size, StoppingLimits(), journal
+        )
         records = walk(tuner, hidden.measure)
         assert journal.stop["why"] == ENOUGH
         assert journal.stop["shapes"] <= 4
@@ -160,7 +162,9 @@ def test_three_quiet_pairs_find_the_crossing_of_a_hidden_truth():
 
 
 def test_a_machine_without_a_model_is_refused_in_words():
-    machine = Machine(Question("mine", "bf16"), {**LABELS, "interconnect": "gloo", "gpu": "CPU"})
+    machine = TunedMachine(
+        Question("mine", "bf16"), {**LABELS, "interconnect": "gloo", "gpu": "CPU"}
+    )
     assert machine.prior((4,)) is None
     row = Quiet(1, 4).measure(Point(choice.LiveShape(8, 4096, "bf16"), DEFAULT_ARMS))
     with pytest.raises(UndecidedError, match=r"no model of this interconnect \(gloo\)"):
@@ -172,7 +176,7 @@ def test_noisy_rows_leave_what_was_known_before():
     record = hidden.measure(Point(choice.LiveShape(8, 4096, "bf16"), DEFAULT_ARMS))
     for row in record["rows"]:
         row["quality"] = "noisy"
-    machine = Machine(Question("mine", "bf16"), LABELS)
+    machine = TunedMachine(Question("mine", "bf16"), LABELS)
     known = machine.after(machine.rows([record]), (4,))
     assert not known.measured
     assert known.cutoff(4).max_bytes == machine.prior((4,)).cutoff(4).max_bytes
@@ -182,7 +186,7 @@ def test_no_shape_is_chosen_twice_and_judging_shapes_were_never_learnt_from():
     hidden = Quiet(5, 4)
     journal = Journal()
     asked = Question("mine", "bf16", Workload.of([2880, 7168]))
-    tuner = Tuner(Machine(asked, LABELS), 4, Limits(0.0, 6), journal)
+    tuner = Tuner(TunedMachine(asked, LABELS), 4, StoppingLimits(0.0, 6), journal)
     records = walk(tuner, hidden.measure)
     shapes = [Point.from_json(record["point"]).shape for record in records]
     assert len(set(shapes)) == len(shapes)
@@ -202,9 +206,9 @@ def test_the_end_of_the_time_leaves_enough_to_judge():
 
     journal = Journal()
     tuner = Tuner(
-        Machine(Question("mine", "bf16"), LABELS),
+        TunedMachine(Question("mine", "bf16"), LABELS),
         8,
-        Limits(0.0),
+        StoppingLimits(0.0),
         journal,
         seconds_left=seconds_left,
     )
@@ -215,7 +219,7 @@ def test_the_end_of_the_time_leaves_enough_to_judge():
 def test_a_journal_cuts_a_torn_line_and_names_a_damaged_one(tmp_path):
     path = tmp_path / "tuning.jsonl"
     journal = Journal(path)
-    tuner = Tuner(Machine(Question("mine", "bf16"), LABELS), 8, Limits(), journal)
+    tuner = Tuner(TunedMachine(Question("mine", "bf16"), LABELS), 8, StoppingLimits(), journal)
     assert tuner.next([]) is not None
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"kind":"st')
@@ -274,6 +278,20 @@ def test_the_whole_command_decides_and_hands_over(tuned):
     again = json.loads(asked.stdout)
     assert again["cutoffs"][0]["max_bytes"] == eight["max_bytes"]
     assert again["cutoffs"][0]["max_bytes_lo"] == eight["max_bytes_lo"]
+
+
+def test_where_separate_ops_run_otherwise_they_are_what_is_measured_and_judged(tmp_path):
+    out = tmp_path / "pr"
+    done = tune("--backend", "replay", "--tp", 4, "--hidden", 2880, "--otherwise", "separate",
+                "--out", out, *SHORT)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1-stage or separate ops on MI355X (xgmi): decided" in done.stdout
+    rows = measurement.read(out / "measurements.csv")
+    kinds = set(zip(rows.op.tolist(), rows.algorithm.tolist(), strict=True))
+    assert kinds == {("fused_ar_rmsnorm", "1stage"), ("ar_then_rmsnorm", "")}
+    (ending,) = json.loads((out / "tune.json").read_text())["endings"]
+    assert ending["verdict"] == CONFIRMED
+    assert ending["judged"] == len(choice.JUDGED_AT)
 
 
 def test_whatever_a_replay_leaves_says_that_it_was_replayed(tuned):

@@ -18,7 +18,7 @@ from costmodel.decide.prediction import predict
 from costmodel.decide.regret import Arms, Estimate
 from costmodel.decide.row_errors import compare, covered, offsets_without_row
 from costmodel.decide.setting import Setting
-from costmodel.decide.validation import Limits, hold_out, validate
+from costmodel.decide.validation import ValidationLimits, hold_out, validate
 from costmodel.errors import InputError
 from costmodel.model.shape import ALGORITHMS, FUSED, TWO_STAGE
 from costmodel.rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, named
@@ -304,10 +304,10 @@ def test_what_does_not_matter_is_no_failure_however_many_rows_prove_it(points, b
 def test_limits_decide(gfx950):
     rows = synthetic(gfx950, offset_us=2.0)
     assert validate(rows, gfx950, workload=WORKLOAD).passed
-    strict = validate(rows, gfx950, workload=WORKLOAD, limits=Limits(median_ape=0.1))
+    strict = validate(rows, gfx950, workload=WORKLOAD, limits=ValidationLimits(median_ape=0.1))
     assert not strict.passed
     assert strict.failures[0].startswith("the model's median error is")
-    wide = validate(rows, gfx950, workload=WORKLOAD, limits=Limits(tie=1000.0))
+    wide = validate(rows, gfx950, workload=WORKLOAD, limits=ValidationLimits(tie=1000.0))
     assert (wide.choice.outside_tie, wide.choice.agree_outside_tie) == (0, None)
     assert wide.to_dict()["choice"]["agree_outside_tie"] is None
 
@@ -462,7 +462,7 @@ def test_every_row_is_drawn_by_the_bootstrap_as_often():
 
 def test_a_choice_that_misses_its_limit_is_told_in_percent(gfx950):
     rows = synthetic(gfx950, offset_us=2.0)
-    found = validate(rows, gfx950, workload=WORKLOAD, limits=Limits(agree=1.01))
+    found = validate(rows, gfx950, workload=WORKLOAD, limits=ValidationLimits(agree=1.01))
     (said,) = found.failures
     assert "takes the faster algorithm on" in said
     assert said.endswith("outside the tie band, less than 101 %")

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import Literal, TypedDict
 
 import click
 
 from ..calibration.row_accounts import AccountRecord, accounts
 from ..show.listing import Listing
 from . import options
-
-if TYPE_CHECKING:
-    from ..data.measurement import Measurements
 
 
 class DataRecord(TypedDict):
@@ -55,13 +51,13 @@ def command(
 
     table = measurement.read_all(files) if files else measurement.published()
     if source is not None:
-        table = _where(table, "source", (source,))
+        table = table.having("source", (source,))
     if gpu is not None:
-        table = _where(table, "gpu", (gpu.strip().upper(),))
+        table = table.having("gpu", (gpu.strip().upper(),))
     if tp is not None:
-        table = _where(table, "world_size", tp)
+        table = table.having("world_size", tp)
     if op is not None:
-        table = _where(table, "op", (_op(op),))
+        table = table.having("op", (_op(op),))
     records = accounts(table)
     if style == "table":
         click.echo(text(records))
@@ -69,24 +65,6 @@ def command(
             click.echo(f"note: {said}")
     else:
         click.echo(Listing("costmodel/data/1", records, {}, link="url").render(style))
-
-
-def _where(table: Measurements, column: str, wanted: Sequence[Any]) -> Measurements:
-    """Return the rows of which a column has one of these values; refuse where there is none."""
-    import numpy as np
-
-    from ..errors import InputError, nearest
-
-    values = getattr(table, column)
-    kept = np.isin(values, wanted)
-    if kept.any():
-        return table.select(kept)
-    there = [f"{v:g}" if isinstance(v, float) else v for v in np.unique(values).tolist()]
-    there = [v for v in there if v not in ("", "nan")]
-    asked = ", ".join(map(str, wanted))
-    name = column.replace("world_size", "world size").replace("gpu", "GPU")
-    near = nearest(asked, there) if column != "world_size" else ""
-    raise InputError(f"no rows of {name} '{asked}'{near}; there are {', '.join(there)}")
 
 
 def _op(name: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ..data import hardware, ops
 from ..data.ranges import integers
@@ -111,6 +112,24 @@ def world_sizes(command: Command) -> Command:
         "--tp", type=INTEGERS, default=WORLD_SIZES, callback=_ranks,
         help="World sizes: some of 2, 4 and 8.  [default: 2,4,8]",
     )(command)  # fmt: skip
+
+
+def asked_world_sizes(help: str) -> Any:
+    """Return a decorator that adds --tp, several world sizes; None where all are meant."""
+    return click.option("--tp", type=INTEGERS, callback=_ranks, help=help)
+
+
+def given(context: click.Context, names: Iterable[str]) -> list[str]:
+    """Return those of a command's parameters that its command line names itself."""
+    by_default = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    return [name for name in names if context.get_parameter_source(name) not in by_default]
+
+
+def refuse(context: click.Context, names: Iterable[str], why: str) -> None:
+    """Raise :class:`InputError` where one of these options was given: it would do nothing."""
+    for name in given(context, names):
+        option = next(p for p in context.command.params if p.name == name)
+        raise InputError(f"{option.opts[0]} {why}")
 
 
 def watchdog(command: Command) -> Command:

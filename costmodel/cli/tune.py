@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from ..data import kernels
 from ..decide.objective import MEAN
-from ..decide.stopping import Limits
+from ..decide.stopping import StoppingLimits
 from ..engines.call_sites import serving_engine
 from ..engines.source import open_tree
 from ..errors import CannotWriteError, InputError, one_line
@@ -41,11 +40,12 @@ from . import options, question
 @click.option("--source", metavar="PATH", help="The engine's tree: rule.patch is a diff of it.")
 @click.option("--budget", type=float, metavar="SECONDS", help="Time for all measuring.")
 @click.option(
-    "--shapes", type=click.IntRange(min=3), default=Limits().shapes, show_default=True,
+    "--shapes", type=click.IntRange(min=3), default=StoppingLimits().shapes, show_default=True,
     help="Most shapes a world size.",
 )  # fmt: skip
 @click.option(
-    "--limit", type=float, default=Limits().contested_pct, show_default=True, metavar="PERCENT",
+    "--limit", type=float, default=StoppingLimits().contested_pct, show_default=True,
+    metavar="PERCENT",
     help="Expected regret on contested calls that is small enough.",
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory.")
@@ -102,7 +102,7 @@ def command(
         if not backend:
             raise InputError(f"--backend is missing; one of {', '.join(BACKENDS)}")
         check_open_options({**run, "backend": backend})
-        tp = _on_the_ranks(backend, tp, named="tp" in _given(ctx))
+        tp = _on_the_ranks(backend, tp, named=bool(options.given(ctx, ["tp"])))
         asked = _settings(backend, tp, shapes, limit, given)
         _check_source(source, asked["engine"])
         session = Session(out, asked) if _is_follower() else Session.start(out, asked)
@@ -151,13 +151,8 @@ _SETTLED = {
 
 def _named(ctx: click.Context) -> list[str]:
     """Return the settings of a tuning that the command line names itself."""
-    return list(dict.fromkeys(key for parameter in _given(ctx) for key in _SETTLED[parameter]))
-
-
-def _given(ctx: click.Context) -> list[str]:
-    """Return the parameters of :data:`_SETTLED` that the command line names itself."""
-    by_default = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
-    return [p for p in _SETTLED if ctx.get_parameter_source(p) not in by_default]
+    stated = options.given(ctx, _SETTLED)
+    return list(dict.fromkeys(key for parameter in stated for key in _SETTLED[parameter]))
 
 
 def _settings(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..data import measurement
-from ..decide.validation import Limits
+from ..decide.validation import ValidationLimits
 from ..errors import InputError, nearest
 from ..model.shape import FUSED
 from . import options, question
@@ -20,7 +20,11 @@ from . import options, question
 if TYPE_CHECKING:
     from ..data.measurement import Measurements
 
-DEFAULT = Limits()
+DEFAULT = ValidationLimits()
+
+#: Options that say what --live measures, and those of what is judged without it.
+_OF_LIVE = ("tokens", "dtype", "out", "measure")
+_OF_TABLES = ("published", "held_out", "include", "accuracy_only", "op", "against", "fallback")
 
 
 @click.command()
@@ -75,7 +79,7 @@ DEFAULT = Limits()
     help="Measure first, with this back end (aiter, triton, gloo), at shapes that are not among "
     "the --measurements given; needs --tp and --out.",
 )  # fmt: skip
-@options.world_size(help="With --live: world size.")
+@options.asked_world_sizes("World sizes to judge; with --live the one to measure.")
 @question.workload_options
 @click.option("--tokens", type=options.INTEGERS, help="With --live: tokens.")
 @click.option(
@@ -102,7 +106,7 @@ def command(
     max_regret: float,
     tie: float,
     live: str | None,
-    tp: int | None,
+    tp: tuple[int, ...] | None,
     tokens: tuple[int, ...] | None,
     dtype: str,
     out: str | None,
@@ -126,14 +130,18 @@ def command(
     """
     from ..decide.validation import hold_out, validate
 
-    limits = Limits(max_median_error, min_agree / 100, max_regret, tie)
+    limits = ValidationLimits(max_median_error, min_agree / 100, max_regret, tie)
     workload = question.workload_of(asked)
     if live is not None:
+        options.refuse(context, _OF_TABLES, "belongs to tables; --live judges what it measured")
         return _live(
             context, live, tp, asked, tokens, dtype, out, measure.split(), (*files, *more), limits,
             style,
         )  # fmt: skip
+    options.refuse(context, _OF_LIVE, "belongs to --live; give a back end, or leave it out")
     table = _read((*files, *more), published or bool(held_out), held_out, include)
+    if tp is not None:
+        table = table.having("world_size", tp)
     every_gpu = asked["gpu"] is None
     if held_out and asked["calibration_file"] is not None:
         raise InputError("--hold-out refits the published rows; it takes no --calibration")
@@ -189,14 +197,14 @@ def _run(measuring: click.Command, asked: list[str], context: click.Context) -> 
 def _live(
     context: click.Context,
     backend: str,
-    tp: int | None,
+    tp: tuple[int, ...] | None,
     asked: question.Asked,
     tokens: tuple[int, ...] | None,
     dtype: str,
     out: str | None,
     more: list[str],
     files: tuple[str, ...],
-    limits: Limits,
+    limits: ValidationLimits,
     style: str,
 ) -> int:
     """Measure in this process or its ranks, then judge the run directory on rank 0."""
@@ -206,13 +214,13 @@ def _live(
 
     if out is None:
         raise InputError("--live needs --out, the directory that keeps what was measured")
-    if tp is None:
-        raise InputError("--live needs --tp, the number of ranks")
+    if tp is None or len(tp) > 1:
+        raise InputError("--live needs --tp, the number of ranks of one run")
     directory = Path(out)
     seen = _checked(files) if files else None
     hidden = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
     wanted = arguments(
-        backend, tp, hidden or HIDDEN_DIMS, tokens or TOKENS, dtype, directory, seen, more
+        backend, tp[0], hidden or HIDDEN_DIMS, tokens or TOKENS, dtype, directory, seen, more
     )
     setting = question.setting_of({**asked, "dtype": None})
     with _said_aside():

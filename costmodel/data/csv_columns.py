@@ -37,7 +37,7 @@ LINE_CHARACTERS = 1 << 22
 COMMA, NEWLINE, ZERO = b",\n0"
 
 
-class Columns:
+class GrowingColumns:
     """The columns of a table while its rows come in.
 
     ``order`` says at which cell of a row each column stands, -1 where it is absent; ``text`` how
@@ -147,10 +147,11 @@ def read(
     path: Path,
     check: Callable[[list[str]], Mapping[str, int]],
     text: Mapping[str, Callable[[str], str]],
-) -> Columns | None:
+) -> GrowingColumns | None:
     """Read a CSV file in UTF-8; None for an empty one.
 
-    ``check`` looks at the header and says where each column stands, as :class:`Columns` takes it.
+    ``check`` looks at the header and says where each column stands, as :class:`GrowingColumns`
+    takes it.
     Raises :class:`InputError` with file and line for a row that has not the header's cells and for
     a cell that is no number, and what opening, decoding and :mod:`csv` raise.
     """
@@ -159,7 +160,7 @@ def read(
         plain = b'"' not in first and first.endswith(b"\n") and b"\r" not in first[:-2]
         if plain and first.strip():
             header = first.decode("utf-8-sig").rstrip("\r\n").split(",")
-            columns = Columns(check(header), text, str(path))
+            columns = GrowingColumns(check(header), text, str(path))
             line, at = 2, len(first)
             while block := stream.read(BLOCK_BYTES):
                 block += stream.readline(BLOCK_BYTES)
@@ -183,18 +184,18 @@ def _read_all(
     path: Path,
     check: Callable[[list[str]], Mapping[str, int]],
     text: Mapping[str, Callable[[str], str]],
-) -> Columns | None:
+) -> GrowingColumns | None:
     """Read a file whose header is not plain."""
     reader = csv.reader(_lines(stream), strict=True)
     header = next(reader, None)
     if header is None:
         return None
-    columns = Columns(check(header), text, str(path))
+    columns = GrowingColumns(check(header), text, str(path))
     _rows(reader, columns, len(header), 0)
     return columns
 
 
-def _read_on(stream: io.TextIOWrapper, columns: Columns, width: int, line: int) -> None:
+def _read_on(stream: io.TextIOWrapper, columns: GrowingColumns, width: int, line: int) -> None:
     """Read the rest of a file, from line ``line`` on."""
     _rows(csv.reader(_lines(stream), strict=True), columns, width, line - 1)
 
@@ -204,7 +205,7 @@ def _lines(stream: io.TextIOWrapper) -> Iterator[str]:
     return iter(partial(stream.readline, LINE_CHARACTERS), "")
 
 
-def _rows(reader: Any, columns: Columns, width: int, before: int) -> None:
+def _rows(reader: Any, columns: GrowingColumns, width: int, before: int) -> None:
     """Take the rows of a reader that starts after so many lines."""
     rows: list[list[str]] = []
     lines: list[int] = []

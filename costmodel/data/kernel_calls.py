@@ -12,7 +12,7 @@ from typing import NamedTuple
 from .kernel_names import LOCAL, LOCAL_OR_ALONE, REDUCE_SCATTER, WHOLE, KernelName
 
 
-class Call(NamedTuple):
+class CollectiveCall(NamedTuple):
     """One call of a collective: its kernels by their place in the sequence, in order.
 
     ``op`` is schema 1's, "" where no name says it; that of a launch whose other half is missing is
@@ -26,7 +26,7 @@ class Call(NamedTuple):
     whole: bool = True
 
 
-def calls(names: Sequence[KernelName]) -> Iterator[Call]:
+def calls(names: Sequence[KernelName]) -> Iterator[CollectiveCall]:
     """Give the calls of collectives among the kernels of one rank's stream, in order.
 
     Kernels that are no part of one are passed over. A reduce-scatter belongs to the next kernel of
@@ -39,18 +39,18 @@ def calls(names: Sequence[KernelName]) -> Iterator[Call]:
         if waiting is not None:
             first, half, waiting = names[waiting], waiting, None
             if name.part in (LOCAL, LOCAL_OR_ALONE):
-                yield Call(name.op, first.algorithm, first.family, (half, at))
+                yield CollectiveCall(name.op, first.algorithm, first.family, (half, at))
                 continue
             yield _half(first, half)
         if name.part == REDUCE_SCATTER:
             waiting = at
         elif name.part == WHOLE:
-            yield Call(name.op, name.algorithm, name.family, (at,))
+            yield CollectiveCall(name.op, name.algorithm, name.family, (at,))
         elif name.part == LOCAL:
             yield _half(name, at)
     if waiting is not None:
         yield _half(names[waiting], waiting)
 
 
-def _half(name: KernelName, at: int) -> Call:
-    return Call(name.row_op, name.algorithm, name.family, (at,), whole=False)
+def _half(name: KernelName, at: int) -> CollectiveCall:
+    return CollectiveCall(name.row_op, name.algorithm, name.family, (at,), whole=False)

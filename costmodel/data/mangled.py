@@ -37,7 +37,7 @@ def read(name: str) -> tuple[str, list[str]]:
     """
     if not name.startswith("_Z"):
         raise NotRead(name)
-    reader = _Reader(name[2:])
+    reader = _MangledReader(name[2:])
     try:
         if reader.take("N"):
             return reader.nested()
@@ -48,7 +48,7 @@ def read(name: str) -> tuple[str, list[str]]:
         raise
 
 
-class _Reader:
+class _MangledReader:
     """What is left of a mangled name, read from its front."""
 
     def __init__(self, text: str) -> None:

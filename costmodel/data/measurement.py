@@ -24,7 +24,7 @@ from ..errors import InputError, nearest
 from ..files import replacing
 from ..units import ELEMENT_BYTES
 from . import csv_columns, ops
-from .csv_columns import Columns, Number
+from .csv_columns import GrowingColumns, Number
 from .ranges import LARGEST
 from .words import Words, joined, numbered
 
@@ -112,6 +112,19 @@ class Measurements(Struct, frozen=True):
     def select(self, rows: NDArray[Any]) -> Measurements:
         """Return the rows picked by a boolean mask or an index array."""
         return Measurements(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    def having(self, column: str, wanted: Sequence[Any]) -> Measurements:
+        """Return the rows with one of these values in a column; :class:`InputError` for none."""
+        values = getattr(self, column)
+        kept = np.isin(values, wanted)
+        if kept.any():
+            return self.select(kept)
+        there = [f"{v:g}" if isinstance(v, float) else v for v in np.unique(values).tolist()]
+        there = [v for v in there if v not in ("", "nan")]
+        asked = ", ".join(map(str, wanted))
+        name = column.replace("world_size", "world size").replace("gpu", "GPU")
+        near = nearest(asked, there) if column != "world_size" else ""
+        raise InputError(f"no rows of {name} '{asked}'{near}; there are {', '.join(there)}")
 
     def numbered(self, names: Iterable[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Number the rows by their cells in these columns: see :func:`.words.numbered`."""
@@ -300,12 +313,12 @@ def _check_header(header: Sequence[str], path: str) -> dict[str, int]:
 
 
 def _from_cells(cells: list[list[str]], path: str, lines: list[int] | None) -> Measurements:
-    columns = Columns({name: i for i, name in enumerate(ALL_COLUMNS)}, CLEANED, path)
+    columns = GrowingColumns({name: i for i, name in enumerate(ALL_COLUMNS)}, CLEANED, path)
     columns.add(cells, lines)
     return _table(columns)
 
 
-def _table(columns: Columns) -> Measurements:
+def _table(columns: GrowingColumns) -> Measurements:
     """Return the rows that came in, checked."""
     table = Measurements(**columns.take(), path=Words.all(columns.path, columns.count))
     _check_cells(table)

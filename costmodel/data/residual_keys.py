@@ -32,7 +32,7 @@ LAYER_NORM, RMS_NORM = "LayerNorm", "RMSNorm"
 UNRELATED = re.compile(r"dropout|pdrop|prob|init|logit|rope|eps$|lora|router|embed|expert", re.I)
 
 
-class Said(Struct, frozen=True):
+class StatedNorm(Struct, frozen=True):
     """Norm and place of it, and a note where the file does not say and they are taken."""
 
     norm: str
@@ -40,7 +40,7 @@ class Said(Struct, frozen=True):
     note: str = ""
 
 
-def said(part: Mapping[str, Any], built: Architecture | None) -> Said:
+def said(part: Mapping[str, Any], built: Architecture | None) -> StatedNorm:
     """Return what a configuration's blocks are like: its own keys, else its architecture."""
     norm = _norm(part, built)
     residual = _residual(part, built)
@@ -49,7 +49,7 @@ def said(part: Mapping[str, Any], built: Architecture | None) -> Said:
         note = "the architecture is not known: pre-norm RMSNorm is taken"
     elif built is None:
         note = "the architecture is not known: the residual is taken to be added plainly"
-    return Said(norm or RMS_NORM, residual, note if residual == PRE else "")
+    return StatedNorm(norm or RMS_NORM, residual, note if residual == PRE else "")
 
 
 def _residual(part: Mapping[str, Any], built: Architecture | None) -> str:

@@ -160,7 +160,7 @@ def compare(calibration: Calibration, observations: Observations) -> Rows:
             f"no row can be used: {observations.read} read, all set aside ({why}); give rows of "
             f"{', '.join(g for _, g in calibration.gpus)}"
         )
-    calls = _Calls.of(calibration, observations)
+    calls = _DistinctCalls.of(calibration, observations)
     holds, predicted = calls.ends(calibration)
     lo, hi = holds[:, calls.number]
     return Rows(
@@ -172,7 +172,7 @@ def compare(calibration: Calibration, observations: Observations) -> Rows:
     )
 
 
-class _Calls(Struct, frozen=True):
+class _DistinctCalls(Struct, frozen=True):
     """The calls of which the rows are measurements: rows that the model predicts alike are one.
 
     ``number`` says which call each row is of, ``row`` which row stands for a call; calls of one
@@ -190,7 +190,7 @@ class _Calls(Struct, frozen=True):
     known: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, calibration: Calibration, rows: Observations) -> _Calls:
+    def of(cls, calibration: Calibration, rows: Observations) -> _DistinctCalls:
         """Find the calls and what is known of each one's benchmark."""
         table, group = rows.table, rows.group[0]
         harness = combined(

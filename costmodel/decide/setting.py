@@ -134,11 +134,7 @@ class Setting(Struct, frozen=True, dict=True):
     @cached_property
     def alternative(self) -> str:
         """The arm that runs where 1-stage does not: ``2stage`` or ``separate``."""
-        if self.otherwise or not self.engine or self.op != FUSED:
-            return self.otherwise or TWO_STAGE
-        from ..rules.catalogue import current
-
-        return current(self.engine, self.op).otherwise
+        return alternative(self.engine, self.otherwise, self.op)
 
     @property
     def arms(self) -> tuple[str, str]:
@@ -329,6 +325,15 @@ class Setting(Struct, frozen=True, dict=True):
             f"Setting({self.gpu}, {self.op}, {self.dtype}, {self.kernel.title}, "
             f"calibration {self.calibration.id}{more})"
         )
+
+
+def alternative(engine: str, otherwise: str = "", op: str = FUSED) -> str:
+    """Return the arm that a call site runs where it does not run 1-stage, as a setting means it."""
+    if otherwise or not engine or op != FUSED:
+        return otherwise or TWO_STAGE
+    from ..rules.catalogue import current
+
+    return current(engine, op).otherwise
 
 
 def _apart(shapes: Shapes) -> Shapes:

@@ -48,14 +48,14 @@ class Standing(Struct, frozen=True):
     always: bool
 
 
-class Limits(Struct, frozen=True):
+class StoppingLimits(Struct, frozen=True):
     """What ends a run: the regret on contested calls that is small enough, the most shapes."""
 
     contested_pct: float = 0.2
     shapes: int = 24
 
 
-def verdict(history: Sequence[Standing], limits: Limits) -> str | None:
+def verdict(history: Sequence[Standing], limits: StoppingLimits) -> str | None:
     """Return why to stop after the last of ``history``, or None."""
     now = history[-1]
     if now.shapes < FEWEST:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from .fit_schemas import ValidationRecord
 
 
-class Limits(Struct, frozen=True):
+class ValidationLimits(Struct, frozen=True):
     """What a validation has to meet; percent, except ``agree``, a share.
 
     ``median_ape`` bounds the model's median error after one offset per source, ``agree`` the share
@@ -72,7 +72,7 @@ class Validation(Struct, frozen=True):
     calibration: Calibration
     rows: Rows
     pairs: Pairs
-    limits: Limits
+    limits: ValidationLimits
     accuracy: Accuracy
     choice: Agreement
     advice: tuple[Advice, ...]
@@ -130,7 +130,7 @@ def validate(
     against: Rule | None = None,
     fallback: Rule | None = None,
     workload: Workload | None = None,
-    limits: Limits | None = None,
+    limits: ValidationLimits | None = None,
     need_pairs: bool = True,
 ) -> Validation:
     """Judge the model and the rules on the rows of a table that the setting's calibration covers.
@@ -149,7 +149,7 @@ def validate(
     """
     if op is not None and op not in OPS:
         raise InputError(refusal(op, setting.gpu))
-    limits = limits or Limits()
+    limits = limits or ValidationLimits()
     table = Measurements.of(table)
     calibration = setting.calibration
     observations = covered(

@@ -40,7 +40,7 @@ _MOST_FILES = 3000
 SMALLEST_CALL = KIB
 
 
-class Place(Struct, frozen=True):
+class CallerLine(Struct, frozen=True):
     """A line of a file, and what stands there."""
 
     file: str
@@ -60,8 +60,8 @@ class Caller(Struct, frozen=True):
     """
 
     tree: Tree
-    calls: tuple[Place, ...]
-    settings: tuple[Place, ...]
+    calls: tuple[CallerLine, ...]
+    settings: tuple[CallerLine, ...]
 
     def answer(self) -> str:
         """Return in one sentence whose rule is in force and what to patch."""
@@ -108,7 +108,7 @@ def refusal(name: str, source: str | None) -> str:
     )
 
 
-def _calls(tree: Tree) -> Iterator[Place]:
+def _calls(tree: Tree) -> Iterator[CallerLine]:
     for name, text in tree.search("fused_allreduce_rmsnorm"):
         try:
             module = Module.parse(name, text)
@@ -120,10 +120,10 @@ def _calls(tree: Tree) -> Iterator[Place]:
             last = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
             given = [k.arg or "" for k in node.keywords]
             if _CALLED.search(last) and not any(CHOOSES.search(one) for one in given):
-                yield Place(name, node.lineno, last)
+                yield CallerLine(name, node.lineno, last)
 
 
-def _settings(tree: Tree) -> Iterator[Place]:
+def _settings(tree: Tree) -> Iterator[CallerLine]:
     seen = 0
     for folder, inner, names in os.walk(tree.path):
         inner.sort()
@@ -138,7 +138,7 @@ def _settings(tree: Tree) -> Iterator[Place]:
                 continue
             for found in _SETS.finditer(text):
                 line = text.count("\n", 0, found.start()) + 1
-                yield Place(name, line, f"{found[1]}={found[2]}")
+                yield CallerLine(name, line, f"{found[1]}={found[2]}")
 
 
 def _meaning(setting: str) -> str:

@@ -58,7 +58,7 @@ _HERE = "A tuned size, where there is one, takes the place of the rule above."
 _HERE_BEFORE = "A tuned size, where there is one, takes the place of the rule below."
 
 
-class Place(Struct, frozen=True):
+class ChoosingFunction(Struct, frozen=True):
     """A function that chooses: its file, its op, and its own rule.
 
     ``adapted`` is the rule that holds with an entry of :data:`_PROBE_BYTES` at every world size;
@@ -99,12 +99,12 @@ class Consultation(Struct, frozen=True):
 
     text: str
     patched: dict[str, str]
-    places: tuple[Place, ...]
+    places: tuple[ChoosingFunction, ...]
     concerned: tuple[Consumer, ...] = ()
     fills: bool = False
 
     @property
-    def done(self) -> tuple[Place, ...]:
+    def done(self) -> tuple[ChoosingFunction, ...]:
         """The functions that consult the table."""
         return tuple(place for place in self.places if place.adapted is not None)
 
@@ -119,7 +119,7 @@ def consult(tree: Tree, kernel: Kernel, command: str, *, fills: bool = False) ->
     writable(tree.version, "the tree's version")
     bare = _Bare(tree.path, tree.engine, tree.inside, tree.kind, tree.version)
     files: dict[str, str] = {}
-    places: list[Place] = []
+    places: list[ChoosingFunction] = []
     concerned: dict[tuple[str, str], Consumer] = {}
     for module, dispatch, op in _that_choose(bare):
         concerned |= {(c.file, c.function): c for c in consumers(bare, module, dispatch)}
@@ -148,7 +148,9 @@ def consult_source(
     """
     dispatch = read_dispatch(module, function)
     adapted, text, _ = _consulting(module, dispatch, FUSED, kernel)
-    place = Place(module.name, function, dispatch.node.lineno, FUSED, dispatch.condition, adapted)
+    place = ChoosingFunction(
+        module.name, function, dispatch.node.lineno, FUSED, dispatch.condition, adapted
+    )
     whole, _ = _coded(text, module.name, command, fills)
     return Consultation("", {module.name: whole}, (place,), fills=fills)
 
@@ -186,7 +188,7 @@ def _that_choose(tree: Tree) -> list[tuple[Module, DispatchFunction, str]]:
 
 def _put(
     text: str, name: str, dispatch: DispatchFunction, op: str, kernel: Kernel
-) -> tuple[Place, str]:
+) -> tuple[ChoosingFunction, str]:
     """Return a function's place, and the text in which it consults the table, where it can."""
     module = Module.parse(name, text)
     here = read_dispatch(module, dispatch.name)
@@ -194,9 +196,9 @@ def _put(
     try:
         adapted, changed, below = _consulting(module, here, op, kernel)
     except InputError as error:
-        return Place(name, dispatch.name, line, op, own, None, str(error)), text
+        return ChoosingFunction(name, dispatch.name, line, op, own, None, str(error)), text
     marked = applied.marked(text, changed, applied.CONSULTATION, below)
-    return Place(name, dispatch.name, line, op, own, adapted), marked
+    return ChoosingFunction(name, dispatch.name, line, op, own, adapted), marked
 
 
 def _consulting(
@@ -214,7 +216,7 @@ def _consulting(
     wrong = ""
     for unless in _ways(module, dispatch):
         for every in (False, True):
-            lines = _Lines(module, holder, adapted, op, unless, every)
+            lines = _FunctionLines(module, holder, adapted, op, unless, every)
             text = diff.apply(module.text, lines.edits())
             wrong = _difference(module.name, text, dispatch, adapted)
             if not wrong:
@@ -281,7 +283,7 @@ def _difference(name: str, text: str, before: DispatchFunction, adapted: Adapted
     return ""
 
 
-class _Lines:
+class _FunctionLines:
     """The lines of one function.
 
     ``unless`` are tests that no setting replaces the rule; ``every`` writes all that the rule asks,

@@ -17,7 +17,7 @@ from ..rules.rule import Rule
 from ..units import KIB
 from .boundary_tests import inside, overridden_rows
 from .call_sites import ServingEngine
-from .consultation import Consultation, Place
+from .consultation import ChoosingFunction, Consultation
 from .module import Module
 from .reader import read_dispatch
 
@@ -47,7 +47,7 @@ def render(made: Consultation, engine: ServingEngine, source: str = "") -> str:
     )
 
 
-def _place(made: Consultation, place: Place, engine: ServingEngine) -> str:
+def _place(made: Consultation, place: ChoosingFunction, engine: ServingEngine) -> str:
     """Return one function: its file, name and op, cases by entry, and settings that override."""
     rules: dict[int | None, Rule] = {None: Rule("own", place.own)}
     rules |= {size: place.with_bytes(dict.fromkeys(WORLD_SIZES, size)) for size in _SIZES}
@@ -67,7 +67,7 @@ def _place(made: Consultation, place: Place, engine: ServingEngine) -> str:
     )
 
 
-def _rows(rule: Rule, place: Place) -> str:
+def _rows(rule: Rule, place: ChoosingFunction) -> str:
     # A function that does not ask for a full mesh is not called without one; the table is not used.
     full = not asks_for_mesh(place.own) or rule.name != "own"
     meant = Rule(rule.name, on_full_mesh(rule.condition)) if full else rule

@@ -31,7 +31,7 @@ _READS = re.compile(r"get|getenv|is_set|\w*env\w*", re.IGNORECASE)
 _LOGS = re.compile(r"(logger|logging|log|warnings)\b|print$")
 
 
-class Place(Struct, frozen=True):
+class GateLine(Struct, frozen=True):
     """A line of a file, the function that it stands in ("" at module level), and what it says."""
 
     file: str
@@ -50,8 +50,8 @@ class Found(Struct):
     """What a file, or several, say of a gate."""
 
     default: str = ""
-    reads: list[Place] = field(default_factory=list)
-    decides: list[Place] = field(default_factory=list)
+    reads: list[GateLine] = field(default_factory=list)
+    decides: list[GateLine] = field(default_factory=list)
 
     def add(self, other: Found) -> None:
         """Join what another file says; the first default that is stated counts."""
@@ -68,7 +68,7 @@ def in_native_text(file: str, text: str, names: Names) -> Found:
     for number, line in enumerate(lines, 1):
         code = line.split("//")[0]
         if word.search(code) and len(found.decides) < 10:
-            found.decides.append(Place(file, number, "", _short(code)))
+            found.decides.append(GateLine(file, number, "", _short(code)))
             size = _native_figure(code)
             if size is not None and not found.default:
                 found.default = exact_size(size)
@@ -405,9 +405,9 @@ def _plain(node: ast.expr) -> str:
     return _short(source_of(node))
 
 
-def _place(file: str, scope: _Scope, node: ast.AST, text: str = "") -> Place:
+def _place(file: str, scope: _Scope, node: ast.AST, text: str = "") -> GateLine:
     line: int = getattr(node, "lineno", 1)
-    return Place(file, line, scope.name, _short(text or source_of(node)))
+    return GateLine(file, line, scope.name, _short(text or source_of(node)))
 
 
 def _short(text: str) -> str:
@@ -415,9 +415,9 @@ def _short(text: str) -> str:
     return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 3]}..."
 
 
-def _by_line(places: list[Place]) -> list[Place]:
+def _by_line(places: list[GateLine]) -> list[GateLine]:
     """Return one place a line, in order."""
-    first: dict[tuple[str, int], Place] = {}
+    first: dict[tuple[str, int], GateLine] = {}
     for place in places:
         first.setdefault((place.file, place.line), place)
     return sorted(first.values(), key=lambda p: (p.file, p.line))

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from ..data import facts
 from ..errors import InputError
-from .gate_lines import Found, Place, in_native_text, in_python
+from .gate_lines import Found, GateLine, in_native_text, in_python
 from .module import Module
 from .source import Tree
 
@@ -76,8 +76,8 @@ class Gate(Struct, frozen=True):
     name: str
     kind: str
     default: str
-    reads: tuple[Place, ...]
-    decides: tuple[Place, ...]
+    reads: tuple[GateLine, ...]
+    decides: tuple[GateLine, ...]
     does: str
     source: str
 

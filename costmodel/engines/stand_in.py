@@ -235,14 +235,14 @@ class Variables:
         text = self._environ[name]
         value = int(text) if text.isdigit() else {"true": True, "false": False}.get(text, text)
 
-        class Variable(int if isinstance(value, int) else str):  # type: ignore[misc]
+        class SetVariable(int if isinstance(value, int) else str):  # type: ignore[misc]
             def is_set(self) -> bool:
                 return True
 
             def get(self) -> Any:
                 return value
 
-        return Variable(value)
+        return SetVariable(value)
 
 
 class Cut(ast.NodeTransformer):

@@ -33,7 +33,7 @@ from ..decide.pairs import Pairs, pair
 from ..decide.recommendation import recommend
 from ..decide.row_errors import Rows, covered
 from ..decide.setting import Setting
-from ..decide.validation import Limits, Validation, validate
+from ..decide.validation import Validation, ValidationLimits, validate
 from ..errors import InputError
 from ..files import json_text
 from ..model.shape import FUSED
@@ -190,13 +190,13 @@ def arguments(
 
 
 def judge_run(
-    directory: Path, setting: Setting, *, limits: Limits | None = None
+    directory: Path, setting: Setting, *, limits: ValidationLimits | None = None
 ) -> tuple[Validation | Measured, Live]:
     """Judge the rows of a finished run directory, by the rule recommended for its hidden sizes.
 
     Raises :class:`InputError` when no shape has both arms.
     """
-    limits = limits or Limits()
+    limits = limits or ValidationLimits()
     table = measurement.read(directory / MEASUREMENTS)
     backend = read_settings(directory)["backend"]
     pairs = pair(table, FUSED)
@@ -226,7 +226,7 @@ def judge_run(
 
 
 def _measured_only(
-    table: Measurements, setting: Setting, pairs: Pairs, rule: Rule, limits: Limits
+    table: Measurements, setting: Setting, pairs: Pairs, rule: Rule, limits: ValidationLimits
 ) -> Measured:
     seen = observe(table, family=setting.calibration.kernel_family)
     why = "; ".join(f"{n} rows: {r}" for r, n in seen.set_aside.items())

@@ -124,7 +124,7 @@ class SharedGpuCosts(Struct, frozen=True):
     harness_us: Any = 0.0
 
 
-class Crossing(Struct, frozen=True):
+class AcrossGpus(Struct, frozen=True):
     """What ranks on other GPUs add to a pass, in us.
 
     ``port_us`` is what the port takes in each phase, ``trip_us`` a round trip a phase, ``row_us``
@@ -342,12 +342,12 @@ def shared_costs(
 
 
 def shared_terms(
-    geometry: SharedGpuGeometry, costs: SharedGpuCosts, crossing: Crossing | None = None
+    geometry: SharedGpuGeometry, costs: SharedGpuCosts, crossing: AcrossGpus | None = None
 ) -> dict[str, Any]:
     """Return the named terms in us; ``crossing`` is what other GPUs' ranks add to each pass."""
     per_gbps = 1e-3  # bytes / (GB/s) = 1e-3 us
     miss = missed(geometry.working_set_bytes, costs.cache_bytes)
-    crossing = crossing or Crossing((0.0, 0.0))
+    crossing = crossing or AcrossGpus((0.0, 0.0))
 
     def slowest(phase: Phase, chain_us: Any, port_us: Any = 0.0) -> Any:
         return smooth_maximum(

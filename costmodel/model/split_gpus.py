@@ -27,7 +27,7 @@ from .fabric import UNEVEN, Ports, check_even
 from .latency import TERMS
 from .shape import FUSED, ONE_STAGE, Shapes
 from .shared_gpu import (
-    Crossing,
+    AcrossGpus,
     SharedGpuCosts,
     SharedGpuGeometry,
     archs,
@@ -159,7 +159,7 @@ class SplitModel(Struct, frozen=True):
         # A program that holds rows has registers for few loads: it waits for some ranks in turn.
         further = np.maximum(n * geometry.remote - 1.0, 0.0)
         waits = (further > 0) * np.maximum(further, 1.0) ** costs.trip_growth
-        crossing = Crossing(
+        crossing = AcrossGpus(
             port_us=port_us,
             trip_us=costs.round_trip_us,
             row_us=costs.round_trip_us * costs.trip_exposure * waits,

@@ -1,6 +1,6 @@
 """What could be measured, and what each measurement would tell.
 
-A candidate is one algorithm at one shape: a captured batch size, a hidden size that the user asks
+A candidate is one arm at one shape: a captured batch size, a hidden size that the user asks
 about, a world size. To first order its log latency is
 
     log y = const + slope' w + (1 / t) h + e
@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from ..calibration.posterior import HARNESS_DOF, NOISE_DOF
 from ..data.workload import captured_batch_sizes
 from ..decide.setting import Setting
-from ..model.shape import ALGORITHMS
 from ..units import element_bytes
 from .coordinates import Posterior, linear
 from .value import RegretSurface
@@ -35,7 +34,7 @@ NEAR = 1.5
 
 
 class Candidates(Struct, frozen=True):
-    """Shapes (n,) times the two algorithms: measurement ``2 i + a`` is algorithm a at shape i.
+    """Shapes (n,) times the two ``arms``: measurement ``2 i + a`` is arm a at shape i.
 
     ``latency_us`` (2 n,); ``possible`` (2 n,) where both kernels take the shape; ``rows``
     (2 n, p + 1) the slopes of log latency on w and on the harness constant in units of its
@@ -44,6 +43,7 @@ class Candidates(Struct, frozen=True):
 
     op: str
     dtype: str
+    arms: tuple[str, str]
     tokens: NDArray[np.int64]
     hidden_dim: NDArray[np.int64]
     world_size: NDArray[np.int64]
@@ -83,14 +83,16 @@ class Candidates(Struct, frozen=True):
         size = 2 * len(shapes)
         latency = np.empty(size)
         rows = np.empty((size, white.shape[1] + 1))
-        for a, algorithm in enumerate(ALGORITHMS):
-            log = np.log(setting.latency_us(shapes, algorithm, values))
+        for a, arm in enumerate(setting.arms):
+            log = np.log(setting.latency_us(shapes, arm, values))
             latency[a::2] = np.exp(log.mean(axis=0))
             rows[a::2, :-1] = linear(white, log)
             rows[a::2, -1] = spread_us * np.exp(-log).mean(axis=0)
         variance = noise**2 * NOISE_DOF / (NOISE_DOF - 2)
         possible = np.repeat(setting.takes_both(shapes), 2)
-        return cls(setting.op, setting.dtype, t, h, n, latency, possible, rows, variance)
+        return cls(
+            setting.op, setting.dtype, setting.arms, t, h, n, latency, possible, rows, variance
+        )  # fmt: skip
 
     @property
     def size_bytes(self) -> NDArray[np.int64]:
@@ -116,9 +118,9 @@ class Candidates(Struct, frozen=True):
                 keep |= close if (close & self.possible[::2]).any() else here
         return replace(self, possible=self.possible & np.repeat(keep, 2))
 
-    def algorithm(self, measurement: int) -> str:
-        """Return the algorithm of a measurement."""
-        return ALGORITHMS[measurement % 2]
+    def arm(self, measurement: int) -> str:
+        """Return the arm of a measurement."""
+        return self.arms[measurement % 2]
 
     def left_unknown(self, design: list[int]) -> Array:
         """Return the covariance of (w, harness) after measuring a design, (p + 1, p + 1)."""

@@ -19,7 +19,7 @@ from ..decide.recommendation import recommend
 from ..decide.setting import Setting
 from ..errors import InputError
 from ..files import check_free, json_text, replacing
-from ..model.shape import FUSED, SEPARATE_OPS, WORLD_SIZES, Shapes
+from ..model.shape import FUSED, WORLD_SIZES, Shapes
 from .budget import Budget, MeasuringTime
 from .candidates import Candidates, harness_spread_us
 from .coordinates import Posterior
@@ -227,11 +227,6 @@ def pose(
         noise = setting.calibration.typical_noise
     if not 0 < noise < 1:
         raise InputError(f"--noise is {noise:g}; give the scatter as a fraction, such as 0.02")
-    if setting.alternative == SEPARATE_OPS:
-        raise InputError(
-            "plan chooses between rows of the fused op's two algorithms; leave out --otherwise "
-            "separate"
-        )
     if not world_sizes:
         raise InputError("no world size is asked about; give 2, 4 or 8")
     sizes = tuple(sorted(set(world_sizes)))
@@ -270,7 +265,7 @@ def _entries(problem: Problem, shapes: dict[int, list[int]], why: list[str]) -> 
         entries.append(
             Entry(
                 op=c.op,
-                arms=tuple(c.algorithm(m) for m in measurements),
+                arms=tuple(c.arm(m) for m in measurements),
                 world_size=int(c.world_size[i]),
                 tokens=int(c.tokens[i]),
                 hidden_dim=int(c.hidden_dim[i]),

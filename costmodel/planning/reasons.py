@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..calibration.posterior import NORMAL_HALF_WIDTH
+from ..decide.evidence import ArmEvidence
 from ..decide.setting import Setting
 from ..model.parameters import meaning
-from ..model.shape import SPOKEN
+from ..model.shape import SPOKEN, TWO_STAGE
 from .candidates import Candidates
 from .coordinates import Posterior
 from .value import RegretSurface
@@ -33,7 +34,7 @@ def reasons(
     lines = []
     for measurements in shapes:
         n = int(candidates.world_size[measurements[0] // 2])
-        new = [a for m in measurements if (n, a := candidates.algorithm(m)) not in named]
+        new = [a for m in measurements if (n, a := candidates.arm(m)) not in named]
         named |= {(n, a) for a in new}
         parts = [
             _novelty(setting, n, new),
@@ -45,16 +46,16 @@ def reasons(
     return lines
 
 
-def _novelty(setting: Setting, n: int, algorithms: list[str]) -> str:
-    """Say which algorithms the calibration has no row of: on the whole arch, or on this GPU."""
-    calibration, op = setting.calibration, setting.op
-    gpus = {g for a, g in calibration.gpus if a == setting.arch}
+def _novelty(setting: Setting, n: int, arms: list[str]) -> str:
+    """Say which arms the calibration has no row of: on the whole arch, or on this GPU."""
+    gpus = {g for a, g in setting.calibration.gpus if a == setting.arch}
     nowhere, not_here = [], []
-    for a in algorithms:
-        if not any((c.op, c.algorithm) == (op, a) and c.gpu in gpus for c in calibration.coverage):
-            nowhere.append(SPOKEN[a])
-        elif calibration.measured(setting.gpu, n, op, a) is None:
-            not_here.append(SPOKEN[a])
+    for arm in arms:
+        evidence = ArmEvidence.of(setting, n, arm)
+        if not any(c.gpu in gpus for c in (*evidence.here, *evidence.elsewhere)):
+            nowhere.append(SPOKEN[arm])
+        elif not evidence.here:
+            not_here.append(SPOKEN[arm])
     parts = [f"no {' or '.join(nowhere)} row of any {setting.arch} is known"] if nowhere else []
     if not_here:
         parts.append(f"no {' or '.join(not_here)} row of {setting.gpu} at {n} ranks is known")
@@ -64,14 +65,16 @@ def _novelty(setting: Setting, n: int, algorithms: list[str]) -> str:
 def _precision(candidates: Candidates, before: list[int], measurements: list[int]) -> str:
     """Say how well the outcome is known beforehand, and how well afterwards (90 %, us).
 
-    Of two algorithms the difference counts: the benchmark's own constant is in both.
+    Of two arms the difference counts: the benchmark's own constant is in both.
     """
     signs = (1.0,) if len(measurements) == 1 else (-1.0, 1.0)
     scale = np.array(signs) * candidates.latency_us[measurements]
     row = scale @ candidates.rows[measurements]
     known = float(np.sqrt(row @ candidates.left_unknown(before) @ row))
     scatter = float(np.sqrt(candidates.noise_variance * np.sum(scale**2)))
-    what = "t2 - t1" if len(measurements) == 2 else SPOKEN[candidates.algorithm(measurements[0])]
+    *_, last = arms = [candidates.arm(m) for m in measurements]
+    both = "t2 - t1" if last == TWO_STAGE else f"{SPOKEN[last]} less {SPOKEN[arms[0]]}"
+    what = both if len(arms) == 2 else SPOKEN[last]
     given = "" if not before else " after those above"
     return (
         f"{what} is known to +-{NORMAL_HALF_WIDTH * known:.1f} us{given}, this measures it to "

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from ..calibration.posterior import HARNESS_DOF, NOISE_DOF
 from ..decide.regret import Arms
 from ..decide.setting import Setting
-from ..model.shape import ALGORITHMS
 from .coordinates import Posterior
 from .search import Problem
 from .value import RegretSurface
@@ -78,11 +77,11 @@ class Rehearsal(Struct, frozen=True):
         values["harness[]"] = values["harness_us"] * np.exp(harness)
         c, at = self.problem.candidates, np.array(design)
         out = np.empty((len(white), at.size))
-        for a, algorithm in enumerate(ALGORITHMS):
+        for a, arm in enumerate(self.setting.arms):
             mine = at % 2 == a
             i = at[mine] // 2
             shapes = self.setting.shapes(c.tokens[i], c.hidden_dim[i], c.world_size[i])
-            out[:, mine] = self.setting.latency_us(shapes, algorithm, values)
+            out[:, mine] = self.setting.latency_us(shapes, arm, values)
         return np.maximum(out, FLOOR_US)
 
     def printed_us(self, design: list[int]) -> Array:

@@ -105,7 +105,7 @@ class AtWorldSize(Struct, frozen=True):
         return self.score.differ > 0 or bool(self.changed)
 
 
-class Elsewhere(Struct, frozen=True):
+class LossElsewhere(Struct, frozen=True):
     """What the engine's rule and the proposed one lose on another GPU that would run it too."""
 
     arch: str
@@ -178,7 +178,7 @@ class Case(Struct, frozen=True, dict=True):
     emitted: Emitted
     old: Rule
     by_world_size: tuple[AtWorldSize, ...]
-    elsewhere: tuple[Elsewhere, ...]
+    elsewhere: tuple[LossElsewhere, ...]
     validation: Validation | None
     unjudged: str
     table: Measurements
@@ -367,7 +367,7 @@ def _sizes(rule: Rule, world_size: int) -> str:
     return ", ".join([rule.sizes(world_size), *caps])
 
 
-def _elsewhere(decision: Decision, old: Rule, new: Rule) -> tuple[Elsewhere, ...]:
+def _elsewhere(decision: Decision, old: Rule, new: Rule) -> tuple[LossElsewhere, ...]:
     """Score the change on the default GPUs of the other archs, by the calibrations shipped."""
     out = []
     setting = decision.setting
@@ -380,7 +380,7 @@ def _elsewhere(decision: Decision, old: Rule, new: Rule) -> tuple[Elsewhere, ...
         scores = tuple(
             Arms.of(there, decision.workload, n).score(new, old) for n in decision.world_sizes
         )
-        out.append(Elsewhere(arch, gpus[0], there.calibration.id, scores))
+        out.append(LossElsewhere(arch, gpus[0], there.calibration.id, scores))
     return tuple(out)
 
 

@@ -46,7 +46,7 @@ TORCH_NAMES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 _WANTED = "a table, as 'costmodel emit --runtime-table --table-out' writes it"
 
 
-class Machine(TypedDict):
+class EntryMachine(TypedDict):
     """On what an entry was measured, beside its key; words that are compared as they stand."""
 
     driver: str
@@ -74,7 +74,7 @@ class TableEntry(TypedDict):
     verdict: str
     lo: float | None
     hi: float | None
-    machine: Machine | None
+    machine: EntryMachine | None
 
 
 class TableRecord(TypedDict):
@@ -97,7 +97,7 @@ class Call(Struct, frozen=True):
     op: str
     dtype: str
     aiter_version: str
-    machine: Machine | None = None
+    machine: EntryMachine | None = None
 
 
 class Miss(Struct, frozen=True):
@@ -304,7 +304,7 @@ def look_up(record: TableRecord, call: Call) -> TableEntry | Miss:
     entry = found[0]
     if call.machine is None or entry["machine"] in (None, call.machine):
         return entry
-    other = next(k for k in Machine.__annotations__ if entry["machine"][k] != call.machine[k])  # type: ignore[literal-required, index]
+    other = next(k for k in EntryMachine.__annotations__ if entry["machine"][k] != call.machine[k])  # type: ignore[literal-required, index]
     return Miss(f"stale: tuned with another {other.replace('_', ' ')}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from ..engines.gate_lines import Place
+from ..engines.gate_lines import GateLine
 from ..engines.gates import ENVIRONMENT, FLAG, Gate, Gates
 
 #: Lines shown of a gate; JSON has all.
@@ -34,13 +34,13 @@ def text(gates: Gates) -> str:
     return "\n".join(lines)
 
 
-def line(place: Place) -> str:
+def line(place: GateLine) -> str:
     """Return a place in one line: ``file:12 function: what it says``."""
     where = f" {place.function}" if place.function else ""
     return f"{place.file}:{place.line}{where}: {place.text}"
 
 
-def _lines(gate: Gate) -> tuple[Place, ...]:
+def _lines(gate: Gate) -> tuple[GateLine, ...]:
     """Return the lines that decide, one for each function first; else those that read the gate."""
     if not gate.decides:
         return gate.reads

@@ -8,7 +8,7 @@ from ..simulation import Map, Outcome, Study
 from ..simulation.study import AXES
 from ..units import kib
 from .table import table
-from .words import size_interval
+from .words import arm, size_interval
 
 
 def text(outcomes: Sequence[Outcome], study: Study) -> str:
@@ -81,8 +81,10 @@ def _against(outcome: Outcome) -> str:
 def map_text(found: Map, study: Study) -> str:
     """Return the cutoffs as a table: the first axis down, the second across."""
 
+    one, other = (arm(a) for a in study.setting.arms)
+
     def said(value: float) -> str:
-        return "1-stage" if value == float("inf") else "2-stage" if value == 0 else kib(value)
+        return one if value == float("inf") else other if value == 0 else kib(value)
 
     (down, rows), *rest = found.axes
     values = found.bytes.reshape(len(rows), -1)
@@ -101,6 +103,6 @@ def map_text(found: Map, study: Study) -> str:
             f"cutoff of {per}: hidden {study.hidden_dim}, {study.setting.gpu}",
             table(cells, head, right=True),
             *(f"{name}: {AXES[name]}" for name, _ in found.axes),
-            "'1-stage' or '2-stage': the faster at every size",
+            f"'{one}' or '{other}': the faster at every size",
         ]
     )

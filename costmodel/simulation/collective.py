@@ -12,8 +12,18 @@ from ..errors import InputError
 from ..model.eligibility import eligible
 from ..model.geometry import link_geometry
 from ..model.latency import total
-from ..model.shape import FUSED, SPOKEN, Shapes, modelled_op, read_algorithm
-from ..units import read_dtype
+from ..model.shape import (
+    FUSED,
+    ONE_STAGE,
+    SEPARATE,
+    SEPARATE_OPS,
+    SPOKEN,
+    TWO_STAGE,
+    Shapes,
+    modelled_op,
+    read_algorithm,
+)
+from ..units import element_bytes, read_dtype
 from .conditions import Conditions
 from .engine import Engine, Run
 from .machine import Machine
@@ -93,6 +103,35 @@ class Outcome(Struct, frozen=True):
         }
 
 
+def _shapes(op: str, dtype: str, *sizes: int) -> Shapes:
+    return Shapes(op, dtype, *(np.array([v], np.int64) for v in sizes))
+
+
+def _eligible(machine: Machine, algorithm: str, shapes: Shapes) -> tuple[bool, str]:
+    # A rest that is not reduced spoils the result, not the time, and is no question on other ranks.
+    kernel = replace(machine.kernel, fused_2stage_whole_parts=False)
+    ok, rule = eligible(shapes, algorithm, kernel)
+    return bool(ok.all()), rule
+
+
+def of_arm(
+    machine: Machine, arm: str, tokens: int, hidden_dim: int, *, op: str, dtype: str
+) -> tuple[str, str]:
+    """Return the (op, algorithm) that an arm runs; separate ops follow the plain op's dispatch."""
+    if arm != SEPARATE_OPS:
+        return op, arm
+    bytes = tokens * hidden_dim * element_bytes(dtype)
+    one_stage = bool(machine.kernel.auto_is_1stage(machine.ranks, bytes))
+    return SEPARATE, ONE_STAGE if one_stage else TWO_STAGE
+
+
+def takes(machine: Machine, arm: str, tokens: int, hidden_dim: int, *, op: str, dtype: str) -> bool:
+    """Return whether the machine's kernels take a call in an arm."""
+    op, algorithm = of_arm(machine, arm, tokens, hidden_dim, op=op, dtype=dtype)
+    shapes = _shapes(op, dtype, tokens, hidden_dim, machine.ranks)
+    return _eligible(machine, algorithm, shapes)[0]
+
+
 def simulate(
     machine: Machine, algorithm: str, tokens: int, hidden_dim: int, *,
     op: str = FUSED, dtype: str = "bf16", conditions: Conditions | None = None,
@@ -111,12 +150,9 @@ def simulate(
         if value < 1:
             raise InputError(f"{name} must be 1 or more, got {value}")
     op, dtype = modelled_op(op), read_dtype(dtype)
-    shapes = Shapes(
-        op, dtype, *(np.array([v], np.int64) for v in (tokens, hidden_dim, machine.ranks))
-    )
-    # A rest that is not reduced spoils the result, not the time, and is no question on other ranks.
-    ok, rule = eligible(shapes, algorithm, replace(machine.kernel, fused_2stage_whole_parts=False))
-    if not ok.all():
+    shapes = _shapes(op, dtype, tokens, hidden_dim, machine.ranks)
+    ok, rule = _eligible(machine, algorithm, shapes)
+    if not ok:
         raise InputError(
             f"the {SPOKEN[algorithm]} kernel of {machine.kernel.family} {machine.kernel.version} "
             f"rejects {tokens} tokens x hidden {hidden_dim} ({dtype}); its rule: {rule}"

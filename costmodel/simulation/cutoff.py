@@ -5,14 +5,14 @@ to both arms of the calibrated model, and the cutoff is recommended as always: w
 disturbed it is that of ``costmodel recommend``. Fabrics and world sizes that the calibration does
 not cover are judged by the simulated latencies alone, without an interval.
 
-A cost is any function (algorithm, tokens) -> us. :func:`collective_cost` is one collective's
+A cost is any function (arm, tokens) -> us. :func:`collective_cost` is one collective's
 latency after the last arrival, :func:`layer_cost` what a layer costs when layer follows layer and
 ranks are late by chance each time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from msgspec import Struct
@@ -23,10 +23,9 @@ from ..decide.evidence import ALWAYS_ONE_STAGE
 from ..decide.recommendation import recommend
 from ..decide.regret import Arms
 from ..decide.setting import Setting
-from ..errors import InputError
-from ..model.shape import ALGORITHMS, FUSED, SEPARATE_OPS, Shapes
+from ..model.shape import FUSED, Shapes
 from . import machine as machines
-from .collective import simulate
+from .collective import of_arm, simulate, takes
 from .conditions import Conditions
 from .machine import Machine
 
@@ -54,26 +53,26 @@ def simulated_cutoff(
     setting: Setting, hidden_dim: int, machine: Machine, cost: Cost
 ) -> SimulatedCutoff:
     """Return the best cutoff for calls of one hidden size on a simulated machine."""
-    if setting.alternative == SEPARATE_OPS:
-        raise InputError(
-            "a simulated cutoff is between the fused op's two algorithms; leave out --otherwise "
-            "separate"
-        )
-    row_bytes = hidden_dim * setting.element_bytes
-    size = np.array(BATCH_SIZES) * row_bytes
-    simulated = {a: np.array([cost(a, t) for t in BATCH_SIZES]) for a in ALGORITHMS}
+    question = {"op": setting.op, "dtype": setting.dtype}
+    batches = [
+        t
+        for t in BATCH_SIZES
+        if all(takes(machine, arm, t, hidden_dim, **question) for arm in setting.arms)
+    ] or BATCH_SIZES  # of which the first is refused with the kernel's rule
+    size = np.array(batches) * hidden_dim * setting.element_bytes
+    simulated = {arm: np.array([cost(arm, t) for t in batches]) for arm in setting.arms}
     if not machine.is_calibrated:
-        return _by_simulation_alone(setting, hidden_dim, machine, simulated)
+        return _by_simulation_alone(setting, hidden_dim, machine, batches, simulated)
     # Not the closed form: calls that run in uneven turns differ from it by tenths of a us, which
     # the calibration has met already.
     calm = machines.machine(
         setting.calibration, setting.gpu, ranks=machine.ranks, kernel=setting.kernel
     )
     still = collective_cost(calm, hidden_dim, op=setting.op, dtype=setting.dtype)
-    added = {a: us - [still(a, t) for t in BATCH_SIZES] for a, us in simulated.items()}
+    added = {arm: us - [still(arm, t) for t in batches] for arm, us in simulated.items()}
 
-    def added_us(algorithm: str, at: NDArray[np.int64]) -> Floats:
-        return np.interp(at, size, added[algorithm])
+    def added_us(arm: str, at: NDArray[np.int64]) -> Floats:
+        return np.interp(at, size, added[arm])
 
     workload = Workload.of([hidden_dim])
     decision = recommend(setting, workload, world_sizes=(machine.ranks,), added_us=added_us)
@@ -88,16 +87,20 @@ def simulated_cutoff(
 
 
 def _by_simulation_alone(
-    setting: Setting, hidden_dim: int, machine: Machine, simulated: dict[str, Floats]
+    setting: Setting,
+    hidden_dim: int,
+    machine: Machine,
+    batches: Sequence[int],
+    simulated: dict[str, Floats],
 ) -> SimulatedCutoff:
     """Return the best cutoff by simulated latencies, for a machine that was never calibrated."""
     shapes = Shapes(
         setting.op, setting.dtype,
-        *np.broadcast_arrays(np.array(BATCH_SIZES), np.array(hidden_dim), np.array(machine.ranks)),
+        *np.broadcast_arrays(np.array(batches), np.array(hidden_dim), np.array(machine.ranks)),
     )  # fmt: skip
     weight = np.full(len(shapes), 1 / len(shapes))
-    one, two = (simulated[a][None] for a in ALGORITHMS)
-    cell = Arms(shapes, weight, one, two, setting.aiter_version).best().cell
+    one, other = (simulated[arm][None] for arm in setting.arms)
+    cell = Arms(shapes, weight, one, other, setting.aiter_version).best().cell
     if cell.hi is None:
         return SimulatedCutoff(None, None, None)
     point = cell.roundest()
@@ -113,9 +116,10 @@ def collective_cost(
     stated = conditions or Conditions()
     every = [stated] if arrivals_us is None else [stated.late(a) for a in arrivals_us]
 
-    def cost(algorithm: str, tokens: int) -> float:
+    def cost(arm: str, tokens: int) -> float:
+        run, algorithm = of_arm(machine, arm, tokens, hidden_dim, op=op, dtype=dtype)
         outcomes = [
-            simulate(machine, algorithm, tokens, hidden_dim, op=op, dtype=dtype, conditions=c)
+            simulate(machine, algorithm, tokens, hidden_dim, op=run, dtype=dtype, conditions=c)
             for c in every
         ]
         return float(np.mean([o.latency_us for o in outcomes]))
@@ -134,13 +138,14 @@ def layer_cost(
     """
     stated = conditions or Conditions()
 
-    def cost(algorithm: str, tokens: int) -> float:
+    def cost(arm: str, tokens: int) -> float:
+        run, algorithm = of_arm(machine, arm, tokens, hidden_dim, op=op, dtype=dtype)
         ready = np.zeros(machine.ranks)
         for late in late_us:
             start = ready + late
             first = float(start.min())
             outcome = simulate(
-                machine, algorithm, tokens, hidden_dim, op=op, dtype=dtype,
+                machine, algorithm, tokens, hidden_dim, op=run, dtype=dtype,
                 conditions=stated.late(start - first),
             )  # fmt: skip
             ready = first + outcome.run.finish_us

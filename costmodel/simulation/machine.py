@@ -108,7 +108,12 @@ def machine(
             f"the calibration is of ranks that share one GPU ({calibration.fabric}), which has no "
             "links to simulate; give one of ranks on GPUs of their own"
         )
-    calibrated: LinkCosts = calibration.costs(gpu, calibration.values)
+    calibrated = calibration.costs(gpu, calibration.values)
+    if not isinstance(calibrated, LinkCosts):
+        raise InputError(
+            f"the calibration is of ranks split over GPUs ({calibration.fabric}), several on each, "
+            "which are not simulated; give one of ranks on GPUs of their own"
+        )
     found = LinkCosts(**{f.name: float(getattr(calibrated, f.name)) for f in fields(LinkCosts)})
     found = replace(found, harness_us=0.0)
     name = fabric or calibration.fabric

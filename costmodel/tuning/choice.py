@@ -14,9 +14,10 @@ from msgspec.structs import replace
 
 from ..data.workload import Workload, captured_batch_sizes
 from ..live.backends.base import LiveShape
-from ..live.run.points import DEFAULT_ARMS, Point
+from ..live.run.points import Point
 from ..planning import Budget, pose
 from ..planning.search import search
+from ..units import element_bytes
 from .knowledge import Known
 
 #: Where nothing is known: bytes of the first shapes, between which published crossings lie.
@@ -29,16 +30,16 @@ JUDGED_BYTES = 512 * 1024
 
 
 def first(
-    hidden_dims: Sequence[int], element_bytes: int, dtype: str, seen: Collection[LiveShape]
+    hidden_dims: Sequence[int], dtype: str, arms: Sequence[str], seen: Collection[LiveShape]
 ) -> Point | None:
     """Return the next of the first shapes on a machine of which nothing is known."""
     captured = captured_batch_sizes()
     for i, size in enumerate(FIRST_BYTES):
         hidden = hidden_dims[i % len(hidden_dims)]
-        tokens = _nearest(captured, size / (hidden * element_bytes))
+        tokens = _nearest(captured, size / (hidden * element_bytes(dtype)))
         shape = LiveShape(tokens, hidden, dtype)
         if shape not in seen:
-            return Point(shape, DEFAULT_ARMS)
+            return Point(shape, tuple(arms))
     return None
 
 
@@ -59,7 +60,7 @@ def following(
         return None
     at = design[0] // 2
     shape = LiveShape(int(candidates.tokens[at]), int(candidates.hidden_dim[at]), candidates.dtype)
-    return Point(shape, DEFAULT_ARMS)
+    return Point(shape, candidates.arms)
 
 
 def judging(known: Known, world_size: int, seen: Collection[LiveShape]) -> tuple[Point, ...]:
@@ -81,7 +82,7 @@ def judging(known: Known, world_size: int, seen: Collection[LiveShape]) -> tuple
             shape = LiveShape(int(count), int(hidden), setting.dtype)
             if shape not in taken:
                 taken.add(shape)
-                points.append(Point(shape, DEFAULT_ARMS))
+                points.append(Point(shape, setting.arms))
                 break
     return tuple(points)
 

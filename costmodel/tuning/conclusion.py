@@ -7,7 +7,7 @@ learnt from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 
 from ..data.measurement import Measurements
 from ..decide.decision import Cutoff
-from ..decide.pairs import Pairs, pair
+from ..decide.pairs import Pairs, calls
 from ..decide.regret import Score
 from ..decide.stopping import BUDGET, FEWEST
-from ..live.run.schemas import ArmRecord, ShapeRecord
+from ..live.run.schemas import ArmRecord, SampleLine
 from ..live.run.statistics import CLEAN_PERCENT, NOISY_SHARE
 from ..model.shape import FUSED
 from ..rules.catalogue import current
 from ..rules.rule import Rule
-from .knowledge import Known, Machine, UndecidedError
+from .knowledge import Known, TunedMachine, UndecidedError
 from .session import Session
 
 CONFIRMED, UNJUDGED = "confirmed", "not judged"
@@ -72,7 +72,7 @@ class Conclusion:
     """What a tuning came to. ``known`` is about the accepted world sizes, None without any."""
 
     session: Session
-    machine: Machine
+    machine: TunedMachine
     known: Known | None
     endings: tuple[Ending, ...]
 
@@ -130,7 +130,7 @@ def conclude(session: Session) -> Conclusion | None:
 
 
 def _ending(
-    session: Session, machine: Machine, known: Known | None, refusal: str, world_size: int
+    session: Session, machine: TunedMachine, known: Known | None, refusal: str, world_size: int
 ) -> Ending:
     nothing = np.zeros(0, np.bool_)
     if world_size not in session.started():
@@ -152,7 +152,7 @@ def _ending(
         return Ending(world_size, NOT_DECIDED, why, shapes, cutoff, None, nothing)
     judged = session.judged(world_size)
     rows = machine.rows(judged)
-    pairs = pair(Measurements.from_rows(map(dict, rows)), FUSED) if rows else None
+    pairs = _pairs(rows, known.setting.alternative) if rows else None
     if pairs is None or not len(pairs):
         why = "no shape was measured afterwards"
         return Ending(world_size, UNJUDGED, why, shapes, cutoff, None, nothing)
@@ -166,11 +166,17 @@ def _ending(
     return Ending(world_size, verdict, said, shapes, cutoff, pairs, choice)
 
 
+def _pairs(rows: Iterable[Mapping[str, Any]], alternative: str) -> Pairs:
+    """Return the calls that were measured with both arms between which the rule chooses."""
+    pairs = calls(Measurements.from_rows(map(dict, rows)), FUSED).against(alternative)
+    return pairs.select(pairs.both)
+
+
 def _regret_pct(pairs: Pairs, choice: NDArray[np.bool_]) -> float:
     return float(100 * (pairs.chosen_us(choice) / pairs.fastest_us - 1).mean())
 
 
-def _disturbed(records: Sequence[ShapeRecord]) -> str:
+def _disturbed(records: Sequence[SampleLine]) -> str:
     """Return how the machine was disturbed while it was measured, "" if it was not."""
     shapes = [record for record in records if record["kind"] == "shape"]
     arms = [arm for record in shapes for arm in record["arms"].values() if arm["summary"]]

@@ -68,14 +68,14 @@ class TuneRecord(TypedDict):
 
 
 @dataclass(frozen=True)
-class Written:
+class Handover:
     """The files of a handover, and notes for the user."""
 
     files: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
 
-def write(found: Conclusion, command: str, source: str | None = None) -> Written:
+def write(found: Conclusion, command: str, source: str | None = None) -> Handover:
     """Write the handover into the session's directory; ``source`` is the engine's tree."""
     directory = found.session.directory
     files, notes = [ROWS, SUMMARY, RECORD], list[str]()
@@ -101,7 +101,7 @@ def write(found: Conclusion, command: str, source: str | None = None) -> Written
         # Last: a tree that cannot be patched must not cost what was measured its summary.
         more, notes = _patch(found, rule, provenance, source)
         files += more
-    return Written(tuple(files), tuple(notes))
+    return Handover(tuple(files), tuple(notes))
 
 
 def _patch(

@@ -46,7 +46,7 @@ class StopRecord(TypedDict):
     judging: list[PointRecord]
 
 
-class Kind(TypedDict):
+class LineKind(TypedDict):
     """What tells the lines of a journal apart."""
 
     kind: str
@@ -67,7 +67,7 @@ class Journal:
         whole = text[: text.rfind(b"\n") + 1]
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                stops = msgspec.json.decode(line, type=Kind)["kind"] == "stop"
+                stops = msgspec.json.decode(line, type=LineKind)["kind"] == "stop"
                 record: StepRecord | StopRecord = (
                     msgspec.json.decode(line, type=StopRecord)
                     if stops

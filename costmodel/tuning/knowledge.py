@@ -20,11 +20,11 @@ from ..data.workload import Workload
 from ..decide.decision import Cutoff, Decision
 from ..decide.objective import MEAN
 from ..decide.recommendation import recommend
-from ..decide.setting import Setting
+from ..decide.setting import Setting, alternative
 from ..errors import InputError
-from ..live.run.schemas import Labels, ShapeRecord
+from ..live.run.schemas import Labels, SampleLine
 from ..model.choose import for_interconnect
-from ..model.shape import FUSED
+from ..model.shape import FUSED, ONE_STAGE
 
 
 class UndecidedError(InputError):
@@ -45,6 +45,11 @@ class Question:
     otherwise: str = ""
     objective: str = MEAN
 
+    @property
+    def arms(self) -> tuple[str, str]:
+        """The two arms that are measured: 1-stage, and what runs where it does not."""
+        return ONE_STAGE, alternative(self.engine, self.otherwise)
+
 
 @dataclass(frozen=True, eq=False)
 class Known:
@@ -63,7 +68,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Machine:
+class TunedMachine:
     """A machine under measurement: what its rows say of it, and what is asked.
 
     ``replayed``: a stated model stands in for it, so its rows count although they are marked.
@@ -89,7 +94,7 @@ class Machine:
         own = self._family == "aiter"
         return (own and self.labels["kernel_version"]) or kernels.LATEST
 
-    def rows(self, records: Iterable[ShapeRecord]) -> list[dict[str, Any]]:
+    def rows(self, records: Iterable[SampleLine]) -> list[dict[str, Any]]:
         """Return the schema 1 rows of measured shapes, as rows of this machine.
 
         A shape that was measured twice counts once, as it was measured last: two rows of one call

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..figures.tuning import Course, Shape, tuning_course
 from ..live.run.points import Point
-from ..live.run.schemas import ShapeRecord
+from ..live.run.schemas import SampleLine
 from .session import Session
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def courses(session: Session) -> list[Course]:
     return found
 
 
-def _shapes(records: Sequence[ShapeRecord]) -> list[Shape]:
+def _shapes(records: Sequence[SampleLine]) -> list[Shape]:
     """Return measured shapes with the arm that was faster on each."""
     found = []
     for record in records:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from ..data.workload import Workload
-from ..decide.stopping import Limits
+from ..decide.stopping import StoppingLimits
 from ..errors import InputError
 from ..files import json_text, read_json, replacing
 from ..live.run.directory import RUN, SAMPLES, of_world_size, parse_records, read_settings
-from ..live.run.schemas import Labels, ShapeRecord
+from ..live.run.schemas import Labels, SampleLine
 from .journal import FILE, Journal
-from .knowledge import Machine, Question
+from .knowledge import Question, TunedMachine
 
 SETTINGS = "tuning.json"
 
@@ -93,9 +93,9 @@ class Session:
         return cls(directory, settings)
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> StoppingLimits:
         """What ends the learning."""
-        return Limits(self.settings["contested_pct"], self.settings["shapes"])
+        return StoppingLimits(self.settings["contested_pct"], self.settings["shapes"])
 
     @property
     def question(self) -> Question:
@@ -123,15 +123,15 @@ class Session:
         started = self.started()
         return read_settings(self.run_directory(max(started)))["labels"] if started else None
 
-    def machine(self, labels: Labels) -> Machine:
+    def machine(self, labels: Labels) -> TunedMachine:
         """Return the machine with the question."""
-        return Machine(self.question, labels)
+        return TunedMachine(self.question, labels)
 
     def journal(self, world_size: int) -> Journal:
         """Return the journal of a world size."""
         return Journal(self.run_directory(world_size) / FILE)
 
-    def records(self, world_size: int) -> list[ShapeRecord]:
+    def records(self, world_size: int) -> list[SampleLine]:
         """Return the finished shapes of a world size, and the repetitions at the end of runs."""
         path = self.run_directory(world_size) / SAMPLES
         try:
@@ -140,15 +140,15 @@ class Session:
             return []
         return parse_records(text[: text.rfind(b"\n") + 1], path)
 
-    def shapes(self, world_size: int) -> list[ShapeRecord]:
+    def shapes(self, world_size: int) -> list[SampleLine]:
         """Return the finished shapes of a world size."""
         return [record for record in self.records(world_size) if record["kind"] == "shape"]
 
-    def learnt(self, world_size: int) -> list[ShapeRecord]:
+    def learnt(self, world_size: int) -> list[SampleLine]:
         """Return the shapes that the rule of a world size was learnt from."""
         shapes, stop = self.shapes(world_size), self.journal(world_size).stop
         return shapes if stop is None else shapes[: stop["shapes"]]
 
-    def judged(self, world_size: int) -> list[ShapeRecord]:
+    def judged(self, world_size: int) -> list[SampleLine]:
         """Return the shapes that were measured to judge the rule of a world size."""
         return self.shapes(world_size)[len(self.learnt(world_size)) :]

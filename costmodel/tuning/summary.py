@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..show.table import table
-from ..show.words import answer, size_interval
+from ..show.words import answer, arm, size_interval
 from ..units import kib
 from .conclusion import CONFIRMED, Conclusion, Ending
 from .session import Session
@@ -44,10 +44,11 @@ _HEAD = ("ranks", "1-stage when bytes", "90 %, this machine", "regret, contested
 def _title(found: Conclusion) -> str:
     labels = found.machine.labels
     on = f"{labels['gpu'] or 'this machine'} ({labels['interconnect']})"
+    about = f"{' or '.join(map(arm, found.machine.question.arms))} on {on}"
     if found.decided:
-        return f"1-stage or 2-stage on {on}: decided"
+        return f"{about}: decided"
     got = ", ".join(f"TP{n}" for n in found.accepted)
-    return f"1-stage or 2-stage on {on}: {f'decided at {got} only' if got else 'not decided'}"
+    return f"{about}: {f'decided at {got} only' if got else 'not decided'}"
 
 
 def replayed(found: Conclusion) -> str:

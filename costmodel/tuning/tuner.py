@@ -20,17 +20,17 @@ from ..decide.stopping import (
     NOTHING,
     REASONS,
     UNCLAIMED,
-    Limits,
     Standing,
+    StoppingLimits,
     verdict,
 )
 from ..live.run.points import Point
-from ..live.run.schemas import ShapeRecord
+from ..live.run.schemas import SampleLine
 from ..show.words import size_interval
-from ..units import element_bytes, kib
+from ..units import kib
 from . import choice
 from .journal import Journal, StepRecord
-from .knowledge import Known, Machine, UndecidedError
+from .knowledge import Known, TunedMachine, UndecidedError
 
 #: Why a run stopped where the model covers nothing; its words are the refusal's.
 UNDECIDED = "undecided"
@@ -45,9 +45,9 @@ class Tuner:
 
     def __init__(
         self,
-        machine: Machine,
+        machine: TunedMachine,
         world_size: int,
-        limits: Limits,
+        limits: StoppingLimits,
         journal: Journal,
         *,
         earlier: Sequence[Mapping[str, Any]] = (),
@@ -62,7 +62,7 @@ class Tuner:
         self.seconds_left = seconds_left
         self.say = say
 
-    def next(self, records: Sequence[ShapeRecord]) -> Point | None:
+    def next(self, records: Sequence[SampleLine]) -> Point | None:
         """Return the next point, or None when nothing is left to measure."""
         shapes = [record for record in records if record["kind"] == "shape"]
         journal = self.journal
@@ -76,7 +76,7 @@ class Tuner:
         left = journal.stop["judging"][judged:]
         return Point.from_json(left[0]) if left and self._affords(shapes, 1) else None
 
-    def known(self, shapes: Sequence[ShapeRecord]) -> Known | None:
+    def known(self, shapes: Sequence[SampleLine]) -> Known | None:
         """Return what is known after some shapes; None before anything is.
 
         Raises :class:`.UndecidedError` where the model does not cover the machine.
@@ -86,7 +86,7 @@ class Tuner:
         rows = [*self.earlier, *self.machine.rows(shapes)]
         return self.machine.after(rows, (self.world_size,))
 
-    def _step(self, shapes: Sequence[ShapeRecord]) -> None:
+    def _step(self, shapes: Sequence[SampleLine]) -> None:
         """Learn from the shapes so far, choose the next, and write both down."""
         seen = {Point.from_json(record["point"]).shape for record in shapes}
         refusal = ""
@@ -97,7 +97,7 @@ class Tuner:
         asked = self.machine.question
         if known is None:
             hidden = asked.workload.hidden_dims() if asked.workload else [4096, 7168]
-            chosen = choice.first(hidden, element_bytes(asked.dtype), asked.dtype, seen)
+            chosen = choice.first(hidden, asked.dtype, asked.arms, seen)
         else:
             chosen = choice.following(known, asked.workload, self.world_size, seen)
             claimed = known.cutoff(self.world_size).claimed
@@ -142,7 +142,7 @@ class Tuner:
     def _history(self) -> list[Standing]:
         return [standing(step) for step in self.journal.steps]
 
-    def _affords(self, shapes: Sequence[ShapeRecord], more: int) -> bool:
+    def _affords(self, shapes: Sequence[SampleLine], more: int) -> bool:
         """Return whether ``more`` shapes fit into the time left, as the shapes so far took."""
         left = self.seconds_left()
         if left is None or not shapes:

@@ -19,7 +19,7 @@ from typing import Any
 from ...errors import InputError
 from ...files import parse_json
 from .cells import csv_cells, gpu_of, whole
-from .collective_run import Rank, Result, Run, Taker, library_of
+from .collective_run import CollectiveRun, Rank, Result, Taker, library_of
 from .collective_tests import program_of, version_of_code
 from .rows import Imported
 from .text_file import TextFile, shortened
@@ -42,7 +42,7 @@ def parse(file: TextFile, imported: Imported) -> None:
 
 def _records(records: Iterator[tuple[str, dict[str, str]]], taker: Taker) -> None:
     """Take records of rccl-tests; a record in place is left beside one out of place."""
-    runs: dict[tuple[str, ...], Run] = {}
+    runs: dict[tuple[str, ...], CollectiveRun] = {}
     #: Records in place that may have one out of place before them: (run, result, where).
     before: tuple[Any, ...] = ()
     for where, record in records:
@@ -74,10 +74,10 @@ def _records(records: Iterator[tuple[str, dict[str, str]]], taker: Taker) -> Non
 _RUN = ("numcycle", "collective", "nodes", "ranks", "gpusperrank", "gpus", "rankspernode")
 
 
-def _run_of(record: dict[str, str]) -> Run:
+def _run_of(record: dict[str, str]) -> CollectiveRun:
     processes = whole(record.get("ranks", "")) or 1
     gpus = whole(record.get("gpusperrank", "") or record.get("gpus", "")) or 0
-    return Run(
+    return CollectiveRun(
         collective=record.get("collective", ""), family="rccl", per_process=gpus,
         processes=processes, hosts=whole(record.get("nodes", "")) or 1, assumed=False,
         cycle=(whole(record.get("numcycle", "")) or 0) + 1,
@@ -189,11 +189,11 @@ def _leave_beside(said: Any, where: str, imported: Imported) -> None:
         imported.leave(where, "single iterations and their statistics, beside their mean", count)
 
 
-def _run_of_report(data: dict[str, Any]) -> Run:
+def _run_of_report(data: dict[str, Any]) -> CollectiveRun:
     config, args = data.get("config"), data.get("args")
     config = config if isinstance(config, dict) else {}
     arguments = [a for a in args if isinstance(a, str)] if isinstance(args, list) else []
-    run = Run(
+    run = CollectiveRun(
         collective=program_of(arguments[0]) if arguments else "",
         per_process=_integer(config.get("nthreads"), 1) * _integer(config.get("ngpus"), 1),
         graph=_integer(config.get("graph"), 0) > 0,

@@ -80,7 +80,7 @@ ELEMENT_BYTES = {
 }  # fmt: skip
 
 
-class Run(Struct, eq=False):
+class CollectiveRun(Struct, eq=False):
     """A run, filled while its lines are read.
 
     ``per_process`` is threads x GPUs x ranks a GPU. Where no rank is listed, ``processes`` and
@@ -203,7 +203,7 @@ class Taker:
         self._of: tuple[Any, ...] = ()
         self._cells: dict[str, Any] = {}
 
-    def take(self, run: Run, result: Result, where: str, in_place: bool = False) -> None:
+    def take(self, run: CollectiveRun, result: Result, where: str, in_place: bool = False) -> None:
         """Take one latency; ``in_place`` where the run has no other."""
         run.n_results += 1
         size, time = whole(result.size), number(result.time)
@@ -238,7 +238,7 @@ class Taker:
             self.doubtful += 1
         self.imported.add(row, where)
 
-    def finish(self, run: Run) -> None:
+    def finish(self, run: CollectiveRun) -> None:
         """Say where the bandwidths of an all-reduce do not fit its ranks.
 
         busbw is algbw x 2 (n - 1) / n (doc/PERFORMANCE.md of the tests).

@@ -14,7 +14,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from ...files import without_escapes
-from .collective_run import ELEMENT_BYTES, Rank, Result, Run, Taker
+from .collective_run import ELEMENT_BYTES, CollectiveRun, Rank, Result, Taker
 from .rows import Imported
 from .text_file import TextFile, shortened
 
@@ -117,7 +117,7 @@ class Log:
     def __init__(self, taker: Taker, counts: Counter[str]) -> None:
         self.taker = taker
         self.counts = counts
-        self.run = Run()
+        self.run = CollectiveRun()
         self.begun: set[str] = set()
         self.comment = ""
         self.places: list[str] = []
@@ -160,7 +160,7 @@ class Log:
         """Begin a new run where ``sign`` cannot belong to this one any more."""
         if self.run.n_results or sign in self.begun:
             self.taker.finish(self.run)
-            self.run = Run()
+            self.run = CollectiveRun()
             self.begun = set()
             self.layout = None
         if not self.begun:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .. import gpu_names
-from ..kernel_calls import Call
+from ..kernel_calls import CollectiveCall
 from ..kernel_names import NORM, UNKNOWN, KernelName, read
 from .labels import Label, read_label
 from .rows import Imported, Said
@@ -25,7 +25,7 @@ NO_OP = "the name does not say which op it is: --column NAME=OP"
 _NAME_CHARACTERS = 200
 
 
-class Timed(NamedTuple):
+class CallLatency(NamedTuple):
     """One latency of a call, and what is to be said of it: statistic, ranks, the launches in it."""
 
     latency_us: float
@@ -45,8 +45,8 @@ def reason_against(name: KernelName, said: Said) -> str:
 
 
 def add(
-    imported: Imported, call: Call, names: Sequence[KernelName], timed: Timed, where: str,
-    on_amd: bool,
+    imported: Imported, call: CollectiveCall, names: Sequence[KernelName], timed: CallLatency,
+    where: str, on_amd: bool,
 ) -> str:  # fmt: skip
     """Give one latency to the account; return "" for a row, else why it is none.
 
@@ -98,8 +98,8 @@ def add_statistic(
         imported.leave(where, reason)
         return
     assert time_us is not None
-    call = Call(kernel.row_op, kernel.algorithm, kernel.family, (0,))
-    timed = Timed(time_us, statistic, detail=f"{calls} calls")
+    call = CollectiveCall(kernel.row_op, kernel.algorithm, kernel.family, (0,))
+    timed = CallLatency(time_us, statistic, detail=f"{calls} calls")
     add(imported, call, (kernel,), timed, where, on_amd)
     imported.note("statistics over all calls of a kernel, of whatever sizes, with waits for ranks")
     if kernel.cut:

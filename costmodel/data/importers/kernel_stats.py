@@ -39,7 +39,7 @@ _MAY_BE_HEADER = re.compile(r"calls|instances|count", re.IGNORECASE)
 _RULE = re.compile(r"[\s|:+=-]*")
 
 
-class _Columns(Struct):
+class _StatsColumns(Struct):
     """Where a CSV's header has what; times as (column, microseconds of its unit, statistic)."""
 
     delimiter: str
@@ -53,7 +53,7 @@ class _Columns(Struct):
 
 def parse(file: TextFile, imported: Imported) -> None:
     """Read a file of statistics; see :mod:`costmodel.data.importers.formats`."""
-    columns: _Columns | None = None
+    columns: _StatsColumns | None = None
     for number, line in file.program_lines():
         where = f"{file.name}:{number}"
         found = None
@@ -99,7 +99,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
     return [cell.strip().strip('`"').strip() for cell in cut.split(delimiter)]
 
 
-def _columns(line: str, delimiter: str) -> _Columns | None:
+def _columns(line: str, delimiter: str) -> _StatsColumns | None:
     """Return the columns of a header, None where it is none."""
     header = _cells(line, delimiter)
     names = {name.lower(): at for at, name in reversed(list(enumerate(header)))}
@@ -115,9 +115,9 @@ def _columns(line: str, delimiter: str) -> _Columns | None:
         return None
     total = next(((names[n], to_us) for n, to_us in _TOTAL.items() if n in names), None)
     on_amd = any(n in names for n in _OF_ROCPROF)
-    return _Columns(delimiter, len(header), name, calls, times[0], total, on_amd)
+    return _StatsColumns(delimiter, len(header), name, calls, times[0], total, on_amd)
 
 
-def _from_total(row: Sequence[str], columns: _Columns, calls: int | None) -> float | None:
+def _from_total(row: Sequence[str], columns: _StatsColumns, calls: int | None) -> float | None:
     total = cells.number(row[columns.total[0]]) if columns.total else None
     return total * columns.total[1] / calls if total and calls and columns.total else None

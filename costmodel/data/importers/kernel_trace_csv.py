@@ -34,7 +34,7 @@ _BLOCK = (
 _MAY_BE_HEADER = re.compile(r"start_timestamp|beginns", re.IGNORECASE)
 
 
-class _Columns(NamedTuple):
+class _TraceColumns(NamedTuple):
     width: int
     name: int
     start: int
@@ -53,7 +53,7 @@ def parse(file: TextFile, imported: Imported) -> None:
 def launches(file: TextFile, imported: Imported) -> Launches:
     """Return the launches of a trace; those of no all-reduce are left in the account at once."""
     found = Launches(imported, lambda n: f"{file.name}:{n}", on_amd=True)
-    columns: _Columns | None = None
+    columns: _TraceColumns | None = None
     clock = Clock()
     for number, line in file.lines():
         row = split(line)
@@ -70,7 +70,7 @@ def launches(file: TextFile, imported: Imported) -> Launches:
     return found
 
 
-def _columns(header: Sequence[str]) -> _Columns | None:
+def _columns(header: Sequence[str]) -> _TraceColumns | None:
     """Return the columns of a header, None where it is none."""
     names = {name.lower(): at for at, name in reversed(list(enumerate(header)))}
 
@@ -84,13 +84,15 @@ def _columns(header: Sequence[str]) -> _Columns | None:
     if name is None or start is None or end is None:
         return None
     stream = one(_STREAM)
-    return _Columns(
+    return _TraceColumns(
         len(header), name, start, end, several(_RANK), () if stream is None else (stream,),
         *(next((several(w) for w in wanted if w[0] in names), ()) for wanted in (_GRID, _BLOCK)),
     )  # fmt: skip
 
 
-def _launch(row: Sequence[str], columns: _Columns, start_us: float, duration_us: float) -> Launch:
+def _launch(
+    row: Sequence[str], columns: _TraceColumns, start_us: float, duration_us: float
+) -> Launch:
     items, block = _extent(row, columns.grid), _extent(row, columns.block)
     known = items and block and items % block == 0
     return Launch(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ...errors import InputError
 from ..arrivals import without_wait
-from ..kernel_calls import Call, calls
+from ..kernel_calls import CollectiveCall, calls
 from ..kernel_names import KernelName, read
 from . import kernel_rows
 from .rows import Imported
@@ -77,7 +77,7 @@ class Clock:
 class _Kind(Struct):
     """The calls of one kind: same kernels, same grid; a value a call in each array."""
 
-    call: Call
+    call: CollectiveCall
     names: tuple[KernelName, ...]
     grid: str
     place: int
@@ -251,7 +251,7 @@ class Launches:
         for words in said:
             self._imported.note(f"{shortened(title, 60)}{_on(kind.grid)}: {words}")
         detail = ", ".join(p for p in (kind.grid, f"{count} launches") if p)
-        timed = kernel_rows.Timed(latency_us, "median", ranks, detail, self.gpu)
+        timed = kernel_rows.CallLatency(latency_us, "median", ranks, detail, self.gpu)
         call = kind.call._replace(kernels=tuple(range(len(kind.names))))
         refused = kernel_rows.add(self._imported, call, kind.names, timed, where, self._on_amd)
         if count > 1:

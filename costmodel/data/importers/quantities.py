@@ -71,7 +71,7 @@ def plain(text: str) -> str:
     return " ".join("".join(kept).replace("\\|", "|").split())
 
 
-class Figure(NamedTuple):
+class WrittenFigure(NamedTuple):
     """A figure, its unit in lower case ("" without) and how many decimals it was written with."""
 
     value: float
@@ -79,10 +79,10 @@ class Figure(NamedTuple):
     decimals: int
 
 
-def figure(text: str) -> Figure | None:
+def figure(text: str) -> WrittenFigure | None:
     """Return the figure of a cell, None where it is none or not one alone."""
     if _DECIMAL.fullmatch(text):
-        return Figure(float(text), "", len(text.partition(".")[2]))
+        return WrittenFigure(float(text), "", len(text.partition(".")[2]))
     text = plain(text).lower()
     if len(text) > 80:
         return None
@@ -96,7 +96,7 @@ def figure(text: str) -> Figure | None:
     if value is None:
         return None
     decimals = len(match["figure"].partition("e")[0].partition(".")[2])
-    return Figure(value, match["unit"], decimals)
+    return WrittenFigure(value, match["unit"], decimals)
 
 
 #: What may stand in brackets beside a figure and say nothing else of it.
@@ -155,7 +155,7 @@ def microseconds(text: str, column_us: float | None) -> float | None:
     return scaled(found.value, TO_US[found.unit] if found.unit else column_us or 1.0)
 
 
-class Size(NamedTuple):
+class ByteSize(NamedTuple):
     """A size in bytes, with the half of its last digit, and whether 1024 was taken for KB or MB.
 
     ``decimal`` is the size where 1000 is meant.
@@ -186,7 +186,7 @@ def size_unit(unit: str) -> tuple[int, bool] | None:
     return 1024 ** _POWERS[letter], bool(letter) and not binary
 
 
-def size(text: str, column: tuple[int, bool] | None) -> Size | None:
+def size(text: str, column: tuple[int, bool] | None) -> ByteSize | None:
     """Return the size of a cell (``128 KB``, ``64KiB``, ``1M``, ``1,048,576``), None for no size.
 
     ``column`` is the unit of the column, as :func:`size_unit` gives it, where it says one.
@@ -200,7 +200,7 @@ def size(text: str, column: tuple[int, bool] | None) -> Size | None:
     bytes_of, taken = unit
     rounded = 0.5 * 10.0**-found.decimals * bytes_of if found.decimals or bytes_of > 1 else 0.0
     power = round(math.log(bytes_of, 1024))
-    return Size(found.value * bytes_of, rounded, taken, found.value * 1000**power)
+    return ByteSize(found.value * bytes_of, rounded, taken, found.value * 1000**power)
 
 
 def count(text: str) -> int | None:

@@ -100,7 +100,7 @@ def read_table(table: Table, name: str, imported: Imported, harness: Harness) ->
         imported.note(f"columns not used: {listed(spare[:30])}")
     if columns.ranks_only:
         imported.note("minimum and maximum over the ranks are one call: the maximum is the latency")
-    reader = _Reader(table, columns, name, imported, harness)
+    reader = _TableReader(table, columns, name, imported, harness)
     rows: Iterator[Row] = itertools.chain(sample, table.rows)
     if grouped.is_grouped(columns):
         rows = grouped.one_a_call(rows, columns, len(table.header), name, imported)
@@ -109,7 +109,7 @@ def read_table(table: Table, name: str, imported: Imported, harness: Harness) ->
     reader.verdicts.note(imported)
 
 
-class _Reader:
+class _TableReader:
     """Rows of one table."""
 
     def __init__(

@@ -76,7 +76,7 @@ class Device(ABC):
         return None
 
 
-class Clock(Protocol):
+class TimingDevice(Protocol):
     """What timing asks of a device."""
 
     def synchronize(self) -> None:
@@ -90,7 +90,7 @@ class Clock(Protocol):
 
 
 def led(
-    clock: Clock, lead: Callable[[], object], issue: Callable[[], object], samples: int
+    clock: TimingDevice, lead: Callable[[], object], issue: Callable[[], object], samples: int
 ) -> NDArray[np.float64]:
     """Time ``issue`` so many times, each after an untimed ``lead``; return us, (samples, 1).
 

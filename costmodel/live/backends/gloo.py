@@ -42,7 +42,7 @@ class GlooBackend(Backend):
 
     def __init__(self, world_size: int) -> None:
         super().__init__(world_size)
-        self._slots: list[_Slot] = []
+        self._slots: list[_GlooSlot] = []
         self._group: Any = None
 
     def set_up(self) -> None:
@@ -118,7 +118,7 @@ class GlooBackend(Backend):
             )
         try:
             self._slots = [
-                _Slot(self._operands(slot), self.local_ranks[0], self._group)
+                _GlooSlot(self._operands(slot), self.local_ranks[0], self._group)
                 for slot in range(slots)
             ]
         except (MemoryError, RuntimeError) as error:
@@ -157,7 +157,7 @@ class GlooBackend(Backend):
         return operands(self._shape, self.world_size, slot, self._seed)
 
 
-class _Slot:
+class _GlooSlot:
     """The buffers of one slot on one rank, all flat but the two outputs and the residual.
 
     ``group`` is torch's group of the ranks.
@@ -177,7 +177,7 @@ class _Slot:
         self.part = self.input.new_empty(-(-self.input.numel() // ranks))
 
 
-def _add_and_norm(slot: _Slot) -> None:
+def _add_and_norm(slot: _GlooSlot) -> None:
     """Residual add and RMSNorm of ``slot.reduced``, rounding where the GPU kernels do."""
     import torch
 
@@ -203,13 +203,13 @@ def _all_gather(out: Any, part: Any, group: Any) -> None:
     gather(out, part, group=group)
 
 
-def _one_stage(slot: _Slot) -> None:
+def _one_stage(slot: _GlooSlot) -> None:
     _all_gather(slot.gathered, slot.input, slot.group)
     _sum_in_rank_order(slot.gathered.view(slot.ranks, -1), slot.reduced)
     _add_and_norm(slot)
 
 
-def _two_stage(slot: _Slot) -> None:
+def _two_stage(slot: _GlooSlot) -> None:
     import torch.distributed as dist
 
     received = slot.gathered[: slot.input.numel()]
@@ -219,7 +219,7 @@ def _two_stage(slot: _Slot) -> None:
     _add_and_norm(slot)
 
 
-def _separate(slot: _Slot) -> None:
+def _separate(slot: _GlooSlot) -> None:
     import torch.distributed as dist
 
     slot.reduced.copy_(slot.input)
@@ -230,7 +230,7 @@ def _separate(slot: _Slot) -> None:
 class _EagerLoop(Timed):
     """Calls one by one, timed by this process's clock from a barrier on."""
 
-    def __init__(self, slots: list[_Slot], run: Callable[[_Slot], None]) -> None:
+    def __init__(self, slots: list[_GlooSlot], run: Callable[[_GlooSlot], None]) -> None:
         self._slots, self._run = slots, run
         self.replay(1)
 

@@ -89,7 +89,7 @@ class ReplayBackend(Backend):
         )
         quiet = self.setting.latency_us(self._calls(shape), _arm(arm), self.truth)
         latency = float(np.ravel(quiet)[0]) * np.exp(ROW_NOISE * random.standard_t(NOISE_DOF))
-        return _Replayed(latency, random)
+        return _ReplayedTruth(latency, random)
 
     def poison(self) -> None:
         """Nothing is written, so nothing is poisoned."""
@@ -128,7 +128,7 @@ def _arm(arm: str) -> str:
     return SEPARATE_OPS if arm == SEPARATE_ARM else arm
 
 
-class _Replayed(Timed):
+class _ReplayedTruth(Timed):
     """Samples around one latency; all ranks share the one column."""
 
     def __init__(self, latency_us: float, random: np.random.Generator) -> None:

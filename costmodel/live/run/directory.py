@@ -31,7 +31,7 @@ from ...data.measurement import COLUMNS, Measurements
 from ...errors import InputError
 from ...files import json_text, parse_json, read_json
 from .exit_codes import CANNOT_WRITE, RunEnded
-from .schemas import EnvironmentRecord, RunSettings, ShapeRecord
+from .schemas import EnvironmentRecord, RunSettings, SampleLine
 
 RUN = "run.json"
 ENVIRONMENT = "environment.json"
@@ -81,10 +81,10 @@ def read_settings(directory: Path) -> RunSettings:
     return read_json(path, RunSettings, AS_WRITTEN)
 
 
-def parse_records(lines: bytes, path: Path) -> list[ShapeRecord]:
+def parse_records(lines: bytes, path: Path) -> list[SampleLine]:
     """Return the lines of ``samples.jsonl``; raise :class:`InputError` for what is no record."""
     return [
-        parse_json(line, ShapeRecord, f"{path}:{number}", AS_WRITTEN)
+        parse_json(line, SampleLine, f"{path}:{number}", AS_WRITTEN)
         for number, line in enumerate(lines.splitlines(), start=1)
     ]
 
@@ -131,7 +131,7 @@ class RunDirectory:
     def __init__(self, directory: Path, settings: RunSettings) -> None:
         self.directory = directory
         self.settings = settings
-        self.records: list[ShapeRecord] = []
+        self.records: list[SampleLine] = []
         self._samples = self._open(SAMPLES)
         if not _locked(self._samples):
             os.close(self._samples)
@@ -183,7 +183,7 @@ class RunDirectory:
         _append(run._rows, wanted[len(complete) :], table)
         return run
 
-    def append(self, record: ShapeRecord) -> None:
+    def append(self, record: SampleLine) -> None:
         """Add one finished shape: its line, then its ``rows`` (schema 1 dictionaries).
 
         Both are on the disk when this returns. Where they cannot be written, both files are cut

@@ -9,7 +9,7 @@ from ..backends.base import Backend, family_of, op_and_algorithm
 from . import environment
 from .harness import ArmResult
 from .points import Point
-from .schemas import ArmRecord, Labels, ShapeRecord
+from .schemas import ArmRecord, Labels, SampleLine
 
 
 def to_record(
@@ -18,7 +18,7 @@ def to_record(
     results: dict[str, ArmResult],
     seconds: float,
     kind: Literal["shape", "again", "retry"] = "shape",
-) -> ShapeRecord:
+) -> SampleLine:
     """Return the line of ``samples.jsonl`` for one measured point, still without ``rows``."""
     arms: dict[str, ArmRecord] = {}
     for arm, result in results.items():
@@ -34,7 +34,7 @@ def to_record(
             "kernels": list(result.kernels),
             "latency_us": result.latency_us.tolist() if result.latency_us is not None else None,
         }
-    record: ShapeRecord = {
+    record: SampleLine = {
         "kind": kind,
         "index": index,
         "when": environment.now(),
@@ -50,7 +50,7 @@ def to_record(
 
 
 def schema_rows(
-    record: ShapeRecord, run_id: str, labels: Labels, world_size: int, timing: str
+    record: SampleLine, run_id: str, labels: Labels, world_size: int, timing: str
 ) -> list[dict[str, Any]]:
     """Return the schema 1 rows of one record: one for each arm that was right."""
     point = Point.from_json(record["point"])

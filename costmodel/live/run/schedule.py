@@ -24,7 +24,7 @@ from .harness import (
 from .points import Point
 from .progress import ProgressBar
 from .records import schema_rows, to_record
-from .schemas import ShapeRecord
+from .schemas import SampleLine
 from .statistics import CLEAN_PERCENT
 from .watchdog import Watchdog
 
@@ -140,7 +140,7 @@ class Schedule:
         self.progress.close()
         return self._conclude()
 
-    def measure_as_chosen(self, choose: Callable[[Sequence[ShapeRecord]], Point | None]) -> int:
+    def measure_as_chosen(self, choose: Callable[[Sequence[SampleLine]], Point | None]) -> int:
         """Measure what ``choose`` names, one shape after the other, until it names none.
 
         It is asked on rank 0 with the run's records, and the other ranks follow; it minds the time
@@ -167,7 +167,7 @@ class Schedule:
         self.progress.close()
         return self._conclude()
 
-    def _chosen(self, choose: Callable[[Sequence[ShapeRecord]], Point | None]) -> Point | None:
+    def _chosen(self, choose: Callable[[Sequence[SampleLine]], Point | None]) -> Point | None:
         chosen: list[Point | None] = [None]
 
         def ask() -> None:
@@ -263,7 +263,7 @@ class Schedule:
             f"again at the end: {', '.join(changes) or 'no arm to compare'}"
         )
 
-    def _store(self, record: ShapeRecord) -> None:
+    def _store(self, record: SampleLine) -> None:
         if self.run is None:
             return
         if record["kind"] != "again":

@@ -117,7 +117,7 @@ class FinishedShape(TypedDict):
     rows: list[dict[str, Any]]
 
 
-class ShapeRecord(FinishedShape, total=False):
+class SampleLine(FinishedShape, total=False):
     """A line of ``samples.jsonl``; ``again`` is the first shape, measured again at the end.
 
     ``retry`` holds arms of a finished shape that had been skipped.

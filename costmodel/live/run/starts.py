@@ -18,7 +18,7 @@ from ...files import json_text, replacing
 from .directory import RUN, SAMPLES, parse_records
 from .exit_codes import FINISHED, WRONG_RESULTS, by_signal
 from .points import Point
-from .schemas import ArmStarts, ShapeRecord, StartsRecord
+from .schemas import ArmStarts, SampleLine, StartsRecord
 
 STARTS = "starts.json"
 
@@ -59,13 +59,13 @@ def _run(options: Mapping[str, Any]) -> int:
         return code if code >= 0 else by_signal(-code)
 
 
-def _records(directory: Path) -> list[ShapeRecord]:
+def _records(directory: Path) -> list[SampleLine]:
     path = directory / SAMPLES
     records = parse_records(path.read_bytes(), path)
     return [record for record in records if record["kind"] == "shape"]
 
 
-def compare(starts: list[list[ShapeRecord]]) -> StartsRecord:
+def compare(starts: list[list[SampleLine]]) -> StartsRecord:
     """Return what each arm ran and took at each shape, start by start.
 
     A flip is a start whose kernels are other than those of the start before it.

@@ -51,7 +51,7 @@ class ClosedError(Exception):
     """A verdict stands, and every step that was begun is done."""
 
 
-class State(msgspec.Struct, frozen=True, omit_defaults=True):
+class SharedState(msgspec.Struct, frozen=True, omit_defaults=True):
     """How many steps were begun, and the verdict: a ``rule``'s hash, or why there is ``none``."""
 
     begun: int = 0
@@ -93,16 +93,16 @@ class Meeting:
             first = 0 if group is None else dist.get_global_rank(group, 0)
             self._said = dist.broadcast(self._port, first, group=group, async_op=True)
 
-    def held(self) -> Agreement:
+    def held(self) -> Consensus:
         """Wait for the first rank, for ever if need be, and return what the ranks agree by."""
         self._said.wait()
         port = int(self._port.item())
         if not port:
             raise ConnectionError("the first rank serves no store")
-        return Agreement(self._store or _connected(port), self.rank, self.world_size)
+        return Consensus(self._store or _connected(port), self.rank, self.world_size)
 
 
-class Agreement:
+class Consensus:
     """What the ranks of a group say, and the state that they share; values are those of JSON."""
 
     def __init__(self, store: Any, rank: int, world_size: int) -> None:
@@ -140,7 +140,7 @@ class Agreement:
         """
         self.say(f"step{step}", asked)
         state = self.state()
-        after = State(step + 1)
+        after = SharedState(step + 1)
         if state.closed or self._changed(state, after) != after:
             raise ClosedError
 
@@ -160,11 +160,11 @@ class Agreement:
         _until(begun)
         return self._read(f"step{step}", 0)
 
-    def state(self) -> State:
+    def state(self) -> SharedState:
         """Return the state as it is."""
-        return msgspec.json.decode(self._store.get(_STATE), type=State)
+        return msgspec.json.decode(self._store.get(_STATE), type=SharedState)
 
-    def close(self, *, rule: str = "", none: str = "") -> State:
+    def close(self, *, rule: str = "", none: str = "") -> SharedState:
         """Set the verdict, unless one stands; return the state that stands now, for every rank.
 
         Raises :class:`ConnectionError` where the first rank is lost.
@@ -172,7 +172,7 @@ class Agreement:
         try:
             state = self.state()
             while not state.closed:
-                state = self._changed(state, State(state.begun, rule, none))
+                state = self._changed(state, SharedState(state.begun, rule, none))
             return state
         except RuntimeError:
             raise ConnectionError("the group's first rank is lost") from None
@@ -188,10 +188,10 @@ class Agreement:
         ranks = [k.rpartition("/")[2] for k in self._awaited if not self._store.check([k])]
         return f"rank{'s' * (len(ranks) > 1)} {', '.join(ranks)}" if ranks else ""
 
-    def _changed(self, state: State, after: State) -> State:
+    def _changed(self, state: SharedState, after: SharedState) -> SharedState:
         """Change the state, if it still is as given; return the one that stands now."""
         now = self._store.compare_set(_STATE, state.text, after.text)
-        return msgspec.json.decode(now, type=State)
+        return msgspec.json.decode(now, type=SharedState)
 
     def _serve_on(self) -> None:
         left = [f"left/{rank}" for rank in range(self.world_size)]
@@ -241,7 +241,7 @@ def _served() -> tuple[Any, int]:
         listening.close()
         raise
     listening.detach()  # it is the store's now
-    store.set(_STATE, State().text)
+    store.set(_STATE, SharedState().text)
     return store, port
 
 

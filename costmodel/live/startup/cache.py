@@ -23,7 +23,7 @@ from ...files import json_text, replacing
 from ...model.shape import ONE_STAGE
 from ...rules import table
 from ...rules.schemas import CalibrationName
-from ...rules.table import Call, Machine, Miss, TableEntry, TableRecord
+from ...rules.table import Call, EntryMachine, Miss, TableEntry, TableRecord
 from .. import kfd
 from ..backends.base import op_and_algorithm
 from ..run.environment import amdgpu_driver
@@ -34,7 +34,7 @@ COMMAND = "costmodel.live.tune"
 LOCK_S, TRY_S = 1.0, 0.02
 
 
-def this_machine(kernel: Kernel, aiter_version: str, other: str) -> Machine:
+def this_machine(kernel: Kernel, aiter_version: str, other: str) -> EntryMachine:
     """Return on what an entry is tuned here; ``other`` is the arm that stands against 1-stage."""
     cards = [gpu.card.gpu if gpu.card else gpu.arch for gpu in kfd.gpus()]
     counted = ", ".join(f"{cards.count(name)} {name}" for name in dict.fromkeys(cards))

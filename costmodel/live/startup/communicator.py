@@ -18,7 +18,7 @@ from ..backends.reference import torch_dtype
 FUSED_CALL = "custom_fused_ar_rms"
 
 
-class FusedCalls:
+class CommunicatorCalls:
     """Calls of the fused op through a communicator, by arm."""
 
     def __init__(self, communicator: Any, dtype: str) -> None:

@@ -19,7 +19,7 @@ from ...data.workload import Workload
 from ...decide.evidence import MEASURED
 from ...decide.learnt import Learnt
 from ...decide.setting import Setting
-from ...decide.stopping import FEWEST, Limits, verdict
+from ...decide.stopping import FEWEST, StoppingLimits, verdict
 from ...errors import InputError, one_line
 from ...rules import table
 from ..backends.base import LiveShape
@@ -32,7 +32,7 @@ from .offered import Offered
 REPETITION = Repetition(rounds=8, samples=3, calls=8, slots=4, warm_up=1)
 
 #: Most shapes; the regret on contested calls that is small enough is that of ``costmodel tune``.
-LIMITS = Limits(shapes=12)
+LIMITS = StoppingLimits(shapes=12)
 
 #: Most shapes that are asked for, those among them that were noisy or refused.
 MOST_ASKED = 2 * LIMITS.shapes

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ...model.shape import ONE_STAGE, TWO_STAGE
 from ..backends.base import EAGER, GRAPH, SEPARATE_ARM, Backend, LiveShape, Timed
-from ..backends.device import Clock, Device, TorchGpu, led
+from ..backends.device import Device, TimingDevice, TorchGpu, led
 from ..run.harness import Repetition
-from .communicator import FUSED_CALL, FusedCalls
+from .communicator import FUSED_CALL, CommunicatorCalls
 
 #: Calls of one arm on this rank: (tokens, hidden_dim) -> anything.
 Op = Callable[[int, int], object]
@@ -75,7 +75,7 @@ class OfferedOps(Offered):
         self.arms = (ONE_STAGE, others[0])
         self._ops, self._device = ops, device
         self._capturing: Capturing = capturing or nullcontext
-        self._timed: list[_Calls] = []
+        self._timed: list[_EagerCalls] = []
 
     def ready(
         self, shape: LiveShape, repetition: Repetition, going: Callable[[str], None] = _always
@@ -91,7 +91,7 @@ class OfferedOps(Offered):
             going(f"arm {arm}")
             call()  # compiles, opens connections; a kernel that refuses says so here
             timed = (
-                _Calls(CpuClock(), call, repetition.calls)
+                _EagerCalls(CpuClock(), call, repetition.calls)
                 if self._device is None
                 else _Captured(self._device, call, repetition.calls, self._capturing)
             )
@@ -142,7 +142,7 @@ def offered(
         return OfferedBackend(ops)
     if hasattr(ops, FUSED_CALL):
         capturing = capturing or getattr(ops, "capture", None)
-        ops = FusedCalls(ops, dtype).ops()
+        ops = CommunicatorCalls(ops, dtype).ops()
     if not isinstance(ops, Mapping):
         raise InputError("ops is neither a mapping of two functions, a back end, nor AITER's "
                          "communicator")  # fmt: skip
@@ -170,10 +170,10 @@ class CpuClock:
         return float(end - start) / 1e3
 
 
-class _Calls(Timed):
+class _EagerCalls(Timed):
     """Calls issued one by one."""
 
-    def __init__(self, clock: Clock, call: Callable[[], object], calls: int) -> None:
+    def __init__(self, clock: TimingDevice, call: Callable[[], object], calls: int) -> None:
         self._clock, self._call, self._calls = clock, call, calls
 
     def lead(self) -> None:
@@ -190,7 +190,7 @@ class _Calls(Timed):
         return led(self._clock, self.lead, self.issue, samples) / self._calls
 
 
-class _Captured(_Calls):
+class _Captured(_EagerCalls):
     """Calls captured into one graph, and one more in a graph of its own as the lead."""
 
     def __init__(
@@ -208,11 +208,11 @@ class _Captured(_Calls):
         self._graph, self._lead = graph, lead
 
     def lead(self) -> None:
-        """See :meth:`_Calls.lead`."""
+        """See :meth:`_EagerCalls.lead`."""
         self._lead.replay()
 
     def issue(self) -> None:
-        """See :meth:`_Calls.issue`."""
+        """See :meth:`_EagerCalls.issue`."""
         self._graph.replay()
 
     def close(self) -> None:

@@ -41,7 +41,7 @@ from ...units import read_dtype
 from .. import kfd
 from ..backends.base import Backend
 from ..backends.device import TorchGpu
-from .agreement import Agreement, ClosedError, Meeting
+from .agreement import ClosedError, Consensus, Meeting
 from .learning import (
     Ask,
     Here,
@@ -123,7 +123,7 @@ class _Attempt:
     def __init__(self, table: str | Path | None = None) -> None:
         self.table = table
         self.lock = threading.Lock()
-        self.agreement: Agreement | None = None
+        self.agreement: Consensus | None = None
         self.given_up = False
         self.left = False
         self.trouble = ""
@@ -231,7 +231,7 @@ class _Attempt:
             rank = f"rank {self.agreement.rank}: " if self.agreement else ""
             self.trouble = rank + _words(error)
 
-    def _lead(self, agreement: Agreement, given: Offered, here: Here, until: float) -> None:
+    def _lead(self, agreement: Consensus, given: Offered, here: Here, until: float) -> None:
         if wrong := disagreement(agreement.everybody("here")):
             raise RefusedError(wrong)
         step = 0
@@ -270,7 +270,7 @@ class _Attempt:
         self.keep = lambda: learner.keep(cache, entry)
         return entry
 
-    def _follow(self, agreement: Agreement, given: Offered, here: Here) -> None:
+    def _follow(self, agreement: Consensus, given: Offered, here: Here) -> None:
         step = 0
         while asked := agreement.next(step):
             agreement.say(f"told{step}", self._time(given, here, asked))

@@ -81,9 +81,9 @@ class AiterBackend(Backend):
         self._group: Any = None
         self._everybody: Any = None
         self._grouped = False
-        self._slots: list[_Slot] = []
+        self._slots: list[_AiterSlot] = []
         self._timed: list[_Calls] = []
-        self._stale = ""
+        self._stale = self._arch = ""
         self._communicator: Any = None
         self._registered = 0
 
@@ -120,6 +120,7 @@ class AiterBackend(Backend):
             )
         local_rank = int(os.environ.get("LOCAL_RANK", rank))
         self._device.claim(local_rank)
+        self._arch = self._device.describe()["arch"]
         aiter.set_custom_all_reduce(True)
         aiter.init_distributed_environment(
             world_size=started,
@@ -204,7 +205,7 @@ class AiterBackend(Backend):
                 )
         if arm in OTHER_ARMS:
             kernel, custom = self._kernel, self._communicator
-            reason = arms.reason_against(arm, shape, self.world_size, custom, kernel)
+            reason = arms.reason_against(arm, shape, self.world_size, custom, kernel, self._arch)
             if reason or op_and_algorithm(arm)[0] in (ALL_REDUCE, MHC):
                 return reason or None
         algorithm = op_and_algorithm(arm)[1]
@@ -260,7 +261,7 @@ class AiterBackend(Backend):
         self._shape, self._seed = shape, seed
         try:
             self._slots = [
-                _Slot(self._operands(slot), self.local_ranks[0]) for slot in range(slots)
+                _AiterSlot(self._operands(slot), self.local_ranks[0]) for slot in range(slots)
             ]
         except torch.OutOfMemoryError as error:
             raise out_of_memory(shape, slots, error) from None
@@ -370,7 +371,7 @@ class AiterBackend(Backend):
     def _operands(self, slot: int) -> Operands:
         return operands(self._shape, self.world_size, slot, self._seed, self._device.kind)
 
-    def _call(self, arm: str, slot: _Slot, residual_out: Any = None) -> tuple[Any, ...]:
+    def _call(self, arm: str, slot: _AiterSlot, residual_out: Any = None) -> tuple[Any, ...]:
         """Issue one call of ``arm`` on one slot; return the tensors that it writes.
 
         ``residual_out`` is where a norm in place adds (see :class:`_Calls`).
@@ -405,7 +406,7 @@ class AiterBackend(Backend):
         return tuple(result)
 
 
-class _Slot:
+class _AiterSlot:
     """The buffers of one slot on one rank, and what was last written there."""
 
     def __init__(self, given: Operands, rank: int) -> None:
@@ -432,7 +433,7 @@ class _Calls(Timed):
     which changes no latency, and :meth:`restore` begins anew.
     """
 
-    def __init__(self, backend: AiterBackend, arm: str, slots: list[_Slot]) -> None:
+    def __init__(self, backend: AiterBackend, arm: str, slots: list[_AiterSlot]) -> None:
         self.backend, self.arm, self.slots = backend, arm, slots
         self.outputs: list[tuple[Any, ...]] = []
         assert backend._aiter is not None
@@ -493,7 +494,7 @@ class _Issued(_Calls):
 class _Replayed(_Calls):
     """Calls captured into one graph, and one more call in a graph of its own as the lead."""
 
-    def __init__(self, backend: AiterBackend, arm: str, slots: list[_Slot]) -> None:
+    def __init__(self, backend: AiterBackend, arm: str, slots: list[_AiterSlot]) -> None:
         super().__init__(backend, arm, slots)
         self._graph, self._lead = backend._device.graph(), backend._device.graph()
         self._lead_outputs: tuple[Any, ...] | None = None

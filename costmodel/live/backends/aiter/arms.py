@@ -96,12 +96,12 @@ def quantum(arm: str) -> float:
 
 
 def reason_against(
-    arm: str, shape: LiveShape, world_size: int, communicator: Any, kernel: Kernel
+    arm: str, shape: LiveShape, world_size: int, communicator: Any, kernel: Kernel, arch: str = ""
 ) -> str:
-    """Return why one of :data:`METHODS` cannot run as this arm, "" where it can."""
+    """Return why one of :data:`METHODS` cannot run as this arm on ``arch``, "" where it can."""
     op, algorithm = op_and_algorithm(arm)
     if op == MHC:
-        return mhc.reason_against(shape, algorithm, world_size, communicator)
+        return mhc.reason_against(shape, algorithm, world_size, communicator, arch)
     method = METHODS[op]
     if communicator is not None and not hasattr(communicator, method.name):
         return f"this AITER has no {method.name} (it came with {method.since})"

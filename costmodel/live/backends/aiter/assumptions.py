@@ -192,7 +192,7 @@ ATTRIBUTES = (
 
 
 @dataclass(frozen=True)
-class Calls:
+class Behaviour:
     """Something that a function does: it calls one of ``any_of``, which stands for ``means``."""
 
     module: str
@@ -202,31 +202,31 @@ class Calls:
 
 
 CALLS = (
-    Calls(
+    Behaviour(
         CUSTOM_ALL_REDUCE,
         "CustomAllreduce.custom_fused_ar_rms",
         ("is_current_stream_capturing",),
         "under graph_capture() it runs only while a stream is being captured",
     ),
-    Calls(
+    Behaviour(
         CUSTOM_ALL_REDUCE,
         "CustomAllreduce.custom_fused_ar_rms",
         ("zeros", "zeros_like"),
         "under graph_capture(), outside a capture, it gives zeros",
     ),
-    Calls(
+    Behaviour(
         CUSTOM_ALL_REDUCE,
         "CustomAllreduce.custom_fused_ar_rms",
         ("should_custom_ar",),
         "sizes that should_custom_ar refuses give None",
     ),
-    Calls(
+    Behaviour(
         CUSTOM_ALL_REDUCE,
         "CustomAllreduce.capture",
         ("flush_graph_buffers", "register_graph_buffers"),
         "leaving graph_capture() registers the captured buffers",
     ),
-    Calls(
+    Behaviour(
         PARALLEL_STATE,
         "GroupCoordinator.graph_capture",
         ("capture",),
@@ -243,7 +243,7 @@ AT_IMPORT, IN_A_CALL = "at import", "in a call"
 
 
 @dataclass(frozen=True)
-class Variable:
+class AssumedVariable:
     """An environment variable that the modules of :data:`READERS` read from ``since`` on."""
 
     name: str
@@ -263,23 +263,23 @@ READERS = (
 _FIRST = "0.1.10.post2"
 
 VARIABLES = (
-    Variable("AITER_AR_1STAGE", "0.1.12", AT_IMPORT),
-    Variable("AITER_AR_1STAGE_MAX_KB", "0.1.17", AT_IMPORT),
-    Variable("AITER_AR_QUANT_MAX_BYTES", "0.1.17", AT_IMPORT),
-    Variable("AITER_AR_QUANT_NO_PREFILL_MAX_BYTES", "0.1.17", AT_IMPORT),
-    Variable("AITER_CUSTOM_AR_MAX_SIZE", "0.1.18"),
-    Variable("AITER_CUSTOM_AR_MIN_SIZE", "0.1.18"),
-    Variable("AITER_CUSTOM_AR_DISABLE_GFX1250", "0.1.18"),
-    Variable("AITER_CUSTOM_AR_FORCE_IPC", "0.1.18"),
-    Variable("AITER_CUSTOM_AR_FORCE_VMM", "0.1.18"),
-    Variable("AITER_QUICK_REDUCE_CAST_BF16_TO_FP16", _FIRST),
-    Variable("AITER_QUICK_REDUCE_MAX_SIZE_BYTES_MB", _FIRST),
-    Variable("AITER_QUICK_REDUCE_QUANTIZATION", _FIRST),
-    Variable("AITER_ROCM_VERSION", "0.1.18"),
-    Variable("CUDA_VISIBLE_DEVICES", _FIRST),
-    Variable("HIP_PATH", "0.1.18"),
-    Variable("HIP_VISIBLE_DEVICES", _FIRST),
-    Variable("PYTORCH_ALLOC_CONF", "0.1.20", AT_IMPORT),
-    Variable("PYTORCH_CUDA_ALLOC_CONF", "0.1.20", AT_IMPORT),
-    Variable("PYTORCH_HIP_ALLOC_CONF", "0.1.20", AT_IMPORT),
+    AssumedVariable("AITER_AR_1STAGE", "0.1.12", AT_IMPORT),
+    AssumedVariable("AITER_AR_1STAGE_MAX_KB", "0.1.17", AT_IMPORT),
+    AssumedVariable("AITER_AR_QUANT_MAX_BYTES", "0.1.17", AT_IMPORT),
+    AssumedVariable("AITER_AR_QUANT_NO_PREFILL_MAX_BYTES", "0.1.17", AT_IMPORT),
+    AssumedVariable("AITER_CUSTOM_AR_MAX_SIZE", "0.1.18"),
+    AssumedVariable("AITER_CUSTOM_AR_MIN_SIZE", "0.1.18"),
+    AssumedVariable("AITER_CUSTOM_AR_DISABLE_GFX1250", "0.1.18"),
+    AssumedVariable("AITER_CUSTOM_AR_FORCE_IPC", "0.1.18"),
+    AssumedVariable("AITER_CUSTOM_AR_FORCE_VMM", "0.1.18"),
+    AssumedVariable("AITER_QUICK_REDUCE_CAST_BF16_TO_FP16", _FIRST),
+    AssumedVariable("AITER_QUICK_REDUCE_MAX_SIZE_BYTES_MB", _FIRST),
+    AssumedVariable("AITER_QUICK_REDUCE_QUANTIZATION", _FIRST),
+    AssumedVariable("AITER_ROCM_VERSION", "0.1.18"),
+    AssumedVariable("CUDA_VISIBLE_DEVICES", _FIRST),
+    AssumedVariable("HIP_PATH", "0.1.18"),
+    AssumedVariable("HIP_VISIBLE_DEVICES", _FIRST),
+    AssumedVariable("PYTORCH_ALLOC_CONF", "0.1.20", AT_IMPORT),
+    AssumedVariable("PYTORCH_CUDA_ALLOC_CONF", "0.1.20", AT_IMPORT),
+    AssumedVariable("PYTORCH_HIP_ALLOC_CONF", "0.1.20", AT_IMPORT),
 )

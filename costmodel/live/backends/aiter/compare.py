@@ -15,7 +15,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -47,7 +47,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class TreeComparison:
     """A tree beside the assumptions; ``version`` is the release whose facts were taken."""
 
     version: str
@@ -73,7 +73,7 @@ class Comparison:
         return "\n".join(lines)
 
 
-def compare(path: str | Path, version: str = "") -> Comparison:
+def compare(path: str | Path, version: str = "") -> TreeComparison:
     """Compare the tree at ``path``; raise :class:`InputError` where there is none."""
     tree = open_tree(path, serving_engine("aiter"))
     stated = version or kernel_version.of_tree(tree).stated
@@ -91,7 +91,7 @@ def compare(path: str | Path, version: str = "") -> Comparison:
         *kernel_limits(sources.header(kernel_source.PLACES), kernel),
         *_other_limits(sources, kernel),
     ]
-    return Comparison(stated or f"{kernel.version} (the newest known)", tuple(findings))
+    return TreeComparison(stated or f"{kernel.version} (the newest known)", tuple(findings))
 
 
 class _Sources:
@@ -341,15 +341,28 @@ def _groups(sources: _Sources, kernel: Kernel) -> Iterator[Finding]:
 
 def _other_limits(sources: _Sources, kernel: Kernel) -> Iterator[Finding]:
     """Compare limits of ops that the facts of kernels do not hold."""
-    release = parse_version(kernel.version)
+    mixes = parse_version(kernel.version) >= parse_version(assumptions.MHC_OPS[ONE_STAGE].since)
+    blocks = (mhc.BLOCKS, mhc.BLOCKS_A_ROW)
+    places: tuple[str, ...]
+    read: Callable[[str], object]
     for what, wanted, places, read in (
         (
             "fused mHC 1-stage, most packs a row",
-            mhc.ONE_STAGE_MAX_PACKS
-            if release >= parse_version(assumptions.MHC_OPS[ONE_STAGE].since)
-            else None,
+            mhc.ONE_STAGE_MAX_PACKS if mixes else None,
             kernel_source.PLACES,
             kernel_source.mhc_max_packs,
+        ),
+        (
+            "fused mHC, types",
+            mhc.DTYPES if mixes else None,
+            kernel_source.MHC_PLACES,
+            kernel_source.mhc_dtypes,
+        ),
+        (
+            "fused mHC 2-stage, blocks of a row, each with an arch that has none, and the fewest",
+            blocks if mixes else None,
+            kernel_source.MHC_KERNEL_PLACES,
+            kernel_source.mhc_blocks,
         ),
         (
             "plain all-reduce on gfx1250, most bytes pushed",

@@ -1,7 +1,7 @@
-"""The limits of AITER's fused kernels as its C++ header states them, found by their forms there.
+"""The limits of AITER's fused kernels as its C++ states them, found by their forms there.
 
-Forms of v0.1.10.post2 to v0.1.20.post1 and e404860, ``csrc/include/custom_all_reduce.cuh``. A form
-that is not found is not guessed.
+Forms of v0.1.10.post2 to v0.1.20.post1 and e404860, ``csrc/include/custom_all_reduce.cuh`` and,
+for the fused mHC, two files of ``csrc/kernels``. A form that is not found is not guessed.
 """
 
 from __future__ import annotations
@@ -28,6 +28,12 @@ LIMITS = {
 
 #: The header of gfx1250's kernels, from v0.1.18 on.
 GFX1250_PLACES = tuple(place.replace(".cuh", "_gfx1250.cuh") for place in PLACES)
+
+#: The entry of the fused mHC, and the kernel that its 2-stage ends in.
+MHC_PLACES, MHC_KERNEL_PLACES = (
+    tuple(place.replace("include/custom_all_reduce.cuh", f"kernels/{file}") for place in PLACES)
+    for file in ("fused_ar_mhc_post.cu", "mhc_kernels.cu")
+)
 
 _GATE = re.compile(r"use_1stage\s*=\s*\(?\s*use_1stage\s*&&([^;]*);")
 _LAUNCHER = re.compile(
@@ -61,6 +67,28 @@ def mhc_max_packs(text: str) -> int | None:
     form = r"n_packs\s*>\s*(\d+)\s*\)\s*\{?\s*throw[^;]*AR\+MHC post epilogue"
     found = re.search(form, _without_comments(text))
     return int(found[1]) if found else None
+
+
+def mhc_dtypes(text: str) -> tuple[str, ...] | None:
+    """Return the types that the fused all-reduce + mHC is compiled for, None if unread."""
+    named = {"BFloat16": "bf16", "Half": "fp16"}
+    form = r"case\s+(?:at::ScalarType::|AITER_DTYPE_)(\w+)\s*:\s*\{\s*run_ar_mhc_post_split"
+    found = re.findall(form, _without_comments(text))
+    return tuple(sorted({named.get(name, name) for name in found})) or None
+
+
+def mhc_blocks(text: str) -> tuple[tuple[tuple[int, str], ...], int] | None:
+    """Return the blocks that ``mhc_post`` divides a row into, and the fewest; None if unread.
+
+    A block is its elements and the arch that has none of that size.
+    """
+    text = re.sub(r"\\\n", " ", _without_comments(text))
+    split = re.search(r"define MHC_POST_KERNEL_DISPATCH_RAW\(([^\n]*)", text)
+    least = re.search(r"define MHC_POST_KERNEL_IMPL_RAW_\([^\n]*?residual_block \* (\d+)", text)
+    if split is None or least is None:
+        return None
+    form = r'(?:arch_id != "(\w+)" && )?hidden_size % (\d+) == 0'
+    return tuple((int(size), arch) for arch, size in re.findall(form, split[1])), int(least[1])
 
 
 def pushed_bytes(text: str) -> int | None:

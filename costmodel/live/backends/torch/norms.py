@@ -60,11 +60,11 @@ class OwnKernel(Norm):
 
         from ..triton import kernels
         from ..triton.adapter import triton_type
-        from ..triton.launch import Launch, row_block, row_threads
+        from ..triton.launch import TritonLaunch, row_block, row_threads
 
         device = torch.cuda.get_device_properties(torch.cuda.current_device())
         self._rows = kernels
-        self._launch = Launch(
+        self._launch = TritonLaunch(
             kernels.add_rms_norm,
             shape.tokens,
             (shape.tokens, 0, 1, EPSILON),

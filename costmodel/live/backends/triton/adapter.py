@@ -62,7 +62,7 @@ class TritonBackend(Backend):
         self._memory: Any = None
         self._signals: Any = None
         self._shape: LiveShape | None = None
-        self._slots: list[_Slot] = []
+        self._slots: list[_TritonSlot] = []
         self._resources: dict[str, dict[str, int]] = {}
 
     # -- ranks ------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ class TritonBackend(Backend):
                 )
                 table[4:, rank] = torch.tensor([buffer.data_ptr() for buffer in buffers])
                 own.append(buffers)
-            self._slots.append(_Slot(table.cuda(), own, shared))
+            self._slots.append(_TritonSlot(table.cuda(), own, shared))
         torch.cuda.synchronize()
 
     def capture(self, arm: str, calls: int, timing: str) -> Timed:
@@ -325,7 +325,7 @@ class TritonBackend(Backend):
     def _norm_launch(self) -> Any:
         """Return the launch of the local kernel, a program a row: no barrier, so no limit."""
         from . import kernels
-        from .launch import Launch
+        from .launch import TritonLaunch
 
         assert self._shape is not None
         local = len(self.local_ranks)
@@ -335,7 +335,7 @@ class TritonBackend(Backend):
             "LOCAL": local,
             "TYPE": triton_type(self._shape.dtype),
         }
-        return Launch(kernels.add_rms_norm, self._shape.tokens * local, arguments, options)
+        return TritonLaunch(kernels.add_rms_norm, self._shape.tokens * local, arguments, options)
 
     def _row_options(self, ranks: int) -> dict[str, Any]:
         from .launch import row_block, row_threads
@@ -366,7 +366,7 @@ class TritonBackend(Backend):
         self, kernel: Any, work: int, arguments: tuple[Any, ...], options: dict[str, Any]
     ) -> Any:
         """Return a launch with as many programs as there is work for and as fit at once."""
-        from .launch import Launch, occupancy, programs_per_rank
+        from .launch import TritonLaunch, occupancy, programs_per_rank
 
         compiled = kernel.warmup(self._slots[0].table, *arguments, grid=(1,), **options)
         device = _device()
@@ -381,7 +381,7 @@ class TritonBackend(Backend):
             "programs_per_multiprocessor": fitting,
             "programs_per_rank": programs,
         }
-        return Launch(kernel, programs * local, arguments, options)
+        return TritonLaunch(kernel, programs * local, arguments, options)
 
     def _operands(self, slot: int) -> Operands:
         assert self._shape is not None
@@ -411,7 +411,7 @@ class _Own(NamedTuple):
     residual_out: Any
 
 
-class _Slot(NamedTuple):
+class _TritonSlot(NamedTuple):
     """The pointer table of one slot, and what keeps its memory alive."""
 
     table: Any

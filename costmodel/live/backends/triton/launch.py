@@ -37,7 +37,7 @@ REGISTERS = 65536
 MAX_HIDDEN = 16384
 
 
-class Launch(NamedTuple):
+class TritonLaunch(NamedTuple):
     """One kernel launch, but for the pointer table, which differs from slot to slot."""
 
     kernel: Any

@@ -13,8 +13,16 @@ def _mhc(pointer, inp, into, streams, post, comb, use_new, open_fp8_quant, reg, 
     assert streams.shape == into.shape == (tokens, 4, hidden)
     assert post.shape == (tokens, 4)
     assert comb.shape == (tokens, 4, 4)
+    if inp.element_size() != 2:
+        raise RuntimeError("fused AR+MHC post only supports fp16/bf16 activations")
     if packs > 512 and not split:
         raise RuntimeError("AR+MHC post epilogue hidden dim too large for two-way CTA")
+    if split:
+        block = next((block for block in (1024, 512, 256) if hidden % block == 0), 0)
+        if not block:
+            raise RuntimeError("hidden_size must be divisible by 256")
+        if hidden < 2 * block:
+            raise RuntimeError("hidden_size must be >= residual_block * 2 stages prefetch")
     if not graphs.is_current_stream_capturing():
         pool = communicator._pool["input"]
         if reg != (pool.data_ptr, pool.max_size):
