@@ -271,6 +271,12 @@ def test_times_below_two_are_no_truths(tmp_path):
     ]  # fmt: skip
 
 
+def test_truths_of_a_data_frame_say_the_arm(tmp_path):
+    text = "tokens,hidden,tp,use_1stage,fused_us\n8,7168,8,1.0,9.1\n16,7168,8,0.0,9.2\n32,7168,8,True,9.3\n"
+    rows, _ = of(tmp_path, text)
+    assert column(rows, "algorithm") == ["1stage", "2stage", "1stage"]
+
+
 TABLES = {
     "markdown": ("| tokens | fused us |\n|--|--|\n| 8 | 9.1 |\n", "| 16 | 9.3 |\n"),
     "CSV": ("tokens,fused_us\n8,9.1\n", "16,9.3\n"),
