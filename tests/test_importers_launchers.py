@@ -33,6 +33,17 @@ def test_a_prefix_changes_nothing(tmp_path, name):
         assert (again, told.kind, left(told)) == (rows, account.kind, left(account)), prefix
 
 
+def test_tables_of_several_ranks_are_said(tmp_path):
+    table = "TP2, hidden 7168\n| tokens | fused us |\n|--|--|\n| 8 | 9.1 |\n"
+    ranks = [
+        "".join(f"[1,{rank}]<stdout>:{line}\n" for line in table.splitlines()) for rank in "01"
+    ]
+    _, account = of(tmp_path, ranks[0])
+    assert account.notes == []
+    _, account = of(tmp_path, ranks[0] + ranks[1].replace("9.1", "9.7"))
+    assert account.notes[-1].startswith("tables of 2 ranks stand in it")
+
+
 RCCL = """# nThread 1 nGpus 4 minBytes 1024 maxBytes 1024 step: 2(factor) warmup iters: 5 iters: 20 graph: 0
 # Collective test starting: all_reduce_perf
 #       size         count      type   redop    root     time   algbw   busbw #wrong

@@ -230,6 +230,82 @@ def test_rules_of_two_dashes_are_no_rows(tmp_path):
     assert (len(rows), account.n_left) == (2, 0)
 
 
+@pytest.mark.parametrize("section", ["**TP8, hidden 2880**", "TP = 8, hidden=2880"])
+def test_a_line_with_one_cell_speaks_for_those_below(tmp_path, section):
+    rows, account = of(
+        tmp_path,
+        f"""### fused 1stage, TP4, hidden 7168, MI300X
+| tokens | us |
+|---|---|
+| 8 | 7.1 |
+| {section} | |
+| 8 | 9.1 |
+| 16 | |
+""",
+    )
+    assert column(rows, "world_size", "hidden_dim", "latency_us") == [
+        ("4", "7168", "7.1"), ("8", "2880", "9.1"),
+    ]  # fmt: skip
+    assert left(account) == {"no time": 1}
+
+
+def test_a_label_may_say_ranks_and_sizes(tmp_path):
+    for name in ("config", ""):
+        rows, _ = of(
+            tmp_path,
+            f"""### fused, TP4, hidden 7168
+| {name} | tokens | 1-stage (us) |
+|---|---|---|
+| **TP8, hidden 2880** | 8 | 9.1 |
+| as above | 8 | 7.1 |
+""",
+        )
+        assert column(rows, "world_size", "hidden_dim") == [("8", "2880"), ("4", "7168")]
+
+
+def test_times_below_two_are_no_truths(tmp_path):
+    text = "fused TP8 h=7168, in ms\n\n| tokens | 1stage | 2stage |\n|--|--|--|\n| 8 | 0.0071 | 1.5 |\n"
+    rows, _ = of(tmp_path, f"{text}\nNow in us:\n\n| tokens | 1stage |\n|--|--|\n| 16 | 1.25 |\n")
+    assert column(rows, "algorithm", "latency_us") == [
+        ("1stage", "7.1"), ("2stage", "1500"), ("1stage", "1.25"),
+    ]  # fmt: skip
+
+
+def test_truths_of_a_data_frame_say_the_arm(tmp_path):
+    text = "tokens,hidden,tp,use_1stage,fused_us\n8,7168,8,1.0,9.1\n16,7168,8,0.0,9.2\n32,7168,8,True,9.3\n"
+    rows, _ = of(tmp_path, text)
+    assert column(rows, "algorithm") == ["1stage", "2stage", "1stage"]
+
+
+TABLES = {
+    "markdown": ("| tokens | fused us |\n|--|--|\n| 8 | 9.1 |\n", "| 16 | 9.3 |\n"),
+    "CSV": ("tokens,fused_us\n8,9.1\n", "16,9.3\n"),
+    "console": ("tokens  fused_us\n8           9.1\n", "16          9.3\n"),
+}
+
+
+@pytest.mark.parametrize("form", TABLES)
+@pytest.mark.parametrize(
+    ("between", "ranks"),
+    [("\n", "8"), ("\n\n", "8"), ("INFO 15:00:01 capturing graph of TP4\n", "8"), ("# TP4\n", "4"),
+     ("\nTP4:\n", "4")],
+)  # fmt: skip
+def test_lines_behind_others_are_of_the_table_still(tmp_path, form, between, ranks):
+    first, second = TABLES[form]
+    rows, account = of(tmp_path, f"TP8, hidden 7168\n\n{first}{between}{second}\nThat is all.\n")
+    assert column(rows, "tokens", "world_size", "timing") == [("8", "8", ""), ("16", ranks, "")]
+    assert account.n_left == 0
+
+
+@pytest.mark.parametrize("form", TABLES)
+def test_another_header_begins_another_table(tmp_path, form):
+    first, second = TABLES[form]
+    again = first.replace("fused", "fused_1stage" if form != "markdown" else "fused 1stage")
+    rows, account = of(tmp_path, f"TP8, hidden 7168\n\n{first}{second}\n{again}{second}")
+    assert column(rows, "algorithm") == ["", "", "1stage", "1stage"]
+    assert account.n_left == 0
+
+
 def test_quotes_behind_a_blank_are_those_of_a_cell(tmp_path):
     text = '"tokens", "hidden", "tp", "fused (us)"\n"8", "4,096", "8", "1,009.5"\n'
     rows, _ = of(tmp_path, text)

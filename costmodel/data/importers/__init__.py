@@ -15,6 +15,7 @@ from ...errors import InputError
 from .. import links, measurement
 from ..measurement import Measurements
 from .formats import FORMATS, LINK_RATES, Format, find_format, named
+from .launchers import ranks_with_tables
 from .rows import ASKED, Imported, Said
 from .text_file import TextFile
 
@@ -49,6 +50,7 @@ def read(path: str | Path, said: Said, kind: str = "") -> tuple[Measurements, Im
         raise InputError(f"{file.name}: {form.name} states link rates, no latencies")
     imported = Imported(said, kind or form.name, asked=bool(kind))
     _parse(file.name, form, imported, lambda: form.parse(file, imported))
+    _note_ranks(file, form, imported)
     return Measurements.from_rows(imported.rows), imported
 
 
@@ -70,8 +72,19 @@ def convert(
         imported = Imported(said, kind or form.name, write, asked=bool(kind))
         _note_others(imported, others)
         _parse(file.name, form, imported, lambda: form.parse(file, imported))
+        _note_ranks(file, form, imported)
         imported.hand_on()
     return form, imported
+
+
+def _note_ranks(file: TextFile, form: Format, imported: Imported) -> None:
+    """Say where several ranks printed tables: the reader of rccl-tests alone knows them apart."""
+    ranks = ranks_with_tables(file.head) if form.name != "rccl-tests" else 0
+    if ranks > 1:
+        imported.note(
+            f"tables of {ranks} ranks stand in it, by the launcher's prefix: each is read, so that "
+            "a call may be several rows; keep the lines of one rank"
+        )
 
 
 def _files(path: str | Path | Sequence[str | Path], kind: str) -> tuple[list[Path], int]:

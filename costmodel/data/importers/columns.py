@@ -232,6 +232,8 @@ def _known(columns: Columns, index: int, name: str, rows: Sequence[Sequence[str]
         columns.errors[index] = _arm(_ERR.sub("", joined).split("_"))
     elif _AVAILABLE.search(joined):
         columns.available[index] = _arm(_AVAILABLE.sub("", joined).split("_"))
+    elif not plain(name) and any(re.search(r"[a-z]", cell.lower()) for cell in cells):
+        columns.labels.append(index)
     elif joined.endswith("detail"):
         columns.details.append(index)
     elif _CHECK.match(joined) and held != "time":

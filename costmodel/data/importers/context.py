@@ -213,7 +213,9 @@ _BOLD = re.compile(r"^\s*(?:[-*]\s+)?\*\*([^*]+)\*\*:?\s*$")
 _FOLD, _BOLD_LEVEL, _LINE = 7, 8, 9
 #: A line of so many characters is a caption; a longer one is prose, whose bare words say little,
 #: and whose end says nothing.
-_SHORT, _PROSE = 60, 1000
+SHORT, _PROSE = 60, 1000
+#: The time of day, which a line of a log has and a caption has not.
+CLOCK = re.compile(r"(?<!\d)\d\d:\d\d:\d\d(?!\d)")
 
 
 #: A caption with a number. It stands above each table of a text, or below each.
@@ -249,7 +251,9 @@ class Context:
             self._scopes.append((level, dict(said_by(words, bare=True))))
             self._above = [words]
             return
-        self._scopes[-1][1].update(said_by(words, bare=len(words) <= _SHORT))
+        self._scopes[-1][1].update(
+            said_by(words, bare=len(words) <= SHORT and not CLOCK.search(words))
+        )
         self._above = [*self._above[-2:], words]
 
     def _close(self, level: int) -> None:
@@ -264,7 +268,7 @@ class Context:
 
     def captions(self) -> Iterator[str]:
         """Give the short lines and headings right above, the nearest first."""
-        yield from (text for text in reversed(self._above) if len(text) <= 2 * _SHORT)
+        yield from (text for text in reversed(self._above) if len(text) <= 2 * SHORT)
 
 
 def _level(text: str, markdown: bool) -> tuple[int, str]:

@@ -65,6 +65,12 @@ def without_prefix(head: str) -> Callable[[str], str]:
     return bare
 
 
+def ranks_with_tables(head: str) -> int:
+    """Return how many ranks' lines of a table, by a launcher's prefix, stand in a file's head."""
+    found = (match for line in head.splitlines() if (match := _ALWAYS.match(line)))
+    return len({m[0] for m in found if re.search(r"\|.*\d|\d\s{2,}\d|\d,\d", m.string[m.end() :])})
+
+
 def _layer(lines: list[str]) -> _Layer | None:
     """Return the prefix that most lines have, None for none."""
     for prefix in _OFTEN:

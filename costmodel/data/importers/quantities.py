@@ -243,6 +243,8 @@ def truth(text: str) -> bool | None:
     if any(c in text for c in "❌✗✘☒"):
         return False
     word = re.split(r"[^a-z0-9]", plain(text).lower(), maxsplit=1)[0]
+    if word in ("0", "1") and not re.fullmatch(r"[01](?:\.0)?", plain(text)):
+        return None  # 0.0071 is a time
     if word in ("1", "true", "yes", "y", "on", "pass", "passed", "ok", "1stage", "match"):
         return True
     return False if word in ("0", "false", "no", "n", "off", "fail", "failed", "wrong", "2stage",

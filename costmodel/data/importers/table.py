@@ -49,6 +49,8 @@ _LINES = 1 << 11
 _Arm = tuple[dict[str, Any], str, bool]
 
 
+#: What a label's words may say of a line beside its arm: ``TP8, hidden 7168``.
+_OF_LABELS = ("world_size", "hosts", "hidden_dim", "tokens", "dtype", "gpu", "arch")
 #: Captions that name a file or module, such as a kernel's that is loaded, and no op.
 _LOADING = re.compile(r"\bmodule_\w|\.(?:so|py|cu|hip)\b|/\w+/\w")
 
@@ -167,6 +169,8 @@ class _TableReader:
         """Take one line of the table."""
         line, cells = row
         where = f"{self.name}:{line}"
+        if self._is_section(cells):
+            return
         if len(cells) != len(self.table.header):
             self.imported.leave(
                 where, f"{len(cells)} cells, the header has {len(self.table.header)}",
@@ -191,6 +195,23 @@ class _TableReader:
             if verdict.suspect or is_struck_out(cells[time.at]):
                 row_cells["quality"] = "suspect"
             self.imported.add({**row_cells, "latency_us": latency_us}, where)
+
+    def _is_section(self, cells: list[str]) -> bool:
+        """Whether a line has one cell that speaks for the lines below it; take what it says."""
+        filled = [text for text in map(plain, cells) if text]
+        if len(filled) != 1 or len(cells) < 2:
+            return False
+        said, label = said_by(filled[0], bare=True), read_label(filled[0], self.imported.said)
+        named_op = label.op or label.algorithm or not label.used
+        if not said and not named_op:
+            return False
+        kept = {key: value for key, value in self.table.says.items() if key not in said}
+        new = {key: value for key, value in said.items() if value != SEVERAL}
+        self.table.says = {**kept, **new}
+        if named_op:
+            self.above = label._replace(op=label.op or self.above.op)
+        self.lines.clear()
+        return True
 
     def _line(self, cells: list[str]) -> tuple[str, dict[int, _Arm]]:
         """Return what in a line is not understood, and what it says of each column of times.
@@ -263,6 +284,10 @@ class _TableReader:
             else:
                 name = shortened(plain(self.table.header[index]), 30)
                 problems.append(f"{name} '{shortened(plain(text), 30)}' is not understood")
+        for index in self.columns.labels:
+            for key, value in said_by(plain(cells[index]), bare=True).items():
+                if key in _OF_LABELS and value != SEVERAL:
+                    shared.setdefault(key, value)
         problems += _take_batch(shared, sized="bytes" in self.columns.knowns)
         for key, value in {**self.harness.cells, **self.table.says}.items():
             if key not in ("unit", *shared):

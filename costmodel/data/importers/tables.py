@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -20,7 +20,7 @@ from msgspec import Struct
 from ...errors import InputError
 from .cells import number
 from .columns import looks_like_header, time_unit
-from .context import SEVERAL, Context, is_caption, said_by
+from .context import CLOCK, SEVERAL, SHORT, Context, is_caption, said_by
 from .text_file import TextFile
 
 Row = tuple[int, list[str]]
@@ -30,7 +30,6 @@ HEADER_CHARACTERS = 200_000
 #: A pasted table is held as a whole; CSV is not.
 PASTED_ROWS = 200_000
 
-_CLOCK = re.compile(r"(?<!\d)\d\d:\d\d:\d\d(?!\d)")
 _RULE_SIGNS = frozenset("-=_+:| \t")
 _BARS = re.compile(r"(?<!\\)\|")
 _GAP = re.compile(r"\s{2,}")
@@ -121,7 +120,7 @@ def _table(line: tuple[int, str], lines: _Lines) -> Table | None:
     if text.count("|") >= 1 and (cells := _bar_header(text, lines)):
         rows = _held(_bar_rows(text, cells, lines), at)
         return Table(cells, at, iter(rows), _below(lines)) if rows else None
-    if _CLOCK.search(text, 0, 200):  # a line of a log
+    if CLOCK.search(text, 0, 200):  # a line of a log
         return None
     for delimiter in ("\t", ",", ";"):
         if delimiter in text and (cells := _delimited(text, delimiter)):
@@ -213,8 +212,19 @@ def _bar_header(text: str, lines: _Lines) -> list[str]:
 def _bar_rows(header_text: str, header: list[str], lines: _Lines) -> Iterator[Row]:
     outer = header_text.strip().endswith("|")
     first = True
+
+    def fits(text: str) -> bool:
+        cells = _bar_cells(_after_prefix(text)) if _BARS.search(text) else []
+        return len(cells) == len(header) and any(map(_is_number, cells))
+
     while True:
         text = _after_prefix(lines.peek())
+        if not first and not _BARS.search(text) and not (_is_rule(text) and "+" in text):
+            rows = _between(lines, fits, header)
+            if rows is None:
+                return
+            yield from rows
+            continue
         if _is_rule(text) and ("|" in text or "+" in text or first):
             lines.next()
             first = False
@@ -231,6 +241,36 @@ def _bar_rows(header_text: str, header: list[str], lines: _Lines) -> Iterator[Ro
             yield at[0], cells
 
 
+#: Lines of others in a table, such as a log's, behind which it may go on.
+_BETWEEN = 3
+
+
+def _between(lines: _Lines, fits: Callable[[str], bool], header: list[str]) -> list[Row] | None:
+    """Pass over lines that are not a table's, where it goes on behind them; None where it ends.
+
+    Those that say something of the lines below are given, in the first cell of an empty row.
+    """
+    for ahead in range(_BETWEEN + 1):
+        text = lines.peek(ahead)
+        cells = next(
+            (c for d in "|,;\t" if len(c := _delimited(text, d)) > 1), _GAP.split(text.strip())
+        )
+        if looks_like_header(cells) or (set(text) & set("|+-=") and _is_rule(text)):
+            return None
+        if re.match(r"\s*(?:```|~~~)", text):
+            return None
+        if ahead and fits(text):
+            break
+    else:
+        return None
+    passed = [line for line in (lines.next() for _ in range(ahead)) if line is not None]
+    empty = [""] * (len(header) - 1)
+    return [
+        (n, [text.strip("#*: "), *empty]) for n, text in passed
+        if len(text) <= SHORT and not CLOCK.search(text) and said_by(text, bare=True)
+    ]  # fmt: skip
+
+
 def _delimited(text: str, delimiter: str) -> list[str]:
     """Return the cells of a line of CSV, [] where it is none."""
     if delimiter not in text:
@@ -245,9 +285,18 @@ def _delimited(text: str, delimiter: str) -> list[str]:
 
 
 def _delimited_rows(header: list[str], delimiter: str, lines: _Lines) -> Iterator[Row]:
-    while text := lines.peek():
-        if delimiter not in text:
-            return
+    def fits(text: str) -> bool:
+        cells = _delimited(text, delimiter)
+        return len(cells) == len(header) and any(map(_is_number, cells))
+
+    while True:
+        text = lines.peek()
+        if delimiter not in text or text.lstrip().startswith("#"):
+            rows = _between(lines, fits, header)
+            if rows is None:
+                return
+            yield from rows
+            continue
         cells = _delimited(text, delimiter)
         if cells != header and not any(map(_is_number, cells)) and looks_like_header(cells):
             return  # the header of another table
@@ -269,6 +318,11 @@ def _delimited_rows(header: list[str], delimiter: str, lines: _Lines) -> Iterato
 
 def _console_rows(header: list[str], lines: _Lines) -> Iterator[Row]:
     first = True
+
+    def fits(text: str) -> bool:
+        cells = _GAP.split(text.strip())
+        return len(cells) == len(header) and _is_number(cells[0])
+
     while True:
         text = lines.peek()
         if _is_rule(text):
@@ -281,7 +335,11 @@ def _console_rows(header: list[str], lines: _Lines) -> Iterator[Row]:
         cells = _console_cells(text, len(header))
         figures = any(map(_is_number, cells)) or re.search(r"\s\d+\.\d", text)
         if len(cells) < 2 or not (figures or len(cells) == len(header)):
-            return
+            rows = _between(lines, fits, header)
+            if rows is None:
+                return
+            yield from rows
+            continue
         line = lines.next()
         if line is None:
             return
