@@ -46,9 +46,10 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-#: Shapes evaluated at once, and draws of shapes: few enough that a block's arrays stay in the cache
-#: and that memory once had is used again, many enough that numpy's calls do not count.
-BLOCK = 1 << 15
+#: Shapes evaluated at once, and draws of shapes: few enough that a block's arrays stay in the L2
+#: cache, and that memory once had is used again: an array of 128 KiB or more is asked of the system
+#: each time, unless larger ones were before. Draws have fewer arrays of full size.
+BLOCK = 8192
 DRAWN_BLOCK = 1 << 15
 
 #: Posterior draws behind every interval and every expected regret, and the seed that makes them
