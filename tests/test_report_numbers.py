@@ -126,6 +126,7 @@ def test_at_most_120_words_of_a_calibration_that_is_not_shipped(name, tmp_path):
                 assert f"no reason to change {case.engine.title}" in first
                 assert "--backend triton --tp " in first
                 assert "--backend aiter" not in text
+            assert ("by physics" in first) <= (name != "one GPU")
     assert said or name == "1-stage never"
 
 

@@ -7,15 +7,25 @@ import re
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from costmodel.data import facts
+from costmodel.data import facts, llms
+from costmodel.data.workload import Workload
+from costmodel.decide.evidence import physics_decides
+from costmodel.decide.explanation import explain
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.regret import Estimate
 from costmodel.decide.setting import Setting
+from costmodel.decide.worth import worth
+from costmodel.figures.worth import worth_by_batch
 from costmodel.model.latency import TERMS
 from costmodel.model.parameters import meaning
-from costmodel.show import words
-from costmodel.show.recommendation import answer_lines
+from costmodel.report.case import gather
+from costmodel.rules import catalogue
+from costmodel.show import explanation, notebook, words
+from costmodel.show.glossary import MEANING
+from costmodel.show.recommendation import answer_lines, evidence
+from costmodel.show.worth import sure
 
 
 def test_every_parameter_with_a_prior_has_a_meaning():
@@ -87,3 +97,32 @@ def test_the_glossary_has_the_words_that_answers_use():
     for term in ("by physics", "cutoff", "crossover", "regret", "contested call", "reference",
                  "this kernel", "your machine", "worth", "decided"):  # fmt: skip
         assert term in terms
+    # A report explains its words as the glossary does.
+    said = dict(re.findall(r"^\| \*\*(.+?)\*\* \| (.+?) \|$", text, re.M))
+    assert {word: said.get(word) for word in MEANING} == MEANING
+
+
+@pytest.mark.parametrize("gpu", ["MI300X", "MI355X"])
+def test_two_ranks_are_by_physics_wherever_something_is_said_of_them(gpu):
+    setting = Setting.shipped(gpu, engine="sglang")
+    model = llms.find("gpt-oss-120b")
+    decision = recommend(setting, Workload.of([model.hidden_size]), world_sizes=(2, 4))
+    two, four = decision.cutoffs
+    case = gather(setting, model, world_sizes=(2, 4))
+    shown = worth(setting, model, 2, catalogue.current("sglang"), decision.rule)
+    called = setting.shapes(64, model.hidden_size, 2)
+    told = explanation.text(explain(setting, called, decision.workload))
+    for text in (
+        evidence(two), sure(shown), answer_lines(decision)[1].partition("TP2 ")[2],
+        case.by_world_size[0].evidence, case.by_world_size[0].worth_evidence,
+        worth_by_batch([shown]).layout.annotations[0].text.partition("(")[2],
+        told.partition("TP2: 1-stage always, ")[2],
+        notebook.html("decision", decision).partition("<td>-</td><td>-</td><td>")[2],
+    ):  # fmt: skip
+        assert text.startswith("by physics"), text
+    assert not evidence(four).startswith("by physics")
+    # Ranks that share a GPU have no link between them; other rows decide who is faster.
+    shared = replace(setting.calibration, fabric="loopback")
+    assert physics_decides(setting, 2)
+    assert not physics_decides(setting, 4)
+    assert not physics_decides(Setting(shared, gpu), 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from ..errors import InputError
 from ..model.shape import FUSED, ONE_STAGE
 from ..show.place import machine
 from .regret import BY_WORLD_SIZE
-from .template import NEUTRAL, band, evidence_line, finish, plain, provenance
+from .template import NEUTRAL, band, evidence_line, finish, plain, provenance, width_px
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 #: Spreads of arrival looked at, us. A gfx950 decode trace shows ranks 64 us apart
 #: (https://github.com/vllm-project/vllm/issues/52911).
 JITTER_US = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+
+#: Width of the plot on the narrowest page.
+PLOT_PX = 540
 
 #: Height of a label on a mark, as a share of the plot's.
 LABEL_SHARE = 0.075
@@ -82,11 +86,16 @@ def cutoff_against_link_rate(
         tickvals=[10, 15, 20, 30, 40, 50, 60, 80, 100],
         range=np.log10(now * factors[[0, -1]]).tolist(),
     )  # fmt: skip
-    marks = {f"{g} fitted": calibration.values[f"link_gbps[{g}]"] for _, g in calibration.gpus}
+    # This GPU is named in the title; others have a mark where their rate is another.
+    marks = {"fitted": now}
+    for _, g in calibration.gpus:
+        rate = calibration.values[f"link_gbps[{g}]"]
+        if abs(rate - now) > 0.03 * now:
+            marks[f"{g if len(g) <= 16 else g[:15] + '…'} fitted"] = rate
     nominal = nominal_gbps(name)
     if nominal:
-        marks[f"{gpu} nominal"] = nominal
-    _marks(figure, {k: v for k, v in marks.items() if f"{gpu} " in k or abs(v - now) > 0.03 * now})
+        marks["nominal"] = nominal
+    _marks(figure, marks)
     subtitle = _subtitle(setting, ranks, "All other parameters as calibrated.")
     return finish(figure, f"Cutoff against link rate, {plain(gpu)}", subtitle, height=430)
 
@@ -143,7 +152,7 @@ def cutoff_against_version(
         np.arange(len(chosen), dtype=float), "", where=machine(setting), shape="hv", names=chosen,
     )  # fmt: skip
     figure.update_xaxes(
-        tickvals=list(range(len(chosen))), ticktext=[plain(v) for v in chosen],
+        tickvals=list(range(len(chosen))), ticktext=_staggered(chosen), tickangle=0,
         title="AITER release (those that changed these kernels)",
         range=[-0.2, len(chosen) - 0.6],
     )  # fmt: skip
@@ -153,6 +162,13 @@ def cutoff_against_version(
     if notes:
         subtitle += f"<br>{plain('; '.join(notes))}."
     return finish(figure, f"Cutoff against kernel version, {plain(gpu)}", subtitle, height=430)
+
+
+def _staggered(names: Sequence[str]) -> list[str]:
+    """Return names of ticks on as many lines in turn as keep neighbours apart on a narrow page."""
+    wide = max((width_px(name, 13) for name in names), default=0.0) + 8
+    lines = max(1, math.ceil(wide * len(names) / PLOT_PX))
+    return ["<br>" * (i % lines) + plain(name) for i, name in enumerate(names)]
 
 
 def releases(op: str = FUSED) -> list[str]:
