@@ -263,7 +263,7 @@ def rows_of(problem, design, latency_us, arch, gpu):
         {
             "source": "rehearsal", "date": "2026-09-01", "gpu": gpu, "gpu_evidence": "stated",
             "arch": arch, "interconnect": "xgmi", "world_size": int(c.world_size[m // 2]),
-            "op": c.op, "algorithm": c.algorithm(m), "kernel_family": "aiter",
+            "op": c.op, "algorithm": c.arm(m), "kernel_family": "aiter",
             "kernel_version": kernel.LATEST, "tokens": int(c.tokens[m // 2]),
             "hidden_dim": int(c.hidden_dim[m // 2]), "dtype": c.dtype,
             "bytes": int(c.size_bytes[m // 2]), "latency_us": float(t), "statistic": "median",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import itertools
 import json
 import shutil
 import subprocess
@@ -232,9 +233,9 @@ def test_a_start_up_only_fills_what_is_asked_anyway(shape, tmp_path):
             for t in (plain.patched[name], text)
         ]
         changed = [x for x in difflib.ndiff(*bare) if x[0] in "+-"]
-        assert len(changed) == 9
+        assert len(changed) == 12
         assert all(x[0] == "+" for x in changed)
-        assert "tune(comm.group, comm, table=configs, dtype=dtype, log=say)" in changed[-1]
+        assert sum("tune(comm.group, comm, table=configs" in line for line in changed) == 1
     put(root, made)
     assert consulting(root, fills=True).text == ""
     put(root, consulting(root))
@@ -377,12 +378,14 @@ def test_ranks_of_an_engine_tune_at_their_start_up(shape, tmp_path):
     link.write_text("type 11\n")
     name = table.file_name("AMD_Instinct_MI355X")
 
+    meetings = itertools.count()
+
     def start(case):
         """Start two ranks beside the patched file; return what they decide, and their logs."""
         file = tmp_path / "engine" / "engine.py"
         file.parent.mkdir(exist_ok=True)
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        args = [f"file://{tmp_path}/meet-{case}", str(file), case]
+        args = [f"file://{tmp_path}/meet-{next(meetings)}", str(file), case]
         ranks = [
             subprocess.Popen([sys.executable, "-c", _STARTING, str(r), *args], text=True, **pipes)
             for r in range(2)
@@ -414,6 +417,13 @@ def test_ranks_of_an_engine_tune_at_their_start_up(shape, tmp_path):
     decided, said = start("again")
     assert decided == [[table.MOST_BYTES] * 3] * 2, said
     assert f"found in {file.parent}" in said, said
+    # Of another machine, where nothing can be learnt anew, it is a miss with a word.
+    record["entries"][0]["machine"]["driver"] = "another"
+    file.write_text(json.dumps(record))
+    for case in ("calls", "one-lacks"):
+        decided, said = start(case)
+        assert decided == [[None] * 3] * 2, said
+        assert "what was tuned there is not of this start" in said, said
 
 
 def run(*args):

@@ -15,7 +15,8 @@ A call that torch.compile traces reads nothing and exchanges nothing: it takes w
 has read, or the engine's own rule. Ranks trace the same calls, so they agree in that too.
 
 One that ``fills`` the table calls :func:`costmodel.live.tune` before it reads, on all ranks or,
-where one does not have costmodel, on none.
+where one does not have costmodel, on none. What was tuned on some machine then counts only where
+that call answered with it.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ _CODE = r'''def _tuned_max_size(comm, op, dtype):
             first, before = entry["aiter_from"], entry["aiter_before"] or "9999.0.0"
             key = [entry["arch"], entry["fabric"], entry["world_size"]]
             if key == here and release(first) <= running < release(before):
-                sizes[entry["op"], getattr(torch, entry["dtype"])] = most
+{own}                sizes[entry["op"], getattr(torch, entry["dtype"])] = most
         said = f"{{said}}, {{here}}: {{sizes}}"
     except Exception as error:
         sizes, said = {{}}, f"{{said}}, not used: {{error!r}}"
@@ -81,7 +82,7 @@ _CODE = r'''def _tuned_max_size(comm, op, dtype):
 '''
 
 #: Before the file is read: what costmodel, where every rank has it, tunes and puts there.
-_FILL = """    tune = None
+_FILL = """    tune = rule = None
     with contextlib.suppress(Exception):
         from costmodel.live import tune
     ranks = [None] * comm.world_size
@@ -89,7 +90,13 @@ _FILL = """    tune = None
     if all(ranks):
         configs = pathlib.Path(__file__).resolve().parent / "configs"
         say = {logger}.info
-        tune(comm.group, comm, table=configs, dtype=dtype, log=say)
+        rule = tune(comm.group, comm, table=configs, dtype=dtype, log=say)
+"""
+
+#: An entry that was tuned counts where this start found or learnt it: it is of one machine.
+_OWN = """                if entry.get("machine") and (rule is None or rule.max_bytes != most):
+                    said += ", what was tuned there is not of this start"
+                    continue
 """
 
 _IMPORTS = ("contextlib", "importlib.metadata", "json", "pathlib", "re")
@@ -111,6 +118,7 @@ def code(module: Module, fills: bool = False) -> str:
         imports=lines,
         logger=logger,
         fill=_FILL.format(logger=logger) if fills else "",
+        own=_OWN if fills else "",
         max_file=table.MAX_FILE_BYTES,
         most=table.MOST_BYTES,
     )

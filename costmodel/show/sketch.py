@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 import numpy as np
@@ -44,10 +44,15 @@ def bars(found: Explanation, *, fine: bool) -> list[str]:
 
 def scale(cutoff: Cutoff, *, fine: bool) -> str:
     """Return a cutoff and its interval on your machine on a scale of bytes, SCALE letters."""
-    if cutoff.max_bytes is None or cutoff.max_bytes_lo is None:
+    return scale_of(cutoff.max_bytes, cutoff.max_bytes_lo, cutoff.max_bytes_hi, fine=fine)
+
+
+def scale_of(max_bytes: int | None, lo: int | None, hi: int | None, *, fine: bool) -> str:
+    """Return the same of a cutoff and its ends in bytes, "" where there is no cutoff."""
+    if max_bytes is None or lo is None:
         return ""
     mark, inside, outside = ("◆", "█", "░") if fine else ("*", "=", ".")
-    at = [_place(b) for b in (cutoff.max_bytes_lo, cutoff.max_bytes, cutoff.max_bytes_hi)]
+    at = [_place(b) for b in (lo, max_bytes, hi)]
     drawn = [inside if at[0] <= i <= at[2] else outside for i in range(SCALE)]
     drawn[at[1]] = mark
     return "".join(drawn)
@@ -77,6 +82,33 @@ def curve(found: Choices, *, fine: bool = False, lines: int = 12) -> str:
             f"{percent[i]:+6.1f} %  {drawn:{BAR}}  {runs}"
         )
     return "\n".join(rows)
+
+
+def two_curves(
+    size_bytes: Sequence[int], arms: Mapping[str, Sequence[float]], *, lines: int = 9
+) -> list[str]:
+    """Return latencies in us against bytes as letters over the scale of :func:`scale`.
+
+    Both axes are logarithmic. The letter of an arm is the first of its name, that of several that
+    meet is ``x``.
+    """
+    at, ends = np.log(size_bytes), np.log(SCALE_ENDS)
+    columns = ends[0] + (np.arange(SCALE) + 0.5) / SCALE * (ends[1] - ends[0])
+    shown = (columns >= at.min()) & (columns <= at.max())
+    heights = {a: np.interp(columns, at, np.log(us)) for a, us in arms.items()}
+    every = np.concatenate([h[shown] for h in heights.values()])
+    if not every.size:
+        return []
+    low, high = every.min(), every.max()
+    drawn = [[" "] * SCALE for _ in range(lines)]
+    for name, height in heights.items():
+        line = ((high - height) / max(high - low, 1e-9) * (lines - 1)).round().astype(int)
+        for i in np.flatnonzero(shown):
+            there = drawn[line[i]]
+            there[i] = name[0] if there[i] == " " else "x"
+    us = np.exp(np.linspace(high, low, lines))
+    rows = zip(us, drawn, strict=True)
+    return [f"{value:7.1f} us |{''.join(row)}".rstrip() for value, row in rows]
 
 
 def _bar(share: float, fine: bool, letter: str = "#") -> str:

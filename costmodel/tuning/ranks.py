@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from ..live.run.exit_codes import RunEnded
 from ..live.run.launch import start
 from ..live.run.options import read_open_options
 from ..live.run.schedule import Schedule
+from .journal import Journal
+from .knowledge import Known
 from .session import Session
 from .tuner import Tuner
 
@@ -68,6 +71,17 @@ def _look(schedule: Schedule) -> None:
         schedule.say(f"the machine is ready for {backend.world_size} ranks: {len(checks)} checks")
 
 
+def _draw_for(world_size: int, journal: Journal) -> Callable[[Known, str], None]:
+    """Return what draws the view of a world size on this terminal."""
+    from ..show.sketch import blocks
+    from .view import view
+
+    def draw(known: Known, left: str) -> None:
+        print(view(known, world_size, journal.steps, left, fine=blocks()), flush=True)
+
+    return draw
+
+
 def _walk(schedule: Schedule, directory: Path, *, checked: bool) -> int:
     """Take a schedule through the shapes that the tuner chooses; it sits on rank 0."""
     if checked:
@@ -93,5 +107,6 @@ def _walk(schedule: Schedule, directory: Path, *, checked: bool) -> int:
         earlier=machine.rows(earlier),
         seconds_left=seconds_left,
         say=lambda line: print(line, flush=True),
+        draw=_draw_for(world_size, journal) if sys.stdout.isatty() else None,
     )
     return schedule.measure_as_chosen(tuner.next)

@@ -40,7 +40,8 @@ class Tuner:
     """What to measure next at one world size.
 
     ``earlier`` are rows of the machine at other world sizes, which count too. ``seconds_left``
-    returns the time left in seconds, None without a budget. ``say`` takes a line for people.
+    returns the time left in seconds, None without a budget. ``say`` takes a line for people;
+    ``draw`` takes what is known after a step and the time left in words, where somebody watches.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Tuner:
         earlier: Sequence[Mapping[str, Any]] = (),
         seconds_left: Callable[[], float | None] = lambda: None,
         say: Callable[[str], None] = lambda line: None,
+        draw: Callable[[Known, str], None] | None = None,
     ) -> None:
         self.machine = machine
         self.world_size = world_size
@@ -61,6 +63,7 @@ class Tuner:
         self.earlier = list(earlier)
         self.seconds_left = seconds_left
         self.say = say
+        self.draw = draw
 
     def next(self, records: Sequence[SampleLine]) -> Point | None:
         """Return the next point, or None when nothing is left to measure."""
@@ -105,6 +108,8 @@ class Tuner:
                 chosen = next(iter(choice.judging(known, self.world_size, seen)), None)
         self.journal.add(self._record(len(shapes), known, chosen))
         self._tell(len(shapes), known)
+        if known is not None and self.draw is not None:
+            self.draw(known, self._left(shapes))
         why = verdict(self._history(), self.limits) if known is not None else None
         if why is None and chosen is None:
             why = UNDECIDED if refusal else NOTHING
@@ -148,6 +153,17 @@ class Tuner:
         if left is None or not shapes:
             return True
         return more * sum(record["seconds"] for record in shapes) / len(shapes) <= left
+
+    def _left(self, shapes: Sequence[SampleLine]) -> str:
+        """Return the time left in words: of the budget, or what the most shapes would take."""
+        left = self.seconds_left()
+        if left is not None:
+            return f"time left: {max(left, 0.0):.0f} s"
+        if not shapes:
+            return "time left: no --budget limits it"
+        each = sum(record["seconds"] for record in shapes) / len(shapes)
+        more = max(self.limits.shapes - len(shapes), 0) + len(choice.JUDGED_AT)
+        return f"time left: {more * each:.0f} s at most"
 
     def _tell(self, shapes: int, known: Known | None) -> None:
         if known is None:
