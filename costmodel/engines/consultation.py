@@ -38,7 +38,7 @@ from .execution import Step
 from .expression import WIDTH, expression, is_simple
 from .layout import laid_out, spliced, wrapped
 from .module import Module, made_of, source_of
-from .naming import names_at, not_found
+from .naming import check_spaces, names_at, not_found
 from .overrides import lost
 from .reader import DispatchFunction, find_dispatch, read_dispatch
 from .source import Tree
@@ -203,7 +203,16 @@ def _consulting(
     module: Module, dispatch: DispatchFunction, op: str, kernel: Kernel
 ) -> tuple[Adapted, str, str]:
     """Return the rule with entries, the changed text, and the comment that it has there."""
+    check_spaces(module, dispatch)
     own = dispatch.condition
+    if dispatch.assumed:
+        unread = ", ".join(dispatch.assumed)
+        raise not_found(
+            module,
+            dispatch,
+            f"conditions that can be read: what {unread} asks is not known, and an entry of the "
+            "table would not ask it",
+        )
     if all(byte_limit(own.at(n)) is None for n in WORLD_SIZES):
         raise not_found(module, dispatch, f"a choice by bytes (it chooses by {own.words()})")
     adapted = _with_entries(own, dict.fromkeys(WORLD_SIZES, _PROBE_BYTES), op, kernel)

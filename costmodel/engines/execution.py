@@ -176,6 +176,7 @@ class SymbolicRun(Evaluator):
             return self._block(node.orelse, [state])
         names = dict(state.names)
         if condition is None:
+            self.assumed.append((node.test, source_of(node.test)))
             yes = _State(state.path, dict(names), state.guards + 1)
             no = _State(state.path, dict(names), state.guards)
         else:
