@@ -108,6 +108,29 @@ def test_a_forks_guard_that_cannot_be_read_is_never_lost(guard, tmp_path):
     assert "_tuned_max_size(" not in body
 
 
+@pytest.mark.parametrize(
+    ("before", "kept"),
+    [("        if world_size == 2:", True), ("        if world_size <= 4:", False)],
+)
+def test_a_forks_guard_of_a_predicate_is_asked_before_a_table_or_there_is_none(
+    before, kept, tmp_path
+):
+    root = SHAPES["vllm_method"].package(tmp_path)
+    (file,) = root.rglob("aiter_custom_all_reduce.py")
+    guard = "        if self._ours(inp):\n            return False\n"
+    text = file.read_text()
+    assert text.count(before) == 1
+    file.write_text(text.replace(before, guard + before))
+    for way in ("rule", "by arch"):
+        assert guard in ways(root)[way]().patched
+    if not kept:
+        with pytest.raises(InputError, match=re.escape("self._ours(inp) asks is not known")):
+            ways(root)["table"]()
+        return
+    (patched,) = ways(root)["table"]().patched.values()
+    assert patched.index(guard) < patched.index("tuned = _tuned_max_size(")
+
+
 @pytest.mark.parametrize("way", ["rule", "by arch", "table"])
 @pytest.mark.parametrize(
     ("change", "said"),

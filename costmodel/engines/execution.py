@@ -103,7 +103,7 @@ class SymbolicRun(Evaluator):
         deciding = self.outcomes(node)
         if not deciding:
             raise NoChoiceError(
-                f"{looked} makes no choice of its own between 1-stage and 2-stage"
+                f"{looked} makes no choice of its own between 1-stage and 2-stage that can be read"
                 + ("" if self.calls else " (looked for a use_1stage argument)")
             )
         conditions = [truth(o.value) or Always(False) for o in deciding]
