@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from emitted import PROVENANCE, RULES, apply, function_says, random_calls
 from engines.shapes import SGLANG, SHAPES, Shape
 
 from costmodel.data import facts, kernels
+from costmodel.engines import kernel_version
 from costmodel.engines import patch as engine
 from costmodel.engines.boundary_tests import render
 from costmodel.engines.kernel_version import asked_for, of_tree, unknown
@@ -158,6 +161,28 @@ def test_strange_files_beside_the_package_are_passed_by(tmp_path):
     (root / "docker" / "loop").symlink_to(root / "docker" / "loop")
     (root / "docker" / "Dockerfile").mkdir()
     (root / "requirements.txt").write_bytes(b"\xff\xfe aiter==x\x00")
+    assert running(root).stated == ""
+
+
+def test_no_more_than_a_pin_file_may_hold_is_read(tmp_path):
+    root = sglang("0.9.0").checkout(tmp_path)
+    pin = b"ARG AITER_BRANCH=v0.1.19\n"
+    file = root / "Dockerfile"
+    file.write_bytes(pin + b"#" * ((1 << 20) - len(pin)))
+    assert running(root).stated == "0.1.19"
+    with file.open("ab") as stream:
+        stream.write(b"#")
+    assert running(root).stated == ""
+    with file.open("r+b") as stream:
+        stream.truncate(1 << 40)  # a hole: read whole, it would not fit into any memory
+    assert running(root).stated == ""
+    file.unlink()
+    # The file system says 0 bytes of what a kernel writes on demand.
+    if (long := Path("/proc/kallsyms")).exists():
+        file.symlink_to(long)
+        assert len(kernel_version._text(file) or "") <= 1 << 20
+        file.unlink()
+    os.mkfifo(file)
     assert running(root).stated == ""
 
 

@@ -122,6 +122,11 @@ def check_patchable(text: str, name: str) -> None:
     what it replaced, and another would stack on it. And one where Python ends lines that ``patch``
     does not.
     """
+    if text.startswith("\ufeff"):
+        raise InputError(
+            f"{name}:1: the file begins with a byte order mark, which no patch is written after; "
+            "save it as UTF-8 without one"
+        )
     lines = split_lines(text)
     alone = next((i for i, line in enumerate(lines, 1) if "\r" in line.removesuffix("\r\n")), 0)
     if alone:

@@ -38,7 +38,7 @@ from .execution import Step
 from .expression import WIDTH, expression, is_simple
 from .layout import laid_out, spliced, wrapped
 from .module import Module, made_of, source_of
-from .naming import names_at, not_found
+from .naming import check_spaces, names_at, not_found
 from .overrides import lost
 from .reader import DispatchFunction, find_dispatch, read_dispatch
 from .source import Tree
@@ -205,9 +205,18 @@ def _consulting(
     module: Module, dispatch: DispatchFunction, op: str, kernel: Kernel
 ) -> tuple[Adapted, str, str]:
     """Return the rule with entries, the changed text, and the comment that it has there."""
+    check_spaces(module, dispatch)
     own = dispatch.condition
     if all(byte_limit(own.at(n)) is None for n in WORLD_SIZES):
         raise not_found(module, dispatch, f"a choice by bytes (it chooses by {own.words()})")
+    if dispatch.assumed:
+        unread = ", ".join(dispatch.assumed)
+        raise not_found(
+            module,
+            dispatch,
+            f"conditions that can be read: what {unread} asks is not known, and an entry of the "
+            "table would not ask it",
+        )
     adapted = _with_entries(own, dict.fromkeys(WORLD_SIZES, _PROBE_BYTES), op, kernel)
     holder = dispatch
     if len(dispatch.followed) == 1:
@@ -310,6 +319,14 @@ class _FunctionLines:
             step = self._first_return()
             top = self._top_of(step.node)
             self._alone(top)
+            passed = [text for line, text in self.dispatch.unread if line >= top.lineno]
+            if passed:
+                raise not_found(
+                    self.module,
+                    self.dispatch,
+                    f"conditions that can be read: what {', '.join(passed)} asks is not known, and "
+                    "an entry of the table would not ask it",
+                )
             lines = self._lines(step, top.col_offset, lambda text: f"return {text}")
             return [Edit((top.lineno, 0), (top.lineno, 0), lines)]
         names = {source_of(d) for d in self.dispatch.decisions if isinstance(d, ast.Name)}

@@ -103,7 +103,7 @@ class SymbolicRun(Evaluator):
         deciding = self.outcomes(node)
         if not deciding:
             raise NoChoiceError(
-                f"{looked} makes no choice of its own between 1-stage and 2-stage"
+                f"{looked} makes no choice of its own between 1-stage and 2-stage that can be read"
                 + ("" if self.calls else " (looked for a use_1stage argument)")
             )
         conditions = [truth(o.value) or Always(False) for o in deciding]
@@ -176,6 +176,7 @@ class SymbolicRun(Evaluator):
             return self._block(node.orelse, [state])
         names = dict(state.names)
         if condition is None:
+            self.assumed.append((node.test, source_of(node.test)))
             yes = _State(state.path, dict(names), state.guards + 1)
             no = _State(state.path, dict(names), state.guards)
         else:

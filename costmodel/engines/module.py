@@ -34,7 +34,8 @@ class Module(Struct, frozen=True, dict=True):
         if _HUGE.search(text):
             raise InputError(f"{name}: a number of more than {MAX_DIGITS} digits")
         try:
-            return cls(name, text, ast.parse(text))
+            # Python takes a byte order mark at the start of a file, and not of a text.
+            return cls(name, text, ast.parse(text.removeprefix("\ufeff")))
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             at = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
             what = error.msg if isinstance(error, SyntaxError) else error or "nested too deeply"

@@ -62,3 +62,10 @@ def _world_size(module: Module, dispatch: DispatchFunction, step: Step) -> str:
     if dispatch.owner and "self.world_size" in module.text:
         return "self.world_size"
     raise not_found(module, dispatch, "the number of ranks (self.world_size)")
+
+
+def check_spaces(module: Module, dispatch: DispatchFunction) -> None:
+    """Raise :class:`NotRecognisedError` for a function indented with tabs: spaces are written."""
+    lines = module.lines[dispatch.node.lineno - 1 : dispatch.node.end_lineno]
+    if any(b"\t" in line[: len(line) - len(line.lstrip())] for line in lines):
+        raise not_found(module, dispatch, "lines that are indented with spaces (these have tabs)")

@@ -29,6 +29,7 @@ from .consumers import Consumer, consumers
 from .evaluation import CONSULTS
 from .kernel_version import RunningKernel, asked_for
 from .module import Module
+from .naming import check_spaces, not_found
 from .overrides import lost
 from .reader import DispatchFunction, NotRecognisedError, find_dispatch, read_dispatch
 from .rewrite import edits
@@ -274,6 +275,7 @@ def _changed(
     engine: str,
 ) -> str:
     """Return the changed source, after reading the rule back out of it."""
+    check_spaces(module, dispatch)
     lines = comment.lines(adapted, provenance, engine)
     holder = dispatch
     if len(dispatch.followed) == 1:
@@ -305,10 +307,26 @@ def _check(
         raise NotRecognisedError(
             f"{looked}the changed source would decide otherwise at {different}"
         )
+    check_kept(module, dispatch, after)
     gone = lost(dispatch.overrides, after.overrides, after.condition)
     if gone:
         raise NotRecognisedError(
             f"{looked}{', '.join(gone)} would no longer override the rule in the changed source"
+        )
+
+
+def check_kept(module: Module, before: DispatchFunction, after: DispatchFunction) -> None:
+    """Raise :class:`NotRecognisedError` where a condition that cannot be read would be lost.
+
+    It may be a fork's guard of a kernel that throws.
+    """
+    gone = [text for text in before.assumed if text not in after.assumed]
+    if gone:
+        raise not_found(
+            module,
+            before,
+            f"conditions that can be read: what {', '.join(gone)} asks is not known, and the "
+            "changed source would not ask it",
         )
 
 

@@ -17,8 +17,9 @@ from .consumers import consumers
 from .diff import Edit
 from .kernel_version import RunningKernel, asked_for
 from .module import Module
+from .naming import check_spaces
 from .overrides import lost
-from .patch import Emitted, difference, unpatched
+from .patch import Emitted, check_kept, difference, unpatched
 from .reader import DispatchFunction, NotRecognisedError, find_dispatch, read_dispatch
 from .source import Tree
 
@@ -100,6 +101,7 @@ def _changed(
     module: Module, dispatch: DispatchFunction, gated: Gated, paragraphs: list[str]
 ) -> str:
     """Return the changed source, after reading the rules back out of it."""
+    check_spaces(module, dispatch)
     holder = dispatch
     if len(dispatch.followed) == 1:
         # The function asks a predicate beside it: that is where the rule stands.
@@ -120,6 +122,7 @@ def _changed(
         raise NotRecognisedError(f"{looked}the changed source would decide otherwise at {where}")
     for name, host, _ in _distinct(after, gated):
         there = read_dispatch(after, dispatch.name, constant=True, host=host)
+        check_kept(module, dispatch, there)
         gone = lost(dispatch.overrides, there.overrides, there.condition)
         if gone:
             raise NotRecognisedError(

@@ -39,8 +39,9 @@ class DispatchFunction(Struct):
     ``decisions`` are the expressions whose value chooses the kernel, ``returns`` tells that they
     are returned; ``followed`` names predicates that the decision is made of; ``overrides`` are the
     settings that would replace the rule, ``overriding`` the comparisons that they would take part
-    in; ``assumed`` what had to be taken as true; ``live`` the part of each expression on a setting
-    that counts, where that is the same at every world size.
+    in; ``assumed`` what had to be taken as true, ``unread`` every test of the function that could
+    not be read, with its line; ``live`` the part of each expression on a setting that counts, where
+    that is the same at every world size.
     """
 
     name: str
@@ -51,6 +52,7 @@ class DispatchFunction(Struct):
     overrides: tuple[Override, ...]
     overriding: list[Comparison]
     assumed: tuple[str, ...]
+    unread: tuple[tuple[int, str], ...]
     comparisons: list[Comparison]
     memberships: list[Membership]
     steps: list[Step]
@@ -190,6 +192,14 @@ def read_dispatch(
         overriding=overriding,
         assumed=tuple(
             dict.fromkeys(text for run in runs for at, text in run.assumed if at in parts)
+        ),
+        unread=tuple(
+            dict.fromkeys(
+                (at.lineno, text)
+                for run in runs
+                for at, text in run.assumed
+                if at in set(ast.walk(node))
+            )
         ),
         comparisons=[c for run in runs for c in run.comparisons],
         memberships=[m for run in runs for m in run.memberships],
