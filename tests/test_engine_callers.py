@@ -44,7 +44,8 @@ def test_audit_says_whose_rule_is_in_force(atom):
     assert first.startswith(
         "ATOM 0.1.5 takes AITER's own rule: it calls AITER's fused op and names no stage "
         "(atom/model_ops/layernorm.py:12 tensor_model_parallel_fused_allreduce_rmsnorm_quant); "
-        "it runs AITER 0.1.19 (docker/rocm.Dockerfile). Read and patch"
+        "it runs AITER 0.1.19 (pinned in docker/rocm.Dockerfile, not what is installed). Read and "
+        "patch"
     )
     assert [line.split()[-2:] for line in rest[:2]] == [
         ["atom/model_ops/layernorm.py:12", "tensor_model_parallel_fused_allreduce_rmsnorm_quant"],

@@ -499,7 +499,7 @@ def test_figures(question, case):
             assert bands
             said = [t.name for t in figure.data if re.match("recommended:|90 %,", t.name or "")]
             assert said == [
-                f"90 %, your machine: {kib(c.max_bytes_lo)} to {kib(c.max_bytes_hi)}",
+                f"90 %, {machine(q.setting)}: {kib(c.max_bytes_lo)} to {kib(c.max_bytes_hi)}",
                 f"90 %, this kernel: {kib(c.this_kernel_lo)} to {kib(c.this_kernel_hi)}",
                 f"recommended: 1-stage to {kib(c.max_bytes)}",
             ]

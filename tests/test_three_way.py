@@ -74,19 +74,6 @@ def test_other_arms_and_other_ops_are_refused():
         Setting.shipped("MI355X", op="all_reduce", otherwise="separate")
 
 
-@pytest.mark.parametrize("command", ["plan", "simulate"])
-def test_plan_and_simulate_say_that_they_weigh_the_fused_arms(command, capsys):
-    words = [command, "--gpu", "MI355X", "--otherwise", "separate"]
-    if command == "simulate":
-        words += ["--sweep", "rate=1"]
-    with pytest.raises(SystemExit) as ended:
-        main(words)
-    assert ended.value.code == 2
-    out = capsys.readouterr()
-    assert out.out == ""
-    assert "leave out --otherwise separate" in out.err
-
-
 def test_windows_cover_the_workload_and_separate_ops_have_theirs(fused):
     for c in fused.cutoffs:
         windows = c.three_way.windows

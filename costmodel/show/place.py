@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ..data.kernels import OWN_FAMILY
+from ..data.kernels import OWN_FAMILIES
 from ..model.fabric import FULL_MESH, LOOPBACK, SPLIT, SWITCH
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def measure(calibration: Calibration, world_size: int) -> str:
 
     The project's own kernels hold several ranks in one process, one process for each GPU.
     """
-    if calibration.kernel_family != OWN_FAMILY:
+    if calibration.kernel_family not in OWN_FAMILIES:
         return f"torchrun --nproc-per-node={world_size} -m costmodel measure --backend aiter"
-    gpus = _gpus(calibration.fabric)
+    gpus = world_size if calibration.fabric == SWITCH else _gpus(calibration.fabric)
     start = "costmodel" if gpus == 1 else f"torchrun --nproc-per-node={gpus} -m costmodel"
     return f"{start} measure --backend triton"
 
