@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
+from command import costmodel
 from emitted import RULES, function_says, random_calls, rule_says
 from engines.shapes import AITER, HERE, SGLANG, SHAPES, VLLM_OPS, Shape
 from hypothesis import given, settings
@@ -36,10 +35,7 @@ def audited(root, **how):
 
 
 def run(*args, cwd=None):
-    return subprocess.run(
-        [sys.executable, "-m", "costmodel", "audit", *map(str, args)],
-        capture_output=True, text=True, timeout=120, cwd=cwd, check=False,
-    )  # fmt: skip
+    return costmodel("audit", *args, cwd=cwd)
 
 
 def function(body: str, extra: str = "") -> Module:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from command import costmodel
 from emitted import apply, tools
 from engines.shapes import SGLANG, SHAPES
 
@@ -14,10 +15,7 @@ from costmodel.rules import catalogue
 
 
 def run(*args, cwd=None):
-    return subprocess.run(
-        [sys.executable, "-m", "costmodel", "emit", *map(str, args)],
-        capture_output=True, text=True, timeout=120, cwd=cwd, check=False,
-    )  # fmt: skip
+    return costmodel("emit", *args, cwd=cwd)
 
 
 def test_a_patch_with_its_tests_from_the_shipped_calibration(tmp_path):

@@ -46,6 +46,7 @@ from costmodel.report.case import gather
 from costmodel.rules import catalogue
 from costmodel.rules.condition import exact_size
 from costmodel.rules.rule import Rule
+from costmodel.show.place import machine
 from costmodel.units import kib
 
 LOOPBACK = Path(__file__).parents[1] / "measurements" / "h200-loopback"

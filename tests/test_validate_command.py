@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from command import costmodel
 
 from costmodel.data.measurement import Measurements
 from costmodel.decide.setting import Setting
@@ -53,10 +52,7 @@ def synthetic(setting, *, factor=(1.0, 1.0), offset_us=0.0, noise=0.01, tokens=N
 
 
 def run(*args):
-    return subprocess.run(
-        [sys.executable, "-m", "costmodel", "validate", *map(str, args)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    return costmodel("validate", *args)
 
 
 def test_the_command_passes_on_published_rows_with_the_documented_json():
