@@ -119,7 +119,7 @@ def test_a_draw_of_falling_growth_leaves_finite_latencies(revised):
 
 
 def test_the_tuning_s_rule_is_that_of_every_captured_batch(tmp_path):
-    """33 s on two H200, concluded again from its record, beside 204 calls measured in full."""
+    """36 s on two H200, concluded again from its record, beside 204 calls measured in full."""
     record = tmp_path / "tune"
     shutil.copytree(PAIR / "revision-2" / "tune", record)
     subprocess.run(
