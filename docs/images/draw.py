@@ -16,7 +16,9 @@ import costmodel as cm
 from costmodel import figures
 from costmodel.calibration.crossing import last_crossing
 from costmodel.data import llms
+from costmodel.decide.pairs import pair
 from costmodel.figures.registered import Registered, prediction_against_measurement
+from costmodel.model.shape import FUSED
 from costmodel.rules import catalogue
 from costmodel.tuning.picture import picture
 from costmodel.tuning.session import Session
@@ -39,7 +41,9 @@ def draw(directory: Path) -> None:
             [cm.worth(mi355x, model, n, now, decision.rule) for n in (4, 8)]
         ),
     }
-    drawn["h200-pair"] = _pair(directory.parents[1] / "measurements" / "h200-pair")
+    measured = directory.parents[1] / "measurements"
+    drawn["h200-pair"] = _pair(measured / "h200-pair", 1)
+    drawn["h200-pair-2"] = _pair(measured / "h200-pair" / "revision-2", 2)
     drawn["plan"] = figures.cutoffs_after_plan(cm.plan(mi300x, cm.Budget(shapes=6)))
     with tempfile.TemporaryDirectory() as made:
         drawn["tune"] = picture(_replayed(Path(made) / "tuned"))
@@ -47,21 +51,17 @@ def draw(directory: Path) -> None:
     figures.write_images(paths, scale=1.5)
 
 
-def _pair(place: Path) -> go.Figure:
-    """Return the first prediction on two H200 beside its measurement."""
+def _pair(place: Path, revision: int) -> go.Figure:
+    """Return the first prediction of a revision on two H200 beside its measurement."""
     said = json.loads((place / "prediction.json").read_text())
     parts = []
     for ranks in (4, 8):
         rows = [r for r in said["rows"] if (r["world_size"], r["dtype"]) == (ranks, "bf16")]
         curve = [r for r in rows if r["hidden_dim"] == 4096]
         table = cm.read(place / f"test-tp{ranks}.csv")
-        table = table.select(table.dtype == "bf16")
-        arms = {a: table.select(table.algorithm == a) for a in ("1stage", "2stage")}
-        order = {a: np.lexsort((t.hidden_dim, t.bytes)) for a, t in arms.items()}
-        one, two = (arms[a].latency_us[order[a]] for a in arms)
-        size, hidden = (
-            column[order["1stage"]] for column in (arms["1stage"].bytes, arms["1stage"].hidden_dim)
-        )
+        pairs = pair(table.select((table.dtype == "bf16") & (table.quality == "clean")), FUSED)
+        pairs = pairs.select(np.lexsort((pairs.hidden_dim, pairs.bytes)))
+        one, two, size, hidden = pairs.one_us, pairs.two_us, pairs.bytes, pairs.hidden_dim
         places = [c for c in said["crossovers"] if c["world_size"] == ranks]
         crossed = []
         for each in np.unique(hidden):
@@ -72,14 +72,15 @@ def _pair(place: Path) -> go.Figure:
             Registered(
                 ranks,
                 np.array([2.0 * r["tokens"] * r["hidden_dim"] for r in curve]),
-                {a: np.array([r[a] for r in curve]) for a in arms},
+                {a: np.array([r[a] for r in curve]) for a in ("1stage", "2stage")},
                 size, {"1stage": one, "2stage": two},
                 (min(c["bytes_lo"] for c in places), max(c["bytes_hi"] for c in places)), crossed,
             )
         )  # fmt: skip
     return prediction_against_measurement(
         parts,
-        "Two H200 over NVLink, the ranks split over them, bf16. Lines and bands: predicted for "
+        "Two H200 over NVLink, the ranks split over them, kernels of revision "
+        f"{revision}, bf16. Lines and bands: predicted for "
         "hidden 4096 with 90 % intervals. Marks: measured, hidden 2048 to 8192. Grey: predicted "
         "crossovers of all hidden sizes; dotted: where they are.",
     )
