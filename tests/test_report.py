@@ -87,6 +87,16 @@ def test_tables_hold_the_models_numbers(plain):
     assert "this is agreement, not a test on unseen data" in text
 
 
+def test_a_model_without_a_fused_call_has_nothing_to_change_and_why_comes_first():
+    case = gather(Setting.shipped("MI355X", engine="sglang"), llms.find("llama-3.1-8b"))
+    text = in_markdown(case)
+    first = first_screen(text)
+    assert first.startswith("# SGLang on MI355X: nothing should change\n")
+    assert "**Why:** llama-3.1-8b makes no fused call: " in first
+    assert "**Wins:**" not in first
+    assert "merge" not in text
+
+
 @pytest.mark.parametrize(
     ("gpu", "engine"),
     [("MI355X", "sglang"), ("MI300X", "sglang"), ("MI300X", "vllm"), ("MI355X", "aiter")],
@@ -97,7 +107,9 @@ def test_the_first_screen_is_short_and_says_it_all(gpu, engine):
     first = first_screen(text)
     head = first.splitlines()[0]
     if not case.proposes:
-        assert head == f"# {case.engine.title} on {gpu}: nothing should change"
+        yet = " yet" if any(w.changes for w in case.by_world_size) else ""
+        assert head == f"# {case.engine.title} on {gpu}: nothing should change{yet}"
+        assert "1-stage, candidate" in text
         assert "**Why:**" in first
         # It stops after the reasons.
         assert "<details>" not in text

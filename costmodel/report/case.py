@@ -246,12 +246,18 @@ class Case(Struct, frozen=True, dict=True):
     @property
     def headline(self) -> tuple[AtWorldSize, ...]:
         """The world sizes that the report is about: the change is decided, and not by physics."""
-        return tuple(w for w in self.by_world_size if w.world_size > 2 and w.decided)
+        decided = (w for w in self.by_world_size if w.world_size > 2 and w.decided)
+        return tuple(decided) if self.makes_calls else ()
+
+    @property
+    def makes_calls(self) -> bool:
+        """Whether the model makes any fused call as it is deployed."""
+        return self.calls.per_step > 0
 
     @property
     def proposes(self) -> bool:
         """Whether anything should change: a change at some world size is decided."""
-        return any(w.decided for w in self.by_world_size)
+        return self.makes_calls and any(w.decided for w in self.by_world_size)
 
     @cached_property
     def sources(self) -> tuple[Source, ...]:

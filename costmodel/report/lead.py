@@ -16,6 +16,7 @@ from ..decide.evidence import BY_PHYSICS, TRANSFERRED
 from ..show.glossary import MEANING
 from ..show.place import THIS_MACHINE, YOUR_MACHINE, fabrics, machine
 from ..show.words import percent, up_to
+from ..show.worth import none_made
 from .case import AtWorldSize, Case
 from .commands import check_command
 
@@ -54,7 +55,7 @@ def title(cases: Sequence[Case], whose: str) -> str:
         head = f"{cases[0].kernels} on {on} (not xGMI)"
     changed = _changed(cases)
     if not changed:
-        return f"{head}: nothing should change"
+        return f"{head}: nothing should change{' yet' if _open(cases) else ''}"
     if all(w.evidence == BY_PHYSICS for _, w in changed) and _open(cases):
         return f"{head}: nothing decided but TP2, 1-stage {_runs(changed[0][1])} by physics"
     headed = [(c, w) for c, w in changed if w.evidence != BY_PHYSICS] or changed
@@ -119,14 +120,15 @@ def _count(text: str) -> int:
 
 
 def _changed(cases: Sequence[Case]) -> list[Place]:
-    """Return where a change is decided, 2 ranks last."""
-    decided = [(c, w) for c in cases for w in c.by_world_size if w.decided]
+    """Return where a change is decided for a model that makes the call, 2 ranks last."""
+    decided = [(c, w) for c in cases if c.makes_calls for w in c.by_world_size if w.decided]
     return sorted(decided, key=lambda place: place[1].world_size == 2)
 
 
 def _open(cases: Sequence[Case]) -> list[Place]:
-    """Return where something would change that is not decided."""
-    return [(c, w) for c in cases for w in c.in_order if w.changes and not w.decided]
+    """Return where something would change that is not decided, for a model that makes the call."""
+    every = [(c, w) for c in cases if c.makes_calls for w in c.in_order]
+    return [(c, w) for c, w in every if w.changes and not w.decided]
 
 
 def _lacking(cases: Sequence[Case]) -> list[Place]:
@@ -250,7 +252,7 @@ def _how_sure(
 
 def _unknown(cases: Sequence[Case], lacking: Sequence[Place], most: int) -> str:
     """Return what nobody knows yet."""
-    words = [f"{YOUR_MACHINE}: nothing was run there, all is modelled"]
+    words = [f"{YOUR_MACHINE}: nothing was run there; gains are modelled"]
     if machine(*(c.setting for c in cases)) == THIS_MACHINE:
         words = ["other machines: the model was calibrated with rows of this one"]
     if lacking:
@@ -262,12 +264,13 @@ def _unknown(cases: Sequence[Case], lacking: Sequence[Place], most: int) -> str:
 
 
 def _why_nothing(cases: Sequence[Case], most: int) -> str:
-    """Return why nothing should change: where rules decide alike, and what is not decided."""
+    """Return why nothing should change: no call, where rules decide alike, what is not decided."""
     many = len(cases) > 1
-    every = [(c, w) for c in cases for w in c.by_world_size]
+    every = [(c, w) for c in cases if c.makes_calls for w in c.by_world_size]
     alike = [(c, w) for c, w in every if not w.changes]
     open_ones = [(c, w) for c, w in every if w.changes]
-    said = []
+    without = next((c for c in cases if not c.makes_calls), None)
+    said = [none_made(without.calls, without.llm)] if without else []
     if alike:
         named = f"at {_places(cases, alike)}"
         where = named if len(cases) <= max(1, most) else "where the table says no change"
@@ -282,12 +285,13 @@ def _why_nothing(cases: Sequence[Case], most: int) -> str:
         )
     elif open_ones:
         spared = ", ".join(
-            f"1-stage {up_to(w.new_sizes)} at {tag(c, w, many)} would save {lo:+.2f} to {hi:+.2f}"
+            f"1-stage {up_to(w.new_sizes)} at {tag(c, w, many)} would save {lo:+.2f} to {hi:+.2f} %"
             for (c, w), (lo, hi) in zip(open_ones, ends, strict=True)
         )
-        said.append(f"{spared} % a call (90 %): not decided")
+        said.append(f"{spared} of a call (90 %): not decided")
     words = "; ".join(said)
-    return f"{words[0].upper()}{words[1:]}."
+    # A model's name is written as it is.
+    return f"{words}." if without else f"{words[0].upper()}{words[1:]}."
 
 
 def meanings(cases: Sequence[Case]) -> list[tuple[str, str]]:
@@ -295,7 +299,7 @@ def meanings(cases: Sequence[Case]) -> list[tuple[str, str]]:
     classes = [w.evidence for c in cases for w in c.by_world_size]
     used = [
         "1-stage", "2-stage", "cutoff", machine(*(c.setting for c in cases)), "this kernel",
-        "worth", "contested call", "decided", *dict.fromkeys(classes),
+        "worth", "contested call", "decided", "separate ops", *dict.fromkeys(classes),
     ]  # fmt: skip
     return [(word, MEANING[word]) for word in used if word in MEANING]
 

@@ -78,11 +78,11 @@ def cautions(case: Case, many: bool = False) -> list[str]:
     """Return what a reviewer must know beside the table, each in a sentence."""
     on = f"On {case.gpu}, " if many else ""
     lines = [f"{on}{line}" for line in apart(case.decision)]
-    undecided = [w.tp for w in case.by_world_size if w.undecided]
+    undecided = [w.tp for w in case.by_world_size if w.undecided and case.makes_calls]
     if undecided:
         lines.append(
             f"{on}not decided at {' and '.join(undecided)}: the 90 % interval of what the change "
-            "spares includes zero; measure before you merge it"
+            f"spares includes zero; measure before you {'merge' if case.proposes else 'make'} it"
         )
     lines += [
         f"Worse on {other.gpu} at {' and '.join(other.worse_at)}, which {case.engine.title} would "
