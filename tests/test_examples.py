@@ -24,6 +24,8 @@ import pytest
 import shell
 from engines.shapes import SHAPES
 from test_importers import AITER, RCCL
+from test_importers_profiles import collective
+from test_importers_rank_traces import processes
 
 from costmodel.cli.main import cli
 from costmodel.data.measurement import COLUMNS
@@ -208,6 +210,9 @@ class StandIns:
         "vllm-0.33.0.whl": lambda self, path: (
             SHAPES["vllm_method"].wheel(path.parent / "wheel").rename(path)
         ),
+        "rocprofv3-output/": lambda self, path: processes(
+            self.folder / "host", "csv", [collective(0.0, takes=10.0)]
+        ).rename(path),
         "rank*.json.gz": lambda self, path: [
             (path.parent / f"rank{rank}.json.gz").write_bytes(gzip.compress(trace(rank)))
             for rank in range(8)

@@ -175,7 +175,7 @@ except RunEnded as error:
 def test_a_full_disk_leaves_whole_shapes(tmp_path, limit):
     """A limit on the size of files stands for the disk: whichever of the two files meets it."""
     done = subprocess.run(
-        [sys.executable, "-c", FILL.format(tests=str(__file__).rpartition("/")[0],
+        [sys.executable, "-B", "-c", FILL.format(tests=str(__file__).rpartition("/")[0],
                                            directory=str(tmp_path / "run"))],
         capture_output=True,
         text=True,

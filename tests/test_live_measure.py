@@ -161,6 +161,7 @@ for shape in (LiveShape(3, 512, "bf16"), LiveShape(5, 1024, "fp16")):
     assert all(s for s, _ in ranks), ranks
     assert len({total for _, total in ranks}) == 1, ranks
 backend.close()
+backend.leave()
 """
 
 

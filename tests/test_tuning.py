@@ -240,7 +240,9 @@ def tune(*args, replay="MI355X:17"):
 
 def tune_apart(*args, **more):
     """Run the command as a process, which ranks or limits of its own need."""
-    environment = {**os.environ, "COSTMODEL_REPLAY": "MI355X:17"}
+    # A limit on the size of files would cut the bytecode that a start leaves for others.
+    quiet = {"PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, **quiet, "COSTMODEL_REPLAY": "MI355X:17"}
     command = [sys.executable, "-m", "costmodel", "tune", *map(str, args)]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=300, env=environment, **more
