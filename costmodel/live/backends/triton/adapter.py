@@ -10,9 +10,8 @@ fabric; rows say ``interconnect = loopback``.
 the number of processes, several, in one launch. Verified on two H200 over NVLink (torch 2.11,
 triton 3.6) at 2, 4 and 8 ranks; never on AMD GPUs, nor on more than two.
 
-``1stage`` and ``2stage`` are the fused kernels. ``separate`` is the plain all-reduce, 1-stage or
-2-stage by AITER's rule, then the local add + RMSNorm kernel, which is also the second of the fused
-2-stage.
+``1stage`` and ``2stage`` are the fused kernels, one launch each. ``separate`` is the plain
+all-reduce, 1-stage or 2-stage by AITER's rule, then the local add + RMSNorm kernel.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Kernels with barriers spin until the same-numbered program of every rank has arr
 programs of a launch must be resident together. :func:`programs_per_rank` sees to that, with the
 occupancy that the driver reports; it assumes that nothing else holds the GPU for good.
 
-The thread counts are the best of those tried on an H200 (triton 3.6, bf16, hidden 2048 to 8192, 1
-to 512 tokens, 2 to 8 ranks); on AMD GPUs they are untried.
+The thread counts are the best of those tried on two H200 (triton 3.6, bf16, hidden 2880 and 7168, 1
+to 256 tokens, 2 to 8 ranks); on AMD GPUs they are untried.
 """
 
 from __future__ import annotations
