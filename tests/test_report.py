@@ -110,6 +110,7 @@ def test_the_first_screen_is_short_and_says_it_all(gpu, engine):
         yet = " yet" if any(w.changes for w in case.by_world_size) else ""
         assert head == f"# {case.engine.title} on {gpu}: nothing should change{yet}"
         assert "1-stage, candidate" in text
+        assert "**For whom:** gpt-oss-120b (hidden 2880, bf16), batch 1 to 512." in first
         assert "**Why:**" in first
         # It stops after the reasons.
         assert "<details>" not in text

@@ -95,11 +95,15 @@ def _lead(cases: Sequence[Case], most: int) -> list[tuple[str, str]]:
     changed, lacking = _changed(cases), _lacking(cases)
     first = next((c for c in cases if c.headline), cases[0])
     check = ("Check on your GPUs", check_command(first))
-    if not changed:
-        why = _why_nothing(cases, most)
-        return [("Why", why), ("Not known", _unknown(cases, lacking, most)), check]
-    open_ones = _open(cases)
     model = f"{first.llm.name} (hidden {first.llm.hidden_size}, {first.setting.dtype})"
+    if not changed:
+        return [
+            ("For whom", f"{model}, batch {_every_batch(first)}."),
+            ("Why", _why_nothing(cases, most)),
+            ("Not known", _unknown(cases, lacking, most)),
+            check,
+        ]
+    open_ones = _open(cases)
     # What is open for want of rows is said once; the table's evidence tells of many places.
     alike = _names(open_ones) == _names(lacking)
     unsaid = [] if alike or len(lacking) > most else lacking
@@ -181,6 +185,12 @@ def _batches(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
     if len(by_batches) == 1:
         return by_batches[0][0]
     return "; ".join(f"{said} at {where}" for said, where in by_batches)
+
+
+def _every_batch(case: Case) -> str:
+    """Return the captured batches that are weighed: ``1 to 512``."""
+    batches = case.deployment.batches
+    return f"{batches.min()} to {batches.max()}"
 
 
 def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
