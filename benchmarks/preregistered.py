@@ -28,8 +28,9 @@ import costmodel
 from costmodel.calibration import posterior
 from costmodel.calibration.crossing import last_crossing
 from costmodel.data import measurement
-from costmodel.data.measurement import Measurements
+from costmodel.decide.pairs import pair
 from costmodel.decide.setting import Setting
+from costmodel.model.shape import FUSED
 from costmodel.show.table import table
 from costmodel.units import kib
 
@@ -82,25 +83,16 @@ def form_errors(place: Path) -> dict[int, tuple[float, int]]:
             kept = table.select(number != group)
             fit, _ = costmodel.calibrate(costmodel.observe(kept, family=family))
             setting = ask(fit)
-            one, two = paired(table.select(number == group))
-            shapes = setting.shapes(one.tokens, one.hidden_dim, one.world_size)
+            pairs = pair(table.select(number == group), FUSED)
+            shapes = setting.shapes(pairs.tokens, pairs.hidden_dim, pairs.world_size)
             said = setting.latency_us(shapes, "1stage") / setting.latency_us(shapes, "2stage")
-            off[kind].append(np.log(said * two.latency_us / one.latency_us))
+            off[kind].append(np.log(said * pairs.two_us / pairs.one_us))
     seen = set(table.world_size.tolist())
     return {
         n: (float(np.sqrt(np.mean(np.concatenate(some) ** 2))), len(some))
         for n in WORLD_SIZES
         for some in [off["hidden" if n in seen else "ranks"]]
     }
-
-
-def paired(table: Measurements) -> tuple[Measurements, Measurements]:
-    """Return the fused op's rows of both arms, call by call; calls of one arm are left."""
-    fused = table.op == "fused_ar_rmsnorm"
-    one, two = (np.flatnonzero(fused & (table.algorithm == arm)) for arm in ARMS)
-    call, _ = table.numbered(("world_size", "hidden_dim", "tokens", "dtype"))
-    _, first, second = np.intersect1d(call[one], call[two], return_indices=True)
-    return table.select(one[first]), table.select(two[second])
 
 
 def crossover(
