@@ -27,10 +27,9 @@ try:
 except ImportError as error:
     sys.exit(f"differences: {error.name} is not installed; nothing to measure")
 
-from costmodel.live.backends.base import LiveShape
+from costmodel.live.backends.base import GRAPH, LiveShape
 from costmodel.live.backends.triton import kernels
-from costmodel.live.backends.triton.adapter import TritonBackend, _Replay
-from costmodel.live.graph_kernels import complete, new_graph
+from costmodel.live.backends.triton.adapter import TritonBackend
 
 SHAPES = ((1, 2880), (16, 2880), (128, 2880), (1, 7168), (16, 7168), (128, 7168))
 CALLS, SAMPLES, ROUNDS, BOOTSTRAP = 16, 5, 12, 2000
@@ -66,26 +65,9 @@ def variants(backend: TritonBackend) -> dict[str, tuple[list[Any], list[Any]]]:
     }
 
 
-def capture(backend: TritonBackend, launches: list[Any]) -> _Replay:
-    """Return the replay of a call, all slots in turn."""
-
-    def issue(count: int) -> None:
-        for index in range(count):
-            for launch in launches:
-                launch(backend._slots[index % len(backend._slots)].table)
-
-    issue(len(backend._slots))
-    backend._check()
-    graph = new_graph()
-    with torch.cuda.graph(graph):
-        issue(CALLS)
-    complete(graph)
-    return _Replay(graph.replay, CALLS, backend._check, graph)
-
-
 def difference(backend: TritonBackend, pair: tuple[list[Any], list[Any]]) -> dict[str, float]:
     """Return both latencies in us and the difference with its 90 % interval."""
-    replays = [capture(backend, launches) for launches in pair]
+    replays = [backend.capture_launches(launches, CALLS, GRAPH) for launches in pair]
     for replay in replays:
         replay.replay(3)
     found = np.empty((2, ROUNDS))

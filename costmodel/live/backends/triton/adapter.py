@@ -17,7 +17,7 @@ all-reduce, 1-stage or 2-stage by AITER's rule, then the local add + RMSNorm ker
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -193,9 +193,11 @@ class TritonBackend(Backend):
 
     def capture(self, arm: str, calls: int, timing: str) -> Timed:
         """See :meth:`Backend.capture`. Compiles, checks co-residency, runs every slot once."""
-        import torch
+        return self.capture_launches(self._launches(arm), calls, timing)
 
-        launches = self._launches(arm)
+    def capture_launches(self, launches: Sequence[Any], calls: int, timing: str) -> Timed:
+        """Return calls that each are ``launches``, as :meth:`capture` does those of an arm."""
+        import torch
 
         def issue(count: int) -> None:
             for index in range(count):
