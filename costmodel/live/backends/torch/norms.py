@@ -56,26 +56,11 @@ class OwnKernel(Norm):
     """The project's Triton kernel, which is also the norm of the Triton back end's separate ops."""
 
     def __init__(self, shape: LiveShape) -> None:
-        import torch
-
         from ..triton import kernels
-        from ..triton.adapter import triton_type
-        from ..triton.launch import TritonLaunch, row_block, row_threads
+        from ..triton.adapter import norm_launch
 
-        device = torch.cuda.get_device_properties(torch.cuda.current_device())
         self._rows = kernels
-        self._launch = TritonLaunch(
-            kernels.add_rms_norm,
-            shape.tokens,
-            (shape.tokens, 0, 1, EPSILON),
-            {
-                "HIDDEN": shape.hidden_dim,
-                "BLOCK": row_block(shape.hidden_dim),
-                "num_warps": row_threads(shape.hidden_dim, 1) // device.warp_size,
-                "LOCAL": 1,
-                "TYPE": triton_type(shape.dtype),
-            },
-        )
+        self._launch = norm_launch(shape, (0,), 1)
 
     def bound(self, summed: Any, slot: Any) -> Callable[[], None]:
         """See :meth:`Norm.bound`; a pointer table of one rank."""

@@ -283,7 +283,7 @@ class TritonBackend(Backend):
         assert self._shape is not None
         tokens = self._shape.tokens
         arguments = (tokens, self.local_ranks[0], EPSILON, self._spin_limit)
-        options = {**self._row_options(self.world_size), **self._rank_options()}
+        options = {**_row_options(self._shape, self.world_size), **self._rank_options()}
         return self._resident(kernels.fused_one_stage, tokens, arguments, options)
 
     def _fused_two_stage_launch(self) -> Any:
@@ -295,7 +295,7 @@ class TritonBackend(Backend):
         pack = PACK_BYTES // element_bytes(self._shape.dtype)
         arguments = (tokens, self.local_ranks[0], EPSILON, self._spin_limit)
         share = share_of(hidden, n, pack)
-        options = {**self._row_options(1), **share, **self._rank_options()}
+        options = {**_row_options(self._shape, 1), **share, **self._rank_options()}
         # As many rows a turn as fill the threads, but no more than a program has.
         launch = self._resident(kernels.fused_two_stage, tokens, arguments, {**options, "ROWS": 1})
         turns = -(-tokens // (launch.programs // len(self.local_ranks)))
@@ -324,28 +324,8 @@ class TritonBackend(Backend):
         return self._resident(kernel, -(-share // FLAT_THREADS), arguments, options)
 
     def _norm_launch(self) -> Any:
-        """Return the launch of the local kernel, a program a row: no barrier, so no limit."""
-        from . import kernels
-        from .launch import TritonLaunch
-
         assert self._shape is not None
-        local = len(self.local_ranks)
-        arguments = (self._shape.tokens, self.local_ranks[0], self.world_size, EPSILON)
-        options = {
-            **self._row_options(1),
-            "LOCAL": local,
-            "TYPE": triton_type(self._shape.dtype),
-        }
-        return TritonLaunch(kernels.add_rms_norm, self._shape.tokens * local, arguments, options)
-
-    def _row_options(self, ranks: int) -> dict[str, Any]:
-        from .launch import row_block, row_threads
-
-        assert self._shape is not None
-        hidden = self._shape.hidden_dim
-        warps = row_threads(hidden, ranks) // _device().warp_size
-        options = {"HIDDEN": hidden, "BLOCK": row_block(hidden), "num_warps": warps}
-        return {**options, **_registers(warps)}
+        return norm_launch(self._shape, self.local_ranks, self.world_size)
 
     def _rank_options(self) -> dict[str, Any]:
         import torch
@@ -464,6 +444,29 @@ def _device() -> Any:
     import torch
 
     return torch.cuda.get_device_properties(torch.cuda.current_device())
+
+
+def norm_launch(shape: LiveShape, local_ranks: Sequence[int], world_size: int) -> Any:
+    """Return the launch of the local add + RMSNorm, a program a row: no barrier, so no limit.
+
+    ``world_size`` is the width of the pointer table that it is launched with.
+    """
+    from . import kernels
+    from .launch import TritonLaunch
+
+    local = len(local_ranks)
+    arguments = (shape.tokens, local_ranks[0], world_size, EPSILON)
+    options = {**_row_options(shape, 1), "LOCAL": local, "TYPE": triton_type(shape.dtype)}
+    return TritonLaunch(kernels.add_rms_norm, shape.tokens * local, arguments, options)
+
+
+def _row_options(shape: LiveShape, ranks: int) -> dict[str, Any]:
+    """Return the options of a kernel whose programs hold a row, loaded from ``ranks`` ranks."""
+    from .launch import row_block, row_threads
+
+    warps = row_threads(shape.hidden_dim, ranks) // _device().warp_size
+    block = row_block(shape.hidden_dim)
+    return {"HIDDEN": shape.hidden_dim, "BLOCK": block, "num_warps": warps, **_registers(warps)}
 
 
 def _registers(warps: int) -> dict[str, int]:
