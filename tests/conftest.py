@@ -1,4 +1,4 @@
-"""Fixtures that several test files share: the published rows, one fit to them, one report.
+"""Fixtures that several test files share: published rows, a fit, shipped settings, one report.
 
 In CI a skipped test fails: it would prove nothing, and nobody would see it.
 """
@@ -9,10 +9,13 @@ import os
 
 import pytest
 
+from costmodel.calibration import posterior as calibrations
 from costmodel.calibration.estimate import calibrate
 from costmodel.calibration.observations import observe
 from costmodel.calibration.one_fabric import on_fabric
 from costmodel.data import measurement
+from costmodel.decide.recommendation import recommend
+from costmodel.decide.setting import Setting
 from costmodel.model.fabric import FULL_MESH
 
 
@@ -31,6 +34,31 @@ def published():
 def fitted(published):
     """Return (calibration over both archs, fit) on all clean published rows over xGMI."""
     return calibrate(on_fabric(observe(published), FULL_MESH))
+
+
+@pytest.fixture(scope="session")
+def gfx950():
+    return calibrations.shipped("gfx950")
+
+
+@pytest.fixture(scope="session")
+def gfx942():
+    return calibrations.shipped("gfx942")
+
+
+@pytest.fixture(scope="session")
+def mi355x(gfx950):
+    return Setting(gfx950, "MI355X")
+
+
+@pytest.fixture(scope="session")
+def mi300x(gfx942):
+    return Setting(gfx942, "MI300X")
+
+
+@pytest.fixture(scope="session")
+def decision(mi355x):
+    return recommend(mi355x, world_sizes=(4, 8))
 
 
 @pytest.fixture(scope="session")

@@ -6,39 +6,12 @@ import numpy as np
 import pytest
 
 from costmodel import figures
-from costmodel.calibration import posterior as calibrations
 from costmodel.data import facts
 from costmodel.data.workload import Workload
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.sensitivity import against_factor, flips
-from costmodel.decide.setting import Setting
 from costmodel.figures import cutoff_drift as drift
 from costmodel.model.shape import ALGORITHMS
-
-
-@pytest.fixture(scope="module")
-def gfx950():
-    return calibrations.shipped("gfx950")
-
-
-@pytest.fixture(scope="module")
-def gfx942():
-    return calibrations.shipped("gfx942")
-
-
-@pytest.fixture(scope="module")
-def mi355x(gfx950):
-    return Setting(gfx950, "MI355X")
-
-
-@pytest.fixture(scope="module")
-def mi300x(gfx942):
-    return Setting(gfx942, "MI300X")
-
-
-@pytest.fixture(scope="module")
-def decision(mi355x):
-    return recommend(mi355x, world_sizes=(4, 8))
 
 
 @pytest.fixture(scope="module")

@@ -11,20 +11,8 @@ from pathlib import Path
 import pytest
 
 from costmodel import figures
-from costmodel.calibration import posterior as calibrations
 from costmodel.decide.explanation import explain
-from costmodel.decide.setting import Setting
 from costmodel.figures import static
-
-
-@pytest.fixture(scope="module")
-def gfx950():
-    return calibrations.shipped("gfx950")
-
-
-@pytest.fixture(scope="module")
-def mi355x(gfx950):
-    return Setting(gfx950, "MI355X")
 
 
 def one_call(setting, tokens=32, hidden=7168, n=4):

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from costmodel import figures
-from costmodel.calibration import posterior as calibrations
 from costmodel.calibration.cross_validation import CrossValidation, ErrorSummary
 from costmodel.data import kernels as kernel
 from costmodel.data import llms
@@ -29,31 +28,6 @@ from costmodel.figures.regret import field
 from costmodel.model.shape import ALGORITHMS
 from costmodel.planning import Budget, plan
 from costmodel.rules import catalogue
-
-
-@pytest.fixture(scope="module")
-def gfx950():
-    return calibrations.shipped("gfx950")
-
-
-@pytest.fixture(scope="module")
-def gfx942():
-    return calibrations.shipped("gfx942")
-
-
-@pytest.fixture(scope="module")
-def mi355x(gfx950):
-    return Setting(gfx950, "MI355X")
-
-
-@pytest.fixture(scope="module")
-def mi300x(gfx942):
-    return Setting(gfx942, "MI300X")
-
-
-@pytest.fixture(scope="module")
-def decision(mi355x):
-    return recommend(mi355x, world_sizes=(4, 8))
 
 
 @pytest.fixture(scope="module")

@@ -6,25 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from judged_rows import a_row, table
 
-from costmodel.data.measurement import Measurements
 from costmodel.decide.pairs import calls, group_median
 from costmodel.model.shape import ALL_REDUCE, FUSED, SEPARATE
-
-
-def a_row(**changes):
-    row = {
-        "source": "mine", "date": "2026-09-01", "gpu": "MI355X", "gpu_evidence": "stated",
-        "arch": "gfx950", "interconnect": "xgmi", "world_size": 4, "op": FUSED,
-        "algorithm": "1stage", "kernel_family": "aiter", "kernel_version": "0.1.19.post1",
-        "tokens": 8, "hidden_dim": 7168, "dtype": "bf16", "latency_us": 9.5,
-        "statistic": "median", "rank_reduction": "max", "timing": "graph", "quality": "clean",
-    }  # fmt: skip
-    return {**row, **changes}
-
-
-def table(*rows):
-    return Measurements.from_rows(rows)
 
 
 def test_rows_pair_only_when_they_differ_in_nothing_but_the_algorithm():
