@@ -81,6 +81,8 @@ class Kernel(Struct, frozen=True):
     push_line: tuple[int, int] | None = None
     #: Whether one launch holds both stages of the fused 2-stage, the norm behind the barrier.
     fused_2stage_one_launch: bool = False
+    #: Whether a program has the loads of all ranks in flight before its first sum.
+    ranks_loaded_together: bool = False
 
     @property
     def title(self) -> str:
@@ -360,4 +362,5 @@ def _kernel(family: str, version: str, dated: dict[str, str], norm_kernel: str =
         custom_max_bytes=limit("custom_max_bytes"),
         push_line=(line, payload) if line and payload else None,
         fused_2stage_one_launch=flag("fused_2stage_one_launch"),
+        ranks_loaded_together=flag("ranks_loaded_together"),
     )

@@ -129,7 +129,8 @@ class AcrossGpus(Struct, frozen=True):
 
     ``port_us`` is what the port takes in each phase, ``trip_us`` a round trip a phase, ``row_us``
     what a turn of a program that holds rows waits besides, ``us_a_byte`` what each byte that a
-    program loads and stores takes longer.
+    program loads and stores takes longer. Where ``ends_last``, the end of a program's last turn
+    comes behind whatever limits the pass.
     """
 
     port_us: tuple[Any, ...]
@@ -260,7 +261,7 @@ def shared_geometry(
     # A program's threads hold the power of two above a row: with all loads in flight it takes as
     # long for the columns that are not there.
     held = row
-    if kernel.fused_2stage_one_launch:
+    if kernel.ranks_loaded_together:
         held = 2.0 ** np.ceil(np.log2(shapes.hidden_dim)) * shapes.element_bytes
     block = float(kernel.threads * PACK_BYTES)
 
@@ -362,15 +363,14 @@ def shared_terms(
 
     def pass_over(phase: Phase, port_us: Any) -> Any:
         turn = phase.program_bytes * (per_gbps / costs.program_gbps + crossing.us_a_byte)
-        if phase.sharing is not None and crossing.ends_last:
-            end = crossing.row_us + row_end(phase.sharing)
-            chain = phase.turns * turn + (phase.turns - 1.0) * end
-            return crossing.trip_us + end + slowest(phase, chain, port_us)
+        end = 0.0
         if phase.sharing is not None:
-            turn = turn + crossing.row_us + row_end(phase.sharing)
+            end = crossing.row_us + row_end(phase.sharing)
         else:
             turn = turn + miss * phase.program_bytes * (per_gbps / costs.miss_gbps)
-        return crossing.trip_us + slowest(phase, phase.turns * turn, port_us)
+        last = end if crossing.ends_last else 0.0
+        chain = phase.turns * (turn + end) - last
+        return crossing.trip_us + last + slowest(phase, chain, port_us)
 
     one_stage, fused = geometry.algorithm == ONE_STAGE, geometry.op == FUSED
     barrier = costs.barrier_us + costs.straggler_us * np.log2(geometry.programs)

@@ -61,7 +61,8 @@ class SplitGeometry(Struct, frozen=True):
     """What one call does: on each GPU, and across its port.
 
     ``crossing_bytes`` is what one direction of a port carries where every rank reads a peer's whole
-    input, ``remote`` the share of what a program loads that is another GPU's.
+    input, ``remote`` the share of what a program loads that is another GPU's. ``ends_last`` as in
+    :class:`.shared_gpu.Crossing`.
     """
 
     on_gpu: SharedGpuGeometry
@@ -124,7 +125,7 @@ class SplitModel(Struct, frozen=True):
         local = self.wiring.ranks_a_gpu(n)
         on_gpu = shared_geometry(shapes, algorithm, kernel, arch, local)
         crossing = self.wiring.bottleneck_bytes(on_gpu.size_bytes, n)
-        return SplitGeometry(on_gpu, crossing, (n - local) / n, kernel.fused_2stage_one_launch)
+        return SplitGeometry(on_gpu, crossing, (n - local) / n, kernel.ranks_loaded_together)
 
     def costs(
         self, values: Mapping[str, Any], arch: str, gpu: str, *, norm_kernel: str, hbm_gbps: float,
