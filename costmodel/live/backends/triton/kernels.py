@@ -96,6 +96,18 @@ def _arrive(table, rank, program, RANKS: tl.constexpr, ORDER: tl.constexpr, SCOP
 
 
 @triton.jit
+def _enter(table, first_rank, RANKS: tl.constexpr, LOCAL: tl.constexpr, SCOPE: tl.constexpr):
+    """Arrive at the entry barrier; return rank, program, programs, signal buffer and epoch."""
+    rank = first_rank + tl.program_id(0) % LOCAL
+    program = tl.program_id(0) // LOCAL
+    programs = tl.num_programs(0) // LOCAL
+    _arrive(table, rank, program, RANKS, "relaxed", SCOPE)
+    signal = _own(table, SIGNAL, rank, RANKS, tl.int32)
+    epoch = tl.load(signal + program * SIGNAL_LINE + EPOCH)
+    return rank, program, programs, signal, epoch
+
+
+@triton.jit
 def _peek(pointers, HIP: tl.constexpr):
     """Load past every cache that another rank's write does not reach; never moved out of a loop.
 
@@ -174,12 +186,7 @@ def fused_one_stage(
     inputs come from earlier launches, and the exit only keeps them from being overwritten. Without
     ``EXIT`` nothing does: that is for measuring what the exit barrier costs.
     """
-    rank = first_rank + tl.program_id(0) % LOCAL
-    program = tl.program_id(0) // LOCAL
-    programs = tl.num_programs(0) // LOCAL
-    _arrive(table, rank, program, RANKS, "relaxed", SCOPE)
-    signal = _own(table, SIGNAL, rank, RANKS, tl.int32)
-    epoch = tl.load(signal + program * SIGNAL_LINE + EPOCH)
+    rank, program, programs, signal, epoch = _enter(table, first_rank, RANKS, LOCAL, SCOPE)
     inputs = _every(table, INPUT, RANKS, TYPE)
     residuals = _own(table, RESIDUAL, rank, RANKS, TYPE)
     outputs = _own(table, OUTPUT, rank, RANKS, TYPE)
@@ -235,12 +242,7 @@ def fused_two_stage(
     release/acquire: behind it the program's rows are complete. Without ``ORDERED`` they may not
     be: that is for measuring what the order costs.
     """
-    rank = first_rank + tl.program_id(0) % LOCAL
-    program = tl.program_id(0) // LOCAL
-    programs = tl.num_programs(0) // LOCAL
-    _arrive(table, rank, program, RANKS, "relaxed", SCOPE)
-    signal = _own(table, SIGNAL, rank, RANKS, tl.int32)
-    epoch = tl.load(signal + program * SIGNAL_LINE + EPOCH)
+    rank, program, programs, signal, epoch = _enter(table, first_rank, RANKS, LOCAL, SCOPE)
     inputs = _every(table, INPUT, RANKS, TYPE)
     gathered = _every(table, GATHERED, RANKS, TYPE)
     summeds = _own(table, GATHERED, rank, RANKS, TYPE)
@@ -323,12 +325,7 @@ def reduce_scatter_to_peers(
     also tells that the peers have read the previous call's ``GATHERED``. The exit barrier is
     release/acquire: behind it, every rank's ``GATHERED`` is complete.
     """
-    rank = first_rank + tl.program_id(0) % LOCAL
-    program = tl.program_id(0) // LOCAL
-    programs = tl.num_programs(0) // LOCAL
-    _arrive(table, rank, program, RANKS, "relaxed", SCOPE)
-    signal = _own(table, SIGNAL, rank, RANKS, tl.int32)
-    epoch = tl.load(signal + program * SIGNAL_LINE + EPOCH)
+    rank, program, programs, signal, epoch = _enter(table, first_rank, RANKS, LOCAL, SCOPE)
     inputs = _every(table, INPUT, RANKS, TYPE)
     gathered = _every(table, GATHERED, RANKS, TYPE)
     share = tl.cdiv(packs, RANKS)
@@ -399,12 +396,7 @@ def all_reduce_one_stage(
     HIP: tl.constexpr,
 ):
     """Plain all-reduce, 1-stage: every rank reads all inputs and writes its own ``GATHERED``."""
-    rank = first_rank + tl.program_id(0) % LOCAL
-    program = tl.program_id(0) // LOCAL
-    programs = tl.num_programs(0) // LOCAL
-    _arrive(table, rank, program, RANKS, "relaxed", SCOPE)
-    signal = _own(table, SIGNAL, rank, RANKS, tl.int32)
-    epoch = tl.load(signal + program * SIGNAL_LINE + EPOCH)
+    rank, program, programs, signal, epoch = _enter(table, first_rank, RANKS, LOCAL, SCOPE)
     inputs = _every(table, INPUT, RANKS, TYPE)
     gathered = _own(table, GATHERED, rank, RANKS, TYPE)
     stop = packs * PACK
@@ -441,12 +433,7 @@ def all_reduce_two_stage(
     A program reads back what the same-numbered programs of the peers reduced, so that the barrier
     between equal numbers is enough. The next call's entry barrier guards ``PARTIAL``.
     """
-    rank = first_rank + tl.program_id(0) % LOCAL
-    program = tl.program_id(0) // LOCAL
-    programs = tl.num_programs(0) // LOCAL
-    _arrive(table, rank, program, RANKS, "relaxed", SCOPE)
-    signal = _own(table, SIGNAL, rank, RANKS, tl.int32)
-    epoch = tl.load(signal + program * SIGNAL_LINE + EPOCH)
+    rank, program, programs, signal, epoch = _enter(table, first_rank, RANKS, LOCAL, SCOPE)
     inputs = _every(table, INPUT, RANKS, TYPE)
     partials = _every(table, PARTIAL, RANKS, TYPE)
     partial = _own(table, PARTIAL, rank, RANKS, TYPE)
