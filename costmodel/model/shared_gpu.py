@@ -50,6 +50,14 @@ Array = NDArray[np.float64]
 #: and 8 the residuals of the calibration do not tell.
 MISS_DOUBLINGS = 2
 
+#: How a port's time joins that of the programs, which ask for all that they load at once: the power
+#: of the norm, between a sum (1) and a maximum. Rows of two revisions on two H200 are off least
+#: between 1.35 and 1.7 (1-stage at 2 to 8 ranks 1.5 to 2.0 %; at 4 they were 2.9 to 3.9 %).
+PORT_POWER = 1.5
+
+#: Programs of a multiprocessor whose fences come one after the other, see :func:`shared_terms`.
+QUEUED_FENCES = 2.0
+
 #: Parameters that one value serves for all GPUs.
 FOR_ALL_GPUS = (
     "launch_us",
@@ -258,11 +266,11 @@ def shared_geometry(
     row = shapes.hidden_dim.astype(np.float64) * shapes.element_bytes
     size = tokens * row
     one_stage, fused = algorithm == ONE_STAGE, shapes.op == FUSED
-    # A program's threads hold the power of two above a row: with all loads in flight it takes as
-    # long for the columns that are not there.
+    # With all loads in flight a program takes as long for threads without a column as for others.
     held = row
     if kernel.ranks_loaded_together:
-        held = 2.0 ** np.ceil(np.log2(shapes.hidden_dim)) * shapes.element_bytes
+        across = row_threads(shapes.hidden_dim, n) * PACK_BYTES
+        held = np.ceil(row / across) * across
     block = float(kernel.threads * PACK_BYTES)
 
     def programs(name: str, work: Array) -> Array:
@@ -284,8 +292,12 @@ def shared_geometry(
         phases: tuple[Phase, ...] = (replace(rows, sharing=sharing),)
     elif fused and kernel.fused_2stage_one_launch:
         # A program takes the same tokens in both passes: its rank's part of each, then the rows.
+        # A turn of the first takes as many parts as fill the threads, padded to a power of two.
         count = programs(ROWS_TWICE, tokens)
-        phases = (phase(count, tokens, 2 * row, 2 * local, 2 * local),)
+        part = power_of_two(shapes.hidden_dim / n)
+        parts = parts_a_turn(shapes, part, np.ceil(tokens / count))
+        part_bytes = 2 * n * part * parts * shapes.element_bytes
+        phases = (phase(count, np.ceil(tokens / parts), part_bytes, 2 * local, 2 * local),)
         sharing = np.ceil(local * count / multiprocessors(arch))
         second = replace(phase(count, tokens, 4 * row, 4 * local, 4 * local), sharing=sharing)
     else:
@@ -316,6 +328,32 @@ def shared_geometry(
         working_set_bytes=(4.0 if second is None else 5.0) * local * size,
         one_launch=fused and not one_stage and kernel.fused_2stage_one_launch,
     )
+
+
+def power_of_two(size: Any) -> Array:
+    """Return the power of two at or above ``size``: the block that a program holds."""
+    return 2.0 ** np.ceil(np.log2(size))
+
+
+def row_threads(hidden_dim: NDArray[Any], ranks: Any) -> Array:
+    """Return the threads of a program that holds a row and loads it from ``ranks`` ranks.
+
+    Source: ``row_threads`` of ``costmodel/live/backends/triton/launch.py``.
+    """
+    block = power_of_two(hidden_dim)
+    threads = 256 * np.maximum(1.0, block // 8192)
+    loading = np.maximum(threads, np.minimum(block // 16, 512))
+    return np.minimum(np.where(ranks > 1, loading, threads), np.maximum(block // 8, 64))
+
+
+def parts_a_turn(shapes: Shapes, part: Array, turns: Array) -> Array:
+    """Return how many of a program's ``turns`` rows a turn of the 2-stage's first pass takes.
+
+    As many parts of ``part`` elements as fill the program's threads, 16 bytes each, but no more
+    than it has. Source: ``rows_a_turn`` of ``costmodel/live/backends/triton/launch.py``.
+    """
+    elements = row_threads(shapes.hidden_dim, 1) * (PACK_BYTES // shapes.element_bytes)
+    return np.maximum(1.0, np.minimum(power_of_two(turns), elements // part))
 
 
 def shared_costs(
@@ -350,12 +388,11 @@ def shared_terms(
     miss = missed(geometry.working_set_bytes, costs.cache_bytes)
     crossing = crossing or AcrossGpus((0.0, 0.0))
 
-    def slowest(phase: Phase, chain_us: Any, port_us: Any = 0.0) -> Any:
+    def slowest(phase: Phase, chain_us: Any) -> Any:
         return smooth_maximum(
             chain_us,
             phase.issued_bytes * (per_gbps / costs.cache_gbps),
             miss * phase.distinct_bytes * (per_gbps / costs.memory_gbps),
-            port_us,
         )
 
     def row_end(sharing: Any) -> Any:
@@ -370,7 +407,10 @@ def shared_terms(
             turn = turn + miss * phase.program_bytes * (per_gbps / costs.miss_gbps)
         last = end if crossing.ends_last else 0.0
         chain = phase.turns * (turn + end) - last
-        return crossing.trip_us + last + slowest(phase, chain, port_us)
+        on_gpu = slowest(phase, chain)
+        if np.any(port_us):
+            on_gpu = smooth_maximum(on_gpu, port_us, power=PORT_POWER)
+        return crossing.trip_us + last + on_gpu
 
     one_stage, fused = geometry.algorithm == ONE_STAGE, geometry.op == FUSED
     barrier = costs.barrier_us + costs.straggler_us * np.log2(geometry.programs)
@@ -382,9 +422,12 @@ def shared_terms(
         "link_read": passes[0],
     }
     if fused and not one_stage:
-        # Fences of programs that share a multiprocessor come one after the other: measured, at one
-        # program 1.1 to 1.3 us, at two 2.7 to 3.4 (measurements/h200-pair/differences.json).
-        fences = geometry.local.sharing if geometry.one_launch and geometry.local else 1.0
+        # Fences of two programs that share a multiprocessor come one after the other: measured, at
+        # one 1.1 to 1.3 us, at two 2.7 to 3.4 (measurements/h200-pair/differences.json). A third
+        # adds nothing (revision-2/exhaustive.csv, 4 ranks, hidden 2880: +1.4 us from 64 to 72
+        # tokens, where two meet, +0.2 from 128 to 136, where three do).
+        sharing = geometry.local.sharing if geometry.one_launch and geometry.local else None
+        fences = 1.0 if sharing is None else np.minimum(sharing, QUEUED_FENCES)
         found["middle_barrier" if geometry.one_launch else "exit_barrier"] = (
             barrier
             + costs.release_us * fences
