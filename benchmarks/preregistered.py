@@ -10,7 +10,9 @@ prints hits and misses beside the prediction, which it never writes.
 
 The crossovers' intervals carry the parameters and the form: how far the ratio of the arms was off
 on rows that a fit had left out, a hidden size of a world size at a time, or, for a world size that
-no row has, a world size at a time.
+no row has, a world size at a time. The first two predictions of each revision took the draws of
+*this kernel* and the error over all rows; the third is of *this machine*, whose rows these are, and
+takes the mean error of a group's rows near its crossover, which is what moves one.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import csv
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +32,7 @@ from costmodel.calibration import posterior
 from costmodel.calibration.crossing import last_crossing
 from costmodel.data import measurement
 from costmodel.decide.pairs import pair
-from costmodel.decide.setting import Setting
+from costmodel.decide.setting import DRAWS, Setting
 from costmodel.model.shape import FUSED
 from costmodel.show.table import table
 from costmodel.units import kib
@@ -46,7 +49,9 @@ CALIBRATED = {(4, h, t) for h in (2880, 7168) for t in (1, 8, 32, 64, 128, 512)}
 NEAR = (0.5, 0.6, 0.71, 0.85, 1.0, 1.19, 1.41, 1.7, 2.0)
 FAR_TOKENS = (1, 3, 24, 96, 384)
 #: Hidden sizes that are measured in fp16 too.
-BOTH_DTYPES = (2880, 5120, 6144)
+BOTH_DTYPES = (2304, 2880, 5120, 5376, 6144)
+#: Arms nearer to each other than this tell of the crossover.
+NEAR_CROSSING = 0.10
 #: Two arms closer than this are a tie.
 TIE = 0.03
 GUARDS = (
@@ -71,28 +76,38 @@ def ask(calibration: posterior.Calibration, dtype: str = "bf16") -> Setting:
 def form_errors(place: Path) -> dict[int, tuple[float, int]]:
     """Return, by world size, how far log(1-stage / 2-stage) is off beyond the parameters.
 
-    (root mean square, groups left out), of calibration.csv's pairs, each predicted by a fit without
-    its group: a hidden size at its world size, or a whole world size for one that no row has.
+    (root mean square, groups left out), of calibration.csv's pairs near a crossover, each predicted
+    by a fit without its group: a hidden size at its world size, or a whole world size for one that
+    no row has. A group counts with its mean.
     """
     table = measurement.read(place / "calibration.csv")
     (family,) = set(table.kernel_family.used)
-    off: dict[str, list[NDArray[np.float64]]] = {"hidden": [], "ranks": []}
-    for kind, names in (("hidden", ("world_size", "hidden_dim")), ("ranks", ("world_size",))):
-        number, first = table.numbered(names)
-        for group in range(first.size):
-            kept = table.select(number != group)
-            fit, _ = costmodel.calibrate(costmodel.observe(kept, family=family))
-            setting = ask(fit)
-            pairs = pair(table.select(number == group), FUSED)
-            shapes = setting.shapes(pairs.tokens, pairs.hidden_dim, pairs.world_size)
-            said = setting.latency_us(shapes, "1stage") / setting.latency_us(shapes, "2stage")
-            off[kind].append(np.log(said * pairs.two_us / pairs.one_us))
     seen = set(table.world_size.tolist())
-    return {
-        n: (float(np.sqrt(np.mean(np.concatenate(some) ** 2))), len(some))
-        for n in WORLD_SIZES
-        for some in [off["hidden" if n in seen else "ranks"]]
-    }
+    found = {}
+    for n in WORLD_SIZES:
+        names = ("world_size", "hidden_dim") if n in seen else ("world_size",)
+        number, first = table.numbered(names)
+        groups = [g for g, row in enumerate(first) if n not in seen or table.world_size[row] == n]
+        off = [left_out(table, number == group, family) for group in groups]
+        means = np.array([rows.mean() for rows in off if rows.size])
+        found[n] = (float(np.sqrt(np.mean(means**2))), means.size)
+    return found
+
+
+def left_out(
+    table: measurement.Measurements, group: NDArray[np.bool_], family: str
+) -> NDArray[np.float64]:
+    """Return how far a fit without a group's rows is off on the ratio of its arms, as logarithms.
+
+    One number a pair of the group whose arms differ by less than :data:`NEAR_CROSSING`.
+    """
+    fit, _ = costmodel.calibrate(costmodel.observe(table.select(~group), family=family))
+    setting = ask(fit)
+    pairs = pair(table.select(group), FUSED)
+    shapes = setting.shapes(pairs.tokens, pairs.hidden_dim, pairs.world_size)
+    said = setting.latency_us(shapes, "1stage") / setting.latency_us(shapes, "2stage")
+    measured = pairs.one_us / pairs.two_us
+    return np.log(said / measured)[np.abs(np.log(measured)) < np.log1p(NEAR_CROSSING)]
 
 
 def crossover(
@@ -100,22 +115,26 @@ def crossover(
 ) -> tuple[float, float, float, float]:
     """Return point, lo and hi in bytes of the size above which 2-stage is faster, and P(none).
 
-    Draw by draw the first size, on a fine grid of tokens, from which on 2-stage stays faster; one
-    token's bytes where it always is. ``form`` widens the ratio of the arms, see
-    :func:`form_errors`.
+    Draw by draw where straight lines through 1-stage minus 2-stage, on a fine grid of tokens, last
+    cross zero; one token's bytes where 2-stage is always faster. ``form`` widens the ratio of the
+    arms, see :func:`form_errors`.
     """
     tokens = np.unique(np.round(np.geomspace(1, 2048, 160)).astype(int))
     shapes = setting.shapes(tokens, hidden, world_size)
-    one, two = (setting.latency_us(shapes, a, setting.this_kernel) for a in ("1stage", "2stage"))
     size, groups = form
-    more = np.random.default_rng(0).standard_t(groups, one.shape[0])[:, None]
-    ahead = one * np.exp(size * more) < two
-    last = np.where(ahead.any(axis=1), ahead.shape[1] - 1 - ahead[:, ::-1].argmax(axis=1), -1)
-    point_ahead = setting.latency_us(shapes, "1stage") < setting.latency_us(shapes, "2stage")
-    at = int(np.flatnonzero(point_ahead)[-1]) if point_ahead.any() else -1
-    size = np.append(shapes.bytes.astype(float), shapes.bytes[0])  # -1: at one token, or below
-    lo, hi = np.quantile(size[last], [0.05, 0.95])
-    return float(size[at]), float(lo), float(hi), float(np.mean(last < 0))
+    more = np.random.default_rng(0).standard_t(groups, DRAWS)[:, None]
+
+    def crossings(values: Any, widened: Any) -> NDArray[np.float64]:
+        one, two = (setting.latency_us(shapes, arm, values) for arm in ARMS)
+        ahead = np.atleast_2d(one * widened - two)
+        found = (last_crossing(shapes.bytes, row) for row in ahead)
+        return np.array([np.nan if at is None else at for at in found])
+
+    drawn = crossings(setting.draws, np.exp(size * more))
+    one_token = float(shapes.bytes[0])
+    (point,) = np.nan_to_num(crossings(setting.point, 1.0), nan=one_token)
+    lo, hi = np.quantile(np.nan_to_num(drawn, nan=one_token), [0.05, 0.95])
+    return float(point), float(lo), float(hi), float(np.isnan(drawn).mean())
 
 
 def predict(place: Path, hidden_dims: tuple[int, ...]) -> None:
@@ -204,7 +223,10 @@ def call(row: dict) -> tuple:
 
 
 def crossed(found: dict[tuple, float], hidden: int) -> float | None:
-    """Return where straight lines through 1-stage minus 2-stage last cross zero, in bytes."""
+    """Return where straight lines through 1-stage minus 2-stage last cross zero, in bytes.
+
+    One token's bytes where 2-stage is faster throughout, as predicted; None where 1-stage is.
+    """
     points = sorted(
         (2 * hidden * tokens, us - found[h, tokens, dtype, "2stage"])
         for (h, tokens, dtype, arm), us in found.items()
@@ -213,7 +235,8 @@ def crossed(found: dict[tuple, float], hidden: int) -> float | None:
         and dtype == "bf16"
         and (h, tokens, dtype, "2stage") in found
     )
-    return last_crossing(*zip(*points, strict=True))
+    at = last_crossing(*zip(*points, strict=True))
+    return float(points[0][0]) if at is None and points[0][1] > 0 else at
 
 
 def score(place: Path) -> None:

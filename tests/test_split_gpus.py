@@ -72,19 +72,19 @@ def test_large_one_stage_calls_take_what_the_port_takes(pair, ranks, times):
     terms = pair.terms(shapes, "1stage")["link_read"]
     rate = pair.point["link_gbps[H200]"] * pair.point["read_efficiency[sm_90]"]
     port_us = times * shapes.bytes / rate / 1e3
-    # The smooth maximum lies above its largest part; at 2 ranks memory is nearly as slow.
+    # What programs do besides is not all hidden behind it; at 2 ranks memory is nearly as slow.
     assert (terms > port_us).all()
     if ranks > 2:
-        np.testing.assert_allclose(np.diff(terms), np.diff(port_us), rtol=0.05)
+        np.testing.assert_allclose(np.diff(terms), np.diff(port_us), rtol=0.1)
 
 
 @pytest.fixture(scope="module")
 def revised():
-    calibration = posterior.load(PAIR / "revision-2" / "second" / "calibration.json")
+    calibration = posterior.load(PAIR / "revision-2" / "third" / "calibration.json")
     return Setting(calibration, "H200", source="h200-pair-2")
 
 
-PREDICTED = ["", "second", "revision-2", "revision-2/second"]
+PREDICTED = ["", "second", "revision-2", "revision-2/second", "revision-2/third"]
 
 
 def test_one_launch_has_no_second_and_norms_by_the_programs_that_met(revised):
@@ -99,6 +99,29 @@ def test_one_launch_has_no_second_and_norms_by_the_programs_that_met(revised):
     assert many - few > 0.8 * revised.point["release_acquire_us"]
     two = geometry(2, 8, 128, 7168, "2stage").on_gpu
     assert two.local.sharing is None
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_a_port_adds_to_what_the_programs_take(revised, ranks):
+    """Between a sum and a maximum: programs ask for all they load at once."""
+    shapes = revised.shapes([1, 16, 512], 4096, ranks)
+    read_us = revised.terms(shapes, "1stage")["link_read"]
+    endless = {**revised.point, "link_gbps[H200]": 1e9}
+    without = revised.terms(shapes, "1stage", endless)["link_read"]
+    crossing = (ranks // 2) ** 2 * shapes.bytes
+    rate = revised.point["link_gbps[H200]"] * revised.point["read_efficiency[sm_90]"]
+    port_us = crossing / rate / 1e3
+    assert (read_us < without + port_us).all()
+    assert (read_us > np.maximum(without, port_us)).all()
+
+
+def test_a_third_program_s_fence_does_not_queue(revised):
+    """4 ranks, 2 a GPU: 40, 80 and 140 tokens are one, two and three programs a multiprocessor."""
+    assert geometry(2, 4, 140, 2048, "2stage", SECOND).on_gpu.local.sharing.tolist() == [3]
+    terms = revised.terms(revised.shapes([40, 80, 140], 2048, 4), "2stage")
+    one, two, three = terms["middle_barrier"]
+    assert two - one > revised.point["release_acquire_us"]
+    assert three - two < 0.1
 
 
 def test_a_rank_a_gpu_is_a_case_of_the_split(revised):
@@ -144,11 +167,11 @@ def test_the_prediction_is_of_the_calibration_beside_it(place):
     assert [[r[k] for k in key] for r in said["rows"]] == [[s[k] for k in key] for s in planned]
 
 
-@pytest.mark.parametrize(("which", "place"), [("pair", "second"), ("revised", "revision-2/second")])
-def test_the_second_prediction_is_what_the_model_says(request, which, place):
-    said = json.loads((PAIR / place / "prediction.json").read_text())["rows"]
+def test_the_newest_prediction_is_what_the_model_says(revised):
+    """Those before it are by the models of their commits."""
+    said = json.loads((PAIR / PREDICTED[-1] / "prediction.json").read_text())["rows"]
     for row in said[::7]:
-        here = request.getfixturevalue(which).but(dtype=row["dtype"])
+        here = revised.but(dtype=row["dtype"])
         shapes = here.shapes([row["tokens"]], row["hidden_dim"], row["world_size"])
         for arm in ("1stage", "2stage"):
             assert here.latency_us(shapes, arm)[0] == pytest.approx(row[arm][0], abs=1e-3)
