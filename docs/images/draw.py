@@ -44,6 +44,7 @@ def draw(directory: Path) -> None:
     measured = directory.parents[1] / "measurements"
     drawn["h200-pair"] = _pair(measured / "h200-pair", 1)
     drawn["h200-pair-2"] = _pair(measured / "h200-pair" / "revision-2", 2)
+    drawn["h200-pair-3"] = _pair(measured / "h200-pair" / "revision-2" / "third", 2, 3840)
     drawn["plan"] = figures.cutoffs_after_plan(cm.plan(mi300x, cm.Budget(shapes=6)))
     with tempfile.TemporaryDirectory() as made:
         drawn["tune"] = picture(_replayed(Path(made) / "tuned"))
@@ -51,13 +52,14 @@ def draw(directory: Path) -> None:
     figures.write_images(paths, scale=1.5)
 
 
-def _pair(place: Path, revision: int) -> go.Figure:
-    """Return the first prediction of a revision on two H200 beside its measurement."""
+def _pair(place: Path, revision: int, curve_hidden: int = 4096) -> go.Figure:
+    """Return a prediction for kernels of a revision on two H200 beside its measurement."""
     said = json.loads((place / "prediction.json").read_text())
     parts = []
+    hidden_dims = [c["hidden_dim"] for c in said["crossovers"]]
     for ranks in (4, 8):
         rows = [r for r in said["rows"] if (r["world_size"], r["dtype"]) == (ranks, "bf16")]
-        curve = [r for r in rows if r["hidden_dim"] == 4096]
+        curve = [r for r in rows if r["hidden_dim"] == curve_hidden]
         table = cm.read(place / f"test-tp{ranks}.csv")
         pairs = pair(table.select((table.dtype == "bf16") & (table.quality == "clean")), FUSED)
         pairs = pairs.select(np.lexsort((pairs.hidden_dim, pairs.bytes)))
@@ -80,9 +82,9 @@ def _pair(place: Path, revision: int) -> go.Figure:
     return prediction_against_measurement(
         parts,
         "Two H200 over NVLink, the ranks split over them, kernels of revision "
-        f"{revision}, bf16. Lines and bands: predicted for "
-        "hidden 4096 with 90 % intervals. Marks: measured, hidden 2048 to 8192. Grey: predicted "
-        "crossovers of all hidden sizes; dotted: where they are.",
+        f"{revision}, bf16. Lines and bands: predicted for hidden {curve_hidden} with 90 % "
+        f"intervals. Marks: measured, hidden {min(hidden_dims)} to {max(hidden_dims)}. Grey: "
+        "predicted crossovers of all hidden sizes; dotted: where they are.",
     )
 
 
