@@ -58,6 +58,8 @@ class TritonBackend(Backend):
         self.local_ranks = tuple(range(world_size))
         self.interconnect = "loopback"
         self.kernel_version = f"triton kernels {KERNELS_REVISION}"
+        #: The most programs a rank of kernels with barriers, fewer than fit: for a sweep.
+        self.workgroups: int | None = None
         self._memory: Any = None
         self._signals: Any = None
         self._shape: LiveShape | None = None
@@ -353,7 +355,8 @@ class TritonBackend(Backend):
         device = _device()
         fitting = occupancy(compiled, device.warp_size)
         local = len(self.local_ranks)
-        programs = programs_per_rank(work, device.multi_processor_count * fitting, local)
+        resident = device.multi_processor_count * fitting
+        programs = programs_per_rank(min(work, self.workgroups or work), resident, local)
         self._resources[compiled.metadata.name] = {
             "threads": compiled.metadata.num_warps * device.warp_size,
             "registers": getattr(compiled, "n_regs", -1),
