@@ -39,7 +39,7 @@ from costmodel.calibration.crossing import last_crossing
 from costmodel.data import kernels, measurement
 from costmodel.data.measurement import Measurements
 from costmodel.data.workload import Workload
-from costmodel.decide.measured_regret import agreement
+from costmodel.decide.measured_regret import Agreement, agreement
 from costmodel.decide.pairs import Pairs, pair
 from costmodel.decide.setting import Setting
 from costmodel.model import choose
@@ -465,9 +465,7 @@ def judge(place: Path, name: str, predicted: dict) -> None:
             aim = aims[f"{answer.by}_median_error"]
             lines.append([answer.by, f"median error, TP{n}", name, *against(middle, aim)])
         for kind, pairs in found.items():
-            choice = pairs.use_1stage(answer.rule, kernels.LATEST)
-            agreed = agreement(pairs, choice, 100 * predicted["tie"])
-            regret = 100 * float((pairs.chosen_us(choice) / pairs.fastest_us - 1).mean())
+            agreed, regret = judged(pairs, answer.rule)
             if agreed.agree_outside_tie is not None:
                 right = against(100 * agreed.agree_outside_tie, aims["right"], least=True)
                 what = f"its rule right, {agreed.outside_tie} calls apart"
@@ -475,6 +473,13 @@ def judge(place: Path, name: str, predicted: dict) -> None:
             what = f"its rule's mean regret, {len(pairs)} calls"
             lines.append([answer.by, what, kind, *against(regret, aims["regret"])])
     print(table(lines, ["by", "what", "rows", "is", "aim", ""]))
+
+
+def judged(pairs: Pairs, rule: Rule) -> tuple[Agreement, float]:
+    """Return how often a rule takes the faster arm, and its mean regret in percent."""
+    choice = pairs.use_1stage(rule, kernels.LATEST)
+    regret = 100 * float((pairs.chosen_us(choice) / pairs.fastest_us - 1).mean())
+    return agreement(pairs, choice, 100 * TIE), regret
 
 
 def calibrated(planned: Measurements, calls: Iterable[tuple], hidden: Iterable[int]) -> Answer:
