@@ -39,6 +39,7 @@ from costmodel.calibration.crossing import last_crossing
 from costmodel.data import kernels, measurement
 from costmodel.data.measurement import Measurements
 from costmodel.data.workload import Workload
+from costmodel.decide.decision import Decision
 from costmodel.decide.measured_regret import Agreement, agreement
 from costmodel.decide.pairs import Pairs, pair
 from costmodel.decide.setting import Setting
@@ -305,16 +306,17 @@ def predict(place: Path, hidden_dims: tuple[int, ...], fabric: str) -> None:
             }
             for c in decision.cutoffs
         ]  # fmt: skip
-        write(place / "rule.json", named(decision.rule, f"{place.name}-predicted").to_json())
+        write(place / "rule.json", rule_of(decision, f"{place.name}-predicted").to_json())
     for name, shapes in question.beside.items():
         write(place / f"{name}.json", {"schema": "costmodel/plan/1", "shapes": shapes})
     write(place / "prediction.json", record)
     show(crossovers)
 
 
-def named(rule: Rule, name: str) -> Rule:
-    """Return a rule of these GPUs under a name of its own."""
-    return replace(rule, name=name, fabric="nvlink")
+def rule_of(decision: Decision, name: str) -> Rule:
+    """Return the rule of a decision; where it makes no claim, its best cutoff."""
+    cutoffs = {c.world_size: c.max_bytes if c.claimed else c.estimate for c in decision.cutoffs}
+    return Rule.from_cutoffs(name, cutoffs, fabric="nvlink")
 
 
 def write(path: Path, record: dict) -> None:
@@ -353,8 +355,12 @@ def call(row: dict) -> tuple:
     return row["hidden_dim"], row["tokens"], row["dtype"]
 
 
-def crossed(found: dict[tuple, float], hidden: int) -> float | None:
-    """Return where straight lines through 1-stage minus 2-stage last cross zero, in bytes."""
+def crossed(found: dict[tuple, float], hidden: int) -> tuple[float | None, str]:
+    """Return where straight lines through 1-stage minus 2-stage last cross zero; bytes and words.
+
+    Where 2-stage is faster from the smallest measured size on, it is below that size, which stands
+    for it; None where 1-stage is never overtaken.
+    """
     points = sorted(
         (2 * hidden * tokens, us - found[h, tokens, dtype, "2stage"])
         for (h, tokens, dtype, arm), us in found.items()
@@ -363,7 +369,10 @@ def crossed(found: dict[tuple, float], hidden: int) -> float | None:
         and dtype == "bf16"
         and (h, tokens, dtype, "2stage") in found
     )
-    return last_crossing(*zip(*points, strict=True))
+    at = last_crossing(*zip(*points, strict=True))
+    if at is None and all(gap >= 0 for _, gap in points):
+        return float(points[0][0]), f"below {kib(points[0][0])}"
+    return at, "none" if at is None else kib(round(at))
 
 
 def score(place: Path) -> None:
@@ -410,10 +419,10 @@ def score(place: Path) -> None:
                 f"shapes near the predicted crossover, ties apart; mean regret {regret:.2f} %"
             )
             for hidden, c in places.items():
-                at = crossed(found, hidden)
+                at, words = crossed(found, hidden)
                 hit = at is not None and c["bytes_lo"] <= at <= c["bytes_hi"]
                 crossings.append([
-                    f"TP{n}", str(hidden), "none" if at is None else kib(round(at)),
+                    f"TP{n}", str(hidden), words,
                     kib(c["bytes"]), f"{kib(c['bytes_lo'])} to {kib(c['bytes_hi'])}",
                     ("hit" if hit else "miss") if c["counts"] else "known before",
                 ])  # fmt: skip
@@ -464,20 +473,31 @@ def judge(place: Path, name: str, predicted: dict) -> None:
             middle = 100 * float(np.median(np.abs(off)))
             aim = aims[f"{answer.by}_median_error"]
             lines.append([answer.by, f"median error, TP{n}", name, *against(middle, aim)])
+        # The arm that each call's own latencies choose, as a rule without a form would.
+        mine = test.select(asked)
+        said = [answer.us[c] for c in calls_of(mine)]
+        choice = np.array([each["1stage"] < each["2stage"] for each in said])
+        lines += chosen(answer.by, "the faster arm", name, mine, choice, aims)
         for kind, pairs in found.items():
-            agreed, regret = judged(pairs, answer.rule)
-            if agreed.agree_outside_tie is not None:
-                right = against(100 * agreed.agree_outside_tie, aims["right"], least=True)
-                what = f"its rule right, {agreed.outside_tie} calls apart"
-                lines.append([answer.by, what, kind, *right])
-            what = f"its rule's mean regret, {len(pairs)} calls"
-            lines.append([answer.by, what, kind, *against(regret, aims["regret"])])
+            choice = pairs.use_1stage(answer.rule, kernels.LATEST)
+            lines += chosen(answer.by, "its rule", kind, pairs, choice, aims)
     print(table(lines, ["by", "what", "rows", "is", "aim", ""]))
 
 
-def judged(pairs: Pairs, rule: Rule) -> tuple[Agreement, float]:
-    """Return how often a rule takes the faster arm, and its mean regret in percent."""
-    choice = pairs.use_1stage(rule, kernels.LATEST)
+def chosen(
+    by: str, what: str, rows: str, pairs: Pairs, choice: NDArray[np.bool_], aims: dict[str, float]
+) -> list[list[str]]:
+    """Return the lines of a choice: right where the arms are apart, and its mean regret."""
+    agreed, regret = worth(pairs, choice)
+    lines = [[by, f"{what}: regret", rows, *against(regret, aims["regret"])]]
+    if agreed.agree_outside_tie is not None:
+        right = against(100 * agreed.agree_outside_tie, aims["right"], least=True)
+        lines.insert(0, [by, f"{what}: right, of {agreed.outside_tie} calls", rows, *right])
+    return lines
+
+
+def worth(pairs: Pairs, choice: NDArray[np.bool_]) -> tuple[Agreement, float]:
+    """Return how often a choice takes the faster arm, and its mean regret in percent."""
     regret = 100 * float((pairs.chosen_us(choice) / pairs.fastest_us - 1).mean())
     return agreement(pairs, choice, 100 * TIE), regret
 
@@ -495,7 +515,12 @@ def calibrated(planned: Measurements, calls: Iterable[tuple], hidden: Iterable[i
             arm: float(setting.latency_us(shapes, arm)[0]) for arm in ARMS
         }
     decision = costmodel.recommend(settings["bf16"], Workload.of(sorted(hidden)))
-    return Answer("calibrated", us, named(decision.rule, "calibrated"))
+    for cutoff in decision.cutoffs:
+        if not cutoff.claimed:
+            print(
+                f"calibrated, TP{cutoff.world_size}: no rule is claimed; judged is its best cutoff"
+            )
+    return Answer("calibrated", us, rule_of(decision, "calibrated"))
 
 
 def against(value: float, aim: float, *, least: bool = False) -> tuple[str, str, str]:

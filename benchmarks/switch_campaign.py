@@ -39,7 +39,7 @@ import click
 import preregistered
 
 from costmodel.cli import options as shared
-from costmodel.data import measurement
+from costmodel.data import kernels, measurement
 from costmodel.decide.pairs import pair
 from costmodel.files import json_text, read_json
 from costmodel.live.backends.base import Backend, load
@@ -208,7 +208,8 @@ class Campaign:
         pairs = pair(measurement.read(path), FUSED)
         if not len(pairs):
             return "live: no shape has both arms"
-        agreed, regret = preregistered.judged(pairs, rule)
+        choice = pairs.use_1stage(rule, kernels.LATEST)
+        agreed, regret = preregistered.worth(pairs, choice)
         right = "" if agreed.agree_outside_tie is None else f"{agreed.agree_outside_tie:.0%} of "
         return (
             f"live: rule {rule.name} takes the faster arm on {right}{agreed.outside_tie} calls "
