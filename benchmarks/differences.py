@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,20 @@ def difference(backend: TritonBackend, pair: tuple[list[Any], list[Any]]) -> dic
     }
 
 
+def measured(
+    backend: TritonBackend, shapes: Iterable[tuple[int, int]] = SHAPES
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each variant at each of the shapes (tokens, hidden)."""
+    for tokens, hidden in shapes:
+        backend.prepare(LiveShape(tokens, hidden, "bf16"), 2, 0)
+        for name, pair in variants(backend).items():
+            yield {
+                "what": name, "world_size": backend.world_size,
+                "interconnect": backend.interconnect, "tokens": tokens, "hidden_dim": hidden,
+                **difference(backend, pair),
+            }  # fmt: skip
+
+
 @click.command(help=(__doc__ or "").splitlines()[0])
 @click.option("--tp", default="2,4,8", help="World sizes.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
@@ -100,17 +115,10 @@ def main(tp: str, out: Path) -> None:
         backend = TritonBackend(n)
         backend.set_up()
         labels = {"gpu": backend.environment()["gpu"], "kernels": backend.kernel_version}
-        for tokens, hidden in SHAPES:
-            backend.prepare(LiveShape(tokens, hidden, "bf16"), 2, 0)
-            for name, pair in variants(backend).items():
-                rows.append(
-                    {
-                        "what": name, "world_size": n, "interconnect": backend.interconnect,
-                        "tokens": tokens, "hidden_dim": hidden, **difference(backend, pair),
-                    }
-                )  # fmt: skip
-                if 0 in backend.local_ranks:  # each result is kept as it comes
-                    out.write_text(json.dumps({**labels, "rows": rows}, indent=1) + "\n")
+        for row in measured(backend):
+            rows.append(row)
+            if 0 in backend.local_ranks:  # each result is kept as it comes
+                out.write_text(json.dumps({**labels, "rows": rows}, indent=1) + "\n")
         first = 0 in backend.local_ranks
         backend.close()
     backend.leave()

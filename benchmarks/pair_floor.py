@@ -19,17 +19,15 @@ import csv
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 import numpy as np
 
 try:
-    import torch
-    import triton
-    from triton_floor import COPY_BLOCK_BYTES, copy
+    from peer_copies import COPIERS, Looped, Shared, barriers
 except ImportError as error:
     sys.exit(f"pair_floor: {error.name} is not installed; nothing to measure")
 
@@ -45,11 +43,8 @@ from costmodel.live.backends.base import (
     LiveShape,
     Timed,
 )
-from costmodel.live.backends.device import TorchGpu, led
 from costmodel.live.backends.torch.adapter import TorchBackend
-from costmodel.live.backends.triton import kernels
 from costmodel.live.backends.triton.adapter import TritonBackend
-from costmodel.live.backends.triton.memory import symmetric_bytes
 from costmodel.live.run.harness import Repetition, compare, timed_rounds
 from costmodel.live.run.statistics import Latency, summarize
 from costmodel.model.shape import ONE_STAGE, TWO_STAGE
@@ -63,76 +58,8 @@ OTHERS = {
     "NCCL + norm": SEPARATE_ARM,
 }  # fmt: skip
 BARRIERS = "two barriers"
-#: Peer copies by what does them; each of the shape's bytes, and of next to none.
-COPIERS = ("copy engine", "copy kernel")
+#: Peer copies are of the shape's bytes, and of next to none.
 NEXT_TO_NOTHING = 16
-
-
-class Looped(Timed):
-    """Calls of something that is no arm, captured; an untimed call of ``together`` leads them.
-
-    ``kept`` is the memory that the graph uses.
-    """
-
-    def __init__(
-        self, call: Callable[[int], None], together: Callable[[], None], kept: Any = None
-    ) -> None:
-        self._device = TorchGpu()
-        self._kept = (call, together, kept)
-        self._graph, self._lead = self._device.graph(), self._device.graph()
-
-        def issue() -> None:
-            for index in range(CALLS):
-                call(index)
-
-        issue()
-        together()
-        self._device.synchronize()
-        with self._device.capture(self._graph, None):
-            issue()
-        with self._device.capture(self._lead, None):
-            together()
-
-    def replay(self, samples: int) -> Any:
-        self._graph.replay()
-        return led(self._device, self._lead.replay, self._graph.replay, samples) / CALLS
-
-
-def barriers(ours: TritonBackend) -> Callable[[], None]:
-    """Return the launch of the empty kernel on the grid of the fused 1-stage."""
-    (fused,) = ours._launches(ONE_STAGE)
-    kept = ("RANKS", "LOCAL", "SCOPE", "HIP", "num_warps")
-    launch = fused._replace(
-        kernel=kernels.barriers_alone,
-        arguments=(ours.local_ranks[0], ours._spin_limit),
-        options={"BARRIERS": 2, **{name: fused.options[name] for name in kept}},
-    )
-    return lambda: launch(ours._slots[0].table)
-
-
-def copies(ours: TritonBackend, size_bytes: int) -> tuple[dict[str, Callable[[int], None]], Any]:
-    """Return copies of ``size_bytes`` from the peer by copier, one of :data:`SLOTS` buffers a call.
-
-    Beside them stands the shared memory, which lives as long as they run.
-    """
-    import torch.distributed._symmetric_memory as symmetric
-
-    words = max(size_bytes // 4, 4)
-    shared = symmetric_bytes(SLOTS * words * 4).view(torch.float32).view(SLOTS, words)
-    handle = symmetric.rendezvous(shared, ours._memory.group.group_name)
-    shared.zero_()
-    peer = handle.get_buffer(1 - ours.local_ranks[0], (SLOTS, words), torch.float32)
-    mine = torch.empty_like(shared)
-    block = COPY_BLOCK_BYTES // 4
-
-    def by_engine(call: int) -> None:
-        mine[call % SLOTS].copy_(peer[call % SLOTS], non_blocking=True)
-
-    def by_kernel(call: int) -> None:
-        at = call % SLOTS
-        copy[(triton.cdiv(words, block),)](mine[at], peer[at], words, BLOCK=block, num_warps=8)
-
-    return dict(zip(COPIERS, (by_engine, by_kernel), strict=True)), (shared, handle)
 
 
 def first_rank() -> bool:
@@ -176,9 +103,9 @@ def measured(
     together = barriers(ours)
     timed[BARRIERS] = Looped(lambda call: together(), together)
     for size_bytes, words in ((shape.bytes, "S"), (NEXT_TO_NOTHING, "16 bytes")):
-        calls, kept = copies(ours, size_bytes)
-        for name, call in calls.items():
-            timed[f"{name}, {words}"] = Looped(call, together, kept)
+        shared = Shared(ours, size_bytes, SLOTS)
+        for name, call in shared.reading((1 - ours.local_ranks[0],)).items():
+            timed[f"{name}, {words}"] = Looped(call, together, shared)
     samples = timed_rounds(timed, repetition, seed)
     latencies = {
         name: summarize(np.concatenate(ours.exchange(samples[name]), axis=2)) for name in timed

@@ -1,18 +1,25 @@
 """Predictions committed before their measurement, and what became of them.
 
     python benchmarks/preregistered.py predict measurements/h200-pair/revision-2
+    python benchmarks/preregistered.py predict measurements/h200-switch --fabric switch
     python benchmarks/preregistered.py score measurements/h200-pair
 
 ``predict`` reads ``calibration.json`` and writes ``plan.json``, the shapes to be measured, and
-``prediction.json``: both arms' latencies and the crossovers with 90 % intervals, the guards that
-make a run void, and a hash of the calibration. ``score`` reads measured rows (``test-*.csv``) and
-prints hits and misses beside the prediction, which it never writes.
+``prediction.json``: both arms' latencies and the crossovers with 90 % intervals, the rule, the
+guards that make a run void, and a hash of the calibration. ``score`` reads measured rows
+(``test-*.csv``) and prints hits and misses beside the prediction, which it never writes.
 
-The crossovers' intervals carry the parameters and the form: how far the ratio of the arms was off
-on rows that a fit had left out, a hidden size of a world size at a time, or, for a world size that
-no row has, a world size at a time. The first two predictions of each revision took the draws of
-*this kernel* and the error over all rows; the third is of *this machine*, whose rows these are, and
-takes the mean error of a group's rows near its crossover, which is what moves one.
+The intervals carry the parameters and the form: how far an arm's latency, and the ratio of the
+arms, were off on rows that a fit had left out, a hidden size of a world size at a time, or, for a
+world size that no row of the fabric has, a world size at a time. What moves a crossover is the mean
+error of a group's rows near it. The predictions before the third of revision 2 took *this kernel*'s
+draws and the error over all rows; since then a prediction of the calibration's own fabric is of
+*this machine*, whose rows these are.
+
+``--fabric`` asks about ranks that are wired otherwise than the calibration's rows, by the same
+parameters: ``switch`` is a GPU for every rank. What is measured there comes in more files
+(``planned-*``, ``live-*``; benchmarks/switch_campaign.py), and ``score`` judges by them what a
+calibration of its own makes of the test, and the rules.
 """
 
 from __future__ import annotations
@@ -21,141 +28,267 @@ import argparse
 import csv
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 import costmodel
 from costmodel.calibration import posterior
 from costmodel.calibration.crossing import last_crossing
-from costmodel.data import measurement
-from costmodel.decide.pairs import pair
+from costmodel.data import kernels, measurement
+from costmodel.data.measurement import Measurements
+from costmodel.data.workload import Workload
+from costmodel.decide.decision import Decision
+from costmodel.decide.measured_regret import Agreement, agreement
+from costmodel.decide.pairs import Pairs, pair
 from costmodel.decide.setting import DRAWS, Setting
+from costmodel.model import choose
+from costmodel.model.fabric import SWITCH
 from costmodel.model.shape import FUSED
+from costmodel.rules.catalogue import load
+from costmodel.rules.rule import Rule
 from costmodel.show.table import table
 from costmodel.units import kib
 
 HIDDEN = (2048, 2880, 4096, 5120, 7168, 8192)
 WORLD_SIZES = (4, 8)
 ARMS = ("1stage", "2stage")
-#: Crossovers of these were known before the prediction: they do not count. At 4 ranks they were
-#: calibrated on; at 8, calls of these sizes were seen while the kernels of revision 2 were tuned.
-KNOWN = {(4, 2880), (4, 7168), (8, 2880), (8, 7168)}
-#: Tokens on which calibration.csv has a row at 4 ranks, of hidden 2880 and 7168.
-CALIBRATED = {(4, h, t) for h in (2880, 7168) for t in (1, 8, 32, 64, 128, 512)}
 #: Sizes, as multiples of the predicted crossover, of the shapes near it; and those of the others.
 NEAR = (0.5, 0.6, 0.71, 0.85, 1.0, 1.19, 1.41, 1.7, 2.0)
 FAR_TOKENS = (1, 3, 24, 96, 384)
-#: Hidden sizes that are measured in fp16 too.
-BOTH_DTYPES = (2304, 2880, 5120, 5376, 6144)
 #: Arms nearer to each other than this tell of the crossover.
 NEAR_CROSSING = 0.10
+#: Tokens by world size that a machine's own calibration rests on: those of the two GPUs' rows.
+PLANNED = {
+    2: (1, 4, 16, 64, 128, 192, 256, 512), 4: (1, 8, 32, 64, 128, 512),
+    8: (1, 8, 32, 64, 128, 512),
+}  # fmt: skip
+#: Tokens by world size that rules are judged on, as on the two GPUs.
+LIVE = dict.fromkeys(PLANNED, (2, 5, 12, 28, 70, 160, 360))
 #: Two arms closer than this are a tie.
 TIE = 0.03
-GUARDS = (
-    "the GPUs are two H200 joined by NVLink and nvidia-smi reports no throttling",
-    "the kernels are those of calibration.csv, on 2 sets of buffers, graph replay",
+#: Fewer measured shapes of a world size than this are not judged.
+FEWEST = 40
+#: By how much the median of the anchor's rows may differ from the same calls' of the calibration.
+ANCHOR = 0.05
+
+
+class Question(NamedTuple):
+    """What a place asks about, beside its calibration.
+
+    ``known`` are the crossovers (ranks, hidden) that were known before, which do not count,
+    ``taken`` the calls (ranks, hidden, tokens) that the test leaves out, ``both_dtypes`` the hidden
+    sizes measured in fp16 too. ``aims`` are what is called good, in percent. ``beside`` are the
+    plans of what is measured beside the test, by name.
+    """
+
+    known: frozenset[tuple[int, int]]
+    taken: frozenset[tuple[int, int, int]]
+    both_dtypes: tuple[int, ...]
+    guards: tuple[str, ...]
+    aims: dict[str, float]
+    beside: dict[str, list[dict]]
+
+
+def shapes_of(
+    sizes: dict[int, tuple[int, ...]], hidden_dims: Iterable[int], arms: Iterable[str]
+) -> list[dict]:
+    """Return a plan's entries: tokens by world size, at every hidden size, bf16."""
+    return [
+        {
+            "op": "fused_ar_rmsnorm", "arms": list(arms), "world_size": n, "tokens": t,
+            "hidden_dim": hidden, "dtype": "bf16",
+        }
+        for n, tokens in sizes.items()
+        for hidden in hidden_dims
+        for t in tokens
+    ]  # fmt: skip
+
+
+_KERNELS = "the kernels are those of calibration.csv, on 2 sets of buffers, graph replay"
+_CLEAN = (
     "an arm with wrong results, or noisy by the harness's A/A or drift, is no row of the test",
-    "a world size with fewer than 40 shapes measured is not judged",
+    f"a world size with fewer than {FEWEST} shapes measured is not judged",
 )
+QUESTIONS = {
+    "": Question(
+        # At 4 ranks these were calibrated on; at 8, calls of these sizes were seen while the
+        # kernels of revision 2 were tuned.
+        known=frozenset({(4, 2880), (4, 7168), (8, 2880), (8, 7168)}),
+        # calibration.csv has a row of each at 4 ranks.
+        taken=frozenset((4, h, t) for h in (2880, 7168) for t in (1, 8, 32, 64, 128, 512)),
+        both_dtypes=(2304, 2880, 5120, 5376, 6144),
+        guards=(
+            "the GPUs are two H200 joined by NVLink and nvidia-smi reports no throttling",
+            _KERNELS,
+            *_CLEAN,
+        ),
+        aims={},
+        beside={},
+    ),
+    SWITCH: Question(
+        known=frozenset(),
+        taken=frozenset((n, h, t) for n in WORLD_SIZES for h in (2880, 7168) for t in PLANNED[n]),
+        both_dtypes=HIDDEN,
+        guards=(
+            "a GPU for every rank: H200s of one host, NVLink between each pair of them, and "
+            "nvidia-smi reports no throttling",
+            _KERNELS,
+            *_CLEAN,
+            "2 ranks on two of the GPUs (planned-tp2.csv) repeat the same calls of calibration.csv "
+            f"within {ANCHOR:.0%} in the median; else the machine is another, and this is said "
+            "beside every figure",
+        ),
+        aims={
+            "predicted_median_error": 8.0, "calibrated_median_error": 4.0, "right": 97.0,
+            "regret": 0.5,
+        },
+        beside={
+            "planned": shapes_of(PLANNED, (2880, 7168), (*ARMS, "separate")),
+            "live": shapes_of(LIVE, (1536, 2560, 3584, 4608), (*ARMS, "separate")),
+            "torch": shapes_of(
+                dict.fromkeys(PLANNED, (1, 8, 64, 512)), (2880, 7168),
+                ("separate_1stage", "separate_2stage", "separate"),
+            ),
+        },
+    ),
+}  # fmt: skip
 
 
-def setting_of(place: Path, dtype: str = "bf16") -> Setting:
-    """Return the question: the pair, by its calibration, as its own harness measures."""
-    return ask(posterior.load(place / "calibration.json"), dtype)
+def setting_of(place: Path, dtype: str = "bf16", fabric: str = "") -> Setting:
+    """Return the question: these GPUs, by their calibration, as its own harness measures."""
+    return ask(posterior.load(place / "calibration.json"), dtype, fabric)
 
 
-def ask(calibration: posterior.Calibration, dtype: str = "bf16") -> Setting:
-    """Return the question to a calibration of the pair alone, as its one source measures."""
+def ask(calibration: posterior.Calibration, dtype: str = "bf16", fabric: str = "") -> Setting:
+    """Return the question to a calibration of these GPUs alone, as its one source measures.
+
+    ``fabric`` is how the ranks are wired where that is not the calibration's. Only rows of ranks
+    that both wirings put on GPUs alike are rows of it then: the others carry parameters.
+    """
     (source,) = {rows.source for rows in calibration.sources}
+    if fabric:
+        there = choose.for_fabric(fabric, calibration.kernel_family).wiring
+        here = calibration.model.wiring
+        alike = tuple(
+            c
+            for c in calibration.coverage
+            if here.ranks_a_gpu(c.world_size) == there.ranks_a_gpu(c.world_size)
+        )
+        calibration = replace(calibration, fabric=fabric, coverage=alike)
     return Setting(calibration, "H200", source=source, dtype=dtype)
 
 
-def form_errors(place: Path) -> dict[int, tuple[float, int]]:
-    """Return, by world size, how far log(1-stage / 2-stage) is off beyond the parameters.
+class Form(NamedTuple):
+    """How far logarithms are off beyond the parameters (root mean square), and in what groups.
 
-    (root mean square, groups left out), of calibration.csv's pairs near a crossover, each predicted
-    by a fit without its group: a hidden size at its world size, or a whole world size for one that
-    no row has. A group counts with its mean.
+    ``ratio`` of 1-stage over 2-stage, ``one`` and ``two`` of the arms.
+    """
+
+    ratio: float
+    one: float
+    two: float
+    groups: int
+
+
+def form_errors(place: Path, fabric: str = "") -> dict[int, Form]:
+    """Return, by world size, how far rows are off that a fit has left out.
+
+    Of calibration.csv's pairs, each predicted by a fit without its group: a hidden size at its
+    world size, which counts for the ratio with the mean of its pairs near a crossover; or a whole
+    world size for one that no row of the fabric has, of which all pairs count.
     """
     table = measurement.read(place / "calibration.csv")
-    (family,) = set(table.kernel_family.used)
-    seen = set(table.world_size.tolist())
+    seen = set() if fabric else set(table.world_size.tolist())
     found = {}
     for n in WORLD_SIZES:
         names = ("world_size", "hidden_dim") if n in seen else ("world_size",)
         number, first = table.numbered(names)
         groups = [g for g, row in enumerate(first) if n not in seen or table.world_size[row] == n]
-        off = [left_out(table, number == group, family) for group in groups]
-        means = np.array([rows.mean() for rows in off if rows.size])
-        found[n] = (float(np.sqrt(np.mean(means**2))), means.size)
+        off = [left_out(table, number == group) for group in groups]
+        ratio, *arms = np.concatenate([errors for errors, _ in off], axis=1)
+        if n in seen:
+            ratio = np.array([errors[0, near].mean() for errors, near in off if near.any()])
+        sizes = [float(np.sqrt(np.mean(each**2))) for each in (ratio, *arms)]
+        found[n] = Form(*sizes, ratio.size if n in seen else len(off))
     return found
 
 
 def left_out(
-    table: measurement.Measurements, group: NDArray[np.bool_], family: str
-) -> NDArray[np.float64]:
-    """Return how far a fit without a group's rows is off on the ratio of its arms, as logarithms.
+    table: Measurements, group: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return how far a fit without a group's rows is off on its pairs, and which are near.
 
-    One number a pair of the group whose arms differ by less than :data:`NEAR_CROSSING`.
+    Logarithms (3, n) of what :class:`Form` names, and where the arms differ by less than
+    :data:`NEAR_CROSSING`.
     """
+    (family,) = set(table.kernel_family.used)
     fit, _ = costmodel.calibrate(costmodel.observe(table.select(~group), family=family))
     setting = ask(fit)
     pairs = pair(table.select(group), FUSED)
     shapes = setting.shapes(pairs.tokens, pairs.hidden_dim, pairs.world_size)
-    said = setting.latency_us(shapes, "1stage") / setting.latency_us(shapes, "2stage")
-    measured = pairs.one_us / pairs.two_us
-    return np.log(said / measured)[np.abs(np.log(measured)) < np.log1p(NEAR_CROSSING)]
+    one, two = (
+        np.log(setting.latency_us(shapes, arm) / us)
+        for arm, us in zip(ARMS, (pairs.one_us, pairs.two_us), strict=True)
+    )
+    near = np.abs(np.log(pairs.one_us / pairs.two_us)) < np.log1p(NEAR_CROSSING)
+    return np.array([one - two, one, two]), near
 
 
 def crossover(
-    setting: Setting, world_size: int, hidden: int, form: tuple[float, int]
+    setting: Setting, values: Any, world_size: int, hidden: int, form: Form
 ) -> tuple[float, float, float, float]:
     """Return point, lo and hi in bytes of the size above which 2-stage is faster, and P(none).
 
     Draw by draw where straight lines through 1-stage minus 2-stage, on a fine grid of tokens, last
-    cross zero; one token's bytes where 2-stage is always faster. ``form`` widens the ratio of the
-    arms, see :func:`form_errors`.
+    cross zero; one token's bytes where 2-stage is always faster. ``values`` are the draws,
+    ``form`` widens the ratio of the arms, see :func:`form_errors`.
     """
     tokens = np.unique(np.round(np.geomspace(1, 2048, 160)).astype(int))
     shapes = setting.shapes(tokens, hidden, world_size)
-    size, groups = form
-    more = np.random.default_rng(0).standard_t(groups, DRAWS)[:, None]
+    more = np.random.default_rng(0).standard_t(form.groups, DRAWS)[:, None]
 
-    def crossings(values: Any, widened: Any) -> NDArray[np.float64]:
-        one, two = (setting.latency_us(shapes, arm, values) for arm in ARMS)
+    def crossings(some: Any, widened: Any) -> NDArray[np.float64]:
+        one, two = (setting.latency_us(shapes, arm, some) for arm in ARMS)
         ahead = np.atleast_2d(one * widened - two)
         found = (last_crossing(shapes.bytes, row) for row in ahead)
         return np.array([np.nan if at is None else at for at in found])
 
-    drawn = crossings(setting.draws, np.exp(size * more))
+    drawn = crossings(values, np.exp(form.ratio * more))
     one_token = float(shapes.bytes[0])
     (point,) = np.nan_to_num(crossings(setting.point, 1.0), nan=one_token)
     lo, hi = np.quantile(np.nan_to_num(drawn, nan=one_token), [0.05, 0.95])
     return float(point), float(lo), float(hi), float(np.isnan(drawn).mean())
 
 
-def predict(place: Path, hidden_dims: tuple[int, ...]) -> None:
-    """Write plan.json and prediction.json."""
-    setting, forms = setting_of(place), form_errors(place)
+def predict(place: Path, hidden_dims: tuple[int, ...], fabric: str) -> None:
+    """Write plan.json and prediction.json; for another fabric rule.json and the plans beside."""
+    from scipy.stats import t as student
+
+    question, forms = QUESTIONS[fabric], form_errors(place, fabric)
+    setting = setting_of(place, fabric=fabric)
+    # On another fabric than the rows' the machine is another too.
+    values = setting.this_kernel if fabric else setting.draws
     crossovers, entries = [], []
     for n in WORLD_SIZES:
         for hidden in hidden_dims:
-            point, lo, hi, none = crossover(setting, n, hidden, forms[n])
+            point, lo, hi, none = crossover(setting, values, n, hidden, forms[n])
+            # Where the point is one token, the shapes spread over the interval instead.
+            middle = max(point, (max(lo, 1) * hi) ** 0.5)
             crossovers.append(
                 {
                     "world_size": n, "hidden_dim": hidden, "bytes": point, "bytes_lo": lo,
-                    "bytes_hi": hi, "no_1stage_probability": none,
-                    "counts": (n, hidden) not in KNOWN,
+                    "bytes_hi": hi, "no_1stage_probability": none, "middle": round(middle),
+                    "counts": (n, hidden) not in question.known,
                 }
             )  # fmt: skip
-            # Where the point is one token, the shapes spread over the interval instead.
-            middle = max(point, (max(lo, 1) * hi) ** 0.5)
             near = {max(1, round(middle * m / (2 * hidden))) for m in NEAR}
             tokens = sorted(near | set(FAR_TOKENS))
-            for dtype in ("bf16", "fp16") if hidden in BOTH_DTYPES else ("bf16",):
+            for dtype in ("bf16", "fp16") if hidden in question.both_dtypes else ("bf16",):
                 some = tokens if dtype == "bf16" else sorted(near)
                 entries += [
                     {
@@ -163,27 +296,52 @@ def predict(place: Path, hidden_dims: tuple[int, ...]) -> None:
                         "tokens": t, "hidden_dim": hidden, "dtype": dtype,
                     }
                     for t in some
-                    if (n, hidden, t) not in CALIBRATED
+                    if (n, hidden, t) not in question.taken
                 ]  # fmt: skip
     write(place / "plan.json", {"schema": "costmodel/plan/1", "shapes": entries})
     rows = []
-    by_dtype = {dtype: setting_of(place, dtype) for dtype in ("bf16", "fp16")}
+    by_dtype = {dtype: setting_of(place, dtype, fabric) for dtype in ("bf16", "fp16")}
     for entry in entries:
-        here = by_dtype[entry["dtype"]]
+        here, form = by_dtype[entry["dtype"]], forms[entry["world_size"]]
         shapes = here.shapes([entry["tokens"]], entry["hidden_dim"], entry["world_size"])
         found = {k: entry[k] for k in ("world_size", "tokens", "hidden_dim", "dtype")}
-        for arm in ("1stage", "2stage"):
+        for arm, off in zip(ARMS, (form.one, form.two), strict=True):
             said = costmodel.predict(here, shapes, arm)
-            ends = (said.latency_us, said.kernel_lo_us, said.kernel_hi_us)
-            found[arm] = [round(float(v[0]), 3) for v in ends]
+            point, *ends = (
+                float(v[0]) for v in (said.latency_us, said.kernel_lo_us, said.kernel_hi_us)
+            )
+            # Parameters and form are independent: their widths add as squares, in logarithms.
+            wide = student.ppf(1 - posterior.TAIL, form.groups) * off
+            lo, hi = (np.hypot(np.log(end / point), wide) for end in ends)
+            found[arm] = [round(v, 3) for v in (point, point * np.exp(-lo), point * np.exp(hi))]
         rows.append(found)
     content = (place / "calibration.json").read_bytes()
     record = {
-        "calibration_sha256": hashlib.sha256(content).hexdigest(),
-        "guards": GUARDS, "tie": TIE, "form_errors": forms, "crossovers": crossovers, "rows": rows,
+        "calibration_sha256": hashlib.sha256(content).hexdigest(), "fabric": fabric,
+        "guards": question.guards, "aims": question.aims, "tie": TIE,
+        "form_errors": {n: form._asdict() for n, form in forms.items()},
+        "crossovers": crossovers, "rows": rows,
     }  # fmt: skip
+    if fabric:
+        decision = costmodel.recommend(setting, Workload.of(hidden_dims))
+        record["rule"] = [
+            {
+                "world_size": c.world_size, "verdict": c.verdict, "bytes": c.max_bytes,
+                "expected_regret_percent": round(c.regret_pct, 3),
+            }
+            for c in decision.cutoffs
+        ]  # fmt: skip
+        write(place / "rule.json", rule_of(decision, f"{place.name}-predicted").to_json())
+    for name, shapes in question.beside.items():
+        write(place / f"{name}.json", {"schema": "costmodel/plan/1", "shapes": shapes})
     write(place / "prediction.json", record)
     show(crossovers)
+
+
+def rule_of(decision: Decision, name: str) -> Rule:
+    """Return the rule of a decision; where it makes no claim, its best cutoff."""
+    cutoffs = {c.world_size: c.max_bytes if c.claimed else c.estimate for c in decision.cutoffs}
+    return Rule.from_cutoffs(name, cutoffs, fabric="nvlink")
 
 
 def write(path: Path, record: dict) -> None:
@@ -222,10 +380,11 @@ def call(row: dict) -> tuple:
     return row["hidden_dim"], row["tokens"], row["dtype"]
 
 
-def crossed(found: dict[tuple, float], hidden: int) -> float | None:
-    """Return where straight lines through 1-stage minus 2-stage last cross zero, in bytes.
+def crossed(found: dict[tuple, float], hidden: int) -> tuple[float | None, str]:
+    """Return where straight lines through 1-stage minus 2-stage last cross zero; bytes and words.
 
-    One token's bytes where 2-stage is faster throughout, as predicted; None where 1-stage is.
+    Where 2-stage is faster from the smallest measured size on, it is below that size, which stands
+    for it; None where 1-stage is never overtaken.
     """
     points = sorted(
         (2 * hidden * tokens, us - found[h, tokens, dtype, "2stage"])
@@ -236,23 +395,29 @@ def crossed(found: dict[tuple, float], hidden: int) -> float | None:
         and (h, tokens, dtype, "2stage") in found
     )
     at = last_crossing(*zip(*points, strict=True))
-    return float(points[0][0]) if at is None and points[0][1] > 0 else at
+    if at is None and all(gap >= 0 for _, gap in points):
+        return float(points[0][0]), f"below {kib(points[0][0])}"
+    return at, "none" if at is None else kib(round(at))
 
 
 def score(place: Path) -> None:
     """Print what became of the prediction, for each campaign."""
     predicted = json.loads((place / "prediction.json").read_text())
     for name in ("test", "repeat"):
-        if not (place / f"{name}-tp4.csv").exists():
-            continue
-        errors, crossings = [], []
+        errors: list[list[str]] = []
+        crossings: list[list[str]] = []
         for n in WORLD_SIZES:
+            if not (place / f"{name}-tp{n}.csv").exists():
+                continue
             found = measured(place, name, n)
             shapes = [r for r in predicted["rows"] if r["world_size"] == n]
             left = [r for r in shapes if not all((*call(r), arm) in found for arm in ARMS)]
             shapes = [r for r in shapes if r not in left]
             for r in left:
                 print(f"{name}, TP{n}: {call(r)} had an arm that was not clean, left out")
+            if len(shapes) < FEWEST:
+                print(f"{name}, TP{n}: {len(shapes)} shapes measured, fewer than {FEWEST}: void")
+                continue
             places = {c["hidden_dim"]: c for c in predicted["crossovers"] if c["world_size"] == n}
             us = {arm: np.array([found[(*call(r), arm)] for r in shapes]) for arm in ARMS}
             for arm in us:
@@ -266,7 +431,8 @@ def score(place: Path) -> None:
                     f"{100 * held.mean():.0f} %",
                 ])  # fmt: skip
             size = np.array([2 * r["tokens"] * r["hidden_dim"] for r in shapes])
-            middle = np.array([places[r["hidden_dim"]]["bytes"] for r in shapes])
+            places_of = [places[r["hidden_dim"]] for r in shapes]
+            middle = np.array([c.get("middle", c["bytes"]) for c in places_of])
             apart = np.abs(us["1stage"] / us["2stage"] - 1) > predicted["tie"]
             near = apart & (size >= middle / 2) & (size <= middle * 2)
             picks = np.array([r["1stage"][0] < r["2stage"][0] for r in shapes])
@@ -278,16 +444,149 @@ def score(place: Path) -> None:
                 f"shapes near the predicted crossover, ties apart; mean regret {regret:.2f} %"
             )
             for hidden, c in places.items():
-                at = crossed(found, hidden)
+                at, words = crossed(found, hidden)
                 hit = at is not None and c["bytes_lo"] <= at <= c["bytes_hi"]
                 crossings.append([
-                    f"TP{n}", str(hidden), "none" if at is None else kib(round(at)),
+                    f"TP{n}", str(hidden), words,
                     kib(c["bytes"]), f"{kib(c['bytes_lo'])} to {kib(c['bytes_hi'])}",
                     ("hit" if hit else "miss") if c["counts"] else "known before",
                 ])  # fmt: skip
+        if not errors:
+            continue
         heads = ["ranks", "arm", "shapes", "median", "bias", "after offset", "held"]
         print(table(errors, heads))
         print(table(crossings, ["ranks", "hidden", "measured", "predicted", "90 %", ""]))
+        if predicted.get("fabric"):
+            judge(place, name, predicted)
+
+
+class Answer(NamedTuple):
+    """What one calibration says: us by call (ranks, hidden, tokens, dtype) and arm, and a rule."""
+
+    by: str
+    us: dict[tuple, dict[str, float]]
+    rule: Rule
+
+
+def judge(place: Path, name: str, predicted: dict) -> None:
+    """Print how the aims were met: by the prediction, and by a calibration of the rows there.
+
+    The rules of both are judged on the test's calls and on those of ``live-*.csv``.
+    """
+    for line in anchor(place):
+        print(line)
+    by_call = {
+        (r["world_size"], *call(r)): {arm: r[arm][0] for arm in ARMS} for r in predicted["rows"]
+    }
+    answers = [Answer("predicted", by_call, load(place / "rule.json"))]
+    planned = rows_of(place, "planned")
+    if planned is not None:
+        hidden = {c["hidden_dim"] for c in predicted["crossovers"]}
+        answers.append(calibrated(planned, by_call, hidden))
+    found = {kind: pair(rows, FUSED) for kind in (name, "live") if (rows := rows_of(place, kind))}
+    aims, lines = predicted["aims"], []
+    for answer in answers:
+        test = found[name]
+        asked = np.array([c in answer.us for c in calls_of(test)])
+        for n in np.unique(test.world_size[asked]).tolist():
+            mine = test.select(asked & (test.world_size == n))
+            said = [answer.us[c] for c in calls_of(mine)]
+            off = [
+                np.array([each[arm] for each in said]) / us - 1
+                for arm, us in zip(ARMS, (mine.one_us, mine.two_us), strict=True)
+            ]
+            middle = 100 * float(np.median(np.abs(off)))
+            aim = aims[f"{answer.by}_median_error"]
+            lines.append([answer.by, f"median error, TP{n}", name, *against(middle, aim)])
+        # The arm that each call's own latencies choose, as a rule without a form would.
+        mine = test.select(asked)
+        said = [answer.us[c] for c in calls_of(mine)]
+        choice = np.array([each["1stage"] < each["2stage"] for each in said])
+        lines += chosen(answer.by, "the faster arm", name, mine, choice, aims)
+        for kind, pairs in found.items():
+            choice = pairs.use_1stage(answer.rule, kernels.LATEST)
+            lines += chosen(answer.by, "its rule", kind, pairs, choice, aims)
+    print(table(lines, ["by", "what", "rows", "is", "aim", ""]))
+
+
+def chosen(
+    by: str, what: str, rows: str, pairs: Pairs, choice: NDArray[np.bool_], aims: dict[str, float]
+) -> list[list[str]]:
+    """Return the lines of a choice: right where the arms are apart, and its mean regret."""
+    agreed, regret = worth(pairs, choice)
+    lines = [[by, f"{what}: regret", rows, *against(regret, aims["regret"])]]
+    if agreed.agree_outside_tie is not None:
+        right = against(100 * agreed.agree_outside_tie, aims["right"], least=True)
+        lines.insert(0, [by, f"{what}: right, of {agreed.outside_tie} calls", rows, *right])
+    return lines
+
+
+def worth(pairs: Pairs, choice: NDArray[np.bool_]) -> tuple[Agreement, float]:
+    """Return how often a choice takes the faster arm, and its mean regret in percent."""
+    regret = 100 * float((pairs.chosen_us(choice) / pairs.fastest_us - 1).mean())
+    return agreement(pairs, choice, 100 * TIE), regret
+
+
+def calibrated(planned: Measurements, calls: Iterable[tuple], hidden: Iterable[int]) -> Answer:
+    """Return what a calibration of the rows measured there says of the test's calls."""
+    (family,) = set(planned.kernel_family.used)
+    calibration, _ = costmodel.calibrate(costmodel.observe(planned, family=family))
+    settings = {dtype: ask(calibration, dtype) for dtype in ("bf16", "fp16")}
+    us = {}
+    for n, hidden_dim, tokens, dtype in calls:
+        setting = settings[dtype]
+        shapes = setting.shapes([tokens], hidden_dim, n)
+        us[n, hidden_dim, tokens, dtype] = {
+            arm: float(setting.latency_us(shapes, arm)[0]) for arm in ARMS
+        }
+    decision = costmodel.recommend(settings["bf16"], Workload.of(sorted(hidden)))
+    for cutoff in decision.cutoffs:
+        if not cutoff.claimed:
+            print(
+                f"calibrated, TP{cutoff.world_size}: no rule is claimed; judged is its best cutoff"
+            )
+    return Answer("calibrated", us, rule_of(decision, "calibrated"))
+
+
+def against(value: float, aim: float, *, least: bool = False) -> tuple[str, str, str]:
+    """Return a figure in percent, its aim, and whether it is met."""
+    met = value >= aim if least else value <= aim
+    return f"{value:.2f} %", f"{'at least' if least else 'at most'} {aim:g} %", (
+        "met" if met else "NOT MET"
+    )  # fmt: skip
+
+
+def anchor(place: Path) -> list[str]:
+    """Return in words what 2 ranks took there, beside the same calls of calibration.csv."""
+    path = place / "planned-tp2.csv"
+    if not path.exists():
+        return [f"no {path.name}: nothing says whether these GPUs are those of before"]
+    before, now = (pair(measurement.read(p), FUSED) for p in (place / "calibration.csv", path))
+    lines = []
+    for arm, was, us in zip(
+        ARMS, (before.one_us, before.two_us), (now.one_us, now.two_us), strict=True
+    ):
+        known = dict(zip(calls_of(before), was.tolist(), strict=True))
+        ratio = [x / known[c] for c, x in zip(calls_of(now), us, strict=True) if c in known]
+        middle = float(np.median(ratio)) - 1 if ratio else np.nan
+        verdict = "as before" if abs(middle) <= ANCHOR else "ANOTHER MACHINE"
+        lines.append(f"anchor, TP2 {arm}: {middle:+.1%} over {len(ratio)} calls: {verdict}")
+    return lines
+
+
+def rows_of(place: Path, name: str) -> Measurements | None:
+    """Return the clean rows of ``name-tp*.csv``, None where there is no such file."""
+    tables = [measurement.read(path) for path in sorted(place.glob(f"{name}-tp*.csv"))]
+    if not tables:
+        return None
+    rows = measurement.stacked(tables)
+    return rows.select(rows.quality == "clean")
+
+
+def calls_of(pairs: Pairs) -> list[tuple]:
+    """Return (ranks, hidden, tokens, dtype) of each pair."""
+    columns = (pairs.world_size, pairs.hidden_dim, pairs.tokens, pairs.dtype)
+    return list(zip(*(c.tolist() for c in columns), strict=True))
 
 
 def main() -> None:
@@ -300,9 +599,10 @@ def main() -> None:
         default=HIDDEN,
         metavar="LIST",
     )
+    parser.add_argument("--fabric", choices=list(QUESTIONS), default="")
     options = parser.parse_args()
     if options.what == "predict":
-        predict(options.place, options.hidden)
+        predict(options.place, options.hidden, options.fabric)
     else:
         score(options.place)
 

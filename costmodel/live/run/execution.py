@@ -47,7 +47,7 @@ def carry_out(
         if run.budget_s is not None:
             part = (run.budget_s - (began - started)) / (len(runs) - place)
             run = replace(run, budget_s=part)
-        return _measure(backends[place], run, watch, began, walk)
+        return carry_out_one(backends[place], run, watch, began, walk)
 
     return in_ranks(backends, join(), runs[0].watchdog_s, work)
 
@@ -112,13 +112,14 @@ def _end(error: BaseException, watch: Watchdog) -> None:
     os._exit(LOST_RANK)
 
 
-def _measure(
+def carry_out_one(
     backend: Backend,
     options: RunOptions,
     watch: Watchdog,
     started: float,
-    walk: Callable[[Schedule], int],
+    walk: Callable[[Schedule], int] = Schedule.measure,
 ) -> int:
+    """Set one back end up and carry its run out, as the ``work`` of :func:`in_ranks`."""
     backend.set_up()
     watch.step("agreeing on the seed")
     options = _with_seed(options, backend)
