@@ -1,16 +1,19 @@
-"""Two GPUs, one rank each: the fused op, torch's and NCCL's all-reduce with a norm, and the floor.
+"""Two GPUs: the fused op, torch's and NCCL's all-reduce with a norm, and the floor.
 
     torchrun --nproc-per-node 2 benchmarks/pair_floor.py --hidden 7168 --tokens 1 --tokens 512
+    torchrun --nproc-per-node 2 benchmarks/pair_floor.py --tp 2,4,8 --out pair_floor.csv
 
 At each shape all of these are checked against the fp32 reference and then timed in the same rounds,
 in random order: the project's fused 1-stage and 2-stage, torch's one-shot and two-shot over
 symmetric memory and NCCL's all-reduce, each with a separate norm, an empty kernel with the two
-barriers of the fused 1-stage (its grid too), and peer copies.
+barriers of the fused 1-stage (its grid too), and peer copies. Other people's operators want a GPU
+for every rank, so that 4 and 8 ranks, split over the two, have the project's kernels alone.
 
-The floor is that empty kernel and what the bytes add to a peer copy: at 2 ranks either algorithm
-brings S bytes to each rank over the link, so S bytes are copied from the peer by the copy engine
-(``Tensor.copy_``) and by a kernel, both ranks at once, and the lesser of both counts, less the time
-of the same copy of 16 bytes. The floor knows no local bytes, no reduction and no norm.
+The floor is that empty kernel and what the bytes add to a peer copy: the algorithm that moves least
+brings N S / 2 bytes over the link to each GPU (2-stage; at 2 ranks either). They are copied from
+the peer by the copy engine (``Tensor.copy_``) and by a kernel, both GPUs at once, and the lesser of
+both counts, less the time of the same copy of 16 bytes. The floor knows no local bytes, no
+reduction and no norm.
 """
 
 from __future__ import annotations
@@ -79,12 +82,27 @@ def floor_us(us: Mapping[str, float]) -> float:
     return us[BARRIERS] + max(bytes_us, 0.0)
 
 
+def crossing_bytes(shape: LiveShape, ranks: int) -> int:
+    """Return what the algorithm that moves least brings to each of two GPUs over the link.
+
+    Half the ranks on each read and are written by the others' half: 2 (N/2)^2 S / N in 2-stage,
+    which is less than 1-stage's (N/2)^2 S from 4 ranks on.
+    """
+    return ranks * shape.bytes // 2
+
+
 def measured(
-    ours: TritonBackend, theirs: TorchBackend, shape: LiveShape, repetition: Repetition, seed: int
+    ours: TritonBackend,
+    theirs: TorchBackend | None,
+    shape: LiveShape,
+    repetition: Repetition,
+    seed: int,
 ) -> dict[str, Latency]:
     """Return the latency of everything at one shape, by name; wrong arms are left out, and said."""
     timed: dict[str, Timed] = {}
-    arms: list[tuple[Backend, dict[str, str]]] = [(ours, FUSED), (theirs, OTHERS)]
+    arms: list[tuple[Backend, dict[str, str]]] = [(ours, FUSED)]
+    if theirs:
+        arms.append((theirs, OTHERS))
     for backend, named in arms:
         backend.prepare(shape, SLOTS, repetition.seed)
         references = [backend.reference(slot) for slot in range(SLOTS)]
@@ -102,9 +120,10 @@ def measured(
             timed[name] = ready
     together = barriers(ours)
     timed[BARRIERS] = Looped(lambda call: together(), together)
-    for size_bytes, words in ((shape.bytes, "S"), (NEXT_TO_NOTHING, "16 bytes")):
+    crossing, peer = crossing_bytes(shape, ours.world_size), 1 - int(os.environ["RANK"])
+    for size_bytes, words in ((crossing, "S"), (NEXT_TO_NOTHING, "16 bytes")):
         shared = Shared(ours, size_bytes, SLOTS)
-        for name, call in shared.reading((1 - ours.local_ranks[0],)).items():
+        for name, call in shared.reading((peer,)).items():
             timed[f"{name}, {words}"] = Looped(call, together, shared)
     samples = timed_rounds(timed, repetition, seed)
     latencies = {
@@ -112,31 +131,33 @@ def measured(
     }
     for ready in timed.values():
         ready.close()
-    ours.release()
-    theirs.release()
+    for backend, _ in arms:
+        backend.release()
     return latencies
 
 
-def line(shape: LiveShape, found: Mapping[str, Latency]) -> dict[str, float | int | str]:
-    """Return a line of the table."""
+def line(ranks: int, shape: LiveShape, found: Mapping[str, Latency]) -> dict[str, int | str]:
+    """Return a line of the table; what was not measured is empty."""
     us = {name: latency.latency_us for name, latency in found.items()}
-    best = {
-        title: min((us[name] for name in names if name in us), default=float("nan"))
-        for title, names in (("fused", FUSED), ("torch", list(OTHERS)[:2]))
-    }
+    fused, theirs = (
+        min((us[name] for name in names if name in us), default=float("nan"))
+        for names in (FUSED, list(OTHERS)[:2])
+    )
     floor = floor_us(us)
     return {
+        "ranks": ranks,
         "hidden": shape.hidden_dim,
         "tokens": shape.tokens,
         "size": kib(float(shape.bytes)),
-        **{name: f"{us.get(name, float('nan')):.2f}" for name in (*FUSED, *OTHERS, BARRIERS)},
+        **{name: f"{us[name]:.2f}" if name in us else "" for name in (*FUSED, *OTHERS, BARRIERS)},
         "floor": f"{floor:.2f}",
-        "fused / torch": f"{best['fused'] / best['torch']:.2f}",
-        "fused / floor": f"{best['fused'] / floor:.2f}",
+        "fused / torch": f"{fused / theirs:.2f}" if theirs == theirs else "",
+        "fused / floor": f"{fused / floor:.2f}",
     }
 
 
 @click.command(help=__doc__.splitlines()[0])
+@click.option("--tp", default="2", show_default=True, help="World sizes, 4 and 8 split.")
 @click.option("--hidden", type=int, multiple=True, default=(2880, 7168), show_default=True)
 @click.option(
     "--tokens", type=int, multiple=True, default=(1, 8, 64, 128, 256, 512), show_default=True
@@ -148,6 +169,7 @@ def line(shape: LiveShape, found: Mapping[str, Latency]) -> dict[str, float | in
 @click.option("--budget", type=float, default=float("inf"), help="Seconds; shapes after are left.")
 @click.option("--out", type=click.Path(path_type=Path), help="Every latency as CSV.")
 def main(
+    tp: str,
     hidden: tuple[int, ...],
     tokens: tuple[int, ...],
     dtype: str,
@@ -162,47 +184,47 @@ def main(
         sys.exit("pair_floor: start it as torchrun --nproc-per-node 2 benchmarks/pair_floor.py")
     if norm not in TorchBackend.norms:
         sys.exit(f"pair_floor: --norm is {' or '.join(TorchBackend.norms)}, not '{norm}'")
-    ours, theirs = TritonBackend(2), TorchBackend(2)
+    theirs = TorchBackend(2)
     theirs.norm = norm
     repetition = Repetition(seed=1, rounds=rounds, samples=samples)
     lines, rows = [], []
     try:
         repetition.check()
         theirs.set_up()  # it switches multicast off, before either has memory
-        ours.set_up()
-        for hidden_dim in hidden:
-            for count in tokens:
+        for ranks in map(int, tp.split(",")):
+            ours = TritonBackend(ranks)
+            ours.set_up()
+            for hidden_dim, count in ((h, t) for h in hidden for t in tokens):
                 if max(ours.exchange(time.monotonic() - began)) > budget:
                     continue
                 shape = LiveShape(count, hidden_dim, dtype)
-                found = measured(ours, theirs, shape, repetition, len(lines))
-                lines.append(line(shape, found))
+                others = theirs if ranks == theirs.world_size else None
+                found = measured(ours, others, shape, repetition, len(lines))
+                lines.append(line(ranks, shape, found))
                 rows += [
                     {
-                        "hidden": hidden_dim, "tokens": count, "dtype": dtype,
+                        "ranks": ranks, "hidden": hidden_dim, "tokens": count, "dtype": dtype,
                         "bytes": shape.bytes, "what": name, "latency_us": round(each.latency_us, 3),
                         "lower_us": round(each.lower_us, 3), "upper_us": round(each.upper_us, 3),
                         "clean": each.clean,
                     }
                     for name, each in found.items()
                 ]  # fmt: skip
-                say("  ".join(f"{name} {value}" for name, value in lines[-1].items()))
+                say("  ".join(f"{name} {value}" for name, value in lines[-1].items() if value))
                 if out and first_rank():
                     with out.open("w", newline="", encoding="utf-8") as stream:
                         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
                         writer.writeheader()
                         writer.writerows(rows)
+            ours.close()
     except InputError as error:
         say(f"pair_floor: {error}", sys.stderr)
         sys.exit(1)
-    if 0 in ours.local_ranks and lines:
+    if lines:
         known = theirs.environment()
-        print(
-            f"2 x {known['gpu']}, us, graph replay; {ours.kernel_version}; {theirs.kernel_version}"
-        )
-        print(table([each.values() for each in lines], list(lines[0]), right=True))
+        say(f"2 x {known['gpu']}, us, graph replay; {ours.kernel_version}; {theirs.kernel_version}")
+        say(table([each.values() for each in lines], list(lines[0]), right=True))
     theirs.close()
-    ours.close()
     ours.leave()
 
 
