@@ -61,6 +61,7 @@ OTHERS = {
     "NCCL + norm": SEPARATE_ARM,
 }  # fmt: skip
 BARRIERS = "two barriers"
+FLOOR = "floor"
 #: Peer copies are of the shape's bytes, and of next to none.
 NEXT_TO_NOTHING = 16
 
@@ -150,7 +151,7 @@ def line(ranks: int, shape: LiveShape, found: Mapping[str, Latency]) -> dict[str
         "tokens": shape.tokens,
         "size": kib(float(shape.bytes)),
         **{name: f"{us[name]:.2f}" if name in us else "" for name in (*FUSED, *OTHERS, BARRIERS)},
-        "floor": f"{floor:.2f}",
+        FLOOR: f"{floor:.2f}",
         "fused / torch": f"{fused / theirs:.2f}" if theirs == theirs else "",
         "fused / floor": f"{fused / floor:.2f}",
     }
@@ -210,6 +211,8 @@ def main(
                     }
                     for name, each in found.items()
                 ]  # fmt: skip
+                rows.append({**rows[-1], **dict.fromkeys(("lower_us", "upper_us", "clean"))})
+                rows[-1] |= {"what": FLOOR, "latency_us": lines[-1][FLOOR]}
                 say("  ".join(f"{name} {value}" for name, value in lines[-1].items() if value))
                 if out and first_rank():
                     with out.open("w", newline="", encoding="utf-8") as stream:

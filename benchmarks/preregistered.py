@@ -69,6 +69,8 @@ PLANNED = {
 }  # fmt: skip
 #: Tokens by world size that rules are judged on, as on the two GPUs.
 LIVE = dict.fromkeys(PLANNED, (2, 5, 12, 28, 70, 160, 360))
+#: What no kernel can be faster than on the two GPUs: a prediction below it is refused.
+FLOORS = Path(__file__).parents[1] / "measurements" / "h200-pair" / "pair_floor.csv"
 #: Two arms closer than this are a tie.
 TIE = 0.03
 #: Fewer measured shapes of a world size than this are not judged.
@@ -269,6 +271,8 @@ def predict(place: Path, hidden_dims: tuple[int, ...], fabric: str) -> None:
     """Write plan.json and prediction.json; for another fabric rule.json and the plans beside."""
     from scipy.stats import t as student
 
+    for name in ("plan.json", "prediction.json"):
+        vacant(place / name)
     question, forms = QUESTIONS[fabric], form_errors(place, fabric)
     setting = setting_of(place, fabric=fabric)
     # On another fabric than the rows' the machine is another too.
@@ -298,7 +302,6 @@ def predict(place: Path, hidden_dims: tuple[int, ...], fabric: str) -> None:
                     for t in some
                     if (n, hidden, t) not in question.taken
                 ]  # fmt: skip
-    write(place / "plan.json", {"schema": "costmodel/plan/1", "shapes": entries})
     rows = []
     by_dtype = {dtype: setting_of(place, dtype, fabric) for dtype in ("bf16", "fp16")}
     for entry in entries:
@@ -315,6 +318,9 @@ def predict(place: Path, hidden_dims: tuple[int, ...], fabric: str) -> None:
             lo, hi = (np.hypot(np.log(end / point), wide) for end in ends)
             found[arm] = [round(v, 3) for v in (point, point * np.exp(-lo), point * np.exp(hi))]
         rows.append(found)
+    if not fabric and (impossible := below_floor(rows, FLOORS)):
+        raise SystemExit(f"faster than barriers and peer copies alone: {'; '.join(impossible)}")
+    write(place / "plan.json", {"schema": "costmodel/plan/1", "shapes": entries})
     content = (place / "calibration.json").read_bytes()
     record = {
         "calibration_sha256": hashlib.sha256(content).hexdigest(), "fabric": fabric,
@@ -344,11 +350,42 @@ def rule_of(decision: Decision, name: str) -> Rule:
     return Rule.from_cutoffs(name, cutoffs, fabric="nvlink")
 
 
-def write(path: Path, record: dict) -> None:
-    """Write a record; refuse to touch one that exists."""
+def below_floor(rows: list[dict], floors: Path) -> list[str]:
+    """Return in words which predicted latencies no kernel can reach.
+
+    ``floors`` are rows of benchmarks/pair_floor.py: what two barriers and the least bytes over the
+    link take, by ranks and bytes, with straight lines between.
+    """
+    with floors.open() as stream:
+        found = [r for r in csv.DictReader(stream) if r["what"] == "floor"]
+    said = []
+    for row in rows:
+        mine = sorted(
+            (int(r["bytes"]), float(r["latency_us"]))
+            for r in found
+            if int(r["ranks"]) == row["world_size"]
+        )
+        size = 2 * row["tokens"] * row["hidden_dim"]
+        floor_us = np.interp(size, *zip(*mine, strict=True)) if mine and size >= mine[0][0] else 0.0
+        said += [
+            f"{row['world_size']} ranks, {row['tokens']} x {row['hidden_dim']}, {arm}: "
+            f"{row[arm][0]} us, floor {floor_us:.2f} us"
+            for arm in ARMS
+            if row[arm][0] < floor_us
+        ]
+    return said
+
+
+def vacant(path: Path) -> Path:
+    """Return a path; refuse one that exists."""
     if path.exists():
         raise SystemExit(f"{path} exists: a prediction is made once")
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    return path
+
+
+def write(path: Path, record: dict) -> None:
+    """Write a record; refuse to touch one that exists."""
+    vacant(path).write_text(json.dumps(record, indent=1) + "\n")
 
 
 def show(crossovers: list[dict]) -> None:
