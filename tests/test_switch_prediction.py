@@ -59,12 +59,12 @@ def there(here):
 
 def test_it_rests_on_rows_of_two_gpus_alone():
     known = rows(SWITCH / "calibration.csv")
-    second = PAIR / "revision-2" / "second"
+    third = PAIR / "revision-2" / "third"
     of_the_pair = [
         row
         for name in ("calibration", "test-tp4", "test-tp8")
-        for row in rows(second / f"{name}.csv")
-        if row["dtype"] == "bf16" and row["quality"] == "clean"
+        for row in rows(third / f"{name}.csv")
+        if row["dtype"] == "bf16"
     ]
     assert known == of_the_pair
     assert {row["interconnect"] for row in known} == {"nvlink/2"}
@@ -78,7 +78,7 @@ def test_the_calibration_is_the_fit_of_those_rows(here):
         assert here.calibration.values[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
 
 
-@pytest.mark.parametrize(("ranks", "one", "two"), [(2, 3.2, 2.6), (4, 1.8, 4.0), (8, 2.5, 2.4)])
+@pytest.mark.parametrize(("ranks", "one", "two"), [(2, 3.3, 2.1), (4, 1.5, 3.4), (8, 2.8, 2.1)])
 def test_a_number_of_ranks_is_predicted_from_the_others(ranks, one, two):
     """At 2 ranks that is a GPU for every rank, from rows whose ranks share GPUs."""
     table = measurement.read(SWITCH / "calibration.csv")
@@ -206,13 +206,13 @@ def test_two_gpus_repeat_what_they_took_and_a_port_what_was_fitted(here, there):
         np.median(us / there.latency_us(shapes, arm) - 1)
         for arm, us in zip(ARMS, (new.one_us, new.two_us), strict=True)
     ]
-    assert off == pytest.approx([0.041, 0.021], abs=5e-4)
+    assert off == pytest.approx([0.032, 0.011], abs=5e-4)
     rule = catalogue.load(SWITCH / "rule.json")
     assert (new.chosen_us(new.use_1stage(rule, kernels.LATEST)) == new.fastest_us).all()
     rates = json.loads((after / "copies-tp2.json").read_text())["rows"]
     both = {r["copier"]: r["gbps"] for r in rates if r["pattern"] == "all, 1 on"}
     fitted = here.point["link_gbps[H200]"] * here.point["read_efficiency[sm_90]"]
-    assert both["copy kernel"] == pytest.approx([fitted] * 2, rel=0.005)
+    assert both["copy kernel"] == pytest.approx([fitted] * 2, rel=0.01)
 
 
 def measured(setting, shapes, arms, factor=lambda n, arm: 1.0):
@@ -277,8 +277,7 @@ def test_rows_as_predicted_meet_every_aim(there, tmp_path):
     # choice and of a rule on two kinds of calls.
     assert Counter(by for by, *_ in found) == {"predicted": 8, "calibrated": 8}
     missed = {" ".join(line.split()[1:5]) for _, line, verdict in found if verdict != "met"}
-    # One cutoff for all hidden sizes is not right on 97 % of calls so near the crossovers.
-    assert missed == {"its rule: right, of"}
+    assert not missed
     assert text.count(" hit") == 12
     assert "miss" not in text
 
@@ -286,14 +285,14 @@ def test_rows_as_predicted_meet_every_aim(there, tmp_path):
 def test_rows_that_refute_it_are_said_to(there, tmp_path):
     """A 1-stage half as long again on the switch: errors, rule and anchor all show it."""
     lines, text = scored(there, tmp_path / "sw", lambda n, arm: 1.5 if arm == "1stage" else 1.0)
-    assert "anchor, TP2 1stage: +49.7% over 16 calls: ANOTHER MACHINE" in text
+    assert "anchor, TP2 1stage: +50.0% over 16 calls: ANOTHER MACHINE" in text
     assert text.count("ANOTHER MACHINE") == 1
     found = verdicts(lines)
     bad = {line for by, line, verdict in found if verdict == "NOT MET" and by == "predicted"}
     assert sum("median error" in line for line in bad) == 2
     assert any("the faster arm: right" in line for line in bad)
-    # 2-stage throughout: outside every interval at 4 ranks but the one that begins at one token.
-    assert text.count(" miss") == 5
+    # 2-stage throughout: outside every interval but those at 8 ranks that begin at one token or two.
+    assert text.count(" miss") == 9
     assert text.count("below") == 12
 
 
