@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib
 import json
 import shutil
 import subprocess
@@ -76,6 +77,15 @@ def test_large_one_stage_calls_take_what_the_port_takes(pair, ranks, times):
     assert (terms > port_us).all()
     if ranks > 2:
         np.testing.assert_allclose(np.diff(terms), np.diff(port_us), rtol=0.1)
+
+
+@pytest.fixture(scope="module")
+def preregistered():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        yield importlib.import_module("preregistered")
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
 
 
 @pytest.fixture(scope="module")
@@ -249,3 +259,12 @@ def test_the_last_crossing_lies_on_the_line_between_neighbours():
     assert last_crossing([10, 20], [-1.0, 0.0]) == 20.0
     assert last_crossing([10, 20], [1.0, 2.0]) is None
     assert last_crossing([10, 20], [2.0, -1.0]) is None
+
+
+def test_a_latency_that_no_kernel_can_reach_is_refused(preregistered):
+    said = json.loads((PAIR / PREDICTED[-1] / "prediction.json").read_text())["rows"]
+    assert not preregistered.below_floor(said, preregistered.FLOORS)
+    row = next(r for r in said if r["tokens"] == 96)
+    faster = {**row, "2stage": [2.0, 1.9, 2.1]}
+    (found,) = preregistered.below_floor([row, faster], preregistered.FLOORS)
+    assert f"{row['world_size']} ranks, 96 x {row['hidden_dim']}, 2stage: 2.0 us, floor " in found
