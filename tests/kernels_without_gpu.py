@@ -31,10 +31,14 @@ def compiled_for(target: str, kernel, constants: dict, threads: int):
 
     hip = target != "sm_90"
     machine = GPUTarget("hip", target, 64) if hip else GPUTarget("cuda", 90, 32)
-    pointers = {"table": "*i64", "buffers": "*i64", "stamps": "*i64", "epsilon": "fp32"}
+    pointers = {"table": "*i64", "buffers": "*i64", "epochs": "*i32", "epsilon": "fp32"}
+    if constants.get("CLOCK"):
+        pointers["stamps"] = "*i64"
+    else:
+        constants = {**constants, "stamps": None, "CLOCK": 0}
     signature = {
         parameter.name: "constexpr"
-        if parameter.is_constexpr
+        if parameter.is_constexpr or constants.get(parameter.name, 0) is None
         else pointers.get(parameter.name, "i32")
         for parameter in kernel.params
     }

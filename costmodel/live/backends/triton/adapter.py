@@ -62,8 +62,8 @@ class TritonBackend(Backend):
         self._signals: Any = None
         self._shape: LiveShape | None = None
         self._slots: list[_TritonSlot] = []
-        #: Buffers of the variant with flags in its data, and their addresses on the device.
-        self._pushed: tuple[Any, Any] | None = None
+        #: Buffers of the variant with flags in its data; on the device, their addresses and epochs.
+        self._pushed: tuple[Any, Any, Any] | None = None
         self._resources: dict[str, dict[str, int]] = {}
 
     # -- ranks ------------------------------------------------------------------------------------
@@ -304,8 +304,11 @@ class TritonBackend(Backend):
             region = self._memory.allocate(ll.buffer_bytes(self._shape, n))
             region.clear()
             self.exchange(None)  # nobody pushes into a buffer that is not clear yet
-            self._pushed = region, torch.tensor(region.addresses, dtype=torch.int64).cuda()
-        arguments = (self._pushed[1], tokens, self.local_ranks[0], EPSILON, self._spin_limit)
+            addresses = torch.tensor(region.addresses, dtype=torch.int64).cuda()
+            epochs = torch.zeros(len(self.local_ranks) * tokens, dtype=torch.int32).cuda()
+            self._pushed = region, addresses, epochs
+        first, limit = self.local_ranks[0], self._spin_limit
+        arguments = (*self._pushed[1:], tokens, first, n, EPSILON, limit)
         rows, ranks = _row_options(self._shape, n), self._rank_options()
         del ranks["SCOPE"]
         threads = rows["num_warps"] * _device().warp_size
