@@ -31,7 +31,9 @@ def compiled_for(target: str, kernel, constants: dict, threads: int):
 
     hip = target != "sm_90"
     machine = GPUTarget("hip", target, 64) if hip else GPUTarget("cuda", 90, 32)
-    pointers = {"table": "*i64", "buffers": "*i64", "epochs": "*i32", "epsilon": "fp32"}
+    pointers = {
+        "table": "*i64", "buffers": "*i64", "out": "*i64", "epochs": "*i32", "epsilon": "fp32",
+    }  # fmt: skip
     if constants.get("CLOCK"):
         pointers["stamps"] = "*i64"
     else:
