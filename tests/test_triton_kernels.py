@@ -12,7 +12,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,18 +21,19 @@ triton = pytest.importorskip(
 )
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 
+from kernels_without_gpu import TARGETS, Ranks, compiled_for, element_type, spilled
+
 from costmodel.data.kernels import aiter, at_date
 from costmodel.errors import InputError
 from costmodel.live.backends.base import ARMS, LiveShape
 from costmodel.live.backends.device import short_name
-from costmodel.live.backends.reference import operands, worst_error
+from costmodel.live.backends.reference import worst_error
 from costmodel.live.backends.triton import kernels
 from costmodel.live.backends.triton.adapter import TritonBackend
 from costmodel.live.backends.triton.launch import (
     FLAT_THREADS,
     MAX_HIDDEN,
     programs_per_rank,
-    registers_of,
     row_block,
     row_threads,
     rows_a_turn,
@@ -46,7 +46,6 @@ from costmodel.units import element_bytes
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 
 GPU = torch.cuda.is_available()
-TARGETS = ("gfx942", "gfx950", "sm_90")
 ROW_KERNELS = ("fused_one_stage", "fused_two_stage", "add_rms_norm")
 FLAT_KERNELS = ("reduce_scatter_to_peers", "all_reduce_one_stage", "all_reduce_two_stage")
 CASES = [
@@ -68,12 +67,6 @@ EMPTY = ("barriers_alone", 8, 0, "bf16")
 # -- compiled ahead of time -----------------------------------------------------------------------
 
 
-def element_type(dtype: str):
-    import triton.language as tl
-
-    return {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32}[dtype]
-
-
 def threads_of(name: str, ranks: int, hidden: int) -> int:
     if name in (*FLAT_KERNELS, EMPTY[0]):
         return FLAT_THREADS
@@ -86,12 +79,6 @@ def block_of(name: str, hidden: int, dtype: str) -> int:
 
 def compiled(name: str, target: str, ranks: int, hidden: int, dtype: str):
     """Compile as the back end launches: same constants, same warps, aligned table."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    hip = target != "sm_90"
-    machine = GPUTarget("hip", target, 64) if hip else GPUTarget("cuda", 90, 32)
-    kernel = getattr(kernels, name)
     constants = {
         "HIDDEN": hidden,
         "BLOCK": block_of(name, hidden, dtype),
@@ -100,7 +87,7 @@ def compiled(name: str, target: str, ranks: int, hidden: int, dtype: str):
         "LOCAL": ranks,
         "TYPE": element_type(dtype),
         "SCOPE": "gpu",
-        "HIP": hip,
+        "HIP": target != "sm_90",
         "EXIT": True,
         "BARRIERS": 2,
         "ORDERED": True,
@@ -110,28 +97,7 @@ def compiled(name: str, target: str, ranks: int, hidden: int, dtype: str):
         threads = threads_of(name, ranks, hidden)
         rows = rows_a_turn(8, share["SHARE_BLOCK"], threads * constants["PACK"])
         constants |= {**share, "ROWS": rows}
-    signature = {
-        parameter.name: "constexpr"
-        if parameter.is_constexpr
-        else {"table": "*i64", "epsilon": "fp32"}.get(parameter.name, "i32")
-        for parameter in kernel.params
-    }
-    source = ASTSource(
-        fn=kernel,
-        signature=signature,
-        constexprs={key: value for key, value in constants.items() if key in signature},
-        attrs={(0,): [["tt.divisibility", 16]]},
-    )
-    threads = threads_of(name, ranks, hidden)
-    options = {"num_warps": threads // machine.warp_size}
-    if not hip:
-        options["maxnreg"] = registers_of(threads)
-    try:
-        return triton.compile(source, target=machine, options=options)
-    except Exception as error:
-        if "ld.lld not found" in str(error):
-            pytest.skip("this triton needs ROCm's linker to compile for AMD GPUs")
-        raise
+    return compiled_for(target, getattr(kernels, name), constants, threads_of(name, ranks, hidden))
 
 
 def loads_and_stores(name: str, ranks: int, hidden: int, dtype: str) -> tuple[int, int]:
@@ -191,21 +157,7 @@ def test_data_move_in_16_byte_vectors(built, target, name, ranks, hidden, dtype)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(("name", "ranks", "hidden", "dtype"), CASES)
 def test_nothing_spills(built, tmp_path, target, name, ranks, hidden, dtype):
-    kernel = built(name, target, ranks, hidden, dtype)
-    if target == "sm_90":
-        tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-        if not tool.exists():
-            pytest.skip("this triton carries no cuobjdump to read registers with")
-        binary = tmp_path / "kernel.cubin"
-        binary.write_bytes(kernel.asm["cubin"])
-        usage = subprocess.run(
-            [tool, "-res-usage", binary], capture_output=True, text=True, check=True
-        ).stdout
-        assert re.search(r"STACK:(\d+)", usage).group(1) == "0", usage
-    else:
-        text = kernel.asm["amdgcn"]
-        for key in ("vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size"):
-            assert re.search(rf"\.{key}:\s+(\d+)", text).group(1) == "0", key
+    assert spilled(built(name, target, ranks, hidden, dtype), target, tmp_path) == []
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -271,38 +223,6 @@ NUMBERS = [
     *((arm, 8, 3, 40, "fp16", 1) for arm in ("1stage", "2stage", "plain1", "plain2")),
     *((arm, 4, 5, 64, "fp32", 2) for arm in ("1stage", "2stage", "plain1", "plain2")),
 ]
-
-
-class Ranks:
-    """Buffers of N ranks on the CPU and the pointer table over them."""
-
-    def __init__(self, ranks: int, shape: LiveShape) -> None:
-        given = operands(shape, ranks, slot=0, seed=3)
-        nan = torch.full_like(given.residual, float("nan"))
-        self.given = given
-        self.signals = [torch.zeros(kernels.SIGNAL_WORDS, dtype=torch.int32) for _ in range(ranks)]
-        self.outputs = [nan.clone() for _ in range(ranks)]
-        self.residual_outs = [nan.clone() for _ in range(ranks)]
-        self.rows = (
-            [given.inputs[rank].clone() for rank in range(ranks)],
-            [nan.clone() for _ in range(ranks)],
-            [nan.clone() for _ in range(ranks)],
-            self.signals,
-            [given.residual.clone() for _ in range(ranks)],
-            [given.weight.clone() for _ in range(ranks)],
-            self.outputs,
-            self.residual_outs,
-        )
-        assert len(self.rows) == kernels.TABLE_ROWS
-        self.table = torch.tensor(
-            [[tensor.data_ptr() for tensor in row] for row in self.rows], dtype=torch.int64
-        )
-
-    def let_everybody_have_arrived(self) -> None:
-        """Move all counters ahead: programs run one after the other and must not wait."""
-        for signal in self.signals:
-            lines = signal[: kernels.ERROR.value].view(-1, kernels.SIGNAL_LINE.value)
-            lines[:, : len(self.signals)] = 1 << 20
 
 
 def run_arm(arm: str, ranks: int, shape: LiveShape, programs: int) -> Ranks:

@@ -64,6 +64,8 @@ class TritonBackend(Backend):
         self._signals: Any = None
         self._shape: LiveShape | None = None
         self._slots: list[_TritonSlot] = []
+        #: Buffers of the variant with flags in its data; on the device, their addresses and epochs.
+        self._pushed: tuple[Any, Any, Any] | None = None
         self._resources: dict[str, dict[str, int]] = {}
 
     # -- ranks ------------------------------------------------------------------------------------
@@ -235,7 +237,7 @@ class TritonBackend(Backend):
 
     def release(self) -> None:
         """See :meth:`Backend.release`."""
-        self._slots, self._staging, self._shape = [], [], None
+        self._slots, self._staging, self._shape, self._pushed = [], [], None, None
 
     # -- records ----------------------------------------------------------------------------------
 
@@ -287,6 +289,34 @@ class TritonBackend(Backend):
         arguments = (tokens, self.local_ranks[0], EPSILON, self._spin_limit)
         options = {**_row_options(self._shape, self.world_size), **self._rank_options()}
         return self._resident(kernels.fused_one_stage, tokens, arguments, options)
+
+    def one_stage_ll_launch(self) -> Any:
+        """Return the launch of the 1-stage with flags in its data; all processes call this.
+
+        For benchmarks: no arm runs it. Its buffer is taken with the first launch of a shape. Raises
+        :class:`CannotRun` where the shape needs too large a one.
+        """
+        import torch
+
+        from . import ll
+
+        assert self._shape is not None
+        tokens, n = self._shape.tokens, self.world_size
+        if self._pushed is None:
+            region = self._memory.allocate(ll.buffer_bytes(self._shape, n))
+            region.clear()
+            self.exchange(None)  # nobody pushes into a buffer that is not clear yet
+            addresses = torch.tensor(region.addresses, dtype=torch.int64).cuda()
+            epochs = torch.zeros(len(self.local_ranks) * tokens, dtype=torch.int32).cuda()
+            self._pushed = region, addresses, epochs
+        first, limit = self.local_ranks[0], self._spin_limit
+        arguments = (*self._pushed[1:], tokens, first, n, EPSILON, limit)
+        rows, ranks = _row_options(self._shape, n), self._rank_options()
+        del ranks["SCOPE"]
+        threads = rows["num_warps"] * _device().warp_size
+        sources = ll.sources_at_once(n, rows["BLOCK"], threads, self._shape.dtype)
+        options = {**rows, **ranks, "SOURCES": sources}
+        return self._resident(ll.fused_one_stage_ll, tokens, arguments, options)
 
     def _fused_two_stage_launch(self) -> Any:
         from . import kernels
@@ -381,7 +411,7 @@ class TritonBackend(Backend):
         if any(int(part.view(torch.int32)[ERROR.value]) for part in self._signals.local):
             self._signals.clear()
             raise RuntimeError(
-                f"a barrier of the triton kernels gave up after {self._spin_limit} polls: "
+                f"a wait of the triton kernels gave up after {self._spin_limit} polls: "
                 "not all ranks arrived"
             )
 

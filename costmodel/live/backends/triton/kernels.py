@@ -22,6 +22,9 @@ a hung device.
 
 A barrier needs all its programs resident at the same time; :mod:`.adapter`
 checks that before a launch.
+
+The fused kernels can stamp the time (:mod:`.stamps`); without a ``CLOCK`` that leaves no trace in
+the compiled code.
 """
 
 # mypy: disable-error-code="no-untyped-def, assignment, misc"
@@ -29,6 +32,21 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from .stamps import (
+    ENTERED,
+    GATHERED_ROW,
+    LEFT,
+    MET,
+    NORMED,
+    PUSHED,
+    READ,
+    STARTED,
+    WRITTEN,
+    stamp,
+    stamp_behind,
+    stamp_ends,
+)
 
 # Rows of the pointer table. Peers read or write the first four; the others are local.
 INPUT = tl.constexpr(0)  # (tokens, hidden) of each rank
@@ -179,6 +197,8 @@ def fused_one_stage(
     SCOPE: tl.constexpr,
     HIP: tl.constexpr,
     EXIT: tl.constexpr = True,
+    stamps=None,
+    CLOCK: tl.constexpr = 0,
 ):
     """1-stage: every rank reads all ranks' rows; a program takes one token a turn.
 
@@ -186,6 +206,7 @@ def fused_one_stage(
     inputs come from earlier launches, and the exit only keeps them from being overwritten. Without
     ``EXIT`` nothing does: that is for measuring what the exit barrier costs.
     """
+    stamp_ends(stamps, STARTED, CLOCK, HIP)
     rank, program, programs, signal, epoch = _enter(table, first_rank, RANKS, LOCAL, SCOPE)
     inputs = _every(table, INPUT, RANKS, TYPE)
     residuals = _own(table, RESIDUAL, rank, RANKS, TYPE)
@@ -195,21 +216,27 @@ def fused_one_stage(
     mask = columns < HIDDEN
     weight = tl.load(_own(table, WEIGHT, rank, RANKS, TYPE) + columns, mask=mask, other=0.0)
     _wait(signal, program, epoch + 1, spin_limit, RANKS, False, SCOPE, HIP)
+    stamp(stamps, 0, ENTERED, CLOCK, HIP)
 
     for token in range(program, tokens, programs):
+        turn = token // programs + 1
         offsets = token * HIDDEN + columns
         residual = tl.load(residuals + offsets, mask=mask, other=0.0)
         summed = _sum_in_rank_order(inputs, offsets, mask, RANKS, TYPE)
+        stamp_behind(summed, stamps, turn, READ, CLOCK, HIP)
         residual_out, output = _norm(summed, residual, weight, HIDDEN, epsilon, TYPE)
+        stamp(stamps, turn, NORMED, CLOCK, HIP)
         if EXIT and token + programs >= tokens:
             # The norm's reduction has used the last loads of all threads: peers may go on while
             # this program still writes.
             _arrive(table, rank, program, RANKS, "relaxed", SCOPE)
         tl.store(residual_outs + offsets, residual_out, mask=mask)
         tl.store(outputs + offsets, output, mask=mask)
+        stamp(stamps, turn, WRITTEN, CLOCK, HIP)
 
     if EXIT:
         _wait(signal, program, epoch + 2, spin_limit, RANKS, False, SCOPE, HIP)
+    stamp_ends(stamps, LEFT, CLOCK, HIP)
     tl.store(signal + program * SIGNAL_LINE + EPOCH, epoch + (2 if EXIT else 1))
 
 
@@ -231,6 +258,8 @@ def fused_two_stage(
     SCOPE: tl.constexpr,
     HIP: tl.constexpr,
     ORDERED: tl.constexpr = True,
+    stamps=None,
+    CLOCK: tl.constexpr = 0,
 ):
     """2-stage in one launch: reduce a part of each row, write it to every rank, norm whole rows.
 
@@ -242,6 +271,7 @@ def fused_two_stage(
     release/acquire: behind it the program's rows are complete. Without ``ORDERED`` they may not
     be: that is for measuring what the order costs.
     """
+    stamp_ends(stamps, STARTED, CLOCK, HIP)
     rank, program, programs, signal, epoch = _enter(table, first_rank, RANKS, LOCAL, SCOPE)
     inputs = _every(table, INPUT, RANKS, TYPE)
     gathered = _every(table, GATHERED, RANKS, TYPE)
@@ -253,14 +283,18 @@ def fused_two_stage(
     own = rank * SHARE + part
     within = (part < SHARE) & (own < HIDDEN)
     _wait(signal, program, epoch + 1, spin_limit, RANKS, False, SCOPE, HIP)
+    stamp(stamps, 0, ENTERED, CLOCK, HIP)
 
     for first in range(program, tokens, programs * ROWS):
+        turn = first // (programs * ROWS) + 1
         rows = first + tl.arange(0, ROWS) * programs
         offsets = rows[:, None] * HIDDEN + own[None, :]
         mask = (rows < tokens)[:, None] & within[None, :]
         summed = _sum_in_rank_order(inputs, offsets, mask, RANKS, TYPE)
+        stamp_behind(summed, stamps, turn, READ, CLOCK, HIP)
         for peer in tl.static_range(RANKS):
             tl.store(gathered[peer] + offsets, summed, mask=mask)
+        stamp(stamps, turn, PUSHED, CLOCK, HIP)
 
     tl.debug_barrier()  # the stores of all threads come before the release below
     _arrive(table, rank, program, RANKS, "release" if ORDERED else "relaxed", SCOPE)
@@ -270,16 +304,22 @@ def fused_two_stage(
     weight = tl.load(_own(table, WEIGHT, rank, RANKS, TYPE) + columns, mask=mask, other=0.0)
     residual = tl.load(residuals + program * HIDDEN + columns, mask=mask, other=0.0)
     _wait(signal, program, epoch + 2, spin_limit, RANKS, ORDERED, SCOPE, HIP)
+    stamp(stamps, 0, MET, CLOCK, HIP)
 
     for token in range(program, tokens, programs):
+        turn = token // programs + 1
         offsets = token * HIDDEN + columns
         summed = tl.load(summeds + offsets, mask=mask, other=0.0)
+        stamp_behind(summed, stamps, turn, GATHERED_ROW, CLOCK, HIP)
         residual_out, output = _norm(summed, residual, weight, HIDDEN, epsilon, TYPE)
+        stamp(stamps, turn, NORMED, CLOCK, HIP)
         tl.store(residual_outs + offsets, residual_out, mask=mask)
         tl.store(outputs + offsets, output, mask=mask)
+        stamp(stamps, turn, WRITTEN, CLOCK, HIP)
         following = token + programs
         at = following * HIDDEN + columns
         residual = tl.load(residuals + at, mask=mask & (at < tokens * HIDDEN), other=0.0)
+    stamp_ends(stamps, LEFT, CLOCK, HIP)
     tl.store(signal + program * SIGNAL_LINE + EPOCH, epoch + 2)
 
 
