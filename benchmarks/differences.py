@@ -97,6 +97,9 @@ def variants(backend: TritonBackend) -> dict[str, Pair]:
         "flags in the data (LL), one barrier less": Pair(
             changed(one, EXIT=False), pushed, (False, True)
         ),
+        "few words polled first (LL)": Pair(
+            changed(pushed, PROBED=False), changed(pushed, PROBED=True), (True, True)
+        ),
     }
 
 

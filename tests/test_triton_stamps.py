@@ -164,6 +164,14 @@ def test_the_phases_of_a_program_add_up_to_its_time(benchmark, arm, phases):
     assert np.array_equal(sum(benchmark.grouped(found, arm).values()), whole)
 
 
+def test_the_step_of_a_clock_is_its_usual_one(benchmark):
+    """Readings at every 20 ns of a clock that goes on by 256 and now and then by 32."""
+    edges = np.cumsum([256, 256, 32, 256, 256, 256, 32, 256])
+    at = np.arange(0, edges[-1], 20)
+    readings = np.concatenate([[0], edges])[np.searchsorted(edges, at, side="right")]
+    assert benchmark.typical_step(readings) == 256
+
+
 def test_a_calibration_speaks_for_rows_of_its_own_fabric(benchmark):
     def row(interconnect, ranks):
         return {"interconnect": interconnect, "world_size": ranks}

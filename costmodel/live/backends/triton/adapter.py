@@ -315,7 +315,8 @@ class TritonBackend(Backend):
         del ranks["SCOPE"]
         threads = rows["num_warps"] * _device().warp_size
         sources = ll.sources_at_once(n, rows["BLOCK"], threads, self._shape.dtype)
-        options = {**rows, **ranks, "SOURCES": sources}
+        probed = ll.probed_first(n, self._shape.hidden_dim, self._shape.dtype)
+        options = {**rows, **ranks, "SOURCES": sources, "PROBED": probed}
         return self._resident(ll.fused_one_stage_ll, tokens, arguments, options)
 
     def _fused_two_stage_launch(self) -> Any:

@@ -26,8 +26,9 @@ wrap. It lives in device memory, a word for each program, so that a captured gra
 
 **What a look costs.** A multiprocessor takes 64 bytes a cycle from its L2 cache, and the words of N
 rows are twice their bytes: a look at all of them is no small thing, and one that finds a word
-missing is lost. So a program first polls few words of each row, spread over it, until those have
-come, and then looks at all.
+missing is lost. So where a look is long a program first polls few words of each row, spread over
+it, until those have come. Where it is short, the round trip that this takes may cost more
+(``benchmarks/differences.py`` measures both).
 
 So a buffer, its epochs and one shape on one grid belong together: another shape takes another
 buffer, cleared before any peer may push.
@@ -101,6 +102,11 @@ def sources_at_once(ranks: int, block: int, threads: int, dtype: str) -> int:
     return max(1, min(ranks // 2, 16 // words))
 
 
+def probed_first(ranks: int, hidden_dim: int, dtype: str) -> bool:
+    """Return whether a look at all peers' words takes long: 0.6 us of a multiprocessor and more."""
+    return 2 * (ranks - 1) * hidden_dim * element_bytes(dtype) > 65536
+
+
 @triton.jit
 def _look(words, row, offsets, mask, other, TOGETHER: tl.constexpr, HIP: tl.constexpr):
     """Load words of a row past every cache that a peer's write does not reach.
@@ -142,6 +148,7 @@ def fused_one_stage_ll(
     HIDDEN: tl.constexpr,
     BLOCK: tl.constexpr,
     SOURCES: tl.constexpr,
+    PROBED: tl.constexpr,
     RANKS: tl.constexpr,
     LOCAL: tl.constexpr,
     TYPE: tl.constexpr,
@@ -151,10 +158,10 @@ def fused_one_stage_ll(
     before it waits for any.
 
     ``buffers`` holds the address of every rank's buffer, int64 of RANKS entries, ``epochs`` an
-    int32 for each program of the launch. ``SOURCES`` is how many ranks' words are asked for
-    together, ``ranks`` is RANKS again, as a number that the compiler does not know: it would unroll
-    the loop over sources, ask for all of them at once, and spill. A rank's own row does not go
-    through its buffer.
+    int32 for each program of the launch. With ``PROBED``, few words are polled before all are
+    looked at. ``SOURCES`` is how many ranks' words are asked for together, ``ranks`` is RANKS
+    again, as a number that the compiler does not know: it would unroll the loop over sources, ask
+    for all of them at once, and spill. A rank's own row does not go through its buffer.
     """
     EACH: tl.constexpr = 32 // TYPE.primitive_bitwidth
     WORDS: tl.constexpr = HIDDEN // EACH
@@ -173,13 +180,13 @@ def fused_one_stage_ll(
     carries = word < WORDS
     reader = tl.zeros((BLOCK // EACH,), tl.int32) + rank
 
-    # From the last of its tokens to the first: the words that were pushed last are still there
-    # when the first row is summed.
-    last = program + (tokens - 1 - program) // programs * programs
+    # Rows are summed from the last token to the first: its words are still there.
+    last = program
     mine = tl.zeros((BLOCK // EACH,), tl.int64)
     for token in range(program, tokens, programs):
         carried = tl.load(inputs + token * WORDS + word, mask=carries, other=0)
         mine = carried.to(tl.uint32).to(tl.int64) | flag
+        last = token
         row = slot + (rank * tokens + token) * WORDS
         for turn in tl.static_range(1, RANKS):
             if HIP:
@@ -202,11 +209,11 @@ def fused_one_stage_ll(
     probed += probe // PROBES * (tokens * WORDS)
     of_peers = probe // PROBES != rank
 
-    for turn in range(0, (last - program) // programs + 1):
-        token = last - turn * programs
+    token = last
+    while token >= 0:
         offsets = token * HIDDEN + columns
         residual = tl.load(residuals + offsets, mask=mask, other=0.0)
-        waiting = True
+        waiting = PROBED
         polls = 0
         while waiting & (polls < patience):
             heard = _look(own, slot + token * WORDS, probed, of_peers, flag, 1, HIP)
@@ -238,4 +245,5 @@ def fused_one_stage_ll(
         residual_out, output = _norm(total.to(TYPE), residual, weight, HIDDEN, epsilon, TYPE)
         tl.store(residual_outs + offsets, residual_out, mask=mask)
         tl.store(outputs + offsets, output, mask=mask)
+        token -= programs
     tl.store(epochs + tl.program_id(0), epoch)
