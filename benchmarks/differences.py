@@ -32,9 +32,10 @@ except ImportError as error:
     sys.exit(f"differences: {error.name} is not installed; nothing to measure")
 
 from costmodel.errors import InputError
-from costmodel.live.backends.base import GRAPH, CannotRun, LiveShape, Outputs
+from costmodel.live.backends.base import CannotRun, LiveShape, Outputs
 from costmodel.live.backends.triton import kernels
 from costmodel.live.backends.triton.adapter import TritonBackend
+from costmodel.live.repetition import GRAPH
 from costmodel.live.run.harness import compare
 
 SHAPES = ((1, 2880), (16, 2880), (128, 2880), (1, 7168), (16, 7168), (128, 7168))

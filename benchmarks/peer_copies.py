@@ -15,11 +15,12 @@ import torch
 import triton
 from triton_floor import COPY_BLOCK_BYTES, copy
 
-from costmodel.live.backends.base import CALLS, LiveShape, Timed
+from costmodel.live.backends.base import LiveShape, Timed
 from costmodel.live.backends.device import TorchGpu, led
 from costmodel.live.backends.triton import kernels
 from costmodel.live.backends.triton.adapter import TritonBackend
 from costmodel.live.backends.triton.memory import symmetric_bytes
+from costmodel.live.repetition import CALLS
 from costmodel.model.shape import ONE_STAGE
 from costmodel.units import MIB
 

@@ -39,10 +39,11 @@ from costmodel.data.kernels import OWN_FAMILY
 from costmodel.decide.explanation import explain
 from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
-from costmodel.live.backends.base import GRAPH, LiveShape
+from costmodel.live.backends.base import LiveShape
 from costmodel.live.backends.triton import stamps
 from costmodel.live.backends.triton.adapter import TritonBackend
 from costmodel.live.backends.triton.launch import REGISTERS
+from costmodel.live.repetition import GRAPH
 from costmodel.live.run.harness import compare
 from costmodel.model import choose
 from costmodel.model.fabric import SPLIT, SWITCH

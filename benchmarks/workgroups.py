@@ -18,8 +18,9 @@ import click
 
 from costmodel.data.measurement import Measurements
 from costmodel.live.backends.base import LiveShape
+from costmodel.live.repetition import Repetition
 from costmodel.live.run.execution import in_ranks
-from costmodel.live.run.harness import Repetition, measure_point
+from costmodel.live.run.harness import measure_point
 from costmodel.live.run.peers import join
 from costmodel.live.run.points import DEFAULT_ARMS, Point
 from costmodel.live.run.records import labels, schema_rows, to_record
