@@ -161,7 +161,7 @@ def meaning(name: str) -> str:
 
 
 def _joined(name: str) -> str:
-    return "_".join(words(name)).replace("/", "_").strip("_")
+    return re.sub(r"^#_?(?!wrong)", "", "_".join(words(name)).replace("/", "_").strip("_"))
 
 
 def looks_like_header(cells: Sequence[str]) -> bool:
@@ -261,7 +261,8 @@ def _time(
         to_us = TO_US.get(unit)
     elif to_us is None:
         of_an_arm = label.op or label.algorithm or label.kernel_family or label.side or label.joined
-        if not (timed or of_an_arm or not label.used or (unit and _figures(cells))):
+        wide = "world_size" in said_by(name, bare=True)
+        if not (timed or of_an_arm or not label.used or ((unit or wide) and _figures(cells))):
             return None
         to_us = TO_US.get(unit)
     says = {k: v for k, v in said_by(name, bare=True).items() if v != SEVERAL and k != "unit"}

@@ -80,7 +80,9 @@ _BARE = _compiled({
         r"\bh(\d{4,5})\b",
     ),
     "hosts": _OF_HOSTS,
-    "tokens": (r"\b(\d{1,7}) tokens?\b",),
+    "tokens": (
+        r"\b(\d{1,7}) tokens?\b", r"\btokens? (\d{1,7})\b(?! ?(?:[-–/,]|to\b|and\b) ?\d)",
+    ),
     "dtype": (r"\b(bf16|bfloat16|fp16|float16|fp32|float32|f32|f16)\b",),
     "timing": (
         r"\b(eager|graph)\b(?!-(?:on|off)|(?: capture)? (?:size|break|pool))",
@@ -123,6 +125,7 @@ _UNIT = re.compile(
     r"[(\[](us|ms|ns|usec|msec)[)\]]"
     r"|\b(?:in|avg|average|mean|median|p50|latency|times?|all) (us|ms|usec|msec|"
     r"microseconds|milliseconds|nanoseconds)\b|\b(us|ms|microseconds|milliseconds) per\b"
+    r"|[,;/] ?(us|ms|usec|microseconds|milliseconds)[\s).:*]*$"
 )
 _STATISTIC = (("median", r"\b(?:median|p50)\b"), ("mean", r"\b(?:avg|average|mean)\b"))
 _REDUCTION = (
@@ -214,6 +217,8 @@ _FOLD, _BOLD_LEVEL, _LINE = 7, 8, 9
 #: A line of so many characters is a caption; a longer one is prose, whose bare words say little,
 #: and whose end says nothing.
 SHORT, _PROSE = 60, 1000
+#: Of these a longer caption names three.
+_SETTINGS = {"world_size", "hidden_dim", "tokens", "dtype", "gpu", "timing"}
 #: The time of day, which a line of a log has and a caption has not.
 CLOCK = re.compile(r"(?<!\d)\d\d:\d\d:\d\d(?!\d)")
 
@@ -251,9 +256,7 @@ class Context:
             self._scopes.append((level, dict(said_by(words, bare=True))))
             self._above = [words]
             return
-        self._scopes[-1][1].update(
-            said_by(words, bare=len(words) <= SHORT and not CLOCK.search(words))
-        )
+        self._scopes[-1][1].update(said_by(words, bare=_is_caption_like(words)))
         self._above = [*self._above[-2:], words]
 
     def _close(self, level: int) -> None:
@@ -269,6 +272,15 @@ class Context:
     def captions(self) -> Iterator[str]:
         """Give the short lines and headings right above, the nearest first."""
         yield from (text for text in reversed(self._above) if len(text) <= 2 * SHORT)
+
+
+def _is_caption_like(words: str) -> bool:
+    """Whether bare words of a line count: it is short, or says little but settings."""
+    if CLOCK.search(words):
+        return False
+    return len(words) <= SHORT or (
+        len(words) <= 3 * SHORT and len(_SETTINGS & said_by(words, bare=True).keys()) >= 3
+    )
 
 
 def _level(text: str, markdown: bool) -> tuple[int, str]:

@@ -194,7 +194,7 @@ FORMATS = (
     Format(
         "table", "a table of latencies: markdown, CSV, tabs, console columns, JSON records",
         "table",
-        re.compile(r"^\s*[\[{]|\|[^\n|]*\||\S[,;\t]\s*\S|\S {2,}\S", re.M).search,
+        re.compile(r"^\s*[\[{]|<table\b|\|[^\n|]*\||\S[,;\t]\s*\S|\S {2,}\S", re.M).search,
         general=True,
     ),
 )  # fmt: skip

@@ -98,7 +98,8 @@ _TOLD = re.compile(
 
 def untold(text: str) -> str:
     """Return the words of a label that no other cell of a row says: ``before``, ``v2``."""
-    return " ".join(w for w in spoken(text[:200]).split("_") if w and not _TOLD.fullmatch(w))
+    name = spoken(re.sub(r"\w+=\S+", " ", text[:200]))
+    return " ".join(w for w in name.split("_") if w and not _TOLD.fullmatch(w))
 
 
 #: Words that say how a time was taken, and nothing of what ran.
