@@ -165,8 +165,9 @@ FORMATS = (
         "kernel-stats", "kernel statistics of rocprof, rocprofv3, rpd, nsys: CSV, or pasted",
         "kernel_stats",
         re.compile(
-            r"^(?=[^\n]*name\b)(?=[^\n]*calls\b|[^\n]*\binstances\b)"
-            r"(?=[^\n]*(?:average|\bave\b|\bavg \([nu]s\)))[^\n]*[,|;\t]", re.M | re.I,
+            r"^(?=[^\n]*(?:name|\bkernel)\b)(?=[^\n]*(?<!of )calls\b|[^\n]*\binstances\b)"
+            r"(?=[^\n]*(?:average|\bave\b|\b(?:avg|mean)[ _]?\w{0,8}[ _]?[(\[]?[nuµμm]s\b"
+            r"|\btotal time \([nu]s\)))[^\n]*(?:[,|;\t]| {2})", re.M | re.I,
         ).search,
         anywhere=True,
     ),
@@ -185,7 +186,10 @@ FORMATS = (
            magic=b"SQLite format 3\0"),
     Format(
         "torch-table", "key_averages().table() of torch's profiler", "torch_table",
-        re.compile(r"^[ \t]*Name[ \t]{2,}[^\n]*[ \t]{2,}# of Calls\b", re.M).search, anywhere=True,
+        re.compile(
+            r"^[ \t]*Name[ \t]{2,}[^\n]*[ \t]{2,}# of Calls\b"
+            r"|^\s*\|\s*Name\s*\|[^\n]*\|\s*# of Calls\b", re.M,
+        ).search, anywhere=True,
     ),
     Format(
         "torch-trace", "Chrome trace of torch's profiler (.json, .json.gz)", "chrome_trace",
