@@ -21,7 +21,7 @@ from ...files import parse_json
 from .cells import csv_cells, gpu_of, whole
 from .collective_run import CollectiveRun, Rank, Result, Taker, library_of
 from .collective_tests import program_of, version_of_code
-from .rows import Imported
+from .rows import IN_PLACE, Imported
 from .text_file import TextFile, shortened
 
 #: Keys of a record in lower case: those of the JSON, those of the CSV that differ.
@@ -62,7 +62,7 @@ def _records(records: Iterator[tuple[str, dict[str, str]]], taker: Taker) -> Non
             taker.take(run, result, where)
             before = call
         elif call == before:
-            taker.imported.leave(where, "in place, beside the out-of-place time")
+            taker.imported.leave(where, IN_PLACE)
             before = ()
         else:
             taker.take(run, result, where, in_place=True)
@@ -164,7 +164,7 @@ def _report(file: TextFile, taker: Taker) -> None:
             if "time" not in said:
                 imported.leave(where, "CPU time of the launch (-C 1), no latency")
             elif j:
-                imported.leave(where, "in place, beside the out-of-place time")
+                imported.leave(where, IN_PLACE)
             else:
                 size, count, dtype, redop, root = (_text(entry.get(k)) for k in _CALL)
                 result = Result(

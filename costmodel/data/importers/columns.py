@@ -119,6 +119,7 @@ class Columns(Struct):
     details: list[int] = field(default_factory=list)
     available: dict[int, tuple[str, ...]] = field(default_factory=dict)
     spare: list[str] = field(default_factory=list)
+    in_place: list[int] = field(default_factory=list)
     ranks_only: bool = False
 
 
@@ -196,7 +197,7 @@ def read_columns(
         names = MEANINGS.get(held, ())
         order = {name: place for place, name in enumerate(names)}
         indices.sort(key=lambda i: (order.get(_joined(header[i]), len(order)), i))
-    columns.times = _one_an_arm(times, columns)
+    columns.times = _one_an_arm(_out_of_place(times, header, columns), columns)
     fused = any(time.label.op.startswith("fused") for time in columns.times)
     if fused:
         columns.times = [
@@ -299,6 +300,25 @@ def cell_statistic(text: str) -> str:
     if re.fullmatch(r"(?:0?\.\d{1,4}|\d{1,2}(?:\.\d{1,3})?)%?", text.strip()):
         return "median" if float(text.strip(" %")) in (0.5, 50.0) else "tail"
     return statistic(plain(text))
+
+
+_IN_PLACE = re.compile(r"(?:^|_)(?:in_?place|ip)(?=_|$)")
+_OUT_OF_PLACE = re.compile(r"(?:^|_)(?:out_of_?place|oop)(?=_|$)")
+
+
+def _out_of_place(times: Sequence[Time], header: Sequence[str], columns: Columns) -> list[Time]:
+    """Return the columns of times without those in place, where the same call has both.
+
+    The collective tests of NCCL and RCCL write both under one name, the one in place behind.
+    """
+    names = [_joined(time.name) for time in times]
+    inside = [bool(_IN_PLACE.search(_OUT_OF_PLACE.sub("", name))) for name in names]
+    if not any(map(_OUT_OF_PLACE.search, names)) or not any(inside):
+        of_tests = any(word.startswith(("busbw", "redop")) for word in map(_joined, header))
+        first = [time.arm for time in times]
+        inside = [of_tests and arm in first[:at] for at, arm in enumerate(first)]
+    columns.in_place = [time.at for time, is_in in zip(times, inside, strict=True) if is_in]
+    return [time for time, is_in in zip(times, inside, strict=True) if not is_in]
 
 
 def _slowest(times: Sequence[Time]) -> list[Time]:

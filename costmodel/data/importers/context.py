@@ -114,7 +114,9 @@ _HINTS = {
 }
 _OF_PLACES = re.compile(r"mi ?\d|[hb][123]00|h20|a100|l40s|gfx|sm_?\d").search
 _OF_STATISTICS = re.compile(r"median|p50|avg|average|mean|slowest|max|rank").search
-_GPU = re.compile(r"\b(MI ?\d{3}[AXP]?|GB[23]00|[HB][123]00|H20|A100|L40S)\b", re.IGNORECASE)
+_GPU = re.compile(
+    r"(?:\b|(?<=\dx))(MI ?\d{3}[AXP]?|GB[23]00|[HB][123]00|H20|A100|L40S)\b", re.IGNORECASE
+)
 _ARCH = re.compile(r"\b(gfx9\d\d|gfx1\d{3}|sm_?(?:80|90|100|103|120))\b", re.IGNORECASE)
 _AITER = re.compile(
     r"\b(?:amd[-_])?aiter\s*(?:version|v|==|=|:|@|release|main|commit)*\s*"

@@ -28,6 +28,7 @@ class Format(Struct, frozen=True):
     ``recognises`` looks at the first 64 KiB of a text. Of a format that may stand ``anywhere``, a
     log with other output before it, the pieces after that are looked at too. A ``general`` format
     is taken only where no other is recognised. ``suffixes`` of the file's name decide between two.
+    What is read through tables is recognised as a ``pasted`` one too, where CSV was written.
     A format that is no text is known by its first bytes, ``magic``.
     """
 
@@ -39,6 +40,7 @@ class Format(Struct, frozen=True):
     general: bool = False
     aliases: tuple[str, ...] = ()
     suffixes: tuple[str, ...] = ()
+    pasted: bool = False
     magic: bytes = b""
     makes: str = LATENCIES
 
@@ -67,7 +69,7 @@ _AT = r"^(?:\S{1,80}[>:\]]\s?)?"
 FORMATS = (
     Format(
         "rccl-tests", "log of rccl-tests or nccl-tests", "collective_tests",
-        re.compile(r"#[ \t]+(?:size[ \t]+count|bytes[ \t]+N)[ \t]+type[ \t]", re.M).search,
+        re.compile(r"(?:#|^)[ \t]*(?:size[ \t]+count|bytes[ \t]+N)[ \t]+type[ \t]", re.M).search,
         anywhere=True, aliases=("nccl-tests",),
     ),
     Format(
@@ -109,7 +111,7 @@ FORMATS = (
             rf"|{_AT}# AR \+ mhc_post only|AR\+mhc_post profile",
             "withGraph", "checkAllclose", "AITER (us)", "_max_us", "_us'", "mhc_post",
         ),
-        anywhere=True,
+        anywhere=True, pasted=True,
     ),
     Format(
         "flydsl", "CSV or report of AITER's FlyDSL all-reduce tuner", "flydsl",
@@ -118,7 +120,7 @@ FORMATS = (
             r"|^\W*candidate\s*\|\s*us\s*\||\b(?:fused|separate)_(?:cdr|rccl)\w* us\b",
             "_nbytes", "all-reduce benchmark", "candidate", "_cdr", "_rccl",
         ),
-        anywhere=True, aliases=("aiter-flydsl",),
+        anywhere=True, pasted=True, aliases=("aiter-flydsl",),
     ),
     Format(
         "sglang", "CSV, report or console of SGLang's benchmark/kernels/all_reduce", "sglang",
@@ -130,7 +132,7 @@ FORMATS = (
             "p50", "Split(3k)", "fused1_us", "Results (", "implementation,", "ROCm unfused",
             "msg_size", "RS+AG",
         ),
-        anywhere=True,
+        anywhere=True, pasted=True,
     ),
     Format(
         "vllm", "JSON, markdown or console of vLLM's communicator and fused-collective benchmarks",
@@ -141,7 +143,7 @@ FORMATS = (
             rf"|{_AT}Results: (?:num_tokens|seq_len)=",
             '"timings"', "FlashInfer Fused", "Device Communicator", "Results: ",
         ),
-        anywhere=True,
+        anywhere=True, pasted=True,
     ),
     Format(
         "flashinfer", "CSV, JSON lines or console of FlashInfer's allreduce_fusion benchmark",
@@ -150,7 +152,7 @@ FORMATS = (
             rf"^routine,median_time\b|\ballreduce_fusion\b|{_AT}\[PERF\] .*:: median time",
             "median_time", "allreduce_fusion", "[PERF]",
         ),
-        anywhere=True,
+        anywhere=True, pasted=True,
     ),
     Format(
         "trtllm", "CSV or console of TensorRT-LLM's all_reduce microbenchmark", "trtllm",
@@ -159,7 +161,7 @@ FORMATS = (
             rf"|{_AT}# Fusion: \w+\s+world_size=|\bstrategy\s+fusion\b",
             "strategy", "# Fusion",
         ),
-        anywhere=True, aliases=("tensorrt-llm",),
+        anywhere=True, pasted=True, aliases=("tensorrt-llm",),
     ),
     Format(
         "kernel-stats", "kernel statistics of rocprof, rocprofv3, rpd, nsys: CSV, or pasted",
@@ -219,6 +221,8 @@ def find_format(file: TextFile) -> Format:
     bare = "\n".join(map(file.bare, file.head.split("\n")))
     heads = [file.head] if bare == file.head else [file.head, bare]
     fits = [f for f in FORMATS if not f.general and any(map(f.recognises, heads))]
+    if not fits and (as_csv := _as_csv(bare)) != bare:
+        fits = [f for f in FORMATS if f.pasted and f.recognises(as_csv)]
     fits += [f for f in FORMATS if f.magic and file.head_bytes.startswith(f.magic)]
     if not fits and file.is_text:
         fits = _further_on(file, [f for f in FORMATS if f.anywhere])
@@ -234,6 +238,14 @@ def find_format(file: TextFile) -> Format:
         raise InputError(f"{file.name}: not a text file; say its format by --as: {names}")
     what = "reads as several formats" if fits else "no format is recognised in it"
     raise InputError(f"{file.name}: {what}; say --as with one of {names}")
+
+
+_BETWEEN_CELLS = re.compile(r"</t[dh]>\s*<t[dh][^>\n]{0,200}>|[ \t]*\|[ \t]*|\t", re.IGNORECASE)
+
+
+def _as_csv(text: str) -> str:
+    """Return a text with the cells of markdown, HTML and tabs parted as those of CSV."""
+    return _BETWEEN_CELLS.sub(",", text)
 
 
 def _further_on(file: TextFile, candidates: Sequence[Format]) -> list[Format]:

@@ -22,6 +22,8 @@ from ..ranges import LARGEST
 from .cells import dtype_of
 from .text_file import shortened
 
+#: Why the second of two times of one collective is left.
+IN_PLACE = "in place, beside the out-of-place time"
 #: Rows that are checked and handed on at once.
 BATCH = 20_000
 #: The first calls are kept, a kilobyte each: a sweep has some thousand, measured many times.

@@ -40,7 +40,7 @@ from .quantities import (
     truth,
     with_point,
 )
-from .rows import Imported
+from .rows import IN_PLACE, Imported
 from .tables import Table, tables
 from .text_file import TextFile, shortened
 
@@ -56,6 +56,9 @@ _Arm = tuple[dict[str, Any], str, bool]
 
 #: What a label's words may say of a line beside its arm: ``TP8, hidden 7168``.
 _OF_LABELS = ("world_size", "hosts", "hidden_dim", "tokens", "dtype", "gpu", "arch")
+#: Columns that name who ran an op, and which op at most by the way.
+_WHO = ("backend", "provider", "impl", "implementation", "communicator", "comm", "ar_backend",
+        "resolved_backend", "path")  # fmt: skip
 #: What a column of whole numbers holds.
 _COUNTS = ("tokens", "hidden_dim", "batch", "length", "bytes", "world_size")
 #: Captions that name a file or module, such as a kernel's that is loaded, and no op.
@@ -88,11 +91,14 @@ def parse(file: TextFile, imported: Imported) -> None:
 
 def read_tables(file: TextFile, imported: Imported, harness: Harness) -> None:
     """Read the tables of a file, given what its harness always does."""
+    table = None
     for table in tables(file):
         if harness.skips(table):
             imported.note(f"the table of line {table.line} repeats others: not counted")
             continue
         read_table(table, file.name, imported, harness)
+    if table is None:
+        imported.note("no table with a line of names is in it")
 
 
 def read_table(table: Table, name: str, imported: Imported, harness: Harness) -> None:
@@ -224,6 +230,9 @@ class _TableReader:
                 len(self.columns.times),
             )  # fmt: skip
             return
+        for at in self.columns.in_place:
+            if not is_no_figure(cells[at]):
+                self.imported.leave(where, IN_PLACE)
         problem, arms = self._line(cells)
         for time in self.columns.times:
             time = self._stated(time, cells)
@@ -269,7 +278,8 @@ class _TableReader:
         found = self.lines.get(told)
         if found is None:
             shared, problem = self._shared(cells)
-            by_row, texts, timing = self._labels(cells)
+            by_row, texts, timing, of_labels = self._labels(cells)
+            problem = problem or of_labels
             shared |= {"timing": timing} if timing else {}
             arms = {of.at: self._row(of, shared, by_row, texts) for of in self.times}
             found = problem, arms
@@ -384,10 +394,14 @@ class _TableReader:
             if found.taken:
                 self.imported.note("KB and MB of sizes are taken as powers of 1024")
 
-    def _labels(self, cells: list[str]) -> tuple[Label, list[str], str]:
-        """Return what the labels of a line say together, texts that tell arms apart, and a mode."""
-        op = algorithm = family = mode = ""
+    def _labels(self, cells: list[str]) -> tuple[Label, list[str], str, str]:
+        """Return what a line's labels say together, texts that tell arms apart, a mode, a problem.
+
+        Where a column names who ran (``backend``), what ran is what the others say.
+        """
+        algorithm = family = mode = ""
         side, used = False, True
+        ops: dict[bool, dict[str, str]] = {False: {}, True: {}}
         texts: list[str] = []
         versions: list[str] = []
         for index in self.columns.labels:
@@ -402,11 +416,18 @@ class _TableReader:
             else:
                 texts.append(plain(text))
                 versions.append(known.version if known else untold(text))
-            op, algorithm = op or label.op, algorithm or label.algorithm
-            family, side = family or label.kernel_family, side or label.side
-            used = used and label.used
+            if label.op:
+                of_whom = spoken(self.table.header[index]) in _WHO
+                ops[of_whom].setdefault(label.op, shortened(plain(text), 30))
+            algorithm, family = algorithm or label.algorithm, family or label.kernel_family
+            side, used = side or label.side, used and label.used
+        found = ops[False] or ops[True]
+        both = "' and '".join(found.values())
+        several = len(found) > 1
+        problem = f"'{both}' say two ops: --op" if several and not self.imported.said.op else ""
         version = ", ".join(dict.fromkeys(filter(None, versions)))
-        return Label(op, algorithm, family, used, side, version=version), texts, mode
+        op = "" if several else next(iter(found), "")
+        return Label(op, algorithm, family, used, side, version=version), texts, mode, problem
 
     def _is_plain(self, time: Time, label: Label) -> bool:
         """Whether a column's name has no word that could be another op than the caption's."""

@@ -80,6 +80,7 @@ def _lines_of(table: Table, names: list[str], file: TextFile, imported: Imported
 def _result(
     strategy: str, fusion: str, time: str, shared: Mapping[str, Any], where: str, imported: Imported
 ) -> None:
+    strategy, fusion = (name.strip().rpartition(".")[2] for name in (strategy, fusion))
     latency = number(time)
     if is_no_figure(time) or not latency:
         imported.leave(where, "no time: not run there")
