@@ -247,3 +247,30 @@ def test_columns_of_ranks_without_a_unit_ask_for_it(tmp_path):
     assert column(of(tmp_path, text, unit="us")[0], "world_size", "latency_us") == [
         ("2", "4.1"), ("4", "5.1"),
     ]  # fmt: skip
+
+
+def test_comments_before_a_csv_are_lines_and_no_headings(tmp_path):
+    text = "# gpu: MI355X\n# tp: 8\n# dtype: bf16\ntokens,hidden,fused_1stage_us\n8,7168,9.1\n"
+    rows, _ = of(tmp_path, text)
+    assert column(rows, "gpu", "world_size", "dtype") == [("MI355X", "8", "bf16")]
+
+
+@pytest.mark.parametrize(
+    ("names", "cell"),
+    [(("MI300X", "MI325X"), "gpu"), (("hidden=4096", "hidden=7168"), "hidden_dim"),
+     (("eager", "graph"), "timing"), (("bf16", "fp16"), "dtype"), (("TP4", "TP8"), "world_size")],
+)  # fmt: skip
+def test_columns_that_say_a_setting(tmp_path, names, cell):
+    text = "TP8 MI300X hidden 7168 bf16 fused 1stage (us)\n\n| tokens | " + " | ".join(names)
+    rows, told = of(tmp_path, text + " |\n|--|--|--|\n| 8 | 19.1 | 8.1 |\n")
+    said = [name.rpartition("=")[2].removeprefix("TP") for name in names]
+    assert column(rows, cell, "latency_us", "kernel_version") == [
+        (said[0], "19.1", ""), (said[1], "8.1", ""),
+    ]  # fmt: skip
+    assert told.n_left == 0
+
+
+def test_a_line_of_units_below_the_names(tmp_path):
+    text = "tokens,hidden,fused_1stage,fused_2stage\n-,-,us,ms\n8,7168,9.1,0.0101\n"
+    rows, _ = of(tmp_path, text, world_size="8")
+    assert column(rows, "tokens", "latency_us") == [("8", "9.1"), ("8", "10.1")]

@@ -209,9 +209,12 @@ def read_columns(
 
 
 def _is_arm(index: int, name: str, rows: Sequence[Sequence[str]]) -> bool:
-    """Whether a column named ``1stage`` holds times, and not whether 1-stage ran."""
+    """Whether a column named ``1stage`` or ``graph`` holds times, and not whether it ran so."""
     cells = [row[index] for row in rows if index < len(row)]
-    return meaning(name) == "one_stage" and any(truth(cell) is None for cell in cells)
+    held = meaning(name)
+    if held == "timing":
+        cells = [cell for cell in cells if microseconds(cell, 1.0) is not None]
+    return held in ("one_stage", "timing") and any(truth(cell) is None for cell in cells)
 
 
 def _known(columns: Columns, index: int, name: str, rows: Sequence[Sequence[str]]) -> bool:

@@ -285,7 +285,13 @@ def _is_caption_like(words: str) -> bool:
     )
 
 
+#: A comment of a CSV, which is no heading: ``# tp: 8``.
+_COMMENT = re.compile(r"#\s*([\w -]{1,40}?\s*[:=]\s*\S.*)")
+
+
 def _level(text: str, markdown: bool) -> tuple[int, str]:
+    if comment := _COMMENT.fullmatch(text):
+        return _LINE, comment[1]
     if heading := _HEADING.match(text):
         level = len(heading[1]) if markdown else 1
         return level, heading[2].strip("# ")

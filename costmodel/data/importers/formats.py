@@ -234,6 +234,10 @@ def find_format(file: TextFile) -> Format:
     if len(fits) == 1:
         return fits[0]
     names = ", ".join(f.name for f in fits or FORMATS)
+    if file.is_zip and not fits:
+        raise InputError(
+            f"{file.name}: a spreadsheet or another archive; give what is in it, as CSV"
+        )
     if not file.is_text and not fits:
         raise InputError(f"{file.name}: not a text file; say its format by --as: {names}")
     what = "reads as several formats" if fits else "no format is recognised in it"

@@ -65,6 +65,9 @@ def _is_figure(text: str) -> bool:
 def is_names_below(cells: Sequence[str], top: Sequence[str]) -> bool:
     """Whether a line is names below those of ``top``, and neither a row nor a line above rows."""
     filled = [at for at, cell in enumerate(cells) if plain(cell)]
+    named = [cells[at] for at in filled if not is_no_figure(cells[at])]
+    if len(cells) == len(top) and named and all(map(_is_unit, named)):
+        return True  # ``-, -, us, us``
     if len(cells) != len(top) or len(top) < 3 or not filled or not is_names(cells):
         return False
     if any(is_no_figure(cells[at]) for at in filled):  # a row without its figures
@@ -77,6 +80,11 @@ def is_names_below(cells: Sequence[str], top: Sequence[str]) -> bool:
     return spans or units
 
 
+def _is_unit(name: str) -> bool:
+    word = plain(name).lower().strip("()[] ")
+    return word in TO_US or (bool(word) and size_unit(word) is not None)
+
+
 def _is_coordinate(name: str) -> bool:
     return meaning(name) in _COORDINATES
 
@@ -87,7 +95,9 @@ def one_line(levels: Sequence[Sequence[str]], *, spanned: bool = False) -> tuple
     ``spanned`` is for headers that repeat a name over all of its columns; of others an empty cell
     has the name to its left. pandas writes the names of the lines into a level of their own.
     """
-    top, *below = ([plain(cell) for cell in level] for level in levels)
+    top, *below = (
+        ["" if is_no_figure(cell) else plain(cell) for cell in level] for level in levels
+    )
     names = [""] * len(top)
     of_lines = bool(below) and not any(below[-1][1:]) and bool(below[-1][0])
     if of_lines:
