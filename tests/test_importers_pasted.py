@@ -36,6 +36,9 @@ def markdown(cells):
 TRT = [("world_size", "8"), ("dtype", "bfloat16"), ("size", "8192"), ("num_tokens", "1"),
        ("hidden_size", "4096"), ("strategy", "AllReduceStrategy.ONESHOT"),
        ("fusion", "AllReduceFusionOp.RESIDUAL_RMS_NORM"), ("time (us)", "7.1")]  # fmt: skip
+TUNER = [("collective", "allreduce"), ("size_bytes", "1024"), ("algorithm", "tree"),
+         ("protocol", "ll"), ("ranks", "8"), ("latency_us", "10.1")]  # fmt: skip
+LINE = "num_tokens: 1, hidden_size: 4096, strategy: {}, fusion: RESIDUAL_RMS_NORM, time (us): {}\n"
 ROCM_ROW = "plain - 8 - - bf16 1024 6.1 graph clean"
 PASTED = {
     "a table of rccl-tests": (
@@ -57,6 +60,19 @@ PASTED = {
     "TensorRT-LLM's CSV as markdown": (
         markdown(TRT), {"gpu": "H200", "timing": "graph"}, "trtllm",
         ["fused 1stage 8 1 4096 bf16 8192 7.1 graph clean"], {},
+    ),
+    "NCCL's tuner as markdown": (
+        markdown(TUNER), {"gpu": "MI300X"}, "nccl-tuner", ["plain - 8 - - - 1024 10.1 - clean"], {},
+    ),
+    "NCCL's tuner with semicolons": (
+        ";".join(dict(TUNER)) + "\n" + ";".join(dict(TUNER).values()).replace(".", ",") + "\n",
+        {"gpu": "MI300X"}, "nccl-tuner", ["plain - 8 - - - 1024 10.1 - clean"], {},
+    ),
+    "TensorRT-LLM's lines with names of an enumeration": (
+        "world_size=8 dtype=bfloat16\n" + LINE.format("ONESHOT", 7.1)
+        + LINE.format("AllReduceStrategy.TWOSHOT", 8.1), {"gpu": "H200"}, "trtllm",
+        ["fused 1stage 8 1 4096 bf16 8192 7.1 - clean", "fused 2stage 8 1 4096 bf16 8192 8.1 - clean"],
+        {},
     ),
     "runs of vLLM in a list": (
         json.dumps([RUN, {**RUN, "world_size": 4}]), {}, "vllm",
@@ -90,3 +106,22 @@ def test_two_labels_of_a_line_that_say_two_ops_leave_it(tmp_path, who, what, row
     assert briefly(rows) == [row, plain] if row else [plain]
     both = "'fused AR+RMSNorm' and 'aiter custom_ar' say two ops: --op"
     assert left(told) == ({} if row else {both: 1})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"tokens": [8, 16], "fused_1stage_us": [9.1, 9.2]},
+        {"tp": 8, "tokens": [8, 16], "fused_1stage_us": [9.1, 9.2]},
+        {"columns": ["tokens", "fused_1stage_us"], "index": [0, 1], "data": [[8, 9.1], [16, 9.2]]},
+        {"tokens": {"0": 8, "1": 16}, "fused_1stage_us": {"0": 9.1, "1": 9.2}},
+        {"0": {"tokens": 8, "fused_1stage_us": 9.1}, "1": {"tokens": 16, "fused_1stage_us": 9.2}},
+        {"schema": {"fields": []}, "data": [{"tokens": 8, "fused_1stage_us": 9.1},
+                                            {"tokens": 16, "fused_1stage_us": 9.2}]},
+    ],
+    ids=["lists", "beside a constant", "split", "columns", "index", "table"],
+)  # fmt: skip
+def test_frames_as_json(tmp_path, data):
+    rows, told = of(tmp_path, json.dumps(data), world_size="8", hidden_dim="7168")
+    assert [(r["tokens"], r["latency_us"]) for r in rows] == [("8", "9.1"), ("16", "9.2")]
+    assert told.n_left == 0

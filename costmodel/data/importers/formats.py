@@ -98,10 +98,10 @@ FORMATS = (
         "nccl-tuner", "CSV of NCCL's tuner plugin: performance data, or a configuration",
         "tuner_csv",
         re.compile(
-            r"^collective,size_bytes,"
-            r"|^[ \t]*(?:broadcast|reduce|allgather|reducescatter|allreduce),-?\d+,-?\d+,"
-            r"(?:tree|ring|collnet|nvls|pat)", re.M,
-        ).search,
+            r"^[ \t]*(?:broadcast|reduce|allgather|reducescatter|allreduce),-?\d+,-?\d+,"
+            r"(?:tree|ring|collnet|nvls|pat)"
+            r"|^,?collective,size_bytes,", re.M,
+        ).search, pasted=True,
     ),
     Format(
         "aiter", "log, markdown or CSV of AITER's op_tests/multigpu_tests", "aiter",
@@ -157,7 +157,7 @@ FORMATS = (
     Format(
         "trtllm", "CSV or console of TensorRT-LLM's all_reduce microbenchmark", "trtllm",
         _marked(
-            r"\bstrategy,fusion\b|\bfusion,num_tokens\b.*\bstrategy\b|\bstrategy: \w+, fusion: "
+            r"\bstrategy,fusion\b|\bfusion,num_tokens\b.*\bstrategy\b|\bstrategy: [\w.]+, fusion: "
             rf"|{_AT}# Fusion: \w+\s+world_size=|\bstrategy\s+fusion\b",
             "strategy", "# Fusion",
         ),
@@ -244,7 +244,7 @@ def find_format(file: TextFile) -> Format:
     raise InputError(f"{file.name}: {what}; say --as with one of {names}")
 
 
-_BETWEEN_CELLS = re.compile(r"</t[dh]>\s*<t[dh][^>\n]{0,200}>|[ \t]*\|[ \t]*|\t", re.IGNORECASE)
+_BETWEEN_CELLS = re.compile(r"</t[dh]>\s*<t[dh][^>\n]{0,200}>|[ \t]*\|[ \t]*|[\t;]", re.IGNORECASE)
 
 
 def _as_csv(text: str) -> str:

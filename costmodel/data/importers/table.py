@@ -98,7 +98,7 @@ def read_tables(file: TextFile, imported: Imported, harness: Harness) -> None:
             continue
         read_table(table, file.name, imported, harness)
     if table is None:
-        imported.note("no table with a line of names is in it")
+        imported.note("no table with a line of names is in it, nor JSON records")
 
 
 def read_table(table: Table, name: str, imported: Imported, harness: Harness) -> None:

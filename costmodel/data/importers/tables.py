@@ -7,12 +7,9 @@ given as they are: the reader leaves them with that reason.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
-
-from msgspec import Struct
 
 from ...errors import InputError
 from .columns import looks_like_header, time_unit
@@ -27,6 +24,7 @@ from .headers import (
     transposed,
 )
 from .html_tables import BEGINS, END, html_rows
+from .json_tables import Table, json_records
 from .pasted_lines import (
     BARS,
     GAP,
@@ -43,21 +41,6 @@ from .text_file import TextFile
 
 #: No header is longer; a tuner's has some hundred candidates with seven columns each.
 HEADER_CHARACTERS = 200_000
-
-
-class Table(Struct):
-    """One table: its header, the line it stands in, its rows, and what is said around it.
-
-    ``says`` are cells for all rows, ``captions`` the lines right above, the nearest first.
-    ``problem`` is why its figures are to be left, "" where its header is clear.
-    """
-
-    header: list[str]
-    line: int
-    rows: Iterator[Row]
-    says: dict[str, Any]
-    captions: tuple[str, ...] = ()
-    problem: str = ""
 
 
 def tables(file: TextFile) -> Iterator[Table]:
@@ -313,71 +296,3 @@ def _delimited_rows(header: list[str], delimiter: str, lines: Lines) -> Iterator
             cells = delimited(text, delimiter)
         if cells != header:
             yield line[0], cells
-
-
-def json_records(file: TextFile) -> list[Table] | None:
-    """Return the records of a JSON file, or of one with a JSON object a line, as tables.
-
-    None for a file that is no JSON. Raises :class:`InputError` for one that starts as JSON and
-    cannot be read.
-    """
-    start = file.head.lstrip()[:200]
-    if not re.match(r"\{\s*(?:\"|\}|$)|\[\s*(?:\{|\]|$)", start):
-        return None
-    text = file.text()
-    try:
-        data = [(1, json.loads(text))]
-    except RecursionError:
-        raise InputError(f"{file.name}: nested too deeply; give JSON records") from None
-    except ValueError as error:
-        lines = [(at, line) for at, line in enumerate(text.splitlines(), 1) if line.strip()]
-        try:
-            data = [(at, json.loads(line)) for at, line in lines]
-        except (ValueError, RecursionError):
-            line = getattr(error, "lineno", 1)
-            raise InputError(
-                f"{file.name}: truncated or not JSON (line {line}); give JSON records, in one list "
-                "or one a line"
-            ) from None
-    if len(data) > 1 or isinstance(data[0][1], list):
-        listed = data if len(data) > 1 else list(enumerate(data[0][1]))
-        found = [(at, record) for at, record in listed if isinstance(record, dict)]
-        return [_of_records(found, {})] if found else []
-    whole = data[0][1]
-    if not isinstance(whole, dict):
-        return []
-    constants = {k: v for k, v in whole.items() if not isinstance(v, list | dict)}
-    lists = [
-        v for v in whole.values() if isinstance(v, list) and any(isinstance(r, dict) for r in v)
-    ]
-    if not lists:
-        return [_of_records([(0, whole)], {})] if constants else []
-    return [
-        _of_records([(i, r) for i, r in enumerate(v) if isinstance(r, dict)], constants)
-        for v in lists
-    ]
-
-
-def _of_records(records: list[tuple[int, dict[str, Any]]], constants: dict[str, Any]) -> Table:
-    flat = [(at, {**_flat(constants), **_flat(record)}) for at, record in records]
-    header = list(dict.fromkeys(key for _, record in flat for key in record))[:2000]
-    rows: Iterator[Row] = ((at, [_text(record.get(key)) for key in header]) for at, record in flat)
-    return Table(header, 1, rows, {})
-
-
-def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in record.items():
-        if isinstance(value, dict):
-            flat |= {f"{key} {inner}": v for inner, v in value.items() if not isinstance(v, dict)}
-        else:
-            flat[key] = value
-    return flat
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 10**30:
-        return "a number of more than 30 digits"
-    return repr(value) if isinstance(value, float) else str(value)[:2000]

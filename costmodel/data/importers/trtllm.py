@@ -110,10 +110,10 @@ def _label(strategy: str, fusion: str) -> Label:
 
 
 _LINE = re.compile(
-    r"num_tokens: (?P<tokens>\d+), hidden_size: (?P<hidden>\d+), strategy: (?P<strategy>\w+), "
-    r"fusion: (?P<fusion>\w+)(?:, op: (?P<op>\w+))?, time \(us\): (?P<time>\S+)"
+    r"num_tokens: (?P<tokens>\d+), hidden_size: (?P<hidden>\d+), strategy: (?P<strategy>[\w.]+), "
+    r"fusion: (?P<fusion>[\w.]+)(?:, op: (?P<op>\w+))?, time \(us\): (?P<time>\S+)"
 )
-_FUSION = re.compile(r"^# Fusion: (\w+)\s+world_size=(\d+)")
+_FUSION = re.compile(r"^# Fusion: ([\w.]+)\s+world_size=(\d+)")
 
 
 _FRAME = re.compile(
