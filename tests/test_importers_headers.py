@@ -226,6 +226,43 @@ def test_what_parts_decimals_is_known_by_the_table(tmp_path, cells, latencies):
     assert column(of(tmp_path, text)[0], "latency_us") == latencies
 
 
+DRAWN = {
+    "frames": "│ tokens ┆ fused_1stage_us │\n╞════════╪═════════════════╡\n│ 8 ┆ 9.1 │\n└────┴────┘\n",
+    "polars": (
+        "┌────────┬─────────────────┐\n│ tokens ┆ fused_1stage_us │\n│ ---    ┆ ---             │\n"
+        "│ i64    ┆ f64             │\n╞════════╪═════════════════╡\n│ 8      ┆ 9.1             │\n"
+        "└────────┴─────────────────┘\n"
+    ),
+    "rich": (
+        "┏━━━━━━━━┳━━━━━━━━━━━━━━━━━┓\n┃ tokens ┃ fused 1stage us ┃\n┡━━━━━━━━╇━━━━━━━━━━━━━━━━━┩\n"
+        "│ 8      │ 9.1             │\n└────────┴─────────────────┘\n"
+    ),
+    "psql": " tokens | fused_1stage_us \n--------+-----------------\n      8 |  9.1\n(1 row)\n",
+    "Jira": "|| tokens || fused 1stage us ||\n| 8 | 9.1 |\n",
+    "TeX": (
+        "\\begin{tabular}{rr}\n\\toprule\ntokens & fused 1stage ($\\mu$s) \\\\\n\\midrule\n"
+        "8 & \\textbf{9.1} $\\pm$ 0.2 \\\\\n\\bottomrule\n\\end{tabular}\n"
+    ),
+    "reStructuredText": (
+        "====== =============\ntokens fused 1stage (us)\n====== =============\n8      9.1\n"
+        "====== =============\n"
+    ),
+    "markdown placed by HTML": (
+        "<table><tr><td>\n\n| tokens | fused 1stage us |\n|--|--|\n| 8 | 9.1 |\n\n</td></tr></table>\n"
+    ),
+    "a label of tokens": "| | fused 1stage us |\n|--|--|\n| 8 tokens | 9.1 |\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", DRAWN.values(), ids=DRAWN)
+def test_tables_of_other_tools(tmp_path, text):
+    rows, told = of(tmp_path, AT_8 + text)
+    assert column(rows, "tokens", "algorithm", "latency_us", "kernel_version") == [
+        ("8", "1stage", "9.1", "")
+    ]
+    assert told.n_left == 0
+
+
 def test_approximations_and_ranges_are_left(tmp_path):
     cells = ("~9.1", "≈9.25", "9.1-9.5", "9–10", "<10", "ca. 9", "7.7")
     text = AT_8 + "| tokens | fused 1stage (us) |\n|--|--|\n"

@@ -42,6 +42,7 @@ SAMPLES = {
        for of, inputs in INPUTS.items() for name, row in inputs.items()},
     **{f"levels: {name}": (headers.ON + text, {}) for name, text in headers.TWO_LEVELS.items()},
     **{f"turned: {name}": (headers.AT_8 + text, {}) for name, text in headers.TURNED.items()},
+    **{f"drawn: {name}": (headers.AT_8 + text, {}) for name, text in headers.DRAWN.items()},
     **{f"pasted: {name}": (row[0], row[1]) for name, row in pasted.PASTED.items()},
     **{f"profiles: {name}": (row[0], {"gpu": "MI300X"})
        for name, row in profiles.STATISTICS.items()},

@@ -68,8 +68,8 @@ def read(path: str | Path) -> ModelConfig:
     top = read_json(path, dict[str, Any], "a Hugging Face config.json", foreign=True)
     if top.get("is_encoder_decoder") is True:
         raise InputError(
-            f"{path}: an encoder with a decoder, whose blocks make no fused call in any engine known "
-            "here; give the config.json of a decoder-only language model"
+            f"{path}: an encoder with a decoder, whose blocks make no fused call in any engine "
+            "that is known here; give the config.json of a decoder-only language model"
         )
     part, where = _language_model(top, str(path))
     hidden = _size(part, HIDDEN, where)

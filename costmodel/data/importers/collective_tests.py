@@ -34,6 +34,7 @@ _RESULT = re.compile(r"\s*\d+\s+\d+\s+[a-z]\w*(?:\s|$)")
 _OWN_LINE = re.compile(
     r"#[ \t]*(?:nThreads?|Using devices|Rank|Collective test|size|bytes|out-of-place|in-place"
     r"|[rn]ccl-tests)\b.*|#[ \t]*\(B\).*"
+    r"|size[ \t]+count[ \t]+type[ \t].*|\(B\)[ \t]+\(elements\)[ \t].*"
     rf"|(?<!\S)\d+[ \t]+\d+[ \t]+(?:{'|'.join(ELEMENT_BYTES)})[ \t].*"
 )
 #: A line of the header that has lost its sign, as markdown takes it for a heading's.
@@ -87,6 +88,7 @@ def parse(file: TextFile, imported: Imported) -> None:
     streams: dict[str, Log] = {}
     for line_number, line in file.lines():
         prefix, content = split_prefix(without_escapes(line) if "\x1b" in line else line)
+        content = f"# {content.strip()}" if _UNSIGNED.match(content) else content
         log = streams.get(prefix)
         if log is None:
             prefix = prefix if len(streams) < _STREAMS else ""
@@ -103,8 +105,6 @@ def split_prefix(line: str) -> tuple[str, str]:
         line = line[match.end() :]
     if _RESULT.match(line) or line.startswith("#"):
         return "", line
-    if _UNSIGNED.match(line):
-        return "", f"# {line.strip()}"
     match = _RANK_PREFIX.match(line)
     if match and match[2] in ("rccl-tests", "nccl-tests"):
         return "", line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from .cells import number
@@ -26,6 +26,8 @@ class Console(NamedTuple):
 
 def console_table(text: str, lines: Lines) -> Console | None:
     """Return the table whose header is a line, None where it is none."""
+    if ruled := _of_rules(text, lines):
+        return ruled
     if of_two_levels := _of_two_levels(text, lines):
         return of_two_levels
     header = text
@@ -34,16 +36,37 @@ def console_table(text: str, lines: Lines) -> Console | None:
     cells = GAP.split(text.strip())
     if len(cells) < 2 or not looks_like_header(cells):
         return None
-    ruled = is_rule(lines.peek())
-    after = GAP.split(lines.peek(1 if ruled else 0).strip())
-    fits = abs(len(after) - len(cells)) <= (len(cells) if ruled else 1)
+    is_ruled = is_rule(lines.peek())
+    after = GAP.split(lines.peek(1 if is_ruled else 0).strip())
+    fits = abs(len(after) - len(cells)) <= (len(cells) if is_ruled else 1)
     fits = fits and any(map(is_number, after))
-    aligned = None if ruled else _aligned(text, lines)
+    aligned = None if is_ruled else _aligned(text, lines)
     if aligned and len(aligned.names) > len(cells):  # one blank alone between some columns
         return Console(aligned.names, _aligned_rows(aligned, lines), nested)
-    if fits or (ruled and len(after) == len(cells)):
+    if fits or (is_ruled and len(after) == len(cells)):
         return Console(cells, _console_rows(cells, lines), nested)
     return None
+
+
+def _of_rules(text: str, lines: Lines) -> Console | None:
+    """Return the table whose columns a rule of equals signs shows, as reStructuredText has it."""
+    if not re.fullmatch(r"=+(?: +=+)+\s*", text) or lines.peek(1).rstrip() != text.rstrip():
+        return None
+    starts = [match.start() for match in re.finditer("=+", text)]
+    names = _cut(lines.peek(), starts)
+    if not looks_like_header(names):
+        return None
+    lines.next(), lines.next()
+    return Console(names, _ruled_rows(text.rstrip(), starts, lines))
+
+
+def _cut(text: str, starts: Sequence[int]) -> list[str]:
+    return [text[a:b].strip() for a, b in itertools.pairwise([*starts, len(text) + starts[-1]])]
+
+
+def _ruled_rows(rule: str, starts: Sequence[int], lines: Lines) -> Iterator[Row]:
+    while (line := lines.next()) and line[1].rstrip() != rule and line[1].strip():
+        yield line[0], _cut(line[1], starts)
 
 
 def _with_name_of_lines(text: str, lines: Lines) -> str:

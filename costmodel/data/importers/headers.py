@@ -26,6 +26,12 @@ TRANSPOSED_LINES = 200
 OPEN = "a header of two lines, whose upper names stand over no clear columns"
 THREE = "a header of more than two lines"
 _CORNER = re.compile(r"(.+?)\s*(?:\\|/|↓|→|\bvs\.?\b|\bby\b|\bx\b)+\s*(.+?)[\s↓→]*")
+#: What the name of a column may say of its calls.
+_SAYS = frozenset(("world_size", "tokens", "hidden_dim"))
+#: The name of a column that says nothing of them.
+_VALUE = re.compile(r"values?|results?")
+#: The type of a column.
+_TYPE = re.compile(r"[iuf]\d{1,2}|str|bool|cat")
 _SAID = Said()
 
 
@@ -36,6 +42,8 @@ def arranged(header: list[str], rows: list[Row]) -> tuple[list[str], list[Row], 
     """
     if not any(map(plain, header)) and rows and is_names(rows[0][1]):
         header, rows = rows[0][1], rows[1:]
+    if rows and all(map(_TYPE.fullmatch, map(plain, rows[0][1]))):  # as polars prints them
+        rows = rows[1:]
     levels = [header]
     while len(levels) < 4 and len(rows) > 1 and is_names_below(rows[0][1], levels[0]):
         levels.append(rows[0][1])
@@ -166,26 +174,36 @@ def _is_value(name: str) -> bool:
     return count(name) is not None or size(name, None) is not None
 
 
+def may_be_transposed(header: Sequence[str], row: Sequence[str]) -> bool:
+    """Whether a table may be so, by its first two lines: most of a text's show that it is not."""
+    if len(row) != len(header) or _is_figure(row[0]):
+        return False
+    others = [plain(name) for name in header[1:]]
+    values = [name.rpartition("=")[2] for name in others]
+    return all(others) and (
+        all(map(_is_value, values))
+        or all(_SAYS & said_by(name, bare=True).keys() for name in others)
+        or all(_VALUE.fullmatch(spoken(name)) for name in others)
+    )
+
+
 def is_transposed(header: Sequence[str], rows: Sequence[Row]) -> bool:
     """Whether the names of the columns stand down the first column, and the calls across."""
     if not 0 < len(rows) <= TRANSPOSED_LINES or any(len(r) != len(header) for _, r in rows):
         return False
-    others = [plain(name) for name in header[1:]]
+    if not may_be_transposed(header, rows[0][1]):
+        return False
     first = [plain(cells[0]) for _, cells in rows]
-    if not all(others) or not all(first) or any(map(_is_figure, first)):
+    others = [plain(name) for name in header[1:]]
+    if not all(first) or any(map(_is_figure, first)):
         return False
     if any(time_unit(name) is not None or meaning(name) in (*_COORDINATES, "label", "time")
            for name in others):  # fmt: skip
         return False
     timed = any(time_unit(name) is not None for name in first)
-    arms = any(_is_arm(name) for name in first)
-    values = [name.rpartition("=")[2] for name in others]
-    if _is_coordinate(header[0]) and all(map(_is_value, values)):
-        return timed or arms
-    known = any(map(_is_coordinate, first))
-    says = all(said_by(name, bare=True).keys() & {"world_size", "tokens", "hidden_dim"}
-               for name in others)  # fmt: skip
-    return timed and (says or known)
+    if _is_coordinate(header[0]) and all(_is_value(name.rpartition("=")[2]) for name in others):
+        return timed or any(map(_is_arm, first))
+    return timed and (not all(map(_VALUE.fullmatch, others)) or any(map(_is_coordinate, first)))
 
 
 def _is_arm(name: str) -> bool:
@@ -203,7 +221,7 @@ def transposed(header: Sequence[str], rows: Sequence[Row]) -> tuple[list[str], l
         value = plain(name)
         if known and spoken(value.partition("=")[0]) == spoken(head):
             value = value.rpartition("=")[2]
-        elif not known and re.fullmatch(r"(?:values?|results?)", spoken(value)):
+        elif not known and _VALUE.fullmatch(spoken(value)):
             value = ""
         turned.append((rows[0][0], [value, *(cells[at] for _, cells in rows)]))
     return names, turned

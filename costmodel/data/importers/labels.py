@@ -96,9 +96,13 @@ _TOLD = re.compile(
 )
 
 
+#: A size or ranks in a label, which are cells of their own.
+_SETTING = re.compile(r"\w+=\S+|\b\d[\d,]* tokens?\b|\bhidden(?:[ _-](?:size|dim))? \d+", re.I)
+
+
 def untold(text: str) -> str:
     """Return the words of a label that no other cell of a row says: ``before``, ``v2``."""
-    name = spoken(re.sub(r"\w+=\S+", " ", text[:200]))
+    name = spoken(_SETTING.sub(" ", text[:200]))
     return " ".join(w for w in name.split("_") if w and not _TOLD.fullmatch(w))
 
 

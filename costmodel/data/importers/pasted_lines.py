@@ -21,6 +21,38 @@ BARS = re.compile(r"(?<!\\)\|")
 GAP = re.compile(r"\s{2,}")
 
 
+#: What frames are drawn with, as bars, rules and crossings of ASCII.
+_BOX = str.maketrans(
+    dict.fromkeys("│┃┆┊║", "|") | dict.fromkeys("─━═┄╌", "-")
+    | dict.fromkeys("┌┬┐├┼┤└┴┘┏┳┓┣╋┫┗┻┛┡╇┩╞╪╡╔╦╗╠╬╣╚╩╝╒╤╕╘╧╛┢┪┝┿┥╭╮╰╯", "+")
+)  # fmt: skip
+_FRAME = frozenset(chr(sign) for sign in _BOX)
+_TEX_RULE = re.compile(r"\s*\\(?:top|mid|bottom|h|c)(?:rule|line)\b")
+_TEX = (
+    (re.compile(r"\\(?:textbf|textit|emph|mathbf|text|mathrm)\{([^{}]*)\}"), r"\1"),
+    (re.compile(r"\$?\\mu\$?(?:\s|\{\})?"), "µ"), (re.compile(r"\$?\\pm\$?"), "±"),
+    (re.compile(r"\\([_%#&])"), r"\1"), (re.compile(r"\$"), ""),
+)  # fmt: skip
+
+
+def with_bars(text: str) -> str:
+    """Return a line of a table that is drawn, of Jira's or of TeX's with bars between its cells."""
+    if not text.isascii() and not _FRAME.isdisjoint(text):
+        return text.translate(_BOX)
+    if text.startswith("||"):
+        return text.replace("||", "|")
+    if "\\" not in text:
+        return text
+    if _TEX_RULE.match(text):
+        return "|---|"
+    if re.search(r"(?<!\\)&.*\\\\\s*$", text):
+        line = re.sub(r"(?<!\\)&", "|", text.rstrip().rstrip("\\"))
+        for pattern, sign in _TEX:
+            line = pattern.sub(sign, line)
+        return f"| {line.strip()} |"
+    return text
+
+
 class Lines:
     """Lines with a look ahead."""
 

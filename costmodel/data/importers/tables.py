@@ -20,6 +20,7 @@ from .headers import (
     arranged,
     is_names_below,
     is_transposed,
+    may_be_transposed,
     one_line,
     transposed,
 )
@@ -36,6 +37,7 @@ from .pasted_lines import (
     held,
     is_number,
     is_rule,
+    with_bars,
 )
 from .text_file import TextFile
 
@@ -48,7 +50,7 @@ def tables(file: TextFile) -> Iterator[Table]:
     if (records := json_records(file)) is not None:
         yield from records
         return
-    lines = Lines(file.program_lines())
+    lines = Lines((at, with_bars(text)) for at, text in file.program_lines())
     context = Context()
     fenced = False
     captions = ""  # where those with a number stand, once the first has shown it
@@ -85,7 +87,7 @@ def _table(line: tuple[int, str], lines: Lines) -> Table | None:
     if text.count("|") >= 1 and (cells := _bar_header(text, lines)):
         return _arranged(cells, held(_bar_rows(text, cells, lines), at), at, lines)
     if BEGINS(text):
-        return _html_table(line, lines)
+        return None if _holds_markdown(lines) else _html_table(line, lines)
     if CLOCK.search(text, 0, 200):  # a line of a log
         return None
     for delimiter in ("\t", ",", ";"):
@@ -114,6 +116,21 @@ def _arranged(header: list[str], rows: list[Row], at: int, lines: Lines) -> Tabl
         return None
     header, rows, problem = arranged(header, rows)
     return Table(header, at, iter(rows), _below(lines), problem=problem)
+
+
+#: So many lines below ``<table>`` a table of markdown that it places begins.
+_WITHIN = 30
+
+
+def _holds_markdown(lines: Lines) -> bool:
+    """Whether the HTML that begins here places tables of markdown beside each other."""
+    for ahead in range(_WITHIN):
+        text = lines.peek(ahead)
+        if "|" in text and is_rule(text):
+            return True
+        if END(text):
+            return False
+    return False
 
 
 def _html_table(line: tuple[int, str], lines: Lines) -> Table | None:
@@ -172,6 +189,8 @@ def _turned(
 ) -> Table | None:
     """Return the table whose names stand down its first column, None for any other."""
     rows: list[Row] = []
+    if not may_be_transposed(cells, split(lines.peek())):
+        return None
     while len(rows) <= TRANSPOSED_LINES:
         row = split(lines.peek(len(rows)))
         if len(row) != len(cells):

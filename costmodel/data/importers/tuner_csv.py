@@ -22,7 +22,7 @@ _CHOICE = "a choice of the tuner for a range of sizes, no latency"
 def parse(file: TextFile, imported: Imported) -> None:
     """Read a file; see :mod:`costmodel.data.importers.formats`."""
     header: list[str] = []
-    for line_number, line in file.lines():
+    for line_number, line in file.program_lines():
         where = f"{file.name}:{line_number}"
         cells = _cells(line)
         if not cells or cells[0].startswith("#"):
