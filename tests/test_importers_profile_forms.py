@@ -61,6 +61,13 @@ def test_statistics_as_they_are_printed_and_pasted(tmp_path, text, latency, stat
     assert sum(left(told).values()) == others
 
 
+@pytest.mark.parametrize("name", ["# of Calls (all)", "# of Calls x"])
+def test_a_column_of_calls_by_another_name_is_none(tmp_path, name):
+    text = f"| Name | Self CUDA | {name} | CUDA time avg |\n|--|--|--|--|\n| {ONE} | 1ms | 9 | 12us |\n"
+    with pytest.raises(InputError, match="no row could be read"):
+        of(tmp_path, text, gpu="MI300X")
+
+
 def event(**changed):
     """Return a kernel of torch's trace as JSON."""
     plain = {"ph": "X", "cat": "kernel", "name": ONE, "pid": 0, "tid": 7, "ts": 1.5, "dur": 12.25}

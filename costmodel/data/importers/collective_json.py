@@ -22,7 +22,7 @@ from .cells import csv_cells, gpu_of, whole
 from .collective_run import CollectiveRun, Rank, Result, Taker, library_of
 from .collective_tests import program_of, version_of_code
 from .rows import IN_PLACE, Imported
-from .text_file import TextFile, shortened
+from .text_file import AROUND, TextFile, shortened
 
 #: Keys of a record in lower case: those of the JSON, those of the CSV that differ.
 _SAME = {"name": "collective", "#wrong": "wrong", "ranksPerNode": "rankspernode"}
@@ -127,9 +127,13 @@ def _csv_records(file: TextFile, imported: Imported) -> Iterator[tuple[str, dict
         if not line.strip():
             continue
         cells = csv_cells(line)
+        if AROUND.match(line):
+            header = []
         names = [cell.lower() for cell in cells]
         if "numcycle" in names:
             header = [_SAME.get(name, name) for name in names]
+            continue
+        if not header and len(cells) < _FEWEST:  # what was pasted around it
             continue
         where = f"{file.name}:{number}"
         columns = header
@@ -176,6 +180,8 @@ def _report(file: TextFile, taker: Taker) -> None:
     taker.finish(run)
 
 
+#: No line of a CSV has fewer cells.
+_FEWEST = 6
 _CALL = ("size", "count", "type", "redop", "root")
 _PLACES = ("out_of_place", "in_place")
 

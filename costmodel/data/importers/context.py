@@ -244,7 +244,7 @@ class Context:
         self._scopes: list[tuple[int, dict[str, Any]]] = [(0, {})]
         self._above: list[str] = []
 
-    def line(self, text: str, *, markdown: bool = True) -> None:
+    def line(self, text: str) -> None:
         """Take the next line that is part of no table."""
         text = text[:_PROSE].strip()
         if not text or re.fullmatch(r"[-=*_+~#`|\s]+", text):
@@ -252,7 +252,7 @@ class Context:
         if re.match(r"</details>", text, re.IGNORECASE):
             self._close(_FOLD)
             return
-        level, words = _level(text, markdown)
+        level, words = _level(text)
         if level < _LINE:
             self._close(level)
             self._scopes.append((level, dict(said_by(words, bare=True))))
@@ -289,12 +289,11 @@ def _is_caption_like(words: str) -> bool:
 _COMMENT = re.compile(r"#\s*([\w -]{1,40}?\s*[:=]\s*\S.*)")
 
 
-def _level(text: str, markdown: bool) -> tuple[int, str]:
+def _level(text: str) -> tuple[int, str]:
     if comment := _COMMENT.fullmatch(text):
         return _LINE, comment[1]
     if heading := _HEADING.match(text):
-        level = len(heading[1]) if markdown else 1
-        return level, heading[2].strip("# ")
+        return len(heading[1]), heading[2].strip("# ")
     if fold := _SUMMARY.search(text):
         return (int(fold[1]) if fold[1] else _FOLD), re.sub(
             r"<[^>]+>", "", fold[2] or fold[3] or ""

@@ -248,8 +248,8 @@ _BETWEEN_CELLS = re.compile(r"</t[dh]>\s*<t[dh][^>\n]{0,200}>|[ \t]*\|[ \t]*|[\t
 
 
 def _as_csv(text: str) -> str:
-    """Return a text with the cells of markdown, HTML and tabs parted as those of CSV."""
-    return _BETWEEN_CELLS.sub(",", text)
+    """Return a text with the cells of markdown, HTML and tabs parted as those of plain CSV."""
+    return _BETWEEN_CELLS.sub(",", text.replace('"', ""))
 
 
 def _further_on(file: TextFile, candidates: Sequence[Format]) -> list[Format]:

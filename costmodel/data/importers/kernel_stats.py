@@ -17,7 +17,7 @@ from msgspec import Struct
 from . import cells, kernel_rows
 from .quantities import TO_US, microseconds
 from .rows import Imported
-from .text_file import TextFile
+from .text_file import AROUND, TextFile
 
 #: Columns by their names in lower case; a time also has the microseconds of its unit.
 _NAMES = ("name", "kernelname", "kernel_name", "kernel name", "kernel")
@@ -73,8 +73,10 @@ def parse(file: TextFile, imported: Imported) -> None:
             columns = found
         elif columns and line.strip() and not _RULE.fullmatch(line):
             row = _cells(line, columns.delimiter)
-            if (columns.delimiter == "|" and "|" not in line) or (
-                columns.delimiter == _BLANKS and len(row) < min(columns.width, 3)
+            if (
+                AROUND.match(line)
+                or (columns.delimiter == "|" and "|" not in line)
+                or (columns.delimiter == _BLANKS and len(row) < min(columns.width, 3))
             ):
                 columns = None  # behind a pasted table
                 continue

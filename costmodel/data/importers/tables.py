@@ -7,7 +7,6 @@ given as they are: the reader leaves them with that reason.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,7 +38,7 @@ from .pasted_lines import (
     is_rule,
     with_bars,
 )
-from .text_file import TextFile
+from .text_file import FENCE, TextFile
 
 #: No header is longer; a tuner's has some hundred candidates with seven columns each.
 HEADER_CHARACTERS = 200_000
@@ -52,22 +51,20 @@ def tables(file: TextFile) -> Iterator[Table]:
         return
     lines = Lines((at, with_bars(text)) for at, text in file.program_lines())
     context = Context()
-    fenced = False
     captions = ""  # where those with a number stand, once the first has shown it
     while line := lines.next():
         at, text = line
         if (begins := BEGINS(text)) and text[: begins.start()].strip(" >"):
             lines.put_back((at, text[begins.start() :]))
             line = at, text = at, text[: begins.start()]
-        if re.match(r"\s*(?:```|~~~)", text):
-            fenced = not fenced
+        if FENCE.match(text):
             continue
         table = _table(line, lines)
         if table is None:
             if is_caption(text):
                 captions = captions or "above"
             if captions != "below" or not is_caption(text):
-                context.line(text, markdown=not fenced)
+                context.line(text)
             continue
         captions = captions or "below"
         caption = _caption_below(lines) if captions == "below" else ""

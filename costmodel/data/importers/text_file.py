@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache
@@ -22,6 +23,10 @@ from .launchers import without_prefix
 HEAD_BYTES = 64 * 1024
 #: No harness writes a longer line; a file of one is something else, and would fill the memory.
 LINE_BYTES = 1024 * 1024
+#: What begins and ends code in markdown.
+FENCE = re.compile(r"\s*(?:```|~~~)")
+#: A line that stands around a pasted text alone.
+AROUND = re.compile(rf"{FENCE.pattern}|\s*</?(?:details|summary|pre|code|p|div)\b")
 #: The largest file that is read as a whole: JSON takes some ten times its size in memory.
 WHOLE_BYTES = 64 * 1024 * 1024
 

@@ -26,6 +26,7 @@ def parse(file: TextFile, imported: Imported) -> None:
     for number, line in file.program_lines():
         if _HEADER.search(line):
             header, rules, header_line = _cells(line), 0, line
+            header = header if {"Name", "# of Calls"} <= set(header) else []
         elif header and _RULE.match(line):
             rules += 1
             header = header if rules == 1 else []

@@ -13,9 +13,11 @@ from .cells import csv_cells, number, whole
 from .collective_run import OPS, library_of
 from .quantities import with_point
 from .rows import Imported
-from .text_file import TextFile
+from .text_file import AROUND, TextFile
 
 #: Which collective, algorithm, protocol and channels is to be taken for which sizes.
+#: No line of either file has fewer cells.
+_FEWEST = 3
 _CHOICE = "a choice of the tuner for a range of sizes, no latency"
 
 
@@ -25,7 +27,10 @@ def parse(file: TextFile, imported: Imported) -> None:
     for line_number, line in file.program_lines():
         where = f"{file.name}:{line_number}"
         cells = _cells(line)
-        if not cells or cells[0].startswith("#"):
+        if AROUND.match(line):
+            header = []
+        around = not header and len(cells) < _FEWEST
+        if not cells or around or cells[0].startswith("#"):
             continue
         if cells[0] in ("collective", "collective_type", "colltype"):
             header = cells
