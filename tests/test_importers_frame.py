@@ -77,6 +77,8 @@ def test_a_packed_file_and_a_pipe_read_as_the_file(tmp_path):
     plain, _ = read(tmp_path / "log", Said(source="mine"))
     (tmp_path / "log.gz").write_bytes(gzip.compress(collective.LOG.encode()))
     assert read(tmp_path / "log.gz", Said(source="mine"))[0].to_rows() == plain.to_rows()
+    (tmp_path / "wide").write_bytes(collective.LOG.encode("utf-16"))  # as PowerShell writes it
+    assert read(tmp_path / "wide", Said(source="mine"))[0].to_rows() == plain.to_rows()
     os.mkfifo(tmp_path / "pipe")
     writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(collective.LOG,))
     writer.start()
@@ -92,8 +94,12 @@ def test_a_packed_file_and_a_pipe_read_as_the_file(tmp_path):
         (collective.LOG.encode() + b" " * (LINE_BYTES + 1), f"a line of more than {LINE_BYTES} b"),
         (gzip.compress(b'{"nccl_version":' + b" " * WHOLE_BYTES), "more than 64 MiB"),
         (b"", "no format is recognised"),
+        (
+            b"PK\x03\x04" + b"\x00" * 50,
+            "a spreadsheet or another archive; give what is in it, as CSV",
+        ),
     ],
-    ids=["cut", "no gzip", "long line", "too large", "empty"],
+    ids=["cut", "no gzip", "long line", "too large", "empty", "a spreadsheet"],
 )
 def test_files_that_cannot_be_read(tmp_path, content, message):
     (tmp_path / "log").write_bytes(content)

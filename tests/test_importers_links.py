@@ -1,6 +1,7 @@
 """TransferBench and rocm_bandwidth_test as rates of links; NCCL's tuner CSV."""
 
 import csv
+import re
 
 import pytest
 
@@ -395,6 +396,16 @@ def test_matrix_of_rocm_bandwidth_test(tmp_path):
     devices = "\n".join(line for line in MATRIX.splitlines() if "Device:" not in line)
     with pytest.raises(InputError, match="no list of devices says which are GPUs: 8"):
         rates(tmp_path, devices.format(way="Uni"))
+
+
+def test_a_matrix_that_was_pasted_reads_as_it_was_printed(tmp_path):
+    pasted = re.sub(
+        r"(?m)^ +(D/D|\d) +(.*?) *$", lambda m: "| " + " | ".join(m[0].split()) + " |", MATRIX
+    )
+    assert "| 1 | 54.101 | 1201.5 | 48.962 |" in pasted
+    rows, told = rates(tmp_path, pasted.format(way="Uni"))
+    assert cells(rows, "gbps") == [("48.962",), ("48.95",)]
+    assert told.n_left == 7
 
 
 def test_sizes_of_rocm_bandwidth_test(tmp_path):

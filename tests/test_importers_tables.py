@@ -349,7 +349,7 @@ def test_every_result_is_a_row_or_left(tmp_path):
     assert left(told) == {
         "no time (N/A)": 1, "'fast' is no time": 1, "tokens 'x' is not understood": 2,
         "ranks not said: --world-size": 2, "5 cells, the header has 6": 2,
-        "size not said: --hidden-dim": 2, "no time": 1, "'<9' is no time": 1,
+        "size not said: --hidden-dim": 2, "no time": 1, "'<9' is an approximation or a bound": 1,
         "the same row as one before, to the last digit": 1,
     }  # fmt: skip
     assert told.n_rows + told.n_left == 2 * 8

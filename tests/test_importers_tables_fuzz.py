@@ -5,7 +5,10 @@ import random
 import pytest
 import test_importers_aiter as aiter
 import test_importers_engines as engines
+import test_importers_headers as headers
 import test_importers_nvidia as nvidia
+import test_importers_pasted as pasted
+import test_importers_profile_forms as profiles
 import test_importers_tables as tables
 from fuzzing import ROUNDS, check_import, damaged
 
@@ -37,6 +40,15 @@ SAMPLES = {
     **{path.name: (path.read_text(), SAID.get(path.name, {})) for path in CASES},
     **{f"{of}: {name}": (row[0], row[1] if isinstance(row[1], dict) else {})
        for of, inputs in INPUTS.items() for name, row in inputs.items()},
+    **{f"levels: {name}": (headers.ON + text, {}) for name, text in headers.TWO_LEVELS.items()},
+    **{f"turned: {name}": (headers.AT_8 + text, {}) for name, text in headers.TURNED.items()},
+    **{f"drawn: {name}": (headers.AT_8 + text, {}) for name, text in headers.DRAWN.items()},
+    **{f"pasted: {name}": (row[0], row[1]) for name, row in pasted.PASTED.items()},
+    **{f"profiles: {name}": (row[0], {"gpu": "MI300X"})
+       for name, row in profiles.STATISTICS.items()},
+    "profiles: collectives": (
+        f'{{"traceEvents": [{profiles.rccl("allreduce", 8192)}, {profiles.rccl("gather", 1)}]}}', {}
+    ),
     "flydsl: sweep": (SWEEP, {"gpu": "MI325X"}),
     "flydsl: report": (aiter.REPORT, {}),
 }  # fmt: skip

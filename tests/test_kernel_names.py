@@ -71,6 +71,8 @@ NAMES = {
     "ncclDevKernel_AllGather_RING_LL(ncclDevKernelArgsStorage<4096ul>)": ("nccl", "other", "", "", None),
     "ncclSymkDevKernel_AllGather_STMC": ("nccl", "other", "", "", None),
     "ncclDevKernel_Generic_4(ncclDevKernelArgsStorage<4096ul>)": ("rccl", "", "", "", None),
+    "ncclDevKernel_Generic_1<allreduce, BFloat16, 8>": ("rccl", "all_reduce", "", "bf16", 8),
+    "ncclDevKernel_Generic_1<_allgather_base, BFloat16, 8>": ("rccl", "other", "", "", None),
     "void rcclGenericKernel<1, false>(ncclDevKernelArgsStorage<4096ul>)": ("rccl", "", "", "", None),
     "mscclKernel_Sum_hip_bfloat16_Simple_false(ncclDevComm*, mscclAlgo*, mscclWork*)": ("rccl", "", "", "bf16", None),
     "void meta::comms::ddaAllReduceFlatIpc<__hip_bfloat16, 8, false>(x)": ("rccl", "all_reduce", "1stage", "bf16", 8),

@@ -92,6 +92,12 @@ def test_a_hidden_size_on_top_without_layers_is_that_of_another_part(tmp_path):
     assert config(tmp_path, data).hidden_size == 7168
 
 
+def test_an_encoder_with_a_decoder_is_refused_in_words(tmp_path):
+    data = {"model_type": "t5", "d_model": 1024, "num_layers": 24, "is_encoder_decoder": True}
+    with pytest.raises(InputError, match="an encoder with a decoder, whose blocks make no fused"):
+        config(tmp_path, data)
+
+
 def test_vision_alone_is_no_language_model(tmp_path):
     with pytest.raises(InputError, match="no 'hidden_size', neither on top nor in text_config"):
         config(tmp_path, {"vision_config": {"hidden_size": 1280, "num_hidden_layers": 32}})
@@ -102,6 +108,7 @@ def test_vision_alone_is_no_language_model(tmp_path):
     [
         ({"d_model": 4096, "n_layers": 30}, (4096, 30)),
         ({"n_embd": 4096, "n_layer": 30}, (4096, 30)),
+        ({"n_embed": 4096, "n_layer": 30}, (4096, 30)),
         ({"dim": 4096, "hidden_dim": 14336, "n_layers": 30, "n_heads": 32}, (4096, 30)),
         ({"model_dim": 2048, "num_transformer_layers": 28}, (2048, 28)),
     ],

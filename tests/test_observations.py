@@ -64,6 +64,7 @@ def test_a_source_with_two_gpus_has_two_harness_constants(published):
     [
         ({"op": "fused_ar_mhc"}, "op not modelled"),
         ({"kernel_family": "rccl"}, "kernel family not modelled"),
+        ({"kernel_family": ""}, "kernel family not stated"),
         ({"gpu": ""}, "GPU not stated"),
         ({"world_size": 16}, "world size not 2, 4 or 8"),
         ({"world_size": ""}, "world size not stated"),

@@ -272,6 +272,20 @@ def test_bad_input_is_one_line_and_exit_code_2(args, said):
     assert said in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("vllm-16bit", "37 calls a decode step in vLLM"),
+        ("sglang-gpt-oss", "71 calls a decode step in SGLang"),
+        ("aiter-3458", "72 calls a decode step in AITER"),
+        ("always-1stage", "72 calls a decode step, bf16"),
+    ],
+)
+def test_a_rule_by_its_name_has_the_calls_of_its_engine(rule, said):
+    done = run("--model", "gpt-oss-120b", "--tp", 8, "--from", rule, "--gpu", "MI355X")
+    assert said in done.stdout
+
+
 def test_where_no_gpu_has_an_answer_each_says_why():
     done = run("--model", "llama-3.1-405b", "--tp", 8, "--from", "aiter")
     assert done.returncode == 2

@@ -221,6 +221,7 @@ def observe(
             drop(table.quality == quality, f"quality is {quality}")
     drop(~np.isin(table.op, OPS), "op not modelled")
     meant = _of_family(table, family)
+    drop(table.kernel_family == "", "kernel family not stated")
     drop(~meant, "kernel family not modelled" if family == "aiter" else "another kernel family")
     drop((table.gpu == "") | (table.arch == ""), "GPU not stated")
     if arch is not None:

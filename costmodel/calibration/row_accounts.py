@@ -115,11 +115,11 @@ def said_of(
     """Return in words what was set aside of one arm, or of all arms of an op; "" for nothing.
 
     ``10 rows of aiter-3458-mi355x set aside: quality is noisy``; several sources stand between
-    semicolons, the one with most rows first. Rows whose algorithm is not stated may be of the arm
-    and count. ``families`` names the kernels that are meant (default: AITER's and the like), since
-    another library's rows say nothing of an AITER kernel.
+    semicolons, the one with most rows first. Rows whose algorithm or family is not stated may be of
+    the arm and count. ``families`` names the kernels that are meant (default: AITER's and the
+    like), since another library's rows say nothing of an AITER kernel.
     """
-    wanted = tuple(kernels.AITER_FAMILIES if families is None else families)
+    wanted = ("", *(kernels.AITER_FAMILIES if families is None else families))
     mine = [
         record
         for record in records

@@ -84,7 +84,8 @@ def command(
     held_out = not len(observations)
     if held_out:
         # Nothing clean: estimate from what there is, so that the refusal carries numbers.
-        observations = observe(table, include=VOCABULARY["quality"], family=family)
+        unclean = observe(table, include=VOCABULARY["quality"], family=family)
+        observations = unclean if len(unclean) else observations
     if published:
         own = {g.model.fabric for mine in tables[:-1] for g in observe(mine, family=family).groups}
         meant = fabric_of(observations, arch)

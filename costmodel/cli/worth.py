@@ -77,7 +77,7 @@ def command(
         raise InputError("give one of --model and --config: whose decode steps are valued")
     if tp is None or old is None:
         raise InputError("give --tp N and --from RULE (sglang, vllm, aiter or a JSON file)")
-    whose = old.lower() if old.lower() in (*ENGINES, *RULE_OF) else ""
+    whose = old.lower() if old.lower() in (*ENGINES, *RULE_OF) else _engine_of(old)
     old = RULE_OF.get(old.lower(), old)
     served = question.deployment_of(asked, asked["engine"] or whose)
     asked["engine"] = asked["engine"] or RULE_OF.get(whose, whose)
@@ -115,6 +115,14 @@ def command(
         from ..show.worth import text
 
         click.echo(text(worths))
+
+
+def _engine_of(name: str) -> str:
+    """Return the engine that a rule of the catalogue is of, "" for any other rule."""
+    from ..rules.catalogue import catalogue
+
+    rule = next((rule for rule in catalogue() if rule.name == name.lower()), None)
+    return rule.engine if rule and rule.engine in ENGINES else ""
 
 
 def _settings(asked: question.Asked) -> list[Setting]:

@@ -326,6 +326,11 @@ def _check_header(header: Sequence[str], path: str) -> dict[str, int]:
             raise InputError(
                 f"{path}:1: column '{name}' has no unit; schema 1 wants '{with_unit[0]}'"
             )
+        if "gbps" in names and "latency_us" not in names:
+            raise InputError(
+                f"{path}:1: rates of links, no latencies: no model is fitted to them and no rule "
+                "is judged by them; give rows of a benchmark of the op"
+            )
         raise InputError(
             f"{path}:1: unknown column '{name}'{nearest(name, ALL_COLUMNS)}; "
             f"schema 1 has {', '.join(COLUMNS)}, and may have {' and '.join(GRID)}"

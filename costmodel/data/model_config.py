@@ -22,7 +22,7 @@ from . import architectures, residual_keys
 from .model_layers import LARGEST, Layers, layers_of, whole_number
 
 #: Every name under which configurations state a size.
-HIDDEN = ("hidden_size", "d_model", "n_embd", "dim", "model_dim")
+HIDDEN = ("hidden_size", "d_model", "n_embd", "n_embed", "dim", "model_dim")
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads")
 
 #: The parts that describe the language model, the likeliest first; others are looked at after them.
@@ -66,6 +66,11 @@ class ModelConfig(Struct, frozen=True):
 def read(path: str | Path) -> ModelConfig:
     """Read a configuration; raise :class:`InputError` with file and key where that cannot be."""
     top = read_json(path, dict[str, Any], "a Hugging Face config.json", foreign=True)
+    if top.get("is_encoder_decoder") is True:
+        raise InputError(
+            f"{path}: an encoder with a decoder, whose blocks make no fused call in any engine "
+            "that is known here; give the config.json of a decoder-only language model"
+        )
     part, where = _language_model(top, str(path))
     hidden = _size(part, HIDDEN, where)
     built = architectures.find(

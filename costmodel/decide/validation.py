@@ -242,9 +242,14 @@ def _no_pairs(rows: Rows, op: str | None) -> str:
         f"{int(times[of_op & (rows.observations.algorithm == a)].sum())} {a}"
         for a in (ONE_STAGE, TWO_STAGE)
     )
+    aside = sorted(rows.observations.set_aside.items(), key=lambda item: -item[1])
+    why = ", ".join(f"{count} {reason}" for reason, count in aside[:3])
+    more = ", ..." if len(aside) > 3 else ""
+    said = f"; {sum(count for _, count in aside)} rows are set aside: {why}{more}" if aside else ""
     return (
         f"no call of {op or 'any op'} was measured with both algorithms ({arms} rows, none alike "
-        "in all but the algorithm), so no rule can be judged; --accuracy-only judges the model"
+        f"in all but the algorithm), so no rule can be judged{said}; --accuracy-only judges the "
+        "model"
     )
 
 

@@ -71,7 +71,7 @@ def parse(file: TextFile, imported: Imported) -> None:
     for call in _records(file):
         _add(call, imported)
     if imported.n_rows + imported.n_left == before:
-        for call in _checks(file):
+        for call in _checks(file, imported.said):
             _add(call, imported)
 
 
@@ -143,7 +143,7 @@ def _of_record(record: Mapping[str, Any], where: str) -> Call:
     return call
 
 
-def _checks(file: TextFile) -> Iterator[Call]:
+def _checks(file: TextFile, said: Said) -> Iterator[Call]:
     """Give the calls of a log without a summary: the lines of all ranks of one call are one."""
     key: tuple[str, ...] = ()
     call: Call = {}
@@ -166,8 +166,11 @@ def _checks(file: TextFile) -> Iterator[Call]:
                 "timing": "graph" if match["graph"] in ("True", "1") else "eager",
                 "latency_us": 0.0, "world_size": 0,
             }  # fmt: skip
-            if not label.used or not label.op:
-                call["left"] = f"no op of schema 1: {shortened(match['test'], 60)}"
+            test = shortened(match["test"], 60)
+            if not label.used:
+                call["left"] = f"no op of schema 1: {test}"
+            elif not label.op and not said.op:
+                call["left"] = f"'{test}' does not say which op: --op"
         call["latency_us"] = max(call["latency_us"], number(match["us"]) or 0.0)
         call["world_size"] += 1
         if match["verdict"] == "warning":

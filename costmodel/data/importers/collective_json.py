@@ -21,8 +21,8 @@ from ...files import parse_json
 from .cells import csv_cells, gpu_of, whole
 from .collective_run import CollectiveRun, Rank, Result, Taker, library_of
 from .collective_tests import program_of, version_of_code
-from .rows import Imported
-from .text_file import TextFile, shortened
+from .rows import IN_PLACE, Imported
+from .text_file import AROUND, TextFile, shortened
 
 #: Keys of a record in lower case: those of the JSON, those of the CSV that differ.
 _SAME = {"name": "collective", "#wrong": "wrong", "ranksPerNode": "rankspernode"}
@@ -62,7 +62,7 @@ def _records(records: Iterator[tuple[str, dict[str, str]]], taker: Taker) -> Non
             taker.take(run, result, where)
             before = call
         elif call == before:
-            taker.imported.leave(where, "in place, beside the out-of-place time")
+            taker.imported.leave(where, IN_PLACE)
             before = ()
         else:
             taker.take(run, result, where, in_place=True)
@@ -127,9 +127,13 @@ def _csv_records(file: TextFile, imported: Imported) -> Iterator[tuple[str, dict
         if not line.strip():
             continue
         cells = csv_cells(line)
+        if AROUND.match(line):
+            header = []
         names = [cell.lower() for cell in cells]
         if "numcycle" in names:
             header = [_SAME.get(name, name) for name in names]
+            continue
+        if not header and len(cells) < _FEWEST:  # what was pasted around it
             continue
         where = f"{file.name}:{number}"
         columns = header
@@ -164,7 +168,7 @@ def _report(file: TextFile, taker: Taker) -> None:
             if "time" not in said:
                 imported.leave(where, "CPU time of the launch (-C 1), no latency")
             elif j:
-                imported.leave(where, "in place, beside the out-of-place time")
+                imported.leave(where, IN_PLACE)
             else:
                 size, count, dtype, redop, root = (_text(entry.get(k)) for k in _CALL)
                 result = Result(
@@ -176,6 +180,8 @@ def _report(file: TextFile, taker: Taker) -> None:
     taker.finish(run)
 
 
+#: No line of a CSV has fewer cells.
+_FEWEST = 6
 _CALL = ("size", "count", "type", "redop", "root")
 _PLACES = ("out_of_place", "in_place")
 

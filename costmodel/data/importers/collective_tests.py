@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ...files import without_escapes
 from .collective_run import ELEMENT_BYTES, CollectiveRun, Rank, Result, Taker
-from .rows import Imported
+from .rows import IN_PLACE, Imported
 from .text_file import TextFile, shortened
 
 #: What stands before a line: ``[1,0]<stdout>:``, ``[0]``, ``[rank0]:``, ``0:``, ``node-1:``.
@@ -34,7 +34,13 @@ _RESULT = re.compile(r"\s*\d+\s+\d+\s+[a-z]\w*(?:\s|$)")
 _OWN_LINE = re.compile(
     r"#[ \t]*(?:nThreads?|Using devices|Rank|Collective test|size|bytes|out-of-place|in-place"
     r"|[rn]ccl-tests)\b.*|#[ \t]*\(B\).*"
+    r"|size[ \t]+count[ \t]+type[ \t].*|\(B\)[ \t]+\(elements\)[ \t].*"
     rf"|(?<!\S)\d+[ \t]+\d+[ \t]+(?:{'|'.join(ELEMENT_BYTES)})[ \t].*"
+)
+#: A line of the header that has lost its sign, as markdown takes it for a heading's.
+_UNSIGNED = re.compile(
+    r"\s*(?:size\s+count\s+type\s|bytes\s+N\s+type\s|\((?:B|bytes)\)\s+\(elements\)\s"
+    r"|out-of-place\s+in-place\s*$)"
 )
 #: The time of day in a prefix, which is no part of whose line it is.
 _CLOCK = re.compile(r"\d{4}-\d\d-\d\d|\d{1,2}:\d\d(?::\d\d)?(?:[.,]\d+)?|\d{5,}")
@@ -82,6 +88,7 @@ def parse(file: TextFile, imported: Imported) -> None:
     streams: dict[str, Log] = {}
     for line_number, line in file.lines():
         prefix, content = split_prefix(without_escapes(line) if "\x1b" in line else line)
+        content = f"# {content.strip()}" if _UNSIGNED.match(content) else content
         log = streams.get(prefix)
         if log is None:
             prefix = prefix if len(streams) < _STREAMS else ""
@@ -233,7 +240,7 @@ class Log:
             if "cputime" in cells:
                 imported.leave(where, "CPU time of the launch (-C 1), no latency")
             elif i != first:
-                imported.leave(where, "in place, beside the out-of-place time")
+                imported.leave(where, IN_PLACE)
             else:
                 self.taker.take(run, _result(key, cells, layout), where, place == "in-place")
 

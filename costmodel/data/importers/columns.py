@@ -119,6 +119,7 @@ class Columns(Struct):
     details: list[int] = field(default_factory=list)
     available: dict[int, tuple[str, ...]] = field(default_factory=dict)
     spare: list[str] = field(default_factory=list)
+    in_place: list[int] = field(default_factory=list)
     ranks_only: bool = False
 
 
@@ -161,7 +162,7 @@ def meaning(name: str) -> str:
 
 
 def _joined(name: str) -> str:
-    return "_".join(words(name)).replace("/", "_").strip("_")
+    return re.sub(r"^#_?(?!wrong)", "", "_".join(words(name)).replace("/", "_").strip("_"))
 
 
 def looks_like_header(cells: Sequence[str]) -> bool:
@@ -196,7 +197,7 @@ def read_columns(
         names = MEANINGS.get(held, ())
         order = {name: place for place, name in enumerate(names)}
         indices.sort(key=lambda i: (order.get(_joined(header[i]), len(order)), i))
-    columns.times = _one_an_arm(times, columns)
+    columns.times = _one_an_arm(_out_of_place(times, header, columns), columns)
     fused = any(time.label.op.startswith("fused") for time in columns.times)
     if fused:
         columns.times = [
@@ -208,9 +209,12 @@ def read_columns(
 
 
 def _is_arm(index: int, name: str, rows: Sequence[Sequence[str]]) -> bool:
-    """Whether a column named ``1stage`` holds times, and not whether 1-stage ran."""
+    """Whether a column named ``1stage`` or ``graph`` holds times, and not whether it ran so."""
     cells = [row[index] for row in rows if index < len(row)]
-    return meaning(name) == "one_stage" and any(truth(cell) is None for cell in cells)
+    held = meaning(name)
+    if held == "timing":
+        cells = [cell for cell in cells if microseconds(cell, 1.0) is not None]
+    return held in ("one_stage", "timing") and any(truth(cell) is None for cell in cells)
 
 
 def _known(columns: Columns, index: int, name: str, rows: Sequence[Sequence[str]]) -> bool:
@@ -261,7 +265,8 @@ def _time(
         to_us = TO_US.get(unit)
     elif to_us is None:
         of_an_arm = label.op or label.algorithm or label.kernel_family or label.side or label.joined
-        if not (timed or of_an_arm or not label.used or (unit and _figures(cells))):
+        wide = "world_size" in said_by(name, bare=True)
+        if not (timed or of_an_arm or not label.used or ((unit or wide) and _figures(cells))):
             return None
         to_us = TO_US.get(unit)
     says = {k: v for k, v in said_by(name, bare=True).items() if v != SEVERAL and k != "unit"}
@@ -298,6 +303,25 @@ def cell_statistic(text: str) -> str:
     if re.fullmatch(r"(?:0?\.\d{1,4}|\d{1,2}(?:\.\d{1,3})?)%?", text.strip()):
         return "median" if float(text.strip(" %")) in (0.5, 50.0) else "tail"
     return statistic(plain(text))
+
+
+_IN_PLACE = re.compile(r"(?:^|_)(?:in_?place|ip)(?=_|$)")
+_OUT_OF_PLACE = re.compile(r"(?:^|_)(?:out_of_?place|oop)(?=_|$)")
+
+
+def _out_of_place(times: Sequence[Time], header: Sequence[str], columns: Columns) -> list[Time]:
+    """Return the columns of times without those in place, where the same call has both.
+
+    The collective tests of NCCL and RCCL write both under one name, the one in place behind.
+    """
+    names = [_joined(time.name) for time in times]
+    inside = [bool(_IN_PLACE.search(_OUT_OF_PLACE.sub("", name))) for name in names]
+    if not any(map(_OUT_OF_PLACE.search, names)) or not any(inside):
+        of_tests = any(word.startswith(("busbw", "redop")) for word in map(_joined, header))
+        first = [time.arm for time in times]
+        inside = [of_tests and arm in first[:at] for at, arm in enumerate(first)]
+    columns.in_place = [time.at for time, is_in in zip(times, inside, strict=True) if is_in]
+    return [time for time, is_in in zip(times, inside, strict=True) if not is_in]
 
 
 def _slowest(times: Sequence[Time]) -> list[Time]:

@@ -80,7 +80,9 @@ _BARE = _compiled({
         r"\bh(\d{4,5})\b",
     ),
     "hosts": _OF_HOSTS,
-    "tokens": (r"\b(\d{1,7}) tokens?\b",),
+    "tokens": (
+        r"\b(\d{1,7}) tokens?\b", r"\btokens? (\d{1,7})\b(?! ?(?:[-–/,]|to\b|and\b) ?\d)",
+    ),
     "dtype": (r"\b(bf16|bfloat16|fp16|float16|fp32|float32|f32|f16)\b",),
     "timing": (
         r"\b(eager|graph)\b(?!-(?:on|off)|(?: capture)? (?:size|break|pool))",
@@ -112,7 +114,9 @@ _HINTS = {
 }
 _OF_PLACES = re.compile(r"mi ?\d|[hb][123]00|h20|a100|l40s|gfx|sm_?\d").search
 _OF_STATISTICS = re.compile(r"median|p50|avg|average|mean|slowest|max|rank").search
-_GPU = re.compile(r"\b(MI ?\d{3}[AXP]?|GB[23]00|[HB][123]00|H20|A100|L40S)\b", re.IGNORECASE)
+_GPU = re.compile(
+    r"(?:\b|(?<=\dx))(MI ?\d{3}[AXP]?|GB[23]00|[HB][123]00|H20|A100|L40S)\b", re.IGNORECASE
+)
 _ARCH = re.compile(r"\b(gfx9\d\d|gfx1\d{3}|sm_?(?:80|90|100|103|120))\b", re.IGNORECASE)
 _AITER = re.compile(
     r"\b(?:amd[-_])?aiter\s*(?:version|v|==|=|:|@|release|main|commit)*\s*"
@@ -123,6 +127,7 @@ _UNIT = re.compile(
     r"[(\[](us|ms|ns|usec|msec)[)\]]"
     r"|\b(?:in|avg|average|mean|median|p50|latency|times?|all) (us|ms|usec|msec|"
     r"microseconds|milliseconds|nanoseconds)\b|\b(us|ms|microseconds|milliseconds) per\b"
+    r"|[,;/] ?(us|ms|usec|microseconds|milliseconds)[\s).:*]*$"
 )
 _STATISTIC = (("median", r"\b(?:median|p50)\b"), ("mean", r"\b(?:avg|average|mean)\b"))
 _REDUCTION = (
@@ -214,6 +219,8 @@ _FOLD, _BOLD_LEVEL, _LINE = 7, 8, 9
 #: A line of so many characters is a caption; a longer one is prose, whose bare words say little,
 #: and whose end says nothing.
 SHORT, _PROSE = 60, 1000
+#: Of these a longer caption names three.
+_SETTINGS = {"world_size", "hidden_dim", "tokens", "dtype", "gpu", "timing"}
 #: The time of day, which a line of a log has and a caption has not.
 CLOCK = re.compile(r"(?<!\d)\d\d:\d\d:\d\d(?!\d)")
 
@@ -237,7 +244,7 @@ class Context:
         self._scopes: list[tuple[int, dict[str, Any]]] = [(0, {})]
         self._above: list[str] = []
 
-    def line(self, text: str, *, markdown: bool = True) -> None:
+    def line(self, text: str) -> None:
         """Take the next line that is part of no table."""
         text = text[:_PROSE].strip()
         if not text or re.fullmatch(r"[-=*_+~#`|\s]+", text):
@@ -245,15 +252,13 @@ class Context:
         if re.match(r"</details>", text, re.IGNORECASE):
             self._close(_FOLD)
             return
-        level, words = _level(text, markdown)
+        level, words = _level(text)
         if level < _LINE:
             self._close(level)
             self._scopes.append((level, dict(said_by(words, bare=True))))
             self._above = [words]
             return
-        self._scopes[-1][1].update(
-            said_by(words, bare=len(words) <= SHORT and not CLOCK.search(words))
-        )
+        self._scopes[-1][1].update(said_by(words, bare=_is_caption_like(words)))
         self._above = [*self._above[-2:], words]
 
     def _close(self, level: int) -> None:
@@ -271,10 +276,24 @@ class Context:
         yield from (text for text in reversed(self._above) if len(text) <= 2 * SHORT)
 
 
-def _level(text: str, markdown: bool) -> tuple[int, str]:
+def _is_caption_like(words: str) -> bool:
+    """Whether bare words of a line count: it is short, or says little but settings."""
+    if CLOCK.search(words):
+        return False
+    return len(words) <= SHORT or (
+        len(words) <= 3 * SHORT and len(_SETTINGS & said_by(words, bare=True).keys()) >= 3
+    )
+
+
+#: A comment of a CSV, which is no heading: ``# tp: 8``.
+_COMMENT = re.compile(r"#\s*([\w -]{1,40}?\s*[:=]\s*\S.*)")
+
+
+def _level(text: str) -> tuple[int, str]:
+    if comment := _COMMENT.fullmatch(text):
+        return _LINE, comment[1]
     if heading := _HEADING.match(text):
-        level = len(heading[1]) if markdown else 1
-        return level, heading[2].strip("# ")
+        return len(heading[1]), heading[2].strip("# ")
     if fold := _SUMMARY.search(text):
         return (int(fold[1]) if fold[1] else _FOLD), re.sub(
             r"<[^>]+>", "", fold[2] or fold[3] or ""

@@ -12,10 +12,11 @@ from typing import Any
 
 from .cells import number
 from .labels import Label, spoken
+from .pasted_lines import Row
 from .quantities import plain, scaled, truth
 from .rows import Imported
 from .table import Harness, read_table
-from .tables import Row, Table, tables
+from .tables import Table, tables
 from .text_file import TextFile, shortened
 
 ROUTINE = "allreduce_fusion"

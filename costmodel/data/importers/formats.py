@@ -28,6 +28,7 @@ class Format(Struct, frozen=True):
     ``recognises`` looks at the first 64 KiB of a text. Of a format that may stand ``anywhere``, a
     log with other output before it, the pieces after that are looked at too. A ``general`` format
     is taken only where no other is recognised. ``suffixes`` of the file's name decide between two.
+    What is read through tables is recognised as a ``pasted`` one too, where CSV was written.
     A format that is no text is known by its first bytes, ``magic``.
     """
 
@@ -39,6 +40,7 @@ class Format(Struct, frozen=True):
     general: bool = False
     aliases: tuple[str, ...] = ()
     suffixes: tuple[str, ...] = ()
+    pasted: bool = False
     magic: bytes = b""
     makes: str = LATENCIES
 
@@ -67,7 +69,7 @@ _AT = r"^(?:\S{1,80}[>:\]]\s?)?"
 FORMATS = (
     Format(
         "rccl-tests", "log of rccl-tests or nccl-tests", "collective_tests",
-        re.compile(r"#[ \t]+(?:size[ \t]+count|bytes[ \t]+N)[ \t]+type[ \t]", re.M).search,
+        re.compile(r"(?:#|^)[ \t]*(?:size[ \t]+count|bytes[ \t]+N)[ \t]+type[ \t]", re.M).search,
         anywhere=True, aliases=("nccl-tests",),
     ),
     Format(
@@ -96,10 +98,10 @@ FORMATS = (
         "nccl-tuner", "CSV of NCCL's tuner plugin: performance data, or a configuration",
         "tuner_csv",
         re.compile(
-            r"^collective,size_bytes,"
-            r"|^[ \t]*(?:broadcast|reduce|allgather|reducescatter|allreduce),-?\d+,-?\d+,"
-            r"(?:tree|ring|collnet|nvls|pat)", re.M,
-        ).search,
+            r"^[ \t]*(?:broadcast|reduce|allgather|reducescatter|allreduce),-?\d+,-?\d+,"
+            r"(?:tree|ring|collnet|nvls|pat)"
+            r"|^,?collective,size_bytes,", re.M,
+        ).search, pasted=True,
     ),
     Format(
         "aiter", "log, markdown or CSV of AITER's op_tests/multigpu_tests", "aiter",
@@ -109,7 +111,7 @@ FORMATS = (
             rf"|{_AT}# AR \+ mhc_post only|AR\+mhc_post profile",
             "withGraph", "checkAllclose", "AITER (us)", "_max_us", "_us'", "mhc_post",
         ),
-        anywhere=True,
+        anywhere=True, pasted=True,
     ),
     Format(
         "flydsl", "CSV or report of AITER's FlyDSL all-reduce tuner", "flydsl",
@@ -118,7 +120,7 @@ FORMATS = (
             r"|^\W*candidate\s*\|\s*us\s*\||\b(?:fused|separate)_(?:cdr|rccl)\w* us\b",
             "_nbytes", "all-reduce benchmark", "candidate", "_cdr", "_rccl",
         ),
-        anywhere=True, aliases=("aiter-flydsl",),
+        anywhere=True, pasted=True, aliases=("aiter-flydsl",),
     ),
     Format(
         "sglang", "CSV, report or console of SGLang's benchmark/kernels/all_reduce", "sglang",
@@ -130,7 +132,7 @@ FORMATS = (
             "p50", "Split(3k)", "fused1_us", "Results (", "implementation,", "ROCm unfused",
             "msg_size", "RS+AG",
         ),
-        anywhere=True,
+        anywhere=True, pasted=True,
     ),
     Format(
         "vllm", "JSON, markdown or console of vLLM's communicator and fused-collective benchmarks",
@@ -141,7 +143,7 @@ FORMATS = (
             rf"|{_AT}Results: (?:num_tokens|seq_len)=",
             '"timings"', "FlashInfer Fused", "Device Communicator", "Results: ",
         ),
-        anywhere=True,
+        anywhere=True, pasted=True,
     ),
     Format(
         "flashinfer", "CSV, JSON lines or console of FlashInfer's allreduce_fusion benchmark",
@@ -150,23 +152,24 @@ FORMATS = (
             rf"^routine,median_time\b|\ballreduce_fusion\b|{_AT}\[PERF\] .*:: median time",
             "median_time", "allreduce_fusion", "[PERF]",
         ),
-        anywhere=True,
+        anywhere=True, pasted=True,
     ),
     Format(
         "trtllm", "CSV or console of TensorRT-LLM's all_reduce microbenchmark", "trtllm",
         _marked(
-            r"\bstrategy,fusion\b|\bfusion,num_tokens\b.*\bstrategy\b|\bstrategy: \w+, fusion: "
+            r"\bstrategy,fusion\b|\bfusion,num_tokens\b.*\bstrategy\b|\bstrategy: [\w.]+, fusion: "
             rf"|{_AT}# Fusion: \w+\s+world_size=|\bstrategy\s+fusion\b",
             "strategy", "# Fusion",
         ),
-        anywhere=True, aliases=("tensorrt-llm",),
+        anywhere=True, pasted=True, aliases=("tensorrt-llm",),
     ),
     Format(
         "kernel-stats", "kernel statistics of rocprof, rocprofv3, rpd, nsys: CSV, or pasted",
         "kernel_stats",
         re.compile(
-            r"^(?=[^\n]*name\b)(?=[^\n]*calls\b|[^\n]*\binstances\b)"
-            r"(?=[^\n]*(?:average|\bave\b|\bavg \([nu]s\)))[^\n]*[,|;\t]", re.M | re.I,
+            r"^(?=[^\n]*(?:name|\bkernel)\b)(?=[^\n]*(?<!of )calls\b|[^\n]*\binstances\b)"
+            r"(?=[^\n]*(?:average|\bave\b|\b(?:avg|mean)[ _]?\w{0,8}[ _]?[(\[]?[nuµμm]s\b"
+            r"|\btotal time \([nu]s\)))[^\n]*(?:[,|;\t]| {2})", re.M | re.I,
         ).search,
         anywhere=True,
     ),
@@ -185,7 +188,10 @@ FORMATS = (
            magic=b"SQLite format 3\0"),
     Format(
         "torch-table", "key_averages().table() of torch's profiler", "torch_table",
-        re.compile(r"^[ \t]*Name[ \t]{2,}[^\n]*[ \t]{2,}# of Calls\b", re.M).search, anywhere=True,
+        re.compile(
+            r"^[ \t]*Name[ \t]{2,}[^\n]*[ \t]{2,}# of Calls\b"
+            r"|^\s*\|\s*Name\s*\|[^\n]*\|\s*# of Calls\b", re.M,
+        ).search, anywhere=True,
     ),
     Format(
         "torch-trace", "Chrome trace of torch's profiler (.json, .json.gz)", "chrome_trace",
@@ -194,7 +200,7 @@ FORMATS = (
     Format(
         "table", "a table of latencies: markdown, CSV, tabs, console columns, JSON records",
         "table",
-        re.compile(r"^\s*[\[{]|\|[^\n|]*\||\S[,;\t]\s*\S|\S {2,}\S", re.M).search,
+        re.compile(r"^\s*[\[{]|<table\b|\|[^\n|]*\||\S[,;\t]\s*\S|\S {2,}\S", re.M).search,
         general=True,
     ),
 )  # fmt: skip
@@ -215,6 +221,8 @@ def find_format(file: TextFile) -> Format:
     bare = "\n".join(map(file.bare, file.head.split("\n")))
     heads = [file.head] if bare == file.head else [file.head, bare]
     fits = [f for f in FORMATS if not f.general and any(map(f.recognises, heads))]
+    if not fits and (as_csv := _as_csv(bare)) != bare:
+        fits = [f for f in FORMATS if f.pasted and f.recognises(as_csv)]
     fits += [f for f in FORMATS if f.magic and file.head_bytes.startswith(f.magic)]
     if not fits and file.is_text:
         fits = _further_on(file, [f for f in FORMATS if f.anywhere])
@@ -226,10 +234,22 @@ def find_format(file: TextFile) -> Format:
     if len(fits) == 1:
         return fits[0]
     names = ", ".join(f.name for f in fits or FORMATS)
+    if file.is_zip and not fits:
+        raise InputError(
+            f"{file.name}: a spreadsheet or another archive; give what is in it, as CSV"
+        )
     if not file.is_text and not fits:
         raise InputError(f"{file.name}: not a text file; say its format by --as: {names}")
     what = "reads as several formats" if fits else "no format is recognised in it"
     raise InputError(f"{file.name}: {what}; say --as with one of {names}")
+
+
+_BETWEEN_CELLS = re.compile(r"</t[dh]>\s*<t[dh][^>\n]{0,200}>|[ \t]*\|[ \t]*|[\t;]", re.IGNORECASE)
+
+
+def _as_csv(text: str) -> str:
+    """Return a text with the cells of markdown, HTML and tabs parted as those of plain CSV."""
+    return _BETWEEN_CELLS.sub(",", text.replace('"', ""))
 
 
 def _further_on(file: TextFile, candidates: Sequence[Format]) -> list[Format]:

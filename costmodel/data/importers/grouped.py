@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 
 from ...errors import InputError
 from .columns import PREFERRED, Columns, cell_statistic
+from .pasted_lines import PASTED_ROWS, Row
 from .quantities import microseconds
 from .rows import Imported
-from .tables import PASTED_ROWS, Row
 
 OTHER_STATISTIC = "another statistic of the same call"
 TAIL = "a tail or a spread, no latency of a call"

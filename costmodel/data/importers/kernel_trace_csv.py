@@ -30,6 +30,10 @@ _BLOCK = (
     ("workgroup_size_x", "workgroup_size_y", "workgroup_size_z"), ("wgr",), ("workgroup_size",),
 )  # fmt: skip
 
+#: Of a dispatch that has a line for each counter: what tells it from others.
+_DISPATCH = ("dispatch_id", "correlation_id", "process_id", "agent_id")
+COUNTERS = "another counter of the same dispatch"
+
 #: Looked for first, since a header may stand before every process's lines.
 _MAY_BE_HEADER = re.compile(r"start_timestamp|beginns", re.IGNORECASE)
 
@@ -43,6 +47,7 @@ class _TraceColumns(NamedTuple):
     stream: tuple[int, ...]
     grid: tuple[int, ...]
     block: tuple[int, ...]
+    dispatch: tuple[int, ...]
 
 
 def parse(file: TextFile, imported: Imported) -> None:
@@ -55,6 +60,7 @@ def launches(file: TextFile, imported: Imported) -> Launches:
     found = Launches(imported, lambda n: f"{file.name}:{n}", on_amd=True)
     columns: _TraceColumns | None = None
     clock = Clock()
+    counted: set[int] = set()
     for number, line in file.lines():
         row = split(line)
         if _MAY_BE_HEADER.search(line) and (header := _columns(row)):
@@ -64,6 +70,13 @@ def launches(file: TextFile, imported: Imported) -> Launches:
                 where = f"{file.name}:{number}"
                 imported.leave(where, f"not the {columns.width} cells of the header")
                 continue
+            if columns.dispatch:
+                imported.note("counters were read, for which kernels may have run one by one")
+                known = len(counted)
+                counted.add(hash(tuple(row[at] for at in columns.dispatch)))
+                if len(counted) == known:
+                    imported.leave(f"{file.name}:{number}", COUNTERS)
+                    continue
             span_us = clock.span_us(_stamp(row[columns.start]), _stamp(row[columns.end]))
             found.add(_launch(row, columns, *span_us), number)
     found.origin_us = clock.origin_us
@@ -84,9 +97,13 @@ def _columns(header: Sequence[str]) -> _TraceColumns | None:
     if name is None or start is None or end is None:
         return None
     stream = one(_STREAM)
+    dispatch = several(_DISPATCH) if "counter_name" in names else ()
+    grid, block = (
+        next((several(w) for w in wanted if w[0] in names), ()) for wanted in (_GRID, _BLOCK)
+    )
     return _TraceColumns(
         len(header), name, start, end, several(_RANK), () if stream is None else (stream,),
-        *(next((several(w) for w in wanted if w[0] in names), ()) for wanted in (_GRID, _BLOCK)),
+        grid, block, dispatch,
     )  # fmt: skip
 
 

@@ -89,16 +89,21 @@ def spoken(text: str) -> str:
 
 #: Words of a label that op, algorithm, family or another cell already say.
 _TOLD = re.compile(
-    r"[12]|standard|explicit|one|two|single|stage|shot|(?:[12]|one|two)(?:stage|shot)|fus\w*|unfused|non|split|all|ar"
-    r"|separate\w*|reduce|allreduce|rms|norm|rmsnorm|custom|auto|kernels?|op|gpus?|tp\d+|bf16|fp16"
+    r"[12]|mi\d{3}\w?|[bh]\d{3}|standard|explicit|one|two|single|stage|shot|(?:[12]|one|two)(?:stage|shot)|fus\w*|unfused|non|split|all|ar"
+    r"|out|of|in|place|oop|separate\w*|reduce|allreduce|rms|norm|rmsnorm|custom|auto|kernels?|op|gpus?|tp\d+|bf16|fp16"
     r"|fp32|bfloat16|fp8|quant|mxfp4|graph|eager|us|ms|ns|usec|msec|p50|median|mean|avg|max|min|latency|time|aiter"
     r"|flashinfer|trtllm|flydsl|rccl|nccl|vllm|sglang|sgl|iris|mscclpp|quick|symm|mem|cuda|hip"
 )
 
 
+#: A size or ranks in a label, which are cells of their own.
+_SETTING = re.compile(r"\w+=\S+|\b\d[\d,]* tokens?\b|\bhidden(?:[ _-](?:size|dim))? \d+", re.I)
+
+
 def untold(text: str) -> str:
     """Return the words of a label that no other cell of a row says: ``before``, ``v2``."""
-    return " ".join(w for w in spoken(text[:200]).split("_") if w and not _TOLD.fullmatch(w))
+    name = spoken(_SETTING.sub(" ", text[:200]))
+    return " ".join(w for w in name.split("_") if w and not _TOLD.fullmatch(w))
 
 
 #: Words that say how a time was taken, and nothing of what ran.

@@ -46,12 +46,16 @@ class _Layer(NamedTuple):
 
 
 def without_prefix(head: str) -> Callable[[str], str]:
-    """Return what takes colours, prefixes and blanks at the end off a line, by a file's head."""
+    """Return what takes colours, prefixes and blanks off a line, by a file's head.
+
+    Blanks are those at its end, and the indent that all lines have.
+    """
     lines = [without_escapes(line) for line in head.splitlines()[:_LOOKED_AT] if line.strip()]
     layers: list[_Layer] = []
     while len(layers) < 3 and (layer := _layer(lines)):
         layers.append(layer)
         lines = [rest for rest in map(layer.off, lines) if rest.strip()]
+    indent = min((len(line) - len(line.lstrip(" ")) for line in lines), default=0)
     alone = _Layer(_ALWAYS, spaced=True)
 
     def bare(line: str) -> str:
@@ -60,7 +64,9 @@ def without_prefix(head: str) -> Callable[[str], str]:
             line = layer.off(line)
         if not layers and line[:1] in ("[", "("):
             line = alone.off(line)
-        return line.rstrip()
+        if indent and not line[:indent].strip(" "):
+            line = line[indent:]
+        return line.rstrip(" ")  # a tab at its end is an empty cell
 
     return bare
 

@@ -1,8 +1,9 @@
 """Cells that people and tools write: times and sizes with units, shapes, yes and no.
 
 ``12.3 us``, ``**1.2 ms**``, ``1,024.5``, ``9.8 ± 0.2``, ``14.1 (1.2x)`` and ``17 ⚠`` are
-figures; ``<10``, ``12/14`` and ``12,3`` are not. Signs that are no letters (emoji, ticks,
-footnotes) and markdown's bold, code and line breaks are no part of a cell.
+figures; ``<10`` and ``12/14`` are not, and ``12,3`` is one in a table that writes decimals so.
+Signs that are no letters (emoji, ticks, footnotes) and markdown's bold, code and line breaks are no
+part of a cell.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -121,6 +123,49 @@ def aside(text: str) -> str:
     return match[1] if match and not all(map(_ASIDE.fullmatch, found)) else ""
 
 
+#: A figure with what parts its digits, from the start of a cell.
+_PARTED = re.compile(r"\W*(\d[\d.,]*)")
+#: Figures with decimals behind a comma, those with decimals behind a point, and those of which a
+#: comma may part decimals or thousands.
+_COMMA = re.compile(r"0,\d+|\d+,(?:\d{1,2}|\d{4,})|\d{1,3}(?:\.\d{3})+,\d+")
+_POINT = re.compile(
+    r"0\.\d+|\d+\.(?:\d{1,2}|\d{4,})|\d{1,3}(?:,\d{3})+\.\d+|\d{1,3}|\d{1,3}(?:,\d{3}){2,}"
+)
+_OPEN = re.compile(r"\d{1,3},\d{3}")
+_GROUPS = re.compile(r"\W*\d{1,3}(?:,\d{3})+(?![\d.,])")
+
+
+def decimal_sign(times: Iterable[str], counts: Iterable[str]) -> str:
+    """Return the sign before the decimals of a table's figures, "" where it stays open.
+
+    ``times`` are cells that hold times, ``counts`` those that hold whole numbers. ``9,1`` has
+    decimals behind a comma, ``1,048,576`` none; ``9,125`` by itself may be either.
+    """
+    found = [match[1] for text in times if (match := _PARTED.match(text))]
+    comma, is_open, point = (any(map(of.fullmatch, found)) for of in (_COMMA, _OPEN, _POINT))
+    if comma:
+        strict = any("." in one and _POINT.fullmatch(one) for one in found)
+        return "." if strict else ","
+    if not is_open or point or any(map(_GROUPS.match, counts)):
+        return "."
+    return ""
+
+
+def is_open_figure(text: str) -> bool:
+    """Whether a comma in a figure may part decimals or thousands."""
+    match = _PARTED.match(plain(text))
+    return bool(match and _OPEN.fullmatch(match[1]))
+
+
+def with_point(text: str) -> str:
+    """Return a cell whose decimals stand behind a comma with them behind a point."""
+    match = re.match(r"\W*(\d{1,3}(?:\.\d{3})+(?![\d.])|\d+)(?:,(\d+))?", text)
+    if match is None or not re.search(r"[.,]", match[0]):
+        return text
+    figure_of = match[1].replace(".", "") + (f".{match[2]}" if match[2] else "")
+    return text[: match.start(1)] + figure_of + text[match.end() :]
+
+
 def is_struck_out(text: str) -> bool:
     """Whether a cell is struck out in markdown or HTML: its figure is withdrawn."""
     return "~~" in text or any(tag in text.lower() for tag in ("<del>", "<s>", "<strike>"))
@@ -134,6 +179,18 @@ def scaled(value: float, by: float) -> float:
 def is_no_figure(text: str) -> bool:
     """Whether a cell says that there is none: empty, ``N/A``, ``FAILED``, a dash."""
     return plain(text).lower() in NO_FIGURE
+
+
+_APPROXIMATE = re.compile(r"\s*(?:[~≈<>≤≥]|(?:ca|approx)\b|about\b)[^0-9]{0,12}\d")
+_RANGE = re.compile(r"\s*\d[\d.,]*\s*[a-z]{0,5}\s*(?:-|–|—|\.\.|to)\s*\d[\d.,]*\s*[a-z]{0,5}\s*")
+
+
+def no_measurement(text: str) -> str:
+    """Return why what looks like a figure is none that was measured, "" for anything else."""
+    text = plain(text).lower()
+    if _APPROXIMATE.match(text):
+        return "is an approximation or a bound"
+    return "is a range" if _RANGE.fullmatch(text) else ""
 
 
 def has_time_unit(text: str) -> bool:

@@ -41,6 +41,7 @@ def parse(file: TextFile, imported: Imported) -> None:
     """Read what the program printed; see :mod:`costmodel.data.importers.formats`."""
     test = Test()
     for line_number, line in file.program_lines():
+        line = line.replace("|", " ")  # as pasted tables have them
         _line(line, test, imported, f"{file.name}:{line_number}")
 
 

@@ -22,6 +22,8 @@ from ..ranges import LARGEST
 from .cells import dtype_of
 from .text_file import shortened
 
+#: Why the second of two times of one collective is left.
+IN_PLACE = "in place, beside the out-of-place time"
 #: Rows that are checked and handed on at once.
 BATCH = 20_000
 #: The first calls are kept, a kilobyte each: a sweep has some thousand, measured many times.
@@ -30,6 +32,8 @@ _CALLS = 1 << 12
 _FEW = 1 << 18
 #: Reasons that are counted apart; a file that makes more of them has them counted together.
 _REASONS = 200
+#: Families that are libraries of collectives, whose rows a table may hold beside those of kernels.
+LIBRARIES = ("rccl", "nccl")
 #: What stands in ``interconnect`` where ranks of several hosts took part.
 NETWORK = "network"
 
@@ -264,7 +268,7 @@ ASKED = {
 
 def _asked(cells: Mapping[str, Any]) -> Iterator[str]:
     """Give the cells that a row lacks and that something is decided by."""
-    library = cells.get("kernel_family") in ("rccl", "nccl")
+    library = cells.get("kernel_family") in LIBRARIES
     needless = {
         "arch": "gpu" not in cells,
         "interconnect": "gpu" not in cells,
@@ -327,6 +331,8 @@ def complete(row: Mapping[str, Any], said: Said, where: str) -> dict[str, Any]:
     for key, value in said.cells.items():
         if key == "algorithm" and cells.get("op") == "ar_then_rmsnorm" != said.op:
             continue  # the option is about the fused op beside it
+        if key == "kernel_family" and cells.get(key) in LIBRARIES and value not in LIBRARIES:
+            continue  # the option is about the kernels beside a library's
         told: Any = dtype_of(value) if key == "dtype" else value
         if key in _INTEGERS:
             told = _told(key, value)

@@ -20,23 +20,28 @@ from ...units import ELEMENT_BYTES
 from . import grouped
 from .cells import dtype_of, gpu_of, listed, number
 from .checks import Verdict, Verdicts
-from .columns import Columns, Time, cell_statistic, read_columns
+from .columns import Columns, Time, cell_statistic, meaning, read_columns
 from .context import SEVERAL, said_by
 from .labels import Label, is_of_another, read_label, spoken, untold
+from .pasted_lines import Row
 from .quantities import (
     aside,
     count,
+    decimal_sign,
     is_no_figure,
+    is_open_figure,
     is_struck_out,
     microseconds,
+    no_measurement,
     plain,
     ranks,
     shape,
     size,
     truth,
+    with_point,
 )
-from .rows import Imported
-from .tables import Row, Table, tables
+from .rows import IN_PLACE, Imported
+from .tables import Table, tables
 from .text_file import TextFile, shortened
 
 #: Rows by whose cells columns are judged.
@@ -51,6 +56,11 @@ _Arm = tuple[dict[str, Any], str, bool]
 
 #: What a label's words may say of a line beside its arm: ``TP8, hidden 7168``.
 _OF_LABELS = ("world_size", "hosts", "hidden_dim", "tokens", "dtype", "gpu", "arch")
+#: Columns that name who ran an op, and which op at most by the way.
+_WHO = ("backend", "provider", "impl", "implementation", "communicator", "comm", "ar_backend",
+        "resolved_backend", "path")  # fmt: skip
+#: What a column of whole numbers holds.
+_COUNTS = ("tokens", "hidden_dim", "batch", "length", "bytes", "world_size")
 #: Captions that name a file or module, such as a kernel's that is loaded, and no op.
 _LOADING = re.compile(r"\bmodule_\w|\.(?:so|py|cu|hip)\b|/\w+/\w")
 
@@ -81,16 +91,26 @@ def parse(file: TextFile, imported: Imported) -> None:
 
 def read_tables(file: TextFile, imported: Imported, harness: Harness) -> None:
     """Read the tables of a file, given what its harness always does."""
+    table = None
     for table in tables(file):
         if harness.skips(table):
             imported.note(f"the table of line {table.line} repeats others: not counted")
             continue
         read_table(table, file.name, imported, harness)
+    if table is None:
+        imported.note("no table with a line of names is in it, nor JSON records")
 
 
 def read_table(table: Table, name: str, imported: Imported, harness: Harness) -> None:
     """Read one table; every latency of it is a row or left."""
+    if table.problem:
+        for line, cells in table.rows:
+            figures = sum(microseconds(cell, 1.0) is not None for cell in cells[1:])
+            imported.leave(f"{name}:{line}", table.problem, figures)
+        return
     sample = list(itertools.islice(table.rows, _SAMPLE))
+    sign, read = _decimals(table.header, sample)
+    sample = [read(row) for row in sample]
     unit = imported.said.unit or table.says.get("unit", "") or harness.unit
     columns = read_columns(table.header, [cells for _, cells in sample], imported.said, unit)
     spare = [shortened(plain(column), 40) for column in columns.spare if plain(column)]
@@ -102,8 +122,8 @@ def read_table(table: Table, name: str, imported: Imported, harness: Harness) ->
         imported.note(f"columns not used: {listed(spare[:30])}")
     if columns.ranks_only:
         imported.note("minimum and maximum over the ranks are one call: the maximum is the latency")
-    reader = _TableReader(table, columns, name, imported, harness)
-    rows: Iterator[Row] = itertools.chain(sample, table.rows)
+    reader = _TableReader(table, columns, name, imported, harness, sign)
+    rows = _repeated(itertools.chain(sample, map(read, table.rows)), columns)
     if grouped.is_grouped(columns):
         rows = grouped.one_a_call(rows, columns, len(table.header), name, imported)
     for row in rows:
@@ -111,17 +131,50 @@ def read_table(table: Table, name: str, imported: Imported, harness: Harness) ->
     reader.verdicts.note(imported)
 
 
+def _decimals(header: list[str], sample: list[Row]) -> tuple[str, Callable[[Row], Row]]:
+    """Return the sign before decimals in a table, and what reads a row that has it."""
+    held = [meaning(name) for name in header]
+    times = {at for at, of in enumerate(held) if of in ("", "time", "one_stage")}
+    counts = {at for at, of in enumerate(held) if of in _COUNTS}
+    cells: list[list[str]] = [
+        [row[at] for _, row in sample for at in of if at < len(row)] for of in (times, counts)
+    ]
+    sign = decimal_sign(*(map(plain, of) for of in cells))
+    if sign != ",":
+        return sign, lambda row: row
+    of_figures = times | counts
+    return sign, lambda row: (
+        row[0], [with_point(cell) if at in of_figures else cell for at, cell in enumerate(row[1])]
+    )  # fmt: skip
+
+
+def _repeated(rows: Iterator[Row], columns: Columns) -> Iterator[Row]:
+    """Give rows with what stands once for several lines, in the first columns, in each of them."""
+    known = {*columns.labels, *itertools.chain.from_iterable(columns.knowns.values())}
+    above: list[str] = []
+    for line, cells in rows:
+        filled = sum(map(bool, cells))
+        if cells and not cells[0] and filled > 1 and len(cells) == len(above):
+            blank = next(at for at, cell in enumerate(cells) if cell)
+            if known.issuperset(range(blank)):
+                cells = [*above[:blank], *cells[blank:]]
+        above = cells if filled > 1 else []
+        yield line, cells
+
+
 class _TableReader:
     """Rows of one table."""
 
     def __init__(
-        self, table: Table, columns: Columns, name: str, imported: Imported, harness: Harness
-    ) -> None:
+        self, table: Table, columns: Columns, name: str, imported: Imported, harness: Harness,
+        sign: str,
+    ) -> None:  # fmt: skip
         self.table = table
         self.columns = columns
         self.name = name
         self.imported = imported
         self.harness = harness
+        self.sign = sign
         self.verdicts = Verdicts(columns, table.header)
         times = [of for time in columns.times for of in (time, *time.others)]
         self.times = times
@@ -177,6 +230,9 @@ class _TableReader:
                 len(self.columns.times),
             )  # fmt: skip
             return
+        for at in self.columns.in_place:
+            if not is_no_figure(cells[at]):
+                self.imported.leave(where, IN_PLACE)
         problem, arms = self._line(cells)
         for time in self.columns.times:
             time = self._stated(time, cells)
@@ -222,7 +278,8 @@ class _TableReader:
         found = self.lines.get(told)
         if found is None:
             shared, problem = self._shared(cells)
-            by_row, texts, timing = self._labels(cells)
+            by_row, texts, timing, of_labels = self._labels(cells)
+            problem = problem or of_labels
             shared |= {"timing": timing} if timing else {}
             arms = {of.at: self._row(of, shared, by_row, texts) for of in self.times}
             found = problem, arms
@@ -239,6 +296,8 @@ class _TableReader:
     def _latency(self, time: Time, cells: list[str]) -> tuple[float, str]:
         """Return the time of a cell in microseconds, and why it is none, or ""."""
         text = cells[time.at]
+        if not self.sign and is_open_figure(text):
+            return 0.0, f"'{shortened(plain(text), 30)}' may have decimals or thousands"
         latency_us = microseconds(text, time.to_us)
         if latency_us is not None and time.ranks:
             of_ranks = [microseconds(cells[at], time.to_us) for at in time.ranks]
@@ -252,7 +311,7 @@ class _TableReader:
         if microseconds(text, 1.0) is not None:
             name = shortened(plain(time.name), 40)
             return 0.0, f"column '{name}' has no unit: --unit us, ms or ns"
-        return 0.0, f"'{shortened(plain(text), 30)}' is no time"
+        return 0.0, f"'{shortened(plain(text), 30)}' {no_measurement(text) or 'is no time'}"
 
     def _beside(self, time: Time, cells: list[str], row: dict[str, Any]) -> str:
         """Return why what stands beside a figure speaks against it; an algorithm is taken."""
@@ -335,10 +394,14 @@ class _TableReader:
             if found.taken:
                 self.imported.note("KB and MB of sizes are taken as powers of 1024")
 
-    def _labels(self, cells: list[str]) -> tuple[Label, list[str], str]:
-        """Return what the labels of a line say together, texts that tell arms apart, and a mode."""
-        op = algorithm = family = mode = ""
+    def _labels(self, cells: list[str]) -> tuple[Label, list[str], str, str]:
+        """Return what a line's labels say together, texts that tell arms apart, a mode, a problem.
+
+        Where a column names who ran (``backend``), what ran is what the others say.
+        """
+        algorithm = family = mode = ""
         side, used = False, True
+        ops: dict[bool, dict[str, str]] = {False: {}, True: {}}
         texts: list[str] = []
         versions: list[str] = []
         for index in self.columns.labels:
@@ -353,11 +416,18 @@ class _TableReader:
             else:
                 texts.append(plain(text))
                 versions.append(known.version if known else untold(text))
-            op, algorithm = op or label.op, algorithm or label.algorithm
-            family, side = family or label.kernel_family, side or label.side
-            used = used and label.used
+            if label.op:
+                of_whom = spoken(self.table.header[index]) in _WHO
+                ops[of_whom].setdefault(label.op, shortened(plain(text), 30))
+            algorithm, family = algorithm or label.algorithm, family or label.kernel_family
+            side, used = side or label.side, used and label.used
+        found = ops[False] or ops[True]
+        both = "' and '".join(found.values())
+        several = len(found) > 1
+        problem = f"'{both}' say two ops: --op" if several and not self.imported.said.op else ""
         version = ", ".join(dict.fromkeys(filter(None, versions)))
-        return Label(op, algorithm, family, used, side, version=version), texts, mode
+        op = "" if several else next(iter(found), "")
+        return Label(op, algorithm, family, used, side, version=version), texts, mode, problem
 
     def _is_plain(self, time: Time, label: Label) -> bool:
         """Whether a column's name has no word that could be another op than the caption's."""

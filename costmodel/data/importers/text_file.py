@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache
@@ -22,10 +23,18 @@ from .launchers import without_prefix
 HEAD_BYTES = 64 * 1024
 #: No harness writes a longer line; a file of one is something else, and would fill the memory.
 LINE_BYTES = 1024 * 1024
+#: What begins and ends code in markdown.
+FENCE = re.compile(r"\s*(?:```|~~~)")
+#: A line that stands around a pasted text alone.
+AROUND = re.compile(rf"{FENCE.pattern}|\s*</?(?:details|summary|pre|code|p|div)\b")
 #: The largest file that is read as a whole: JSON takes some ten times its size in memory.
 WHOLE_BYTES = 64 * 1024 * 1024
 
 _GZIP = b"\x1f\x8b"
+#: How a file of UTF-16 begins, as PowerShell writes what a program printed.
+_WIDE = (b"\xff\xfe", b"\xfe\xff")
+#: How a spreadsheet or another archive begins.
+_ZIP = b"PK\x03\x04"
 _UNREADABLE = (OSError, EOFError, zlib.error)
 
 
@@ -46,11 +55,25 @@ class TextFile:
         try:
             mode = self.path.stat().st_mode
             stream: BinaryIO = self.path.open("rb") if S_ISREG(mode) else io.BytesIO(self._piped)
-            packed = stream.read(2) == _GZIP
+            packed = (start := stream.read(2)) == _GZIP
             stream.seek(0)
+            if start in _WIDE:
+                return self._as_utf8(stream)
         except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
             raise self._refused(error) from None
         return gzip.GzipFile(fileobj=stream) if packed else stream  # type: ignore[return-value]
+
+    def _as_utf8(self, stream: BinaryIO) -> BinaryIO:
+        """Return a file of UTF-16 as one of UTF-8."""
+        content = stream.read(WHOLE_BYTES + 1)
+        if len(content) > WHOLE_BYTES:
+            raise self._too_large()
+        return io.BytesIO(content.decode("utf-16", errors="replace").encode(errors="replace"))
+
+    @property
+    def is_zip(self) -> bool:
+        """Whether it is a spreadsheet, or another archive of files."""
+        return self.head_bytes.startswith(_ZIP)
 
     @cached_property
     def _piped(self) -> bytes:

@@ -15,20 +15,23 @@ from .text_file import TextFile
 
 _TIME = re.compile(r"^(\d{1,15}(?:\.\d{1,9})?)\s*(ns|us|ms|s)$", re.ASCII)
 _TO_US = {"ns": 1e-3, "us": 1.0, "ms": 1e3, "s": 1e6}
-_HEADER = re.compile(r"^\s*Name\s{2,}.*\s{2,}# of Calls\b")
-_RULE = re.compile(r"^[\s-]*-{6,}[\s-]*$")
+_HEADER = re.compile(r"^[\s|]*Name(?:\s{2,}.*\s{2,}|\s*\|.*\|\s*)# of Calls\b")
+_RULE = re.compile(r"^[\s-]*-{6,}[\s-]*$|^[\s|:-]*--[\s|:-]*$")
 
 
 def parse(file: TextFile, imported: Imported) -> None:
     """Read a table; see :mod:`costmodel.data.importers.formats`."""
     header: list[str] = []
-    rules = 0
+    header_line, rules = "", 0
     for number, line in file.program_lines():
         if _HEADER.search(line):
-            header, rules = _cells(line), 0
+            header, rules, header_line = _cells(line), 0, line
+            header = header if {"Name", "# of Calls"} <= set(header) else []
         elif header and _RULE.match(line):
             rules += 1
             header = header if rules == 1 else []
+        elif header and "|" in header_line and "|" not in line:
+            header = []
         elif header and rules == 1 and line.strip():
             row = _cells(line)
             where = f"{file.name}:{number}"
@@ -39,6 +42,8 @@ def parse(file: TextFile, imported: Imported) -> None:
 
 
 def _cells(line: str) -> list[str]:
+    if line.strip().endswith("|"):
+        return [cell.strip().strip("`") for cell in line.strip().strip("|").split("|")]
     return re.split(r"\s{2,}", line.strip())
 
 

@@ -80,6 +80,7 @@ def _lines_of(table: Table, names: list[str], file: TextFile, imported: Imported
 def _result(
     strategy: str, fusion: str, time: str, shared: Mapping[str, Any], where: str, imported: Imported
 ) -> None:
+    strategy, fusion = (name.strip().rpartition(".")[2] for name in (strategy, fusion))
     latency = number(time)
     if is_no_figure(time) or not latency:
         imported.leave(where, "no time: not run there")
@@ -109,10 +110,10 @@ def _label(strategy: str, fusion: str) -> Label:
 
 
 _LINE = re.compile(
-    r"num_tokens: (?P<tokens>\d+), hidden_size: (?P<hidden>\d+), strategy: (?P<strategy>\w+), "
-    r"fusion: (?P<fusion>\w+)(?:, op: (?P<op>\w+))?, time \(us\): (?P<time>\S+)"
+    r"num_tokens: (?P<tokens>\d+), hidden_size: (?P<hidden>\d+), strategy: (?P<strategy>[\w.]+), "
+    r"fusion: (?P<fusion>[\w.]+)(?:, op: (?P<op>\w+))?, time \(us\): (?P<time>\S+)"
 )
-_FUSION = re.compile(r"^# Fusion: (\w+)\s+world_size=(\d+)")
+_FUSION = re.compile(r"^# Fusion: ([\w.]+)\s+world_size=(\d+)")
 
 
 _FRAME = re.compile(

@@ -84,11 +84,14 @@ _COLLECTIVE = Harness(cells=CELLS, arm=_operation, captions=False)
 
 def parse(file: TextFile, imported: Imported) -> None:
     """Read a file; see :mod:`costmodel.data.importers.formats`."""
-    if re.match(r"\s*\{", file.head) and '"results"' in file.head:
+    if re.match(r"\s*\[?\s*\{", file.head) and '"results"' in file.head:
         text = file.text()
-        _communicators(
-            parse_json(text, Communicators, file.name, FILES, foreign=True), file, imported
-        )
+        if file.head.lstrip().startswith("["):
+            runs = parse_json(text, list[Communicators], file.name, FILES, foreign=True)
+        else:
+            runs = [parse_json(text, Communicators, file.name, FILES, foreign=True)]
+        for run in runs:
+            _communicators(run, file, imported)
         return
     for table in tables(file):
         names = {spoken(name) for name in table.header}
