@@ -37,6 +37,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from dataclasses import replace as other_row
 from functools import cache
 from pathlib import Path
 
@@ -158,7 +159,7 @@ def of_path(
             if same in seen:
                 first = seen[same]
                 stated = of_tree(tree).stated or "unknown"
-                yield replace(
+                yield other_row(
                     first, tree=row.tree, version=row.version, kernels=stated,
                     as_in=first.version or first.tree,
                 )  # fmt: skip

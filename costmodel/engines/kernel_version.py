@@ -176,7 +176,8 @@ def _names_of_aiter(tree: Tree) -> Iterator[tuple[str, str]]:
     tag = _git_tag(tree.path)
     if tag:
         yield tag, "the tag that is checked out"
-    yield tree.path.name, "the directory's name"
+    # An archive of a tag unpacks to a directory of the project's name and the release.
+    yield re.sub("^(?:amd[-_])?aiter-", "", tree.path.name), "the directory's name"
 
 
 def _installed(tree: Tree) -> Iterator[tuple[str, str]]:

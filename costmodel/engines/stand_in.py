@@ -311,13 +311,11 @@ def decider(
     """
     tree = ast.parse(text)
     *outer, name = qualified.split(".")
-    owner = next((n for n in tree.body if isinstance(n, ast.ClassDef) and [n.name] == outer), None)
-    body = owner.body if owner else tree.body
-    found = [n for n in body if isinstance(n, ast.FunctionDef) and n.name == name]
-    if not found:
+    owner, function = _defined(tree, outer, name)
+    if function is None:
         raise AssertionError(f"no function {qualified} in the source")
-    bare = _bare(found[-1])
-    code = _compiled(found[-1], reports=True)
+    bare = _bare(function)
+    code = _compiled(function, reports=True)
     ready: dict[tuple[int, bool], Callable[[FakeTensor], Any]] = {}
 
     def prepare(world_size: int, fully_connected: bool) -> Callable[[FakeTensor], Any]:
@@ -382,6 +380,35 @@ def _argument(name: str, tensor: FakeTensor, ranks: Communicator) -> Any:
     if "eps" in name:
         return 1e-6
     return ranks.world_size if "world_size" in name else Anything(name)
+
+
+def _defined(
+    tree: ast.Module, outer: list[str], name: str
+) -> tuple[ast.ClassDef | None, ast.FunctionDef | None]:
+    """Return a function, with its class: the last definition, rather one whose body says stage."""
+    owners: list[ast.ClassDef | None] = [
+        n for n in _inside(tree.body) if isinstance(n, ast.ClassDef) and [n.name] == outer
+    ]
+    found: list[tuple[ast.ClassDef | None, ast.FunctionDef]] = [
+        (owner, node)
+        for owner in (owners or [None])
+        for node in _inside(owner.body if owner else tree.body)
+        if isinstance(node, ast.FunctionDef) and node.name == name
+    ]
+    telling = [at for at in found if any(CHOOSES.search(ast.unparse(s)) for s in at[1].body)]
+    last = telling or found
+    return last[-1] if last else (None, None)
+
+
+def _inside(body: list[ast.stmt]) -> list[ast.stmt]:
+    """Return statements with those in the branches of ``if``, ``try`` and ``with``."""
+    found: list[ast.stmt] = []
+    for node in body:
+        found.append(node)
+        for field in ("body", "handlers", "orelse", "finalbody"):
+            if isinstance(node, ast.If | ast.Try | ast.With | ast.ExceptHandler):
+                found += _inside(getattr(node, field, []))
+    return found
 
 
 def _bare(function: ast.FunctionDef) -> ast.FunctionDef:
