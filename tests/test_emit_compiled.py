@@ -1,7 +1,7 @@
 """Patched functions under torch.compile: one graph, no file read while it traces, same decisions.
 
 SGLang's function is traced when a model is compiled; vLLM's and AITER's stand inside custom ops.
-Here each is traced, with Dynamo's default backend that runs the graph as it is.
+Here each is traced, with Dynamo's backend that runs the graph as it is, and by Inductor once.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import builtins
 import itertools
 import json
 import pathlib
+import shutil
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -102,6 +103,18 @@ def test_a_rule_is_traced_into_one_graph(shape, compiled, loaded, tmp_path):
         call, _ = loaded(shape, text, world_size)
         assert took(compiled(call), TOKENS) == took(call, TOKENS)
     assert took(call, TOKENS) == [1, 8, 16, 17, 28, 17, 1] or shape == "vllm_method"
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="Inductor's CPU code needs a C++ compiler")
+@pytest.mark.parametrize("shape", OWNERS)
+def test_inductors_code_decides_as_the_rule(shape, loaded, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    text = emit(SHAPES[shape].package(tmp_path / "site"), RULES["recommended"]).patched
+    call, _ = loaded(shape, text, 8)
+    torch._dynamo.reset()
+    made = torch.compile(call, backend="inductor", fullgraph=True, dynamic=True)
+    assert took(made, TOKENS) == took(call, TOKENS)
+    assert list((tmp_path / "inductor").rglob("*.cpp"))
 
 
 @pytest.mark.parametrize("shape", OWNERS)
