@@ -16,6 +16,7 @@ from engines.shapes import AITER, HERE, SGLANG, SHAPES
 from costmodel.cli import audit as cli_audit
 from costmodel.data import kernels
 from costmodel.engines import consultation
+from costmodel.engines import patch as engine
 from costmodel.engines.audit import audit
 from costmodel.engines.boundary_tests import render
 from costmodel.engines.module import Module, constant_of
@@ -144,6 +145,15 @@ def test_a_class_beside_it_with_the_same_rule_is_patched_alike(tmp_path):
     assert emitted.copies == ("HipCoordinator.fused_allreduce_rmsnorm",)
     decides_as_the_rule(emitted)
     assert "chooses too: HipCoordinator.fused_allreduce_rmsnorm" in said(root)
+    apply(emitted.text, root, tools()[0])
+    assert emit(root, RULES["recommended"]).text == ""
+    second = emit(root, RULES["strict"])
+    assert second.copies == emitted.copies
+    apply(second.text, root, tools()[0])
+    decides_as_the_rule(second)
+    (tree,) = open_trees(root)
+    apply(engine.revert(tree, FUSED), root, tools()[0])
+    assert (root / "sglang" / SGLANG).read_text() == SOURCE + beside
 
 
 def test_a_class_beside_it_with_a_rule_of_its_own_is_named(tmp_path):

@@ -248,13 +248,22 @@ class Variables:
 class Cut(ast.NodeTransformer):
     """Replace calls that take a 1-stage argument by a report of it, and imports by stand-ins."""
 
-    def __init__(self, reports: bool) -> None:
+    def __init__(self, reports: bool, function: ast.FunctionDef) -> None:
         self.reports = reports
+        self.places = {
+            _last_name(node): at
+            for node in ast.walk(function)
+            if isinstance(node, ast.Call)
+            for at, a in enumerate(node.args)
+            if isinstance(a, ast.Name) and CHOOSES.search(a.id)
+        }
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
+        at = self.places.get(_last_name(node), len(node.args))
         self.generic_visit(node)
         chosen = [k.value for k in node.keywords if k.arg and CHOOSES.search(k.arg)]
         chosen += [a for a in node.args if isinstance(a, ast.Name) and CHOOSES.search(a.id)]
+        chosen += node.args[at : at + 1]
         if not chosen or not self.reports:
             return node
         return ast.Call(ast.Name("__report__", ast.Load()), [chosen[0]], [])
@@ -272,6 +281,11 @@ class Cut(ast.NodeTransformer):
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> list[ast.stmt]:
         return [_stand_in(a.asname or a.name, f"{node.module}.{a.name}") for a in node.names]
+
+
+def _last_name(node: ast.Call) -> str:
+    """Return the last name of what a call calls."""
+    return ast.unparse(node.func).rsplit(".", 1)[-1]
 
 
 def _stand_in(name: str, imported: str) -> ast.stmt:
@@ -424,7 +438,8 @@ def _bare(function: ast.FunctionDef) -> ast.FunctionDef:
 def _compiled(function: ast.FunctionDef, reports: bool = False) -> Any:
     """Return the code that defines a function on stand-ins."""
     module = ast.parse(ast.unparse(_bare(function)))
-    return compile(ast.fix_missing_locations(Cut(reports).visit(module)), function.name, "exec")
+    cut = Cut(reports, function).visit(module)
+    return compile(ast.fix_missing_locations(cut), function.name, "exec")
 
 
 def _instance(
