@@ -14,6 +14,8 @@ model covers them. Of each patch it is checked that
 * each setting that overrode the rule still does, on random calls: where it forces the stage, the
   patched function decides as the original with that setting; where it is the limit, it does so on
   the calls that both rules' other conditions let through; and it changes some decision;
+* a formatter (ruff, black) that leaves the original as it is leaves the patched file as it is, and
+  ruff's linter finds nothing in it that it did not find before;
 * emitting again writes nothing, emitting another rule leaves one patch, and the reverted file is
   the original, byte by byte.
 
@@ -28,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -35,8 +38,10 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from dataclasses import replace as other_row
 from functools import cache
 from pathlib import Path
 
@@ -68,6 +73,11 @@ OTHER_CUTOFFS = {2: None, 4: 300 * KIB, 8: 100 * KIB}
 SECOND_CUTOFFS = {2: 96 * KIB, 4: 48 * KIB, 8: 24 * KIB}
 #: The limit that a setting of bytes is set to: 49 KiB.
 LIMIT = "50176"
+#: What tells whether a text is formatted, from its standard input; black where it is installed.
+FORMATTERS = {
+    "ruff": ("ruff", "format", "--isolated", "--check", "-q", "-"),
+    "black": ("black", "--check", "-q", "-"),
+}
 #: From this size on AITER fuses nothing, so that there is no choice.
 NOT_FUSED = 64 * MIB
 #: Hidden sizes of random calls: of models, at the kernels' limits, and some that are no whole pack.
@@ -91,6 +101,7 @@ class Row:
     differ: str = ""
     settings: str = ""
     again: str = ""
+    style: str = ""
     wrong: list[str] = field(default_factory=list)
     note: str = ""
     as_in: str = ""
@@ -158,7 +169,7 @@ def of_path(
             if same in seen:
                 first = seen[same]
                 stated = of_tree(tree).stated or "unknown"
-                yield replace(
+                yield other_row(
                     first, tree=row.tree, version=row.version, kernels=stated,
                     as_in=first.version or first.tree,
                 )  # fmt: skip
@@ -194,6 +205,7 @@ def of_rule(tree: Tree, one: InstalledRule, asked: argparse.Namespace) -> Row:
             row.tests = tests_of(copy, emitted, provenance, Path(scratch), row)
             row.differ = shapes_of(original.decode(), emitted, one, asked, row)
             row.settings = settings_of(original.decode(), emitted, one, asked, row)
+            row.style = style_of(original.decode(), emitted.patched, row)
             row.again = twice(root, copy, emit, rule, emitted, row)
         except InputError as error:
             (row.refused if rule.op == MXFP4 else row.wrong).append(str(error))
@@ -418,6 +430,32 @@ def random_calls(count: int, seed: int, rules: list[Condition], mesh: bool) -> l
     )  # fmt: skip
 
 
+def style_of(original: str, patched: str, row: Row) -> str:
+    """Return the formatters that leave the original and the patched file as they are."""
+    said = []
+    for name, command in FORMATTERS.items():
+        if shutil.which(command[0]) and passes(command, original):
+            said.append(name)
+            if not passes(command, patched):
+                row.wrong.append(f"{name} would format the patched file otherwise")
+    if shutil.which("ruff") and (new := findings(patched) - findings(original)):
+        row.wrong.append(f"ruff finds {', '.join(sorted(new))} in the patched file alone")
+    return ", ".join(said)
+
+
+def passes(command: Sequence[str], text: str) -> bool:
+    """Tell whether a formatter leaves a text as it is."""
+    done = subprocess.run(command, input=text.encode(), capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def findings(text: str) -> Counter[str]:
+    """Return how often ruff's linter finds which rule broken."""
+    command = ["ruff", "check", "--isolated", "--output-format=json", "-"]
+    done = subprocess.run(command, input=text.encode(), capture_output=True, check=False)
+    return Counter(str(one["code"]) for one in json.loads(done.stdout or b"[]"))
+
+
 def twice(root, copy, emit, rule: Rule, emitted: engine.Emitted, row: Row) -> str:  # type: ignore[no-untyped-def]
     """Emit the rule again, then another over it, then revert; return what came out."""
     if emit(rule).text:
@@ -433,7 +471,7 @@ def twice(root, copy, emit, rule: Rule, emitted: engine.Emitted, row: Row) -> st
 def table(rows: list[Row]) -> str:
     """Return the rows as a Markdown table, trees with the same file in one, and what is wrong."""
     head = ("trees", "AITER", "op", "rule that stood there", "found", "settings that act",
-            "groups of cases", "differ")  # fmt: skip
+            "groups of cases", "formatted by", "differ")  # fmt: skip
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     alike: dict[tuple[str, str, str, str], list[Row]] = {}
     for row in rows:
@@ -442,9 +480,9 @@ def table(rows: list[Row]) -> str:
             alike.setdefault(key, []).append(row)
     for same in alike.values():
         row = same[0]
-        outcome = [row.settings or "-", row.tests, row.differ]
+        outcome = [row.settings or "-", row.tests, row.style or "-", row.differ]
         if row.wrong or row.refused:
-            outcome = ["-", "refused" if row.refused else "WRONG", "-"]
+            outcome = ["-", "refused" if row.refused else "WRONG", "-", "-"]
         said = (
             f"{row.engine} {', '.join(r.version or r.tree for r in same)}",
             ", ".join(dict.fromkeys(r.kernels for r in same)),

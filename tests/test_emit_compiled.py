@@ -1,15 +1,17 @@
 """Patched functions under torch.compile: one graph, no file read while it traces, same decisions.
 
 SGLang's function is traced when a model is compiled; vLLM's and AITER's stand inside custom ops.
-Here each is traced, with Dynamo's default backend that runs the graph as it is.
+Here each is traced, with Dynamo's backend that runs the graph as it is, and by Inductor once.
 """
 
 from __future__ import annotations
 
 import builtins
+import importlib.metadata
 import itertools
 import json
 import pathlib
+import shutil
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -88,7 +90,15 @@ def took(call, tokens):
 @pytest.fixture(params=MODES, ids=str)
 def compiled(request):
     torch._dynamo.reset()
-    return lambda call: torch.compile(call, backend="eager", **request.param)
+    return lambda call: torch.compile(call, **{"backend": "eager", **request.param})
+
+
+INDUCTOR = pytest.param(
+    {"backend": "inductor", "fullgraph": True, "dynamic": True},
+    marks=pytest.mark.skipif(
+        shutil.which("c++") is None, reason="Inductor's CPU code needs a C++ compiler"
+    ),
+)
 
 
 #: Both sides of every cutoff below, and back: a graph that was made is used again.
@@ -104,6 +114,17 @@ def test_a_rule_is_traced_into_one_graph(shape, compiled, loaded, tmp_path):
     assert took(call, TOKENS) == [1, 8, 16, 17, 28, 17, 1] or shape == "vllm_method"
 
 
+@pytest.mark.parametrize("compiled", [INDUCTOR], indirect=True)
+@pytest.mark.parametrize("shape", OWNERS)
+def test_inductors_code_decides_as_the_rule(shape, compiled, loaded, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    text = emit(SHAPES[shape].package(tmp_path / "site"), RULES["recommended"]).patched
+    call, _ = loaded(shape, text, 8)
+    assert took(compiled(call), TOKENS) == took(call, TOKENS)
+    assert list((tmp_path / "inductor").rglob("*.cpp"))
+
+
+@pytest.mark.parametrize("compiled", [*MODES, INDUCTOR], indirect=True, ids=str)
 @pytest.mark.parametrize("shape", OWNERS)
 def test_rules_by_host_read_the_topology_at_import_alone(
     shape, compiled, loaded, tmp_path, monkeypatch
@@ -112,14 +133,26 @@ def test_rules_by_host_read_the_topology_at_import_alone(
     found = with_ids(topology(tmp_path / "nodes", every_pair(8)), 0x74A1)
     text = text.replace("/sys/class/kfd/kfd/topology/nodes", str(found))
     call, _ = loaded(shape, text, 8)
-    monkeypatch.setattr(pathlib.Path, "read_text", no_reading)
+    no_reading(monkeypatch, found)
     assert took(compiled(call), TOKENS) == took(call, TOKENS) == [1, 8, 16, 17, 17, 1]
 
 
-def no_reading(*_, **__):
-    raise AssertionError("a file is read")
+def no_reading(monkeypatch, *below):
+    """Refuse to read files at or below some paths; a compiler reads its own."""
+
+    def guarded(read):
+        def ask(file, *given, **named):
+            for path in below:
+                assert not str(file).startswith(str(path)), f"{file} is read"
+            return read(file, *given, **named)
+
+        return ask
+
+    monkeypatch.setattr(pathlib.Path, "read_text", guarded(pathlib.Path.read_text))
+    monkeypatch.setattr(builtins, "open", guarded(builtins.open))
 
 
+@pytest.mark.parametrize("compiled", [*MODES, INDUCTOR], indirect=True, ids=str)
 @pytest.mark.parametrize("shape", OWNERS)
 def test_a_traced_call_takes_what_an_earlier_one_read(
     shape, compiled, loaded, tmp_path, monkeypatch
@@ -138,7 +171,10 @@ def test_a_traced_call_takes_what_an_earlier_one_read(
     gpu = SimpleNamespace(name="AMD Instinct MI300X", gcnArchName="gfx942:sramecc+")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.1.20")
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        "importlib.metadata.version", lambda name: "0.1.20" if "aiter" in name else version(name)
+    )
     monkeypatch.setattr(torch.distributed, "get_rank", lambda group: 0)
 
     def alone(out, given, group):
@@ -152,7 +188,6 @@ def test_a_traced_call_takes_what_an_earlier_one_read(
     assert took(traced, TOKENS) == own
     assert not hasattr(comm, "_tuned_max_sizes")
     assert took(call, TOKENS) == [1, 8, 16, 17, 28, 17, 1]
-    monkeypatch.setattr(pathlib.Path, "read_text", no_reading)
-    monkeypatch.setattr(builtins, "open", no_reading)
+    no_reading(monkeypatch, tmp_path)
     assert took(traced, TOKENS) == [1, 8, 16, 17, 28, 17, 1]
     assert len(comm._tuned_max_sizes) == 1

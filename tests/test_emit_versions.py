@@ -105,6 +105,15 @@ def test_every_pin_has_a_source_and_kernels_that_are_known():
          "0.1.16", 80),
         ("docker/rocm.Dockerfile", 'ENV AITER_COMMIT="deadbeefdeadbeef"\n', "", 80),
         ("docker/rocm.Dockerfile", "ARG AITER_COMMIT=\nENV AITER_COMMIT=v0.1.18\n", "0.1.18", None),
+        # Every stage counts, in whatever order; one that is not known may throw.
+        ("docker/rocm.Dockerfile", "FROM a AS gfx942\nENV AITER_COMMIT=v0.1.19\n"
+         "FROM b AS gfx950-rocm720\nENV AITER_COMMIT=9127c94a18e4\n", "9127c94a18", 80),
+        ("docker/rocm.Dockerfile", "FROM a AS gfx942\nENV AITER_COMMIT=v0.1.19\n"
+         "FROM b AS gfx950\nENV AITER_COMMIT=deadbeef01\n", "0.1.19", 80),
+        ("docker/rocm.Dockerfile", "FROM a AS gfx950\nENV AITER_COMMIT=v0.1.19\n"
+         "from b as gfx1250-rocm10\nENV AITER_COMMIT=deadbeef01\n", "0.1.19", None),
+        ("docker/rocm.Dockerfile", "FROM a AS gfx950\nENV AITER_COMMIT=v0.1.19\n"
+         "FROM b AS gfx1250\nENV AITER_COMMIT=v0.1.15\nFROM c\n", "0.1.19", None),
     ],
 )  # fmt: skip
 def test_a_checkout_pins_it(file, text, stated, cap, tmp_path):

@@ -13,6 +13,7 @@ from costmodel.decide.recommendation import every_hidden_cell, recommend, weigh
 from costmodel.decide.regret import Arms, BestCutoff, Cell
 from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
+from costmodel.model.eligibility import eligible
 from costmodel.model.shape import ALL_REDUCE, Shapes
 from costmodel.show.recommendation import brief, text
 
@@ -317,3 +318,17 @@ def test_what_an_engine_s_guards_cost_is_said_beside_the_regret():
         assert f"of that regret vllm's guards cost {pct:.2f} points at TP2" in said
     assert free.lost_to_guards == recommend(setting.but(engine="sglang"), load).lost_to_guards == ()
     assert "guards cost" not in brief(free)
+
+
+@pytest.mark.parametrize("version", ["0.1.16", "0.1.20"])
+@pytest.mark.parametrize("hidden", [2888, 2904, 5736, 8184])
+@pytest.mark.parametrize("gpu", ["MI300X", "MI355X"])
+def test_what_to_measure_next_is_what_the_kernel_takes(gpu, hidden, version):
+    setting = Setting.shipped(gpu, aiter_version=version)
+    found = recommend(setting, Workload.of([hidden]))
+    asked = [m for cutoff in found.cutoffs for m in cutoff.measure_next]
+    for one in asked:
+        shape = setting.shapes(one["tokens"], one["hidden_dim"], one["world_size"])
+        taken, why = eligible(shape, one["algorithm"], setting.kernel)
+        assert taken.all(), (one, why)
+    assert asked

@@ -284,24 +284,31 @@ def _carried(setting: Setting, n: int, arm: ArmEvidence) -> str:
 def _measure_next(
     setting: Setting, best: BestCutoff, point: int, n: int, asked: list[int]
 ) -> tuple[MeasureNext, ...]:
-    """Name the shapes that would narrow the cutoff: both arms at its ends and middle."""
+    """Name the shapes that would narrow the cutoff: both arms at its ends and middle.
+
+    They are batches that both arms take.
+    """
     hidden = 7168 if 7168 in asked else asked[len(asked) // 2]
     unit = setting.element_bytes
-    low, _ = snap_tokens(best.lo.lo, hidden, unit)
-    middle, above = snap_tokens(point, hidden, unit)
-    high = snap_tokens((best.hi.hi or 4 * point) - 1, hidden, unit)[1]
-    batch = sorted({max(1, b) for b in (low, middle, above, high) if b is not None})
+    tokens = captured_batch_sizes()
+    tokens = tokens[setting.takes_both(setting.shapes(tokens, hidden, n))]
+    if not tokens.size:
+        return ()
+    low, _ = snap_tokens(best.lo.lo, hidden, unit, tokens)
+    middle, above = snap_tokens(point, hidden, unit, tokens)
+    high = snap_tokens((best.hi.hi or 4 * point) - 1, hidden, unit, tokens)[1]
+    batch = sorted({max(int(tokens[0]), b) for b in (low, middle, above, high) if b is not None})
     return tuple(
         {
             "op": op,
             "algorithm": algorithm,
             "world_size": n,
-            "tokens": tokens,
+            "tokens": count,
             "hidden_dim": hidden,
             "dtype": setting.dtype,
         }
         for op, algorithm in _measured_as(setting)
-        for tokens in batch
+        for count in batch
     )
 
 

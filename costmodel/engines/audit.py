@@ -26,6 +26,7 @@ from ..rules.catalogue import catalogue
 from ..rules.condition import Always, Condition
 from ..rules.rule import Rule
 from .consulted import Consulted, consulted
+from .consumers import Consumer, consumers
 from .gates import Gates, read_gates
 from .host_gate import kinds_in
 from .kernel_version import of_tree
@@ -72,7 +73,9 @@ class Audit(Struct, frozen=True):
     ``installed`` holds the rules of every op, the one that is compared first; ``gates`` what
     decides beside them. ``against`` is the rule it is compared with as that would stand there;
     ``scores`` holds, per world size, what it would save; ``consulted`` are the files that ask a
-    run-time table first, for which ``installed`` is what holds without an entry.
+    run-time table first, for which ``installed`` is what holds without an entry. ``others`` are
+    functions beside ``installed`` that choose or ask its first rule, ``elsewhere`` packages of
+    engines below the path that were not read.
     """
 
     tree: Tree
@@ -81,6 +84,8 @@ class Audit(Struct, frozen=True):
     against: Adapted | None = None
     scores: dict[int, Score] = field(default_factory=dict)
     consulted: tuple[Consulted, ...] = ()
+    others: tuple[Consumer, ...] = ()
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def rule(self) -> Rule:
@@ -131,6 +136,19 @@ class Audit(Struct, frozen=True):
             "gates": [gate.to_dict() for gate in self.gates.present],
             "gates_absent": list(self.gates.absent),
             "consultations": [one.to_dict() for one in self.consulted],
+            "others": [
+                {
+                    "file": one.file,
+                    "line": one.line,
+                    "function": one.function,
+                    "op": one.op,
+                    "asks": one.asks,
+                    "hidden": one.hidden,
+                    "words": one.own.words() if one.own is not None else None,
+                }
+                for one in self.others
+            ],
+            "elsewhere": list(self.elsewhere),
             "against": self.against.rule.to_json() if self.against else None,
             "comparison": [
                 {
@@ -189,8 +207,9 @@ def audit(
     gates = read_gates(tree)
     if against is None and decision is not None:
         against = decision.unguarded_rule
+    beside = _others(tree, installed, host), tree.elsewhere()
     if against is None:
-        return Audit(tree, installed, gates, consulted=_consulted(tree, installed))
+        return Audit(tree, installed, gates, None, {}, _consulted(tree, installed), *beside)
     kernel = decision.setting.kernel if decision else kernels.aiter(aiter_version)
     adapted = adapt(against, installed[0].rule.condition, kernel)
     scores = {
@@ -198,7 +217,17 @@ def audit(
         for c in (decision.cutoffs if decision else ())
         if c.world_size not in adapted.unclaimed
     }
-    return Audit(tree, installed, gates, adapted, scores, _consulted(tree, installed))
+    return Audit(tree, installed, gates, adapted, scores, _consulted(tree, installed), *beside)
+
+
+def _others(
+    tree: Tree, installed: Sequence[InstalledRule], host: Host | None
+) -> tuple[Consumer, ...]:
+    """Return who else chooses or asks the first rule, but for the installed rules themselves."""
+    module, dispatch = find_dispatch(tree, installed[0].rule.op, host)
+    known = {(one.file, one.function) for one in installed}
+    found = consumers(tree, module, dispatch)
+    return tuple(one for one in found if one.hidden or (one.file, one.function) not in known)
 
 
 def _consulted(tree: Tree, installed: Sequence[InstalledRule]) -> tuple[Consulted, ...]:

@@ -94,7 +94,8 @@ class Consultation(Struct, frozen=True):
     """The patch: per changed file its text, and the functions that choose, patched or not.
 
     ``concerned`` are those that ask a patched predicate, or choose in a way that is not known.
-    ``fills`` says that the engine tunes and fills the table itself.
+    ``fills`` says that the engine tunes and fills the table itself, ``elsewhere`` which packages
+    of engines lie below the same path, not patched.
     """
 
     text: str
@@ -102,6 +103,7 @@ class Consultation(Struct, frozen=True):
     places: tuple[ChoosingFunction, ...]
     concerned: tuple[Consumer, ...] = ()
     fills: bool = False
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def done(self) -> tuple[ChoosingFunction, ...]:
@@ -136,7 +138,7 @@ def consult(tree: Tree, kernel: Kernel, command: str, *, fills: bool = False) ->
     hunks = [diff.unified(tree.read(name) or "", text, name) for name, text in patched.items()]
     own = {(place.file, place.function) for place in places}
     others = tuple(one for at, one in concerned.items() if at not in own)
-    return Consultation("".join(hunks), patched, tuple(places), others, fills)
+    return Consultation("".join(hunks), patched, tuple(places), others, fills, tree.elsewhere())
 
 
 def consult_source(

@@ -72,6 +72,7 @@ def notes(
             "asks a patched function" if one.asks else "chooses by a rule of its own, not patched"
         )
         said.append(Note(f"{what}: {one.place}, {one.op}"))
+    said += description.not_patched(made.elsewhere)
     short = "not batch-invariant: the size of the batch decides which kernel rounds"
     said.append(Note(short, short))
     return said

@@ -1,9 +1,9 @@
 """Who else in an engine is concerned when its rule changes.
 
-Two kinds: *copies*, other functions with a rule of their own that a patch does not touch, and
-*users* of the predicate that it changes. A user either hands the decision to a kernel, so that the
-2-stage kernel runs elsewhere, or decides by it whether the fused op runs at all, so that separate
-ops do.
+Two kinds: *copies*, other functions with a rule of their own (here or in another file, of this op
+or another, or a definition that a later one hides), and *users* of the predicate that a patch
+changes. A user either hands the decision to a kernel, so that the 2-stage kernel runs elsewhere, or
+decides by it whether the fused op runs at all, so that separate ops do.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..errors import InputError
 from ..model.shape import FUSED, SEPARATE_OPS, SPOKEN, TWO_STAGE
@@ -42,7 +43,7 @@ class Consumer(Struct, frozen=True):
 
     ``asks`` tells a user of the changed predicate from a copy; ``own`` is the rule of a copy, None
     where it could not be read; ``before`` says what a user tries first where the predicate is
-    false.
+    false. ``hidden`` is a definition that a later one of the same name takes the place of.
     """
 
     file: str
@@ -53,6 +54,7 @@ class Consumer(Struct, frozen=True):
     asks: bool
     own: Condition | None = None
     before: str = ""
+    hidden: bool = False
 
     @property
     def place(self) -> str:
@@ -65,14 +67,17 @@ def consumers(tree: Tree, module: Module, dispatch: DispatchFunction) -> list[Co
     changed = {dispatch.name, *dispatch.followed}
     predicates = [*dispatch.followed, *([dispatch.name] if dispatch.returns else [])]
     names = {name.rsplit(".", 1)[-1] for name in predicates}
-    found: dict[tuple[str, str], Consumer] = {}
+    found: dict[tuple[str, str, bool], Consumer] = {}
     for other in _modules(tree, module):
         for qualified in other.functions():
-            target = other.function(qualified)
-            if target is None or (other.name == module.name and qualified in changed):
-                continue
-            for one in _of_function(other, qualified, target[0], names):
-                found.setdefault((one.file, one.function), one)
+            if other.name != module.name or qualified not in changed:
+                for node, _ in other.definitions(qualified):
+                    for one in _of_function(other, qualified, node, names):
+                        found.setdefault((one.file, one.function, False), one)
+            for node, _ in other.hidden(qualified):
+                for one in _of_function(other, qualified, node, names):
+                    hidden = replace(one, own=None, hidden=True)
+                    found.setdefault((one.file, one.function, True), hidden)
     return list(found.values())
 
 
@@ -109,13 +114,11 @@ def _of_function(
 def _behind_gate(module: Module, gate: str) -> Iterator[Consumer]:
     """Yield the functions that run the fused op only where a gate of the predicate lets them."""
     for qualified in module.functions():
-        target = module.function(qualified)
-        if target is None or target[0].name == gate:
-            continue
-        tests = [n for n in ast.walk(target[0]) if isinstance(n, ast.If)]
-        if any(_within(test.test, {gate}) for test in tests):
-            op = _op_of(qualified)
-            yield Consumer(module.name, target[0].lineno, qualified, op, SEPARATE_OPS, True)
+        for node, _ in module.definitions(qualified):
+            tests = [n for n in ast.walk(node) if isinstance(n, ast.If)]
+            if node.name != gate and any(_within(test.test, {gate}) for test in tests):
+                op = _op_of(qualified)
+                yield Consumer(module.name, node.lineno, qualified, op, SEPARATE_OPS, True)
 
 
 def _tried_before(function: Function) -> str:

@@ -265,22 +265,40 @@ def _concerned(
     by_gpu: str = "",
 ) -> list[Note]:
     """Say who else is concerned, what each runs where 1-stage does not, and by which cutoffs."""
-    asks = sum(one.asks for one in found)
-    alike = sum(one.function in copies for one in found)
+    hidden = sum(one.hidden for one in found)
+    asks = sum(one.asks and not one.hidden for one in found)
+    alike = sum(one.function in copies and not one.hidden for one in found)
     said = by_gpu or cutoffs(adapted.rule)
     out = []
     if found:
         counts = [
             (asks, "asking the patched rule"),
             (alike, "with a copy of it, patched alike"),
-            (len(found) - asks - alike, "with its own"),
+            (len(found) - asks - alike - hidden, "with its own"),
+            (hidden, "hidden by a later definition"),
         ]
         words = ", ".join(f"{count} {what}" for count, what in counts if count)
         text = f"other functions that choose: {words}"
+        same_op = [
+            one.place
+            for one in found
+            if one.op == adapted.rule.op
+            and not one.asks
+            and (one.hidden or one.function not in copies)
+        ]
+        named = f"; not patched: {', '.join(same_op)}" if same_op else ""
         out.append(
-            Note(f"{text}:", f"{text} (listed in the patch)", brief=f"{text}; see the patch")
+            Note(
+                f"{text}:",
+                f"{text} (listed in the patch){named}",
+                brief=f"{text}; see the patch{named}",
+            )
         )
     for one in found:
+        if one.hidden:
+            text = f"not patched, {one.op}: {one.place} is never in force: a later definition of"
+            out.append(Note(f"{text} the same name hides it"))
+            continue
         if one.function in copies:
             out.append(_alike(one, adapted))
             continue
@@ -296,6 +314,14 @@ def _concerned(
             text += f". The cutoffs are against 2-stage; {_separately(against_separate())}"
         out.append(Note(text))
     return out
+
+
+def not_patched(elsewhere: Collection[str]) -> list[Note]:
+    """Say which packages of engines lie below the same path, which this patch does not touch."""
+    if not elsewhere:
+        return []
+    text = f"not patched, below the same path: {', '.join(elsewhere)}"
+    return [Note(text, text, brief=text)]
 
 
 def _alike(one: Consumer, adapted: Adapted) -> Note:

@@ -127,6 +127,10 @@ class Evaluator(Struct):
         """Return what a function of the same file returns, or None when it is not followed."""
         return None
 
+    def follow_property(self, node: ast.Attribute) -> Symbol | None:
+        """Return what a property of the same class returns, or None where it is none."""
+        return None
+
     def value(self, node: ast.expr) -> Symbol:
         """Return what an expression is; :class:`~.symbols.Unknown` when that is not known."""
         self.steps_taken[0] += 1
@@ -229,6 +233,10 @@ class Evaluator(Struct):
             held = self._held(constant, node.attr, "") if constant is not None else None
             if getattr(held, "env", ""):
                 return held
+            if constant is None and holder:
+                followed = self.follow_property(node)
+                if followed is not None:
+                    return followed
         if isinstance(base, Unknown) and base.env:
             return Unknown(text, env=base.env)
         return None
@@ -362,6 +370,11 @@ class Evaluator(Struct):
             return None
         return any_of(all_of(condition, yes), all_of(condition.negated(), no))
 
+    def _named_here(self, node: ast.NamedExpr) -> Symbol | None:
+        value = self.value(node.value)
+        self.scope[node.target.id] = called(value, node.target.id)
+        return value
+
     def _call(self, node: ast.Call) -> Symbol | None:
         self.note_call(node)
         function = node.func
@@ -472,6 +485,7 @@ _HANDLERS: dict[type, Callable[..., Symbol | None]] = {
     ast.BoolOp: Evaluator._boolean,
     ast.Compare: Evaluator._compare,
     ast.IfExp: Evaluator._if_else,
+    ast.NamedExpr: Evaluator._named_here,
     ast.Call: Evaluator._call,
 }
 

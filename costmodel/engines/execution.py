@@ -9,6 +9,7 @@ passed. Nothing is run.
 from __future__ import annotations
 
 import ast
+import re
 from functools import lru_cache
 
 from msgspec import Struct, field
@@ -31,6 +32,9 @@ from .symbols import (
     called,
     truth,
 )
+
+#: What the name of a function says that returns a limit.
+_LIMITS = re.compile(r"limit|cutoff|threshold|max(?:imum)?_|_max|bytes|_kb|_kib", re.IGNORECASE)
 
 #: States followed through one function before it is given up as too branched.
 MAX_STATES = 400
@@ -79,11 +83,13 @@ class SymbolicRun(Evaluator):
     steps: list[Step] = field(default_factory=list)
     state: _State = field(default_factory=lambda: _State(Always(), {}))
     counts: set[ast.AST] = field(default_factory=set)
+    places: dict[str, int] = field(default_factory=dict)
 
     def function(self, node: Function, given: Scope | None = None) -> None:
         """Follow a function's body with its first plain parameter as the input tensor."""
         names: Scope = dict(given) if given is not None else {input_name(node): Tensor()}
         self.counts = _that_counts(node, self.predicate)
+        self.places = _places(node)
         self._block(node.body, [_State(Always(), names)])
 
     def outcomes(self, node: Function) -> list[_Outcome]:
@@ -208,12 +214,29 @@ class SymbolicRun(Evaluator):
 
     def note_call(self, node: ast.Call) -> None:
         """Remember a call that takes a 1-stage argument."""
-        for argument in _stage_arguments(node)[:1]:
+        for argument in self._given_stage(node)[:1]:
             value, state = self.value(argument), self.state
             self.calls.append(_Outcome(state.path, value, argument, state.guards))
 
+    def _given_stage(self, node: ast.Call) -> list[ast.expr]:
+        """Return what a call is given as its 1-stage argument, by name or by place."""
+        at = self.places.get(_called(node), len(node.args))
+        return _stage_arguments(node) or node.args[at : at + 1]
+
+    def follow_property(self, node: ast.Attribute) -> Symbol | None:
+        """Follow a short property of the class that has one value on the way that counts."""
+        target = self.module.function(f"{self.owner.name}.{node.attr}") if self.owner else None
+        if target is None or self.depth > 2 or not _is_short(target[0], "property"):
+            return None
+        inner = self.beside(1)
+        inner.predicate = True
+        inner.function(target[0], {})
+        self.heard(inner)
+        return inner.returned[0].value if len(inner.returned) == 1 else None
+
     def follow(self, node: ast.Call) -> Symbol | None:
-        """Follow a call of the same module or class that sees the tensor or reads a variable."""
+        """Follow a call of the same module or class that sees the tensor or reads a variable, or
+        that says by its name that it returns a limit."""
         function, name = node.func, None
         if isinstance(function, ast.Name):
             name = function.id
@@ -229,7 +252,8 @@ class SymbolicRun(Evaluator):
         given = dict(zip(parameters, (self.value(a) for a in node.args), strict=False))
         given |= {k.arg: self.value(k.value) for k in node.keywords if k.arg}
         sees = any(isinstance(x, Tensor | Size) for x in given.values())
-        if not sees and not _reads_environment(callee):
+        limits = _LIMITS.search(callee.name) and _is_short(callee)
+        if not sees and not limits and not _reads_environment(callee):
             return None
         inner = self.beside(1)
         inner.predicate = True
@@ -259,6 +283,23 @@ def _stage_arguments(node: ast.Call) -> list[ast.expr]:
     return named or [a for a in node.args if isinstance(a, ast.Name) and CHOOSES.search(a.id)]
 
 
+def _called(node: ast.Call) -> str:
+    """Return the last name of what a call calls."""
+    return source_of(node.func).rsplit(".", 1)[-1]
+
+
+@lru_cache(maxsize=64)
+def _places(function: Function) -> dict[str, int]:
+    """Return at which place calls take their 1-stage argument, by what is called."""
+    return {
+        _called(node): at
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call)
+        for at, argument in enumerate(node.args)
+        if isinstance(argument, ast.Name) and CHOOSES.search(argument.id)
+    }
+
+
 @lru_cache(maxsize=64)
 def _that_counts(function: Function, predicate: bool) -> set[ast.AST]:
     """Return the syntax nodes on which the decision or the way to it may hang.
@@ -274,9 +315,15 @@ def _that_counts(function: Function, predicate: bool) -> set[ast.AST]:
     return made_of(function, seeds) | made_of(function, tests)
 
 
+def _is_short(function: Function, decorator: str = "") -> bool:
+    """Tell whether a function is short, and has the decorator that is asked for."""
+    names = {source_of(one).rsplit(".", 1)[-1] for one in function.decorator_list}
+    return len(function.body) <= 8 and (not decorator or any(decorator in n for n in names))
+
+
 def _reads_environment(function: Function) -> bool:
     """Tell whether a short function reads an environment variable."""
-    return len(function.body) <= 8 and any(
+    return _is_short(function) and any(
         isinstance(n, ast.Name | ast.Attribute)
         and (n.id if isinstance(n, ast.Name) else n.attr) in ("environ", "getenv")
         for n in ast.walk(function)

@@ -9,13 +9,13 @@ known, the strictest limit that any release has stands.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..data import facts, kernels
+from ..data import facts, hardware, kernels
 from ..data.kernels import Kernel, parse_version
 from ..errors import InputError
 from .environment import FIRST, VARIABLE
@@ -92,10 +92,12 @@ def of_tree(tree: Tree) -> RunningKernel:
         if running is not None:
             return running
         looked = f"{found} is {stated}, which is no release"
-    for stated, file in _pinned(tree):
+    pinned = list(_pinned(tree))
+    unread = [(stated, file) for stated, file in pinned if _known(stated, file) is None]
+    for stated, file in pinned:
         running = _known(stated, f"pinned in {file}, not what is installed")
         if running is not None:
-            return running
+            return _with_unread(running, unread)
         looked = f"{file} pins {stated}, which is no release and no known commit"
     for row in facts.rows("image_pins.csv"):
         release = tree.version.split("+")[0]
@@ -114,6 +116,19 @@ def unknown(why: str) -> RunningKernel:
     cap = min(kernels.values("fused_1stage_max_tokens"))
     strict = replace(kernels.aiter(), fused_1stage_max_tokens=cap)
     return RunningKernel(strict, "", why)
+
+
+def _with_unread(running: RunningKernel, unread: Sequence[tuple[str, str]]) -> RunningKernel:
+    """Return kernels with the strictest token limit where the tree pins others, not known, too."""
+    if not unread:
+        return running
+    stated, file = unread[0]
+    cap = min(kernels.values("fused_1stage_max_tokens"))
+    kernel = replace(running.kernel, fused_1stage_max_tokens=cap)
+    said = (
+        f"{running.found}; {file} pins {stated[:10]} too, which is no release and no known commit"
+    )
+    return RunningKernel(kernel, running.stated, f"{said}: {cap} tokens at most in 1-stage")
 
 
 def _known(stated: str, found: str) -> RunningKernel | None:
@@ -176,7 +191,8 @@ def _names_of_aiter(tree: Tree) -> Iterator[tuple[str, str]]:
     tag = _git_tag(tree.path)
     if tag:
         yield tag, "the tag that is checked out"
-    yield tree.path.name, "the directory's name"
+    # An archive of a tag unpacks to a directory of the project's name and the release.
+    yield re.sub("^(?:amd[-_])?aiter-", "", tree.path.name), "the directory's name"
 
 
 def _installed(tree: Tree) -> Iterator[tuple[str, str]]:
@@ -206,7 +222,16 @@ def _pinned(tree: Tree) -> Iterator[tuple[str, str]]:
 
 
 def _pins_in(text: str) -> Iterable[str]:
-    return dict.fromkeys(pin for pattern in _PINS for pin in pattern.findall(text))
+    """Return the pins of a file, but for those in a stage that is built for other GPUs alone."""
+    stages = re.split(r"(?im)^(?=FROM[ \t])", text)
+    ours = []
+    for stage in stages:
+        named = re.match(
+            r"FROM[ \t].{0,400}?[ \t]AS[ \t]+\S*?(gfx[0-9a-f]{3,4})", stage, re.IGNORECASE
+        )
+        if named is None or named[1].lower() in hardware.GPUS:
+            ours.append(stage)
+    return dict.fromkeys(pin for pattern in _PINS for pin in pattern.findall("".join(ours)))
 
 
 def _files(root: Path) -> Iterator[tuple[str, str]]:

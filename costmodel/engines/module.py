@@ -5,13 +5,15 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, lru_cache
+from typing import Any
 
 from msgspec import Struct
 
 from ..errors import InputError
 from .diff import split_lines
+from .stand_in import CHOOSES
 
 #: Python writes no integer of more than 4300 decimal digits back as text, and parses none; one in
 #: hexadecimal may have more.
@@ -62,23 +64,49 @@ class Module(Struct, frozen=True, dict=True):
         return b"".join(lines).decode("utf-8", "surrogatepass")
 
     def function(self, qualified: str) -> tuple[Function, ast.ClassDef | None] | None:
-        """Return a function by ``Class.name`` or ``name``, with its class, or None."""
+        """Return a function by ``Class.name`` or ``name``, with its class, or None.
+
+        Of several definitions it is the one that may be in force; None where that may be more than
+        one (see :meth:`definitions`).
+        """
+        found = self.definitions(qualified)
+        return found[0] if len(found) == 1 else None
+
+    def definitions(self, qualified: str) -> list[tuple[Function, ast.ClassDef | None]]:
+        """Return the definitions of a function of which one is in force, with their classes.
+
+        A later definition hides those before it; of branches each may run. Where the bodies of
+        some say stage, the others are stubs of other platforms.
+        """
+        found = self._defined(qualified, hidden=False)
+        if len(found) < 2:
+            return found
+        telling = [at for at in found if any(CHOOSES.search(self.segment(s)) for s in at[0].body)]
+        return telling or found[-1:]
+
+    def hidden(self, qualified: str) -> list[tuple[Function, ast.ClassDef | None]]:
+        """Return the definitions of a function that a later one hides."""
+        live = [node for node, _ in self._defined(qualified, hidden=False)]
+        return [one for one in self._defined(qualified, hidden=True) if one[0] not in live]
+
+    def _defined(
+        self, qualified: str, *, hidden: bool
+    ) -> list[tuple[Function, ast.ClassDef | None]]:
+        """Return the definitions of a function: those that may be in force, or all."""
         *outer, last = qualified.split(".")
-        body: list[ast.stmt] = self.tree.body
-        owner: ast.ClassDef | None = None
+        bodies: list[tuple[list[ast.stmt], ast.ClassDef | None]] = [(self.tree.body, None)]
         for name in outer:
-            classes = [n for n in _flat(body) if isinstance(n, ast.ClassDef)]
-            owner = next((c for c in classes if c.name == name), None)
-            if owner is None:
-                return None
-            body = owner.body
-        for node in _flat(body):
-            if isinstance(node, Function) and node.name == last:
-                return node, owner
-        return None
+            classes = [c for body, _ in bodies for c in _named(body, ast.ClassDef, name, hidden)]
+            bodies = [(c.body, c) for c in classes]
+        return [
+            (node, owner) for body, owner in bodies for node in _named(body, Function, last, hidden)
+        ]
 
     def functions(self) -> Iterable[str]:
-        """Yield the qualified names of the functions of the module and of its classes."""
+        """Yield the qualified name of each function of the module and of its classes once."""
+        return dict.fromkeys(self._functions())
+
+    def _functions(self) -> Iterator[str]:
         for node in _flat(self.tree.body):
             if isinstance(node, Function):
                 yield node.name
@@ -98,14 +126,21 @@ def source_of(node: ast.AST) -> str:
 
 
 def constant_of(body: list[ast.stmt], name: str) -> ast.expr | None:
-    """Return what a name is set to in a module's or a class's body, or None."""
-    for node in _flat(body):
+    """Return what a name is set to in a module's or a class's body, or None.
+
+    It is None too where that is not known: set in branches to more than one thing, or added to.
+    """
+
+    def sets(node: ast.stmt) -> bool:
         if isinstance(node, ast.Assign):
-            if any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
-                return node.value
-        elif isinstance(node, ast.AnnAssign) and source_of(node.target) == name:
-            return node.value
-    return None
+            return any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
+        if isinstance(node, ast.AnnAssign) and node.value is None:
+            return False
+        return isinstance(node, ast.AnnAssign | ast.AugAssign) and source_of(node.target) == name
+
+    values = [None if isinstance(n, ast.AugAssign) else n.value for n in _last(body, sets)]
+    known = {source_of(value): value for value in values if value is not None}
+    return next(iter(known.values())) if len(known) == 1 and None not in values else None
 
 
 @lru_cache(maxsize=64)
@@ -137,6 +172,51 @@ def _flat(body: Iterable[ast.stmt]) -> Iterable[ast.stmt]:
         if isinstance(node, ast.If | ast.Try | ast.With):
             # Each elif is an if in the else of the one before: no recursion, a chain may be long.
             ahead += [*node.body, *getattr(node, "orelse", [])][::-1]
+
+
+def _named(body: list[ast.stmt], kind: Any, name: str, hidden: bool) -> list[Any]:
+    """Return the functions or classes of a name: those that may be in force, or all."""
+
+    def is_it(node: ast.stmt) -> bool:
+        return isinstance(node, kind) and bool(node.name == name)
+
+    return [n for n in _flat(body) if is_it(n)] if hidden else _last(body, is_it, handlers=True)
+
+
+def _last(
+    body: list[ast.stmt], sets: Callable[[ast.stmt], bool], handlers: bool = False
+) -> list[Any]:
+    """Return the statements of which one is the last to set a name when a body has run.
+
+    A ``try`` is taken to end well, unless ``handlers`` are asked for.
+    """
+    found: list[ast.stmt] = []
+    for node in body:
+        if sets(node):
+            found = [node]
+            continue
+        ways = _ways(node, handlers)
+        inner = [_last(way, sets, handlers) for way in ways]
+        if any(inner):
+            found = ([] if all(inner) else found) + [n for way in inner for n in way]
+    return found
+
+
+def _ways(node: ast.stmt, handlers: bool) -> list[list[ast.stmt]]:
+    """Return the bodies inside a statement of which one runs."""
+    if isinstance(node, ast.With):
+        return [node.body]
+    if isinstance(node, ast.Try):
+        excepted = [h.body + node.finalbody for h in node.handlers] if handlers else []
+        return [node.body + node.orelse + node.finalbody, *excepted]
+    ways = []
+    while isinstance(node, ast.If):
+        # Each elif is an if in the else of the one before: no recursion, a chain may be long.
+        ways.append(node.body)
+        if len(node.orelse) != 1 or not isinstance(node.orelse[0], ast.If):
+            return [*ways, node.orelse]
+        node = node.orelse[0]
+    return ways
 
 
 def assigned(node: ast.stmt) -> list[str]:

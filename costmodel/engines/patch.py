@@ -139,7 +139,7 @@ def patch(
         concerned=concerned,
         copies={one.name for one in copies},
         against_separate=against_separate,
-        more=more(),
+        more=[*description.not_patched(tree.elsewhere()), *more()],
     )
     head = [
         f"{tree.engine.title} {tree.version}: {adapted.rule.words()}".replace(" :", ":"),
@@ -251,8 +251,8 @@ def _copies(
 ) -> list[DispatchFunction]:
     """Return the functions of the same file that hold a copy of the rule, guards and all.
 
-    A limit alone is no copy: engines set one per op. The rule of the fused op is copied to others,
-    that of another op to its own variants only.
+    A limit alone is no copy where the function has another name: engines set one per op. The rule
+    of the fused op is copied to others, that of another op to its own variants only.
     """
     ops = {site.function: site.op for site in tree.engine.call_sites}
     names = [
@@ -260,10 +260,19 @@ def _copies(
         for one in concerned
         if one.file == module.name
         and one.own == dispatch.condition
-        and any(is_guard(part) for part in factors(dispatch.condition))
-        and (op == FUSED or ops.get(one.function) == op)
+        and (
+            _last_name(one.function) == _last_name(dispatch.name)
+            or (
+                any(is_guard(part) for part in factors(dispatch.condition))
+                and (op == FUSED or ops.get(one.function) == op)
+            )
+        )
     ]
     return [read_dispatch(module, name) for name in names]
+
+
+def _last_name(qualified: str) -> str:
+    return qualified.rsplit(".", 1)[-1]
 
 
 def _changed(

@@ -64,6 +64,7 @@ def patch(
         concerned=consumers(tree, module, dispatch),
         losses=losses,
     )
+    found += description.not_patched(tree.elsewhere())
     head = [
         f"{tree.engine.title} {tree.version}: 1-stage or 2-stage by GPU".replace(" :", ":"),
         "",

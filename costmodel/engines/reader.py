@@ -128,7 +128,18 @@ def _moved(tree: Tree, site: CallSite) -> tuple[Module, DispatchFunction] | None
                 candidates.append((module, read_dispatch(module, function)))
             except NoChoiceError:
                 continue
-    return candidates[0] if len(candidates) == 1 else None
+    asked = {(m.name, name) for m, f in candidates for name in f.followed}
+    candidates = [(m, f) for m, f in candidates if (m.name, f.name) not in asked]
+    if len(candidates) > 1:
+        said = "; ".join(
+            f"{f.name} ({m.name}:{f.node.lineno}): 1-stage when {f.condition.words()}"
+            for m, f in candidates
+        )
+        raise NotRecognisedError(
+            f"{tree.path}: {len(candidates)} functions choose, none where the known releases keep "
+            f"the rule, and which one is in force is not known: {said}"
+        )
+    return candidates[0] if candidates else None
 
 
 def read_dispatch(
@@ -147,22 +158,15 @@ def read_dispatch(
     runs on, where the rule asks for that.
 
     Raises :class:`NoChoiceError` when the function does not exist or makes no choice of its own,
-    with what was looked for.
+    with what was looked for, and :class:`NotRecognisedError` where it is defined more than once and
+    it is not known which definition is in force.
     """
-    target = module.function(qualified)
-    if target is None:
-        raise NoChoiceError(f"{module.name}: no function {qualified}")
-    node, owner = target
+    node, owner = _in_force(module, qualified, predicate, constant)
     looked = f"{module.name}:{node.lineno}: {qualified}"
     try:
         runs = _followed(module, node, owner, predicate, {}, host)
+        condition = _rule(runs, node, looked, constant)
         per_size = {run.world_size: run.rule(node, looked) for run in runs}
-        condition = by_world_size(per_size)
-        sized = any(_sized(c) for c in per_size.values()) or len(set(per_size.values())) > 1
-        if not sized and not constant:
-            raise NoChoiceError(
-                f"{looked} chooses by no size: {condition.words()} with the environment unset"
-            )
         overriding: list[Comparison] = []
 
         def read(settings: Mapping[str, str]) -> dict[int, Condition] | None:
@@ -218,6 +222,54 @@ def read_dispatch(
         world=next((w for run in runs for w in run.world_names), ""),
         owner=owner.name if owner else "",
     )
+
+
+def _in_force(
+    module: Module, qualified: str, predicate: bool, constant: bool
+) -> tuple[Function, ast.ClassDef | None]:
+    """Return the definition of a function that chooses; refuse where more than one may."""
+    found = module.definitions(qualified)
+    if not found:
+        raise NoChoiceError(f"{module.name}: no function {qualified}")
+    if len(found) == 1:
+        return found[0]
+    says = {at: _words(module, qualified, at, predicate, constant) for at in found}
+    choosing = [at for at, words in says.items() if words]
+    if len(choosing) < 2:
+        return (choosing or found)[0]
+    said = "; ".join(f"line {at[0].lineno}: {says[at]}" for at in choosing)
+    raise NotRecognisedError(
+        f"{module.name}: {qualified} is defined {len(choosing)} times with a rule, and which one "
+        f"is in force is not known ({said}); leave one, then run this again"
+    )
+
+
+def _words(
+    module: Module,
+    qualified: str,
+    at: tuple[Function, ast.ClassDef | None],
+    predicate: bool,
+    constant: bool,
+) -> str:
+    """Return the rule of one definition in words, "" where it makes no choice."""
+    looked = f"{module.name}:{at[0].lineno}: {qualified}"
+    try:
+        runs = _followed(module, *at, predicate, {}, None)
+        return _rule(runs, at[0], looked, constant).words()
+    except (NoChoiceError, RecursionError):
+        return ""
+
+
+def _rule(runs: list[SymbolicRun], node: Function, looked: str, constant: bool) -> Condition:
+    """Return the rule of a function that was followed once per world size."""
+    per_size = {run.world_size: run.rule(node, looked) for run in runs}
+    condition = by_world_size(per_size)
+    sized = any(_sized(c) for c in per_size.values()) or len(set(per_size.values())) > 1
+    if not sized and not constant:
+        raise NoChoiceError(
+            f"{looked} chooses by no size: {condition.words()} with the environment unset"
+        )
+    return condition
 
 
 def _followed(

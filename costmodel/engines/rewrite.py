@@ -317,6 +317,8 @@ class Rewrite(Struct):
         if env:
             lines, text = self._change_default(names, [])
             if text:
+                if isinstance(self._limit().limit_node, ast.IfExp | ast.BoolOp | ast.NamedExpr):
+                    text = f"({text})"
                 return lines or [], [*terms, f"{names.bytes} {cutoffs.op} {text}"]
         sizes = {c for _, c in cutoffs.cutoffs}
         always = tuple(n for n, c in cutoffs.cutoffs if c is None)

@@ -104,6 +104,22 @@ class ConsultationRecord(TypedDict):
     tables: list[TableFileRecord]
 
 
+class OtherRecord(TypedDict):
+    """A function beside the rules that chooses too, or asks the first of them (``asks``).
+
+    ``hidden`` is one that a later definition of the same name takes the place of; ``words`` are
+    those of its own rule, null where it has none that was read.
+    """
+
+    file: str
+    line: int
+    function: str
+    op: str
+    asks: bool
+    hidden: bool
+    words: str | None
+
+
 class CutoffInWords(TypedDict):
     """Which sizes are 1-stage, and as comparison and bytes; null where there is no one cutoff."""
 
@@ -151,6 +167,8 @@ class AuditRecord(TypedDict):
     gates: list[GateRecord]
     gates_absent: list[str]
     consultations: list[ConsultationRecord]
+    others: list[OtherRecord]
+    elsewhere: list[str]
     against: RuleRecord | None
     comparison: list[ComparisonRecord]
     regret: list[LossRecord]

@@ -24,6 +24,8 @@ MAX_FILE = 4 * MIB
 MAX_SEARCHED = 256 * MIB
 #: Files of one kind beside a source; there is one for each GPU.
 MAX_BESIDE = 100
+#: Folders that are searched for other packages of engines; a site-packages directory has 5,000.
+MAX_FOLDERS = 10_000
 
 #: What reading a damaged or hostile archive raises, beside OSError.
 _DAMAGED = (
@@ -98,6 +100,33 @@ class Tree(Struct, frozen=True):
                 return sorted(found)[:MAX_BESIDE]
         there = (p.relative_to(self.path).as_posix() for p in self.path.glob(wanted))
         return sorted(there)[:MAX_BESIDE]
+
+    def elsewhere(self) -> tuple[str, ...]:
+        """Return the packages of engines below ``path`` that :func:`open_trees` does not open.
+
+        Copies lie there: of a build, of a checkout beside an installation, a vendored AITER. At
+        most two folders above a package are looked into.
+        """
+        opened = {tree.inside for tree in open_trees(self.path)}
+        if self.kind == "wheel":
+            with _wheel(self.path) as archive:
+                names = set(archive.namelist())
+            places = {name.removesuffix("/__init__.py") for name in names}
+        else:
+            names, places = None, set(_folders(self.path))
+        found = []
+        for place in sorted(places):
+            for engine in SERVING_ENGINES:
+                if place.rpartition("/")[2] == engine.package and place not in opened:
+                    files = [f"{place}/{f}" for f in engine.files]
+                    there = [
+                        file
+                        for file, full in zip(engine.files, files, strict=True)
+                        if (full in names if names is not None else (self.path / full).is_file())
+                    ]
+                    if _is_package(engine, there):
+                        found.append(f"{engine.title} in {_line(place)}")
+        return tuple(found)
 
     def _files(self, named: re.Pattern[str]) -> Iterator[tuple[str, bytes]]:
         """Yield the package's Python files of such names that can be read."""
@@ -245,6 +274,23 @@ def _of_size(data: bytes, where: str) -> bytes:
 def _line(reason: object) -> str:
     """Return a reason in one printable line."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(reason)).split())[:200]
+
+
+def _folders(root: Path, above: int = 2) -> Iterator[str]:
+    """Yield the folders below one, as many deep and one more, links not followed."""
+    ahead, left = [(root, 0)], MAX_FOLDERS
+    while ahead and left > 0:
+        folder, deep = ahead.pop(0)
+        try:
+            with os.scandir(folder) as entries:
+                inner = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
+        except OSError:
+            continue
+        left -= 1
+        for name in inner:
+            yield (folder / name).relative_to(root).as_posix()
+        if deep < above:
+            ahead += [(folder / name, deep + 1) for name in inner]
 
 
 def _is_package(engine: ServingEngine, present: list[str]) -> bool:

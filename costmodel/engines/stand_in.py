@@ -248,13 +248,22 @@ class Variables:
 class Cut(ast.NodeTransformer):
     """Replace calls that take a 1-stage argument by a report of it, and imports by stand-ins."""
 
-    def __init__(self, reports: bool) -> None:
+    def __init__(self, reports: bool, function: ast.FunctionDef) -> None:
         self.reports = reports
+        self.places = {
+            _last_name(node): at
+            for node in ast.walk(function)
+            if isinstance(node, ast.Call)
+            for at, a in enumerate(node.args)
+            if isinstance(a, ast.Name) and CHOOSES.search(a.id)
+        }
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
+        at = self.places.get(_last_name(node), len(node.args))
         self.generic_visit(node)
         chosen = [k.value for k in node.keywords if k.arg and CHOOSES.search(k.arg)]
         chosen += [a for a in node.args if isinstance(a, ast.Name) and CHOOSES.search(a.id)]
+        chosen += node.args[at : at + 1]
         if not chosen or not self.reports:
             return node
         return ast.Call(ast.Name("__report__", ast.Load()), [chosen[0]], [])
@@ -272,6 +281,11 @@ class Cut(ast.NodeTransformer):
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> list[ast.stmt]:
         return [_stand_in(a.asname or a.name, f"{node.module}.{a.name}") for a in node.names]
+
+
+def _last_name(node: ast.Call) -> str:
+    """Return the last name of what a call calls."""
+    return ast.unparse(node.func).rsplit(".", 1)[-1]
 
 
 def _stand_in(name: str, imported: str) -> ast.stmt:
@@ -311,13 +325,11 @@ def decider(
     """
     tree = ast.parse(text)
     *outer, name = qualified.split(".")
-    owner = next((n for n in tree.body if isinstance(n, ast.ClassDef) and [n.name] == outer), None)
-    body = owner.body if owner else tree.body
-    found = [n for n in body if isinstance(n, ast.FunctionDef) and n.name == name]
-    if not found:
+    owner, function = _defined(tree, outer, name)
+    if function is None:
         raise AssertionError(f"no function {qualified} in the source")
-    bare = _bare(found[-1])
-    code = _compiled(found[-1], reports=True)
+    bare = _bare(function)
+    code = _compiled(function, reports=True)
     ready: dict[tuple[int, bool], Callable[[FakeTensor], Any]] = {}
 
     def prepare(world_size: int, fully_connected: bool) -> Callable[[FakeTensor], Any]:
@@ -384,6 +396,35 @@ def _argument(name: str, tensor: FakeTensor, ranks: Communicator) -> Any:
     return ranks.world_size if "world_size" in name else Anything(name)
 
 
+def _defined(
+    tree: ast.Module, outer: list[str], name: str
+) -> tuple[ast.ClassDef | None, ast.FunctionDef | None]:
+    """Return a function, with its class: the last definition, rather one whose body says stage."""
+    owners: list[ast.ClassDef | None] = [
+        n for n in _inside(tree.body) if isinstance(n, ast.ClassDef) and [n.name] == outer
+    ]
+    found: list[tuple[ast.ClassDef | None, ast.FunctionDef]] = [
+        (owner, node)
+        for owner in (owners or [None])
+        for node in _inside(owner.body if owner else tree.body)
+        if isinstance(node, ast.FunctionDef) and node.name == name
+    ]
+    telling = [at for at in found if any(CHOOSES.search(ast.unparse(s)) for s in at[1].body)]
+    last = telling or found
+    return last[-1] if last else (None, None)
+
+
+def _inside(body: list[ast.stmt]) -> list[ast.stmt]:
+    """Return statements with those in the branches of ``if``, ``try`` and ``with``."""
+    found: list[ast.stmt] = []
+    for node in body:
+        found.append(node)
+        for field in ("body", "handlers", "orelse", "finalbody"):
+            if isinstance(node, ast.If | ast.Try | ast.With | ast.ExceptHandler):
+                found += _inside(getattr(node, field, []))
+    return found
+
+
 def _bare(function: ast.FunctionDef) -> ast.FunctionDef:
     """Return the function without decorators and annotations."""
     copy: ast.FunctionDef = ast.parse(ast.unparse(function)).body[0]  # type: ignore[assignment]
@@ -397,7 +438,8 @@ def _bare(function: ast.FunctionDef) -> ast.FunctionDef:
 def _compiled(function: ast.FunctionDef, reports: bool = False) -> Any:
     """Return the code that defines a function on stand-ins."""
     module = ast.parse(ast.unparse(_bare(function)))
-    return compile(ast.fix_missing_locations(Cut(reports).visit(module)), function.name, "exec")
+    cut = Cut(reports, function).visit(module)
+    return compile(ast.fix_missing_locations(cut), function.name, "exec")
 
 
 def _instance(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..data.engine_calls import FusedCalls
 from ..engines.audit import Audit
 from ..engines.consulted import Consulted
+from ..engines.consumers import Consumer
 from ..model.shape import WORLD_SIZES
 from ..rules import table as runtime
 from . import gates, words
@@ -26,6 +27,9 @@ def text(one: Audit, hidden_dims: Sequence[int], dtype: str, calls: FusedCalls |
         lines += [f"  {installed.file}:{o.line}: {o.words()}" for o in installed.overrides]
         lines += [f"  could not be read, taken as met: {a}" for a in installed.assumed]
         lines += [f"  {installed.file}:{f.line}: {f.text}" for f in installed.findings]
+    lines += [_other(other) for other in one.others]
+    if one.elsewhere:
+        lines.append(f"not read, below the same path: {', '.join(one.elsewhere)}")
     for file in one.consulted:
         lines += _consulted(file)
     lines += ["", gates.text(one.gates)]
@@ -50,6 +54,16 @@ def text(one: Audit, hidden_dims: Sequence[int], dtype: str, calls: FusedCalls |
         lines += ["", "by the calibrated model, over captured batch sizes:"]
         lines.append(_scores(one, calls))
     return "\n".join(lines)
+
+
+def _other(one: Consumer) -> str:
+    """Say what a function beside the rules that were read does."""
+    if one.hidden:
+        return f"never in force: {one.place}: a later definition of the same name hides it"
+    if one.asks:
+        return f"asks the first of these rules: {one.place}, {one.op}"
+    own = f"1-stage when {one.own.words()}" if one.own is not None else "by tests of its own"
+    return f"chooses too: {one.place}, {one.op}: {own}"
 
 
 def _consulted(file: Consulted) -> list[str]:
