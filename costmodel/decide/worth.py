@@ -223,7 +223,7 @@ def _batches(
     except InputError as error:
         if not calls.per_step:
             return None
-        raise InputError(f"{llm.name}, hidden size {llm.hidden_size}: {error}") from None
+        raise InputError(f"{llm.name}: {error}") from None
     use = [arms.use_1stage(rule) for rule in rules]
     saved, there = np.zeros((2, len(arms.one_us), batch.size))
     one = np.zeros((2, batch.size), np.bool_)

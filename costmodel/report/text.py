@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..decide.explanation import choices
 from ..show.place import machine
+from ..show.plan import planned_arms
 from ..show.recommendation import apart
 from ..show.sketch import curve
 from ..show.statements import flag, says
 from ..show.worth import counted
+from ..units import kib
 from .case import AtWorldSize, Case
-from .commands import commands, emit_by_gpu, measure_commands
-from .lead import elsewhere, lead, meanings, runs, tag, title
-from .projects import NOTHING, OUTLINES, WHOSE
+from .commands import commands, emit_by_gpu, measure_commands, settle_commands
+from .lead import elsewhere, lead, meanings, runs, tag, title, unidentified
+from .projects import NOTHING, OUTLINES, UNIDENTIFIED, WHOSE
 
 if TYPE_CHECKING:
+    from ..decide.decision import Cutoff
     from .pictures import Picture
 
 #: ``report.md.j2``, ``report.html.j2`` and the parts that both include.
@@ -43,6 +46,7 @@ def context(
     """
     first = cases[0]
     proposes = any(c.proposes for c in cases)
+    settles = not proposes and bool(unidentified(cases)) and first.makes_calls
     project = project or first.engine.name
     named = title(cases, WHOSE.get(project, first.engine.title))
     head = f"{notice}: {named}" if notice else named
@@ -57,18 +61,24 @@ def context(
         "machine": machine(*(c.setting for c in cases)),
         "project": project,
         "proposes": proposes,
-        "outline": OUTLINES[project] if proposes else NOTHING,
+        "claims": any(c.claims for c in cases),
+        "estimated": estimated,
+        "settles": settles,
+        "outline": OUTLINES[project] if proposes else UNIDENTIFIED if settles else NOTHING,
         "pictures": shown,
         "drawn": drawn,
         "sketches": [sketch(c, w) for c in cases for w in (c.headline or c.crossing)[:1]],
         "commands": commands(cases, command, out),
         "both": emit_by_gpu(cases),
         "measure_commands": measure_commands(first),
+        "settle_commands": "\n".join(map(settle_commands, cases)) if settles else "",
         "version": __version__,
         "runs": partial(runs, order=first.deployment.batches.tolist()),
         "tag": partial(tag, many=len(cases) > 1),
         "cautions": [line for case in cases for line in cautions(case, many=len(cases) > 1)],
         "says": says,
+        "kib": kib,
+        "arms": planned_arms,
         "flag": flag,
         "counted": ". ".join(counted(first.by_world_size[0].worth)),
     }
@@ -91,6 +101,11 @@ def cautions(case: Case, many: bool = False) -> list[str]:
         if other.worse_at
     ]
     return [line[0].upper() + line[1:] for line in lines]
+
+
+def estimated(cutoff: Cutoff) -> str:
+    """Return the best estimate of a cutoff that nobody claims."""
+    return "no limit" if cutoff.estimate is None else kib(cutoff.estimate)
 
 
 def sketch(case: Case, w: AtWorldSize) -> str:

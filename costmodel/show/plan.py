@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..data.kernels import OWN_FAMILY
+from ..data.kernels import OWN_FAMILIES
 from ..model.shape import FUSED
 from ..planning import Plan
 from ..planning.candidates import harness_spread_us
+from ..planning.measurement_plan import Entry
 from ..planning.value import Interval
 from ..units import kib
 from . import words
@@ -92,7 +93,7 @@ def _entries(plan: Plan) -> str:
             e.hidden_dim,
             e.tokens,
             kib(e.bytes),
-            " + ".join(map(words.arm, e.arms)),
+            planned_arms(e),
             " / ".join(f"{t:.1f}" for t in e.latency_us),
             f"{e.seconds:.0f}",
             f"{e.regret_pct_left:.3f} %",
@@ -101,6 +102,11 @@ def _entries(plan: Plan) -> str:
     ]
     head = ("", "ranks", "hidden", "tokens", "bytes", "arms", "model us", "s", "regret left")
     return table(rows, head)
+
+
+def planned_arms(entry: Entry) -> str:
+    """Return the arms that a shape is measured with: ``1-stage + 2-stage``."""
+    return " + ".join(map(words.arm, entry.arms))
 
 
 def _total(plan: Plan) -> str:
@@ -119,7 +125,6 @@ def _total(plan: Plan) -> str:
 
 
 def _next(plan: Plan, out: Path | None) -> list[str]:
-    sizes = sorted({e.world_size for e in plan.entries})
     if plan.setting.op != FUSED:
         return [
             f"'costmodel measure' runs {FUSED} alone: measure these with a harness of your own; "
@@ -127,12 +132,16 @@ def _next(plan: Plan, out: Path | None) -> list[str]:
         ]
     if out is None:
         return ["--out plan.json writes this for: costmodel measure --plan plan.json"]
+    said = f"written: {out}. Measure, then calibrate with the new rows:"
+    return [said, *(f"  {line}" for line in measuring(plan, out))]
+
+
+def measuring(plan: Plan, out: Path) -> list[str]:
+    """Return the commands that measure the plan file ``out`` and calibrate with its rows."""
     calibration = plan.setting.calibration
-    lines = [f"written: {out}. Measure, then calibrate with the new rows:"]
-    for n in sizes:
-        lines.append(f"  {measure(calibration, n)} --plan {out} --tp {n} --out run-tp{n}")
+    sizes = sorted({e.world_size for e in plan.entries})
+    lines = [f"{measure(calibration, n)} --plan {out} --tp {n} --out run-tp{n}" for n in sizes]
     rows = " ".join(f"run-tp{n}/measurements.csv" for n in sizes)
-    own = calibration.kernel_family == OWN_FAMILY
+    own = calibration.kernel_family in OWN_FAMILIES
     old = "YOUR_ROWS.csv" if own else f"--published --arch {plan.setting.arch}"
-    lines.append(f"  costmodel calibrate {rows} {old} --out mine.json")
-    return lines
+    return [*lines, f"costmodel calibrate {rows} {old} --out mine.json"]
