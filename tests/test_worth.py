@@ -234,7 +234,7 @@ def test_json_of_a_local_config_and_a_rule_in_a_file(tmp_path):
     assert found["model"]["calls_per_step"] == 20
     (gpu,) = found["gpus"]
     assert list(gpu) == [
-        "gpu", "arch", "calibration", "evidence", "from", "to", "batches", "over_histogram",
+        "gpu", "arch", "calibration", "evidence", "from", "to", "batches", "over_histogram", "decided",
     ]  # fmt: skip
     assert (gpu["gpu"], gpu["from"]["rule"], gpu["to"]["rule"]) == (
         "MI355X", "sglang-128k", "high",
@@ -312,7 +312,7 @@ def test_a_model_without_fused_calls_is_worth_nothing(mi355x):
 def test_the_answer_is_zero_with_the_reason_on_every_gpu(args, said):
     done = run(*args, "--tp", 8, "--step-ms", 20)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("worth 0 us a decode step, 0 % of 20 ms") == 2
+    assert done.stdout.count("worth 0 us a decode step, 0 % of a step of 20 ms") == 2
     assert "0 calls a decode step in " in done.stdout
     assert said in done.stdout
     assert done.stderr == ""

@@ -285,6 +285,13 @@ def hidden_sizes(
     return hidden
 
 
+def say(text: str) -> None:
+    """Print text for people, no sentence wider than their terminal."""
+    from ..show.table import fitted
+
+    click.echo(fitted(text))
+
+
 def print_json(record: Mapping[str, Any]) -> None:
     """Print a record as JSON."""
     click.echo(json_text(record), nl=False)

@@ -11,6 +11,7 @@ import click
 
 from ..errors import InputError
 from ..files import check_free, replacing
+from . import options
 from .report_case import PROJECTS, case_options, gathered
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def command(
 
         assert path is not None
         _write(of_tuning(Session.open(record)), path, width, dark)
-        click.echo(f"wrote {shlex.quote(str(path))}: what the tuning in {record} knew, by shape")
+        options.say(f"wrote {shlex.quote(str(path))}: what the tuning in {record} knew, by shape")
         return
     if not asked["engine"]:
         raise InputError(
@@ -87,12 +88,12 @@ def command(
         from ..show.table import table
 
         rows = [(p.name, p.words) for p in shown_of(cases)]
-        click.echo(table(rows, ("figure", "shows")))
+        options.say(table(rows, ("figure", "shows")))
         return
     assert path is not None
     drawn = picture(cases, name)
     _write(drawn.figure, path, width, dark)
-    click.echo(f"wrote {shlex.quote(str(path))}: {drawn.words}")
+    options.say(f"wrote {shlex.quote(str(path))}: {drawn.words}")
 
 
 def _write(figure: go.Figure, path: Path, width: int, dark: bool) -> None:

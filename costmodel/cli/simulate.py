@@ -127,9 +127,9 @@ def command(
         return
     from ..show.simulation import text
 
-    click.echo(text(outcomes, study))
+    options.say(text(outcomes, study))
     if trace:
-        click.echo(f"timeline: {trace} (open it in ui.perfetto.dev or chrome://tracing)")
+        options.say(f"timeline: {trace} (open it in ui.perfetto.dev or chrome://tracing)")
 
 
 def _study(layers: bool, stated: dict[str, Any]) -> Study:
@@ -236,4 +236,4 @@ def _sweep(study: Study, sweeps: Sequence[str], style: str) -> None:
     else:
         from ..show.simulation import map_text
 
-        click.echo(map_text(found, study))
+        options.say(map_text(found, study))

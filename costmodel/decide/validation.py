@@ -255,8 +255,8 @@ def _failures(found: Validation) -> tuple[str, ...]:
     out = []
     if accuracy.median_ape_offset > limits.median_ape:
         out.append(
-            f"the model's median error is {accuracy.median_ape_offset:.1f} % after one offset per "
-            f"source, more than {limits.median_ape:g} %"
+            f"the model's median error is {accuracy.median_ape_offset:.1f} % of the measured "
+            f"latency after one offset per source, more than {limits.median_ape:g} %"
         )
     if choice.agree_outside_tie is not None and choice.agree_outside_tie < limits.agree:
         out.append(
@@ -266,8 +266,8 @@ def _failures(found: Validation) -> tuple[str, ...]:
         )
     if ours is not None and ours.mean_pct > limits.regret:
         out.append(
-            f"the recommended rule's mean regret is {ours.mean_pct:.2f} %, more than "
-            f"{limits.regret:g} %"
+            f"the recommended rule's mean regret is {ours.mean_pct:.2f} % of the faster "
+            f"algorithm's latency, more than {limits.regret:g} %"
         )
     if rival is not None and rival.better and rival.behind is not None:
         out.append(

@@ -43,7 +43,7 @@ from ..rules.evidence import Provenance
 from ..rules.rule import Rule
 from ..show.recommendation import evidence as cutoff_evidence
 from ..show.words import answer
-from ..show.worth import sure
+from ..show.worth import evidence_words
 
 if TYPE_CHECKING:
     from ..calibration.observations import Observations
@@ -76,13 +76,22 @@ class AtWorldSize(Struct, frozen=True):
 
     @property
     def undecided(self) -> bool:
-        """Whether the interval of what the change spares over the workload includes zero."""
-        return self.score.differ > 0 and self.score.saved_pct.lo <= 0 <= self.score.saved_pct.hi
+        """Whether something changes that is neither decided nor surely a loss."""
+        return self.score.differ > 0 and not self.decided and self.score.saved_pct.hi >= 0
 
     @property
     def decided(self) -> bool:
-        """Whether something changes, and the interval of what it spares is above zero."""
-        return self.changes and self.score.saved_pct.lo > 0
+        """Whether something changes, and its intervals lie above zero.
+
+        Both of them: what it spares over the workload, and what it saves in a decode step.
+        """
+        saves = not self.worth.changed or self.worth.mean_us.lo > 0
+        return self.changes and self.score.saved_pct.lo > 0 and saves
+
+    @property
+    def open_near_cutoff(self) -> bool:
+        """Whether what is spared on the contested calls alone may be nothing."""
+        return self.contested is not None and self.contested.saved_pct.lo <= 0
 
     @property
     def evidence(self) -> str:
@@ -92,7 +101,7 @@ class AtWorldSize(Struct, frozen=True):
     @property
     def worth_evidence(self) -> str:
         """What the worth rests on, in words."""
-        return sure(self.worth)
+        return evidence_words(self.worth)
 
     @property
     def changed(self) -> tuple[BatchWorth, ...]:

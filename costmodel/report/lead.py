@@ -226,11 +226,18 @@ def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
         words = [f"{_span(told, many)} us a decode step (mean; 90 % intervals in the table)"]
     if crossing and len(crossing) < len(changed):
         words.append(f"{_span([p for p in changed if p not in crossing], many)} us")
-    near = [w.contested.saved_pct for _, w in told if w.contested is not None]
+    near = [w for _, w in told if w.contested is not None]
+    spared = [w.contested.saved_pct for w in near if w.contested is not None]
+    still = (
+        ", so decided on the whole, not near the cutoff"
+        if any(w.open_near_cutoff for w in near)
+        else ""
+    )
     if len(near) == 1:
-        words.insert(1, f"{percent(near[0], '.1f')} on contested calls")
+        words.insert(1, f"{percent(spared[0], '.1f')} of latency on contested calls{still}")
     elif near and len(near) == len(told) <= most:
-        words.append(f"on contested calls {' and '.join(f'{e.value:.1f} %' for e in near)}")
+        each = " and ".join(f"{e.value:.1f} %" for e in spared)
+        words.append(f"on contested calls {each} of latency{still}")
     return "; ".join(words) + "."
 
 
@@ -253,7 +260,7 @@ def _win(case: Case, w: AtWorldSize, many: bool, *, first: bool) -> str:
     e = w.worth.mean_us
     unit, mean = ("us a decode step", "mean; ") if first else ("us", "")
     words = f"{tag(case, w, many)} {e.value:.1f} {unit} ({mean}90 %: {e.lo:.1f} to {e.hi:.1f})"
-    return f"{words} = {percent(w.worth.step_pct)} of it" if w.worth.step_pct else words
+    return f"{words} = {percent(w.worth.step_pct)} of the step" if w.worth.step_pct else words
 
 
 def _how_sure(
@@ -315,15 +322,15 @@ def _why_nothing(cases: Sequence[Case], most: int) -> str:
     if len(open_ones) > most:
         least, largest = min(lo for lo, _ in ends), max(hi for _, hi in ends)
         said.append(
-            f"the table's other changes would save {least:+.2f} to {largest:+.2f} % a call (90 %): "
-            "not decided"
+            f"the table's other changes would save {least:+.2f} to {largest:+.2f} % of a call's "
+            "latency (90 %): not decided"
         )
     elif open_ones:
         spared = ", ".join(
             f"1-stage {up_to(w.new_sizes)} at {tag(c, w, many)} would save {lo:+.2f} to {hi:+.2f} %"
             for (c, w), (lo, hi) in zip(open_ones, ends, strict=True)
         )
-        said.append(f"{spared} of a call (90 %): not decided")
+        said.append(f"{spared} of a call's latency (90 %): not decided")
     words = "; ".join(said)
     # A model's name is written as it is.
     return f"{words}." if without else f"{words[0].upper()}{words[1:]}."

@@ -14,7 +14,7 @@ from ..show.plan import planned_arms
 from ..show.recommendation import apart
 from ..show.sketch import curve
 from ..show.statements import flag, says
-from ..show.worth import counted
+from ..show.worth import counted, share_unknown
 from ..units import kib
 from .case import AtWorldSize, Case
 from .commands import commands, emit_by_gpu, measure_commands, settle_commands
@@ -90,9 +90,14 @@ def cautions(case: Case, many: bool = False) -> list[str]:
     lines = [f"{on}{line}" for line in apart(case.decision)]
     undecided = [w.tp for w in case.by_world_size if w.undecided and case.makes_calls]
     if undecided:
+        though = ""
+        if case.proposes:
+            kept = ",".join(str(w.world_size) for w in case.by_world_size if not w.undecided)
+            though = f", though the rule changes it there too (--tp {kept} leaves it as it is)"
+        then = "merge" if case.proposes else "make"
         lines.append(
-            f"{on}not decided at {' and '.join(undecided)}: the 90 % interval of what the change "
-            f"spares includes zero; measure before you {'merge' if case.proposes else 'make'} it"
+            f"{on}not decided at {' and '.join(undecided)}{though}: the 90 % interval of what the "
+            f"change spares includes zero; measure before you {then} it"
         )
     lines += [
         f"Worse on {other.gpu} at {' and '.join(other.worse_at)}, which {case.engine.title} would "
@@ -100,6 +105,8 @@ def cautions(case: Case, many: bool = False) -> list[str]:
         for other in case.elsewhere
         if other.worse_at
     ]
+    if case.proposes and not case.deployment.step_ms:
+        lines.append(share_unknown())
     return [line[0].upper() + line[1:] for line in lines]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..files import json_text
-from .table import table
+from .table import fitted, table
 
 #: How a listing can be written.
 STYLES = ("table", "csv", "json")
@@ -56,7 +56,7 @@ class Listing:
                 [*(text(record[key]) for key in self.shown), f"[{number}]" if number else ""]
             )
         lines = [f"[{number}] {address}" for address, number in numbers.items()]
-        return "\n".join([table(rows, [*self.shown.values(), "link"]), "", *lines])
+        return fitted("\n".join([table(rows, [*self.shown.values(), "link"]), "", *lines]))
 
 
 def text(value: Any) -> str:

@@ -23,8 +23,8 @@ def text(plan: Plan, out: Path | None = None) -> str:
         f"what to measure next: {setting.op} on {setting.gpu} ({setting.arch}), {setting.dtype}, "
         f"{setting.kernel.title}",
         f"calibration {setting.calibration.id}; measurements scatter by "
-        f"{100 * plan.noise:.1f} % around the model, a new benchmark adds a constant unknown to "
-        f"+-{harness_spread_us(setting):.1f} us",
+        f"{100 * plan.noise:.1f} % of the latency around the model, a new benchmark adds a "
+        f"constant unknown to +-{harness_spread_us(setting):.1f} us",
         "",
         _prospects(plan),
         "",
@@ -36,7 +36,7 @@ def text(plan: Plan, out: Path | None = None) -> str:
             lines.append(
                 f"TP{p.world_size}: {100 * p.open_share:.0f} % of the calls lie inside the "
                 f"interval on {machine(setting)}; there the expected regret is "
-                f"{p.open_regret_pct:.2f} %."
+                f"{p.open_regret_pct:.2f} % {words.OF_FASTER}."
             )
     if not plan.entries:
         return "\n".join(
@@ -76,7 +76,10 @@ def _prospects(plan: Plan) -> str:
     return "\n".join(
         [
             table(rows, head),
-            "regret: expected, in percent, now and after; least: what one cutoff cannot avoid",
+            (
+                f"regret: expected, in percent {words.OF_FASTER}, now and after measuring; least: "
+                "what one cutoff cannot avoid"
+            ),
         ]
     )
 
@@ -115,7 +118,7 @@ def _total(plan: Plan) -> str:
     total = (
         f"{len(plan.entries)} shape{'s' * (len(plan.entries) > 1)}, {plan.latencies} "
         f"latenc{'ies' if plan.latencies > 1 else 'y'}, about {plan.seconds:.0f} s: "
-        f"mean expected regret {before:.3f} % -> {after:.3f} %, "
+        f"mean expected regret {before:.3f} % -> {after:.3f} % {words.OF_FASTER}, which removes "
         f"{removed:.0f} % of what measuring can remove"
     )
     limit = plan.budget.shapes
