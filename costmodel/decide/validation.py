@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
 from ..calibration.libraries import all_of_a_library, of_a_library
@@ -44,7 +44,7 @@ from .unmodelled import refusal
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .fit_schemas import ValidationRecord
+    from .fit_schemas import JudgedRecord, ValidationRecord
 
 
 class ValidationLimits(Struct, frozen=True):
@@ -117,7 +117,26 @@ class Validation(Struct, frozen=True):
             "regret": [r.to_dict() for r in (*self.regret, *apart)],
             "crossings": [c.to_dict() for c in self.crossings],
             "passed": self.passed,
+            "failures": list(self.failures),
+            "judged": self._judged(),
         }
+
+    def _judged(self) -> JudgedRecord:
+        rows, size, three = self.rows.observations, self.pairs.bytes, self.three_way
+        return {
+            "rows": {
+                "read": rows.read, "used": len(rows.table), "set_aside": dict(rows.set_aside)
+            },
+            "known": self.accuracy.known,
+            "pairs_from_bytes": int(size.min()) if len(size) else None,
+            "pairs_to_bytes": int(size.max()) if len(size) else None,
+            "outside_tie": self.choice.outside_tie,
+            "recommended": {
+                f"{a.setting.gpu}, {a.setting.dtype}": a.rule.words() for a in self.advice
+            },
+            "fused_regret": three.fused.to_dict() if three else None,
+            "limits": to_builtins(self.limits),
+        }  # fmt: skip
 
 
 def validate(

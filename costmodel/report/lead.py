@@ -228,16 +228,13 @@ def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
         words.append(f"{_span([p for p in changed if p not in crossing], many)} us")
     near = [w for _, w in told if w.contested is not None]
     spared = [w.contested.saved_pct for w in near if w.contested is not None]
-    still = (
-        ", so decided on the whole, not near the cutoff"
-        if any(w.open_near_cutoff for w in near)
-        else ""
-    )
     if len(near) == 1:
-        words.insert(1, f"{percent(spared[0], '.1f')} of latency on contested calls{still}")
+        e, still = spared[0], ": open there" if near[0].open_near_cutoff else ""
+        said = f"{e.value:.1f} % of latency ({e.lo:.1f} to {e.hi:.1f}{still})"
+        words.insert(1, f"{said} on contested calls")
     elif near and len(near) == len(told) <= most:
         each = " and ".join(f"{e.value:.1f} %" for e in spared)
-        words.append(f"on contested calls {each} of latency{still}")
+        words.append(f"on contested calls {each} of latency")
     return "; ".join(words) + "."
 
 
@@ -300,8 +297,8 @@ def _unknown(cases: Sequence[Case], lacking: Sequence[Place], most: int) -> str:
             said = f"no usable row of anything {TRANSFERRED}"
         words.append(said)
     if unclaimed:
-        where = _places(cases, unclaimed) if len(unclaimed) <= most else "others"
-        words.append(f"{where}: no cutoff identified, the rule in force stays")
+        where = f"at {_places(cases, unclaimed)}, where the rule in force stays"
+        words.append(f"a cutoff {where if len(unclaimed) <= most else 'elsewhere'}")
     return "; ".join(words) + "."
 
 

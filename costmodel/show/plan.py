@@ -113,13 +113,12 @@ def planned_arms(entry: Entry) -> str:
 
 
 def _total(plan: Plan) -> str:
-    before, after, perfect = plan.regret_pct
-    removed = 100 * (before - after) / max(before - perfect, 1e-12)
+    before, after, _ = plan.regret_pct
     total = (
         f"{len(plan.entries)} shape{'s' * (len(plan.entries) > 1)}, {plan.latencies} "
         f"latenc{'ies' if plan.latencies > 1 else 'y'}, about {plan.seconds:.0f} s: "
         f"mean expected regret {before:.3f} % -> {after:.3f} % {words.OF_FASTER}, which removes "
-        f"{removed:.0f} % of what measuring can remove"
+        f"{100 * plan.removed_share:.0f} % of what measuring can remove"
     )
     limit = plan.budget.shapes
     if limit is not None and len(plan.entries) < limit:

@@ -80,6 +80,9 @@ class Outcome(Struct, frozen=True):
         return {
             "schema": "costmodel/simulate/1",
             "algorithm": self.algorithm,
+            "tokens": self.tokens,
+            "hidden_dim": self.hidden_dim,
+            "bytes": self.bytes,
             "fabric": self.machine.fabric,
             "ranks": [
                 {
