@@ -11,9 +11,6 @@ from typing import Any
 from ..files import json_text
 from .table import fitted, table
 
-#: How a listing can be written.
-STYLES = ("table", "csv", "json")
-
 
 @dataclass(frozen=True)
 class Listing:
@@ -29,7 +26,7 @@ class Listing:
     link: str = "source"
 
     def render(self, style: str) -> str:
-        """Return the records in one of :data:`STYLES`, without the last newline."""
+        """Return the records as ``table``, ``csv`` or ``json``, without the last newline."""
         return {"table": self._table, "csv": self._csv, "json": self._json}[style]()
 
     def _json(self) -> str:
