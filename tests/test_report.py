@@ -127,8 +127,8 @@ def test_the_first_screen_is_short_and_says_it_all(gpu, engine):
         near = w.contested.saved_pct
         # A gain that is decided on the whole is not called so where it may be nothing.
         still = ": open there" if near.lo <= 0 else ""
-        said = f"{near.value:.1f} % of latency ({near.lo:.1f} to {near.hi:.1f}{still})"
-        assert f"{said} on contested calls" in first
+        span = f"{near.lo:.1f} to {near.hi:.1f}{still}"
+        assert f"{near.value:.1f} % of latency on contested calls ({span})" in first
         assert f"{up_to(w.new_sizes)} at {w.tp}" in first
     # Two ranks, which physics decides, are no headline: they come last wherever they stand.
     (two,) = [w for w in case.by_world_size if w.world_size == 2]

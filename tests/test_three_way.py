@@ -225,7 +225,7 @@ def test_figures_draw_the_arm_that_runs(apart):
     names = " ".join(t.name or "" for t in figure.data)
     assert "separate ops, model" in names
     assert "2-stage, model" not in names
-    assert figure.layout.yaxis3.title.text == "separate ops<br>slower, %"
+    assert figure.layout.yaxis3.title.text == "separate ops slower,<br>% of 1-stage"
     s = apart.setting
     fall = terms_of_call(explain(s, s.shapes(80, 2880, 4)))
     assert fall.data[0].x[-1] == "separate ops"

@@ -230,8 +230,8 @@ def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
     spared = [w.contested.saved_pct for w in near if w.contested is not None]
     if len(near) == 1:
         e, still = spared[0], ": open there" if near[0].open_near_cutoff else ""
-        said = f"{e.value:.1f} % of latency ({e.lo:.1f} to {e.hi:.1f}{still})"
-        words.insert(1, f"{said} on contested calls")
+        span = f"{e.lo:.1f} to {e.hi:.1f}{still}"
+        words.insert(1, f"{e.value:.1f} % of latency on contested calls ({span})")
     elif near and len(near) == len(told) <= most:
         each = " and ".join(f"{e.value:.1f} %" for e in spared)
         words.append(f"on contested calls {each} of latency")

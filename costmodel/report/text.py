@@ -46,6 +46,9 @@ def context(
     """
     first = cases[0]
     proposes = any(c.proposes for c in cases)
+    warned = [line for case in cases for line in cautions(case, many=len(cases) > 1)]
+    if proposes and not first.deployment.step_ms:
+        warned.append(_sentence(share_unknown()))
     settles = not proposes and bool(unidentified(cases)) and first.makes_calls
     project = project or first.engine.name
     named = title(cases, WHOSE.get(project, first.engine.title))
@@ -75,7 +78,7 @@ def context(
         "version": __version__,
         "runs": partial(runs, order=first.deployment.batches.tolist()),
         "tag": partial(tag, many=len(cases) > 1),
-        "cautions": [line for case in cases for line in cautions(case, many=len(cases) > 1)],
+        "cautions": warned,
         "says": says,
         "kib": kib,
         "arms": planned_arms,
@@ -105,9 +108,11 @@ def cautions(case: Case, many: bool = False) -> list[str]:
         for other in case.elsewhere
         if other.worse_at
     ]
-    if case.proposes and not case.deployment.step_ms:
-        lines.append(share_unknown())
-    return [line[0].upper() + line[1:] for line in lines]
+    return list(map(_sentence, lines))
+
+
+def _sentence(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 def estimated(cutoff: Cutoff) -> str:

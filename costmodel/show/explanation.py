@@ -151,8 +151,15 @@ def _interval(found: Explanation) -> list[str]:
     if c is None or not c.claimed or c.max_bytes is None:
         return []
     return [
-        f"cutoff, 90 %: {interval(c)} on {machine(found.setting)}, {this_kernel(c)} for this kernel"
+        f"cutoff, 90 %, weighed over {_weighed(found)}: {interval(c)} on "
+        f"{machine(found.setting)}, {this_kernel(c)} for this kernel"
     ]
+
+
+def _weighed(found: Explanation) -> str:
+    """Return the hidden sizes that the recommended cutoff is weighed over."""
+    hidden = found.decision.workload.hidden_dims() if found.decision else [found.hidden_dim]
+    return f"hidden {hidden[0]}" if len(hidden) == 1 else f"{len(hidden)} hidden sizes"
 
 
 def _terms(found: Explanation) -> str:
@@ -181,7 +188,8 @@ def _terms(found: Explanation) -> str:
     )  # fmt: skip
     other = arm(found.setting.alternative)
     head = ("us", "1-stage", "90 %", other, "90 %", f"{other} - 1-stage")
-    return table(rows, head, right=True)
+    note = "total, 90 %: of a new measurement, with whatever constant its own benchmark adds"
+    return f"{table(rows, head, right=True)}\n{note}"
 
 
 def _opinions(found: Explanation) -> str:

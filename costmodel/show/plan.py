@@ -103,7 +103,7 @@ def _entries(plan: Plan) -> str:
         )
         for i, e in enumerate(plan.entries, 1)
     ]
-    head = ("", "ranks", "hidden", "tokens", "bytes", "arms", "model us", "s", "regret left")
+    head = ("", "ranks", "hidden", "tokens", "bytes", "arms", "model us", "seconds", "regret left")
     return table(rows, head)
 
 

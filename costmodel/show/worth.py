@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 #: What the evidence classes say of a GPU and world size.
 MEANS = {
     MEASURED: "both arms were measured at one shape with these kernels and this dtype",
-    MEASURED_ELSEWHERE: "both arms were measured, but not at one shape with just this",
+    MEASURED_ELSEWHERE: (
+        "both arms were measured, but not at one shape with these kernels and this dtype"
+    ),
     TRANSFERRED: "an arm has no usable row",
 }
 
@@ -57,9 +59,9 @@ def text(worths: Sequence[Worth]) -> str:
 def share_unknown() -> str:
     """Return what is said of the share of a decode step where its time is not given."""
     return (
-        "what share of a whole decode step that is, the step's own time decides, which no model "
-        "here knows: --step-ms MS gives it (the time per output token that a serving benchmark "
-        "prints as TPOT or ITL, in ms); 10 us are 0.1 % of a step of 10 ms"
+        "the share of a whole decode step is not known here: --step-ms MS gives it from the step's "
+        "time (what a serving benchmark prints as TPOT or ITL, in ms); 10 us are 0.1 % of a step "
+        "of 10 ms"
     )
 
 
