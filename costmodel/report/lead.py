@@ -277,9 +277,12 @@ def _how_sure(
 
     found = _grouped(cases, [(evidence(w), (c, w)) for c, w in changed])
     words = [f"{where} {said}" for said, where in found]
-    if open_ones:
-        where = _places(cases, open_ones) if len(open_ones) <= most else "others"
-        words.append(f"{where} not decided{', without a usable row' if without_rows else ''}")
+    unclaimed = [place for place in unidentified(cases) if place[1].world_size > 2]
+    if len(open_ones) > most or len(unclaimed) > most:
+        words.append("others open")
+    elif open_ones:
+        why = ", without a usable row" if without_rows else ""
+        words.append(f"{_places(cases, open_ones)} not decided{why}")
     return "; ".join(words) + "."
 
 
@@ -296,9 +299,9 @@ def _unknown(cases: Sequence[Case], lacking: Sequence[Place], most: int) -> str:
         if len(lacking) > most and all(w.evidence == TRANSFERRED for _, w in lacking):
             said = f"no usable row of anything {TRANSFERRED}"
         words.append(said)
-    if unclaimed:
-        where = f"at {_places(cases, unclaimed)}, where the rule in force stays"
-        words.append(f"a cutoff {where if len(unclaimed) <= most else 'elsewhere'}")
+    if unclaimed and len(unclaimed) <= most:
+        where = _places(cases, unclaimed)
+        words.append(f"a cutoff at {where}, where the rule in force stays")
     return "; ".join(words) + "."
 
 
