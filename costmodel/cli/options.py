@@ -183,6 +183,12 @@ def _models(ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
     return completed((llm.name for llm in catalogue()), incomplete)
 
 
+def offering(names: Iterable[str]) -> Callable[..., list[CompletionItem]]:
+    """Return what completes a value by the names that it may have."""
+    known = tuple(names)
+    return lambda ctx, param, incomplete: completed(known, incomplete)
+
+
 def complete_rules(ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
     """Offer the names of rules, and files."""
     from click.shell_completion import CompletionItem

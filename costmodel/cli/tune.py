@@ -30,7 +30,10 @@ from . import options, question
 
 
 @click.command()
-@click.option("--backend", metavar="NAME", help=f"What runs the op: {', '.join(BACKENDS)}.")
+@click.option(
+    "--backend", metavar="NAME", help=f"What runs the op: {', '.join(BACKENDS)}.",
+    shell_complete=options.offering(BACKENDS),
+)  # fmt: skip
 @options.world_sizes
 @question.DTYPE
 @question.workload_options
