@@ -135,3 +135,14 @@ def test_what_has_nothing_to_say_is_refused_in_one_line(one_armed, options, says
     assert says in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (one_armed / "none").exists()
+
+
+def test_where_1stage_never_wins_the_reason_says_so(tmp_path):
+    (tmp_path / "rows.csv").write_text(crossing_rows(30, 0))
+    calibrated(tmp_path, "rows.csv", "--arch", "gfx942")
+    done = run("recommend", "--calibration", "mine.json", "--tp", "4,8", cwd=tmp_path)
+    said = " ".join(done.stdout.split())
+    for tp in ("TP4", "TP8"):
+        assert f"{tp}: 1-stage is the faster arm on no call of the workload" in said
+    planned = run("plan", "--calibration", "mine.json", "--tp", "4,8", cwd=tmp_path)
+    assert "still no cutoff is claimed" in planned.stdout

@@ -232,6 +232,13 @@ def _verdict(
             "calibration: priors alone would decide",
             NOT_IDENTIFIED,
         )
+    if best.hi.lo == 0:
+        # The interval is the one cell below the smallest call: no width, but no cutoff either.
+        return (
+            "1-stage is the faster arm on no call of the workload: run "
+            f"{SPOKEN[setting.alternative]} throughout; there is no cutoff to claim",
+            NOT_IDENTIFIED,
+        )
     if not best.identified:
         hi = best.hi.hi
         span = f"{kib(best.lo.lo)} to {'no limit' if hi is None else kib(hi)}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..decide.explanation import choices
 from ..show.place import machine
-from ..show.plan import planned_arms
+from ..show.plan import NO_SHAPE_SETTLES, planned_arms
 from ..show.recommendation import apart
 from ..show.sketch import curve
 from ..show.statements import flag, says
@@ -82,6 +82,7 @@ def context(
         "says": says,
         "kib": kib,
         "arms": planned_arms,
+        "no_shape": NO_SHAPE_SETTLES,
         "flag": flag,
         "counted": ". ".join(counted(first.by_world_size[0].worth)),
     }

@@ -15,6 +15,12 @@ from . import words
 from .place import machine, measure
 from .table import table
 
+#: What is said where a cutoff is open and no shape of a plan would settle it.
+NO_SHAPE_SETTLES = (
+    "no new shape is expected to change what the model says, and still no cutoff is claimed: "
+    "measure both arms again, so that rows agree"
+)
+
 
 def text(plan: Plan, out: Path | None = None) -> str:
     """Return the plan as text; ``out`` is where it was written."""
@@ -41,6 +47,8 @@ def text(plan: Plan, out: Path | None = None) -> str:
     if not plan.entries:
         return "\n".join(
             [*lines, "nothing to measure: no measurement in this budget would change the rule."]
+            if all(p.before.claimed or p.always for p in plan.prospects)
+            else [*lines, NO_SHAPE_SETTLES]
         )
     lines += ["", _entries(plan), ""]
     lines += [f"{i}. {e.reason}." for i, e in enumerate(plan.entries, 1)]
@@ -60,7 +68,7 @@ def _prospects(plan: Plan) -> str:
         rows.append(
             (
                 f"TP{p.world_size}",
-                words.NO_LIMIT if p.before.bytes is None else f"<= {kib(p.before.bytes)}",
+                _cutoff_now(p.before),
                 _span(p.before),
                 words.size_interval(*p.this_kernel),
                 _span(p.after),
@@ -82,6 +90,11 @@ def _prospects(plan: Plan) -> str:
             ),
         ]
     )
+
+
+def _cutoff_now(interval: Interval) -> str:
+    size = words.NO_LIMIT if interval.bytes is None else f"<= {kib(interval.bytes)}"
+    return size if interval.claimed else f"{words.arm('')} ({size})"
 
 
 def _span(interval: Interval) -> str:
