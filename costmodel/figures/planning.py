@@ -10,6 +10,7 @@ import numpy as np
 from ..calibration.posterior import NORMAL_HALF_WIDTH
 from ..errors import InputError
 from ..show.place import machine
+from ..show.words import OF_FASTER
 from .template import (
     BLUE,
     GREEN,
@@ -204,7 +205,8 @@ def regret_against_measurements(record: Mapping[str, Any]) -> go.Figure:
     )  # fmt: skip
     subtitle = (
         "Simulated: truths drawn from the posterior, measured with realistic noise, all designs on "
-        f"the same truths. {floor:.3f} % of regret is unavoidable with one cutoff. Whiskers: 90 % "
+        f"the same truths. Regret: percent {OF_FASTER}; {floor:.3f} % is unavoidable with one "
+        "cutoff. Whiskers: 90 % "
         "interval of the mean."
     )
     return finish(figure, f"What planning is worth, {plain(record['title'])}", subtitle, height=480)
