@@ -142,8 +142,8 @@ def residuals(calibration: Calibration, table: Measurements | None = None) -> go
     subtitle = (
         f"{accuracy.n} rows, published and clean unless given otherwise; {provenance(calibration)}."
         f" Absolute error, of the measured latency: median {accuracy.median_ape:.1f} %, 90th "
-        f"percentile {accuracy.p90_ape:.1f} %, largest {accuracy.max_ape:.1f} %; the model's 90 % intervals "
-        f"hold for {100 * accuracy.coverage90:.0f} % of the rows."
+        f"percentile {accuracy.p90_ape:.1f} %, largest {accuracy.max_ape:.1f} %; the model's 90 % "
+        f"intervals hold for {100 * accuracy.coverage90:.0f} % of the rows."
     )
     return finish(figure, "Residuals and pulls per source", subtitle, height=520)
 
