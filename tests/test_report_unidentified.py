@@ -5,10 +5,12 @@ import json
 import re
 
 import pytest
+from browser import probed
 from reports import cells, first_screen, run
 from test_report_numbers import crossing_rows, words_of
 
 from costmodel.data.measurement import published
+from costmodel.figures import static
 from costmodel.show.words import size_interval
 
 ASKED = ("--model", "gpt-oss-120b", "--for", "sglang")
@@ -146,3 +148,14 @@ def test_where_1stage_never_wins_the_reason_says_so(tmp_path):
         assert f"{tp}: 1-stage is the faster arm on no call of the workload" in said
     planned = run("plan", "--calibration", "mine.json", "--tp", "4,8", cwd=tmp_path)
     assert "still no cutoff is claimed" in planned.stdout
+
+
+@pytest.mark.skipif(static.browser() is None, reason="no Chrome or Chromium here")
+@pytest.mark.parametrize("width", [700, 1400])
+def test_the_page_of_an_open_report_is_as_good(noisy, tmp_path, width):
+    reported(noisy, "--gpu", "MI355X", "--tp", "4,8")
+    page = noisy / "report" / "report.html"
+    assert 'id="tab-settle"' in page.read_text()
+    assert 'id="tab-change"' not in page.read_text()
+    seen = probed(page, width, tmp_path)
+    assert (seen["console"], seen["found"], seen["errors"], seen["left"]) == ([], [], "0", [])
