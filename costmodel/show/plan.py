@@ -116,7 +116,17 @@ def _entries(plan: Plan) -> str:
         )
         for i, e in enumerate(plan.entries, 1)
     ]
-    head = ("", "ranks", "hidden", "tokens", "bytes", "arms", "model us", "seconds", "regret left")
+    head = (
+        "",
+        "ranks",
+        "hidden",
+        "tokens",
+        "bytes",
+        "arms",
+        "model us",
+        "seconds",
+        "regret left, of faster arm",
+    )
     return table(rows, head)
 
 

@@ -168,10 +168,11 @@ def _row(r: RuleRegret) -> tuple[str, ...]:
 
 def _end(found: Validation) -> list[str]:
     limits = found.limits
-    asked = f"median error <= {limits.median_ape:g} %"
+    asked = f"median error <= {limits.median_ape:g} % of the measured latency"
     if found.choice.pairs:
         asked += (
-            f", right outside ties >= {100 * limits.agree:g} %, mean regret <= {limits.regret:g} %"
+            f", right outside ties >= {100 * limits.agree:g} % of the calls, mean regret <= "
+            f"{limits.regret:g} % of the faster algorithm's latency"
         )
         if found.judged_against:
             asked += f", no worse than {found.judged_against} within noise"
