@@ -452,6 +452,10 @@ def test_debug_changes_nothing_where_all_is_well():
         ("costmodel predict --dtype b", ["bf16"]),
         ("costmodel emit --rule sglang-1", ["sglang-128k"]),
         ("costmodel predict --algo", ["--algorithm"]),
+        ("costmodel report --for a", ["aiter", "atom"]),
+        ("costmodel recommend --otherwise sep", ["separate"]),
+        ("costmodel tune --backend tr", ["triton"]),
+        ("costmodel plot lat", ["latency-tp4", "latency-tp8"]),
     ],
 )
 def test_the_shell_can_complete(typed, offered):

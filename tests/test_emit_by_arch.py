@@ -383,7 +383,7 @@ class TestWithoutAGate:
         assert set(found.loses_pct) == {8}
         assert found.loses_pct[8].lo > 1
         assert 0 < found.differ[8] < 1
-        assert "% a call at TP8" in found.words()
+        assert "% of a call's latency at TP8" in found.words()
         assert "TP4" not in found.words()
 
     def test_world_sizes_without_a_claim_are_left_out(self, asked):

@@ -92,7 +92,9 @@ def test_another_kernel_state_is_measured_elsewhere(mi355x):
     assert cutoff.verdict == MEASURED_ELSEWHERE
     assert cutoff.claimed
     assert cutoff.max_bytes
-    assert "1-stage rows ran with no exit barrier, not exit barrier" in cutoff.reason
+    assert (
+        "1-stage rows are of kernels with no exit barrier, asked is exit barrier" in cutoff.reason
+    )
     assert cutoff.measure_next
     assert words.evidence(cutoff.verdict) == "measured elsewhere"
     text = recommendation.text(recommend(mi355x, world_sizes=(2, 4)))

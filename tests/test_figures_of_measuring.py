@@ -66,7 +66,7 @@ def test_what_planning_is_worth_draws_what_can_be_avoided():
     assert new.name == "&lt;b&gt;new"
     (line,) = figure.layout.shapes
     assert line.y0 == pytest.approx(0.08)
-    assert "0.010 % of regret is unavoidable" in said_under(figure)
+    assert "0.010 % is unavoidable" in said_under(figure)
 
 
 def run(*args):

@@ -315,7 +315,9 @@ def test_what_an_engine_s_guards_cost_is_said_beside_the_regret():
     assert n == 2
     assert pct == pytest.approx(guarded.at(2).regret_pct - free.at(2).regret_pct, abs=1e-6)
     for said in (brief(guarded), text(guarded)):
-        assert f"of that regret vllm's guards cost {pct:.2f} points at TP2" in said
+        assert (
+            f"of the expected regret vllm's guards cost {pct:.2f} percentage points at TP2" in said
+        )
     assert free.lost_to_guards == recommend(setting.but(engine="sglang"), load).lost_to_guards == ()
     assert "guards cost" not in brief(free)
 

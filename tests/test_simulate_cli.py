@@ -46,7 +46,8 @@ def test_json_has_exactly_the_keys(run):
     record = json.loads(out)
     assert code == 0
     assert list(record) == [
-        "schema", "algorithm", "fabric", "ranks", "latency_us", "closed_form_us",
+        "schema", "algorithm", "tokens", "hidden_dim", "bytes", "fabric", "ranks", "latency_us",
+        "closed_form_us",
     ]  # fmt: skip
     assert record["schema"] == "costmodel/simulate/1"
     assert (record["algorithm"], record["fabric"]) == ("2stage", "full_mesh")

@@ -180,5 +180,7 @@ def test_answers_fit_80_columns_and_come_first(words):
     elif "--all" in words:
         assert "by how much 2-stage is slower (+) or faster (-)" in lines[0]
     else:
-        assert re.match(r"[12]-stage is faster: [12]-stage takes [\d.]+ us more, ", lines[0])
+        assert re.match(
+            r"[12]-stage is faster by [\d.]+ us \(90 %: .*\), [\d.]+ % of its latency\.$", lines[0]
+        )
         assert re.match(r"Run [12]-stage \(recommended at TP\d: 1-stage <= ", lines[1])

@@ -26,14 +26,21 @@ def test_the_command_passes_on_published_rows_with_the_documented_json():
     done = run("--arch", "gfx950", "--published", "--format", "json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert list(found) == ["schema", "accuracy", "choice", "regret", "crossings", "passed"]
+    assert list(found) == [
+        "schema", "accuracy", "choice", "regret", "crossings", "passed",
+        "failures", "judged",
+    ]  # fmt: skip
     assert found["schema"] == "costmodel/validate/1"
     assert list(found["accuracy"]) == [
         "n", "median_ape", "p90_ape", "max_ape", "coverage90", "median_ape_offset",
+        "p90_ape_offset", "max_ape_offset",
     ]  # fmt: skip
     assert list(found["choice"]) == ["pairs", "agree", "agree_outside_tie"]
     for entry in found["regret"]:
-        assert list(entry) == ["rule", "mean_pct", "max_pct", "mean_us"]
+        assert list(entry) == [
+            "rule", "kind", "pairs", "mean_pct", "max_pct", "mean_us", "max_us", "behind",
+            "noise_90_pct", "differ", "workload_pct", "workload_us",
+        ]  # fmt: skip
     rules = [entry["rule"] for entry in found["regret"]]
     assert rules[0] == "recommended"
     assert {"sglang-128k", "vllm-16bit", "aiter-per-rank", "always-1stage", "always-2stage",

@@ -25,7 +25,7 @@ from costmodel.rules import catalogue
 from costmodel.show import explanation, notebook, words
 from costmodel.show.glossary import MEANING
 from costmodel.show.recommendation import answer_lines, evidence
-from costmodel.show.worth import sure
+from costmodel.show.worth import evidence_words
 
 
 def test_every_parameter_with_a_prior_has_a_meaning():
@@ -113,7 +113,7 @@ def test_two_ranks_are_by_physics_wherever_something_is_said_of_them(gpu):
     called = setting.shapes(64, model.hidden_size, 2)
     told = explanation.text(explain(setting, called, decision.workload))
     for text in (
-        evidence(two), sure(shown), answer_lines(decision)[1].partition("TP2 ")[2],
+        evidence(two), evidence_words(shown), answer_lines(decision)[1].partition("TP2 ")[2],
         case.by_world_size[0].evidence, case.by_world_size[0].worth_evidence,
         worth_by_batch([shown]).layout.annotations[0].text.partition("(")[2],
         told.partition("TP2: 1-stage always, ")[2],

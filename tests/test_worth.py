@@ -95,7 +95,7 @@ def test_a_batch_that_the_1stage_kernel_rejects_runs_2stage_under_every_rule(mi3
 
 
 def test_a_model_that_no_batch_of_can_run_1stage_is_refused(mi355x):
-    with pytest.raises(InputError, match=r"llama-3.1-405b, hidden size 16384: no call"):
+    with pytest.raises(InputError, match=r"llama-3.1-405b: .*hidden size 16384, can run both"):
         worth(mi355x, llms.find("llama-3.1-405b"), 4, LOW, HIGH)
 
 
@@ -234,7 +234,7 @@ def test_json_of_a_local_config_and_a_rule_in_a_file(tmp_path):
     assert found["model"]["calls_per_step"] == 20
     (gpu,) = found["gpus"]
     assert list(gpu) == [
-        "gpu", "arch", "calibration", "evidence", "from", "to", "batches", "over_histogram",
+        "gpu", "arch", "calibration", "evidence", "from", "to", "batches", "over_histogram", "decided",
     ]  # fmt: skip
     assert (gpu["gpu"], gpu["from"]["rule"], gpu["to"]["rule"]) == (
         "MI355X", "sglang-128k", "high",
@@ -326,7 +326,7 @@ def test_a_model_without_fused_calls_is_worth_nothing(mi355x):
 def test_the_answer_is_zero_with_the_reason_on_every_gpu(args, said):
     done = run(*args, "--tp", 8, "--step-ms", 20)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("worth 0 us a decode step, 0 % of 20 ms") == 2
+    assert done.stdout.count("worth 0 us a decode step, 0 % of a step of 20 ms") == 2
     assert "0 calls a decode step in " in done.stdout
     assert said in done.stdout
     assert done.stderr == ""

@@ -98,7 +98,7 @@ def command(
     else:
         for one in done:
             served = Deployment(engine=one.tree.engine.name)
-            click.echo(text(one, shown, dtype, fused_calls(llm, served) if llm else None))
+            options.say(text(one, shown, dtype, fused_calls(llm, served) if llm else None))
     failed = [one for one in done if not one.passed(fail_above)]
     for one in failed:
         click.echo(
@@ -123,7 +123,7 @@ def _all(path: str, audited: Callable[[Tree], Audit], style: str) -> list[Audit]
             raise
         trees = []
     if caller is not None and style != "json":
-        click.echo("\n".join(caller.lines()))
+        options.say("\n".join(caller.lines()))
     if caller is not None and not trees:
         if style == "json":
             raise InputError(caller.answer())

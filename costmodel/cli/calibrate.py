@@ -99,14 +99,14 @@ def command(
         options.print_json(fitted.to_dict())
     else:
         if held_out:
-            click.echo(
+            options.say(
                 "No clean row was given. What follows uses the others, only to show what they "
                 "say.\n"
             )
-        click.echo(text(fitted))
+        options.say(text(fitted))
         for mine in tables[: len(tables) - published]:
             if said := of_a_library(mine):
-                click.echo(f"\nnote: {said}")
+                options.say(f"\nnote: {said}")
         if out:
-            click.echo(f"\nwrote {out}: calibration {calibration.id}")
+            options.say(f"\nwrote {out}: calibration {calibration.id}")
     return 1 if fitted.refused else 0

@@ -60,9 +60,9 @@ def command(
         table = table.having("op", (_op(op),))
     records = accounts(table)
     if style == "table":
-        click.echo(text(records))
+        options.say(text(records))
         if files and (said := of_a_library(table)):
-            click.echo(f"note: {said}")
+            options.say(f"note: {said}")
     else:
         click.echo(Listing("costmodel/data/1", records, {}, link="url").render(style))
 

@@ -105,7 +105,7 @@ def command(
     if style == "json":
         options.print_json(record)
     else:
-        click.echo(text)
+        options.say(text)
     return 0 if record["passed"] else 1
 
 

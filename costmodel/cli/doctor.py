@@ -89,7 +89,7 @@ def command(
             )
         )
         return
-    click.echo(describe(checks, can, _paint))
+    options.say(describe(checks, can, _paint))
 
 
 def _first_run(
@@ -116,8 +116,8 @@ def _first_run(
                 )
             )
             return
-        click.echo(describe_checks(checks, _paint))
-        click.echo(f"\n{describe_verdict(lacks)}")
+        options.say(describe_checks(checks, _paint))
+        options.say(f"\n{describe_verdict(lacks)}")
 
     if not watchdog_s > 0:
         raise InputError(f"--watchdog is {watchdog_s:g}; give seconds, more than 0")

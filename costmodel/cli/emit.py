@@ -42,7 +42,10 @@ AITER = click.option(
 
 
 @click.command()
-@click.option("--for", "wanted", required=True, metavar="TARGET", help=f"{', '.join(TARGETS)}.")
+@click.option(
+    "--for", "wanted", required=True, metavar="TARGET", help=f"{', '.join(TARGETS)}.",
+    shell_complete=options.offering(TARGETS),
+)  # fmt: skip
 @options.target
 @click.option(
     "--rule",

@@ -50,7 +50,7 @@ def command(
     if none and calls is not None and style != "json":
         from ..show.worth import none_made
 
-        click.echo(f"{none_made(calls, llm)}\n")
+        options.say(f"{none_made(calls, llm)}\n")
     if every:
         all_calls = choices(setting, hidden_dim, tp, workload)
         if style == "json":
@@ -59,8 +59,8 @@ def command(
             from ..show.explanation import choices_text
             from ..show.sketch import blocks, curve
 
-            click.echo(curve(all_calls, fine=blocks()))
-            click.echo(f"\n{choices_text(all_calls)}")
+            options.say(curve(all_calls, fine=blocks()))
+            options.say(f"\n{choices_text(all_calls)}")
         return
     explanation = explain(setting, setting.shapes(tokens or 1, hidden_dim, tp), workload)
     if style == "json":
@@ -68,7 +68,6 @@ def command(
     else:
         from ..show.explanation import answer, brief, text
         from ..show.sketch import blocks
-        from ..show.table import sentence
 
-        full = "\n".join([*map(sentence, answer(explanation)), "", text(explanation)])
-        click.echo(full if verbose else brief(explanation, fine=blocks()))
+        full = "\n".join([*answer(explanation), "", text(explanation)])
+        options.say(full if verbose else brief(explanation, fine=blocks()))

@@ -117,7 +117,7 @@ def command(
     form, imported = convert(files, out, Said(**said, columns=meanings), kind)
     name = str(files[0]) if len(files) == 1 else f"{len(files)} files"
     for line in _account(name, form, imported, out):
-        click.echo(one_line(line))
+        options.say(one_line(line))
 
 
 def _account(name: str, form: Format, imported: Imported, out: Path) -> Iterator[str]:

@@ -58,5 +58,5 @@ def command(
     if style == "json":
         options.print_json(seen.to_dict())
     else:
-        click.echo(str(seen))
+        options.say(str(seen))
     return 0 if seen.holds else 1

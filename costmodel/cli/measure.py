@@ -18,7 +18,10 @@ from . import options
 
 
 @click.command()
-@click.option("--backend", metavar="NAME", help=f"What runs the op: {', '.join(BACKENDS)}.")
+@click.option(
+    "--backend", metavar="NAME", help=f"What runs the op: {', '.join(BACKENDS)}.",
+    shell_complete=options.offering(BACKENDS),
+)  # fmt: skip
 @click.option(
     "--tp", type=options.INTEGERS, help="World sizes: 2, 4 or 8 ranks; several go to --out/tpN."
 )

@@ -183,6 +183,12 @@ def _models(ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
     return completed((llm.name for llm in catalogue()), incomplete)
 
 
+def offering(names: Iterable[str]) -> Callable[..., list[CompletionItem]]:
+    """Return what completes a value by the names that it may have."""
+    known = tuple(names)
+    return lambda ctx, param, incomplete: completed(known, incomplete)
+
+
 def complete_rules(ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
     """Offer the names of rules, and files."""
     from click.shell_completion import CompletionItem
@@ -283,6 +289,13 @@ def hidden_sizes(
     if config_file:
         return (llms.from_config(config_file).hidden_size,)
     return hidden
+
+
+def say(text: str) -> None:
+    """Print text for people, no sentence wider than their terminal."""
+    from ..show.table import fitted
+
+    click.echo(fitted(text))
 
 
 def print_json(record: Mapping[str, Any]) -> None:

@@ -97,4 +97,4 @@ def command(
     else:
         from ..show.plan import text
 
-        click.echo(text(found, out))
+        options.say(text(found, out))

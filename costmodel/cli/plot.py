@@ -11,10 +11,13 @@ import click
 
 from ..errors import InputError
 from ..files import check_free, replacing
+from ..model.shape import WORLD_SIZES
+from . import options
 from .report_case import PROJECTS, case_options, gathered
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+    from click.shell_completion import CompletionItem
 
 #: The figure of a tuning's record, which no report has.
 TUNE = "tune"
@@ -23,8 +26,15 @@ TUNE = "tune"
 KINDS = (".png", ".svg", ".html", ".json")
 
 
+def _figures(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from ..report.pictures import NAMES
+
+    ranks = [name.replace("tpN", f"tp{n}") for name in NAMES for n in WORLD_SIZES[1:]]
+    return options.completed(dict.fromkeys([*ranks, TUNE]), incomplete)
+
+
 @click.command()
-@click.argument("name", required=False, default="")
+@click.argument("name", required=False, default="", shell_complete=_figures)
 @partial(case_options, required=False)
 @click.option(
     "--record", metavar="DIR", type=click.Path(path_type=Path),
@@ -75,7 +85,7 @@ def command(
 
         assert path is not None
         _write(of_tuning(Session.open(record)), path, width, dark)
-        click.echo(f"wrote {shlex.quote(str(path))}: what the tuning in {record} knew, by shape")
+        options.say(f"wrote {shlex.quote(str(path))}: what the tuning in {record} knew, by shape")
         return
     if not asked["engine"]:
         raise InputError(
@@ -87,12 +97,12 @@ def command(
         from ..show.table import table
 
         rows = [(p.name, p.words) for p in shown_of(cases)]
-        click.echo(table(rows, ("figure", "shows")))
+        options.say(table(rows, ("figure", "shows")))
         return
     assert path is not None
     drawn = picture(cases, name)
     _write(drawn.figure, path, width, dark)
-    click.echo(f"wrote {shlex.quote(str(path))}: {drawn.words}")
+    options.say(f"wrote {shlex.quote(str(path))}: {drawn.words}")
 
 
 def _write(figure: go.Figure, path: Path, width: int, dark: bool) -> None:

@@ -65,4 +65,4 @@ def command(
     else:
         from ..show.prediction import text
 
-        click.echo(text(predictions, setting, terms=show_terms))
+        options.say(text(predictions, setting, terms=show_terms))

@@ -45,16 +45,17 @@ SOURCE = click.option(
     "[default: the nearest source's benchmark, a machine nobody has measured]",
 )  # fmt: skip
 ENGINE = click.option(
-    "--for", "engine", default="", metavar="ENGINE",
+    "--for", "engine", default="", metavar="ENGINE", shell_complete=options.offering(ENGINES),
     help=f"Whom the rule is for, whose guards it then keeps: {', '.join(ENGINES)}.",
 )  # fmt: skip
 OTHERWISE = click.option(
-    "--otherwise", default="", metavar="ARM",
+    "--otherwise", default="", metavar="ARM", shell_complete=options.offering(shape.OTHERWISE),
     help=f"What runs where 1-stage does not: {', '.join(shape.OTHERWISE)}.  "
     "[default: the engine's own, 2stage]",
 )  # fmt: skip
 OBJECTIVE = click.option(
     "--objective", default=MEAN, show_default=True, metavar="NAME",
+    shell_complete=options.offering(OBJECTIVES),
     help=f"The regret that cutoffs minimise: {', '.join(OBJECTIVES)} (of calls within a factor of "
     "two of the cutoff, of the call that loses most).",
 )  # fmt: skip

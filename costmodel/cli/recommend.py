@@ -101,24 +101,23 @@ def _record(found: _Found) -> Recommendation:
 def _print(found: _Found, verbose: bool) -> None:
     from ..show.recommendation import answer_lines, brief, text
     from ..show.sketch import blocks
-    from ..show.table import sentence
 
     served, calls = found.served, found.calls
     if found.none and calls is not None:
         from ..show.worth import none_made
 
-        click.echo(f"{none_made(calls, found.llm)}\n")
+        options.say(f"{none_made(calls, found.llm)}\n")
     if verbose:
-        answer = map(sentence, answer_lines(found.decision))
-        click.echo("\n".join([*answer, "", text(found.decision)]))
+        answer = answer_lines(found.decision)
+        options.say("\n".join([*answer, "", text(found.decision)]))
     else:
-        click.echo(brief(found.decision, fine=blocks()))
+        options.say(brief(found.decision, fine=blocks()))
     if said := served.words():
-        click.echo(
+        options.say(
             f"\nserved with {said}: {served.batches.size} captured batches, "
             f"{served.tokens[0]} to {served.tokens[-1]} tokens a step"
         )
     if found.constant is not None:
         from ..show.batch_invariance import text as one_kernel_text
 
-        click.echo(f"\n{one_kernel_text(found.constant)}")
+        options.say(f"\n{one_kernel_text(found.constant)}")

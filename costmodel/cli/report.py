@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from . import options
 from .report_case import case_options, gathered
 
 
@@ -33,7 +34,7 @@ def command(out: str, force: bool, **asked: Any) -> None:
     found = gathered(asked)
     line = shlex.join(["costmodel", "report", *found.words, "--out", out])
     written = directory.write(found.cases, out, command=line, project=found.project, force=force)
-    click.echo(written.title)
-    click.echo(f"wrote {written.directory}: {', '.join(written.files)}")
+    options.say(written.title)
+    options.say(f"wrote {written.directory}: {', '.join(written.files)}")
     if written.without_images:
         click.echo(f"costmodel: note: no PNG files: {written.without_images}", err=True)

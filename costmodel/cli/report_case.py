@@ -55,6 +55,7 @@ def case_options(command: Command, *, required: bool = True) -> Command:
         options.one_model,
         click.option(
             "--for", "engine", required=required, default=None, metavar="PROJECT",
+            shell_complete=options.offering(PROJECTS),
             help=f"Whom the rule and the text are for: {', '.join(PROJECTS)}.",
         ),
         question.OBJECTIVE,

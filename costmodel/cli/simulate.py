@@ -123,13 +123,17 @@ def command(
 
         write(outcomes, trace)
     if style == "json":
-        options.print_json(min(outcomes, key=lambda o: o.latency_us).to_dict())
+        first, *others = sorted(outcomes, key=lambda o: o.latency_us)
+        found = first.to_dict()
+        for one in others:
+            found["other"] = one.to_dict()
+        options.print_json(found)
         return
     from ..show.simulation import text
 
-    click.echo(text(outcomes, study))
+    options.say(text(outcomes, study))
     if trace:
-        click.echo(f"timeline: {trace} (open it in ui.perfetto.dev or chrome://tracing)")
+        options.say(f"timeline: {trace} (open it in ui.perfetto.dev or chrome://tracing)")
 
 
 def _study(layers: bool, stated: dict[str, Any]) -> Study:
@@ -236,4 +240,4 @@ def _sweep(study: Study, sweeps: Sequence[str], style: str) -> None:
     else:
         from ..show.simulation import map_text
 
-        click.echo(map_text(found, study))
+        options.say(map_text(found, study))

@@ -30,7 +30,10 @@ from . import options, question
 
 
 @click.command()
-@click.option("--backend", metavar="NAME", help=f"What runs the op: {', '.join(BACKENDS)}.")
+@click.option(
+    "--backend", metavar="NAME", help=f"What runs the op: {', '.join(BACKENDS)}.",
+    shell_complete=options.offering(BACKENDS),
+)  # fmt: skip
 @options.world_sizes
 @question.DTYPE
 @question.workload_options
@@ -127,7 +130,7 @@ def command(
         kept = "what was measured is kept: make room, then give --finish"
         click.echo(f"costmodel: error: {one_line(str(error))}; {kept}", err=True)
         ctx.exit(CANNOT_WRITE)
-    click.echo(text(found, written.files))
+    options.say(text(found, written.files))
     for note in written.notes:
         click.echo(f"costmodel: note: {note}", err=True)
     ctx.exit(max(code, FINISHED if found.decided else WRONG_RESULTS))

@@ -167,7 +167,7 @@ def command(
     else:
         from ..show.validation import text
 
-        click.echo(text(found))
+        options.say(text(found))
     return 0 if found.passed else 1
 
 
@@ -235,7 +235,7 @@ def _live(
         from ..show.validation import text
 
         told = describe_measured(found, live) if isinstance(found, Measured) else text(found)
-        click.echo(told)
+        options.say(told)
     return 0 if found.passed else 1
 
 

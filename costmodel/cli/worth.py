@@ -114,7 +114,7 @@ def command(
     else:
         from ..show.worth import text
 
-        click.echo(text(worths))
+        options.say(text(worths))
 
 
 def _engine_of(name: str) -> str:

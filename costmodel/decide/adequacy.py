@@ -133,12 +133,14 @@ class Adequacy(Struct, frozen=True):
             out.append(
                 f"on contested calls a cutoff of its own would gain hidden size {named}"
                 + (f" and {rest} more" if rest else "")
+                + " of the faster arm's latency"
             )
         w = self.window
         if w is not None and w.gain_pct > ADEQUATE_PCT:
             out.append(
                 f"1-stage from {kib(w.from_bytes)} to {kib(w.to_bytes)} alone would gain "
-                f"{w.gain_pct:.1f} % on {100 * w.differ:.0f} % of the calls"
+                f"{w.gain_pct:.1f} % of the faster arm's latency on {100 * w.differ:.0f} % of the "
+                "calls"
             )
         return out
 

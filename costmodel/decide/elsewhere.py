@@ -48,8 +48,8 @@ class Elsewhere(Struct, frozen=True):
         if not self.loses_pct:
             return f"on {name} it decides as the rule recommended there"
         lost = ", ".join(
-            f"{e.value:.2f} % a call at TP{n} (90 % interval {e.lo:.2f} to {e.hi:.2f}; "
-            f"{100 * self.differ[n]:.0f} % of the calls otherwise)"
+            f"{e.value:.2f} % of a call's latency at TP{n} (90 % interval {e.lo:.2f} to "
+            f"{e.hi:.2f}; {100 * self.differ[n]:.0f} % of the calls otherwise)"
             for n, e in self.loses_pct.items()
         )
         return f"on {name} it loses, against the rule recommended there, {lost}"
@@ -58,7 +58,9 @@ class Elsewhere(Struct, frozen=True):
         """Return the largest loss alone, "" where there is none."""
         if not self.loses_pct:
             return ""
-        return f"on {self.gpu} ({self.arch}) it loses up to {self.worst_pct:.2f} % a call"
+        return (
+            f"on {self.gpu} ({self.arch}) it loses up to {self.worst_pct:.2f} % of a call's latency"
+        )
 
 
 def other_archs(arch: str) -> tuple[str, ...]:

@@ -111,7 +111,7 @@ class ArmEvidence(Struct, frozen=True):
         if dtypes and self.dtype not in dtypes:
             return f"{spoken} rows are {', '.join(dtypes)}, not {self.dtype}"
         states = sorted({s for c in self.here for s in c.states}) or ["a kernel state not recorded"]
-        return f"{spoken} rows ran with {' or '.join(states)}, not {self.state}"
+        return f"{spoken} rows are of kernels with {' or '.join(states)}, asked is {self.state}"
 
     def to_dict(self) -> ArmEvidenceRecord:
         """Return an entry of ``evidence``."""

@@ -62,7 +62,7 @@ class FitReport(Struct, frozen=True):
                 "set_aside": calibration.data["set_aside"],
             },
             "parameters": _parameters(calibration),
-            "harness": _harness(calibration),
+            "harness": _harness(calibration, self.fit),
             "contrasts": _contrasts(calibration),
             "contrast_sd_us": sum(tau * weight for tau, weight in calibration.taus),
             "correlations": _correlations(calibration),
@@ -133,13 +133,20 @@ def _parameters(calibration: Calibration) -> list[FittedParameter]:
     return out
 
 
-def _harness(calibration: Calibration) -> list[HarnessRecord]:
+def _harness(calibration: Calibration, found: Fit) -> list[HarnessRecord]:
     out: list[HarnessRecord] = []
+    residual_pct = np.abs(100 * np.expm1(found.log_residual))
     for key in calibration.harness:
         lo, mid, hi = calibration.interval(f"harness[{key}]")
+        mine = residual_pct[found.problem.observations.harness == key]
         out.append(
-            {"source": key, "excess_us": mid, "lo": lo, "hi": hi, "noise": calibration.noise[key]}
-        )
+            {
+                "source": key, "excess_us": mid, "lo": lo, "hi": hi,
+                "noise": calibration.noise[key], "rows": len(mine),
+                "median_residual_pct": float(np.median(mine)),
+                "max_residual_pct": float(mine.max()),
+            }
+        )  # fmt: skip
     return out
 
 

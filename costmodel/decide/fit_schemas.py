@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypedDict
 
 from ..calibration.posterior import ParameterRecord
-from .schemas import CalibrationId, MeasureNext
+from .schemas import CalibrationId, EstimateRecord, MeasureNext
 
 # costmodel/calibrate/1
 
@@ -29,13 +29,19 @@ class FittedParameter(ParameterRecord):
 
 
 class HarnessRecord(TypedDict):
-    """What a source's harness adds, in us; ``noise`` is the scale of its log residuals."""
+    """What a source's harness adds, in us; ``noise`` is the scale of its log residuals.
+
+    The residuals of its ``rows`` are in percent of the measured latency.
+    """
 
     source: str
     excess_us: float
     lo: float
     hi: float
     noise: float
+    rows: int
+    median_residual_pct: float
+    max_residual_pct: float
 
 
 class ContrastRecord(TypedDict):
@@ -158,12 +164,24 @@ class FitRecord(TypedDict):
 
 
 class RegretRecord(TypedDict):
-    """The regret of one rule on the measured pairs."""
+    """The regret of one rule on the measured pairs, in percent of the faster arm's latency.
+
+    ``behind`` is by how much the recommended rule's mean exceeds this one's, null where the two are
+    not compared; ``workload_pct`` and ``workload_us`` are a call's over the workload, by the model.
+    """
 
     rule: str
+    kind: str
+    pairs: int
     mean_pct: float
     max_pct: float
     mean_us: float
+    max_us: float
+    behind: EstimateRecord | None
+    noise_90_pct: float
+    differ: int
+    workload_pct: EstimateRecord | None
+    workload_us: EstimateRecord | None
 
 
 class ChoiceRecord(TypedDict):
@@ -189,10 +207,34 @@ class AccuracyRecord(WhyNoRows):
     max_ape: float | None
     coverage90: float | None
     median_ape_offset: float | None
+    p90_ape_offset: float | None
+    max_ape_offset: float | None
 
 
-class ValidationRecord(TypedDict):
-    """``costmodel/validate/1``."""
+class LimitsRecord(TypedDict):
+    """What has to be met: percent of latency, and ``agree``, a share of the pairs."""
+
+    median_ape: float
+    agree: float
+    regret: float
+    tie: float
+
+
+class JudgedRecord(TypedDict):
+    """What was judged on which rows, and by what limits; sizes in bytes of the measured pairs."""
+
+    rows: RowAccount
+    known: int
+    pairs_from_bytes: int | None
+    pairs_to_bytes: int | None
+    outside_tie: int
+    recommended: dict[str, str]
+    fused_regret: RegretRecord | None
+    limits: LimitsRecord
+
+
+class ValidationFound(TypedDict):
+    """What every validation says."""
 
     schema: Literal["costmodel/validate/1"]
     accuracy: AccuracyRecord
@@ -200,3 +242,10 @@ class ValidationRecord(TypedDict):
     regret: list[RegretRecord]
     crossings: list[CrossingRecord]
     passed: bool
+    failures: list[str]
+
+
+class ValidationRecord(ValidationFound, total=False):
+    """``costmodel/validate/1``; ``judged`` where the model covers the rows."""
+
+    judged: JudgedRecord

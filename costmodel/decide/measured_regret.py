@@ -83,11 +83,22 @@ class RuleRegret(Struct, frozen=True):
 
     def to_dict(self) -> RegretRecord:
         """Return an entry of ``regret`` in ``costmodel/validate/1``."""
+        behind, pct, us = (
+            e.to_dict() if e else None for e in (self.behind, self.modelled_pct, self.modelled_us)
+        )
         return {
             "rule": self.rule,
+            "kind": self.kind,
+            "pairs": self.pairs,
             "mean_pct": self.mean_pct,
             "max_pct": self.max_pct,
             "mean_us": self.mean_us,
+            "max_us": self.max_us,
+            "behind": behind,
+            "noise_90_pct": self.noise_90_pct,
+            "differ": self.differ,
+            "workload_pct": pct,
+            "workload_us": us,
         }
 
 

@@ -213,7 +213,9 @@ def _verdict(
     for refusal in setting.calibration.refusals:
         if (refusal.gpu, refusal.world_size) == (setting.gpu, n):
             return refusal.reason, NOT_IDENTIFIED
-    if best.always >= ALWAYS_PROBABILITY:
+    by_physics = physics_decides(setting, n)
+    without = next((arm for arm in evidence if not arm.rows), None)
+    if best.always >= ALWAYS_PROBABILITY and (by_physics or without is None):
         adds = "2-stage adds" if setting.alternative == TWO_STAGE else "separate ops add"
         why = (
             f"{BY_PHYSICS}: with 2 ranks both arms move the same bytes over the one link and "
@@ -223,7 +225,20 @@ def _verdict(
             "1-stage wins on every call of the workload in "
             f"{100 * best.always:.0f} % of the posterior"
         )
-        return (why + wins if physics_decides(setting, n) else wins), ALWAYS_ONE_STAGE
+        return (why + wins if by_physics else wins), ALWAYS_ONE_STAGE
+    if without is not None:
+        return (
+            f"no usable row of {SPOKEN[without.arm]} ({setting.op}) on any GPU in this "
+            "calibration: priors alone would decide",
+            NOT_IDENTIFIED,
+        )
+    if best.hi.lo == 0:
+        # The interval is the one cell below the smallest call: no width, but no cutoff either.
+        return (
+            "1-stage is the faster arm on no call of the workload: run "
+            f"{SPOKEN[setting.alternative]} throughout; there is no cutoff to claim",
+            NOT_IDENTIFIED,
+        )
     if not best.identified:
         hi = best.hi.hi
         span = f"{kib(best.lo.lo)} to {'no limit' if hi is None else kib(hi)}"
@@ -244,13 +259,6 @@ def _verdict(
         lacks = " and ".join(shortfall(evidence))
         reason = f"{measured}, but {lacks}" if lacks else measured
         return reason + _unread(setting), evidence_class(evidence)
-    for arm in evidence:
-        if not arm.rows:
-            return (
-                f"no row of {SPOKEN[arm.arm]} ({setting.op}) on any GPU in this calibration: "
-                "priors alone would decide",
-                NOT_IDENTIFIED,
-            )
     carried = "; ".join(_carried(setting, n, arm) for arm in evidence)
     return carried + _unread(setting), TRANSFERRED
 

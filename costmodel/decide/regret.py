@@ -171,7 +171,11 @@ class Arms(Struct, frozen=True, dict=True):
         both = setting.takes_both(every)
         if not both.any():
             needs = (f"{SPOKEN[a]} needs {setting.limits(a, every)}" for a in setting.arms)
-            raise InputError(f"no call of the workload can run both arms: {', '.join(needs)}")
+            hidden = ", ".join(map(str, workload.hidden_dims()))
+            raise InputError(
+                f"no call of the workload, hidden size {hidden}, can run both arms: "
+                f"{', '.join(needs)}"
+            )
         order = np.flatnonzero(both)[np.argsort(every.bytes[both], kind="stable")]
         weight = workload.weight[order] / workload.weight[order].sum()
         arms = cls.of_calls(setting, every.select(order), weight, values)

@@ -69,6 +69,8 @@ class Accuracy(Struct, frozen=True):
             "max_ape": self.max_ape,
             "coverage90": self.coverage90,
             "median_ape_offset": self.median_ape_offset,
+            "p90_ape_offset": self.p90_ape_offset,
+            "max_ape_offset": self.max_ape_offset,
         }
 
 

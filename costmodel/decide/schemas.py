@@ -498,6 +498,7 @@ WorthOnGpu = TypedDict(
         "to": RuleNamed,
         "batches": list[BatchWorthRecord],
         "over_histogram": MeanWorth,
+        "decided": bool,
     },
 )
 WorthOnGpu.__doc__ = "What a change of rule is worth on one GPU."

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
 from ..calibration.libraries import all_of_a_library, of_a_library
@@ -45,7 +45,7 @@ from .unmodelled import refusal
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .fit_schemas import ValidationRecord
+    from .fit_schemas import JudgedRecord, ValidationRecord
 
 
 class ValidationLimits(Struct, frozen=True):
@@ -118,7 +118,26 @@ class Validation(Struct, frozen=True):
             "regret": [r.to_dict() for r in (*self.regret, *apart)],
             "crossings": [c.to_dict() for c in self.crossings],
             "passed": self.passed,
+            "failures": list(self.failures),
+            "judged": self._judged(),
         }
+
+    def _judged(self) -> JudgedRecord:
+        rows, size, three = self.rows.observations, self.pairs.bytes, self.three_way
+        return {
+            "rows": {
+                "read": rows.read, "used": len(rows.table), "set_aside": dict(rows.set_aside)
+            },
+            "known": self.accuracy.known,
+            "pairs_from_bytes": int(size.min()) if len(size) else None,
+            "pairs_to_bytes": int(size.max()) if len(size) else None,
+            "outside_tie": self.choice.outside_tie,
+            "recommended": {
+                f"{a.setting.gpu}, {a.setting.dtype}": a.rule.words() for a in self.advice
+            },
+            "fused_regret": three.fused.to_dict() if three else None,
+            "limits": to_builtins(self.limits),
+        }  # fmt: skip
 
 
 def validate(
@@ -265,8 +284,8 @@ def _failures(found: Validation) -> tuple[str, ...]:
     out = []
     if accuracy.median_ape_offset > limits.median_ape:
         out.append(
-            f"the model's median error is {accuracy.median_ape_offset:.1f} % after one offset per "
-            f"source, more than {limits.median_ape:g} %"
+            f"the model's median error is {accuracy.median_ape_offset:.1f} % of the measured "
+            f"latency after one offset per source, more than {limits.median_ape:g} %"
         )
     if choice.agree_outside_tie is not None and choice.agree_outside_tie < limits.agree:
         out.append(
@@ -276,8 +295,8 @@ def _failures(found: Validation) -> tuple[str, ...]:
         )
     if ours is not None and ours.mean_pct > limits.regret:
         out.append(
-            f"the recommended rule's mean regret is {ours.mean_pct:.2f} %, more than "
-            f"{limits.regret:g} %"
+            f"the recommended rule's mean regret is {ours.mean_pct:.2f} % of the faster "
+            f"algorithm's latency, more than {limits.regret:g} %"
         )
     if rival is not None and rival.better and rival.behind is not None:
         out.append(

@@ -89,6 +89,11 @@ class Worth(Struct, frozen=True):
         return tuple(b for b in self.batches if b.old != b.new)
 
     @property
+    def decided(self) -> bool:
+        """Whether the 90 % interval of the mean saving does not include zero."""
+        return self.mean_us.lo > 0 or self.mean_us.hi < 0
+
+    @property
     def step_pct(self) -> Estimate | None:
         """The mean saving in percent of a decode step, where its time is given."""
         if self.deployment.step_ms is None:
@@ -121,6 +126,7 @@ class Worth(Struct, frozen=True):
             "to": {"rule": self.new.name, "words": self.new.words()},
             "batches": [b.to_dict() for b in self.batches],
             "over_histogram": self._mean(),
+            "decided": self.decided,
         }
 
     def to_frame(self) -> pd.DataFrame:
@@ -223,7 +229,7 @@ def _batches(
     except InputError as error:
         if not calls.per_step:
             return None
-        raise InputError(f"{llm.name}, hidden size {llm.hidden_size}: {error}") from None
+        raise InputError(f"{llm.name}: {error}") from None
     use = [arms.use_1stage(rule) for rule in rules]
     saved, there = np.zeros((2, len(arms.one_us), batch.size))
     one = np.zeros((2, batch.size), np.bool_)

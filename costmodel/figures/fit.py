@@ -141,9 +141,9 @@ def residuals(calibration: Calibration, table: Measurements | None = None) -> go
     accuracy = found.accuracy()
     subtitle = (
         f"{accuracy.n} rows, published and clean unless given otherwise; {provenance(calibration)}."
-        f" Absolute error: median {accuracy.median_ape:.1f} %, 90th percentile "
-        f"{accuracy.p90_ape:.1f} %, largest {accuracy.max_ape:.1f} %; the model's 90 % intervals "
-        f"hold for {100 * accuracy.coverage90:.0f} % of the rows."
+        f" Absolute error, of the measured latency: median {accuracy.median_ape:.1f} %, 90th "
+        f"percentile {accuracy.p90_ape:.1f} %, largest {accuracy.max_ape:.1f} %; the model's 90 % "
+        f"intervals hold for {100 * accuracy.coverage90:.0f} % of the rows."
     )
     return finish(figure, "Residuals and pulls per source", subtitle, height=520)
 
@@ -270,7 +270,7 @@ def left_out_errors(calibration: Calibration, validation: CrossValidation) -> go
                 1,
                 column,
             )  # fmt: skip
-    figure.update_yaxes(title="absolute error, %", row=1, col=1)
+    figure.update_yaxes(title="absolute error, % of measured", row=1, col=1)
     figure.update_xaxes(showgrid=False, tickfont={"size": 11})
     figure.update_layout(barmode="group", bargap=0.3)
     subtitle = (

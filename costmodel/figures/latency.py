@@ -129,7 +129,7 @@ def latency_against_bytes(
         type="log", range=np.log10([low, high]).tolist(), tickvals=values, ticktext=names,
         title="latency, us", row=2, col=1,
     )  # fmt: skip
-    figure.update_yaxes(title=f"{arm(setting.alternative)}<br>slower, %", row=3, col=1)
+    figure.update_yaxes(title=f"{arm(setting.alternative)} slower,<br>% of 1-stage", row=3, col=1)
     powers, names = byte_ticks(*size_range)
     figure.update_xaxes(
         type="log", tickvals=powers, ticktext=names, tickangle=0,

@@ -15,7 +15,7 @@ from ..decide.regret import Arms, Estimate
 from ..errors import InputError
 from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, catalogue
 from ..rules.rule import Rule
-from ..show.words import arm, benchmark
+from ..show.words import OF_FASTER, arm, benchmark
 from .template import (
     GREEN,
     ORANGE,
@@ -103,7 +103,7 @@ def regret_over_workload(decision: Decision) -> go.Figure:
         f"{setting.op}, {setting.dtype}, {setting.kernel.title}; "
         f"{provenance(setting.calibration)}. Workload: "
         f"{np.unique(load.tokens).size} batch sizes x {len(load.hidden_dims())} hidden "
-        "sizes. Modelled latencies; 90 % intervals from the posterior; left edge: "
+        f"sizes. In percent {OF_FASTER}, modelled; 90 % intervals from the posterior; left edge: "
         f"{FLOOR_PCT:g} % or less."
     )
     title = f"What every rule loses, {plain(setting.gpu)}"
@@ -135,7 +135,7 @@ def regret_on_pairs(validation: Validation) -> go.Figure:
     ranks = ", ".join(f"TP{n}" for n in np.unique(validation.pairs.world_size))
     subtitle = (
         f"{len(validation.pairs)} calls measured with both algorithms ({plain(gpus)}, {ranks}: "
-        f"{plain(', '.join(sources))}); 90 % intervals by bootstrap. "
+        f"{plain(', '.join(sources))}); in percent {OF_FASTER}; 90 % intervals by bootstrap. "
         f"{provenance(validation.calibration)}. Left edge: {FLOOR_PCT:g} % or less."
     )
     if set(sources) & set(validation.own_sources):

@@ -121,9 +121,9 @@ def decision_map(
     _axes(figure, len(world_sizes), max_tokens, arm(setting.alternative))
     subtitle = (
         f"{op}, {dtype}, {setting.kernel.title}; {provenance(setting.calibration)}. Colour: how "
-        f"much slower the slower arm is, percent, 1-stage and {arm(setting.alternative)} as "
-        "modelled.<br>Thin lines: between them neither algorithm is faster with 95 % probability. "
-        "Ticks: captured batch sizes."
+        "much slower the slower arm is, in percent of the faster one, 1-stage and "
+        f"{arm(setting.alternative)} as modelled.<br>Thin lines: between them neither algorithm is "
+        "faster with 95 % probability. Ticks: captured batch sizes."
     )
     finish(figure, f"Which algorithm is faster, {plain(setting.gpu)}", subtitle, height=520)
     figure.update_layout(margin={"b": 84, "r": 80})

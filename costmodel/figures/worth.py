@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import InputError
 from ..show.place import machine
 from ..show.words import estimate
-from ..show.worth import sure
+from ..show.worth import evidence_words
 from .template import ARM_COLOUR, NEUTRAL, finish, in_order, plain, provenance
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ def worth_by_batch(worths: Sequence[Worth]) -> go.Figure:
     figure = make_subplots(
         rows=len(shown), cols=1, shared_xaxes=True, vertical_spacing=0.5 / (len(shown) * 3 + 1),
         subplot_titles=[
-            f"TP{w.world_size} ({sure(w)}): mean {_mean(w)} us a step" for w in shown
+            f"TP{w.world_size} ({evidence_words(w)}): mean {_mean(w)} us a step"
+            f"{'' if w.decided else ', not decided'}"
+            for w in shown
         ],
     )  # fmt: skip
     named: set[str] = set()

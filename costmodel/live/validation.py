@@ -137,12 +137,15 @@ class Measured:
                 "max_ape": None,
                 "coverage90": None,
                 "median_ape_offset": None,
+                "p90_ape_offset": None,
+                "max_ape_offset": None,
                 "reason": self.reason,
             },
             "choice": self.choice.to_dict(),
             "regret": [r.to_dict() for r in self.regret],
             "crossings": [c.to_dict() for c in self.crossings],
             "passed": self.passed,
+            "failures": list(self.failures),
         }
 
 

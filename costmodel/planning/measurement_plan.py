@@ -103,6 +103,12 @@ class Plan(Struct, frozen=True):
         """Number of latencies: (shape, arm) pairs."""
         return sum(len(e.arms) for e in self.entries)
 
+    @property
+    def removed_share(self) -> float:
+        """How much of what measuring can remove of the regret the plan is expected to remove."""
+        before, after, perfect = self.regret_pct
+        return (before - after) / max(before - perfect, 1e-12)
+
     def to_dict(self) -> PlanRecord:
         """Return the ``costmodel/plan/1`` record."""
         before, after, perfect = self.regret_pct
@@ -122,10 +128,13 @@ class Plan(Struct, frozen=True):
                 "before": round(before, 5),
                 "after": round(after, 5),
                 "perfect": round(perfect, 5),
+                "removed_share": round(self.removed_share, 4),
             },
             "cutoffs": [
                 {
                     "world_size": p.world_size,
+                    "max_bytes_this_kernel_lo": p.this_kernel[0],
+                    "max_bytes_this_kernel_hi": p.this_kernel[1],
                     "before": {**p.before.to_dict(), "regret_pct": round(p.regret_pct_before, 5)},
                     "after": {**p.after.to_dict(), "regret_pct": round(p.regret_pct_after, 5)},
                     "regret_pct_perfect": round(p.regret_pct_perfect, 5),

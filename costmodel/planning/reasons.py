@@ -9,7 +9,7 @@ from ..calibration.posterior import NORMAL_HALF_WIDTH
 from ..decide.evidence import ArmEvidence
 from ..decide.setting import Setting
 from ..model.parameters import meaning
-from ..model.shape import SPOKEN, TWO_STAGE
+from ..model.shape import SPOKEN
 from .candidates import Candidates
 from .coordinates import Posterior
 from .value import RegretSurface
@@ -73,7 +73,7 @@ def _precision(candidates: Candidates, before: list[int], measurements: list[int
     known = float(np.sqrt(row @ candidates.left_unknown(before) @ row))
     scatter = float(np.sqrt(candidates.noise_variance * np.sum(scale**2)))
     *_, last = arms = [candidates.arm(m) for m in measurements]
-    both = "t2 - t1" if last == TWO_STAGE else f"{SPOKEN[last]} less {SPOKEN[arms[0]]}"
+    both = f"{SPOKEN[last]} less {SPOKEN[arms[0]]}"
     what = both if len(arms) == 2 else SPOKEN[last]
     given = "" if not before else " after those above"
     return (

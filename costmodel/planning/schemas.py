@@ -31,6 +31,7 @@ class ExpectedRegret(TypedDict):
     before: float
     after: float
     perfect: float
+    removed_share: float
 
 
 class IntervalRecord(TypedDict):
@@ -52,6 +53,8 @@ class ProspectRecord(TypedDict):
     """One world size as it stands and as it is expected to after measuring."""
 
     world_size: int
+    max_bytes_this_kernel_lo: int | None
+    max_bytes_this_kernel_hi: int | None
     before: IntervalWithRegret
     after: IntervalWithRegret
     regret_pct_perfect: float

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import Struct
@@ -42,7 +43,11 @@ from ..rules.evidence import Provenance
 from ..rules.rule import Rule
 from ..show.recommendation import evidence as cutoff_evidence
 from ..show.words import answer
-from ..show.worth import sure
+from ..show.worth import evidence_words
+
+if TYPE_CHECKING:
+    from ..calibration.observations import Observations
+    from ..planning import Plan
 
 
 class AtWorldSize(Struct, frozen=True):
@@ -71,13 +76,22 @@ class AtWorldSize(Struct, frozen=True):
 
     @property
     def undecided(self) -> bool:
-        """Whether the interval of what the change spares over the workload includes zero."""
-        return self.score.differ > 0 and self.score.saved_pct.lo <= 0 <= self.score.saved_pct.hi
+        """Whether something changes that is neither decided nor surely a loss."""
+        return self.score.differ > 0 and not self.decided and self.score.saved_pct.hi >= 0
 
     @property
     def decided(self) -> bool:
-        """Whether something changes, and the interval of what it spares is above zero."""
-        return self.changes and self.score.saved_pct.lo > 0
+        """Whether something changes, and its intervals lie above zero.
+
+        Both of them: what it spares over the workload, and what it saves in a decode step.
+        """
+        saves = not self.worth.changed or self.worth.mean_us.lo > 0
+        return self.changes and self.score.saved_pct.lo > 0 and saves
+
+    @property
+    def open_near_cutoff(self) -> bool:
+        """Whether what is spared on the contested calls alone may be nothing."""
+        return self.contested is not None and self.contested.saved_pct.lo <= 0
 
     @property
     def evidence(self) -> str:
@@ -87,7 +101,7 @@ class AtWorldSize(Struct, frozen=True):
     @property
     def worth_evidence(self) -> str:
         """What the worth rests on, in words."""
-        return sure(self.worth)
+        return evidence_words(self.worth)
 
     @property
     def changed(self) -> tuple[BatchWorth, ...]:
@@ -118,6 +132,9 @@ class LossElsewhere(Struct, frozen=True):
         """The world sizes at which the change surely loses there: ``TP4``."""
         return [f"TP{s.world_size}" for s in self.scores if s.saved_pct.hi < 0]
 
+
+#: Shapes of the plan that a report draws and names: as many as ``costmodel plan`` gives unasked.
+PLANNED = 6
 
 #: Kernel states that a table names before it only counts them.
 NAMED_KERNELS = 2
@@ -165,6 +182,7 @@ class Source(Struct, frozen=True):
 class Case(Struct, frozen=True, dict=True):
     """Everything that a report says. ``old`` is the engine's rule, ``new`` as it will stand.
 
+    ``provenance`` and ``emitted`` are None where no cutoff is identified: there is no new rule.
     ``validation`` is None where no call was measured with both algorithms; ``unjudged`` says why.
     ``calls`` are the fused calls of a decode step in ``deployment``.
     ``target`` are the options that choose GPU, calibration and AITER version on a command line,
@@ -174,8 +192,8 @@ class Case(Struct, frozen=True, dict=True):
     engine: ServingEngine
     llm: LLM
     decision: Decision
-    provenance: Provenance
-    emitted: Emitted
+    provenance: Provenance | None
+    emitted: Emitted | None
     old: Rule
     by_world_size: tuple[AtWorldSize, ...]
     elsewhere: tuple[LossElsewhere, ...]
@@ -230,8 +248,22 @@ class Case(Struct, frozen=True, dict=True):
 
     @property
     def new(self) -> Rule:
-        """The rule as it will stand in the engine, its guards included."""
-        return self.emitted.adapted.rule
+        """The rule as it will stand in the engine, its guards included; without a claim ``old``."""
+        return self.emitted.adapted.rule if self.emitted else self.old
+
+    @property
+    def claims(self) -> bool:
+        """Whether a cutoff is identified at any of the world sizes."""
+        return self.emitted is not None
+
+    @cached_property
+    def settling(self) -> Plan:
+        """The shapes whose measurement helps most, as ``costmodel plan`` gives them unasked."""
+        from ..planning import Budget, plan
+
+        decision = self.decision
+        budget = Budget(PLANNED)
+        return plan(self.setting, budget, decision.workload, world_sizes=decision.world_sizes)
 
     @property
     def crossing(self) -> tuple[AtWorldSize, ...]:
@@ -271,11 +303,16 @@ class Case(Struct, frozen=True, dict=True):
         return tuple(Source.of(records) for records in by_source.values() if records)
 
     @cached_property
+    def rows(self) -> Observations:
+        """The measured rows that the report draws and judges by; there may be none."""
+        return covered(self.calibration, self.table)
+
+    @cached_property
     def rows_sha256(self) -> str:
-        """Hash of the measured rows that the report draws and judges by."""
+        """Hash of these rows, "none" without one."""
         from ..calibration.estimate import data_sha256
 
-        return data_sha256(covered(self.calibration, self.table))
+        return data_sha256(self.rows) if len(self.rows) else "none"
 
 
 def gather(
@@ -296,8 +333,9 @@ def gather(
     ``costmodel recommend --model`` gives it. ``measurements`` are schema 1 files or directories
     (default: the published rows); ``files`` are further files of the user's whose hashes are
     stated; ``target`` the options that chose GPU, calibration and model on the command line,
-    ``served`` those that chose the ``deployment`` (default: the engine, nothing else). Raises
-    :class:`InputError` when the recommendation makes no claim at any of the world sizes.
+    ``served`` those that chose the ``deployment`` (default: the engine, nothing else). Where no
+    world size has a claim, the engine's rule stays. Raises :class:`InputError` where there is
+    nothing to choose between, or no call that both arms take.
     """
     engine = serving_engine(setting.engine)
     deployed = deployment or Deployment(engine=engine.name)
@@ -305,18 +343,13 @@ def gather(
     # Without a call of the model's the rule is that for known models: no kernel may take its size.
     load = deployed.workload([llm.hidden_size]) if calls.per_step else None
     decision = recommend(setting, load, world_sizes=world_sizes, deployment=deployed)
-    if not any(c.claimed for c in decision.cutoffs):
-        raise InputError(
-            f"nothing to report: {decision.refusal()}; 'costmodel plan' says what to measure"
-        )
-    calibration, gpu = setting.calibration, setting.gpu
     options = shlex.join(_target(setting, llm) if target is None else target)
-    provenance = Provenance(
-        f"costmodel emit --for {engine.name} {options}",
-        calibration.id, calibration.sha256, setting.arch, gpu, decision.evidence,
-    )  # fmt: skip
-    emitted = snippet(engine, decision.unguarded_rule, provenance, setting.kernel)
-    old, new = current(engine.name, FUSED), emitted.adapted.rule
+    old = new = current(engine.name, FUSED)
+    provenance = emitted = None
+    if any(c.claimed for c in decision.cutoffs):
+        provenance = _provenance(f"costmodel emit --for {engine.name} {options}", decision)
+        emitted = snippet(engine, decision.unguarded_rule, provenance, setting.kernel)
+        new = emitted.adapted.rule
     weights = histogram or BatchHistogram.alike(deployed)
     rows = measurement.read_all(measurements) if measurements else measurement.published()
     judged, unjudged = _validate(rows, decision)
@@ -353,6 +386,12 @@ def gather(
         served=shlex.join(served),
         files=tuple((str(f), _sha256(Path(f))) for f in [*_files(measurements), *files]),
     )
+
+
+def _provenance(command: str, decision: Decision) -> Provenance:
+    setting = decision.setting
+    by = setting.calibration
+    return Provenance(command, by.id, by.sha256, setting.arch, setting.gpu, decision.evidence)
 
 
 def _contested(cutoff: Cutoff, new: Rule, old: Rule) -> Score | None:

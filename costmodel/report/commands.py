@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..decide.evidence import MEASURED
 from ..show.place import measure
+from ..show.plan import measuring
 from .case import AtWorldSize, Case
 
 #: Tokens of a check at most: those around the cutoff decide.
@@ -32,13 +34,15 @@ def _commands(case: Case, out: str, many: bool) -> list[str]:
     ranks = [w.world_size for w in case.by_world_size]
     changed = [w.world_size for w in case.by_world_size if w.changes] or ranks[-1:]
     rule_file = shlex.quote(f"{out.rstrip('/')}/{rule_file_of(case, many)}")
-    lines = [
-        f"costmodel recommend {target}{served} --for {engine}",
-        f"{case.provenance.command} --source PATH --out rule.patch --tests test_rule.py",
-    ]
+    lines = [f"costmodel recommend {target}{served} --for {engine}"]
+    if case.provenance is None:
+        return lines
     lines += [
-        f"costmodel worth --tp {n} {target}{worth} --from {case.old.name} --to {rule_file}"
-        for n in changed
+        f"{case.provenance.command} --source PATH --out rule.patch --tests test_rule.py",
+        *(
+            f"costmodel worth --tp {n} {target}{worth} --from {case.old.name} --to {rule_file}"
+            for n in changed
+        ),
     ]
     if case.validation is not None:
         tables = "--published" if case.published else _measurement_files(case)
@@ -102,6 +106,14 @@ def _turn(case: Case, w: AtWorldSize) -> int:
         return int(tokens[len(tokens) // 2])
     row = case.llm.hidden_size * case.setting.element_bytes
     return int(min(tokens.tolist(), key=lambda t: abs(t * row - at)))
+
+
+def settle_commands(case: Case) -> str:
+    """Return the commands that plan what settles a cutoff, measure it and learn from it."""
+    served = f" {case.served}" if case.served else ""
+    planned = f"costmodel plan {case.target}{served} --for {case.engine.name} --out plan.json"
+    after = measuring(case.settling, Path("plan.json")) if case.settling.entries else []
+    return "\n".join([planned, *after])
 
 
 def measure_commands(case: Case) -> str:

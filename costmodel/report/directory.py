@@ -69,7 +69,7 @@ def write(
         )
         _write(temporary / MARKDOWN, markdown.render(given))
         _write(temporary / PAGE, page.render(given, explored(cases)))
-        for case in cases:
+        for case in (c for c in cases if c.claims):
             rule = json_text(case.new.to_json(case.provenance), indent=2)
             _write(temporary / rule_file_of(case, len(cases) > 1), rule)
         files = tuple(sorted(p.name for p in temporary.iterdir()))

@@ -39,7 +39,7 @@ def explorer(case: Case) -> dict[str, Any]:
     take none.
     """
     batch = captured_batch_sizes()
-    rules: list[Rule] = [replace(case.new, name="proposed")]
+    rules: list[Rule] = [replace(case.new, name="proposed")] if case.claims else []
     for engine in ENGINES:
         rules.append(current(engine))
     proposed = [

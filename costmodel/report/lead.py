@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ..decide.evidence import BY_PHYSICS, TRANSFERRED
 from ..show.glossary import MEANING
 from ..show.place import THIS_MACHINE, YOUR_MACHINE, fabrics, machine
-from ..show.words import percent, up_to
+from ..show.words import percent, size_interval, up_to
 from ..show.worth import none_made
 from .case import AtWorldSize, Case
 from .commands import check_command
@@ -53,17 +53,23 @@ def title(cases: Sequence[Case], whose: str) -> str:
     head = f"{whose} on {on}"
     if not all(c.is_xgmi for c in cases):
         head = f"{cases[0].kernels} on {on} (not xGMI)"
-    changed = _changed(cases)
+    changed, unsettled = _changed(cases), [*_open(cases), *unidentified(cases)]
+    if not any(c.claims for c in cases):
+        return f"{head}: no cutoff is identified, so no rule is proposed"
     if not changed:
-        return f"{head}: nothing should change{' yet' if _open(cases) else ''}"
-    if all(w.evidence == BY_PHYSICS for _, w in changed) and _open(cases):
+        return f"{head}: nothing should change{' yet' if unsettled else ''}"
+    if all(w.evidence == BY_PHYSICS for _, w in changed) and unsettled:
         return f"{head}: nothing decided but TP2, 1-stage {_runs(changed[0][1])} by physics"
     headed = [(c, w) for c, w in changed if w.evidence != BY_PHYSICS] or changed
     runs_1stage = _grouped(cases, [(_runs(w), (c, w)) for c, w in headed])
     said = ", ".join(f"{sizes} at {where}" for sizes, where in runs_1stage)
-    same = [c.gpu for c in cases if not c.proposes]
     physics = ", by physics" if all(w.evidence == BY_PHYSICS for _, w in headed) else ""
-    return f"{head}: 1-stage {said}{physics}" + (f"; {_listed(same)}: nothing" if same else "")
+    others = {
+        "nothing": [c.gpu for c in cases if c.claims and not c.proposes],
+        "no cutoff identified": [c.gpu for c in cases if not c.claims],
+    }
+    beside = [f"; {_listed(gpus)}: {what}" for what, gpus in others.items() if gpus]
+    return f"{head}: 1-stage {said}{physics}{''.join(beside)}"
 
 
 def lead(cases: Sequence[Case], above: str) -> list[tuple[str, str]]:
@@ -96,6 +102,14 @@ def _lead(cases: Sequence[Case], most: int) -> list[tuple[str, str]]:
     first = next((c for c in cases if c.headline), cases[0])
     check = ("Check on your GPUs", check_command(first))
     model = f"{first.llm.name} (hidden {first.llm.hidden_size}, {first.setting.dtype})"
+    if not any(c.claims for c in cases) and first.makes_calls:
+        return [
+            ("Asked", f"where 1-stage should run; {model}, batch {_every_batch(first)}."),
+            ("Not identified", _reasons(unidentified(cases), len(cases) > 1, most)),
+            ("Stays", _stays(unidentified(cases), len(cases) > 1, most)),
+            ("Would narrow it", settled(cases)),
+            ("Measure on your GPUs", check[1]),
+        ]
     if not changed:
         return [
             ("For whom", f"{model}, batch {_every_batch(first)}."),
@@ -133,6 +147,11 @@ def _open(cases: Sequence[Case]) -> list[Place]:
     """Return where something would change that is not decided, for a model that makes the call."""
     every = [(c, w) for c in cases if c.makes_calls for w in c.in_order]
     return [(c, w) for c, w in every if w.changes and not w.decided]
+
+
+def unidentified(cases: Sequence[Case]) -> list[Place]:
+    """Return where the data identify no cutoff, so that the rule in force stays."""
+    return [(c, w) for c in cases for w in c.in_order if not w.cutoff.claimed]
 
 
 def _lacking(cases: Sequence[Case]) -> list[Place]:
@@ -207,11 +226,15 @@ def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
         words = [f"{_span(told, many)} us a decode step (mean; 90 % intervals in the table)"]
     if crossing and len(crossing) < len(changed):
         words.append(f"{_span([p for p in changed if p not in crossing], many)} us")
-    near = [w.contested.saved_pct for _, w in told if w.contested is not None]
+    near = [w for _, w in told if w.contested is not None]
+    spared = [w.contested.saved_pct for w in near if w.contested is not None]
     if len(near) == 1:
-        words.insert(1, f"{percent(near[0], '.1f')} on contested calls")
+        e, still = spared[0], ": open there" if near[0].open_near_cutoff else ""
+        span = f"{e.lo:.1f} to {e.hi:.1f}{still}"
+        words.insert(1, f"{e.value:.1f} % of latency on contested calls ({span})")
     elif near and len(near) == len(told) <= most:
-        words.append(f"on contested calls {' and '.join(f'{e.value:.1f} %' for e in near)}")
+        each = " and ".join(f"{e.value:.1f} %" for e in spared)
+        words.append(f"on contested calls {each} of latency")
     return "; ".join(words) + "."
 
 
@@ -234,7 +257,7 @@ def _win(case: Case, w: AtWorldSize, many: bool, *, first: bool) -> str:
     e = w.worth.mean_us
     unit, mean = ("us a decode step", "mean; ") if first else ("us", "")
     words = f"{tag(case, w, many)} {e.value:.1f} {unit} ({mean}90 %: {e.lo:.1f} to {e.hi:.1f})"
-    return f"{words} = {percent(w.worth.step_pct)} of it" if w.worth.step_pct else words
+    return f"{words} = {percent(w.worth.step_pct)} of the step" if w.worth.step_pct else words
 
 
 def _how_sure(
@@ -254,14 +277,20 @@ def _how_sure(
 
     found = _grouped(cases, [(evidence(w), (c, w)) for c, w in changed])
     words = [f"{where} {said}" for said, where in found]
-    if open_ones:
-        where = _places(cases, open_ones) if len(open_ones) <= most else "others"
-        words.append(f"{where} not decided{', without a usable row' if without_rows else ''}")
+    unclaimed = [place for place in unidentified(cases) if place[1].world_size > 2]
+    if len(open_ones) > most or len(unclaimed) > most:
+        words.append("others open")
+    elif open_ones:
+        why = ", without a usable row" if without_rows else ""
+        words.append(f"{_places(cases, open_ones)} not decided{why}")
     return "; ".join(words) + "."
 
 
 def _unknown(cases: Sequence[Case], lacking: Sequence[Place], most: int) -> str:
     """Return what nobody knows yet."""
+    unclaimed = [
+        (c, w) for c, w in unidentified(cases) if w.world_size > 2 and any(k.claims for k in cases)
+    ]
     words = [f"{YOUR_MACHINE}: nothing was run there; gains are modelled"]
     if machine(*(c.setting for c in cases)) == THIS_MACHINE:
         words = ["other machines: the model was calibrated with rows of this one"]
@@ -270,13 +299,16 @@ def _unknown(cases: Sequence[Case], lacking: Sequence[Place], most: int) -> str:
         if len(lacking) > most and all(w.evidence == TRANSFERRED for _, w in lacking):
             said = f"no usable row of anything {TRANSFERRED}"
         words.append(said)
+    if unclaimed and len(unclaimed) <= most:
+        where = _places(cases, unclaimed)
+        words.append(f"a cutoff at {where}, where the rule in force stays")
     return "; ".join(words) + "."
 
 
 def _why_nothing(cases: Sequence[Case], most: int) -> str:
     """Return why nothing should change: no call, where rules decide alike, what is not decided."""
     many = len(cases) > 1
-    every = [(c, w) for c in cases if c.makes_calls for w in c.by_world_size]
+    every = [(c, w) for c in cases if c.makes_calls for w in c.by_world_size if w.cutoff.claimed]
     alike = [(c, w) for c, w in every if not w.changes]
     open_ones = [(c, w) for c, w in every if w.changes]
     without = next((c for c in cases if not c.makes_calls), None)
@@ -290,18 +322,64 @@ def _why_nothing(cases: Sequence[Case], most: int) -> str:
     if len(open_ones) > most:
         least, largest = min(lo for lo, _ in ends), max(hi for _, hi in ends)
         said.append(
-            f"the table's other changes would save {least:+.2f} to {largest:+.2f} % a call (90 %): "
-            "not decided"
+            f"the table's other changes would save {least:+.2f} to {largest:+.2f} % of a call's "
+            "latency (90 %): not decided"
         )
     elif open_ones:
         spared = ", ".join(
             f"1-stage {up_to(w.new_sizes)} at {tag(c, w, many)} would save {lo:+.2f} to {hi:+.2f} %"
             for (c, w), (lo, hi) in zip(open_ones, ends, strict=True)
         )
-        said.append(f"{spared} of a call (90 %): not decided")
+        said.append(f"{spared} of a call's latency (90 %): not decided")
     words = "; ".join(said)
     # A model's name is written as it is.
     return f"{words}." if without else f"{words[0].upper()}{words[1:]}."
+
+
+def _reasons(places: Sequence[Place], many: bool, most: int) -> str:
+    """Return why no cutoff is identified, each reason in short; the evidence has them whole."""
+    if len(places) > most:
+        return f"a cutoff at {_span_of(places, many)}; reasons under the table."
+    # A reason goes on with its rows, or with what one cutoff costs.
+    short = [(f"{tag(c, w, many)}: {re.split('[:;] ', w.cutoff.reason)[0]}") for c, w in places]
+    return f"{'; '.join(short)}."
+
+
+def _stays(places: Sequence[Place], many: bool, most: int) -> str:
+    """Return the rule that stays where none is claimed, and what the model says that it loses."""
+    rule = f"{places[0][0].engine.title}'s rule, 1-stage {up_to(places[0][1].old_sizes)}"
+    lost = [w.score.other_regret_pct for _, w in places]
+    if len(places) > most:
+        said = f"{min(e.lo for e in lost):.2f} to {max(e.hi for e in lost):.2f} %"
+    else:
+        said = ", ".join(
+            f"{tag(c, w, many)} {e.value:.2f} % ({e.lo:.2f} to {e.hi:.2f})"
+            for (c, w), e in zip(places, lost, strict=True)
+        )
+    return f"{rule}; by the model it loses {said} of a call's latency (90 %)."
+
+
+def settled(cases: Sequence[Case]) -> str:
+    """Return which measurement would narrow what is not identified, and what that costs."""
+    plans = [c.settling for c in cases]
+    shapes, seconds = sum(len(p.entries) for p in plans), sum(p.seconds for p in plans)
+    if not shapes:
+        return "rows of both arms that agree (below); no plan is expected to change the answer."
+    after = ", ".join(
+        f"TP{p.world_size} {size_interval(p.after.lo or 0, p.after.hi)}, narrow enough with "
+        f"{100 * p.after.claimed:.0f} % probability"
+        for p in plans[0].prospects
+        if p.world_size in {e.world_size for e in plans[0].entries}
+    )
+    left = f"; expected to leave {after}" if len(plans) == 1 else ""
+    count = f"{shapes} shape{'s' * (shapes > 1)}"
+    return f"{count}, about {seconds:.0f} s of measuring (listed below){left}."
+
+
+def _span_of(places: Sequence[Place], many: bool) -> str:
+    """Return where, in few words: the world sizes, and how many GPUs."""
+    ranks = _listed(sorted({w.tp for _, w in places}))
+    return f"{ranks} of {len({c.gpu for c, _ in places})} GPUs" if many else ranks
 
 
 def meanings(cases: Sequence[Case]) -> list[tuple[str, str]]:

@@ -26,9 +26,8 @@ from ..figures.terms import terms_along_bytes, terms_of_call
 from ..figures.token_hidden_map import decision_map
 from ..figures.worth import worth_by_batch
 from ..model.shape import SEPARATE_OPS
-from ..planning import Budget, plan
 from ..show.words import size_interval, up_to
-from .case import AtWorldSize, Case
+from .case import PLANNED, AtWorldSize, Case
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -40,9 +39,6 @@ NAMES = (
     "latency-tpN", "worth", "decision-map", "regret", "regret-measured", "difference", "terms-tpN",
     "call-tpN", "plan", "link-rate", "skew", "version", "residuals", "parameters",
 )  # fmt: skip
-
-#: Shapes of the plan that a report draws: as many as ``costmodel plan`` gives unasked.
-PLANNED = 6
 
 
 class Picture(Struct, frozen=True, dict=True):
@@ -97,12 +93,7 @@ def pictures(case: Case) -> list[Picture]:
     )
     add(
         "regret",
-        f"Mean and worst regret of every rule on {gpu}, by the model. "
-        + " ".join(
-            f"At {w.tp} the rule before loses {w.score.other_regret_pct.value:.2f} %, the one "
-            f"after {w.score.regret_pct.value:.2f} %."
-            for w in case.by_world_size
-        ),
+        _regret_words(case),
         lambda: regret_over_workload(decision),
     )
     judged = case.validation
@@ -137,15 +128,16 @@ def pictures(case: Case) -> list[Picture]:
             "plan",
             f"The recommended cutoffs on {gpu} with both 90 % intervals, and the intervals that "
             f"measuring {PLANNED} planned shapes should leave.",
-            partial(_plan_figure, case),
+            lambda: cutoffs_after_plan(case.settling),
         )
     if case.is_xgmi and any(w.cutoff.verdict in CLAIMED for w in crossing):
         _drift(case, [w.world_size for w in crossing], add)
-    add(
-        "residuals",
-        "Predicted over measured latency of every row that the calibration covers, by source.",
-        lambda: residuals(case.calibration, case.table),
-    )
+    if len(case.rows):
+        add(
+            "residuals",
+            "Predicted over measured latency of every row that the calibration covers, by source.",
+            lambda: residuals(case.calibration, case.table),
+        )
     add(
         "parameters",
         "Every parameter of the calibration with its 90 % interval, beside its prior.",
@@ -205,6 +197,19 @@ def _latency_words(case: Case, w: AtWorldSize) -> str:
     return words + f"{case.engine.title}'s rule before runs it {up_to(w.old_sizes)}."
 
 
+def _regret_words(case: Case) -> str:
+    """Say what the figure of regret over the workload shows."""
+    words = [f"Mean and worst regret of every rule on {case.gpu}, by the model."]
+    for w in case.by_world_size:
+        before, after = w.score.other_regret_pct.value, w.score.regret_pct.value
+        if w.cutoff.claimed:
+            after_words = f", the one after {after:.2f} %"
+            words.append(f"At {w.tp} the rule before loses {before:.2f} %{after_words} of a call.")
+        else:
+            words.append(f"At {w.tp} the rule in force loses {before:.2f} % of a call.")
+    return " ".join(words)
+
+
 def _worth_words(case: Case) -> str:
     """Say what the worth figure shows."""
     means = ", ".join(
@@ -228,13 +233,6 @@ def _drift(case: Case, world_sizes: list[int], add: Callable[..., None]) -> None
     for name, (axis, draw) in drawn.items():
         words = f"How the recommended cutoff moves with {axis} on {case.gpu}."
         add(name, words, partial(draw, decision, world_sizes=world_sizes))
-
-
-def _plan_figure(case: Case) -> go.Figure:
-    """Draw the plan for the report's own workload and world sizes."""
-    decision = case.decision
-    found = plan(case.setting, Budget(PLANNED), decision.workload, world_sizes=decision.world_sizes)
-    return cutoffs_after_plan(found)
 
 
 def _call_figure(case: Case, w: AtWorldSize) -> go.Figure:

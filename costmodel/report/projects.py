@@ -12,9 +12,9 @@ from __future__ import annotations
 Outline = tuple[tuple[str, tuple[str, ...]], ...]
 
 #: Parts of a report: the first screen, the rule as code, what it is worth, how results may differ,
-#: how to check it, and all that it rests on.
-LEAD, CHANGE, BENCHMARK, ACCURACY, CHECK, EVIDENCE = (
-    "lead", "change", "benchmark", "accuracy", "check", "evidence",
+#: how to check it, what would settle what is open, and all that it rests on.
+LEAD, CHANGE, BENCHMARK, ACCURACY, CHECK, SETTLE, EVIDENCE = (
+    "lead", "change", "benchmark", "accuracy", "check", "settle", "evidence",
 )  # fmt: skip
 
 _PLAIN: Outline = (
@@ -49,3 +49,10 @@ WHOSE = {"atom": "ATOM (AITER's rule)"}
 
 #: A report that proposes nothing ends after its reasons and how to get better ones.
 NOTHING: Outline = (("", (LEAD,)),)
+
+#: A report without a change where a cutoff is not identified goes on with what would settle it.
+UNIDENTIFIED: Outline = (
+    ("", (LEAD,)),
+    ("What would settle it", (SETTLE,)),
+    ("What it rests on", (EVIDENCE,)),
+)

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..decide.explanation import choices
 from ..show.place import machine
+from ..show.plan import NO_SHAPE_SETTLES, planned_arms
 from ..show.recommendation import apart
 from ..show.sketch import curve
 from ..show.statements import flag, says
-from ..show.worth import counted
+from ..show.worth import counted, share_unknown
+from ..units import kib
 from .case import AtWorldSize, Case
-from .commands import commands, emit_by_gpu, measure_commands
-from .lead import elsewhere, lead, meanings, runs, tag, title
-from .projects import NOTHING, OUTLINES, WHOSE
+from .commands import commands, emit_by_gpu, measure_commands, settle_commands
+from .lead import elsewhere, lead, meanings, runs, tag, title, unidentified
+from .projects import NOTHING, OUTLINES, UNIDENTIFIED, WHOSE
 
 if TYPE_CHECKING:
+    from ..decide.decision import Cutoff
     from .pictures import Picture
 
 #: ``report.md.j2``, ``report.html.j2`` and the parts that both include.
@@ -43,6 +46,10 @@ def context(
     """
     first = cases[0]
     proposes = any(c.proposes for c in cases)
+    warned = [line for case in cases for line in cautions(case, many=len(cases) > 1)]
+    if proposes and not first.deployment.step_ms:
+        warned.append(_sentence(share_unknown()))
+    settles = not proposes and bool(unidentified(cases)) and first.makes_calls
     project = project or first.engine.name
     named = title(cases, WHOSE.get(project, first.engine.title))
     head = f"{notice}: {named}" if notice else named
@@ -57,18 +64,25 @@ def context(
         "machine": machine(*(c.setting for c in cases)),
         "project": project,
         "proposes": proposes,
-        "outline": OUTLINES[project] if proposes else NOTHING,
+        "claims": any(c.claims for c in cases),
+        "estimated": estimated,
+        "settles": settles,
+        "outline": OUTLINES[project] if proposes else UNIDENTIFIED if settles else NOTHING,
         "pictures": shown,
         "drawn": drawn,
         "sketches": [sketch(c, w) for c in cases for w in (c.headline or c.crossing)[:1]],
         "commands": commands(cases, command, out),
         "both": emit_by_gpu(cases),
         "measure_commands": measure_commands(first),
+        "settle_commands": "\n".join(map(settle_commands, cases)) if settles else "",
         "version": __version__,
         "runs": partial(runs, order=first.deployment.batches.tolist()),
         "tag": partial(tag, many=len(cases) > 1),
-        "cautions": [line for case in cases for line in cautions(case, many=len(cases) > 1)],
+        "cautions": warned,
         "says": says,
+        "kib": kib,
+        "arms": planned_arms,
+        "no_shape": NO_SHAPE_SETTLES,
         "flag": flag,
         "counted": ". ".join(counted(first.by_world_size[0].worth)),
     }
@@ -80,9 +94,14 @@ def cautions(case: Case, many: bool = False) -> list[str]:
     lines = [f"{on}{line}" for line in apart(case.decision)]
     undecided = [w.tp for w in case.by_world_size if w.undecided and case.makes_calls]
     if undecided:
+        though = ""
+        if case.proposes:
+            kept = ",".join(str(w.world_size) for w in case.by_world_size if not w.undecided)
+            though = f", though the rule changes it there too (--tp {kept} leaves it as it is)"
+        then = "merge" if case.proposes else "make"
         lines.append(
-            f"{on}not decided at {' and '.join(undecided)}: the 90 % interval of what the change "
-            f"spares includes zero; measure before you {'merge' if case.proposes else 'make'} it"
+            f"{on}not decided at {' and '.join(undecided)}{though}: the 90 % interval of what the "
+            f"change spares includes zero; measure before you {then} it"
         )
     lines += [
         f"Worse on {other.gpu} at {' and '.join(other.worse_at)}, which {case.engine.title} would "
@@ -90,7 +109,16 @@ def cautions(case: Case, many: bool = False) -> list[str]:
         for other in case.elsewhere
         if other.worse_at
     ]
-    return [line[0].upper() + line[1:] for line in lines]
+    return list(map(_sentence, lines))
+
+
+def _sentence(words: str) -> str:
+    return words[0].upper() + words[1:]
+
+
+def estimated(cutoff: Cutoff) -> str:
+    """Return the best estimate of a cutoff that nobody claims."""
+    return "no limit" if cutoff.estimate is None else kib(cutoff.estimate)
 
 
 def sketch(case: Case, w: AtWorldSize) -> str:

@@ -84,7 +84,13 @@ def _consulted(file: Consulted) -> list[str]:
 
 
 def _scores(one: Audit, calls: FusedCalls | None) -> str:
-    head = ["ranks", "installed loses", "90 % interval", "us a call", "decided otherwise"]
+    head = [
+        "ranks",
+        "installed loses, of the faster arm",
+        "90 % interval",
+        "us a call",
+        "decided otherwise",
+    ]
     if calls:
         head.append(f"us of {calls.words()}")
     rows = []

@@ -74,7 +74,7 @@ def rules(shifts: Sequence[RuleShift]) -> str:
         for n, pct in sorted(s.loses_pct.items()):
             word = "loses" if pct.value > 0 else "gains"
             lines.append(
-                f"  TP{n}: the new rule {word} {abs(pct.value):.2f} % a call "
+                f"  TP{n}: the new rule {word} {abs(pct.value):.2f} % of a call's latency "
                 f"({pct.lo:+.2f} to {pct.hi:+.2f})"
             )
     return "\n".join(lines)

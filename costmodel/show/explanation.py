@@ -17,7 +17,7 @@ from .place import machine
 from .recommendation import evidence, interval, sizes, this_kernel
 from .sketch import bars
 from .statements import most_telling
-from .table import sentence, table
+from .table import table, terminal_width
 from .words import arm, chance, parameter, unit
 
 #: Parameters listed: the nearest ones; the rest is in the JSON.
@@ -30,7 +30,7 @@ def brief(found: Explanation, *, fine: bool = False) -> str:
     ``fine`` draws with block characters.
     """
     s = found.setting
-    lines = [*map(sentence, answer(found)), "", *bars(found, fine=fine)]
+    lines = [*answer(found), "", *bars(found, fine=fine)]
     said = [*_interval(found), *_apart(found)]
     others = most_telling(found.cutoff.statements, s.gpu) if found.cutoff else ""
     if others:
@@ -44,7 +44,7 @@ def brief(found: Explanation, *, fine: bool = False) -> str:
         said.append(f"rules in force that run the other arm: {', '.join(against)}")
     lines += [
         "",
-        *map(sentence, said),
+        *said,
         "",
         "--verbose: terms with intervals, every rule, what would flip it",
     ]
@@ -74,12 +74,12 @@ def text(found: Explanation) -> str:
         *_headline(found).splitlines(),
         *_interval(found),
     ]
-    lines = [*map(sentence, lines), "", _terms(found)]
+    lines += ["", _terms(found)]
     if found.separate_us is not None and found.separate_probability is not None:
         e = found.separate_us
         lines += [
             "",
-            sentence(
+            (
                 f"separate ops (all-reduce, then RMSNorm): {e.value:.2f} us ({e.lo:.1f} to "
                 f"{e.hi:.1f}); faster than both with "
                 f"{chance(found.separate_probability, short=True)} probability"
@@ -87,7 +87,7 @@ def text(found: Explanation) -> str:
         ]
     others = most_telling(found.cutoff.statements, s.gpu) if found.cutoff else ""
     if others:
-        lines += ["", sentence(others)]
+        lines += ["", others]
     lines += ["", "what the rules say", _opinions(found)]
     if found.reason:
         lines.append("the kernel's own check comes before any rule")
@@ -101,22 +101,21 @@ def _headline(found: Explanation) -> str:
         return f"Only {arm(found.choice)} runs here: {found.reason}."
     m = found.margin_us
     one, other = found.setting.arms
-    faster, slower = (one, other) if m.value > 0 else (other, one)
+    faster = one if m.value > 0 else other
     sign = 1 if m.value > 0 else -1
     lo, hi = sorted((sign * m.lo, sign * m.hi))
     sure = "" if found.decided else ": not decided at 90 %"
     return (
-        f"{_runs(faster, 'is')} faster: {_runs(slower, 'takes')} {abs(m.value):.2f} us more, "
-        f"{found.margin_pct:.1f} % (90 %: {lo:+.2f} to {hi:+.2f}).\n"
+        f"{_faster(faster)} by {abs(m.value):.2f} us (90 %: {lo:+.2f} to {hi:+.2f}), "
+        f"{found.margin_pct:.1f} % of {'their' if faster == SEPARATE_OPS else 'its'} latency.\n"
         f"{_rule(found)} It is the faster one with {chance(found.probability, short=True)} "
         f"probability{sure}."
     )
 
 
-def _runs(name: str, verb: str) -> str:
-    """Return an arm with its verb: ``2-stage takes``, ``separate ops take``."""
-    plural = {"is": "are", "takes": "take"}
-    return f"{arm(name)} {plural[verb] if name == SEPARATE_OPS else verb}"
+def _faster(name: str) -> str:
+    """Return that an arm is faster: ``2-stage is faster``, ``separate ops are faster``."""
+    return f"{arm(name)} {'are' if name == SEPARATE_OPS else 'is'} faster"
 
 
 def _apart(found: Explanation) -> list[str]:
@@ -152,8 +151,15 @@ def _interval(found: Explanation) -> list[str]:
     if c is None or not c.claimed or c.max_bytes is None:
         return []
     return [
-        f"cutoff, 90 %: {interval(c)} on {machine(found.setting)}, {this_kernel(c)} for this kernel"
+        f"cutoff, 90 %, weighed over {_weighed(found)}: {interval(c)} on "
+        f"{machine(found.setting)}, {this_kernel(c)} for this kernel"
     ]
+
+
+def _weighed(found: Explanation) -> str:
+    """Return the hidden sizes that the recommended cutoff is weighed over."""
+    hidden = found.decision.workload.hidden_dims() if found.decision else [found.hidden_dim]
+    return f"hidden {hidden[0]}" if len(hidden) == 1 else f"{len(hidden)} hidden sizes"
 
 
 def _terms(found: Explanation) -> str:
@@ -182,7 +188,8 @@ def _terms(found: Explanation) -> str:
     )  # fmt: skip
     other = arm(found.setting.alternative)
     head = ("us", "1-stage", "90 %", other, "90 %", f"{other} - 1-stage")
-    return table(rows, head, right=True)
+    note = "total, 90 %: of a new measurement, with whatever constant its own benchmark adds"
+    return f"{table(rows, head, right=True)}\n{note}"
 
 
 def _opinions(found: Explanation) -> str:
@@ -218,7 +225,8 @@ def _flip_lines(found: Explanation) -> list[str]:
     if found.parameter_flips:
         lines.append("  one parameter alone, the others held (nearest first):")
         rows = [_flip_row(f) for f in found.parameter_flips[:SHOWN]]
-        text = table(rows, ("", "flips at", "now", "90 % interval", ""))
+        head = ("", "flips at", "now", "90 % interval", "")
+        text = table(rows, head, width=terminal_width() - 4)
         lines += [f"    {line}" for line in text.splitlines()]
     else:
         lines.append("  no single parameter within a factor of 4 (or 10 us) of its estimate")
@@ -265,14 +273,14 @@ def choices_text(found: Choices) -> str:
     )  # fmt: skip
     return "\n".join(
         [
-            sentence(
+            (
                 f"hidden {calls.hidden_dim[0]}, {s.dtype}, TP{calls.world_size[0]} on {s.gpu} "
                 f"({s.arch}), {s.op}, {s.kernel.title}; calibration {s.calibration.id}"
             ),
             "",
             table(rows, head, right=True),
             "",
-            sentence(
+            (
                 "rules: 1 or 2 stages, s for separate ops; * where a rule runs another arm than "
                 "the choice"
             ),

@@ -18,7 +18,11 @@ MEANING = {
         "can be wrong"
     ),
     "worth": "what a change of rule saves in one decode step, in us; negative where it costs",
-    "decided": "the 90 % interval of what a change saves does not include zero",
+    "decided": (
+        "of a change: the 90 % intervals of what it saves, over the workload and in a decode step, "
+        "lie above zero. It says that changing pays as a whole; calls near the new cutoff may "
+        "still win nothing. Of a call: one arm is the faster with 90 % probability"
+    ),
     "this kernel": (
         "the interval in the laboratories of the sources: what is open about the kernels alone"
     ),

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..files import json_text
-from .table import table
-
-#: How a listing can be written.
-STYLES = ("table", "csv", "json")
+from .table import fitted, table
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class Listing:
     link: str = "source"
 
     def render(self, style: str) -> str:
-        """Return the records in one of :data:`STYLES`, without the last newline."""
+        """Return the records as ``table``, ``csv`` or ``json``, without the last newline."""
         return {"table": self._table, "csv": self._csv, "json": self._json}[style]()
 
     def _json(self) -> str:
@@ -56,7 +53,7 @@ class Listing:
                 [*(text(record[key]) for key in self.shown), f"[{number}]" if number else ""]
             )
         lines = [f"[{number}] {address}" for address, number in numbers.items()]
-        return "\n".join([table(rows, [*self.shown.values(), "link"]), "", *lines])
+        return fitted("\n".join([table(rows, [*self.shown.values(), "link"]), "", *lines]))
 
 
 def text(value: Any) -> str:

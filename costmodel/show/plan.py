@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..data.kernels import OWN_FAMILY
+from ..data.kernels import OWN_FAMILIES
 from ..model.shape import FUSED
 from ..planning import Plan
 from ..planning.candidates import harness_spread_us
+from ..planning.measurement_plan import Entry
 from ..planning.value import Interval
 from ..units import kib
 from . import words
 from .place import machine, measure
 from .table import table
+
+#: What is said where a cutoff is open and no shape of a plan would settle it.
+NO_SHAPE_SETTLES = (
+    "no new shape is expected to change what the model says, and still no cutoff is claimed: "
+    "measure both arms again, so that rows agree"
+)
 
 
 def text(plan: Plan, out: Path | None = None) -> str:
@@ -22,8 +29,8 @@ def text(plan: Plan, out: Path | None = None) -> str:
         f"what to measure next: {setting.op} on {setting.gpu} ({setting.arch}), {setting.dtype}, "
         f"{setting.kernel.title}",
         f"calibration {setting.calibration.id}; measurements scatter by "
-        f"{100 * plan.noise:.1f} % around the model, a new benchmark adds a constant unknown to "
-        f"+-{harness_spread_us(setting):.1f} us",
+        f"{100 * plan.noise:.1f} % of the latency around the model, a new benchmark adds a "
+        f"constant unknown to +-{harness_spread_us(setting):.1f} us",
         "",
         _prospects(plan),
         "",
@@ -35,11 +42,13 @@ def text(plan: Plan, out: Path | None = None) -> str:
             lines.append(
                 f"TP{p.world_size}: {100 * p.open_share:.0f} % of the calls lie inside the "
                 f"interval on {machine(setting)}; there the expected regret is "
-                f"{p.open_regret_pct:.2f} %."
+                f"{p.open_regret_pct:.2f} % {words.OF_FASTER}."
             )
     if not plan.entries:
         return "\n".join(
             [*lines, "nothing to measure: no measurement in this budget would change the rule."]
+            if all(p.before.claimed or p.always for p in plan.prospects)
+            else [*lines, NO_SHAPE_SETTLES]
         )
     lines += ["", _entries(plan), ""]
     lines += [f"{i}. {e.reason}." for i, e in enumerate(plan.entries, 1)]
@@ -59,7 +68,7 @@ def _prospects(plan: Plan) -> str:
         rows.append(
             (
                 f"TP{p.world_size}",
-                words.NO_LIMIT if p.before.bytes is None else f"<= {kib(p.before.bytes)}",
+                _cutoff_now(p.before),
                 _span(p.before),
                 words.size_interval(*p.this_kernel),
                 _span(p.after),
@@ -75,9 +84,17 @@ def _prospects(plan: Plan) -> str:
     return "\n".join(
         [
             table(rows, head),
-            "regret: expected, in percent, now and after; least: what one cutoff cannot avoid",
+            (
+                f"regret: expected, in percent {words.OF_FASTER}, now and after measuring; least: "
+                "what one cutoff cannot avoid"
+            ),
         ]
     )
+
+
+def _cutoff_now(interval: Interval) -> str:
+    size = words.NO_LIMIT if interval.bytes is None else f"<= {kib(interval.bytes)}"
+    return size if interval.claimed else f"{words.arm('')} ({size})"
 
 
 def _span(interval: Interval) -> str:
@@ -92,25 +109,39 @@ def _entries(plan: Plan) -> str:
             e.hidden_dim,
             e.tokens,
             kib(e.bytes),
-            " + ".join(map(words.arm, e.arms)),
+            planned_arms(e),
             " / ".join(f"{t:.1f}" for t in e.latency_us),
             f"{e.seconds:.0f}",
             f"{e.regret_pct_left:.3f} %",
         )
         for i, e in enumerate(plan.entries, 1)
     ]
-    head = ("", "ranks", "hidden", "tokens", "bytes", "arms", "model us", "s", "regret left")
+    head = (
+        "",
+        "ranks",
+        "hidden",
+        "tokens",
+        "bytes",
+        "arms",
+        "model us",
+        "seconds",
+        "regret left, of faster arm",
+    )
     return table(rows, head)
 
 
+def planned_arms(entry: Entry) -> str:
+    """Return the arms that a shape is measured with: ``1-stage + 2-stage``."""
+    return " + ".join(map(words.arm, entry.arms))
+
+
 def _total(plan: Plan) -> str:
-    before, after, perfect = plan.regret_pct
-    removed = 100 * (before - after) / max(before - perfect, 1e-12)
+    before, after, _ = plan.regret_pct
     total = (
         f"{len(plan.entries)} shape{'s' * (len(plan.entries) > 1)}, {plan.latencies} "
         f"latenc{'ies' if plan.latencies > 1 else 'y'}, about {plan.seconds:.0f} s: "
-        f"mean expected regret {before:.3f} % -> {after:.3f} %, "
-        f"{removed:.0f} % of what measuring can remove"
+        f"mean expected regret {before:.3f} % -> {after:.3f} % {words.OF_FASTER}, which removes "
+        f"{100 * plan.removed_share:.0f} % of what measuring can remove"
     )
     limit = plan.budget.shapes
     if limit is not None and len(plan.entries) < limit:
@@ -119,7 +150,6 @@ def _total(plan: Plan) -> str:
 
 
 def _next(plan: Plan, out: Path | None) -> list[str]:
-    sizes = sorted({e.world_size for e in plan.entries})
     if plan.setting.op != FUSED:
         return [
             f"'costmodel measure' runs {FUSED} alone: measure these with a harness of your own; "
@@ -127,12 +157,16 @@ def _next(plan: Plan, out: Path | None) -> list[str]:
         ]
     if out is None:
         return ["--out plan.json writes this for: costmodel measure --plan plan.json"]
+    said = f"written: {out}. Measure, then calibrate with the new rows:"
+    return [said, *(f"  {line}" for line in measuring(plan, out))]
+
+
+def measuring(plan: Plan, out: Path) -> list[str]:
+    """Return the commands that measure the plan file ``out`` and calibrate with its rows."""
     calibration = plan.setting.calibration
-    lines = [f"written: {out}. Measure, then calibrate with the new rows:"]
-    for n in sizes:
-        lines.append(f"  {measure(calibration, n)} --plan {out} --tp {n} --out run-tp{n}")
+    sizes = sorted({e.world_size for e in plan.entries})
+    lines = [f"{measure(calibration, n)} --plan {out} --tp {n} --out run-tp{n}" for n in sizes]
     rows = " ".join(f"run-tp{n}/measurements.csv" for n in sizes)
-    own = calibration.kernel_family == OWN_FAMILY
+    own = calibration.kernel_family in OWN_FAMILIES
     old = "YOUR_ROWS.csv" if own else f"--published --arch {plan.setting.arch}"
-    lines.append(f"  costmodel calibrate {rows} {old} --out mine.json")
-    return lines
+    return [*lines, f"costmodel calibrate {rows} {old} --out mine.json"]

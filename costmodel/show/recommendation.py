@@ -14,8 +14,8 @@ from . import words
 from .place import machine
 from .sketch import scale, scale_head
 from .statements import line
-from .table import filled, sentence, table, terminal_width
-from .words import answer, arm, size, size_interval, window_sizes
+from .table import filled, table, terminal_width
+from .words import OF_FASTER, OF_FASTEST, answer, arm, size, size_interval, window_sizes
 
 
 def brief(decision: Decision, *, fine: bool = False) -> str:
@@ -25,7 +25,7 @@ def brief(decision: Decision, *, fine: bool = False) -> str:
     """
     setting, cutoffs = decision.setting, decision.cutoffs
     shown = [c for c in cutoffs if c.max_bytes is not None and c.max_bytes_lo is not None]
-    lines = [*map(sentence, answer_lines(decision)), ""]
+    lines = [*answer_lines(decision), ""]
     lines.append(_cutoff_table(decision))
     if shown:
         wide = max(len(f"TP{c.world_size}") for c in shown)
@@ -53,7 +53,8 @@ def answer_lines(decision: Decision) -> list[str]:
     where = f"{setting.gpu}, {setting.op}, {setting.dtype}, {setting.kernel.title}"
     runs = [_runs_1stage(c) for c in decision.cutoffs]
     sure = [f"TP{c.world_size} {evidence(c)}" for c in decision.cutoffs]
-    regret = ", ".join(f"{c.regret_pct:.2f} %" for c in decision.cutoffs)
+    lost = [f"TP{c.world_size} {c.regret_pct:.2f} %" for c in decision.cutoffs if c.claimed]
+    regret = f"; expected regret {', '.join(lost)} {OF_FASTER}" if lost else ""
     rows = setting.calibration.data
     third = [
         *apart(decision)[:1],
@@ -62,7 +63,7 @@ def answer_lines(decision: Decision) -> list[str]:
     ]
     return [
         f"run 1-stage: {', '.join(runs)} ({where})",
-        f"how sure: {', '.join(sure)}; expected regret {regret} a call",
+        f"how sure: {', '.join(sure)}{regret}",
         third[0],
     ]
 
@@ -79,7 +80,7 @@ def text(decision: Decision) -> str:
     if setting.objective != MEAN:
         engine += f"; least {SPOKEN_OBJECTIVE[setting.objective]}"
     lines = [
-        sentence(
+        (
             f"1-stage or {arm(setting.alternative)}: {setting.op} on {setting.gpu} "
             f"({setting.arch}), {setting.dtype}, {setting.kernel.title}{engine}"
         ),
@@ -91,12 +92,13 @@ def text(decision: Decision) -> str:
     lines += [_cutoff_table(decision), ""]
     for c in decision.cutoffs:
         lines.append(_paragraph(f"TP{c.world_size}: {c.reason}."))
-        lines.append(_paragraph(f"     {regrets(c)}."))
+        if c.claimed:
+            lines.append(_paragraph(f"     {regrets(c)}."))
         if c.three_way is not None:
             lines.append(_paragraph(f"     {separate(decision, c, c.three_way.separate)}."))
         lines += [_paragraph(f"     {line(b, setting.gpu)}") for b in c.statements]
     lines += ["", f"hidden_dim: the kernel takes {decision.hidden_rule}."]
-    lines.append(sentence(f"  known models: {', '.join(map(str, decision.hidden_set))}"))
+    lines.append(f"  known models: {', '.join(map(str, decision.hidden_set))}")
     lines += [_paragraph(f"  {said}.") for said in hidden_sizes(decision)]
     if setting.engine and any(c.claimed for c in decision.cutoffs):
         lines += ["", _paragraph(f"the rule in {setting.engine}: {decision.rule.words()}")]
@@ -127,13 +129,13 @@ def _cutoff_table(decision: Decision) -> str:
     rows = [
         (
             f"TP{c.world_size}", sizes(c), interval(c), this_kernel(c), evidence(c),
-            f"{c.regret_pct:.2f} %",
+            f"{c.regret_pct:.2f} %" if c.claimed else "-",
         )
         for c in decision.cutoffs
     ]  # fmt: skip
     head = (
         "ranks", "1-stage when bytes", f"90 %, {machine(decision.setting)}", "90 %, this kernel",
-        "evidence", "regret",
+        "evidence", "regret, of the faster arm",
     )  # fmt: skip
     return table(rows, head)
 
@@ -168,28 +170,37 @@ def apart(decision: Decision) -> list[str]:
     """Return where separate ops are expected to be fastest, and whether two arms are enough."""
     known = [(c.world_size, c.three_way) for c in decision.cutoffs if c.three_way is not None]
     lines = []
-    if wins := [(n, three.apart) for n, three in known if three.apart]:
-        said = "; ".join(f"TP{n} {window_sizes(windows)}" for n, windows in wins)
-        lines.append(f"separate ops are expected to be fastest: {said}")
+    if wins := [(n, three) for n, three in known if three.apart]:
+        said = "; ".join(f"TP{n} {window_sizes(three.apart)}" for n, three in wins)
+        sure = (
+            ""
+            if any(three.separate.share for _, three in wins)
+            else ", nowhere with 90 % probability"
+        )
+        lines.append(f"separate ops are expected to be fastest: {said}{sure}")
     if short := [f"{three.loss_pct:.1f} % at TP{n}" for n, three in known if not three.enough]:
-        other = arm(decision.setting.alternative)
         lines.append(
-            f"1-stage and {other} are not enough: without the third arm {', '.join(short)} is lost"
+            "two arms are not enough: beside a choice of three, this rule loses "
+            f"{', '.join(short)} {OF_FASTEST} (mean over the calls)"
         )
     return lines
 
 
 def guarded(decision: Decision) -> list[str]:
     """Return what of the regret is the engine's guards', which the rule keeps."""
-    lost = ", ".join(f"{pct:.2f} points at TP{n}" for n, pct in decision.lost_to_guards)
-    return [f"of that regret {decision.setting.engine}'s guards cost {lost}"] if lost else []
+    lost = ", ".join(f"{pct:.2f} percentage points at TP{n}" for n, pct in decision.lost_to_guards)
+    whose = decision.setting.engine
+    return [f"of the expected regret {whose}'s guards cost {lost}"] if lost else []
 
 
 def regrets(cutoff: Cutoff) -> str:
     """Return the three regrets of the rule."""
     r = cutoff.regrets
     near = "" if r.contested_pct is None else f"{r.contested_pct:.2f} % on contested calls, "
-    return f"expected regret: {r.mean_pct:.2f} % a call, {near}{r.worst_pct:.2f} % on the worst"
+    return (
+        f"expected regret, {OF_FASTER}: {r.mean_pct:.2f} % on average, {near}"
+        f"{r.worst_pct:.2f} % on the worst"
+    )
 
 
 def unweighed(decision: Decision) -> list[str]:
@@ -216,7 +227,7 @@ def separate(decision: Decision, cutoff: Cutoff, ops: SeparateOps) -> str:
     return (
         f"separate ops (all-reduce, then RMSNorm; {basis}) are faster than both fused arms with "
         f"90 % probability on {100 * ops.share:.0f} % of the calls ({kib(ops.from_bytes)} to "
-        f"{kib(ops.to_bytes)}), by {least:.0f} to {most:.0f} %"
+        f"{kib(ops.to_bytes)}), by {least:.0f} to {most:.0f} % of the better fused arm's latency"
     )
 
 
@@ -230,8 +241,8 @@ def hidden_sizes(decision: Decision) -> list[str]:
     out = []
     if not decision.depends_on_hidden:
         out.append(
-            f"by the model no hidden size would gain more than {ADEQUATE_PCT:g} % on contested "
-            "calls from a cutoff of its own"
+            f"by the model no hidden size would gain more than {ADEQUATE_PCT:g} % {OF_FASTER} on "
+            "contested calls from a cutoff of its own"
         )
     for c in decision.cutoffs:
         own = [h for h in c.adequacy.by_hidden if h.differs]
@@ -243,8 +254,8 @@ def hidden_sizes(decision: Decision) -> list[str]:
     if effect:
         out.append(
             f"{effect['rows']} rows of arms with several hidden sizes change by "
-            f"{effect['pct_per_doubling']:+.1f} % per doubling at like bytes, beyond the model "
-            f"(90 % interval {effect['lo']:+.1f} to {effect['hi']:+.1f})"
+            f"{effect['pct_per_doubling']:+.1f} % of their latency per doubling at like bytes, "
+            f"beyond the model (90 % interval {effect['lo']:+.1f} to {effect['hi']:+.1f})"
         )
     return out
 

@@ -30,12 +30,14 @@ def line(beside: Beside, gpu: str) -> str:
     """Return a statement as one line, beside a cutoff on ``gpu``.
 
     ``others measured: vLLM #57886, AITER 0.1.19: crossover 192 KiB - OUTSIDE this interval``, or
-    ``others (other kernels): hip_comms, its one-shot against its two-shot: up to 64 KiB``.
+    ``others (other kernels): hip_comms, its one-shot against its two-shot: the first
+    is faster up to 64 KiB``.
     """
     s = beside.statement
     where = "" if s.gpu == gpu else f" on {s.gpu}"
     what = s.kernel_version if s.comparable else s.compared
-    said = f"{s.who}{where}, {what}: {says(s)}"
+    faster = "the first is faster " if s.kind == CUTOFF and not s.comparable else ""
+    said = f"{s.who}{where}, {what}: {faster}{says(s)}"
     if beside.held is None:
         return f"others ({flag(beside)}): {said}"
     return f"others measured: {said} - {flag(beside)}"

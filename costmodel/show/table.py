@@ -18,10 +18,18 @@ WIDTH, LEAST = 100, 80
 #: Between two columns.
 GAP = "  "
 
-#: Where a cell may be broken: at spaces, but not between a number and its unit or its sign.
-_SPACE = re.compile(r"(?<!\S[<>=+]) (?!(?:[KMG]i?B|B|GB/s|us|s|%)(?!\w))")
+#: Where a cell may be broken: at spaces, but not between a number and its unit or its sign, nor
+#: between a note's mark and its address.
+_SPACE = re.compile(r"(?<!\S[<>=+])(?<!\d\]) (?!(?:[KMG]i?B|B|GB/s|us|s|%)(?!\w))")
 #: Where names may be broken if nothing else helps; never beside a digit.
 _NAME = re.compile(r"(?<=[A-Za-z][_/-])(?=[A-Za-z])")
+
+#: What later lines of a sentence begin with.
+_LATER = " " * 5
+#: A line whose columns stand where they do for a reason.
+_DRAWN = re.compile(r"\S {2,}\S")
+#: A line that is pasted into a shell.
+_COMMAND = re.compile(r" *(?:costmodel|torchrun|python) [-a-z]")
 
 #: Stands for a space at which no line ends.
 _TIE = "\N{NO-BREAK SPACE}"
@@ -66,22 +74,31 @@ def terminal_width() -> int:
     return _known_width() or WIDTH
 
 
-def sentence(words: str) -> str:
-    """Return a sentence on lines that fit the terminal, later ones indented.
+def fitted(text: str) -> str:
+    """Return text of which no sentence is wider than the terminal; tables and drawings stay.
 
-    Where no terminal is, nobody has to read it: it stays on one line.
+    Where no terminal is, nobody has to read it: sentences stay on one line.
     """
     width = _known_width()
-    return words if width is None else filled(words, width)
+    if width is None:
+        return text
+    return "\n".join(
+        filled(line, width) if len(line) > width and not _DRAWN.search(line) else line
+        for line in text.split("\n")
+    )
 
 
 def filled(words: str, width: int) -> str:
     """Return words on lines of a width, later ones indented; no number is parted from its unit."""
-    whole = " ".join(piece.replace(" ", _TIE) for piece in _SPACE.split(words))
-    lines = textwrap.fill(
-        whole, width, subsequent_indent="     ", break_long_words=False, break_on_hyphens=False
-    )
-    return lines.replace(_TIE, " ")
+    whole = " ".join(piece.replace(" ", _TIE) for piece in _SPACE.split(words.lstrip()))
+    indent = " " * (len(words) - len(words.lstrip()))
+    # A command stays one: its lines end as a shell wants it.
+    end = " \\" if _COMMAND.match(words) else ""
+    lines = textwrap.wrap(
+        whole, width - len(end), initial_indent=indent, subsequent_indent=max(indent, _LATER),
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    return f"{end}\n".join(lines).replace(_TIE, " ")
 
 
 def _known_width() -> int | None:

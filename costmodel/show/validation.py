@@ -49,7 +49,14 @@ def _rows(found: Validation) -> list[str]:
 
 def _accuracy(found: Validation) -> list[str]:
     a = found.accuracy
-    head = ("model error", "rows", "median", "90th percentile", "largest", "in 90 % interval")
+    head = (
+        "model error, of the measured latency",
+        "rows",
+        "median",
+        "90th percentile",
+        "largest",
+        "in 90 % interval",
+    )
     rows = [
         (
             "as calibrated", a.n, f"{a.median_ape:.1f} %", f"{a.p90_ape:.1f} %",
@@ -90,10 +97,10 @@ def _choice(found: Validation) -> list[str]:
                     f"claim: {c.reason}"
                 )
     outside = (
-        f"{100 * choice.agree_outside_tie:.0f} % of the {choice.outside_tie} that differ by more "
-        f"than {found.limits.tie:g} %"
+        f"{100 * choice.agree_outside_tie:.0f} % of the {choice.outside_tie} whose arms differ by "
+        f"more than {found.limits.tie:g} % of the faster one's latency"
         if choice.agree_outside_tie is not None
-        else f"none differs by more than {found.limits.tie:g} %"
+        else f"none has arms more than {found.limits.tie:g} % of the faster one's latency apart"
     )
     lines.append(
         f"it takes the faster algorithm on {100 * (choice.agree or 0):.0f} % of them; {outside}"
@@ -109,10 +116,13 @@ def _regret(found: Validation) -> list[str]:
         "differs on", "over the workload", "us a call",
     )  # fmt: skip
     lines = [
-        "regret above the faster measured algorithm, mean and max over these calls. How far the",
-        "recommended rule is behind (negative: ahead) has a 90 % interval by bootstrap over calls;",
-        "noise is what measurement noise alone explains. Over the workload (captured batch sizes x",
-        "hidden sizes of known models) regret is by the model, with a 90 % interval.",
+        (
+            "regret above the faster measured algorithm, in percent of its latency, mean and max "
+            "over these calls. How far the recommended rule is behind (negative: ahead), in the "
+            "same percent, has a 90 % interval by bootstrap over calls; noise is what measurement "
+            "noise alone explains. Over the workload (captured batch sizes x hidden sizes of known "
+            "models) regret is by the model, with a 90 % interval."
+        ),
         table([_row(r) for r in found.regret], head),
     ]
     alike = [r.rule for r in found.regret if r.behind and not r.differ and r.rule != "recommended"]
@@ -136,7 +146,7 @@ def _regret(found: Validation) -> list[str]:
         )
         lines.append(
             f"{three.choice.pairs} calls also ran as separate ops; regret above the fastest "
-            f"measured arm there: {regrets}"
+            f"measured arm there, in percent of its latency: {regrets}"
         )
     return lines
 
@@ -158,10 +168,11 @@ def _row(r: RuleRegret) -> tuple[str, ...]:
 
 def _end(found: Validation) -> list[str]:
     limits = found.limits
-    asked = f"median error <= {limits.median_ape:g} %"
+    asked = f"median error <= {limits.median_ape:g} % of the measured latency"
     if found.choice.pairs:
         asked += (
-            f", right outside ties >= {100 * limits.agree:g} %, mean regret <= {limits.regret:g} %"
+            f", right outside ties >= {100 * limits.agree:g} % of the calls, mean regret <= "
+            f"{limits.regret:g} % of the faster algorithm's latency"
         )
         if found.judged_against:
             asked += f", no worse than {found.judged_against} within noise"

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 #: The arms; "" is what a rule without a claim runs.
 ARM = {**SPOKEN, "": "no claim"}
 
+#: What a regret is in percent of; of three arms the fastest takes the place of the faster.
+OF_FASTER, OF_FASTEST = "of the faster arm's latency", "of the fastest arm's latency"
+
 #: What bounds an interval that is open above.
 NO_LIMIT = "no limit"
 

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 #: What the evidence classes say of a GPU and world size.
 MEANS = {
     MEASURED: "both arms were measured at one shape with these kernels and this dtype",
-    MEASURED_ELSEWHERE: "both arms were measured, but not at one shape with just this",
+    MEASURED_ELSEWHERE: (
+        "both arms were measured, but not at one shape with these kernels and this dtype"
+    ),
     TRANSFERRED: "an arm has no usable row",
 }
 
@@ -50,7 +52,17 @@ def text(worths: Sequence[Worth]) -> str:
         f"{first.calls.words()}, {first.setting.dtype}, TP{first.world_size} ({llm.source})"
     )
     lines = [head, *(f"  {line}" for line in counted(first))]
-    return "\n\n".join(["\n".join(lines), *map(_one, worths)])
+    end = [] if first.deployment.step_ms else [share_unknown()]
+    return "\n\n".join(["\n".join(lines), *map(_one, worths), *end])
+
+
+def share_unknown() -> str:
+    """Return what is said of the share of a decode step where its time is not given."""
+    return (
+        "the share of a whole decode step is not known here: --step-ms MS gives it from the step's "
+        "time (what a serving benchmark prints as TPOT or ITL, in ms); 10 us are 0.1 % of a step "
+        "of 10 ms"
+    )
 
 
 def counted(w: Worth) -> list[str]:
@@ -77,7 +89,7 @@ def counted(w: Worth) -> list[str]:
     return lines
 
 
-def sure(w: Worth) -> str:
+def evidence_words(w: Worth) -> str:
     """Return what a worth rests on; physics knows who is faster, and not by how much."""
     if physics_decides(w.setting, w.world_size):
         return f"{BY_PHYSICS}, its size {evidence(w.evidence)}"
@@ -98,16 +110,18 @@ def _here(rule: Rule, w: Worth) -> str:
 def _one(w: Worth) -> str:
     s = w.setting
     lines = [
-        f"{s.gpu}, calibration {s.calibration.id}, {s.kernel.title}; {sure(w)}: "
-        f"{MEANS[w.evidence]} on {s.gpu} at TP{w.world_size}",
+        (
+            f"{s.gpu}, calibration {s.calibration.id}, {s.kernel.title}; {evidence_words(w)}: "
+            f"{MEANS[w.evidence]} on {s.gpu} at TP{w.world_size}"
+        ),
         f"  from {w.old.name}: {_here(w.old, w)}",
-        f"  to   {w.new.name}: {_here(w.new, w)}",
+        f"  to {w.new.name}: {_here(w.new, w)}",
     ]
     if not w.calls.per_step:
         return "\n".join([*lines, f"no fused call is made: worth 0 us a decode step{_share(w)}"])
     if not w.changed:
         return "\n".join(
-            [*lines, "the rules run the same algorithm at every captured batch size: worth 0 us"]
+            [*lines, "the rules run the same arm at every captured batch size: worth 0 us"]
         )
     rows = [
         (
@@ -122,12 +136,13 @@ def _one(w: Worth) -> str:
         )
     )
     alike = len(w.batches) - len(w.changed)
-    lines.append(f"{alike} other captured batch sizes run the same algorithm: worth 0 us")
+    lines.append(f"{alike} other captured batch sizes run the same arm: worth 0 us")
     mean = w.mean_us
     over = w.histogram.name or "all captured batch sizes alike (no real traffic)"
+    sure = "" if w.decided else "; not decided: the interval includes zero"
     lines.append(
-        f"over {over}: {mean.value:+.1f} us a decode step (90 % {mean.lo:+.1f} to {mean.hi:+.1f})"
-        f"{_share(w)}"
+        f"over {over}: {mean.value:+.1f} us a decode step (90 % {mean.lo:+.1f} to "
+        f"{mean.hi:+.1f}){_share(w)}{sure}"
     )
     return "\n".join(lines)
 
@@ -143,5 +158,7 @@ def _share(w: Worth) -> str:
     if share is None:
         return ""
     if not w.calls.per_step:
-        return f", 0 % of {step:g} ms"
-    return f", {share.value:+.2f} % of {step:g} ms (90 % {share.lo:+.2f} to {share.hi:+.2f})"
+        return f", 0 % of a step of {step:g} ms"
+    return (
+        f", {share.value:+.2f} % of a step of {step:g} ms (90 % {share.lo:+.2f} to {share.hi:+.2f})"
+    )

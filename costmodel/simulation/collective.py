@@ -64,12 +64,6 @@ class Outcome(Struct, frozen=True):
         return float(without_wait(self.run.arrival_us, self.run.finish_us).max())
 
     @property
-    def last_rank_us(self) -> float:
-        """How long the rank that arrives last is in the op (of several, the longest)."""
-        last = self.run.arrival_us == self.run.arrival_us.max()
-        return float((self.run.finish_us - self.run.arrival_us)[last].max())
-
-    @property
     def duration_us(self) -> Floats:
         """Each rank's time in the op, which is what a profiler shows: finish - arrival."""
         return self.run.finish_us - self.run.arrival_us
@@ -80,6 +74,9 @@ class Outcome(Struct, frozen=True):
         return {
             "schema": "costmodel/simulate/1",
             "algorithm": self.algorithm,
+            "tokens": self.tokens,
+            "hidden_dim": self.hidden_dim,
+            "bytes": self.bytes,
             "fabric": self.machine.fabric,
             "ranks": [
                 {

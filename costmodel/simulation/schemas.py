@@ -15,15 +15,24 @@ class RankRecord(TypedDict):
     terms: dict[str, float]
 
 
-class SimulationRecord(TypedDict):
-    """``costmodel/simulate/1``; ``closed_form_us`` is null where the closed form has no fabric."""
+class SimulatedCall(TypedDict):
+    """One algorithm; ``closed_form_us`` is null where the closed form has no fabric."""
 
     schema: Literal["costmodel/simulate/1"]
     algorithm: str
+    tokens: int
+    hidden_dim: int
+    bytes: int
     fabric: str
     ranks: list[RankRecord]
     latency_us: float
     closed_form_us: float | None
+
+
+class SimulationRecord(SimulatedCall, total=False):
+    """``costmodel/simulate/1``: the faster algorithm, with the ``other`` where both were asked."""
+
+    other: SimulatedCall
 
 
 class AxisRecord(TypedDict):

@@ -84,7 +84,7 @@ def _wins(found: Conclusion) -> list[str]:
         s = score.saved_pct
         lines.append(
             f"TP{world_size}: {100 * score.differ:.0f} % of the calls change; that saves "
-            f"{s.value:.2f} points of regret a call (90 %: {s.lo:.2f} to {s.hi:.2f})."
+            f"{s.value:.2f} % of the faster arm's latency a call (90 %: {s.lo:.2f} to {s.hi:.2f})."
         )
     return lines
 

@@ -19,8 +19,6 @@ from .launches import Clock, Launch, Launches
 from .rows import Imported
 from .text_file import TextFile, shortened
 
-MAGIC = b"SQLite format 3\x00"
-
 
 def parse(file: TextFile, imported: Imported) -> None:
     """Read a database; see :mod:`costmodel.data.importers.formats`."""
