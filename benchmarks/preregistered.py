@@ -35,6 +35,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
+from registered_questions import (
+    ANCHOR,
+    ARMS,
+    FAR_TOKENS,
+    FEWEST,
+    HIDDEN,
+    NEAR,
+    QUESTIONS,
+    TIE,
+    WORLD_SIZES,
+)
 
 import costmodel
 from costmodel.calibration import posterior
@@ -47,118 +58,16 @@ from costmodel.decide.measured_regret import Agreement, agreement
 from costmodel.decide.pairs import Pairs, pair
 from costmodel.decide.setting import DRAWS, Setting
 from costmodel.model import choose
-from costmodel.model.fabric import SWITCH
 from costmodel.model.shape import FUSED
 from costmodel.rules.catalogue import load
 from costmodel.rules.rule import Rule
 from costmodel.show.table import table
 from costmodel.units import kib
 
-HIDDEN = (2048, 2880, 4096, 5120, 7168, 8192)
-WORLD_SIZES = (4, 8)
-ARMS = ("1stage", "2stage")
-#: Sizes, as multiples of the predicted crossover, of the shapes near it; and those of the others.
-NEAR = (0.5, 0.6, 0.71, 0.85, 1.0, 1.19, 1.41, 1.7, 2.0)
-FAR_TOKENS = (1, 3, 24, 96, 384)
 #: Arms nearer to each other than this tell of the crossover.
 NEAR_CROSSING = 0.10
-#: Tokens by world size that a machine's own calibration rests on: those of the two GPUs' rows.
-PLANNED = {
-    2: (1, 4, 16, 64, 128, 192, 256, 512), 4: (1, 8, 32, 64, 128, 512),
-    8: (1, 8, 32, 64, 128, 512),
-}  # fmt: skip
-#: Tokens by world size that rules are judged on, as on the two GPUs.
-LIVE = dict.fromkeys(PLANNED, (2, 5, 12, 28, 70, 160, 360))
 #: What no kernel can be faster than on the two GPUs: a prediction below it is refused.
 FLOORS = Path(__file__).parents[1] / "measurements" / "h200-pair" / "pair_floor.csv"
-#: Two arms closer than this are a tie.
-TIE = 0.03
-#: Fewer measured shapes of a world size than this are not judged.
-FEWEST = 40
-#: By how much the median of the anchor's rows may differ from the same calls' of the calibration.
-ANCHOR = 0.05
-
-
-class Question(NamedTuple):
-    """What a place asks about, beside its calibration.
-
-    ``known`` are the crossovers (ranks, hidden) that were known before, which do not count,
-    ``taken`` the calls (ranks, hidden, tokens) that the test leaves out, ``both_dtypes`` the hidden
-    sizes measured in fp16 too. ``aims`` are what is called good, in percent. ``beside`` are the
-    plans of what is measured beside the test, by name.
-    """
-
-    known: frozenset[tuple[int, int]]
-    taken: frozenset[tuple[int, int, int]]
-    both_dtypes: tuple[int, ...]
-    guards: tuple[str, ...]
-    aims: dict[str, float]
-    beside: dict[str, list[dict]]
-
-
-def shapes_of(
-    sizes: dict[int, tuple[int, ...]], hidden_dims: Iterable[int], arms: Iterable[str]
-) -> list[dict]:
-    """Return a plan's entries: tokens by world size, at every hidden size, bf16."""
-    return [
-        {
-            "op": "fused_ar_rmsnorm", "arms": list(arms), "world_size": n, "tokens": t,
-            "hidden_dim": hidden, "dtype": "bf16",
-        }
-        for n, tokens in sizes.items()
-        for hidden in hidden_dims
-        for t in tokens
-    ]  # fmt: skip
-
-
-_KERNELS = "the kernels are those of calibration.csv, on 2 sets of buffers, graph replay"
-_CLEAN = (
-    "an arm with wrong results, or noisy by the harness's A/A or drift, is no row of the test",
-    f"a world size with fewer than {FEWEST} shapes measured is not judged",
-)
-QUESTIONS = {
-    "": Question(
-        # At 4 ranks these were calibrated on; at 8, calls of these sizes were seen while the
-        # kernels of revision 2 were tuned.
-        known=frozenset({(4, 2880), (4, 7168), (8, 2880), (8, 7168)}),
-        # calibration.csv has a row of each at 4 ranks.
-        taken=frozenset((4, h, t) for h in (2880, 7168) for t in (1, 8, 32, 64, 128, 512)),
-        both_dtypes=(2304, 2880, 5120, 5376, 6144),
-        guards=(
-            "the GPUs are two H200 joined by NVLink and nvidia-smi reports no throttling",
-            _KERNELS,
-            *_CLEAN,
-        ),
-        aims={},
-        beside={},
-    ),
-    SWITCH: Question(
-        known=frozenset(),
-        taken=frozenset((n, h, t) for n in WORLD_SIZES for h in (2880, 7168) for t in PLANNED[n]),
-        both_dtypes=HIDDEN,
-        guards=(
-            "a GPU for every rank: H200s of one host, NVLink between each pair of them, and "
-            "nvidia-smi reports no throttling",
-            _KERNELS,
-            *_CLEAN,
-            "2 ranks on two of the GPUs (planned-tp2.csv) repeat the same calls of calibration.csv "
-            f"within {ANCHOR:.0%} in the median; else the machine is another, and this is said "
-            "beside every figure",
-        ),
-        aims={
-            "predicted_median_error": 8.0, "calibrated_median_error": 4.0, "right": 97.0,
-            "regret": 0.5,
-        },
-        beside={
-            "planned": shapes_of(PLANNED, (2880, 7168), (*ARMS, "separate")),
-            "live": shapes_of(LIVE, (1536, 2560, 3584, 4608), (*ARMS, "separate")),
-            "torch": shapes_of(
-                dict.fromkeys(PLANNED, (1, 8, 64, 512)), (2880, 7168),
-                ("separate_1stage", "separate_2stage", "separate"),
-            ),
-        },
-    ),
-}  # fmt: skip
 
 
 def setting_of(place: Path, dtype: str = "bf16", fabric: str = "") -> Setting:
