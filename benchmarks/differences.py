@@ -19,6 +19,7 @@ from typing import Any
 import click
 import numpy as np
 
+from costmodel.live.repetition import GRAPH
 from costmodel.show.table import table
 
 try:
@@ -27,7 +28,7 @@ try:
 except ImportError as error:
     sys.exit(f"differences: {error.name} is not installed; nothing to measure")
 
-from costmodel.live.backends.base import GRAPH, LiveShape
+from costmodel.live.backends.base import LiveShape
 from costmodel.live.backends.triton import kernels
 from costmodel.live.backends.triton.adapter import TritonBackend
 

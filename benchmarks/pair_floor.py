@@ -35,11 +35,8 @@ except ImportError as error:
 
 from costmodel.errors import InputError
 from costmodel.live.backends.base import (
-    CALLS,
-    GRAPH,
     SEPARATE_ARM,
     SEPARATE_STAGES,
-    SLOTS,
     Backend,
     CannotRun,
     LiveShape,
@@ -50,7 +47,8 @@ from costmodel.live.backends.torch.adapter import TorchBackend
 from costmodel.live.backends.triton import kernels
 from costmodel.live.backends.triton.adapter import TritonBackend
 from costmodel.live.backends.triton.memory import symmetric_bytes
-from costmodel.live.run.harness import Repetition, compare, timed_rounds
+from costmodel.live.repetition import CALLS, GRAPH, SLOTS, Repetition
+from costmodel.live.run.harness import compare, timed_rounds
 from costmodel.live.run.statistics import Latency, summarize
 from costmodel.model.shape import ONE_STAGE, TWO_STAGE
 from costmodel.show.table import table

@@ -235,7 +235,8 @@ def refit(arch, gpu, world_sizes, count, refits, seed=1):
         for s, (surface, regret) in enumerate(zip(problem.surfaces, rehearsal.regret, strict=True)):
             if not surface.open:
                 continue
-            calls = (surface.arms.shapes, surface.arms.weight)
+            now = surface.cutoff.arms
+            calls = (now.shapes, now.weight)
             anew = Arms.of_calls(told, *calls)
             slow = anew.best()
             drawn = mean[t] + posterior.sample(512) @ left.T
@@ -244,7 +245,7 @@ def refit(arch, gpu, world_sizes, count, refits, seed=1):
                 {
                     "truth": t,
                     "world_size": surface.world_size,
-                    "true_cutoff": surface.arms.cells[int(np.argmin(regret[t]))].lo,
+                    "true_cutoff": now.cells[int(np.argmin(regret[t]))].lo,
                     "refit_cutoff": slow.cell.roundest(),
                     "fast_cutoff": quick.cell.roundest(),
                     "refit_interval": [slow.lo.lo, slow.hi.hi],

@@ -22,6 +22,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from costmodel.live.repetition import GRAPH
 from costmodel.show.table import table
 
 try:
@@ -32,7 +33,7 @@ except ImportError as error:
     sys.exit(f"triton_floor: {error.name} is not installed; nothing to measure")
 
 from costmodel.errors import InputError
-from costmodel.live.backends.base import GRAPH, LiveShape
+from costmodel.live.backends.base import LiveShape
 from costmodel.model.shape import ONE_STAGE, TWO_STAGE
 from costmodel.units import kib
 

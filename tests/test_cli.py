@@ -238,16 +238,18 @@ def test_wrong_input_is_one_line_and_exit_code_2(args, says, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_recommend_imports_nothing_heavy():
+@pytest.mark.parametrize("command", ["recommend", "plan"])
+def test_an_answer_imports_nothing_heavy_and_no_device(command):
     code = (
         "import sys\n"
         "from costmodel.cli.main import main\n"
         "try:\n"
-        "    main(['recommend', '--arch', 'gfx942'])\n"
+        f"    main(['{command}', '--gpu', 'MI300X', '--tp', '8', '--hidden', '2880'])\n"
         "except SystemExit:\n"
         "    pass\n"
-        "heavy = {'scipy', 'plotly', 'torch', 'pandas', 'triton'} & set(sys.modules)\n"
+        "heavy = {'scipy', 'plotly', 'torch', 'pandas', 'triton', 'subprocess'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
+        "assert not any(m.startswith('costmodel.live.backends') for m in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

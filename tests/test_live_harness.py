@@ -24,9 +24,10 @@ from costmodel.live.backends.base import (
     Timed,
 )  # fmt: skip
 from costmodel.live.backends.reference import fused_reference, operands, torch_dtype
+from costmodel.live.repetition import Repetition
 from costmodel.live.run.directory import RunDirectory
 from costmodel.live.run.exit_codes import RunEnded
-from costmodel.live.run.harness import Repetition, check_points, measure_point, together
+from costmodel.live.run.harness import check_points, measure_point, together
 from costmodel.live.run.peers import join
 from costmodel.live.run.points import Point, grid
 from costmodel.live.run.records import labels

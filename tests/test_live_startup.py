@@ -23,7 +23,8 @@ from costmodel.errors import InputError
 from costmodel.live.backends.base import LiveShape
 from costmodel.live.backends.device import Device
 from costmodel.live.backends.replay import truth
-from costmodel.live.run.harness import Repetition, timed_rounds
+from costmodel.live.repetition import Repetition
+from costmodel.live.run.harness import timed_rounds
 from costmodel.live.startup import agreement
 from costmodel.live.startup.agreement import ClosedError, Consensus
 from costmodel.live.startup.learning import (

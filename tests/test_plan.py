@@ -17,6 +17,7 @@ from msgspec import structs
 from costmodel.calibration.posterior import FORM_US, Refusal
 from costmodel.data.workload import Workload
 from costmodel.decide.recommendation import recommend
+from costmodel.decide.regret import Arms
 from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
 from costmodel.live.run.points import read_plan
@@ -75,7 +76,7 @@ def benchmark():
 def two_actions(linear_part, quadratic_part):
     """Two cutoffs over one combination u: regret 0, or linear u + quadratic (u^2 - 1)."""
     surface = np.array([[0.0, 0.0], [0.0, linear_part], [0.0, quadratic_part]])
-    return RegretSurface(None, None, np.zeros(0), np.array([0, 1]), np.ones((1, 1)), surface)
+    return RegretSurface(None, 0.0, 0.0, np.zeros(0), np.array([0, 1]), np.ones((1, 1)), surface)
 
 
 # The value of measuring
@@ -138,13 +139,15 @@ def test_before_and_interval_are_those_of_recommend(mi300x, problem, planned):
             cutoff.max_bytes, cutoff.max_bytes_lo, cutoff.max_bytes_hi,
         )  # fmt: skip
         assert surface.cutoff.regret_pct == cutoff.regret_pct
-        assert surface.arms.weight @ surface.call_regret == pytest.approx(surface.before, rel=0.02)
+        assert surface.cutoff.arms.weight @ surface.call_regret == pytest.approx(
+            surface.before, rel=0.02
+        )
         # The planner has four times as many draws of its own: 256 of them scatter by a sixth.
         assert 100 * surface.before == pytest.approx(cutoff.regret_pct, rel=0.35)
         share, regret = surface.open_calls()
-        size = surface.arms.shapes.bytes
+        size = surface.cutoff.arms.shapes.bytes
         inside = (size > now.lo) & (size <= now.hi)
-        assert share == pytest.approx(surface.arms.weight[inside].sum())
+        assert share == pytest.approx(surface.cutoff.arms.weight[inside].sum())
         assert 0.7 * surface.before < share * regret <= surface.before
     for prospect in planned.prospects:
         cutoff = decision.at(prospect.world_size)
@@ -156,6 +159,19 @@ def test_before_and_interval_are_those_of_recommend(mi300x, problem, planned):
             assert (prospect.before.lo, prospect.before.hi) == (
                 cutoff.max_bytes_lo, cutoff.max_bytes_hi,
             )  # fmt: skip
+
+
+def test_a_few_draws_at_a_time_give_the_regrets_of_all_at_once(mi300x, posed):
+    """To the last bit: plans do not change with the size of a block."""
+    problem, posterior, _ = posed
+    values = posterior.values(posterior.sample())
+    for surface in problem.surfaces:
+        now = surface.cutoff.arms
+        arms = Arms.of_calls(mi300x, now.shapes, now.weight, values)
+        assert surface.before == arms.cutoff_regret.mean(axis=0).min()
+        assert surface.perfect == arms.cutoff_regret.min(axis=1).mean()
+        chosen = arms.chosen_us(now.shapes.bytes <= surface.cutoff.estimate)
+        assert (surface.call_regret == (chosen / arms.fastest_us).mean(axis=0) - 1.0).all()
 
 
 def test_perfect_knowledge_by_the_surface_is_that_of_the_draws(problem):

@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from ..live.backends.base import ARMS, BACKENDS, CALLS, SLOTS, TIMINGS
-from ..live.run.harness import Repetition
+from ..live.backends.base import ARMS, BACKENDS
+from ..live.repetition import CALLS, SLOTS, TIMINGS, Repetition
 from ..live.run.launch import measure
 from ..live.run.points import DEFAULT_ARMS
 from . import options

@@ -18,8 +18,8 @@ from ..engines.source import open_tree
 from ..errors import CannotWriteError, InputError, one_line
 from ..live.backends.base import BACKENDS, load
 from ..live.backends.replay import stated
+from ..live.repetition import Repetition
 from ..live.run.exit_codes import BAD_INPUT, CANNOT_WRITE, FINISHED, WRONG_RESULTS
-from ..live.run.harness import Repetition
 from ..live.run.options import check_open_options, world_sizes
 from ..live.run.peers import join, under_torchrun
 from ..model.eligibility import check_hidden

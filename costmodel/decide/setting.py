@@ -50,7 +50,7 @@ Array = NDArray[np.float64]
 #: cache, and that memory once had is used again: an array of 128 KiB or more is asked of the system
 #: each time, unless larger ones were before. Draws have fewer arrays of full size.
 BLOCK = 8192
-DRAWN_BLOCK = 1 << 15
+DRAWN_BLOCK = 3 << 13
 
 #: Posterior draws behind every interval and every expected regret, and the seed that makes them
 #: repeatable.

@@ -344,7 +344,7 @@ def smooth_maximum(*parts: Any, power: float = 4.0) -> Any:
     found: Any = 0.0
     for part in sorted(parts, key=np.size):  # as in :func:`total`
         found = _plus(_in_place(np.square, np.square(part)), found)
-    return _in_place(np.sqrt, np.sqrt(found))
+    return _in_place(np.sqrt, _in_place(np.sqrt, found))
 
 
 def _in_place(function: np.ufunc, value: Any) -> Any:

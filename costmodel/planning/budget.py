@@ -14,11 +14,15 @@ took 5 to 7 s a launch and 0.2 s a shape with two arms, 1 to 4 s where kernels w
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from msgspec import Struct
 
 from ..errors import InputError
-from ..live.run.harness import Repetition
-from .schemas import PlanBudget
+from ..live.repetition import Repetition
+
+if TYPE_CHECKING:
+    from .schemas import PlanBudget
 
 
 class MeasuringTime(Struct, frozen=True):
@@ -27,7 +31,7 @@ class MeasuringTime(Struct, frozen=True):
     launch_s: float = 20.0
     shape_s: float = 2.0
     arm_s: float = 1.0
-    timed_calls: int = Repetition.rounds * Repetition.samples * Repetition.calls
+    timed_calls: int = Repetition().timed_calls
 
     def __post_init__(self) -> None:
         for seconds in (self.launch_s, self.shape_s, self.arm_s):

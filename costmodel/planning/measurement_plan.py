@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import Struct
@@ -24,9 +25,11 @@ from .budget import Budget, MeasuringTime
 from .candidates import Candidates, harness_spread_us
 from .coordinates import Posterior
 from .reasons import reasons
-from .schemas import PlanRecord
 from .search import Problem, search
 from .value import Interval, RegretSurface, at_present
+
+if TYPE_CHECKING:
+    from .schemas import PlanRecord
 
 
 class Entry(Struct, frozen=True):
@@ -233,7 +236,8 @@ def pose(
     decision = recommend(setting, workload, world_sizes=sizes)
     posterior = Posterior.of(setting)
     white = posterior.sample()
-    surfaces = tuple(RegretSurface.of(setting, c, posterior, white) for c in decision.cutoffs)
+    values = posterior.values(white)
+    surfaces = tuple(RegretSurface.of(setting, c, white, values) for c in decision.cutoffs)
     hidden_dims = tuple(decision.workload.hidden_dims())
     candidates = Candidates.of(setting, posterior, hidden_dims, sizes, noise=noise)
     problem = Problem(surfaces, candidates.near(surfaces), measuring_time or MeasuringTime())

@@ -66,8 +66,8 @@ class Rehearsal(Struct, frozen=True):
         scatter = noise * rng.standard_t(NOISE_DOF, (truths, len(problem.candidates)))
         values = posterior.values(white)
         regret = tuple(
-            Arms.of_calls(setting, s.arms.shapes, s.arms.weight, values).cutoff_regret
-            for s in problem.surfaces
+            Arms.of_calls(setting, now.shapes, now.weight, values).cutoff_regret
+            for now in (s.cutoff.arms for s in problem.surfaces)
         )
         return cls(setting, posterior, problem, noise, white, harness, scatter, regret)
 

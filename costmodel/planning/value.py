@@ -31,16 +31,21 @@ from __future__ import annotations
 
 from functools import cache
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from ..calibration.posterior import Values
 from ..decide.decision import Cutoff
+from ..decide.drawn import in_turn
 from ..decide.regret import Arms, BestCutoff
 from ..decide.setting import Setting
 from .coordinates import Posterior, linear
-from .schemas import IntervalRecord
+
+if TYPE_CHECKING:
+    from .schemas import IntervalRecord
 
 Array = NDArray[np.float64]
 
@@ -109,30 +114,42 @@ class Interval(Struct, frozen=True):
 class RegretSurface(Struct, frozen=True):
     """How the regret of every cutoff at one world size depends on what is known.
 
-    ``cutoff`` is the decision as things stand, ``arms`` both arms over the planner's draws,
-    ``call_regret`` (n,) each call's expected regret under the cutoff. The response surface covers
+    ``cutoff`` is the decision as things stand. By the planner's draws ``before`` is the expected
+    regret of the best cutoff now, ``perfect`` that with the parameters known, which no cutoff in
+    bytes avoids, and ``call_regret`` (n,) each call's under the cutoff. The response surface covers
     the cutoffs ``kept``: ``direction`` (q, p) gives u = direction w, ``surface``
     (1 + q + q (q + 1) / 2, kept) its coefficients.
     """
 
     cutoff: Cutoff
-    arms: Arms
+    before: float
+    perfect: float
     call_regret: Array
     kept: NDArray[np.int64]
     direction: Array
     surface: Array
 
     @classmethod
-    def of(
-        cls, setting: Setting, cutoff: Cutoff, posterior: Posterior, white: Array
-    ) -> RegretSurface:
-        """Evaluate a decision over posterior draws at white coordinates (draws, p)."""
+    def of(cls, setting: Setting, cutoff: Cutoff, white: Array, values: Values) -> RegretSurface:
+        """Evaluate a decision over posterior draws at white coordinates (draws, p).
+
+        ``values`` are the parameters there, see :meth:`.Posterior.values`.
+        """
         now = cutoff.arms
-        arms = Arms.of_calls(setting, now.shapes, now.weight, posterior.values(white))
-        regret = arms.cutoff_regret
+        shapes = now.shapes
         limit = np.inf if cutoff.estimate is None else cutoff.estimate
-        chosen = arms.chosen_us(now.shapes.bytes <= limit)
-        call_regret = (chosen / arms.fastest_us).mean(axis=0) - 1.0
+        choice = shapes.bytes <= limit
+        regret = np.empty((len(white), now.ends.size))
+        over_fastest = np.zeros(len(shapes))
+        # A few draws at a time: only the regret is kept of them.
+        for few in in_turn(len(white), len(shapes)):
+            some = {name: value[few] for name, value in values.items()}
+            arms = Arms.of_calls(setting, shapes, now.weight, some)
+            regret[few] = arms.cutoff_regret
+            over = arms.chosen_us(choice) / arms.fastest_us
+            over[0] += over_fastest
+            over_fastest = over.sum(axis=0)
+        call_regret = over_fastest / len(white) - 1.0
         mean = regret.mean(axis=0)
         best = np.argmin(regret, axis=1)
         # Cutoffs that no draw comes near are never chosen.
@@ -147,7 +164,10 @@ class RegretSurface(Struct, frozen=True):
         u = white @ direction.T
         # The constant is the draws' own mean, so that the surface's "before" is theirs.
         surface = np.vstack([mean[kept], linear(np.hstack([u, _products(u)]), regret[:, kept]).T])
-        return cls(cutoff, arms, call_regret, kept, direction, surface)
+        perfect = float(regret.min(axis=1).mean())
+        return cls(
+            cutoff, float(mean.min()), perfect, call_regret, kept, direction, surface
+        )  # fmt: skip
 
     @property
     def world_size(self) -> int:
@@ -159,16 +179,6 @@ class RegretSurface(Struct, frozen=True):
         """The cutoff's present interval in bytes; an open end is 0 or infinite."""
         high = self.cutoff.max_bytes_hi
         return float(self.cutoff.max_bytes_lo or 0), np.inf if high is None else float(high)
-
-    @property
-    def before(self) -> float:
-        """Expected regret of the best cutoff as things stand."""
-        return float(self.arms.cutoff_regret.mean(axis=0).min())
-
-    @property
-    def perfect(self) -> float:
-        """Expected regret with the parameters known: what one cutoff in bytes cannot avoid."""
-        return float(self.arms.cutoff_regret.min(axis=1).mean())
 
     @property
     def open(self) -> bool:
@@ -185,7 +195,7 @@ class RegretSurface(Struct, frozen=True):
         return np.asarray(curve.min(axis=-1).mean(axis=-1))
 
     def chosen(self, mean: Array, known: Array) -> NDArray[np.int64]:
-        """Return the cutoff (index into the arms' cells) chosen for each E[u | data], (n, q)."""
+        """Return the cutoff (index into the decision's cells) chosen at each E[u | data] (n, q)."""
         return self.kept[np.argmin(self._curve(mean, known), axis=-1)]
 
     def _curve(self, mean: Array, known: Array) -> Array:
@@ -202,7 +212,7 @@ class RegretSurface(Struct, frozen=True):
     def open_calls(self) -> tuple[float, float]:
         """Return (share of the calls inside the cutoff's interval, their mean expected regret)."""
         low, high = self.interval
-        size, weight = self.arms.shapes.bytes, self.arms.weight
+        size, weight = self.cutoff.arms.shapes.bytes, self.cutoff.arms.weight
         inside = (size > low) & (size <= high)
         share = float(weight[inside].sum())
         if share == 0:
@@ -218,7 +228,7 @@ class RegretSurface(Struct, frozen=True):
         p = len(learnt)
         means = _antithetic(rng, OUTCOMES, p) @ _root(learnt)
         rest = _antithetic(rng, OUTCOME_DRAWS, p) @ _root(np.eye(p) - learnt)
-        shapes, weight = self.arms.shapes, self.arms.weight
+        shapes, weight = self.cutoff.arms.shapes, self.cutoff.arms.weight
         return Interval.of(
             [
                 Arms.of_calls(setting, shapes, weight, posterior.values(mean + rest)).best()

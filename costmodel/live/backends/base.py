@@ -68,6 +68,7 @@ from ...model.shape import (
 )  # fmt: skip
 from ...units import element_bytes
 from ..machine import Check
+from ..repetition import TIMINGS
 
 #: The arms. ``auto`` is the library's own choice between its stages; ``separate`` is its all-reduce
 #: followed by its add + RMSNorm kernel, which ``separate_1stage`` and ``separate_2stage`` force.
@@ -86,15 +87,6 @@ OTHER_ARMS = (
     *(f"{word}_{stage}" for word in OTHER_OPS for stage in (ONE_STAGE, TWO_STAGE)), *PUSHED,
 )  # fmt: skip
 ARMS = (ONE_STAGE, TWO_STAGE, AUTO, SEPARATE_ARM, *SEPARATE_STAGES, *OTHER_ARMS)
-
-#: How calls are timed: replay of a captured device graph, or calls issued one by one.
-GRAPH = "graph"
-EAGER = "eager"
-TIMINGS = (GRAPH, EAGER)
-
-#: Slots and calls of one replay where the user names none: every slot is visited twice.
-SLOTS = 8
-CALLS = 16
 
 #: Epsilon of RMSNorm in every live run.
 EPSILON = 1e-6

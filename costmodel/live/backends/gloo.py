@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from ...errors import InputError
 from ...model.shape import ONE_STAGE, TWO_STAGE
-from .base import EAGER, EPSILON, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
+from ..repetition import EAGER
+from .base import EPSILON, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
 from .reference import Operands, fused_reference, operands, out_of_memory
 
 

@@ -21,7 +21,8 @@ from ...data import hardware, kernels
 from ...decide.setting import Setting
 from ...errors import InputError
 from ...model.shape import ALGORITHMS, SEPARATE_OPS
-from .base import GRAPH, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
+from ..repetition import GRAPH
+from .base import SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
 
 #: GPU and draw, such as ``MI355X:17``.
 VARIABLE = "COSTMODEL_REPLAY"

@@ -20,9 +20,10 @@ from ...errors import InputError
 from ...files import json_text, read_json, replacing
 from ...model.shape import SPOKEN
 from ...units import KIB, MIB
-from ..backends.base import EAGER, GRAPH, Backend, LiveShape, Timed, op_and_algorithm
+from ..backends.base import Backend, LiveShape, Timed, op_and_algorithm
 from ..backends.reference import worst_error
 from ..machine import MISSING, NOTE, OK, WRONG, Check, look
+from ..repetition import EAGER, GRAPH
 from . import environment
 from .directory import AS_WRITTEN, ENVIRONMENT
 from .exit_codes import RunEnded

@@ -26,8 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ..backends.base import AUTO, CALLS, GRAPH, SLOTS, Backend, CannotRun, Outputs, Timed
+from ..backends.base import AUTO, Backend, CannotRun, Outputs, Timed
 from ..backends.reference import is_out_of_memory, out_of_memory
+from ..repetition import Repetition
 from .points import Point
 from .proof import distinct, refusals
 from .statistics import Latency, summarize
@@ -35,37 +36,6 @@ from .watchdog import Watchdog
 
 #: Steps that may compile kernels or open connections get this many times the watchdog's limit.
 COMPILE_PATIENCE = 10.0
-
-
-@dataclass(frozen=True)
-class Repetition:
-    """How often every arm of a run is repeated, how it is timed, and the seed of all that is drawn.
-
-    ``calls`` of the op make one replay (one sample); they walk through ``slots`` sets of buffers.
-    Each arm gives ``rounds`` x ``samples`` samples after ``warm_up`` untimed replays.
-    """
-
-    timing: str = GRAPH
-    seed: int = 0
-    rounds: int = 20
-    samples: int = 10
-    calls: int = CALLS
-    slots: int = SLOTS
-    warm_up: int = 3
-
-    def check(self) -> None:
-        """Raise :class:`InputError` for numbers that cannot give a result."""
-        if self.rounds < 4:
-            raise InputError(
-                f"--rounds is {self.rounds}; A/A pairs and drift need at least 4 rounds"
-            )
-        if min(self.samples, self.calls, self.slots) < 1:
-            raise InputError("--samples, --calls and --slots must each be 1 or more")
-        if self.calls % self.slots:
-            raise InputError(
-                f"--calls is {self.calls}; it must be a multiple of --slots ({self.slots}), so "
-                "that every slot is used equally often"
-            )
 
 
 @dataclass(frozen=True)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import structs
 
 from ...data.ranges import integers
 from ...errors import InputError
 from ...units import read_dtype
-from ..backends.base import EAGER, GRAPH, TIMINGS, load
+from ..backends.base import load
+from ..repetition import EAGER, GRAPH, TIMINGS, Repetition
 from .directory import RUN, check_same, check_vacant, of_world_size, read_settings
-from .harness import Repetition
 from .points import DEFAULT_ARMS, Point, check_arms, grid, read_plan, shuffled
 
 #: Options of the command that are fields of :class:`Repetition` under the same name.
-REPETITION = tuple(field.name for field in fields(Repetition))
+REPETITION = Repetition.__struct_fields__
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class RunOptions:
     def with_seed(self, seed: int) -> RunOptions:
         """Return the options with a seed, and the points in the order that they will run in."""
         points = self.points if self.ordered else tuple(shuffled(self.points, seed))
-        repetition = replace(self.repetition, seed=seed)
+        repetition = structs.replace(self.repetition, seed=seed)
         return replace(self, points=points, ordered=True, repetition=repetition)
 
     def to_settings(self) -> dict[str, Any]:
@@ -56,7 +57,7 @@ class RunOptions:
             "backend": self.backend,
             "world_size": self.world_size,
             **({"norm": self.norm} if self.norm else {}),
-            **asdict(self.repetition),
+            **structs.asdict(self.repetition),
             "points": [point.to_json() for point in self.points],
         }
 
@@ -175,7 +176,7 @@ def _repetition(options: Mapping[str, Any], backend: str) -> Repetition:
     given = {key: options[key] for key in REPETITION if options.get(key) is not None}
     repetition = Repetition(**{**given, "timing": timing, "seed": given.get("seed", -1)})
     if repetition.slots > repetition.calls and options.get("calls") is None:
-        repetition = replace(repetition, calls=repetition.slots)
+        repetition = structs.replace(repetition, calls=repetition.slots)
     repetition.check()
     return repetition
 

@@ -9,18 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from ..backends.base import GRAPH, Backend, LiveShape
+from ..backends.base import Backend, LiveShape
 from ..backends.reference import is_out_of_memory, out_of_memory
+from ..repetition import GRAPH, Repetition
 from .directory import RunDirectory
 from .exit_codes import BAD_INPUT, FINISHED, WRONG_RESULTS, RunEnded
-from .harness import (
-    COMPILE_PATIENCE,
-    ArmResult,
-    Repetition,
-    measure_point,
-    reasons_against,
-    together,
-)
+from .harness import COMPILE_PATIENCE, ArmResult, measure_point, reasons_against, together
 from .points import Point
 from .progress import ProgressBar
 from .records import schema_rows, to_record

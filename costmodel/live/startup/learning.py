@@ -23,7 +23,8 @@ from ...decide.stopping import FEWEST, StoppingLimits, verdict
 from ...errors import InputError, one_line
 from ...rules import table
 from ..backends.base import LiveShape
-from ..run.harness import Repetition, timed_rounds
+from ..repetition import Repetition
+from ..run.harness import timed_rounds
 from ..run.statistics import CLEAN_PERCENT, NOISY_SHARE, Latency, summarize
 from .cache import Cache, this_machine
 from .offered import Offered

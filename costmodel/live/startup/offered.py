@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from ...errors import InputError
 from ...model.shape import ONE_STAGE, TWO_STAGE
-from ..backends.base import EAGER, GRAPH, SEPARATE_ARM, Backend, LiveShape, Timed
+from ..backends.base import SEPARATE_ARM, Backend, LiveShape, Timed
 from ..backends.device import Device, TimingDevice, TorchGpu, led
-from ..run.harness import Repetition
+from ..repetition import EAGER, GRAPH, Repetition
 from .communicator import FUSED_CALL, CommunicatorCalls
 
 #: Calls of one arm on this rank: (tokens, hidden_dim) -> anything.

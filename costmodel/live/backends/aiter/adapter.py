@@ -32,14 +32,13 @@ from ....model.shape import ALL_REDUCE, MHC, ONE_STAGE, SPOKEN, TWO_STAGE, Shape
 from ....units import PACK_BYTES, element_bytes
 from ... import kfd
 from ...machine import Check
+from ...repetition import GRAPH, TIMINGS
 from ..base import (
     AUTO,
     EPSILON,
-    GRAPH,
     OTHER_ARMS,
     SEPARATE_ARM,
     SEPARATE_STAGES,
-    TIMINGS,
     Backend,
     CannotRun,
     LiveShape,

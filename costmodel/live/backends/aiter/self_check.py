@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ....model.shape import ONE_STAGE, TWO_STAGE
-from ..base import AUTO, GRAPH, SEPARATE_ARM, Backend, CannotRun, LiveShape
+from ...repetition import GRAPH
+from ..base import AUTO, SEPARATE_ARM, Backend, CannotRun, LiveShape
 from ..reference import worst_error
 
 #: The shape of the self-check: legal for every arm in every release and on every arch that has it.

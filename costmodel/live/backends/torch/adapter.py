@@ -32,8 +32,8 @@ from ....data.kernels import Kernel, at_date
 from ....errors import InputError
 from ....model.eligibility import eligible
 from ....model.shape import ALL_REDUCE, ONE_STAGE, SEPARATE, SPOKEN, TWO_STAGE, WORLD_SIZES, Shapes
+from ...repetition import GRAPH
 from ..base import (
-    GRAPH,
     SEPARATE_ARM,
     SEPARATE_STAGES,
     Backend,

@@ -29,7 +29,8 @@ from ....model.shape import ONE_STAGE, TWO_STAGE, WORLD_SIZES
 from ....units import PACK_BYTES, element_bytes
 from ...graph_kernels import captured, complete, new_graph
 from ...profiled import launched
-from ..base import EPSILON, GRAPH, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
+from ...repetition import GRAPH
+from ..base import EPSILON, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
 from ..device import architecture, short_name
 from ..reference import Operands, fused_reference, operands, out_of_memory, torch_dtype
 
