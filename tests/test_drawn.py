@@ -9,6 +9,7 @@ from costmodel.calibration.posterior import TAIL
 from costmodel.decide import drawn as interval
 from costmodel.decide import prediction
 from costmodel.decide.prediction import predict, scatter
+from costmodel.decide.regret import Estimate
 from costmodel.decide.setting import DRAWS, Setting
 
 
@@ -99,3 +100,10 @@ def test_blocks_change_no_latency(algorithm, monkeypatch):
     np.testing.assert_allclose(setting.latency_us(shapes, algorithm), whole[0], rtol=1e-13)
     some = setting.latency_us(shapes, algorithm, setting.draws)
     np.testing.assert_allclose(some, whole[1], rtol=1e-13)
+
+
+def test_estimates_of_many_quantities_are_those_of_each_to_the_last_bit():
+    draws = np.exp(np.random.default_rng(5).standard_normal((DRAWS, 13)))
+    for column, found in zip(draws.T, Estimate.of_each(draws), strict=True):
+        lo, hi = np.quantile(column, [TAIL, 1 - TAIL])
+        assert found == Estimate.of(column) == Estimate(float(column.mean()), float(lo), float(hi))

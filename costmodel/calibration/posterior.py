@@ -460,11 +460,14 @@ class CalibrationRecord(TypedDict):
 
 def content_sha256(record: Mapping[str, Any]) -> str:
     """Return the hash of a calibration record's content, its own ``content_sha256`` left out."""
-    content = {key: value for key, value in record.items() if key != "content_sha256"}
-    text = json.dumps(content, default=asdict, sort_keys=True)
     # Through JSON once, so that tuples and records are what a reader of the file sees.
-    text = json.dumps(json.loads(text), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _sha256_as_read(json.loads(json.dumps(record, default=asdict)))
+
+
+def _sha256_as_read(record: Mapping[str, Any]) -> str:
+    """Return :func:`content_sha256` of a record as JSON gives it: lists, numbers and words."""
+    content = {key: value for key, value in record.items() if key != "content_sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def load(path: str | Path) -> Calibration:
@@ -480,7 +483,7 @@ def load(path: str | Path) -> Calibration:
         calibration = _checked(record)
     except (ValueError, np.linalg.LinAlgError) as error:
         raise InputError(f"{path}: not a usable calibration: {error}; give {wanted}") from None
-    if content_sha256(json.loads(text)) != record["content_sha256"]:
+    if _sha256_as_read(json.loads(text)) != record["content_sha256"]:
         raise InputError(
             f"{path}: edited since 'costmodel calibrate' wrote it (its content does not match its "
             f"content_sha256); give {wanted}"
@@ -549,10 +552,12 @@ def _checked(record: CalibrationRecord) -> Calibration:
         kernel_family=record["kernel_family"],
         data=record["data"],
     )
-    for said in record["parameters"]:
-        ends = calibration.interval(said["name"])
-        if not np.allclose(ends, (said["lo"], said["estimate"], said["hi"]), rtol=1e-3, atol=1e-3):
-            raise ValueError(f"{said['name']} does not follow from mean and covariance")
+    said = record["parameters"]
+    follows = np.array([calibration.interval(name) for name in names])
+    stated = [(p["lo"], p["estimate"], p["hi"]) for p in said]
+    off = ~np.isclose(follows, np.reshape(stated, follows.shape), rtol=1e-3, atol=1e-3).all(axis=1)
+    if off.any():
+        raise ValueError(f"{names[int(np.argmax(off))]} does not follow from mean and covariance")
     return calibration
 
 

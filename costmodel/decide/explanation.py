@@ -22,6 +22,7 @@ from ..model.latency import TERMS
 from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, SEPARATE_OPS, SPOKEN, TWO_STAGE, Shapes
 from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, catalogue
 from ..rules.rule import Rule
+from . import drawn as drawn_interval
 from .decision import Cutoff, Decision
 from .evidence import NOT_IDENTIFIED
 from .prediction import predict
@@ -373,12 +374,13 @@ def _fused_us(setting: Setting, call: Shapes, one_us: Array) -> Array:
 def _arm(setting: Setting, call: Shapes, arm: str) -> Arm:
     predicted = predict(setting, call, arm)
     drawn = setting.terms(call, arm, setting.draws)
+    named = [name for name in TERMS if name in drawn]
+    columns = np.broadcast_arrays(*(np.reshape(drawn[name], (-1, 1)) for name in named))
+    ends = drawn_interval.ends(np.hstack(columns)).T.tolist()
     # What draws alone have is unknown and expected to be zero.
     point = {name: float(us[0]) for name, us in predicted.terms.items()}
     terms = {
-        name: Estimate(point.get(name, 0.0), *_ends(np.ravel(drawn[name])))
-        for name in TERMS
-        if name in drawn
+        name: Estimate(point.get(name, 0.0), *both) for name, both in zip(named, ends, strict=True)
     }
     latency = (float(a[0]) for a in (predicted.latency_us, predicted.lo_us, predicted.hi_us))
     return Arm(arm, Estimate(*latency), terms, str(predicted.evidence[0]))

@@ -24,7 +24,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from ..calibration.posterior import TAIL, Values
+from ..calibration.posterior import Values
 from ..data.workload import Workload
 from ..errors import InputError
 from ..model.shape import SPOKEN, Shapes
@@ -58,8 +58,13 @@ class Estimate(Struct, frozen=True):
     @classmethod
     def of(cls, draws: Array) -> Estimate:
         """Summarise draws by their mean and the 5 and 95 % quantiles."""
-        lo, hi = np.quantile(draws, [TAIL, 1 - TAIL])
-        return cls(float(draws.mean()), float(lo), float(hi))
+        return cls.of_each(draws[:, None])[0]
+
+    @classmethod
+    def of_each(cls, draws: Array) -> list[Estimate]:
+        """Summarise each of n quantities, of draws (draws, n), as :meth:`of` does one."""
+        mean = np.ascontiguousarray(draws.T).mean(axis=1)
+        return [cls(*each) for each in np.stack([mean, *interval.ends(draws)], axis=1).tolist()]
 
     def to_dict(self) -> EstimateRecord:
         """Return value, lo and hi."""
@@ -218,6 +223,14 @@ class Arms(Struct, frozen=True, dict=True):
         return np.maximum(self.gap, 0.0), np.maximum(-self.gap, 0.0)
 
     @cached_property
+    def expected_share(self) -> tuple[Array, Array]:
+        """:attr:`regret_share` in expectation, each (n,), without an array for either."""
+        share = np.maximum(self.gap, 0.0)
+        one = share.mean(axis=0)
+        np.maximum(np.negative(self.gap, out=share), 0.0, out=share)
+        return one, share.mean(axis=0)
+
+    @cached_property
     def expected_gain(self) -> Array:
         """What 1-stage spares against the other arm on each call, as a fraction, (n,)."""
         return -self.gap.mean(axis=0)
@@ -287,8 +300,7 @@ class Arms(Struct, frozen=True, dict=True):
 
     def regrets(self, choice: Choice, max_bytes: int | None) -> Regrets:
         """Return the expected regrets under a choice whose cutoff is ``max_bytes`` (None: none)."""
-        one, other = (part.mean(axis=0) for part in self.regret_share)
-        call_regret = np.where(choice, one, other)
+        call_regret = np.where(choice, *self.expected_share)
         return Regrets.of(call_regret, self.weight, self.shapes.bytes, max_bytes)
 
     @cached_property
@@ -349,7 +361,7 @@ class Arms(Struct, frozen=True, dict=True):
 
     def gain_per_hidden_pct(self, cutoff: int) -> float:
         """Return what a cutoff per hidden size would spare beside one cutoff, in percent."""
-        one, other = (part.mean(axis=0) * self.weight for part in self.regret_share)
+        one, other = (part * self.weight for part in self.expected_share)
         size = self.shapes.bytes
         spared = 0.0
         for hidden in set(self.shapes.hidden_dim.tolist()):

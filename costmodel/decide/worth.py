@@ -234,6 +234,7 @@ def _batches(
     one[:, at] = use
     row_bytes = llm.hidden_size * setting.element_bytes
     names = np.where(one, *setting.arms).tolist()
+    estimates = zip(Estimate.of_each(saved), Estimate.of_each(there), strict=True)
     return saved, tuple(
         BatchWorth(
             b,
@@ -241,8 +242,9 @@ def _batches(
             t * row_bytes,
             names[0][i],
             names[1][i],
-            Estimate.of(saved[:, i]),
-            Estimate.of(there[:, i]),
+            *both,
         )
-        for i, (b, t) in enumerate(zip(batch.tolist(), tokens.tolist(), strict=True))
+        for i, (b, t, both) in enumerate(
+            zip(batch.tolist(), tokens.tolist(), estimates, strict=True)
+        )
     )
