@@ -195,7 +195,7 @@ def readers(counts: tuple[int, ...]) -> list[dict[str, Any]]:
                 (
                     "validate",
                     ["-m", "costmodel", "validate", "--gpu", "MI355X", str(path)],
-                    "5 s, 500 MB" if count == 10**6 else "",
+                    {10**6: "5 s, 500 MB", 10**7: "1 GB"}.get(count, ""),
                 ),
             ):
                 spent, most_mb = process(arguments)
@@ -229,7 +229,7 @@ def main() -> None:
         *cold_starts(2 if short else 7),
         *predictions(2**16 if short else 2**19, 3 if short else 7),
         *simulations((16, 32) if short else (16, 32, 64, 128, 256)),
-        *readers((10**3, 10**4) if short else (10**3, 10**4, 10**5, 10**6)),
+        *readers((10**3, 10**4) if short else (10**3, 10**4, 10**5, 10**6, 10**7)),
     ]
     record = {"machine": machine(), "short": short, "lines": lines}
     shown = [

@@ -101,7 +101,8 @@ class Group(Struct, frozen=True, dict=True):
 class Observations(Struct, frozen=True, dict=True):
     """Rows that the model covers, in groups; ``set_aside`` counts the others by reason.
 
-    ``aside`` counts those of modelled ops and the families that are meant by arm as well.
+    ``aside`` counts those of modelled ops and the families that are meant by arm as well. ``index``
+    says which rows of the table that was read are those of ``table``.
 
     ``harness`` names, per row, the constant that the row's benchmark adds (one per source, kernel
     family and GPU); ``algorithm`` is resolved where the source let the library choose.
@@ -113,6 +114,7 @@ class Observations(Struct, frozen=True, dict=True):
     harness: Words
     set_aside: dict[str, int]
     read: int
+    index: NDArray[np.int64]
     aside: tuple[SetAside, ...] = ()
 
     def __len__(self) -> int:
@@ -192,10 +194,11 @@ def observe(
     include: tuple[str, ...] = ("clean",),
     arch: str | None = None,
     family: str = "aiter",
+    times: NDArray[np.int64] | None = None,
 ) -> Observations:
     """Sort rows (a data frame with schema 1 columns too) into those the model covers and others.
 
-    Rows set aside are counted by reason.
+    Rows set aside are counted by reason, each as often as ``times`` says (default: once).
     ``include`` names the qualities to use; ``arch`` keeps one arch only. ``family`` is whose
     kernels are meant: AITER's with those of the same form (:data:`.kernels.AITER_FAMILIES`), or the
     rows that ran another family's kernels alone.
@@ -262,11 +265,23 @@ def observe(
             (harness, rows.gpu), lambda name, gpu: f"{name}/{gpu}" if gpus[name] > 1 else name
         )
     set_aside = Words(reasons, reason)
-    counts = Counter(set_aside[~used].tolist())
+    if times is None:
+        times = np.ones(len(table), np.int64)
+    counts = counted(set_aside[~used], times[~used])
+    known = meant & ~used
     return Observations(
-        rows, groups, algorithm, harness, dict(counts.most_common()), len(table),
-        _aside(table.select(meant & ~used), set_aside[meant & ~used]),
+        rows, groups, algorithm, harness, dict(counts.most_common()), int(times.sum()),
+        np.flatnonzero(used), _aside(table.select(known), set_aside[known], times[known]),
     )  # fmt: skip
+
+
+def counted(words: Words, times: NDArray[np.int64]) -> Counter[str]:
+    """Return how often rows say each word, in the order in which they come up."""
+    counts: Counter[str] = Counter()
+    number, first = numbered([words])
+    for i, rows in zip(first.tolist(), members(number, first.size), strict=True):
+        counts[words[i]] = int(times[rows].sum())
+    return counts
 
 
 def _alike(
@@ -307,12 +322,12 @@ def _of_family(table: Measurements, family: str) -> Mask:
     return np.array([name == family for name in ran], np.bool_)[number]
 
 
-def _aside(table: Measurements, reason: Words) -> tuple[SetAside, ...]:
+def _aside(table: Measurements, reason: Words, times: NDArray[np.int64]) -> tuple[SetAside, ...]:
     """Count rows set aside by arm, source and reason, where the model knows the op."""
     of_an_arm = np.isin(table.op, OPS) & (table.gpu != "") & ~np.isnan(table.world_size)
     columns = (table.gpu, table.op, table.algorithm, table.kernel_family, table.source, reason)
     number, first = numbered([c[of_an_arm] for c in (table.world_size, *columns)])
-    count = np.bincount(number, minlength=first.size).tolist()
+    count = [int(times[of_an_arm][rows].sum()) for rows in members(number, first.size)]
     at = np.flatnonzero(of_an_arm)[first].tolist()
     cells = [
         (*(c[i] for c in (table.world_size, *columns)), n) for i, n in zip(at, count, strict=True)

@@ -37,5 +37,6 @@ def on_fabric(observations: Observations, fabric: str) -> Observations:
         harness=observations.harness[keep],
         set_aside=dict((Counter(observations.set_aside) + Counter(dropped)).most_common()),
         read=observations.read,
+        index=observations.index[keep],
         aside=observations.aside,
     )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..data import gpu_names, hardware
 from ..data.measurement import Measurements
+from ..data.repeated import Repeated
 from ..data.words import members
 from ..errors import InputError
 from ..model.choose import for_interconnect
@@ -38,14 +39,15 @@ SLOWEST = 1000 * FASTEST
 UNITS = {"milliseconds": 1e3, "seconds": 1e6, "nanoseconds": 1e-3}
 
 
-def check(table: Measurements) -> None:
+def check(table: Measurements | Repeated) -> None:
     """Raise :class:`InputError`, with file and line, for names or units that look wrong.
 
     Refused are a GPU's name that looks like a known one, a known GPU under another arch, and a
     source of which more than half of the rows are off by a factor. A new GPU's name passes.
     """
-    _check_gpus(table)
-    _check_units(table)
+    rows = Repeated.of(table)
+    _check_gpus(rows.kinds)
+    _check_units(rows)
 
 
 def _check_gpus(table: Measurements) -> None:
@@ -66,26 +68,30 @@ def _check_gpus(table: Measurements) -> None:
             raise InputError(f"{where}: {gpu} is {known}, not {arch}; correct the arch or the GPU")
 
 
-def _check_units(table: Measurements) -> None:
-    least, usual, size = _bounds(table)
-    judged = ~np.isnan(usual)
-    number, first = table.numbered(("path", "source"))
-    for mine in members(number, first.size):
-        source, rows = table.source[int(mine[0])], mine[judged[mine]]
-        fast = table.latency_us[rows] < FASTEST * least[rows]
-        slow = table.latency_us[rows] > SLOWEST * usual[rows]
+def _check_units(table: Repeated) -> None:
+    kinds = table.kinds
+    least, usual, size = _bounds(kinds)
+    number, first = kinds.numbered(("path", "source"))
+    number = np.where(np.isnan(usual), -1, number)
+    for group, i in enumerate(first.tolist()):
+        rows = np.flatnonzero((number == group)[table.kind])
+        kind, latency_us = table.kind[rows], table.latency_us[rows]
+        fast = latency_us < (FASTEST * least)[kind]
+        slow = latency_us > (SLOWEST * usual)[kind]
         if 2 * fast.sum() > rows.size:
-            off, bound, said = rows[fast], least, "far faster than that"
+            off, bound, said = fast, least, "far faster than that"
         elif 2 * slow.sum() > rows.size > 1:  # one slow row may be no more than that
-            off, bound, said = rows[slow], usual, f"over {SLOWEST:g} times slower"
+            off, bound, said = slow, usual, f"over {SLOWEST:g} times slower"
         else:
             continue
-        row = int(off[np.argsort(table.latency_us[off] / bound[off])[off.size // 2]])
+        times = latency_us[off] / bound[kind[off]]
+        at = np.flatnonzero(off)[np.argsort(times)[times.size // 2]]
+        here, us = kind[at], float(latency_us[at])
         raise InputError(
-            f"{table.where(row)}: latency_us is {table.latency_us[row]:g} for {kib(size[row])} at "
-            f"{table.world_size[row]:.0f} ranks, where launch and links take {bound[row]:.4g} us "
-            f"at their nominal rates; {off.size} of {rows.size} rows of source '{source}' are "
-            f"{said}: {_unit(float(table.latency_us[row] / bound[row]))}"
+            f"{table.where(int(rows[at]))}: latency_us is {us:g} for {kib(size[here])} at "
+            f"{kinds.world_size[here]:.0f} ranks, where launch and links take {bound[here]:.4g} us "
+            f"at their nominal rates; {times.size} of {rows.size} rows of source "
+            f"'{kinds.source[i]}' are {said}: {_unit(us / float(bound[here]))}"
         )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..data import measurement
+from ..data import measurement, repeated
 from ..decide.validation import ValidationLimits
 from ..errors import InputError, nearest
 from ..model.shape import FUSED
@@ -19,6 +19,7 @@ from . import options, question
 
 if TYPE_CHECKING:
     from ..data.measurement import Measurements
+    from ..data.repeated import Repeated
 
 DEFAULT = ValidationLimits()
 
@@ -249,9 +250,11 @@ def _checked(files: tuple[str, ...]) -> Measurements:
 
 def _read(
     files: tuple[str, ...], published: bool, held_out: tuple[str, ...], include: tuple[str, ...]
-) -> Measurements:
+) -> Repeated:
     """Return the rows to judge; with held out sources only theirs."""
     import numpy as np
+
+    from ..calibration.plausibility import check
 
     known = measurement.VOCABULARY["quality"]
     for quality in include:
@@ -264,8 +267,11 @@ def _read(
         raise InputError("give --measurements FILE (schema 1) or --published")
     if held_out and files:
         raise InputError("--hold-out judges published rows alone; leave out the files")
-    tables = [_checked(files)] if files else []
+    tables = []
+    if files:
+        tables.append(repeated.read_all(files))
+        check(tables[0])
     if published:
-        tables.append(measurement.published())
-    table = measurement.concat(tables)
-    return table.select(np.isin(table.source, held_out)) if held_out else table
+        tables.append(repeated.Repeated.of(measurement.published()))
+    table = repeated.concat(tables)
+    return table.select(np.isin(table.kinds.source, held_out)) if held_out else table

@@ -11,10 +11,11 @@ from __future__ import annotations
 import csv
 import io
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,7 @@ class GrowingColumns:
         self, order: Mapping[str, int], text: Mapping[str, Callable[[str], str]], path: str = ""
     ) -> None:
         self.order = order
+        self.text = text
         self.path = path
         self.count = 0
         self.lines: list[NDArray[np.int64]] = []
@@ -55,6 +57,10 @@ class GrowingColumns:
         at = {order[name]: name for name in text if order[name] >= 0}
         starts = [i for i in sorted(at) if i - 1 not in at]
         self.runs = [_Run(i, [(n, text[n]) for n in _onwards(at, i)]) for i in starts]
+
+    def anew(self) -> GrowingColumns:
+        """Return columns for the next rows of the same file."""
+        return GrowingColumns(self.order, self.text, self.path)
 
     def add(self, rows: Sequence[Sequence[str]], lines: Sequence[int] | None = None) -> None:
         """Take rows of cells; ``lines`` are their places in the file, None for none.
@@ -143,11 +149,11 @@ class GrowingColumns:
         return out
 
 
-def read(
-    path: Path,
-    check: Callable[[list[str]], Mapping[str, int]],
-    text: Mapping[str, Callable[[str], str]],
-) -> GrowingColumns | None:
+Check = Callable[[list[str]], Mapping[str, int]]
+Text = Mapping[str, Callable[[str], str]]
+
+
+def read(path: Path, check: Check, text: Text) -> GrowingColumns | None:
     """Read a CSV file in UTF-8; None for an empty one.
 
     ``check`` looks at the header and says where each column stands, as :class:`GrowingColumns`
@@ -155,49 +161,55 @@ def read(
     Raises :class:`InputError` with file and line for a row that has not the header's cells and for
     a cell that is no number, and what opening, decoding and :mod:`csv` raise.
     """
+    return next(parts(path, check, text, sys.maxsize), None)
+
+
+def parts(path: Path, check: Check, text: Text, rows: int) -> Iterator[GrowingColumns]:
+    """Read as :func:`read` does, but give the rows away when there are ``rows`` of them or more.
+
+    The last part has fewer; it has none only where the file has none.
+    """
     with path.open("rb") as stream:
-        first = stream.readline(BLOCK_BYTES)
-        plain = b'"' not in first and first.endswith(b"\n") and b"\r" not in first[:-2]
-        if plain and first.strip():
-            header = first.decode("utf-8-sig").rstrip("\r\n").split(",")
-            columns = GrowingColumns(check(header), text, str(path))
-            line, at = 2, len(first)
-            while block := stream.read(BLOCK_BYTES):
-                block += stream.readline(BLOCK_BYTES)
-                if not block.endswith(b"\n"):
-                    block += b"\n"
-                if not columns.add_plain(block, line, len(header)):
-                    break
-                line = int(columns.lines[-1][-1]) + 1
-                at = stream.tell()
-            else:
-                return columns
-            stream.seek(at)
-            _read_on(io.TextIOWrapper(stream, "utf-8", newline=""), columns, len(header), line)
-            return columns
+        some = False
+        for columns in _grown(stream, path, check, text, rows):
+            if columns.count or not some:
+                yield columns
+            some = True
+
+
+def _grown(
+    stream: IO[bytes], path: Path, check: Check, text: Text, most: int
+) -> Iterator[GrowingColumns]:
+    first = stream.readline(BLOCK_BYTES)
+    plain = b'"' not in first and first.endswith(b"\n") and b"\r" not in first[:-2]
+    if not plain or not first.strip():
         stream.seek(0)
-        return _read_all(io.TextIOWrapper(stream, "utf-8-sig", newline=""), path, check, text)
-
-
-def _read_all(
-    stream: io.TextIOWrapper,
-    path: Path,
-    check: Callable[[list[str]], Mapping[str, int]],
-    text: Mapping[str, Callable[[str], str]],
-) -> GrowingColumns | None:
-    """Read a file whose header is not plain."""
-    reader = csv.reader(_lines(stream), strict=True)
-    header = next(reader, None)
-    if header is None:
-        return None
+        reader = csv.reader(_lines(io.TextIOWrapper(stream, "utf-8-sig", newline="")), strict=True)
+        header = next(reader, None)
+        if header is not None:
+            columns = GrowingColumns(check(header), text, str(path))
+            yield from _rows(reader, columns, len(header), 0, most)
+        return
+    header = first.decode("utf-8-sig").rstrip("\r\n").split(",")
     columns = GrowingColumns(check(header), text, str(path))
-    _rows(reader, columns, len(header), 0)
-    return columns
-
-
-def _read_on(stream: io.TextIOWrapper, columns: GrowingColumns, width: int, line: int) -> None:
-    """Read the rest of a file, from line ``line`` on."""
-    _rows(csv.reader(_lines(stream), strict=True), columns, width, line - 1)
+    line, at = 2, len(first)
+    while block := stream.read(BLOCK_BYTES):
+        block += stream.readline(BLOCK_BYTES)
+        if not block.endswith(b"\n"):
+            block += b"\n"
+        if not columns.add_plain(block, line, len(header)):
+            break
+        line = int(columns.lines[-1][-1]) + 1
+        at = stream.tell()
+        if columns.count >= most:
+            yield columns
+            columns = columns.anew()
+    else:
+        yield columns
+        return
+    stream.seek(at)
+    reader = csv.reader(_lines(io.TextIOWrapper(stream, "utf-8", newline="")), strict=True)
+    yield from _rows(reader, columns, len(header), line - 1, most)
 
 
 def _lines(stream: io.TextIOWrapper) -> Iterator[str]:
@@ -205,7 +217,9 @@ def _lines(stream: io.TextIOWrapper) -> Iterator[str]:
     return iter(partial(stream.readline, LINE_CHARACTERS), "")
 
 
-def _rows(reader: Any, columns: GrowingColumns, width: int, before: int) -> None:
+def _rows(
+    reader: Any, columns: GrowingColumns, width: int, before: int, most: int
+) -> Iterator[GrowingColumns]:
     """Take the rows of a reader that starts after so many lines."""
     rows: list[list[str]] = []
     lines: list[int] = []
@@ -222,7 +236,11 @@ def _rows(reader: Any, columns: GrowingColumns, width: int, before: int) -> None
         if len(rows) == ROWS:
             columns.add(rows, lines)
             rows, lines = [], []
+            if columns.count >= most:
+                yield columns
+                columns = columns.anew()
     columns.add(rows, lines)
+    yield columns
 
 
 class _Pieces(dict[Any, int]):

@@ -10,8 +10,10 @@ all rows that repeat it: a million rows take 120 MB.
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +47,9 @@ INTEGER_COLUMNS = ("world_size", "tokens", "hidden_dim", "bytes", *GRID)
 LARGEST_BYTES = LARGEST * LARGEST * max(ELEMENT_BYTES.values())
 NUMBER_COLUMNS = (*INTEGER_COLUMNS, "latency_us")
 TEXT_COLUMNS = tuple(name for name in COLUMNS if name not in NUMBER_COLUMNS)
+
+#: Rows of a part of a file that is read in parts.
+PART = 1 << 18
 
 #: What a cell may say where schema 1 closes the list; "" is allowed where a source may be silent.
 VOCABULARY: dict[str, tuple[str, ...]] = {
@@ -130,6 +135,10 @@ class Measurements(Struct, frozen=True):
         """Number the rows by their cells in these columns: see :func:`.words.numbered`."""
         return numbered([getattr(self, name) for name in names])
 
+    def cells(self, rows: NDArray[np.int64]) -> list[Words | NDArray[Any]]:
+        """Return the columns of schema 1 of some rows."""
+        return [getattr(self, name)[rows] for name in ALL_COLUMNS]
+
     def where(self, row: int) -> str:
         """Return ``file:line`` of a row, for messages."""
         return f"{self.path[row]}:{self.line[row]}" if self.path[row] else f"row {row}"
@@ -210,7 +219,7 @@ def concat(tables: Sequence[Measurements]) -> Measurements:
     if len(tables) == 1:
         return tables[0]
     table = stacked(tables)
-    _check_duplicates(table)
+    check_duplicates(table.latency_us, table.cells, table.where)
     return table
 
 
@@ -231,31 +240,49 @@ def read(path: str | Path) -> Measurements:
     tokens x hidden_dim x element size, a latency that is not positive, duplicate rows or an
     empty table.
     """
+    (table,) = parts(path, sys.maxsize)
+    check_duplicates(table.latency_us, table.cells, table.where)
+    return table
+
+
+def parts(path: str | Path, rows: int = PART) -> Iterator[Measurements]:
+    """Read a schema 1 file in tables of some ``rows``, as :func:`read` does.
+
+    Whether a row stands twice is for the caller to see.
+    """
     path = Path(path)
+    some = False
     try:
-        columns = csv_columns.read(path, lambda header: _check_header(header, str(path)), CLEANED)
+        header = partial(_check_header, path=str(path))
+        for columns in csv_columns.parts(path, header, CLEANED, rows):
+            some = True
+            if not columns.count:
+                raise InputError(f"{path}: the table has a header but no rows")
+            yield _table(columns)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; give a schema 1 CSV file") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not a text file; give a schema 1 CSV file in UTF-8") from None
     except csv.Error as error:
         raise InputError(f"{path}: not readable as CSV: {error}") from None
-    if columns is None:
+    if not some:
         raise InputError(f"{path}: the file is empty; schema 1 starts with a header")
-    if not columns.count:
-        raise InputError(f"{path}: the table has a header but no rows")
-    return _table(columns)
 
 
 def read_all(paths: Iterable[str | Path]) -> Measurements:
     """Read several schema 1 files, or all ``*.csv`` of a directory, into one table."""
-    files: list[Path] = []
+    return concat([read(f) for f in files(paths)])
+
+
+def files(paths: Iterable[str | Path]) -> list[Path]:
+    """Return the files, all ``*.csv`` of a directory; :class:`InputError` where it has none."""
+    out: list[Path] = []
     for path in map(Path, paths):
         found = sorted(path.rglob("*.csv")) if path.is_dir() else [path]
         if not found:
             raise InputError(f"{path}: the directory holds no .csv file")
-        files += found
-    return concat([read(f) for f in files])
+        out += found
+    return out
 
 
 def published_directory() -> Path:
@@ -315,14 +342,15 @@ def _check_header(header: Sequence[str], path: str) -> dict[str, int]:
 def _from_cells(cells: list[list[str]], path: str, lines: list[int] | None) -> Measurements:
     columns = GrowingColumns({name: i for i, name in enumerate(ALL_COLUMNS)}, CLEANED, path)
     columns.add(cells, lines)
-    return _table(columns)
+    table = _table(columns)
+    check_duplicates(table.latency_us, table.cells, table.where)
+    return table
 
 
 def _table(columns: GrowingColumns) -> Measurements:
-    """Return the rows that came in, checked."""
+    """Return the rows that came in, their cells checked."""
     table = Measurements(**columns.take(), path=Words.all(columns.path, columns.count))
     _check_cells(table)
-    _check_duplicates(table)
     return table
 
 
@@ -386,19 +414,27 @@ def _check_cells(table: Measurements) -> None:
         )
 
 
-def _check_duplicates(table: Measurements) -> None:
+def check_duplicates(
+    latency_us: Number,
+    cells: Callable[[NDArray[np.int64]], list[Words | NDArray[Any]]],
+    where: Callable[[int], str],
+) -> None:
+    """Raise :class:`InputError` where two rows are the same.
+
+    ``cells`` gives the columns of some rows, ``where`` says where a row stands.
+    """
     # Most latencies are there once: only the others' rows are compared cell by cell.
-    ascending = np.sort(table.latency_us)
+    ascending = np.sort(latency_us)
     repeated = ascending[1:][ascending[1:] == ascending[:-1]]
     if not repeated.size:
         return
-    rows = np.flatnonzero(np.isin(table.latency_us, repeated))
-    number, first = numbered([getattr(table, name)[rows] for name in ALL_COLUMNS])
+    rows = np.flatnonzero(np.isin(latency_us, repeated))
+    number, first = numbered(cells(rows))
     later = np.flatnonzero(first[number] != np.arange(rows.size))
     if not later.size:
         return
     row, before = int(rows[later[0]]), int(rows[first[number[later[0]]]])
     raise InputError(
-        f"{table.where(row)}: the same row as {table.where(before)}; "
+        f"{where(row)}: the same row as {where(before)}; "
         "remove one, or say in kernel_version how they differ"
     )

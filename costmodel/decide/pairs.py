@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..calibration.observations import SILENT_DTYPE
 from ..data.measurement import ALL_COLUMNS, GRID, Measurements, stacked
+from ..data.repeated import KIND, Repeated
 from ..data.words import Words
 from ..errors import InputError
 from ..model.shape import FUSED, ONE_STAGE, SEPARATE, SEPARATE_OPS, TWO_STAGE, Shapes
@@ -113,31 +114,41 @@ class Pairs(Struct, frozen=True):
         return out
 
 
-def calls(table: Measurements, op: str, auto: Measurements | None = None) -> Pairs:
+def calls(
+    table: Measurements | Repeated, op: str, auto: Measurements | Repeated | None = None
+) -> Pairs:
     """Return every call of ``op`` in a table of rows that the model covers, NaN for a missing arm.
 
     ``auto`` may hold rows of the same op in which the library chose; they are matched to the calls.
+    Of rows that are repeated, the pairs' ``row`` is a kind.
     """
-    mine = np.flatnonzero(table.op == op)
-    stated = mine[np.isin(table.algorithm[mine], (ONE_STAGE, TWO_STAGE))]
-    call, seen = _numbered(table.select(stated), ARM)
+    every = Repeated.of(table)
+    kinds = every.kinds
+    mine = (kinds.op == op) & np.isin(kinds.algorithm, (ONE_STAGE, TWO_STAGE))
+    stated = every.select(mine)
+    call, seen = _numbered(stated.kinds, ARM)
     count = seen.size
     arms, sizes = [], []
     for algorithm in (ONE_STAGE, TWO_STAGE):
-        run = table.algorithm[stated] == algorithm
-        arms.append(group_median(table.latency_us[stated][run], call[run], count))
-        sizes.append(np.bincount(call[run], minlength=count))
-    first = stated[seen]
-    rows = table.select(first)
+        run = stated.select(stated.kinds.algorithm == algorithm)
+        of_run = call[stated.kinds.algorithm == algorithm][run.kind]
+        arms.append(group_median(run.latency_us, of_run, count))
+        sizes.append(np.bincount(of_run, minlength=count))
+    first = np.flatnonzero(mine)[seen]
+    rows = kinds.select(first)
     dtype = rows.dtype.renamed(lambda said: said or SILENT_DTYPE)
     # An all-reduce may come as bytes alone: one token of so many elements.
     flat = np.isnan(rows.tokens) | np.isnan(rows.hidden_dim)
     separate, chosen = np.full((2, count), np.nan)
-    apart = table.op == SEPARATE
-    if op == FUSED and apart.any():
-        separate = _matched(rows, table.select(apart), THIRD_ARM)
-    if auto is not None and (auto.op == op).any():
-        chosen = _matched(rows, auto.select(auto.op == op), ARM)
+    apart = every.select(kinds.op == SEPARATE)
+    if op == FUSED and len(apart):
+        separate = _matched(rows, apart, THIRD_ARM)
+    if auto is not None:
+        ran = Repeated.of(auto)
+        ran = ran.select(ran.kinds.op == op)
+        chosen = _matched(rows, ran, ARM) if len(ran) else chosen
+    if isinstance(table, Measurements):
+        first = table.numbered(KIND)[1][first]
     return Pairs(
         op,
         first,
@@ -177,18 +188,19 @@ def _element_bytes(dtype: Words) -> NDArray[np.int64]:
     return dtype.each(ELEMENT_BYTES.__getitem__, np.int64)
 
 
-def _matched(rows: Measurements, others: Measurements, but: tuple[str, ...]) -> Array:
+def _matched(rows: Measurements, others: Repeated, but: tuple[str, ...]) -> Array:
     """Return, per row, the median latency of the others that agree in all columns but ``but``.
 
     Where the others ran several algorithms, the fastest counts.
     """
-    key, first = _numbered(stacked([rows, others]), but)
+    key, first = _numbered(stacked([rows, others.kinds]), but)
     count = first.size
     mine, theirs = key[: len(rows)], key[len(rows) :]
     best = np.full(count, np.nan)
-    for algorithm in others.algorithm.used:
-        run = others.algorithm == algorithm
-        best = np.fmin(best, group_median(others.latency_us[run], theirs[run], count))
+    for algorithm in others.kinds.algorithm.used:
+        ran = others.kinds.algorithm == algorithm
+        run = others.select(ran)
+        best = np.fmin(best, group_median(run.latency_us, theirs[ran][run.kind], count))
     return best[mine]
 
 

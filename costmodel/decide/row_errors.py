@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from ..calibration.observations import Observations, observe
 from ..calibration.posterior import NOISE_DOF, Calibration, Values
 from ..data.measurement import Measurements
-from ..data.words import Words, combined, members, numbered
+from ..data.repeated import Repeated
+from ..data.words import Words, combined, numbered
 from ..errors import InputError
 from ..model.shape import ARMS
 from . import drawn as interval
@@ -34,6 +35,9 @@ Array = NDArray[np.float64]
 
 #: Calls that are evaluated at once, a few draws of them: what the L2 cache holds.
 BLOCK = 2048
+
+#: Rows whose offsets are found at once.
+ROWS_AT_ONCE = 1 << 18
 
 #: A latency is positive.
 FLOOR_US = 1e-3
@@ -71,9 +75,11 @@ class Accuracy(Struct, frozen=True):
 class Rows(Struct, frozen=True):
     """Measured rows that a calibration covers, with what the model makes of them.
 
-    ``predicted_us`` (n,) holds the harness constant of each row's source, ``inside`` whether the
-    90 % interval held, ``known`` whether the source is calibrated, ``noise`` the scale of the
-    row's log residual that the calibration expects.
+    An observation is a row, or what many rows measured: ``measured`` (n,) are their latencies and
+    ``kind`` (n,) says of which observation each is. Per observation, ``predicted_us`` holds the
+    harness constant of its source, ``known`` whether the source is calibrated, ``noise`` the scale
+    of the log residual that the calibration expects. ``inside`` (n,): whether the 90 % interval
+    held a row.
     """
 
     observations: Observations
@@ -81,26 +87,41 @@ class Rows(Struct, frozen=True):
     inside: NDArray[np.bool_]
     known: NDArray[np.bool_]
     noise: Array
+    kind: NDArray[np.int32]
+    measured: Array
+
+    def __len__(self) -> int:
+        return self.measured.size
 
     def accuracy(self) -> Accuracy:
         """Return the errors over all rows."""
-        measured = self.observations.latency_us
-        error = 100 * np.abs(self.predicted_us / measured - 1)
+        # Arrays of rows are few at a time: there may be ten millions of them.
+        count = np.bincount(self.kind, minlength=self.known.size)
+        error = _error_pct(self.predicted_us[self.kind], self.measured)
+        found = _median_p90_max(error)
+        del error
         shift = offsets_without_row(
-            measured - self.predicted_us, 1 / measured, self.observations.harness
+            self.measured - self.predicted_us[self.kind],
+            1 / self.measured,
+            self.observations.harness[self.kind],
         )
-        moved = 100 * np.abs((self.predicted_us + shift) / measured - 1)
+        shift += self.predicted_us[self.kind]
+        offset = _median_p90_max(_error_pct(shift, self.measured))
         return Accuracy(
-            n=measured.size,
-            known=int(self.known.sum()),
-            median_ape=float(np.median(error)),
-            p90_ape=float(np.percentile(error, 90)),
-            max_ape=float(error.max()),
-            coverage90=float(self.inside.mean()),
-            median_ape_offset=float(np.median(moved)),
-            p90_ape_offset=float(np.percentile(moved, 90)),
-            max_ape_offset=float(moved.max()),
+            len(self), int(count[self.known].sum()), *found, float(self.inside.mean()), *offset
         )
+
+
+def _error_pct(predicted_us: Array, measured_us: Array) -> Array:
+    """Return absolute errors in percent, in the place of the predictions."""
+    error = np.divide(predicted_us, measured_us, out=predicted_us)
+    error -= 1
+    np.abs(error, out=error)
+    return np.multiply(100, error, out=error)
+
+
+def _median_p90_max(values: Array) -> tuple[float, float, float]:
+    return float(np.median(values)), float(np.percentile(values, 90)), float(values.max())
 
 
 def covered(
@@ -109,15 +130,17 @@ def covered(
     *,
     gpu: str | None = None,
     include: tuple[str, ...] = ("clean",),
+    times: NDArray[np.int64] | None = None,
 ) -> Observations:
     """Return the rows of ``table`` that the calibration covers; the others are counted by reason.
 
-    ``gpu`` keeps the rows of one GPU only; ``include`` names the qualities to use.
+    ``gpu`` keeps the rows of one GPU only; ``include`` names the qualities to use. ``times`` as in
+    :func:`.observe`.
     """
     archs = {a for a, _ in calibration.gpus}
     arch = next(iter(archs)) if len(archs) == 1 else None
     family = calibration.kernel_family
-    found = observe(table, include=include, arch=arch, family=family)
+    found = observe(table, include=include, arch=arch, family=family, times=times)
     reasons: dict[str, int] = {}
     reason = np.full(len(found), -1, np.int16)
     known_gpus = set(calibration.gpus)
@@ -137,7 +160,8 @@ def covered(
         return found
     kept = observe(found.table.select(reason < 0), include=include, arch=arch, family=family)
     counts = Counter(found.set_aside)
-    counts += Counter({why: int((reason == code).sum()) for why, code in reasons.items()})
+    each = np.ones(len(found), np.int64) if times is None else times[found.index]
+    counts += Counter({why: int(each[reason == code].sum()) for why, code in reasons.items()})
     return Observations(
         kept.table,
         kept.groups,
@@ -145,14 +169,18 @@ def covered(
         kept.harness,
         dict(counts.most_common()),
         found.read,
+        found.index[reason < 0],
         found.aside,
     )
 
 
-def compare(calibration: Calibration, observations: Observations) -> Rows:
+def compare(
+    calibration: Calibration, observations: Observations, rows: Repeated | None = None
+) -> Rows:
     """Predict every row and say whether its 90 % interval held.
 
-    Raises :class:`InputError`, with why each was set aside, where no row is left.
+    ``rows`` are those of the observations, in the place of one each. Raises :class:`InputError`,
+    with why each was set aside, where no row is left.
     """
     if not len(observations):
         why = "; ".join(f"{n} {reason}" for reason, n in observations.set_aside.items())
@@ -162,13 +190,20 @@ def compare(calibration: Calibration, observations: Observations) -> Rows:
         )
     calls = _DistinctCalls.of(calibration, observations)
     holds, predicted = calls.ends(calibration)
-    lo, hi = holds[:, calls.number]
+    if rows is None:
+        kind, measured = np.arange(len(observations), dtype=np.int32), observations.latency_us
+    else:
+        kind, measured = rows.kind, rows.latency_us
+    inside = measured >= holds[0, calls.number][kind]
+    inside &= measured < holds[1, calls.number][kind]
     return Rows(
         observations,
         predicted[calls.number],
-        (observations.latency_us >= lo) & (observations.latency_us < hi),
+        inside,
         calls.known[calls.number],
         calls.noise[calls.number],
+        kind,
+        measured,
     )
 
 
@@ -281,19 +316,23 @@ def offsets_without_row(residual: Array, weight: Array, source: Words | NDArray[
     with few rows does not explain itself. 0 for the only row of a source.
     """
     out = np.zeros(residual.size)
-    number, first = numbered([source])
-    for rows in members(number, first.size):
+    source = Words.of(source)
+    for name in source.used:
+        rows = np.flatnonzero(source == name)
         if rows.size < 2:
             continue
         order = rows[np.argsort(residual[rows], kind="stable")]
-        w = weight[order]
-        total = np.cumsum(w)
-        half = (total[-1] - w) / 2
-        # Position of half the others' weight, among all rows: first where the row itself comes
-        # later in the order, then (its own weight skipped) where it comes earlier.
-        position = np.arange(order.size)
-        before = np.searchsorted(total, half)
-        after = np.searchsorted(total, half + w)
-        at = np.where(before < position, before, np.where(after == position, after + 1, after))
-        out[order] = residual[order[np.minimum(at, order.size - 1)]]
+        del rows
+        total = np.cumsum(weight[order])
+        for start in range(0, order.size, ROWS_AT_ONCE):
+            some = slice(start, start + ROWS_AT_ONCE)
+            w = weight[order[some]]
+            half = (total[-1] - w) / 2
+            # Position of half the others' weight, among all rows: first where the row itself comes
+            # later in the order, then (its own weight skipped) where it comes earlier.
+            position = np.arange(start, start + w.size)
+            before = np.searchsorted(total, half)
+            after = np.searchsorted(total, half + w)
+            at = np.where(before < position, before, np.where(after == position, after + 1, after))
+            out[order[some]] = residual[order[np.minimum(at, order.size - 1)]]
     return out

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from ..calibration.libraries import all_of_a_library, of_a_library
 from ..calibration.posterior import Calibration
 from ..data.measurement import Measurements
+from ..data.repeated import Repeated
 from ..data.workload import Workload
 from ..errors import InputError, nearest
 from ..model.fabric import FULL_MESH
@@ -100,7 +101,7 @@ class Validation(Struct, frozen=True):
 
     def __repr__(self) -> str:
         verdict = "passed" if self.passed else f"not passed: {'; '.join(self.failures)}"
-        return f"Validation({len(self.rows.observations)} rows, {len(self.pairs)} pairs: {verdict})"
+        return f"Validation({len(self.rows)} rows, {len(self.pairs)} pairs: {verdict})"
 
     def to_dict(self) -> ValidationRecord:
         """Return the ``costmodel/validate/1`` record.
@@ -121,7 +122,7 @@ class Validation(Struct, frozen=True):
 
 
 def validate(
-    table: Measurements | pd.DataFrame,
+    table: Measurements | Repeated | pd.DataFrame,
     setting: Setting,
     *,
     every_gpu: bool = True,
@@ -150,18 +151,21 @@ def validate(
     if op is not None and op not in OPS:
         raise InputError(refusal(op, setting.gpu))
     limits = limits or ValidationLimits()
-    table = Measurements.of(table)
+    read = Repeated.of(table)
+    kinds = read.kinds
     calibration = setting.calibration
     observations = covered(
-        calibration, table, gpu=None if every_gpu else setting.gpu, include=include
-    )
-    if all_of_a_library(table):
-        raise InputError(f"no row can be used: {of_a_library(table)}")
-    rows = compare(calibration, observations)
+        calibration, kinds, gpu=None if every_gpu else setting.gpu, include=include,
+        times=read.times,
+    )  # fmt: skip
+    if all_of_a_library(kinds):
+        raise InputError(f"no row can be used: {of_a_library(kinds, read.times)}")
+    measured = read.select(observations.index)
+    rows = compare(calibration, observations, measured)
     kept = observations.table
-    auto = table.select((table.algorithm == "auto") & np.isin(table.quality, include))
+    auto = read.select((kinds.algorithm == "auto") & np.isin(kinds.quality, include))
     for judged in (op,) if op else (FUSED, ALL_REDUCE):
-        every = calls(kept, judged, auto)
+        every = calls(measured, judged, auto)
         against_other = every.against(setting.alternative)
         pairs = against_other.select(against_other.both)
         if len(pairs):
@@ -233,8 +237,9 @@ def hold_out(training: Measurements, sources: tuple[str, ...], arch: str) -> Cal
 def _no_pairs(rows: Rows, op: str | None) -> str:
     table = rows.observations.table
     of_op = (table.op == op) if op else (table.op != SEPARATE)
+    times = np.bincount(rows.kind, minlength=len(table))
     arms = " and ".join(
-        f"{int((of_op & (rows.observations.algorithm == a)).sum())} {a}"
+        f"{int(times[of_op & (rows.observations.algorithm == a)].sum())} {a}"
         for a in (ONE_STAGE, TWO_STAGE)
     )
     return (

@@ -231,7 +231,10 @@ def _measured_only(
     seen = observe(table, family=setting.calibration.kernel_family)
     why = "; ".join(f"{n} rows: {r}" for r, n in seen.set_aside.items())
     none = np.zeros(len(table), np.bool_)
-    rows = Rows(seen, np.zeros(len(table)), none, none, np.full(len(table), NOISE))
+    rows = Rows(
+        seen, np.zeros(len(table)), none, none, np.full(len(table), NOISE),
+        np.arange(len(table), dtype=np.int32), table.latency_us,
+    )  # fmt: skip
     ours = pairs.use_1stage(rule, setting.aiter_version)
     field = [*shipped(FUSED), ALWAYS_1STAGE, ALWAYS_2STAGE]
     agreed = agreement(pairs, ours, limits.tie)

@@ -30,8 +30,8 @@ def _rows(found: Validation) -> list[str]:
     table = observations.table
     gpus = ", ".join(sorted(set(table.gpu.tolist())))
     lines = [
-        f"calibration {found.calibration.id} against {len(table)} of {observations.read} rows: "
-        f"{gpus}, {', '.join(sorted(set(table.op.tolist())))}"
+        f"calibration {found.calibration.id} against {len(found.rows)} of {observations.read} "
+        f"rows: {gpus}, {', '.join(sorted(set(table.op.tolist())))}"
     ]
     if observations.set_aside:
         aside = "; ".join(f"{n} {reason}" for reason, n in observations.set_aside.items())
