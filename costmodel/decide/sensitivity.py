@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 import numpy as np
 from msgspec import Struct
@@ -117,6 +118,12 @@ def flips(setting: Setting, call: Shapes, *, names: Sequence[str] | None = None)
     calibration = setting.calibration
     point = setting.point
     out = []
+
+    @cache
+    def held(count: int) -> Values:
+        """Return the estimates as columns of so many tries."""
+        return {name: np.full((count, 1), value) for name, value in point.items()}
+
     for name in names or calibration.names:
         scope = name.partition("[")[2].rstrip("]")
         if scope and scope not in (setting.gpu, setting.arch, setting.kernel.norm_kernel):
@@ -130,8 +137,7 @@ def flips(setting: Setting, call: Shapes, *, names: Sequence[str] | None = None)
             low = 0.0 if prior.centre > 0 else now - 10.0
             tried = np.linspace(low, now + 10.0, 801)
         # The values are drawn in no sense: one column of tries for one parameter.
-        changed = {k: np.full((tried.size, 1), v) for k, v in point.items()}
-        changed[name] = tried[:, None]
+        changed = {**held(tried.size), name: tried[:, None]}
         one, other = (setting.latency_us(call, a, changed) for a in setting.arms)
         margin = (other - one)[:, 0]
         turns = np.flatnonzero(np.diff(np.sign(margin)) != 0)

@@ -262,13 +262,18 @@ class Setting(Struct, frozen=True, dict=True):
         ``machine_contrast`` stands only where the values hold one for the arm. Separate ops have
         the terms of the algorithm that the plain all-reduce's own dispatch takes.
         """
-        if arm == SEPARATE_OPS:
-            return self._terms_apart(_apart(shapes), values)
-        calibration, algorithm = self.calibration, read_algorithm(arm)
         values = values or self.point
-        cost = calibration.costs(self.gpu, values, norm_kernel=self.kernel.norm_kernel)
-        model = calibration.model
-        terms = model.terms(model.geometry(shapes, algorithm, self.kernel, self.arch), cost)
+        return self._terms(shapes, arm, values, self._costs(values))
+
+    def _costs(self, values: Values) -> Any:
+        """Return what actions cost, see :meth:`.Calibration.costs`."""
+        return self.calibration.costs(self.gpu, values, norm_kernel=self.kernel.norm_kernel)
+
+    def _terms(self, shapes: Shapes, arm: str, values: Values, costs: Any) -> dict[str, Any]:
+        if arm == SEPARATE_OPS:
+            return self._terms_apart(_apart(shapes), values, costs)
+        algorithm, model = read_algorithm(arm), self.calibration.model
+        terms = model.terms(model.geometry(shapes, algorithm, self.kernel, self.arch), costs)
         contrast = self._contrast(shapes.op, algorithm)
         return {**terms, MACHINE_CONTRAST: values[contrast]} if contrast in values else terms
 
@@ -278,8 +283,8 @@ class Setting(Struct, frozen=True, dict=True):
             return "contrast[separate]"
         return "contrast[2stage]" if algorithm == TWO_STAGE else ""
 
-    def _terms_apart(self, apart: Shapes, values: Values | None) -> dict[str, Any]:
-        one, two = (self.terms(apart, algorithm, values) for algorithm in ALGORITHMS)
+    def _terms_apart(self, apart: Shapes, values: Values, costs: Any) -> dict[str, Any]:
+        one, two = (self._terms(apart, algorithm, values, costs) for algorithm in ALGORITHMS)
         taken = self.kernel.auto_is_1stage(apart.world_size, apart.bytes)
         names = [name for name in TERMS if name in one or name in two]
         return {n: np.where(taken, one.get(n, 0.0), two.get(n, 0.0)) for n in names}
@@ -287,16 +292,16 @@ class Setting(Struct, frozen=True, dict=True):
     def latency_us(self, shapes: Shapes, arm: str, values: Values | None = None) -> Array:
         """Return an arm's latencies in us: like the shapes, or (draws, n) for ``values``."""
         drawn = () if values is None else np.shape(values["launch_us"])[:1]
+        values = values or self.point
+        costs = self._costs(values)
         most = max(1, DRAWN_BLOCK // drawn[0]) if drawn else BLOCK
-        if shapes.tokens.ndim == 1 and len(shapes) > most:
-            latency_us = np.empty((*drawn, len(shapes)))
-            for places, some in shapes.blocks(most):
-                latency_us[..., places] = self.latency_us(some, arm, values)
-            return latency_us
-        latency = np.asarray(total(self.terms(shapes, arm, values)))
-        # Draws are columns: a single call without an axis of its own gets one, and loses it.
-        calls = shapes.tokens.shape or (1,) * len(drawn)
-        return np.broadcast_to(latency, (*drawn, *calls)).reshape((*drawn, *shapes.tokens.shape))
+        if shapes.tokens.ndim != 1 or len(shapes) <= most:
+            return _latency_us(shapes, self._terms(shapes, arm, values, costs), drawn)
+        latency_us = np.empty((*drawn, len(shapes)))
+        for places, some in shapes.blocks(most):
+            terms = self._terms(some, arm, values, costs)
+            latency_us[..., places] = _latency_us(some, terms, drawn)
+        return latency_us
 
     def about(self) -> Asked:
         """Return the part of a JSON record that says what was asked."""
@@ -335,6 +340,14 @@ def alternative(engine: str, otherwise: str = "", op: str = FUSED) -> str:
     from ..rules.catalogue import current
 
     return current(engine, op).otherwise
+
+
+def _latency_us(shapes: Shapes, terms: dict[str, Any], drawn: tuple[int, ...]) -> Array:
+    """Return the sum of an arm's terms, like the shapes or (draws, n)."""
+    latency = np.asarray(total(terms))
+    # Draws are columns: a single call without an axis of its own gets one, and loses it.
+    calls = shapes.tokens.shape or (1,) * len(drawn)
+    return np.broadcast_to(latency, (*drawn, *calls)).reshape((*drawn, *shapes.tokens.shape))
 
 
 def _apart(shapes: Shapes) -> Shapes:

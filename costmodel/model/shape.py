@@ -87,6 +87,8 @@ def read_algorithm(name: str) -> str:
 
     Raises :class:`InputError` for anything but the two.
     """
+    if name in ALGORITHMS:
+        return name
     key = re.fullmatch(r"(1|one|2|two)[\s_-]*(stage|shot)?", name.strip().lower())
     if key is None:
         raise InputError(
