@@ -311,3 +311,11 @@ def test_a_line_of_units_below_the_names(tmp_path):
     text = "tokens,hidden,fused_1stage,fused_2stage\n-,-,us,ms\n8,7168,9.1,0.0101\n"
     rows, _ = of(tmp_path, text, world_size="8")
     assert column(rows, "tokens", "latency_us") == [("8", "9.1"), ("8", "10.1")]
+
+
+def test_a_shape_in_a_label_is_the_lines_and_thousands_of_nanoseconds_are_no_decimals(tmp_path):
+    text = "TP8, bf16\n\n| case | fused 1stage (ns) |\n|--|--|\n| (8, 7168) | 9,100 |\n| 16x4096 | 9,250 |\n"
+    rows, _ = of(tmp_path, text)
+    assert column(rows, "tokens", "hidden_dim", "latency_us") == [
+        ("8", "7168", "9.1"), ("16", "4096", "9.25"),
+    ]  # fmt: skip

@@ -5,6 +5,8 @@ from importing import column, left, of
 from test_importers_collective import CASES
 from test_importers_tables_fuzz import SAMPLES
 
+from costmodel.errors import InputError
+
 #: What is written before each line of a program.
 PREFIXES = {
     "mpirun": "[1,0]<stdout>:", "prterun": "[prterun-h-123@1,0]<stdout>: ", "srun": "0: ",
@@ -12,6 +14,17 @@ PREFIXES = {
     "a container's log": "2024-05-06T10:11:12.123456789Z stdout F ", "a quotation": "> ",
     "colours": "\x1b[0m", "two of them": "2024-05-06T10:11:12.1Z stdout F [1,0]<stdout>:",
 }  # fmt: skip
+#: What a logger writes there.
+LOGGERS = {
+    "vLLM": "INFO 08-20 10:00:00 [benchmark_device_communicators.py:400] ",
+    "vLLM's worker": "\x1b[1;36m(VllmWorker TP0 pid=3302)\x1b[0;0m ",
+    "SGLang": "[2025-08-20 10:00:00 TP0] ",
+    "logging": "2025-08-20 10:00:00,123 - INFO - ",
+    "logging, with a name": "2025-08-20 10:00:00,123 INFO benchmark: ",
+    "logging, its default": "INFO:root:",
+    "a CI's clock": "[2025-08-20T10:00:00Z] ",
+    "a clock": "[10:00:00] ",
+}
 #: JSON is no program's output line by line.
 TEXTS = {
     **{name: sample for name, sample in SAMPLES.items() if not sample[0].lstrip().startswith(("{", "[{"))},
@@ -33,6 +46,23 @@ def test_a_prefix_changes_nothing(tmp_path, name):
     for prefix in PREFIXES.values():
         again, told = of(tmp_path, "".join(f"{prefix}{line}\n" for line in lines), **said)
         assert (again, told.kind, left(told)) == (rows, account.kind, left(account)), prefix
+
+
+@pytest.mark.parametrize("logger", LOGGERS)
+def test_a_table_behind_a_logger_is_read_and_a_serving_log_says_nothing(tmp_path, logger):
+    prefix = LOGGERS[logger]
+    for name in ("vllm-communicators-console.log", "sglang-all-reduce-console.log"):
+        text, said = SAMPLES[name]
+        again, told = of(
+            tmp_path, "".join(f"{prefix}{line}\n" for line in text.splitlines()), **said
+        )
+        assert (again, told.n_left) == (of(tmp_path, text, **said)[0], 0), name
+    served = (
+        f"{prefix}tp 4\n" * 9 + "\nhidden 7168\n\n| tokens | fused us |\n|--|--|\n| 8 | 9.1 |\n"
+    )
+    if "10:00:00" in prefix:
+        with pytest.raises(InputError, match="ranks not said: --world-size"):
+            of(tmp_path, served)
 
 
 def test_tables_of_several_ranks_are_said(tmp_path):

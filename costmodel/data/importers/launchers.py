@@ -1,7 +1,8 @@
 """What launchers and collectors of logs write before each line of a program, and taking it off.
 
-Known are mpirun and torchrun, srun -l, pdsh, Ray, Kubernetes and quotations. Whether a blank
-follows the prefix is seen from all lines together: columns stand below each other, so it matters.
+Known are mpirun and torchrun, srun -l, pdsh, Ray, Kubernetes, loggers and quotations. Whether a
+blank follows the prefix is seen from all lines together: columns stand below each other, so it
+matters.
 """
 
 from __future__ import annotations
@@ -15,8 +16,22 @@ from ...files import without_escapes
 #: Of a launcher, wherever it stands.
 _ALWAYS = re.compile(
     r"\[[^\]\s]{0,80}\d,\d+\]<std(?:out|err)>:|\[(?:default|rank)\d+\]:"
-    r"|\(\w{1,60} pid=\d+[^)]{0,80}\)"
+    r"|\(\w[\w ]{0,60} pid=\d+[^)]{0,80}\)"
 )
+_LEVEL = r"(?:TRACE|DEBUG|INFO|WARNING|WARN|ERROR)"
+#: Of a logger, of vLLM's, of SGLang's and of Python's, where most lines begin so and what is behind
+#: has the rule of a table: the lines of a serving log are no captions.
+_LOGGERS = (
+    re.compile(rf"{_LEVEL} \d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{{1,6}})? \[[^\]\s]{{1,80}}\]"),
+    re.compile(r"\[\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d[^\]]{0,40}\]"),
+    re.compile(
+        r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[,.]\d{1,9})?(?: - | )(?:[\w.-]{1,60}(?: - | ))?"
+        rf"{_LEVEL}(?: -|:| [\w.]{{1,60}}:)?"
+    ),
+    re.compile(rf"{_LEVEL}:[\w.]{{1,60}}:"),
+    re.compile(r"\[\d\d:\d\d:\d\d(?:[,.]\d{1,6})?\]|\d\d:\d\d:\d\d(?:[,.]\d{1,6})?(?=\s)"),
+)
+_RULE = re.compile(r"\s*(?=.*[-=]{3})[-=+|:_ ]{3,}$")
 #: Of a launcher where most lines begin so.
 _OFTEN = (
     _ALWAYS,
@@ -79,9 +94,11 @@ def ranks_with_tables(head: str) -> int:
 
 def _layer(lines: list[str]) -> _Layer | None:
     """Return the prefix that most lines have, None for none."""
-    for prefix in _OFTEN:
+    for prefix in (*_LOGGERS, *_OFTEN):
         found = [match for line in lines if (match := prefix.match(line))]
         if len(found) < max(2.0, _MOST * len(lines)):
+            continue
+        if prefix in _LOGGERS and not any(_RULE.match(m.string, m.end()) for m in found):
             continue
         if prefix is _OFTEN[-1] and (
             len({match[0] for match in found}) > _HOSTS

@@ -25,6 +25,7 @@ from .context import SEVERAL, said_by
 from .labels import Label, is_of_another, read_label, spoken, untold
 from .pasted_lines import Row
 from .quantities import (
+    TO_US,
     aside,
     count,
     decimal_sign,
@@ -61,6 +62,8 @@ _WHO = ("backend", "provider", "impl", "implementation", "communicator", "comm",
         "resolved_backend", "path")  # fmt: skip
 #: What a column of whole numbers holds.
 _COUNTS = ("tokens", "hidden_dim", "batch", "length", "bytes", "world_size")
+#: What two numbers of a label are no shape below: the second is a hidden size.
+_NARROWEST = 128
 #: Captions that name a file or module, such as a kernel's that is loaded, and no op.
 _LOADING = re.compile(r"\bmodule_\w|\.(?:so|py|cu|hip)\b|/\w+/\w")
 
@@ -296,7 +299,7 @@ class _TableReader:
     def _latency(self, time: Time, cells: list[str]) -> tuple[float, str]:
         """Return the time of a cell in microseconds, and why it is none, or ""."""
         text = cells[time.at]
-        if not self.sign and is_open_figure(text):
+        if not self.sign and time.to_us != TO_US["ns"] and is_open_figure(text):
             return 0.0, f"'{shortened(plain(text), 30)}' may have decimals or thousands"
         latency_us = microseconds(text, time.to_us)
         if latency_us is not None and time.ranks:
@@ -347,6 +350,8 @@ class _TableReader:
             for key, value in said_by(plain(cells[index]), bare=True).items():
                 if key in _OF_LABELS and value != SEVERAL:
                     shared.setdefault(key, value)
+            if "tokens" not in shared and (sizes := shape(cells[index])) and sizes[1] >= _NARROWEST:
+                shared |= {"tokens": sizes[0], "hidden_dim": sizes[1]}
         problems += _take_batch(shared, sized="bytes" in self.columns.knowns)
         for key, value in {**self.harness.cells, **self.table.says}.items():
             if key not in ("unit", *shared):
