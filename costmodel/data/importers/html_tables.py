@@ -50,7 +50,7 @@ def html_rows(texts: Sequence[str], at: int) -> HtmlTable:
     return found
 
 
-class _Line(Struct):
+class _HtmlLine(Struct):
     line: int
     in_head: bool
     of_names: bool = True
@@ -60,10 +60,10 @@ class _Line(Struct):
 class _Parser(HTMLParser):
     def __init__(self, at: int) -> None:
         super().__init__(convert_charrefs=True)
-        self.rows: list[_Line] = []
+        self.rows: list[_HtmlLine] = []
         self.caption = ""
         self._first = at
-        self._row: _Line | None = None
+        self._row: _HtmlLine | None = None
         self._text: list[str] | None = None
         self._span = 1, 1
         self._in: set[str] = set()
@@ -75,11 +75,11 @@ class _Parser(HTMLParser):
             self._in.add(tag)
         elif tag == "tr":
             self.end_row()
-            self._row = _Line(self._first + self.getpos()[0] - 1, "thead" in self._in)
+            self._row = _HtmlLine(self._first + self.getpos()[0] - 1, "thead" in self._in)
         elif tag in ("td", "th"):
             self._end_cell()
             if self._row is None:
-                self._row = _Line(self._first + self.getpos()[0] - 1, "thead" in self._in)
+                self._row = _HtmlLine(self._first + self.getpos()[0] - 1, "thead" in self._in)
             said = dict(attrs)
             self._span = _whole(said.get("colspan")), _whole(said.get("rowspan"))
             self._row.of_names = self._row.of_names and tag == "th"

@@ -55,9 +55,10 @@ class TextFile:
         try:
             mode = self.path.stat().st_mode
             stream: BinaryIO = self.path.open("rb") if S_ISREG(mode) else io.BytesIO(self._piped)
-            packed = (start := stream.read(2)) == _GZIP
+            start = stream.read(200)
+            packed = start.startswith(_GZIP)
             stream.seek(0)
-            if start in _WIDE:
+            if start.startswith(_WIDE) and b"\0" in start:
                 return self._as_utf8(stream)
         except (OSError, ValueError) as error:  # a NUL in the name is a ValueError
             raise self._refused(error) from None
