@@ -19,10 +19,10 @@ from costmodel.data.importers import (
     chrome_trace,
     collective_json,
     collective_run,
+    json_tables,
     quantities,
     rocpd,
     rocprof_json,
-    tables,
 )
 from costmodel.data.importers.collective_tests import program_of, version_of_code
 from costmodel.data.importers.columns import looks_like_header
@@ -130,9 +130,9 @@ def test_one_attention_head_is_a_number_of_heads():
 def test_cut_texts_keep_their_start():
     assert shortened("a" * 30, 20) == "a" * 19 + "…"
     assert shortened("a" * 20, 20) == "a" * 20
-    assert len(tables._text("x" * 3000)) == 2000
-    assert tables._text(10**30) == str(10**30)
-    assert tables._text(10**30 + 1) == "a number of more than 30 digits"
+    assert len(json_tables._text("x" * 3000)) == 2000
+    assert json_tables._text(10**30) == str(10**30)
+    assert json_tables._text(10**30 + 1) == "a number of more than 30 digits"
 
 
 def test_yes_and_no_are_the_first_word():
