@@ -8,6 +8,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from test_importers_torch_tables import TABLES
 
 from costmodel.cli.main import main
 from costmodel.data.importers import Said, read
@@ -201,76 +202,6 @@ def test_the_command_names_the_format_and_takes_nothing_as_clean(tmp_path, capsy
     assert "3 read, 0 left" in said
     assert "taken as clean" not in said
     assert out.read_text().count("serving_trace") == 3
-
-
-def torch_table(*lines, width=55, device="CUDA"):
-    """A table as torch's profiler prints it, from (name, time, calls)."""
-    head = ["Name", "Self CPU %", "Self CPU", "CPU total %", "CPU total", "CPU time avg",
-            f"Self {device}", f"Self {device} %", f"{device} total", f"{device} time avg", "# of Calls"]  # fmt: skip
-    rule = "  ".join("-" * w for w in (width, *[12] * 10)) + "  "
-    body = []
-    for name, time_, calls in lines:
-        shown = name if len(name) <= width else name[: width - 3] + "..."
-        cells = [
-            shown,
-            "0.00%",
-            "0.000us",
-            "0.00%",
-            "0.000us",
-            "0.000us",
-            time_,
-            "9.00%",
-            time_,
-            time_,
-            str(calls),
-        ]
-        body.append(cells)
-    rows = [head, None, *body]
-    text = [rule]
-    for row in rows:
-        text.append(
-            rule
-            if row is None
-            else f"{row[0]:>{width}}  " + "  ".join(f"{c:>12}" for c in row[1:]) + "  "
-        )
-    return "\n".join(
-        [*text, rule, "Self CPU time total: 1.234ms", f"Self {device} time total: 3.1ms", ""]
-    )
-
-
-TABLES = {
-    "wide": (torch_table((ONE, "12.500us", 40), (GEMM, "1.000ms", 3), width=120), [("fused_ar_rmsnorm", "1stage", 8, "bf16", 12.5)]),
-    "cut": (torch_table((SCATTER, "104.1us", 40), (LOCAL, "4.6us", 40)), [("reduce_scatter_phase", "2stage", 0, "", 104.1), ("local_rmsnorm_phase", "2stage", 0, "", 4.6)]),
-    "milliseconds": (torch_table((PLAIN, "1.250ms", 2), width=100), [("all_reduce", "1stage", 8, "bf16", 1250.0)]),
-    "in a log": ("INFO 10-11 start\n" * 3000 + torch_table((PLAIN, "9us", 2), width=100), [("all_reduce", "1stage", 8, "bf16", 9.0)]),
-    "two tables": (torch_table((PLAIN, "9us", 2), width=100) + torch_table((ONE, "8us", 2), width=100), [("all_reduce", "1stage", 8, "bf16", 9.0), ("fused_ar_rmsnorm", "1stage", 8, "bf16", 8.0)]),
-    "XPU's words": (torch_table((PLAIN, "9us", 2), width=100, device="XPU"), [("all_reduce", "1stage", 8, "bf16", 9.0)]),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", TABLES)
-def test_tables_of_torch(tmp_path, case):
-    text, expected = TABLES[case]
-    rows, account = imported(tmp_path, text, "table.txt")
-    always(rows)
-    assert brief(rows) == expected
-    assert account.kind == "torch-table"
-    assert account.n_left == (1 if case == "wide" else 0)
-
-
-def test_a_table_that_torch_itself_prints(tmp_path):
-    torch = pytest.importorskip("torch")
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
-        for _ in range(3):
-            with torch.profiler.record_function(ONE):
-                torch.ones(10).sum()
-    text = seen.key_averages().table(max_name_column_width=200)
-    # Without a GPU there is no device column: the time is not the kernel's, and no row is made.
-    with pytest.raises(InputError, match="no call, or no time of one"):
-        imported(tmp_path, text, "table.txt")
-    rows, _ = imported(tmp_path, text.replace("CPU time avg", "CUDA time avg"), "table.txt")
-    assert [row[:4] for row in brief(rows)] == [("fused_ar_rmsnorm", "1stage", 8, "bf16")]
-    assert "3 calls" in rows.kernel_version[0]
 
 
 # -- traces -------------------------------------------------------------------------------------
