@@ -31,7 +31,8 @@ def say(command, *args):
     return CliRunner().invoke(command.command, [str(a) for a in args], standalone_mode=False)
 
 
-def test_audit_says_whose_rule_is_in_force(atom):
+def test_audit_says_whose_rule_is_in_force(atom, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")  # so that no line is wrapped
     (atom / "docker").mkdir()
     (atom / "docker" / "rocm.Dockerfile").write_text('ARG AITER_COMMIT="v0.1.19"\n')
     (atom / "recipes").mkdir()
