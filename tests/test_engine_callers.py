@@ -15,8 +15,9 @@ from costmodel.errors import InputError
 
 
 @pytest.fixture
-def atom(tmp_path):
-    """Return a checkout of ATOM's form."""
+def atom(tmp_path, monkeypatch):
+    """Return a checkout of ATOM's form, read on a screen on which no line is wrapped."""
+    monkeypatch.setenv("COLUMNS", "500")
     root = tmp_path / "checkout"
     layers = root / "atom" / "model_ops"
     layers.mkdir(parents=True)
@@ -31,8 +32,7 @@ def say(command, *args):
     return CliRunner().invoke(command.command, [str(a) for a in args], standalone_mode=False)
 
 
-def test_audit_says_whose_rule_is_in_force(atom, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "500")  # so that no line is wrapped
+def test_audit_says_whose_rule_is_in_force(atom):
     (atom / "docker").mkdir()
     (atom / "docker" / "rocm.Dockerfile").write_text('ARG AITER_COMMIT="v0.1.19"\n')
     (atom / "recipes").mkdir()

@@ -8,6 +8,7 @@ import re
 import resource
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,9 @@ def test_what_is_long_is_read_and_patched_in_bounded_time(what, tmp_path):
         assert done.stdout or "not recognised" in done.stderr
 
 
-def test_a_line_that_is_nested_too_deeply_to_be_written_is_shown_as_such():
+def test_a_line_that_is_nested_too_deeply_to_be_written_is_shown_as_such(request):
+    request.addfinalizer(partial(sys.setrecursionlimit, sys.getrecursionlimit()))
+    sys.setrecursionlimit(1000)  # libraries of other tests raise it
     deep = " + ".join(["A"] * 400)
     module = Module.parse("a.py", f"def f():\n    if {deep}:\n        g()\n    return not A\n")
     found = in_python(module, re.compile("A"), re.compile("f"), limit=False)

@@ -131,9 +131,8 @@ class Adequacy(Struct, frozen=True):
             named = ", ".join(f"{h.hidden_dim} {h.contested_gain_pct:.1f} %" for h in most)
             rest = len(self.losing) - len(most)
             out.append(
-                f"on contested calls a cutoff of its own would gain hidden size {named}"
-                + (f" and {rest} more" if rest else "")
-                + " of the faster arm's latency"
+                "on contested calls, of the faster arm's latency, a cutoff of its own would gain "
+                f"hidden size {named}" + (f" and {rest} more" if rest else "")
             )
         w = self.window
         if w is not None and w.gain_pct > ADEQUATE_PCT:

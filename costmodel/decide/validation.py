@@ -126,7 +126,7 @@ class Validation(Struct, frozen=True):
         rows, size, three = self.rows.observations, self.pairs.bytes, self.three_way
         return {
             "rows": {
-                "read": rows.read, "used": len(rows.table), "set_aside": dict(rows.set_aside)
+                "read": rows.read, "used": len(self.rows), "set_aside": dict(rows.set_aside)
             },
             "known": self.accuracy.known,
             "pairs_from_bytes": int(size.min()) if len(size) else None,
