@@ -58,11 +58,11 @@ TABLES = {
     ),
     "milliseconds": (
         table((PLAIN, "1.250ms", 2)),
-        ["plain 1stage 8 - - bf16 - 1250 profiler serving_trace"], {},
+        ["plain 1stage 8 - - bf16 - 1250 profiler serving_trace"], 0,
     ),
     "seconds": (
         table((PLAIN, "0.002s", 2)),
-        ["plain 1stage 8 - - bf16 - 2000 profiler serving_trace"], {},
+        ["plain 1stage 8 - - bf16 - 2000 profiler serving_trace"], 0,
     ),
     "in a log": ("INFO 10-11 start\n" * 3000 + table(NINE), [PLAIN_9], 0),
     "two tables": (table(NINE) + table(TWELVE, width=120), [PLAIN_9, FUSED_12], 0),
@@ -70,21 +70,23 @@ TABLES = {
     "memory": (
         table(NINE, more=[("CPU Mem", "0 b"), ("Self CPU Mem", "-8 b"), ("CUDA Mem", "1.00 Kb"),
                           ("Self CUDA Mem", "1.00 Kb")]),
-        [PLAIN_9], {},
+        [PLAIN_9], 0,
     ),
     "flops": (table(NINE, more=[("Total GFLOPs", "--")]), [PLAIN_9], 0),
     "input shapes": (
-        table(NINE, more=[("Input Shapes", "[[64, 7168], [64, 7168]]")]), [PLAIN_9], {},
+        table(NINE, more=[("Input Shapes", "[[64, 7168], [64, 7168]]")]), [PLAIN_9], 0,
     ),
     "source location": (
-        table(NINE, more=[("Source Location", "model.py(12): forward")]), [PLAIN_9], {},
+        table(NINE, more=[("Source Location", "model.py(12): forward")]), [PLAIN_9], 0,
     ),
     "each line of the log prefixed": (
         "\n".join(f"(Worker_TP0 pid=77) {line}" for line in table(NINE).splitlines()),
-        [PLAIN_9], {},
+        [PLAIN_9], 0,
     ),
+    "fenced": (f"Profile of a decode step\n\n```\n{table(NINE)}\n```\n", [PLAIN_9], 0),
+    "lines of Windows": (table(NINE).replace("\n", "\r\n"), [PLAIN_9], 0),
     "indented, as in a list": (
-        "\n".join(f"    {line}" for line in table(NINE).splitlines()), [PLAIN_9], {},
+        "\n".join(f"    {line}" for line in table(NINE).splitlines()), [PLAIN_9], 0,
     ),
 }  # fmt: skip
 
