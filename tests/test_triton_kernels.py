@@ -39,7 +39,7 @@ from costmodel.live.backends.triton.launch import (
     rows_a_turn,
     share_of,
 )
-from costmodel.model import shared_gpu
+from costmodel.model import row_programs
 from costmodel.model.shape import Shapes
 from costmodel.units import element_bytes
 
@@ -446,10 +446,12 @@ def test_the_model_divides_rows_as_the_launch_does(ranks):
     for hidden in (512, 1032, 2048, 2880, 4096, 7168, 9216, 12288, 16384):
         shapes = Shapes.of([1], hidden, ranks)
         threads = row_threads(hidden, ranks)
-        assert shared_gpu.row_threads(shapes.hidden_dim, ranks).tolist() == [threads]
+        assert row_programs.row_threads(shapes.hidden_dim, ranks).tolist() == [threads]
         block = share_of(hidden, ranks, 8)["SHARE_BLOCK"]
-        part = shared_gpu.power_of_two(shapes.hidden_dim / ranks)
+        part = row_programs.row_block(shapes.hidden_dim / ranks)
         assert part.tolist() == [block]
         for turns in (1, 2, 3, 9):
             together = rows_a_turn(turns, block, row_threads(hidden, 1) * 8)
-            assert shared_gpu.parts_a_turn(shapes, part, np.array([turns])).tolist() == [together]
+            elements = row_programs.row_threads(shapes.hidden_dim, 1) * 8
+            parts = row_programs.rows_a_turn(np.array([turns]), part, elements)
+            assert parts.tolist() == [together]

@@ -42,6 +42,7 @@ from ..errors import InputError
 from ..units import PACK_BYTES
 from .fabric import LOOPBACK
 from .latency import smooth_maximum
+from .row_programs import row_block, row_threads, rows_a_turn
 from .shape import ALL_REDUCE, FUSED, ONE_STAGE, Shapes
 
 Array = NDArray[np.float64]
@@ -294,8 +295,9 @@ def shared_geometry(
         # A program takes the same tokens in both passes: its rank's part of each, then the rows.
         # A turn of the first takes as many parts as fill the threads, padded to a power of two.
         count = programs(ROWS_TWICE, tokens)
-        part = power_of_two(shapes.hidden_dim / n)
-        parts = parts_a_turn(shapes, part, np.ceil(tokens / count))
+        part = row_block(shapes.hidden_dim / n)
+        elements = row_threads(shapes.hidden_dim, 1) * (PACK_BYTES // shapes.element_bytes)
+        parts = rows_a_turn(np.ceil(tokens / count), part, elements)
         part_bytes = 2 * n * part * parts * shapes.element_bytes
         phases = (phase(count, np.ceil(tokens / parts), part_bytes, 2 * local, 2 * local),)
         sharing = np.ceil(local * count / multiprocessors(arch))
@@ -328,32 +330,6 @@ def shared_geometry(
         working_set_bytes=(4.0 if second is None else 5.0) * local * size,
         one_launch=fused and not one_stage and kernel.fused_2stage_one_launch,
     )
-
-
-def power_of_two(size: Any) -> Array:
-    """Return the power of two at or above ``size``: the block that a program holds."""
-    return 2.0 ** np.ceil(np.log2(size))
-
-
-def row_threads(hidden_dim: NDArray[Any], ranks: Any) -> Array:
-    """Return the threads of a program that holds a row and loads it from ``ranks`` ranks.
-
-    Source: ``row_threads`` of ``costmodel/live/backends/triton/launch.py``.
-    """
-    block = power_of_two(hidden_dim)
-    threads = 256 * np.maximum(1.0, block // 8192)
-    loading = np.maximum(threads, np.minimum(block // 16, 512))
-    return np.minimum(np.where(ranks > 1, loading, threads), np.maximum(block // 8, 64))
-
-
-def parts_a_turn(shapes: Shapes, part: Array, turns: Array) -> Array:
-    """Return how many of a program's ``turns`` rows a turn of the 2-stage's first pass takes.
-
-    As many parts of ``part`` elements as fill the program's threads, 16 bytes each, but no more
-    than it has. Source: ``rows_a_turn`` of ``costmodel/live/backends/triton/launch.py``.
-    """
-    elements = row_threads(shapes.hidden_dim, 1) * (PACK_BYTES // shapes.element_bytes)
-    return np.maximum(1.0, np.minimum(power_of_two(turns), elements // part))
 
 
 def shared_costs(

@@ -2,10 +2,8 @@
 
 Kernels with barriers spin until the same-numbered program of every rank has arrived, so all
 programs of a launch must be resident together. :func:`programs_per_rank` sees to that, with the
-occupancy that the driver reports; it assumes that nothing else holds the GPU for good.
-
-The thread counts are the best of those tried on two H200 (triton 3.6, bf16, hidden 2880 and 7168, 1
-to 256 tokens, 2 to 8 ranks); on AMD GPUs they are untried.
+occupancy that the driver reports; it assumes that nothing else holds the GPU for good. How rows are
+divided is :mod:`costmodel.model.row_programs`'s; here it becomes plain ints, which Triton compiles.
 """
 
 from __future__ import annotations
@@ -14,18 +12,8 @@ import ctypes
 from typing import Any, NamedTuple
 
 from ....errors import InputError
+from ....model import row_programs
 from .kernels import MAX_PROGRAMS
-
-#: Threads of a program that holds one row.
-ROW_THREADS = 256
-
-#: Elements of a row's block that a thread loads from every rank in the 1-stage: two packs of 16
-#: bits each, so that the loads of 8 ranks are in flight together (128 registers).
-RANKS_ELEMENTS = 16
-MOST_ROW_THREADS = 512
-
-#: Blocks above this get more threads in proportion; else registers spill.
-ROW_THREADS_BLOCK = 8192
 
 #: Threads of a program of the kernels without rows; each holds one 16-byte pack.
 FLAT_THREADS = 256
@@ -52,16 +40,12 @@ class TritonLaunch(NamedTuple):
 
 def row_block(hidden_dim: int) -> int:
     """Return the power of two at or above ``hidden_dim``."""
-    return 1 << (hidden_dim - 1).bit_length()
+    return int(row_programs.row_block(hidden_dim))
 
 
 def row_threads(hidden_dim: int, ranks: int) -> int:
     """Return the threads of a program that holds a row and loads it from ``ranks`` ranks."""
-    block = row_block(hidden_dim)
-    threads = ROW_THREADS * max(1, block // ROW_THREADS_BLOCK)
-    if ranks > 1:
-        threads = max(threads, min(block // RANKS_ELEMENTS, MOST_ROW_THREADS))
-    return min(threads, max(block // 8, 64))
+    return int(row_programs.row_threads(hidden_dim, ranks))
 
 
 def registers_of(threads: int) -> int:
@@ -76,11 +60,8 @@ def share_of(hidden_dim: int, ranks: int, pack: int) -> dict[str, int]:
 
 
 def rows_a_turn(turns: int, share_block: int, elements: int) -> int:
-    """Return how many of a program's ``turns`` rows a turn of the first stage takes at once.
-
-    A power of two: as many parts of ``share_block`` as fill ``elements``, 16 bytes a thread.
-    """
-    return max(1, min(row_block(turns), elements // share_block))
+    """Return how many of a program's ``turns`` rows a turn of the first stage takes at once."""
+    return int(row_programs.rows_a_turn(turns, share_block, elements))
 
 
 def programs_per_rank(work: int, resident: int, local_ranks: int) -> int:
