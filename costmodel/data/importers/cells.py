@@ -61,10 +61,14 @@ def gpu_of(product: str) -> str:
     return " ".join([words[0], *form])
 
 
-def csv_cells(line: str) -> list[str]:
-    """Return the cells of one line of CSV without blanks around them, [] for none or no CSV."""
+def csv_cells(line: str, delimiter: str = ",", *, strict: bool = False) -> list[str]:
+    """Return the cells of one line of CSV without blanks around them, [] for none or no CSV.
+
+    ``strict`` takes a line of stray quotes for none.
+    """
+    reader = csv.reader([line], delimiter=delimiter, strict=strict, skipinitialspace=True)
     try:
-        return [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True), [])]
+        return [cell.strip() for cell in next(reader, [])]
     except csv.Error:  # a cell of more than 128 KiB
         return []
 

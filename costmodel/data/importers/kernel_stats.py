@@ -8,7 +8,6 @@ bars, as pasted tables have.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterable, Sequence
 
@@ -92,21 +91,10 @@ def parse(file: TextFile, imported: Imported) -> None:
             )
 
 
-def split(line: str) -> list[str]:
-    """Return the cells of one line of a CSV, none where it is no CSV."""
-    try:
-        return [
-            cell.strip()
-            for cell in next(csv.reader([line], strict=True, skipinitialspace=True), [])
-        ]
-    except csv.Error:
-        return []
-
-
 def _cells(line: str, delimiter: str) -> list[str]:
     """Return the cells of a line; of a pasted one without the bars around it and code's marks."""
     if delimiter == ",":
-        return split(line)
+        return cells.csv_cells(line, strict=True)
     if delimiter == _BLANKS:
         return re.split(r"\s{2,}", line.strip())
     cut = line.strip().strip("|") if delimiter == "|" else line

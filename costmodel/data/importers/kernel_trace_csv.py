@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from . import cells
-from .kernel_stats import split
 from .launches import Clock, Launch, Launches
 from .rows import Imported
 from .text_file import TextFile
@@ -62,7 +61,7 @@ def launches(file: TextFile, imported: Imported) -> Launches:
     clock = Clock()
     counted: set[int] = set()
     for number, line in file.lines():
-        row = split(line)
+        row = cells.csv_cells(line, strict=True)
         if _MAY_BE_HEADER.search(line) and (header := _columns(row)):
             columns = header
         elif columns and line.strip():

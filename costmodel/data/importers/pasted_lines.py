@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
 
 from ...errors import InputError
+from .cells import csv_cells
 from .columns import looks_like_header
 from .context import CLOCK, SHORT, said_by
 
@@ -136,13 +136,5 @@ def between(lines: Lines, fits: Callable[[str], bool], header: list[str]) -> lis
 
 
 def delimited(text: str, delimiter: str) -> list[str]:
-    """Return the cells of a line of CSV, [] where it is none."""
-    if delimiter not in text:
-        return []
-    try:
-        return [
-            cell.strip()
-            for cell in next(csv.reader([text], delimiter=delimiter, skipinitialspace=True), [])
-        ]
-    except csv.Error:
-        return []
+    """Return the cells of a line that has the delimiter, [] where it is no CSV."""
+    return csv_cells(text, delimiter) if delimiter in text else []
