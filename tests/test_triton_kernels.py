@@ -22,6 +22,7 @@ triton = pytest.importorskip(
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 
 from kernels_without_gpu import TARGETS, Ranks, compiled_for, element_type, spilled
+from replays import right_replay_after_replay
 
 from costmodel.data.kernels import aiter, at_date
 from costmodel.errors import InputError
@@ -410,13 +411,7 @@ def test_all_arms_are_right_on_the_gpu_replay_after_replay(ranks, timing, shape)
     backend.prepare(shape, slots=2, seed=1)
     for arm in (arm for arm in ARMS if arm != "auto"):
         timed = backend.capture(arm, 4, timing)
-        for _ in range(3):
-            backend.poison()
-            assert timed.replay(2).shape == (2, 1)
-            for slot in range(2):
-                reference = backend.reference(slot)
-                for found in backend.outputs(slot):
-                    assert worst_error(found, reference, shape.dtype) <= 1.0
+        right_replay_after_replay(backend, timed, shape)
         timed.close()
     backend.close()
 

@@ -22,6 +22,7 @@ triton = pytest.importorskip(
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 
 from kernels_without_gpu import TARGETS, Ranks, compiled_for, element_type, spilled
+from replays import right_replay_after_replay
 
 from costmodel.live.backends.base import CannotRun, LiveShape, Outputs
 from costmodel.live.backends.reference import fused_reference, worst_error
@@ -344,13 +345,7 @@ def test_it_is_right_on_the_gpu_replay_after_replay(ranks, timing, shape):
     backend.set_up()
     backend.prepare(shape, slots=2, seed=1)
     timed = backend.capture_launches([backend.one_stage_ll_launch()], 4, timing)
-    for _ in range(3):
-        backend.poison()
-        timed.replay(2)
-        for slot in range(2):
-            reference = backend.reference(slot)
-            for found in backend.outputs(slot):
-                assert worst_error(found, reference, shape.dtype) <= 1.0
+    right_replay_after_replay(backend, timed, shape)
     timed.close()
     backend.close()
 
