@@ -526,3 +526,12 @@ def test_every_output_file_behaves_alike(args, option, tmp_path):
     ok(*args, option, os.devnull)
     assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "target"]
+
+
+def test_a_report_asks_for_whom_it_is(tmp_path):
+    done = costmodel(
+        "report", "--arch", "gfx950", "--model", "gpt-oss-120b", "--out", tmp_path / "r"
+    )
+    assert done.returncode == 2
+    assert done.stderr == "costmodel: error: Missing option '--for' (see costmodel report --help)\n"
+    assert not (tmp_path / "r").exists()

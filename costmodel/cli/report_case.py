@@ -54,7 +54,7 @@ def case_options(command: Command, *, required: bool = True) -> Command:
         options.world_sizes,
         options.one_model,
         click.option(
-            "--for", "engine", required=required, default=None, metavar="PROJECT",
+            "--for", "engine", required=required, metavar="PROJECT",
             shell_complete=options.offering(PROJECTS),
             help=f"Whom the rule and the text are for: {', '.join(PROJECTS)}.",
         ),
