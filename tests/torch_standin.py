@@ -151,6 +151,7 @@ class StandIn(TorchBackend):
         torch.set_num_threads(1)
         self._device = Cpu()
         self._memory = Memory(self.world_size)
+        self.kernel_version = f"torch {torch.__version__}"
         self.kernel_family, self.separate_family = "torch_symm_mem-standin", "nccl-standin"
 
     def make_norm(self):

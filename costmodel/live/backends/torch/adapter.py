@@ -21,142 +21,73 @@ NVLink (torch 2.11), one rank each; never on AMD GPUs, nor on more than two.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ....data.kernels import Kernel, at_date
 from ....errors import InputError
 from ....model.eligibility import eligible
-from ....model.shape import ALL_REDUCE, ONE_STAGE, SEPARATE, SPOKEN, TWO_STAGE, WORLD_SIZES, Shapes
-from ...repetition import GRAPH
-from ..base import (
-    SEPARATE_ARM,
-    SEPARATE_STAGES,
-    Backend,
-    CannotRun,
-    LiveShape,
-    Outputs,
-    Timed,
-    op_and_algorithm,
-)
-from ..device import Device, TorchGpu, led
-from ..reference import (
-    Operands,
-    completed,
-    fused_reference,
-    operands,
-    out_of_memory,
-)
+from ....model.shape import ALL_REDUCE, ONE_STAGE, SEPARATE, SPOKEN, TWO_STAGE, Shapes
+from ..base import SEPARATE_ARM, SEPARATE_STAGES, LiveShape, Timed, op_and_algorithm
+from ..one_rank import OneRankBackend, RankArm
 from .norms import COMPILED, NORMS, TRITON, Norm, reason_against, version
 
 #: The all-reduces alone.
 PLAIN = tuple(f"plain_{stage}" for stage in (ONE_STAGE, TWO_STAGE))
 
-#: Multicast, off in torch's symmetric memory and in NCCL, before either starts.
-NO_MULTICAST = {"TORCH_SYMM_MEM_DISABLE_MULTICAST": "1", "NCCL_NVLS_ENABLE": "0"}
-
 #: Elements of the buffer whose all-reduce brings the ranks together.
 MEETING = 64
 
 
-class TorchBackend(Backend):
+class TorchBackend(OneRankBackend):
     """One-shot, two-shot and NCCL, alone and before a separate norm."""
 
     name = "torch"
     kernel_family = "torch_symm_mem"
-    interconnect = "nvlink"
-    launch = "torchrun"
     norms = (COMPILED, TRITON)
     norm = COMPILED
     stages = SEPARATE_STAGES
 
     def __init__(self, world_size: int) -> None:
         super().__init__(world_size)
-        self._memory: Any = None
-        self._device: Device = TorchGpu("thread_local")
-        self._overlapping = False
         self._norm: Norm | None = None
-        self._given: Any = None
         self._meeting: Any = None
         self._met: Any = None
-        self._shape: LiveShape | None = None
-        self._slots: list[_Slot] = []
-        self._arms: list[_Arm] = []
-        self._last: _Arm | None = None
 
     # -- ranks ------------------------------------------------------------------------------------
 
-    def set_up(self) -> None:
-        """Find the GPUs, join the ranks, and meet once over symmetric memory."""
+    def _join(self) -> None:
+        """See :meth:`OneRankBackend._join`; says what library is behind torch.distributed."""
         import torch
 
-        if self.world_size not in WORLD_SIZES:
+        missing = [op for op in _OPS.values() if not hasattr(torch.ops.symm_mem, op)]
+        if missing:
             raise InputError(
-                f"back end torch runs on 2, 4 or 8 ranks, not on {self.world_size}; "
-                "choose --tp 2, 4 or 8"
+                f"torch {torch.__version__} has no symm_mem.{missing[0]}; it came with 2.6"
             )
-        self.kernel_version = f"torch {torch.__version__}"
-        self._join()
-        self.local_ranks = self._memory.local_ranks
-        self.interconnect = self._memory.interconnect
-        if not self.local_ranks:
-            return
+        self._claim(overlap=True)
+        self.separate_family = "rccl" if torch.version.hip else "nccl"
+        library = ".".join(map(str, torch.cuda.nccl.version()))
+        self.kernel_version = (
+            f"torch {torch.__version__}, {self.separate_family} {library}, {version(self.norm)}"
+        )
+
+    def _start(self) -> None:
+        """Meet once over symmetric memory."""
+        import torch
+
         self._meeting = self.symmetric((MEETING,), torch.float32)
         self._met = torch.zeros_like(self._meeting)
         self._meeting.zero_()
         self._device.synchronize()
         self.exchange(None)
 
-    def _join(self) -> None:
-        """Claim a GPU and join the group; say what library is behind it."""
-        import torch
-
-        if not torch.cuda.is_available():
-            raise InputError(
-                "back end torch needs CUDA or ROCm GPUs that torch can use; this torch "
-                f"({torch.__version__}) sees none"
-            )
-        missing = [op for op in _OPS.values() if not hasattr(torch.ops.symm_mem, op)]
-        if missing:
-            raise InputError(
-                f"torch {torch.__version__} has no symm_mem.{missing[0]}; it came with 2.6"
-            )
-        from ..triton.memory import SymmetricMemory
-
-        os.environ.update(NO_MULTICAST)
-        self._memory = SymmetricMemory(self.world_size, overlap=True)
-        self._overlapping = self._memory.overlapping
-        self.genuine = not self._overlapping
-        self.separate_family = "rccl" if torch.version.hip else "nccl"
-        library = ".".join(map(str, torch.cuda.nccl.version()))
-        self.kernel_version += f", {self.separate_family} {library}, {version(self.norm)}"
-
-    def exchange(self, value: Any) -> list[Any]:
-        """See :meth:`Backend.exchange`."""
-        return self._memory.exchange(value) if self._memory else [value]
-
-    def meet(self, value: Any) -> list[Any]:
-        """See :meth:`Backend.meet`."""
-        return self._memory.meet(value) if self._memory else [value]
-
     def close(self) -> None:
         """Free everything; leave the group of the ranks."""
-        self.release()
         self._meeting = self._met = None
-        if self._memory:
-            self._memory.close()
-            self._memory = None
-
-    def leave(self) -> None:
-        """See :meth:`Backend.leave`."""
-        import torch.distributed as dist
-
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        super().close()
 
     # -- one shape --------------------------------------------------------------------------------
 
@@ -183,47 +114,21 @@ class TorchBackend(Backend):
     def _kernel(self) -> Kernel:
         return at_date("torch_symm_mem", "")
 
-    def prepare(self, shape: LiveShape, slots: int, seed: int) -> None:
-        """See :meth:`Backend.prepare`."""
-        import torch
-
-        self.release()
-        self._shape, self._seed = shape, seed
-        try:
-            given = [self._operands(slot) for slot in range(slots)]
-            self._given = torch.stack([each.inputs[self.local_ranks[0]] for each in given])
-            self._slots = [_Slot(each) for each in given]
-        except RuntimeError as error:  # torch's OutOfMemoryError is one
-            self.release()
-            raise out_of_memory(shape, slots, error) from None
-
     def capture(self, arm: str, calls: int, timing: str) -> Timed:
         """See :meth:`Backend.capture`. Compiles the norm and runs every call once."""
         assert self._shape is not None
         timed = _Arm(self, arm, calls)
-        self._attempt(timed.allocate)
+        self.attempt(timed.allocate)
         timed.share()
         if timed.normed:
-            self._attempt(timed.bind, "; --norm triton is the other norm")
-        self._attempt(timed.warm_up)
-        if timing == GRAPH:
-            self._attempt(timed.record)
-        self._arms.append(timed)
+            self.attempt(timed.bind, "; --norm triton is the other norm")
+        self.ready(timed, timing)
         return timed
 
-    def _attempt(self, action: Callable[[], None], advice: str = "") -> None:
-        """Do something on all ranks; raise :class:`CannotRun` on all of them if one cannot."""
-        failure = ""
-        try:
-            action()
-            self._device.synchronize()
-        except Exception as error:  # compilers raise what they like
-            failure = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
-        failures = [(rank, said) for rank, said in enumerate(self.exchange(failure)) if said]
-        if failures:
-            rank, said = failures[0]
-            where = "" if len(failures) == self.world_size else f" on rank {rank}"
-            raise CannotRun(f"torch refuses it{where}: {said}{advice}")
+    def release(self) -> None:
+        """See :meth:`Backend.release`."""
+        super().release()
+        self._norm = None
 
     def symmetric(self, size: tuple[int, ...], dtype: Any) -> Any:
         """Return an uninitialized tensor in symmetric memory; all ranks call this."""
@@ -249,95 +154,37 @@ class TorchBackend(Backend):
         self._norm = self._norm or NORMS[self.norm](self._shape)
         return self._norm
 
-    def poison(self) -> None:
-        """See :meth:`Backend.poison`; what is reduced in place is made anew by the next replay."""
-        for slot in self._slots:
-            slot.output.fill_(float("nan"))
-            slot.residual_out.fill_(float("nan"))
-        for arm in self._arms:
-            arm.sums.fill_(float("nan"))
-        self._last = None
-        self._device.synchronize()
-
-    def outputs(self, slot: int) -> list[Outputs]:
-        """See :meth:`Backend.outputs`; of an all-reduce alone, what the norm would make of it."""
-        this = self._slots[slot]
-        if self._last is None:
-            return [Outputs(None, None)]
-        if self._last.normed:
-            return [Outputs(this.output, this.residual_out)]
-        return [completed(self._last.summed(slot), this.residual, this.weight)]
-
-    def reference(self, slot: int) -> Outputs:
-        """See :meth:`Backend.reference`."""
-        return fused_reference(self._operands(slot))
-
-    def release(self) -> None:
-        """See :meth:`Backend.release`."""
-        for arm in [*self._arms]:
-            arm.close()
-        self._slots, self._given, self._last, self._norm, self._shape = [], None, None, None, None
-
     # -- records ----------------------------------------------------------------------------------
 
     def environment(self) -> dict[str, Any]:
         """See :meth:`Backend.environment`."""
+        where = "several processes on one GPU" if self._overlapping else "one a GPU"
         return {
-            **self._device.describe(),
-            "ranks": "one a GPU, torch symmetric memory"
-            if not self._overlapping
-            else "several processes on one GPU, torch symmetric memory",
-            "multicast": {name: os.environ.get(name, "") for name in NO_MULTICAST},
+            **super().environment(),
+            "ranks": f"{where}, torch symmetric memory",
             "norm": self.norm,
         }
-
-    def kernels_run(self, arm: str) -> tuple[str, ...]:
-        """See :meth:`Backend.kernels_run`; only ``auto`` is asked for here, which torch has not."""
-        return ()
-
-    def memory_bytes(self) -> dict[str, int]:
-        """See :meth:`Backend.memory_bytes`."""
-        used = self._device.memory_bytes()
-        return {} if used is None else {"device": used}
-
-    def _operands(self, slot: int) -> Operands:
-        assert self._shape is not None
-        return operands(self._shape, self.world_size, slot, self._seed, self._device.kind)
 
 
 #: torch's ops over symmetric memory, by stage.
 _OPS = {ONE_STAGE: "one_shot_all_reduce_out", TWO_STAGE: "two_shot_all_reduce_"}
 
 
-class _Slot:
-    """What only this rank touches."""
+class _Arm(RankArm):
+    """The calls of one arm.
 
-    def __init__(self, given: Operands) -> None:
-        import torch
-
-        self.residual, self.weight = given.residual, given.weight
-        self.output = torch.empty_like(given.residual)
-        self.residual_out = torch.empty_like(given.residual)
-
-
-class _Arm(Timed):
-    """The calls of one arm, issued one by one or captured into a graph.
-
-    Call ``i`` works on slot ``i % slots``. ``inputs`` has one entry a slot where the op leaves
-    it alone, else one a call; ``sums`` is where it writes the sums. :meth:`lead` makes inputs
-    anew that the op has overwritten and brings the ranks together; a graph of its own, so that it
-    costs the CPU no more than the timed one.
+    ``inputs`` has one entry a slot where the op leaves it alone, else one a call; ``sums`` is where
+    it writes the sums. :meth:`lead` makes inputs anew that the op has overwritten.
     """
 
     def __init__(self, backend: TorchBackend, arm: str, calls: int) -> None:
+        super().__init__(backend, calls)
         op, self._stage = op_and_algorithm(arm)
         self.normed = op == SEPARATE
         self._in_place = self._stage != ONE_STAGE
-        self._backend, self._calls = backend, calls
+        self._backend = backend
         self._count = calls if self._in_place else len(backend._slots)
         self._norms: list[Callable[[], None]] = []
-        self._graph: Any = None
-        self._lead_graph: Any = None
         self.inputs: Any = None
         self.sums: Any = None
 
@@ -377,21 +224,6 @@ class _Arm(Timed):
         for run in self._norms:
             run()
 
-    def warm_up(self) -> None:
-        """Issue everything once, outside of any capture."""
-        self.lead()
-        self.issue()
-
-    def record(self) -> None:
-        """Capture the calls, and what leads them."""
-        device = self._backend._device
-        graph, lead = device.graph(), device.graph()
-        with device.capture(graph, None):
-            self.issue()
-        with device.capture(lead, None):
-            self.lead()
-        self._graph, self._lead_graph = graph, lead
-
     def refill(self) -> None:
         """Write the inputs of every call, in one copy."""
         given = self._backend._given
@@ -419,26 +251,11 @@ class _Arm(Timed):
         """Return the sum that the last call on a slot wrote."""
         return self.sums[(self._calls - len(self._backend._slots) + slot) % len(self.sums)]
 
-    def replay(self, samples: int) -> NDArray[np.float64]:
-        """See :meth:`Timed.replay`; one replay goes untimed ahead, so that the GPU stays busy."""
-        run = self._graph.replay if self._graph is not None else self.issue
-        lead = self._lead_graph.replay if self._lead_graph is not None else self.lead
-        run()
-        latency_us = led(self._backend._device, lead, run, samples) / self._calls
-        self._backend._last = self
-        return latency_us
-
-    def kernels(self) -> tuple[str, ...]:
-        """See :meth:`Timed.kernels`."""
-        device = self._backend._device
-        named = device.captured(self._graph) if self._graph is not None else ()
-        return named or device.kernels(self.issue)
+    def poison(self) -> None:
+        """See :meth:`RankArm.poison`."""
+        self.sums.fill_(float("nan"))
 
     def close(self) -> None:
         """See :meth:`Timed.close`."""
-        self._graph = self._lead_graph = None
+        super().close()
         self._norms, self.inputs, self.sums = [], None, None
-        if self in self._backend._arms:
-            self._backend._arms.remove(self)
-        if self._backend._last is self:
-            self._backend._last = None
