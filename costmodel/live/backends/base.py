@@ -336,6 +336,7 @@ class Backend(ABC):
 #: Where each back end lives; loaded on use, since each needs libraries that others do not.
 BACKENDS = {
     "aiter": "costmodel.live.backends.aiter.adapter:AiterBackend",
+    "flashinfer": "costmodel.live.backends.flashinfer.adapter:FlashInferBackend",
     "gloo": "costmodel.live.backends.gloo:GlooBackend",
     "replay": "costmodel.live.backends.replay:ReplayBackend",
     "torch": "costmodel.live.backends.torch.adapter:TorchBackend",

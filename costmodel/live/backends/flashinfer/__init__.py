@@ -1,0 +1,1 @@
+"""FlashInfer's fused all-reduce + RMSNorm as a back end."""
