@@ -1,13 +1,15 @@
-"""Two GPUs: the fused op, torch's and NCCL's all-reduce with a norm, and the floor.
+"""Two GPUs: the fused op, other people's, and the floor.
 
     torchrun --nproc-per-node 2 benchmarks/pair_floor.py --hidden 7168 --tokens 1 --tokens 512
     torchrun --nproc-per-node 2 benchmarks/pair_floor.py --tp 2,4,8 --out pair_floor.csv
+    torchrun --nproc-per-node 2 benchmarks/pair_floor.py --flashinfer --out flashinfer_floor.csv
 
 At each shape all of these are checked against the fp32 reference and then timed in the same rounds,
 in random order: the project's fused 1-stage and 2-stage, torch's one-shot and two-shot over
-symmetric memory and NCCL's all-reduce, each with a separate norm, an empty kernel with the two
-barriers of the fused 1-stage (its grid too), and peer copies. Other people's operators want a GPU
-for every rank, so that 4 and 8 ranks, split over the two, have the project's kernels alone.
+symmetric memory and NCCL's all-reduce, each with a separate norm, FlashInfer's fused one-shot and
+two-shot where it is asked for, an empty kernel with the two barriers of the fused 1-stage (its grid
+too), and peer copies. Other people's operators want a GPU for every rank, so that 4 and 8 ranks,
+split over the two, have the project's kernels alone.
 
 The floor is that empty kernel and what the bytes add to a peer copy: the algorithm that moves least
 brings N S / 2 bytes over the link to each GPU (2-stage; at 2 ranks either). They are copied from
@@ -22,7 +24,7 @@ import csv
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -43,6 +45,7 @@ from costmodel.live.backends.base import (
     LiveShape,
     Timed,
 )
+from costmodel.live.backends.flashinfer.adapter import FlashInferBackend
 from costmodel.live.backends.torch.adapter import TorchBackend
 from costmodel.live.backends.triton.adapter import TritonBackend
 from costmodel.live.repetition import CALLS, GRAPH, SLOTS, Repetition
@@ -58,6 +61,7 @@ OTHERS = {
     "one-shot + norm": SEPARATE_STAGES[0], "two-shot + norm": SEPARATE_STAGES[1],
     "NCCL + norm": SEPARATE_ARM,
 }  # fmt: skip
+FLASHINFER = {"FlashInfer one-shot": ONE_STAGE, "FlashInfer two-shot": TWO_STAGE}
 BARRIERS = "two barriers"
 FLOOR = "floor"
 #: Peer copies are of the shape's bytes, and of next to none.
@@ -92,17 +96,14 @@ def crossing_bytes(shape: LiveShape, ranks: int) -> int:
 
 def measured(
     ours: TritonBackend,
-    theirs: TorchBackend | None,
+    others: Sequence[tuple[Backend, Mapping[str, str]]],
     shape: LiveShape,
     repetition: Repetition,
     seed: int,
 ) -> dict[str, Latency]:
     """Return the latency of everything at one shape, by name; wrong arms are left out, and said."""
     timed: dict[str, Timed] = {}
-    arms: list[tuple[Backend, dict[str, str]]] = [(ours, FUSED)]
-    if theirs:
-        arms.append((theirs, OTHERS))
-    for backend, named in arms:
+    for backend, named in ((ours, FUSED), *others):
         backend.prepare(shape, SLOTS, repetition.seed)
         references = [backend.reference(slot) for slot in range(SLOTS)]
         for name, arm in named.items():
@@ -130,7 +131,7 @@ def measured(
     }
     for ready in timed.values():
         ready.close()
-    for backend, _ in arms:
+    for backend in (ours, *(other for other, _ in others)):
         backend.release()
     return latencies
 
@@ -138,19 +139,21 @@ def measured(
 def line(ranks: int, shape: LiveShape, found: Mapping[str, Latency]) -> dict[str, int | str]:
     """Return a line of the table; what was not measured is empty."""
     us = {name: latency.latency_us for name, latency in found.items()}
-    fused, theirs = (
+    fused, torchs, flashinfers = (
         min((us[name] for name in names if name in us), default=float("nan"))
-        for names in (FUSED, list(OTHERS)[:2])
+        for names in (FUSED, list(OTHERS)[:2], FLASHINFER)
     )
     floor = floor_us(us)
+    named = (*FUSED, *OTHERS, *FLASHINFER, BARRIERS)
     return {
         "ranks": ranks,
         "hidden": shape.hidden_dim,
         "tokens": shape.tokens,
         "size": kib(float(shape.bytes)),
-        **{name: f"{us[name]:.2f}" if name in us else "" for name in (*FUSED, *OTHERS, BARRIERS)},
+        **{name: f"{us[name]:.2f}" if name in us else "" for name in named},
         FLOOR: f"{floor:.2f}",
-        "fused / torch": f"{fused / theirs:.2f}" if theirs == theirs else "",
+        "fused / torch": f"{fused / torchs:.2f}" if torchs == torchs else "",
+        "fused / FlashInfer": f"{fused / flashinfers:.2f}" if flashinfers == flashinfers else "",
         "fused / floor": f"{fused / floor:.2f}",
     }
 
@@ -163,6 +166,7 @@ def line(ranks: int, shape: LiveShape, found: Mapping[str, Latency]) -> dict[str
 )
 @click.option("--dtype", default="bf16", show_default=True)
 @click.option("--norm", default=TorchBackend.norm, show_default=True, help="compiled or triton.")
+@click.option("--flashinfer", is_flag=True, help="FlashInfer's fused op too; it compiles first.")
 @click.option("--rounds", default=10, show_default=True)
 @click.option("--samples", default=5, show_default=True)
 @click.option("--budget", type=float, default=float("inf"), help="Seconds; shapes after are left.")
@@ -173,6 +177,7 @@ def main(
     tokens: tuple[int, ...],
     dtype: str,
     norm: str,
+    flashinfer: bool,
     rounds: int,
     samples: int,
     budget: float,
@@ -185,11 +190,15 @@ def main(
         sys.exit(f"pair_floor: --norm is {' or '.join(TorchBackend.norms)}, not '{norm}'")
     theirs = TorchBackend(2)
     theirs.norm = norm
+    others: list[tuple[Backend, dict[str, str]]] = [(theirs, OTHERS)]
+    if flashinfer:
+        others.append((FlashInferBackend(2), FLASHINFER))
     repetition = Repetition(seed=1, rounds=rounds, samples=samples)
     lines, rows = [], []
     try:
         repetition.check()
-        theirs.set_up()  # it switches multicast off, before either has memory
+        for other, _ in others:
+            other.set_up()  # it switches multicast off, before anybody has memory
         for ranks in map(int, tp.split(",")):
             ours = TritonBackend(ranks)
             ours.set_up()
@@ -197,8 +206,8 @@ def main(
                 if max(ours.exchange(time.monotonic() - began)) > budget:
                     continue
                 shape = LiveShape(count, hidden_dim, dtype)
-                others = theirs if ranks == theirs.world_size else None
-                found = measured(ours, others, shape, repetition, len(lines))
+                fit = others if ranks == theirs.world_size else ()
+                found = measured(ours, fit, shape, repetition, len(lines))
                 lines.append(line(ranks, shape, found))
                 rows += [
                     {
@@ -223,9 +232,11 @@ def main(
         sys.exit(1)
     if lines:
         known = theirs.environment()
-        say(f"2 x {known['gpu']}, us, graph replay; {ours.kernel_version}; {theirs.kernel_version}")
+        versions = "; ".join(each.kernel_version for each in (ours, *(b for b, _ in others)))
+        say(f"2 x {known['gpu']}, us, graph replay; {versions}")
         say(table([each.values() for each in lines], list(lines[0]), right=True))
-    theirs.close()
+    for other, _ in others:
+        other.close()
     ours.leave()
 
 
