@@ -111,10 +111,11 @@ def form_errors(place: Path, fabric: str = "") -> dict[int, Form]:
 
     Of calibration.csv's pairs, each predicted by a fit without its group: a hidden size at its
     world size, which counts for the ratio with the mean of its pairs near a crossover; or a whole
-    world size for one that no row of the fabric has, of which all pairs count.
+    world size for one whose crossovers no two hidden sizes of the fabric show, of which all pairs
+    count.
     """
     table = measurement.read(place / "calibration.csv")
-    seen = set() if fabric else set(table.world_size.tolist())
+    seen = set() if fabric else shown(table)
     found = {}
     for n in WORLD_SIZES:
         names = ("world_size", "hidden_dim") if n in seen else ("world_size",)
@@ -127,6 +128,20 @@ def form_errors(place: Path, fabric: str = "") -> dict[int, Form]:
         sizes = [float(np.sqrt(np.mean(each**2))) for each in (ratio, *arms)]
         found[n] = Form(*sizes, ratio.size if n in seen else len(off))
     return found
+
+
+def shown(table: Measurements) -> set[int]:
+    """Return the world sizes of which two hidden sizes or more have pairs near a crossover."""
+    pairs = pair(table, FUSED)
+    near = is_near(pairs)
+    there = set(zip(pairs.world_size[near].tolist(), pairs.hidden_dim[near].tolist(), strict=True))
+    counted = [n for n, _ in there]
+    return {n for n in counted if counted.count(n) > 1}
+
+
+def is_near(pairs: Pairs) -> NDArray[np.bool_]:
+    """Return which pairs have arms so close that they tell of a crossover."""
+    return np.abs(np.log(pairs.one_us / pairs.two_us)) < np.log1p(NEAR_CROSSING)
 
 
 def left_out(
@@ -146,8 +161,7 @@ def left_out(
         np.log(setting.latency_us(shapes, arm) / us)
         for arm, us in zip(ARMS, (pairs.one_us, pairs.two_us), strict=True)
     )
-    near = np.abs(np.log(pairs.one_us / pairs.two_us)) < np.log1p(NEAR_CROSSING)
-    return np.array([one - two, one, two]), near
+    return np.array([one - two, one, two]), is_near(pairs)
 
 
 def crossover(
