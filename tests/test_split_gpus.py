@@ -94,7 +94,14 @@ def revised():
     return Setting(calibration, "H200", source="h200-pair-2")
 
 
-PREDICTED = ["", "second", "revision-2", "revision-2/second", "revision-2/third"]
+PREDICTED = [
+    "",
+    "second",
+    "revision-2",
+    "revision-2/second",
+    "revision-2/third",
+    "revision-2/fourth",
+]
 
 
 def test_one_launch_has_no_second_and_norms_by_the_programs_that_met(revised):
@@ -177,11 +184,15 @@ def test_the_prediction_is_of_the_calibration_beside_it(place):
     assert [[r[k] for k in key] for r in said["rows"]] == [[s[k] for k in key] for s in planned]
 
 
-def test_the_newest_prediction_is_what_the_model_says(revised):
-    """Those before it are by the models of their commits."""
-    said = json.loads((PAIR / PREDICTED[-1] / "prediction.json").read_text())["rows"]
+@pytest.mark.parametrize("place", PREDICTED[-2:])
+def test_the_newest_predictions_are_what_the_model_says(place):
+    """Those before them are by the models of their commits."""
+    said = json.loads((PAIR / place / "prediction.json").read_text())["rows"]
+    setting = Setting(
+        posterior.load(PAIR / place / "calibration.json"), "H200", source="h200-pair-2"
+    )
     for row in said[::7]:
-        here = revised.but(dtype=row["dtype"])
+        here = setting.but(dtype=row["dtype"])
         shapes = here.shapes([row["tokens"]], row["hidden_dim"], row["world_size"])
         for arm in ("1stage", "2stage"):
             assert here.latency_us(shapes, arm)[0] == pytest.approx(row[arm][0], abs=1e-3)
@@ -207,6 +218,7 @@ def test_no_tested_shape_was_calibrated_on():
         ("revision-2", "34 of 45", 2),
         ("revision-2/second", "22 of 22", 2),
         ("revision-2/third", "50 of 51", 2),
+        ("revision-2/fourth", "40 of 46", 0),
     ],
 )
 def test_the_score_is_printed_with_its_misses(place, right, misses):
