@@ -43,7 +43,7 @@ from costmodel.data import kernels, measurement
 from costmodel.decide.pairs import pair
 from costmodel.files import json_text, read_json
 from costmodel.live.backends.base import Backend, load
-from costmodel.live.backends.torch.adapter import NO_MULTICAST
+from costmodel.live.backends.one_rank import NO_MULTICAST
 from costmodel.live.run import checkup
 from costmodel.live.run.directory import ENVIRONMENT, MEASUREMENTS, RUN, of_world_size
 from costmodel.live.run.execution import carry_out_one, in_ranks

@@ -111,7 +111,7 @@ class FlashInferBackend(OneRankBackend):
     def capture(self, arm: str, calls: int, timing: str) -> Timed:
         """See :meth:`Backend.capture`. Shares memory, and runs every call once."""
         assert self._shape is not None
-        timed = _Arm(self, arm, calls)
+        timed = FlashInferArm(self, arm, calls)
         self.attempt(timed.allocate)
         self._share(self._shape)
         self.attempt(timed.bind)
@@ -173,7 +173,7 @@ class _Workspace:
             )
 
 
-class _Arm(RankArm):
+class FlashInferArm(RankArm):
     """The calls of one arm; ``sums`` is where an all-reduce alone writes them, one a slot."""
 
     def __init__(self, backend: FlashInferBackend, arm: str, calls: int) -> None:
