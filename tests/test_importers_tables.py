@@ -457,7 +457,12 @@ def test_words_of_cells():
         8,
         None,
     ]
-    assert [shape(t) for t in ("7168", "3x13x2880", "a,b")] == [None, None, None]
+    assert [shape(t) for t in ("7168", "2x3x13x2880", "a,b", "3x13x2880")] == [
+        None,
+        None,
+        None,
+        (39, 2880),
+    ]
     assert [truth(t) for t in ("True", "0", "✔", "✗", "PASS(x)", "maybe")] == [
         True, False, True, False, True, None,
     ]  # fmt: skip

@@ -129,6 +129,37 @@ _UNIT = re.compile(
     r"microseconds|milliseconds|nanoseconds)\b|\b(us|ms|microseconds|milliseconds) per\b"
     r"|[,;/] ?(us|ms|usec|microseconds|milliseconds)[\s).:*]*$"
 )
+#: What a heading says that is no time: a rate, a share, a ratio.
+_NO_TIME = re.compile(
+    r"[(\[]\s*((?:[gt]i?b/s(?:ec)?|[gt]bps|[gtp]?flops?|%|x|tok(?:en)?s?/s(?:ec)?))\s*[)\]]"
+    r"|\bin ([gt]i?b/s|[gt]bps|t?flops|%)(?!\w)"
+    r"|^\W*(?:[\w+-]+ ){0,3}((?:alg|bus)_?bw|bandwidth|throughput|speed-?ups?|ratios?"
+    r"|improvements?)"
+    r"(?: (?:of|over|vs\.?|against|relative to|compared (?:to|with))\b.{0,40})?\W*$"
+)
+#: A time that is no call's: of a step, of layers, of a request.
+_MANY_CALLS = re.compile(
+    r"\b(?:e2e|end[- _]?(?:to|2)[- _]?end|tpot|ttft|itl)\b"
+    r"|\b(?:step|layer|forward(?:[- ]pass)?|request|model|inter[- ]token)[- _](?:time|latency)\b"
+    r"|(?:\b(?:per|(?:of|for) (?:an?|one|the|each|all|\d+))|/)[ _-]?"
+    r"(?:(?:output|decod\w*|prefill|forward|model|engine|whole)[ _-])?"
+    r"(?:steps?|layers?|forward|pass|tok(?:en)?|request)(?![a-z])"
+    r"|\b(?:decode|engine|whole|full|model)[- _](?:steps?|forward|pass)\b"
+    r"|\b(?:all|\d+)[ _x×-]*layers?\b.*\b(?:total|sum)"
+    r"|\b(?:total|sum)\w*\b.*\b(?:layers?|calls|steps)\b"
+)
+_TIMED = re.compile(r"time|latenc|duration|cost|overhead|\b[num]s\b|\bmsec\b|\busec\b|total|sum")
+
+
+def is_of_many_calls(text: str) -> bool:
+    """Whether a caption or a column's name says that its times are no single call's.
+
+    ``time per decode step``, ``E2E latency``, ``total ms (80 layers)``.
+    """
+    line = text[:500].lower().replace("µ", "u").replace("μ", "u")
+    return bool(_MANY_CALLS.search(line) and _TIMED.search(line))
+
+
 _STATISTIC = (("median", r"\b(?:median|p50)\b"), ("mean", r"\b(?:avg|average|mean)\b"))
 _REDUCTION = (
     ("max", r"slowest[ _-]rank|max(?:imum)?[ _-](?:over|across|of)[ _-](?:all )?(?:the )?(?:\d+ )?"
@@ -153,6 +184,7 @@ _WITHOUT_NUMBER = {"unit", "statistic", "rank_reduction", "dtype"}
 def said_by(text: str, *, bare: bool) -> Mapping[str, Any]:
     """Return what a line says, by schema 1 cell (and ``unit``); :data:`SEVERAL` for two values.
 
+    A ``unit`` that is none of time (``gb/s``, ``speedup``) says that what follows is no latency.
     ``bare`` words (``TP8``, ``bf16``) count in headings, labels and short lines only. The lines of
     a log differ in their numbers alone: what one says with zeros for them is kept.
     """
@@ -186,6 +218,8 @@ def _read(text: str, bare: bool) -> Mapping[str, Any]:
     units = {u for m in _UNIT.finditer(line) for u in m.groups() if u} if "s" in line else set()
     if len({TO_US[u] for u in units}) == 1:
         said["unit"] = units.pop()
+    elif bare and not units and (match := _NO_TIME.search(line)):
+        said["unit"] = next(filter(None, match.groups()))
     for key, table in (("statistic", _STATISTIC), ("rank_reduction", _REDUCTION)):
         if not _OF_STATISTICS(line):
             break

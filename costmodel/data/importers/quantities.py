@@ -280,15 +280,18 @@ def ranks(text: str) -> int | None:
 
 
 def shape(text: str) -> tuple[int, int] | None:
-    """Return (tokens, hidden size) of ``(64, 7168)``, ``64x7168``, ``[64,7168]``, ``4,7168``."""
+    """Return (tokens, hidden size) of ``(64, 7168)``, ``64x7168``, ``[4, 16, 7168]``.
+
+    Of three sizes the first two are the tokens, as the ops flatten a tensor.
+    """
     inner = re.sub(r"torch\.size|[()\[\]{}]", " ", plain(text).lower()).strip()
     parts = re.split(r"\s*[x×*]\s*", inner)
     if len(parts) == 1:
         parts = re.split(r"\s*[,;]\s*|\s+", inner)
-    if len(parts) != 2:
+    if not 2 <= len(parts) <= 3:
         return None
-    sizes = [count(part) for part in parts]
-    return None if None in sizes else (sizes[0], sizes[1])  # type: ignore[return-value]
+    sizes = [size for part in parts if (size := count(part)) is not None]
+    return (math.prod(sizes[:-1]), sizes[-1]) if len(sizes) == len(parts) else None
 
 
 def truth(text: str) -> bool | None:

@@ -38,6 +38,7 @@ from .pasted_lines import (
     is_rule,
     with_bars,
 )
+from .quantities import figure
 from .text_file import FENCE, TextFile
 
 #: No header is longer; a tuner's has some hundred candidates with seven columns each.
@@ -71,9 +72,25 @@ def tables(file: TextFile) -> Iterator[Table]:
         said = said_by(caption, bare=True).items()
         table.says = {**table.says, **context.says(), **{k: v for k, v in said if v != SEVERAL}}
         table.captions = (*table.captions, *filter(None, [caption]), *context.captions())
+        table.rows = _uncut(table.rows, file)
         yield table
         for _ in table.rows:  # what the reader left
             pass
+
+
+def _uncut(rows: Iterator[Row], file: TextFile) -> Iterator[Row]:
+    """Give rows, the last without its last figure where the file may have been cut off in it.
+
+    It may where it ends without a line end and the figure has fewer decimals than all before it.
+    """
+    fewest: int | None = None
+    for line, cells in rows:
+        last = figure(cells[-1]) if cells else None
+        if last and fewest is not None and line == file.open_line and last.decimals < fewest:
+            cells = [*cells[:-1], "the file ends in it"]
+        elif last:
+            fewest = last.decimals if fewest is None else min(fewest, last.decimals)
+        yield line, cells
 
 
 def _table(line: tuple[int, str], lines: Lines) -> Table | None:
@@ -310,5 +327,7 @@ def _delimited_rows(header: list[str], delimiter: str, lines: Lines) -> Iterator
                 if not text.count('"') % 2:
                     break
             cells = delimited(text, delimiter)
+        if len(cells) == len(header) + 1 and not cells[-1]:  # a delimiter behind the last cell
+            cells = cells[:-1]
         if cells != header:
             yield line[0], cells

@@ -49,6 +49,8 @@ class TextFile:
         self.wanted = wanted
         #: The path for messages: no control character of it reaches a terminal.
         self.name = shortened(str(path))
+        #: The last line, where it ends in a figure without a line end; 0 before it is read.
+        self.open_line = 0
 
     def open(self) -> BinaryIO:
         """Open the file for reading bytes."""
@@ -126,6 +128,8 @@ class TextFile:
                             f"{self.name}:{number}: a line of more than {LINE_BYTES} bytes; "
                             f"give {self.wanted}"
                         )
+                    if line[-1:].isdigit() or line[-1:] == b".":
+                        self.open_line = number
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace")
                     for part in text.rstrip("\r\n").split("\r"):
                         yield number, part
