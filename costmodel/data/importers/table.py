@@ -41,7 +41,7 @@ from .quantities import (
     truth,
 )
 from .rows import IN_PLACE, Imported
-from .tables import Table, tables
+from .tables import Table, tables, tables_of
 from .text_file import TextFile, shortened
 
 #: Rows by whose cells columns are judged.
@@ -90,7 +90,10 @@ def parse(file: TextFile, imported: Imported) -> None:
 def read_tables(file: TextFile, imported: Imported, harness: Harness) -> None:
     """Read the tables of a file, given what its harness always does."""
     table = None
-    for table in tables(file):
+    found = tables(file)
+    if not imported.asked:
+        found = (table for table, _ in tables_of(file, "table", imported))
+    for table in found:
         if harness.skips(table):
             imported.note(f"the table of line {table.line} repeats others: not counted")
             continue

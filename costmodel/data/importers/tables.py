@@ -14,6 +14,7 @@ from ...errors import InputError
 from .columns import looks_like_header, time_unit
 from .console_columns import console_table
 from .context import CLOCK, SEVERAL, Context, is_caption, said_by
+from .formats import owner
 from .headers import (
     TRANSPOSED_LINES,
     arranged,
@@ -39,6 +40,7 @@ from .pasted_lines import (
     with_bars,
 )
 from .quantities import figure
+from .rows import Imported
 from .text_file import FENCE, TextFile
 
 #: No header is longer; a tuner's has some hundred candidates with seven columns each.
@@ -76,6 +78,20 @@ def tables(file: TextFile) -> Iterator[Table]:
         yield table
         for _ in table.rows:  # what the reader left
             pass
+
+
+def tables_of(file: TextFile, form: str, imported: Imported) -> Iterator[tuple[Table, bool]]:
+    """Give the tables that are no other harness's, each with whether it is this one's by its names.
+
+    Those of others are passed over, which the account learns.
+    """
+    for table in tables(file):
+        names = [f"| {' | '.join(table.header)} |", ",".join(table.header), "  ".join(table.header)]
+        of = owner("\n".join([*table.captions[::-1], *names]), form)
+        if of in ("", form):
+            yield table, of == form
+        else:
+            imported.others.add(of)
 
 
 def _uncut(rows: Iterator[Row], file: TextFile) -> Iterator[Row]:

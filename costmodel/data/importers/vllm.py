@@ -17,7 +17,7 @@ from .labels import Label, named, read_label, spoken
 from .quantities import scaled
 from .rows import Imported
 from .table import Harness, read_table
-from .tables import Table, tables
+from .tables import Table, tables_of
 from .text_file import TextFile, shortened
 
 #: Communicators: (op, algorithm, family). ``pynccl`` is RCCL on ROCm and NCCL on CUDA, which the
@@ -93,7 +93,7 @@ def parse(file: TextFile, imported: Imported) -> None:
         for run in runs:
             _communicators(run, file, imported)
         return
-    for table in tables(file):
+    for table, _ in tables_of(file, "vllm", imported):
         names = {spoken(name) for name in table.header}
         if "operation" in names:
             _collective(table, file, imported)
