@@ -102,7 +102,7 @@ FORMATS = (
         re.compile(
             r"^[ \t]*(?:broadcast|reduce|allgather|reducescatter|allreduce),-?\d+,-?\d+,"
             r"(?:tree|ring|collnet|nvls|pat)"
-            r"|^,?collective,size_bytes,", re.M,
+            r"|^(?=[^\n]*\bcollective[,|;\t])(?=[^\n]*\bsize_bytes\b)[^\n]*\bprotocol\b", re.M,
         ).search, pasted=True,
     ),
     Format(

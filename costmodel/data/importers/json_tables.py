@@ -29,6 +29,36 @@ class Table(Struct):
     problem: str = ""
 
 
+#: A block of code that begins as JSON.
+_BLOCK = re.compile(
+    r"^[ >]*(?:```|~~~)\w*\s*\n([ >]*[\[{].*?)^[ >]*(?:```|~~~)", re.MULTILINE | re.DOTALL
+)
+_FILLED = re.compile(r"\S")
+
+
+def json_texts(file: TextFile) -> list[str]:
+    """Return the JSON values of a file, each as text: one behind the other, or in blocks of code.
+
+    What is no JSON stays one text, for the reader to say so.
+    """
+    text = file.text()
+    blocks = [text] if text.lstrip().startswith(("{", "[")) else _BLOCK.findall(text)
+    if blocks != [text]:
+        blocks = [re.sub(r"(?m)^[ \t]*>[ \t]?", "", block) for block in blocks]
+    found = []
+    for block in blocks:
+        at = 0
+        while begins := _FILLED.search(block, at):
+            at = begins.start()
+            try:
+                _, end = json.JSONDecoder().raw_decode(block, at)
+            except (ValueError, RecursionError):
+                end = len(block)
+            found.append(block[at:end])
+            at = end
+    return found
+
+
 def json_records(file: TextFile) -> list[Table] | None:
     """Return the records of a JSON file, or of one with a JSON object a line, as tables.
 

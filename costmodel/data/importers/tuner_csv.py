@@ -15,10 +15,12 @@ from .quantities import with_point
 from .rows import Imported
 from .text_file import AROUND, TextFile
 
-#: Which collective, algorithm, protocol and channels is to be taken for which sizes.
 #: No line of either file has fewer cells.
 _FEWEST = 3
+#: How the header of a configuration begins.
+_FIRST = ("collective", "collective_type", "colltype")
 _CHOICE = "a choice of the tuner for a range of sizes, no latency"
+_RATE = "a rate of the tuner's data, no latency"
 
 
 def parse(file: TextFile, imported: Imported) -> None:
@@ -32,12 +34,12 @@ def parse(file: TextFile, imported: Imported) -> None:
         around = not header and len(cells) < _FEWEST
         if not cells or around or cells[0].startswith("#"):
             continue
-        if cells[0] in ("collective", "collective_type", "colltype"):
+        if {"collective", "size_bytes"} <= set(cells) or cells[0] in _FIRST:
             header = cells
         elif not any(cell.strip("-: ") for cell in cells):
             continue  # the rule of a pasted table
         elif "latency_us" not in header:
-            imported.leave(where, _CHOICE)
+            imported.leave(where, _RATE if "size_bytes" in header else _CHOICE)
         elif len(cells) != len(header):
             imported.leave(where, "a line whose cells are not those of the header")
         else:

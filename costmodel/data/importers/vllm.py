@@ -10,9 +10,10 @@
 from __future__ import annotations
 
 import re
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from ...files import parse_json
+from .json_tables import json_texts
 from .labels import Label, named, read_label, spoken
 from .quantities import scaled
 from .rows import Imported
@@ -84,15 +85,14 @@ _COLLECTIVE = Harness(cells=CELLS, arm=_operation, captions=False)
 
 def parse(file: TextFile, imported: Imported) -> None:
     """Read a file; see :mod:`costmodel.data.importers.formats`."""
-    if re.match(r"\s*\[?\s*\{", file.head) and '"results"' in file.head:
-        text = file.text()
-        if file.head.lstrip().startswith("["):
-            runs = parse_json(text, list[Communicators], file.name, FILES, foreign=True)
-        else:
-            runs = [parse_json(text, Communicators, file.name, FILES, foreign=True)]
-        for run in runs:
-            _communicators(run, file, imported)
-        return
+    if '"timings"' in file.head:
+        for text in json_texts(file):
+            kind: Any = list[Communicators] if text.lstrip().startswith("[") else Communicators
+            found = parse_json(text, kind, file.name, FILES, foreign=True)
+            for run in found if isinstance(found, list) else [found]:
+                _communicators(run, file, imported)
+        if file.head.lstrip().startswith(("{", "[")):
+            return
     for table, _ in tables_of(file, "vllm", imported):
         names = {spoken(name) for name in table.header}
         if "operation" in names:
