@@ -52,7 +52,7 @@ LABELS = (
     "algorithm", "algo", "arm", "kernel", "mode", "impl", "implementation", "provider", "op",
     "operation", "name", "stage", "method", "backend", "candidate", "strategy", "config", "case",
     "path", "variant", "communicator", "comm", "test", "pattern", "fusion", "strategy_request",
-    "ar_backend", "resolved_backend",
+    "ar_backend", "resolved_backend", "collective", "primitive",
 )  # fmt: skip
 _BY_NAME = {name: meaning for meaning, names in MEANINGS.items() for name in names}
 _BYTES = re.compile(

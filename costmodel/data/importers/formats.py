@@ -75,8 +75,8 @@ FORMATS = (
     Format(
         "rccl-tests-json", "JSON or CSV that rccl-tests (-Z) or nccl-tests (-J) writes",
         "collective_json",
-        re.compile(r'"nccl_version"\s*:|"busBw"\s*:|^[ \t]*numCycle,', re.I | re.M).search,
-        aliases=("nccl-tests-json",),
+        re.compile(r'"nccl_version"\s*:|"busBw"\s*:|^[ \t,]*numCycle,', re.I | re.M).search,
+        aliases=("nccl-tests-json",), pasted=True,
     ),
     Format(
         "transferbench", "what TransferBench prints, as text or CSV", "transfer_bench",

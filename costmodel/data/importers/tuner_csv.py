@@ -7,11 +7,9 @@ stands in ``kernel_version``. Its configuration (``nccl_tuner.conf``) has choice
 
 from __future__ import annotations
 
-import re
-
-from .cells import csv_cells, number, whole
+from .cells import number, whole
 from .collective_run import OPS, library_of
-from .quantities import with_point
+from .pasted_lines import pasted_cells
 from .rows import Imported
 from .text_file import AROUND, TextFile
 
@@ -28,7 +26,7 @@ def parse(file: TextFile, imported: Imported) -> None:
     header: list[str] = []
     for line_number, line in file.program_lines():
         where = f"{file.name}:{line_number}"
-        cells = _cells(line)
+        cells = pasted_cells(line)
         if AROUND.match(line):
             header = []
         around = not header and len(cells) < _FEWEST
@@ -44,15 +42,6 @@ def parse(file: TextFile, imported: Imported) -> None:
             imported.leave(where, "a line whose cells are not those of the header")
         else:
             _row(dict(zip(header, cells, strict=True)), imported, where)
-
-
-def _cells(line: str) -> list[str]:
-    """Return the cells of a line of CSV, or of one that was pasted in another form."""
-    if line.lstrip().startswith("|"):
-        return [cell.strip() for cell in line.strip().strip("|").split("|")]
-    if ";" in line or "\t" in line:
-        return [with_point(cell.strip()) for cell in re.split("[;\t]", line)]
-    return csv_cells(line)
 
 
 def _row(cells: dict[str, str], imported: Imported, where: str) -> None:
