@@ -191,3 +191,25 @@ def test_a_spread_in_a_name_leaves_the_statistic(tmp_path):
 def test_a_delimiter_behind_the_last_cell_is_no_cell(tmp_path):
     text = "tokens\thidden\ttp\tdtype\tfused_1stage_us\n8\t7168\t8\tbf16\t9.1\t\n"
     assert briefly(of(tmp_path, text)[0]) == [READ]
+
+
+@pytest.mark.parametrize("err", ["nan", "NaN", "inf"])
+def test_an_error_that_is_no_number_leaves_a_result_in_doubt(tmp_path, err):
+    table = "| tokens | fused 1stage us | err |\n|--|--|--|\n| 8 | 9.1 | {} |\n| 16 | 9.4 | N/A |\n"
+    rows, _ = of(tmp_path, f"{AT}\n\n{table.format(err)}")
+    assert column(rows, "quality") == ["suspect", "clean"]
+
+
+def test_a_first_line_of_too_many_cells_is_left_alone(tmp_path):
+    head = "tokens,hidden,tp,dtype,arm,latency\n"
+    lines = "8,7168,8,bf16,fused_1stage,1,009.1\n8,7168,8,bf16,fused_1stage,9.1\n"
+    rows, told = of(tmp_path, head + lines, unit="us")
+    assert briefly(rows) == [READ]
+    assert left(told) == {"7 cells, the header has 6": 1}
+
+
+def test_ranks_and_cards_in_a_label_name_no_kernel(tmp_path):
+    lines = "| TP-8, bf16 | 8 | 9.1 |\n| 4xMI300X bf16 | 8 | 6.1 |\n"
+    head = "| config | tokens | fused 1stage us |\n|--|--|--|\n"
+    rows, _ = of(tmp_path, f"hidden 7168\n\n{head}{lines}")
+    assert column(rows, "world_size", "kernel_version") == [("8", ""), ("4", "")]

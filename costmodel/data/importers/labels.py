@@ -97,7 +97,11 @@ _TOLD = re.compile(
 
 
 #: A size or ranks in a label, which are cells of their own.
-_SETTING = re.compile(r"\w+=\S+|\b\d[\d,]* tokens?\b|\bhidden(?:[ _-](?:size|dim))? \d+", re.I)
+_SETTING = re.compile(
+    r"\w+=\S+|\btp[ -]\d{1,3}\b|\b\d{1,3} ?[x×] ?(?:mi|h|b)\d{3}\w?\b"
+    r"|\b\d[\d,]* tokens?\b|\bhidden(?:[ _-](?:size|dim))? \d+",
+    re.I,
+)
 
 
 def untold(text: str) -> str:

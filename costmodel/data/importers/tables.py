@@ -43,6 +43,8 @@ from .quantities import figure
 from .rows import Imported
 from .text_file import FENCE, TextFile
 
+#: One of so many lines has the cells of the header above it.
+_SHOWN = 3
 #: No header is longer; a tuner's has some hundred candidates with seven columns each.
 HEADER_CHARACTERS = 200_000
 
@@ -128,7 +130,10 @@ def _table(line: tuple[int, str], lines: Lines) -> Table | None:
             if following.count('"') % 2:  # a cell with a line break in it
                 following = f"{following} {lines.peek(1)}"
             after = delimited(following, delimiter)
-            fits = len(after) == len(cells) or (len(after) > 1 and any(map(time_unit, cells)))
+            ahead = (delimited(lines.peek(n), delimiter) for n in range(_SHOWN))
+            fits = any(len(row) == len(cells) for row in (after, *ahead)) or (
+                len(after) > 1 and any(map(time_unit, cells))
+            )
             if looks_like_header(cells) and fits and any(map(is_number, after)):
                 return Table(cells, at, _delimited_rows(cells, delimiter, lines), {})
     if console := console_table(text, lines):
