@@ -33,7 +33,14 @@ class Table(Struct):
 _BLOCK = re.compile(
     r"^[ >]*(?:```|~~~)\w*\s*\n([ >]*[\[{].*?)^[ >]*(?:```|~~~)", re.MULTILINE | re.DOTALL
 )
+#: How a text of JSON begins, and no prefix of a log.
+_JSON = re.compile(r"\s*(?:\{\s*(?:\"|\}|$)|\[\s*(?:\{|\]|$))").match
 _FILLED = re.compile(r"\S")
+
+
+def is_json(file: TextFile) -> bool:
+    """Whether a file begins as JSON does."""
+    return _JSON(file.head[:1000]) is not None
 
 
 def json_texts(file: TextFile) -> list[str]:
@@ -42,9 +49,11 @@ def json_texts(file: TextFile) -> list[str]:
     What is no JSON stays one text, for the reader to say so.
     """
     text = file.text()
-    blocks = [text] if text.lstrip().startswith(("{", "[")) else _BLOCK.findall(text)
-    if blocks != [text]:
-        blocks = [re.sub(r"(?m)^[ \t]*>[ \t]?", "", block) for block in blocks]
+    if is_json(file):
+        blocks = [text]
+    else:
+        text = "\n".join(line for _, line in file.program_lines())
+        blocks = [re.sub(r"(?m)^[ \t]*>[ \t]?", "", block) for block in _BLOCK.findall(text)]
     found = []
     for block in blocks:
         at = 0
@@ -65,8 +74,7 @@ def json_records(file: TextFile) -> list[Table] | None:
     None for a file that is no JSON. Raises :class:`InputError` for one that starts as JSON and
     cannot be read.
     """
-    start = file.head.lstrip()[:200]
-    if not re.match(r"\{\s*(?:\"|\}|$)|\[\s*(?:\{|\]|$)", start):
+    if not is_json(file):
         return None
     text = file.text()
     try:

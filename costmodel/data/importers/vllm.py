@@ -13,7 +13,7 @@ import re
 from typing import Any, TypedDict
 
 from ...files import parse_json
-from .json_tables import json_texts
+from .json_tables import is_json, json_texts
 from .labels import Label, named, read_label, spoken
 from .quantities import scaled
 from .rows import Imported
@@ -91,7 +91,7 @@ def parse(file: TextFile, imported: Imported) -> None:
             found = parse_json(text, kind, file.name, FILES, foreign=True)
             for run in found if isinstance(found, list) else [found]:
                 _communicators(run, file, imported)
-        if file.head.lstrip().startswith(("{", "[")):
+        if is_json(file):
             return
     for table, _ in tables_of(file, "vllm", imported):
         names = {spoken(name) for name in table.header}
