@@ -1,7 +1,7 @@
 """Figures that look like latencies of one call, and are none: they are left with the reason."""
 
 import pytest
-from importing import briefly, column, left, of
+from importing import briefly, column, imported, left, of
 
 AT = "TP8 MI300X bf16 hidden 7168"
 READ = "fused 1stage 8 8 7168 bf16 114688 9.1 - clean"
@@ -213,3 +213,58 @@ def test_ranks_and_cards_in_a_label_name_no_kernel(tmp_path):
     head = "| config | tokens | fused 1stage us |\n|--|--|--|\n"
     rows, _ = of(tmp_path, f"hidden 7168\n\n{head}{lines}")
     assert column(rows, "world_size", "kernel_version") == [("8", ""), ("4", "")]
+
+
+HEADED = "fused AR+RMSNorm MI300X bf16 {}\n\n| tokens | 1stage us |\n|--|--|\n| 8 | 9.1 |\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "known"),
+    [
+        ("TP=4,8", False), ("TP4/8 MI300X", False), ("tp_size: 4, 8", False), ("TP = 4 and 8", False),
+        ("ranks 4 and 8", False), ("TP=4, TP=8", False), ("world_size=4,8 bf16", False),
+        ("TP=8, 100 iterations", True), ("TP8, 16 runs", True), ("world_size=8, 4 warmups", True),
+        ("TP=8, hidden=7168", True), ("TP8 and 2 nodes of others", True),
+    ],
+)  # fmt: skip
+def test_two_world_sizes_above_a_table_are_none(tmp_path, said, known):
+    text = HEADED.format(f"hidden 7168 {said}")
+    rows, told = of(tmp_path, text + HEADED.format("hidden 7168 TP2"))
+    assert ("ranks not said: --world-size" in left(told)) != known
+    assert len(rows) == 1 + known
+
+
+@pytest.mark.parametrize(
+    ("said", "known"),
+    [
+        ("hidden=7168,2880", False), ("H=2880/7168", False), ("hidden sizes [2880, 7168]", False),
+        ("hidden 7168 and 2880", False), ("hidden: 7168, 2880", False), ("hidden 7,168", True),
+        ("hidden=7168, 4096 tokens", True), ("hidden_size 7168, 100 iterations", True),
+    ],
+)  # fmt: skip
+def test_two_hidden_sizes_above_a_table_are_none(tmp_path, said, known):
+    rows, told = of(tmp_path, HEADED.format(f"TP8 {said}") + HEADED.format("hidden 2880 TP8"))
+    assert ("size not said: --hidden-dim" in left(told)) != known
+    assert column(rows, "hidden_dim") == ["7168", "2880"][not known :]
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "cp1252", "latin-1"])
+def test_a_mu_in_any_coding_is_a_mu(tmp_path, coding):
+    table = "| tokens | fused 1stage (µs) | fused 2stage |\n|--|--|--|\n| 8 | 9.1 | 12.1 µs |\n"
+    (tmp_path / "file").write_bytes(f"{AT}\n\n{table}".encode(coding))
+    assert briefly(imported(tmp_path / "file")[0]) == [READ, OTHER]
+
+
+@pytest.mark.parametrize("sign", ["\ufffd", "\uf06d"])
+def test_a_lost_sign_before_a_unit_makes_no_seconds(tmp_path, sign):
+    table = "| tokens | fused 1stage | fused 2stage |\n|--|--|--|\n| 8 | 9.1 us | 12.1 {}s |\n"
+    rows, told = of(tmp_path, f"{AT}\n\n{table.format(sign)}| 16 | {sign} | 12.4 us |\n")
+    assert column(rows, "latency_us") == ["9.1", "12.4"]
+    assert left(told) == {"'12.1 ?s' is no time": 1, "no time (?)": 1}
+
+
+def test_a_comment_below_a_header_hides_no_table(tmp_path):
+    text = "tokens,hidden,tp,dtype,fused_1stage_us\n# run 1\n8,7168,8,bf16,9.1\nTotal,,,,9.1\n"
+    rows, told = of(tmp_path, text)
+    assert briefly(rows) == [READ]
+    assert left(told) == {"tokens 'Total' is not understood": 1}

@@ -171,11 +171,18 @@ _REDUCTION = (
 
 #: ``TP4/8``, ``TP4 and TP8``; not ``TP8, 100 iterations``.
 _SEVERAL_TP = re.compile(
-    r"\btp ?\d+(?: ?[/,&]| and| vs\.?| or) ?"
-    r"(?:tp ?\d|(?:1|2|4|8|16|32|64)\b(?! ?(?!and\b|or\b|vs\b)[a-z%x×.]))"
+    r"\b(?:tp(?:[_ -]size)?|world[_ -]?size|ranks) ?[=:]? ?\d+"
+    r"(?: ?(?:[/,&]| and| vs\.?| or) ?tp ?[=:]? ?\d|(?:,| ?[/&] ?)(?:1|2|4|8|16|32|64)\b"
+    r"|(?:, | and | vs\.? | or )(?:1|2|4|8|16|32|64)\b(?! ?(?!and\b|or\b|vs\b)[a-z%x×.]))"
 )
 
 
+#: ``hidden 7168 and 2880``, ``H=2880/7168``; not ``hidden 7168, 4096 tokens`` nor ``7,168``.
+_SEVERAL_HIDDEN = re.compile(
+    r"\b(?:h|hidden(?:[ _-]?(?:sizes?|dims?|dimensions?))?) ?[=:]? ?[\[(]?\d{3,5}"
+    r"(?:(?: ?[/&]| and| or| vs\.?) ?\d{3,5}|, ?\d{4,5}|, \d{3})\b"
+    r"(?! ?(?!and\b|or\b|vs\b)[a-z%x×.])"
+)
 _NUMBER = re.compile(r"(?<![A-Za-z_\d])\d+")
 #: What is said without a number that stands by itself.
 _WITHOUT_NUMBER = {"unit", "statistic", "rank_reduction", "dtype"}
@@ -208,8 +215,10 @@ def _read(text: str, bare: bool) -> Mapping[str, Any]:
         hosts = {int(value) for value in _values(_HOSTS, line)}
         if "world_size" in said and max(hosts, default=1) > 1:
             said["world_size"] = SEVERAL  # those of each host, or of all
-    if "tp" in line and _SEVERAL_TP.search(line):
+    if "world_size" in said and _SEVERAL_TP.search(line):
         said["world_size"] = SEVERAL
+    if "hidden_dim" in said and _SEVERAL_HIDDEN.search(line):
+        said["hidden_dim"] = SEVERAL
     if _OF_PLACES(line):
         _take(said, "gpu", {gpu_of(m[1].replace(" ", "")) for m in _GPU.finditer(text[:500])})
         _take(said, "arch", {m[1].lower().replace("sm_", "sm") for m in _ARCH.finditer(line)})

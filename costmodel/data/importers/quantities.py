@@ -44,6 +44,8 @@ _DECIMAL = re.compile(r"\d{1,20}(?:\.\d{1,20})?")
 _MARKS = re.compile(
     r"\*\*|(?<!\w)__|__(?!\w)|~~|`|<br\s*/?>|</?(?:b|strong|i|em|code|sub|sup|td|th|small)>"
 )
+#: A sign that was lost, or that only one font has: it may have been the prefix of a unit.
+_UNREAD = re.compile("[\ufffd\ue000-\uf8ff\ud800-\udfff]")
 _ENTITIES = {"&nbsp;": " ", "&micro;": "u", "&mu;": "u", "&plusmn;": "±", "&times;": "×"}
 #: What stands where a harness has no figure.
 NO_FIGURE = frozenset(
@@ -65,10 +67,11 @@ def plain(text: str) -> str:
         if entity in text:
             text = text.replace(entity, sign)
     text = _MARKS.sub(" ", text).replace("µ", "u").replace("μ", "u")
+    text = _UNREAD.sub("?", text)
     kept = (
         " " if c.isspace() or unicodedata.category(c) == "Zs" else c
         for c in text
-        if unicodedata.category(c) not in ("So", "Sk", "Cf", "Mn", "No", "Cn", "Co", "Cs")
+        if unicodedata.category(c) not in ("So", "Sk", "Cf", "Mn", "No")
     )
     return " ".join("".join(kept).replace("\\|", "|").split())
 

@@ -131,9 +131,8 @@ def _table(line: tuple[int, str], lines: Lines) -> Table | None:
                 following = f"{following} {lines.peek(1)}"
             after = delimited(following, delimiter)
             ahead = (delimited(lines.peek(n), delimiter) for n in range(_SHOWN))
-            fits = any(len(row) == len(cells) for row in (after, *ahead)) or (
-                len(after) > 1 and any(map(time_unit, cells))
-            )
+            after = next((row for row in (after, *ahead) if len(row) == len(cells)), after)
+            fits = len(after) == len(cells) or (len(after) > 1 and any(map(time_unit, cells)))
             if looks_like_header(cells) and fits and any(map(is_number, after)):
                 return Table(cells, at, _delimited_rows(cells, delimiter, lines), {})
     if console := console_table(text, lines):
