@@ -44,6 +44,7 @@ def test_units_of_columns_and_cells_go_before_such_a_heading(tmp_path):
         "### E2E latency (us)", "**Decode step time, us**", "### Time per layer (us)",
         "Latency of one decode step (us)", "### Total over 80 layers, us", "us per forward pass",
         "### End-to-end decode latency in us", "per-token latency (us)", "### TPOT (us)",
+        "### P99 latency (us)", "tail latency, us",
     ],
 )  # fmt: skip
 def test_a_time_of_many_calls_is_no_calls(tmp_path, heading):
@@ -268,3 +269,49 @@ def test_a_comment_below_a_header_hides_no_table(tmp_path):
     rows, told = of(tmp_path, text)
     assert briefly(rows) == [READ]
     assert left(told) == {"tokens 'Total' is not understood": 1}
+
+
+@pytest.mark.parametrize(
+    "heading", ["p50 and p99 (us)", "mean, p99 in brackets", "ran with p99=12"]
+)
+def test_a_tail_beside_the_middle_leaves_the_figures(tmp_path, heading):
+    rows, _ = of(tmp_path, f"## {AT}, us\n\n{heading}\n\n{TIMES}")
+    assert briefly(rows) == [READ, OTHER]
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "MI355X results will follow.", "Similar gains on MI325X", "TP4 is not affected.",
+        "For TP4 see below.", "fp16 behaves the same.", "Compared to H200 this is slower.",
+        "With hidden 2880 the crossover moves to 128 KB.", "Eager numbers in the next table.",
+        "Measured as before (same as in #1234 on 4x MI250X).", "_TP2 doesn't use it._",
+    ],
+)  # fmt: skip
+def test_a_sentence_about_other_runs_says_nothing_of_a_table(tmp_path, sentence):
+    at = f"### {AT}\n\n"
+    table = TABLE.format(unit=" us", a=9.1, b=12.1)
+    for text in (
+        f"{at}{sentence}\n\n{table}",
+        f"{at}{sentence}\n{table}",
+        f"{at}{table[:-1]}{sentence}\n",
+    ):
+        rows, _ = of(tmp_path, text)
+        assert briefly(rows) == [READ, OTHER]
+        assert set(column(rows, "gpu", "timing")) == {("MI300X", "")}
+
+
+def test_a_sentence_that_says_otherwise_than_its_heading_leaves_it_open(tmp_path):
+    table = TABLE.format(unit=" us", a=9.1, b=12.1)
+    text = f"### {AT}\n\nMeasured with TP4 on a spare host.\n\n{table}### {AT}\n\nTP8 as ever.\n\n{table}"
+    rows, told = of(tmp_path, text)
+    assert briefly(rows) == [READ, OTHER]
+    assert left(told) == {"ranks not said: --world-size": 2}
+    rows, _ = of(tmp_path, f"### {AT}\n\nNow TP4:\n\n{table}")
+    assert set(column(rows, "world_size")) == {"4"}
+
+
+def test_a_mean_over_iterations_is_none_over_ranks(tmp_path):
+    table = TABLE.format(unit=" us", a=9.1, b=12.1)
+    rows, _ = of(tmp_path, f"{AT}\nnumbers are avg of 100 iterations over 8 ranks\n\n{table}")
+    assert set(column(rows, "statistic", "rank_reduction")) == {("mean", "")}

@@ -148,15 +148,20 @@ _MANY_CALLS = re.compile(
     r"|\b(?:all|\d+)[ _x×-]*layers?\b.*\b(?:total|sum)"
     r"|\b(?:total|sum)\w*\b.*\b(?:layers?|calls|steps)\b"
 )
+#: A tail of many calls, and what stands beside one where a table has both.
+_OF_TAIL = re.compile(r"\bp9\d(?:\.\d+)?\b(?!\W*[\d=:])|\btail latenc")
+_OF_MIDDLE = re.compile(r"p50|median|mean|avg|average|\bmin\b")
 _TIMED = re.compile(r"time|latenc|duration|cost|overhead|\b[num]s\b|\bmsec\b|\busec\b|total|sum")
 
 
 def is_of_many_calls(text: str) -> bool:
     """Whether a caption or a column's name says that its times are no single call's.
 
-    ``time per decode step``, ``E2E latency``, ``total ms (80 layers)``.
+    ``time per decode step``, ``E2E latency``, ``total ms (80 layers)``, ``P99 latency``.
     """
     line = text[:500].lower().replace("µ", "u").replace("μ", "u")
+    if _OF_TAIL.search(line) and not _OF_MIDDLE.search(line):
+        return True
     return bool(_MANY_CALLS.search(line) and _TIMED.search(line))
 
 
@@ -164,7 +169,8 @@ _STATISTIC = (("median", r"\b(?:median|p50)\b"), ("mean", r"\b(?:avg|average|mea
 _REDUCTION = (
     ("max", r"slowest[ _-]rank|max(?:imum)?[ _-](?:over|across|of)[ _-](?:all )?(?:the )?(?:\d+ )?"
             r"(?:ranks|gpus)|rank[ -]max|max latency across"),
-    ("mean", r"(?:avg|average|mean)[ \w]*(?:over|across) (?:all )?(?:\d+ )?(?:ranks|gpus)"),
+    ("mean", r"(?:avg|average|mean)(?:(?!iter|run|trial|rep|call|sample)[ \w])*"
+             r"(?:over|across) (?:all )?(?:\d+ )?(?:ranks|gpus)"),
     ("rank0", r"\brank ?0 (?:only|time)"),
 )  # fmt: skip
 
@@ -268,6 +274,21 @@ _SETTINGS = {"world_size", "hidden_dim", "tokens", "dtype", "gpu", "timing"}
 CLOCK = re.compile(r"(?<!\d)\d\d:\d\d:\d\d(?!\d)")
 
 
+#: What a sentence has that speaks of other runs than those of the table it stands beside.
+_REMARK = re.compile(
+    r"\b(?:compar(?:ed|ison|able)|similar(?:ly)?|than|unlike|instead of|see|will|would"
+    r"|previous(?:ly)?|earlier|later|soon|same|behaves?|moves?|follow|next|todo|wip|slower|worse|better|regress\w*|unaffected"
+    r"|(?:is|are|was|were|does|do|did) not|isn't|aren't|doesn't|don't|didn't)\b",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(r"[a-z]{2}\W{0,3}[.!?][\s*_)]*$", re.IGNORECASE)
+
+
+def is_remark(text: str) -> bool:
+    """Whether a line is a sentence about other runs, and no caption: ``TP4 is not affected.``"""
+    return bool(_REMARK.search(text)) and not text.rstrip("*_ ").endswith(":")
+
+
 #: A caption with a number. It stands above each table of a text, or below each.
 _CAPTION = re.compile(r"[\s*_>]*(?:<\w+>)?[\s*_]*(?:table|tab\.)\s*\d{1,4}\b", re.IGNORECASE)
 
@@ -301,7 +322,13 @@ class Context:
             self._scopes.append((level, dict(said_by(words, bare=True))))
             self._above = [words]
             return
-        self._scopes[-1][1].update(said_by(words, bare=_is_caption_like(words)))
+        if not is_remark(words):
+            said = dict(said_by(words, bare=_is_caption_like(words)))
+            if _SENTENCE.search(words):  # may be of another run than the heading's
+                held = self.says()
+                told = said.keys() & held.keys() & _SETTINGS
+                said |= {key: SEVERAL for key in told if said[key] != held[key]}
+            self._scopes[-1][1].update(said)
         self._above = [*self._above[-2:], words]
 
     def _close(self, level: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from ...errors import InputError
 from .columns import looks_like_header, time_unit
 from .console_columns import console_table
-from .context import CLOCK, SEVERAL, Context, is_caption, said_by
+from .context import CLOCK, SEVERAL, Context, is_caption, is_remark, said_by
 from .formats import owner
 from .headers import (
     TRANSPOSED_LINES,
@@ -247,7 +247,8 @@ def _below(lines: Lines) -> dict[str, Any]:
             break
         if is_rule(lines.peek(ahead + 1)) and not is_rule(text) and ahead > 0:
             break
-        said.update(said_by(text, bare=False))
+        if not is_remark(text):
+            said.update(said_by(text, bare=False))
     return {key: value for key, value in said.items() if value != SEVERAL}
 
 

@@ -85,7 +85,7 @@ _COLLECTIVE = Harness(cells=CELLS, arm=_operation, captions=False)
 
 def parse(file: TextFile, imported: Imported) -> None:
     """Read a file; see :mod:`costmodel.data.importers.formats`."""
-    if '"timings"' in file.head:
+    if '"timings"' in file.head or (is_json(file) and '"results"' in file.head):
         for text in json_texts(file):
             kind: Any = list[Communicators] if text.lstrip().startswith("[") else Communicators
             found = parse_json(text, kind, file.name, FILES, foreign=True)
