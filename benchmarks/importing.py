@@ -69,9 +69,48 @@ def torch_trace(rng: random.Random) -> Iterator[str]:
         yield json.dumps(event) + ",\n"
 
 
+def op_tests(rng: random.Random) -> Iterator[str]:
+    while True:
+        yield "[aiter] fused allreduce rmsnorm summary (markdown):\n"
+        yield "| tp_size | shape | dtype | withGraph | fused_min_us | fused_max_us | fused_err |\n"
+        yield "|--:|:--|:--|--:|--:|--:|--:|\n"
+        for power in range(14):
+            us = rng.uniform(5, 99)
+            times = f"{us:.4f} | {us + 0.5:.4f}"
+            yield f"| 8 | ({2**power}, 7168) | torch.bfloat16 | 1 | {times} | 0 |\n"
+
+
+def tuner(rng: random.Random) -> Iterator[str]:
+    yield "collective,size_bytes,algorithm,protocol,channels,nodes,ranks,latency_us\n"
+    while True:
+        protocol = rng.choice(("ll", "ll128", "simple"))
+        size = 2 ** rng.randrange(10, 30)
+        yield f"allreduce,{size},ring,{protocol},4,1,8,{rng.uniform(9, 9999):.4f}\n"
+
+
+def records(rng: random.Random) -> Iterator[str]:
+    while True:
+        record = {"numCycle": 0, "name": "AllReduce", "nodes": 1, "ranks": 8, "ranksPerNode": 8,
+                  "gpusPerRank": 1, "size": 2 ** rng.randrange(10, 30), "type": "bfloat16",
+                  "redop": "sum", "inPlace": 0, "time": round(rng.uniform(9, 9999), 4),
+                  "algBw": 1.0, "busBw": 1.0, "wrong": "0"}  # fmt: skip
+        yield json.dumps(record) + "\n"
+
+
+def transfers(rng: random.Random) -> Iterator[str]:
+    yield "TransferBench v1.66.01\n"
+    while True:
+        yield "Test 1:\n"
+        yield " Executor: GPU 00 | 48.1 GB/s | 1.394 ms | 67108864 bytes | 48.5 GB/s (sum)\n"
+        for to in range(1, 8):
+            rate = f"{rng.uniform(40, 50):.3f} GB/s |      1.382 ms |     67108864 bytes"
+            yield f"     Transfer {to - 1:02d}  |   {rate} | G0 -> GPU0:4 -> G{to}\n"
+
+
 KINDS: dict[str, Callable[[random.Random], Iterator[str]]] = {
     "rccl-tests": rccl, "CSV": csv, "log with tables": log, "rocprofv3 CSV": trace_csv,
-    "torch trace": torch_trace,
+    "torch trace": torch_trace, "AITER op_tests": op_tests, "NCCL's tuner": tuner,
+    "rccl-tests JSON": records, "TransferBench": transfers,
 }  # fmt: skip
 
 
@@ -100,11 +139,13 @@ def cost(path: Path, out: Path) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=float, nargs=2, default=(2.0, 20.0))
-    small, large = parser.parse_args().megabytes
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    asked = parser.parse_args()
+    small, large = asked.megabytes
     print(f"{'kind':16} {'s a MB':>8} {'MB of memory':>13} {'growth':>7}")
     with tempfile.TemporaryDirectory() as directory:
         path, out = Path(directory) / "file", Path(directory) / "out.csv"
-        for kind in KINDS:
+        for kind in asked.kinds:
             costs = []
             for megabytes in (0.02, small, large):
                 write(path, kind, megabytes)

@@ -1,10 +1,18 @@
 """From each harness's file to a rule by real commands: import, calibrate, recommend, validate."""
 
+import gzip
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 import test_importers_aiter as aiter
+import test_importers_bandwidth as bandwidth
+import test_importers_collective as collective
+import test_importers_links as links
 import test_importers_nvidia as nvidia
+import test_importers_profiles as profiles
 
 from costmodel.cli.main import main
 
@@ -125,3 +133,69 @@ def test_from_a_file_to_a_rule(tmp_path, capsys, files, gpu, how, validated):
     assert "GPU not stated" not in told
     assert "interconnect not modelled" not in told
     assert "5  " in told.partition("pairs by themselves")[2]  # five calls with both arms
+
+
+#: What stands in the table of docs/importing.md, with a file for its line.
+DOCUMENTED = {
+    "rccl-tests, nccl-tests": collective.LOG,
+    "their JSON or CSV": (collective.CASES / "rccl-output.json").read_text(),
+    "NCCL's tuner": links.PERFORMANCE,
+    "AITER op_tests, one arm forced": op_tests("1stage"),
+    "SGLang's fused benchmark": sglang("1stage"),
+    "the FlyDSL tuner": aiter.sweep((4, 8, 7168, "graph", [(9, 55)] * 4), candidates=aiter.ARMS),
+    "vLLM's communicators": communicators(),
+    "FlashInfer, TensorRT-LLM": trtllm(),
+    "a pasted table": pasted(),
+    "TransferBench": links.A2A,
+    "rocm_bandwidth_test": bandwidth.UNI,
+    "a profile": profiles.chrome([profiles.event(0, profiles.ONE, 0.0, 12.5)]),
+}  # fmt: skip
+LINE = re.compile(r"^\| (.+?) \| (?:`(costmodel import [^`]+)`)?", re.MULTILINE)
+
+
+def documented():
+    """Return (what, command) of each line of the table; ``the same`` is the line above."""
+    text = (Path(__file__).parent.parent / "docs" / "importing.md").read_text(encoding="utf-8")
+    command = ""
+    for what, said in LINE.findall(text.partition("| file | import |\n|---|---|\n")[2]):
+        command = said or command
+        yield what, command
+
+
+def test_each_line_of_the_documents_table_reads_its_file(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = list(documented())
+    assert [what for what, _ in lines] == list(DOCUMENTED)
+    for what, command in lines:
+        _, verb, file, *options = shlex.split(command)
+        text = DOCUMENTED[what].encode()
+        Path(file).write_bytes(gzip.compress(text) if file.endswith(".gz") else text)
+        told = run(capsys, verb, file, *options, "--force")
+        assert re.match(r"[1-9]\d* rows? of ", told), what
+
+
+ASIDE = {
+    "rccl-tests": (collective.LOG, [], "are of RCCL"),
+    "their JSON": (collective.CSV_ALONE, ["--gpu", "MI300X"], "are of RCCL"),
+    "NCCL's tuner": (bandwidth.PLAIN + bandwidth.SHORT, ["--gpu", "MI300X"], "are of RCCL"),
+    "a profile": (DOCUMENTED["a profile"], ["--gpu", "MI300X"], "quality is serving_trace"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "said", "reason"), ASIDE.values(), ids=ASIDE)
+def test_rows_that_fit_nothing_end_in_the_rule_of_the_published_ones(
+    tmp_path, capsys, text, said, reason
+):
+    rows, fitted = tmp_path / "mine.csv", tmp_path / "mine.json"
+    (tmp_path / "file").write_text(text)
+    run(capsys, "import", tmp_path / "file", *said, "--out", rows)
+    told = run(
+        capsys, "calibrate", rows, "--published", "--arch", "gfx942", "--no-cross-validation",
+        "--out", fitted,
+    )  # fmt: skip
+    assert "set aside" in told
+    assert "MI300X" in run(capsys, "recommend", "--calibration", fitted)
+    with pytest.raises(SystemExit) as ended:
+        main(["validate", "--calibration", str(fitted), "--measurements", str(rows)])
+    assert ended.value.code == 2
+    assert reason in capsys.readouterr().err

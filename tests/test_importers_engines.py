@@ -400,6 +400,17 @@ standard_allreduce_rmsnorm_native_compiled         0.023        baseline
 flashinfer_fused_allreduce_rmsnorm_oneshot         0.011        2.19x
 flashinfer_fused_allreduce_rmsnorm_twoshot         0.041        0.57x
 """
+#: As the newest release writes it; a time that is none is NaN there.
+RUN = {
+    "world_size": 4, "dtype": "torch.bfloat16", "hidden_size": 8192, "sequence_lengths": [128, 512],
+    "num_warmup": 5, "num_trials": 50, "cuda_graph_capture_cycles": 10,
+    "results": {"128": {"timings": {"ca_1stage": 0.0142, "ca_2stage": 0.0131, "pynccl": float("nan"),
+                                    "symm_mem_two_shot": 0.02}, "speedup_info": "ca_2stage (N/A)"},
+                "512": {"timings": {}, "speedup_info": "N/A"}},
+}  # fmt: skip
+FAILURE = (
+    "ERROR 08-20 10:00:01 [benchmark_device_communicators.py:301] CUDA graph benchmark failed: x"
+)
 WITHOUT = "without residual: another op than the fused one"
 
 VLLM = {
@@ -447,6 +458,40 @@ VLLM = {
         ["separate - 2 1024 1024 bf16 2097152 24 graph clean", "separate - 2 1024 1024 bf16 2097152 23 graph clean",
          "fused 1stage 2 1024 1024 bf16 2097152 11 graph clean", "fused 2stage 2 1024 1024 bf16 2097152 41 graph clean"],
         {},
+    ),
+    "communicators, JSON of several runs behind each other": (
+        f"{json.dumps(RUN, indent=2)}\n{json.dumps(RUN | {'world_size': 8}, indent=2)}\n",
+        [f"plain {arm} {n} 128 8192 bf16 2097152 {us} graph clean"
+         for n in (4, 8) for arm, us in (("1stage", 14.2), ("2stage", 13.1), ("2stage", 20))],
+        {"no time": 2},
+    ),
+    "communicators, JSON in a comment": (
+        f"MI300X:\n\n> ```json\n> {json.dumps(RUN)}\n> ```\n",
+        [f"plain {arm} 4 128 8192 bf16 2097152 {us} graph clean"
+         for arm, us in (("1stage", 14.2), ("2stage", 13.1), ("2stage", 20))],
+        {"no time": 1},
+    ),
+    "communicators, console with colours and errors": (
+        "".join(f"\x1b[1;36m(Worker pid=12)\x1b[0;0m {line}\n" for line in
+                COMMUNICATORS_CONSOLE.replace("(2048", f"{FAILURE}\n(2048").splitlines()),
+        ["plain 1stage 2 16 8192 bf16 262144 6 graph clean", "plain 2stage 2 16 8192 bf16 262144 8 graph clean",
+         "plain - 2 16 8192 bf16 262144 21 graph clean", "plain - 2 16 8192 bf16 262144 19 graph clean",
+         "plain - 2 2048 8192 bf16 33554432 310 graph clean", "plain - 2 2048 8192 bf16 33554432 321 graph clean",
+         "plain - 2 2048 8192 bf16 33554432 319 graph clean"],
+        {"no time (N/A)": 3},
+    ),
+    "communicators, pasted as markdown": (
+        "Device Communicator Benchmark Results, World Size: 4, Hidden Size: 8192, bf16\n\n"
+        "| Tensor Shape | Tensor Size | ca_1stage | pynccl | Best (Speedup vs PyNccl) |\n|--|--|--|--|--|\n"
+        "| (16, 8192) | 0.25 MB | 0.006 | 0.021 | ca_1stage (3.5x) |\n",
+        ["plain 1stage 4 16 8192 bf16 262144 6 graph clean", "plain - 4 16 8192 bf16 262144 21 graph clean"],
+        {},
+    ),
+    "fused collective, fp4 and a failure": (
+        COLLECTIVE_CONSOLE.replace("fp8", "fp4").replace("0.036 ", "FAILED "),
+        ["separate - 8 128 8192 bf16 2097152 61 graph clean", "fused 1stage 8 128 8192 bf16 2097152 33 graph clean"],
+        {"no time (FAILED)": 1, WITHOUT: 1, f"{NO_OP}standard_allreduce_rmsnorm_fp4_quant_native_compiled": 1,
+         f"{NO_OP}flashinfer_trtllm_fused_allreduce_rmsnorm_fp4_quant_oneshot": 1},
     ),
     "two sizes of ranks appended": (
         SGLANGS_COPY + SGLANGS_COPY.replace("**World Size:** 2", "**World Size:** 4"),

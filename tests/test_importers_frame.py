@@ -6,9 +6,11 @@ import random
 import threading
 
 import pytest
+import test_importers_aiter as aiter
 import test_importers_collective as collective
+import test_importers_engines as engines
 import test_importers_links as links
-from importing import left
+from importing import column, imported, left
 
 from costmodel.cli.main import main
 from costmodel.data import hardware, measurement
@@ -59,6 +61,44 @@ def test_two_formats_in_one_file_are_asked_about(tmp_path, capsys):
     (tmp_path / "words").write_text("nothing\nof interest\n")
     with pytest.raises(InputError, match=r"words: no format is recognised in it; say --as"):
         read(tmp_path / "words", Said())
+
+
+PASTED = "### TP8 MI300X bf16 hidden 7168\n\n| tokens | fused 1stage us |\n|--|--|\n| 8 | 9.1 |\n\n"
+SERVING = "".join(f"[2026-01-01 00:00:{n % 60:02d}] INFO served {n}\n" for n in range(3000))
+
+
+@pytest.mark.parametrize("apart", ["", SERVING])
+@pytest.mark.parametrize(
+    ("texts", "kind", "other"),
+    [
+        ((collective.LOG, PASTED), "rccl-tests", "other tables, which --as table reads"),
+        ((PASTED, collective.LOG), "rccl-tests", "other tables, which --as table reads"),
+        ((collective.LOG, aiter.PER_GROUP), "rccl-tests", "output of aiter, which --as aiter reads"),
+        ((aiter.PER_GROUP, collective.LOG), "aiter", "output of rccl-tests, which --as rccl-tests reads"),
+        ((collective.LOG, links.A2A), "rccl-tests",
+         "output of transferbench, which --as transferbench reads"),
+        ((aiter.PER_GROUP, engines.ROCM_CSV), "aiter", "output of sglang, which --as sglang reads"),
+        ((engines.CONSOLE, aiter.PER_GROUP), "sglang", "output of aiter, which --as aiter reads"),
+    ],
+)  # fmt: skip
+def test_results_of_another_harness_in_a_file_are_counted(tmp_path, texts, kind, other, apart):
+    """What one reader passes over is what another reads or leaves of it alone."""
+    path, out = tmp_path / "file", tmp_path / "out.csv"
+    results = {}
+    for text in texts:
+        path.write_text(text)
+        form, told = convert(path, out, Said(source="mine"))
+        results[form.name] = told.n_rows + told.n_left
+    path.write_text(f"\n{apart}".join(texts))
+    _, told = convert(path, out, Said(source="mine"), kind)
+    assert left(told)[other] == results[other.split()[-2]]
+    assert told.n_rows + told.n_left == sum(results.values())
+
+
+def test_a_table_beside_a_harness_is_not_said_to_be_its(tmp_path):
+    (tmp_path / "file").write_text(f"{aiter.PER_GROUP}\n{PASTED}")
+    rows, _ = imported(tmp_path / "file")
+    assert column(rows, "latency_us", "statistic", "kernel_family")[-1] == ("9.1", "", "")
 
 
 def test_every_format_has_a_reader_and_names_of_its_own():

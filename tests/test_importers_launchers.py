@@ -10,7 +10,8 @@ from costmodel.errors import InputError
 #: What is written before each line of a program.
 PREFIXES = {
     "mpirun": "[1,0]<stdout>:", "prterun": "[prterun-h-123@1,0]<stdout>: ", "srun": "0: ",
-    "torchrun": "[rank0]: ", "pdsh": "node-1: ", "Kubernetes": "[pod/worker-0/main] ",
+    "torchrun": "[rank0]: ", "pdsh": "node-1: ", "a host in brackets": "[node-1] ",
+    "Kubernetes": "[pod/worker-0/main] ",
     "a container's log": "2024-05-06T10:11:12.123456789Z stdout F ", "a quotation": "> ",
     "colours": "\x1b[0m", "two of them": "2024-05-06T10:11:12.1Z stdout F [1,0]<stdout>:",
 }  # fmt: skip

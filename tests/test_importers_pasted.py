@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import test_importers_collective as collective
 from importing import briefly, left, of
 
 IN_PLACE = "in place, beside the out-of-place time"
@@ -125,3 +126,61 @@ def test_frames_as_json(tmp_path, data):
     rows, told = of(tmp_path, json.dumps(data), world_size="8", hidden_dim="7168")
     assert [(r["tokens"], r["latency_us"]) for r in rows] == [("8", "9.1"), ("16", "9.2")]
     assert told.n_left == 0
+
+
+RECORDS = "".join(
+    json.dumps(collective.RECORD | {"size": size, "time": time}) + "\n"
+    for size, time in ((1024, 9.5), (2048, 10.5))
+)
+OF_RECORDS = ["plain - 8 - - bf16 1024 9.5 - clean", "plain - 8 - - bf16 2048 10.5 - clean"]
+REPORT = json.dumps(collective.report(), indent=1)
+OF_REPORT = [
+    "plain - 8 - - bf16 131072 20.5 graph clean",
+    "plain - 8 - - bf16 262144 20 graph clean",
+]
+BESIDE = "single iterations and their statistics, beside their mean"
+ALONE = collective.CSV_ALONE
+OF_ALONE = ["plain - 8 - - bf16 131072 18.95 - clean"]
+BARS = [f"| {line.replace(',', ' | ')} |\n" for line in ALONE.splitlines()]
+FILES = {
+    "records behind mpirun": (
+        "".join(f"[1,0]<stdout>:{line}\n" for line in RECORDS.splitlines()), OF_RECORDS, {},
+    ),
+    "records among lines of a log": (f"NCCL version 2.22.3\n{RECORDS}NCCL WARN x\n", OF_RECORDS, {}),
+    "records, the last one cut": (
+        RECORDS + RECORDS[:60], OF_RECORDS, {"a line that is no JSON object": 1},
+    ),
+    "an object in a comment": (
+        "On MI300X:\n" + "".join(f"> {line}\n" for line in ("```json", *REPORT.splitlines(), "```")),
+        OF_REPORT, {BESIDE: 9, IN_PLACE: 1},
+    ),
+    "objects of two runs": (
+        REPORT + "\n" + REPORT.replace("20.5", "21.5"),
+        [*OF_REPORT, OF_REPORT[0].replace("20.5", "21.5")],
+        {BESIDE: 18, IN_PLACE: 2, "the same row as one before, to the last digit": 1},
+    ),
+    "CSV behind a log": (f"# nThread 1 nGpus 8\n{ALONE}", OF_ALONE, {IN_PLACE: 1}),
+    "CSV as markdown": (f"{BARS[0]}{'|--' * 11}|\n{''.join(BARS[1:])}", OF_ALONE, {IN_PLACE: 1}),
+    "CSV with semicolons": (
+        ALONE.replace(",", ";").replace(".", ","), OF_ALONE, {IN_PLACE: 1},
+    ),
+    "CSV of two runs": (
+        ALONE + ALONE.replace("131072", "262144"),
+        [*OF_ALONE, OF_ALONE[0].replace("131072", "262144")], {IN_PLACE: 2},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "rows", "reasons"), FILES.values(), ids=FILES)
+def test_files_of_the_collective_tests_as_people_have_them(tmp_path, text, rows, reasons):
+    found, told = of(tmp_path, text, gpu="MI300X")
+    assert told.kind == "rccl-tests-json"
+    assert briefly(found) == rows
+    assert left(told) == reasons
+
+
+def test_a_column_names_the_collective(tmp_path):
+    lines = "AllReduce,8,1024,bf16,9.5\nAllGather,8,1024,bf16,8.5\n"
+    rows, told = of(tmp_path, f"collective,ranks,bytes,dtype,time_us\n{lines}")
+    assert briefly(rows) == ["plain - 8 - - bf16 1024 9.5 - clean"]
+    assert left(told) == {"no op of schema 1: AllGather": 1}

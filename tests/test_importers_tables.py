@@ -399,7 +399,7 @@ def test_a_wrong_result_is_never_clean(tmp_path, check, quality):
 @pytest.mark.parametrize(
     ("err", "quality"),
     [("0", "clean"), ("0.0", "clean"), ("0.05", "suspect"), ("1.2%", "suspect"), ("0.051", None),
-     ("nan", "clean"), ("7%", None), ("-1", None), ("bad", None)],
+     ("nan", "suspect"), ("7%", None), ("-1", None), ("bad", None)],
 )  # fmt: skip
 def test_shares_of_wrong_elements(tmp_path, err, quality):
     text = HEAD + f"| tokens | fused 1stage us | err |\n|---|---|---|\n| 1 | 9.1 | {err} |\n"
@@ -457,7 +457,12 @@ def test_words_of_cells():
         8,
         None,
     ]
-    assert [shape(t) for t in ("7168", "3x13x2880", "a,b")] == [None, None, None]
+    assert [shape(t) for t in ("7168", "2x3x13x2880", "a,b", "3x13x2880")] == [
+        None,
+        None,
+        None,
+        (39, 2880),
+    ]
     assert [truth(t) for t in ("True", "0", "✔", "✗", "PASS(x)", "maybe")] == [
         True, False, True, False, True, None,
     ]  # fmt: skip

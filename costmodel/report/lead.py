@@ -102,6 +102,8 @@ def _lead(cases: Sequence[Case], most: int) -> list[tuple[str, str]]:
     first = next((c for c in cases if c.headline), cases[0])
     check = ("Check on your GPUs", check_command(first))
     model = f"{first.llm.name} (hidden {first.llm.hidden_size}, {first.setting.dtype})"
+    if drafted := first.deployment.draft_tokens:
+        model += f", {1 + drafted} tokens a sequence"
     if not any(c.claims for c in cases) and first.makes_calls:
         return [
             ("Asked", f"where 1-stage should run; {model}, batch {_every_batch(first)}."),

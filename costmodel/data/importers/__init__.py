@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ...errors import InputError
 from .. import links, measurement
 from ..measurement import Measurements
-from .formats import FORMATS, LINK_RATES, Format, find_format, named
+from .formats import FORMATS, LINK_RATES, Format, beside, find_format, named
 from .launchers import ranks_with_tables
 from .rows import ASKED, Imported, Said
 from .text_file import TextFile
@@ -49,7 +49,7 @@ def read(path: str | Path, said: Said, kind: str = "") -> tuple[Measurements, Im
     if form.makes == LINK_RATES:
         raise InputError(f"{file.name}: {form.name} states link rates, no latencies")
     imported = Imported(said, kind or form.name, asked=bool(kind))
-    _parse(file.name, form, imported, lambda: form.parse(file, imported))
+    _parse(file.name, form, imported, lambda: _read(file, form, imported))
     _note_ranks(file, form, imported)
     return Measurements.from_rows(imported.rows), imported
 
@@ -71,10 +71,25 @@ def convert(
     with measurement.writing(out) if form.makes != LINK_RATES else links.writing(out) as write:
         imported = Imported(said, kind or form.name, write, asked=bool(kind))
         _note_others(imported, others)
-        _parse(file.name, form, imported, lambda: form.parse(file, imported))
+        _parse(file.name, form, imported, lambda: _read(file, form, imported))
         _note_ranks(file, form, imported)
         imported.hand_on()
     return form, imported
+
+
+def _read(file: TextFile, form: Format, imported: Imported) -> None:
+    """Read a file into the account, and count what output of others stands in it."""
+    form.parse(file, imported)
+    names = {other.name for other in beside(file, form)} | imported.others
+    for name in sorted(names):
+        there = Imported(imported.said, name, lambda rows: None)
+        try:
+            named(name).parse(file, there)
+        except InputError as error:
+            imported.note(f"output of {name} stands in it too, and cannot be read: {error}"[:200])
+        if count := there.n_rows + there.n_left:
+            what = "other tables" if name == "table" else f"output of {name}"
+            imported.leave(file.name, f"{what}, which --as {name} reads", count)
 
 
 def _note_ranks(file: TextFile, form: Format, imported: Imported) -> None:

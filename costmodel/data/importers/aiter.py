@@ -20,7 +20,7 @@ from .checks import SHARE_LIMIT
 from .labels import Label, read_label, spoken
 from .rows import Imported, Said
 from .table import Harness, read_table
-from .tables import tables
+from .tables import tables_of
 from .text_file import TextFile, shortened
 
 #: What a record or a line says of one call: schema 1 cells and ``where``.
@@ -66,8 +66,8 @@ def parse(file: TextFile, imported: Imported) -> None:
     """Read a file; see :mod:`costmodel.data.importers.formats`."""
     before = imported.n_rows + imported.n_left
     harness = replace(HARNESS, topic="mhc") if "mhc_post" in file.head else HARNESS
-    for table in tables(file):
-        read_table(table, file.name, imported, harness)
+    for table, is_own in tables_of(file, "aiter", imported):
+        read_table(table, file.name, imported, harness if is_own or harness.topic else Harness())
     for call in _records(file):
         _add(call, imported)
     if imported.n_rows + imported.n_left == before:

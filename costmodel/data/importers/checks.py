@@ -19,6 +19,8 @@ from .text_file import shortened
 #: Share of elements off above which AITER's own check fails.
 SHARE_LIMIT = 0.05
 _FAILED = re.compile(r"fail|mismatch|incorrect|wrong|❌")
+#: An error that was asked for and is no number: the result may be wrong.
+_NOT_KNOWN = ("nan", "inf", "-inf")
 #: Suspect results that a note names.
 _NAMED = 5
 
@@ -46,7 +48,9 @@ class Verdicts:
                 return Verdict(f"not available: {plain(self._header[index])} is no")
         suspect = ""
         for index, arm in self._columns.errors.items():
-            if _of(arm, time) and not is_no_figure(cells[index]):
+            if _of(arm, time) and plain(cells[index]).lower() in _NOT_KNOWN:
+                suspect = suspect or f"{shortened(plain(self._header[index]), 30)} is nan"
+            elif _of(arm, time) and not is_no_figure(cells[index]):
                 wrong, doubt = _share(plain(self._header[index]), cells[index])
                 if wrong:
                     return Verdict(wrong)

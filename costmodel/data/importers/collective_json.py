@@ -18,9 +18,11 @@ from typing import Any
 
 from ...errors import InputError
 from ...files import parse_json
-from .cells import csv_cells, gpu_of, whole
+from .cells import gpu_of, whole
 from .collective_run import CollectiveRun, Rank, Result, Taker, library_of
 from .collective_tests import program_of, version_of_code
+from .json_tables import json_texts
+from .pasted_lines import pasted_cells
 from .rows import IN_PLACE, Imported
 from .text_file import AROUND, TextFile, shortened
 
@@ -32,8 +34,9 @@ def parse(file: TextFile, imported: Imported) -> None:
     """Read a file; see :mod:`costmodel.data.importers.formats`."""
     taker = Taker(imported)
     if re.search(r'"nccl_version"\s*:', file.head):
-        _report(file, taker)
-    elif file.head.lstrip().startswith(("{", "[")):
+        for text in json_texts(file) or [""]:
+            _report(text, file, taker)
+    elif '"busBw"' in file.head:
         _records(_json_records(file, imported), taker)
     else:
         _records(_csv_records(file, imported), taker)
@@ -94,16 +97,18 @@ def _json_records(file: TextFile, imported: Imported) -> Iterator[tuple[str, dic
 
 def _objects(file: TextFile, imported: Imported) -> Iterator[tuple[str, dict[str, Any]]]:
     """Give the JSON objects of a file, a line each, or those of its list."""
-    first = next((line for _, line in file.lines() if line.strip(" \t[],")), "")
-    if _object(first) is None:
+    begins = (line for _, line in file.program_lines() if line.lstrip(" \t[,").startswith("{"))
+    if _object(next(begins, "")) is None:
         wanted = "the JSON that rccl-tests writes with -Z json"
         kind: Any = list[dict[str, Any]] | dict[str, Any]
-        data = parse_json(file.text(), kind, file.name, wanted, foreign=True)
-        records = data if isinstance(data, list) else [data]
+        records: list[dict[str, Any]] = []
+        for text in json_texts(file) or [""]:
+            data = parse_json(text, kind, file.name, wanted, foreign=True)
+            records += data if isinstance(data, list) else [data]
         yield from ((f"{file.name}: record {i}", record) for i, record in enumerate(records))
         return
-    for number, line in file.lines():
-        if not line.strip(" \t[],"):
+    for number, line in file.program_lines():
+        if "{" not in line and '"' not in line:  # of a log
             continue
         record = _object(line)
         if record is None:
@@ -123,17 +128,20 @@ def _object(line: str) -> dict[str, Any] | None:
 
 def _csv_records(file: TextFile, imported: Imported) -> Iterator[tuple[str, dict[str, str]]]:
     header: list[str] = []
-    for number, line in file.lines():
+    for number, line in file.program_lines():
         if not line.strip():
             continue
-        cells = csv_cells(line)
+        cells = pasted_cells(line)
+        if cells and not cells[0]:  # an index, or a bar
+            cells = cells[1:]
         if AROUND.match(line):
             header = []
         names = [cell.lower() for cell in cells]
         if "numcycle" in names:
             header = [_SAME.get(name, name) for name in names]
             continue
-        if not header and len(cells) < _FEWEST:  # what was pasted around it
+        around = not header and len(cells) < _FEWEST  # what was pasted around it
+        if around or not any(cell.strip("-: ") for cell in cells):
             continue
         where = f"{file.name}:{number}"
         columns = header
@@ -146,11 +154,11 @@ def _csv_records(file: TextFile, imported: Imported) -> Iterator[tuple[str, dict
         yield where, dict(zip(columns, cells, strict=True))
 
 
-def _report(file: TextFile, taker: Taker) -> None:
+def _report(text: str, file: TextFile, taker: Taker) -> None:
     """Take the object that nccl-tests and rccl-tests write with ``-J``."""
     imported = taker.imported
     wanted = "the JSON that nccl-tests writes with -J"
-    data = parse_json(file.text(), dict[str, Any], file.name, wanted, foreign=True)
+    data = parse_json(text, dict[str, Any], file.name, wanted, foreign=True)
     results = data.get("results")
     if not isinstance(results, list):
         raise InputError(f"{file.name}: no list of results in it; give {wanted}")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct, field
 
-from .context import SEVERAL, said_by
+from .context import SEVERAL, is_of_many_calls, said_by
 from .labels import Label, named, of_two_arms, read_label
 from .quantities import TO_US, has_time_unit, is_no_figure, microseconds, plain, size_unit, truth
 from .rows import Said
@@ -28,7 +28,9 @@ MEANINGS = {
     "hidden_dim": ("hidden_dim", "hidden_size", "hidden", "hidden_dimension", "hdim", "d_model",
                    "n_hidden", "n", "h", "k", "dim"),
     "shape": ("shape", "input_shape", "tensor_shape", "shapes", "shape_m_n", "m_n", "m_x_n",
-              "tokens_hidden", "tokens_x_hidden", "shape_tokens_hidden"),
+              "mxn", "mxk", "mxh", "m_k", "shape_mxn", "shape_mxk", "shape_m_k", "shape_m_x_k",
+              "shape_m_x_n", "shape_m_h", "tokens_hidden", "tokens_x_hidden",
+              "shape_tokens_hidden", "shape_tokens_x_hidden", "shape_tokens_hidden_size"),
     "dtype": ("dtype", "data_type", "input_dtype", "datatype", "type"),
     "world_size": ("world_size", "worldsize", "world", "tp", "tp_size", "ranks", "num_gpus", "gpus",
                    "nranks", "ngpus", "n_gpus", "num_ranks", "tensor_parallel_size", "ws"),
@@ -50,7 +52,7 @@ LABELS = (
     "algorithm", "algo", "arm", "kernel", "mode", "impl", "implementation", "provider", "op",
     "operation", "name", "stage", "method", "backend", "candidate", "strategy", "config", "case",
     "path", "variant", "communicator", "comm", "test", "pattern", "fusion", "strategy_request",
-    "ar_backend", "resolved_backend",
+    "ar_backend", "resolved_backend", "collective", "primitive",
 )  # fmt: skip
 _BY_NAME = {name: meaning for meaning, names in MEANINGS.items() for name in names}
 _BYTES = re.compile(
@@ -79,6 +81,13 @@ _DERIVED = re.compile(
 )
 #: Signs of a difference or a ratio, and of a spread that stands for itself.
 _DIFFERENCE = re.compile(r"[Δ∆δ÷]|^\W*[±σ]|±\W*$|^[^±]*σ[^±]*$")
+#: What the cells of a column have beside its statistic: ``mean ± std``, ``avg (stdev)``.
+_SPREAD = re.compile(
+    r"(?i)(?<=\w)\s*(?:±|\+/-|\+-)\s*(?:std|stdev|stddev|sd|sigma|σ|ci|err)\b"
+    r"|(?<=mean|.avg|dian|.p50|rage)\s*[(\[/]\s*(?:std|stdev|stddev|σ|sd|sigma)\s*[)\]]?"
+)
+#: Words of a sum over many calls, where the same arm has a time of one.
+_SUMS = frozenset(("total", "sum", "cumulative", "accumulated", "overall"))
 #: A word of a name that says which rank's time it is: ``rank0``, ``gpu 3``.
 _OF_RANK = re.compile(r"(?:^|_)(?:rank|gpu|device|dev)_?(\d{1,5})(?=_|$)")
 _ERR = re.compile(r"(?:^|_)err(?:or)?(?:_(?:ratio|rate|share))?$|^#?wrong$")
@@ -143,10 +152,16 @@ def time_unit(name: str) -> float | None:
     return None
 
 
+def is_timed(name: str) -> bool:
+    """Whether a name has a word for a time or a statistic of one: ``latency``, ``p50``."""
+    return bool(set(words(name)) & (_TIME_WORDS | set(_STATISTICS)))
+
+
 def is_derived(name: str) -> bool:
-    """Whether a column is no latency of an arm: a speed-up, a bandwidth, a best of all, a model."""
+    """Whether a column is no latency of an arm: a speed-up, a bandwidth, a sum, a best, a model."""
+    name = _SPREAD.sub("", name)
     derived = any(_DERIVED.fullmatch(word) for word in words(name)) or "%" in name
-    return derived or bool(_DIFFERENCE.search(name)) or of_two_arms(name)
+    return derived or bool(_DIFFERENCE.search(name)) or of_two_arms(name) or is_of_many_calls(name)
 
 
 def meaning(name: str) -> str:
@@ -257,7 +272,7 @@ def _time(
     cells = [row[index] for row in rows if index < len(row)]
     found = words(name)
     label = read_label(name, said)
-    timed = bool(set(found) & (_TIME_WORDS | set(_STATISTICS)))
+    timed = is_timed(name)
     silent = bool(cells) and all(is_no_figure(cell) for cell in cells)
     if to_us is None and not silent and not any(microseconds(cell, 1.0) for cell in cells):
         return None  # words
@@ -292,7 +307,7 @@ PREFERRED = {"median": 0, "mean": 1, "": 2, "max": 3, "min": 4, "tail": 5}
 
 def statistic(name: str) -> str:
     """Return the statistic that a text names, ``tail`` for a tail or a spread, "" for none."""
-    found = words(name)
+    found = words(_SPREAD.sub("", name))
     if any(_TAIL.fullmatch(word) for word in found):
         return "tail"
     return next((_STATISTICS[word] for word in found if word in _STATISTICS), "")
@@ -346,7 +361,14 @@ def _slowest(times: Sequence[Time]) -> list[Time]:
 def _one_an_arm(times: Sequence[Time], columns: Columns) -> list[Time]:
     """Return one column an arm: the median, else the mean, else the maximum over the ranks."""
     arms: dict[tuple[str, ...], list[Time]] = {}
-    for time in _slowest(times):
+    of_calls = {time.arm for time in times}
+    sums = [
+        time.name for time in times
+        if not _SUMS.isdisjoint(time.arm)
+        and tuple(w for w in time.arm if w not in _SUMS) in of_calls
+    ]  # fmt: skip
+    columns.spare += sums
+    for time in _slowest([time for time in times if time.name not in sums]):
         arms.setdefault(time.arm, []).append(time)
     kept = []
     for of_arm in arms.values():

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from .cells import number
 from .columns import looks_like_header
+from .context import CLOCK
 from .headers import OPEN, is_names, one_line
 from .pasted_lines import GAP, Lines, Row, between, is_number, is_rule
 
@@ -138,7 +139,8 @@ def _console_rows(header: list[str], lines: Lines) -> Iterator[Row]:
         first = False
         cells = _console_cells(text, len(header))
         figures = any(map(is_number, cells)) or re.search(r"\s\d+\.\d", text)
-        if len(cells) < 2 or not (figures or len(cells) == len(header)):
+        of_log = CLOCK.search(text) is not None
+        if of_log or len(cells) < 2 or not (figures or len(cells) == len(header)):
             rows = between(lines, fits, header)
             if rows is None:
                 return

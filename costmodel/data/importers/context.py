@@ -129,22 +129,66 @@ _UNIT = re.compile(
     r"microseconds|milliseconds|nanoseconds)\b|\b(us|ms|microseconds|milliseconds) per\b"
     r"|[,;/] ?(us|ms|usec|microseconds|milliseconds)[\s).:*]*$"
 )
+#: What a heading says that is no time: a rate, a share, a ratio.
+_NO_TIME = re.compile(
+    r"[(\[]\s*((?:[gt]i?b/s(?:ec)?|[gt]bps|[gtp]?flops?|%|x|tok(?:en)?s?/s(?:ec)?))\s*[)\]]"
+    r"|\bin ([gt]i?b/s|[gt]bps|t?flops|%)(?!\w)"
+    r"|^\W*(?:[\w+-]+ ){0,3}((?:alg|bus)_?bw|bandwidth|throughput|speed-?ups?|ratios?"
+    r"|improvements?)"
+    r"(?: (?:of|over|vs\.?|against|relative to|compared (?:to|with))\b.{0,40})?\W*$"
+)
+#: A time that is no call's: of a step, of layers, of a request.
+_MANY_CALLS = re.compile(
+    r"\b(?:e2e|end[- _]?(?:to|2)[- _]?end|tpot|ttft|itl)\b"
+    r"|\b(?:step|layer|forward(?:[- ]pass)?|request|model|inter[- ]token)[- _](?:time|latency)\b"
+    r"|(?:\b(?:per|(?:of|for) (?:an?|one|the|each|all|\d+))|/)[ _-]?"
+    r"(?:(?:output|decod\w*|prefill|forward|model|engine|whole)[ _-])?"
+    r"(?:steps?|layers?|forward|pass|tok(?:en)?|request)(?![a-z])"
+    r"|\b(?:decode|engine|whole|full|model)[- _](?:steps?|forward|pass)\b"
+    r"|\b(?:all|\d+)[ _x×-]*layers?\b.*\b(?:total|sum)"
+    r"|\b(?:total|sum)\w*\b.*\b(?:layers?|calls|steps)\b"
+)
+#: A tail of many calls, and what stands beside one where a table has both.
+_OF_TAIL = re.compile(r"\bp9\d(?:\.\d+)?\b(?!\W*[\d=:])|\btail latenc")
+_OF_MIDDLE = re.compile(r"p50|median|mean|avg|average|\bmin\b")
+_TIMED = re.compile(r"time|latenc|duration|cost|overhead|\b[num]s\b|\bmsec\b|\busec\b|total|sum")
+
+
+def is_of_many_calls(text: str) -> bool:
+    """Whether a caption or a column's name says that its times are no single call's.
+
+    ``time per decode step``, ``E2E latency``, ``total ms (80 layers)``, ``P99 latency``.
+    """
+    line = text[:500].lower().replace("µ", "u").replace("μ", "u")
+    if _OF_TAIL.search(line) and not _OF_MIDDLE.search(line):
+        return True
+    return bool(_MANY_CALLS.search(line) and _TIMED.search(line))
+
+
 _STATISTIC = (("median", r"\b(?:median|p50)\b"), ("mean", r"\b(?:avg|average|mean)\b"))
 _REDUCTION = (
     ("max", r"slowest[ _-]rank|max(?:imum)?[ _-](?:over|across|of)[ _-](?:all )?(?:the )?(?:\d+ )?"
             r"(?:ranks|gpus)|rank[ -]max|max latency across"),
-    ("mean", r"(?:avg|average|mean)[ \w]*(?:over|across) (?:all )?(?:\d+ )?(?:ranks|gpus)"),
+    ("mean", r"(?:avg|average|mean)(?:(?!iter|run|trial|rep|call|sample)[ \w])*"
+             r"(?:over|across) (?:all )?(?:\d+ )?(?:ranks|gpus)"),
     ("rank0", r"\brank ?0 (?:only|time)"),
 )  # fmt: skip
 
 
 #: ``TP4/8``, ``TP4 and TP8``; not ``TP8, 100 iterations``.
 _SEVERAL_TP = re.compile(
-    r"\btp ?\d+(?: ?[/,&]| and| vs\.?| or) ?"
-    r"(?:tp ?\d|(?:1|2|4|8|16|32|64)\b(?! ?(?!and\b|or\b|vs\b)[a-z%x×.]))"
+    r"\b(?:tp(?:[_ -]size)?|world[_ -]?size|ranks) ?[=:]? ?\d+"
+    r"(?: ?(?:[/,&]| and| vs\.?| or) ?tp ?[=:]? ?\d|(?:,| ?[/&] ?)(?:1|2|4|8|16|32|64)\b"
+    r"|(?:, | and | vs\.? | or )(?:1|2|4|8|16|32|64)\b(?! ?(?!and\b|or\b|vs\b)[a-z%x×.]))"
 )
 
 
+#: ``hidden 7168 and 2880``, ``H=2880/7168``; not ``hidden 7168, 4096 tokens`` nor ``7,168``.
+_SEVERAL_HIDDEN = re.compile(
+    r"\b(?:h|hidden(?:[ _-]?(?:sizes?|dims?|dimensions?))?) ?[=:]? ?[\[(]?\d{3,5}"
+    r"(?:(?: ?[/&]| and| or| vs\.?) ?\d{3,5}|, ?\d{4,5}|, \d{3})\b"
+    r"(?! ?(?!and\b|or\b|vs\b)[a-z%x×.])"
+)
 _NUMBER = re.compile(r"(?<![A-Za-z_\d])\d+")
 #: What is said without a number that stands by itself.
 _WITHOUT_NUMBER = {"unit", "statistic", "rank_reduction", "dtype"}
@@ -153,6 +197,7 @@ _WITHOUT_NUMBER = {"unit", "statistic", "rank_reduction", "dtype"}
 def said_by(text: str, *, bare: bool) -> Mapping[str, Any]:
     """Return what a line says, by schema 1 cell (and ``unit``); :data:`SEVERAL` for two values.
 
+    A ``unit`` that is none of time (``gb/s``, ``speedup``) says that what follows is no latency.
     ``bare`` words (``TP8``, ``bf16``) count in headings, labels and short lines only. The lines of
     a log differ in their numbers alone: what one says with zeros for them is kept.
     """
@@ -176,8 +221,10 @@ def _read(text: str, bare: bool) -> Mapping[str, Any]:
         hosts = {int(value) for value in _values(_HOSTS, line)}
         if "world_size" in said and max(hosts, default=1) > 1:
             said["world_size"] = SEVERAL  # those of each host, or of all
-    if "tp" in line and _SEVERAL_TP.search(line):
+    if "world_size" in said and _SEVERAL_TP.search(line):
         said["world_size"] = SEVERAL
+    if "hidden_dim" in said and _SEVERAL_HIDDEN.search(line):
+        said["hidden_dim"] = SEVERAL
     if _OF_PLACES(line):
         _take(said, "gpu", {gpu_of(m[1].replace(" ", "")) for m in _GPU.finditer(text[:500])})
         _take(said, "arch", {m[1].lower().replace("sm_", "sm") for m in _ARCH.finditer(line)})
@@ -186,6 +233,8 @@ def _read(text: str, bare: bool) -> Mapping[str, Any]:
     units = {u for m in _UNIT.finditer(line) for u in m.groups() if u} if "s" in line else set()
     if len({TO_US[u] for u in units}) == 1:
         said["unit"] = units.pop()
+    elif bare and not units and (match := _NO_TIME.search(line)):
+        said["unit"] = next(filter(None, match.groups()))
     for key, table in (("statistic", _STATISTIC), ("rank_reduction", _REDUCTION)):
         if not _OF_STATISTICS(line):
             break
@@ -225,6 +274,21 @@ _SETTINGS = {"world_size", "hidden_dim", "tokens", "dtype", "gpu", "timing"}
 CLOCK = re.compile(r"(?<!\d)\d\d:\d\d:\d\d(?!\d)")
 
 
+#: What a sentence has that speaks of other runs than those of the table it stands beside.
+_REMARK = re.compile(
+    r"\b(?:compar(?:ed|ison|able)|similar(?:ly)?|than|unlike|instead of|see|will|would"
+    r"|previous(?:ly)?|earlier|later|soon|same|behaves?|moves?|follow|next|todo|wip|slower|worse|better|regress\w*|unaffected"
+    r"|(?:is|are|was|were|does|do|did) not|isn't|aren't|doesn't|don't|didn't)\b",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(r"[a-z]{2}\W{0,3}[.!?][\s*_)]*$", re.IGNORECASE)
+
+
+def is_remark(text: str) -> bool:
+    """Whether a line is a sentence about other runs, and no caption: ``TP4 is not affected.``"""
+    return bool(_REMARK.search(text)) and not text.rstrip("*_ ").endswith(":")
+
+
 #: A caption with a number. It stands above each table of a text, or below each.
 _CAPTION = re.compile(r"[\s*_>]*(?:<\w+>)?[\s*_]*(?:table|tab\.)\s*\d{1,4}\b", re.IGNORECASE)
 
@@ -258,7 +322,13 @@ class Context:
             self._scopes.append((level, dict(said_by(words, bare=True))))
             self._above = [words]
             return
-        self._scopes[-1][1].update(said_by(words, bare=_is_caption_like(words)))
+        if not is_remark(words):
+            said = dict(said_by(words, bare=_is_caption_like(words)))
+            if _SENTENCE.search(words):  # may be of another run than the heading's
+                held = self.says()
+                told = said.keys() & held.keys() & _SETTINGS
+                said |= {key: SEVERAL for key in told if said[key] != held[key]}
+            self._scopes[-1][1].update(said)
         self._above = [*self._above[-2:], words]
 
     def _close(self, level: int) -> None:

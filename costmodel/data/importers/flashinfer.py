@@ -16,7 +16,7 @@ from .pasted_lines import Row
 from .quantities import plain, scaled, truth
 from .rows import Imported
 from .table import Harness, read_table
-from .tables import Table, tables
+from .tables import Table, tables_of
 from .text_file import TextFile, shortened
 
 ROUTINE = "allreduce_fusion"
@@ -62,7 +62,7 @@ HARNESS = Harness(
 def parse(file: TextFile, imported: Imported) -> None:
     """Read a file; see :mod:`costmodel.data.importers.formats`."""
     found = False
-    for table in tables(file):
+    for table, _ in tables_of(file, "flashinfer", imported):
         names = [spoken(name) for name in table.header]
         if "median_time" in names:
             found = True

@@ -16,7 +16,7 @@ from .cells import number
 from .labels import Label, named, read_label
 from .quantities import count, is_no_figure, microseconds, plain, ranks
 from .rows import Imported
-from .tables import Table, tables
+from .tables import Table, tables_of
 from .text_file import TextFile, shortened
 
 #: The candidates that are arms of this model. ``separate_``: the all-reduce, then RMSNorm.
@@ -38,7 +38,7 @@ _SHAPE = re.compile(r"\bM=(\d+)\b.*?\bK=(\d+)\b")
 
 def parse(file: TextFile, imported: Imported) -> None:
     """Read a file; see :mod:`costmodel.data.importers.formats`."""
-    for table in tables(file):
+    for table, _ in tables_of(file, "flydsl", imported):
         names = [plain(name) for name in table.header]
         if "candidate" in names and "us" in names:
             _cases(table, names, file, imported)

@@ -69,29 +69,31 @@ _AT = r"^(?:\S{1,80}[>:\]]\s?)?"
 FORMATS = (
     Format(
         "rccl-tests", "log of rccl-tests or nccl-tests", "collective_tests",
-        re.compile(r"(?:#|^)[ \t]*(?:size[ \t]+count|bytes[ \t]+N)[ \t]+type[ \t]", re.M).search,
+        _marked(r"(?:#|^)[ \t]*(?:size[ \t]+count|bytes[ \t]+N)[ \t]+type[ \t]", "type"),
         anywhere=True, aliases=("nccl-tests",),
     ),
     Format(
         "rccl-tests-json", "JSON or CSV that rccl-tests (-Z) or nccl-tests (-J) writes",
         "collective_json",
-        re.compile(r'"nccl_version"\s*:|"busBw"\s*:|^[ \t]*numCycle,', re.I | re.M).search,
-        aliases=("nccl-tests-json",),
+        re.compile(r'"nccl_version"\s*:|"busBw"\s*:|^[ \t,]*numCycle,', re.I | re.M).search,
+        aliases=("nccl-tests-json",), pasted=True,
     ),
     Format(
         "transferbench", "what TransferBench prints, as text or CSV", "transfer_bench",
-        re.compile(
+        _marked(
             r"TransferBench v\d|GPU-GFX (?:All-To-All|Scaling) benchmark"
             r"|SRC(?:\+EXE)?\\(?:EXE\+)?DST"
-            r"|^Test#,Transfer#,|Transfer\s+\d+\s*[|,│]\s*[\d.]+ GB/s", re.M,
-        ).search,
+            r"|^Test#,Transfer#,|Transfer\s+\d+\s*[|,│]\s*[\d.]+ GB/s",
+            "TransferBench", "GPU-GFX", "SRC", "Test#", "Transfer",
+        ),
         anywhere=True, makes=LINK_RATES,
     ),
     Format(
         "rocm-bandwidth-test", "what rocm_bandwidth_test prints", "rocm_bandwidth",
-        re.compile(
-            r"RocmBandwidthTest Version|directional Benchmark Result|^[ \t]*D/D[ \t]+0\b", re.M
-        ).search,
+        _marked(
+            r"RocmBandwidthTest Version|directional Benchmark Result|^[ \t]*D/D[ \t]+0\b",
+            "RocmBandwidthTest", "directional", "D/D",
+        ),
         anywhere=True, makes=LINK_RATES,
     ),
     Format(
@@ -100,7 +102,7 @@ FORMATS = (
         re.compile(
             r"^[ \t]*(?:broadcast|reduce|allgather|reducescatter|allreduce),-?\d+,-?\d+,"
             r"(?:tree|ring|collnet|nvls|pat)"
-            r"|^,?collective,size_bytes,", re.M,
+            r"|^(?=[^\n]*\bcollective[,|;\t])(?=[^\n]*\bsize_bytes\b)[^\n]*\bprotocol\b", re.M,
         ).search, pasted=True,
     ),
     Format(
@@ -166,11 +168,12 @@ FORMATS = (
     Format(
         "kernel-stats", "kernel statistics of rocprof, rocprofv3, rpd, nsys: CSV, or pasted",
         "kernel_stats",
-        re.compile(
-            r"^(?=[^\n]*(?:name|\bkernel)\b)(?=[^\n]*(?<!of )calls\b|[^\n]*\binstances\b)"
+        _marked(
+            r"(?i)^(?=[^\n]*(?:name|\bkernel)\b)(?=[^\n]*(?<!of )calls\b|[^\n]*\binstances\b)"
             r"(?=[^\n]*(?:average|\bave\b|\b(?:avg|mean)[ _]?\w{0,8}[ _]?[(\[]?[nuµμm]s\b"
-            r"|\btotal time \([nu]s\)))[^\n]*(?:[,|;\t]| {2})", re.M | re.I,
-        ).search,
+            r"|\btotal time \([nu]s\)))[^\n]*(?:[,|;\t]| {2})",
+            "alls", "ALLS", "nstances", "NSTANCES",
+        ),
         anywhere=True,
     ),
     Format(
@@ -188,10 +191,10 @@ FORMATS = (
            magic=b"SQLite format 3\0"),
     Format(
         "torch-table", "key_averages().table() of torch's profiler", "torch_table",
-        re.compile(
+        _marked(
             r"^[ \t]*Name[ \t]{2,}[^\n]*[ \t]{2,}# of Calls\b"
-            r"|^\s*\|\s*Name\s*\|[^\n]*\|\s*# of Calls\b", re.M,
-        ).search, anywhere=True,
+            r"|^\s*\|\s*Name\s*\|[^\n]*\|\s*# of Calls\b", "# of Calls",
+        ), anywhere=True,
     ),
     Format(
         "torch-trace", "Chrome trace of torch's profiler (.json, .json.gz)", "chrome_trace",
@@ -242,6 +245,41 @@ def find_format(file: TextFile) -> Format:
         raise InputError(f"{file.name}: not a text file; say its format by --as: {names}")
     what = "reads as several formats" if fits else "no format is recognised in it"
     raise InputError(f"{file.name}: {what}; say --as with one of {names}")
+
+
+#: The rule below the names of a table of markdown.
+_RULE = re.compile(r"^[ \t>]{0,8}\|?[ \t]*:?-{2,}:?[ \t]*\|[-:| \t]*$", re.MULTILINE)
+#: Formats that pass over pasted tables: what stands in such tables is not of them.
+_WITHOUT_TABLES = ("rccl-tests", "transferbench", "rocm-bandwidth-test", "torch-table",
+                   "flashinfer", "trtllm")  # fmt: skip
+#: Formats whose reader takes any other table too.
+_WITH_TABLES = ("aiter", "sglang", "vllm")
+
+
+def beside(file: TextFile, form: Format) -> list[Format]:
+    """Return the formats, other than the one that is read, whose output stands in a text too."""
+    if not (form.anywhere or form.general) or not file.is_text:
+        return []
+    waiting = [
+        f for f in FORMATS if f.anywhere and f is not form and not (form.general and f.pasted)
+    ]
+    tables = False
+    found: list[Format] = []
+    for window in file.windows():
+        found += (of_window := [f for f in waiting if f.recognises(window)])
+        waiting = [f for f in waiting if f not in of_window]
+        tables = tables or (form.name in _WITHOUT_TABLES and bool(_RULE.search(window)))
+    if tables and not any(f.name in _WITH_TABLES for f in found):
+        found.append(named("table"))
+    return found
+
+
+def owner(text: str, form: str) -> str:
+    """Return the format whose table a text is, by its names, ``form`` where that is one of them."""
+    if not (own := named(form)).general and own.recognises(text):
+        return form
+    others = (f.name for f in FORMATS if f.anywhere and f.recognises(text))
+    return next(others, "")
 
 
 _BETWEEN_CELLS = re.compile(r"</t[dh]>\s*<t[dh][^>\n]{0,200}>|[ \t]*\|[ \t]*|[\t;]", re.IGNORECASE)

@@ -29,14 +29,52 @@ class Table(Struct):
     problem: str = ""
 
 
+#: A block of code that begins as JSON.
+_BLOCK = re.compile(
+    r"^[ >]*(?:```|~~~)\w*\s*\n([ >]*[\[{].*?)^[ >]*(?:```|~~~)", re.MULTILINE | re.DOTALL
+)
+#: How a text of JSON begins, and no prefix of a log.
+_JSON = re.compile(r"\s*(?:\{\s*(?:\"|\}|$)|\[\s*(?:\{|\]|$))").match
+_FILLED = re.compile(r"\S")
+
+
+def is_json(file: TextFile) -> bool:
+    """Whether a file begins as JSON does."""
+    return _JSON(file.head[:1000]) is not None
+
+
+def json_texts(file: TextFile) -> list[str]:
+    """Return the JSON values of a file, each as text: one behind the other, or in blocks of code.
+
+    What is no JSON stays one text, for the reader to say so.
+    """
+    text = file.text()
+    if is_json(file):
+        blocks = [text]
+    else:
+        text = "\n".join(line for _, line in file.program_lines())
+        blocks = [re.sub(r"(?m)^[ \t]*>[ \t]?", "", block) for block in _BLOCK.findall(text)]
+    found = []
+    for block in blocks:
+        at = 0
+        while begins := _FILLED.search(block, at):
+            at = begins.start()
+            try:
+                _, end = json.JSONDecoder().raw_decode(block, at)
+            except (ValueError, RecursionError):
+                end = len(block)
+            found.append(block[at:end])
+            at = end
+    return found
+
+
 def json_records(file: TextFile) -> list[Table] | None:
     """Return the records of a JSON file, or of one with a JSON object a line, as tables.
 
     None for a file that is no JSON. Raises :class:`InputError` for one that starts as JSON and
     cannot be read.
     """
-    start = file.head.lstrip()[:200]
-    if not re.match(r"\{\s*(?:\"|\}|$)|\[\s*(?:\{|\]|$)", start):
+    if not is_json(file):
         return None
     text = file.text()
     try:

@@ -92,12 +92,16 @@ _TOLD = re.compile(
     r"[12]|mi\d{3}\w?|[bh]\d{3}|standard|explicit|one|two|single|stage|shot|(?:[12]|one|two)(?:stage|shot)|fus\w*|unfused|non|split|all|ar"
     r"|out|of|in|place|oop|separate\w*|reduce|allreduce|rms|norm|rmsnorm|custom|auto|kernels?|op|gpus?|tp\d+|bf16|fp16"
     r"|fp32|bfloat16|fp8|quant|mxfp4|graph|eager|us|ms|ns|usec|msec|p50|median|mean|avg|max|min|latency|time|aiter"
-    r"|flashinfer|trtllm|flydsl|rccl|nccl|vllm|sglang|sgl|iris|mscclpp|quick|symm|mem|cuda|hip"
+    r"|flashinfer|trtllm|flydsl|rccl|nccl|vllm|sglang|sgl|iris|mscclpp|quick|symm|mem|cuda|hip|values?"
 )
 
 
 #: A size or ranks in a label, which are cells of their own.
-_SETTING = re.compile(r"\w+=\S+|\b\d[\d,]* tokens?\b|\bhidden(?:[ _-](?:size|dim))? \d+", re.I)
+_SETTING = re.compile(
+    r"\w+=\S+|\btp[ -]\d{1,3}\b|\b\d{1,3} ?[x×] ?(?:mi|h|b)\d{3}\w?\b"
+    r"|\b\d[\d,]* tokens?\b|\bhidden(?:[ _-](?:size|dim))? \d+",
+    re.I,
+)
 
 
 def untold(text: str) -> str:

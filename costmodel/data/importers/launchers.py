@@ -40,7 +40,10 @@ _OFTEN = (
     re.compile(r"\[pod/[^\]\s]{1,200}\]"),
     re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S{0,20}(?: std(?:out|err) [FP])?(?=\s|$)"),
     re.compile(r"(?=[A-Za-z][\w.-]{0,60}\d)[A-Za-z][\w.-]{1,60}:(?=\s|$)"),
+    re.compile(r"\[(?=[A-Za-z][\w.-]{0,60}\d)[A-Za-z][\w.-]{1,60}\](?=\s|$)"),
 )
+#: Of these, a word that names a host.
+_NAMES = _OFTEN[-2:]
 #: The share of lines that shows a prefix, and the lines that are looked at.
 _MOST, _LOOKED_AT = 0.8, 400
 #: Hosts of a run that are taken for such; more different words are no prefix.
@@ -66,15 +69,20 @@ def without_prefix(head: str) -> Callable[[str], str]:
     Blanks are those at its end, and the indent that all lines have.
     """
     lines = [without_escapes(line) for line in head.splitlines()[:_LOOKED_AT] if line.strip()]
+    outer = _indent(lines)
+    lines = [line[outer:] for line in lines]
     layers: list[_Layer] = []
     while len(layers) < 3 and (layer := _layer(lines)):
         layers.append(layer)
         lines = [rest for rest in map(layer.off, lines) if rest.strip()]
-    indent = min((len(line) - len(line.lstrip(" ")) for line in lines), default=0)
+    indent = _indent(lines) + (0 if layers else outer)
+    outer = outer if layers else 0
     alone = _Layer(_ALWAYS, spaced=True)
 
     def bare(line: str) -> str:
         line = without_escapes(line)
+        if outer and not line[:outer].strip(" "):
+            line = line[outer:]
         for layer in layers:
             line = layer.off(line)
         if not layers and line[:1] in ("[", "("):
@@ -84,6 +92,11 @@ def without_prefix(head: str) -> Callable[[str], str]:
         return line.rstrip(" ")  # a tab at its end is an empty cell
 
     return bare
+
+
+def _indent(lines: list[str]) -> int:
+    """Return how many blanks all lines begin with."""
+    return min((len(line) - len(line.lstrip(" ")) for line in lines), default=0)
 
 
 def ranks_with_tables(head: str) -> int:
@@ -100,7 +113,7 @@ def _layer(lines: list[str]) -> _Layer | None:
             continue
         if prefix in _LOGGERS and not any(_RULE.match(m.string, m.end()) for m in found):
             continue
-        if prefix is _OFTEN[-1] and (
+        if prefix in _NAMES and (
             len({match[0] for match in found}) > _HOSTS
             or len(found) < 2 * len({m[0] for m in found})
         ):

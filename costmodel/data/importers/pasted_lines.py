@@ -10,6 +10,7 @@ from ...errors import InputError
 from .cells import csv_cells
 from .columns import looks_like_header
 from .context import CLOCK, SHORT, said_by
+from .quantities import with_point
 
 Row = tuple[int, list[str]]
 
@@ -138,3 +139,12 @@ def between(lines: Lines, fits: Callable[[str], bool], header: list[str]) -> lis
 def delimited(text: str, delimiter: str) -> list[str]:
     """Return the cells of a line that has the delimiter, [] where it is no CSV."""
     return csv_cells(text, delimiter) if delimiter in text else []
+
+
+def pasted_cells(text: str) -> list[str]:
+    """Return the cells of a line of CSV, or of one that was pasted in another form."""
+    if text.lstrip().startswith("|"):
+        return [cell.strip() for cell in text.strip().strip("|").split("|")]
+    if ";" in text or "\t" in text:
+        return [with_point(cell.strip()) for cell in re.split("[;\t]", text)]
+    return csv_cells(text)

@@ -44,6 +44,8 @@ _DECIMAL = re.compile(r"\d{1,20}(?:\.\d{1,20})?")
 _MARKS = re.compile(
     r"\*\*|(?<!\w)__|__(?!\w)|~~|`|<br\s*/?>|</?(?:b|strong|i|em|code|sub|sup|td|th|small)>"
 )
+#: A sign that was lost, or that only one font has: it may have been the prefix of a unit.
+_UNREAD = re.compile("[\ufffd\ue000-\uf8ff\ud800-\udfff]")
 _ENTITIES = {"&nbsp;": " ", "&micro;": "u", "&mu;": "u", "&plusmn;": "±", "&times;": "×"}
 #: What stands where a harness has no figure.
 NO_FIGURE = frozenset(
@@ -65,10 +67,11 @@ def plain(text: str) -> str:
         if entity in text:
             text = text.replace(entity, sign)
     text = _MARKS.sub(" ", text).replace("µ", "u").replace("μ", "u")
+    text = _UNREAD.sub("?", text)
     kept = (
         " " if c.isspace() or unicodedata.category(c) == "Zs" else c
         for c in text
-        if unicodedata.category(c) not in ("So", "Sk", "Cf", "Mn", "No", "Cn", "Co", "Cs")
+        if unicodedata.category(c) not in ("So", "Sk", "Cf", "Mn", "No")
     )
     return " ".join("".join(kept).replace("\\|", "|").split())
 
@@ -280,15 +283,18 @@ def ranks(text: str) -> int | None:
 
 
 def shape(text: str) -> tuple[int, int] | None:
-    """Return (tokens, hidden size) of ``(64, 7168)``, ``64x7168``, ``[64,7168]``, ``4,7168``."""
+    """Return (tokens, hidden size) of ``(64, 7168)``, ``64x7168``, ``[4, 16, 7168]``.
+
+    Of three sizes the first two are the tokens, as the ops flatten a tensor.
+    """
     inner = re.sub(r"torch\.size|[()\[\]{}]", " ", plain(text).lower()).strip()
     parts = re.split(r"\s*[x×*]\s*", inner)
     if len(parts) == 1:
         parts = re.split(r"\s*[,;]\s*|\s+", inner)
-    if len(parts) != 2:
+    if not 2 <= len(parts) <= 3:
         return None
-    sizes = [count(part) for part in parts]
-    return None if None in sizes else (sizes[0], sizes[1])  # type: ignore[return-value]
+    sizes = [size for part in parts if (size := count(part)) is not None]
+    return (math.prod(sizes[:-1]), sizes[-1]) if len(sizes) == len(parts) else None
 
 
 def truth(text: str) -> bool | None:

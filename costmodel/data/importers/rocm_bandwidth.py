@@ -18,7 +18,8 @@ from .text_file import TextFile
 
 _VERSION = re.compile(r"RocmBandwidthTest Version:\s{0,8}([\w.]{1,20})")
 _DEVICE = re.compile(r"\s*Device:\s{0,8}(\d{1,3}),\s{0,8}([^,]{1,100}?)\s{0,8}(,\s{0,8}GPU-|,|$)")
-_TITLE = re.compile(r"(Unidirectional|Bidirectional) copy (peak|average) bandwidth GB/s")
+#: Releases print ``Bdirectional`` for the peak of both directions.
+_TITLE = re.compile(r"(\w{1,3}directional) copy (peak|average) bandwidth GB/s")
 _END = re.compile(r"(Src|Dst) Device Id:\s{0,8}(\d{1,3})\s{1,8}\1 Device Type:\s{0,8}(\w{1,8})")
 _SIZES = {"bytes": 1, "kb": 1024, "mb": 1024**2}
 
@@ -55,14 +56,14 @@ def _line(line: str, test: Test, imported: Imported, where: str) -> None:
         if "GPU-" in match[3]:
             test.gpus[int(match[1])] = gpu_of(match[2])
     elif match := _TITLE.search(line):
-        test.both_ways, test.statistic = match[1] == "Bidirectional", match[2]
+        test.both_ways, test.statistic = match[1] != "Unidirectional", match[2]
         test.columns = []
     elif words[0].startswith("Inter-Device") or words[:3] == ["Data", "Path", "Validation"]:
         test.statistic = ""
     elif words[0] == "D/D":
         test.columns = [n for w in words[1:] if (n := whole(w)) is not None]
     elif "directional Benchmark Result" in line:
-        test.both_ways, test.by_size, test.ends = "Bidirectional" in line, False, {}
+        test.both_ways, test.by_size, test.ends = "Unidirectional" not in line, False, {}
     elif match := _END.search(line):
         test.ends[match[1]] = int(match[2]) if match[3].lower() == "gpu" else None
     elif words[:2] == ["Data", "Size"]:

@@ -120,6 +120,8 @@ class Imported:
         self.n_rows = 0
         self.left: dict[str, Left] = {}
         self.notes: list[str] = []
+        #: Formats whose tables stand in the file too, and were passed over.
+        self.others: set[str] = set()
         self.missing: Counter[str] = Counter()
         #: Rows that are clean because nothing was said of their quality.
         self.n_taken_clean = 0

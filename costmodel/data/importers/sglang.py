@@ -19,7 +19,7 @@ from .labels import Label, spoken
 from .quantities import is_no_figure, microseconds, size
 from .rows import Imported
 from .table import Harness, read_table
-from .tables import Table, tables
+from .tables import Table, tables_of
 from .text_file import TextFile, shortened
 
 _LEFT = Label("other", used=False)
@@ -84,7 +84,7 @@ SUMS = Harness(
 
 def parse(file: TextFile, imported: Imported) -> None:
     """Read a file; see :mod:`costmodel.data.importers.formats`."""
-    for table in tables(file):
+    for table, _ in tables_of(file, "sglang", imported):
         names = {spoken(name) for name in table.header}
         harness = _harness(table, names)
         if harness is None:

@@ -17,18 +17,18 @@ from typing import Any
 from msgspec import Struct, field
 
 from ...units import ELEMENT_BYTES
-from . import grouped
+from . import grouped, row_forms
 from .cells import dtype_of, gpu_of, listed, number
 from .checks import Verdict, Verdicts
-from .columns import Columns, Time, cell_statistic, meaning, read_columns
-from .context import SEVERAL, said_by
+from .columns import Columns, Time, cell_statistic, read_columns, time_unit
+from .context import SEVERAL, is_of_many_calls, said_by
 from .labels import Label, is_of_another, read_label, spoken, untold
 from .pasted_lines import Row
 from .quantities import (
     TO_US,
     aside,
     count,
-    decimal_sign,
+    has_time_unit,
     is_no_figure,
     is_open_figure,
     is_struck_out,
@@ -39,10 +39,9 @@ from .quantities import (
     shape,
     size,
     truth,
-    with_point,
 )
 from .rows import IN_PLACE, Imported
-from .tables import Table, tables
+from .tables import Table, tables, tables_of
 from .text_file import TextFile, shortened
 
 #: Rows by whose cells columns are judged.
@@ -60,10 +59,6 @@ _OF_LABELS = ("world_size", "hosts", "hidden_dim", "tokens", "dtype", "gpu", "ar
 #: Columns that name who ran an op, and which op at most by the way.
 _WHO = ("backend", "provider", "impl", "implementation", "communicator", "comm", "ar_backend",
         "resolved_backend", "path")  # fmt: skip
-#: What a column of whole numbers holds.
-_COUNTS = ("tokens", "hidden_dim", "batch", "length", "bytes", "world_size")
-#: What two numbers of a label are no shape below: the second is a hidden size.
-_NARROWEST = 128
 #: Captions that name a file or module, such as a kernel's that is loaded, and no op.
 _LOADING = re.compile(r"\bmodule_\w|\.(?:so|py|cu|hip)\b|/\w+/\w")
 
@@ -95,7 +90,10 @@ def parse(file: TextFile, imported: Imported) -> None:
 def read_tables(file: TextFile, imported: Imported, harness: Harness) -> None:
     """Read the tables of a file, given what its harness always does."""
     table = None
-    for table in tables(file):
+    found = tables(file)
+    if not imported.asked:
+        found = (table for table, _ in tables_of(file, "table", imported))
+    for table in found:
         if harness.skips(table):
             imported.note(f"the table of line {table.line} repeats others: not counted")
             continue
@@ -112,9 +110,13 @@ def read_table(table: Table, name: str, imported: Imported, harness: Harness) ->
             imported.leave(f"{name}:{line}", table.problem, figures)
         return
     sample = list(itertools.islice(table.rows, _SAMPLE))
-    sign, read = _decimals(table.header, sample)
+    sign, read = row_forms.decimals(table.header, sample)
     sample = [read(row) for row in sample]
-    unit = imported.said.unit or table.says.get("unit", "") or harness.unit
+    rows: Iterator[Row] = map(read, table.rows)
+    if with_unit := row_forms.units(table.header, sample):
+        sample, rows = [with_unit(row) for row in sample], map(with_unit, rows)
+    above = table.says.get("unit", "")
+    unit = above if above and above not in TO_US else imported.said.unit or above or harness.unit
     columns = read_columns(table.header, [cells for _, cells in sample], imported.said, unit)
     spare = [shortened(plain(column), 40) for column in columns.spare if plain(column)]
     if not columns.times:
@@ -126,43 +128,14 @@ def read_table(table: Table, name: str, imported: Imported, harness: Harness) ->
     if columns.ranks_only:
         imported.note("minimum and maximum over the ranks are one call: the maximum is the latency")
     reader = _TableReader(table, columns, name, imported, harness, sign)
-    rows = _repeated(itertools.chain(sample, map(read, table.rows)), columns)
+    if harness.captions:
+        reader.doubt = row_forms.doubt(table.header, sample, columns)
+    rows = row_forms.repeated(itertools.chain(sample, rows), columns)
     if grouped.is_grouped(columns):
         rows = grouped.one_a_call(rows, columns, len(table.header), name, imported)
     for row in rows:
         reader.read(row)
     reader.verdicts.note(imported)
-
-
-def _decimals(header: list[str], sample: list[Row]) -> tuple[str, Callable[[Row], Row]]:
-    """Return the sign before decimals in a table, and what reads a row that has it."""
-    held = [meaning(name) for name in header]
-    times = {at for at, of in enumerate(held) if of in ("", "time", "one_stage")}
-    counts = {at for at, of in enumerate(held) if of in _COUNTS}
-    cells: list[list[str]] = [
-        [row[at] for _, row in sample for at in of if at < len(row)] for of in (times, counts)
-    ]
-    sign = decimal_sign(*(map(plain, of) for of in cells))
-    if sign != ",":
-        return sign, lambda row: row
-    of_figures = times | counts
-    return sign, lambda row: (
-        row[0], [with_point(cell) if at in of_figures else cell for at, cell in enumerate(row[1])]
-    )  # fmt: skip
-
-
-def _repeated(rows: Iterator[Row], columns: Columns) -> Iterator[Row]:
-    """Give rows with what stands once for several lines, in the first columns, in each of them."""
-    known = {*columns.labels, *itertools.chain.from_iterable(columns.knowns.values())}
-    above: list[str] = []
-    for line, cells in rows:
-        filled = sum(map(bool, cells))
-        if cells and not cells[0] and filled > 1 and len(cells) == len(above):
-            blank = next(at for at, cell in enumerate(cells) if cell)
-            if known.issuperset(range(blank)):
-                cells = [*above[:blank], *cells[blank:]]
-        above = cells if filled > 1 else []
-        yield line, cells
 
 
 class _TableReader:
@@ -178,11 +151,14 @@ class _TableReader:
         self.imported = imported
         self.harness = harness
         self.sign = sign
+        self.doubt = ""
+        self.unit = str(table.says.get("unit", ""))
         self.verdicts = Verdicts(columns, table.header)
         times = [of for time in columns.times for of in (time, *time.others)]
         self.times = times
         self.labels = {time.at: self._arm(time.name) or time.label for time in times}
         self.above = self._above() if harness.captions else Label()
+        self.of_many = self._of_many_calls() if harness.captions else ""
         arms = [self._of(time) for time in columns.times]
         self.alike = {
             arm for arm in arms
@@ -221,6 +197,11 @@ class _TableReader:
                 return label
         return Label()
 
+    def _of_many_calls(self) -> str:
+        """Return the caption right above that says the times are no single call's, or ""."""
+        found = next((text for text in self.table.captions if is_of_many_calls(text)), "")
+        return shortened(plain(found).strip("*_#=: "), 60)
+
     def read(self, row: Row) -> None:
         """Take one line of the table."""
         line, cells = row
@@ -243,7 +224,7 @@ class _TableReader:
             row_cells = dict(said)
             latency_us, unread = self._latency(time, cells)
             unread = unread or self._beside(time, cells, row_cells)
-            reason = (ask if not known else "") or unread or problem or ask
+            reason = (ask if not known else "") or unread or problem or self._no_call() or ask
             verdict = Verdict(reason) if reason else self.verdicts.of(time, cells, where)
             if time.ranks:
                 reason = verdict.wrong or "of another rank, beside the slowest"
@@ -254,6 +235,12 @@ class _TableReader:
             if verdict.suspect or is_struck_out(cells[time.at]):
                 row_cells["quality"] = "suspect"
             self.imported.add({**row_cells, "latency_us": latency_us}, where)
+
+    def _no_call(self) -> str:
+        """Return why no time of the table is that of one call, or ""."""
+        return self.doubt or (
+            f"above it stands '{self.of_many}': no time of one call" if self.of_many else ""
+        )
 
     def _is_section(self, cells: list[str]) -> bool:
         """Whether a line has one cell that speaks for the lines below it; take what it says."""
@@ -267,6 +254,8 @@ class _TableReader:
         kept = {key: value for key, value in self.table.says.items() if key not in said}
         new = {key: value for key, value in said.items() if value != SEVERAL}
         self.table.says = {**kept, **new}
+        self.unit = str(new.get("unit", self.unit))
+        self.of_many = shortened(filled[0], 60) if is_of_many_calls(filled[0]) else ""
         if named_op:
             self.above = label._replace(op=label.op or self.above.op)
         self.lines.clear()
@@ -301,6 +290,8 @@ class _TableReader:
         text = cells[time.at]
         if not self.sign and time.to_us != TO_US["ns"] and is_open_figure(text):
             return 0.0, f"'{shortened(plain(text), 30)}' may have decimals or thousands"
+        if self._is_no_time(time, text):
+            return 0.0, f"'{self.unit}' stands above it: no time"
         latency_us = microseconds(text, time.to_us)
         if latency_us is not None and time.ranks:
             of_ranks = [microseconds(cells[at], time.to_us) for at in time.ranks]
@@ -315,6 +306,12 @@ class _TableReader:
             name = shortened(plain(time.name), 40)
             return 0.0, f"column '{name}' has no unit: --unit us, ms or ns"
         return 0.0, f"'{shortened(plain(text), 30)}' {no_measurement(text) or 'is no time'}"
+
+    def _is_no_time(self, time: Time, text: str) -> bool:
+        """Whether a figure without a unit of its own stands under one that is none of time."""
+        if not self.unit or self.unit in TO_US or time_unit(time.name) is not None:
+            return False
+        return microseconds(text, 1.0) is not None and not has_time_unit(text)
 
     def _beside(self, time: Time, cells: list[str], row: dict[str, Any]) -> str:
         """Return why what stands beside a figure speaks against it; an algorithm is taken."""
@@ -332,7 +329,7 @@ class _TableReader:
     def _shared(self, cells: list[str]) -> tuple[dict[str, Any], str]:
         """Return what a line says of all its latencies, and what in it is not understood."""
         shared: dict[str, Any] = {}
-        problems: list[str] = []
+        problems = list(filter(None, [row_forms.twice(self.table.header, cells, self.columns)]))
         for held, indices in self.columns.knowns.items():
             index = next((i for i in indices if not is_no_figure(cells[i])), -1)
             if index < 0 or held == "bytes":
@@ -350,7 +347,11 @@ class _TableReader:
             for key, value in said_by(plain(cells[index]), bare=True).items():
                 if key in _OF_LABELS and value != SEVERAL:
                     shared.setdefault(key, value)
-            if "tokens" not in shared and (sizes := shape(cells[index])) and sizes[1] >= _NARROWEST:
+            if (
+                "tokens" not in shared
+                and (sizes := shape(cells[index]))
+                and sizes[1] >= row_forms.NARROWEST
+            ):
                 shared |= {"tokens": sizes[0], "hidden_dim": sizes[1]}
         problems += _take_batch(shared, sized="bytes" in self.columns.knowns)
         for key, value in {**self.harness.cells, **self.table.says}.items():

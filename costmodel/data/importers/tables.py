@@ -13,7 +13,8 @@ from typing import Any
 from ...errors import InputError
 from .columns import looks_like_header, time_unit
 from .console_columns import console_table
-from .context import CLOCK, SEVERAL, Context, is_caption, said_by
+from .context import CLOCK, SEVERAL, Context, is_caption, is_remark, said_by
+from .formats import owner
 from .headers import (
     TRANSPOSED_LINES,
     arranged,
@@ -38,8 +39,12 @@ from .pasted_lines import (
     is_rule,
     with_bars,
 )
+from .quantities import figure
+from .rows import Imported
 from .text_file import FENCE, TextFile
 
+#: One of so many lines has the cells of the header above it.
+_SHOWN = 3
 #: No header is longer; a tuner's has some hundred candidates with seven columns each.
 HEADER_CHARACTERS = 200_000
 
@@ -71,9 +76,39 @@ def tables(file: TextFile) -> Iterator[Table]:
         said = said_by(caption, bare=True).items()
         table.says = {**table.says, **context.says(), **{k: v for k, v in said if v != SEVERAL}}
         table.captions = (*table.captions, *filter(None, [caption]), *context.captions())
+        table.rows = _uncut(table.rows, file)
         yield table
         for _ in table.rows:  # what the reader left
             pass
+
+
+def tables_of(file: TextFile, form: str, imported: Imported) -> Iterator[tuple[Table, bool]]:
+    """Give the tables that are no other harness's, each with whether it is this one's by its names.
+
+    Those of others are passed over, which the account learns.
+    """
+    for table in tables(file):
+        names = [f"| {' | '.join(table.header)} |", ",".join(table.header), "  ".join(table.header)]
+        of = owner("\n".join([*table.captions[::-1], *names]), form)
+        if of in ("", form):
+            yield table, of == form
+        else:
+            imported.others.add(of)
+
+
+def _uncut(rows: Iterator[Row], file: TextFile) -> Iterator[Row]:
+    """Give rows, the last without its last figure where the file may have been cut off in it.
+
+    It may where it ends without a line end and the figure has fewer decimals than all before it.
+    """
+    fewest: int | None = None
+    for line, cells in rows:
+        last = figure(cells[-1]) if cells else None
+        if last and fewest is not None and line == file.open_line and last.decimals < fewest:
+            cells = [*cells[:-1], "the file ends in it"]
+        elif last:
+            fewest = last.decimals if fewest is None else min(fewest, last.decimals)
+        yield line, cells
 
 
 def _table(line: tuple[int, str], lines: Lines) -> Table | None:
@@ -95,6 +130,8 @@ def _table(line: tuple[int, str], lines: Lines) -> Table | None:
             if following.count('"') % 2:  # a cell with a line break in it
                 following = f"{following} {lines.peek(1)}"
             after = delimited(following, delimiter)
+            ahead = (delimited(lines.peek(n), delimiter) for n in range(_SHOWN))
+            after = next((row for row in (after, *ahead) if len(row) == len(cells)), after)
             fits = len(after) == len(cells) or (len(after) > 1 and any(map(time_unit, cells)))
             if looks_like_header(cells) and fits and any(map(is_number, after)):
                 return Table(cells, at, _delimited_rows(cells, delimiter, lines), {})
@@ -210,7 +247,8 @@ def _below(lines: Lines) -> dict[str, Any]:
             break
         if is_rule(lines.peek(ahead + 1)) and not is_rule(text) and ahead > 0:
             break
-        said.update(said_by(text, bare=False))
+        if not is_remark(text):
+            said.update(said_by(text, bare=False))
     return {key: value for key, value in said.items() if value != SEVERAL}
 
 
@@ -310,5 +348,7 @@ def _delimited_rows(header: list[str], delimiter: str, lines: Lines) -> Iterator
                 if not text.count('"') % 2:
                     break
             cells = delimited(text, delimiter)
+        if len(cells) == len(header) + 1 and not cells[-1]:  # a delimiter behind the last cell
+            cells = cells[:-1]
         if cells != header:
             yield line[0], cells

@@ -49,6 +49,8 @@ class TextFile:
         self.wanted = wanted
         #: The path for messages: no control character of it reaches a terminal.
         self.name = shortened(str(path))
+        #: The last line, where it ends in a figure without a line end; 0 before it is read.
+        self.open_line = 0
 
     def open(self) -> BinaryIO:
         """Open the file for reading bytes."""
@@ -99,7 +101,8 @@ class TextFile:
     @cached_property
     def head(self) -> str:
         """The first :data:`HEAD_BYTES` as text; "" for a file that is none."""
-        return self.head_bytes.decode("utf-8-sig", errors="replace") if self.is_text else ""
+        lines = self.head_bytes.splitlines(keepends=True) if self.is_text else []
+        return "".join(decoded(line, first=at == 0) for at, line in enumerate(lines))
 
     def windows(self) -> Iterator[str]:
         """Give the file in pieces of :data:`HEAD_BYTES`, each with the end of the one before."""
@@ -113,7 +116,7 @@ class TextFile:
         """Give each line with its number, from 1 on, without its end.
 
         A carriage return ends a line too, as progress bars write it; what it parts has one number.
-        Bytes that are not UTF-8 are replaced.
+        A line that is not UTF-8 is taken for the coding of Windows, in which a mu is one byte.
         """
         self._check_text()
         number = 0
@@ -126,7 +129,9 @@ class TextFile:
                             f"{self.name}:{number}: a line of more than {LINE_BYTES} bytes; "
                             f"give {self.wanted}"
                         )
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors="replace")
+                    if line[-1:].isdigit() or line[-1:] == b".":
+                        self.open_line = number
+                    text = decoded(line, first=number == 1)
                     for part in text.rstrip("\r\n").split("\r"):
                         yield number, part
             except _UNREADABLE as error:
@@ -153,7 +158,7 @@ class TextFile:
             read.write(piece)
             if read.tell() > WHOLE_BYTES:
                 raise self._too_large()
-        text = read.getvalue().decode("utf-8-sig", errors="replace")
+        text = decoded(read.getvalue(), first=True)
         return text.replace("\r\n", "\n").replace("\r", "\n")
 
     def pieces(self, size: int = HEAD_BYTES) -> Iterator[bytes]:
@@ -178,6 +183,14 @@ class TextFile:
     def _refused(self, error: Exception) -> InputError:
         said = getattr(error, "strerror", None) or str(error)
         return InputError(f"{self.name}: {shortened(said)}; give {self.wanted}")
+
+
+def decoded(line: bytes, *, first: bool = False) -> str:
+    """Return bytes of a file as text: UTF-8, else that of Windows; ``first`` may have a mark."""
+    try:
+        return line.decode("utf-8-sig" if first else "utf-8")
+    except UnicodeDecodeError:
+        return line.decode("cp1252", errors="replace")
 
 
 @lru_cache(4096)

@@ -16,7 +16,7 @@ from .context import said_by
 from .labels import Label, named, read_label, spoken
 from .quantities import count, is_no_figure, size
 from .rows import Imported
-from .tables import Table, tables
+from .tables import Table, tables_of
 from .text_file import TextFile, shortened
 
 #: Strategy -> (algorithm, family).
@@ -42,7 +42,7 @@ _CELLS = {"statistic": "median", "rank_reduction": "rank0"}
 def parse(file: TextFile, imported: Imported) -> None:
     """Read a file; see :mod:`costmodel.data.importers.formats`."""
     before = imported.n_rows + imported.n_left
-    for table in tables(file):
+    for table, _ in tables_of(file, "trtllm", imported):
         names = [spoken(name) for name in table.header]
         if {"strategy", "fusion", "num_tokens"} <= set(names) and {"time_us", "time"} & set(names):
             _lines_of(table, names, file, imported)

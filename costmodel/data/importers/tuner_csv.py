@@ -7,18 +7,18 @@ stands in ``kernel_version``. Its configuration (``nccl_tuner.conf``) has choice
 
 from __future__ import annotations
 
-import re
-
-from .cells import csv_cells, number, whole
+from .cells import number, whole
 from .collective_run import OPS, library_of
-from .quantities import with_point
+from .pasted_lines import pasted_cells
 from .rows import Imported
 from .text_file import AROUND, TextFile
 
-#: Which collective, algorithm, protocol and channels is to be taken for which sizes.
 #: No line of either file has fewer cells.
 _FEWEST = 3
+#: How the header of a configuration begins.
+_FIRST = ("collective", "collective_type", "colltype")
 _CHOICE = "a choice of the tuner for a range of sizes, no latency"
+_RATE = "a rate of the tuner's data, no latency"
 
 
 def parse(file: TextFile, imported: Imported) -> None:
@@ -26,31 +26,22 @@ def parse(file: TextFile, imported: Imported) -> None:
     header: list[str] = []
     for line_number, line in file.program_lines():
         where = f"{file.name}:{line_number}"
-        cells = _cells(line)
+        cells = pasted_cells(line)
         if AROUND.match(line):
             header = []
         around = not header and len(cells) < _FEWEST
         if not cells or around or cells[0].startswith("#"):
             continue
-        if cells[0] in ("collective", "collective_type", "colltype"):
+        if {"collective", "size_bytes"} <= set(cells) or cells[0] in _FIRST:
             header = cells
         elif not any(cell.strip("-: ") for cell in cells):
             continue  # the rule of a pasted table
         elif "latency_us" not in header:
-            imported.leave(where, _CHOICE)
+            imported.leave(where, _RATE if "size_bytes" in header else _CHOICE)
         elif len(cells) != len(header):
             imported.leave(where, "a line whose cells are not those of the header")
         else:
             _row(dict(zip(header, cells, strict=True)), imported, where)
-
-
-def _cells(line: str) -> list[str]:
-    """Return the cells of a line of CSV, or of one that was pasted in another form."""
-    if line.lstrip().startswith("|"):
-        return [cell.strip() for cell in line.strip().strip("|").split("|")]
-    if ";" in line or "\t" in line:
-        return [with_point(cell.strip()) for cell in re.split("[;\t]", line)]
-    return csv_cells(line)
 
 
 def _row(cells: dict[str, str], imported: Imported, where: str) -> None:

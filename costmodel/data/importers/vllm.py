@@ -10,14 +10,15 @@
 from __future__ import annotations
 
 import re
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from ...files import parse_json
+from .json_tables import is_json, json_texts
 from .labels import Label, named, read_label, spoken
 from .quantities import scaled
 from .rows import Imported
 from .table import Harness, read_table
-from .tables import Table, tables
+from .tables import Table, tables_of
 from .text_file import TextFile, shortened
 
 #: Communicators: (op, algorithm, family). ``pynccl`` is RCCL on ROCm and NCCL on CUDA, which the
@@ -84,16 +85,15 @@ _COLLECTIVE = Harness(cells=CELLS, arm=_operation, captions=False)
 
 def parse(file: TextFile, imported: Imported) -> None:
     """Read a file; see :mod:`costmodel.data.importers.formats`."""
-    if re.match(r"\s*\[?\s*\{", file.head) and '"results"' in file.head:
-        text = file.text()
-        if file.head.lstrip().startswith("["):
-            runs = parse_json(text, list[Communicators], file.name, FILES, foreign=True)
-        else:
-            runs = [parse_json(text, Communicators, file.name, FILES, foreign=True)]
-        for run in runs:
-            _communicators(run, file, imported)
-        return
-    for table in tables(file):
+    if '"timings"' in file.head or (is_json(file) and '"results"' in file.head):
+        for text in json_texts(file):
+            kind: Any = list[Communicators] if text.lstrip().startswith("[") else Communicators
+            found = parse_json(text, kind, file.name, FILES, foreign=True)
+            for run in found if isinstance(found, list) else [found]:
+                _communicators(run, file, imported)
+        if is_json(file):
+            return
+    for table, _ in tables_of(file, "vllm", imported):
         names = {spoken(name) for name in table.header}
         if "operation" in names:
             _collective(table, file, imported)

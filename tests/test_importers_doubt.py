@@ -1,0 +1,317 @@
+"""Figures that look like latencies of one call, and are none: they are left with the reason."""
+
+import pytest
+from importing import briefly, column, imported, left, of
+
+AT = "TP8 MI300X bf16 hidden 7168"
+READ = "fused 1stage 8 8 7168 bf16 114688 9.1 - clean"
+OTHER = "fused 2stage 8 8 7168 bf16 114688 12.1 - clean"
+TABLE = "| tokens | fused 1stage{unit} | fused 2stage{unit} |\n|--|--|--|\n| 8 | {a} | {b} |\n\n"
+TIMES = TABLE.format(unit="", a=9.1, b=12.1)
+OTHERS = TABLE.format(unit="", a=33.1, b=22.1)
+
+
+@pytest.mark.parametrize(
+    ("heading", "quantity"),
+    [
+        ("### Bandwidth (GB/s)", "gb/s"), ("**Speedup over RCCL**", "speedup"),
+        ("### Fused bus bandwidth", "bandwidth"), ("Improvement in %", "%"),
+        ("#### Throughput [tokens/s]", "tokens/s"), ("Results in GB/s:", "gb/s"),
+        ("### Speed-up vs. the separate ops (x)", "speed-up"), ("### Ratio of RCCL", "ratio"),
+    ],
+)  # fmt: skip
+def test_a_heading_that_names_no_time_takes_the_unit_from_what_is_below(
+    tmp_path, heading, quantity
+):
+    for said in ({}, {"unit": "us"}):
+        rows, told = of(tmp_path, f"## {AT}, latency (us)\n\n{TIMES}{heading}\n\n{OTHERS}", **said)
+        assert briefly(rows) == [READ, OTHER]
+        assert left(told) == {f"'{quantity}' stands above it: no time": 2}
+
+
+def test_units_of_columns_and_cells_go_before_such_a_heading(tmp_path):
+    stated = TABLE.format(unit=" (us)", a=9.1, b=12.1)
+    in_cells = TABLE.format(unit="", a="9.4 us", b="2.4x").replace("| 8 |", "| 16 |")
+    rows, told = of(tmp_path, f"{AT}\n\n### Speedup\n\n{stated}### Speedup\n\n{in_cells}")
+    assert briefly(rows) == [READ, OTHER, "fused 1stage 8 16 7168 bf16 229376 9.4 - clean"]
+    assert "columns not used: fused 2stage" in told.notes
+    assert not left(told)
+
+
+@pytest.mark.parametrize(
+    "heading",
+    [
+        "### E2E latency (us)", "**Decode step time, us**", "### Time per layer (us)",
+        "Latency of one decode step (us)", "### Total over 80 layers, us", "us per forward pass",
+        "### End-to-end decode latency in us", "per-token latency (us)", "### TPOT (us)",
+        "### P99 latency (us)", "tail latency, us",
+    ],
+)  # fmt: skip
+def test_a_time_of_many_calls_is_no_calls(tmp_path, heading):
+    rows, told = of(tmp_path, f"## {AT}\n\n### Kernel latency (us)\n\n{TIMES}{heading}\n\n{OTHERS}")
+    assert briefly(rows) == [READ, OTHER]
+    (reason,) = left(told)
+    assert reason.endswith("': no time of one call")
+
+
+def test_a_title_about_such_times_says_nothing_of_tables_with_headings(tmp_path):
+    text = f"# Fuse AR + RMSNorm: shorter decode step time\n{AT}, us\n\n### Kernel\n\n{TIMES}"
+    rows, _ = of(tmp_path, text)
+    assert briefly(rows) == [READ, OTHER]
+
+
+def test_lines_of_a_table_may_say_both(tmp_path):
+    lines = ("**Latency (us)** | |", "8 | 9.1 | 12.1", "**Bus bandwidth (GB/s)** | |",
+             "8 | 33.1 | 22.1", "**Decode step time (us)** | |", "8 | 933 | 922",
+             "**Kernel (us)** | |", "16 | 9.4 | 12.2")  # fmt: skip
+    head = "| tokens | fused 1stage | fused 2stage |\n|--|--|--|\n"
+    text = f"{AT}, us\n\n{head}" + "".join(f"| {line} |\n" for line in lines)
+    rows, told = of(tmp_path, text)
+    assert column(rows, "latency_us") == ["9.1", "12.1", "9.4", "12.2"]
+    assert sum(left(told).values()) == 4
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fused 1stage total ms (80 layers)", "fused 1stage us per layer", "fused 1stage us/step",
+        "fused 1stage decode step (ms)", "E2E fused 1stage (ms)", "fused 1stage total us",
+    ],
+)  # fmt: skip
+def test_columns_of_many_calls_are_not_used(tmp_path, name):
+    text = f"{AT}\n\n| tokens | fused 1stage us | {name} |\n|--|--|--|\n| 8 | 9.1 | 728.5 |\n"
+    rows, told = of(tmp_path, text)
+    assert briefly(rows) == [READ]
+    assert f"columns not used: {name}" in told.notes
+
+
+def test_a_total_of_the_separate_ops_is_their_time(tmp_path):
+    text = f"{AT}\n\n| tokens | split total us | fused us |\n|--|--|--|\n| 8 | 20.1 | 9.1 |\n"
+    assert column(of(tmp_path, text)[0], "op") == ["ar_then_rmsnorm", "fused_ar_rmsnorm"]
+
+
+def breakdown(name, first, second, whole):
+    total = f"| total | 55.3 | {whole} |\n" if whole else ""
+    return (
+        f"{AT} tokens 64\n\n| kernel | time (us) | {name} |\n|--|--|--|\n"
+        f"| allreduce_fusion_kernel_1stage | 22.1 | {first} |\n| gemm | 33.2 | {second} |\n{total}"
+    )
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [("%", 40, 60, 100), ("time %", "40.1%", "59.9%", ""), ("share", 0.4, 0.6, ""),
+     ("Percentage", "39.96", "60.03", "100.00%")],
+)  # fmt: skip
+def test_times_beside_their_shares_are_a_profile(tmp_path, shares):
+    rows, told = of(tmp_path, breakdown(*shares) + "\n" + f"## {AT}, us\n\n{TIMES}")
+    assert briefly(rows) == [READ, OTHER]
+    assert left(told)["times beside their shares of a whole: sums of a profile, no call's"] > 0
+
+
+def test_a_gain_in_percent_is_no_share(tmp_path):
+    lines = "| 8 | 9.1 | 40% |\n| 16 | 9.4 | 60% |\n"
+    rows, _ = of(tmp_path, f"{AT}\n\n| tokens | fused 1stage us | % |\n|--|--|--|\n{lines}")
+    assert column(rows, "latency_us") == ["9.1", "9.4"]
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [["(7168, 64)", "(7168, 1)"], ["7168x128", "7168x512", "7168x2048"], ["(1, 7168)", "(7168, 1)"]],
+)  # fmt: skip
+def test_shapes_whose_second_number_may_be_the_tokens_are_left(tmp_path, shapes):
+    lines = "".join(f"| {shape} | 9.{at} |\n" for at, shape in enumerate(shapes, 1))
+    text = f"TP8 bf16\n\n| shape | fused 1stage us |\n|--|--|\n{lines}\n{AT}\n\n"
+    rows, told = of(tmp_path, text + TABLE.format(unit=" us", a=9.1, b=12.1))
+    assert briefly(rows) == [READ, OTHER]
+    assert left(told) == {"'shape' leaves open which number is the tokens'": len(shapes)}
+
+
+@pytest.mark.parametrize(
+    ("header", "shape", "tokens"),
+    [("shape", "(4, 16, 7168)", "64"), ("shape", "[1, 8, 7168]", "8"),
+     ("Shape (MxK)", "8x7168", "8"), ("shape (tokens, hidden)", "8,7168", "8")],
+)  # fmt: skip
+def test_shapes_of_tensors(tmp_path, header, shape, tokens):
+    text = f"TP8 bf16\n\n| {header} | fused 1stage us |\n|--|--|\n| {shape} | 9.1 |\n"
+    assert column(of(tmp_path, text)[0], "tokens", "hidden_dim") == [(tokens, "7168")]
+
+
+def test_two_tables_side_by_side_are_read_where_they_agree(tmp_path):
+    head = "| tokens | fused 1stage us | | tokens | fused 2stage us |\n|--|--|--|--|--|\n"
+    lines = "| 8 | 9.1 | | 8 | 12.1 |\n| 16 | 9.5 | | 32 | 12.5 |\n"
+    rows, told = of(tmp_path, f"{AT}\n\n{head}{lines}")
+    assert briefly(rows) == [READ, OTHER]
+    assert left(told) == {"tokens stands twice: 16 and 32": 2}
+    head = "| kernel | us | kernel | us |\n|--|--|--|--|\n"
+    text = f"{AT}\n\n{TABLE.format(unit=' us', a=9.1, b=12.1)}## {AT} tokens=8\n\n{head}"
+    rows, told = of(tmp_path, f"{text}| fused 1stage | 9.2 | fused 2stage | 12.2 |\n")
+    assert briefly(rows) == [READ, OTHER]
+    assert left(told) == {"kernel stands twice: fused 1stage and fused 2stage": 2}
+
+
+@pytest.mark.parametrize(
+    ("end", "read"), [("1", 3), ("12.", 3), ("12.3", 3), ("12.43", 4), ("12.433", 4), ("12.4\n", 4)]
+)
+def test_a_figure_in_which_the_file_ends_may_be_cut_off(tmp_path, end, read):
+    head = "tokens,hidden,tp,dtype,fused_1stage_us,fused_2stage_us\n8,7168,8,bf16,9.12,12.33\n"
+    for text in (f"{head}16,7168,8,bf16,9.52,{end}", f"{head}16,7168,8,bf16,9.52,{end}\n"):
+        rows, told = of(tmp_path, text)
+        whole = text.endswith("\n")
+        assert len(rows) == (4 if whole else read)
+        assert left(told) == ({} if whole or read == 4 else {"'the file ends in it' is no time": 1})
+
+
+def test_a_column_or_a_key_may_state_the_unit(tmp_path):
+    lines = ("1stage | 9.1 | us", "2stage | 0.0121 | ms", "2stage | 33.5 | GB/s")
+    head = "| tokens | kernel | value | unit |\n|--|--|--|--|\n"
+    rows, told = of(tmp_path, f"{AT}\n\n{head}" + "".join(f"| 8 | fused {x} |\n" for x in lines))
+    assert briefly(rows) == [READ, OTHER]
+    assert left(told) == {"'33.5 gb_s' is no time": 1}
+    metrics = [
+        ("1stage", "latency_us", 9.1),
+        ("1stage", "busbw_gbps", 90),
+        ("2stage", "latency_us", 12.1),
+    ]
+    lines = "".join(f"8,7168,8,bf16,fused {arm},{name},{v}\n" for arm, name, v in metrics)
+    rows, told = of(tmp_path, f"tokens,hidden,tp,dtype,kernel,metric,value\n{lines}")
+    assert briefly(rows) == [READ, OTHER]
+    assert column(rows, "kernel_version") == ["", ""]
+    said = '"tp": 8, "tokens": 8, "hidden": 7168, "dtype": "bf16"'
+    rows, _ = of(tmp_path, f'[{{{said}, "unit": "ms", "fused_1stage": 0.0091}}]')
+    assert briefly(rows) == [READ]
+
+
+def test_a_spread_in_a_name_leaves_the_statistic(tmp_path):
+    head = "| tokens | 1stage (us, mean ± std) | 2stage us avg (std) |\n|--|--|--|\n"
+    rows, _ = of(tmp_path, f"fused AR + RMSNorm {AT}\n\n{head}| 8 | 9.1 ± 0.2 | 12.1 (0.3) |\n")
+    assert briefly(rows) == [READ, OTHER]
+    assert column(rows, "statistic") == ["mean", "mean"]
+
+
+def test_a_delimiter_behind_the_last_cell_is_no_cell(tmp_path):
+    text = "tokens\thidden\ttp\tdtype\tfused_1stage_us\n8\t7168\t8\tbf16\t9.1\t\n"
+    assert briefly(of(tmp_path, text)[0]) == [READ]
+
+
+@pytest.mark.parametrize("err", ["nan", "NaN", "inf"])
+def test_an_error_that_is_no_number_leaves_a_result_in_doubt(tmp_path, err):
+    table = "| tokens | fused 1stage us | err |\n|--|--|--|\n| 8 | 9.1 | {} |\n| 16 | 9.4 | N/A |\n"
+    rows, _ = of(tmp_path, f"{AT}\n\n{table.format(err)}")
+    assert column(rows, "quality") == ["suspect", "clean"]
+
+
+def test_a_first_line_of_too_many_cells_is_left_alone(tmp_path):
+    head = "tokens,hidden,tp,dtype,arm,latency\n"
+    lines = "8,7168,8,bf16,fused_1stage,1,009.1\n8,7168,8,bf16,fused_1stage,9.1\n"
+    rows, told = of(tmp_path, head + lines, unit="us")
+    assert briefly(rows) == [READ]
+    assert left(told) == {"7 cells, the header has 6": 1}
+
+
+def test_ranks_and_cards_in_a_label_name_no_kernel(tmp_path):
+    lines = "| TP-8, bf16 | 8 | 9.1 |\n| 4xMI300X bf16 | 8 | 6.1 |\n"
+    head = "| config | tokens | fused 1stage us |\n|--|--|--|\n"
+    rows, _ = of(tmp_path, f"hidden 7168\n\n{head}{lines}")
+    assert column(rows, "world_size", "kernel_version") == [("8", ""), ("4", "")]
+
+
+HEADED = "fused AR+RMSNorm MI300X bf16 {}\n\n| tokens | 1stage us |\n|--|--|\n| 8 | 9.1 |\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "known"),
+    [
+        ("TP=4,8", False), ("TP4/8 MI300X", False), ("tp_size: 4, 8", False), ("TP = 4 and 8", False),
+        ("ranks 4 and 8", False), ("TP=4, TP=8", False), ("world_size=4,8 bf16", False),
+        ("TP=8, 100 iterations", True), ("TP8, 16 runs", True), ("world_size=8, 4 warmups", True),
+        ("TP=8, hidden=7168", True), ("TP8 and 2 nodes of others", True),
+    ],
+)  # fmt: skip
+def test_two_world_sizes_above_a_table_are_none(tmp_path, said, known):
+    text = HEADED.format(f"hidden 7168 {said}")
+    rows, told = of(tmp_path, text + HEADED.format("hidden 7168 TP2"))
+    assert ("ranks not said: --world-size" in left(told)) != known
+    assert len(rows) == 1 + known
+
+
+@pytest.mark.parametrize(
+    ("said", "known"),
+    [
+        ("hidden=7168,2880", False), ("H=2880/7168", False), ("hidden sizes [2880, 7168]", False),
+        ("hidden 7168 and 2880", False), ("hidden: 7168, 2880", False), ("hidden 7,168", True),
+        ("hidden=7168, 4096 tokens", True), ("hidden_size 7168, 100 iterations", True),
+    ],
+)  # fmt: skip
+def test_two_hidden_sizes_above_a_table_are_none(tmp_path, said, known):
+    rows, told = of(tmp_path, HEADED.format(f"TP8 {said}") + HEADED.format("hidden 2880 TP8"))
+    assert ("size not said: --hidden-dim" in left(told)) != known
+    assert column(rows, "hidden_dim") == ["7168", "2880"][not known :]
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "cp1252", "latin-1"])
+def test_a_mu_in_any_coding_is_a_mu(tmp_path, coding):
+    table = "| tokens | fused 1stage (µs) | fused 2stage |\n|--|--|--|\n| 8 | 9.1 | 12.1 µs |\n"
+    (tmp_path / "file").write_bytes(f"{AT}\n\n{table}".encode(coding))
+    assert briefly(imported(tmp_path / "file")[0]) == [READ, OTHER]
+
+
+@pytest.mark.parametrize("sign", ["\ufffd", "\uf06d"])
+def test_a_lost_sign_before_a_unit_makes_no_seconds(tmp_path, sign):
+    table = "| tokens | fused 1stage | fused 2stage |\n|--|--|--|\n| 8 | 9.1 us | 12.1 {}s |\n"
+    rows, told = of(tmp_path, f"{AT}\n\n{table.format(sign)}| 16 | {sign} | 12.4 us |\n")
+    assert column(rows, "latency_us") == ["9.1", "12.4"]
+    assert left(told) == {"'12.1 ?s' is no time": 1, "no time (?)": 1}
+
+
+def test_a_comment_below_a_header_hides_no_table(tmp_path):
+    text = "tokens,hidden,tp,dtype,fused_1stage_us\n# run 1\n8,7168,8,bf16,9.1\nTotal,,,,9.1\n"
+    rows, told = of(tmp_path, text)
+    assert briefly(rows) == [READ]
+    assert left(told) == {"tokens 'Total' is not understood": 1}
+
+
+@pytest.mark.parametrize(
+    "heading", ["p50 and p99 (us)", "mean, p99 in brackets", "ran with p99=12"]
+)
+def test_a_tail_beside_the_middle_leaves_the_figures(tmp_path, heading):
+    rows, _ = of(tmp_path, f"## {AT}, us\n\n{heading}\n\n{TIMES}")
+    assert briefly(rows) == [READ, OTHER]
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "MI355X results will follow.", "Similar gains on MI325X", "TP4 is not affected.",
+        "For TP4 see below.", "fp16 behaves the same.", "Compared to H200 this is slower.",
+        "With hidden 2880 the crossover moves to 128 KB.", "Eager numbers in the next table.",
+        "Measured as before (same as in #1234 on 4x MI250X).", "_TP2 doesn't use it._",
+    ],
+)  # fmt: skip
+def test_a_sentence_about_other_runs_says_nothing_of_a_table(tmp_path, sentence):
+    at = f"### {AT}\n\n"
+    table = TABLE.format(unit=" us", a=9.1, b=12.1)
+    for text in (
+        f"{at}{sentence}\n\n{table}",
+        f"{at}{sentence}\n{table}",
+        f"{at}{table[:-1]}{sentence}\n",
+    ):
+        rows, _ = of(tmp_path, text)
+        assert briefly(rows) == [READ, OTHER]
+        assert set(column(rows, "gpu", "timing")) == {("MI300X", "")}
+
+
+def test_a_sentence_that_says_otherwise_than_its_heading_leaves_it_open(tmp_path):
+    table = TABLE.format(unit=" us", a=9.1, b=12.1)
+    text = f"### {AT}\n\nMeasured with TP4 on a spare host.\n\n{table}### {AT}\n\nTP8 as ever.\n\n{table}"
+    rows, told = of(tmp_path, text)
+    assert briefly(rows) == [READ, OTHER]
+    assert left(told) == {"ranks not said: --world-size": 2}
+    rows, _ = of(tmp_path, f"### {AT}\n\nNow TP4:\n\n{table}")
+    assert set(column(rows, "world_size")) == {"4"}
+
+
+def test_a_mean_over_iterations_is_none_over_ranks(tmp_path):
+    table = TABLE.format(unit=" us", a=9.1, b=12.1)
+    rows, _ = of(tmp_path, f"{AT}\nnumbers are avg of 100 iterations over 8 ranks\n\n{table}")
+    assert set(column(rows, "statistic", "rank_reduction")) == {("mean", "")}
