@@ -95,11 +95,22 @@ def edits(
 
     Raises :class:`NotRecognisedError` when the function is of no shape that can be changed safely.
     """
-    here = f"The cutoffs are those of {host_gate.NAME}(), else the one that stood here."
-    rewrite = _ByHost(module, dispatch, rules.elsewhere, [here], rules=rules)
+    rewrite = _rewrite(module, dispatch, rules, "The")
     made = rewrite.made()
     # Last: a change of the comment above the function starts where this is inserted.
     return [*made, _function(module, dispatch, rewrite.tables(), comment)]
+
+
+def edits_of_copy(
+    module: Module, copy: DispatchFunction, rules: Gated, original: str
+) -> list[Edit]:
+    """Return the edits that make a copy of the rule decide as the function named ``original``."""
+    return _rewrite(module, copy, rules, f"As in {original}: the").made()
+
+
+def _rewrite(module: Module, dispatch: DispatchFunction, rules: Gated, first: str) -> _ByHost:
+    here = f"{first} cutoffs are those of {host_gate.NAME}(), else the one that stood here."
+    return _ByHost(module, dispatch, rules.elsewhere, [here], rules=rules)
 
 
 class _ByHost(Rewrite, kw_only=True):

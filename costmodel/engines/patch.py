@@ -114,7 +114,7 @@ def patch(
     installed = tree.read(module.name) or module.text
     adapted = adapt(rule, dispatch.condition, kernel)
     concerned = consumers(tree, module, dispatch)
-    copies = _copies(tree, rule.op, module, dispatch, concerned)
+    copies = copies_of(tree, rule.op, module, dispatch, concerned)
     there = Module.parse(module.name, installed)
     consults = CONSULTS in installed
     if consults and _in_force(module, dispatch, adapted):
@@ -246,7 +246,7 @@ def unpatched(tree: Tree, op: str) -> Tree:
     return _Original(tree.path, tree.engine, tree.inside, tree.kind, tree.version, op=op)
 
 
-def _copies(
+def copies_of(
     tree: Tree, op: str, module: Module, dispatch: DispatchFunction, concerned: list[Consumer]
 ) -> list[DispatchFunction]:
     """Return the functions of the same file that hold a copy of the rule, guards and all.
