@@ -55,6 +55,8 @@ SPELLINGS = {
         "custom_fused_ar_rms(x, residual, weight, eps, self._force)\n")},
     "stage by text": {FORCE: f'    _force = os.environ.get("{STAGE}")\n', USE: (
         '        use_1stage = self._force == "1" if self._force in ("0", "1") else size <= limit\n')},
+    "default by name": {'"-1"))': 'default="-1"))', '", ""))': '", default=""))'},
+    "getenv, default by name": {"environ.get(": "getenv(", '"-1"))': 'default="-1"))'},
     "imported": {"import os": "from os import environ", "os.environ": "environ"},
 }  # fmt: skip
 

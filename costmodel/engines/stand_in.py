@@ -223,6 +223,13 @@ class Communicator:
         return Anything(f"communicator.{name}")
 
 
+class Environment(dict):  # type: ignore[type-arg]
+    """The variables that are set; a default may be given by name, as ``os.environ`` takes it."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return super().get(key, default)
+
+
 class Variables:
     """The ``envs`` of an engine: variables that are set have a value, others are anything."""
 
@@ -334,7 +341,7 @@ def decider(
 
     def prepare(world_size: int, fully_connected: bool) -> Callable[[FakeTensor], Any]:
         ranks = Communicator(world_size, fully_connected)
-        names = _Names(tree, ranks, dict(environ or {}), host)
+        names = _Names(tree, ranks, Environment(environ or {}), host)
         names.update(given or {})
         exec(code, names)
         before = [] if owner is None else [_instance(owner, ranks, names, attributes or {})]
@@ -511,7 +518,7 @@ class _Names(dict):  # type: ignore[type-arg]
         self,
         tree: ast.Module,
         ranks: Communicator,
-        environ: dict[str, str],
+        environ: Environment,
         host: tuple[str, str, bool] | None,
     ) -> None:
         wrapper = SimpleNamespace(
