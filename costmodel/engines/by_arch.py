@@ -21,7 +21,7 @@ from ..model.shape import WORLD_SIZES
 from ..rules.adapt import Adapted, adapt
 from ..rules.algebra import Bytes, all_of, by_world_size, byte_limit, factors, is_byte_limit
 from ..rules.by_arch import ByArch
-from ..rules.condition import Always, Compare, Condition
+from ..rules.condition import Always, Condition
 from . import host_gate
 from .comment import as_comment
 from .diff import Edit, split_lines
@@ -31,7 +31,7 @@ from .limit import Default
 from .module import Module
 from .naming import not_found
 from .reader import DispatchFunction
-from .rewrite import Rewrite, plain, with_op
+from .rewrite import Rewrite, plain, written
 from .statements import value_of
 
 
@@ -136,14 +136,7 @@ class _ByHost(Rewrite, kw_only=True):
         }
 
     def _cutoff(self, adapted: Adapted, world_size: int) -> int:
-        if not _any(adapted, world_size):
-            return 1 if self._op() == "<" else 0
-        limit = byte_limit(adapted.rule.condition.at(world_size))
-        if limit is None:
-            return host_gate.UNLIMITED
-        written = with_op(self._op(), limit)
-        assert isinstance(written, Compare)
-        return written.value
+        return written(adapted.rule.condition.at(world_size), self._op())
 
     def _joined_rule(self) -> tuple[Bytes | None, list[Condition]]:
         rest = {

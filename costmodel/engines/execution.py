@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 
 from msgspec import Struct, field
@@ -17,7 +18,8 @@ from msgspec import Struct, field
 from ..rules.algebra import all_of, any_of, factors
 from ..rules.condition import Always, Condition
 from .evaluation import MAX_TERMS, OPERATORS, Evaluator, NoChoiceError, Scope
-from .module import Function, assigned, input_name, made_of, source_of
+from .module import Function, assigned, changed, input_name, made_of, source_of
+from .patterns import as_branches
 from .stand_in import CHOOSES
 from .symbols import (
     HIDDEN,
@@ -134,6 +136,7 @@ class SymbolicRun(Evaluator):
         self.state, self.scope = state, state.names
         if isinstance(node, _STEPS):
             self.steps.append(Step(node, self.world_size, state.path, dict(state.names)))
+            self._forget(changed(node), state)
         if isinstance(node, ast.Assign):
             value = self.value(node.value)
             for target in node.targets:
@@ -160,10 +163,22 @@ class SymbolicRun(Evaluator):
             return self._try(node, state)
         elif isinstance(node, ast.Expr):
             self.value(node.value)
-        elif isinstance(node, ast.For | ast.AsyncFor | ast.While):
+        elif isinstance(node, ast.Match) and (branches := as_branches(node)) is not None:
+            return self._block(branches, [state])
+        elif isinstance(node, Function | ast.ClassDef):
+            state.names[node.name] = Unknown(node.name)
+        else:
+            # A loop or a pattern: nothing is known of what it leaves.
             for name in assigned(node):
                 state.names[name] = Unknown(name)
+            self._forget(changed(node), state)
         return [state]
+
+    def _forget(self, nodes: Iterable[ast.expr], state: _State) -> None:
+        """Take what is changed in place for unknown."""
+        for node in nodes:
+            if not isinstance(self.value(node), Unknown):
+                state.names[source_of(node)] = Unknown(source_of(node))
 
     def _try(self, node: ast.Try, state: _State) -> list[_State]:
         """Follow the body, or the first handler where the body reads a variable that is not set."""
@@ -312,6 +327,8 @@ def _that_counts(function: Function, predicate: bool) -> set[ast.AST]:
     if predicate or not seeds:
         seeds += [n.value for n in nodes if isinstance(n, ast.Return) and n.value is not None]
     tests = [n.test for n in nodes if isinstance(n, ast.If | ast.IfExp)]
+    tests += [n.subject for n in nodes if isinstance(n, ast.Match)]
+    tests += [n.guard for n in nodes if isinstance(n, ast.match_case) and n.guard is not None]
     return made_of(function, seeds) | made_of(function, tests)
 
 

@@ -22,6 +22,22 @@ _HUGE = re.compile(rf"0[xXoObB][0-9a-fA-F_]{{{MAX_DIGITS},}}")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
+#: Methods that change a dictionary, a list or a set.
+_CHANGING = frozenset(
+    (
+        "update",
+        "setdefault",
+        "pop",
+        "popitem",
+        "clear",
+        "append",
+        "extend",
+        "insert",
+        "remove",
+        "add",
+    )
+)
+
 
 class Module(Struct, frozen=True, dict=True):
     """A parsed source file."""
@@ -128,17 +144,23 @@ def source_of(node: ast.AST) -> str:
 def constant_of(body: list[ast.stmt], name: str) -> ast.expr | None:
     """Return what a name is set to in a module's or a class's body, or None.
 
-    It is None too where that is not known: set in branches to more than one thing, or added to.
+    It is None too where that is not known: set in branches to more than one thing, or in a loop,
+    or changed in place.
     """
 
-    def sets(node: ast.stmt) -> bool:
+    def plainly(node: ast.stmt) -> bool:
         if isinstance(node, ast.Assign):
             return any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
+        return isinstance(node, ast.AnnAssign) and source_of(node.target) == name
+
+    def sets(node: ast.stmt) -> bool:
         if isinstance(node, ast.AnnAssign) and node.value is None:
             return False
-        return isinstance(node, ast.AnnAssign | ast.AugAssign) and source_of(node.target) == name
+        if isinstance(node, Function | ast.ClassDef | ast.If | ast.Try | ast.With):
+            return False
+        return plainly(node) or name in assigned(node) or name in map(source_of, changed(node))
 
-    values = [None if isinstance(n, ast.AugAssign) else n.value for n in _last(body, sets)]
+    values = [n.value if plainly(n) else None for n in _last(body, sets)]
     known = {source_of(value): value for value in values if value is not None}
     return next(iter(known.values())) if len(known) == 1 and None not in values else None
 
@@ -219,11 +241,25 @@ def _ways(node: ast.stmt, handlers: bool) -> list[list[ast.stmt]]:
     return ways
 
 
+def changed(node: ast.stmt) -> Iterator[ast.expr]:
+    """Yield what a statement changes in place, at any depth: an item that is set, an update."""
+    for n in ast.walk(node):
+        if isinstance(n, ast.Subscript) and not isinstance(n.ctx, ast.Load):
+            yield n.value
+        called = n.func if isinstance(n, ast.Call) else None
+        if isinstance(called, ast.Attribute) and called.attr in _CHANGING:
+            yield called.value
+
+
 def assigned(node: ast.stmt) -> list[str]:
     """Return the plain names that a statement sets, at any depth."""
-    return [
-        n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-    ]
+    names = []
+    for n in ast.walk(node):
+        if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load):
+            names.append(n.id)
+        elif isinstance(n, ast.MatchAs | ast.MatchStar) and n.name:
+            names.append(n.name)
+    return names
 
 
 def made_of(function: Function, seeds: Iterable[ast.AST]) -> set[ast.AST]:

@@ -35,6 +35,7 @@ from .module import Module, source_of
 from .naming import names_at, not_found
 from .reader import DispatchFunction, NotRecognisedError
 from .statements import mentions_world, parents, target_of, value_of
+from .symbols import UNLIMITED
 
 
 def edits(
@@ -171,7 +172,15 @@ class Rewrite(Struct):
         top: ast.AST = node
         while True:
             parent = above.get(top)
-            if not isinstance(parent, ast.If) or not mentions_world(parent.test):
+            while isinstance(parent, ast.match_case):
+                parent = above.get(parent)
+            if isinstance(parent, ast.If):
+                asked = parent.test
+            elif isinstance(parent, ast.Match):
+                asked = parent.subject
+            else:
+                break
+            if not mentions_world(asked):
                 break
             top = parent
         if not isinstance(top, ast.stmt):
@@ -205,7 +214,7 @@ class Rewrite(Struct):
         if not targets:
             return self._change_in_place()
         (target,) = targets
-        block = self._block_of(steps[0].node)
+        block = self._block_of(self._top_of_branch(steps[0].node))
         held = [s for s in block if any(step.node in ast.walk(s) for step in steps)]
         at = block.index(held[0])
         if block[at : at + len(held)] != held or not all(
@@ -406,7 +415,7 @@ class Rewrite(Struct):
 
     def _limits(self, cutoffs: Bytes, names: SourceNames, indent: int, env: list[str]) -> list[str]:
         """Return ``max_bytes = {4: ..., 8: ...}.get(world_size, <what stood there>)``."""
-        table, old = self._table(cutoffs, env), self._old_limit(cutoffs.op)
+        table, old = self._table(cutoffs, env), self._old_limit(cutoffs.op, names, env)
         arguments = f"{names.world_size}, {old}"
         if not env:
             return call(f"{'':{indent}}{self._limit_name()} = {table}.get", arguments, indent)
@@ -444,16 +453,33 @@ class Rewrite(Struct):
 
     def _limit(self) -> Comparison:
         """Return the installed comparison of bytes with a limit."""
-        own = set(ast.walk(self.dispatch.node))
-        for comparison in self.dispatch.decisive:
-            if comparison.size.name == "bytes" and comparison.node in own:
-                return comparison
+        for comparison in self._byte_comparisons().values():
+            return comparison
         raise self.fail("a comparison of total bytes with a limit")
 
-    def _old_limit(self, op: str) -> str:
+    def _byte_comparisons(self) -> dict[ast.Compare, Comparison]:
+        """Return the comparisons of bytes that decide, of this function, by their nodes."""
+        own = set(ast.walk(self.dispatch.node))
+        found: dict[ast.Compare, Comparison] = {}
+        for comparison in self.dispatch.decisive:
+            if comparison.size.name == "bytes" and comparison.node in own:
+                found.setdefault(comparison.node, comparison)
+        return found
+
+    def _old_limit(self, op: str, names: SourceNames, env: list[str]) -> str:
         """Return the source of the installed limit, as the right side of ``op``."""
         installed = self._limit()
         text = self.module.segment(installed.limit_node)
+        plainly = bool(text) and len(installed.node.ops) == 1 and installed.size.factor == 1
+        kept = {n: self.dispatch.condition.at(n) for n in self.adapted.unclaimed}
+        by_one = plainly and all(byte_limit(c) is not None for c in kept.values())
+        if not env and not (by_one and (not kept or len(self._byte_comparisons()) == 1)):
+            # No one expression holds it as it stands: in another unit, or by the ranks.
+            kept = kept or {n: self.dispatch.condition.at(n) for n in WORLD_SIZES}
+            sizes = {n: written(condition, op) for n, condition in kept.items()}
+            every = set(sizes.values())
+            by_ranks = f"{dictionary(sizes)}.get({names.world_size}, 0)"
+            return by_ranks if len(every) > 1 else size(every.pop())
         if not text or len(installed.node.ops) != 1:
             raise self.fail("a comparison of bytes with one limit")
         factor = next(
@@ -515,6 +541,18 @@ def with_op(op: str, condition: Condition) -> Condition:
         return condition
     shift = {("<", "<="): -1, ("<=", "<"): 1}.get((condition.op, op), 0)
     return Compare("bytes", op, condition.value + shift)
+
+
+def written(condition: Condition, op: str) -> int:
+    """Return the size that bytes are compared with by ``op`` where a condition holds."""
+    if condition == Always(False):
+        return 1 if op == "<" else 0
+    limit = byte_limit(condition)
+    if limit is None:
+        return UNLIMITED
+    compared = with_op(op, limit)
+    assert isinstance(compared, Compare)
+    return compared.value
 
 
 def plain(condition: Condition) -> list[Condition]:

@@ -137,15 +137,27 @@ class Torch(SimpleNamespace):
 TORCH = Torch()
 
 
+class NoRowsError(NotFusedError):
+    """Only whole rows exist for a function that goes by the shape and asks for no count."""
+
+
 class FakeTensor:
-    """An input of ``elements`` elements in rows of ``hidden_dim``; the count may be off a row."""
+    """An input of ``elements`` elements in rows of ``hidden_dim``; the count may be off a row.
+
+    ``counted`` tells that the count was asked for.
+    """
+
+    counted = False
 
     def __init__(self, elements: int, hidden_dim: int, dtype: str) -> None:
         self.elements = elements
         self.shape: tuple[int, ...] = (elements // hidden_dim, hidden_dim)
         self.dtype = dtype
         self.itemsize = ELEMENT_SIZE[dtype]
-        self.nbytes = elements * self.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel() * self.itemsize
 
     def weight(self) -> FakeTensor:
         """Return the norm's weight for this input."""
@@ -155,6 +167,7 @@ class FakeTensor:
         return one
 
     def numel(self) -> int:
+        self.counted = True
         return self.elements
 
     nelement = numel
@@ -373,14 +386,17 @@ def decider(
         WAYS.start()
         returned = False
         for _ in range(MAX_WAYS):
+            tensor = FakeTensor(elements, hidden_dim, dtype)
             try:
-                ended: Any = ready[at](FakeTensor(elements, hidden_dim, dtype))
+                ended: Any = ready[at](tensor)
             except Chosen as decision:
                 ended = decision.args[0]
             except Exception as error:
                 ended = error
             if isinstance(ended, bool):
                 WAYS.found()
+                if elements % hidden_dim and not tensor.counted:
+                    raise NoRowsError(f"{qualified} asks for the shape alone")
                 return ended
             returned |= not isinstance(ended, Exception)
             if not WAYS.next():

@@ -1,0 +1,145 @@
+"""What statements do to a limit: each is followed as Python runs it, or nothing is said of it."""
+
+from __future__ import annotations
+
+import pytest
+from emitted import PROVENANCE, RULES, apply, random_calls, rule_says, tools
+from engines.shapes import AITER
+from test_emit_by_arch import BY_ARCH, by_arch, says
+
+from costmodel.engines import patch as engine
+from costmodel.engines.audit import audit
+from costmodel.engines.boundary_tests import render
+from costmodel.engines.kernel_version import asked_for
+from costmodel.engines.reader import NotRecognisedError
+from costmodel.engines.source import open_trees
+from costmodel.engines.stand_in import NoRowsError, decider
+from costmodel.model.shape import FUSED
+from costmodel.rules.rule import Rule
+
+NAME = "CudaCommunicator.fused_allreduce_rmsnorm"
+HEAD = """class CudaCommunicator:
+    def __init__(self, world_size):
+        self.world_size = world_size
+
+    def fused_allreduce_rmsnorm(self, input_, residual, weight, eps):
+        size = input_.numel() * input_.element_size()
+"""
+TAIL = (
+    "        return self.ca_comm.custom_fused_ar_rms(input_, residual, weight, eps, use_1stage)\n"
+)
+LIMITS = "limits = {2: 896 * 1024, 4: 448 * 1024, 8: 224 * 1024}\n"
+ASKED = "use_1stage = size <= limits[self.world_size]\n"
+
+#: Bodies that choose, with the rule that Python runs.
+READ = {
+    "match": (
+        "match self.world_size:\n    case 2:\n        limit = 896 * 1024\n    case 4:\n"
+        "        limit = 448 * 1024\n    case _:\n        limit = 224 * 1024\n"
+        "use_1stage = size <= limit\n",
+        "TP2 bytes <= 896 KiB, TP4 bytes <= 448 KiB, TP8 bytes <= 224 KiB",
+    ),
+    "match that one size passes by": (
+        "limit = 128 * 1024\nmatch self.world_size:\n    case 8:\n        limit = 64 * 1024\n"
+        "use_1stage = size <= limit\n",
+        "TP2 bytes <= 128 KiB, TP4 bytes <= 128 KiB, TP8 bytes <= 64 KiB",
+    ),
+    "match that decides": (
+        "match self.world_size:\n    case 2:\n        use_1stage = True\n    case 3 | 4:\n"
+        "        use_1stage = size < 256 * 1024\n    case n if n <= 8:\n"
+        "        use_1stage = size < 128 * 1024\n    case _:\n        use_1stage = False\n",
+        "TP2 always, TP4 bytes < 256 KiB, TP8 bytes < 128 KiB",
+    ),
+    "nested choices": (
+        "use_1stage = (\n    True\n    if self.world_size == 2\n    else size < 160 * 1024\n"
+        "    if self.world_size == 4\n    else size < 80 * 1024\n)\n",
+        "TP2 always, TP4 bytes < 160 KiB, TP8 bytes < 80 KiB",
+    ),
+    "in KiB": ("use_1stage = size / 1024 <= 128.0 and self.world_size != 6\n", "bytes <= 128 KiB"),
+    "between": (
+        "use_1stage = 0 < size <= 131072 and self.world_size != 6\n",
+        "bytes <= 128 KiB; bytes > 0 KiB",
+    ),
+}
+
+#: Bodies in which a limit is changed by a statement that is not followed.
+UNKNOWN = {
+    "an item set": f"{LIMITS}limits[8] = 64 * 1024\n{ASKED}",
+    "an update": f"{LIMITS}limits.update({{8: 64 * 1024}})\n{ASKED}",
+    "an item taken": f"{LIMITS}limits.pop(8)\n{ASKED}",
+    "an item set in a loop": f"{LIMITS}for n in limits:\n    limits[n] = 65536\n{ASKED}",
+    "a pattern of parts": (
+        "limit = 131072\nmatch (self.world_size, 1):\n    case (8, _):\n        limit = 65536\n"
+        "use_1stage = size <= limit\n"
+    ),
+    "a definition": (
+        "limit = 131072\ndef limit():\n    return 65536\nuse_1stage = size <= limit\n"
+    ),
+}
+
+
+def laid_out(root, body):
+    text = HEAD + "".join(f"        {line}\n" for line in body.splitlines()) + TAIL
+    compile(text, "body.py", "exec")
+    for name in ("__init__.py", "dist/parallel_state.py", AITER):
+        file = root / "aiter" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text if name == AITER else "")
+    return text
+
+
+@pytest.mark.parametrize("name", READ)
+def test_it_is_read_patched_for_one_and_several_archs_and_undone(name, tmp_path):
+    body, words = READ[name]
+    text = laid_out(tmp_path, body)
+    (tree,) = open_trees(tmp_path)
+    assert audit(tree).installed[0].rule.words() == f"1-stage when {words}"
+    meant = asked_for("0.1.20")
+    calls = [c for c in random_calls(300) if c[4]]
+    for rule in (RULES["recommended"], RULES["partly_claimed"]):
+        made = engine.patch(tree, rule, PROVENANCE, meant.kernel, running=meant)
+        wanted = rule_says(made.adapted.rule, calls)
+        assert says(made.patched, NAME, calls, None) == wanted != says(text, NAME, calls, None)
+    several = by_arch(tmp_path)
+    assert says(several.patched, NAME, calls, None) == says(text, NAME, calls, None)
+    for name, host in several.gated.hosts.items():
+        assert says(several.patched, NAME, calls, host) == rule_says(
+            several.gated.at(host).rule, calls
+        ), name
+    apply(several.text, tmp_path, tools()[0])
+    assert by_arch(tmp_path, BY_ARCH).text == ""
+    apply(engine.revert(open_trees(tmp_path)[0], FUSED), tmp_path, tools()[0])
+    assert (tmp_path / "aiter" / AITER).read_text() == text
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_changes_a_limit_unseen_leaves_no_rule_to_state(name, tmp_path):
+    laid_out(tmp_path, UNKNOWN[name])
+    (tree,) = open_trees(tmp_path)
+    with pytest.raises(NotRecognisedError, match="no choice of its own"):
+        audit(tree)
+
+
+def test_a_function_that_goes_by_the_shape_is_asked_about_whole_rows(tmp_path):
+    text = laid_out(tmp_path, "use_1stage = size <= 131072 and self.world_size != 6\n").replace(
+        "input_.numel() *", "input_.shape[0] * input_.shape[1] *"
+    )
+    file = tmp_path / "aiter" / AITER
+    file.write_text(text)
+    decide = decider(text, NAME)
+    assert [decide(8, "bf16", 4096, 4096 * tokens) for tokens in (16, 17)] == [True, False]
+    with pytest.raises(NoRowsError):
+        decide(8, "bf16", 4096, 4096 * 16 + 1)
+    rule = Rule.from_cutoffs("other", {2: None, 4: 100_000, 8: 50_000})
+    meant = asked_for("0.1.20")
+    (tree,) = open_trees(tmp_path)
+    made = engine.patch(tree, rule, PROVENANCE, meant.kernel, running=meant)
+    tests = {"__name__": "emitted"}
+    exec(
+        render(made.adapted, PROVENANCE, tree.engine, made.file, NAME, str(tmp_path), made.patched),
+        tests,
+    )
+    file.write_text(made.patched)
+    assert [tests["differences"](n) for n in (2, 4, 8)] == [[], [], []]
+    file.write_text(made.patched.replace("50000", "60000"))
+    assert tests["differences"](8)
