@@ -130,6 +130,8 @@ def test_a_function_that_goes_by_the_shape_is_asked_about_whole_rows(tmp_path):
     assert [decide(8, "bf16", 4096, 4096 * tokens) for tokens in (16, 17)] == [True, False]
     with pytest.raises(NoRowsError):
         decide(8, "bf16", 4096, 4096 * 16 + 1)
+    viewed = text.replace("input_.shape[0]", "input_.view(-1, input_.shape[-1]).shape[0]")
+    assert decider(viewed, NAME)(8, "bf16", 4096, 4096 * 16)
     rule = Rule.from_cutoffs("other", {2: None, 4: 100_000, 8: 50_000})
     meant = asked_for("0.1.20")
     (tree,) = open_trees(tmp_path)
