@@ -186,7 +186,7 @@ def decider(
                 ended = error
             if isinstance(ended, bool):
                 WAYS.found()
-                if elements % hidden_dim and not tensor.counted:
+                if elements % hidden_dim and tensor.by_rows:
                     raise NoRowsError(f"{qualified} asks for the shape alone")
                 return ended
             returned |= not isinstance(ended, Exception)

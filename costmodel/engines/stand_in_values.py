@@ -113,6 +113,20 @@ class Torch(SimpleNamespace):
 TORCH = Torch()
 
 
+class Shape(tuple):  # type: ignore[type-arg]
+    """A shape that remembers whether its rows were asked for."""
+
+    rows_asked = False
+
+    def __getitem__(self, index: Any) -> Any:
+        self.rows_asked |= index not in (-1, len(self) - 1)
+        return super().__getitem__(index)
+
+    def __iter__(self) -> Any:
+        self.rows_asked = True
+        return super().__iter__()
+
+
 class FakeTensor:
     """An input of ``elements`` elements in rows of ``hidden_dim``; the count may be off a row.
 
@@ -121,9 +135,14 @@ class FakeTensor:
 
     counted = False
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether rows were asked for, and no count: such a function sees whole rows alone."""
+        return self.shape.rows_asked and not self.counted
+
     def __init__(self, elements: int, hidden_dim: int, dtype: str) -> None:
         self.elements = elements
-        self.shape: tuple[int, ...] = (elements // hidden_dim, hidden_dim)
+        self.shape = Shape((elements // hidden_dim, hidden_dim))
         self.dtype = dtype
         self.itemsize = ELEMENT_SIZE[dtype]
 
@@ -135,7 +154,7 @@ class FakeTensor:
         """Return the norm's weight for this input."""
         hidden_dim = self.shape[-1]
         one = FakeTensor(hidden_dim, hidden_dim, self.dtype)
-        one.shape = (hidden_dim,)
+        one.shape = Shape((hidden_dim,))
         return one
 
     def numel(self) -> int:
