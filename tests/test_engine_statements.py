@@ -62,6 +62,32 @@ READ = {
     ),
 }
 
+PREDICATES = {
+    "a helper that is given sizes": (
+        "use_1stage = fits(input_.shape[0], input_.shape[-1], size)\n",
+        "def fits(tokens, hidden, size):\n    if tokens > 80 or hidden not in {512, 4096}:\n"
+        "        return False\n    return size <= 1 << 17\n\n\n",
+        "bytes <= 128 KiB; tokens <= 80; hidden in {512, 4096}",
+    ),
+    "a limit that one size has not": (
+        "limit = LIMITS.get(self.world_size)\nuse_1stage = limit is None or size < limit\n",
+        "LIMITS = {2: None, 4: 256 * 1024, 8: 128 * 1024}\n\n\n",
+        "TP2 always, TP4 bytes < 256 KiB, TP8 bytes < 128 KiB",
+    ),
+    "a predicate with guards": (
+        "use_1stage = self._one_stage(input_)\n",
+        "class Base:\n    pass\n\n\n",
+        "bytes < 128 KiB; tokens <= 80",
+    ),
+}
+ONE_STAGE = """
+    def _one_stage(self, inp):
+        if inp.numel() // inp.shape[-1] > 80:
+            return False
+        limit = 128 * 1024
+        return inp.numel() * inp.element_size() < limit
+"""
+
 #: Bodies in which a limit is changed by a statement that is not followed.
 UNKNOWN = {
     "an item set": f"{LIMITS}limits[8] = 64 * 1024\n{ASKED}",
@@ -110,6 +136,25 @@ def test_it_is_read_patched_for_one_and_several_archs_and_undone(name, tmp_path)
     assert by_arch(tmp_path, BY_ARCH).text == ""
     apply(engine.revert(open_trees(tmp_path)[0], FUSED), tmp_path, tools()[0])
     assert (tmp_path / "aiter" / AITER).read_text() == text
+
+
+@pytest.mark.parametrize("name", PREDICATES)
+def test_what_the_choice_asks_beside_it_is_read_and_patched_where_that_is_right(name, tmp_path):
+    body, before, words = PREDICATES[name]
+    text = before + laid_out(tmp_path, body) + ONE_STAGE * ("predicate" in name)
+    file = tmp_path / "aiter" / AITER
+    file.write_text(text)
+    (tree,) = open_trees(tmp_path)
+    assert audit(tree).installed[0].rule.words() == f"1-stage when {words}"
+    meant = asked_for("0.1.20")
+    calls = [c for c in random_calls(300) if c[4]]
+    for rule in (RULES["recommended"], RULES["partly_claimed"]):
+        made = engine.patch(tree, rule, PROVENANCE, meant.kernel, running=meant)
+        assert says(made.patched, NAME, calls, None) == rule_says(made.adapted.rule, calls)
+    several = by_arch(tmp_path)
+    assert says(several.patched, NAME, calls, None) == rule_says(
+        several.gated.elsewhere.rule, calls
+    )
 
 
 @pytest.mark.parametrize("name", UNKNOWN)

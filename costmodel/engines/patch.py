@@ -31,7 +31,7 @@ from .kernel_version import RunningKernel, asked_for
 from .module import Module
 from .naming import check_spaces, not_found
 from .overrides import lost
-from .reader import DispatchFunction, NotRecognisedError, find_dispatch, read_dispatch
+from .reader import DispatchFunction, NotRecognisedError, find_dispatch, holder_of, read_dispatch
 from .rewrite import edits
 from .source import Tree
 
@@ -286,10 +286,7 @@ def _changed(
     """Return the changed source, after reading the rule back out of it."""
     check_spaces(module, dispatch)
     lines = comment.lines(adapted, provenance, engine)
-    holder = dispatch
-    if len(dispatch.followed) == 1:
-        # The function asks a predicate beside it: that is where the rule stands.
-        holder = read_dispatch(module, dispatch.followed[0], predicate=True)
+    holder = holder_of(module, dispatch)
     names = [one.name for one in copies]
     changes = edits(module, holder, adapted, lines)
     changes += remarks.edits(module, holder, adapted, changes, names)

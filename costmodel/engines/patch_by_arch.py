@@ -20,7 +20,7 @@ from .module import Module
 from .naming import check_spaces
 from .overrides import lost
 from .patch import Emitted, check_kept, copies_of, difference, unpatched
-from .reader import DispatchFunction, NotRecognisedError, find_dispatch, read_dispatch
+from .reader import DispatchFunction, NotRecognisedError, find_dispatch, holder_of, read_dispatch
 from .source import Tree
 
 
@@ -112,10 +112,7 @@ def _changed(
 ) -> str:
     """Return the changed source, after reading the rules back out of it."""
     check_spaces(module, dispatch)
-    holder = dispatch
-    if len(dispatch.followed) == 1:
-        # The function asks a predicate beside it: that is where the rule stands.
-        holder = read_dispatch(module, dispatch.followed[0], predicate=True)
+    holder = holder_of(module, dispatch)
     names = [dispatch.name, *(one.name for one in copies)]
     changes = by_arch.edits(module, holder, gated, paragraphs)
     untrue = _untrue(module, holder, gated, changes, names[1:])

@@ -52,13 +52,17 @@ def edits(
 
 
 class Rewrite(Struct):
-    """The changing of one function; :mod:`.by_arch` writes other cutoffs in the same places."""
+    """The changing of one function; :mod:`.by_arch` writes other cutoffs in the same places.
+
+    ``asked`` is what guards that stay have asked before the changed expression.
+    """
 
     module: Module
     dispatch: DispatchFunction
     adapted: Adapted
     comment: list[str]
     of_default: list[Edit] = field(default_factory=list)
+    asked: set[Condition] = field(default_factory=set)
 
     def made(self) -> list[Edit]:
         """Return the edits of the function."""
@@ -242,10 +246,17 @@ class Rewrite(Struct):
         return [Edit(start, end, new), *self._drop_unused(block[:at], held, new)]
 
     def _change_in_place(self) -> list[Edit]:
-        if len(self.dispatch.decisions) != 1:
-            raise self.fail("one use_1stage argument")
-        (decision,) = self.dispatch.decisions
+        decisions = self.dispatch.decisions
+        if self.dispatch.returns:
+            # What a predicate returns early is a guard, which stays.
+            decisions = [d for d in decisions if not isinstance(d, ast.Constant)]
+        if len(decisions) != 1:
+            what = "return of a choice" if self.dispatch.returns else "use_1stage argument"
+            raise self.fail(f"one {what}, found {len(decisions)}")
+        (decision,) = decisions
         statement, step = self._statement_of(decision)
+        paths = [set(factors(s.path)) for s in self.dispatch.steps if s.node is statement]
+        self.asked = set.intersection(*paths)
         names, live = self.names(step), self._live(decision)
         if self._only_the_limit(live) and self._change_default(names, self.comment)[0] is None:
             return []
@@ -319,7 +330,7 @@ class Rewrite(Struct):
     def _terms(self, names: SourceNames, indent: int) -> tuple[list[str], list[str]]:
         """Return the rule as terms to join by ``and``, and the statements they need before."""
         cutoffs, others = self._joined_rule()
-        terms = [_joined(f, names) for f in others]
+        terms = [_joined(f, names) for f in others if f not in self.asked]
         if cutoffs is None:
             return [], terms or ["True"]
         env = self._limit_settings()
@@ -342,7 +353,8 @@ class Rewrite(Struct):
         if terms and " or " in term:
             # Under a name of its own: formatters break brackets at the end of a line otherwise.
             name = self._free_name("small_enough", "fits_1stage", "small_enough_")
-            return [*lines, f"{'':{indent}}{name} = {term}"], [*terms, name]
+            value = wrapped(term.split(" or "), indent, len(f"{name} = "), "or")
+            return [*lines, f"{'':{indent}}{name} = {value}"], [*terms, name]
         return lines, [*terms, term]
 
     def _only_the_limit(self, decision: ast.expr) -> bool:
@@ -468,19 +480,20 @@ class Rewrite(Struct):
 
     def _old_limit(self, op: str, names: SourceNames, env: list[str]) -> str:
         """Return the source of the installed limit, as the right side of ``op``."""
-        installed = self._limit()
-        text = self.module.segment(installed.limit_node)
-        plainly = bool(text) and len(installed.node.ops) == 1 and installed.size.factor == 1
-        kept = {n: self.dispatch.condition.at(n) for n in self.adapted.unclaimed}
-        by_one = plainly and all(byte_limit(c) is not None for c in kept.values())
-        if not env and not (by_one and (not kept or len(self._byte_comparisons()) == 1)):
-            # No one expression holds it as it stands: in another unit, or by the ranks.
-            kept = kept or {n: self.dispatch.condition.at(n) for n in WORLD_SIZES}
-            sizes = {n: written(condition, op) for n, condition in kept.items()}
-            every = set(sizes.values())
-            by_ranks = f"{dictionary(sizes)}.get({names.world_size}, 0)"
-            return by_ranks if len(every) > 1 else size(every.pop())
-        if not text or len(installed.node.ops) != 1:
+        comparisons = list(self._byte_comparisons().values())
+        text = self.module.segment(comparisons[0].limit_node) if comparisons else ""
+        one_limit = bool(text) and len(comparisons[0].node.ops) == 1
+        plainly = one_limit and comparisons[0].size.factor == 1
+        there = {n: self.dispatch.condition.at(n) for n in WORLD_SIZES}
+        kept = {n: written(there[n], op) for n in self.adapted.unclaimed}
+        by_one = plainly and all(byte_limit(c) is not None for c in there.values())
+        if not env and not (by_one and (not kept or len(comparisons) == 1)):
+            # No one expression holds it for every size: another unit, or it goes by the ranks.
+            every = set((kept or {n: written(c, op) for n, c in there.items()}).values())
+            if len(every) == 1 or not kept:
+                return size(min(every))
+            return f"{dictionary(kept)}.get({names.world_size}, 0)"
+        if not one_limit:
             raise self.fail("a comparison of bytes with one limit")
         factor = next(
             f for n in WORLD_SIZES if (f := byte_limit(self.dispatch.condition.at(n))) is not None
