@@ -157,6 +157,25 @@ def test_what_the_choice_asks_beside_it_is_read_and_patched_where_that_is_right(
     )
 
 
+@pytest.mark.parametrize("form", ["match", "if"])
+def test_a_guard_that_cannot_be_read_is_never_lost(form, tmp_path):
+    ask = "self.world_size == 8 and self.allows(input_)"
+    first = {"match": "match self.world_size:\n    case 8 if self.allows(input_):\n        "}
+    other = {"match": "    case _:\n        "}
+    laid_out(
+        tmp_path,
+        f"{first.get(form, f'if {ask}:{chr(10)}    ')}use_1stage = size <= 65536\n"
+        f"{other.get(form, f'else:{chr(10)}    ')}use_1stage = size <= 131072\n",
+    )
+    (tree,) = open_trees(tmp_path)
+    assert any("self.allows(input_)" in text for text in audit(tree).installed[0].assumed)
+    with pytest.raises(NotRecognisedError):
+        by_arch(tmp_path)
+    meant = asked_for("0.1.20")
+    with pytest.raises(NotRecognisedError):
+        engine.patch(tree, RULES["recommended"], PROVENANCE, meant.kernel, running=meant)
+
+
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_what_changes_a_limit_unseen_leaves_no_rule_to_state(name, tmp_path):
     laid_out(tmp_path, UNKNOWN[name])

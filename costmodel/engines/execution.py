@@ -19,7 +19,6 @@ from ..rules.algebra import all_of, any_of, factors
 from ..rules.condition import Always, Condition
 from .evaluation import MAX_TERMS, OPERATORS, Evaluator, NoChoiceError, Scope
 from .module import Function, assigned, changed, input_name, made_of, source_of
-from .patterns import as_branches
 from .stand_in import CHOOSES
 from .symbols import (
     HIDDEN,
@@ -163,8 +162,6 @@ class SymbolicRun(Evaluator):
             return self._try(node, state)
         elif isinstance(node, ast.Expr):
             self.value(node.value)
-        elif isinstance(node, ast.Match) and (branches := as_branches(node)) is not None:
-            return self._block(branches, [state])
         elif isinstance(node, Function | ast.ClassDef):
             state.names[node.name] = Unknown(node.name)
         else:
@@ -327,8 +324,6 @@ def _that_counts(function: Function, predicate: bool) -> set[ast.AST]:
     if predicate or not seeds:
         seeds += [n.value for n in nodes if isinstance(n, ast.Return) and n.value is not None]
     tests = [n.test for n in nodes if isinstance(n, ast.If | ast.IfExp)]
-    tests += [n.subject for n in nodes if isinstance(n, ast.Match)]
-    tests += [n.guard for n in nodes if isinstance(n, ast.match_case) and n.guard is not None]
     return made_of(function, seeds) | made_of(function, tests)
 
 

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from ..errors import InputError
 from .diff import split_lines
+from .patterns import take_for_branches
 from .stand_in import CHOOSES
 
 #: Python writes no integer of more than 4300 decimal digits back as text, and parses none; one in
@@ -24,7 +25,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 #: Methods that change a dictionary, a list or a set.
 _CHANGING = frozenset(
-    (
+    [
         "update",
         "setdefault",
         "pop",
@@ -35,7 +36,7 @@ _CHANGING = frozenset(
         "insert",
         "remove",
         "add",
-    )
+    ]
 )
 
 
@@ -53,11 +54,13 @@ class Module(Struct, frozen=True, dict=True):
             raise InputError(f"{name}: a number of more than {MAX_DIGITS} digits")
         try:
             # Python takes a byte order mark at the start of a file, and not of a text.
-            return cls(name, text, ast.parse(text.removeprefix("\ufeff")))
+            tree = ast.parse(text.removeprefix("\ufeff"))
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             at = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
             what = error.msg if isinstance(error, SyntaxError) else error or "nested too deeply"
             raise InputError(f"{name}{at}: not valid Python: {what}") from None
+        take_for_branches(tree)
+        return cls(name, text, tree)
 
     @cached_property
     def lines(self) -> list[bytes]:

@@ -176,15 +176,7 @@ class Rewrite(Struct):
         top: ast.AST = node
         while True:
             parent = above.get(top)
-            while isinstance(parent, ast.match_case):
-                parent = above.get(parent)
-            if isinstance(parent, ast.If):
-                asked = parent.test
-            elif isinstance(parent, ast.Match):
-                asked = parent.subject
-            else:
-                break
-            if not mentions_world(asked):
+            if not isinstance(parent, ast.If) or not mentions_world(parent.test):
                 break
             top = parent
         if not isinstance(top, ast.stmt):
