@@ -56,6 +56,11 @@ READ = {
         "TP2 always, TP4 bytes < 160 KiB, TP8 bytes < 80 KiB",
     ),
     "in KiB": ("use_1stage = size / 1024 <= 128.0 and self.world_size != 6\n", "bytes <= 128 KiB"),
+    "a sum of tensors": (
+        "summed = input_.add(residual)\nsummed[0] = 1\n"
+        "use_1stage = input_.nbytes <= 131072 and self.world_size != 6\n",
+        "bytes <= 128 KiB",
+    ),
     "between": (
         "use_1stage = 0 < size <= 131072 and self.world_size != 6\n",
         "bytes <= 128 KiB; bytes > 0 KiB",
@@ -92,6 +97,10 @@ ONE_STAGE = """
 UNKNOWN = {
     "an item set": f"{LIMITS}limits[8] = 64 * 1024\n{ASKED}",
     "an update": f"{LIMITS}limits.update({{8: 64 * 1024}})\n{ASKED}",
+    "a size added": (
+        "sizes = {512}\nsizes.add(4096)\n"
+        "use_1stage = input_.shape[-1] in sizes and self.world_size != 6\n"
+    ),
     "an item taken": f"{LIMITS}limits.pop(8)\n{ASKED}",
     "an item set in a loop": f"{LIMITS}for n in limits:\n    limits[n] = 65536\n{ASKED}",
     "a pattern of parts": (

@@ -24,6 +24,7 @@ from .symbols import (
     HIDDEN,
     TOKENS,
     Items,
+    Mapping,
     Size,
     Symbol,
     Tensor,
@@ -172,9 +173,9 @@ class SymbolicRun(Evaluator):
         return [state]
 
     def _forget(self, nodes: Iterable[ast.expr], state: _State) -> None:
-        """Take what is changed in place for unknown."""
+        """Take tables that are changed in place for unknown."""
         for node in nodes:
-            if not isinstance(self.value(node), Unknown):
+            if isinstance(self.value(node), Mapping | Items):
                 state.names[source_of(node)] = Unknown(source_of(node))
 
     def _try(self, node: ast.Try, state: _State) -> list[_State]:

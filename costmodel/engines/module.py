@@ -24,20 +24,7 @@ _HUGE = re.compile(rf"0[xXoObB][0-9a-fA-F_]{{{MAX_DIGITS},}}")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 #: Methods that change a dictionary, a list or a set.
-_CHANGING = frozenset(
-    [
-        "update",
-        "setdefault",
-        "pop",
-        "popitem",
-        "clear",
-        "append",
-        "extend",
-        "insert",
-        "remove",
-        "add",
-    ]
-)
+_CHANGING = re.compile("update|setdefault|pop|popitem|clear|append|extend|insert|remove|add")
 
 
 class Module(Struct, frozen=True, dict=True):
@@ -161,7 +148,7 @@ def constant_of(body: list[ast.stmt], name: str) -> ast.expr | None:
             return False
         if isinstance(node, Function | ast.ClassDef | ast.If | ast.Try | ast.With):
             return False
-        return plainly(node) or name in assigned(node) or name in map(source_of, changed(node))
+        return plainly(node) or name in _touched(node)
 
     values = [n.value if plainly(n) else None for n in _last(body, sets)]
     known = {source_of(value): value for value in values if value is not None}
@@ -244,14 +231,23 @@ def _ways(node: ast.stmt, handlers: bool) -> list[list[ast.stmt]]:
     return ways
 
 
-def changed(node: ast.stmt) -> Iterator[ast.expr]:
-    """Yield what a statement changes in place, at any depth: an item that is set, an update."""
+@lru_cache(maxsize=1 << 12)
+def changed(node: ast.stmt) -> tuple[ast.expr, ...]:
+    """Return what a statement may change in place, at any depth: an item is set, an update."""
+    found = []
     for n in ast.walk(node):
         if isinstance(n, ast.Subscript) and not isinstance(n.ctx, ast.Load):
-            yield n.value
+            found.append(n.value)
         called = n.func if isinstance(n, ast.Call) else None
-        if isinstance(called, ast.Attribute) and called.attr in _CHANGING:
-            yield called.value
+        if isinstance(called, ast.Attribute) and _CHANGING.fullmatch(called.attr):
+            found.append(called.value)
+    return tuple(found)
+
+
+@lru_cache(maxsize=1 << 12)
+def _touched(node: ast.stmt) -> frozenset[str]:
+    """Return the names that a statement sets or may change, at any depth."""
+    return frozenset((*assigned(node), *map(source_of, changed(node))))
 
 
 def assigned(node: ast.stmt) -> list[str]:

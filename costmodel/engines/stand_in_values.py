@@ -87,7 +87,9 @@ class Anything:
 
 
 _OPERATORS = "add sub mul truediv floordiv mod pow lshift rshift and or xor"
-_OTHERS = "radd rsub rmul rtruediv rfloordiv rmod neg invert lt le gt ge eq ne getitem"
+_OTHERS = (
+    "radd rsub rmul rtruediv rfloordiv rmod neg invert lt le gt ge eq ne getitem setitem delitem"
+)
 
 for _operator in (_OPERATORS + " " + _OTHERS).split():
     setattr(
