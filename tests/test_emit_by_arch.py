@@ -132,6 +132,39 @@ def test_a_second_patch_is_empty_and_any_patch_replaces_any_other(shape, tmp_pat
     assert {f: f.read_text() for f in root.rglob("*.py")} == original
 
 
+@pytest.mark.parametrize("rules", [BY_ARCH, BY_CARD], ids=["archs", "cards"])
+def test_copies_of_the_rule_are_patched_alike_on_every_host(rules, tmp_path):
+    root = SHAPES["vllm_copies"].package(tmp_path)
+    (tree,) = open_trees(root)
+    emitted = by_arch(root, rules)
+    assert emitted.copies == emit(root, RULES["recommended"]).copies
+    assert len(emitted.copies) == 2
+    apply(emitted.text, root, tools()[0])
+    assert emitted.patched.count(f"def {host_gate.NAME}(") == 1
+    calls = [c for c in random_calls(150) if c[4]]
+    for function in (emitted.function, *emitted.copies):
+        for name, host in emitted.gated.hosts.items():
+            wanted = rule_says(emitted.gated.at(host).rule, calls)
+            assert says(emitted.patched, function, calls, host) == wanted, (function, name)
+    words = " ".join(emitted.text.split())
+    assert f"patched alike, per-group fp8: {emitted.copies[0]} (vllm/_aiter_ops.py:" in words
+    assert f"held the same rule: {rules.kinds[0].name}: 1-stage" in words
+    assert any("2 with a copy of it, patched alike" in note for note in emitted.notes)
+    assert by_arch(root, rules).text == ""
+    file = root / emitted.file
+    one, mark, rest = emitted.patched.partition(f"def {emitted.copies[1]}")
+    file.write_text(one + mark + rest.replace(f"{host_gate.NAME}().get(", "dict().get("))
+    script = tmp_path / "test_rule.py"
+    script.write_text(boundary_tests.of(emitted, COMMAND, tree.engine, tree))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert emitted.copies[1] in done.stdout
+    assert f"{emitted.copies[0]}:" not in done.stdout
+    file.write_text(emitted.patched)
+    apply(engine.revert(tree, "fused_ar_rmsnorm"), root, tools()[0])
+    assert by_arch(root, rules).patched == emitted.patched
+
+
 @pytest.mark.parametrize("shape", ["sglang_bytes", "vllm_inline"])
 def test_emitted_tests_hold_each_hosts_cases(shape, tmp_path):
     root = SHAPES[shape].package(tmp_path)

@@ -55,6 +55,8 @@ SPELLINGS = {
         "custom_fused_ar_rms(x, residual, weight, eps, self._force)\n")},
     "stage by text": {FORCE: f'    _force = os.environ.get("{STAGE}")\n', USE: (
         '        use_1stage = self._force == "1" if self._force in ("0", "1") else size <= limit\n')},
+    "default by name": {'"-1"))': 'default="-1"))', '", ""))': '", default=""))'},
+    "getenv, default by name": {"environ.get(": "getenv(", '"-1"))': 'default="-1"))'},
     "imported": {"import os": "from os import environ", "os.environ": "environ"},
 }  # fmt: skip
 
@@ -132,3 +134,41 @@ def test_a_limit_that_stands_apart_is_read_and_never_patched_over_its_setting(na
     assert {o.name for o in found.overrides} == {STAGE, LIMIT}
     with pytest.raises(NotRecognisedError, match=f"{LIMIT} would no longer override"):
         emitted(tree)
+
+
+#: How SGLang reads a variable by a function that it imports.
+READERS = {
+    "alone": 'get_bool_env_var("{0}") or size <= 131072 and self.world_size > 1',
+    "with a default": 'get_bool_env_var("{0}", "false") or (size <= 131072 and self.world_size > 1)',
+    "by name": 'get_bool_env_var("{0}", default=False) or (size <= 131072 and self.world_size > 1)',
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_variable_that_an_imported_function_reads_still_acts(name, tmp_path):
+    text = (
+        SOURCE.replace(f"{FORCE}{KB}\n", "")
+        .replace(SET, "")
+        .replace(
+            USE, f"        use_1stage = {READERS[name].format('SGLANG_USE_1STAGE_ALLREDUCE')}\n"
+        )
+    )
+    text = text.replace("import os\n", "from sglang.srt.utils import get_bool_env_var\n")
+    text = text.replace("CudaCommunicator", "GroupCoordinator")
+    file = tmp_path / "sglang/srt/distributed/parallel_state.py"
+    file.parent.mkdir(parents=True)
+    (tmp_path / "sglang/__init__.py").write_text("")
+    file.write_text(text)
+    (tree,) = open_trees(tmp_path)
+    made = emitted(tree)
+    function = "GroupCoordinator.fused_allreduce_rmsnorm"
+
+    def says(source, **environ):
+        decide = decider(source, function, environ=environ)
+        return [decide(*call) for call in CALLS]
+
+    assert says(made.patched) == rule_says(made.adapted.rule, CALLS) != says(text)
+    for value in ("1", "true"):
+        assert all(says(made.patched, SGLANG_USE_1STAGE_ALLREDUCE=value))
+    assert says(made.patched, SGLANG_USE_1STAGE_ALLREDUCE="0") == says(made.patched)
+    assert any("SGLANG_USE_1STAGE_ALLREDUCE still overrides" in note for note in made.told())

@@ -1,10 +1,12 @@
 """A test file for a patched engine: the rule's boundary cases, run on the function itself.
 
-The cases come from :mod:`costmodel.rules.boundary`; the file carries a copy of :mod:`.stand_in`.
+The cases come from :mod:`costmodel.rules.boundary`; the file carries a copy of :mod:`.stand_in`
+and of :mod:`.stand_in_values`.
 """
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,8 +66,6 @@ def render(
     ``gated`` every kind of GPU has its own cases, on a stand-in for the topology of its host, and
     ``adapted`` is the rule elsewhere.
     """
-    code = Path(__file__).with_name("stand_in.py").read_text(encoding="utf-8")
-    body = code.split("from typing import Any\n", 1)[1].strip()
     rule = adapted.rule
     dispatch = (
         read_dispatch(Module.parse(file, patched), function, constant=True) if patched else None
@@ -94,7 +94,7 @@ def render(
         package=engine.package,
         inside=inside(file, engine),
         source=source,
-        stand_in=body,
+        stand_in=stand_ins(),
         rows=_rows(rule, meshed),
         by_gpu="\n".join(by_gpu),
         hosts="\n".join(hosts),
@@ -250,6 +250,17 @@ _SETTINGS_TEST = """def test_settings_override_the_rule_as_before():
     wrong = overridden()
     assert not wrong, wrong[:5]
 """
+
+
+def stand_ins() -> str:
+    """Return the code of the stand-ins, without what it imports, to stand in a test file."""
+    texts = []
+    for name in ("stand_in_values.py", "stand_in.py"):
+        code = Path(__file__).with_name(name).read_text(encoding="utf-8")
+        imports = [n for n in ast.parse(code).body if isinstance(n, ast.Import | ast.ImportFrom)]
+        lines = code.split("\n")[imports[-1].end_lineno :]
+        texts.append("\n".join(lines).strip())
+    return "\n\n\n".join(texts)
 
 
 def _rows(rule: Rule, meshed: bool) -> str:

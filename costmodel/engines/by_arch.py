@@ -21,7 +21,7 @@ from ..model.shape import WORLD_SIZES
 from ..rules.adapt import Adapted, adapt
 from ..rules.algebra import Bytes, all_of, by_world_size, byte_limit, factors, is_byte_limit
 from ..rules.by_arch import ByArch
-from ..rules.condition import Always, Compare, Condition
+from ..rules.condition import Always, Condition
 from . import host_gate
 from .comment import as_comment
 from .diff import Edit, split_lines
@@ -31,7 +31,7 @@ from .limit import Default
 from .module import Module
 from .naming import not_found
 from .reader import DispatchFunction
-from .rewrite import Rewrite, plain, with_op
+from .rewrite import Rewrite, plain, written
 from .statements import value_of
 
 
@@ -95,11 +95,22 @@ def edits(
 
     Raises :class:`NotRecognisedError` when the function is of no shape that can be changed safely.
     """
-    here = f"The cutoffs are those of {host_gate.NAME}(), else the one that stood here."
-    rewrite = _ByHost(module, dispatch, rules.elsewhere, [here], rules=rules)
+    rewrite = _rewrite(module, dispatch, rules, "The")
     made = rewrite.made()
     # Last: a change of the comment above the function starts where this is inserted.
     return [*made, _function(module, dispatch, rewrite.tables(), comment)]
+
+
+def edits_of_copy(
+    module: Module, copy: DispatchFunction, rules: Gated, original: str
+) -> list[Edit]:
+    """Return the edits that make a copy of the rule decide as the function named ``original``."""
+    return _rewrite(module, copy, rules, f"As in {original}: the").made()
+
+
+def _rewrite(module: Module, dispatch: DispatchFunction, rules: Gated, first: str) -> _ByHost:
+    here = f"{first} cutoffs are those of {host_gate.NAME}(), else the one that stood here."
+    return _ByHost(module, dispatch, rules.elsewhere, [here], rules=rules)
 
 
 class _ByHost(Rewrite, kw_only=True):
@@ -125,14 +136,7 @@ class _ByHost(Rewrite, kw_only=True):
         }
 
     def _cutoff(self, adapted: Adapted, world_size: int) -> int:
-        if not _any(adapted, world_size):
-            return 1 if self._op() == "<" else 0
-        limit = byte_limit(adapted.rule.condition.at(world_size))
-        if limit is None:
-            return host_gate.UNLIMITED
-        written = with_op(self._op(), limit)
-        assert isinstance(written, Compare)
-        return written.value
+        return written(adapted.rule.condition.at(world_size), self._op())
 
     def _joined_rule(self) -> tuple[Bytes | None, list[Condition]]:
         rest = {

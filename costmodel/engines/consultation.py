@@ -40,7 +40,7 @@ from .layout import laid_out, spliced, wrapped
 from .module import Module, made_of, source_of
 from .naming import check_spaces, names_at, not_found
 from .overrides import lost
-from .reader import DispatchFunction, find_dispatch, read_dispatch
+from .reader import DispatchFunction, find_dispatch, holder_of, read_dispatch
 from .source import Tree
 from .statements import parents, target_of, value_of
 
@@ -220,10 +220,7 @@ def _consulting(
             "table would not ask it",
         )
     adapted = _with_entries(own, dict.fromkeys(WORLD_SIZES, _PROBE_BYTES), op, kernel)
-    holder = dispatch
-    if len(dispatch.followed) == 1:
-        # The function asks a predicate beside it: that is where the rule stands.
-        holder = read_dispatch(module, dispatch.followed[0], predicate=True)
+    holder = holder_of(module, dispatch)
     wrong = ""
     for unless in _ways(module, dispatch):
         for every in (False, True):

@@ -7,15 +7,13 @@ The file carries a copy of :mod:`.stand_in`.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ..model.shape import WORLD_SIZES
 from ..rules import table
 from ..rules.algebra import asks_for_mesh, on_full_mesh
 from ..rules.boundary import cases
 from ..rules.rule import Rule
 from ..units import KIB
-from .boundary_tests import inside, overridden_rows
+from .boundary_tests import inside, overridden_rows, stand_ins
 from .call_sites import ServingEngine
 from .consultation import ChoosingFunction, Consultation
 from .module import Module
@@ -31,14 +29,12 @@ def render(made: Consultation, engine: ServingEngine, source: str = "") -> str:
     ``source`` is the tree as given on the command line; without one the installed package is looked
     for.
     """
-    code = Path(__file__).with_name("stand_in.py").read_text(encoding="utf-8")
-    body = code.split("from typing import Any\n", 1)[1].strip()
     places = [_place(made, place, engine) for place in made.done]
     return (
         _FILE.replace("@engine@", engine.title)
         .replace("@package@", engine.package)
         .replace("@source@", repr(source))
-        .replace("@stand_in@", body)
+        .replace("@stand_in@", stand_ins())
         .replace("@places@", "\n".join(places))
         .replace("@fills@", _FILLS if made.fills else "")
         .replace("@most@", str(table.MOST_BYTES))

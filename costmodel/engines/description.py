@@ -92,6 +92,7 @@ def notes_by_host(
     running: RunningKernel,
     overrides: tuple[Override, ...],
     concerned: list[Consumer],
+    copies: Collection[str],
     losses: Callable[[Gated], list[str]],
 ) -> list[Note]:
     """Return the notes of a patch with rules for several kinds of GPU.
@@ -127,8 +128,9 @@ def notes_by_host(
         Note(text, f"other cards of an arch: see the patch; {text}") for text in elsewhere[-1:]
     ]
     said += [_override(one, gated.elsewhere) for one in overrides]
-    # Who asks the patched rule gets the same cutoffs, those of its host.
-    said += _concerned(concerned, (), gated.elsewhere, lambda: None, f"by GPU: {gated.words()}")
+    # Who asks the patched rule, or held a copy, gets the same cutoffs, those of its host.
+    by_gpu = "; ".join(f"{kind.name}: {cutoffs(a.rule)}" for kind, a in kinds.items())
+    said += _concerned(concerned, copies, gated.elsewhere, lambda: None, by_gpu)
     changing = [a for a in (*kinds.values(), gated.elsewhere) if batch_invariance(a).short]
     said += [batch_invariance((changing or [gated.elsewhere])[0])]
     for kind, adapted in kinds.items():
@@ -300,7 +302,7 @@ def _concerned(
             out.append(Note(f"{text} the same name hides it"))
             continue
         if one.function in copies:
-            out.append(_alike(one, adapted))
+            out.append(_alike(one, adapted, said))
             continue
         if not one.asks:
             own = one.own.words() if one.own else "its own tests hold (not read)"
@@ -324,9 +326,9 @@ def not_patched(elsewhere: Collection[str]) -> list[Note]:
     return [Note(text, text, brief=text)]
 
 
-def _alike(one: Consumer, adapted: Adapted) -> Note:
-    """Say what stands in a function that held the same rule."""
-    text = f"patched alike, {one.op}: {one.place} held the same rule: {cutoffs(adapted.rule)}"
+def _alike(one: Consumer, adapted: Adapted, said: str) -> Note:
+    """Say what stands in a function that held the same rule: the cutoffs that ``said`` gives."""
+    text = f"patched alike, {one.op}: {one.place} held the same rule: {said}"
     text += f", else {SPOKEN[one.otherwise]}"
     if one.op != adapted.rule.op:
         text += f"; these are the cutoffs of {adapted.rule.op}, none is known for {one.op} alone"

@@ -459,6 +459,11 @@ class Evaluator(Struct):
             if own is not None:
                 return own
             typed = self._typed(first.value, node)
+            if isinstance(default, Text):
+                # Such a function makes of its default what it makes of a text that is set.
+                default = _read(default.value)
+            if isinstance(default, Number) and "bool" in name.lower():
+                default = Always(default.value != 0)
             unset = isinstance(typed, Unknown) and default is not None
             return _from_default(default or Nothing(), first.value) if unset else typed
         return None
@@ -523,7 +528,7 @@ def _read(text: str) -> Symbol:
     """Return the constant that a text says: a truth, a number, or the text itself."""
     if text.lower() in ("true", "false"):
         return Always(text.lower() == "true")
-    return number(int(text)) if text.isdigit() else Text(text)
+    return number(int(text)) if text.removeprefix("-").isdigit() else Text(text)
 
 
 def _text_method(base: Text, method: str) -> Symbol | None:

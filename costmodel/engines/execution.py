@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 
 from msgspec import Struct, field
@@ -17,12 +18,13 @@ from msgspec import Struct, field
 from ..rules.algebra import all_of, any_of, factors
 from ..rules.condition import Always, Condition
 from .evaluation import MAX_TERMS, OPERATORS, Evaluator, NoChoiceError, Scope
-from .module import Function, assigned, input_name, made_of, source_of
+from .module import Function, assigned, changed, input_name, made_of, source_of
 from .stand_in import CHOOSES
 from .symbols import (
     HIDDEN,
     TOKENS,
     Items,
+    Mapping,
     Size,
     Symbol,
     Tensor,
@@ -134,6 +136,7 @@ class SymbolicRun(Evaluator):
         self.state, self.scope = state, state.names
         if isinstance(node, _STEPS):
             self.steps.append(Step(node, self.world_size, state.path, dict(state.names)))
+            self._forget(changed(node), state)
         if isinstance(node, ast.Assign):
             value = self.value(node.value)
             for target in node.targets:
@@ -160,10 +163,20 @@ class SymbolicRun(Evaluator):
             return self._try(node, state)
         elif isinstance(node, ast.Expr):
             self.value(node.value)
-        elif isinstance(node, ast.For | ast.AsyncFor | ast.While):
+        elif isinstance(node, Function | ast.ClassDef):
+            state.names[node.name] = Unknown(node.name)
+        else:
+            # A loop or a pattern: nothing is known of what it leaves.
             for name in assigned(node):
                 state.names[name] = Unknown(name)
+            self._forget(changed(node), state)
         return [state]
+
+    def _forget(self, nodes: Iterable[ast.expr], state: _State) -> None:
+        """Take tables that are changed in place for unknown."""
+        for node in nodes:
+            if isinstance(self.value(node), Mapping | Items):
+                state.names[source_of(node)] = Unknown(source_of(node))
 
     def _try(self, node: ast.Try, state: _State) -> list[_State]:
         """Follow the body, or the first handler where the body reads a variable that is not set."""

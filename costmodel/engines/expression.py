@@ -9,6 +9,7 @@ from ..model.shape import WORLD_SIZES
 from ..rules.algebra import All, AnyOf, Bytes, ByWorldSize
 from ..rules.condition import Always, Compare, Condition, Member, OnFullMesh, WholePacks
 from ..units import ELEMENT_BYTES, KIB, PACK_BYTES
+from .symbols import UNLIMITED
 
 #: Width that the engines' formatters keep.
 WIDTH = 88
@@ -35,7 +36,12 @@ class SourceNames(Struct, frozen=True):
 
 
 def size(size_bytes: int) -> str:
-    """Return a byte count as source: ``448 * 1024``, or the plain number when it is not whole."""
+    """Return a byte count as source: ``448 * 1024``, the plain number where it is not whole.
+
+    :data:`UNLIMITED` is ``2**60``.
+    """
+    if size_bytes >= UNLIMITED:
+        return "2**60"
     whole = size_bytes % KIB == 0 and size_bytes > KIB
     return f"{size_bytes // KIB} * 1024" if whole else str(size_bytes)
 

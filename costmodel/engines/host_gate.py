@@ -24,9 +24,6 @@ from .module import Function, Module, source_of
 #: The function, and where it keeps what it found.
 NAME, KEPT = "_cutoff_bytes_here", "_cutoff_bytes"
 
-#: A cutoff that every size is below.
-UNLIMITED = 2**60
-
 
 def source(tables: Mapping[Kind, Mapping[int, int]]) -> list[str]:
     """Return the function, to stand at module level before what decides.
@@ -36,7 +33,7 @@ def source(tables: Mapping[Kind, Mapping[int, int]]) -> list[str]:
     """
     by_card = any(kind.gpu for kind in tables)
     entries = [
-        f'"{key}": {{{", ".join(f"{n}: {_bytes(table[n])}" for n in WORLD_SIZES if n in table)}}},'
+        f'"{key}": {{{", ".join(f"{n}: {size(table[n])}" for n in WORLD_SIZES if n in table)}}},'
         f"  # {kind.name}"
         for kind, table in tables.items()
         for key in kind.keys
@@ -186,7 +183,3 @@ def _first(function: Function, name: str) -> ast.Dict | None:
         ):
             return node.value
     return None
-
-
-def _bytes(cutoff: int) -> str:
-    return "2**60" if cutoff >= UNLIMITED else size(cutoff)

@@ -50,11 +50,19 @@ def spliced(text: str, node: ast.expr | ast.stmt, edit: Edit) -> str:
 
 
 def call(function: str, arguments: str, indent: int) -> list[str]:
-    """Return a call on one line, or its arguments on a line of their own when that is too long."""
+    """Return a call on one line, or its arguments on a line of their own when that is too long.
+
+    The first argument is a name; where that line is too long too, each has one.
+    """
     line = f"{function}({arguments})"
     if len(line) <= WIDTH:
         return [line]
-    return [f"{function}(", f"{'':{indent + 4}}{arguments}", f"{'':{indent}})"]
+    pad = f"{'':{indent + 4}}"
+    inner = [f"{pad}{arguments}"]
+    first, comma, rest = arguments.partition(", ")
+    if len(inner[0]) > WIDTH and comma:
+        inner = [f"{pad}{first},", f"{pad}{rest},"]
+    return [f"{function}(", *inner, f"{'':{indent}})"]
 
 
 def wrapped(terms: list[str], indent: int, before: int, word: str = "and") -> str:

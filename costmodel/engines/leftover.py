@@ -12,7 +12,8 @@ def edits(before: Function, module: Module, name: str) -> list[Edit]:
     """Return the edits that take such statements out of the changed function ``name``.
 
     ``before`` is the function as it was: what nobody asked there stays. Only a plain name that is
-    set once, at the top of the function, on lines of its own, to something without a call goes.
+    set once, at the top of the function, on lines of its own, goes; not where a call may have done
+    more than read.
     """
     found = module.function(name)
     if found is None:
@@ -26,12 +27,19 @@ def edits(before: Function, module: Module, name: str) -> list[Edit]:
             continue
         target = statement.targets[0].id
         once = len(statement.targets) == 1 and stores.count(target) == 1
-        calls = any(isinstance(n, ast.Call | ast.Await) for n in ast.walk(statement.value))
+        calls = any(_may_do_more(n) for n in ast.walk(statement.value))
         last = _end(statement)
         shared = [s for s in function.body if s.lineno <= last and statement.lineno <= _end(s)]
         if target in gone and once and not calls and shared == [statement]:
             out.append(Edit((statement.lineno, 0), (last + 1, 0), ""))
     return out
+
+
+def _may_do_more(node: ast.AST) -> bool:
+    """Tell whether a node is a call of anything but what reads a table or a tensor's sizes."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        return node.func.attr not in ("get", "numel", "element_size")
+    return isinstance(node, ast.Call | ast.Await)
 
 
 def _end(statement: ast.stmt) -> int:

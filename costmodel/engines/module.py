@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from ..errors import InputError
 from .diff import split_lines
+from .patterns import take_for_branches
 from .stand_in import CHOOSES
 
 #: Python writes no integer of more than 4300 decimal digits back as text, and parses none; one in
@@ -21,6 +22,9 @@ MAX_DIGITS = 3500
 _HUGE = re.compile(rf"0[xXoObB][0-9a-fA-F_]{{{MAX_DIGITS},}}")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+#: Methods that change a dictionary, a list or a set.
+_CHANGING = re.compile("update|setdefault|pop|popitem|clear|append|extend|insert|remove|add")
 
 
 class Module(Struct, frozen=True, dict=True):
@@ -37,11 +41,13 @@ class Module(Struct, frozen=True, dict=True):
             raise InputError(f"{name}: a number of more than {MAX_DIGITS} digits")
         try:
             # Python takes a byte order mark at the start of a file, and not of a text.
-            return cls(name, text, ast.parse(text.removeprefix("\ufeff")))
+            tree = ast.parse(text.removeprefix("\ufeff"))
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             at = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
             what = error.msg if isinstance(error, SyntaxError) else error or "nested too deeply"
             raise InputError(f"{name}{at}: not valid Python: {what}") from None
+        take_for_branches(tree)
+        return cls(name, text, tree)
 
     @cached_property
     def lines(self) -> list[bytes]:
@@ -128,17 +134,23 @@ def source_of(node: ast.AST) -> str:
 def constant_of(body: list[ast.stmt], name: str) -> ast.expr | None:
     """Return what a name is set to in a module's or a class's body, or None.
 
-    It is None too where that is not known: set in branches to more than one thing, or added to.
+    It is None too where that is not known: set in branches to more than one thing, or in a loop,
+    or changed in place.
     """
 
-    def sets(node: ast.stmt) -> bool:
+    def plainly(node: ast.stmt) -> bool:
         if isinstance(node, ast.Assign):
             return any(isinstance(t, ast.Name) and t.id == name for t in node.targets)
+        return isinstance(node, ast.AnnAssign) and source_of(node.target) == name
+
+    def sets(node: ast.stmt) -> bool:
         if isinstance(node, ast.AnnAssign) and node.value is None:
             return False
-        return isinstance(node, ast.AnnAssign | ast.AugAssign) and source_of(node.target) == name
+        if isinstance(node, Function | ast.ClassDef | ast.If | ast.Try | ast.With):
+            return False
+        return plainly(node) or name in _touched(node)
 
-    values = [None if isinstance(n, ast.AugAssign) else n.value for n in _last(body, sets)]
+    values = [n.value if plainly(n) else None for n in _last(body, sets)]
     known = {source_of(value): value for value in values if value is not None}
     return next(iter(known.values())) if len(known) == 1 and None not in values else None
 
@@ -219,11 +231,34 @@ def _ways(node: ast.stmt, handlers: bool) -> list[list[ast.stmt]]:
     return ways
 
 
+@lru_cache(maxsize=1 << 12)
+def changed(node: ast.stmt) -> tuple[ast.expr, ...]:
+    """Return what a statement may change in place, at any depth: an item is set, an update."""
+    found = []
+    for n in ast.walk(node):
+        if isinstance(n, ast.Subscript) and not isinstance(n.ctx, ast.Load):
+            found.append(n.value)
+        called = n.func if isinstance(n, ast.Call) else None
+        if isinstance(called, ast.Attribute) and _CHANGING.fullmatch(called.attr):
+            found.append(called.value)
+    return tuple(found)
+
+
+@lru_cache(maxsize=1 << 12)
+def _touched(node: ast.stmt) -> frozenset[str]:
+    """Return the names that a statement sets or may change, at any depth."""
+    return frozenset((*assigned(node), *map(source_of, changed(node))))
+
+
 def assigned(node: ast.stmt) -> list[str]:
     """Return the plain names that a statement sets, at any depth."""
-    return [
-        n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
-    ]
+    names = []
+    for n in ast.walk(node):
+        if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load):
+            names.append(n.id)
+        elif isinstance(n, ast.MatchAs | ast.MatchStar) and n.name:
+            names.append(n.name)
+    return names
 
 
 def made_of(function: Function, seeds: Iterable[ast.AST]) -> set[ast.AST]:

@@ -31,7 +31,7 @@ from .kernel_version import RunningKernel, asked_for
 from .module import Module
 from .naming import check_spaces, not_found
 from .overrides import lost
-from .reader import DispatchFunction, NotRecognisedError, find_dispatch, read_dispatch
+from .reader import DispatchFunction, NotRecognisedError, find_dispatch, holder_of, read_dispatch
 from .rewrite import edits
 from .source import Tree
 
@@ -114,7 +114,7 @@ def patch(
     installed = tree.read(module.name) or module.text
     adapted = adapt(rule, dispatch.condition, kernel)
     concerned = consumers(tree, module, dispatch)
-    copies = _copies(tree, rule.op, module, dispatch, concerned)
+    copies = copies_of(tree, rule.op, module, dispatch, concerned)
     there = Module.parse(module.name, installed)
     consults = CONSULTS in installed
     if consults and _in_force(module, dispatch, adapted):
@@ -246,7 +246,7 @@ def unpatched(tree: Tree, op: str) -> Tree:
     return _Original(tree.path, tree.engine, tree.inside, tree.kind, tree.version, op=op)
 
 
-def _copies(
+def copies_of(
     tree: Tree, op: str, module: Module, dispatch: DispatchFunction, concerned: list[Consumer]
 ) -> list[DispatchFunction]:
     """Return the functions of the same file that hold a copy of the rule, guards and all.
@@ -286,10 +286,7 @@ def _changed(
     """Return the changed source, after reading the rule back out of it."""
     check_spaces(module, dispatch)
     lines = comment.lines(adapted, provenance, engine)
-    holder = dispatch
-    if len(dispatch.followed) == 1:
-        # The function asks a predicate beside it: that is where the rule stands.
-        holder = read_dispatch(module, dispatch.followed[0], predicate=True)
+    holder = holder_of(module, dispatch)
     names = [one.name for one in copies]
     changes = edits(module, holder, adapted, lines)
     changes += remarks.edits(module, holder, adapted, changes, names)

@@ -19,8 +19,8 @@ from .kernel_version import RunningKernel, asked_for
 from .module import Module
 from .naming import check_spaces
 from .overrides import lost
-from .patch import Emitted, check_kept, difference, unpatched
-from .reader import DispatchFunction, NotRecognisedError, find_dispatch, read_dispatch
+from .patch import Emitted, check_kept, copies_of, difference, unpatched
+from .reader import DispatchFunction, NotRecognisedError, find_dispatch, holder_of, read_dispatch
 from .source import Tree
 
 
@@ -46,14 +46,17 @@ def patch(
     writable(module.name, "a file of the tree")
     writable(tree.version, "the tree's version")
     installed = tree.read(module.name) or module.text
+    concerned = consumers(tree, module, dispatch)
+    copies = copies_of(tree, rules.op, module, dispatch, concerned)
     gated = by_arch.gated(rules, dispatch.condition, kernel)
-    if _difference(Module.parse(module.name, installed), dispatch, gated) is None:
+    there = Module.parse(module.name, installed)
+    if all(_difference(there, one, gated) is None for one in (dispatch, *copies)):
         said = ("the rules are already in force; the diff is empty",)
         return Emitted(
             "", gated.elsewhere, module.name, dispatch.name, installed, said, gated=gated
         )
     paragraphs = _comment(gated, provenances, tree.engine.title)
-    changed = _changed(module, dispatch, gated, paragraphs)
+    changed = _changed(module, dispatch, copies, gated, paragraphs)
     patched = applied.marked(module.text, changed, rules.op, f"# {paragraphs[-1]}")
     found = description.notes_by_host(
         gated,
@@ -61,7 +64,8 @@ def patch(
         tree.engine.title,
         running=running,
         overrides=dispatch.overrides,
-        concerned=consumers(tree, module, dispatch),
+        concerned=concerned,
+        copies={one.name for one in copies},
         losses=losses,
     )
     found += description.not_patched(tree.elsewhere())
@@ -82,6 +86,7 @@ def patch(
         function=dispatch.name,
         patched=patched,
         notes=(gated.words(), *(note.short for note in found if note.short)),
+        copies=tuple(one.name for one in copies),
         gated=gated,
         described=tuple(found),
     )
@@ -99,24 +104,50 @@ def _comment(gated: Gated, provenances: Mapping[Kind, Provenance], engine: str) 
 
 
 def _changed(
-    module: Module, dispatch: DispatchFunction, gated: Gated, paragraphs: list[str]
+    module: Module,
+    dispatch: DispatchFunction,
+    copies: list[DispatchFunction],
+    gated: Gated,
+    paragraphs: list[str],
 ) -> str:
     """Return the changed source, after reading the rules back out of it."""
     check_spaces(module, dispatch)
-    holder = dispatch
-    if len(dispatch.followed) == 1:
-        # The function asks a predicate beside it: that is where the rule stands.
-        holder = read_dispatch(module, dispatch.followed[0], predicate=True)
+    holder = holder_of(module, dispatch)
+    names = [dispatch.name, *(one.name for one in copies)]
     changes = by_arch.edits(module, holder, gated, paragraphs)
+    untrue = _untrue(module, holder, gated, changes, names[1:])
+    for one in copies:
+        alike = by_arch.edits_of_copy(module, one, gated, dispatch.name)
+        untrue |= _untrue(module, one, gated, alike, names)
+        changes += alike
+    text = diff.apply(module.text, [*untrue.values(), *changes])
+    for one in (holder, *copies):
+        changed = Module.parse(module.name, text)
+        text = diff.apply(text, leftover.edits(one.node, changed, one.name))
+    after = Module.parse(module.name, text)
+    for one in (dispatch, *copies):
+        _check(module, one, after, gated)
+    return text
+
+
+def _untrue(
+    module: Module,
+    dispatch: DispatchFunction,
+    gated: Gated,
+    changes: list[Edit],
+    alike: list[str],
+) -> dict[tuple[tuple[int, int], tuple[int, int]], Edit]:
+    """Return the edits of remarks that any of the rules makes untrue, by their place."""
     said = f"{host_gate.NAME}() has the cutoffs of this host's GPUs. {gated.words()}."
     untrue: dict[tuple[tuple[int, int], tuple[int, int]], Edit] = {}
     for adapted in gated.kinds.values():
-        for edit in remarks.edits(module, holder, adapted, changes, said=said):
+        for edit in remarks.edits(module, dispatch, adapted, changes, alike, said):
             untrue.setdefault((edit.start, edit.end), edit)
-    text = diff.apply(module.text, [*untrue.values(), *changes])
-    changed = Module.parse(module.name, text)
-    text = diff.apply(text, leftover.edits(holder.node, changed, holder.name))
-    after = Module.parse(module.name, text)
+    return untrue
+
+
+def _check(module: Module, dispatch: DispatchFunction, after: Module, gated: Gated) -> None:
+    """Raise :class:`NotRecognisedError` where a changed function is not what was meant."""
     where = _difference(after, dispatch, gated)
     looked = f"{module.name}:{dispatch.node.lineno}: {dispatch.name}: not recognised: "
     if where is not None:
@@ -130,7 +161,6 @@ def _changed(
                 f"{looked}{', '.join(gone)} would no longer override the rule on {name} in the "
                 "changed source"
             )
-    return text
 
 
 def _difference(module: Module, dispatch: DispatchFunction, gated: Gated) -> str | None:

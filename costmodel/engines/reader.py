@@ -224,6 +224,19 @@ def read_dispatch(
     )
 
 
+def holder_of(module: Module, dispatch: DispatchFunction) -> DispatchFunction:
+    """Return the function in which a rule stands: a predicate beside it that is asked, or itself.
+
+    A predicate that is given sizes and not the tensor is left as it is: the call of it changes.
+    """
+    if len(dispatch.followed) != 1:
+        return dispatch
+    try:
+        return read_dispatch(module, dispatch.followed[0], predicate=True)
+    except NoChoiceError:
+        return dispatch
+
+
 def _in_force(
     module: Module, qualified: str, predicate: bool, constant: bool
 ) -> tuple[Function, ast.ClassDef | None]:

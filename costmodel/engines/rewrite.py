@@ -35,6 +35,7 @@ from .module import Module, source_of
 from .naming import names_at, not_found
 from .reader import DispatchFunction, NotRecognisedError
 from .statements import mentions_world, parents, target_of, value_of
+from .symbols import UNLIMITED
 
 
 def edits(
@@ -51,13 +52,17 @@ def edits(
 
 
 class Rewrite(Struct):
-    """The changing of one function; :mod:`.by_arch` writes other cutoffs in the same places."""
+    """The changing of one function; :mod:`.by_arch` writes other cutoffs in the same places.
+
+    ``asked`` is what guards that stay have asked before the changed expression.
+    """
 
     module: Module
     dispatch: DispatchFunction
     adapted: Adapted
     comment: list[str]
     of_default: list[Edit] = field(default_factory=list)
+    asked: set[Condition] = field(default_factory=set)
 
     def made(self) -> list[Edit]:
         """Return the edits of the function."""
@@ -205,7 +210,7 @@ class Rewrite(Struct):
         if not targets:
             return self._change_in_place()
         (target,) = targets
-        block = self._block_of(steps[0].node)
+        block = self._block_of(self._top_of_branch(steps[0].node))
         held = [s for s in block if any(step.node in ast.walk(s) for step in steps)]
         at = block.index(held[0])
         if block[at : at + len(held)] != held or not all(
@@ -233,10 +238,17 @@ class Rewrite(Struct):
         return [Edit(start, end, new), *self._drop_unused(block[:at], held, new)]
 
     def _change_in_place(self) -> list[Edit]:
-        if len(self.dispatch.decisions) != 1:
-            raise self.fail("one use_1stage argument")
-        (decision,) = self.dispatch.decisions
+        decisions = self.dispatch.decisions
+        if self.dispatch.returns:
+            # What a predicate returns early is a guard, which stays.
+            decisions = [d for d in decisions if not isinstance(d, ast.Constant)]
+        if len(decisions) != 1:
+            what = "return of a choice" if self.dispatch.returns else "use_1stage argument"
+            raise self.fail(f"one {what}, found {len(decisions)}")
+        (decision,) = decisions
         statement, step = self._statement_of(decision)
+        paths = [set(factors(s.path)) for s in self.dispatch.steps if s.node is statement]
+        self.asked = set.intersection(*paths)
         names, live = self.names(step), self._live(decision)
         if self._only_the_limit(live) and self._change_default(names, self.comment)[0] is None:
             return []
@@ -310,7 +322,7 @@ class Rewrite(Struct):
     def _terms(self, names: SourceNames, indent: int) -> tuple[list[str], list[str]]:
         """Return the rule as terms to join by ``and``, and the statements they need before."""
         cutoffs, others = self._joined_rule()
-        terms = [_joined(f, names) for f in others]
+        terms = [_joined(f, names) for f in others if f not in self.asked]
         if cutoffs is None:
             return [], terms or ["True"]
         env = self._limit_settings()
@@ -333,7 +345,8 @@ class Rewrite(Struct):
         if terms and " or " in term:
             # Under a name of its own: formatters break brackets at the end of a line otherwise.
             name = self._free_name("small_enough", "fits_1stage", "small_enough_")
-            return [*lines, f"{'':{indent}}{name} = {term}"], [*terms, name]
+            value = wrapped(term.split(" or "), indent, len(f"{name} = "), "or")
+            return [*lines, f"{'':{indent}}{name} = {value}"], [*terms, name]
         return lines, [*terms, term]
 
     def _only_the_limit(self, decision: ast.expr) -> bool:
@@ -406,7 +419,7 @@ class Rewrite(Struct):
 
     def _limits(self, cutoffs: Bytes, names: SourceNames, indent: int, env: list[str]) -> list[str]:
         """Return ``max_bytes = {4: ..., 8: ...}.get(world_size, <what stood there>)``."""
-        table, old = self._table(cutoffs, env), self._old_limit(cutoffs.op)
+        table, old = self._table(cutoffs, env), self._old_limit(cutoffs.op, names, env)
         arguments = f"{names.world_size}, {old}"
         if not env:
             return call(f"{'':{indent}}{self._limit_name()} = {table}.get", arguments, indent)
@@ -444,17 +457,35 @@ class Rewrite(Struct):
 
     def _limit(self) -> Comparison:
         """Return the installed comparison of bytes with a limit."""
-        own = set(ast.walk(self.dispatch.node))
-        for comparison in self.dispatch.decisive:
-            if comparison.size.name == "bytes" and comparison.node in own:
-                return comparison
+        for comparison in self._byte_comparisons().values():
+            return comparison
         raise self.fail("a comparison of total bytes with a limit")
 
-    def _old_limit(self, op: str) -> str:
+    def _byte_comparisons(self) -> dict[ast.Compare, Comparison]:
+        """Return the comparisons of bytes that decide, of this function, by their nodes."""
+        own = set(ast.walk(self.dispatch.node))
+        found: dict[ast.Compare, Comparison] = {}
+        for comparison in self.dispatch.decisive:
+            if comparison.size.name == "bytes" and comparison.node in own:
+                found.setdefault(comparison.node, comparison)
+        return found
+
+    def _old_limit(self, op: str, names: SourceNames, env: list[str]) -> str:
         """Return the source of the installed limit, as the right side of ``op``."""
-        installed = self._limit()
-        text = self.module.segment(installed.limit_node)
-        if not text or len(installed.node.ops) != 1:
+        comparisons = list(self._byte_comparisons().values())
+        text = self.module.segment(comparisons[0].limit_node) if comparisons else ""
+        one_limit = bool(text) and len(comparisons[0].node.ops) == 1
+        plainly = one_limit and comparisons[0].size.factor == 1
+        there = {n: self.dispatch.condition.at(n) for n in WORLD_SIZES}
+        kept = {n: written(there[n], op) for n in self.adapted.unclaimed}
+        by_one = plainly and all(byte_limit(c) is not None for c in there.values())
+        if not env and not (by_one and (not kept or len(comparisons) == 1)):
+            # No one expression holds it for every size: another unit, or it goes by the ranks.
+            every = set((kept or {n: written(c, op) for n, c in there.items()}).values())
+            if len(every) == 1 or not kept:
+                return size(min(every))
+            return f"{dictionary(kept)}.get({names.world_size}, 0)"
+        if not one_limit:
             raise self.fail("a comparison of bytes with one limit")
         factor = next(
             f for n in WORLD_SIZES if (f := byte_limit(self.dispatch.condition.at(n))) is not None
@@ -515,6 +546,18 @@ def with_op(op: str, condition: Condition) -> Condition:
         return condition
     shift = {("<", "<="): -1, ("<=", "<"): 1}.get((condition.op, op), 0)
     return Compare("bytes", op, condition.value + shift)
+
+
+def written(condition: Condition, op: str) -> int:
+    """Return the size that bytes are compared with by ``op`` where a condition holds."""
+    if condition == Always(False):
+        return 1 if op == "<" else 0
+    limit = byte_limit(condition)
+    if limit is None:
+        return UNLIMITED
+    compared = with_op(op, limit)
+    assert isinstance(compared, Compare)
+    return compared.value
 
 
 def plain(condition: Condition) -> list[Condition]:

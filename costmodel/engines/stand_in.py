@@ -1,6 +1,7 @@
 """Run a function that was cut out of an engine's source, on stand-ins for tensors and ranks.
 
-Only the standard library: emitted test files carry a copy of this module's code. The function is
+Only the standard library: emitted test files carry a copy of this module's code, and of that of
+:mod:`.stand_in_values`. The function is
 taken by its qualified name from the file's syntax tree, its call of the kernel is replaced by a
 report of the chosen stage, and every name that it does not define is a stand-in, also where it is
 imported inside the function. The engine is never imported.
@@ -10,7 +11,7 @@ function then ends without choosing a stage, they are tried the other way. A cal
 ends in a choice, and one returns, is not fused.
 """
 
-# ruff: noqa: D102 - the tensor's methods are torch's, the operators Python's.
+# ruff: noqa: D102 - the visitor's methods are ast's.
 
 from __future__ import annotations
 
@@ -22,8 +23,19 @@ from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
+from .stand_in_values import (
+    TORCH,
+    WAYS,
+    Anything,
+    Communicator,
+    Environment,
+    FakeTensor,
+    Nodes,
+    Variables,
+    unknown,
+)
+
 CHOOSES = re.compile(r"(1|one)_?(stage|shot)", re.IGNORECASE)
-ELEMENT_SIZE = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 #: Ways through a function that are tried for one that chooses.
 MAX_WAYS = 256
@@ -40,209 +52,8 @@ class NotFusedError(AssertionError):
     """The function returned without choosing a stage, whatever stand-ins answered."""
 
 
-class Ways:
-    """What stand-ins answer on one way through a function, and which way comes next."""
-
-    def __init__(self) -> None:
-        self.said: dict[str, bool] = {}
-        self.first: dict[str, bool] = {}
-        self.script: list[bool] = []
-        self.running = False
-
-    def truth(self, label: str) -> bool:
-        if not self.running:
-            return False
-        if label not in self.said:
-            at = len(self.said)
-            said = self.script[at] if at < len(self.script) else self.first.get(label, False)
-            self.said[label] = said
-        return self.said[label]
-
-    def start(self) -> None:
-        self.said, self.script, self.running = {}, [], True
-
-    def found(self) -> None:
-        """Begin with this way the next time."""
-        self.first, self.running = dict(self.said), False
-
-    def next(self) -> bool:
-        """Turn the last answer that was not turned yet; tell whether there was one."""
-        answers = list(self.said.items())
-        while answers and answers[-1][1] != self.first.get(answers[-1][0], False):
-            answers.pop()
-        if not answers:
-            self.first, self.running = {}, False
-            return False
-        self.script = [said for _, said in answers[:-1]] + [not answers[-1][1]]
-        self.said = {}
-        return True
-
-
-WAYS = Ways()
-
-
-class Anything:
-    """Takes any call, attribute, operator and index; its truth is one of the :class:`Ways`."""
-
-    def __init__(self, label: str = "") -> None:
-        self._label = label
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Anything:
-        return Anything(f"{self._label}()")
-
-    def __getattr__(self, name: str) -> Anything:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Anything(f"{self._label}.{name}")
-
-    def __bool__(self) -> bool:
-        return WAYS.truth(self._label)
-
-    def __contains__(self, item: Any) -> bool:
-        return WAYS.truth(f"in {self._label}")
-
-    def __enter__(self) -> Anything:
-        return self
-
-    def __exit__(self, *args: Any) -> None:
-        return None
-
-    __hash__ = object.__hash__
-
-
-_OPERATORS = "add sub mul truediv floordiv mod pow lshift rshift and or xor"
-_OTHERS = "radd rsub rmul rtruediv rfloordiv rmod neg invert lt le gt ge eq ne getitem"
-
-for _operator in (_OPERATORS + " " + _OTHERS).split():
-    setattr(
-        Anything,
-        f"__{_operator}__",
-        lambda self, *others, _name=_operator: Anything(f"{self._label} {_name} {others}"),
-    )
-
-
-class Torch(SimpleNamespace):
-    """The names of torch that a choice may ask; the rest is anything."""
-
-    bfloat16, float16, half, float32, float = "bf16", "fp16", "fp16", "fp32", "fp32"
-    Tensor = object
-    cuda = SimpleNamespace(is_current_stream_capturing=lambda: False)
-
-    def __getattr__(self, name: str) -> Anything:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Anything(f"torch.{name}")
-
-
-TORCH = Torch()
-
-
-class FakeTensor:
-    """An input of ``elements`` elements in rows of ``hidden_dim``; the count may be off a row."""
-
-    def __init__(self, elements: int, hidden_dim: int, dtype: str) -> None:
-        self.elements = elements
-        self.shape: tuple[int, ...] = (elements // hidden_dim, hidden_dim)
-        self.dtype = dtype
-        self.itemsize = ELEMENT_SIZE[dtype]
-        self.nbytes = elements * self.itemsize
-
-    def weight(self) -> FakeTensor:
-        """Return the norm's weight for this input."""
-        hidden_dim = self.shape[-1]
-        one = FakeTensor(hidden_dim, hidden_dim, self.dtype)
-        one.shape = (hidden_dim,)
-        return one
-
-    def numel(self) -> int:
-        return self.elements
-
-    nelement = numel
-
-    def element_size(self) -> int:
-        return self.itemsize
-
-    def size(self, index: int | None = None) -> Any:
-        return self.shape if index is None else self.shape[index]
-
-    def dim(self) -> int:
-        return len(self.shape)
-
-    def is_contiguous(self) -> bool:
-        return True
-
-    def contiguous(self, *args: Any) -> FakeTensor:
-        return self
-
-    def __getattr__(self, name: str) -> Anything:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Anything(f"tensor.{name}")
-
-
-class Nodes:
-    """A path into the topology that amdkfd shows of a host: a CPU, and two GPUs of one kind."""
-
-    def __init__(self, host: tuple[str, str, bool] | None, file: str = "") -> None:
-        self._host, self._file = host, file
-
-    def glob(self, pattern: str) -> list[Nodes]:
-        if not self._file:
-            return [Nodes(self._host, kind) for kind in ("cpu", "gpu", "gpu")] if self._host else []
-        return [self / "link 0", self / "link 1"]
-
-    def __truediv__(self, name: str) -> Nodes:
-        return Nodes(self._host, f"{self._file} {name}")
-
-    def read_text(self, *args: Any, **kwargs: Any) -> str:
-        version, device_id, xgmi = self._host or ("0", "0", False)
-        on_gpu = self._file.startswith("gpu")
-        if "link" in self._file:
-            return f"type {11 if xgmi and on_gpu and '1' in self._file else 2}\nnode_to 1\n"
-        if not on_gpu:
-            return "simd_count 0\ngfx_target_version 0\ndevice_id 0\n"
-        return f"simd_count 4\ngfx_target_version {version}\ndevice_id {device_id}\n"
-
-
-class Communicator:
-    """The custom all-reduce object that engines hold under several names."""
-
-    disabled = False
-
-    def __init__(self, world_size: int, fully_connected: bool) -> None:
-        self.world_size = world_size
-        self.fully_connected = fully_connected
-
-    def should_custom_ar(self, *args: Any) -> bool:
-        return True
-
-    def __getattr__(self, name: str) -> Anything:
-        kernel = re.match("custom_|should_|fused_ar_rms", name)
-        if not kernel and (name.startswith("__") or not WAYS.truth(f"has {name}")):
-            raise AttributeError(name)
-        return Anything(f"communicator.{name}")
-
-
-class Variables:
-    """The ``envs`` of an engine: variables that are set have a value, others are anything."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in self._environ:
-            return Anything(f"envs.{name}")
-        text = self._environ[name]
-        value = int(text) if text.isdigit() else {"true": True, "false": False}.get(text, text)
-
-        class SetVariable(int if isinstance(value, int) else str):  # type: ignore[misc]
-            def is_set(self) -> bool:
-                return True
-
-            def get(self) -> Any:
-                return value
-
-        return SetVariable(value)
+class NoRowsError(NotFusedError):
+    """Only whole rows exist for a function that goes by the shape and asks for no count."""
 
 
 class Cut(ast.NodeTransformer):
@@ -334,7 +145,7 @@ def decider(
 
     def prepare(world_size: int, fully_connected: bool) -> Callable[[FakeTensor], Any]:
         ranks = Communicator(world_size, fully_connected)
-        names = _Names(tree, ranks, dict(environ or {}), host)
+        names = _Names(tree, ranks, Environment(environ or {}), host)
         names.update(given or {})
         exec(code, names)
         before = [] if owner is None else [_instance(owner, ranks, names, attributes or {})]
@@ -366,14 +177,17 @@ def decider(
         WAYS.start()
         returned = False
         for _ in range(MAX_WAYS):
+            tensor = FakeTensor(elements, hidden_dim, dtype)
             try:
-                ended: Any = ready[at](FakeTensor(elements, hidden_dim, dtype))
+                ended: Any = ready[at](tensor)
             except Chosen as decision:
                 ended = decision.args[0]
             except Exception as error:
                 ended = error
             if isinstance(ended, bool):
                 WAYS.found()
+                if elements % hidden_dim and tensor.by_rows:
+                    raise NoRowsError(f"{qualified} asks for the shape alone")
                 return ended
             returned |= not isinstance(ended, Exception)
             if not WAYS.next():
@@ -511,7 +325,7 @@ class _Names(dict):  # type: ignore[type-arg]
         self,
         tree: ast.Module,
         ranks: Communicator,
-        environ: dict[str, str],
+        environ: Environment,
         host: tuple[str, str, bool] | None,
     ) -> None:
         wrapper = SimpleNamespace(
@@ -534,7 +348,7 @@ class _Names(dict):  # type: ignore[type-arg]
             __builtins__=builtins,
             __report__=report,
             __parts__=parts,
-            __imported__=lambda name: known.get(name, Anything(name)),
+            __imported__=lambda name: known[name] if name in known else unknown(name, environ),
             environ=environ,
             getenv=environ.get,
             _tuned_max_size=lambda *call: None,  # a run-time table without an entry
@@ -547,7 +361,7 @@ class _Names(dict):  # type: ignore[type-arg]
                 and not hasattr(builtins, node.id)
             ):
                 is_there = re.match(r"(is|on)_(hip|gfx)", node.id)
-                self[node.id] = (lambda *a, **k: True) if is_there else Anything(node.id)
+                self[node.id] = (lambda *a, **k: True) if is_there else unknown(node.id, environ)
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and (
                 _ASKED.search(node.name) or re.search("environ|getenv", ast.unparse(node))

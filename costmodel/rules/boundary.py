@@ -2,7 +2,8 @@
 
 Each cutoff is probed one element below, at, and one element above it, at every world size, for a
 member of every hidden class and its neighbours outside. A count of elements that is not a whole
-number of rows exists only as a stand-in; it is what tells ``<`` from ``<=``.
+number of rows exists only as a stand-in; it is what tells ``<`` from ``<=``. So each cutoff is
+probed at the whole rows on both sides of it too.
 """
 
 from __future__ import annotations
@@ -95,16 +96,18 @@ def first_difference(one: Rule, other: Rule) -> str | None:
 
 def _counts(condition: Condition, dtype: str, hidden: int) -> list[int]:
     size = element_bytes(dtype)
-    edges = {hidden, ONE_MIB // size}
+    edges, rows = {hidden, ONE_MIB // size}, {hidden}
     for part in parts_of(condition):
         if isinstance(part, Compare):
-            if part.quantity == "bytes":
-                edges.add(part.value // size)
-            elif part.quantity == "elements":
-                edges.add(part.value)
+            if part.quantity in ("bytes", "elements"):
+                edge = part.value // (size if part.quantity == "bytes" else 1)
+                edges.add(edge)
+                # A function may go by the shape, and see whole rows alone.
+                rows |= {edge // hidden * hidden, edge // hidden * hidden + hidden}
             elif part.quantity == "tokens":
                 edges |= {part.value * hidden, (part.value + 1) * hidden}
-    return sorted({e + d for e in edges for d in (-1, 0, 1) if e + d >= hidden} | {hidden})
+    near = {edge + d for edge in edges for d in (-1, 0, 1)}
+    return sorted(count for count in near | rows if count >= hidden)
 
 
 def _holds(
