@@ -98,8 +98,8 @@ def test_an_arm_without_a_row_is_a_reason_however_surely_the_priors_speak(one_ar
 
 def test_what_physics_decides_is_proposed_and_the_rest_called_unidentified(noisy):
     text, _ = reported(noisy, "--gpu", "MI355X", "--model", "deepseek-v3")
-    assert text.startswith("# SGLang on MI355X: nothing decided but TP2, 1-stage always")
-    assert "a cutoff at TP4 and TP8, where the rule in force stays" in first_screen(text)
+    assert text.startswith("# SGLang on MI355X: only TP2 is decided: run 1-stage always, by")
+    assert "the cutoff at TP4 and TP8, where the rule in force stays" in first_screen(text)
     rows = {row[0]: row for row in cells(text, "- **Check on your GPUs")[1:]}
     assert rows["TP8"][2] == "<= 128 KiB (no claim, stays)"
 

@@ -71,7 +71,7 @@ def worth_by_batch(worths: Sequence[Worth]) -> go.Figure:
     figure.update_yaxes(title="us saved a step")
     figure.update_layout(bargap=0.15, barmode="overlay")
     setting = first.setting
-    weights = first.histogram.name or "every captured batch size alike, which is nobody's traffic"
+    weights = first.histogram.name or "every captured batch size alike (no real traffic)"
     subtitle = (
         f"{plain(first.llm.name)}: {first.calls.words()}, hidden "
         f"{first.llm.hidden_size}, {setting.dtype}, {setting.kernel.title}; "

@@ -99,7 +99,8 @@ def evidence_words(w: Worth) -> str:
 def none_made(calls: FusedCalls, llm: LLM | None = None) -> str:
     """Return what is said before any answer where no fused call is made."""
     whose = f"{llm.name} makes no fused call" if llm else "no fused call is made"
-    return f"{whose}: {calls.why}; no rule decides anything here"
+    where = f" in {calls.engine}" if calls.engine else ""
+    return f"{whose}{where} ({calls.why}), so no rule decides anything here"
 
 
 def _here(rule: Rule, w: Worth) -> str:
