@@ -223,9 +223,10 @@ def provenance(calibration: Calibration) -> str:
     """Return the calibration's name, how many rows it rests on, and a fabric other than xGMI's."""
     data = calibration.data
     wired = "" if calibration.fabric == FULL_MESH else f"; {fabric(calibration.fabric)}"
+    count = len(data.get("sources", ()))
     return plain(
         f"calibration {calibration.id} ({data.get('rows_used', '?')} rows, "
-        f"{len(data.get('sources', ()))} sources{wired})"
+        f"{count} source{'s' * (count != 1)}{wired})"
     )
 
 

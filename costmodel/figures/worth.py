@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..show.place import machine
 from ..show.words import estimate
 from ..show.worth import evidence_words
+from .cutoff_marks import RECOMMENDED
 from .template import ARM_COLOUR, NEUTRAL, finish, in_order, plain, provenance
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def worth_by_batch(worths: Sequence[Worth]) -> go.Figure:
     )
     if alike:
         subtitle += f" No batch changes at {' and '.join(alike)}."
-    title = f"Worth of {plain(first.new.name)} over {plain(first.old.name)}, {plain(setting.gpu)}"
+    new = "the recommended rule" if first.new.name == RECOMMENDED else plain(first.new.name)
+    title = f"What {new} saves over {plain(first.old.name)}, {plain(setting.gpu)}"
     return finish(figure, title, subtitle, height=170 + 170 * len(shown))
 
 
