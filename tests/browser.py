@@ -267,6 +267,19 @@ def dom(file: Path, *options: str) -> tuple[str, list[str]]:
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
+def printed(page: Path, out: Path) -> int:
+    """Print a page to a PDF file and return how many sheets it takes."""
+    subprocess.run(
+        [
+            static.browser(), "--headless", "--no-sandbox", "--disable-gpu",
+            "--virtual-time-budget=60000", "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--no-pdf-header-footer", f"--print-to-pdf={out}", page.as_uri(),
+        ],
+        capture_output=True, timeout=400, check=True,
+    )  # fmt: skip
+    return len(re.findall(rb"/Type\s*/Page[^s]", out.read_bytes()))
+
+
 def probed(page: Path, width: int, directory: Path, probe: str = PROBE) -> dict:
     """Return what a probe finds on a page at a width: ``found`` lists what is wrong."""
     copy = directory / f"probed-{width}.html"
