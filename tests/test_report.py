@@ -93,7 +93,7 @@ def test_a_model_without_a_fused_call_has_nothing_to_change_and_why_comes_first(
     text = in_markdown(case)
     first = first_screen(text)
     assert first.startswith("# SGLang on MI355X: nothing should change\n")
-    assert "**Why:** llama-3.1-8b makes no fused call in SGLang (" in first
+    assert "**Why:** llama-3.1-8b makes no fused call in SGLang, so no rule " in first
     # It stops there: no rule, no size, nothing to measure of an op that is not run.
     assert text.strip() == first.strip()
     assert "`costmodel import PROFILE " in text
@@ -167,6 +167,7 @@ def test_nothing_in_the_text_hangs_on_a_path(plain):
     told = choices(setting, 2880, 4, decision=found)
     by_tokens = dict(zip(told.calls.tokens.tolist(), range(len(told.calls)), strict=True))
     rows = re.findall(r"^ *(\d+) tokens +(\S+ KiB) +([+-][\d.]+) % +[+-]+ +(\S+)$", sketch, re.M)
+    assert sketch.splitlines()[1].strip() == "the rule runs"
     assert len(rows) == 12
     assert {r[3] for r in rows} == {"1-stage", "2-stage"}
     for tokens, size, slower, runs in rows:

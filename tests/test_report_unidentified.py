@@ -76,6 +76,7 @@ def test_the_numbers_of_an_open_report_are_those_of_recommend_and_plan(noisy):
     ]
     told = re.search(r"(\d+) shapes, about (\d+) s of measuring", first_screen(text))
     assert int(told[1]) == len(shapes)
+    assert not re.search(r"\b(0|100) % probability", text)
     assert abs(int(told[2]) - planned["seconds"]) <= 0.6  # both are rounded
     found = json.loads(run("recommend", *asked, cwd=noisy).stdout)
     rows = cells(text, "- **Measure on your GPUs")[1:]
@@ -88,6 +89,19 @@ def test_the_numbers_of_an_open_report_are_those_of_recommend_and_plan(noisy):
         assert command.startswith(("costmodel ", "torchrun ", "```")), command
         if command == "```":
             break
+
+
+def test_where_one_cutoff_of_several_is_open_the_reason_is_said(tmp_path):
+    (tmp_path / "rows.csv").write_text(crossing_rows(0, 0))
+    calibrated(tmp_path, "rows.csv", "--arch", "gfx942")
+    text, _ = reported(tmp_path, "--gpu", "MI300X", "--tp", "4,8", "--measurements", "rows.csv")
+    first = html.unescape(first_screen(text))
+    assert first.startswith("# SGLang on MI300X: nothing should change yet\n")
+    assert re.search(r"No cutoff is identified at TP4 \(TP4: rows scatter by \d+ %", first)
+    # The rule that stays does not run what the model expects there: the curve says which it tells.
+    (head,) = re.findall(r"```text\n.*\n +(\S.*)\n", text)
+    assert head == "expected faster"
+    assert len(words_of(first)) <= 120
 
 
 def test_an_arm_without_a_row_is_a_reason_however_surely_the_priors_speak(one_armed):

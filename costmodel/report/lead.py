@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from ..decide.evidence import BY_PHYSICS, MEASURED_ELSEWHERE, TRANSFERRED
 from ..show.glossary import MEANING
 from ..show.place import THIS_MACHINE, YOUR_MACHINE, fabrics, machine
+from ..show.words import chance, percent, size_interval, up_to
 from ..show.words import evidence as evidence_in_words
-from ..show.words import percent, size_interval, up_to
 from ..show.worth import none_made
 from .case import AtWorldSize, Case
 from .commands import check_command
@@ -118,8 +118,10 @@ def _lead(cases: Sequence[Case], most: int, *, asides: int) -> list[tuple[str, s
             ("Measure on your GPUs", check[1]),
         ]
     if not any(c.makes_calls for c in cases):
+        how = first.deployment.words()
+        served = f", served with {how}" if how else ""
         return [
-            ("For whom", f"{model}."),
+            ("For whom", f"{model}{served}."),
             ("Why", _why_nothing(cases, most)),
             ("Not known", "other releases of the engine: one was read in its source, none run."),
             ("Check on a profile of a decode step", NO_CALL_CHECK),
@@ -336,6 +338,12 @@ def _why_nothing(cases: Sequence[Case], most: int) -> str:
     open_ones = [(c, w) for c, w in every if w.changes]
     without = next((c for c in cases if not c.makes_calls), None)
     said = [none_made(without.calls, without.llm)] if without else []
+    unclaimed = [place for place in unidentified(cases) if place[0].makes_calls]
+    if unclaimed:
+        where = in_words(cases, unclaimed)
+        said.append(f"no cutoff is identified at {where}")
+        if len(unclaimed) <= most:
+            said[-1] += f" ({_short_reasons(unclaimed, many)})"
     if alike:
         named = f"at {in_words(cases, alike)}"
         where = named if len(cases) <= max(1, most) else "where the table says no change"
@@ -363,9 +371,14 @@ def _reasons(places: Sequence[Place], many: bool, most: int) -> str:
     """Return why no cutoff is identified, each reason in short; the evidence has them whole."""
     if len(places) > most:
         return f"a cutoff at {_span_of(places, many)}; reasons under the table."
+    return f"{_short_reasons(places, many)}."
+
+
+def _short_reasons(places: Sequence[Place], many: bool) -> str:
     # A reason goes on with its rows, or with what one cutoff costs.
-    short = [(f"{tag(c, w, many)}: {re.split('[:;] ', w.cutoff.reason)[0]}") for c, w in places]
-    return f"{'; '.join(short)}."
+    return "; ".join(
+        f"{tag(c, w, many)}: {re.split('[:;] ', w.cutoff.reason)[0]}" for c, w in places
+    )
 
 
 def _stays(places: Sequence[Place], many: bool, most: int) -> str:
@@ -390,7 +403,7 @@ def settled(cases: Sequence[Case]) -> str:
         return "rows of both arms that agree (below); no plan is expected to change the answer."
     after = ", ".join(
         f"TP{p.world_size} {size_interval(p.after.lo or 0, p.after.hi)}, narrow enough with "
-        f"{100 * p.after.claimed:.0f} % probability"
+        f"{chance(p.after.claimed)} probability"
         for p in plans[0].prospects
         if p.world_size in {e.world_size for e in plans[0].entries}
     )

@@ -72,9 +72,10 @@ def curve(found: Choices, *, fine: bool = False, lines: int = 12) -> str:
     most = max((abs(percent[i]) for i in shown), default=1.0) or 1.0
     name = arm(found.setting.alternative)
     n, hidden = int(found.calls.world_size[0]), int(found.calls.hidden_dim[0])
+    claimed = found.decision is not None and found.decision.at(n).claimed
     rows = [
         f"TP{n}, hidden {hidden}: by how much {name} is slower (+) or faster (-) than 1-stage",
-        f"{'':{AT_THE_BARS + BAR}}  the rule runs",
+        f"{'':{AT_THE_BARS + BAR}}  {'the rule runs' if claimed else 'expected faster'}",
     ]
     for i in shown:
         mark = "+" if percent[i] > 0 else "-"
