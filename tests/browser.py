@@ -132,6 +132,15 @@ LOOK = """
         if (!node.closest(".annotation, .textpoint, .shape-label")) return;
         if (lines.some((line) => strikes(line, a))) say("struck", name + ": " + text);
       });
+      // The buttons that come when the mouse is on a figure.
+      for (const button of place.querySelectorAll(".modebar-btn")) {
+        const b = button.getBoundingClientRect();
+        for (const [text, a] of all) {
+          const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+          const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+          if (wide > 1 && high > 1) say("buttons", name + ": " + text);
+        }
+      }
       outside(place, name);
     }
   }
@@ -249,11 +258,26 @@ def dom(file: Path, *options: str) -> tuple[str, list[str]]:
         [
             static.browser(), "--headless", "--no-sandbox", "--disable-gpu",
             "--enable-logging=stderr", "--v=0", "--virtual-time-budget=120000",
+            # With a mouse, as on a desk: without one figures have no buttons.
+            "--blink-settings=primaryHoverType=2,availableHoverTypes=2",
             "--host-resolver-rules=MAP * ~NOTFOUND", *options, "--dump-dom", file.as_uri(),
         ],
         capture_output=True, text=True, timeout=400, check=True,
     )  # fmt: skip
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+def printed(page: Path, out: Path) -> int:
+    """Print a page to a PDF file and return how many sheets it takes."""
+    subprocess.run(
+        [
+            static.browser(), "--headless", "--no-sandbox", "--disable-gpu",
+            "--virtual-time-budget=60000", "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--no-pdf-header-footer", f"--print-to-pdf={out}", page.as_uri(),
+        ],
+        capture_output=True, timeout=400, check=True,
+    )  # fmt: skip
+    return len(re.findall(rb"/Type\s*/Page[^s]", out.read_bytes()))
 
 
 def probed(page: Path, width: int, directory: Path, probe: str = PROBE) -> dict:

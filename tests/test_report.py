@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -92,9 +93,11 @@ def test_a_model_without_a_fused_call_has_nothing_to_change_and_why_comes_first(
     text = in_markdown(case)
     first = first_screen(text)
     assert first.startswith("# SGLang on MI355X: nothing should change\n")
-    assert "**Why:** llama-3.1-8b makes no fused call: " in first
-    assert "**Wins:**" not in first
-    assert "merge" not in text
+    assert "**Why:** llama-3.1-8b makes no fused call in SGLang, so no rule " in first
+    # It stops there: no rule, no size, nothing to measure of an op that is not run.
+    assert text.strip() == first.strip()
+    assert "`costmodel import PROFILE " in text
+    assert not any(word in text for word in ("Wins", "measure", "KiB", "cutoff"))
 
 
 @pytest.mark.parametrize(
@@ -122,11 +125,12 @@ def test_the_first_screen_is_short_and_says_it_all(gpu, engine):
     for w in case.headline:
         e = w.worth.mean_us
         assert (
-            f"{w.tp} {e.value:.1f} us a decode step (mean; 90 %: {e.lo:.1f} to {e.hi:.1f})" in first
-        )
+            f"{w.tp} {e.value:.1f} us a decode step (mean over all batches; "
+            f"90 %: {e.lo:.1f} to {e.hi:.1f})"
+        ) in first
         near = w.contested.saved_pct
         # A gain that is decided on the whole is not called so where it may be nothing.
-        still = ": open there" if near.lo <= 0 else ""
+        still = ": undecided" if near.lo <= 0 else ""
         span = f"{near.lo:.1f} to {near.hi:.1f}{still}"
         assert f"{near.value:.1f} % of latency on contested calls ({span})" in first
         assert f"{up_to(w.new_sizes)} at {w.tp}" in first
@@ -163,6 +167,7 @@ def test_nothing_in_the_text_hangs_on_a_path(plain):
     told = choices(setting, 2880, 4, decision=found)
     by_tokens = dict(zip(told.calls.tokens.tolist(), range(len(told.calls)), strict=True))
     rows = re.findall(r"^ *(\d+) tokens +(\S+ KiB) +([+-][\d.]+) % +[+-]+ +(\S+)$", sketch, re.M)
+    assert sketch.splitlines()[1].strip() == "the rule runs"
     assert len(rows) == 12
     assert {r[3] for r in rows} == {"1-stage", "2-stage"}
     for tokens, size, slower, runs in rows:
@@ -220,7 +225,7 @@ def test_two_gpus_in_one_report(tmp_path, monkeypatch):
     _, *rows = cells(text, "- **Check on your GPUs")
     assert [r[0] for r in rows] == ["MI355X TP4", "MI355X TP8", "MI300X TP4", "MI300X TP8"]
     assert text.startswith(
-        "# SGLang on MI355X and MI300X: 1-stage up to 360 KiB at MI355X TP4; MI300X: nothing\n"
+        "# SGLang on MI355X and MI300X: run 1-stage up to 360 KiB at MI355X TP4; MI300X: nothing\n"
     )
     assert "rule-gfx942.json" in text
     html_text = (tmp_path / "r" / "report.html").read_text()
@@ -311,6 +316,29 @@ def test_engine_guards_are_part_of_the_rule(vllm):
     assert other.gpu == "MI355X"
     assert f"{other.scores[1].other_regret_pct.value:.2f} % before" in text
     assert "Not decided at TP8" in in_markdown(vllm)
+    # What the guards cost is said of a rule that keeps them, with the number of recommend.
+    ((n, pct),) = vllm.decision.lost_to_guards
+    assert n == 2
+    cost = f"keeps vLLM's guards; they cost, in percentage points of regret: {pct:.2f} at TP2."
+    assert cost in in_markdown(vllm)
+
+
+def test_a_change_at_two_ranks_alone_is_checked_at_two_ranks():
+    case = gather(Setting.shipped("MI300X", engine="sglang"), llms.find("gpt-oss-120b"))
+    assert not case.headline
+    assert "torchrun --nproc-per-node=2 -m costmodel measure " in first_screen(in_markdown(case))
+
+
+def test_rows_of_other_links_make_no_patch():
+    """Kernels that no engine runs: nothing of AITER's sources is said of them, nothing proposed."""
+    pair = Path(__file__).parent.parent / "measurements" / "h200-pair" / "second"
+    setting = Setting(calibrations.load(pair / "calibration.json"), "H200", engine="sglang")
+    case = gather(setting, llms.find("gpt-oss-120b"), measurements=[pair / "calibration.csv"])
+    assert case.proposes
+    text = in_markdown(case)
+    assert "no reason to change SGLang" in first_screen(text)
+    assert not re.search(r"AITER|emit|rule\.patch|Modifications|batch-invariant", text)
+    assert "torchrun --nproc-per-node=2 -m costmodel measure --backend triton" in text
 
 
 def surely(w):

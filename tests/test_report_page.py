@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
-from browser import probed
+from browser import printed, probed
 from msgspec.structs import replace
 from reports import Tags
 
@@ -53,6 +53,20 @@ def test_page_works_offline_in_a_browser_at_any_width_and_theme(plain, tmp_path,
     assert len(wanted) >= 14
     assert seen["figures"] == str(len(wanted) + 1)
     assert re.search(r"Run [12]-stage: faster with .* probability", seen["answer"])
+
+
+@needs_browser
+def test_on_paper_figures_share_sheets(plain, tmp_path):
+    page_text = (plain[0] / "report.html").read_text()
+    figures = page_text.count("data-figure=")
+    whole = printed(plain[0] / "report.html", tmp_path / "whole.pdf")
+    # Beside the first three, which have a sheet each, two stand on most.
+    file = tmp_path / "without.html"
+    file.write_text(page_text.replace('<section id="figures"', '<section id="figures" class="off"')
+                    .replace("</style>", ".off { display: none !important; }</style>"))  # fmt: skip
+    without = printed(file, tmp_path / "without.pdf")
+    assert 4 <= without < whole
+    assert whole - without <= 0.75 * (figures - 3)
 
 
 ODD = {

@@ -162,7 +162,9 @@ def test_no_window_beats_one_cutoff_on_the_shipped_calibrations(fused):
 def test_what_separate_ops_win_stands_in_the_first_lines(fused, apart):
     head = recommendation.text(fused).split("\n\n")[0]
     assert "separate ops are expected to be fastest: TP4 " in head
-    assert re.search(r"two arms are not enough: .*% at TP8 of the\s+fastest arm.s latency", head)
+    assert re.search(
+        r"(?s)two arms are not enough: .*% at TP8 of the\s+fastest arm.s latency", head
+    )
     head = recommendation.text(apart).split("\n\n")[0]
     assert head.startswith("1-stage or separate ops: ")
     assert "not enough" not in head

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -210,6 +211,10 @@ def run(*args, cwd=None):
 def test_the_command_answers_for_each_arch_when_none_is_named():
     done = run("--model", "gpt-oss-120b", "--tp", "8", "--from", "sglang", "--to", "recommended")
     assert done.returncode == 0, done.stderr
+    # The answer of each stands before all else, with its interval.
+    answers = done.stdout.split("\n\n")[0]
+    found = re.findall(r"(?m)^(\w+) TP8: [+-][\d.]+ us a decode step \(90 % ", answers)
+    assert found == ["MI300X", "MI355X"]
     assert "MI300X, calibration gfx942-" in done.stdout
     assert "MI355X, calibration gfx950-" in done.stdout
     assert "71 calls a decode step in SGLang" in done.stdout

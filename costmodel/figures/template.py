@@ -65,7 +65,7 @@ SCALES = {
         "diverging": [
             [0.0, VERMILLION], [0.25, "#7F4015"], [0.5, "#23282D"], [0.75, "#1B4F70"], [1.0, BLUE],
         ],
-        "sequential": [[0.0, "#1D2227"], [0.2, "#4E3814"], [0.5, "#A87300"], [1.0, "#FFC870"]],
+        "sequential": [[0.0, "#1D2227"], [0.2, "#4E3814"], [0.5, "#A87300"], [1.0, "#E0A040"]],
     },
 }  # fmt: skip
 
@@ -223,9 +223,10 @@ def provenance(calibration: Calibration) -> str:
     """Return the calibration's name, how many rows it rests on, and a fabric other than xGMI's."""
     data = calibration.data
     wired = "" if calibration.fabric == FULL_MESH else f"; {fabric(calibration.fabric)}"
+    count = len(data.get("sources", ()))
     return plain(
         f"calibration {calibration.id} ({data.get('rows_used', '?')} rows, "
-        f"{len(data.get('sources', ()))} sources{wired})"
+        f"{count} source{'s' * (count != 1)}{wired})"
     )
 
 

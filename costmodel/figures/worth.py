@@ -11,6 +11,7 @@ from ..errors import InputError
 from ..show.place import machine
 from ..show.words import estimate
 from ..show.worth import evidence_words
+from .cutoff_marks import RECOMMENDED
 from .template import ARM_COLOUR, NEUTRAL, finish, in_order, plain, provenance
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def worth_by_batch(worths: Sequence[Worth]) -> go.Figure:
     figure.update_yaxes(title="us saved a step")
     figure.update_layout(bargap=0.15, barmode="overlay")
     setting = first.setting
-    weights = first.histogram.name or "every captured batch size alike, which is nobody's traffic"
+    weights = first.histogram.name or "every captured batch size alike (no real traffic)"
     subtitle = (
         f"{plain(first.llm.name)}: {first.calls.words()}, hidden "
         f"{first.llm.hidden_size}, {setting.dtype}, {setting.kernel.title}; "
@@ -80,7 +81,8 @@ def worth_by_batch(worths: Sequence[Worth]) -> go.Figure:
     )
     if alike:
         subtitle += f" No batch changes at {' and '.join(alike)}."
-    title = f"Worth of {plain(first.new.name)} over {plain(first.old.name)}, {plain(setting.gpu)}"
+    new = "the recommended rule" if first.new.name == RECOMMENDED else plain(first.new.name)
+    title = f"What {new} saves over {plain(first.old.name)}, {plain(setting.gpu)}"
     return finish(figure, title, subtitle, height=170 + 170 * len(shown))
 
 

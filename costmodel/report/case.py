@@ -83,14 +83,14 @@ class AtWorldSize(Struct, frozen=True):
     def decided(self) -> bool:
         """Whether something changes, and its intervals lie above zero.
 
-        Both of them: what it spares over the workload, and what it saves in a decode step.
+        Both of them: what it saves over the workload, and in a decode step.
         """
         saves = not self.worth.changed or self.worth.mean_us.lo > 0
         return self.changes and self.score.saved_pct.lo > 0 and saves
 
     @property
     def open_near_cutoff(self) -> bool:
-        """Whether what is spared on the contested calls alone may be nothing."""
+        """Whether what is saved on the contested calls alone may be nothing."""
         return self.contested is not None and self.contested.saved_pct.lo <= 0
 
     @property

@@ -37,12 +37,13 @@ def _commands(case: Case, out: str, many: bool) -> list[str]:
     lines = [f"costmodel recommend {target}{served} --for {engine}"]
     if case.provenance is None:
         return lines
+    if case.is_xgmi:
+        lines.append(
+            f"{case.provenance.command} --source PATH --out rule.patch --tests test_rule.py"
+        )
     lines += [
-        f"{case.provenance.command} --source PATH --out rule.patch --tests test_rule.py",
-        *(
-            f"costmodel worth --tp {n} {target}{worth} --from {case.old.name} --to {rule_file}"
-            for n in changed
-        ),
+        f"costmodel worth --tp {n} {target}{worth} --from {case.old.name} --to {rule_file}"
+        for n in changed
     ]
     if case.validation is not None:
         tables = "--published" if case.published else _measurement_files(case)
@@ -95,7 +96,8 @@ def _measure(case: Case, world_size: int) -> str:
 
 def checked(case: Case) -> AtWorldSize:
     """Return the world size that the check is of: the first that changes, else where arms cross."""
-    return (case.headline or case.crossing)[0]
+    decided = tuple(w for w in case.by_world_size if w.decided and case.makes_calls)
+    return (case.headline or decided or case.crossing)[0]
 
 
 def _turn(case: Case, w: AtWorldSize) -> int:

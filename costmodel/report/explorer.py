@@ -21,7 +21,7 @@ from ..model.shape import ONE_STAGE, Shapes
 from ..rules import ENGINES
 from ..rules.catalogue import catalogue, current
 from ..rules.rule import Rule
-from ..show.words import arm, term
+from ..show.words import arm, benchmark, term
 from ..units import kib
 from .case import Case
 
@@ -57,7 +57,7 @@ def explorer(case: Case) -> dict[str, Any]:
         "batch": batch.tolist(),
         "hidden": hidden,
         "start": {
-            "worldSize": str(case.by_world_size[-1].world_size),
+            "worldSize": str((case.headline or case.crossing)[0].world_size),
             "hidden": str(
                 case.llm.hidden_size if case.llm.hidden_size in hidden else min(hidden, default="")
             ),
@@ -65,6 +65,10 @@ def explorer(case: Case) -> dict[str, Any]:
         },
         "terms": {name: {"name": term(name), "colour": TERM_COLOUR[name]} for name in TERMS},
         "arms": {str(i): arm(a) for i, a in enumerate(case.setting.arms, start=1)},
+        "note": (
+            f"Latencies {benchmark(case.setting.reference)}; harness is what it adds, the same for "
+            "both."
+        ),
         "rules": [{"name": r.name, "words": r.words()} for r in rules],
         "calls": calls,
     }

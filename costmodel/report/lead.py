@@ -12,10 +12,11 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..decide.evidence import BY_PHYSICS, TRANSFERRED
+from ..decide.evidence import BY_PHYSICS, MEASURED_ELSEWHERE, TRANSFERRED
 from ..show.glossary import MEANING
 from ..show.place import THIS_MACHINE, YOUR_MACHINE, fabrics, machine
-from ..show.words import percent, size_interval, up_to
+from ..show.words import chance, percent, size_interval, up_to
+from ..show.words import evidence as evidence_in_words
 from ..show.worth import none_made
 from .case import AtWorldSize, Case
 from .commands import check_command
@@ -29,9 +30,15 @@ Place = tuple[Case, AtWorldSize]
 #: Words that may stand before the first table, and those of them that are the project's heading.
 WORDS, HEADING = 120, 1
 
-#: Places up to which each is named with its sizes and intervals, tried in this order until the
-#: words fit; more stand in the table alone.
-DETAILS = (4, 3, 2, 1, 0)
+#: Places up to which each is named with its sizes and intervals, and how many asides are said,
+#: tried in this order until the words fit; more places stand in the table alone.
+DETAILS = tuple((most, asides) for most in (4, 3, 2, 1, 0) for asides in (2, 1, 0))
+
+#: "measured elsewhere", as a case says it.
+ELSEWHERE = evidence_in_words(MEASURED_ELSEWHERE)
+
+#: How one sees on one's own machine that a model makes no fused call.
+NO_CALL_CHECK = "costmodel import PROFILE --out calls.csv"
 
 #: GPUs up to which the title names them.
 TITLED = 3
@@ -49,7 +56,7 @@ def title(cases: Sequence[Case], whose: str) -> str:
     the engine's place.
     """
     gpus = [c.gpu for c in cases]
-    on = _listed(gpus) if len(gpus) <= TITLED else f"{len(gpus)} GPUs"
+    on = listed(gpus) if len(gpus) <= TITLED else f"{len(gpus)} GPUs"
     head = f"{whose} on {on}"
     if not all(c.is_xgmi for c in cases):
         head = f"{cases[0].kernels} on {on} (not xGMI)"
@@ -59,7 +66,7 @@ def title(cases: Sequence[Case], whose: str) -> str:
     if not changed:
         return f"{head}: nothing should change{' yet' if unsettled else ''}"
     if all(w.evidence == BY_PHYSICS for _, w in changed) and unsettled:
-        return f"{head}: nothing decided but TP2, 1-stage {_runs(changed[0][1])} by physics"
+        return f"{head}: only TP2 is decided: run 1-stage {_runs(changed[0][1])}, by physics"
     headed = [(c, w) for c, w in changed if w.evidence != BY_PHYSICS] or changed
     runs_1stage = _grouped(cases, [(_runs(w), (c, w)) for c, w in headed])
     said = ", ".join(f"{sizes} at {where}" for sizes, where in runs_1stage)
@@ -68,8 +75,8 @@ def title(cases: Sequence[Case], whose: str) -> str:
         "nothing": [c.gpu for c in cases if c.claims and not c.proposes],
         "no cutoff identified": [c.gpu for c in cases if not c.claims],
     }
-    beside = [f"; {_listed(gpus)}: {what}" for what, gpus in others.items() if gpus]
-    return f"{head}: 1-stage {said}{physics}{''.join(beside)}"
+    beside = [f"; {listed(gpus)}: {what}" for what, gpus in others.items() if gpus]
+    return f"{head}: run 1-stage {said}{physics}{''.join(beside)}"
 
 
 def lead(cases: Sequence[Case], above: str) -> list[tuple[str, str]]:
@@ -80,8 +87,8 @@ def lead(cases: Sequence[Case], above: str) -> list[tuple[str, str]]:
     """
     said: list[tuple[str, str]] = []
     room = WORDS - HEADING - _count(above) - _count(elsewhere(cases))
-    for most in DETAILS:
-        said = _lead(cases, most)
+    for most, asides in DETAILS:
+        said = _lead(cases, most, asides=asides)
         if sum(_count(" ".join(line)) for line in said) <= room:
             break
     return said
@@ -93,10 +100,10 @@ def elsewhere(cases: Sequence[Case]) -> str:
     if not others:
         return ""
     fabric = fabrics(c.calibration for c in others)
-    return f"Not xGMI: {fabric}; no reason to change {others[0].engine.title}."
+    return f"{fabric[0].upper()}{fabric[1:]}: no reason to change {others[0].engine.title}."
 
 
-def _lead(cases: Sequence[Case], most: int) -> list[tuple[str, str]]:
+def _lead(cases: Sequence[Case], most: int, *, asides: int) -> list[tuple[str, str]]:
     """Return the first screen with at most so many places named at once."""
     changed, lacking = _changed(cases), _lacking(cases)
     first = next((c for c in cases if c.headline), cases[0])
@@ -112,6 +119,15 @@ def _lead(cases: Sequence[Case], most: int) -> list[tuple[str, str]]:
             ("Would narrow it", settled(cases)),
             ("Measure on your GPUs", check[1]),
         ]
+    if not any(c.makes_calls for c in cases):
+        how = first.deployment.words()
+        served = f", served with {how}" if how else ""
+        return [
+            ("For whom", f"{model}{served}."),
+            ("Why", _why_nothing(cases, most)),
+            ("Not known", "other releases of the engine: one was read in its source, none run."),
+            ("Check on a profile of a decode step", NO_CALL_CHECK),
+        ]
     if not changed:
         return [
             ("For whom", f"{model}, batch {_every_batch(first)}."),
@@ -124,11 +140,13 @@ def _lead(cases: Sequence[Case], most: int) -> list[tuple[str, str]]:
     alike = _names(open_ones) == _names(lacking)
     unsaid = [] if alike or len(lacking) > most else lacking
     batches = _batches(cases, changed, most)
+    others = "; other models at the same bytes" if asides > 1 else ""
+    sure = _how_sure(cases, changed, open_ones, most, without_rows=alike, aside=asides > 0)
     return [
         ("Change", f"fused all-reduce + RMSNorm: {_changes(cases, changed, most)}."),
-        ("For whom", f"{model}, batch {batches}; other models at the same bytes."),
+        ("For whom", f"{model}, batch {batches}{others}."),
         ("Wins", _wins(cases, changed, most)),
-        ("How sure", _how_sure(cases, changed, open_ones, most, without_rows=alike)),
+        ("How sure", sure),
         ("Not known", _unknown(cases, unsaid, most)),
         check,
     ]
@@ -175,14 +193,16 @@ def _runs(w: AtWorldSize) -> str:
 
 
 def _before(w: AtWorldSize) -> str:
-    return up_to(w.old_sizes).removeprefix("up to ")
+    return up_to(w.old_sizes)
 
 
 def _changes(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
     """Return sizes after and before, those alike together."""
-    if not most:
-        return "as the title says; sizes before in the table"
     before = {_before(w) for _, w in changed}
+    if not most:
+        return (
+            f"as the title says (before: {before.pop() if len(before) == 1 else 'see the table'})"
+        )
     each = len(before) > 1 and len(changed) <= most
     found = [
         (f"{_runs(w)} at PLACES{f' (before: {_before(w)})' if each else ''}", (c, w))
@@ -222,21 +242,22 @@ def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
     many = len(cases) > 1
     crossing = [(c, w) for c, w in changed if w.world_size > 2]
     told = crossing or changed
-    if len(told) <= most:
-        words = [_win(c, w, many, first=i == 0) for i, (c, w) in enumerate(told)]
+    mean = f"mean over {cases[0].histogram.name or 'all batches'}"
+    if len(told) <= max(most, 1):
+        words = [_win(c, w, many, mean if i == 0 else "") for i, (c, w) in enumerate(told)]
     else:
-        words = [f"{_span(told, many)} us a decode step (mean; 90 % intervals in the table)"]
+        words = [f"{_span(told, many)} us a decode step ({mean}; 90 % intervals in the table)"]
     if crossing and len(crossing) < len(changed):
         words.append(f"{_span([p for p in changed if p not in crossing], many)} us")
     near = [w for _, w in told if w.contested is not None]
-    spared = [w.contested.saved_pct for w in near if w.contested is not None]
+    saved = [w.contested.saved_pct for w in near if w.contested is not None]
     if len(near) == 1:
-        e, still = spared[0], ": open there" if near[0].open_near_cutoff else ""
+        e, still = saved[0], ": undecided" if near[0].open_near_cutoff else ""
         span = f"{e.lo:.1f} to {e.hi:.1f}{still}"
         words.insert(1, f"{e.value:.1f} % of latency on contested calls ({span})")
     elif near and len(near) == len(told) <= most:
-        each = " and ".join(f"{e.value:.1f} %" for e in spared)
-        words.append(f"on contested calls {each} of latency")
+        each = " and ".join(f"{e.value:.1f} %" for e in saved)
+        words.append(f"{each} of latency on contested calls")
     return "; ".join(words) + "."
 
 
@@ -254,10 +275,10 @@ def _span(places: Sequence[Place], many: bool) -> str:
     return ", ".join(said)
 
 
-def _win(case: Case, w: AtWorldSize, many: bool, *, first: bool) -> str:
-    """Return the us that a change wins; what they are of is said by the ``first``."""
+def _win(case: Case, w: AtWorldSize, many: bool, mean: str) -> str:
+    """Return the us that a change wins; what they are of is said by the first, by its ``mean``."""
     e = w.worth.mean_us
-    unit, mean = ("us a decode step", "mean; ") if first else ("us", "")
+    unit, mean = ("us a decode step", f"{mean}; ") if mean else ("us", "")
     words = f"{tag(case, w, many)} {e.value:.1f} {unit} ({mean}90 %: {e.lo:.1f} to {e.hi:.1f})"
     return f"{words} = {percent(w.worth.step_pct)} of the step" if w.worth.step_pct else words
 
@@ -269,22 +290,26 @@ def _how_sure(
     most: int,
     *,
     without_rows: bool,
+    aside: bool,
 ) -> str:
     """Return the evidence of what changes, that alike together, and what is not decided."""
 
     def evidence(w: AtWorldSize) -> str:
         rows = sum(arm.count for arm in w.cutoff.evidence)
-        counted = rows and w.world_size > 2 and len(changed) <= most
-        return f"{w.evidence} ({rows} rows)" if counted else w.evidence
+        if not rows or w.world_size == 2 or len(changed) > most:
+            return w.evidence
+        unlike = aside and w.evidence == ELSEWHERE
+        other = ", with another kernel state, dtype or shape" if unlike else ""
+        return f"{w.evidence} ({rows} rows{other})"
 
     found = _grouped(cases, [(evidence(w), (c, w)) for c, w in changed])
     words = [f"{where} {said}" for said, where in found]
     unclaimed = [place for place in unidentified(cases) if place[1].world_size > 2]
     if len(open_ones) > most or len(unclaimed) > most:
-        words.append("others open")
+        words.append("rest not decided")
     elif open_ones:
-        why = ", without a usable row" if without_rows else ""
-        words.append(f"{_places(cases, open_ones)} not decided{why}")
+        why = ": no usable row" if without_rows else ""
+        words.append(f"{in_words(cases, open_ones)} not decided{why}")
     return "; ".join(words) + "."
 
 
@@ -297,13 +322,13 @@ def _unknown(cases: Sequence[Case], lacking: Sequence[Place], most: int) -> str:
     if machine(*(c.setting for c in cases)) == THIS_MACHINE:
         words = ["other machines: the model was calibrated with rows of this one"]
     if lacking:
-        said = f"no usable row of {_places(cases, lacking)}"
+        said = f"no usable row at {in_words(cases, lacking)}"
         if len(lacking) > most and all(w.evidence == TRANSFERRED for _, w in lacking):
-            said = f"no usable row of anything {TRANSFERRED}"
+            said = f"no usable row behind what is {TRANSFERRED}"
         words.append(said)
     if unclaimed and len(unclaimed) <= most:
-        where = _places(cases, unclaimed)
-        words.append(f"a cutoff at {where}, where the rule in force stays")
+        where = in_words(cases, unclaimed)
+        words.append(f"the cutoff at {where}, where the rule in force stays")
     return "; ".join(words) + "."
 
 
@@ -315,36 +340,47 @@ def _why_nothing(cases: Sequence[Case], most: int) -> str:
     open_ones = [(c, w) for c, w in every if w.changes]
     without = next((c for c in cases if not c.makes_calls), None)
     said = [none_made(without.calls, without.llm)] if without else []
+    unclaimed = [place for place in unidentified(cases) if place[0].makes_calls]
+    if unclaimed:
+        where = in_words(cases, unclaimed)
+        said.append(f"no cutoff is identified at {where}")
+        if len(unclaimed) <= most:
+            said[-1] += f" ({_short_reasons(unclaimed, many)})"
     if alike:
-        named = f"at {_places(cases, alike)}"
+        named = f"at {in_words(cases, alike)}"
         where = named if len(cases) <= max(1, most) else "where the table says no change"
-        rules = "the rule in force and the recommended one"
-        said.append(f"{rules} decide every call of this workload alike {where}")
+        rules = "the rule in force and the recommended rule"
+        said.append(f"{where} {rules} run the same arm on every call of this workload")
     ends = [(w.score.saved_pct.lo, w.score.saved_pct.hi) for _, w in open_ones]
     if len(open_ones) > most:
         least, largest = min(lo for lo, _ in ends), max(hi for _, hi in ends)
         said.append(
             f"the table's other changes would save {least:+.2f} to {largest:+.2f} % of a call's "
-            "latency (90 %): not decided"
+            "latency (90 %), so none is decided"
         )
     elif open_ones:
-        spared = ", ".join(
+        saved = ", ".join(
             f"1-stage {up_to(w.new_sizes)} at {tag(c, w, many)} would save {lo:+.2f} to {hi:+.2f} %"
             for (c, w), (lo, hi) in zip(open_ones, ends, strict=True)
         )
-        said.append(f"{spared} of a call's latency (90 %): not decided")
-    words = "; ".join(said)
+        said.append(f"{saved} of a call's latency (90 %): not decided")
     # A model's name is written as it is.
-    return f"{words}." if without else f"{words[0].upper()}{words[1:]}."
+    said[1 if without else 0 :] = [f"{s[0].upper()}{s[1:]}" for s in said[1 if without else 0 :]]
+    return ". ".join(said) + "."
 
 
 def _reasons(places: Sequence[Place], many: bool, most: int) -> str:
     """Return why no cutoff is identified, each reason in short; the evidence has them whole."""
     if len(places) > most:
         return f"a cutoff at {_span_of(places, many)}; reasons under the table."
+    return f"{_short_reasons(places, many)}."
+
+
+def _short_reasons(places: Sequence[Place], many: bool) -> str:
     # A reason goes on with its rows, or with what one cutoff costs.
-    short = [(f"{tag(c, w, many)}: {re.split('[:;] ', w.cutoff.reason)[0]}") for c, w in places]
-    return f"{'; '.join(short)}."
+    return "; ".join(
+        f"{tag(c, w, many)}: {re.split('[:;] ', w.cutoff.reason)[0]}" for c, w in places
+    )
 
 
 def _stays(places: Sequence[Place], many: bool, most: int) -> str:
@@ -369,7 +405,7 @@ def settled(cases: Sequence[Case]) -> str:
         return "rows of both arms that agree (below); no plan is expected to change the answer."
     after = ", ".join(
         f"TP{p.world_size} {size_interval(p.after.lo or 0, p.after.hi)}, narrow enough with "
-        f"{100 * p.after.claimed:.0f} % probability"
+        f"{chance(p.after.claimed)} probability"
         for p in plans[0].prospects
         if p.world_size in {e.world_size for e in plans[0].entries}
     )
@@ -380,7 +416,7 @@ def settled(cases: Sequence[Case]) -> str:
 
 def _span_of(places: Sequence[Place], many: bool) -> str:
     """Return where, in few words: the world sizes, and how many GPUs."""
-    ranks = _listed(sorted({w.tp for _, w in places}))
+    ranks = listed(sorted({w.tp for _, w in places}))
     return f"{ranks} of {len({c.gpu for c, _ in places})} GPUs" if many else ranks
 
 
@@ -412,24 +448,24 @@ def _grouped(cases: Sequence[Case], found: Sequence[tuple[str, Place]]) -> list[
     by_words: dict[str, list[Place]] = {}
     for said, place in found:
         by_words.setdefault(said, []).append(place)
-    return [(said, _places(cases, places)) for said, places in by_words.items()]
+    return [(said, in_words(cases, places)) for said, places in by_words.items()]
 
 
-def _places(cases: Sequence[Case], places: Sequence[Place]) -> str:
+def in_words(cases: Sequence[Case], places: Sequence[Place]) -> str:
     """Return places in words: ``MI300X TP4 and TP8, MI355X TP8``; without a GPU it is all."""
     by_gpu: dict[str, list[str]] = {}
     for case, w in places:
         by_gpu.setdefault(case.gpu, []).append(w.tp)
     sets = list(by_gpu.values())
     if len(by_gpu) == len(cases) and all(s == sets[0] for s in sets):
-        return _listed(sets[0])
-    return ", ".join(f"{gpu} {_listed(tps)}" for gpu, tps in by_gpu.items())
+        return listed(sets[0])
+    return ", ".join(f"{gpu} {listed(tps)}" for gpu, tps in by_gpu.items())
 
 
 def _names(places: Sequence[Place]) -> set[tuple[str, int]]:
     return {(case.gpu, w.world_size) for case, w in places}
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """Return names as a list in words: ``TP2, TP4 and TP8``."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

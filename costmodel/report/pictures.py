@@ -26,6 +26,7 @@ from ..figures.terms import terms_along_bytes, terms_of_call
 from ..figures.token_hidden_map import decision_map
 from ..figures.worth import worth_by_batch
 from ..model.shape import SEPARATE_OPS
+from ..show.place import machine
 from ..show.words import size_interval, up_to
 from .case import PLANNED, AtWorldSize, Case
 
@@ -191,7 +192,8 @@ def _latency_words(case: Case, w: AtWorldSize) -> str:
     if cutoff.verdict in CLAIMED:
         words += (
             f"1-stage is recommended {up_to(w.cutoff_words)}, 90 % interval "
-            f"{size_interval(cutoff.max_bytes_lo, cutoff.max_bytes_hi)} on your machine and "
+            f"{size_interval(cutoff.max_bytes_lo, cutoff.max_bytes_hi)} on "
+            f"{machine(case.setting)} and "
             f"{size_interval(cutoff.this_kernel_lo, cutoff.this_kernel_hi)} for this kernel; "
         )
     return words + f"{case.engine.title}'s rule before runs it {up_to(w.old_sizes)}."

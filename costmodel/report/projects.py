@@ -47,6 +47,14 @@ OUTLINES: dict[str, Outline] = {
 #: What a title calls a project that runs another's rule.
 WHOSE = {"atom": "ATOM (AITER's rule)"}
 
+#: Kernels and links that no engine runs: there is nothing to patch, and no project to ask.
+OTHER_LINKS: Outline = (
+    ("", (LEAD,)),
+    ("Benchmark", (BENCHMARK,)),
+    ("How to test", (CHECK,)),
+    ("What it rests on", (EVIDENCE,)),
+)
+
 #: A report that proposes nothing ends after its reasons and how to get better ones.
 NOTHING: Outline = (("", (LEAD,)),)
 

@@ -11,19 +11,20 @@ from .. import __version__
 from ..decide.explanation import choices
 from ..show.place import machine
 from ..show.plan import NO_SHAPE_SETTLES, planned_arms
-from ..show.recommendation import apart
+from ..show.recommendation import apart, guarded
 from ..show.sketch import curve
 from ..show.statements import flag, says
 from ..show.worth import counted, share_unknown
 from ..units import kib
 from .case import AtWorldSize, Case
 from .commands import commands, emit_by_gpu, measure_commands, settle_commands
-from .lead import elsewhere, lead, meanings, runs, tag, title, unidentified
-from .projects import NOTHING, OUTLINES, UNIDENTIFIED, WHOSE
+from .lead import elsewhere, in_words, lead, meanings, runs, tag, title, unidentified
+from .projects import NOTHING, OTHER_LINKS, OUTLINES, UNIDENTIFIED, WHOSE
 
 if TYPE_CHECKING:
     from ..decide.decision import Cutoff
     from .pictures import Picture
+    from .projects import Outline
 
 #: ``report.md.j2``, ``report.html.j2`` and the parts that both include.
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -46,7 +47,8 @@ def context(
     """
     first = cases[0]
     proposes = any(c.proposes for c in cases)
-    warned = [line for case in cases for line in cautions(case, many=len(cases) > 1)]
+    makes_calls = any(c.makes_calls for c in cases)
+    warned = cautions(cases) if makes_calls else []
     if proposes and not first.deployment.step_ms:
         warned.append(_sentence(share_unknown()))
     settles = not proposes and bool(unidentified(cases)) and first.makes_calls
@@ -65,12 +67,16 @@ def context(
         "project": project,
         "proposes": proposes,
         "claims": any(c.claims for c in cases),
+        "makes_calls": makes_calls,
         "estimated": estimated,
         "settles": settles,
-        "outline": OUTLINES[project] if proposes else UNIDENTIFIED if settles else NOTHING,
+        "patches": proposes and any(c.is_xgmi for c in cases),
+        "outline": _outline(cases, project) if proposes else UNIDENTIFIED if settles else NOTHING,
         "pictures": shown,
         "drawn": drawn,
-        "sketches": [sketch(c, w) for c in cases for w in (c.headline or c.crossing)[:1]],
+        "sketches": [
+            sketch(c, w) for c in cases if c.makes_calls for w in (c.headline or c.crossing)[:1]
+        ],
         "commands": commands(cases, command, out),
         "both": emit_by_gpu(cases),
         "measure_commands": measure_commands(first),
@@ -88,28 +94,53 @@ def context(
     }
 
 
-def cautions(case: Case, many: bool = False) -> list[str]:
-    """Return what a reviewer must know beside the table, each in a sentence."""
-    on = f"On {case.gpu}, " if many else ""
-    lines = [f"{on}{line}" for line in apart(case.decision)]
-    undecided = [w.tp for w in case.by_world_size if w.undecided and case.makes_calls]
-    if undecided:
-        though = ""
-        if case.proposes:
-            kept = ",".join(str(w.world_size) for w in case.by_world_size if not w.undecided)
-            though = f", though the rule changes it there too (--tp {kept} leaves it as it is)"
-        then = "merge" if case.proposes else "make"
-        lines.append(
-            f"{on}not decided at {' and '.join(undecided)}{though}: the 90 % interval of what the "
-            f"change spares includes zero; measure before you {then} it"
-        )
+def _outline(cases: Sequence[Case], project: str) -> Outline:
+    return OUTLINES[project] if any(c.is_xgmi for c in cases) else OTHER_LINKS
+
+
+def cautions(cases: Sequence[Case]) -> list[str]:
+    """Return what a reviewer must know beside the table, a line for each kind of thing."""
+    decisions = [c.decision for c in cases]
+    lines = [*apart(*decisions), *guarded(*decisions)]
+    for proposes in (True, False):
+        open_ones = [
+            (c, w)
+            for c in cases
+            if c.makes_calls and c.proposes == proposes
+            for w in c.in_order
+            if w.undecided
+        ]
+        if open_ones:
+            lines.append(_not_decided(cases, open_ones, proposes))
     lines += [
-        f"Worse on {other.gpu} at {' and '.join(other.worse_at)}, which {case.engine.title} would "
+        f"worse on {other.gpu} at {' and '.join(other.worse_at)}, which {case.engine.title} would "
         "run by the same rule"
+        for case in cases
         for other in case.elsewhere
         if other.worse_at
     ]
     return list(map(_sentence, lines))
+
+
+def _not_decided(
+    cases: Sequence[Case], places: Sequence[tuple[Case, AtWorldSize]], proposes: bool
+) -> str:
+    """Return where a change is not decided, and what to do about it before it is made."""
+    where = in_words(cases, places)
+    why = "the 90 % interval of what the change saves there includes zero"
+    if not proposes:
+        return f"not decided at {where}: {why}. Measure there before you make it"
+    kept = {
+        c.gpu: ",".join(str(w.world_size) for w in c.by_world_size if not w.undecided)
+        for c, _ in places
+    }
+    options = "; ".join(
+        f"--tp {ranks}" + (f" for {gpu}" if len(cases) > 1 else "") for gpu, ranks in kept.items()
+    )
+    return (
+        f"not decided at {where}, though the rule changes it there too: {why}. Measure there "
+        f"before you merge, or leave it as it is ({options})"
+    )
 
 
 def _sentence(words: str) -> str:

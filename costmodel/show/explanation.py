@@ -30,7 +30,7 @@ def brief(found: Explanation, *, fine: bool = False) -> str:
     ``fine`` draws with block characters.
     """
     s = found.setting
-    lines = [*answer(found), "", *bars(found, fine=fine)]
+    lines = [*answer(found), "", *bars(found, fine=fine), f"  {_measured_as(found)}"]
     said = [*_interval(found), *_apart(found)]
     others = most_telling(found.cutoff.statements, s.gpu) if found.cutoff else ""
     if others:
@@ -188,8 +188,21 @@ def _terms(found: Explanation) -> str:
     )  # fmt: skip
     other = arm(found.setting.alternative)
     head = ("us", "1-stage", "90 %", other, "90 %", f"{other} - 1-stage")
-    note = "total, 90 %: of a new measurement, with whatever constant its own benchmark adds"
-    return f"{table(rows, head, right=True)}\n{note}"
+    notes = [
+        f"latencies {_measured_as(found)}",
+        "total, 90 %: of a new measurement, with whatever constant its own benchmark adds",
+    ]
+    return "\n".join([table(rows, head, right=True), *notes])
+
+
+def _measured_as(found: Explanation) -> str:
+    """Return whose benchmark the latencies are of, and how much of each is that benchmark's own."""
+    harness = next(
+        (part.terms["harness"].value for part in found.arms.values() if "harness" in part.terms),
+        0.0,
+    )
+    adds = f" (harness: {harness:.2f} us of each)" if harness >= 0.005 else ""
+    return f"{words.benchmark(found.setting.reference)}{adds}"
 
 
 def _opinions(found: Explanation) -> str:

@@ -32,8 +32,8 @@ MEANING = {
     ),
     THIS_MACHINE: (
         "the interval on the machine that is asked about, where rows of its own are in the "
-        "calibration: after tuning, with `--source`, or where all rows are of one machine. Several "
-        "times narrower than *your machine*"
+        "calibration: after tuning, with --source, or where all rows are of one machine. Several "
+        "times narrower than that of your machine"
     ),
     "measured": (
         "both arms were measured at one shape in one benchmark, on this GPU, at this number of "

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ..data.deployment import ENGINES
 from ..decide.adequacy import ADEQUATE_PCT
 from ..decide.decision import Cutoff, Decision
 from ..decide.evidence import ALWAYS_ONE_STAGE, BY_PHYSICS
@@ -166,31 +169,46 @@ def this_kernel(cutoff: Cutoff) -> str:
     return size_interval(cutoff.this_kernel_lo, cutoff.this_kernel_hi)
 
 
-def apart(decision: Decision) -> list[str]:
-    """Return where separate ops are expected to be fastest, and whether two arms are enough."""
-    known = [(c.world_size, c.three_way) for c in decision.cutoffs if c.three_way is not None]
+def apart(*decisions: Decision) -> list[str]:
+    """Return where separate ops are expected to be fastest, and whether two arms are enough.
+
+    Of several decisions each world size has its GPU before it.
+    """
+    known = [
+        (_place(decisions, d, c.world_size), c.three_way)
+        for d in decisions
+        for c in d.cutoffs
+        if c.three_way is not None
+    ]
     lines = []
-    if wins := [(n, three) for n, three in known if three.apart]:
-        said = "; ".join(f"TP{n} {window_sizes(three.apart)}" for n, three in wins)
-        sure = (
-            ""
-            if any(three.separate.share for _, three in wins)
-            else ", nowhere with 90 % probability"
-        )
+    if wins := [(place, three) for place, three in known if three.apart]:
+        said = "; ".join(f"{place} {window_sizes(three.apart)}" for place, three in wins)
+        unsure = [place for place, three in wins if not three.separate.share]
+        where = "" if len(unsure) == len(wins) else f" at {', '.join(unsure)}"
+        sure = f"; no size{where} reaches 90 % probability" if unsure else ""
         lines.append(f"separate ops are expected to be fastest: {said}{sure}")
-    if short := [f"{three.loss_pct:.1f} % at TP{n}" for n, three in known if not three.enough]:
+    if short := [
+        f"{three.loss_pct:.1f} % at {place}" for place, three in known if not three.enough
+    ]:
         lines.append(
-            "two arms are not enough: beside a choice of three, this rule loses "
+            "two arms are not enough: with separate ops as a third choice, this rule would lose "
             f"{', '.join(short)} {OF_FASTEST} (mean over the calls)"
         )
     return lines
 
 
-def guarded(decision: Decision) -> list[str]:
+def guarded(*decisions: Decision) -> list[str]:
     """Return what of the regret is the engine's guards', which the rule keeps."""
-    lost = ", ".join(f"{pct:.2f} percentage points at TP{n}" for n, pct in decision.lost_to_guards)
-    whose = decision.setting.engine
-    return [f"of the expected regret {whose}'s guards cost {lost}"] if lost else []
+    lost = ", ".join(
+        f"{pct:.2f} at {_place(decisions, d, n)}" for d in decisions for n, pct in d.lost_to_guards
+    )
+    whose = ENGINES.get(decisions[0].setting.engine, "")
+    cost = f"the rule keeps {whose}'s guards; they cost, in percentage points of regret: {lost}"
+    return [cost] if lost else []
+
+
+def _place(decisions: Sequence[Decision], decision: Decision, world_size: int) -> str:
+    return f"{decision.setting.gpu} TP{world_size}" if len(decisions) > 1 else f"TP{world_size}"
 
 
 def regrets(cutoff: Cutoff) -> str:
@@ -223,11 +241,11 @@ def separate(decision: Decision, cutoff: Cutoff, ops: SeparateOps) -> str:
         return "separate ops: nowhere faster than the better fused arm with 90 % probability"
     gpu, n = decision.setting.gpu, cutoff.world_size
     basis = "measured here" if ops.measured else f"never measured on {gpu} at {n} ranks"
-    least, most = ops.gain_pct
+    by = " to ".join(dict.fromkeys(f"{pct:.0f}" for pct in ops.gain_pct))
     return (
         f"separate ops (all-reduce, then RMSNorm; {basis}) are faster than both fused arms with "
         f"90 % probability on {100 * ops.share:.0f} % of the calls ({kib(ops.from_bytes)} to "
-        f"{kib(ops.to_bytes)}), by {least:.0f} to {most:.0f} % of the better fused arm's latency"
+        f"{kib(ops.to_bytes)}), by {by} % of the better fused arm's latency"
     )
 
 

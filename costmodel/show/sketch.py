@@ -15,8 +15,8 @@ from ..model.shape import ONE_STAGE
 from ..units import kib
 from .words import arm
 
-#: Letters of the longest bar, and of a scale of sizes.
-BAR, SCALE = 30, 40
+#: Letters of the longest bar, and of a scale of sizes; letters before the bars of a curve.
+BAR, SCALE, AT_THE_BARS = 30, 40, 32
 
 #: Sizes at the ends of a scale, bytes: captured calls of common models lie between them.
 SCALE_ENDS = (16 * 1024, 4 * 1024 * 1024)
@@ -72,7 +72,11 @@ def curve(found: Choices, *, fine: bool = False, lines: int = 12) -> str:
     most = max((abs(percent[i]) for i in shown), default=1.0) or 1.0
     name = arm(found.setting.alternative)
     n, hidden = int(found.calls.world_size[0]), int(found.calls.hidden_dim[0])
-    rows = [f"TP{n}, hidden {hidden}: by how much {name} is slower (+) or faster (-) than 1-stage"]
+    claimed = found.decision is not None and found.decision.at(n).claimed
+    rows = [
+        f"TP{n}, hidden {hidden}: by how much {name} is slower (+) or faster (-) than 1-stage",
+        f"{'':{AT_THE_BARS + BAR}}  {'the rule runs' if claimed else 'expected faster'}",
+    ]
     for i in shown:
         mark = "+" if percent[i] > 0 else "-"
         drawn = _bar(abs(percent[i]) / most, fine, mark)

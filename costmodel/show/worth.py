@@ -19,7 +19,7 @@ from ..decide.evidence import (
 from ..decide.worth import BatchWorth, Worth
 from ..rules.rule import Rule
 from ..units import kib
-from .table import table
+from .table import filled, table, terminal_width
 from .words import arm, evidence
 
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ _OPS = {
 
 
 def text(worths: Sequence[Worth]) -> str:
-    """Return the worth of one change on several GPUs as text."""
+    """Return the worth of one change on several GPUs as text, the answer first."""
     first = worths[0]
+    answers = "\n".join(filled(_answer(w), min(terminal_width(), 100)) for w in worths)
     llm = first.llm
     head = (
         f"{llm.name}: hidden size {llm.hidden_size}, {llm.num_layers} layers, "
@@ -53,7 +54,7 @@ def text(worths: Sequence[Worth]) -> str:
     )
     lines = [head, *(f"  {line}" for line in counted(first))]
     end = [] if first.deployment.step_ms else [share_unknown()]
-    return "\n\n".join(["\n".join(lines), *map(_one, worths), *end])
+    return "\n\n".join([answers, "\n".join(lines), *map(_one, worths), *end])
 
 
 def share_unknown() -> str:
@@ -99,12 +100,28 @@ def evidence_words(w: Worth) -> str:
 def none_made(calls: FusedCalls, llm: LLM | None = None) -> str:
     """Return what is said before any answer where no fused call is made."""
     whose = f"{llm.name} makes no fused call" if llm else "no fused call is made"
-    return f"{whose}: {calls.why}; no rule decides anything here"
+    where = f" in {calls.engine}" if calls.engine else ""
+    return f"{whose}{where}, so no rule decides anything here: {calls.why}"
 
 
 def _here(rule: Rule, w: Worth) -> str:
     """Return a rule as it is at the world size that is valued, which is all that was asked."""
     return replace(rule, condition=rule.condition.at(w.world_size)).words()
+
+
+def _answer(w: Worth) -> str:
+    """Return what the change is worth on a GPU in one line: ``MI355X TP8: +2.9 us a ...``."""
+    place, mean = f"{w.setting.gpu} TP{w.world_size}", w.mean_us
+    if not w.calls.per_step:
+        return f"{place}: no fused call is made: worth 0 us a decode step{_share(w)}"
+    if not w.changed:
+        return f"{place}: the rules run the same arm at every captured batch size: worth 0 us"
+    over = w.histogram.name or "all captured batch sizes alike (no real traffic)"
+    sure = "" if w.decided else "; not decided: the interval includes zero"
+    return (
+        f"{place}: {mean.value:+.1f} us a decode step (90 % {mean.lo:+.1f} to {mean.hi:+.1f})"
+        f"{_share(w)} over {over}{sure}"
+    )
 
 
 def _one(w: Worth) -> str:
@@ -117,12 +134,8 @@ def _one(w: Worth) -> str:
         f"  from {w.old.name}: {_here(w.old, w)}",
         f"  to {w.new.name}: {_here(w.new, w)}",
     ]
-    if not w.calls.per_step:
-        return "\n".join([*lines, f"no fused call is made: worth 0 us a decode step{_share(w)}"])
-    if not w.changed:
-        return "\n".join(
-            [*lines, "the rules run the same arm at every captured batch size: worth 0 us"]
-        )
+    if not w.calls.per_step or not w.changed:
+        return "\n".join(lines)
     rows = [
         (
             _batch(b), kib(b.bytes), arm(b.old), arm(b.new), f"{b.saved_us.value:+.1f}",
@@ -137,13 +150,6 @@ def _one(w: Worth) -> str:
     )
     alike = len(w.batches) - len(w.changed)
     lines.append(f"{alike} other captured batch sizes run the same arm: worth 0 us")
-    mean = w.mean_us
-    over = w.histogram.name or "all captured batch sizes alike (no real traffic)"
-    sure = "" if w.decided else "; not decided: the interval includes zero"
-    lines.append(
-        f"over {over}: {mean.value:+.1f} us a decode step (90 % {mean.lo:+.1f} to "
-        f"{mean.hi:+.1f}){_share(w)}{sure}"
-    )
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""Draw the README's figures again: ``python docs/images/draw.py`` (needs Chrome or Chromium)."""
+"""Draw the documents' figures again: ``python docs/images/draw.py`` (needs Chrome or Chromium)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ import numpy as np
 import costmodel as cm
 from costmodel import figures
 from costmodel.calibration.crossing import last_crossing
-from costmodel.data import llms
 from costmodel.decide.pairs import pair
 from costmodel.figures.registered import Registered, prediction_against_measurement
 from costmodel.model.shape import FUSED
-from costmodel.rules import catalogue
 from costmodel.tuning.picture import picture
 from costmodel.tuning.session import Session
 
@@ -31,15 +29,8 @@ def draw(directory: Path) -> None:
     """Write the figures as PNG files."""
     mi355x, mi300x = cm.Setting.shipped("MI355X"), cm.Setting.shipped("MI300X")
     decision = cm.recommend(mi355x)
-    model, now = llms.find("gpt-oss-120b"), catalogue.current("sglang")
     drawn = {
         "latency": figures.latency_against_bytes(decision, world_size=4, hidden_dim=7168),
-        "decision-map": figures.decision_map(decision),
-        "regret": figures.regret_over_workload(decision),
-        "call": figures.terms_of_call(cm.explain(mi300x, mi300x.shapes(32, 2880, 8))),
-        "worth": figures.worth_by_batch(
-            [cm.worth(mi355x, model, n, now, decision.rule) for n in (4, 8)]
-        ),
     }
     measured = directory.parents[1] / "measurements"
     drawn["h200-pair"] = _pair(measured / "h200-pair", 1)

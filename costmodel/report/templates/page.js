@@ -9,7 +9,11 @@
     });
   }
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const config = { displaylogo: false, displayModeBar: "hover" };
+  // Two buttons: more of them would lie on the titles. Where nothing hovers they would stay there.
+  const config = {
+    displaylogo: false, modeBarButtons: [["toImage", "resetScale2d"]],
+    displayModeBar: window.matchMedia("(hover: hover)").matches ? "hover" : false,
+  };
   let chosen = "";
   let data = null;
 
@@ -186,6 +190,7 @@
     const slider = make("input", { type: "range", min: 0, step: 1, "aria-label": "batch size" });
     const shown = make("output");
     for (const name of gpus) gpu.append(make("option", { value: name }, name));
+    const note = make("p", { class: "note" });
     let x = data.explorer[gpus[0]];
 
     function fill() {
@@ -197,6 +202,7 @@
       ranks.value = x.start.worldSize;
       hidden.value = x.start.hidden;
       slider.value = x.start.batch;
+      note.textContent = x.note;
     }
     fill();
     const controls = make("div", { class: "controls" });
@@ -210,7 +216,7 @@
     const answer = make("p", { class: "answer", "aria-live": "polite" });
     const plot = make("div", { class: "figure", style: "min-height: 190px" });
     const rules = make("ul", { class: "rules" });
-    section.append(controls, answer, plot, rules);
+    section.append(controls, answer, plot, rules, note);
 
     function update() {
       const call = x.calls[ranks.value][hidden.value];
