@@ -110,7 +110,7 @@ class Problem(Struct, frozen=True):
 def search(problem: Problem, budget: Budget) -> list[int]:
     """Return the measurements to take, those of a shape side by side, best shapes first.
 
-    Empty when no measurement is possible (see :meth:`Candidates.near`), or none fits the budget.
+    Empty when no measurement is possible (see :func:`.near`), or none fits the budget.
     """
     design = greedy(problem, budget)
     design = exchanged(problem, budget, design)
