@@ -139,7 +139,9 @@ def by_variance(problem, count):
 def rehearse(arch, gpu, world_sizes, truths=1500, layouts=4, planned_counts=PLANNED):
     """Return regret against number of latencies for every kind of design, in percent."""
     setting = Setting.shipped(gpu)
-    problem, posterior, noise = pose(setting, world_sizes=world_sizes, measuring_time=BY_COUNT)
+    problem, posterior, noise = pose(
+        setting, world_sizes=world_sizes, measuring_time=BY_COUNT, everywhere=True
+    )
     rehearsal = Rehearsal.of(setting, posterior, problem, noise=noise, truths=truths)
     points = []
 
@@ -218,7 +220,9 @@ def _crossing(curve, target):
 def refit(arch, gpu, world_sizes, count, refits, seed=1):
     """Return, per truth, cutoffs and regret by the fast update and by a fit of all rows anew."""
     setting = Setting.shipped(gpu)
-    problem, posterior, noise = pose(setting, world_sizes=world_sizes, measuring_time=BY_COUNT)
+    problem, posterior, noise = pose(
+        setting, world_sizes=world_sizes, measuring_time=BY_COUNT, everywhere=True
+    )
     rehearsal = Rehearsal.of(setting, posterior, problem, noise=noise, truths=refits, seed=seed)
     design = planned(problem, count)
     fast = 100 * rehearsal.regret_after(design)

@@ -14,6 +14,8 @@ import pytest
 
 pytest.importorskip("torch", reason="the stand-in computes with torch")
 
+from ranks import torchrun
+
 from costmodel.data import kernels
 from costmodel.live.backends.aiter import assumptions
 from costmodel.live.backends.aiter.compare import compare
@@ -235,9 +237,8 @@ if rank == 0:
 def together(tmp_path, ranks, **environment):
     script = tmp_path / "together.py"
     script.write_text(TOGETHER)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", str(script)],
-        capture_output=True, text=True, timeout=120,
+    done = torchrun(
+        ranks, script, timeout=120,
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(STANDINS), os.getcwd()]),

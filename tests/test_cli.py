@@ -278,7 +278,9 @@ def test_a_start_alone_keeps_what_it_made_from_the_search_for_garbage():
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_help_of_every_command_shows_an_example(command):
-    assert f"costmodel {command}" in ok(command, "--help")
+    said = ok(command, "--help")
+    assert f"costmodel {command}" in said
+    assert " object" not in said, "a default is a number or a word"
 
 
 def piped(command, cwd=None):

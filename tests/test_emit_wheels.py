@@ -27,7 +27,10 @@ from costmodel.engines.source import open_trees
 
 WHEELS = sorted(Path(os.environ.get("COSTMODEL_ENGINE_WHEELS", "/nonexistent")).glob("*.whl"))
 
-pytestmark = pytest.mark.skipif(not WHEELS, reason="COSTMODEL_ENGINE_WHEELS names no wheels")
+pytestmark = [
+    pytest.mark.skipif(not WHEELS, reason="COSTMODEL_ENGINE_WHEELS names no wheels"),
+    pytest.mark.campaign,
+]
 
 #: Releases whose rule is known from their source; others are patched and read all the same.
 KNOWN = {

@@ -15,6 +15,7 @@ import pytest
 EACH = max(int(os.environ.get("COSTMODEL_FUZZ", "60")) // 20, 1)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("target", fuzz_targets.TARGETS, ids=lambda t: t.__name__)
 def test_hostile_inputs_end_with_an_answer_or_one_line(target, tmp_path):
     for number in range(EACH * fuzz_targets.TARGETS[target]):

@@ -25,6 +25,7 @@ from costmodel.errors import InputError
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "hostile_trees.py"
 
 
+@pytest.mark.campaign
 def test_none_of_200_ends_in_a_traceback_or_beyond_the_limits():
     done = subprocess.run(
         [sys.executable, str(BENCHMARK), "--count", "200", "--seed", "3"], capture_output=True,

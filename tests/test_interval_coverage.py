@@ -26,6 +26,7 @@ def found(tmp_path_factory):
     return json.loads(out.read_text())
 
 
+@pytest.mark.campaign
 def test_printed_ends_hold_the_truth_also_where_the_model_is_wrong(found):
     """64 cells of the 16 truths; at the aim of 80 to 90 % fewer than 70 % are a chance of 1 %."""
     cells = found["coverage"]
@@ -33,6 +34,7 @@ def test_printed_ends_hold_the_truth_also_where_the_model_is_wrong(found):
     assert sum(c["coverage"] for c in cells) / len(cells) >= 0.7
 
 
+@pytest.mark.campaign
 def test_width_is_no_substitute(found):
     score = found["interval_score_log2_bytes"]
     assert score["ours"] < 1.5 * score["oracle"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ranks import torchrun as under_torchrun
 
 pytest.importorskip("torch", reason="the live back ends compute with torch")
 
@@ -29,15 +30,12 @@ KERNELS = (
 QUICK = ("--rounds", "4", "--samples", "2", "--slots", "2", "--calls", "4")
 
 
-def torchrun(*arguments, ranks=2, path=STANDINS, **environment):
+def torchrun(*arguments, ranks=2, path=STANDINS, forked=True, **environment):
     """Run a command on ``ranks`` processes; return (exit code, output, lines of costmodel's own)."""
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=90,
+    done = under_torchrun(
+        ranks, *arguments, forked=forked, timeout=90,
         env={**os.environ, "PYTHONPATH": str(path), "OMP_NUM_THREADS": "1", **environment},
-    )
+    )  # fmt: skip
     said = [line for line in done.stderr.splitlines() if line.startswith("costmodel: ")]
     return done.returncode, done.stdout, said
 
@@ -46,7 +44,7 @@ def test_all_arms_are_checked_measured_and_marked_as_of_a_standin(tmp_path):
     run = tmp_path / "run"
     code, out, _ = torchrun(
         *ENTRY, "--hidden", "1024", "--tokens", "1,480", "--arms", "1stage,2stage,auto,separate",
-        *QUICK, "--seed", "7", "--out", run,
+        *QUICK, "--seed", "7", "--out", run, forked=False,
     )  # fmt: skip
     assert code == 0
     assert "aiter 0.1.18 at" in out

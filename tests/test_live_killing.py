@@ -20,6 +20,7 @@ def killing():
     return module
 
 
+@pytest.mark.campaign
 def test_nothing_is_lost_and_nothing_left_whichever_process_is_killed(tmp_path, killing):
     killed, failures = killing.campaign("gloo", [2], 5, 20261129, tmp_path, horizon_s=2.0)
     assert failures == []

@@ -13,6 +13,8 @@ import pytest
 
 pytest.importorskip("torch", reason="the live back ends compute with torch")
 
+from ranks import torchrun
+
 from costmodel.cli.main import main
 from costmodel.data import measurement
 
@@ -168,13 +170,7 @@ backend.leave()
 def test_both_stages_agree_to_the_bit_on_four_ranks(tmp_path):
     script = tmp_path / "two_arms.py"
     script.write_text(TWO_ARMS)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=4", script],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    done = torchrun(4, script, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=60)
     assert done.returncode == 0, done.stderr
 
 

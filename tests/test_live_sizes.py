@@ -39,11 +39,12 @@ def columns(directory):
 
 def test_rows_are_those_of_separate_starts_and_resume_goes_on(tmp_path):
     both, two, four = (tmp_path / name for name in ("both", "two", "four"))
+    measure = ("-m", "costmodel", "measure", "--backend", "gloo", *SHAPES, *QUICK)
     code, out, err = gloo("--backend", "gloo", "--tp", "2,4", *SHAPES, *QUICK, "--out", both)
     assert (code, err) == (0, "")
     assert re.findall(r"gloo on (\d) ranks", out) == ["2", "4"]
     for size, alone in ((2, two), (4, four)):
-        code, _, _ = gloo("--backend", "gloo", "--tp", size, *SHAPES, *QUICK, "--out", alone)
+        code, _, _ = torchrun(*measure, "--tp", size, "--out", alone, ranks=size)
         assert code == 0
         assert columns(both / f"tp{size}") == columns(alone)
         settings = [json.loads((d / "run.json").read_text()) for d in (both / f"tp{size}", alone)]
@@ -56,9 +57,7 @@ def test_rows_are_those_of_separate_starts_and_resume_goes_on(tmp_path):
     kept = (both / "tp2" / "samples.jsonl").read_bytes()
     code, _, err = gloo("--resume", "--tp", "2,4", "--out", both)
     assert (code, err.count("--backend is missing")) == (2, 1)
-    code, out, _ = gloo(
-        "--backend", "gloo", "--tp", "2,4", *SHAPES, *QUICK, "--out", both, "--resume"
-    )
+    code, out, _ = torchrun(*measure, "--tp", "2,4", "--out", both, "--resume", ranks=4)
     assert code == 0
     assert out.count("continuing run") == out.count("starting run") == 1
     assert (both / "tp2" / "samples.jsonl").read_bytes() == kept

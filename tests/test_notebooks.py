@@ -44,6 +44,7 @@ def test_there_are_five():
 needs_browser = pytest.mark.skipif(static.browser() is None, reason="no Chrome or Chromium here")
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)
 def test_runs_from_a_clean_kernel(path, tmp_path):
     for name in ("nbformat", "ipykernel", "ipywidgets", "pandas"):
@@ -74,6 +75,7 @@ def test_runs_from_a_clean_kernel(path, tmp_path):
 
 
 @needs_browser
+@pytest.mark.campaign
 @pytest.mark.parametrize("path", PATHS, ids=NAMES)
 def test_the_copy_is_a_page_that_anybody_can_read(path, tmp_path):
     nbconvert = pytest.importorskip("nbconvert", reason="nbconvert makes pages of notebooks")

@@ -42,7 +42,7 @@ def mi300x():
 @pytest.fixture(scope="module")
 def posed(mi300x):
     """Return (problem, posterior, noise) of MI300X at 4 and 8 ranks, one latency costing 1."""
-    return pose(mi300x, world_sizes=(4, 8), measuring_time=ONE_EACH)
+    return pose(mi300x, world_sizes=(4, 8), measuring_time=ONE_EACH, everywhere=True)
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,7 @@ def test_with_the_constant_known_one_latency_tells_much(problem):
 
 
 def test_candidates_keep_near_the_open_decisions(mi300x):
-    problem, _, _ = pose(mi300x, Workload.of([2880]))
+    problem, _, _ = pose(mi300x, Workload.of([2880]), everywhere=True)
     c = problem.candidates
     possible = np.flatnonzero(c.possible) // 2
     assert {4, 8} <= set(c.world_size[possible].tolist())
@@ -247,6 +247,22 @@ def test_candidates_keep_near_the_open_decisions(mi300x):
         size = c.size_bytes[possible][c.world_size[possible] == surface.world_size]
         assert size.min() >= surface.cutoff.max_bytes_lo / 1.5
         assert size.max() <= surface.cutoff.max_bytes_hi * 1.5
+
+
+def test_what_no_plan_chooses_need_not_be_evaluated(mi300x, problem):
+    near = pose(mi300x, world_sizes=(4, 8), measuring_time=ONE_EACH)[0]
+    assert 0 < len(near.candidates) < len(problem.candidates) / 2
+    assert near.candidates.possible.all()
+    assert near.candidates.rows == pytest.approx(
+        problem.candidates.rows[problem.candidates.possible]
+    )
+
+    def shapes(posed):
+        c, design = posed.candidates, np.array(search(posed, by_count(4)))
+        i = design // 2
+        return list(zip(c.world_size[i], c.tokens[i], c.hidden_dim[i], design % 2, strict=True))
+
+    assert shapes(near) == shapes(problem)
 
 
 # The plan

@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 CAMPAIGN = BENCHMARKS / "switch_campaign.py"
 STAGES = ["1stage", "2stage"]
+
+pytestmark = pytest.mark.campaign
 QUICK = ("--rounds", "4", "--samples", "1", "--seed", "3", "--watchdog", "300")
 
 

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("torch", reason="the live back ends compute with torch")
 
 from command import costmodel
+from ranks import torchrun
 
 from costmodel.calibration.posterior import shipped
 from costmodel.data import kernels, measurement
@@ -433,10 +434,11 @@ def test_processes_without_a_model_end_undecided_with_the_reason_and_no_patch(tm
 
 
 def test_ranks_of_torchrun_measure_every_world_size_that_they_make_up(tmp_path):
-    under = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=4", "-m", "costmodel",
-             "tune", "--backend", "gloo", "--hidden", "2048", "--rounds", "4", "--samples", "1"]  # fmt: skip
+    under = (4, "-m", "costmodel", "tune", "--backend", "gloo", "--hidden", "2048", "--rounds", "4",
+             "--samples", "1")  # fmt: skip
     out = tmp_path / "a"
-    done = subprocess.run([*under, "--out", out], capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = torchrun(*under, "--out", out, env=environment, timeout=300)
     for size in (2, 4):
         assert f"TP{size}: not decided: no model of this interconnect (gloo)" in done.stdout
         assert done.stdout.count(f"the machine is ready for {size} ranks: 4 checks") == 1
@@ -444,9 +446,7 @@ def test_ranks_of_torchrun_measure_every_world_size_that_they_make_up(tmp_path):
         assert len(checked) == 4
     assert "TP8" not in done.stdout
     assert set(measurement.read(out / "measurements.csv").world_size) == {2, 4}
-    other = subprocess.run(
-        [*under, "--tp", "8", "--out", tmp_path / "b"], capture_output=True, text=True, timeout=300
-    )
+    other = torchrun(*under, "--tp", "8", "--out", tmp_path / "b", env=environment, timeout=300)
     assert other.stderr.count("--tp is 8, but torchrun started 4 processes; make them equal") == 1
     assert not (tmp_path / "b").exists()
 
@@ -454,21 +454,20 @@ def test_ranks_of_torchrun_measure_every_world_size_that_they_make_up(tmp_path):
 def test_a_machine_that_is_not_ready_is_said_and_tuned_when_told(tmp_path):
     """One link of the AITER stand-in is slow."""
     here = Path(__file__).parent
-    under = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "costmodel",
-             "tune", "--backend", "aiter", "--tp", "2", "--hidden", "2048", "--rounds", "4",
-             "--samples", "1", "--out", tmp_path / "pr"]  # fmt: skip
+    under = (2, "-m", "costmodel", "tune", "--backend", "aiter", "--tp", "2", "--hidden", "2048",
+             "--rounds", "4", "--samples", "1", "--out", tmp_path / "pr")  # fmt: skip
     environment = {
-        **os.environ, "PYTHONPATH": f"{here / 'standins'}:{here.parent}", "AITER_STANDIN_FAULT": "slow-link",
+        **os.environ, "PYTHONPATH": f"{here / 'standins'}:{here.parent}", "OMP_NUM_THREADS": "1",
+        "AITER_STANDIN_FAULT": "slow-link",
     }  # fmt: skip
-    done = subprocess.run(under, capture_output=True, text=True, timeout=300, env=environment)
+    done = torchrun(*under, env=environment, timeout=300)
     assert done.returncode != 0
     (said,) = [line for line in done.stderr.splitlines() if line.startswith("costmodel: ")]
     assert said.startswith("costmodel: error: the machine is not ready: link rates: free the")
     assert said.endswith("or tune it as it is with --unchecked")
     assert "not decided" not in done.stdout  # nothing was looked at that could be
     assert (tmp_path / "pr" / "tp2" / "samples.jsonl").read_text() == ""
-    again = [*under, "--resume", "--unchecked"]
-    done = subprocess.run(again, capture_output=True, text=True, timeout=300, env=environment)
+    done = torchrun(*under, "--resume", "--unchecked", env=environment, timeout=300)
     assert "TP2: not decided" in done.stdout
     assert (tmp_path / "pr" / "tp2" / "samples.jsonl").read_text() != ""
 

@@ -44,6 +44,9 @@ HARNESS_DOF = 8.0
 NORMAL_HALF_WIDTH = 1.6448536269514722
 NOISE_HALF_WIDTH = 2.13184678632665
 
+#: The lower end, the middle and the upper end, in standard deviations of a normal distribution.
+ENDS = NORMAL_HALF_WIDTH * np.array([-1.0, 0.0, 1.0])
+
 #: What the model's form may miss of an arm against 1-stage, standard deviation in us. Refitted with
 #: the power of the smooth maximum between 2 and 12 instead of 4, which no row decides, the arms'
 #: difference at the cutoff moves by up to 0.15 us at 4 ranks and 0.3 at 8.
@@ -336,21 +339,25 @@ class Calibration(Struct, frozen=True, dict=True):
 
         A link rate is cut at the link's nominal rate.
         """
-        z = NORMAL_HALF_WIDTH
-        typical = self.names.index("harness_us")
-        weight = np.zeros(len(self.mean))
         if name in self.names:
-            weight[self.names.index(name)] = 1.0
-            log = parameters.prior(name).form == "log"
+            lo, mid, hi = self.intervals[self.names.index(name)].tolist()
         else:
             key = name.removeprefix("harness[").removesuffix("]")
-            weight[[typical, len(self.names) + self.harness.index(key)]] = 1.0
-            log = True
-        sd = float(np.sqrt(weight @ self.covariance @ weight))
-        ends = float(weight @ self.mean) + np.array([-z, 0.0, z]) * sd
-        limit = nominal_gbps(name) or np.inf
-        lo, mid, hi = np.minimum(np.exp(ends) if log else ends, limit).tolist()
+            weight = np.zeros(len(self.mean))
+            weight[[self.names.index("harness_us"), len(self.names) + self.harness.index(key)]] = 1
+            sd = float(np.sqrt(weight @ self.covariance @ weight))
+            lo, mid, hi = np.exp(float(weight @ self.mean) + ENDS * sd).tolist()
         return lo, mid, hi
+
+    @cached_property
+    def intervals(self) -> NDArray[np.float64]:
+        """:meth:`interval` of all parameters, (parameters, 3)."""
+        k = len(self.names)
+        ends = self.mean[:k, None] + ENDS * np.sqrt(np.diag(self.covariance)[:k, None])
+        log = np.array(self._log)
+        ends[log] = np.exp(ends[log])
+        limit = [nominal_gbps(name) or np.inf for name in self.names]
+        return np.minimum(ends, np.array(limit)[:, None])
 
     def restrict(self, arch: str) -> Calibration:
         """Return the marginal posterior that one arch needs, for a file of its own."""
@@ -553,7 +560,7 @@ def _checked(record: CalibrationRecord) -> Calibration:
         data=record["data"],
     )
     said = record["parameters"]
-    follows = np.array([calibration.interval(name) for name in names])
+    follows = calibration.intervals
     stated = [(p["lo"], p["estimate"], p["hi"]) for p in said]
     off = ~np.isclose(follows, np.reshape(stated, follows.shape), rtol=1e-3, atol=1e-3).all(axis=1)
     if off.any():

@@ -59,8 +59,8 @@ from . import options
 @click.option(
     "--seed", type=click.IntRange(min=0), help="Fixes inputs and orders.  [default: drawn]"
 )
-@click.option("--rounds", type=int, help=f"Rounds of every arm.  [default: {Repetition.rounds}]")
-@click.option("--samples", type=int, help=f"Replays a round.  [default: {Repetition.samples}]")
+@click.option("--rounds", type=int, help=f"Rounds of every arm.  [default: {Repetition().rounds}]")
+@click.option("--samples", type=int, help=f"Replays a round.  [default: {Repetition().samples}]")
 @click.option("--calls", type=int, help=f"Calls a replay, multiple of --slots.  [default: {CALLS}]")
 @click.option("--slots", type=int, help=f"Sets of buffers to rotate through.  [default: {SLOTS}]")
 @options.watchdog

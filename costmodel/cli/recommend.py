@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import Struct
 
 from ..decide.recommendation import recommend
 from . import options, question, targets
@@ -53,8 +53,7 @@ def command(
         _print(_found(tp, batch_invariant, dict(one)), verbose)
 
 
-@dataclass(frozen=True)
-class _Found:
+class _Found(Struct, frozen=True):
     """A decision, and what was asked beside it; ``none`` tells that no fused call is made."""
 
     decision: Decision

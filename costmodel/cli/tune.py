@@ -55,8 +55,8 @@ from . import options, question
 @click.option("--resume", is_flag=True, help="Go on with the tuning in --out.")
 @click.option("--finish", is_flag=True, help="Conclude from what --out holds, measure nothing.")
 @click.option("--seed", type=click.IntRange(min=0), help="Fixes inputs and orders.")
-@click.option("--rounds", type=int, help=f"Rounds of every arm.  [default: {Repetition.rounds}]")
-@click.option("--samples", type=int, help=f"Replays a round.  [default: {Repetition.samples}]")
+@click.option("--rounds", type=int, help=f"Rounds of every arm.  [default: {Repetition().rounds}]")
+@click.option("--samples", type=int, help=f"Replays a round.  [default: {Repetition().samples}]")
 @click.option("--unchecked", is_flag=True, help="Tune without a look at the machine first.")
 @options.watchdog
 @click.pass_context

@@ -29,7 +29,7 @@ from .objective import Regrets, contested
 from .regret import Arms, Cell
 from .setting import Setting
 from .statements import Beside
-from .three_way import ThreeWayChoice
+from .three_way import ThreeWayChoice, three_way
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +45,7 @@ CHECKED_HIDDEN_DIMS = tuple(range(512, 8193, 128))
 NOTICED_PCT = 0.1
 
 
-class Cutoff(Struct, frozen=True, eq=False):
+class Cutoff(Struct, frozen=True, eq=False, dict=True):
     """The answer for one world size; bytes are None where none is claimed.
 
     1-stage runs up to ``max_bytes`` inclusive. ``max_bytes_lo`` <= ``max_bytes`` <=
@@ -54,8 +54,9 @@ class Cutoff(Struct, frozen=True, eq=False):
     limit). ``cell`` holds the
     cutoffs that decide alike for every hidden size that the kernel takes. ``estimate`` is the best
     cutoff whether or not it is claimed, None for no limit. ``regrets`` are what
-    the rule is expected to lose. ``three_way`` is None for ops that separate ops
-    do not replace. ``switch`` gives (hidden_dim, last captured batch on 1-stage, first on 2-stage).
+    the rule is expected to lose. ``beside_three`` is the setting where separate ops
+    are a third arm, else None. ``switch`` gives (hidden_dim, last captured batch on 1-stage, first
+    on 2-stage).
     ``statements`` are others', beside the interval.
     """
 
@@ -72,7 +73,7 @@ class Cutoff(Struct, frozen=True, eq=False):
     evidence: tuple[ArmEvidence, ...]
     measure_next: tuple[MeasureNext, ...]
     regrets: Regrets
-    three_way: ThreeWayChoice | None
+    beside_three: Setting | None
     adequacy: Adequacy
     switch: tuple[tuple[int, int, int | None], ...]
     statements: tuple[Beside, ...]
@@ -88,6 +89,15 @@ class Cutoff(Struct, frozen=True, eq=False):
     def claimed(self) -> bool:
         """Whether a rule may be built on it."""
         return self.verdict != NOT_IDENTIFIED
+
+    @cached_property
+    def three_way(self) -> ThreeWayChoice | None:
+        """What a choice of three arms would do, None for ops that separate ops do not replace.
+
+        Found when it is asked for: only what shows a decision says it.
+        """
+        at = self.beside_three
+        return None if at is None else three_way(at, self.arms, self.estimate)
 
     @property
     def regret_pct(self) -> float:

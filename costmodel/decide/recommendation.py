@@ -56,7 +56,6 @@ from .objective import Regrets
 from .regret import MAX_INTERVAL_RATIO, Added, Arms, BestCutoff, Cell
 from .setting import Setting
 from .statements import beside
-from .three_way import three_way
 
 if TYPE_CHECKING:
     from .schemas import MeasureNext
@@ -179,9 +178,7 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
         else _measure_next(setting, best, point, n, asked),
         regrets=arms.regrets(arms.shapes.bytes <= (best.cell.hi or best.cell.lo), estimate),
         # What a simulation adds to both arms of the fused op is not known of separate ops.
-        three_way=three_way(setting, arms, estimate)
-        if setting.op == FUSED and added_us is None
-        else None,
+        beside_three=setting if setting.op == FUSED and added_us is None else None,
         adequacy=adequacy,
         switch=tuple((h, *snap_tokens(point, h, unit, tokens)) for h in asked) if claimed else (),
         statements=beside(setting, n, Cell(best.lo.lo, best.hi.hi), adequacy.smallest),

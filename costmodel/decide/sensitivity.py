@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache
 
 import numpy as np
 from msgspec import Struct
@@ -117,13 +116,7 @@ def flips(setting: Setting, call: Shapes, *, names: Sequence[str] | None = None)
     """
     calibration = setting.calibration
     point = setting.point
-    out = []
-
-    @cache
-    def held(count: int) -> Values:
-        """Return the estimates as columns of so many tries."""
-        return {name: np.full((count, 1), value) for name, value in point.items()}
-
+    tries: dict[str, Array] = {}
     for name in names or calibration.names:
         scope = name.partition("[")[2].rstrip("]")
         if scope and scope not in (setting.gpu, setting.arch, setting.kernel.norm_kernel):
@@ -132,22 +125,30 @@ def flips(setting: Setting, call: Shapes, *, names: Sequence[str] | None = None)
         now = point[name]
         if prior.form == "log":
             most = min(4.0, (nominal_gbps(name) or np.inf) / now)
-            tried = now * np.geomspace(0.25, max(most, 1.0), 400)
+            tries[name] = now * np.geomspace(0.25, max(most, 1.0), 400)
         else:
             low = 0.0 if prior.centre > 0 else now - 10.0
-            tried = np.linspace(low, now + 10.0, 801)
-        # The values are drawn in no sense: one column of tries for one parameter.
-        changed = {**held(tried.size), name: tried[:, None]}
-        one, other = (setting.latency_us(call, a, changed) for a in setting.arms)
-        margin = (other - one)[:, 0]
+            tries[name] = np.linspace(low, now + 10.0, 801)
+    if not tries:
+        return []
+    # All tries at once, one below the other; they are drawn in no sense.
+    ends = np.cumsum([tried.size for tried in tries.values()]).tolist()
+    changed = {name: np.full((ends[-1], 1), value) for name, value in point.items()}
+    for (name, tried), end in zip(tries.items(), ends, strict=True):
+        changed[name][end - tried.size : end, 0] = tried
+    one, other = (setting.latency_us(call, a, changed)[:, 0] for a in setting.arms)
+    out = []
+    for (name, tried), end in zip(tries.items(), ends, strict=True):
+        margin = (other - one)[end - tried.size : end]
         turns = np.flatnonzero(np.diff(np.sign(margin)) != 0)
         if not turns.size:
             continue
         share = margin[turns] / (margin[turns] - margin[turns + 1])
         at = tried[turns] + share * (tried[turns + 1] - tried[turns])
+        now = point[name]
         nearest = float(at[np.argmin(np.abs(at - now))])
         lo, _, hi = calibration.interval(name)
-        out.append(Flip(name, prior.unit, now, lo, hi, nearest))
+        out.append(Flip(name, parameters.prior(name).unit, now, lo, hi, nearest))
     return sorted(out, key=_distance)
 
 

@@ -12,14 +12,16 @@ little, two say what lies between them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from msgspec import Struct
-from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ..calibration.posterior import HARNESS_DOF, NOISE_DOF
 from ..data.workload import captured_batch_sizes
 from ..decide.setting import Setting
+from ..model.shape import Shapes
 from ..units import element_bytes
 from .coordinates import Posterior, linear
 from .value import RegretSurface
@@ -36,7 +38,7 @@ NEAR = 1.5
 class Candidates(Struct, frozen=True):
     """Shapes (n,) times the two ``arms``: measurement ``2 i + a`` is arm a at shape i.
 
-    ``latency_us`` (2 n,); ``possible`` (2 n,) where both kernels take the shape; ``rows``
+    ``latency_us`` (2 n,); ``possible`` (2 n,) what may be chosen; ``rows``
     (2 n, p + 1) the slopes of log latency on w and on the harness constant in units of its
     prior's spread; ``noise_variance`` that of e.
     """
@@ -60,23 +62,18 @@ class Candidates(Struct, frozen=True):
         cls,
         setting: Setting,
         posterior: Posterior,
-        hidden_dims: tuple[int, ...],
-        world_sizes: tuple[int, ...],
+        shapes: Shapes,
+        possible: NDArray[np.bool_],
         *,
         noise: float,
     ) -> Candidates:
-        """Evaluate captured batch sizes x hidden sizes x world sizes.
+        """Evaluate shapes (n,), of which those may be chosen that are ``possible`` (n,).
 
         ``noise`` is the scale of the Student-t scatter of a log latency and a new source's harness
         constant is Student-t as well (see estimate.py); here both are normals of equal variance.
         With many rows a robust fit does better than that, with a handful it cannot tell which row
         is the outlier.
         """
-        n, h, t = (
-            a.ravel()
-            for a in np.meshgrid(world_sizes, hidden_dims, captured_batch_sizes(), indexing="ij")
-        )
-        shapes = setting.shapes(t, h, n)
         white = posterior.sample(DRAWS)
         values = posterior.values(white)
         spread_us = harness_spread_us(setting)
@@ -89,34 +86,15 @@ class Candidates(Struct, frozen=True):
             rows[a::2, :-1] = linear(white, log)
             rows[a::2, -1] = spread_us * np.exp(-log).mean(axis=0)
         variance = noise**2 * NOISE_DOF / (NOISE_DOF - 2)
-        possible = np.repeat(setting.takes_both(shapes), 2)
         return cls(
-            setting.op, setting.dtype, setting.arms, t, h, n, latency, possible, rows, variance
+            setting.op, setting.dtype, setting.arms, shapes.tokens, shapes.hidden_dim,
+            shapes.world_size, latency, np.repeat(possible, 2), rows, variance,
         )  # fmt: skip
 
     @property
     def size_bytes(self) -> NDArray[np.int64]:
         """Input bytes of the shapes on one rank, (n,)."""
         return self.tokens * self.hidden_dim * element_bytes(self.dtype)
-
-    def near(self, surfaces: tuple[RegretSurface, ...]) -> Candidates:
-        """Return the candidates with only those possible that lie near a decision still open.
-
-        Near means within a factor of :data:`NEAR` of the cutoff's present interval. Measurements
-        farther away would inform the rule through the physics alone. Keeping close does not lean on
-        the model where nobody checks it, and costs nothing: in rehearsals of the shipped
-        calibrations it left the same regret as a free choice, within their error of 5 %.
-        A decision with no captured shape so near keeps all its shapes.
-        """
-        size = self.size_bytes
-        keep = np.zeros(size.size, np.bool_)
-        for s in surfaces:
-            if s.open:
-                here = self.world_size == s.world_size
-                low, high = s.interval
-                close = here & (size >= low / NEAR) & (size <= high * NEAR)
-                keep |= close if (close & self.possible[::2]).any() else here
-        return replace(self, possible=self.possible & np.repeat(keep, 2))
 
     def arm(self, measurement: int) -> str:
         """Return the arm of a measurement."""
@@ -130,6 +108,34 @@ class Candidates(Struct, frozen=True):
         rows = self.rows[design]
         seen = rows @ rows.T + self.noise_variance * np.eye(len(design))
         return np.asarray(np.eye(size) - rows.T @ np.linalg.solve(seen, rows))
+
+
+def captured(setting: Setting, hidden_dims: Sequence[int], world_sizes: Sequence[int]) -> Shapes:
+    """Return captured batch sizes x hidden sizes x world sizes, flat."""
+    n, h, t = np.meshgrid(world_sizes, hidden_dims, captured_batch_sizes(), indexing="ij")
+    return setting.shapes(t.ravel(), h.ravel(), n.ravel())
+
+
+def near(
+    setting: Setting, shapes: Shapes, surfaces: tuple[RegretSurface, ...]
+) -> NDArray[np.bool_]:
+    """Return which shapes both kernels take and lie near a decision still open.
+
+    Near means within a factor of :data:`NEAR` of the cutoff's present interval. Measurements
+    farther away would inform the rule through the physics alone. Keeping close does not lean on
+    the model where nobody checks it, and costs nothing: in rehearsals of the shipped
+    calibrations it left the same regret as a free choice, within their error of 5 %.
+    A decision with no captured shape so near keeps all its shapes.
+    """
+    both, size = setting.takes_both(shapes), shapes.bytes
+    keep = np.zeros(size.size, np.bool_)
+    for s in surfaces:
+        if s.open:
+            here = shapes.world_size == s.world_size
+            low, high = s.interval
+            close = here & (size >= low / NEAR) & (size <= high * NEAR)
+            keep |= close if (close & both).any() else here
+    return keep & both
 
 
 def harness_spread_us(setting: Setting) -> float:

@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..files import check_free, json_text, replacing
 from ..model.shape import FUSED, WORLD_SIZES, Shapes
 from .budget import Budget, MeasuringTime
-from .candidates import Candidates, harness_spread_us
+from .candidates import Candidates, captured, harness_spread_us, near
 from .coordinates import Posterior
 from .reasons import reasons
 from .search import Problem, search
@@ -233,8 +233,12 @@ def pose(
     world_sizes: Sequence[int] = WORLD_SIZES,
     noise: float | None = None,
     measuring_time: MeasuringTime | None = None,
+    everywhere: bool = False,
 ) -> tuple[Problem, Posterior, float]:
-    """Return (the planner's problem, the posterior behind it, the noise); see :func:`plan`."""
+    """Return (the planner's problem, the posterior behind it, the noise); see :func:`plan`.
+
+    ``everywhere``: shapes that no plan chooses are candidates too, for other designs to compare.
+    """
     if noise is None:
         noise = setting.calibration.typical_noise
     if not 0 < noise < 1:
@@ -248,8 +252,12 @@ def pose(
     values = posterior.values(white)
     surfaces = tuple(RegretSurface.of(setting, c, white, values) for c in decision.cutoffs)
     hidden_dims = tuple(decision.workload.hidden_dims())
-    candidates = Candidates.of(setting, posterior, hidden_dims, sizes, noise=noise)
-    problem = Problem(surfaces, candidates.near(surfaces), measuring_time or MeasuringTime())
+    shapes = captured(setting, hidden_dims, sizes)
+    possible = near(setting, shapes, surfaces)
+    if not everywhere:
+        shapes, possible = shapes.select(possible), possible[possible]
+    candidates = Candidates.of(setting, posterior, shapes, possible, noise=noise)
+    problem = Problem(surfaces, candidates, measuring_time or MeasuringTime())
     return problem, posterior, noise
 
 

@@ -9,6 +9,7 @@ and what is left is ordered so that the first shapes are worth most.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from msgspec import Struct
@@ -29,7 +30,7 @@ FINALISTS = 32
 ROUNDS = 2
 
 
-class Problem(Struct, frozen=True):
+class Problem(Struct, frozen=True, dict=True):
     """Decisions of several world sizes, weighing the same, and what could be measured for them."""
 
     surfaces: tuple[RegretSurface, ...]
@@ -48,11 +49,19 @@ class Problem(Struct, frozen=True):
 
     def regret_by_world_size(self, design: Sequence[int], points: int = POINTS_FINE) -> list[float]:
         """Return the expected regret that measuring ``design`` leaves, per world size."""
-        learnt = self.learnt(list(design))
-        return [
-            float(s.after((s.direction @ learnt @ s.direction.T)[None], points)[0])
-            for s in self.surfaces
-        ]
+        of = (tuple(design), points)
+        if of not in self._left:
+            learnt = self.learnt(list(design))
+            self._left[of] = [
+                float(s.after((s.direction @ learnt @ s.direction.T)[None], points)[0])
+                for s in self.surfaces
+            ]
+        return self._left[of]
+
+    @cached_property
+    def _left(self) -> dict[tuple[tuple[int, ...], int], list[float]]:
+        """The regrets found so far: exchanging, ordering and telling ask for the same designs."""
+        return {}
 
     def regret(self, design: Sequence[int], points: int = POINTS_FINE) -> float:
         """Return the mean over world sizes of the expected regret that ``design`` leaves."""
@@ -110,7 +119,7 @@ class Problem(Struct, frozen=True):
 def search(problem: Problem, budget: Budget) -> list[int]:
     """Return the measurements to take, those of a shape side by side, best shapes first.
 
-    Empty when no measurement is possible (see :meth:`Candidates.near`), or none fits the budget.
+    Empty when no measurement is possible (see :func:`.near`), or none fits the budget.
     """
     design = greedy(problem, budget)
     design = exchanged(problem, budget, design)

@@ -63,19 +63,21 @@ def _filled(
         share = np.full(links, np.inf)
         np.divide(left, load, out=share, where=load > 0)
         offered = [share[link] for link in path]
-        level = limit.copy()
-        for at_link in offered:
+        level = np.minimum(limit, offered[0])
+        for at_link in offered[1:]:
             np.minimum(level, at_link, out=level)
         # A link is full when all its flows stop at its share; no later round can raise them.
-        elsewhere = [level < at_link * (1.0 - SAME_LEVEL) for at_link in offered]
         full = np.ones(links, np.bool_)
-        for link, held in zip(path, elsewhere, strict=True):
-            full[link[held]] = False
-        by = np.full(level.size, -1)
-        for link, held in zip(path, elsewhere, strict=True):
-            by = np.where((by < 0) & ~held & full[link], link, by)
+        for link, at_link in zip(path, offered, strict=True):
+            at_link *= 1.0 - SAME_LEVEL
+            full[link[level < at_link]] = False
+        by = np.where(full[path[-1]], path[-1], -1)
+        for link in path[-2::-1]:
+            by = np.where(full[link], link, by)
         stopped = (by >= 0) | (limit <= level)
         if stopped.all():
+            if isinstance(open_, slice):
+                return level, by
             rate[open_], holder[open_] = level, by
             break
         fixed = (np.arange(count)[open_])[stopped]

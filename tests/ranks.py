@@ -1,0 +1,83 @@
+"""torchrun in tests: torch's own launcher and ranks, as processes that need not import torch anew.
+
+Importing torch takes two seconds of CPU time in the launcher and in every rank, many times what a
+test's calls take. So both are forked from a process that has it: the launcher from multiprocessing's
+fork server, the ranks by the launcher (``--run-path --start-method=fork``). They are processes of
+their own with nothing of costmodel in them; what a start from nothing does is tested with
+``forked=False``.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+from multiprocessing import forkserver, get_context
+from pathlib import Path
+from unittest import mock
+
+_FORKS = get_context("forkserver")
+_FORKS.set_forkserver_preload(["torch", "torch.distributed.run"])
+
+
+def torchrun(
+    ranks: int, *arguments: str | Path, env: dict[str, str], timeout: float, forked: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run ``-m MODULE ...`` or ``FILE ...`` on so many ranks, in an environment and this directory."""
+    words = [f"--nproc-per-node={ranks}", *map(str, arguments)]
+    if not forked:
+        return subprocess.run(
+            [sys.executable, "-m", "torch.distributed.run", *words], capture_output=True, text=True,
+            timeout=timeout, env=env, check=False,
+        )  # fmt: skip
+    words = ["--run-path", "--start-method=fork", words[0], __file__, *words[1:]]
+    with tempfile.TemporaryDirectory() as place, mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):
+        forkserver.ensure_running()  # torch reads that variable when it is imported
+        out, error = Path(place, "out"), Path(place, "error")
+        process = _FORKS.Process(target=_launch, args=(words, env, os.getcwd(), out, error))
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.terminate()
+            process.join()
+            raise subprocess.TimeoutExpired(words, timeout)
+        return subprocess.CompletedProcess(
+            words, process.exitcode, out.read_text(), error.read_text()
+        )
+
+
+def _launch(words: list[str], env: dict[str, str], folder: str, out: Path, error: Path) -> None:
+    """Be torchrun, in the process that the server forked."""
+    for path, stream in ((out, 1), (error, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(folder)
+    sys.path[:0] = ["", *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
+    from torch.distributed.run import main
+
+    main(words)
+
+
+def _be_rank(first: str, *rest: str) -> None:
+    """Run what the rank was asked to run, as Python does where it starts."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)  # forked with the launcher's handlers
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        if first == "-m":
+            sys.argv = list(rest)
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = [first, *rest]
+            runpy.run_path(first, run_name="__main__")
+    except SystemExit as ended:
+        if ended.code:  # torch's launcher waits for what a rank returns
+            raise
+
+
+if __name__ == "__main__":
+    _be_rank(*sys.argv[1:])
