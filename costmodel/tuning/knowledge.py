@@ -23,7 +23,7 @@ from ..decide.recommendation import recommend
 from ..decide.setting import Setting, alternative
 from ..errors import InputError
 from ..live.run.schemas import Labels, SampleLine
-from ..model.choose import for_interconnect
+from ..model.choose import for_interconnect, split_over
 from ..model.shape import FUSED, ONE_STAGE
 
 
@@ -98,8 +98,8 @@ class TunedMachine:
         """Return the schema 1 rows of measured shapes, as rows of this machine.
 
         A shape that was measured twice counts once, as it was measured last: two rows of one call
-        would look like two machines. Where the machine's ranks are split over GPUs, N ranks with a
-        GPU each are split over N.
+        would look like two machines. Where the machine's ranks are split over GPUs, rows of a rank
+        a GPU may be of the same fabric (:func:`.split_over`).
         """
         fabric = self.labels["interconnect"]
         found: dict[tuple[object, ...], dict[str, Any]] = {}
@@ -111,7 +111,7 @@ class TunedMachine:
                     quality = "clean" if arm and arm["clean"] else "noisy"
                 key = (row["world_size"], row["op"], row["algorithm"], *_call(row))
                 found[key] = {**row, "source": self.question.name, "quality": quality}
-                if fabric == f"{row['interconnect']}/{row['world_size']}":
+                if fabric == split_over(row["interconnect"], row["world_size"]):
                     found[key]["interconnect"] = fabric
         return list(found.values())
 

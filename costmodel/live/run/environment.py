@@ -99,6 +99,11 @@ def amdgpu_driver() -> str:
     return _first_line("/sys/module/amdgpu/version")
 
 
+def gpu_driver() -> str:
+    """Return the version of the GPUs' driver, AMD's or NVIDIA's, "" where none says one."""
+    return amdgpu_driver() or _first_line("/sys/module/nvidia/version")
+
+
 def _relevant(variables: dict[str, str]) -> dict[str, str]:
     return {n: value for n, value in sorted(variables.items()) if n.startswith(VARIABLES)}
 
