@@ -56,8 +56,12 @@ UNREAD_STATE_US = 0.4
 #: ``--source`` for the typical benchmark of all sources in the place of the nearest one.
 TYPICAL = "typical"
 
-#: Archs of the shipped calibrations, by what joins their GPUs and whose kernels they are of.
-SHIPPED = {(cards.XGMI, "aiter"): ("gfx942", "gfx950")}
+#: Archs of the shipped calibrations, by what joins their GPUs and whose kernels they are of. That
+#: of sm_90 is of the project's own on two H200 (``measurements/h200-pair/revision-2/third``).
+SHIPPED = {
+    (cards.XGMI, "aiter"): ("gfx942", "gfx950"),
+    ("nvlink", kernels.OWN_FAMILY): ("sm_90",),
+}
 
 Values = dict[str, Any]
 
