@@ -9,12 +9,18 @@ finds. Kernels are compiled before (an engine's are). Each rule is judged by the
 ``measurements/h200-pair/revision-2/exhaustive.csv``, measured in full on another day's start of
 such a pair, whose machine the prior's rows are of too. At the end: ns a call beside a constant.
 
+Beside the regret stand the two other figures by which FlashInfer judges a tuner (its issue 3920):
+winner flips, the share of captured batches that two starts decide otherwise (mean over pairs of
+starts); and replay fidelity, at how many captured batches a graph of the arm that the rule names
+launched the kernels of that arm, on every rank.
+
 ``--rehearse`` draws latencies from a stated model instead, without a GPU: it tries the script.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
@@ -40,6 +46,7 @@ from costmodel.live.backends.base import LiveShape
 from costmodel.live.backends.replay import ReplayBackend, truth
 from costmodel.live.backends.triton.adapter import TritonBackend
 from costmodel.live.run.points import DEFAULT_ARMS
+from costmodel.live.run.proof import refusals
 from costmodel.live.startup import learning
 from costmodel.model.shape import FUSED
 
@@ -81,9 +88,8 @@ class Counting:
 def compiled(backend) -> float:
     """Run every captured batch once in both arms; return the seconds."""
     began = time.perf_counter()
-    load = Workload.of(HIDDEN)
-    for tokens, hidden in zip(load.tokens.tolist(), load.hidden_dim.tolist(), strict=True):
-        backend.prepare(LiveShape(tokens, hidden, "bf16"), learning.REPETITION.slots, 0)
+    for shape in batches():
+        backend.prepare(shape, learning.REPETITION.slots, 0)
         for arm in DEFAULT_ARMS:
             backend.capture(arm, learning.REPETITION.calls, backend.timings[0])
         backend.release()
@@ -97,6 +103,42 @@ def regret_pct(pairs, world_size: int, max_bytes: int) -> float | None:
         return None
     chosen = np.where(mine.bytes <= max_bytes, mine.one_us, mine.two_us)
     return float(100 * np.mean(chosen / mine.fastest_us - 1))
+
+
+def batches() -> list[LiveShape]:
+    """Return every captured batch of both hidden sizes."""
+    load = Workload.of(HIDDEN)
+    calls = zip(load.tokens.tolist(), load.hidden_dim.tolist(), strict=True)
+    return [LiveShape(tokens, hidden, "bf16") for tokens, hidden in calls]
+
+
+def flips_pct(cutoffs: list[int]) -> float | None:
+    """Return the share of captured batches that two starts decide otherwise, None for one start."""
+    size = np.array([shape.bytes for shape in batches()])
+    pairs = list(itertools.combinations(cutoffs, 2))
+    differ = [np.mean((size <= one) != (size <= other)) for one, other in pairs]
+    return float(100 * np.mean(differ)) if pairs else None
+
+
+def executed(backend, rule) -> list[int]:
+    """Return at how many captured batches the rule's arm ran its own kernels, and of how many.
+
+    Those whose kernels no rank can name are left out.
+    """
+    right = seen = 0
+    for shape in batches():
+        arm = DEFAULT_ARMS[not rule(shape.bytes)]
+        backend.prepare(shape, learning.REPETITION.slots, 0)
+        timed = backend.capture(arm, learning.REPETITION.calls, backend.timings[0])
+        said = [None] * dist.get_world_size()
+        dist.all_gather_object(said, (arm, timed.kernels()))
+        timed.close()
+        backend.release()
+        names = [ran for _, ran in said]
+        seen += all(names)
+        alike = all(other == arm for other, _ in said)
+        right += all(names) and alike and not refusals({arm: names}, backend.world_size)
+    return [right, seen]
 
 
 def started(name: str, backend, budget_s: float, pairs, **more):
@@ -129,8 +171,8 @@ def started(name: str, backend, budget_s: float, pairs, **more):
     return record, rule
 
 
-def at(world_size: int, given: argparse.Namespace, pairs) -> tuple[list[dict], object]:
-    """Return the records of every start at a world size, and the last rule that was learnt."""
+def at(world_size: int, given: argparse.Namespace, pairs) -> tuple[dict, list[dict], object]:
+    """Return a world size's figures, the record of every start, and the last rule learnt."""
     backend = (Rehearsed if given.rehearse else TritonBackend)(world_size)
     backend.set_up()
     seconds = compiled(backend)
@@ -149,8 +191,16 @@ def at(world_size: int, given: argparse.Namespace, pairs) -> tuple[list[dict], o
         table = Path(folder) / "table.json"
         for name in ("filling a table", "finding it"):
             found += [started(name, backend, given.budget, pairs, table=table)[0]]
+    learnt_bytes = [r["max_bytes"] for r in found[: given.starts] if r["max_bytes"] is not None]
+    figures = {
+        "world_size": world_size,
+        "flips_pct": flips_pct(learnt_bytes),
+        "executed": executed(backend, learnt) if learnt else None,
+    }
+    if dist.get_rank() == 0:
+        print(f"TP{world_size}: {figures}", flush=True)
     backend.close()
-    return found, learnt
+    return figures, found, learnt
 
 
 def main() -> None:
@@ -163,14 +213,17 @@ def main() -> None:
     given = parser.parse_args()
     dist.init_process_group("gloo" if given.rehearse else "cpu:gloo,cuda:nccl")
     pairs = pair(measurement.read(ROWS), FUSED)
-    starts, learnt = [], None
+    figures, starts, learnt = [], [], None
     for world_size in map(int, given.tp.split(",")):
-        found, rule = at(world_size, given, pairs)
+        here, found, rule = at(world_size, given, pairs)
+        figures.append(here)
         starts += found
         learnt = rule or learnt
         if dist.get_rank() == 0:
             ns = beside_by_hand(learnt) if learnt else None
-            record = {"rehearsed": given.rehearse, "starts": starts, "ns_a_call": ns}
+            record = {
+                "rehearsed": given.rehearse, "figures": figures, "starts": starts, "ns_a_call": ns,
+            }  # fmt: skip
             given.out.write_text(json.dumps(record, indent=1) + "\n")
             print(f"ns a call: {ns}", flush=True)
         dist.barrier()
