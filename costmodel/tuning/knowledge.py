@@ -24,6 +24,7 @@ from ..decide.setting import Setting, alternative
 from ..errors import InputError
 from ..live.run.schemas import Labels, SampleLine
 from ..model.choose import for_interconnect, split_over
+from ..model.interface import LatencyModel
 from ..model.shape import FUSED, ONE_STAGE
 
 
@@ -125,16 +126,20 @@ class TunedMachine:
             return None
         return self._decide(Setting.shipped(gpu, **self._asked()), world_sizes, measured=False)
 
+    @property
+    def model(self) -> LatencyModel | None:
+        """The model of what joins the machine's ranks, None where none is."""
+        return for_interconnect(self.labels["interconnect"], self.labels["kernel_family"])
+
     def after(self, rows: Sequence[Mapping[str, Any]], world_sizes: Sequence[int]) -> Known:
         """Return what is known once ``rows`` are measured.
 
         Rows that cannot be used (noisy ones) leave it at :meth:`prior`. Raises
         :class:`UndecidedError` where the model does not cover the machine.
         """
-        interconnect = self.labels["interconnect"]
-        model = for_interconnect(interconnect, self.labels["kernel_family"])
+        model = self.model
         if model is None:
-            raise UndecidedError(f"no model of this interconnect ({interconnect})")
+            raise UndecidedError(f"no model of this interconnect ({self.labels['interconnect']})")
         mine = Measurements.from_rows(map(dict, rows))
         # Rows of another world size may be of another fabric: ranks that share their GPUs there.
         own = on_fabric(observe(mine, family=self._family), model.fabric)
