@@ -1,5 +1,7 @@
 """What a start-up begins from: which calibration, on what, and what a pair of GPUs makes of it."""
 
+import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +152,44 @@ def test_the_prior_is_of_a_machine_that_nobody_has_measured():
     assert setting.machine == ""
     contrast = setting.new_source["contrast[2stage]"]
     assert 0.4 < float(np.std(contrast)) < 1.2
+
+
+def test_the_starts_on_the_pair_are_what_the_page_says():
+    record = json.loads((PAIR.parent / "startup_live.json").read_text())
+    assert not record["rehearsed"]
+    exhaustive = pair(measurement.read(PAIR / "exhaustive.csv"), FUSED)
+    for start in record["starts"]:
+        assert start["ranks_agree"]
+        assert start["seconds"] < 3.0
+        if start["max_bytes"] is None:
+            assert "the machine is busy" in start["said"]
+            continue
+        here = exhaustive.select(exhaustive.world_size == start["world_size"])
+        sent = here.bytes <= start["max_bytes"]
+        chosen = np.where(sent, here.one_us, here.two_us)
+        regret = 100 * float(np.mean(chosen / here.fastest_us - 1))
+        assert start["regret_pct"] == pytest.approx(regret)
+        assert regret < 0.005
+    learnt = [s for s in record["starts"] if s["max_bytes"] is not None]
+    assert len(learnt) == len(record["starts"]) - 1
+    found = {
+        n: Counter(s["max_bytes"] for s in learnt if s["world_size"] == n and s["shapes"])
+        for n in (4, 8)
+    }
+    assert found == {4: {256 * 1024: 3, 288 * 1024: 2}, 8: {32 * 1024: 5}}
+    assert [f["executed"] for f in record["figures"]] == [[102, 102]] * 3
+    assert max(f["flips_pct"] for f in record["figures"]) < 1.0
+
+
+def test_the_faster_of_two_measured_arms_changes_on_one_call_of_the_pair():
+    changed = calls = 0
+    for ranks in (4, 8):
+        first, again = (
+            pair(measurement.read(PAIR / f"{name}-tp{ranks}.csv"), FUSED)
+            for name in ("test", "repeat")
+        )
+        for name in ("tokens", "hidden_dim", "dtype"):
+            assert getattr(first, name).tolist() == getattr(again, name).tolist()
+        faster = [run.one_us <= run.two_us for run in (first, again)]
+        changed, calls = changed + int((faster[0] != faster[1]).sum()), calls + len(first)
+    assert (changed, calls) == (1, 185)
