@@ -24,6 +24,7 @@ from costmodel.live.backends.base import LiveShape
 from costmodel.live.backends.device import Device
 from costmodel.live.backends.replay import truth
 from costmodel.live.repetition import Repetition
+from costmodel.live.run.environment import disagreement
 from costmodel.live.run.harness import timed_rounds
 from costmodel.live.startup import agreement
 from costmodel.live.startup.agreement import ClosedError, Consensus
@@ -32,7 +33,6 @@ from costmodel.live.startup.learning import (
     Here,
     Learner,
     RefusedError,
-    disagreement,
     time_shape,
 )
 from costmodel.live.startup.offered import OfferedOps, offered

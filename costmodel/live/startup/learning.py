@@ -83,17 +83,6 @@ class RefusedError(Exception):
 Ask = Callable[[int, int], Sequence[Told]]
 
 
-def disagreement(ranks: Sequence[Here]) -> str:
-    """Return in words the first thing that ranks say differently, "" for nothing."""
-    for key in Here.__annotations__:
-        said = [rank[key] for rank in ranks]  # type: ignore[literal-required]
-        for rank, value in enumerate(said):
-            if value != said[0]:
-                what = f"ranks disagree on {key.replace('_', ' ')}"
-                return f"{what}: rank 0 has {said[0]}, rank {rank} has {value}"
-    return ""
-
-
 def time_shape(
     offered: Offered, tokens: int, hidden: int, dtype: str, going: Callable[[str], None]
 ) -> Told:

@@ -41,6 +41,7 @@ from ...units import read_dtype
 from .. import kfd
 from ..backends.base import Backend
 from ..backends.device import TorchGpu
+from ..run.environment import disagreement
 from .agreement import ClosedError, Consensus, Meeting
 from .learning import (
     Ask,
@@ -48,7 +49,6 @@ from .learning import (
     Learner,
     RefusedError,
     Told,
-    disagreement,
     time_shape,
 )
 from .offered import Capturing, Offered, OfferedBackend, Op, offered
