@@ -296,6 +296,24 @@ def test_where_separate_ops_run_otherwise_they_are_what_is_measured_and_judged(t
     assert ending["judged"] == len(choice.JUDGED_AT)
 
 
+def test_several_models_are_tuned_for_at_once_and_each_has_its_report(tmp_path):
+    out = tmp_path / "pr"
+    models = "gpt-oss-120b, deepseek-v3"
+    done = tune("--backend", "replay", "--tp", 8, "--for", "sglang", "--model", models,
+                "--out", out, *SHORT)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads((out / "tuning.json").read_text())["hidden"] == [2880, 7168]
+    rows = measurement.read(out / "measurements.csv")
+    assert set(rows.hidden_dim.tolist()) == {2880, 7168}
+    for name in ("gpt-oss-120b", "deepseek-v3"):
+        text = (out / "report" / name / "report.md").read_text()
+        assert name in text
+        assert "Replayed, not measured" in text
+    assert (out / "rule.patch").exists()
+    refused = tune("--out", out, "--finish", "--model", "gpt-oss-120b")
+    assert "model gpt-oss-120b, deepseek-v3, not gpt-oss-120b" in refused.stderr
+
+
 def test_whatever_a_replay_leaves_says_that_it_was_replayed(tuned):
     done, out = tuned
     assert "Replayed, not measured" in done.stdout
@@ -488,6 +506,11 @@ def test_a_machine_that_is_not_ready_is_said_and_tuned_when_told(tmp_path):
         (("--backend", "gloo", "--hidden", 7), "hidden size 7 is rejected by the 1-stage kernel"),
         (("--backend", "replay", "--source", "."), "name the engine with --for"),
         (("--backend", "replay", "--for", "vllm", "--source", "/none"), "no such file"),
+        (("--backend", "replay", "--model", "gpt-oss-120b,nope"), "model 'nope' is not in"),
+        (
+            ("--backend", "replay", "--model", "gpt-oss-120b,deepseek-v3", "--hidden", 64),
+            "give one of",
+        ),
         (("--resume", "--finish"), "one of --resume and --finish"),
         (("--resume",), "no tuning to go on with"),
     ],

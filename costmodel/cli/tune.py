@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..data import kernels
+from ..data import kernels, llms
 from ..decide.objective import MEAN
 from ..decide.stopping import StoppingLimits
 from ..engines.call_sites import serving_engine
@@ -83,7 +83,7 @@ def command(
     \b
     COSTMODEL_REPLAY=MI355X:17 costmodel tune --backend replay --tp 4,8 --for sglang --out pr
     torchrun --nproc-per-node=8 -m costmodel tune --backend aiter --tp 8 \\
-        --model gpt-oss-120b --for sglang --source ~/sglang --budget 300 --out pr
+        --model gpt-oss-120b,deepseek-v3 --for sglang --source ~/sglang --budget 300 --out pr
 
     Exit codes: 0 decided at every world size, 1 not so, the machine is not ready, or an arm gave
     wrong results, 2 bad input, 3 a rank was lost or hung, 4 the results could not be written.
@@ -165,6 +165,8 @@ def _settings(
     engine = asked["engine"].lower()
     if engine and engine not in ENGINES:
         raise InputError(f"unknown engine '{engine}'; one of {', '.join(ENGINES)}")
+    model = asked["model_name"] or ""
+    asked = _of_models(asked)
     sizes = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
     if sizes:
         check_hidden(Shapes.of(1, list(sizes), 2, dtype=question.dtype_of(asked)), kernels.aiter())
@@ -177,13 +179,28 @@ def _settings(
         "world_sizes": list(tp),
         "dtype": question.dtype_of(asked),
         "hidden": list(sizes or ()),
-        "model": asked["model_name"] or "",
+        "model": model,
         "engine": engine,
         "otherwise": asked["otherwise"].lower(),
         "objective": asked["objective"].lower(),
         "contested_pct": limit,
         "shapes": shapes,
     }
+
+
+def _of_models(asked: question.Asked) -> question.Asked:
+    """Return the options with the hidden sizes and the dtype of several models for their names."""
+    names = llms.several(asked["model_name"] or "")
+    if len(names) < 2:
+        return asked
+    if asked["hidden"] or asked["config_file"]:
+        raise InputError("give one of --hidden, --model and --config")
+    models = [llms.find(name) for name in names]
+    dtypes = sorted({model.dtype for model in models})
+    if len(dtypes) > 1 and not asked["dtype"]:
+        raise InputError(f"these models run in {' and '.join(dtypes)}; give --dtype")
+    sizes = tuple(sorted({model.hidden_size for model in models}))
+    return {**asked, "model_name": None, "hidden": sizes, "dtype": asked["dtype"] or dtypes[0]}
 
 
 def _check_source(source: str | None, engine: str) -> None:

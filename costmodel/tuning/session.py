@@ -29,7 +29,7 @@ SETTINGS = "tuning.json"
 class TuningSettings(TypedDict):
     """``costmodel/tuning/1``: what a tuning was started with; ``name`` is the source of its rows.
 
-    ``hidden`` empty: known models. ``model`` is a name of the catalogue, or "".
+    ``hidden`` empty: known models. ``model`` names models of the catalogue, with commas, or none.
     """
 
     schema: Literal["costmodel/tuning/1"]
