@@ -25,7 +25,8 @@ from ..live.run.peers import join, under_torchrun
 from ..model.eligibility import check_hidden
 from ..model.shape import Shapes
 from ..rules import ENGINES
-from ..tuning.session import Session, TuningSettings
+from ..tuning.session import SETTINGS, Session, TuningSettings
+from ..units import ELEMENT_BYTES, read_dtype
 from . import options, question
 
 
@@ -35,7 +36,11 @@ from . import options, question
     shell_complete=options.offering(BACKENDS),
 )  # fmt: skip
 @options.world_sizes
-@question.DTYPE
+@click.option(
+    "--dtype", metavar="LIST",
+    help=f"{', '.join(ELEMENT_BYTES)}; of several, a tuning each in a folder of --out.  "
+    "[default: the model's, or bf16]",
+)  # fmt: skip
 @question.workload_options
 @question.ENGINE
 @question.OTHERWISE
@@ -95,35 +100,54 @@ def command(
     if not 0 < limit < 100:
         raise InputError(f"--limit is {limit:g}; give percent, more than 0")
     run = {k: given.pop(k) for k in ("seed", "rounds", "samples", "watchdog", "unchecked")}
+    dtypes = _dtypes(given["dtype"])
     if resume or finish:
-        session = Session.open(out)
-        backend = session.settings["backend"] if backend is None else backend
-        asked = _settings(backend, tp, shapes, limit, given)
-        session = Session.open(out, {key: asked[key] for key in _named(ctx)})  # type: ignore[literal-required]
-        _check_source(source, session.settings["engine"])
+        sessions = []
+        for place in _places(out):
+            had = Session.open(place).settings
+            same = {"dtype": had["dtype"] if had["dtype"] in dtypes else next(iter(dtypes), None)}
+            asked = _settings(backend or had["backend"], tp, shapes, limit, {**given, **same})
+            repeated = {key: asked[key] for key in _named(ctx)}  # type: ignore[literal-required]
+            sessions.append(Session.open(place, repeated))
+            _check_source(source, had["engine"])
     else:
         if not backend:
             raise InputError(f"--backend is missing; one of {', '.join(BACKENDS)}")
         check_open_options({**run, "backend": backend})
         tp = _on_the_ranks(backend, tp, named=bool(options.given(ctx, ["tp"])))
-        asked = _settings(backend, tp, shapes, limit, given)
-        _check_source(source, asked["engine"])
-        session = Session(out, asked) if _is_follower() else Session.start(out, asked)
+        every = [
+            _settings(backend, tp, shapes, limit, {**given, "dtype": dtype})
+            for dtype in dtypes or (None,)
+        ]
+        _check_source(source, every[0]["engine"])
+        begin = Session if _is_follower() else Session.start
+        if len(every) > 1 and not _is_follower():
+            Session.check_vacant(out)
+        folders = [out / one["dtype"] if len(every) > 1 else out for one in every]
+        sessions = [begin(*both) for both in zip(folders, every, strict=True)]
     code = FINISHED
     if not finish:
         from ..tuning.ranks import measure
 
-        code = measure(session, {**run, "backend": session.settings["backend"]}, budget)
-        nothing = not any(map(session.shapes, session.started()))  # a machine that is not ready
+        code = measure(sessions, {**run, "backend": sessions[0].settings["backend"]}, budget)
+        # None: a machine that is not ready.
+        nothing = not any(any(map(one.shapes, one.started())) for one in sessions)
         if code not in (FINISHED, WRONG_RESULTS) or _is_follower() or (code and nothing):
             ctx.exit(code)
+    for session in sessions:
+        code = max(code, _concluded(ctx, session, source))
+    ctx.exit(code)
+
+
+def _concluded(ctx: click.Context, session: Session, source: str | None) -> int:
+    """Conclude a tuning from what it holds, write and say it; return an exit code."""
     from ..tuning.conclusion import conclude
     from ..tuning.handover import write
     from ..tuning.summary import text
 
     found = conclude(session)
     if found is None:
-        raise InputError(f"{out}: nothing was measured there; go on with --resume")
+        raise InputError(f"{session.directory}: nothing was measured there; go on with --resume")
     try:
         written = write(found, _command_line(session, source), source)
     except CannotWriteError as error:
@@ -133,7 +157,18 @@ def command(
     options.say(text(found, written.files))
     for note in written.notes:
         click.echo(f"costmodel: note: {note}", err=True)
-    ctx.exit(max(code, FINISHED if found.decided else WRONG_RESULTS))
+    return FINISHED if found.decided else WRONG_RESULTS
+
+
+def _dtypes(text: str | None) -> tuple[str, ...]:
+    """Return the dtypes that --dtype lists, each once, () for none."""
+    return tuple(dict.fromkeys(read_dtype(part) for part in (text or "").split(",") if part))
+
+
+def _places(out: Path) -> list[Path]:
+    """Return where the tunings of ``out`` stand: there, or in a folder for each dtype."""
+    below = [out / dtype for dtype in ELEMENT_BYTES if (out / dtype / SETTINGS).exists()]
+    return [out] if (out / SETTINGS).exists() or not below else below
 
 
 #: Parameters of the command -> what a tuning keeps of them, which going on may only repeat.
