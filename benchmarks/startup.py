@@ -53,7 +53,8 @@ class Engine:
         self.setting = Setting.shipped(gpu)
         self.here: Here = {
             "costmodel": "", "torch": "", "gpu": gpu, "device": "", "interconnect": "xgmi",
-            "aiter": kernels.LATEST, "dtype": "bf16", "hidden_sizes": list(HIDDEN),
+            "world_size": world_size, "kernel_family": "aiter", "kernel_version": kernels.LATEST,
+            "dtype": "bf16", "hidden_sizes": list(HIDDEN),
             "arms": list(DEFAULT_ARMS), "genuine": True,
         }  # fmt: skip
 
@@ -89,7 +90,7 @@ def one_truth(name: str, gpu: str, world_size: int, number: int) -> dict:
     prior = Learnt.nothing(engine.setting, Workload.of(HIDDEN), world_size).best.cell.roundest()
     began = time.perf_counter()
     try:
-        entry = Learner(engine.here, world_size, np.inf).rule(engine.told)
+        entry = Learner(engine.here, np.inf).rule(engine.told)
     except RefusedError:
         entry = None
     seconds = time.perf_counter() - began
@@ -109,20 +110,24 @@ def by_hand(size_bytes: int) -> bool:
 
 
 def ratio() -> dict:
+    """Return :func:`beside_by_hand` of a rule that was learnt."""
+    engine = Engine("none", "MI355X", 8, 0)
+    return beside_by_hand(StartupRule.of(Learner(engine.here, np.inf).rule(engine.told)))
+
+
+def beside_by_hand(rule: StartupRule) -> dict:
     """Return ns a call of the rule and of the function written by hand, the best of many.
 
     ``read once`` is a comparison with ``rule.max_bytes``, read beforehand, inside a function too.
     The loop around the calls counts, in all three alike.
     """
-    engine = Engine("none", "MI355X", 8, 0)
-    rule = StartupRule.of(Learner(engine.here, 8, np.inf).rule(engine.told))
     most = rule.max_bytes
 
     def read_once(size_bytes: int) -> bool:
         return size_bytes <= most
 
     functions = {"by hand": by_hand, "rule": rule, "read once": read_once}
-    sizes = range(0, 2 * most, 257)
+    sizes = range(0, 2 * most, most // 510 or 1)
     best = dict.fromkeys(functions, float("inf"))
     for _ in range(400):
         for name, function in functions.items():

@@ -129,12 +129,19 @@ def _other_schema(text: str | bytes, kind: type[Any]) -> str:
     if "schema" not in getattr(kind, "__annotations__", ()):
         return ""
     try:
-        stated = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("schema", b"null")
-        schema = msgspec.json.decode(stated)
+        schema = stated_schema(text)
     except (msgspec.DecodeError, RecursionError):  # no object, or odd: said in its own words
         return ""
     (known,) = get_type_hints(kind)["schema"].__args__
     return "" if schema == known else f"schema is {schema!r}, this version reads '{known}'"
+
+
+def stated_schema(text: str | bytes) -> Any:
+    """Return what a JSON object says its ``schema`` is; raise as msgspec does for no object."""
+    import msgspec
+
+    stated = msgspec.json.decode(text, type=dict[str, msgspec.Raw]).get("schema", b"null")
+    return msgspec.json.decode(stated)
 
 
 def check_free(path: str | Path, force: bool = False) -> None:

@@ -163,11 +163,12 @@ def test_a_traced_call_takes_what_an_earlier_one_read(
     link.parent.mkdir(parents=True)
     link.write_text("type 11\n")
     entry = {"arch": "gfx942", "fabric": "xgmi", "world_size": 8, "op": "fused_ar_rmsnorm",
-             "dtype": "bfloat16", "aiter_from": "0.1.10", "aiter_before": None,
+             "dtype": "bfloat16", "kernel_family": "aiter", "aiter_from": "0.1.10",
+             "aiter_before": None, "hidden_dims": [HIDDEN], "machine": None,
              "max_bytes": 28 * HIDDEN * 2}  # fmt: skip
     file = tmp_path / NAME
     file.parent.mkdir()
-    file.write_text(json.dumps({"schema": "costmodel/table/1", "entries": [entry]}))
+    file.write_text(json.dumps({"schema": "costmodel/table/2", "entries": [entry]}))
     gpu = SimpleNamespace(name="AMD Instinct MI300X", gcnArchName="gfx942:sramecc+")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)

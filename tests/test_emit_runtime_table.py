@@ -49,7 +49,7 @@ def put(root, made):
 
 def said(place, text, size, calls):
     """Return what a function decides with an entry for its op; None where it runs no kernel."""
-    given = {"_tuned_max_size": lambda comm, op, dtype: size if op == place.op else None}
+    given = {"_tuned_max_size": lambda comm, op, dtype, hidden: size if op == place.op else None}
     decide, out = decider(text, place.function, given=given), []
     for call in calls:
         try:
@@ -198,7 +198,7 @@ def test_the_emitted_tests_pass(shape, tmp_path):
     _, file, _ = emitted_tests(tmp_path, shape)
     passed, output = passes(file)
     assert passed, output
-    assert "11 tests of the table: all as they should be" in output
+    assert "13 tests of the table: all as they should be" in output
 
 
 @pytest.mark.parametrize("shape", ["sglang_bytes", "vllm_method", "aiter_forced"])
@@ -206,11 +206,16 @@ def test_the_emitted_tests_of_a_start_up_pass(shape, tmp_path):
     _, file, _ = emitted_tests(tmp_path, shape, fills=True)
     passed, output = passes(file)
     assert passed, output
-    assert "13 tests of the table: all as they should be" in output
+    assert "15 tests of the table: all as they should be" in output
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("if all(ranks):", "if any(ranks):"), ("table=configs, ", "")]
+    ("old", "new"),
+    [
+        ("if all(ranks):", "if any(ranks):"),
+        ("table=configs, ", ""),
+        ("comm, [hidden], ", "comm, [4096], "),
+    ],
 )
 def test_a_slip_in_the_start_up_fails_the_emitted_tests(old, new, tmp_path):
     root, file, made = emitted_tests(tmp_path, "sglang_bytes", fills=True)
@@ -235,7 +240,9 @@ def test_a_start_up_only_fills_what_is_asked_anyway(shape, tmp_path):
         changed = [x for x in difflib.ndiff(*bare) if x[0] in "+-"]
         assert len(changed) == 12
         assert all(x[0] == "+" for x in changed)
-        assert sum("tune(comm.group, comm, table=configs" in line for line in changed) == 1
+        assert (
+            sum("tune(comm.group, comm, [hidden], table=configs" in line for line in changed) == 1
+        )
     put(root, made)
     assert consulting(root, fills=True).text == ""
     put(root, consulting(root))
@@ -252,14 +259,18 @@ def test_a_start_up_only_fills_what_is_asked_anyway(shape, tmp_path):
         ("total_bytes <= tuned", "total_bytes < tuned"),
         ("if tuned is not None:", "if tuned:"),
         ("// 16 <= 1024", "// 16 <= 1025"),
-        ("running < release(before)", "running <= release(before)"),
+        ("running < release(before", "running <= release(before"),
         ("release(first) <= running", "release(first) < running"),
         ("or torch.compiler.is_compiling()", "or False"),
-        ("key == here", "key[2:] == here[2:]"),
+        ('[entry["arch"], entry["fabric"], entry', "[*here[:2], entry"),
         ("0 <= most <= 67108864", "most <= 67108864"),
         ("except Exception as error", "except KeyError as error"),
         ("if any(rank != ranks[0] for rank in ranks)", "if False"),
-        ('"costmodel/table/1": table', 'table["schema"]: table'),
+        ('[table["schema"]]:', '.get(table["schema"], table["entries"]):'),
+        ("[] if tuned else None", "None"),
+        ("map(int, held)", "held"),
+        ("sizes.get((op, dtype, hidden), ", "sizes.get((op, dtype, 2880), "),
+        ("first is not None", "True"),
     ],
 )
 def test_a_slip_fails_the_emitted_tests(old, new, tmp_path):
@@ -289,7 +300,7 @@ logging.basicConfig(level="INFO", format="%(message)s")
 names = {"__file__": file, "torch": torch}
 exec(sys.stdin.read(), names)
 comm = SimpleNamespace(group=dist.group.WORLD, world_size=2, fully_connected=True)
-asked = [names["_tuned_max_size"](comm, "fused_ar_rmsnorm", torch.bfloat16) for _ in range(3)]
+asked = [names["_tuned_max_size"](comm, "fused_ar_rmsnorm", torch.bfloat16, 2880) for _ in range(3)]
 print(json.dumps(asked))
 """
 
@@ -359,7 +370,7 @@ comm.group, comm.world_size, comm.fully_connected = dist.group.WORLD, 2, True
 names = {"__file__": file, "torch": torch}
 exec(sys.stdin.read(), names)
 dist.barrier()
-asked = [names["_tuned_max_size"](comm, "fused_ar_rmsnorm", torch.bfloat16) for _ in range(3)]
+asked = [names["_tuned_max_size"](comm, "fused_ar_rmsnorm", torch.bfloat16, 2880) for _ in range(3)]
 print(json.dumps(asked))
 dist.barrier()
 os._exit(0)
@@ -515,9 +526,9 @@ def test_tables_are_found_in_a_wheel_too(tmp_path):
 def test_a_snippet_where_there_is_no_source(engine, tmp_path):
     done = run("--for", engine, "--runtime-table")
     assert done.exit_code == 0
-    assert "def _tuned_max_size(comm, op, dtype):" in done.output
+    assert "def _tuned_max_size(comm, op, dtype, hidden):" in done.output
     assert "Undo" not in done.output
-    assert ".dtype)" in done.output.split("# Before the class:")[1]
+    assert ".dtype, " in done.output.split("# Before the class:")[1]
 
 
 def test_a_rule_of_the_field_in_a_table(tmp_path):

@@ -24,6 +24,7 @@ from costmodel.live.backends.base import LiveShape
 from costmodel.live.backends.device import Device
 from costmodel.live.backends.replay import truth
 from costmodel.live.repetition import Repetition
+from costmodel.live.run.environment import disagreement
 from costmodel.live.run.harness import timed_rounds
 from costmodel.live.startup import agreement
 from costmodel.live.startup.agreement import ClosedError, Consensus
@@ -32,7 +33,6 @@ from costmodel.live.startup.learning import (
     Here,
     Learner,
     RefusedError,
-    disagreement,
     time_shape,
 )
 from costmodel.live.startup.offered import OfferedOps, offered
@@ -45,8 +45,9 @@ HIDDEN = [2880, 4096, 7168]
 
 HERE: Here = {
     "costmodel": "0", "torch": "2", "gpu": "MI355X", "device": "AMD_Instinct_MI355X",
-    "interconnect": "xgmi",
-    "aiter": kernels.LATEST, "dtype": "bf16", "hidden_sizes": HIDDEN,
+    "interconnect": "xgmi", "world_size": 8,
+    "kernel_family": "aiter", "kernel_version": kernels.LATEST, "dtype": "bf16",
+    "hidden_sizes": HIDDEN,
     "arms": ["1stage", "2stage"], "genuine": True,
 }  # fmt: skip
 
@@ -92,7 +93,7 @@ class Truth:
 
 
 def learner(world_size, **changes):
-    return Learner({**HERE, **changes}, world_size, until=np.inf)
+    return Learner({**HERE, "world_size": world_size, **changes}, until=np.inf)
 
 
 # What is learnt
@@ -204,7 +205,7 @@ def test_shapes_that_all_ranks_refuse_are_left_out_and_one_that_some_refuse_ends
 
 def test_the_time_ends_it_before_three_pairs():
     with pytest.raises(RefusedError, match="ended after 0 of at least 3 pairs"):
-        Learner(HERE, 8, until=0.0).rule(Truth(1, 8).told)
+        Learner(HERE, until=0.0).rule(Truth(1, 8).told)
 
 
 def test_ranks_must_say_the_same_of_themselves():
@@ -494,7 +495,9 @@ def test_four_ranks_have_one_rule_or_none(tmp_path):
     assert all_alike(found["late"], 4) == entry
     assert all_alike(found["stated"], 4) == {**entry, "verdict": MEASURED}
     all_own(found["absent"], "no answer from ")
-    all_own(found["versions"], "ranks disagree on aiter: rank 0 has 0.1.19, rank 3 has 0.1.17")
+    all_own(
+        found["versions"], "ranks disagree on kernel version: rank 0 has 0.1.19, rank 3 has 0.1.17"
+    )
     all_own(found["failing"], "rank 3: RuntimeError: HIP error")
     all_own(found["stuck"], "no answer from rank 3 in time (2 s, timing")
     all_own(found["no-model"], "it does not cover this machine")
@@ -509,8 +512,8 @@ def test_two_ranks_raise_nothing_into_the_engine(tmp_path):
         "short": "no answer from the other ranks in time",
         "one-without-budget": "no answer from rank 1 in time",
         "broken": "ValueError: this engine has no such op",
-        "unknown-gpu": "no calibration of what joins H200 here",
-        "pcie": "no calibration of what joins MI350P here (pcie)",
+        "unknown-gpu": "no calibration of AITER's kernels on H200 over links that are not known",
+        "pcie": "no calibration of AITER's kernels on MI350P over pcie",
         "no-gpu": "give gpu, such as MI300X",
         "no-ops": "ops is neither a mapping of two functions, a back end, nor AITER",
         "one-op": "ops are 1stage; give '1stage' and one of 2stage and separate",

@@ -27,7 +27,7 @@ PROVENANCE = Provenance(
 )  # fmt: skip
 KERNEL = kernels.aiter("0.1.18")
 HELD = dict.fromkeys((2, 4, 8), factors(validity(KERNEL)))
-CALL = Call("gfx942", "xgmi", 8, "fused_ar_rmsnorm", "bfloat16", "0.1.18")
+CALL = Call("gfx942", "xgmi", 8, "fused_ar_rmsnorm", "bfloat16", "0.1.18", (2880,))
 MACHINE = {"driver": "6.14", "topology": "mesh", "kernel_state": "exit barrier"}
 
 
@@ -98,6 +98,12 @@ def test_an_entry_is_for_the_releases_with_the_same_fused_kernels(version, range
         (lambda e: e.update(aiter_before="0.1.17"), "no AITER release is between"),
         (lambda e: e.update(world_size=4), "entries[2]: a second entry for the same key"),
         (lambda e: e.update(fabric="nvlink"), "entries[2].fabric"),
+        (lambda e: e.update(aiter_from=None), "entries[2]: aiter_from is for AITER's kernels"),
+        (lambda e: e.update(kernel_family="costmodel-2"), "aiter_from is for AITER's kernels"),
+        (lambda e: e.update(hidden_dims=[2880, 0]), "hidden_dims holds 0, which is no hidden"),
+        (lambda e: e.update(hidden_dims=["2880"]), "entries[2].hidden_dims[0]: expected `int`"),
+        (lambda e: e.update(machine=MACHINE), "entries[2]: hidden_dims is null, but what was"),
+        (lambda e: e.pop("hidden_dims"), "missing required field `hidden_dims`"),
         (lambda e: e.pop("arch"), "missing required field `arch`"),
     ],
 )
@@ -115,7 +121,7 @@ def test_files_that_are_no_table(tmp_path):
     file = tmp_path / "t.json"
     for text, said in {
         "{": "truncated or not JSON",
-        json.dumps({**made(), "schema": "costmodel/table/2"}): "schema is 'costmodel/table/2'",
+        json.dumps({**made(), "schema": "costmodel/table/3"}): "schema is 'costmodel/table/3'",
         json_text(made()) + " " * table.MAX_FILE_BYTES: "larger than 64 KiB",
         "[" * 10_000: "t.json",
     }.items():
@@ -163,7 +169,7 @@ def test_what_was_tuned_on_another_machine_is_a_miss_too():
     record = made()
     here = Call(**{**asdict(CALL), "machine": MACHINE})
     assert table.look_up(record, here)["max_bytes"] == 139264
-    record["entries"][2]["machine"] = dict(MACHINE)
+    record["entries"][2] |= {"machine": dict(MACHINE), "hidden_dims": [2880]}
     assert table.look_up(read(record), here)["max_bytes"] == 139264
     assert table.look_up(read(record), CALL)["max_bytes"] == 139264
     record["entries"][2]["machine"]["driver"] = "6.10"
@@ -178,6 +184,79 @@ def test_ranges_that_do_not_meet_may_share_a_key():
     call = Call(**{**asdict(CALL), "aiter_version": "0.1.20"})
     assert table.look_up(read(record), call)["max_bytes"] == 8
     assert table.look_up(read(record), CALL)["max_bytes"] == 139264
+
+
+def first_form(record, **changes):
+    """Return a table as schema 1 had it."""
+    entries = [
+        {k: v for k, v in e.items() if k not in ("kernel_family", "hidden_dims")} | changes
+        for e in record["entries"]
+    ]
+    return {**record, "schema": "costmodel/table/1", "entries": entries}
+
+
+def test_a_table_of_schema_1_is_read_for_what_it_says():
+    assert read(first_form(made())) == made()
+    tuned = read(first_form(made(), machine=MACHINE))
+    found = table.look_up(tuned, CALL)
+    assert found == Miss("made for hidden sizes that it does not name, not for 2880")
+    with pytest.raises(InputError, match="missing required field `arch`"):
+        read(first_form({**made(), "entries": [{}]}))
+
+
+def of_sizes(*sizes, **more):
+    return {**made()["entries"][2], "hidden_dims": list(sizes), **more}
+
+
+def test_an_entry_is_for_the_hidden_sizes_that_it_names():
+    every = made()["entries"][2]
+    record = read({**made(), "entries": [every, of_sizes(2880, 7168, max_bytes=8)]})
+    for hidden, size in (
+        ((2880,), 8), ((7168, 2880), 8), ((4096,), 139264), ((2880, 4096), 139264), ((), 8),
+    ):  # fmt: skip
+        call = Call(**{**asdict(CALL), "hidden_dims": hidden})
+        assert table.look_up(record, call)["max_bytes"] == size
+    alone = read({**made(), "entries": [of_sizes(2880), of_sizes(*range(1, 9), max_bytes=8)]})
+    found = table.look_up(alone, Call(**{**asdict(CALL), "hidden_dims": (2880, 1)}))
+    assert found == Miss(
+        "made for hidden 2880 and hidden 1, 2, 3, 4, 5, 6 and 2 more, not for 1, 2880"
+    )
+    for twice in ([every, every], [of_sizes(2880, 4096), of_sizes(4096, 7168)]):
+        with pytest.raises(InputError, match=r"entries\[1\]: a second entry for the same key"):
+            read({**made(), "entries": twice})
+
+
+def test_a_new_entry_takes_its_hidden_sizes_from_the_others_of_its_key():
+    def put(record, entry):
+        calibration = {"id": "a", "sha256": "b"}
+        return table.with_entry(
+            record, entry, device="AMD_Instinct_MI300X", calibration=calibration,
+            day=date(2026, 11, 1), command="x",
+        )  # fmt: skip
+
+    every, other = made()["entries"][2], made()["entries"][1]
+    record = {**made(), "entries": [other, every, of_sizes(2880, 7168)]}
+    found = put(record, of_sizes(2880, 4096, max_bytes=8))["entries"]
+    assert found == [other, every, of_sizes(7168), of_sizes(2880, 4096, max_bytes=8)]
+    assert put({**record, "entries": found}, of_sizes(7168))["entries"] == [
+        other, every, of_sizes(2880, 4096, max_bytes=8), of_sizes(7168),
+    ]  # fmt: skip
+    assert put(record, {**every, "max_bytes": 1})["entries"] == [
+        other, of_sizes(2880, 7168), {**every, "max_bytes": 1},
+    ]  # fmt: skip
+
+
+def test_kernels_of_others_have_entries_of_their_own():
+    own = of_sizes(
+        2880, kernel_family="costmodel-2", aiter_from=None, aiter_before=None, fabric="nvlink/2"
+    )
+    record = read({**made(), "entries": [own]})
+    call = {**asdict(CALL), "fabric": "nvlink/2", "aiter_version": "none"}
+    assert table.look_up(record, Call(**{**call, "kernel_family": "costmodel-2"})) == own
+    assert "no entry for gfx942, nvlink/2" in table.look_up(record, Call(**call)).why
+    assert "TP8, fused_ar_rmsnorm, bfloat16, costmodel-2's kernels, hidden 2880: " in table.words(
+        own
+    )
 
 
 def test_a_table_is_for_one_gpu():

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from costmodel.data import kernels
+from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
 from costmodel.files import json_text
 from costmodel.live.startup import cache as cached
@@ -21,12 +22,13 @@ NEWEST = kernels.aiter()
 MACHINE = {"driver": "6.12.12", "topology": "8 MI355X", "kernel_state": "AITER 0.1.20.post1"}
 CALIBRATION = {"id": "gfx950-0", "sha256": "0" * 64}
 DEVICE = "AMD_Instinct_MI355X"
-CALL = Call("gfx950", "xgmi", 8, "fused_ar_rmsnorm", "bfloat16", "0.1.20.post1", MACHINE)
+HIDDEN = (2880, 7168)
+CALL = Call("gfx950", "xgmi", 8, "fused_ar_rmsnorm", "bfloat16", "0.1.20.post1", HIDDEN, MACHINE)
 FIRST, BEFORE = table.releases_like(NEWEST)
 ENTRY = {
     "arch": "gfx950", "fabric": "xgmi", "world_size": 8, "op": "fused_ar_rmsnorm",
-    "dtype": "bfloat16", "aiter_from": FIRST, "aiter_before": BEFORE, "max_bytes": 196608,
-    "verdict": "measured", "lo": 180224.0, "hi": 229375.0, "machine": None,
+    "dtype": "bfloat16", "kernel_family": "aiter", "aiter_from": FIRST, "aiter_before": BEFORE,
+    "hidden_dims": list(HIDDEN), "max_bytes": 196608, "verdict": "measured", "lo": 180224.0, "hi": 229375.0, "machine": None,
 }  # fmt: skip
 
 
@@ -68,14 +70,23 @@ def test_an_entry_takes_the_place_of_that_of_its_key_and_leaves_the_others(cache
     assert cache.look()["max_bytes"] == 65536
 
 
-def test_an_entry_of_a_calibration_is_a_miss_and_gives_way(cache):
+def test_what_was_tuned_for_other_hidden_sizes_is_a_miss(cache):
+    kept(cache)
+    some, more = (replace(CALL, hidden_dims=sizes) for sizes in ((7168,), (2880, 4096)))
+    assert Cache(cache.path, DEVICE, some).look()["max_bytes"] == ENTRY["max_bytes"]
+    found = Cache(cache.path, DEVICE, more).look()
+    assert found == Miss("made for hidden 2880, 7168, not for 2880, 4096")
+
+
+def test_an_entry_of_a_calibration_is_a_miss_and_stays_for_other_hidden_sizes(cache):
     record = table.with_entry(
-        None, ENTRY, device=DEVICE, calibration=CALIBRATION, day=table.date(2026, 11, 1),
+        None, {**ENTRY, "hidden_dims": None}, device=DEVICE, calibration=CALIBRATION, day=table.date(2026, 11, 1),
         command="costmodel emit",
     )  # fmt: skip
     cache.path.write_text(json_text(record))
     assert "from a calibration" in cache.look().why
-    assert [e["machine"] for e in kept(cache)["entries"]] == [MACHINE]
+    assert [e["machine"] for e in kept(cache)["entries"]] == [None, MACHINE]
+    assert cache.look()["machine"] == MACHINE
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "costmodel/table/2"}', "\xff" * 9])
@@ -155,7 +166,10 @@ def test_several_writers_lose_nothing(cache):
 
 
 def test_the_machine_is_said_in_words_and_the_alternative_is_part_of_it():
-    two, apart = (this_machine(NEWEST, "0.1.20.post1+x", arm) for arm in ("2stage", "separate"))
+    two, apart = (
+        this_machine(Setting.shipped("MI355X", otherwise=arm), "0.1.20.post1+x", "xgmi")
+        for arm in ("2stage", "separate")
+    )
     assert two["kernel_state"] != apart["kernel_state"]
     assert "AITER 0.1.20.post1+x" in two["kernel_state"]
     assert json.loads(json_text(two)) == two

@@ -297,6 +297,24 @@ def test_where_separate_ops_run_otherwise_they_are_what_is_measured_and_judged(t
     assert ending["judged"] == len(choice.JUDGED_AT)
 
 
+def test_several_models_are_tuned_for_at_once_and_each_has_its_report(tmp_path):
+    out = tmp_path / "pr"
+    models = "gpt-oss-120b, deepseek-v3"
+    done = tune("--backend", "replay", "--tp", 8, "--for", "sglang", "--model", models,
+                "--out", out, *SHORT)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads((out / "tuning.json").read_text())["hidden"] == [2880, 7168]
+    rows = measurement.read(out / "measurements.csv")
+    assert set(rows.hidden_dim.tolist()) == {2880, 7168}
+    for name in ("gpt-oss-120b", "deepseek-v3"):
+        text = (out / "report" / name / "report.md").read_text()
+        assert name in text
+        assert "Replayed, not measured" in text
+    assert (out / "rule.patch").exists()
+    refused = tune("--out", out, "--finish", "--model", "gpt-oss-120b")
+    assert "model gpt-oss-120b, deepseek-v3, not gpt-oss-120b" in refused.stderr
+
+
 def test_whatever_a_replay_leaves_says_that_it_was_replayed(tuned):
     done, out = tuned
     assert "Replayed, not measured" in done.stdout
@@ -422,15 +440,40 @@ def test_a_rule_that_its_judging_shapes_contradict_is_not_handed_over(tuned, tmp
 
 
 def test_processes_without_a_model_end_undecided_with_the_reason_and_no_patch(tmp_path):
+    """Of two dtypes, in one start of the ranks."""
     out = tmp_path / "pr"
     done = tune_apart("--backend", "gloo", "--tp", 2, "--hidden", 2048, "--for", "sglang", "--out", out,
-                "--rounds", 4, "--samples", 1)  # fmt: skip
+                "--dtype", "bf16,fp16", "--rounds", 4, "--samples", 1)  # fmt: skip
     assert done.returncode == 1, done.stderr
-    assert "TP2: not decided: no model of this interconnect (gloo)" in done.stdout
-    assert "not decided" in (out / "summary.md").read_text()
-    assert len(measurement.read(out / "measurements.csv")) == 2 * len(choice.FIRST_BYTES)
-    assert not (out / "rule.patch").exists()
-    assert not (out / "rule.json").exists()
+    assert done.stdout.count("TP2: not decided: no model of this interconnect (gloo)") == 2
+    for dtype in ("bf16", "fp16"):
+        assert "not decided" in (out / dtype / "summary.md").read_text()
+        rows = measurement.read(out / dtype / "measurements.csv")
+        assert len(rows) == 2 * len(choice.FIRST_BYTES)
+        assert set(rows.dtype.tolist()) == {dtype}
+        assert not (out / dtype / "rule.patch").exists()
+        assert not (out / dtype / "rule.json").exists()
+
+
+def test_several_dtypes_are_tuned_for_at_once_each_in_a_folder(tmp_path):
+    out = tmp_path / "pr"
+    command = ("--backend", "replay", "--tp", 8, "--hidden", 2880, "--dtype", "fp32,bf16")
+    done = tune(*command, "--out", out, *SHORT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("TP8: confirmed") == 2
+    for dtype in ("fp32", "bf16"):
+        record = json.loads((out / dtype / "tune.json").read_text())
+        assert record["decided"]
+        assert set(measurement.read(out / dtype / "measurements.csv").dtype.tolist()) == {dtype}
+    before = {path: path.read_bytes() for path in out.rglob("*.json")}
+    assert tune("--out", out, "--finish").returncode == 0
+    assert tune("--out", out, "--finish", "--dtype", "bf16,fp32").returncode == 0
+    assert {path: path.read_bytes() for path in out.rglob("*.json")} == before
+    again = tune(*command, "--out", out)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "exists and is not empty" in again.stderr
+    other = tune("--out", out, "--finish", "--dtype", "bf16")
+    assert "was started with dtype fp32, not bf16" in other.stderr
 
 
 def test_ranks_of_torchrun_measure_every_world_size_that_they_make_up(tmp_path):
@@ -481,12 +524,18 @@ def test_a_machine_that_is_not_ready_is_said_and_tuned_when_told(tmp_path):
         (("--backend", "replay", "--budget", 0), "--budget is 0"),
         (("--backend", "replay", "--limit", 0), "--limit is 0"),
         (("--backend", "replay", "--shapes", 2), "--shapes"),
+        (("--backend", "replay", "--dtype", "bf16,fp8"), "fp8"),
         (("--backend", "aiter", "--tp", 8), "torchrun --nproc-per-node=8"),
         (("--backend", "replay", "--watchdog", 0), "--watchdog is 0"),
         (("--backend", "replay", "--rounds", 0), "--rounds is 0"),
         (("--backend", "gloo", "--hidden", 7), "hidden size 7 is rejected by the 1-stage kernel"),
         (("--backend", "replay", "--source", "."), "name the engine with --for"),
         (("--backend", "replay", "--for", "vllm", "--source", "/none"), "no such file"),
+        (("--backend", "replay", "--model", "gpt-oss-120b,nope"), "model 'nope' is not in"),
+        (
+            ("--backend", "replay", "--model", "gpt-oss-120b,deepseek-v3", "--hidden", 64),
+            "give one of",
+        ),
         (("--resume", "--finish"), "one of --resume and --finish"),
         (("--resume",), "no tuning to go on with"),
     ],

@@ -18,7 +18,7 @@ from ..live.run.schemas import EnvironmentRecord, RunSettings, StartsRecord
 from ..live.validation import LiveValidationRecord
 from ..planning.schemas import PlanRecord
 from ..rules.schemas import Catalogue, RuleRecord, RulesByGpu
-from ..rules.table import TableRecord
+from ..rules.table import FirstTableRecord, TableRecord
 from ..simulation.schemas import SimulationRecord, SweepRecord
 from ..tuning.handover import TuneRecord
 from ..tuning.session import TuningSettings
@@ -41,7 +41,8 @@ SCHEMAS: dict[str, Any] = {
     "costmodel/rule/1": RuleRecord,
     "costmodel/rules-by-gpu/1": RulesByGpu,
     "costmodel/catalogue/1": Catalogue,
-    "costmodel/table/1": TableRecord,
+    "costmodel/table/1": FirstTableRecord,
+    "costmodel/table/2": TableRecord,
     "costmodel/plan/1": PlanRecord,
     "costmodel/calibration/2": CalibrationRecord,
     "costmodel/tuning/1": TuningSettings,

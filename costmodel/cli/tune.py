@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ..data import kernels
+from ..data import kernels, llms
 from ..decide.objective import MEAN
 from ..decide.stopping import StoppingLimits
 from ..engines.call_sites import serving_engine
@@ -25,7 +25,8 @@ from ..live.run.peers import join, under_torchrun
 from ..model.eligibility import check_hidden
 from ..model.shape import Shapes
 from ..rules import ENGINES
-from ..tuning.session import Session, TuningSettings
+from ..tuning.session import SETTINGS, Session, TuningSettings
+from ..units import ELEMENT_BYTES, read_dtype
 from . import options, question
 
 
@@ -35,7 +36,11 @@ from . import options, question
     shell_complete=options.offering(BACKENDS),
 )  # fmt: skip
 @options.world_sizes
-@question.DTYPE
+@click.option(
+    "--dtype", metavar="LIST",
+    help=f"{', '.join(ELEMENT_BYTES)}; of several, a tuning each in a folder of --out.  "
+    "[default: the model's, or bf16]",
+)  # fmt: skip
 @question.workload_options
 @question.ENGINE
 @question.OTHERWISE
@@ -83,7 +88,7 @@ def command(
     \b
     COSTMODEL_REPLAY=MI355X:17 costmodel tune --backend replay --tp 4,8 --for sglang --out pr
     torchrun --nproc-per-node=8 -m costmodel tune --backend aiter --tp 8 \\
-        --model gpt-oss-120b --for sglang --source ~/sglang --budget 300 --out pr
+        --model gpt-oss-120b,deepseek-v3 --for sglang --source ~/sglang --budget 300 --out pr
 
     Exit codes: 0 decided at every world size, 1 not so, the machine is not ready, or an arm gave
     wrong results, 2 bad input, 3 a rank was lost or hung, 4 the results could not be written.
@@ -95,35 +100,54 @@ def command(
     if not 0 < limit < 100:
         raise InputError(f"--limit is {limit:g}; give percent, more than 0")
     run = {k: given.pop(k) for k in ("seed", "rounds", "samples", "watchdog", "unchecked")}
+    dtypes = _dtypes(given["dtype"])
     if resume or finish:
-        session = Session.open(out)
-        backend = session.settings["backend"] if backend is None else backend
-        asked = _settings(backend, tp, shapes, limit, given)
-        session = Session.open(out, {key: asked[key] for key in _named(ctx)})  # type: ignore[literal-required]
-        _check_source(source, session.settings["engine"])
+        sessions = []
+        for place in _places(out):
+            had = Session.open(place).settings
+            same = {"dtype": had["dtype"] if had["dtype"] in dtypes else next(iter(dtypes), None)}
+            asked = _settings(backend or had["backend"], tp, shapes, limit, {**given, **same})
+            repeated = {key: asked[key] for key in _named(ctx)}  # type: ignore[literal-required]
+            sessions.append(Session.open(place, repeated))
+            _check_source(source, had["engine"])
     else:
         if not backend:
             raise InputError(f"--backend is missing; one of {', '.join(BACKENDS)}")
         check_open_options({**run, "backend": backend})
         tp = _on_the_ranks(backend, tp, named=bool(options.given(ctx, ["tp"])))
-        asked = _settings(backend, tp, shapes, limit, given)
-        _check_source(source, asked["engine"])
-        session = Session(out, asked) if _is_follower() else Session.start(out, asked)
+        every = [
+            _settings(backend, tp, shapes, limit, {**given, "dtype": dtype})
+            for dtype in dtypes or (None,)
+        ]
+        _check_source(source, every[0]["engine"])
+        begin = Session if _is_follower() else Session.start
+        if len(every) > 1 and not _is_follower():
+            Session.check_vacant(out)
+        folders = [out / one["dtype"] if len(every) > 1 else out for one in every]
+        sessions = [begin(*both) for both in zip(folders, every, strict=True)]
     code = FINISHED
     if not finish:
         from ..tuning.ranks import measure
 
-        code = measure(session, {**run, "backend": session.settings["backend"]}, budget)
-        nothing = not any(map(session.shapes, session.started()))  # a machine that is not ready
+        code = measure(sessions, {**run, "backend": sessions[0].settings["backend"]}, budget)
+        # None: a machine that is not ready.
+        nothing = not any(any(map(one.shapes, one.started())) for one in sessions)
         if code not in (FINISHED, WRONG_RESULTS) or _is_follower() or (code and nothing):
             ctx.exit(code)
+    for session in sessions:
+        code = max(code, _concluded(ctx, session, source))
+    ctx.exit(code)
+
+
+def _concluded(ctx: click.Context, session: Session, source: str | None) -> int:
+    """Conclude a tuning from what it holds, write and say it; return an exit code."""
     from ..tuning.conclusion import conclude
     from ..tuning.handover import write
     from ..tuning.summary import text
 
     found = conclude(session)
     if found is None:
-        raise InputError(f"{out}: nothing was measured there; go on with --resume")
+        raise InputError(f"{session.directory}: nothing was measured there; go on with --resume")
     try:
         written = write(found, _command_line(session, source), source)
     except CannotWriteError as error:
@@ -133,7 +157,18 @@ def command(
     options.say(text(found, written.files))
     for note in written.notes:
         click.echo(f"costmodel: note: {note}", err=True)
-    ctx.exit(max(code, FINISHED if found.decided else WRONG_RESULTS))
+    return FINISHED if found.decided else WRONG_RESULTS
+
+
+def _dtypes(text: str | None) -> tuple[str, ...]:
+    """Return the dtypes that --dtype lists, each once, () for none."""
+    return tuple(dict.fromkeys(read_dtype(part) for part in (text or "").split(",") if part))
+
+
+def _places(out: Path) -> list[Path]:
+    """Return where the tunings of ``out`` stand: there, or in a folder for each dtype."""
+    below = [out / dtype for dtype in ELEMENT_BYTES if (out / dtype / SETTINGS).exists()]
+    return [out] if (out / SETTINGS).exists() or not below else below
 
 
 #: Parameters of the command -> what a tuning keeps of them, which going on may only repeat.
@@ -165,6 +200,8 @@ def _settings(
     engine = asked["engine"].lower()
     if engine and engine not in ENGINES:
         raise InputError(f"unknown engine '{engine}'; one of {', '.join(ENGINES)}")
+    model = asked["model_name"] or ""
+    asked = _of_models(asked)
     sizes = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
     if sizes:
         check_hidden(Shapes.of(1, list(sizes), 2, dtype=question.dtype_of(asked)), kernels.aiter())
@@ -177,13 +214,28 @@ def _settings(
         "world_sizes": list(tp),
         "dtype": question.dtype_of(asked),
         "hidden": list(sizes or ()),
-        "model": asked["model_name"] or "",
+        "model": model,
         "engine": engine,
         "otherwise": asked["otherwise"].lower(),
         "objective": asked["objective"].lower(),
         "contested_pct": limit,
         "shapes": shapes,
     }
+
+
+def _of_models(asked: question.Asked) -> question.Asked:
+    """Return the options with the hidden sizes and the dtype of several models for their names."""
+    names = llms.several(asked["model_name"] or "")
+    if len(names) < 2:
+        return asked
+    if asked["hidden"] or asked["config_file"]:
+        raise InputError("give one of --hidden, --model and --config")
+    models = [llms.find(name) for name in names]
+    dtypes = sorted({model.dtype for model in models})
+    if len(dtypes) > 1 and not asked["dtype"]:
+        raise InputError(f"these models run in {' and '.join(dtypes)}; give --dtype")
+    sizes = tuple(sorted({model.hidden_size for model in models}))
+    return {**asked, "model_name": None, "hidden": sizes, "dtype": asked["dtype"] or dtypes[0]}
 
 
 def _check_source(source: str | None, engine: str) -> None:

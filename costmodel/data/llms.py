@@ -110,6 +110,11 @@ def find(name: str) -> LLM:
     return found
 
 
+def several(names: str) -> tuple[str, ...]:
+    """Return the names of models in a list with commas."""
+    return tuple(name.strip() for name in names.split(",") if name.strip())
+
+
 @cache
 def _index() -> dict[tuple[str, ...], LLM]:
     known: dict[tuple[str, ...], LLM] = {}

@@ -49,7 +49,7 @@ _PROBE_BYTES = 300_007 * 2
 
 _ABOUT = (
     "1-stage up to the size that configs/ has for this GPU (a table of costmodel, "
-    "costmodel/table/1); where it has none, or ranks read different ones, the rules below hold."
+    "costmodel/table/2); where it has none, or ranks read different ones, the rules below hold."
 )
 _FILLED = (
     "At its first call costmodel, where all ranks have it, tunes for up to 3 s and fills that."
@@ -373,7 +373,8 @@ class _FunctionLines:
             text = expression(asked, names)
             terms.append(text if is_simple(asked) else f"({text})")
         pad = f"{'':{indent}}"
-        arguments = f'{self._communicator(step)}, "{self.op}", {self.dispatch.tensor}.dtype'
+        told = [f'"{self.op}"', f"{self.dispatch.tensor}.dtype", names.hidden_dim]
+        arguments = ", ".join([self._communicator(step), *told])
         asks = f"{pad}{variable} = {CONSULTS}({arguments})"
         if len(asks) > WIDTH:
             asks = f"{pad}{variable} = {CONSULTS}(\n{pad}    {arguments}\n{pad})"

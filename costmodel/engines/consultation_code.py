@@ -14,9 +14,14 @@ in amdkfd/kfd_crat.h). Only torch, which the engines import, and the standard li
 A call that torch.compile traces reads nothing and exchanges nothing: it takes what an earlier call
 has read, or the engine's own rule. Ranks trace the same calls, so they agree in that too.
 
+An entry holds for the hidden sizes that it names; one that names none, which is a calibration's,
+for every one that no other names. What a table of schema 1 says of a tuned machine is for no hidden
+size, since it does not say for which it was tuned. Entries of other kernels than AITER's name no
+release.
+
 One that ``fills`` the table calls :func:`costmodel.live.tune` before it reads, on all ranks or,
-where one does not have costmodel, on none. What was tuned on some machine then counts only where
-that call answered with it.
+where one does not have costmodel, on none, for the hidden size of the call. What was tuned on some
+machine then counts only where that call answered with it.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ import re
 from ..rules import table
 from .module import Module
 
-_CODE = r'''def _tuned_max_size(comm, op, dtype):
+_CODE = r'''def _tuned_max_size(comm, op, dtype, hidden):
     """Return the largest input in bytes for 1-stage, None for the rule built in.
 
     The table of this GPU in configs/ is read once, and used if all ranks read the same. A call
@@ -38,7 +43,9 @@ _CODE = r'''def _tuned_max_size(comm, op, dtype):
         or getattr(comm, "group", None) is None
         or torch.compiler.is_compiling()
     ):
-        return getattr(comm, "_tuned_max_sizes", {{}}).get((op, dtype))
+        return (read := getattr(comm, "_tuned_max_sizes", {{}})).get(
+            (op, dtype, hidden), read.get((op, dtype, None))
+        )
 {imports}
     def release(version):
         parts = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)(?:\.post(\d+))?(?:\+.*)?", version)
@@ -52,22 +59,31 @@ _CODE = r'''def _tuned_max_size(comm, op, dtype):
         file = pathlib.Path(__file__).resolve().parent / said
         if not (comm.fully_connected and 0 < file.stat().st_size <= {max_file}):
             raise ValueError("no full mesh, or no file of up to {max_file} bytes")
-        version = importlib.metadata.version("amd-aiter")
+        version, links = importlib.metadata.version("amd-aiter"), set()
         said, running = f"{{said}}, AITER {{version}}", release(version)
-        links, nodes = set(), pathlib.Path("/sys/class/kfd/kfd/topology/nodes")
-        for path in nodes.glob("*/io_links/*/properties"):
+        for path in pathlib.Path("/sys/class/kfd/kfd/topology/nodes").glob(
+            "*/io_links/*/properties"
+        ):
             with contextlib.suppress(OSError):
                 links.update(path.read_text().splitlines())
         here = [arch, "xgmi" if "type 11" in links else "pcie", comm.world_size]
         table = json.loads(file.read_text(encoding="utf-8"))
-        for entry in {{"costmodel/table/1": table["entries"]}}[table["schema"]]:
-            most = entry["max_bytes"]
+        for entry in {{
+            "costmodel/table/1": table["entries"],
+            "costmodel/table/2": table["entries"],
+        }}[table["schema"]]:
+            most, tuned = entry["max_bytes"], entry.get("machine")
             if type(most) is not int or not 0 <= most <= {most}:
                 raise ValueError(f"max_bytes is {{most}}")
-            first, before = entry["aiter_from"], entry["aiter_before"] or "9999.0.0"
-            key = [entry["arch"], entry["fabric"], entry["world_size"]]
-            if key == here and release(first) <= running < release(before):
-{own}                sizes[entry["op"], getattr(torch, entry["dtype"])] = most
+            held = entry.get("hidden_dims", [] if tuned else None)
+            first, before = entry["aiter_from"], entry["aiter_before"]
+            if (
+                [entry["arch"], entry["fabric"], entry["world_size"]] == here
+                and first is not None
+                and release(first) <= running < release(before or "9999.0.0")
+            ):
+{own}                for size in [None] if held is None else map(int, held):
+                    sizes[entry["op"], getattr(torch, entry["dtype"]), size] = most
         said = f"{{said}}, {{here}}: {{sizes}}"
     except Exception as error:
         sizes, said = {{}}, f"{{said}}, not used: {{error!r}}"
@@ -78,7 +94,7 @@ _CODE = r'''def _tuned_max_size(comm, op, dtype):
     if torch.distributed.get_rank(comm.group) == 0:
         {logger}.info("tuned 1-stage sizes: %s", said)
     comm._tuned_max_sizes = sizes
-    return sizes.get((op, dtype))
+    return sizes.get((op, dtype, hidden), sizes.get((op, dtype, None)))
 '''
 
 #: Before the file is read: what costmodel, where every rank has it, tunes and puts there.
@@ -90,11 +106,11 @@ _FILL = """    tune = rule = None
     if all(ranks):
         configs = pathlib.Path(__file__).resolve().parent / "configs"
         say = {logger}.info
-        rule = tune(comm.group, comm, table=configs, dtype=dtype, log=say)
+        rule = tune(comm.group, comm, [hidden], table=configs, dtype=dtype, log=say)
 """
 
 #: An entry that was tuned counts where this start found or learnt it: it is of one machine.
-_OWN = """                if entry.get("machine") and (rule is None or rule.max_bytes != most):
+_OWN = """                if tuned and (not rule or {**rule.entry, "machine": tuned} != entry):
                     said += ", what was tuned there is not of this start"
                     continue
 """

@@ -49,8 +49,8 @@ def notes(
     said += [Note(f"the table has: {table.words(entry)}") for entry in entries]
     said += [
         Note(
-            "without a table, and where it has no entry for the arch, fabric, ranks, op, dtype and "
-            "AITER release that run, the rule that stood there holds, unchanged"
+            "without a table, and where it has no entry for the arch, fabric, ranks, op, dtype, "
+            "hidden size and AITER release that run, the rule that stood there holds, unchanged"
         ),
         Note(
             "ranks decide alike: each reads the file once, at its first call, and all tell each "

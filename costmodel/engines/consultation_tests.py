@@ -78,15 +78,15 @@ def _rows(rule: Rule, place: ChoosingFunction) -> str:
 _FILLS = """def test_a_start_up_fills_the_table(tmp_path):
     asked = []
 
-    def tune(group, ops, **how):
-        asked.append((group.rank, ops.world_size, how["table"], how["dtype"]))
+    def tune(group, ops, sizes, **how):
+        asked.append((group.rank, ops.world_size, sizes, how["table"], how["dtype"]))
         how["log"]("tuned: %s", 4096)
         how["table"].mkdir(exist_ok=True)
         (how["table"] / Path(NAME).name).write_text(written({**ENTRY, "max_bytes": 4096}))
 
     size, said = read(tmp_path, tune=tune)
     assert size == 4096
-    assert asked == [(0, 8, (tmp_path / NAME).parent, "bf16")]
+    assert asked == [(0, 8, [2880], (tmp_path / NAME).parent, "bf16")]
     assert len(said) == 2 and said[0] == "tuned: 4096"
 
 
@@ -95,7 +95,7 @@ def test_nobody_tunes_where_one_rank_lacks_costmodel(tmp_path):
         def gather(self, read, ranks):
             return [read] * (ranks - 1) + [False if read is True else read]
 
-    def tune(group, ops, **how):
+    def tune(group, ops, sizes, **how):
         raise AssertionError("tuned")
 
     assert read(tmp_path, written(ENTRY), tune=tune, group=OneLacks())[0] == 139264
@@ -172,7 +172,7 @@ def differences(entry):
     wrong = []
     for file, inside, function, wanted, cases, settings in PLACES:
         text = source(file, inside)
-        given = {READS: lambda comm, op, dtype: entry if op == wanted else None}
+        given = {READS: lambda comm, op, dtype, hidden: entry if op == wanted else None}
         decide = decider(text, function, given=given)
         chosen = 0
         for n, mesh, dtype, hidden, decisions in cases[entry]:
@@ -213,13 +213,14 @@ OP = "fused_ar_rmsnorm"
 NAME = "@name@"
 ENTRY = {
     "arch": "gfx942", "fabric": "xgmi", "world_size": 8, "op": OP, "dtype": "bfloat16",
-    "aiter_from": "0.1.17", "aiter_before": "0.1.19.post1", "max_bytes": 139264,
+    "kernel_family": "aiter", "aiter_from": "0.1.17", "aiter_before": "0.1.19.post1",
+    "hidden_dims": None, "max_bytes": 139264, "machine": None,
 }
 
 
 def written(*entries, **more):
     """Return the text of a table."""
-    return json.dumps({"schema": "costmodel/table/1", "entries": list(entries), **more})
+    return json.dumps({"schema": "costmodel/table/2", "entries": list(entries), **more})
 
 
 class Alone:
@@ -231,7 +232,7 @@ class Alone:
         return [read] * ranks
 
 
-def read(root, text=None, *, op=OP, dtype="bf16", group=None, tune=None, **changes):
+def read(root, text=None, *, op=OP, dtype="bf16", hidden=2880, group=None, tune=None, **changes):
     """Return what the reading function says with a table of that text, and what it logs.
 
     ``tune`` is costmodel's, None where it is not installed. ``changes`` are those of the machine:
@@ -279,9 +280,9 @@ def read(root, text=None, *, op=OP, dtype="bf16", group=None, tune=None, **chang
         mock.patch.object(importlib.metadata, "version", lambda name: machine["version"]),
         mock.patch.object(logging, "getLogger", lambda name=None: logger),
     ):
-        size = names[READS](comm, op, dtype)
+        size = names[READS](comm, op, dtype, hidden)
         with mock.patch.object(Path, "read_text", side_effect=AssertionError("read again")):
-            assert names[READS](comm, op, dtype) == size
+            assert names[READS](comm, op, dtype, hidden) == size
     return size, said
 
 
@@ -322,7 +323,7 @@ def test_a_damaged_file_is_not_used_at_all(tmp_path):
     lacking = {key: value for key, value in ENTRY.items() if key != "aiter_from"}
     for text in (
         "", "{", good[:-20], "[]", "null", b"\\xff\\xfe", "[" * 5000, written(), "1" * 5000,
-        good.replace("table/1", "table/2"), written(ENTRY, 7), written(ENTRY, lacking),
+        good.replace("table/2", "table/3"), written(ENTRY, 7), written(ENTRY, lacking),
         written(ENTRY, {**ENTRY, "aiter_from": "x"}), good + " " * @max_file@,
         *(
             written(ENTRY, {**ENTRY, "max_bytes": most})
@@ -340,6 +341,30 @@ def test_a_damaged_file_is_not_used_at_all(tmp_path):
         stdout=subprocess.PIPE, text=True, timeout=60,
     )
     assert done.stdout.split() == ["None"]
+
+
+def test_an_entry_holds_for_the_hidden_sizes_that_it_names(tmp_path):
+    every, some = {**ENTRY, "max_bytes": 4096}, {**ENTRY, "hidden_dims": [2880, 7168]}
+    for entries, sizes in (
+        ([some], {2880: 139264, 7168: 139264, 4096: None}),
+        ([every, some], {2880: 139264, 7168: 139264, 4096: 4096}),
+        ([some, every], {2880: 139264, 4096: 4096}),
+        ([{**some, "hidden_dims": []}], {2880: None}),
+        ([{**some, "kernel_family": "other", "aiter_from": None}, every], {2880: 4096}),
+    ):
+        found = {hidden: read(tmp_path, written(*entries), hidden=hidden)[0] for hidden in sizes}
+        assert found == sizes
+    for wrong in (7, "7168", True, {}, [None]):
+        assert read(tmp_path, written({**some, "hidden_dims": wrong}), hidden=2880)[0] is None
+
+
+def test_a_table_of_schema_1_is_read(tmp_path):
+    first = {k: v for k, v in ENTRY.items() if k not in ("kernel_family", "hidden_dims")}
+    text = written(first).replace("table/2", "table/1")
+    assert [read(tmp_path, text, hidden=h)[0] for h in (2880, 4096)] == [139264] * 2
+    # What was tuned on a machine does not say there for which hidden sizes.
+    tuned = written({**first, "machine": {"driver": "6.14"}}).replace("table/2", "table/1")
+    assert read(tmp_path, tuned)[0] is None
 
 
 def test_the_ends_of_what_an_entry_may_say(tmp_path):
@@ -362,8 +387,8 @@ def test_there_is_no_choice_without_a_communicator(tmp_path):
     )
     names = {"torch": None}
     exec(ast.get_source_segment(code, function), names)
-    assert names[READS](None, OP, "bf16") is None
-    assert names[READS](SimpleNamespace(), OP, "bf16") is None
+    assert names[READS](None, OP, "bf16", 2880) is None
+    assert names[READS](SimpleNamespace(), OP, "bf16", 2880) is None
 
 
 @fills@class Two:

@@ -51,6 +51,14 @@ def for_fabric(fabric: str, kernel_family: str = "aiter") -> LatencyModel:
     )
 
 
+def split_over(interconnect: str, world_size: int) -> str:
+    """Return an interconnect that says over how many GPUs ranks are split, where it is NVLink.
+
+    N ranks with a GPU each are split over N: one model, and one calibration, is of both.
+    """
+    return f"{interconnect}/{world_size}" if interconnect == "nvlink" else interconnect
+
+
 def for_interconnect(interconnect: str, kernel_family: str = "aiter") -> LatencyModel | None:
     """Return the model of a row's ``interconnect``, or None when it is not modelled."""
     wire, _, gpus = interconnect.partition("/")

@@ -3,11 +3,14 @@
 One file serves one GPU, by the name that engines give their tuned configurations
 (``configs/fused_ar_rmsnorm,device_name=AMD_Instinct_MI300X.json``, as SGLang's and vLLM's fused MoE
 kernels have theirs). An entry is keyed by arch, fabric, world size, op, dtype and a range of AITER
-releases; its value is one number of bytes. It says when 1-stage is faster and never what a kernel
-takes: the guards of the engine and the limits of its AITER stand around it in the engine's code.
+releases, and by the hidden sizes that it is for; its value is one number of bytes. It says when
+1-stage is faster and never what a kernel takes: the guards of the engine and the limits of its
+AITER stand around it in the engine's code. For every other hidden size the engine's own rule holds.
 
-The same file is the cache of what was tuned on a machine: such an entry also holds its ``machine``,
-and :func:`look_up` calls an entry of another machine a miss.
+The same file is the cache of what was tuned on a machine: such an entry also holds its ``machine``
+and the hidden sizes that it was tuned for; :func:`look_up` calls one of another machine, or of
+other hidden sizes, a miss. Schema 1, which had neither hidden sizes nor other kernels than AITER's,
+is still read: what was tuned on a machine is then for no hidden size, since it does not say which.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from msgspec.structs import fields
 from ..data import facts, kernels
 from ..data.kernels import Kernel, parse_version
 from ..errors import InputError
-from ..files import json_text, parse_json
+from ..files import json_text, parse_json, stated_schema
 from ..model.shape import WORLD_SIZES
 from ..units import KIB, MIB
 from .algebra import asks_for_mesh, byte_limit, factors, with_version
@@ -54,13 +57,12 @@ class EntryMachine(TypedDict):
     kernel_state: str
 
 
-class TableEntry(TypedDict):
-    """One cutoff: 1-stage up to and with ``max_bytes``, 0 for none, :data:`MOST_BYTES` for all.
+class FirstTableEntry(TypedDict):
+    """An entry of ``costmodel/table/1``: for every hidden size, and of AITER's kernels.
 
     ``aiter_from`` is the first release that it holds for, ``aiter_before`` the first that it does
-    not, null where none is known. ``lo`` and ``hi`` bound the cutoff in bytes on a machine that
-    nobody has measured (90 %). ``dtype`` is torch's name. ``machine`` is null for a cutoff that
-    comes from a calibration.
+    not, null where none is known. ``lo`` and ``hi`` bound the cutoff in bytes (90 %). ``dtype`` is
+    torch's name. ``machine`` is null for a cutoff that comes from a calibration.
     """
 
     arch: str
@@ -77,10 +79,48 @@ class TableEntry(TypedDict):
     machine: EntryMachine | None
 
 
-class TableRecord(TypedDict):
-    """``costmodel/table/1``; ``date`` is the ISO day on which it was made, by ``command``."""
+class TableEntry(TypedDict):
+    """One cutoff: 1-stage up to and with ``max_bytes``, 0 for none, :data:`MOST_BYTES` for all.
+
+    ``kernel_family`` says whose kernels it is of. ``aiter_from`` is the first of AITER's releases
+    that it holds for (null for other kernels), ``aiter_before`` the first that it does not, null
+    where none is known. ``hidden_dims`` are the only hidden sizes that it is for, null for every
+    one. ``lo`` and ``hi`` bound the cutoff in bytes (90 %): on the ``machine`` on which it was
+    tuned, or on one that nobody has measured, where ``machine`` is null: the cutoff is then a
+    calibration's. ``dtype`` is torch's name.
+    """
+
+    arch: str
+    fabric: Literal["xgmi", "pcie", "nvlink/2", "nvlink/4", "nvlink/8"]
+    world_size: int
+    op: str
+    dtype: Literal["bfloat16", "float16", "float32"]
+    kernel_family: str
+    aiter_from: str | None
+    aiter_before: str | None
+    hidden_dims: list[int] | None
+    max_bytes: int
+    verdict: str
+    lo: float | None
+    hi: float | None
+    machine: EntryMachine | None
+
+
+class FirstTableRecord(TypedDict):
+    """``costmodel/table/1``, as it was written before entries named hidden sizes."""
 
     schema: Literal["costmodel/table/1"]
+    device_name: str
+    date: str
+    command: str
+    calibration: CalibrationName
+    entries: list[FirstTableEntry]
+
+
+class TableRecord(TypedDict):
+    """``costmodel/table/2``; ``date`` is the ISO day on which it was made, by ``command``."""
+
+    schema: Literal["costmodel/table/2"]
     device_name: str
     date: str
     command: str
@@ -89,7 +129,10 @@ class TableRecord(TypedDict):
 
 
 class Call(Struct, frozen=True):
-    """What an entry is looked up by; ``machine`` is None where only the key counts."""
+    """What an entry is looked up by; ``machine`` is None where only the key counts.
+
+    ``hidden_dims`` are all to be in one entry.
+    """
 
     arch: str
     fabric: str
@@ -97,7 +140,9 @@ class Call(Struct, frozen=True):
     op: str
     dtype: str
     aiter_version: str
+    hidden_dims: tuple[int, ...]
     machine: EntryMachine | None = None
+    kernel_family: str = "aiter"
 
 
 class Miss(Struct, frozen=True):
@@ -151,8 +196,10 @@ def make(
                 "world_size": n,
                 "op": rule.op,
                 "dtype": TORCH_NAMES[dtype],  # type: ignore[typeddict-item]
+                "kernel_family": kernel.family,
                 "aiter_from": first,
                 "aiter_before": before,
+                "hidden_dims": None,
                 "max_bytes": _bytes(rule, condition.at(n), n, held[n]),
                 "verdict": evidence.verdict if evidence else "",
                 "lo": evidence.lo if evidence else None,
@@ -161,7 +208,7 @@ def make(
             }
         )
     return {
-        "schema": "costmodel/table/1",
+        "schema": "costmodel/table/2",
         "device_name": device_name(provenance.gpu),
         "date": day.isoformat(),
         "command": provenance.command,
@@ -212,7 +259,10 @@ def parse(text: str, where: str) -> TableRecord:
     """Read a table; raise :class:`InputError`, naming ``where``, for one that is damaged."""
     if len(text.encode("utf-8", "surrogatepass")) > MAX_FILE_BYTES:
         raise InputError(f"{where}: larger than {MAX_FILE_BYTES // KIB} KiB; give {_WANTED}")
-    record = parse_json(text, TableRecord, where, _WANTED)
+    if _is_first(text):
+        record = _now(parse_json(text, FirstTableRecord, where, _WANTED))
+    else:
+        record = parse_json(text, TableRecord, where, _WANTED)
     seen: list[TableEntry] = []
     for i, entry in enumerate(record["entries"]):
         at = f"{where}: entries[{i}]"
@@ -223,10 +273,33 @@ def parse(text: str, where: str) -> TableRecord:
     return record
 
 
+def _is_first(text: str) -> bool:
+    try:
+        return bool(stated_schema(text) == "costmodel/table/1")
+    except (ValueError, RecursionError):  # no object: said in its own words
+        return False
+
+
+def _now(record: FirstTableRecord) -> TableRecord:
+    """Return a table of schema 1 as one of today's."""
+    entries = []
+    for entry in record["entries"]:
+        held: list[int] | None = None if entry["machine"] is None else []
+        entries.append(TableEntry(**entry, kernel_family="aiter", hidden_dims=held))
+    return {**record, "schema": "costmodel/table/2", "entries": entries}
+
+
 def checked(entry: TableEntry, at: str) -> TableEntry:
     """Return an entry; raise :class:`InputError`, naming ``at``, for one that says nothing."""
     if not 0 <= entry["max_bytes"] <= MOST_BYTES:
         raise InputError(f"{at}: max_bytes is {entry['max_bytes']}, not 0 to {MOST_BYTES}")
+    odd = [h for h in entry["hidden_dims"] or () if h < 1]
+    if odd:
+        raise InputError(f"{at}: hidden_dims holds {odd[0]}, which is no hidden size")
+    if entry["hidden_dims"] is None and entry["machine"] is not None:
+        raise InputError(f"{at}: hidden_dims is null, but what was tuned is for some sizes alone")
+    if (entry["aiter_from"] is None) == (entry["kernel_family"] == "aiter"):
+        raise InputError(f"{at}: aiter_from is for AITER's kernels, and for those alone")
     try:
         first, before = _range(entry)
     except InputError as error:
@@ -247,15 +320,17 @@ def with_entry(
 ) -> TableRecord:
     """Return a table (None: a new one) with an entry in the place of those of its key.
 
-    The oldest entries go where it would outgrow :data:`MAX_FILE_BYTES`. Raises :class:`InputError`
-    for the table of another GPU, and for an entry that says nothing.
+    Entries for other hidden sizes stay, for those. The oldest entries go where it would outgrow
+    :data:`MAX_FILE_BYTES`. Raises :class:`InputError` for the table of another GPU, and for an
+    entry that says nothing.
     """
     checked(entry, "the new entry")
     if record is not None and record["device_name"] != device:
         raise InputError(f"the table is for {record['device_name']}, not for {device}")
-    others = [e for e in record["entries"] if not _same_key(e, entry)] if record else []
+    before = record["entries"] if record else []
+    others = [left for old in before if (left := _beside(old, entry)) is not None]
     found: TableRecord = {
-        "schema": "costmodel/table/1",
+        "schema": "costmodel/table/2",
         "device_name": device,
         "date": day.isoformat(),
         "command": command,
@@ -265,6 +340,16 @@ def with_entry(
     while len(json_text(found).encode()) > MAX_FILE_BYTES and len(found["entries"]) > 1:
         found["entries"] = found["entries"][1:]
     return found
+
+
+def _beside(old: TableEntry, new: TableEntry) -> TableEntry | None:
+    """Return what an entry is still for once there is a new one, None for nothing."""
+    if not _near(old, new):
+        return old
+    if old["hidden_dims"] is None:
+        return old if new["hidden_dims"] is not None else None
+    left = [h for h in old["hidden_dims"] if h not in (new["hidden_dims"] or ())]
+    return {**old, "hidden_dims": left} if left else None
 
 
 def load(path: str | Path) -> TableRecord:
@@ -287,20 +372,27 @@ def load(path: str | Path) -> TableRecord:
 
 def look_up(record: TableRecord, call: Call) -> TableEntry | Miss:
     """Return the entry for a call, or why there is none; it never raises for a version."""
-    key = (call.arch, call.fabric, call.world_size, call.op, call.dtype)
+    key = (call.arch, call.fabric, call.world_size, call.op, call.dtype, call.kernel_family)
     near = [e for e in record["entries"] if _key(e) == key]
     if not near:
         return Miss(f"no entry for {call.arch}, {call.fabric}, TP{call.world_size}, {call.op}, "
                     f"{call.dtype}")  # fmt: skip
-    try:
-        running = parse_version(call.aiter_version.split("+")[0])
-    except InputError:
-        return Miss(f"AITER {call.aiter_version} is no release")
-    found = [e for e in near if _range(e)[0] <= running < _range(e)[1]]
+    if call.kernel_family == "aiter":
+        try:
+            running = parse_version(call.aiter_version.split("+")[0])
+        except InputError:
+            return Miss(f"AITER {call.aiter_version} is no release")
+        found = [e for e in near if _range(e)[0] <= running < _range(e)[1]]
+        if not found:
+            made = " and ".join(dict.fromkeys(map(releases, near)))
+            return Miss(f"stale: made for {made}, not {call.aiter_version}")
+        near = found
+    every = [e for e in near if e["hidden_dims"] is None]
+    some = [(e, e["hidden_dims"]) for e in near if e["hidden_dims"] is not None]
+    found = [e for e, held in some if {*call.hidden_dims} <= {*held}] or every
     if not found:
-        return Miss(
-            f"stale: made for {' and '.join(map(releases, near))}, not {call.aiter_version}"
-        )
+        held = " and ".join(map(_hidden_sizes, near))
+        return Miss(f"made for {held}, not for {_listed(call.hidden_dims)}")
     entry = found[0]
     if call.machine is None or entry["machine"] in (None, call.machine):
         return entry
@@ -309,7 +401,9 @@ def look_up(record: TableRecord, call: Call) -> TableEntry | Miss:
 
 
 def releases(entry: TableEntry) -> str:
-    """Return in words which AITER releases an entry is for."""
+    """Return in words which kernels an entry is for, AITER's by releases."""
+    if entry["aiter_from"] is None:
+        return f"{entry['kernel_family']}'s kernels"
     before = f" and before {entry['aiter_before']}" if entry["aiter_before"] else " and later"
     return f"AITER {entry['aiter_from']}{before}"
 
@@ -321,20 +415,46 @@ def words(entry: TableEntry) -> str:
         most, f"1-stage <= {exact_size(most)}"
     )
     on = f"{entry['arch']}, {entry['fabric']}, TP{entry['world_size']}"
-    return f"{on}, {entry['op']}, {entry['dtype']}, {releases(entry)}: {sizes}"
+    held = "" if entry["hidden_dims"] is None else f", {_hidden_sizes(entry)}"
+    return f"{on}, {entry['op']}, {entry['dtype']}, {releases(entry)}{held}: {sizes}"
 
 
-def _key(entry: TableEntry) -> tuple[str, str, int, str, str]:
-    return entry["arch"], entry["fabric"], entry["world_size"], entry["op"], entry["dtype"]
+def _hidden_sizes(entry: TableEntry) -> str:
+    """Return in words the hidden sizes that an entry is for."""
+    held = entry["hidden_dims"]
+    if held is None:
+        return "every hidden size"
+    return f"hidden {_listed(held)}" if held else "hidden sizes that it does not name"
+
+
+def _listed(numbers: Collection[int]) -> str:
+    few = sorted(numbers)[:6]
+    more = f" and {len(numbers) - len(few)} more" if len(numbers) > len(few) else ""
+    return ", ".join(map(str, few)) + more
+
+
+def _key(entry: TableEntry) -> tuple[str, str, int, str, str, str]:
+    of = entry["arch"], entry["fabric"], entry["world_size"]
+    return *of, entry["op"], entry["dtype"], entry["kernel_family"]
 
 
 def _range(entry: TableEntry) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    if entry["aiter_from"] is None:
+        return (0,), (float("inf"),)
     before = entry["aiter_before"]
     last = parse_version(before) if before is not None else (float("inf"),)
     return parse_version(entry["aiter_from"]), last
 
 
 def _same_key(one: TableEntry, other: TableEntry) -> bool:
-    """Tell whether one call could find both entries."""
+    """Tell whether one call could find both entries, one of them not more specific."""
+    some, others = one["hidden_dims"], other["hidden_dims"]
+    if some is None or others is None:
+        return some is others and _near(one, other)
+    return bool({*some} & {*others}) and _near(one, other)
+
+
+def _near(one: TableEntry, other: TableEntry) -> bool:
+    """Tell whether both are for one call, hidden sizes aside."""
     (first, before), (start, end) = _range(one), _range(other)
     return _key(one) == _key(other) and first < end and start < before

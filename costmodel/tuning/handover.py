@@ -2,12 +2,13 @@
 
 ``measurements.csv``, ``summary.md`` and ``tune.json`` always; where a cutoff is accepted also
 ``calibration.json`` and ``rule.json``, for an engine ``rule.patch`` (a diff of the tree that was
-given, else the snippet) and ``test_rule.py``, for a model ``report``. Files of an earlier end are
-replaced; those that no longer follow are taken away.
+given, else the snippet) and ``test_rule.py``, for a model ``report``, for several a folder each
+in it. Files of an earlier end are replaced; those that no longer follow are taken away.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,22 +135,27 @@ def _banner(found: Conclusion, mark: str = "") -> str:
 
 
 def _report(found: Conclusion, command: str) -> list[str]:
-    """Write the report for the model; the rows that it draws are the machine's own."""
+    """Write the report for each model; the rows that it draws are the machine's own."""
     from ..report import case
     from ..report.directory import write as write_report
 
     known, directory = found.known, found.session.directory
     assert known is not None
     shutil.rmtree(directory / REPORT, ignore_errors=True)
-    gathered = case.gather(
-        known.setting,
-        llms.find(found.session.settings["model"]),
-        world_sizes=found.accepted,
-        measurements=[directory / ROWS],
-        files=[directory / CALIBRATION],
-    )
     notice = "Replayed, not measured" if found.machine.replayed else ""
-    write_report([gathered], directory / REPORT, command=command, notice=notice, force=True)
+    models = [llms.find(name) for name in llms.several(found.session.settings["model"])]
+    for model in models:
+        gathered = case.gather(
+            known.setting,
+            model,
+            world_sizes=found.accepted,
+            measurements=[directory / ROWS],
+            files=[directory / CALIBRATION],
+        )
+        place = directory / REPORT
+        if models[1:]:
+            place /= re.sub(r"[^\w.-]+", "-", model.name)
+        write_report([gathered], place, command=command, notice=notice, force=True)
     return [REPORT]
 
 

@@ -23,7 +23,8 @@ from ..decide.recommendation import recommend
 from ..decide.setting import Setting, alternative
 from ..errors import InputError
 from ..live.run.schemas import Labels, SampleLine
-from ..model.choose import for_interconnect
+from ..model.choose import for_interconnect, split_over
+from ..model.interface import LatencyModel
 from ..model.shape import FUSED, ONE_STAGE
 
 
@@ -98,8 +99,8 @@ class TunedMachine:
         """Return the schema 1 rows of measured shapes, as rows of this machine.
 
         A shape that was measured twice counts once, as it was measured last: two rows of one call
-        would look like two machines. Where the machine's ranks are split over GPUs, N ranks with a
-        GPU each are split over N.
+        would look like two machines. Where the machine's ranks are split over GPUs, rows of a rank
+        a GPU may be of the same fabric (:func:`.split_over`).
         """
         fabric = self.labels["interconnect"]
         found: dict[tuple[object, ...], dict[str, Any]] = {}
@@ -111,7 +112,7 @@ class TunedMachine:
                     quality = "clean" if arm and arm["clean"] else "noisy"
                 key = (row["world_size"], row["op"], row["algorithm"], *_call(row))
                 found[key] = {**row, "source": self.question.name, "quality": quality}
-                if fabric == f"{row['interconnect']}/{row['world_size']}":
+                if fabric == split_over(row["interconnect"], row["world_size"]):
                     found[key]["interconnect"] = fabric
         return list(found.values())
 
@@ -125,16 +126,20 @@ class TunedMachine:
             return None
         return self._decide(Setting.shipped(gpu, **self._asked()), world_sizes, measured=False)
 
+    @property
+    def model(self) -> LatencyModel | None:
+        """The model of what joins the machine's ranks, None where none is."""
+        return for_interconnect(self.labels["interconnect"], self.labels["kernel_family"])
+
     def after(self, rows: Sequence[Mapping[str, Any]], world_sizes: Sequence[int]) -> Known:
         """Return what is known once ``rows`` are measured.
 
         Rows that cannot be used (noisy ones) leave it at :meth:`prior`. Raises
         :class:`UndecidedError` where the model does not cover the machine.
         """
-        interconnect = self.labels["interconnect"]
-        model = for_interconnect(interconnect, self.labels["kernel_family"])
+        model = self.model
         if model is None:
-            raise UndecidedError(f"no model of this interconnect ({interconnect})")
+            raise UndecidedError(f"no model of this interconnect ({self.labels['interconnect']})")
         mine = Measurements.from_rows(map(dict, rows))
         # Rows of another world size may be of another fabric: ranks that share their GPUs there.
         own = on_fabric(observe(mine, family=self._family), model.fabric)

@@ -1,11 +1,10 @@
-"""The loop on ranks that run the op: one world size after the other, in one start."""
+"""The loop on ranks that run the op: one tuning and world size after the other, in one start."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..decide.stopping import BUDGET
@@ -14,7 +13,7 @@ from ..live.run.directory import ENVIRONMENT
 from ..live.run.execution import carry_out
 from ..live.run.exit_codes import RunEnded
 from ..live.run.launch import start
-from ..live.run.options import read_open_options
+from ..live.run.options import RunOptions, read_open_options
 from ..live.run.schedule import Schedule
 from .journal import Journal
 from .knowledge import Known
@@ -22,30 +21,35 @@ from .session import Session
 from .tuner import Tuner
 
 
-def measure(session: Session, options: Mapping[str, Any], budget_s: float | None) -> int:
-    """Measure at every world size of the session, as far as the budget goes; return an exit code.
+def measure(sessions: Sequence[Session], options: Mapping[str, Any], budget_s: float | None) -> int:
+    """Measure at every world size of the sessions, as far as the budget goes; return an exit code.
 
-    Each world size may take an equal part of the time that is left. ``options`` are those of a run
-    (:func:`~.live.run.options.read_open_options`) but for world sizes, directory and budget.
+    They have the same world sizes; each may take an equal part of the time that is left.
+    ``options`` are those of a run (:func:`~.live.run.options.read_open_options`) but for world
+    sizes, directory and budget.
     """
     return measure_there(
         {
             **options,
-            "tp": session.settings["world_sizes"],
-            "out": str(session.directory),
+            "tp": sessions[0].settings["world_sizes"],
+            "outs": [str(session.directory) for session in sessions],
             "budget": budget_s,
         }
     )
 
 
 def measure_there(options: Mapping[str, Any]) -> int:
-    """Measure for the session in ``options["out"]``, in this process or in ranks of its own."""
-    directory = Path(options["out"])
+    """Measure for the sessions in ``options["outs"]``, in this process or in ranks of its own."""
+
+    def read(options: Mapping[str, Any]) -> list[RunOptions]:
+        each = (read_open_options({**options, "out": out}) for out in options["outs"])
+        return [run for runs in each for run in runs]
+
     return start(
         options,
-        read_open_options,
+        read,
         lambda runs, started: carry_out(
-            runs, started, lambda plan: _walk(plan, directory, checked=not options["unchecked"])
+            runs, started, lambda plan: _walk(plan, checked=not options["unchecked"])
         ),
         f"{__package__}.rank",
     )
@@ -82,13 +86,14 @@ def _draw_for(world_size: int, journal: Journal) -> Callable[[Known, str], None]
     return draw
 
 
-def _walk(schedule: Schedule, directory: Path, *, checked: bool) -> int:
+def _walk(schedule: Schedule, *, checked: bool) -> int:
     """Take a schedule through the shapes that the tuner chooses; it sits on rank 0."""
     if checked:
         _look(schedule)
     if schedule.run is None:
         return schedule.measure_as_chosen(lambda records: None)
-    session, world_size = Session.open(directory), schedule.backend.world_size
+    session = Session.open(schedule.run.directory.parent)
+    world_size = schedule.backend.world_size
     machine = session.machine(schedule.run.settings["labels"])
     journal = session.journal(world_size)
     if journal.stop is not None and journal.stop["why"] == BUDGET:

@@ -29,7 +29,7 @@ SETTINGS = "tuning.json"
 class TuningSettings(TypedDict):
     """``costmodel/tuning/1``: what a tuning was started with; ``name`` is the source of its rows.
 
-    ``hidden`` empty: known models. ``model`` is a name of the catalogue, or "".
+    ``hidden`` empty: known models. ``model`` names models of the catalogue, with commas, or none.
     """
 
     schema: Literal["costmodel/tuning/1"]
@@ -56,6 +56,18 @@ class Session:
     @classmethod
     def start(cls, directory: Path, settings: TuningSettings) -> Session:
         """Make the directory; raise :class:`InputError` where something stands there."""
+        cls.check_vacant(directory)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with replacing(directory / SETTINGS) as stream:
+                stream.write(json_text(settings))
+        except OSError as error:
+            raise InputError(f"--out {directory}: cannot be made: {error.strerror}") from None
+        return cls(directory, settings)
+
+    @staticmethod
+    def check_vacant(directory: Path) -> None:
+        """Raise :class:`InputError` where no tuning can start in a directory."""
         if directory.exists() and not directory.is_dir():
             raise InputError(f"--out {directory}: is a file; give a directory")
         if (directory / SETTINGS).exists():
@@ -65,13 +77,6 @@ class Session:
             )
         if directory.is_dir() and any(directory.iterdir()):
             raise InputError(f"--out {directory}: exists and is not empty; give another")
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            with replacing(directory / SETTINGS) as stream:
-                stream.write(json_text(settings))
-        except OSError as error:
-            raise InputError(f"--out {directory}: cannot be made: {error.strerror}") from None
-        return cls(directory, settings)
 
     @classmethod
     def open(cls, directory: Path, asked: Mapping[str, Any] | None = None) -> Session:

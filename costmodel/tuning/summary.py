@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..show.table import table
 from ..show.words import answer, arm, size_interval
 from ..units import kib
-from .conclusion import CONFIRMED, Conclusion, Ending
+from .conclusion import CONFIRMED, Conclusion
 from .session import Session
 from .tuner import counted
 
@@ -127,9 +127,12 @@ def _order(session: Session) -> list[str]:
 
 def _next(found: Conclusion) -> str:
     """Return what to do next."""
-    open_ends: list[Ending] = [e for e in found.endings if e.verdict != CONFIRMED]
+    open_ends = [f"TP{e.world_size}" for e in found.endings if e.verdict != CONFIRMED]
+    if open_ends and found.machine.model is None:
+        return "next: measure where a model is of the links; more shapes decide nothing here"
     if open_ends:
-        return f"next: --resume with more --budget goes on; TP{open_ends[0].world_size} is open"
+        are = "are" if open_ends[1:] else "is"
+        return f"next: --resume with more --budget goes on; {', '.join(open_ends)} {are} open"
     if found.session.settings["engine"]:
         return "next: apply rule.patch, run its tests, attach summary.md"
     return "next: costmodel emit --calibration with calibration.json writes it into an engine"

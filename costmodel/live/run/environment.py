@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -99,8 +100,24 @@ def amdgpu_driver() -> str:
     return _first_line("/sys/module/amdgpu/version")
 
 
+def gpu_driver() -> str:
+    """Return the version of the GPUs' driver, AMD's or NVIDIA's, "" where none says one."""
+    return amdgpu_driver() or _first_line("/sys/module/nvidia/version")
+
+
 def _relevant(variables: dict[str, str]) -> dict[str, str]:
     return {n: value for n, value in sorted(variables.items()) if n.startswith(VARIABLES)}
+
+
+def disagreement(ranks: Sequence[Mapping[str, Any]]) -> str:
+    """Return in words the first thing that ranks say differently, "" for nothing."""
+    for key in dict.fromkeys(key for rank in ranks for key in rank):
+        said = [rank.get(key, "none") for rank in ranks]
+        for rank, value in enumerate(said):
+            if value != said[0]:
+                what = f"ranks disagree on {key.replace('_', ' ')}"
+                return f"{what}: rank 0 has {said[0]}, rank {rank} has {value}"
+    return ""
 
 
 def libraries() -> dict[str, str]:

@@ -121,6 +121,8 @@ def carry_out_one(
 ) -> int:
     """Set one back end up and carry its run out, as the ``work`` of :func:`in_ranks`."""
     backend.set_up()
+    watch.step("comparing versions")
+    _check_alike(backend)
     watch.step("agreeing on the seed")
     options = _with_seed(options, backend)
     check_points(backend, options.points)
@@ -166,6 +168,13 @@ def carry_out_one(
 
 def _count(options: RunOptions) -> str:
     return f"{len(options.points)} shapes" if options.points else "shapes chosen on the way"
+
+
+def _check_alike(backend: Backend) -> None:
+    """Raise :class:`InputError`, on all ranks, where they would measure different programs."""
+    mine = {"kernels": backend.kernel_version, **environment.libraries()}
+    if wrong := environment.disagreement(backend.exchange(mine)):
+        raise InputError(f"{wrong}; start all ranks in one environment")
 
 
 def _with_seed(options: RunOptions, backend: Backend) -> RunOptions:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ...data.kernels import Kernel
+from ...decide.setting import Setting
 from ...errors import InputError
 from ...files import json_text, replacing
 from ...model.shape import ONE_STAGE
@@ -26,7 +26,7 @@ from ...rules.schemas import CalibrationName
 from ...rules.table import Call, EntryMachine, Miss, TableEntry, TableRecord
 from .. import kfd
 from ..backends.base import op_and_algorithm
-from ..run.environment import amdgpu_driver
+from ..run.environment import gpu_driver
 
 COMMAND = "costmodel.live.tune"
 
@@ -34,15 +34,18 @@ COMMAND = "costmodel.live.tune"
 LOCK_S, TRY_S = 1.0, 0.02
 
 
-def this_machine(kernel: Kernel, aiter_version: str, other: str) -> EntryMachine:
-    """Return on what an entry is tuned here; ``other`` is the arm that stands against 1-stage."""
-    cards = [gpu.card.gpu if gpu.card else gpu.arch for gpu in kfd.gpus()]
-    counted = ", ".join(f"{cards.count(name)} {name}" for name in dict.fromkeys(cards))
+def this_machine(setting: Setting, version: str, interconnect: str) -> EntryMachine:
+    """Return on what an entry is tuned here, for kernels at a version over such links."""
+    names = [gpu.card.gpu if gpu.card else gpu.arch for gpu in kfd.gpus()]
+    counted = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
+    topology = f"{counted}, {len(kfd.xgmi_pairs())} pairs over xGMI" if names else interconnect
+    kernel, other = setting.kernel, setting.alternative
     states = (kernel.state(*op_and_algorithm(arm)) for arm in (ONE_STAGE, other))
+    of = "AITER" if kernel.family == "aiter" else kernel.family
     return {
-        "driver": amdgpu_driver() or "unknown",
-        "topology": f"{counted or 'unknown'}, {len(kfd.xgmi_pairs())} pairs over xGMI",
-        "kernel_state": f"AITER {aiter_version}, 1stage against {other}: {'; '.join(states)}",
+        "driver": gpu_driver() or "unknown",
+        "topology": topology,
+        "kernel_state": f"{of} {version}, 1stage against {other}: {'; '.join(states)}",
     }
 
 

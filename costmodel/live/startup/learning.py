@@ -1,7 +1,8 @@
 """The first rank's loop: which shape next, until enough is known or the time is spent.
 
-It starts from the shipped calibration and updates it in closed form (:mod:`..decide.learnt`); the
-other ranks time what they are asked to and tell what they saw.
+It starts from the calibration that is shipped for such kernels on such links and updates it in
+closed form (:mod:`..decide.learnt`): of a machine that nobody has measured, also where all its rows
+are of one. The other ranks time what they are asked to and tell what they saw.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
+from msgspec.structs import replace
 
+from ...calibration.posterior import TYPICAL, Calibration, of_kernels
+from ...data import hardware, kernels
 from ...data.workload import Workload
 from ...decide.evidence import MEASURED
 from ...decide.learnt import Learnt
 from ...decide.setting import Setting
 from ...decide.stopping import FEWEST, StoppingLimits, verdict
 from ...errors import InputError, one_line
+from ...model.choose import for_interconnect, split_over
 from ...rules import table
 from ..backends.base import LiveShape
 from ..repetition import Repetition
@@ -43,14 +48,20 @@ REPLAYED = "replayed"
 
 
 class Here(TypedDict):
-    """What a rank is: all ranks must say the same."""
+    """What a rank is: all ranks must say the same.
+
+    ``world_size`` counts the ranks of the op, of which a process may hold several. A
+    ``kernel_version`` of AITER's is a release.
+    """
 
     costmodel: str
     torch: str
     gpu: str
     device: str
     interconnect: str
-    aiter: str
+    world_size: int
+    kernel_family: str
+    kernel_version: str
     dtype: str
     hidden_sizes: list[int]
     arms: list[str]
@@ -70,16 +81,6 @@ class RefusedError(Exception):
 
 #: Has every rank time a shape, (tokens, hidden size); returns what each told.
 Ask = Callable[[int, int], Sequence[Told]]
-
-
-def disagreement(ranks: Sequence[Here]) -> str:
-    """Return in words the first thing that ranks say differently, "" for nothing."""
-    for key in Here.__annotations__:
-        said = [rank[key] for rank in ranks]  # type: ignore[literal-required]
-        for rank, value in enumerate(said):
-            if value != said[0]:
-                return f"ranks disagree on {key}: rank 0 has {said[0]}, rank {rank} has {value}"
-    return ""
 
 
 def time_shape(
@@ -105,17 +106,57 @@ class Learner:
     """What the first rank knows; ``until`` is the monotonic time at which measuring ends."""
 
     here: Here
-    world_size: int
     until: float
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the op."""
+        return self.here["world_size"]
+
+    @cached_property
+    def fabric(self) -> str:
+        """What joins the ranks, as entries of the table say it."""
+        return split_over(self.here["interconnect"], self.world_size)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """The shipped calibration to start from; raises :class:`RefusedError` for none."""
+        here = self.here
+        try:
+            return of_kernels(here["gpu"], here["interconnect"], here["kernel_family"])
+        except InputError as error:
+            raise RefusedError(str(error)) from None
+
+    @cached_property
+    def modelled(self) -> str:
+        """The fabric by whose model is learnt; raises :class:`RefusedError` for none."""
+        shipped = self.calibration  # where there is none, that is the reason
+        model = for_interconnect(self.fabric, shipped.kernel_family)
+        if model is None:
+            raise RefusedError(f"no model of ranks over {self.fabric}")
+        return model.fabric
+
+    @property
+    def transferred(self) -> str:
+        """In words, of which other fabric the calibration is; "" where it is of this one."""
+        of = self.calibration.fabric
+        return "" if of == self.modelled else f"from a prior of fabric {of}, transferred"
 
     @cached_property
     def setting(self) -> Setting:
-        """The question, to the shipped calibration; raises :class:`InputError` for none."""
+        """The question, of a machine that nobody has measured; raises :class:`RefusedError`."""
         here = self.here
-        return Setting.shipped(
-            here["gpu"], dtype=here["dtype"], aiter_version=here["aiter"].partition("+")[0],
-            otherwise=here["arms"][1],
+        return Setting(
+            replace(self.calibration, fabric=self.modelled), hardware.product(here["gpu"]),
+            dtype=here["dtype"], aiter_version=self._release, otherwise=here["arms"][1],
+            source=TYPICAL,
         )  # fmt: skip
+
+    @property
+    def _release(self) -> str:
+        """AITER's release; where other kernels are asked about none plays a part."""
+        own = self.here["kernel_family"] != "aiter"
+        return kernels.LATEST if own else self.here["kernel_version"].partition("+")[0]
 
     def cache(self, path: Path) -> Cache:
         """Return the table at a path, asked about this machine; no ``.json`` is a folder."""
@@ -124,9 +165,11 @@ class Learner:
             path if path.suffix == ".json" else path / table.file_name(device),
             device,
             table.Call(
-                setting.arch, "xgmi", self.world_size, setting.op,
+                setting.arch, self.fabric, self.world_size, setting.op,
                 table.TORCH_NAMES[setting.dtype], setting.aiter_version,
-                this_machine(setting.kernel, self.here["aiter"], self.here["arms"][1]),
+                tuple(self.here["hidden_sizes"]),
+                this_machine(setting, self.here["kernel_version"], self.here["interconnect"]),
+                setting.kernel.family,
             ),
         )  # fmt: skip
 
@@ -134,8 +177,8 @@ class Learner:
         """Keep what was learnt; raise :class:`InputError` where it cannot be, or must not."""
         if not self.here["genuine"]:
             raise InputError("replayed latencies are of no machine")
-        calibration = self.setting.calibration
-        cache.keep(entry, {"id": calibration.id, "sha256": calibration.sha256})
+        shipped = self.calibration
+        cache.keep(entry, {"id": shipped.id, "sha256": shipped.sha256})
 
     def rule(self, ask: Ask) -> table.TableEntry:
         """Measure by ``ask`` and return the rule; raise :class:`RefusedError` for none."""
@@ -197,16 +240,19 @@ class Learner:
         ]
 
     def _entry(self, setting: Setting, learnt: Learnt) -> table.TableEntry:
-        first, before = table.releases_like(setting.kernel)
+        own = setting.kernel.family != "aiter"
+        first, before = (None, None) if own else table.releases_like(setting.kernel)
         best = learnt.best
         return {
             "arch": setting.arch,
-            "fabric": "xgmi",
+            "fabric": self.fabric,  # type: ignore[typeddict-item]
             "world_size": self.world_size,
             "op": setting.op,
             "dtype": table.TORCH_NAMES[setting.dtype],  # type: ignore[typeddict-item]
+            "kernel_family": setting.kernel.family,
             "aiter_from": first,
             "aiter_before": before,
+            "hidden_dims": self.here["hidden_sizes"],
             "max_bytes": table.MOST_BYTES if learnt.always else best.cell.roundest(),
             "verdict": MEASURED if self.here["genuine"] else REPLAYED,
             "lo": None if learnt.always else float(best.lo.lo),

@@ -41,6 +41,7 @@ from ...units import read_dtype
 from .. import kfd
 from ..backends.base import Backend
 from ..backends.device import TorchGpu
+from ..run.environment import disagreement
 from .agreement import ClosedError, Consensus, Meeting
 from .learning import (
     Ask,
@@ -48,7 +49,6 @@ from .learning import (
     Learner,
     RefusedError,
     Told,
-    disagreement,
     time_shape,
 )
 from .offered import Capturing, Offered, OfferedBackend, Op, offered
@@ -87,19 +87,21 @@ def tune(
 
     Every rank of ``group`` (torch's, of 2, 4 or 8 ranks of one host; None: all) calls this alike.
     ``ops`` are two functions of (tokens, hidden_dim), ``1stage`` and ``2stage`` or ``separate``,
-    that each issue one call of an arm; a back end of costmodel that is set up; or AITER's
-    communicator. ``hidden_sizes`` are those of the model, None: of known models. It ends within
-    ``budget_s`` seconds, waiting for the other ranks included. ``gpu`` and ``aiter_version`` are
-    those of this process where they are not given; ``timing`` and ``capturing`` as in
-    :mod:`.offered`. ``table`` is a run-time table, or the folder of one by the GPU's name
-    (:mod:`.cache`): the first rank looks into it before, and fills it afterwards. ``log`` gets the
-    one line (default: the logger ``costmodel.live``); the group's first rank says it, and a rank
-    that lost it.
+    that each issue one call of an arm of AITER's kernels; AITER's communicator; or a back end of
+    costmodel that is set up, whose ranks may be more than the group's. ``hidden_sizes`` are those
+    of the model, None: of known models; the rule is for these alone. It ends within ``budget_s``
+    seconds, waiting for the other ranks included. ``gpu`` and ``aiter_version`` are those of this
+    process where they are not given; ``timing`` and ``capturing`` as in :mod:`.offered`. ``table``
+    is a run-time table, or the folder of one by the GPU's name (:mod:`.cache`): the first rank
+    looks into it before, and fills it afterwards. ``log`` gets the one line (default: the logger
+    ``costmodel.live``); the group's first rank says it, and a rank that lost it.
     """
     began = time.monotonic()
     rule, line = _Attempt(table).outcome(
         began, budget_s, group,
-        lambda: _described(ops, hidden_sizes, gpu, dtype, aiter_version, timing, capturing),
+        lambda ranks: _described(
+            ops, ranks, hidden_sizes, gpu, dtype, aiter_version, timing, capturing
+        ),
     )  # fmt: skip
     if line:
         logger = logging.getLogger("costmodel.live")
@@ -134,7 +136,7 @@ class _Attempt:
         self.kept = ""
 
     def outcome(
-        self, began: float, budget_s: float, group: Any, described: Callable[[], Described]
+        self, began: float, budget_s: float, group: Any, described: Callable[[int], Described]
     ) -> tuple[StartupRule | None, str]:
         """Return the rule, None for the engine's own, and the line to log, "" for none here."""
         try:
@@ -207,7 +209,7 @@ class _Attempt:
     # -- the working thread -----------------------------------------------------------------------
 
     def _work(
-        self, caller: _Caller, meeting: Meeting, until: float, described: Callable[[], Described]
+        self, caller: _Caller, meeting: Meeting, until: float, described: Callable[[int], Described]
     ) -> None:
         try:
             with caller.context():
@@ -216,7 +218,7 @@ class _Attempt:
                     if self.given_up:
                         return
                     self.agreement = agreement
-                given, here = described()
+                given, here = described(agreement.world_size)
                 self.doing = "comparing versions"
                 agreement.say("here", here)
                 if agreement.leads:
@@ -244,7 +246,7 @@ class _Attempt:
             agreement.say(key, self._time(given, here, asked))
             return agreement.everybody(key)
 
-        rule = StartupRule.of(self._entry(Learner(here, agreement.world_size, until), ask))
+        rule = StartupRule.of(self._entry(Learner(here, until), ask))
         self.doing = "agreeing on the rule"
         agreement.say("rule", rule.text)
         agreement.begin(step, {})
@@ -258,6 +260,7 @@ class _Attempt:
 
     def _entry(self, learner: Learner, ask: Ask) -> TableEntry:
         """Return the table's entry for this machine, or learn one."""
+        self.source = f"learnt {learner.transferred}".rstrip()
         if self.table is None:
             return learner.rule(ask)
         cache = learner.cache(Path(self.table))
@@ -265,7 +268,7 @@ class _Attempt:
         if not isinstance(found, Miss):
             self.source = f"found in {self.table}"
             return found
-        self.source = f"learnt ({self.table}: {found.why})"
+        self.source += f" ({self.table}: {found.why})"
         entry = learner.rule(ask)
         self.keep = lambda: learner.keep(cache, entry)
         return entry
@@ -337,10 +340,13 @@ def _listed(numbers: Iterable[int]) -> str:
 
 
 def _described(
-    ops: Any, hidden_sizes: Iterable[int] | None, gpu: str, dtype: str,
+    ops: Any, ranks: int, hidden_sizes: Iterable[int] | None, gpu: str, dtype: str,
     aiter_version: str, timing: str, capturing: Capturing | None,
 ) -> Described:  # fmt: skip
-    """Return what is offered and what this rank is; raise :class:`InputError` for what is not."""
+    """Return what is offered and what this rank is; raise :class:`InputError` for what is not.
+
+    ``ranks`` are those of the group: functions hold one each.
+    """
     import torch
 
     given = offered(ops, dtype=dtype, timing=timing, capturing=capturing)
@@ -352,23 +358,26 @@ def _described(
     if not gpu:
         raise InputError("which GPU this is cannot be read; give gpu, such as MI300X")
     joined = backend.interconnect if backend else kfd.interconnect() or cards.interconnect(gpu)
-    if joined != cards.XGMI:
-        raise InputError(f"no calibration of what joins {gpu} here ({joined or 'not known'})")
-    hidden = llms.hidden_dims() if hidden_sizes is None else list(hidden_sizes)
+    family = kernels.calibrates(backend.kernel_family) if backend else "aiter"
     version = aiter_version or (backend.kernel_version if backend else _installed())
+    if family == "aiter":
+        version = version.removeprefix("aiter ")
+        kernels.parse_version(version.partition("+")[0])
+    hidden = llms.hidden_dims() if hidden_sizes is None else list(hidden_sizes)
     here: Here = {
         "costmodel": __version__,
         "torch": str(torch.__version__),
         "gpu": gpu,
         "device": run_time.device_name(gpu, str(known.get("product", ""))),
-        "interconnect": joined,
-        "aiter": version.removeprefix("aiter "),
+        "interconnect": joined or "",
+        "world_size": backend.world_size if backend else ranks,
+        "kernel_family": family,
+        "kernel_version": version,
         "dtype": read_dtype(dtype),
         "hidden_sizes": sorted({int(h) for h in sizes(hidden, "hidden size")}),
         "arms": list(given.arms),
         "genuine": backend is None or backend.genuine,
     }
-    kernels.parse_version(here["aiter"].partition("+")[0])
     return given, here
 
 
