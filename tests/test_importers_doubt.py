@@ -315,3 +315,15 @@ def test_a_mean_over_iterations_is_none_over_ranks(tmp_path):
     table = TABLE.format(unit=" us", a=9.1, b=12.1)
     rows, _ = of(tmp_path, f"{AT}\nnumbers are avg of 100 iterations over 8 ranks\n\n{table}")
     assert set(column(rows, "statistic", "rank_reduction")) == {("mean", "")}
+
+
+def test_a_table_of_settings_speaks_for_those_below(tmp_path):
+    settings = {"GPU": "MI300X", "TP": "8", "dtype": "bf16", "**hidden**": "7168"}
+    lines = "".join(f"| {name} | {value} |\n" for name, value in settings.items())
+    table = TABLE.format(unit=" us", a=9.1, b=12.1)
+    rows, told = of(tmp_path, f"| Setting | Value |\n|--|--|\n{lines}\n{table}")
+    assert briefly(rows) == [READ, OTHER]
+    assert column(rows, "gpu") == ["MI300X", "MI300X"]
+    assert not told.notes[1:]
+    one = "| name | value |\n|--|--|\n| tokens | 8 |\n| fused 1stage us | 9.1 |\n"
+    assert briefly(of(tmp_path, f"{AT}\n\n{one}")[0]) == [READ]
