@@ -107,7 +107,73 @@ def doubt(header: Sequence[str], sample: Sequence[Row], columns: Columns) -> str
         found = [sizes for cells in rows if (sizes := shape(cells[at]))]
         if _is_turned(found):
             return f"'{plain(header[at])}' leaves open which number is the tokens'"
+    return _telling(header, rows, columns)
+
+
+#: Columns whose cells tell runs, hosts and remarks apart, and no op.
+_OF_RUNS = re.compile(
+    r"(?:.*_)?(?:run|runs|iter\w*|repeat\w*|rep|trial\w*|round|seed|index|idx|id|no|nr|date|timestamp|stamp"
+    r"|host\w*|node|pid|user|comments?|notes?|remarks?|commit|sha|log|file|path|url|command|cmd|line"
+    r"|cycle|winner|best|warmup\w*)|"
+)
+
+
+def _telling(header: Sequence[str], rows: Sequence[list[str]], columns: Columns) -> str:
+    """Return why lines that are one call but for a column that is not understood are left."""
+    times = {i for time in columns.times for of in (time, *time.others) for i in (of.at, *of.ranks)}
+    known = {
+        *columns.labels, *columns.checks, *columns.errors, *columns.available, *columns.details,
+        *itertools.chain.from_iterable(columns.knowns.values()),
+    }  # fmt: skip
+    for at, name in enumerate(header):
+        if at in times or at in known or name not in columns.spare:
+            continue
+        told = is_derived(name) or is_timed(name) or time_unit(name) is not None
+        told = told or any(names.fullmatch(spoken(name)) for names, _ in _ANOTHER)
+        if told or _OF_RUNS.fullmatch(spoken(name)) or spoken(name) in _UNITS:
+            continue
+        seen: dict[tuple[str, ...], str] = {}
+        for cells in rows:
+            if any(_is_decimal(cells[at]) for cells in rows):
+                break
+            key = tuple(cells[i] for i in sorted(known))
+            if not is_no_figure(cells[at]) and seen.setdefault(key, cells[at]) != cells[at]:
+                column = plain(name)[:40]
+                return f"'{column}' tells lines apart and is not understood: --column '{column}=-'"
     return ""
+
+
+def _is_decimal(text: str) -> bool:
+    """Whether a cell is a figure with decimals: a measurement, and no setting."""
+    found = figure(text)
+    return found is not None and found.decimals > 0
+
+
+_ANOTHER = (
+    (re.compile(r"(?:.*_)?quant\w*"), re.compile(r"none|no|false|off|0|-|bf16|fp16|unquant\w*")),
+    (re.compile(r"(?:.*_)?residual"), re.compile(r"true|yes|on|1|with\w*|y|added?")),
+    (re.compile(r"(?:.*_)?norm(?:_type|_kind)?"), re.compile(r".*rms.*|true|yes|1")),
+)
+
+
+def another(header: Sequence[str], cells: Sequence[str], columns: Columns) -> str:
+    """Return the setting by which a line is of another op than its columns say, or ""."""
+    if any("quant" in time.label.op for time in columns.times):
+        return ""
+    for at, name in enumerate(header):
+        if name not in columns.spare:
+            continue
+        word = plain(cells[at]).lower()
+        for names, plainly in _ANOTHER:
+            said = names.fullmatch(spoken(name)) and not is_no_figure(cells[at])
+            if said and not plainly.fullmatch(word) and _is_flag(word):
+                return f"another op: {spoken(name)[:30]} {word[:20]}"
+    return ""
+
+
+def _is_flag(word: str) -> bool:
+    """Whether a cell is a word, or the 0 and 1 of a flag, and no measurement."""
+    return figure(word) is None or word in ("0", "1")
 
 
 def _sum_to_all(cells: Sequence[str]) -> bool:

@@ -118,7 +118,8 @@ def read_table(table: Table, name: str, imported: Imported, harness: Harness) ->
     above = table.says.get("unit", "")
     unit = above if above and above not in TO_US else imported.said.unit or above or harness.unit
     columns = read_columns(table.header, [cells for _, cells in sample], imported.said, unit)
-    spare = [shortened(plain(column), 40) for column in columns.spare if plain(column)]
+    unused = [*columns.spare, *columns.left_out]
+    spare = [shortened(plain(column), 40) for column in unused if plain(column)]
     if not columns.times:
         header = listed(shortened(plain(cell), 30) for cell in table.header[:12])
         imported.note(f"no column of times in the table of line {table.line}: {header}")
@@ -329,7 +330,10 @@ class _TableReader:
     def _shared(self, cells: list[str]) -> tuple[dict[str, Any], str]:
         """Return what a line says of all its latencies, and what in it is not understood."""
         shared: dict[str, Any] = {}
-        problems = list(filter(None, [row_forms.twice(self.table.header, cells, self.columns)]))
+        problems = [row_forms.twice(self.table.header, cells, self.columns)]
+        if self.harness.captions:
+            problems.append(row_forms.another(self.table.header, cells, self.columns))
+        problems = list(filter(None, problems))
         for held, indices in self.columns.knowns.items():
             index = next((i for i in indices if not is_no_figure(cells[i])), -1)
             if index < 0 or held == "bytes":
@@ -421,7 +425,9 @@ class _TableReader:
                 mode = mode or timing
             else:
                 texts.append(plain(text))
-                versions.append(known.version if known else untold(text))
+                name = spoken(self.table.header[index])
+                numbered = f"{name} {plain(text)}" if plain(text).isdecimal() and name else ""
+                versions.append(known.version if known else numbered or untold(text))
             if label.op:
                 of_whom = spoken(self.table.header[index]) in _WHO
                 ops[of_whom].setdefault(label.op, shortened(plain(text), 30))
@@ -452,7 +458,7 @@ class _TableReader:
         if not label.used or not by_row.used:
             text = plain(time.name) if not label.used else " ".join(texts)
             return row, f"no op of schema 1: {shortened(text, 60)}", False
-        op = label.op or by_row.op
+        op = label.op or by_row.op or str(shared.get("op", ""))
         algorithm = label.algorithm or by_row.algorithm
         side = (label.side or by_row.side) and not op
         if not op and not side:
@@ -559,7 +565,8 @@ _READ: dict[str, Callable[[str], Any]] = {
     "shape": _read_shape,
     "dtype": lambda text: dtype_of(plain(text)),
     "world_size": ranks,
-    "one_stage": truth,
+    "one_stage": lambda text: truth({"2": "0"}.get(plain(text), text)),
+    "fused": lambda text: {"op": "fused_ar_rmsnorm" if truth(text) else "ar_then_rmsnorm"},
     "timing": _read_timing,
     "gpu": lambda text: gpu_of(plain(text)) if number(text) is None else {},
     "arch": lambda text: plain(text).lower().partition(":")[0],
