@@ -362,7 +362,23 @@ def test_lines_that_a_column_of_no_known_meaning_tells_apart_are_left(tmp_path, 
     assert column(rows, "latency_us") == ["9.1", "10.1"]
 
 
-@pytest.mark.parametrize("name", ["run", "iteration", "host", "timestamp", "notes", "busbw"])
+def test_a_line_far_down_that_such_a_column_tells_apart_is_left(tmp_path):
+    lines = [f"{m},7168,8,bf16,a,9.{m}" for m in range(1, 80)] + ["1,7168,8,bf16,b,99.5"]
+    text = "\n".join(["tokens,hidden,tp,dtype,policy,fused_1stage_us", *lines]) + "\n"
+    rows, told = of(tmp_path, text)
+    assert len(rows) == 79
+    assert list(left(told).values()) == [1]
+    lines = "| 8 | Kimi | 9.1 |\n| 8 | DeepSeek | 9.2 |\n"
+    rows, told = of(
+        tmp_path, f"{AT}\n\n{TIMES}| tokens | model | fused us |\n|--|--|--|\n{lines}", unit="us"
+    )
+    assert briefly(rows) == [READ, OTHER]
+    assert list(left(told).values()) == [2]
+
+
+@pytest.mark.parametrize(
+    "name", ["run", "iteration", "host", "timestamp", "notes", "busbw", "model", "phase"]
+)
 def test_columns_of_runs_tell_no_calls_apart(tmp_path, name):
     assert len(of(tmp_path, lines_of(name, "4", "8"))[0]) == 2
 

@@ -107,46 +107,69 @@ def doubt(header: Sequence[str], sample: Sequence[Row], columns: Columns) -> str
         found = [sizes for cells in rows if (sizes := shape(cells[at]))]
         if _is_turned(found):
             return f"'{plain(header[at])}' leaves open which number is the tokens'"
-    return _telling(header, rows, columns)
+    return ""
 
 
 #: Columns whose cells tell runs, hosts and remarks apart, and no op.
 _OF_RUNS = re.compile(
     r"(?:.*_)?(?:run|runs|iter\w*|repeat\w*|rep|trial\w*|round|seed|index|idx|id|no|nr|date|timestamp|stamp"
     r"|host\w*|node|pid|user|comments?|notes?|remarks?|commit|sha|log|file|path|url|command|cmd|line"
-    r"|cycle|winner|best|warmup\w*)|"
+    r"|cycle|winner|best|fastest|verdict|result|warmup\w*)|"
 )
 
 
-def _telling(header: Sequence[str], rows: Sequence[list[str]], columns: Columns) -> str:
-    """Return why lines that are one call but for a column that is not understood are left."""
-    times = {i for time in columns.times for of in (time, *time.others) for i in (of.at, *of.ranks)}
-    known = {
-        *columns.labels, *columns.checks, *columns.errors, *columns.available, *columns.details,
-        *itertools.chain.from_iterable(columns.knowns.values()),
-    }  # fmt: skip
-    for at, name in enumerate(header):
-        if at in times or at in known or name not in columns.spare:
-            continue
-        told = is_derived(name) or is_timed(name) or time_unit(name) is not None
-        told = told or any(names.fullmatch(spoken(name)) for names, _ in _ANOTHER)
-        if told or _OF_RUNS.fullmatch(spoken(name)) or spoken(name) in _UNITS:
-            continue
-        seen: dict[tuple[str, ...], str] = {}
-        for cells in rows:
-            if any(_is_decimal(cells[at]) for cells in rows):
-                break
-            key = tuple(cells[i] for i in sorted(known))
-            if not is_no_figure(cells[at]) and seen.setdefault(key, cells[at]) != cells[at]:
-                column = plain(name)[:40]
+#: Columns that say where in which model a call of the stated size stands.
+_OF_PLACES = re.compile(
+    r"(?:.*_)?(?:models?|network|layer|phase|workload|scenario|use_?case|site|module|where|location)"
+    r"(?:_name|_type)?"
+)
+
+
+class Untold:
+    """Columns whose meaning is not known, and what they say of each call so far."""
+
+    #: So many calls are kept.
+    MOST = 1 << 13
+
+    def __init__(self, header: Sequence[str], sample: Sequence[Row], columns: Columns) -> None:
+        rows = [cells for _, cells in sample if len(cells) == len(header)]
+        times = {at for time in columns.times for at in (time.at, *time.ranks)}
+        of_calls = {
+            *columns.labels, *columns.checks, *columns.errors, *columns.available, *columns.details,
+            *columns.remarks, *itertools.chain.from_iterable(columns.knowns.values()),
+        }  # fmt: skip
+        self._of_calls = sorted(of_calls)
+        sized = not {"hidden_dim", "shape", "bytes"}.isdisjoint(columns.knowns)
+        self._columns = [
+            (at, plain(name)[:40])
+            for at, name in enumerate(header)
+            if at not in times | of_calls
+            and name in columns.spare
+            and _may_tell(name, [cells[at] for cells in rows])
+            and not (sized and _OF_PLACES.fullmatch(spoken(name)))
+        ]
+        self._seen: dict[tuple[str, ...], str] = {}
+
+    def of(self, cells: Sequence[str]) -> str:
+        """Return why a line that is a call before but for such a column is left, "" for others."""
+        for at, column in self._columns:
+            key = (column, *(cells[i] for i in self._of_calls))
+            if is_no_figure(cells[at]) or (key not in self._seen and len(self._seen) >= self.MOST):
+                continue
+            if self._seen.setdefault(key, cells[at]) != cells[at]:
                 return f"'{column}' tells lines apart and is not understood: --column '{column}=-'"
-    return ""
+        return ""
 
 
-def _is_decimal(text: str) -> bool:
-    """Whether a cell is a figure with decimals: a measurement, and no setting."""
-    found = figure(text)
-    return found is not None and found.decimals > 0
+def _may_tell(name: str, cells: Sequence[str]) -> bool:
+    """Whether a column may say what ran: a setting, no measurement and no number of a run."""
+    measured = [found for cell in cells if (found := figure(cell))]
+    if any(found.decimals for found in measured):
+        return False
+    if measured and (is_derived(name) or is_timed(name) or time_unit(name) is not None):
+        return False
+    known = any(names.fullmatch(spoken(name)) for names, _ in _ANOTHER)
+    return not (known or _OF_RUNS.fullmatch(spoken(name)) or spoken(name) in _UNITS)
 
 
 _ANOTHER = (

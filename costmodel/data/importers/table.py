@@ -131,6 +131,10 @@ def read_table(table: Table, name: str, imported: Imported, harness: Harness) ->
     reader = _TableReader(table, columns, name, imported, harness, sign)
     if harness.captions:
         reader.doubt = row_forms.doubt(table.header, sample, columns)
+        reader.untold = row_forms.Untold(table.header, sample, columns)
+        for _, cells in sample:
+            if len(cells) == len(table.header):
+                reader.doubt = reader.doubt or reader.untold.of(cells)
     rows = row_forms.repeated(itertools.chain(sample, rows), columns)
     if grouped.is_grouped(columns):
         rows = grouped.one_a_call(rows, columns, len(table.header), name, imported)
@@ -153,6 +157,7 @@ class _TableReader:
         self.harness = harness
         self.sign = sign
         self.doubt = ""
+        self.untold: row_forms.Untold | None = None
         self.unit = str(table.says.get("unit", ""))
         self.verdicts = Verdicts(columns, table.header)
         times = [of for time in columns.times for of in (time, *time.others)]
@@ -270,6 +275,7 @@ class _TableReader:
         told = tuple([cells[at] for at in self.telling])
         found = self.lines.get(told)
         if found is None:
+            self.doubt = self.doubt or (self.untold.of(cells) if self.untold else "")
             shared, problem = self._shared(cells)
             by_row, texts, timing, of_labels = self._labels(cells)
             problem = problem or of_labels
