@@ -315,3 +315,105 @@ def test_a_mean_over_iterations_is_none_over_ranks(tmp_path):
     table = TABLE.format(unit=" us", a=9.1, b=12.1)
     rows, _ = of(tmp_path, f"{AT}\nnumbers are avg of 100 iterations over 8 ranks\n\n{table}")
     assert set(column(rows, "statistic", "rank_reduction")) == {("mean", "")}
+
+
+def test_a_table_of_settings_speaks_for_those_below(tmp_path):
+    settings = {"GPU": "MI300X", "TP": "8", "dtype": "bf16", "**hidden**": "7168"}
+    lines = "".join(f"| {name} | {value} |\n" for name, value in settings.items())
+    table = TABLE.format(unit=" us", a=9.1, b=12.1)
+    rows, told = of(tmp_path, f"| Setting | Value |\n|--|--|\n{lines}\n{table}")
+    assert briefly(rows) == [READ, OTHER]
+    assert column(rows, "gpu") == ["MI300X", "MI300X"]
+    assert not told.notes[1:]
+    one = "| name | value |\n|--|--|\n| tokens | 8 |\n| fused 1stage us | 9.1 |\n"
+    assert briefly(of(tmp_path, f"{AT}\n\n{one}")[0]) == [READ]
+
+
+CALL = "8,7168,8,bf16,fused_ar_rmsnorm"
+
+
+def lines_of(name, *cells):
+    """Return CSV of one call a cell; the name is that of a column that is not a time."""
+    lines = (f"{CALL},{cell},{9 + at}.1\n" for at, cell in enumerate(cells))
+    return f"tokens,hidden,tp,dtype,op,{name},time_us\n" + "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [("norm", ("rmsnorm", "layernorm", "none")), ("quant", ("none", "fp8", "mxfp4")),
+     ("with_residual", ("True", "False")), ("quantized", ("False", "True")),
+     ("norm_type", ("RMSNorm", "LayerNorm"))],
+)  # fmt: skip
+def test_a_setting_may_make_a_line_another_op(tmp_path, name, cells):
+    rows, told = of(tmp_path, lines_of(name, *cells))
+    assert column(rows, "latency_us")[0] == "9.1"
+    others = [cell for cell in cells[1:] if cell != "none"]
+    assert set(left(told)) == {f"another op: {name} {cell.lower()}" for cell in others}
+
+
+@pytest.mark.parametrize("name", ["variant_id2", "policy", "num_blocks", "push_pull"])
+def test_lines_that_a_column_of_no_known_meaning_tells_apart_are_left(tmp_path, name):
+    text = lines_of(name, "4", "8")
+    known = of(tmp_path, f"{AT}\n\n{TABLE.format(unit=' us', a=9.1, b=12.1)}\n{text}")
+    assert briefly(known[0]) == [READ, OTHER]
+    (reason,) = left(known[1])
+    assert reason.startswith(f"'{name}' tells lines apart and is not understood")
+    rows, _ = of(tmp_path, text, columns={name: "-"})
+    assert column(rows, "latency_us") == ["9.1", "10.1"]
+
+
+def test_a_line_far_down_that_such_a_column_tells_apart_is_left(tmp_path):
+    lines = [f"{m},7168,8,bf16,a,9.{m}" for m in range(1, 80)] + ["1,7168,8,bf16,b,99.5"]
+    text = "\n".join(["tokens,hidden,tp,dtype,policy,fused_1stage_us", *lines]) + "\n"
+    rows, told = of(tmp_path, text)
+    assert len(rows) == 79
+    assert list(left(told).values()) == [1]
+    lines = "| 8 | Kimi | 9.1 |\n| 8 | DeepSeek | 9.2 |\n"
+    rows, told = of(
+        tmp_path, f"{AT}\n\n{TIMES}| tokens | model | fused us |\n|--|--|--|\n{lines}", unit="us"
+    )
+    assert briefly(rows) == [READ, OTHER]
+    assert list(left(told).values()) == [2]
+
+
+@pytest.mark.parametrize(
+    "name", ["run", "iteration", "host", "timestamp", "notes", "busbw", "model", "phase"]
+)
+def test_columns_of_runs_tell_no_calls_apart(tmp_path, name):
+    assert len(of(tmp_path, lines_of(name, "4", "8"))[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [("enable_1stage", ("1", "0")), ("AITER_AR_1STAGE", ("True", "False")), ("stage", ("1", "2")),
+     ("num_stages", ("1", "2")), ("one_shot", ("yes", "no"))],
+)  # fmt: skip
+def test_flags_and_numbers_say_the_arm(tmp_path, name, cells):
+    rows, _ = of(tmp_path, lines_of(name, *cells))
+    assert column(rows, "algorithm", "latency_us") == [("1stage", "9.1"), ("2stage", "10.1")]
+
+
+def test_a_flag_says_whether_the_ops_are_fused(tmp_path):
+    text = (
+        lines_of("is_fused", "True", "False").replace(",op,", ",").replace(",fused_ar_rmsnorm", "")
+    )
+    rows, _ = of(tmp_path, text)
+    assert column(rows, "op") == ["fused_ar_rmsnorm", "ar_then_rmsnorm"]
+
+
+def test_numbers_of_algorithms_keep_lines_apart(tmp_path):
+    rows, _ = of(tmp_path, lines_of("algo", "1", "2"))
+    assert column(rows, "algorithm", "kernel_version") == [("", "algo 1"), ("", "algo 2")]
+
+
+@pytest.mark.parametrize(
+    ("name", "cell", "quality"),
+    [("status", "timeout", None), ("status", "skipped", None), ("check", "OOM", None),
+     ("accuracy", "skipped", "clean"), ("status", "ok", "clean"), ("comment", "noisy", "clean"),
+     ("comment", "wrong result", "suspect"), ("notes", "mismatch on rank 3", "suspect")],
+)  # fmt: skip
+def test_what_a_status_or_a_remark_says_of_a_result(tmp_path, name, cell, quality):
+    text = lines_of(name, cell) + lines_of(name, "").splitlines()[1].replace("9.1", "8.1") + "\n"
+    rows, _ = of(tmp_path, text)
+    assert [r["quality"] for r in rows if r["latency_us"] == "9.1"] == [quality] * bool(quality)
+    assert "8.1" in column(rows, "latency_us")

@@ -21,6 +21,9 @@ SHARE_LIMIT = 0.05
 _FAILED = re.compile(r"fail|mismatch|incorrect|wrong|❌")
 #: An error that was asked for and is no number: the result may be wrong.
 _NOT_KNOWN = ("nan", "inf", "-inf")
+#: What a check says where the run broke, and a status where it was not run.
+_BROKEN = frozenset(("timeout", "oom", "hang", "crash", "crashed", "aborted", "killed", "error"))
+_NOT_RUN = frozenset(("skip", "skipped", "disabled", "unsupported", "not supported", "not run"))
 #: Suspect results that a note names.
 _NAMED = 5
 
@@ -56,6 +59,9 @@ class Verdicts:
                     return Verdict(wrong)
                 suspect = suspect or doubt
         for index in self._columns.checks:
+            word, name = plain(cells[index]).lower(), plain(self._header[index])
+            if word in _BROKEN or (word in _NOT_RUN and name.lower() == "status"):
+                return Verdict(f"no result: {shortened(name, 40)} is {word}")
             if truth(cells[index]) is False or _FAILED.search(cells[index].lower()):
                 said = [plain(cells[index]), *(plain(cells[i]) for i in self._columns.details)]
                 figures = [text for text in said if any(c.isdigit() for c in text)]
@@ -64,6 +70,9 @@ class Verdicts:
                         f"wrong result: {shortened(plain(self._header[index]), 40)} is no"
                     )
                 suspect = suspect or shortened(figures[0], 100)
+        for index in self._columns.remarks:
+            if _FAILED.search(cells[index].lower()):
+                suspect = suspect or shortened(plain(cells[index]), 100)
         if suspect:
             self._n_suspect += 1
             if len(self._suspect) < _NAMED:

@@ -125,9 +125,11 @@ class Columns(Struct):
     times: list[Time] = field(default_factory=list)
     errors: dict[int, tuple[str, ...]] = field(default_factory=dict)
     checks: list[int] = field(default_factory=list)
+    remarks: list[int] = field(default_factory=list)
     details: list[int] = field(default_factory=list)
     available: dict[int, tuple[str, ...]] = field(default_factory=dict)
     spare: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
     in_place: list[int] = field(default_factory=list)
     ranks_only: bool = False
 
@@ -203,7 +205,7 @@ def read_columns(
     times: list[Time] = []
     for index, name in enumerate(header):
         if named(name, said.columns) == "-":
-            columns.spare.append(name)
+            columns.left_out.append(name)
         elif _is_arm(index, name, rows) or not _known(columns, index, name, rows):
             time = _time(index, name, rows, said, unit)
             times += [time] if time else []
@@ -237,9 +239,12 @@ def _known(columns: Columns, index: int, name: str, rows: Sequence[Sequence[str]
     cells = [row[index] for row in rows if index < len(row) and row[index]]
     joined = _joined(name)
     held = meaning(name)
-    if joined in ("metric", "measure") and cells and all(map(cell_statistic, cells)):
+    flag = _flag(joined, cells)
+    if flag:
+        held = flag
+    elif joined in ("metric", "measure") and cells and all(map(cell_statistic, cells)):
         held = "statistic"
-    if held in MEANINGS:
+    if held in MEANINGS or held == "fused":
         columns.knowns.setdefault(held, []).append(index)
     elif held == "label":
         columns.labels.append(index)
@@ -253,6 +258,9 @@ def _known(columns: Columns, index: int, name: str, rows: Sequence[Sequence[str]
         columns.available[index] = _arm(_AVAILABLE.sub("", joined).split("_"))
     elif not plain(name) and any(re.search(r"[a-z]", cell.lower()) for cell in cells):
         columns.labels.append(index)
+    elif re.fullmatch(r"(?:.*_)?(?:comment|note|remark)s?", joined):
+        columns.remarks.append(index)
+        columns.spare.append(name)
     elif joined.endswith("detail"):
         columns.details.append(index)
     elif _CHECK.match(joined) and held != "time":
@@ -260,6 +268,24 @@ def _known(columns: Columns, index: int, name: str, rows: Sequence[Sequence[str]
     else:
         return False
     return True
+
+
+_FUSED = frozenset(("fused", "is_fused", "use_fused", "fuse", "fusion", "enable_fusion"))
+_STAGES = frozenset(("stage", "stages", "num_stages", "n_stages", "nstages"))
+
+
+def _flag(joined: str, cells: Sequence[str]) -> str:
+    """Return what a column of yes and no, or of 1 and 2, says of the arm; "" for any other."""
+    if not cells:
+        return ""
+    if joined in _STAGES and {plain(c) for c in cells} <= {"1", "2"}:
+        return "one_stage"
+    if any(truth(cell) is None for cell in cells):
+        return ""
+    if joined in _FUSED:
+        return "fused"
+    label = read_label(joined, Said())
+    return "one_stage" if label.algorithm == "1stage" and time_unit(joined) is None else ""
 
 
 def _time(

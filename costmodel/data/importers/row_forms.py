@@ -110,6 +110,95 @@ def doubt(header: Sequence[str], sample: Sequence[Row], columns: Columns) -> str
     return ""
 
 
+#: Columns whose cells tell runs, hosts and remarks apart, and no op.
+_OF_RUNS = re.compile(
+    r"(?:.*_)?(?:run|runs|iter\w*|repeat\w*|rep|trial\w*|round|seed|index|idx|id|no|nr|date|timestamp|stamp"
+    r"|host\w*|node|pid|user|comments?|notes?|remarks?|commit|sha|log|file|path|url|command|cmd|line"
+    r"|cycle|winner|best|fastest|verdict|result|warmup\w*)|"
+)
+
+
+#: Columns that say where in which model a call of the stated size stands.
+_OF_PLACES = re.compile(
+    r"(?:.*_)?(?:models?|network|layer|phase|workload|scenario|use_?case|site|module|where|location)"
+    r"(?:_name|_type)?"
+)
+
+
+class Untold:
+    """Columns whose meaning is not known, and what they say of each call so far."""
+
+    #: So many calls are kept.
+    MOST = 1 << 13
+
+    def __init__(self, header: Sequence[str], sample: Sequence[Row], columns: Columns) -> None:
+        rows = [cells for _, cells in sample if len(cells) == len(header)]
+        times = {at for time in columns.times for at in (time.at, *time.ranks)}
+        of_calls = {
+            *columns.labels, *columns.checks, *columns.errors, *columns.available, *columns.details,
+            *columns.remarks, *itertools.chain.from_iterable(columns.knowns.values()),
+        }  # fmt: skip
+        self._of_calls = sorted(of_calls)
+        sized = not {"hidden_dim", "shape", "bytes"}.isdisjoint(columns.knowns)
+        self._columns = [
+            (at, plain(name)[:40])
+            for at, name in enumerate(header)
+            if at not in times | of_calls
+            and name in columns.spare
+            and _may_tell(name, [cells[at] for cells in rows])
+            and not (sized and _OF_PLACES.fullmatch(spoken(name)))
+        ]
+        self._seen: dict[tuple[str, ...], str] = {}
+
+    def of(self, cells: Sequence[str]) -> str:
+        """Return why a line that is a call before but for such a column is left, "" for others."""
+        for at, column in self._columns:
+            key = (column, *(cells[i] for i in self._of_calls))
+            if is_no_figure(cells[at]) or (key not in self._seen and len(self._seen) >= self.MOST):
+                continue
+            if self._seen.setdefault(key, cells[at]) != cells[at]:
+                return f"'{column}' tells lines apart and is not understood: --column '{column}=-'"
+        return ""
+
+
+def _may_tell(name: str, cells: Sequence[str]) -> bool:
+    """Whether a column may say what ran: a setting, no measurement and no number of a run."""
+    measured = [found for cell in cells if (found := figure(cell))]
+    if any(found.decimals for found in measured):
+        return False
+    if measured and (is_derived(name) or is_timed(name) or time_unit(name) is not None):
+        return False
+    known = any(names.fullmatch(spoken(name)) for names, _ in _ANOTHER)
+    return not (known or _OF_RUNS.fullmatch(spoken(name)) or spoken(name) in _UNITS)
+
+
+_ANOTHER = (
+    (re.compile(r"(?:.*_)?quant\w*"), re.compile(r"none|no|false|off|0|-|bf16|fp16|unquant\w*")),
+    (re.compile(r"(?:.*_)?residual"), re.compile(r"true|yes|on|1|with\w*|y|added?")),
+    (re.compile(r"(?:.*_)?norm(?:_type|_kind)?"), re.compile(r".*rms.*|true|yes|1")),
+)
+
+
+def another(header: Sequence[str], cells: Sequence[str], columns: Columns) -> str:
+    """Return the setting by which a line is of another op than its columns say, or ""."""
+    if any("quant" in time.label.op for time in columns.times):
+        return ""
+    for at, name in enumerate(header):
+        if name not in columns.spare:
+            continue
+        word = plain(cells[at]).lower()
+        for names, plainly in _ANOTHER:
+            said = names.fullmatch(spoken(name)) and not is_no_figure(cells[at])
+            if said and not plainly.fullmatch(word) and _is_flag(word):
+                return f"another op: {spoken(name)[:30]} {word[:20]}"
+    return ""
+
+
+def _is_flag(word: str) -> bool:
+    """Whether a cell is a word, or the 0 and 1 of a flag, and no measurement."""
+    return figure(word) is None or word in ("0", "1")
+
+
 def _sum_to_all(cells: Sequence[str]) -> bool:
     """Whether cells are shares of one whole, with or without a line for the whole."""
     found = [number.value for cell in cells if (number := figure(re.sub(r"%\s*$", "", cell)))]

@@ -118,7 +118,8 @@ def read_table(table: Table, name: str, imported: Imported, harness: Harness) ->
     above = table.says.get("unit", "")
     unit = above if above and above not in TO_US else imported.said.unit or above or harness.unit
     columns = read_columns(table.header, [cells for _, cells in sample], imported.said, unit)
-    spare = [shortened(plain(column), 40) for column in columns.spare if plain(column)]
+    unused = [*columns.spare, *columns.left_out]
+    spare = [shortened(plain(column), 40) for column in unused if plain(column)]
     if not columns.times:
         header = listed(shortened(plain(cell), 30) for cell in table.header[:12])
         imported.note(f"no column of times in the table of line {table.line}: {header}")
@@ -130,6 +131,10 @@ def read_table(table: Table, name: str, imported: Imported, harness: Harness) ->
     reader = _TableReader(table, columns, name, imported, harness, sign)
     if harness.captions:
         reader.doubt = row_forms.doubt(table.header, sample, columns)
+        reader.untold = row_forms.Untold(table.header, sample, columns)
+        for _, cells in sample:
+            if len(cells) == len(table.header):
+                reader.doubt = reader.doubt or reader.untold.of(cells)
     rows = row_forms.repeated(itertools.chain(sample, rows), columns)
     if grouped.is_grouped(columns):
         rows = grouped.one_a_call(rows, columns, len(table.header), name, imported)
@@ -152,6 +157,7 @@ class _TableReader:
         self.harness = harness
         self.sign = sign
         self.doubt = ""
+        self.untold: row_forms.Untold | None = None
         self.unit = str(table.says.get("unit", ""))
         self.verdicts = Verdicts(columns, table.header)
         times = [of for time in columns.times for of in (time, *time.others)]
@@ -269,6 +275,7 @@ class _TableReader:
         told = tuple([cells[at] for at in self.telling])
         found = self.lines.get(told)
         if found is None:
+            self.doubt = self.doubt or (self.untold.of(cells) if self.untold else "")
             shared, problem = self._shared(cells)
             by_row, texts, timing, of_labels = self._labels(cells)
             problem = problem or of_labels
@@ -329,7 +336,10 @@ class _TableReader:
     def _shared(self, cells: list[str]) -> tuple[dict[str, Any], str]:
         """Return what a line says of all its latencies, and what in it is not understood."""
         shared: dict[str, Any] = {}
-        problems = list(filter(None, [row_forms.twice(self.table.header, cells, self.columns)]))
+        problems = [row_forms.twice(self.table.header, cells, self.columns)]
+        if self.harness.captions:
+            problems.append(row_forms.another(self.table.header, cells, self.columns))
+        problems = list(filter(None, problems))
         for held, indices in self.columns.knowns.items():
             index = next((i for i in indices if not is_no_figure(cells[i])), -1)
             if index < 0 or held == "bytes":
@@ -421,7 +431,9 @@ class _TableReader:
                 mode = mode or timing
             else:
                 texts.append(plain(text))
-                versions.append(known.version if known else untold(text))
+                name = spoken(self.table.header[index])
+                numbered = f"{name} {plain(text)}" if plain(text).isdecimal() and name else ""
+                versions.append(known.version if known else numbered or untold(text))
             if label.op:
                 of_whom = spoken(self.table.header[index]) in _WHO
                 ops[of_whom].setdefault(label.op, shortened(plain(text), 30))
@@ -452,7 +464,7 @@ class _TableReader:
         if not label.used or not by_row.used:
             text = plain(time.name) if not label.used else " ".join(texts)
             return row, f"no op of schema 1: {shortened(text, 60)}", False
-        op = label.op or by_row.op
+        op = label.op or by_row.op or str(shared.get("op", ""))
         algorithm = label.algorithm or by_row.algorithm
         side = (label.side or by_row.side) and not op
         if not op and not side:
@@ -559,7 +571,8 @@ _READ: dict[str, Callable[[str], Any]] = {
     "shape": _read_shape,
     "dtype": lambda text: dtype_of(plain(text)),
     "world_size": ranks,
-    "one_stage": truth,
+    "one_stage": lambda text: truth({"2": "0"}.get(plain(text), text)),
+    "fused": lambda text: {"op": "fused_ar_rmsnorm" if truth(text) else "ar_then_rmsnorm"},
     "timing": _read_timing,
     "gpu": lambda text: gpu_of(plain(text)) if number(text) is None else {},
     "arch": lambda text: plain(text).lower().partition(":")[0],

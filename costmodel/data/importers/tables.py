@@ -7,6 +7,7 @@ given as they are: the reader leaves them with that reason.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -71,6 +72,10 @@ def tables(file: TextFile) -> Iterator[Table]:
             if captions != "below" or not is_caption(text):
                 context.line(text)
             continue
+        if _is_settings(table):
+            for _, cells in table.rows:
+                context.line(": ".join(cells))
+            continue
         captions = captions or "below"
         caption = _caption_below(lines) if captions == "below" else ""
         said = said_by(caption, bare=True).items()
@@ -80,6 +85,14 @@ def tables(file: TextFile) -> Iterator[Table]:
         yield table
         for _ in table.rows:  # what the reader left
             pass
+
+
+_VALUE = re.compile(r"(?i)values?|settings?")
+
+
+def _is_settings(table: Table) -> bool:
+    """Whether a table is of names and values that speak for what is below it."""
+    return len(table.header) == 2 and bool(_VALUE.fullmatch(table.header[1].strip("* ")))
 
 
 def tables_of(file: TextFile, form: str, imported: Imported) -> Iterator[tuple[Table, bool]]:
