@@ -61,3 +61,15 @@ def test_the_citation_has_what_its_schema_asks_for_and_nobody_made_up():
         'name: "The costmodel developers"'
     ]
     assert not set(keys) & {"date-released", "url", "doi", "repository-code"}
+
+
+def test_the_readme_has_two_screens_before_its_details():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    before, said, details = text.partition("\nThe rest of this page is detail: ")
+    assert said
+    # Screens of 40 lines, of which a heading takes two.
+    assert len(before.splitlines()) + before.count("\n#") <= 80
+    assert max(map(len, before.splitlines())) <= 140
+    for first in ("1-stage", "2-stage", "How sure", "pip install", "run 1-stage: TP2 always"):
+        assert first in before
+    assert "## What it does" in details

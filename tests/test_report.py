@@ -85,6 +85,8 @@ def test_tables_hold_the_models_numbers(plain):
     assert f"`{gfx950.data['sha256']}`" in text
     assert "nothing was run" in text
     assert "TP8: transferred" in text
+    # What "measured elsewhere" leaves open is said below the table, of what is proposed.
+    assert "\n- Measured elsewhere at TP4: " in text
     assert "this is agreement, not a test on unseen data" in text
 
 

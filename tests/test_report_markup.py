@@ -198,7 +198,7 @@ def test_a_listing_cannot_end_its_own_fence(sglang):
 def test_no_value_starts_a_line_as_markup(sglang, start):
     note = f"{start}x"
     text = in_markdown(replace(sglang, emitted=replace(sglang.emitted, notes=(note,))))
-    (item,) = text.split("meet the rule.")[1].split("<details>")[0].strip().split("\n\n")[-1:]
+    (item,) = text.split("whatever the model.")[1].split("<details>")[0].strip().split("\n\n")[-1:]
     assert item.startswith("- ")
     assert "\n" not in item
     assert not re.match(r"([-+#>*|`]|\d+[.)]) ?", item.removeprefix("- "))

@@ -97,7 +97,7 @@ def test_where_one_cutoff_of_several_is_open_the_reason_is_said(tmp_path):
     text, _ = reported(tmp_path, "--gpu", "MI300X", "--tp", "4,8", "--measurements", "rows.csv")
     first = html.unescape(first_screen(text))
     assert first.startswith("# SGLang on MI300X: nothing should change yet\n")
-    assert re.search(r"No cutoff is identified at TP4 \(TP4: rows scatter by \d+ %", first)
+    assert re.search(r"No cutoff is identified at TP4: rows scatter by \d+ %", first)
     # The rule that stays does not run what the model expects there: the curve says which it tells.
     (head,) = re.findall(r"```text\n.*\n +(\S.*)\n", text)
     assert head == "expected faster"

@@ -12,11 +12,10 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..decide.evidence import BY_PHYSICS, MEASURED_ELSEWHERE, TRANSFERRED
+from ..decide.evidence import BY_PHYSICS, TRANSFERRED
 from ..show.glossary import MEANING
 from ..show.place import THIS_MACHINE, YOUR_MACHINE, fabrics, machine
 from ..show.words import chance, percent, size_interval, up_to
-from ..show.words import evidence as evidence_in_words
 from ..show.worth import none_made
 from .case import AtWorldSize, Case
 from .commands import check_command
@@ -30,12 +29,9 @@ Place = tuple[Case, AtWorldSize]
 #: Words that may stand before the first table, and those of them that are the project's heading.
 WORDS, HEADING = 120, 1
 
-#: Places up to which each is named with its sizes and intervals, and how many asides are said,
+#: Places up to which each is named with its sizes and intervals, and whether an aside is said,
 #: tried in this order until the words fit; more places stand in the table alone.
-DETAILS = tuple((most, asides) for most in (4, 3, 2, 1, 0) for asides in (2, 1, 0))
-
-#: "measured elsewhere", as a case says it.
-ELSEWHERE = evidence_in_words(MEASURED_ELSEWHERE)
+DETAILS = tuple((most, aside) for most in (4, 3, 2, 1, 0) for aside in (True, False))
 
 #: How one sees on one's own machine that a model makes no fused call.
 NO_CALL_CHECK = "costmodel import PROFILE --out calls.csv"
@@ -87,8 +83,8 @@ def lead(cases: Sequence[Case], above: str) -> list[tuple[str, str]]:
     """
     said: list[tuple[str, str]] = []
     room = WORDS - HEADING - _count(above) - _count(elsewhere(cases))
-    for most, asides in DETAILS:
-        said = _lead(cases, most, asides=asides)
+    for most, aside in DETAILS:
+        said = _lead(cases, most, aside=aside)
         if sum(_count(" ".join(line)) for line in said) <= room:
             break
     return said
@@ -103,7 +99,7 @@ def elsewhere(cases: Sequence[Case]) -> str:
     return f"{fabric[0].upper()}{fabric[1:]}: no reason to change {others[0].engine.title}."
 
 
-def _lead(cases: Sequence[Case], most: int, *, asides: int) -> list[tuple[str, str]]:
+def _lead(cases: Sequence[Case], most: int, *, aside: bool) -> list[tuple[str, str]]:
     """Return the first screen with at most so many places named at once."""
     changed, lacking = _changed(cases), _lacking(cases)
     first = next((c for c in cases if c.headline), cases[0])
@@ -140,8 +136,8 @@ def _lead(cases: Sequence[Case], most: int, *, asides: int) -> list[tuple[str, s
     alike = _names(open_ones) == _names(lacking)
     unsaid = [] if alike or len(lacking) > most else lacking
     batches = _batches(cases, changed, most)
-    others = "; other models at the same bytes" if asides > 1 else ""
-    sure = _how_sure(cases, changed, open_ones, most, without_rows=alike, aside=asides > 0)
+    others = "; other models at the same bytes" if aside else ""
+    sure = _how_sure(cases, changed, open_ones, most, without_rows=alike)
     return [
         ("Change", f"fused all-reduce + RMSNorm: {_changes(cases, changed, most)}."),
         ("For whom", f"{model}, batch {batches}{others}."),
@@ -290,7 +286,6 @@ def _how_sure(
     most: int,
     *,
     without_rows: bool,
-    aside: bool,
 ) -> str:
     """Return the evidence of what changes, that alike together, and what is not decided."""
 
@@ -298,9 +293,7 @@ def _how_sure(
         rows = sum(arm.count for arm in w.cutoff.evidence)
         if not rows or w.world_size == 2 or len(changed) > most:
             return w.evidence
-        unlike = aside and w.evidence == ELSEWHERE
-        other = ", with another kernel state, dtype or shape" if unlike else ""
-        return f"{w.evidence} ({rows} rows{other})"
+        return f"{w.evidence} ({rows} rows)"
 
     found = _grouped(cases, [(evidence(w), (c, w)) for c, w in changed])
     words = [f"{where} {said}" for said, where in found]
@@ -343,9 +336,9 @@ def _why_nothing(cases: Sequence[Case], most: int) -> str:
     unclaimed = [place for place in unidentified(cases) if place[0].makes_calls]
     if unclaimed:
         where = in_words(cases, unclaimed)
-        said.append(f"no cutoff is identified at {where}")
         if len(unclaimed) <= most:
-            said[-1] += f" ({_short_reasons(unclaimed, many)})"
+            where = _short_reasons(unclaimed, many).replace("; ", "; at ")
+        said.append(f"no cutoff is identified at {where}")
     if alike:
         named = f"at {in_words(cases, alike)}"
         where = named if len(cases) <= max(1, most) else "where the table says no change"
@@ -394,7 +387,7 @@ def _stays(places: Sequence[Place], many: bool, most: int) -> str:
             f"{tag(c, w, many)} {e.value:.2f} % ({e.lo:.2f} to {e.hi:.2f})"
             for (c, w), e in zip(places, lost, strict=True)
         )
-    return f"{rule}; by the model it loses {said} of a call's latency (90 %)."
+    return f"{rule}; by the model it loses, of a call's latency (90 %): {said}."
 
 
 def settled(cases: Sequence[Case]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..decide.evidence import MEASURED_ELSEWHERE
 from ..decide.explanation import choices
 from ..show.place import machine
 from ..show.plan import NO_SHAPE_SETTLES, planned_arms
@@ -102,6 +103,18 @@ def cautions(cases: Sequence[Case]) -> list[str]:
     """Return what a reviewer must know beside the table, a line for each kind of thing."""
     decisions = [c.decision for c in cases]
     lines = [*apart(*decisions), *guarded(*decisions)]
+    other_rows = [
+        (c, w)
+        for c in cases
+        for w in c.in_order
+        if w.decided and w.cutoff.verdict == MEASURED_ELSEWHERE
+    ]
+    if other_rows:
+        lines.append(
+            f"measured elsewhere at {in_words(cases, other_rows)}: the rows are of this GPU and "
+            "this number of ranks, but not all of these kernels and this dtype, or never of both "
+            "arms at one shape (the evidence names them)"
+        )
     for proposes in (True, False):
         open_ones = [
             (c, w)
@@ -129,7 +142,7 @@ def _not_decided(
     where = in_words(cases, places)
     why = "the 90 % interval of what the change saves there includes zero"
     if not proposes:
-        return f"not decided at {where}: {why}. Measure there before you make it"
+        return f"not decided at {where}: {why}. Measure there before you make the change"
     kept = {
         c.gpu: ",".join(str(w.world_size) for w in c.by_world_size if not w.undecided)
         for c, _ in places
