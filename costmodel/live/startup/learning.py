@@ -204,6 +204,8 @@ class Learner:
         longest_s = 0.0
         while verdict(history, LIMITS) is None and asked < MOST_ASKED:
             call = learnt.most_telling(left_out)
+            if call is None and learnt.at.size < FEWEST:
+                call = learnt.least_known(left_out)
             began = time.monotonic()
             if call is None or began + longest_s >= self.until:
                 break
