@@ -10,7 +10,8 @@ import pytest
 from costmodel.calibration.estimate import calibrate
 from costmodel.calibration.observations import observe
 from costmodel.calibration.one_fabric import on_fabric
-from costmodel.calibration.posterior import SHIPPED, load, of_kernels, shipped
+from costmodel.calibration.posterior import load, shipped
+from costmodel.calibration.shipped import SHIPPED, of_kernels
 from costmodel.data import facts, hardware, kernels, measurement
 from costmodel.data.workload import Workload
 from costmodel.decide.learnt import Learnt

@@ -17,7 +17,8 @@ from typing import TypedDict
 import numpy as np
 from msgspec.structs import replace
 
-from ...calibration.posterior import TYPICAL, Calibration, of_kernels
+from ...calibration.posterior import TYPICAL, Calibration
+from ...calibration.shipped import of_kernels
 from ...data import hardware, kernels
 from ...data.workload import Workload
 from ...decide.evidence import MEASURED
