@@ -10,10 +10,15 @@ import pytest
 from costmodel.calibration.estimate import calibrate
 from costmodel.calibration.observations import observe
 from costmodel.calibration.one_fabric import on_fabric
-from costmodel.calibration.posterior import SHIPPED, load, of_kernels, shipped
+from costmodel.calibration.posterior import load, shipped
+from costmodel.calibration.shipped import SHIPPED, of_kernels
 from costmodel.data import facts, hardware, kernels, measurement
+from costmodel.data.workload import Workload
+from costmodel.decide.learnt import Learnt
 from costmodel.decide.pairs import pair
+from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
+from costmodel.live.backends.replay import truth
 from costmodel.live.startup.learning import LIMITS, Here, Learner, RefusedError
 from costmodel.live.startup.rule import StartupRule
 from costmodel.model.choose import split_over
@@ -193,3 +198,63 @@ def test_the_faster_of_two_measured_arms_changes_on_one_call_of_the_pair():
         faster = [run.one_us <= run.two_us for run in (first, again)]
         changed, calls = changed + int((faster[0] != faster[1]).sum()), calls + len(first)
     assert (changed, calls) == (1, 185)
+
+
+class Hidden:
+    """A machine like the pair that nobody has measured: a draw of its calibration."""
+
+    def __init__(self, world_size, draw):
+        setting, load = Setting(shipped("sm_90"), "H200"), Workload.of(HERE["hidden_sizes"])
+        shapes = setting.shapes(load.tokens, load.hidden_dim, world_size)
+        values = truth(setting, draw)
+        self.size = shapes.bytes
+        self.us = [setting.latency_us(shapes, arm, values)[0] for arm in HERE["arms"]]
+        calls = zip(shapes.tokens.tolist(), shapes.hidden_dim.tolist(), strict=True)
+        self.place = {call: i for i, call in enumerate(calls)}
+        self.random = np.random.default_rng([world_size, draw])
+
+    def told(self, tokens, hidden):
+        at = self.place[tokens, hidden]
+        us = {
+            arm: one[at]
+            * np.exp(0.01 * self.random.standard_t(4))
+            * np.exp(0.002 * self.random.standard_normal((8, 3, 1)))
+            for arm, one in zip(HERE["arms"], self.us, strict=True)
+        }
+        return [{"latency_us": {arm: v.tolist() for arm, v in us.items()}, "refused": ""}]
+
+    def regret_pct(self, cutoff):
+        chosen = np.where(self.size <= cutoff, *self.us)
+        return 100 * float(np.mean(chosen / np.minimum(*self.us) - 1))
+
+    def best(self):
+        """Return the least regret, and the bytes between which its cutoffs lie."""
+        cutoffs = [0, *np.unique(self.size).tolist(), np.inf]
+        regrets = [self.regret_pct(cutoff) for cutoff in cutoffs[:-1]]
+        at = int(np.argmin(regrets))
+        return regrets[at], cutoffs[at], cutoffs[at + 1]
+
+
+def test_hidden_truths_like_the_pair_are_learnt_with_an_interval_that_holds():
+    before, after, holds, refused = [], [], [], 0
+    for world_size in (4, 8):
+        asked = learner(world_size=world_size)
+        load = Workload.of(HERE["hidden_sizes"])
+        prior = Learnt.nothing(asked.setting, load, world_size).best.cell.roundest()
+        for draw in range(14):
+            hidden = Hidden(world_size, draw)
+            least, low, above = hidden.best()
+            try:
+                entry = asked.rule(hidden.told)
+            except RefusedError as error:
+                # One arm is faster on nearly every call there: the engine's own rule stays.
+                assert "too wide for a claim" in str(error)
+                refused += 1
+                continue
+            before.append(hidden.regret_pct(prior) - least)
+            after.append(hidden.regret_pct(entry["max_bytes"]) - least)
+            holds.append((entry["lo"] or 1) < above and (entry["hi"] or np.inf) >= low)
+    assert np.mean(after) < 0.01
+    assert np.mean(after) < 0.1 * np.mean(before)
+    assert np.mean(holds) >= 0.85
+    assert refused < 10

@@ -21,7 +21,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 from numpy.typing import NDArray
 
-from ..data import cards, facts, hardware, kernels
+from ..data import facts, hardware
 from ..errors import InputError
 from ..files import parse_json, read_text, replacing
 from ..model import choose, parameters
@@ -58,13 +58,6 @@ UNREAD_STATE_US = 0.4
 
 #: ``--source`` for the typical benchmark of all sources in the place of the nearest one.
 TYPICAL = "typical"
-
-#: Archs of the shipped calibrations, by what joins their GPUs and whose kernels they are of. That
-#: of sm_90 is of the project's own on two H200 (``measurements/h200-pair/revision-2/third``).
-SHIPPED = {
-    (cards.XGMI, "aiter"): ("gfx942", "gfx950"),
-    ("nvlink", kernels.OWN_FAMILY): ("sm_90",),
-}
 
 Values = dict[str, Any]
 
@@ -576,24 +569,8 @@ def _checked(record: CalibrationRecord) -> Calibration:
 
 
 def shipped(arch: str) -> Calibration:
-    """Return the calibration that the package ships for an arch, see :data:`SHIPPED`."""
+    """Return the calibration that the package ships for an arch (:mod:`.shipped`)."""
     return load(facts.path(f"calibrations/{arch}.json"))
-
-
-def of_kernels(gpu: str, interconnect: str, kernel_family: str) -> Calibration:
-    """Return the shipped calibration of a family's kernels on a GPU over such links.
-
-    ``interconnect`` is a row's. Raises :class:`InputError` where none is shipped.
-    """
-    wire, family = interconnect.partition("/")[0], kernels.calibrates(kernel_family)
-    name = hardware.product(gpu)
-    for arch in SHIPPED.get((wire, family), ()):
-        calibration = shipped(arch)
-        if name in (known for _, known in calibration.gpus):
-            return calibration
-    of = "AITER" if family == "aiter" else family
-    over = interconnect or "links that are not known"
-    raise InputError(f"no calibration of {of}'s kernels on {gpu} over {over}")
 
 
 def nominal_gbps(name: str) -> float | None:

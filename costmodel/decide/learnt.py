@@ -173,6 +173,22 @@ class Learnt(Struct, frozen=True, eq=False, dict=True):
         sent = self.arms.shapes.bytes <= (cell.hi or cell.lo)
         return self.arms.regrets(sent, None if cell.hi is None else cell.roundest()).contested_pct
 
+    @property
+    def _difference(self) -> Array:
+        """What the other arm takes more of a call than 1-stage, a fraction, (draws, n)."""
+        arms = self.arms
+        return np.asarray((arms.other_us - arms.one_us) / (0.5 * (arms.other_us + arms.one_us)))
+
+    def least_known(self, refused: Collection[int] = ()) -> int | None:
+        """Return the call whose arms' difference is known least, None where all were measured.
+
+        For where no pair would change the rule and too few were measured to claim one.
+        """
+        spread = self._difference.std(axis=0)
+        spread[[*self.at.tolist(), *refused]] = -1.0
+        call = int(np.argmax(spread))
+        return call if spread[call] >= 0 else None
+
     def most_telling(self, refused: Collection[int] = ()) -> int | None:
         """Return the call whose pair leaves the least expected regret; None where none helps.
 
@@ -180,9 +196,8 @@ class Learnt(Struct, frozen=True, eq=False, dict=True):
         taken to be linear in the pair's difference, so that what it may come to is exact up to the
         normal distribution's points (Frazier, Powell and Dayanik, INFORMS J. Computing 21 (2009)).
         """
-        arms, curve = self.arms, self.arms.cutoff_regret
+        curve, difference = self.arms.cutoff_regret, self._difference
         mean = curve.mean(axis=0)
-        difference = (arms.other_us - arms.one_us) / (0.5 * (arms.other_us + arms.one_us))
         deviation = difference - difference.mean(axis=0)
         scale = self._errors[2] if self.at.size else NOISE_START
         spread = np.sqrt(deviation.var(axis=0) + 2 * scale**2)

@@ -17,7 +17,8 @@ from typing import TypedDict
 import numpy as np
 from msgspec.structs import replace
 
-from ...calibration.posterior import TYPICAL, Calibration, of_kernels
+from ...calibration.posterior import TYPICAL, Calibration
+from ...calibration.shipped import of_kernels
 from ...data import hardware, kernels
 from ...data.workload import Workload
 from ...decide.evidence import MEASURED
@@ -204,6 +205,8 @@ class Learner:
         longest_s = 0.0
         while verdict(history, LIMITS) is None and asked < MOST_ASKED:
             call = learnt.most_telling(left_out)
+            if call is None and learnt.at.size < FEWEST:
+                call = learnt.least_known(left_out)
             began = time.monotonic()
             if call is None or began + longest_s >= self.until:
                 break
