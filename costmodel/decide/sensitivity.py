@@ -133,8 +133,9 @@ def flips(setting: Setting, call: Shapes, *, names: Sequence[str] | None = None)
         return []
     # All tries at once, one below the other; they are drawn in no sense.
     ends = np.cumsum([tried.size for tried in tries.values()]).tolist()
-    changed = {name: np.full((ends[-1], 1), value) for name, value in point.items()}
+    changed = {name: np.broadcast_to(value, (ends[-1], 1)) for name, value in point.items()}
     for (name, tried), end in zip(tries.items(), ends, strict=True):
+        changed[name] = np.full((ends[-1], 1), point[name])
         changed[name][end - tried.size : end, 0] = tried
     one, other = (setting.latency_us(call, a, changed)[:, 0] for a in setting.arms)
     out = []
