@@ -26,7 +26,7 @@ from ..errors import InputError
 from ..files import parse_json, read_text, replacing
 from ..model import choose, parameters
 from ..model.interface import LatencyModel
-from ..model.shape import OTHERWISE
+from ..model.shape import CONTRASTED, OTHERWISE, PUSHED
 
 #: Two-sided level of every interval that the project prints, and the share beyond either end.
 LEVEL = 0.90
@@ -220,6 +220,7 @@ class Calibration(Struct, frozen=True, dict=True):
         2stage and separate take beyond the model on a machine that nobody has measured, relative
         to 1-stage; ``laboratory[ARM]``, the mean of the sources' contrasts; both hold what the
         model's form may miss. ``unread[ARM]``, what a kernel state that nobody has read may add.
+        The contrasts of arms that push are beside the one source that has them.
         Link rates are cut at the nominal rate of the link, which no transfer can beat.
         """
         rng = np.random.default_rng(seed)
@@ -239,10 +240,12 @@ class Calibration(Struct, frozen=True, dict=True):
         # Every tau as often as its weight says, in random order.
         edges = np.searchsorted(np.cumsum(weight), (np.arange(count) + 0.5) / count)
         taus = rng.permutation(tau[np.minimum(edges, tau.size - 1)])[:, None]
-        for arm in OTHERWISE:
+        for arm in CONTRASTED:
             new, form, unread = (antithetic(1) for _ in range(3))
-            drawn[f"contrast[{arm}]"] = taus * new + FORM_US * form
-            drawn[f"laboratory[{arm}]"] = drawn[f"laboratory[{arm}]"] + FORM_US * form
+            # What one source measured holds a contrast of its own: two machines lie between.
+            apart = taus * new * (np.sqrt(2.0) if arm in PUSHED else 1.0)
+            drawn[f"contrast[{arm}]"] = apart + FORM_US * form
+            drawn[f"laboratory[{arm}]"] = drawn.get(f"laboratory[{arm}]", 0.0) + FORM_US * form
             drawn[f"unread[{arm}]"] = UNREAD_STATE_US * unread
         return drawn
 
@@ -564,6 +567,12 @@ def _checked(record: CalibrationRecord) -> Calibration:
 def shipped(arch: str) -> Calibration:
     """Return the calibration that the package ships for gfx942 or gfx950."""
     return load(facts.path(f"calibrations/{arch}.json"))
+
+
+def shipped_family(family: str, arch: str) -> Calibration | None:
+    """Return the calibration of another family's kernels that the package ships, None for none."""
+    path = facts.path(f"calibrations/{family}-{arch}.json")
+    return load(path) if path.exists() else None
 
 
 def nominal_gbps(name: str) -> float | None:
