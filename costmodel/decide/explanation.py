@@ -35,7 +35,6 @@ from . import drawn as drawn_interval
 from .decision import Cutoff, Decision
 from .evidence import NOT_IDENTIFIED
 from .prediction import predict
-from .pushed import pushed_arms
 from .recommendation import recommend
 from .regret import Arms, Estimate
 from .sensitivity import Flip, flips
@@ -415,6 +414,8 @@ def _fused_us(setting: Setting, call: Shapes, one_us: Array) -> Array:
 
 def _pushed(setting: Setting, call: Shapes, both: Arms) -> tuple[PushedCall, ...]:
     """Return the arms that push on a call, beside ``both`` arms of the setting."""
+    from .pushed import pushed_arms  # a question about the fused op starts faster
+
     found = []
     for arm in pushed_arms(setting, int(call.world_size[0])):
         drawn = arm.drawn_us(call)[:, 0]

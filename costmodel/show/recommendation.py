@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..data import kernels
 from ..decide.adequacy import ADEQUATE_PCT
 from ..decide.decision import Cutoff, Decision
 from ..decide.evidence import ALWAYS_ONE_STAGE, BY_PHYSICS
 from ..decide.objective import MEAN, SPOKEN_OBJECTIVE
-from ..decide.pushed import Pushed, PushedCutoff
-from ..decide.three_way import ArmsBeside
 from ..model.shape import BESIDE, FUSED, SPOKEN
 from ..units import kib
 from . import words
@@ -17,6 +17,10 @@ from .sketch import scale, scale_head
 from .statements import line
 from .table import filled, table, terminal_width
 from .words import OF_FASTER, OF_FASTEST, answer, arm, size, size_interval, window_sizes
+
+if TYPE_CHECKING:
+    from ..decide.pushed import Pushed, PushedCutoff
+    from ..decide.three_way import ArmsBeside
 
 
 def brief(decision: Decision, *, fine: bool = False) -> str:
