@@ -10,9 +10,10 @@ from command import costmodel
 from msgspec import structs
 
 from costmodel.calibration.estimate import calibrate
+from costmodel.calibration.families import with_families
 from costmodel.calibration.observations import observe
 from costmodel.calibration.one_fabric import fabric_of, on_fabric
-from costmodel.calibration.posterior import shipped_family
+from costmodel.calibration.posterior import load, shipped
 from costmodel.data import kernels
 from costmodel.data.measurement import Measurements, concat
 from costmodel.data.words import Words
@@ -23,6 +24,7 @@ from costmodel.decide.pushed import pushed, pushed_arms
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.regret import Arms
 from costmodel.decide.setting import Setting
+from costmodel.errors import InputError
 from costmodel.model.fabric import FULL_MESH
 from costmodel.model.shape import ALGORITHMS, ONE_STAGE, PUSHED
 
@@ -52,18 +54,22 @@ def table(published):
     return {arm: of(arm) for arm in versions}
 
 
+def families(calibration):
+    return {c.kernel_family: c for c in calibration.families}
+
+
 @pytest.mark.parametrize("arm", PUSHED)
-def test_the_shipped_calibrations_are_those_of_the_family_s_rows(arm, published):
-    """Rebuild: ``costmodel calibrate --published --family aiter-ARM --arch gfx942 --out FILE``."""
+def test_the_shipped_calibration_has_those_of_the_family_s_rows(arm, published):
+    """Rebuild with ``costmodel calibrate --published --arch gfx942 --out FILE`` when this fails."""
     family = kernels.pushing("aiter", arm)
     rows = observe(published, family=family)
     fresh = calibrate(on_fabric(rows, fabric_of(rows)), arch="gfx942")[0]
-    kept = shipped_family(family, "gfx942")
+    kept = families(shipped("gfx942"))[family]
     scale = np.sqrt(np.diag(fresh.covariance))
     assert kept.data["sha256"] == fresh.data["sha256"]
     assert (np.abs(kept.mean - fresh.mean) < 0.02 * scale + 1e-6).all()
     assert kept.coverage == fresh.coverage
-    assert shipped_family(family, "gfx950") is None
+    assert shipped("gfx950").families == ()
 
 
 def test_the_arms_stand_beside_1stage_as_the_table_has_them(asked, table):
@@ -127,7 +133,8 @@ def test_the_choice_among_all_arms_is_that_of_the_benchmark(decision):
 def test_explain_predict_and_the_family_s_own_answer_agree(asked):
     call = asked.shapes(8, 7168, 2)
     found = explain(asked, call)
-    own = Setting(shipped_family("aiter-ll", "gfx942"), "MI308X", op="plain", source=SOURCE)
+    own = families(asked.calibration)["aiter-ll"]
+    own = Setting(own, "MI308X", op="plain", source=SOURCE)
     ll, _ = found.pushed
     assert ll.latency_us.value == float(predict(own, call, ONE_STAGE).latency_us)
     here = asked.but(source=SOURCE)
@@ -206,6 +213,52 @@ def test_another_benchmark_s_1stage_does_not_stand_in(asked, published):
     mine = structs.replace(mine, source=Words.of(np.full(len(mine), "mine")))
     others = published.select(published.source != SOURCE)
     calibration, _ = calibrate(on_fabric(observe(concat([others, mine])), FULL_MESH))
+    calibration = with_families(calibration, published)
+    assert set(families(calibration)) == {"aiter-ll", "aiter-ll128"}
     own = Setting(calibration, "MI308X", op="plain")
     assert calibration.measured("MI308X", 2, "all_reduce", ONE_STAGE).sources == ("mine",)
     assert pushed_arms(own, 2) == ()
+
+
+def own_rows(row, arms, tokens=(1, 4, 16, 64, 256)):
+    """Return rows as a run of some arms writes them: 1-stage 14 us and its bytes, LL 6 and twice."""
+    us = {"plain_1stage": (14.0, 1.0), "plain_2stage": (14.5, 1.0), "plain_ll": (6.0, 2.0)}
+    return [
+        row | {
+            "source": "mine", "gpu": "MI355X", "arch": "gfx950", "op": "all_reduce", "tokens": t,
+            "algorithm": arm[-6:] if "stage" in arm else "1stage", "hidden_dim": 7168,
+            "kernel_family": "aiter-ll" if arm == "plain_ll" else "aiter", "bytes": t * 14336,
+            "kernel_version": "0.1.21", "latency_us": us[arm][0] + us[arm][1] * t * 14336e-3 / 57,
+        }
+        for arm in arms for t in tokens
+    ]  # fmt: skip
+
+
+def test_what_is_asked_to_be_measured_answers(row, tmp_path):
+    """Rows of one's own at 4 ranks: LL takes 8 us less and its bytes once more, at 57 GB/s."""
+    file, out = tmp_path / "mine.csv", tmp_path / "mine.json"
+    Measurements.from_rows(own_rows(row, ("plain_1stage", "plain_2stage", "plain_ll"))).write(file)
+    made = costmodel("calibrate", file, "--published", "--arch", "gfx950", "--out", out)
+    assert made.returncode == 0, made.stderr
+    assert ", with aiter-ll beside" in made.stdout
+    assert families(load(out))["aiter-ll"].data["rows_used"] == 5
+    asked = ("recommend", "--calibration", out, "--gpu", "MI355X", "--op", "plain", "--tp", 4)
+    (c,) = json.loads(costmodel(*asked, "--format", "json").stdout)["cutoffs"]
+    (ll,) = c["pushed"]["arms"]
+    assert ll["max_bytes_lo"] < 8 * 57e3 < ll["max_bytes_hi"]
+    assert c["pushed"]["not_identified"] == ["ll128"]
+    assert {m["algorithm"] for m in c["pushed"]["measure_next"]} == {"1stage", "ll128"}
+    assert c["three_way"][0]["algorithm"] == "ll"
+
+
+def test_an_edited_family_is_an_edited_file(tmp_path):
+    file = tmp_path / "edited.json"
+    record = json.loads(shipped("gfx942").to_json())
+    record["families"][0]["noise"]["aiter-5272-mi308/aiter-ll"] = 0.5
+    file.write_text(json.dumps(record))
+    with pytest.raises(InputError, match="edited since"):
+        load(file)
+    record["families"][1]["harness_log_sd"] = -1.0
+    file.write_text(json.dumps(record))
+    with pytest.raises(InputError, match="not a usable calibration"):
+        load(file)

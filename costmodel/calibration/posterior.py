@@ -165,7 +165,8 @@ class Calibration(Struct, frozen=True, dict=True):
 
     ``noise`` is the scale of log residuals per harness key, ``harness_log_sd`` the spread of the
     harness constants' logarithms over sources, ``taus`` the spread of contrasts in us with weights.
-    ``data`` accounts for the rows: read, used, set aside by reason, sha256.
+    ``data`` accounts for the rows: read, used, set aside by reason, sha256. ``families`` are those
+    of other kernels among the same rows that are arms beside these (:mod:`.families`).
     """
 
     arch: str
@@ -184,6 +185,7 @@ class Calibration(Struct, frozen=True, dict=True):
     fabric: str
     kernel_family: str
     data: Data
+    families: tuple[Calibration, ...] = ()
 
     def __repr__(self) -> str:
         gpus, data = ", ".join(g for _, g in self.gpus), self.data
@@ -388,6 +390,7 @@ class Calibration(Struct, frozen=True, dict=True):
             fabric=self.fabric,
             kernel_family=self.kernel_family,
             data=data,
+            families=tuple(c.restrict(arch) for c in self.families if arch in dict(c.gpus)),
         )
 
     def to_json(self) -> str:
@@ -425,6 +428,8 @@ class Calibration(Struct, frozen=True, dict=True):
             "covariance_lower": [row[: i + 1] for i, row in enumerate(rounded)],
             "content_sha256": "",
         }
+        if self.families:
+            record["families"] = [json.loads(c.to_json()) for c in self.families]
         record["content_sha256"] = content_sha256(record)
         # Python's own form of numbers (1e-05): the hash of a file is the calibration's name.
         return json.dumps(record, indent=1, default=asdict) + "\n"
@@ -435,8 +440,8 @@ class Calibration(Struct, frozen=True, dict=True):
             stream.write(self.to_json())
 
 
-class CalibrationRecord(TypedDict):
-    """``costmodel/calibration/2``; ``covariance_lower`` is the lower triangle, row by row.
+class FamilyRecord(TypedDict):
+    """One family's kernels; ``covariance_lower`` is the lower triangle, row by row.
 
     ``content_sha256`` is the hash of the rest, see :func:`content_sha256`.
     """
@@ -461,6 +466,12 @@ class CalibrationRecord(TypedDict):
     content_sha256: str
 
 
+class CalibrationRecord(FamilyRecord, total=False):
+    """``costmodel/calibration/2``: ``families`` of other kernels only where there are any."""
+
+    families: list[FamilyRecord]
+
+
 def content_sha256(record: Mapping[str, Any]) -> str:
     """Return the hash of a calibration record's content, its own ``content_sha256`` left out."""
     # Through JSON once, so that tuples and records are what a reader of the file sees.
@@ -483,7 +494,8 @@ def load(path: str | Path) -> Calibration:
     text = read_text(path, wanted)
     record = parse_json(text, CalibrationRecord, str(path), wanted)
     try:
-        calibration = _checked(record)
+        others = tuple(map(_checked, record.get("families", ())))
+        calibration = replace(_checked(record), families=others)
     except (ValueError, np.linalg.LinAlgError) as error:
         raise InputError(f"{path}: not a usable calibration: {error}; give {wanted}") from None
     if _sha256_as_read(json.loads(text)) != record["content_sha256"]:
@@ -496,7 +508,7 @@ def load(path: str | Path) -> Calibration:
     return calibration
 
 
-def _checked(record: CalibrationRecord) -> Calibration:
+def _checked(record: FamilyRecord) -> Calibration:
     """Return the calibration of a record; raise ValueError for what cannot be one."""
     lower = record["covariance_lower"]
     size = len(lower)
@@ -567,12 +579,6 @@ def _checked(record: CalibrationRecord) -> Calibration:
 def shipped(arch: str) -> Calibration:
     """Return the calibration that the package ships for gfx942 or gfx950."""
     return load(facts.path(f"calibrations/{arch}.json"))
-
-
-def shipped_family(family: str, arch: str) -> Calibration | None:
-    """Return the calibration of another family's kernels that the package ships, None for none."""
-    path = facts.path(f"calibrations/{family}-{arch}.json")
-    return load(path) if path.exists() else None
 
 
 def nominal_gbps(name: str) -> float | None:

@@ -1,11 +1,11 @@
 """Arms of the plain op that push their data with flags in it: AITER's LL and LL128 (#5272).
 
-Their kernels are families with calibrations of their own (``calibrate --family``), of which those
-with rows are shipped. What a benchmark is said to add to AITER's kernels holds what their barriers
-take beyond the model, and these arms have no barrier. So the two can be compared only as one
-benchmark measured both, and nothing is carried to another GPU or world size: what a rank barrier
-costs differs from one to the other (#5272 spares 8.2 us on MI308X and 3.4 us on MI355X). Where no
-benchmark has both, the arms are ``not_identified``.
+Their kernels are families with calibrations of their own, which stand beside that of AITER's
+kernels (:mod:`costmodel.calibration.families`). What a benchmark is said to add to AITER's kernels
+holds what their barriers take beyond the model, and these arms have no barrier. So the two can be
+compared only as one benchmark measured both, and nothing is carried to another GPU or world size:
+what a rank barrier costs differs from one to the other (#5272 spares 8.2 us on MI308X and 3.4 us on
+MI355X). Where no benchmark has both, the arms are ``not_identified``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from ..calibration import posterior
 from ..calibration.posterior import Coverage
 from ..data import kernels, statements
 from ..data.workload import captured_batch_sizes
@@ -173,7 +172,7 @@ def pushed_arms(setting: Setting, world_size: int) -> tuple[PushedArm, ...]:
 
 def _arm(setting: Setting, world_size: int, arm: str) -> PushedArm | None:
     family = kernels.pushing(setting.kernel.family, arm)
-    own = posterior.shipped_family(family, setting.arch)
+    own = next((c for c in setting.calibration.families if c.kernel_family == family), None)
     where = setting.gpu, world_size, ALL_REDUCE, ONE_STAGE
     rows, theirs = (c and c.measured(*where) for c in (own, setting.calibration))
     if own is None or not rows or not theirs:

@@ -1,0 +1,40 @@
+"""Calibrations of other kernels among the rows of AITER's: arms of the plain op that push.
+
+LL and LL128 are families of kernels whose rows calibrate apart, by the same code as ``calibrate
+--family``. They go with the calibration of AITER's own kernels that the same tables give, so that
+who has rows of both can compare them (:mod:`costmodel.decide.pushed`).
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from ..data import kernels
+from ..data.measurement import Measurements
+from ..model.shape import PUSHED
+from .estimate import calibrate
+from .observations import observe
+from .one_fabric import on_fabric
+from .posterior import Calibration
+
+
+def with_families(
+    calibration: Calibration,
+    table: Measurements,
+    *,
+    arch: str | None = None,
+    include: tuple[str, ...] = ("clean",),
+) -> Calibration:
+    """Return a calibration with those of the kernels beside its own that ``table`` has rows of.
+
+    ``arch`` and ``include`` as in :func:`.observe`; rows are taken on the calibration's fabric.
+    """
+    found = []
+    for arm in PUSHED:
+        family = kernels.pushing(calibration.kernel_family, arm)
+        if family in kernels.families():
+            rows = observe(table, include=include, arch=arch, family=family)
+            rows = on_fabric(rows, calibration.fabric)
+            if len(rows):
+                found.append(calibrate(rows, arch=arch)[0])
+    return replace(calibration, families=tuple(found))
