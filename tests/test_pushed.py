@@ -24,6 +24,7 @@ from costmodel.decide.pushed import pushed, pushed_arms
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.regret import Arms
 from costmodel.decide.setting import Setting
+from costmodel.decide.three_way import _AllArms
 from costmodel.errors import InputError
 from costmodel.model.fabric import FULL_MESH
 from costmodel.model.shape import ALGORITHMS, ONE_STAGE, PUSHED
@@ -222,12 +223,16 @@ def test_another_benchmark_s_1stage_does_not_stand_in(asked, published):
 
 def own_rows(row, arms, tokens=(1, 4, 16, 64, 256)):
     """Return rows as a run of some arms writes them: 1-stage 14 us and its bytes, LL 6 and twice."""
-    us = {"plain_1stage": (14.0, 1.0), "plain_2stage": (14.5, 1.0), "plain_ll": (6.0, 2.0)}
+    us = {
+        "plain_1stage": (14.0, 1.0), "plain_2stage": (14.5, 1.0), "plain_ll": (6.0, 2.0),
+        "plain_ll128": (6.0, 16 / 15),
+    }  # fmt: skip
     return [
         row | {
             "source": "mine", "gpu": "MI355X", "arch": "gfx950", "op": "all_reduce", "tokens": t,
             "algorithm": arm[-6:] if "stage" in arm else "1stage", "hidden_dim": 7168,
-            "kernel_family": "aiter-ll" if arm == "plain_ll" else "aiter", "bytes": t * 14336,
+            "kernel_family": "aiter" if "stage" in arm else arm.replace("plain", "aiter").replace("_", "-"),
+            "bytes": t * 14336,
             "kernel_version": "0.1.21", "latency_us": us[arm][0] + us[arm][1] * t * 14336e-3 / 57,
         }
         for arm in arms for t in tokens
@@ -262,3 +267,22 @@ def test_an_edited_family_is_an_edited_file(tmp_path):
     file.write_text(json.dumps(record))
     with pytest.raises(InputError, match="not a usable calibration"):
         load(file)
+
+
+def test_arms_of_two_benchmarks_are_compared_in_one(row):
+    """Another benchmark adds 5 us to 1-stage and LL128: that makes neither slower beside LL."""
+    mine = own_rows(row, ("plain_1stage", "plain_2stage", "plain_ll"))
+    other = [
+        r | {"source": "other", "latency_us": r["latency_us"] + 5.0}
+        for r in own_rows(row, ("plain_1stage", "plain_2stage", "plain_ll128"))
+    ]
+    table = Measurements.from_rows([*mine, *other])
+    calibration = with_families(calibrate(observe(table))[0], table)
+    setting = Setting(calibration, "MI355X", op="plain")
+    arms = pushed_arms(setting, 4)
+    assert [a.source for a in arms] == ["mine", "other"]
+    weighed = Arms.of(setting, Workload.of([7168]), 4)
+    every = _AllArms.of(setting, weighed, arms)
+    ll, ll128 = (every.us[every.names.index(a)].mean(axis=0)[0] for a in PUSHED)
+    assert ll128 == pytest.approx(ll, abs=0.7)
+    assert arms[1].drawn_us(weighed.shapes).mean(axis=0)[0] == pytest.approx(ll + 5.0, abs=0.7)

@@ -123,9 +123,13 @@ class _AllArms(Struct, frozen=True):
             )
             for a in names
         ]
-        if pushed:  # all arms as the benchmark that has those that push
-            us = [each + pushed[0].shift_us[::EVERY] for each in us]
-            us += [arm.drawn_us(arms.shapes, every=EVERY) for arm in pushed]
+        if pushed:  # all arms as the first benchmark that has one that pushes
+            there = pushed[0].shift_us
+            us = [each + there[::EVERY] for each in us]
+            us += [
+                arm.drawn_us(arms.shapes, every=EVERY) + (there - arm.shift_us)[::EVERY]
+                for arm in pushed
+            ]
             names += [arm.arm for arm in pushed]
         return cls(tuple(names), arms.shapes, arms.weight, np.stack(us))
 

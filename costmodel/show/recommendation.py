@@ -217,7 +217,8 @@ def pushing(decision: Decision) -> list[str]:
     """Return up to which size the plain op's arms that push win, and where no row tells."""
     known = [(c.world_size, c.pushed) for c in decision.cutoffs if c.pushed is not None]
     lines = [
-        f"TP{n}: {', '.join(map(_up_to, push.cutoffs))}, as {push.arms[0].source} has them beside "
+        f"TP{n}: {', '.join(map(_up_to, push.cutoffs))}, as "
+        f"{' and '.join(dict.fromkeys(a.source for a in push.arms))} has them beside "
         f"1-stage; no release up to {kernels.LATEST} has them on {decision.setting.gpu}"
         for n, push in known
         if push.cutoffs
