@@ -18,6 +18,12 @@ from .one_fabric import on_fabric
 from .posterior import Calibration
 
 
+def families_beside(family: str) -> tuple[str, ...]:
+    """Return the families whose calibrations stand beside that of ``family``'s own kernels."""
+    pushed = (kernels.pushing(family, arm) for arm in PUSHED)
+    return tuple(name for name in pushed if name in kernels.families())
+
+
 def with_families(
     calibration: Calibration,
     table: Measurements,
@@ -30,11 +36,9 @@ def with_families(
     ``arch`` and ``include`` as in :func:`.observe`; rows are taken on the calibration's fabric.
     """
     found = []
-    for arm in PUSHED:
-        family = kernels.pushing(calibration.kernel_family, arm)
-        if family in kernels.families():
-            rows = observe(table, include=include, arch=arch, family=family)
-            rows = on_fabric(rows, calibration.fabric)
-            if len(rows):
-                found.append(calibrate(rows, arch=arch)[0])
+    for family in families_beside(calibration.kernel_family):
+        rows = observe(table, include=include, arch=arch, family=family)
+        rows = on_fabric(rows, calibration.fabric)
+        if len(rows):
+            found.append(calibrate(rows, arch=arch)[0])
     return replace(calibration, families=tuple(found))
