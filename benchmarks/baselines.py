@@ -2,10 +2,11 @@
 
     python benchmarks/baselines.py [--rows first|all]
 
-Three parts, minutes in all:
+Four parts, minutes in all:
 
 - errors in sample, leaving one row out and leaving one source out, of the model and of each
   baseline, with the model on the same rows;
+- each table held out in turn, after one offset, and where along its sizes the model misses;
 - every other source, by the model fitted to the named set alone: as calibrated, and after one
   offset;
 - each table of pairs: the cutoff that the model recommends for their kernels beside the crossing of
@@ -18,6 +19,7 @@ from fits and errors; pairs are shown whatever their quality.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import click
@@ -30,12 +32,14 @@ from costmodel.calibration.cross_validation import (
     ORIGAMI,
     ErrorSummary,
     cross_validate,
+    leave_source_out,
     offset_leave_one_out,
     origami_us,
     refit_offset,
 )
 from costmodel.calibration.estimate import calibrate
 from costmodel.calibration.observations import Observations, observe
+from costmodel.calibration.one_fabric import on_fabric
 from costmodel.data import facts, kernels
 from costmodel.data.measurement import Measurements, published
 from costmodel.data.workload import Workload
@@ -45,11 +49,12 @@ from costmodel.decide.recommendation import recommend
 from costmodel.decide.row_errors import compare, covered
 from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
+from costmodel.model.fabric import FULL_MESH
 from costmodel.model.shape import ALL_REDUCE, FUSED, WORLD_SIZES
 from costmodel.show import words
 from costmodel.show.crossings import point, sizes
 from costmodel.show.table import table
-from costmodel.units import ELEMENT_BYTES
+from costmodel.units import ELEMENT_BYTES, KIB, kib
 
 #: Sources of the first calibrations, which used 159 of their rows.
 FIRST = (
@@ -57,6 +62,9 @@ FIRST = (
     "vllm-54787",
 )  # fmt: skip
 FIRST_ROWS = 159
+
+#: Sizes in three bands: where fixed times, both, and bytes make the latency.
+BANDS_BYTES = (0, 64 * KIB, 1024 * KIB, np.inf)
 
 #: The family on whose rows errors are stated, as in ``costmodel calibrate``.
 FAMILY = "aiter"
@@ -114,6 +122,32 @@ def errors(observations: Observations, fit) -> None:
     click.echo(
         f"leaving a source out, {scores.leave_source_out_skipped} rows have a norm kernel that no "
         "other source measured"
+    )
+
+
+def held_out(fit) -> None:
+    """Print each table held out, after one offset: where along its sizes the form misses."""
+    observations = fit.problem.observations
+    source, size = observations.table.source, observations.size_bytes
+    by_source, _, _ = leave_source_out(fit)
+    rows = []
+    for name, error in by_source.items():
+        known = ~np.isnan(error)
+        few = [known & (size >= lo) & (size < hi) for lo, hi in itertools.pairwise(BANDS_BYTES)]
+        alone = int((source == name).sum() - known.sum())
+        rows.append(
+            (
+                name, str(int(known.sum())), str(alone or ""),
+                percent(ErrorSummary.of(error)), f"{ErrorSummary.of(error).p90:.1f} %",
+                *(f"{np.median(error[mine]):+.1f} %" if mine.any() else "" for mine in few),
+            )
+        )  # fmt: skip
+    bands = [f"{kib(int(lo))} on" if lo else f"below {kib(int(hi))}" for lo, hi in
+             itertools.pairwise(BANDS_BYTES)]  # fmt: skip
+    click.echo(table(rows, ("table held out", "rows", "alone", "median", "p90", *bands)))
+    click.echo(
+        "after one offset; alone: rows whose norm kernel no other table has, not scored; the last "
+        "columns are signed medians by size, positive where the model is too slow"
     )
 
 
@@ -223,7 +257,7 @@ def main(named: str) -> None:
     """Print the model beside every baseline."""
     rows = published()
     inside = FIRST if named == "first" else tuple(np.unique(rows.source).tolist())
-    observations = observe(rows.select(np.isin(rows.source, inside)))
+    observations = on_fabric(observe(rows.select(np.isin(rows.source, inside))), FULL_MESH)
     calibration, fit = calibrate(observations)
     sources = ", ".join(np.unique(observations.table.source).tolist())
     click.echo(f"{named}: {len(observations)} rows of {sources}")
@@ -231,6 +265,8 @@ def main(named: str) -> None:
         click.echo(f"(the first calibrations used {FIRST_ROWS} rows of these sources)")
     click.echo()
     errors(observations, fit)
+    click.echo()
+    held_out(fit)
     if named == "first":
         click.echo("\nevery other source, by the calibration of these rows")
         others(rows, calibration, inside)

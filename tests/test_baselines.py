@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from costmodel.calibration.baselines import hockney, interpolation, softplus, two_lines
 from costmodel.calibration.coverage import arms
+from costmodel.calibration.cross_validation import leave_source_out
 from costmodel.calibration.observations import observe
 from costmodel.data import kernels
 from costmodel.decide.crossings import measured_crossings
@@ -76,6 +77,25 @@ def test_in_sample_a_baseline_is_fitted_to_all_rows_of_its_arm(benchmark, fitted
     # More freedom, no larger error.
     both = ~np.isnan(errors["two lines"])
     assert np.sum(errors["two lines"][both] ** 2) < np.sum(errors["hockney"][both] ** 2)
+
+
+def test_each_table_held_out_is_shown_with_where_it_misses(benchmark, fitted, capsys):
+    fit = fitted[1]
+    benchmark.held_out(fit)
+    shown = capsys.readouterr().out
+    rows = {line.split()[0]: line for line in shown.splitlines() if "%" in line}
+    by_source, _, _ = leave_source_out(fit)
+    assert list(rows) == sorted(by_source) == sorted(set(fit.problem.observations.table.source))
+    for source, error in by_source.items():
+        known = error[~np.isnan(error)]
+        assert rows[source].split()[1] == str(known.size)
+        assert f" {np.median(np.abs(known)):.2f} %" in rows[source]
+    size = fit.problem.observations.size_bytes
+    small = by_source["vllm-19744"][
+        (fit.problem.observations.table.source == "vllm-19744") & (size < 65536)
+    ]
+    assert f" {np.median(small):+.1f} %" in rows["vllm-19744"]
+    assert rows["vllm-54787"].split()[1:3] == ["7", "7"]  # its separate norm is alone
 
 
 def test_the_benchmark_shows_the_model_beside_the_crossing_of_its_pairs(

@@ -22,7 +22,7 @@ KEYS = {
     "cutoff": [
         "world_size", "max_bytes", "inclusive", "max_bytes_lo", "max_bytes_hi",
         "max_bytes_this_kernel_lo", "max_bytes_this_kernel_hi", "verdict", "reason", "measure_next",
-        "cell_bytes", "regret_pct", "contested_regret_pct", "worst_regret_pct", "evidence", "separate", "three_way", "two_arms_loss_pct",
+        "cell_bytes", "regret_pct", "contested_regret_pct", "worst_regret_pct", "evidence", "separate", "pushed", "three_way", "two_arms_loss_pct",
         "two_arms_enough", "adequate", "gain_per_hidden_pct", "by_hidden", "smallest_over_hidden_lo",
         "smallest_over_hidden_hi", "window", "switch",
         "statements",
@@ -98,7 +98,7 @@ def test_recommend_json_has_exactly_the_documented_keys():
     assert found["gpu"] == "MI300X"
     assert list(found["calibration"]) == ["id", "sha256"]
     assert list(found["hidden_dims"]) == [
-        "rule", "set", "depends_on_hidden", "workload", "effect", "measured",
+        "rule", "set", "depends_on_hidden", "adequate_pct", "workload", "effect", "measured",
     ]  # fmt: skip
     assert [c["world_size"] for c in found["cutoffs"]] == [2, 4, 8]
     for cutoff in found["cutoffs"]:

@@ -24,7 +24,8 @@ KEYS = [
     "schema", "arch", "gpu", "op", "dtype", "aiter_version", "kernel", "calibration", "otherwise",
     "objective", "world_size",
     "hidden_dim", "verdict", "cutoff", "tokens", "bytes", "choice", "alone", "probability",
-    "decided", "reason", "margin_us", "margin_pct", "arms", "separate", "rules", "flips",
+    "decided", "reason", "margin_us", "margin_pct", "arms", "separate", "pushed",
+    "rules", "flips",
 ]  # fmt: skip
 
 

@@ -201,13 +201,6 @@ def test_a_kernel_that_pushes_is_not_simulated(by_family):
         simulate(pair, ONE_STAGE, 8, 7168, op=ALL_REDUCE)
 
 
-def test_the_plain_op_says_what_it_does_not_weigh(run):
-    _, told, _ = run("recommend", "--gpu", "MI308X", "--op", "plain", "--tp", 2, "--verbose")
-    assert "not weighed here: AITER's main since #5272" in told
-    assert "others (other kernels): AITER #5272" in told
-    assert "#5272" not in run("recommend", "--gpu", "MI308X", "--tp", 2, "--verbose")[1]
-
-
 GRIDS = (None, 2)
 TRUTH = {"read_floor_us": 2.6, "read_floor_growth": 0.8}
 

@@ -291,6 +291,25 @@ def test_an_all_reduce_and_a_norm_are_the_separate_ops_beside_a_fused_one(tmp_pa
         of(tmp_path, text.format("", "", ""))
 
 
+def test_aiter_s_kernels_that_push_are_families_of_their_own_and_another_s_ll_is_not(tmp_path):
+    """Else a row of LL would be one of AITER's 1-stage, by its own dispatch."""
+    text = "op,tokens,hidden,kernel,latency (us)\n" + "".join(
+        f"all_reduce,8,7168,{kernel},{us}\n"
+        for kernel, us in (
+            ("aiter LL", 8), ("AITER LL128 b512", 7.6), ("aiter 1stage", 16), ("rccl ring LL", 30),
+            ("aiter allreduce", 15),
+        )
+    )  # fmt: skip
+    rows, _ = of(tmp_path, text, world_size="2")
+    assert column(rows, "kernel_family", "algorithm") == [
+        ("aiter-ll", "1stage"), ("aiter-ll128", "1stage"), ("aiter", "1stage"), ("rccl", ""),
+        ("aiter", ""),
+    ]  # fmt: skip
+    text = "tokens,hidden_dim,plain_1stage,plain_ll,plain_ll128\n8,7168,16.3,8.0,7.6\n"
+    rows, _ = of(tmp_path, text, op="all_reduce", unit="us", world_size="2")
+    assert column(rows, "kernel_family") == ["", "aiter-ll", "aiter-ll128"]
+
+
 def test_the_separate_ops_have_no_algorithm_of_the_option(tmp_path):
     text = HEAD + "| tokens | split us | fused us |\n|---|---|---|\n| 1 | 15 | 9 |\n"
     rows, _ = of(tmp_path, text, algorithm="1stage")

@@ -94,6 +94,18 @@ def test_what_is_set_aside_adds_up(published):
     assert counted > 0
 
 
+def test_kernels_that_calibrate_beside_are_not_called_unmodelled(published):
+    """Of #5272's 94 rows both calibrations take all; of another library's none is theirs."""
+    mine = accounts(published.select(published.source == "aiter-5272-mi308"))
+    (pushed,) = [a for a in mine if a["kernel_family"] == "aiter-ll"]
+    assert pushed["set_aside"] == {
+        "calibrated beside, as aiter-ll": 24, "calibrated beside, as aiter-ll128": 70,
+    }  # fmt: skip
+    assert pushed["rows"] == 94
+    (other,) = accounts(published.select(published.source == "amd-acceptance-mi300x"))[:1]
+    assert set(other["set_aside"]) == {"kernel family not modelled"}
+
+
 def test_one_gpu_and_world_size():
     found = json.loads(run("--gpu", "mi355x", "--tp", "4,8", "--op", "fused", "--format", "json"))
     assert {(r["gpu"], r["op"]) for r in found["data"]} == {("MI355X", "fused_ar_rmsnorm")}

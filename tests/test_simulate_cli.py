@@ -47,15 +47,20 @@ def test_json_has_exactly_the_keys(run):
     assert code == 0
     assert list(record) == [
         "schema", "algorithm", "tokens", "hidden_dim", "bytes", "fabric", "ranks", "latency_us",
-        "closed_form_us",
+        "closed_form_us", "departures", "gpu", "calibration", "left_out_us", "notes", "other",
     ]  # fmt: skip
     assert record["schema"] == "costmodel/simulate/1"
     assert (record["algorithm"], record["fabric"]) == ("2stage", "full_mesh")
     assert [r["rank"] for r in record["ranks"]] == [0, 1, 2, 3]
     for rank in record["ranks"]:
-        assert list(rank) == ["rank", "arrival_us", "finish_us", "waiting_us", "terms"]
+        assert list(rank) == [
+            "rank", "arrival_us", "finish_us", "duration_us", "waiting_us", "terms",
+        ]  # fmt: skip
+        assert rank["duration_us"] == pytest.approx(rank["finish_us"] - rank["arrival_us"])
         spent = sum(rank["terms"].values()) + rank["waiting_us"]
         assert rank["arrival_us"] + spent == pytest.approx(rank["finish_us"])
+    assert (record["gpu"], record["other"]) == ("MI355X", None)
+    assert record["left_out_us"] > 0
     last = max(r["arrival_us"] for r in record["ranks"])
     ends = max(r["finish_us"] for r in record["ranks"])
     assert record["latency_us"] == pytest.approx(ends - last)

@@ -21,10 +21,10 @@ from costmodel.decide.regret import Arms
 from costmodel.decide.setting import Setting
 from costmodel.decide.three_way import (
     BOUNDARY_PCT,
-    SeparateOps,
+    ArmsBeside,
+    _AllArms,
+    _beside,
     _cheapest,
-    _separate,
-    _ThreeArms,
     three_way,
 )
 from costmodel.decide.validation import validate
@@ -248,9 +248,10 @@ def test_separate_ops_win_where_nine_draws_in_ten_say_so():
     third[18:, 1] = third[17:, 2] = 20.0
     us = np.stack([np.full((20, 3), 12.0), np.full((20, 3), 10.0), third])
     calls = Shapes.of([1, 2, 4], 7168, 8)
-    found = _separate(Setting.shipped("MI355X"), _ThreeArms(calls, np.array([0.5, 0.3, 0.2]), us))
+    every = _AllArms(ARMS, calls, np.array([0.5, 0.3, 0.2]), us)
+    found = _beside(Setting.shipped("MI355X"), every)
     assert (found.share, found.from_bytes, found.to_bytes) == (pytest.approx(0.8), 14336, 28672)
     assert found.gain_pct == pytest.approx((20.0, 50.0))
     us[2] = 30.0
-    none = _separate(Setting.shipped("MI355X"), _ThreeArms(calls, np.array([0.5, 0.3, 0.2]), us))
-    assert none == SeparateOps(0.0, 0, 0, (0.0, 0.0), none.measured)
+    none = _beside(Setting.shipped("MI355X"), every)
+    assert none == ArmsBeside(0.0, 0, 0, (0.0, 0.0), none.measured)

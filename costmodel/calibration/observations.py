@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 Mask = NDArray[np.bool_]
 
+#: Why rows of other kernels than AITER's are set aside.
+NOT_MODELLED = "kernel family not modelled"
+
 #: What a dtype that the source leaves out is taken for.
 SILENT_DTYPE = "bf16"
 
@@ -222,7 +225,7 @@ def observe(
     drop(~np.isin(table.op, OPS), "op not modelled")
     meant = _of_family(table, family)
     drop(table.kernel_family == "", "kernel family not stated")
-    drop(~meant, "kernel family not modelled" if family == "aiter" else "another kernel family")
+    drop(~meant, NOT_MODELLED if family == "aiter" else "another kernel family")
     drop((table.gpu == "") | (table.arch == ""), "GPU not stated")
     if arch is not None:
         drop(table.arch != arch, "another arch")

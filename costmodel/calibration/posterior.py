@@ -26,7 +26,7 @@ from ..errors import InputError
 from ..files import parse_json, read_text, replacing
 from ..model import choose, parameters
 from ..model.interface import LatencyModel
-from ..model.shape import OTHERWISE
+from ..model.shape import CONTRASTED, OTHERWISE, PUSHED
 
 #: Two-sided level of every interval that the project prints, and the share beyond either end.
 LEVEL = 0.90
@@ -168,7 +168,8 @@ class Calibration(Struct, frozen=True, dict=True):
 
     ``noise`` is the scale of log residuals per harness key, ``harness_log_sd`` the spread of the
     harness constants' logarithms over sources, ``taus`` the spread of contrasts in us with weights.
-    ``data`` accounts for the rows: read, used, set aside by reason, sha256.
+    ``data`` accounts for the rows: read, used, set aside by reason, sha256. ``families`` are those
+    of other kernels among the same rows that are arms beside these (:mod:`.families`).
     """
 
     arch: str
@@ -187,6 +188,7 @@ class Calibration(Struct, frozen=True, dict=True):
     fabric: str
     kernel_family: str
     data: Data
+    families: tuple[Calibration, ...] = ()
 
     def __repr__(self) -> str:
         gpus, data = ", ".join(g for _, g in self.gpus), self.data
@@ -223,6 +225,7 @@ class Calibration(Struct, frozen=True, dict=True):
         2stage and separate take beyond the model on a machine that nobody has measured, relative
         to 1-stage; ``laboratory[ARM]``, the mean of the sources' contrasts; both hold what the
         model's form may miss. ``unread[ARM]``, what a kernel state that nobody has read may add.
+        The contrasts of arms that push are beside the one source that has them.
         Link rates are cut at the nominal rate of the link, which no transfer can beat.
         """
         rng = np.random.default_rng(seed)
@@ -242,10 +245,12 @@ class Calibration(Struct, frozen=True, dict=True):
         # Every tau as often as its weight says, in random order.
         edges = np.searchsorted(np.cumsum(weight), (np.arange(count) + 0.5) / count)
         taus = rng.permutation(tau[np.minimum(edges, tau.size - 1)])[:, None]
-        for arm in OTHERWISE:
+        for arm in CONTRASTED:
             new, form, unread = (antithetic(1) for _ in range(3))
-            drawn[f"contrast[{arm}]"] = taus * new + FORM_US * form
-            drawn[f"laboratory[{arm}]"] = drawn[f"laboratory[{arm}]"] + FORM_US * form
+            # What one source measured holds a contrast of its own: two machines lie between.
+            apart = taus * new * (np.sqrt(2.0) if arm in PUSHED else 1.0)
+            drawn[f"contrast[{arm}]"] = apart + FORM_US * form
+            drawn[f"laboratory[{arm}]"] = drawn.get(f"laboratory[{arm}]", 0.0) + FORM_US * form
             drawn[f"unread[{arm}]"] = UNREAD_STATE_US * unread
         return drawn
 
@@ -392,6 +397,7 @@ class Calibration(Struct, frozen=True, dict=True):
             fabric=self.fabric,
             kernel_family=self.kernel_family,
             data=data,
+            families=tuple(c.restrict(arch) for c in self.families if arch in dict(c.gpus)),
         )
 
     def to_json(self) -> str:
@@ -429,6 +435,8 @@ class Calibration(Struct, frozen=True, dict=True):
             "covariance_lower": [row[: i + 1] for i, row in enumerate(rounded)],
             "content_sha256": "",
         }
+        if self.families:
+            record["families"] = [json.loads(c.to_json()) for c in self.families]
         record["content_sha256"] = content_sha256(record)
         # Python's own form of numbers (1e-05): the hash of a file is the calibration's name.
         return json.dumps(record, indent=1, default=asdict) + "\n"
@@ -439,8 +447,8 @@ class Calibration(Struct, frozen=True, dict=True):
             stream.write(self.to_json())
 
 
-class CalibrationRecord(TypedDict):
-    """``costmodel/calibration/2``; ``covariance_lower`` is the lower triangle, row by row.
+class FamilyRecord(TypedDict):
+    """One family's kernels; ``covariance_lower`` is the lower triangle, row by row.
 
     ``content_sha256`` is the hash of the rest, see :func:`content_sha256`.
     """
@@ -465,6 +473,12 @@ class CalibrationRecord(TypedDict):
     content_sha256: str
 
 
+class CalibrationRecord(FamilyRecord, total=False):
+    """``costmodel/calibration/2``: ``families`` of other kernels only where there are any."""
+
+    families: list[FamilyRecord]
+
+
 def content_sha256(record: Mapping[str, Any]) -> str:
     """Return the hash of a calibration record's content, its own ``content_sha256`` left out."""
     # Through JSON once, so that tuples and records are what a reader of the file sees.
@@ -487,7 +501,8 @@ def load(path: str | Path) -> Calibration:
     text = read_text(path, wanted)
     record = parse_json(text, CalibrationRecord, str(path), wanted)
     try:
-        calibration = _checked(record)
+        others = tuple(map(_checked, record.get("families", ())))
+        calibration = replace(_checked(record), families=others)
     except (ValueError, np.linalg.LinAlgError) as error:
         raise InputError(f"{path}: not a usable calibration: {error}; give {wanted}") from None
     if _sha256_as_read(json.loads(text)) != record["content_sha256"]:
@@ -500,7 +515,7 @@ def load(path: str | Path) -> Calibration:
     return calibration
 
 
-def _checked(record: CalibrationRecord) -> Calibration:
+def _checked(record: FamilyRecord) -> Calibration:
     """Return the calibration of a record; raise ValueError for what cannot be one."""
     lower = record["covariance_lower"]
     size = len(lower)

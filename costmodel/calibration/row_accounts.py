@@ -62,9 +62,11 @@ def accounts(
 
     ``rows`` = ``used`` + the counts of ``set_aside``, which maps :func:`observe`'s reasons to rows.
     ``date`` is that of the newest row; ``world_size`` is None where the source does not say.
-    ``include`` names the qualities that are used.
+    ``include`` names the qualities that are used. Rows of kernels that calibrate beside AITER's
+    are set aside as such.
     """
-    from .observations import observe  # whoever only needs words starts faster
+    from .families import families_beside  # whoever only needs words starts faster
+    from .observations import NOT_MODELLED, observe
 
     members: dict[tuple[Any, ...], list[int]] = {}
     columns = (np.nan_to_num(getattr(table, name)) if name == "world_size" else getattr(table, name)
@@ -76,6 +78,11 @@ def accounts(
         rows = table.select(np.array(members[key]))
         seen = observe(rows, include=include)
         cells = dict(zip(COLUMNS, key, strict=True))
+        set_aside = dict(seen.set_aside)
+        for family in families_beside("aiter") if NOT_MODELLED in set_aside else ():
+            if count := len(observe(rows, include=include, family=family)):
+                set_aside[f"calibrated beside, as {family}"] = count
+                set_aside[NOT_MODELLED] -= count
         versions, counts = np.unique(rows.kernel_version, return_counts=True)
         records.append(
             {
@@ -97,7 +104,7 @@ def accounts(
                 "date": max(rows.date.tolist()),
                 "rows": len(rows),
                 "used": len(seen),
-                "set_aside": seen.set_aside,
+                "set_aside": {why: n for why, n in set_aside.items() if n},
             }
         )
     return tuple(records)

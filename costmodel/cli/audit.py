@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..data.deployment import Deployment
-from ..data.engine_calls import fused_calls
+from ..data.engine_calls import FusedCalls, fused_calls
 from ..decide.recommendation import recommend
 from ..engines import callers
 from ..engines.audit import Audit, audit
@@ -90,15 +90,17 @@ def command(
     def audited(tree: Tree) -> Audit:
         return audit(tree, against=rule, decision=decision, aiter_version=version, op=op)
 
+    def calls_of(one: Audit) -> FusedCalls | None:
+        return fused_calls(llm, Deployment(engine=one.tree.engine.name)) if llm else None
+
     done = _all(path, audited, style)
     shown = sizes or HIDDEN_DIMS
     if style == "json":
-        records = [one.to_dict(shown, dtype, fail_above) for one in done]
+        records = [one.to_dict(shown, dtype, fail_above, calls_of(one)) for one in done]
         options.print_json(records[0] if len(records) == 1 else {"audits": records})
     else:
         for one in done:
-            served = Deployment(engine=one.tree.engine.name)
-            options.say(text(one, shown, dtype, fused_calls(llm, served) if llm else None))
+            options.say(text(one, shown, dtype, calls_of(one)))
     failed = [one for one in done if not one.passed(fail_above)]
     for one in failed:
         click.echo(

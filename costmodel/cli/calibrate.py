@@ -48,6 +48,7 @@ def command(
     costmodel calibrate --published --family hip_comms --arch gfx950 --out hip_comms.json
     """
     from ..calibration.estimate import calibrate
+    from ..calibration.families import with_families
     from ..calibration.libraries import all_of_a_library, of_a_library
     from ..calibration.observations import observe
     from ..calibration.one_fabric import fabric_of, on_fabric
@@ -92,6 +93,7 @@ def command(
         if own <= {meant}:  # else the error says that fabrics are mixed
             observations = on_fabric(observations, meant)
     calibration, found = calibrate(observations, arch=arch, unclean=held_out)
+    calibration = with_families(calibration, table, arch=arch, include=("clean", *include))
     if out:
         calibration.save(out)
     fitted = report(calibration, found, left_out=not no_cross_validation)
@@ -108,5 +110,7 @@ def command(
             if said := of_a_library(mine):
                 options.say(f"\nnote: {said}")
         if out:
-            options.say(f"\nwrote {out}: calibration {calibration.id}")
+            others = " and ".join(c.kernel_family for c in calibration.families)
+            beside = f", with {others} beside" if others else ""
+            options.say(f"\nwrote {out}: calibration {calibration.id}{beside}")
     return 1 if fitted.refused else 0

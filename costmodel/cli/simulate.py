@@ -123,11 +123,7 @@ def command(
 
         write(outcomes, trace)
     if style == "json":
-        first, *others = sorted(outcomes, key=lambda o: o.latency_us)
-        found = first.to_dict()
-        for one in others:
-            found["other"] = one.to_dict()
-        options.print_json(found)
+        options.print_json(study.record(outcomes))
         return
     from ..show.simulation import text
 
@@ -240,4 +236,4 @@ def _sweep(study: Study, sweeps: Sequence[str], style: str) -> None:
     else:
         from ..show.simulation import map_text
 
-        options.say(map_text(found, study))
+        options.say(map_text(found))

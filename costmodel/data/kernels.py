@@ -240,6 +240,16 @@ def calibrated(family: str, aiter_version: str = LATEST) -> Kernel:
     return aiter(aiter_version) if family == "aiter" else at_date(read_family(family), "")
 
 
+def pushing(family: str, arm: str) -> str:
+    """Return the family of the kernels that an arm of ``family``'s plain op pushes with."""
+    return f"{family}-{arm}"
+
+
+def since(family: str) -> str:
+    """Return in words which state of the library brought a family's kernels, "" where not known."""
+    return _facts_of(family).get("since", "")
+
+
 class State(Struct, frozen=True):
     """The kernel state that a published source measured."""
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ..rules.rule import Rule
+    from .pushed import Pushed
     from .schemas import CutoffRecord, MeasureNext, Recommendation
 
 #: Hidden sizes at which an emitted rule is checked: the 1-stage kernel takes multiples of 8 up to
@@ -54,9 +55,9 @@ class Cutoff(Struct, frozen=True, eq=False, dict=True):
     limit). ``cell`` holds the
     cutoffs that decide alike for every hidden size that the kernel takes. ``estimate`` is the best
     cutoff whether or not it is claimed, None for no limit. ``regrets`` are what
-    the rule is expected to lose. ``beside_three`` is the setting where separate ops
-    are a third arm, else None. ``switch`` gives (hidden_dim, last captured batch on 1-stage, first
-    on 2-stage).
+    the rule is expected to lose. ``beside_three`` is the setting where arms may stand beside the
+    two, else None; ``pushed`` is what is known of the plain op's arms that push. ``switch`` gives
+    (hidden_dim, last captured batch on 1-stage, first on 2-stage).
     ``statements`` are others', beside the interval.
     """
 
@@ -74,6 +75,7 @@ class Cutoff(Struct, frozen=True, eq=False, dict=True):
     measure_next: tuple[MeasureNext, ...]
     regrets: Regrets
     beside_three: Setting | None
+    pushed: Pushed | None
     adequacy: Adequacy
     switch: tuple[tuple[int, int, int | None], ...]
     statements: tuple[Beside, ...]
@@ -92,12 +94,12 @@ class Cutoff(Struct, frozen=True, eq=False, dict=True):
 
     @cached_property
     def three_way(self) -> ThreeWayChoice | None:
-        """What a choice of three arms would do, None for ops that separate ops do not replace.
+        """What a choice of all arms would do, None for ops without an arm beside their two.
 
         Found when it is asked for: only what shows a decision says it.
         """
-        at = self.beside_three
-        return None if at is None else three_way(at, self.arms, self.estimate)
+        at, pushed = self.beside_three, self.pushed.arms if self.pushed else ()
+        return None if at is None else three_way(at, self.arms, self.estimate, pushed)
 
     @property
     def regret_pct(self) -> float:
@@ -116,7 +118,7 @@ class Cutoff(Struct, frozen=True, eq=False, dict=True):
 
     def to_dict(self) -> CutoffRecord:
         """Return an entry of ``cutoffs``."""
-        three = self.three_way
+        three, push = self.three_way, self.pushed
         return {
             "world_size": self.world_size,
             "max_bytes": self.max_bytes,
@@ -133,7 +135,8 @@ class Cutoff(Struct, frozen=True, eq=False, dict=True):
             "contested_regret_pct": self.regrets.contested_pct,
             "worst_regret_pct": self.regrets.worst_pct,
             "evidence": [arm.to_dict() for arm in self.evidence],
-            "separate": three.separate.to_dict() if three else None,
+            "separate": three.beside.to_dict() if three and not push else None,
+            "pushed": push.to_dict(three.beside.to_dict() if three else None) if push else None,
             "three_way": [w.to_dict() for w in three.windows] if three else [],
             "two_arms_loss_pct": three.loss_pct if three else None,
             "two_arms_enough": three.enough if three else None,
@@ -286,6 +289,7 @@ class Decision(Struct, frozen=True, eq=False, dict=True):
                 "rule": self.hidden_rule,
                 "set": list(self.hidden_set),
                 "depends_on_hidden": self.depends_on_hidden,
+                "adequate_pct": ADEQUATE_PCT,
                 "workload": self.workload.hidden_dims(),
                 "effect": data.get("hidden_effect"),
                 "measured": {a: list(self.hidden_dims_measured(a)) for a in self.setting.arms},

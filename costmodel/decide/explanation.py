@@ -19,7 +19,16 @@ from ..calibration.posterior import LEVEL, TAIL
 from ..data.workload import Workload, captured_batch_sizes
 from ..errors import InputError
 from ..model.latency import TERMS
-from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, SEPARATE_OPS, SPOKEN, TWO_STAGE, Shapes
+from ..model.shape import (
+    ALGORITHMS,
+    ALL_REDUCE,
+    FUSED,
+    ONE_STAGE,
+    SEPARATE_OPS,
+    SPOKEN,
+    TWO_STAGE,
+    Shapes,
+)
 from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, catalogue
 from ..rules.rule import Rule
 from . import drawn as drawn_interval
@@ -34,7 +43,14 @@ from .setting import Setting
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .schemas import Explained, ExplainedArm, ExplainedBatches, ExplainedCall, FlipRecord
+    from .schemas import (
+        Explained,
+        ExplainedArm,
+        ExplainedBatches,
+        ExplainedCall,
+        FlipRecord,
+        PushedCallRecord,
+    )
 
 Array = NDArray[np.float64]
 
@@ -61,6 +77,28 @@ class Arm(Struct, frozen=True):
             "latency_us_hi": self.latency_us.hi,
             "evidence": self.evidence,
             "terms": {name: e.to_dict() for name, e in self.terms.items()},
+        }
+
+
+class PushedCall(Struct, frozen=True):
+    """An arm that pushes on one call, as ``source`` measures it, beside 1-stage as it does.
+
+    ``probability`` is that with which it is faster than 1-stage and 2-stage.
+    """
+
+    arm: str
+    latency_us: Estimate
+    one_us: float
+    source: str
+    probability: float
+
+    def to_dict(self) -> PushedCallRecord:
+        """Return an entry of ``pushed``."""
+        return {
+            **self.latency_us.to_dict(),
+            "probability": self.probability,
+            "latency_us_1stage": self.one_us,
+            "benchmark": self.source,
         }
 
 
@@ -101,6 +139,7 @@ class Explanation(Struct, frozen=True):
     reason: str
     separate_us: Estimate | None
     separate_probability: float | None
+    pushed: tuple[PushedCall, ...]
     opinions: tuple[Opinion, ...]
     token_flips: tuple[TokenFlip, ...]
     parameter_flips: tuple[Flip, ...]
@@ -168,6 +207,7 @@ class Explanation(Struct, frozen=True):
             "separate": None
             if self.separate_us is None
             else {**self.separate_us.to_dict(), "probability": self.separate_probability},
+            "pushed": {p.arm: p.to_dict() for p in self.pushed},
             "rules": [
                 {
                     "rule": o.rule.name,
@@ -258,7 +298,7 @@ def explain(setting: Setting, call: Shapes, workload: Workload | None = None) ->
         needs = setting.limits(other, call)
         reason = f"the {SPOKEN[other]} kernel rejects the call, it needs {needs}"
         return Explanation(
-            setting, decision, call, run[0], run[0], arms, None, None, 1.0, reason, None, None,
+            setting, decision, call, run[0], run[0], arms, None, None, 1.0, reason, None, None, (),
             opinions, (), (),
         )  # fmt: skip
     drawn = Arms.of_calls(setting, call)
@@ -285,6 +325,7 @@ def explain(setting: Setting, call: Shapes, workload: Workload | None = None) ->
         reason="",
         separate_us=separate,
         separate_probability=beats,
+        pushed=_pushed(setting, call, drawn) if setting.op == ALL_REDUCE else (),
         opinions=opinions,
         token_flips=_token_flips(setting, decision, call, choice),
         parameter_flips=tuple(f for f in flips(setting, call) if not f.name.startswith(_DOUBLES)),
@@ -369,6 +410,27 @@ def _fused_us(setting: Setting, call: Shapes, one_us: Array) -> Array:
         return one_us
     two = setting.latency_us(call, TWO_STAGE, setting.draws)[:, 0]
     return np.asarray(np.minimum(one_us, two))
+
+
+def _pushed(setting: Setting, call: Shapes, both: Arms) -> tuple[PushedCall, ...]:
+    """Return the arms that push on a call, beside ``both`` arms of the setting."""
+    from .pushed import pushed_arms  # a question about the fused op starts faster
+
+    found = []
+    for arm in pushed_arms(setting, int(call.world_size[0])):
+        drawn = arm.drawn_us(call)[:, 0]
+        shift = arm.shift_us[:, 0]
+        point = setting.point[f"harness[{arm.benchmark}]"] - setting.point["harness[]"]
+        found.append(
+            PushedCall(
+                arm.arm,
+                Estimate(float(arm.latency_us(call)[0]), *_ends(drawn)),
+                float(setting.latency_us(call, ONE_STAGE)[0] + point),
+                arm.source,
+                float(np.mean(drawn < both.fastest_us[:, 0] + shift)),
+            )
+        )
+    return tuple(found)
 
 
 def _arm(setting: Setting, call: Shapes, arm: str) -> Arm:
@@ -476,5 +538,6 @@ def _about(setting: Setting, decision: Decision | None, calls: Shapes) -> Explai
             "bytes_hi": cutoff.max_bytes_hi if cutoff else None,
             "bytes_this_kernel_lo": cutoff.this_kernel_lo if cutoff else None,
             "bytes_this_kernel_hi": cutoff.this_kernel_hi if cutoff else None,
+            "statements": [b.to_dict() for b in cutoff.statements] if cutoff else [],
         },
     }

@@ -28,6 +28,7 @@ from ..errors import InputError
 from ..model.eligibility import check_hidden
 from ..model.shape import (
     ALGORITHMS,
+    ALL_REDUCE,
     FUSED,
     ONE_STAGE,
     SEPARATE,
@@ -153,6 +154,11 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
     reason, verdict = _verdict(setting, best, n, evidence)
     point = best.cell.roundest()
     estimate = None if verdict == ALWAYS_ONE_STAGE or best.cell.hi is None else point
+    push = None
+    if setting.op == ALL_REDUCE and added_us is None:
+        from .pushed import pushed  # a question about the fused op starts faster
+
+        push = pushed(setting, arms, n)
     adequacy = Adequacy.of(arms, estimate)
     for why in adequacy.reasons():
         reason += f"; one cutoff is not adequate: {why}"
@@ -177,11 +183,18 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
         if verdict in (MEASURED, ALWAYS_ONE_STAGE)
         else _measure_next(setting, best, point, n, asked),
         regrets=arms.regrets(arms.shapes.bytes <= (best.cell.hi or best.cell.lo), estimate),
-        # What a simulation adds to both arms of the fused op is not known of separate ops.
-        beside_three=setting if setting.op == FUSED and added_us is None else None,
+        # What a simulation adds to both arms is not known of others.
+        beside_three=setting if added_us is None else None,
+        pushed=push,
         adequacy=adequacy,
         switch=tuple((h, *snap_tokens(point, h, unit, tokens)) for h in asked) if claimed else (),
-        statements=beside(setting, n, Cell(best.lo.lo, best.hi.hi), adequacy.smallest),
+        statements=beside(
+            setting,
+            n,
+            Cell(best.lo.lo, best.hi.hi),
+            adequacy.smallest,
+            push.intervals if push else None,
+        ),
         arms=arms,
     )
 

@@ -66,6 +66,10 @@ class Estimate(Struct, frozen=True):
         mean = np.ascontiguousarray(draws.T).mean(axis=1)
         return [cls(*each) for each in np.stack([mean, *interval.ends(draws)], axis=1).tolist()]
 
+    def times(self, count: int) -> Estimate:
+        """Return what so many of the quantity come to."""
+        return Estimate(count * self.value, count * self.lo, count * self.hi)
+
     def to_dict(self) -> EstimateRecord:
         """Return value, lo and hi."""
         return {"value": self.value, "lo": self.lo, "hi": self.hi}

@@ -88,8 +88,8 @@ class ArmEvidenceRecord(TypedDict):
     rows: list[RowsBehind]
 
 
-class SeparateRecord(TypedDict):
-    """Where separate ops beat both fused arms with 90 % probability."""
+class BesideRecord(TypedDict):
+    """Where arms beside 1-stage and 2-stage beat both with 90 % probability."""
 
     share: float
     from_bytes: int
@@ -105,6 +105,40 @@ class WindowRecord(TypedDict):
     algorithm: str
     from_bytes: int
     to_bytes: int
+
+
+class PushedArmRecord(TypedDict):
+    """Up to which size an arm that pushes is faster than 1-stage, as ``benchmark`` has both.
+
+    ``max_bytes`` is null where the arm wins throughout, or where no cutoff is claimed; null above:
+    no limit.
+    """
+
+    algorithm: str
+    kernel_family: str
+    rows: int
+    benchmark: str
+    max_bytes: int | None
+    max_bytes_lo: int
+    max_bytes_hi: int | None
+    max_bytes_this_kernel_lo: int
+    max_bytes_this_kernel_hi: int | None
+
+
+class PushedRecord(TypedDict):
+    """The plain op's arms that push, LL and LL128, which AITER's main has since #5272.
+
+    ``verdict`` is measured, or not_identified where an arm lacks a benchmark that has it beside
+    1-stage: ``reason`` and ``measure_next`` say of which, and what to measure. ``surely`` is where
+    they beat 1-stage and 2-stage.
+    """
+
+    verdict: str
+    arms: list[PushedArmRecord]
+    surely: BesideRecord | None
+    not_identified: list[str]
+    reason: str
+    measure_next: list[MeasureNext]
 
 
 class HiddenCutoffRecord(TypedDict):
@@ -171,10 +205,11 @@ class CutoffRecord(TypedDict):
     ``max_bytes_this_kernel_lo`` and ``_hi`` that in the laboratories of the calibration's sources.
     ``regret_pct`` is expected over the workload, ``contested_regret_pct`` over its calls within a
     factor of two of the cutoff, ``worst_regret_pct`` of the call that loses most.
-    ``three_way`` divides the sizes among 1-stage, 2-stage and separate ops, ``two_arms_loss_pct``
-    is what the recommended rule loses against it; empty and null where no separate ops stand beside
-    the op. ``smallest_over_hidden_lo`` and ``_hi`` are the 90 % interval of the smallest cutoff
-    among those that each hidden size would have by itself (hi null: no limit).
+    ``three_way`` divides the sizes among 1-stage, 2-stage and the arms beside them: separate ops of
+    the fused op, those that push of the plain one. ``two_arms_loss_pct`` is what the recommended
+    rule loses against it; empty and null where the op has no such arm, or no rows of it.
+    ``smallest_over_hidden_lo`` and ``_hi`` are the 90 % interval of the smallest cutoff among those
+    that each hidden size would have by itself (hi null: no limit).
     """
 
     world_size: int
@@ -192,7 +227,8 @@ class CutoffRecord(TypedDict):
     contested_regret_pct: float | None
     worst_regret_pct: float
     evidence: list[ArmEvidenceRecord]
-    separate: SeparateRecord | None
+    separate: BesideRecord | None
+    pushed: PushedRecord | None
     three_way: list[WindowRecord]
     two_arms_loss_pct: float | None
     two_arms_enough: bool | None
@@ -209,12 +245,14 @@ class CutoffRecord(TypedDict):
 class HiddenDims(TypedDict):
     """What hidden sizes the kernel takes and whether they matter beyond bytes.
 
-    ``measured`` holds the hidden sizes of the rows behind each arm.
+    They do where a hidden size would gain more than ``adequate_pct`` on contested calls from a
+    cutoff of its own. ``measured`` holds the hidden sizes of the rows behind each arm.
     """
 
     rule: str
     set: list[int]
     depends_on_hidden: bool
+    adequate_pct: float
     workload: list[int]
     effect: HiddenEffectRecord | None
     measured: dict[str, list[int]]
@@ -342,13 +380,14 @@ class Predictions(TypedDict):
 
 
 class CutoffHere(TypedDict):
-    """The recommended cutoff at the call's world size, with both intervals of recommend."""
+    """The recommended cutoff at the call's world size, as ``recommend`` has it."""
 
     bytes: int | None
     bytes_lo: int | None
     bytes_hi: int | None
     bytes_this_kernel_lo: int | None
     bytes_this_kernel_hi: int | None
+    statements: list[StatementRecord]
 
 
 class Explained(AskedOfARule):
@@ -375,6 +414,17 @@ class SeparateArm(EstimateRecord):
     """Separate ops, and the probability that they beat both arms."""
 
     probability: float | None
+
+
+class PushedCallRecord(EstimateRecord):
+    """An arm that pushes, as ``benchmark`` measures it, and 1-stage as it does.
+
+    ``probability`` is that with which it beats 1-stage and 2-stage.
+    """
+
+    probability: float
+    latency_us_1stage: float
+    benchmark: str
 
 
 class RuleOpinion(TypedDict):
@@ -420,6 +470,7 @@ class ExplainedCall(Explained):
     margin_pct: float | None
     arms: dict[str, ExplainedArm]
     separate: SeparateArm | None
+    pushed: dict[str, PushedCallRecord]
     rules: list[RuleOpinion]
     flips: list[FlipRecord]
 

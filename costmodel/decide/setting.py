@@ -26,6 +26,7 @@ from ..model.eligibility import eligible, lacks
 from ..model.latency import MACHINE_CONTRAST, TERMS, total
 from ..model.shape import (
     ALGORITHMS,
+    CONTRASTED,
     FUSED,
     ONE_STAGE,
     OPS,
@@ -209,7 +210,7 @@ class Setting(Struct, frozen=True, dict=True):
         benchmark = self._here(drawn) if self.machine else drawn
         if self.kernel.known:
             return benchmark
-        unread = {f"contrast[{arm}]": drawn[f"unread[{arm}]"] for arm in OTHERWISE}
+        unread = {f"contrast[{arm}]": drawn[f"unread[{arm}]"] for arm in CONTRASTED}
         return {**benchmark, **{name: benchmark[name] + more for name, more in unread.items()}}
 
     @cached_property
@@ -220,7 +221,7 @@ class Setting(Struct, frozen=True, dict=True):
     @cached_property
     def this_kernel(self) -> Values:
         """The same draws as if measured in the sources' laboratories: *this kernel*."""
-        laboratories = {f"contrast[{arm}]": self.draws[f"laboratory[{arm}]"] for arm in OTHERWISE}
+        laboratories = {f"contrast[{arm}]": self.draws[f"laboratory[{arm}]"] for arm in CONTRASTED}
         return {**self.draws, **laboratories}
 
     def laboratory_shift_us(self, arm: str) -> Array | float:

@@ -6,6 +6,7 @@ GPU can agree or disagree; of any other is said why it cannot. None of them was 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -53,18 +54,28 @@ class Beside(Struct, frozen=True):
         }
 
 
-def beside(setting: Setting, world_size: int, cutoff: Cell, smallest: Cell) -> tuple[Beside, ...]:
+def beside(
+    setting: Setting,
+    world_size: int,
+    cutoff: Cell,
+    smallest: Cell,
+    families: Mapping[str, Cell] | None = None,
+) -> tuple[Beside, ...]:
     """Return what others state of the setting's op, beside intervals in bytes.
 
     ``cutoff`` is that of one cutoff for all hidden sizes, ``smallest`` that of the smallest of a
-    cutoff for each. Statements are of GPUs joined by xGMI; other fabrics have none.
+    cutoff for each, ``families`` that up to which kernels of other families are faster than
+    1-stage. Statements are of GPUs joined by xGMI; other fabrics have none.
     """
     if setting.calibration.fabric != FULL_MESH:
         return ()
     out = []
     for statement in about(setting.gpu, setting.arch, world_size, setting.op):
         why = _incomparable(setting, statement)
-        if why:
+        other = (families or {}).get(statement.kernel_family)
+        if other is not None and statement.gpu == setting.gpu:
+            out.append(Beside(statement, _holds(statement, other), f"of that arm: {_words(other)}"))
+        elif why:
             out.append(Beside(statement, None, why))
         else:
             interval = smallest if statement.kind == SMALLEST_CROSSOVER else cutoff
@@ -97,12 +108,15 @@ def _holds(statement: Statement, interval: Cell) -> bool:
     return interval.lo <= statement.hi_bytes and above
 
 
+def _words(interval: Cell) -> str:
+    return f"{kib(interval.lo)} to {'no limit' if interval.hi is None else kib(interval.hi)}"
+
+
 def _bear_in_mind(statement: Statement, smallest: Cell) -> str:
     """Return what qualifies a comparison."""
     notes = []
     if statement.kind == SMALLEST_CROSSOVER:
-        hi = "no limit" if smallest.hi is None else kib(smallest.hi)
-        notes.append(f"the smallest over the hidden sizes asked: {kib(smallest.lo)} to {hi}")
+        notes.append(f"the smallest over the hidden sizes asked: {_words(smallest)}")
     if statement.gpu_evidence != "stated":
         notes.append(f"its GPU is {statement.gpu_evidence}")
     return "; ".join(notes)

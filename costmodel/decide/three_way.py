@@ -1,13 +1,15 @@
-"""Three arms, and windows of sizes: what a rule of two arms and one cutoff leaves on the table.
+"""More arms, and windows of sizes: what a rule of two arms and one cutoff leaves on the table.
 
-Beside the fused op's 1-stage and 2-stage stand separate ops: an all-reduce, then an RMSNorm. The
-three-way choice divides the sizes of a workload into windows, one arm each, so that the expected
-regret above the fastest of the three is least. Two arms are enough where the recommended rule loses
-little against it.
+Beside the fused op's 1-stage and 2-stage stand separate ops: an all-reduce, then an RMSNorm; beside
+those of the plain op the arms that push (:mod:`.pushed`), where a benchmark has them. The choice
+among all divides the sizes of a workload into windows, one arm each, so that the expected regret
+above the fastest of them is least. Two arms are enough where the recommended rule loses little
+against it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,13 +17,14 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..calibration.posterior import LEVEL
-from ..model.shape import ARMS, ONE_STAGE, SEPARATE_OPS, Shapes
+from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, SEPARATE_OPS, Shapes
 from .adequacy import ADEQUATE_PCT
 from .evidence import ArmEvidence
 
 if TYPE_CHECKING:
+    from .pushed import PushedArm
     from .regret import Arms
-    from .schemas import SeparateRecord, WindowRecord
+    from .schemas import BesideRecord, WindowRecord
     from .setting import Setting
 
 Array = NDArray[np.float64]
@@ -29,7 +32,7 @@ Array = NDArray[np.float64]
 #: A boundary between windows has to spare so much over the workload, or it is none.
 BOUNDARY_PCT = 0.01
 
-#: Every so manieth draw of the posterior is enough for the third arm; antithetic pairs stay whole.
+#: Every so manieth draw of the posterior is enough for more arms; antithetic pairs stay whole.
 EVERY = 8
 
 
@@ -49,11 +52,11 @@ class Window(Struct, frozen=True):
         }
 
 
-class SeparateOps(Struct, frozen=True):
-    """Where all-reduce and RMSNorm as separate ops beat both fused arms with 90 % probability.
+class ArmsBeside(Struct, frozen=True):
+    """Where the arms beside 1-stage and 2-stage beat both with 90 % probability.
 
     ``share`` of the calls, between ``from_bytes`` and ``to_bytes``, by ``gain_pct`` (least and
-    most). ``share`` 0: nowhere. ``measured`` says whether separate ops were measured here.
+    most). ``share`` 0: nowhere. ``measured`` says whether they were measured here.
     """
 
     share: float
@@ -62,8 +65,8 @@ class SeparateOps(Struct, frozen=True):
     gain_pct: tuple[float, float]
     measured: bool
 
-    def to_dict(self) -> SeparateRecord:
-        """Return the ``separate`` part of a cutoff."""
+    def to_dict(self) -> BesideRecord:
+        """Return the ``separate`` part of a cutoff, or the ``surely`` part of ``pushed``."""
         return {
             "share": self.share,
             "from_bytes": self.from_bytes,
@@ -75,15 +78,15 @@ class SeparateOps(Struct, frozen=True):
 
 
 class ThreeWayChoice(Struct, frozen=True):
-    """The three-way choice at one world size: ``windows``, ascending in bytes.
+    """The choice among all arms at one world size: ``windows``, ascending in bytes.
 
     ``loss_pct`` is what the recommended rule's two arms lose against it, in percent of the fastest
-    of the three; ``separate`` where separate ops surely win.
+    arm; ``beside`` where the arms beside the two surely win.
     """
 
     windows: tuple[Window, ...]
     loss_pct: float
-    separate: SeparateOps
+    beside: ArmsBeside
 
     @property
     def enough(self) -> bool:
@@ -92,59 +95,77 @@ class ThreeWayChoice(Struct, frozen=True):
 
     @property
     def apart(self) -> tuple[Window, ...]:
-        """The windows of separate ops."""
-        return tuple(w for w in self.windows if w.algorithm == SEPARATE_OPS)
+        """The windows of arms beside 1-stage and 2-stage."""
+        return tuple(w for w in self.windows if w.algorithm not in ALGORITHMS)
 
 
-class _ThreeArms(Struct, frozen=True):
-    """All three arms over calls ascending in bytes, some draws: ``us`` (3, draws, n) as ARMS."""
+class _AllArms(Struct, frozen=True):
+    """All arms over calls ascending in bytes, some draws: ``us`` (arms, draws, n).
 
+    ``names`` are 1-stage, 2-stage, then those beside them.
+    """
+
+    names: tuple[str, ...]
     shapes: Shapes
     weight: Array
     us: Array
 
     @classmethod
-    def of(cls, setting: Setting, arms: Arms) -> _ThreeArms:
+    def of(cls, setting: Setting, arms: Arms, pushed: Sequence[PushedArm]) -> _AllArms:
         some = {k: v[::EVERY] if np.ndim(v) else v for k, v in setting.draws.items()}
         known = {ONE_STAGE: arms.one_us[::EVERY], setting.alternative: arms.other_us[::EVERY]}
+        names = [*ALGORITHMS, *([SEPARATE_OPS] if setting.op == FUSED else [])]
         us = [
             known[a]
             if a in known
             else np.where(
                 setting.takes(arms.shapes, a), setting.latency_us(arms.shapes, a, some), np.inf
             )
-            for a in ARMS
+            for a in names
         ]
-        return cls(arms.shapes, arms.weight, np.stack(us))
+        if pushed:  # all arms as the first benchmark that has one that pushes
+            there = pushed[0].shift_us
+            us = [each + there[::EVERY] for each in us]
+            us += [
+                arm.drawn_us(arms.shapes, every=EVERY) + (there - arm.shift_us)[::EVERY]
+                for arm in pushed
+            ]
+            names += [arm.arm for arm in pushed]
+        return cls(tuple(names), arms.shapes, arms.weight, np.stack(us))
 
     def expected_pct(self) -> Array:
-        """Return each arm's expected regret above the fastest of the three, percent, (3, n)."""
+        """Return each arm's expected regret above the fastest, percent, (arms, n)."""
         # An arm that does not take a call loses any comparison, but sums stay finite.
         pct = 100 * (self.us / self.us.min(axis=0) - 1)
         return np.minimum(pct, 1e6).mean(axis=1)
 
 
-def three_way(setting: Setting, arms: Arms, max_bytes: int | None) -> ThreeWayChoice:
-    """Return the three-way choice beside the rule that runs 1-stage up to ``max_bytes``.
+def three_way(
+    setting: Setting, arms: Arms, max_bytes: int | None, pushed: Sequence[PushedArm] = ()
+) -> ThreeWayChoice | None:
+    """Return the choice among all arms beside the rule that runs 1-stage up to ``max_bytes``.
 
-    ``max_bytes`` None: 1-stage throughout.
+    ``max_bytes`` None: 1-stage throughout. ``pushed`` are the arms that push, of the plain op. None
+    where the op has no arm beside its two.
     """
-    three = _ThreeArms.of(setting, arms)
-    size = three.shapes.bytes
-    cost = three.weight * three.expected_pct()
+    if setting.op != FUSED and not pushed:
+        return None
+    every = _AllArms.of(setting, arms, pushed)
+    size = every.shapes.bytes
+    cost = every.weight * every.expected_pct()
     start = arms.ends[:-1]
     by_size = np.add.reduceat(cost, start, axis=1)
     arm = _cheapest(by_size, BOUNDARY_PCT)
     chosen = np.repeat(arm, np.diff([*start, size.size]))
     calls = np.arange(size.size)
     one = np.ones(size.size, np.bool_) if max_bytes is None else size <= max_bytes
-    rule = np.where(one, ARMS.index(ONE_STAGE), ARMS.index(setting.alternative))
+    rule = np.where(one, *map(every.names.index, setting.arms))
     windows = []
     turns = np.concatenate([[0], np.flatnonzero(np.diff(chosen)) + 1, [size.size]])
     for first, after in zip(turns[:-1].tolist(), turns[1:].tolist(), strict=True):
-        windows.append(Window(ARMS[chosen[first]], int(size[first]), int(size[after - 1])))
+        windows.append(Window(every.names[chosen[first]], int(size[first]), int(size[after - 1])))
     loss = float(cost[rule, calls].sum() - cost[chosen, calls].sum())
-    return ThreeWayChoice(tuple(windows), max(0.0, loss), _separate(setting, three))
+    return ThreeWayChoice(tuple(windows), max(0.0, loss), _beside(setting, every))
 
 
 def _cheapest(cost: Array, boundary: float) -> NDArray[np.int64]:
@@ -167,21 +188,23 @@ def _cheapest(cost: Array, boundary: float) -> NDArray[np.int64]:
     return np.array(arms[::-1], np.int64)
 
 
-def _separate(setting: Setting, three: _ThreeArms) -> SeparateOps:
-    """Return where separate ops beat both fused arms.
+def _beside(setting: Setting, every: _AllArms) -> ArmsBeside:
+    """Return where the arms beside 1-stage and 2-stage beat both.
 
-    A call counts when they are faster in at least 90 % of the draws.
+    A call counts when one of them is faster in at least 90 % of the draws.
     """
-    third, fused = three.us[2], three.us[:2].min(axis=0)
-    surely = np.mean(third < fused, axis=0) >= LEVEL
-    n = int(three.shapes.world_size[0])
-    measured = bool(ArmEvidence.of(setting, n, SEPARATE_OPS).here)
+    own = len(ALGORITHMS)
+    third, two = every.us[own:].min(axis=0), every.us[:own].min(axis=0)
+    surely = np.mean(third < two, axis=0) >= LEVEL
+    n = int(every.shapes.world_size[0])
+    # Arms that push stand here only where they were measured.
+    measured = setting.op != FUSED or bool(ArmEvidence.of(setting, n, SEPARATE_OPS).here)
     if not surely.any():
-        return SeparateOps(0.0, 0, 0, (0.0, 0.0), measured)
-    size = three.shapes.bytes[surely]
-    gain = 100 * np.median(1 - third[:, surely] / fused[:, surely], axis=0)
-    return SeparateOps(
-        share=float(three.weight[surely].sum()),
+        return ArmsBeside(0.0, 0, 0, (0.0, 0.0), measured)
+    size = every.shapes.bytes[surely]
+    gain = 100 * np.median(1 - third[:, surely] / two[:, surely], axis=0)
+    return ArmsBeside(
+        share=float(every.weight[surely].sum()),
         from_bytes=int(size.min()),
         to_bytes=int(size.max()),
         gain_pct=(float(gain.min()), float(gain.max())),

@@ -13,6 +13,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from ..data import kernels
+from ..data.engine_calls import FusedCalls
 from ..data.hosts import Host, Kind, host_of
 from ..data.kernels import Kernel
 from ..decide.decision import Decision
@@ -98,9 +99,13 @@ class Audit(Struct, frozen=True):
         return max((s.saved_pct.value for s in self.scores.values()), default=None)
 
     def to_dict(
-        self, hidden_dims: Sequence[int], dtype: str, fail_above: float | None
+        self,
+        hidden_dims: Sequence[int],
+        dtype: str,
+        fail_above: float | None,
+        calls: FusedCalls | None = None,
     ) -> AuditRecord:
-        """Return the ``costmodel/audit/1`` record."""
+        """Return the ``costmodel/audit/1`` record; ``calls`` are those of a decode step."""
         return {
             "schema": "costmodel/audit/1",
             "path": str(self.tree.path),
@@ -174,10 +179,14 @@ class Audit(Struct, frozen=True):
                     "against_pct": s.regret_pct.to_dict(),
                     "loses_pct": s.saved_pct.to_dict(),
                     "loses_us_per_call": s.saved_us.to_dict(),
+                    "loses_us_per_step": s.saved_us.times(calls.per_step).to_dict()
+                    if calls
+                    else None,
                     "share_decided_otherwise": s.differ,
                 }
                 for n, s in sorted(self.scores.items())
             ],
+            "calls": calls.to_dict() if calls else None,
             "loses_pct": self.loses_pct,
             "passed": self.passed(fail_above),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
+from ..data.schemas import CallsRecord
 from ..decide.schemas import EstimateRecord
 from ..rules.schemas import ConditionRecord, RuleRecord
 from ..rules.table import TableRecord
@@ -145,18 +146,19 @@ class ComparisonRecord(TypedDict):
 
 
 class LossRecord(TypedDict):
-    """What the installed rule loses at one world size."""
+    """What the installed rule loses at one world size; null where no model says how often."""
 
     world_size: int
     installed_pct: EstimateRecord
     against_pct: EstimateRecord
     loses_pct: EstimateRecord
     loses_us_per_call: EstimateRecord
+    loses_us_per_step: EstimateRecord | None
     share_decided_otherwise: float
 
 
 class AuditRecord(TypedDict):
-    """``costmodel/audit/1``."""
+    """``costmodel/audit/1``; ``calls`` are a decode step's of the model, null without one."""
 
     schema: Literal["costmodel/audit/1"]
     path: str
@@ -172,5 +174,6 @@ class AuditRecord(TypedDict):
     against: RuleRecord | None
     comparison: list[ComparisonRecord]
     regret: list[LossRecord]
+    calls: CallsRecord | None
     loses_pct: float | None
     passed: bool

@@ -42,8 +42,22 @@ ARMS = (*ALGORITHMS, SEPARATE_OPS)
 #: What may run where a rule does not run 1-stage: engines differ by call site.
 OTHERWISE = (TWO_STAGE, SEPARATE_OPS)
 
+#: More arms of the plain op: one-shot kernels of AITER that push their data with flags in it, and
+#: wait for no rank. Each is a family of kernels with a calibration of its own.
+LL, LL128 = "ll", "ll128"
+PUSHED = (LL, LL128)
+
+#: Arms that machines run faster or slower beside 1-stage than the model says.
+CONTRASTED = (*OTHERWISE, *PUSHED)
+
+#: The arms that an op has beside its two algorithms.
+BESIDE = {FUSED: (SEPARATE_OPS,), ALL_REDUCE: PUSHED}
+
 #: What they are called in sentences.
-SPOKEN = {ONE_STAGE: "1-stage", TWO_STAGE: "2-stage", SEPARATE_OPS: "separate ops"}
+SPOKEN = {
+    ONE_STAGE: "1-stage", TWO_STAGE: "2-stage", SEPARATE_OPS: "separate ops",
+    LL: "LL", LL128: "LL128",
+}  # fmt: skip
 
 WORLD_SIZES = (2, 4, 8)
 

@@ -104,8 +104,7 @@ def _scores(one: Audit, calls: FusedCalls | None) -> str:
             f"{100 * score.differ:.0f} %",
         ]
         if calls:
-            value, lo, hi = (calls.per_step * us for us in (saved.value, saved.lo, saved.hi))
-            row.append(f"{value:.0f} ({lo:.0f} to {hi:.0f})")
+            row.append(words.estimate(saved.times(calls.per_step), ".0f"))
         rows.append(row)
     return table(rows, head)
 

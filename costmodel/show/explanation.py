@@ -14,7 +14,7 @@ from ..rules.catalogue import catalogue
 from ..units import kib
 from . import words
 from .place import machine
-from .recommendation import evidence, interval, sizes, this_kernel
+from .recommendation import evidence, interval, sizes, this_kernel, with_origin
 from .sketch import bars
 from .statements import most_telling
 from .table import table, terminal_width
@@ -31,7 +31,7 @@ def brief(found: Explanation, *, fine: bool = False) -> str:
     """
     s = found.setting
     lines = [*answer(found), "", *bars(found, fine=fine), f"  {_measured_as(found)}"]
-    said = [*_interval(found), *_apart(found)]
+    said = [*_interval(found), *_apart(found), *_pushing(found)]
     others = most_telling(found.cutoff.statements, s.gpu) if found.cutoff else ""
     if others:
         said.append(others)
@@ -85,6 +85,8 @@ def text(found: Explanation) -> str:
                 f"{chance(found.separate_probability, short=True)} probability"
             ),
         ]
+    if found.pushed:
+        lines += ["", *_pushing(found)]
     others = most_telling(found.cutoff.statements, s.gpu) if found.cutoff else ""
     if others:
         lines += ["", others]
@@ -128,6 +130,16 @@ def _apart(found: Explanation) -> list[str]:
         return []
     sure = chance(found.separate_probability, short=True)
     return [f"separate ops are expected fastest here, with {sure} probability"]
+
+
+def _pushing(found: Explanation) -> list[str]:
+    """Return what the plain op's arms that push take, a line for each."""
+    return [
+        f"{with_origin(p.arm)}: {p.latency_us.value:.2f} us ({p.latency_us.lo:.1f} to "
+        f"{p.latency_us.hi:.1f}) as {p.source} measures it, where 1-stage takes {p.one_us:.2f}; "
+        f"faster than both with {chance(p.probability, short=True)} probability"
+        for p in found.pushed
+    ]
 
 
 def _rule(found: Explanation) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from ..data import kernels
 from ..data.deployment import ENGINES
 from ..decide.adequacy import ADEQUATE_PCT
 from ..decide.decision import Cutoff, Decision
 from ..decide.evidence import ALWAYS_ONE_STAGE, BY_PHYSICS
 from ..decide.objective import MEAN, SPOKEN_OBJECTIVE
-from ..decide.three_way import SeparateOps
-from ..model.fabric import FULL_MESH
-from ..model.shape import ALL_REDUCE, SPOKEN
+from ..model.shape import BESIDE, FUSED, SPOKEN
 from ..units import kib
 from . import words
 from .place import machine
@@ -19,6 +19,10 @@ from .sketch import scale, scale_head
 from .statements import line
 from .table import filled, table, terminal_width
 from .words import OF_FASTER, OF_FASTEST, answer, arm, size, size_interval, window_sizes
+
+if TYPE_CHECKING:
+    from ..decide.pushed import Pushed, PushedCutoff
+    from ..decide.three_way import ArmsBeside
 
 
 def brief(decision: Decision, *, fine: bool = False) -> str:
@@ -41,7 +45,7 @@ def brief(decision: Decision, *, fine: bool = False) -> str:
         if b.held is False
     ]
     against += [f"TP{c.world_size}: {c.reason}" for c in cutoffs if not c.claimed]
-    said = [*apart(decision)[1:], *unweighed(decision), *against, *guarded(decision)]
+    said = [*apart(decision)[1:], *pushing(decision), *against, *guarded(decision)]
     if setting.engine and any(c.claimed for c in cutoffs):
         said.append(f"the rule in {setting.engine}: {decision.rule.words()}")
     if said:
@@ -89,7 +93,7 @@ def text(decision: Decision) -> str:
         ),
         f"calibration {setting.calibration.id}: {data['rows_used']} of {data['rows_read']} rows "
         f"used, {len(data['sources'])} sources",
-        *map(_paragraph, [*apart(decision), *unweighed(decision), *guarded(decision)]),
+        *map(_paragraph, [*apart(decision), *pushing(decision), *guarded(decision)]),
         "",
     ]
     lines += [_cutoff_table(decision), ""]
@@ -98,7 +102,7 @@ def text(decision: Decision) -> str:
         if c.claimed:
             lines.append(_paragraph(f"     {regrets(c)}."))
         if c.three_way is not None:
-            lines.append(_paragraph(f"     {separate(decision, c, c.three_way.separate)}."))
+            lines.append(_paragraph(f"     {beside(decision, c, c.three_way.beside)}."))
         lines += [_paragraph(f"     {line(b, setting.gpu)}") for b in c.statements]
     lines += ["", f"hidden_dim: the kernel takes {decision.hidden_rule}."]
     lines.append(f"  known models: {', '.join(map(str, decision.hidden_set))}")
@@ -170,7 +174,7 @@ def this_kernel(cutoff: Cutoff) -> str:
 
 
 def apart(*decisions: Decision) -> list[str]:
-    """Return where separate ops are expected to be fastest, and whether two arms are enough.
+    """Return where arms beside the two are expected to be fastest, and whether two are enough.
 
     Of several decisions each world size has its GPU before it.
     """
@@ -180,18 +184,26 @@ def apart(*decisions: Decision) -> list[str]:
         for c in d.cutoffs
         if c.three_way is not None
     ]
+    op = decisions[0].setting.op
+    fused = op == FUSED
     lines = []
-    if wins := [(place, three) for place, three in known if three.apart]:
-        said = "; ".join(f"{place} {window_sizes(three.apart)}" for place, three in wins)
-        unsure = [place for place, three in wins if not three.separate.share]
-        where = "" if len(unsure) == len(wins) else f" at {', '.join(unsure)}"
-        sure = f"; no size{where} reaches 90 % probability" if unsure else ""
-        lines.append(f"separate ops are expected to be fastest: {said}{sure}")
-    if short := [
-        f"{three.loss_pct:.1f} % at {place}" for place, three in known if not three.enough
-    ]:
+    for name in BESIDE.get(op, ()):
+        own = [(at, three, [w for w in three.apart if w.algorithm == name]) for at, three in known]
+        if wins := [(at, three, mine) for at, three, mine in own if mine]:
+            said = "; ".join(f"{at} {window_sizes(mine)}" for at, _, mine in wins)
+            unsure = [at for at, three, _ in wins if not three.beside.share]
+            where = "" if len(unsure) == len(wins) else f" at {', '.join(unsure)}"
+            sure = f"; no size{where} reaches 90 % probability" if unsure else ""
+            whom = f"{arm(name)} are" if fused else f"{with_origin(name)} is"
+            lines.append(f"{whom} expected to be fastest: {said}{sure}")
+    if short := [f"{three.loss_pct:.1f} % at {at}" for at, three in known if not three.enough]:
+        beside_them = (
+            "with separate ops as a third choice, this rule would lose"
+            if fused
+            else "beside a choice of all arms, a rule of two would lose"
+        )
         lines.append(
-            "two arms are not enough: with separate ops as a third choice, this rule would lose "
+            f"two arms are not enough: {beside_them} "
             f"{', '.join(short)} {OF_FASTEST} (mean over the calls)"
         )
     return lines
@@ -221,31 +233,67 @@ def regrets(cutoff: Cutoff) -> str:
     )
 
 
-def unweighed(decision: Decision) -> list[str]:
-    """Return what AITER's plain all-reduce runs beside the two arms, which no answer weighs."""
-    setting = decision.setting
-    asked = setting.op, setting.kernel.family, setting.calibration.fabric
-    if asked != (ALL_REDUCE, "aiter", FULL_MESH):
-        return []
-    from ..rules.catalogue import current  # a question about the fused op starts faster
-
-    return [
-        f"not weighed here: {current('aiter', ALL_REDUCE).note}; costmodel calibrate --family "
-        "aiter-ll and aiter-ll128 calibrate them"
+def pushing(decision: Decision) -> list[str]:
+    """Return up to which size the plain op's arms that push win, and where no row tells."""
+    known = [(c.world_size, c.pushed) for c in decision.cutoffs if c.pushed is not None]
+    lines = [
+        f"TP{n}: {', '.join(map(_up_to, push.cutoffs))}, as "
+        f"{' and '.join(dict.fromkeys(a.source for a in push.arms))} has them beside "
+        f"1-stage; no release up to {kernels.LATEST} has them on {decision.setting.gpu}"
+        for n, push in known
+        if push.cutoffs
     ]
+    lacking: dict[tuple[str, ...], list[tuple[int, Pushed]]] = {}
+    for n, push in known:
+        if push.unidentified:
+            lacking.setdefault(push.unidentified, []).append((n, push))
+    for names, where in lacking.items():
+        ranks = " and ".join(f"TP{n}" for n, _ in where)
+        measure = where[0][1].measure_next
+        arms = dict.fromkeys(m["algorithm"] for m in measure)
+        tokens = sorted({m["tokens"] for m in measure})
+        lines.append(
+            f"{with_origin(*names)} not identified at {ranks}: "
+            f"{where[0][1].reason}; measure {', '.join(f'plain_{a}' for a in arms)} at hidden "
+            f"{measure[0]['hidden_dim']}, tokens {', '.join(map(str, tokens))}"
+        )
+    return lines
 
 
-def separate(decision: Decision, cutoff: Cutoff, ops: SeparateOps) -> str:
-    """Return where separate ops beat both fused arms."""
-    if not ops.share:
-        return "separate ops: nowhere faster than the better fused arm with 90 % probability"
-    gpu, n = decision.setting.gpu, cutoff.world_size
-    basis = "measured here" if ops.measured else f"never measured on {gpu} at {n} ranks"
-    by = " to ".join(dict.fromkeys(f"{pct:.0f}" for pct in ops.gain_pct))
+def with_origin(*names: str) -> str:
+    """Return arms that push with what brought them: ``LL (AITER's main since #5272)``."""
+    origin = kernels.since(kernels.pushing("aiter", names[0]))
+    return f"{' and '.join(map(arm, names))} ({origin})"
+
+
+def _up_to(cutoff: PushedCutoff) -> str:
+    """Return up to which size an arm is faster than 1-stage, with both intervals."""
+    lo, hi = cutoff.here.lo.lo, cutoff.here.hi.hi
+    most = f"up to {kib(cutoff.max_bytes)}" if cutoff.max_bytes else f"at least up to {size(lo)}"
+    theirs = size_interval(cutoff.this_kernel.lo.lo, cutoff.this_kernel.hi.hi)
     return (
-        f"separate ops (all-reduce, then RMSNorm; {basis}) are faster than both fused arms with "
-        f"90 % probability on {100 * ops.share:.0f} % of the calls ({kib(ops.from_bytes)} to "
-        f"{kib(ops.to_bytes)}), by {by} % of the better fused arm's latency"
+        f"{arm(cutoff.of.arm)} is faster than 1-stage {most} (90 %: {size_interval(lo, hi)}; this "
+        f"kernel {theirs})"
+    )
+
+
+def beside(decision: Decision, cutoff: Cutoff, found: ArmsBeside) -> str:
+    """Return where the arms beside 1-stage and 2-stage beat both."""
+    fused = decision.setting.op == FUSED
+    who, two = (
+        ("separate ops", "fused arm") if fused else ("LL and LL128", "of 1-stage and 2-stage")
+    )
+    if not found.share:
+        return f"{who}: nowhere faster than the better {two} with 90 % probability"
+    gpu, n = decision.setting.gpu, cutoff.world_size
+    basis = "measured here" if found.measured else f"never measured on {gpu} at {n} ranks"
+    by = " to ".join(dict.fromkeys(f"{pct:.0f}" for pct in found.gain_pct))
+    what, both = ("all-reduce, then RMSNorm; ", "both fused arms") if fused else ("", "both")
+    whose = f"the better {two}'s" if fused else "the better arm's"
+    return (
+        f"{who} ({what}{basis}) are faster than {both} with "
+        f"90 % probability on {100 * found.share:.0f} % of the calls ({kib(found.from_bytes)} to "
+        f"{kib(found.to_bytes)}), by {by} % of {whose} latency"
     )
 
 

@@ -25,11 +25,10 @@ def text(outcomes: Sequence[Outcome], study: Study) -> str:
             else "both take the same time"
         )
     setting = study.setting
-    call = setting.shapes(1, study.hidden_dim, 2)
-    left_out = float(setting.terms(call, outcomes[0].algorithm)["harness"])
     lines.append(
         f"costs: calibration {setting.calibration.id}, {setting.gpu}, without the "
-        f"{left_out:.2f} us that a benchmark adds (costmodel predict includes them)"
+        f"{study.left_out_us(outcomes[0].algorithm):.2f} us that a benchmark adds "
+        "(costmodel predict includes them)"
     )
     lines += outcomes[0].machine.notes
     return "\n".join(lines)
@@ -78,9 +77,9 @@ def _against(outcome: Outcome) -> str:
     return said + ("the same to 0.01 %" if abs(off) < 0.005 else f"{off:+.2f} %")
 
 
-def map_text(found: Map, study: Study) -> str:
+def map_text(found: Map) -> str:
     """Return the cutoffs as a table: the first axis down, the second across."""
-
+    study = found.study
     one, other = (arm(a) for a in study.setting.arms)
 
     def said(value: float) -> str:

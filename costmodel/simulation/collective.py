@@ -28,7 +28,7 @@ from .conditions import Conditions
 from .engine import Engine, Run
 from .machine import Machine
 from .program import Program, program
-from .schemas import SimulationRecord
+from .schemas import SimulatedCall
 from .unmodelled import departures
 
 Floats = NDArray[np.float64]
@@ -68,8 +68,8 @@ class Outcome(Struct, frozen=True):
         """Each rank's time in the op, which is what a profiler shows: finish - arrival."""
         return self.run.finish_us - self.run.arrival_us
 
-    def to_dict(self) -> SimulationRecord:
-        """Return the ``costmodel/simulate/1`` record."""
+    def to_dict(self) -> SimulatedCall:
+        """Return one algorithm's part of a ``costmodel/simulate/1`` record."""
         run = self.run
         return {
             "schema": "costmodel/simulate/1",
@@ -83,6 +83,7 @@ class Outcome(Struct, frozen=True):
                     "rank": rank,
                     "arrival_us": float(run.arrival_us[rank]),
                     "finish_us": float(run.finish_us[rank]),
+                    "duration_us": float(self.duration_us[rank]),
                     "waiting_us": float(run.waiting_us[rank]),
                     "terms": self.terms(rank),
                 }
@@ -90,6 +91,7 @@ class Outcome(Struct, frozen=True):
             ],
             "latency_us": self.latency_us,
             "closed_form_us": self.closed_form_us,
+            "departures": list(self.departures),
         }
 
     def terms(self, rank: int) -> dict[str, float]:

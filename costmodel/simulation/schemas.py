@@ -6,17 +6,21 @@ from typing import Literal, TypedDict
 
 
 class RankRecord(TypedDict):
-    """One rank; ``terms`` is its own work in us by name."""
+    """One rank; ``terms`` is its own work in us by name, ``duration_us`` what a profiler shows."""
 
     rank: int
     arrival_us: float
     finish_us: float
+    duration_us: float
     waiting_us: float
     terms: dict[str, float]
 
 
 class SimulatedCall(TypedDict):
-    """One algorithm; ``closed_form_us`` is null where the closed form has no fabric."""
+    """One algorithm; ``closed_form_us`` is null where the closed form has no fabric.
+
+    ``departures`` say which of its assumptions do not hold here.
+    """
 
     schema: Literal["costmodel/simulate/1"]
     algorithm: str
@@ -27,12 +31,21 @@ class SimulatedCall(TypedDict):
     ranks: list[RankRecord]
     latency_us: float
     closed_form_us: float | None
+    departures: list[str]
 
 
-class SimulationRecord(SimulatedCall, total=False):
-    """``costmodel/simulate/1``: the faster algorithm, with the ``other`` where both were asked."""
+class SimulationRecord(SimulatedCall):
+    """``costmodel/simulate/1``: the faster algorithm, with the ``other`` where both were asked.
 
-    other: SimulatedCall
+    ``left_out_us`` is what the benchmark adds that ``costmodel predict`` answers for; ``notes`` are
+    of the machine.
+    """
+
+    gpu: str
+    calibration: str
+    left_out_us: float
+    notes: list[str]
+    other: SimulatedCall | None
 
 
 class AxisRecord(TypedDict):
@@ -64,5 +77,7 @@ class SweepRecord(TypedDict):
     """``costmodel/simulate-sweep/1``; cells in row-major order of the axes."""
 
     schema: Literal["costmodel/simulate-sweep/1"]
+    gpu: str
+    hidden_dim: int
     axes: list[AxisRecord]
     cells: list[CellRecord]

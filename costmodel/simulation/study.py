@@ -17,7 +17,7 @@ from .collective import Outcome, simulate
 from .conditions import Conditions
 from .cutoff import SimulatedCutoff, collective_cost, layer_cost, simulated_cutoff
 from .machine import Machine, machine
-from .schemas import Place, SweepRecord
+from .schemas import Place, SimulationRecord, SweepRecord
 from .skew import Skew
 
 Floats = NDArray[np.float64]
@@ -93,6 +93,23 @@ class Study(Struct, frozen=True):
             record=record,
         )
 
+    def left_out_us(self, algorithm: str) -> float:
+        """Return what the benchmark adds to a call, which no simulation has."""
+        call = self.setting.shapes(1, self.hidden_dim, 2)
+        return float(self.setting.terms(call, algorithm)["harness"])
+
+    def record(self, outcomes: Sequence[Outcome]) -> SimulationRecord:
+        """Return the ``costmodel/simulate/1`` record of one algorithm or both, the faster first."""
+        first, *others = sorted(outcomes, key=lambda o: o.latency_us)
+        return {
+            **first.to_dict(),
+            "gpu": self.setting.gpu,
+            "calibration": self.setting.calibration.id,
+            "left_out_us": self.left_out_us(first.algorithm),
+            "notes": list(first.machine.notes),
+            "other": others[0].to_dict() if others else None,
+        }
+
     def cutoff(self) -> SimulatedCutoff:
         """Return the cutoff: of one collective over draws of the skew, or of a chain of layers."""
         found = self.machine()
@@ -130,8 +147,9 @@ class Study(Struct, frozen=True):
 
 
 class Map(Struct, frozen=True):
-    """Cutoffs over one or two axes: ``cells`` in row-major order of ``axes``."""
+    """Cutoffs of a ``study`` over one or two axes: ``cells`` in row-major order of ``axes``."""
 
+    study: Study
     axes: tuple[tuple[str, tuple[float, ...]], ...]
     cells: tuple[SimulatedCutoff, ...]
 
@@ -155,6 +173,8 @@ class Map(Struct, frozen=True):
         places: list[Place] = [dict(zip(names, p.tolist(), strict=True)) for p in points]  # type: ignore[misc]
         return {
             "schema": "costmodel/simulate-sweep/1",
+            "gpu": self.study.setting.gpu,
+            "hidden_dim": self.study.hidden_dim,
             "axes": [{"name": name, "values": list(values)} for name, values in self.axes],
             "cells": [
                 {
@@ -174,6 +194,7 @@ def cutoff_map(study: Study, axes: Sequence[tuple[str, Sequence[float]]]) -> Map
     for name, values in axes:
         studies = [s.along(name, value) for s in studies for value in values]
     return Map(
+        study,
         tuple((name, tuple(map(float, values))) for name, values in axes),
         tuple(s.cutoff() for s in studies),
     )

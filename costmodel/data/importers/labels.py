@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ...errors import InputError, nearest
+from .. import kernels
 from ..measurement import VOCABULARY
 from .quantities import plain
 from .rows import Said
@@ -57,6 +58,10 @@ _QUANT = re.compile(r"fp8|quant|int8|int6|int4|int3|fp4|e4m3")
 _ALL_REDUCE = re.compile(
     r"all_?reduce|(?:^|_)ar(?:_|$)|custom_?ar|(?:^|_)ca(?:_|$)|cross_device_reduce"
 )
+
+#: AITER's plain all-reduces that push are kernels of families of their own; elsewhere LL is a way
+#: in which a library's kernels send. ``plain_ll`` is what ``measure`` calls the arm.
+_PUSHED = re.compile(r"(?:^plain|aiter.*)_(ll(?:128)?)(?:_|$)")
 
 #: Families by what a label contains; the first hit counts.
 _FAMILIES = (
@@ -178,6 +183,8 @@ def _read(text: str) -> Label:
         return Label(side=True) if fused else Label("ar_then_rmsnorm", "", family)
     if fused:
         return Label("fused_ar_rmsnorm", algorithm, family)
+    if pushed := _PUSHED.search(name):
+        return Label("all_reduce", "1stage", kernels.pushing("aiter", pushed[1]))
     if _ALL_REDUCE.search(name) and _NORM.search(name):
         return Label("", algorithm, family, joined=joined)
     if _ALL_REDUCE.search(name):

@@ -54,7 +54,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ...data import kernels
 from ...errors import InputError, nearest
+from ...model import shape
 from ...model.shape import (
     ALL_REDUCE,
     FP8,
@@ -82,7 +84,7 @@ OTHER_OPS = {
 }  # fmt: skip
 #: Plain all-reduces that push their data with flags in it, by the transport that a kernel's name
 #: says (:class:`costmodel.data.kernel_names.KernelName`); kernels of families of their own.
-PUSHED = {"plain_ll": "ll", "plain_ll128": "ll128"}
+PUSHED = {f"plain_{arm}": arm for arm in shape.PUSHED}
 OTHER_ARMS = (
     *(f"{word}_{stage}" for word in OTHER_OPS for stage in (ONE_STAGE, TWO_STAGE)), *PUSHED,
 )  # fmt: skip
@@ -143,7 +145,7 @@ def family_of(arm: str, family: str, separate: str = "") -> str:
     """
     if arm == SEPARATE_ARM and separate:
         return separate
-    return f"{family}-{PUSHED[arm]}" if arm in PUSHED else family
+    return kernels.pushing(family, PUSHED[arm]) if arm in PUSHED else family
 
 
 class Timed(ABC):
