@@ -28,8 +28,9 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..model import parameters
+from ..model.parameters import nominal_gbps
 from .observations import Observations
-from .posterior import HARNESS_DOF, NOISE_DOF, nominal_gbps
+from .posterior import HARNESS_DOF, NOISE_DOF
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -263,7 +263,7 @@ class Calibration(Struct, frozen=True, dict=True):
         named: Values = {}
         for name, column, log in zip(self.names, columns, self._log, strict=False):
             value = np.exp(column) if log else column
-            limit = nominal_gbps(name)
+            limit = parameters.nominal_gbps(name)
             named[name] = np.minimum(value, limit) if limit else value
         for key, column in zip(self.harness, columns[k : k + h], strict=True):
             named[f"harness[{key}]"] = named["harness_us"] * np.exp(column)
@@ -361,7 +361,7 @@ class Calibration(Struct, frozen=True, dict=True):
         ends = self.mean[:k, None] + ENDS * np.sqrt(np.diag(self.covariance)[:k, None])
         log = np.array(self._log)
         ends[log] = np.exp(ends[log])
-        limit = [nominal_gbps(name) or np.inf for name in self.names]
+        limit = [parameters.nominal_gbps(name) or np.inf for name in self.names]
         return np.minimum(ends, np.array(limit)[:, None])
 
     def restrict(self, arch: str) -> Calibration:
@@ -586,16 +586,6 @@ def _checked(record: FamilyRecord) -> Calibration:
 def shipped(arch: str) -> Calibration:
     """Return the calibration that the package ships for an arch (:mod:`.shipped`)."""
     return load(facts.path(f"calibrations/{arch}.json"))
-
-
-def nominal_gbps(name: str) -> float | None:
-    """Return the nominal rate of the link a ``link_gbps[...]`` parameter stands for, if known."""
-    if not name.startswith("link_gbps["):
-        return None
-    try:
-        return hardware.number(name[10:-1], "xgmi_link_bw_unidir")
-    except KeyError:
-        return None
 
 
 def _significant(value: float, digits: int) -> float:

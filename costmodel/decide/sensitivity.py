@@ -8,9 +8,10 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from ..calibration.posterior import Values, nominal_gbps
+from ..calibration.posterior import Values
 from ..data.workload import Workload
 from ..model import parameters
+from ..model.parameters import nominal_gbps
 from ..model.shape import Shapes
 from .recommendation import known_workload, weigh
 from .setting import Setting

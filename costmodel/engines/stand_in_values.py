@@ -115,7 +115,7 @@ class Torch(SimpleNamespace):
 TORCH = Torch()
 
 
-class Shape(tuple):  # type: ignore[type-arg]
+class PlayedShape(tuple):  # type: ignore[type-arg]
     """A shape that remembers whether its rows were asked for."""
 
     rows_asked = False
@@ -144,7 +144,7 @@ class FakeTensor:
 
     def __init__(self, elements: int, hidden_dim: int, dtype: str) -> None:
         self.elements = elements
-        self.shape = Shape((elements // hidden_dim, hidden_dim))
+        self.shape = PlayedShape((elements // hidden_dim, hidden_dim))
         self.dtype = dtype
         self.itemsize = ELEMENT_SIZE[dtype]
 
@@ -156,7 +156,7 @@ class FakeTensor:
         """Return the norm's weight for this input."""
         hidden_dim = self.shape[-1]
         one = FakeTensor(hidden_dim, hidden_dim, self.dtype)
-        one.shape = Shape((hidden_dim,))
+        one.shape = PlayedShape((hidden_dim,))
         return one
 
     def numel(self) -> int:

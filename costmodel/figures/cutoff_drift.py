@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..calibration.posterior import nominal_gbps
 from ..data import facts
 from ..data import kernels as _kernel
 from ..decide.decision import Decision
@@ -16,6 +15,7 @@ from ..decide.evidence import ALWAYS_ONE_STAGE
 from ..decide.sensitivity import Sweep, against_factor, against_jitter, against_version
 from ..decide.setting import Setting
 from ..errors import InputError
+from ..model.parameters import nominal_gbps
 from ..model.shape import FUSED, ONE_STAGE
 from ..show.place import machine
 from .regret import BY_WORLD_SIZE

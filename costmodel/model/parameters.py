@@ -15,7 +15,7 @@ from functools import cache
 
 from msgspec import Struct
 
-from ..data import facts
+from ..data import facts, hardware
 
 
 class Prior(Struct, frozen=True):
@@ -57,6 +57,16 @@ def prior(name: str) -> Prior:
 def is_log(names: Iterable[str]) -> list[bool]:
     """Return which parameters are handled by their logarithm."""
     return [prior(name).form == "log" for name in names]
+
+
+def nominal_gbps(name: str) -> float | None:
+    """Return the nominal rate of the link a ``link_gbps[...]`` parameter stands for, if known."""
+    if not name.startswith("link_gbps["):
+        return None
+    try:
+        return hardware.number(name[10:-1], "xgmi_link_bw_unidir")
+    except KeyError:
+        return None
 
 
 def meaning(name: str) -> str:

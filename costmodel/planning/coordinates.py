@@ -11,9 +11,10 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from ..calibration.posterior import FORM_US, Values, nominal_gbps
+from ..calibration.posterior import FORM_US, Values
 from ..decide.setting import Setting
 from ..model import parameters
+from ..model.parameters import nominal_gbps
 from ..model.shape import OTHERWISE
 
 Array = NDArray[np.float64]
