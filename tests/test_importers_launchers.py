@@ -73,7 +73,9 @@ def test_tables_of_several_ranks_are_said(tmp_path):
     ]
     _, account = of(tmp_path, ranks[0])
     assert account.notes == []
-    _, account = of(tmp_path, ranks[0] + ranks[1].replace("9.1", "9.7"))
+    both = ranks[0] + ranks[1].replace("9.1", "9.7")
+    assert column(of(tmp_path, both)[0], "latency_us", "rank_reduction") == [("9.7", "max")]
+    _, account = of(tmp_path, both.replace("<stdout>:| 8 | 9.7", "<stdout>:| 16 | 9.7"))
     assert account.notes[-1].startswith("tables of 2 ranks stand in it")
 
 
@@ -102,3 +104,21 @@ def test_streams_behind_other_words_are_kept_apart(tmp_path):
     )
     rows, _ = of(tmp_path, text)
     assert column(rows, "latency_us") == ["12.34", "15.67"]
+
+
+def test_tables_that_each_rank_prints_are_calls_of_all_ranks(tmp_path):
+    heading = ["TP2 MI300X bf16 hidden 7168", "", "| tokens | fused 1stage us |", "|--|--|"]
+    of_ranks = [[*heading, f"| 8 | 9.{rank} |", f"| 16 | 9.{7 - rank} |"] for rank in range(2)]
+    behind = [[f"[rank{rank}]: {line}" for line in of_ranks[rank]] for rank in range(2)]
+    one_by_one = [line for lines in behind for line in lines]
+    interleaved = [line for pair in zip(*behind, strict=True) for line in pair]
+    torn = [line for first in (behind[0][:5], behind[1], behind[0][5:]) for line in first]
+    for lines in (one_by_one, interleaved, torn):
+        rows, told = of(tmp_path, "\n".join(lines) + "\n")
+        assert column(rows, "tokens", "latency_us", "rank_reduction") == [
+            ("8", "9.1", "max"), ("16", "9.7", "max"),
+        ]  # fmt: skip
+        assert left(told) == {"of another rank, beside the slowest": 2}
+    rows, told = of(tmp_path, "\n".join(one_by_one[:-1]) + "\n")  # a rank without one of its calls
+    assert len(rows) == 3
+    assert any("keep the lines of one rank" in note for note in told.notes)

@@ -7,6 +7,7 @@ states is a row or is left with a reason (:class:`~costmodel.data.importers.rows
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from ...errors import InputError
 from .. import links, measurement
 from ..measurement import Measurements
 from .formats import FORMATS, LINK_RATES, Format, beside, find_format, named
+from .grouped import OTHER_RANK
 from .launchers import ranks_with_tables
 from .rows import ASKED, Imported, Said
 from .text_file import TextFile
@@ -79,7 +81,9 @@ def convert(
 
 def _read(file: TextFile, form: Format, imported: Imported) -> None:
     """Read a file into the account, and count what output of others stands in it."""
-    form.parse(file, imported)
+    ranks = ranks_with_tables(file.head) if form.general else []
+    if len(ranks) < 2 or not _read_ranks(ranks, file, form, imported):
+        form.parse(file, imported)
     names = {other.name for other in beside(file, form)} | imported.others
     for name in sorted(names):
         there = Imported(imported.said, name, lambda rows: None)
@@ -92,13 +96,41 @@ def _read(file: TextFile, form: Format, imported: Imported) -> None:
             imported.leave(file.name, f"{what}, which --as {name} reads", count)
 
 
+def _read_ranks(ranks: Sequence[str], file: TextFile, form: Format, imported: Imported) -> bool:
+    """Read tables that each rank printed as calls of all; return False where they differ.
+
+    The slowest rank's time is the call's.
+    Each rank's lines are read by themselves, so that those of others do not stand between them.
+    """
+    accounts = []
+    for rank in ranks:
+        view = copy.copy(file)  # a pipe can be read but once
+        view.rank = rank
+        there = Imported(imported.said, imported.kind, asked=imported.asked)
+        form.parse(view, there)
+        accounts.append(there)
+    calls = [[{**row, "latency_us": 0.0} for row in there.rows] for there in accounts]
+    if not calls[0] or any(found != calls[0] for found in calls):
+        return False
+    for of_call in zip(*(there.rows for there in accounts), strict=True):
+        slowest = max(of_call, key=lambda row: row["latency_us"])
+        imported.add({**slowest, "rank_reduction": "max"}, file.name)
+        imported.leave(file.name, OTHER_RANK, len(of_call) - 1)
+    for there in accounts:
+        for reason, left in there.left.items():
+            imported.leave(left.first, reason, left.count)
+        for note in there.notes:
+            imported.note(note)
+    return True
+
+
 def _note_ranks(file: TextFile, form: Format, imported: Imported) -> None:
     """Say where several ranks printed tables: the reader of rccl-tests alone knows them apart."""
-    ranks = ranks_with_tables(file.head) if form.name != "rccl-tests" else 0
-    if ranks > 1:
+    ranks = ranks_with_tables(file.head) if form.name != "rccl-tests" else []
+    if len(ranks) > 1 and OTHER_RANK not in imported.left:
         imported.note(
-            f"tables of {ranks} ranks stand in it, by the launcher's prefix: each is read, so that "
-            "a call may be several rows; keep the lines of one rank"
+            f"tables of {len(ranks)} ranks stand in it, by the launcher's prefix: each is read, so "
+            "that a call may be several rows; keep the lines of one rank"
         )
 
 

@@ -286,7 +286,12 @@ _SENTENCE = re.compile(r"[a-z]{2}\W{0,3}[.!?][\s*_)]*$", re.IGNORECASE)
 
 def is_remark(text: str) -> bool:
     """Whether a line is a sentence about other runs, and no caption: ``TP4 is not affected.``"""
-    return bool(_REMARK.search(text)) and not text.rstrip("*_ ").endswith(":")
+    return not text.rstrip("*_ ").endswith(":") and _has_remark(_NUMBER.sub("0", text))
+
+
+@lru_cache(maxsize=4096)
+def _has_remark(text: str) -> bool:
+    return _REMARK.search(text) is not None
 
 
 #: A caption with a number. It stands above each table of a text, or below each.
@@ -322,8 +327,8 @@ class Context:
             self._scopes.append((level, dict(said_by(words, bare=True))))
             self._above = [words]
             return
-        if not is_remark(words):
-            said = dict(said_by(words, bare=_is_caption_like(words)))
+        said = dict(said_by(words, bare=_is_caption_like(words)))
+        if said and not is_remark(words):
             if _SENTENCE.search(words):  # may be of another run than the heading's
                 held = self.says()
                 told = said.keys() & held.keys() & _SETTINGS

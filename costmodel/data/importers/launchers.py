@@ -99,10 +99,17 @@ def _indent(lines: list[str]) -> int:
     return min((len(line) - len(line.lstrip(" ")) for line in lines), default=0)
 
 
-def ranks_with_tables(head: str) -> int:
-    """Return how many ranks' lines of a table, by a launcher's prefix, stand in a file's head."""
+def ranks_with_tables(head: str) -> list[str]:
+    """Return the launcher's prefixes behind which lines of a table stand in a file's head."""
     found = (match for line in head.splitlines() if (match := _ALWAYS.match(line)))
-    return len({m[0] for m in found if re.search(r"\|.*\d|\d\s{2,}\d|\d,\d", m.string[m.end() :])})
+    table = re.compile(r"\|.*\d|\d\s{2,}\d|\d,\d")
+    return list(dict.fromkeys(m[0] for m in found if table.search(m.string[m.end() :])))
+
+
+def is_of_rank(line: str, prefix: str) -> bool:
+    """Whether a line stands behind a launcher's prefix, or behind none."""
+    match = _ALWAYS.match(line)
+    return match is None or match[0] == prefix
 
 
 def _layer(lines: list[str]) -> _Layer | None:

@@ -17,7 +17,7 @@ from stat import S_ISREG
 from typing import BinaryIO
 
 from ...errors import InputError, one_line
-from .launchers import without_prefix
+from .launchers import is_of_rank, without_prefix
 
 #: A format is recognised by so much of a file, or of a later piece of it.
 HEAD_BYTES = 64 * 1024
@@ -51,6 +51,8 @@ class TextFile:
         self.name = shortened(str(path))
         #: The last line, where it ends in a figure without a line end; 0 before it is read.
         self.open_line = 0
+        #: The launcher's prefix of the one rank whose lines are given, "" for all lines.
+        self.rank = ""
 
     def open(self) -> BinaryIO:
         """Open the file for reading bytes."""
@@ -144,8 +146,10 @@ class TextFile:
 
     def program_lines(self) -> Iterator[tuple[int, str]]:
         """Give each line with its number as the program wrote it, without what a launcher added."""
-        bare = self.bare
-        yield from ((number, bare(line)) for number, line in self.lines())
+        bare, rank = self.bare, self.rank
+        for number, line in self.lines():
+            if not rank or is_of_rank(line, rank):
+                yield number, bare(line)
 
     def text(self) -> str:
         """Return the whole text; lines end with a newline alone.
