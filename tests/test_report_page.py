@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from reports import Tags
 
 from costmodel.calibration import posterior as calibrations
-from costmodel.data import llms
+from costmodel.data import hardware, llms
 from costmodel.data.workload import Workload
 from costmodel.decide.explanation import explain
 from costmodel.decide.setting import Setting
@@ -38,6 +38,14 @@ def test_page_is_one_file_of_less_than_3_mb(plain):
     assert links
     assert all(link.startswith("https://") or link == "#main" for link in links)
     assert not [t for t, _ in tags.found if t in ("link", "iframe", "object", "img")]
+
+
+def test_a_page_on_all_gpus_stays_below_3_mb():
+    cases = [
+        gather(setting(gpu, "sglang"), GPT_OSS) for gpus in hardware.GPUS.values() for gpu in gpus
+    ]
+    given = context(cases, "costmodel report", "out", shown=shown_of(cases))
+    assert len(page.render(given, explored(cases))) < 3e6
 
 
 @needs_browser

@@ -79,16 +79,10 @@ def decision_map(
                 y=hidden,
                 z=np.where(both, margin, np.nan).round(1).astype(np.float32).reshape(grid),
                 coloraxis="coloraxis",
-                customdata=np.stack(
-                    [
-                        (shapes.bytes / 1024).round().reshape(grid),
-                        (100 * wins).round().reshape(grid),
-                    ],
-                    axis=-1,
-                ).astype(np.int16),
-                hovertemplate="%{x} tokens x hidden %{y}: %{customdata[0]:,} KiB<br>"
+                customdata=(100 * wins).round().reshape(grid).astype(np.int8),
+                hovertemplate="%{x} tokens x hidden %{y}<br>"
                 "%{z:+.1f} % (positive: 1-stage faster)<br>1-stage faster in "
-                "%{customdata[1]} % of the posterior" + f"<extra>TP{n}</extra>",
+                "%{customdata} % of the posterior" + f"<extra>TP{n}</extra>",
             ),
             1,
             column,
