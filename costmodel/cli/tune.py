@@ -37,7 +37,7 @@ from . import options, question
 )  # fmt: skip
 @options.world_sizes
 @click.option(
-    "--dtype", metavar="LIST",
+    "--dtype", metavar="LIST", shell_complete=options.offering(ELEMENT_BYTES),
     help=f"{', '.join(ELEMENT_BYTES)}; of several, a tuning each in a folder of --out.  "
     "[default: the model's, or bf16]",
 )  # fmt: skip
