@@ -166,6 +166,22 @@ def test_what_the_choice_asks_beside_it_is_read_and_patched_where_that_is_right(
     )
 
 
+def test_what_stands_inside_a_guard_is_changed_inside_it(tmp_path):
+    body = (
+        "if self.world_size != 6:\n    use_1stage = (\n        self.forced\n"
+        "        if self.forced is not None\n        else size <= 131072\n    )\n"
+    )
+    text = laid_out(tmp_path, body).replace(
+        "    def __init__", "    forced = {'1': True}.get(os.getenv('A', ''))\n\n    def __init__"
+    )
+    (tmp_path / "aiter" / AITER).write_text(f"import os\n{text}")
+    (tree,) = open_trees(tmp_path)
+    meant = asked_for("0.1.20")
+    made = engine.patch(tree, RULES["recommended"], PROVENANCE, meant.kernel, running=meant)
+    guard, limit = (made.patched.index(t) for t in ("if self.world_size != 6", "max_bytes = "))
+    assert guard < limit
+
+
 @pytest.mark.parametrize("form", ["match", "if"])
 def test_a_guard_that_cannot_be_read_is_never_lost(form, tmp_path):
     ask = "self.world_size == 8 and self.allows(input_)"

@@ -210,7 +210,10 @@ class Rewrite(Struct):
         if not targets:
             return self._change_in_place()
         (target,) = targets
-        block = self._block_of(self._top_of_branch(steps[0].node))
+        first = steps[0].node
+        block = self._block_of(first)
+        if not all(any(step.node in ast.walk(s) for s in block) for step in steps):
+            block = self._block_of(self._top_of_branch(first))
         held = [s for s in block if any(step.node in ast.walk(s) for step in steps)]
         at = block.index(held[0])
         if block[at : at + len(held)] != held or not all(
