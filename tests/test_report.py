@@ -24,7 +24,7 @@ from costmodel.decide.worth import worth
 from costmodel.figures import static
 from costmodel.report import directory, markdown
 from costmodel.report.case import gather
-from costmodel.report.commands import check_command
+from costmodel.report.commands import check_command, checked
 from costmodel.report.text import context
 from costmodel.rules import catalogue
 from costmodel.show.words import arm, percent, size_interval, up_to
@@ -83,10 +83,12 @@ def test_tables_hold_the_models_numbers(plain):
         assert row[3] == percent(score.saved_pct)
     assert f"`{gfx950.sha256}`" in text
     assert f"`{gfx950.data['sha256']}`" in text
-    assert "nothing was run" in text
+    assert "nothing ran there" in text
     assert "TP8: transferred" in text
     # What "measured elsewhere" leaves open is said below the table, of what is proposed.
-    assert "\n- Measured elsewhere at TP4: " in text
+    assert (
+        "\n- Measured elsewhere at TP4, on this GPU and this number of ranks: 1-stage rows" in text
+    )
     assert "this is agreement, not a test on unseen data" in text
 
 
@@ -134,14 +136,20 @@ def test_the_first_screen_is_short_and_says_it_all(gpu, engine):
         # A gain that is decided on the whole is not called so where it may be nothing.
         still = ": undecided" if near.lo <= 0 else ""
         span = f"{near.lo:.1f} to {near.hi:.1f}{still}"
-        assert f"{near.value:.1f} % of latency on contested calls ({span})" in first
+        of = "of the faster arm's latency on contested calls, within 2x of the cutoff"
+        assert f"{near.value:.1f} % {of} ({span})" in first
         assert f"{up_to(w.new_sizes)} at {w.tp}" in first
     # Two ranks, which physics decides, are no headline: they come last wherever they stand.
     (two,) = [w for w in case.by_world_size if w.world_size == 2]
     for line in (line for line in first.splitlines() if "TP2" in line):
         others = [line.find(w.tp) for w in case.headline if w.tp in line]
         assert all(at < line.find("TP2") for at in others), line
-    assert f"{two.worth.mean_us.value:.1f} us" in first
+    assert f"| {two.worth.mean_us.value:.1f} (" in text
+    # What is proposed without being decided is said beside the change.
+    _, _, open_ones = first.partition("**Change:**")[2].partition(".\n")[0].partition("; ")
+    assert [w.tp for w in case.in_order if w.tp in open_ones] == [
+        w.tp for w in case.in_order if w.undecided
+    ]
 
 
 def test_now_is_said_in_no_sense(plain):
@@ -286,24 +294,31 @@ def test_the_rule_it_shows_is_the_one_that_emit_writes(plain):
 def test_the_check_is_one_command_that_measure_takes(sglang, vllm):
     for case in (vllm, sglang):
         words = shlex.split(check_command(case))
+        places = checked(case)
         assert words[:5] == [
             "torchrun",
-            f"--nproc-per-node={words[1][-1]}",
+            f"--nproc-per-node={max(w.world_size for w in places)}",
             "-m",
             "costmodel",
             "measure",
         ]
-        w = (case.headline or case.crossing)[0]
+        if len(places) > 1:
+            said = ",".join(str(w.world_size) for w in places)
+            assert words[words.index("--tp") + 1] == said
         tokens = [int(t) for t in words[words.index("--tokens") + 1].split(",")]
-        assert len(tokens) <= 7
+        assert len(tokens) <= 9
         assert set(tokens) <= set(case.deployment.tokens.tolist())
         row = case.llm.hidden_size * 2
-        assert min(tokens) * row <= w.cutoff.max_bytes <= max(tokens) * row
+        for cutoff in (w.cutoff for w in places if w.cutoff.max_bytes is not None):
+            assert min(tokens) * row <= cutoff.max_bytes <= max(tokens) * row
         # Nobody can run it here, but the command line takes its options.
         refused = run(*words[4:-2], "--out", "/nonexistent/place/run")
         assert refused.returncode == 2
         assert "unknown" not in refused.stderr
         assert "No such option" not in refused.stderr
+    # All that the change touches is checked, decided or not.
+    assert [w.world_size for w in checked(sglang)] == [2, 4, 8]
+    assert [w.world_size for w in checked(vllm)] == [8]
 
 
 def test_engine_guards_are_part_of_the_rule(vllm):
@@ -321,14 +336,15 @@ def test_engine_guards_are_part_of_the_rule(vllm):
     # What the guards cost is said of a rule that keeps them, with the number of recommend.
     ((n, pct),) = vllm.decision.lost_to_guards
     assert n == 2
-    cost = f"keeps vLLM's guards; they cost, in percentage points of regret: {pct:.2f} at TP2."
+    longer = f"calls take longer for them, of the faster arm's latency: {pct:.2f} % at TP2."
+    cost = f"keeps vLLM's guards; {longer}"
     assert cost in in_markdown(vllm)
 
 
-def test_a_change_at_two_ranks_alone_is_checked_at_two_ranks():
+def test_a_change_at_two_ranks_is_checked_there_too():
     case = gather(Setting.shipped("MI300X", engine="sglang"), llms.find("gpt-oss-120b"))
     assert not case.headline
-    assert "torchrun --nproc-per-node=2 -m costmodel measure " in first_screen(in_markdown(case))
+    assert " -m costmodel measure --backend aiter --tp 2,4,8 " in first_screen(in_markdown(case))
 
 
 def test_rows_of_other_links_make_no_patch():

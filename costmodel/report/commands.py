@@ -73,31 +73,35 @@ def emit_by_gpu(cases: Sequence[Case]) -> str:
 
 
 def check_command(case: Case) -> str:
-    """Return the one command that measures both algorithms around the cutoff on one's own GPUs."""
-    w = checked(case)
+    """Return the one command that measures both algorithms around the cutoffs on one's own GPUs."""
+    places = checked(case)
     order = case.deployment.tokens.tolist()
-    around = [b.tokens for b in w.changed] or [_turn(case, w)]
-    first, last = order.index(around[0]), order.index(around[-1])
-    near = order[max(0, first - 2) : last + 3]
-    step = -(-len(near) // CHECKED)
-    tokens = sorted({*near[::step], near[-1]})
+    tokens = {t for w in places for t in _around(case, w, order, -(-CHECKED // len(places)))}
     return (
-        f"{_measure(case, w.world_size)} "
-        f"--hidden {case.llm.hidden_size} --tokens {','.join(map(str, tokens))} --out run"
+        f"{_measure(case, *(w.world_size for w in places))} "
+        f"--hidden {case.llm.hidden_size} --tokens {','.join(map(str, sorted(tokens)))} --out run"
     )
 
 
-def _measure(case: Case, world_size: int) -> str:
-    """Return the start of a measurement; processes that hold several ranks are told how many."""
-    start = measure(case.calibration, world_size)
-    whole = f"--nproc-per-node={world_size}" in start
-    return start if whole else f"{start} --tp {world_size}"
+def _around(case: Case, w: AtWorldSize, order: list[int], most: int) -> list[int]:
+    """Return captured tokens around what changes, or around the cutoff: ``most`` and the last."""
+    around = [b.tokens for b in w.changed] or [_turn(case, w)]
+    first, last = order.index(around[0]), order.index(around[-1])
+    near = order[max(0, first - 2) : last + 3]
+    return [*near[:: -(-len(near) // most)], near[-1]]
 
 
-def checked(case: Case) -> AtWorldSize:
-    """Return the world size that the check is of: the first that changes, else where arms cross."""
-    decided = tuple(w for w in case.by_world_size if w.decided and case.makes_calls)
-    return (case.headline or decided or case.crossing)[0]
+def _measure(case: Case, *world_sizes: int) -> str:
+    """Return the start of a measurement; processes that hold other ranks are told how many."""
+    start = measure(case.calibration, max(world_sizes))
+    whole = f"--nproc-per-node={max(world_sizes)}" in start and len(world_sizes) == 1
+    return start if whole else f"{start} --tp {','.join(map(str, sorted(world_sizes)))}"
+
+
+def checked(case: Case) -> tuple[AtWorldSize, ...]:
+    """Return the world sizes that the check is of: what changes, else where arms cross first."""
+    changing = tuple(w for w in case.by_world_size if w.changes and case.makes_calls)
+    return changing or case.crossing[:1]
 
 
 def _turn(case: Case, w: AtWorldSize) -> int:

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..decide.evidence import BY_PHYSICS, TRANSFERRED
+from ..decide.objective import CONTESTED_FACTOR
 from ..show.glossary import MEANING
 from ..show.place import THIS_MACHINE, YOUR_MACHINE, fabrics, machine
-from ..show.words import chance, percent, size_interval, up_to
+from ..show.words import OF_FASTER, chance, percent, size_interval, up_to
 from ..show.worth import none_made
 from .case import AtWorldSize, Case
 from .commands import check_command
@@ -139,7 +140,7 @@ def _lead(cases: Sequence[Case], most: int, *, aside: bool) -> list[tuple[str, s
     others = "; other models at the same bytes" if aside else ""
     sure = _how_sure(cases, changed, open_ones, most, without_rows=alike)
     return [
-        ("Change", f"fused all-reduce + RMSNorm: {_changes(cases, changed, most)}."),
+        ("Change", f"fused all-reduce + RMSNorm: {_changes(cases, changed, open_ones, most)}."),
         ("For whom", f"{model}, batch {batches}{others}."),
         ("Wins", _wins(cases, changed, most)),
         ("How sure", sure),
@@ -171,7 +172,7 @@ def unidentified(cases: Sequence[Case]) -> list[Place]:
 
 
 def _lacking(cases: Sequence[Case]) -> list[Place]:
-    """Return where arms can cross and one of them has no usable row."""
+    """Return where arms can cross and one of them has no usable row of its own."""
     return [
         (c, w) for c in cases for w in c.crossing if not all(arm.here for arm in w.cutoff.evidence)
     ]
@@ -192,8 +193,10 @@ def _before(w: AtWorldSize) -> str:
     return up_to(w.old_sizes)
 
 
-def _changes(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
-    """Return sizes after and before, those alike together."""
+def _changes(
+    cases: Sequence[Case], changed: Sequence[Place], open_ones: Sequence[Place], most: int
+) -> str:
+    """Return sizes after and before, those alike together; then what is not decided."""
     before = {_before(w) for _, w in changed}
     if not most:
         return (
@@ -205,7 +208,11 @@ def _changes(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
         for c, w in changed
     ]
     words = ", ".join(said.replace("PLACES", where) for said, where in _grouped(cases, found))
-    return f"1-stage {words}" + (f" (before: {before.pop()})" if len(before) == 1 else "")
+    were = f" (before: {before.pop()})" if len(before) == 1 else ""
+    if not open_ones:
+        return f"1-stage {words}{were}"
+    where = "the rest" if len(open_ones) > most else in_words(cases, open_ones)
+    return f"1-stage {words}{were}; {where} undecided"
 
 
 def _batches(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
@@ -233,7 +240,7 @@ def _every_batch(case: Case) -> str:
 def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
     """Return what changes win in us of a decode step, and in percent on contested calls.
 
-    Beside others, 2 ranks have their interval in the table alone.
+    Beside others, 2 ranks stand in the table alone.
     """
     many = len(cases) > 1
     crossing = [(c, w) for c, w in changed if w.world_size > 2]
@@ -243,28 +250,30 @@ def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
         words = [_win(c, w, many, mean if i == 0 else "") for i, (c, w) in enumerate(told)]
     else:
         words = [f"{_span(told, many)} us a decode step ({mean}; 90 % intervals in the table)"]
-    if crossing and len(crossing) < len(changed):
-        words.append(f"{_span([p for p in changed if p not in crossing], many)} us")
     near = [w for _, w in told if w.contested is not None]
     saved = [w.contested.saved_pct for w in near if w.contested is not None]
+    contested = f"{OF_FASTER} on contested calls, within {CONTESTED_FACTOR}x of the cutoff"
     if len(near) == 1:
         e, still = saved[0], ": undecided" if near[0].open_near_cutoff else ""
         span = f"{e.lo:.1f} to {e.hi:.1f}{still}"
-        words.insert(1, f"{e.value:.1f} % of latency on contested calls ({span})")
+        words.insert(1, f"{e.value:.1f} % {contested} ({span})")
     elif near and len(near) == len(told) <= most:
         each = " and ".join(f"{e.value:.1f} %" for e in saved)
-        words.append(f"{each} of latency on contested calls")
+        words.append(f"{each} {contested}")
     return "; ".join(words) + "."
 
 
 def _span(places: Sequence[Place], many: bool) -> str:
-    """Return the means of places in us, from the least to the most: ``TP2 223.7 to 267.7``."""
+    """Return the means of places in us, of more than two of a kind the least and the most."""
     by_ranks: dict[str, list[Place]] = {}
     for place in places:
         by_ranks.setdefault(place[1].tp, []).append(place)
     said = []
     for tp, mine in by_ranks.items():
         means = [w.worth.mean_us.value for _, w in mine]
+        if len(mine) == 2:
+            said += [f"{tag(c, w, many)} {w.worth.mean_us.value:.1f}" for c, w in mine]
+            continue
         least, largest = f"{min(means):.1f}", f"{max(means):.1f}"
         where = tag(*mine[0], many) if len(mine) == 1 else tp
         said.append(f"{where} {least}" if least == largest else f"{where} {least} to {largest}")
@@ -287,22 +296,22 @@ def _how_sure(
     *,
     without_rows: bool,
 ) -> str:
-    """Return the evidence of what changes, that alike together, and what is not decided."""
+    """Return the evidence of what changes, that alike together, and what has none."""
 
     def evidence(w: AtWorldSize) -> str:
         rows = sum(arm.count for arm in w.cutoff.evidence)
         if not rows or w.world_size == 2 or len(changed) > most:
             return w.evidence
-        return f"{w.evidence} ({rows} rows)"
+        return f"{w.evidence} ({rows} latencies)"
 
     found = _grouped(cases, [(evidence(w), (c, w)) for c, w in changed])
     words = [f"{where} {said}" for said, where in found]
     unclaimed = [place for place in unidentified(cases) if place[1].world_size > 2]
-    if len(open_ones) > most or len(unclaimed) > most:
+    # What is not decided stands beside the change, where that is said in full.
+    if (open_ones and not most) or len(unclaimed) > most:
         words.append("rest not decided")
-    elif open_ones:
-        why = ": no usable row" if without_rows else ""
-        words.append(f"{in_words(cases, open_ones)} not decided{why}")
+    elif without_rows and 0 < len(open_ones) <= most:
+        words.append(f"{in_words(cases, open_ones)} has no usable latencies")
     return "; ".join(words) + "."
 
 
@@ -311,13 +320,13 @@ def _unknown(cases: Sequence[Case], lacking: Sequence[Place], most: int) -> str:
     unclaimed = [
         (c, w) for c, w in unidentified(cases) if w.world_size > 2 and any(k.claims for k in cases)
     ]
-    words = [f"{YOUR_MACHINE}: nothing was run there; gains are modelled"]
+    words = [f"{YOUR_MACHINE}: nothing ran there, gains are modelled"]
     if machine(*(c.setting for c in cases)) == THIS_MACHINE:
         words = ["other machines: the model was calibrated with rows of this one"]
     if lacking:
-        said = f"no usable row at {in_words(cases, lacking)}"
+        said = f"no usable latencies at {in_words(cases, lacking)}"
         if len(lacking) > most and all(w.evidence == TRANSFERRED for _, w in lacking):
-            said = f"no usable row behind what is {TRANSFERRED}"
+            said = f"no usable latencies behind what is {TRANSFERRED}"
         words.append(said)
     if unclaimed and len(unclaimed) <= most:
         where = in_words(cases, unclaimed)
@@ -343,7 +352,7 @@ def _why_nothing(cases: Sequence[Case], most: int) -> str:
         named = f"at {in_words(cases, alike)}"
         where = named if len(cases) <= max(1, most) else "where the table says no change"
         rules = "the rule in force and the recommended rule"
-        said.append(f"{where} {rules} run the same arm on every call of this workload")
+        said.append(f"{where} {rules} run the same arm at every captured batch")
     ends = [(w.score.saved_pct.lo, w.score.saved_pct.hi) for _, w in open_ones]
     if len(open_ones) > most:
         least, largest = min(lo for lo, _ in ends), max(hi for _, hi in ends)
@@ -397,14 +406,14 @@ def settled(cases: Sequence[Case]) -> str:
     if not shapes:
         return "rows of both arms that agree (below); no plan is expected to change the answer."
     after = ", ".join(
-        f"TP{p.world_size} {size_interval(p.after.lo or 0, p.after.hi)}, narrow enough with "
+        f"TP{p.world_size} {size_interval(p.after.lo or 0, p.after.hi)}, which is claimed with "
         f"{chance(p.after.claimed)} probability"
         for p in plans[0].prospects
         if p.world_size in {e.world_size for e in plans[0].entries}
     )
     left = f"; expected to leave {after}" if len(plans) == 1 else ""
     count = f"{shapes} shape{'s' * (shapes > 1)}"
-    return f"{count}, about {seconds:.0f} s of measuring (listed below){left}."
+    return f"{count}, about {seconds:.0f} s of measuring (planned below){left}."
 
 
 def _span_of(places: Sequence[Place], many: bool) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..decide.evidence import MEASURED_ELSEWHERE
 from ..decide.explanation import choices
+from ..model.shape import TWO_STAGE
 from ..show.place import machine
 from ..show.plan import NO_SHAPE_SETTLES, planned_arms
 from ..show.recommendation import apart, guarded
@@ -103,6 +104,16 @@ def cautions(cases: Sequence[Case]) -> list[str]:
     """Return what a reviewer must know beside the table, a line for each kind of thing."""
     decisions = [c.decision for c in cases]
     lines = [*apart(*decisions), *guarded(*decisions)]
+    if any(c.proposes and c.decision.setting.alternative == TWO_STAGE for c in cases) and any(
+        cut.three_way is not None and not cut.three_way.enough
+        for d in decisions
+        for cut in d.cutoffs
+    ):
+        lines.append(
+            "this change is the best of the two fused arms, which is what the engine's rule "
+            "chooses between; separate ops would be a change of its own (--otherwise separate "
+            "weighs 1-stage against them)"
+        )
     other_rows = [
         (c, w)
         for c in cases
@@ -110,10 +121,12 @@ def cautions(cases: Sequence[Case]) -> list[str]:
         if w.decided and w.cutoff.verdict == MEASURED_ELSEWHERE
     ]
     if other_rows:
+        lacks = dict.fromkeys(
+            arm.otherwise for _, w in other_rows for arm in w.cutoff.evidence if arm.otherwise
+        )
         lines.append(
-            f"measured elsewhere at {in_words(cases, other_rows)}: the rows are of this GPU and "
-            "this number of ranks, but not all of these kernels and this dtype, or never of both "
-            "arms at one shape (the evidence names them)"
+            f"measured elsewhere at {in_words(cases, other_rows)}, on this GPU and this number of "
+            f"ranks: {'; '.join(lacks) or 'no benchmark has both arms at one shape'}"
         )
     for proposes in (True, False):
         open_ones = [

@@ -212,10 +212,12 @@ def apart(*decisions: Decision) -> list[str]:
 def guarded(*decisions: Decision) -> list[str]:
     """Return what of the regret is the engine's guards', which the rule keeps."""
     lost = ", ".join(
-        f"{pct:.2f} at {_place(decisions, d, n)}" for d in decisions for n, pct in d.lost_to_guards
+        f"{pct:.2f} % at {_place(decisions, d, n)}"
+        for d in decisions
+        for n, pct in d.lost_to_guards
     )
     whose = ENGINES.get(decisions[0].setting.engine, "")
-    cost = f"the rule keeps {whose}'s guards; they cost, in percentage points of regret: {lost}"
+    cost = f"the rule keeps {whose}'s guards; calls take longer for them, {OF_FASTER}: {lost}"
     return [cost] if lost else []
 
 
