@@ -521,6 +521,10 @@ def test_a_machine_that_is_not_ready_is_said_and_tuned_when_told(tmp_path):
         (("--tp", 8), "--backend is missing"),
         (("--backend", "nope"), "unknown back end 'nope'"),
         (("--backend", "replay", "--for", "trt"), "unknown engine 'trt'"),
+        (
+            ("--backend", "triton", "--for", "sglang"),
+            "back end triton measures costmodel-2's kernels, which sglang does not run",
+        ),
         (("--backend", "replay", "--budget", 0), "--budget is 0"),
         (("--backend", "replay", "--limit", 0), "--limit is 0"),
         (("--backend", "replay", "--shapes", 2), "--shapes"),

@@ -200,6 +200,12 @@ def _settings(
     engine = asked["engine"].lower()
     if engine and engine not in ENGINES:
         raise InputError(f"unknown engine '{engine}'; one of {', '.join(ENGINES)}")
+    family = load(backend).kernel_family
+    if engine and family in kernels.families() and family not in kernels.AITER_FAMILIES:
+        raise InputError(
+            f"back end {backend} measures {family}'s kernels, which {engine} does not run; "
+            "leave --for out"
+        )
     model = asked["model_name"] or ""
     asked = _of_models(asked)
     sizes = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
