@@ -162,12 +162,13 @@ def test_the_tuning_s_rule_is_that_of_every_captured_batch(tmp_path):
     """36 s on two H200, concluded again from its record, beside 204 calls measured in full."""
     record = tmp_path / "tune"
     shutil.copytree(PAIR / "revision-2" / "tune", record)
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "costmodel", "tune", "--backend", "triton", "--finish", "--out",
          record], capture_output=True, text=True, check=True,
     )  # fmt: skip
     said = json.loads((record / "tune.json").read_text())
     assert said["decided"]
+    assert "where costmodel-2's kernels are dispatched; no engine runs them" in done.stdout
     pairs = pairing(measurement.read(PAIR / "revision-2" / "exhaustive.csv"), FUSED)
     chosen = pairs.chosen_us(pairs.use_1stage(load(record / "rule.json"), kernels.LATEST))
     assert set(pairs.world_size.tolist()) == {2, 4, 8}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..data.kernels import AITER_FAMILIES
 from ..show.table import table
 from ..show.words import answer, arm, size_interval
 from ..units import kib
@@ -135,4 +136,7 @@ def _next(found: Conclusion) -> str:
         return f"next: --resume with more --budget goes on; {', '.join(open_ends)} {are} open"
     if found.session.settings["engine"]:
         return "next: apply rule.patch, run its tests, attach summary.md"
+    if found.known and found.known.setting.kernel.family not in AITER_FAMILIES:
+        kernel = found.known.setting.kernel.title
+        return f"next: rule.json goes where {kernel} are dispatched; no engine runs them"
     return "next: costmodel emit --calibration with calibration.json writes it into an engine"
