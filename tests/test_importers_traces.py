@@ -1,0 +1,240 @@
+"""Traces of dispatches as releases of rocprof, rocprofv2 and rocprofv3 write them, by hand.
+
+Column sets are those of the tools' documentation: rocprof's manual, the manual of rocprofv2's file
+plugin and its changelog, rocprofv3's user guide of ROCm 6.2 to 7.x.
+"""
+
+import gzip
+
+import pytest
+from importing import column, imported, left
+
+from costmodel.errors import InputError
+
+ONE = "void aiter::allreduce_fusion_kernel_1stage<__hip_bfloat16, __hip_bfloat16, 8>(aiter::R*)"
+PLAIN = "void aiter::cross_device_reduce_1stage<__hip_bfloat16, 8, false>(aiter::RankData*)"
+MANGLED = "_ZN5aiter26cross_device_reduce_1stageIDF16bLi8ELb0EEEvPNS_8RankDataE"
+GEMM = "Cijk_Alik_Bljk_BBS_BH_MT128x128x32"
+FUSED = ("fused_ar_rmsnorm", "1stage", "8", "bf16")
+REDUCED = ("all_reduce", "1stage", "8", "bf16")
+NONE_KNOWN = "no all-reduce kernel that is known by its name"
+GRID = "12 x 896"
+
+
+def told(tmp_path, content, name, kind="", **said):
+    """Return of each row (what its kernel's name says, us, version), and what was left."""
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    rows, account = imported(path, kind, **said)
+    assert {row["quality"] for row in rows} <= {"serving_trace"}
+    assert {row["timing"] for row in rows} <= {"profiler"}
+    shown = column(rows, "op", "algorithm", "world_size", "dtype", "latency_us", "kernel_version")
+    return [(cells[:4], cells[4], cells[5]) for cells in shown], account
+
+
+def brief(found):
+    """Return (what the name says, us, whether the size of the grid was read) of each row."""
+    return [(says, us, GRID in version) for says, us, version in found]
+
+
+ROCM_6_3 = (
+    '"Kind","Agent_Id","Queue_Id","Thread_Id","Dispatch_Id","Kernel_Id","Kernel_Name",'
+    '"Correlation_Id","Start_Timestamp","End_Timestamp","Private_Segment_Size",'
+    '"Group_Segment_Size","Workgroup_Size_X","Workgroup_Size_Y","Workgroup_Size_Z",'
+    '"Grid_Size_X","Grid_Size_Y","Grid_Size_Z"\n'
+)
+ROCM_7 = (
+    '"Kind","Agent_Id","Queue_Id","Stream_Id","Thread_Id","Dispatch_Id","Kernel_Id",'
+    '"Kernel_Name","Correlation_Id","Start_Timestamp","End_Timestamp","LDS_Block_Size",'
+    '"Scratch_Size","VGPR_Count","Accum_VGPR_Count","SGPR_Count","Workgroup_Size_X",'
+    '"Workgroup_Size_Y","Workgroup_Size_Z","Grid_Size_X","Grid_Size_Y","Grid_Size_Z"\n'
+)
+COUNTERS_7 = (
+    '"Correlation_Id","Dispatch_Id","Agent_Id","Queue_Id","Process_Id","Thread_Id","Grid_Size",'
+    '"Kernel_Id","Kernel_Name","Workgroup_Size","LDS_Block_Size","Scratch_Size","VGPR_Count",'
+    '"Accum_VGPR_Count","SGPR_Count","Counter_Name","Counter_Value","Start_Timestamp",'
+    '"End_Timestamp"\n'
+)
+COUNTERS_6_3 = COUNTERS_7.replace('"Kernel_Id",', "").replace('"Accum_VGPR_Count",', "")
+ROCPROF_OLD = (
+    "Index,KernelName,gpu-id,queue-id,queue-index,pid,tid,grd,wgr,lds,scr,vgpr,sgpr,fbar,sig,"
+    "WriteSize,DispatchNs,BeginNs,EndNs,CompleteNs\n"
+)
+ROCPROF_STATS = (
+    "Index,KernelName,gpu-id,queue-id,queue-index,pid,tid,grd,wgr,lds,scr,arch_vgpr,accum_vgpr,"
+    "sgpr,wave_size,sig,obj,DispatchNs,BeginNs,EndNs,CompleteNs,DurationNs\n"
+)
+ROCPROFV2_OLD = (
+    "Dispatch_ID,GPU_ID,Queue_ID,Queue_Index,PID,TID,GRD,WGR,LDS,SCR,Arch_VGPR,ACCUM_VGPR,SGPR,"
+    "Wave_Size,SIG,OBJ,Kernel_Name,Start_Timestamp,End_Timestamp,Correlation_ID,GRBM_COUNT\n\n"
+)
+ROCPROFV2 = (
+    "Dispatch_ID,GPU_ID,Queue_ID,PID,TID,Grid_Size,Workgroup_Size,LDS_Per_Workgroup,"
+    "Scratch_Per_Workitem,Arch_VGPR,Accum_VGPR,SGPR,Wave_Size,Kernel_Name,Start_Timestamp,"
+    "End_Timestamp,Correlation_ID,SQ_WAVES,GRBM_COUNT\n"
+)
+V1_FORM = (
+    "Index,KernelName,gpu-id,queue-id,queue-index,pid,tid,grd,wgr,lds,scr,arch_vgpr,accum_vgpr,"
+    "sgpr,wave_size,DispatchNs,BeginNs,EndNs,CompleteNs\n\n"
+)
+ROCPD2CSV = '"Guid",' + ROCM_7.replace("LDS_B", "Lds_B").replace("VGPR", "Vgpr").replace(
+    "SGPR", "Sgpr"
+)
+
+SIZES = "896,1,1,10752,1,1"
+CSV = {
+    "rocprofv3 6.3": (
+        ROCM_6_3
+        + f'"KERNEL_DISPATCH",4,1,70,1,2,"{GEMM}",1,1614963487781917,1614963487791997,0,0,{SIZES}\n'
+        f'"KERNEL_DISPATCH",4,1,70,2,9,"{ONE}",2,1614963488155186,1614963488167186,0,0,{SIZES}\n',
+        [(FUSED, "12", True)], {NONE_KNOWN: 1},
+    ),
+    "rocprofv3 7, GPUs by their type": (
+        ROCM_7
+        + f'"KERNEL_DISPATCH","GPU 3",17,26,84,101,49,"{ONE}",101,1551401624448706,'
+        f"1551401624459226,0,0,8,0,16,{SIZES}\n",
+        [(FUSED, "10.52", True)], {},
+    ),
+    "rocprofv3 7, out of order": (
+        ROCM_7 + "".join(
+            f'"KERNEL_DISPATCH","Agent 7",1,0,84,{n},49,"{ONE}",{n},{at},{at + took},0,0,8,0,16,{SIZES}\n'
+            for n, at, took in ((3, 1551401624990000, 13000), (1, 1551401624440000, 11000),
+                                (2, 1551401624700000, 12000))
+        ),
+        [(FUSED, "12", True)], {"in the median of a row": 2},
+    ),
+    "rocprofv3 7, names as the compiler has them": (
+        ROCM_7
+        + f'"KERNEL_DISPATCH","Agent 7",1,0,84,1,49,"{MANGLED}.kd",1,1551401624448706,'
+        f"1551401624457456,0,0,8,0,16,{SIZES}\n",
+        [(REDUCED, "8.75", True)], {},
+    ),
+    "rocprofv3 7, names cut to the function": (
+        ROCM_7
+        + '"KERNEL_DISPATCH","Agent 7",1,0,84,1,49,"cross_device_reduce_1stage",1,'
+        f"1551401624448706,1551401624457456,0,0,8,0,16,{SIZES}\n",
+        [(("all_reduce", "1stage", "", ""), "8.75", True)], {},
+    ),
+    "rocprofv3 7, a dispatch whose time was not taken": (
+        ROCM_7
+        + f'"KERNEL_DISPATCH","Agent 7",1,0,84,1,49,"{ONE}",1,0,0,0,0,8,0,16,{SIZES}\n'
+        f'"KERNEL_DISPATCH","Agent 7",1,0,84,2,49,"{ONE}",2,1551401624448706,1551401624459226,'
+        f"0,0,8,0,16,{SIZES}\n",
+        [(FUSED, "10.52", True)], {"no duration": 1},
+    ),
+    "rocprofv3 6.3, counters": (
+        COUNTERS_6_3 + "".join(
+            f'1,1,4,1,36,36,10752,"{ONE}",896,0,0,12,16,"{counter}",16384,2228955885095594,'
+            "2228955885119754\n"
+            for counter in ("SQ_WAVES", "GRBM_COUNT")
+        ),
+        [(FUSED, "24.16", True)], {"another counter of the same dispatch": 1},
+    ),
+    "rocprofv3 7, counters": (
+        COUNTERS_7
+        + f'1,1,"Agent 1",2,32,32,10752,5,"{ONE}",896,0,0,12,4,32,"VALUBusy",2.48e-02,'
+        "1569115829711253,1569115829744144\n"
+        f'2,2,"Agent 1",2,32,32,2048,4,"{GEMM}",256,0,0,28,4,32,"VALUBusy",2.48342814e-02,'
+        "1569115829820780,1569115829827030\n",
+        [(FUSED, "32.891", True)], {NONE_KNOWN: 1},
+    ),
+    "rocpd2csv": (
+        ROCPD2CSV
+        + '"00006409-00d1-70d1-a5cb-b5ab88214544","KERNEL_DISPATCH","Agent 4",1,0,71,1,3,'
+        f'"{PLAIN}",1,1678314002982197,1678314002991197,8456,0,16,0,32,{SIZES}\n',
+        [(REDUCED, "9", True)], {},
+    ),
+    "rocprof, first releases, with a counter": (
+        ROCPROF_OLD
+        + f'0,"{ONE} [clone .kd]",0,1,0,16,17,10752,896,4096,0,16,32,0,0x7fa90163e700,4,'
+        "4556288436792544,4556288440165491,4556288440211571,4556288440226587\n",
+        [(FUSED, "46.08", True)], {},
+    ),
+    "rocprof --stats, mangled": (
+        ROCPROF_STATS
+        + f'0,"{MANGLED}.kd",0,0,0,41,41,10752,896,0,0,20,4,16,64,0x0,0x7f2b,900,1000,10000,'
+        "10900,9000\n",
+        [(REDUCED, "9", True)], {},
+    ),
+    "rocprof, times alone": (
+        "Index,KernelName,DispatchNs,BeginNs,EndNs,CompleteNs\n"
+        f'0,"{ONE} [clone .kd]",1,1000,13500,13599\n1,"{GEMM}.kd",2,20000,20090,20199\n',
+        [(FUSED, "12.5", False)], {NONE_KNOWN: 1},
+    ),
+    "rocprofv2, first releases": (
+        ROCPROFV2_OLD
+        + f'1,4,1,1,15,15,10752,896,0,0,8,0,16,64,140464978048000,1,"{ONE} (.kd)",'
+        "140469300947216,140469300960216,33,12637.000000\n",
+        [(FUSED, "13", True)], {},
+    ),
+    "rocprofv2, first releases, counters without a start": (
+        ROCPROFV2_OLD
+        + f'1,4,1,1,15,15,10752,896,0,0,8,0,16,64,140464978048000,1,"{ONE} (.kd)",0,'
+        "140469300947216,33,12637.000000\n"
+        f'2,4,1,1,15,15,10752,896,0,0,8,0,16,64,140464978048000,1,"{ONE} (.kd)",'
+        "140469300957216,140469300968216,34,12637.000000\n",
+        [(FUSED, "11", True)], {"no duration": 1},
+    ),
+    "rocprofv2, counters": (
+        ROCPROFV2
+        + f'0,1,1,41,41,10752,896,0,0,8,0,16,64,"{PLAIN}",671599758568,671599767568,0,'
+        "65536.000000,398333.000000\n",
+        [(REDUCED, "9", True)], {},
+    ),
+    "rocprofv2 in the form of rocprof": (
+        V1_FORM
+        + f'0,"{PLAIN}",1,0,0,41,41,10752,896,0,0,8,0,16,64,0,671599758568,671599767068,0\n',
+        [(REDUCED, "8.5", True)], {},
+    ),
+    "rocprofv2, calls beside what they launch": (
+        "Domain,Function,Kernel_Name,Start_Timestamp,End_Timestamp,Correlation_ID\n\n"
+        "HIP_API_DOMAIN,hipMalloc,,316678074105702,316678074130851,2\n"
+        f'HIP_API_DOMAIN,hipLaunchKernel,"{PLAIN}",316678074131382,316678074136111,3\n'
+        f'HIP_OPS_DOMAIN,KernelExecution,"{PLAIN}",316678074139000,316678074148000,3\n',
+        [(REDUCED, "9", False)], {"a call of the interface, no dispatch": 2},
+    ),
+    "read and written again by pandas": (
+        "," + ROCM_6_3.replace('"', "")
+        + f'0,KERNEL_DISPATCH,4,1,70,2,9,"{ONE}",2,1614963488155186,1614963488167186,0,0,{SIZES}\n',
+        [(FUSED, "12", True)], {},
+    ),
+    "traces of the interface behind it": (
+        ROCM_6_3
+        + f'"KERNEL_DISPATCH",4,1,70,2,9,"{ONE}",2,1614963488155186,1614963488167186,0,0,{SIZES}\n'
+        '"Domain","Function","Process_Id","Thread_Id","Correlation_Id","Start_Timestamp",'
+        '"End_Timestamp"\n'
+        '"HIP_RUNTIME_API","hipLaunchKernel",71,71,1,1614963488100000,1614963488155000\n',
+        [(FUSED, "12", True)], {"not the 18 cells of the header": 2},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "read", "reasons"), CSV.values(), ids=CSV)
+@pytest.mark.parametrize("packed", [False, True])
+def test_dispatches_as_csv(tmp_path, text, read, reasons, packed):
+    content, name = (gzip.compress(text.encode()), "t.csv.gz") if packed else (text, "t.csv")
+    found, account = told(tmp_path, content, name)
+    assert account.kind == "kernel-trace"
+    assert brief(found) == read
+    assert left(account) == reasons
+
+
+@pytest.mark.parametrize("header", [ROCM_6_3, ROCM_7, COUNTERS_7, ROCPROF_STATS, ROCPROFV2_OLD])
+def test_a_trace_of_its_header_alone_holds_no_row(tmp_path, header):
+    with pytest.raises(InputError, match="no row could be read"):
+        told(tmp_path, header, "t.csv")
+
+
+WITHOUT_TIMES = {
+    "rocprofv3 6.2, counters": COUNTERS_6_3.replace(',"Start_Timestamp","End_Timestamp"', "")
+    + f'0,1,1,139892123975680,56,56,10752,"{ONE}",896,0,0,8,16,"SQ_WAVES",65536\n',
+    "rocprof without --timestamp on": "Index,KernelName,gpu-id,queue-id,queue-index,pid,tid,grd,"
+    "wgr,lds,scr,arch_vgpr,accum_vgpr,sgpr,wave_size,sig,obj,SQ_WAVES\n"
+    f'0,"{ONE} [clone .kd]",0,0,0,41,41,10752,896,0,0,20,4,16,64,0x0,0x7f2b,65536\n',
+}
+
+
+@pytest.mark.parametrize("text", WITHOUT_TIMES.values(), ids=WITHOUT_TIMES)
+def test_counters_without_times_are_no_latencies(tmp_path, text):
+    with pytest.raises(InputError, match="no times of the dispatches"):
+        told(tmp_path, text, "t.csv")
