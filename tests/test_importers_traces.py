@@ -5,6 +5,7 @@ plugin and its changelog, rocprofv3's user guide of ROCm 6.2 to 7.x.
 """
 
 import gzip
+import json
 
 import pytest
 from importing import column, imported, left
@@ -238,3 +239,141 @@ WITHOUT_TIMES = {
 def test_counters_without_times_are_no_latencies(tmp_path, text):
     with pytest.raises(InputError, match="no times of the dispatches"):
         told(tmp_path, text, "t.csv")
+
+
+def dispatch(kernel=1, start=4484384343929154, took=12000, agent=4, **more):
+    """Return a dispatch as rocprofv3 writes it."""
+    info = {
+        "size": 64, "agent_id": {"handle": agent}, "queue_id": {"handle": 1}, "kernel_id": kernel,
+        "dispatch_id": 1, "private_segment_size": 0, "group_segment_size": 0,
+        "workgroup_size": {"x": 896, "y": 1, "z": 1}, "grid_size": {"x": 10752, "y": 1, "z": 1},
+    }  # fmt: skip
+    return {
+        "size": 128, "kind": 11, "operation": 2, "thread_id": 71,
+        "correlation_id": {"internal": 9, "external": 0}, "start_timestamp": start,
+        "end_timestamp": start + took, "dispatch_info": info, **more,
+    }  # fmt: skip
+
+
+def symbol(number=1, name=ONE, **names):
+    named = {"kernel_name": "x.kd", "formatted_kernel_name": name, "demangled_kernel_name": name}
+    return {"size": 80, "kernel_id": number, "code_object_id": 3, **(names or named)}
+
+
+CPU = {"size": 296, "id": {"handle": 1}, "type": 1, "name": "AMD EPYC 9575F", "product_name": ""}
+MI300X = {"size": 296, "id": {"handle": 4}, "type": 2, "name": "gfx942",
+          "product_name": "AMD Instinct MI300X", "model_name": "aqua_vanjaram"}  # fmt: skip
+MI355X = {**MI300X, "id": {"handle": 5}, "name": "gfx950", "product_name": "AMD Instinct MI355X"}
+HIP = {"size": 64, "kind": 9, "operation": 1, "start_timestamp": 1, "end_timestamp": 2}
+
+
+def process(dispatches, symbols=None, agents=(CPU, MI300X), counters=(), **records):
+    return {
+        "metadata": {"pid": 71, "init_time": 1, "fini_time": 9, "command": ["python", "x.py"]},
+        "agents": list(agents), "counters": [], "code_objects": [], "host_functions": [],
+        "strings": {"callback_records": [], "buffer_records": [{"kind": "KERNEL_DISPATCH"}]},
+        "kernel_symbols": [{"kernel_id": 0}, symbol()] if symbols is None else symbols,
+        "callback_records": {"counter_collection": list(counters)},
+        "buffer_records": {"kernel_dispatch": list(dispatches), **records},
+    }  # fmt: skip
+
+
+def counted(number=9, **more):
+    """Return a dispatch that was counted: once for each pass."""
+    one = dispatch(**more)
+    data = {key: one[key] for key in ("size", "start_timestamp", "end_timestamp", "dispatch_info")}
+    data["correlation_id"] = {"internal": number, "external": 0}
+    data["dispatch_info"]["dispatch_id"] = number
+    return {
+        "dispatch_data": data, "records": [{"counter_id": {"handle": 333}, "value": 12.5}],
+        "thread_id": 71, "arch_vgpr_count": 32, "sgpr_count": 16, "lds_block_size_v": 0,
+    }  # fmt: skip
+
+
+TRACES = {
+    "one GPU": ([process([dispatch()])], [(FUSED, "12", True)], {}, "MI300X"),
+    "calls and copies beside it": (
+        [process([dispatch()], hip_api=[HIP], memory_copy=[HIP], marker_api=[HIP], rccl_api=[HIP])],
+        [(FUSED, "12", True)], {}, "MI300X",
+    ),
+    "symbols without ids, in their order": (
+        [process([dispatch(1)], [{}, {"formatted_kernel_name": PLAIN}])],
+        [(REDUCED, "12", True)], {}, "MI300X",
+    ),
+    "a name as the compiler has it alone": (
+        [process([dispatch()], [symbol(kernel_name=MANGLED + ".kd", formatted_kernel_name="")])],
+        [(REDUCED, "12", True)], {}, "MI300X",
+    ),
+    "a name cut to the function alone": (
+        [process([dispatch()], [symbol(truncated_kernel_name="cross_device_reduce_1stage")])],
+        [(("all_reduce", "1stage", "", ""), "12", True)], {}, "MI300X",
+    ),
+    "a kernel that no symbol names": (
+        [process([dispatch(), dispatch(7)])], [(FUSED, "12", True)], {NONE_KNOWN: 1}, "MI300X",
+    ),
+    "nodes of a graph": (
+        [process([
+            dispatch(start=4484384343929154 + 50000 * n, took=12000 + 1000 * n,
+                     graph_exec_id=1, graph_node_id=n, stream_id={"handle": 3})
+            for n in range(3)
+        ])],
+        [(FUSED, "13", True)], {"in the median of a row": 2}, "MI300X",
+    ),
+    "GPUs of two kinds": (
+        [process([dispatch()], agents=(CPU, MI300X, MI355X))], [(FUSED, "12", True)], {}, "",
+    ),
+    "a GPU without a product's name": (
+        [process([dispatch()], agents=(CPU, {**MI300X, "product_name": ""}))],
+        [(FUSED, "12", True)], {}, "",
+    ),
+    "several processes, ids of their own": (
+        [process([dispatch()]), process([dispatch(3, 4484384344929154, 9000)], [symbol(3, PLAIN)])],
+        [(FUSED, "12", True), (REDUCED, "9", True)], {}, "MI300X",
+    ),
+    "a process that launched nothing": (
+        [process([], []), process([dispatch()])], [(FUSED, "12", True)], {}, "MI300X",
+    ),
+    "a dispatch without its times": (
+        [process([dispatch(), dispatch(start=0, took=0)])],
+        [(FUSED, "12", True)], {"no duration": 1}, "MI300X",
+    ),
+    "counters alone": (
+        [process([], counters=[counted(), counted(10, kernel=8)])],
+        [(FUSED, "12", True)], {NONE_KNOWN: 1}, "MI300X",
+    ),
+    "counters beside the dispatches": (
+        [process([dispatch()], counters=[counted()])], [(FUSED, "12", True)], {}, "MI300X",
+    ),
+    "counters in two passes": (
+        [process([], counters=[counted(), counted(took=12500)])],
+        [(FUSED, "12", True)], {"another counter of the same dispatch": 1}, "MI300X",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("processes", "read", "reasons", "gpu"), TRACES.values(), ids=TRACES)
+@pytest.mark.parametrize("indent", [None, 4])
+def test_dispatches_as_json(tmp_path, processes, read, reasons, gpu, indent):
+    text = json.dumps({"rocprofiler-sdk-tool": processes}, indent=indent)
+    found, account = told(tmp_path, text, "71_results.json")
+    assert account.kind == "rocprofv3-json"
+    assert brief(found) == read
+    assert left(account) == reasons
+    rows, _ = imported(tmp_path / "71_results.json")
+    assert set(column(rows, "gpu")) == {gpu}
+    counters = any(p["callback_records"]["counter_collection"] for p in processes)
+    alone = counters and not processes[0]["buffer_records"]["kernel_dispatch"]
+    assert any("counters were read" in note for note in account.notes) == alone
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (json.dumps({"rocprofiler-sdk-tool": [process([dispatch()])]})[:-70], "truncated or not"),
+        (json.dumps({"rocprofiler-sdk-tool": [process([])]}), "no row could be read"),
+        (json.dumps({"rocprofiler-sdk-tool": []}), "no row could be read"),
+    ],
+)
+def test_json_without_a_dispatch_says_so(tmp_path, text, said):
+    with pytest.raises(InputError, match=said):
+        told(tmp_path, text, "71_results.json")

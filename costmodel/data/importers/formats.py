@@ -179,8 +179,8 @@ FORMATS = (
     Format(
         "kernel-trace", "kernel dispatches (CSV) of rocprof, rocprofv3", "kernel_trace_csv",
         re.compile(
-            r"^(?=[^\n]*\bkernel_?name\b)"
-            r"(?=[^\n]*\b(?:start_timestamp|beginns|dispatch_id|gpu-id)\b)[^\n]*,",
+            r"^(?=[^\n{}:]*\bkernel_?name\b)"  # not in a line of JSON
+            r"(?=[^\n{}:]*\b(?:start_timestamp|beginns|dispatch_id|gpu-id)\b)[^\n]*,",
             re.M | re.I,
         ).search,
     ),

@@ -32,6 +32,7 @@ _BLOCK = (
 #: Of a dispatch that has a line for each counter: what tells it from others.
 _DISPATCH = ("dispatch_id", "correlation_id", "process_id", "agent_id")
 COUNTERS = "another counter of the same dispatch"
+COUNTED = "counters were read, for which kernels may have run one by one"
 #: Counters alone have none: of rocprofv3 6.2, and of rocprof without ``--timestamp on``.
 NO_TIMES = (
     "no times of the dispatches: take them by rocprofv3 --kernel-trace, or rocprof --timestamp on"
@@ -85,7 +86,7 @@ def launches(file: TextFile, imported: Imported) -> Launches:
                 imported.leave(f"{file.name}:{number}", NO_TIMES)
                 continue
             if columns.dispatch:
-                imported.note("counters were read, for which kernels may have run one by one")
+                imported.note(COUNTED)
                 known = len(counted)
                 counted.add(hash(tuple(row[at] for at in columns.dispatch)))
                 if len(counted) == known:
