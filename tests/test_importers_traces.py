@@ -6,6 +6,8 @@ plugin and its changelog, rocprofv3's user guide of ROCm 6.2 to 7.x.
 
 import gzip
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 from importing import column, imported, left
@@ -377,3 +379,167 @@ def test_dispatches_as_json(tmp_path, processes, read, reasons, gpu, indent):
 def test_json_without_a_dispatch_says_so(tmp_path, text, said):
     with pytest.raises(InputError, match=said):
         told(tmp_path, text, "71_results.json")
+
+
+#: Tables of rocprofv3's databases: name, columns. ``rocpd_timestamp`` and ``rocpd_track`` hold the
+#: times and places from schema 4 on.
+SIZE_COLUMNS = ", ".join(f"{what}_size_{axis}" for what in ("workgroup", "grid") for axis in "xyz")
+SYMBOLS = "id, guid, nid, pid, code_object_id, kernel_name, display_name, kernel_object"
+AGENTS = "id, guid, nid, pid, type, absolute_index, name, model_name, vendor_name, product_name"
+SCHEMA_3 = {
+    "rocpd_info_kernel_symbol": SYMBOLS, "rocpd_info_agent": AGENTS,
+    "rocpd_kernel_dispatch": "id, guid, nid, pid, tid, agent_id, kernel_id, dispatch_id, queue_id,"
+    f' stream_id, start, "end", {SIZE_COLUMNS}, region_name_id, event_id, extdata',
+}  # fmt: skip
+SCHEMA_4 = {
+    "rocpd_info_kernel_symbol": SYMBOLS,
+    "rocpd_info_agent": f"{AGENTS}, generic_name",
+    "rocpd_track": "id, nid, ppid, pid, tid, agent_id, queue_id, stream_id, name_id, extdata",
+    "rocpd_timestamp": "id, value, phase, track_id",
+    "rocpd_kernel_dispatch": "id, track_id, kernel_id, dispatch_id, start_id, end_id, "
+    f"{SIZE_COLUMNS}, region_name_id, event_id, extdata",
+}
+DISPLAYED = {"id": 1, "kernel_name": MANGLED + ".kd", "display_name": ONE}
+AGENT = {"id": 4, "type": "GPU", "name": "gfx942", "product_name": "AMD Instinct MI300X"}
+HOST = {"id": 0, "type": "CPU", "name": "AMD EPYC 9575F", "product_name": "AMD EPYC 9575F"}
+SIZES_OF_ONE = {"workgroup_size_x": 896, "workgroup_size_y": 1, "workgroup_size_z": 1,
+                "grid_size_x": 10752, "grid_size_y": 1, "grid_size_z": 1}  # fmt: skip
+
+
+def ran(number=1, start=1678314002982197, took=12000, **more):
+    """Return a dispatch of schema 3."""
+    return {"id": number, "nid": 1, "pid": 71, "tid": 71, "agent_id": 4, "kernel_id": 1,
+            "dispatch_id": number, "queue_id": 1, "stream_id": 0, "start": start,
+            "end": start + took, **SIZES_OF_ONE, **more}  # fmt: skip
+
+
+def ran_4(number=1, at=(1, 2), **more):
+    """Return a dispatch of schema 4, whose times have ids."""
+    return {"id": number, "track_id": 1, "kernel_id": 1, "dispatch_id": number, "start_id": at[0],
+            "end_id": at[1], **SIZES_OF_ONE, **more}  # fmt: skip
+
+
+TRACK = {"id": 1, "nid": 1, "pid": 71, "tid": 71, "agent_id": 4, "queue_id": 1, "stream_id": 0}
+TIMES = [{"id": n, "value": 1678314002982197 + at, "track_id": 1}
+         for n, at in ((1, 0), (2, 12000), (3, 50000), (4, 63000))]  # fmt: skip
+
+
+def database(path, schema, rows, suffix="_00006409_00d1_70d1_a5cb_b5ab88214544"):
+    """Write rows by table into a database, with the views that rocprofv3 puts over its tables."""
+    with closing(sqlite3.connect(path)) as open_one:
+        for table, columns in schema.items():
+            open_one.execute(f'CREATE TABLE IF NOT EXISTS "{table}{suffix}" ({columns})')
+            if suffix:
+                open_one.execute(
+                    f'CREATE VIEW IF NOT EXISTS {table} AS SELECT * FROM "{table}{suffix}"'
+                )
+        for table, entries in rows.items():
+            for entry in entries:
+                names, marks = ", ".join(f'"{n}"' for n in entry), ", ".join("?" for _ in entry)
+                open_one.execute(
+                    f'INSERT INTO "{table}{suffix}" ({names}) VALUES ({marks})', [*entry.values()]
+                )
+        open_one.commit()
+
+
+def filled(*dispatches, symbols=(DISPLAYED,), agents=(HOST, AGENT), **others):
+    return {"rocpd_kernel_dispatch": dispatches, "rocpd_info_kernel_symbol": symbols,
+            "rocpd_info_agent": agents, **others}  # fmt: skip
+
+
+RPD = {
+    "rocpd_string": "id INTEGER PRIMARY KEY, string TEXT",
+    "rocpd_op": 'id, gpuId, queueId, sequenceId, start, "end", description_id, opType_id',
+}
+RPD_OLD = RPD | {
+    "rocpd_op": 'id, gpuId, queueId, sequenceId, completionSignal, start, "end", description_id, '
+    "opType_id",
+    "rocpd_api": 'id, pid, tid, start, "end", apiName_id, args_id',
+}
+OPS = {
+    "rocpd_string": [{"id": 1, "string": "KernelExecution"}, {"id": 2, "string": ONE},
+                     {"id": 3, "string": "CopyDeviceToDevice"}, {"id": 4, "string": ""}],
+    "rocpd_op": [
+        {"id": 1, "gpuId": 0, "queueId": 0, "sequenceId": 1, "start": 1000, "end": 13000,
+         "description_id": 2, "opType_id": 1},
+        {"id": 2, "gpuId": 0, "queueId": 0, "sequenceId": 2, "start": 14000, "end": 15000,
+         "description_id": 4, "opType_id": 3},
+    ],
+}  # fmt: skip
+NO_NAME = {"id": 1, "kernel_name": MANGLED + ".kd", "display_name": None}
+
+DATABASES = {
+    "schema 3": ([(SCHEMA_3, filled(ran()))], [(FUSED, "12", True)], {}, "MI300X"),
+    "schema 3, a name as the compiler has it alone": (
+        [(SCHEMA_3, filled(ran(), symbols=[NO_NAME]))], [(REDUCED, "12", True)], {}, "MI300X",
+    ),
+    "schema 3, an empty name": (
+        [(SCHEMA_3, filled(ran(), symbols=[NO_NAME | {"display_name": ""}]))],
+        [(REDUCED, "12", True)], {}, "MI300X",
+    ),
+    "schema 3, a kernel without a symbol": (
+        [(SCHEMA_3, filled(ran(), ran(2, kernel_id=9)))],
+        [(FUSED, "12", True)], {NONE_KNOWN: 1}, "MI300X",
+    ),
+    "schema 3, times not taken": (
+        [(SCHEMA_3, filled(ran(2, start=0, took=0), ran()))],
+        [(FUSED, "12", True)], {"no duration": 1}, "MI300X",
+    ),
+    "schema 3, out of order": (
+        [(SCHEMA_3, filled(ran(2, 1678314003982197, 13000), ran(took=11000),
+                           ran(3, 1678314004982197)))],
+        [(FUSED, "12", True)], {"in the median of a row": 2}, "MI300X",
+    ),
+    "schema 3, GPUs of two kinds": (
+        [(SCHEMA_3, filled(ran(), agents=(AGENT, AGENT | {"product_name": "AMD Instinct MI355X"})))],
+        [(FUSED, "12", True)], {}, "",
+    ),
+    "schema 3, a GPU without a product's name": (
+        [(SCHEMA_3, filled(ran(), agents=(AGENT | {"product_name": ""},)))],
+        [(FUSED, "12", True)], {}, "",
+    ),
+    "schema 3, grids not said": (
+        [(SCHEMA_3, filled(ran(grid_size_x=None)))], [(FUSED, "12", False)], {}, "MI300X",
+    ),
+    "schema 3, two processes in one file": (
+        [(SCHEMA_3, filled(ran()), "_0001_a"),
+         (SCHEMA_3, filled(ran(pid=72, took=9000), symbols=[NO_NAME]), "_0002_b")],
+        [(FUSED, "12", True), (REDUCED, "9", True)], {}, "MI300X",
+    ),
+    "schema 3, tables without an id": (
+        [(SCHEMA_3, filled(ran()), "")], [(FUSED, "12", True)], {}, "MI300X",
+    ),
+    "schema 4": (
+        [(SCHEMA_4, filled(ran_4(), ran_4(2, (3, 4)), rocpd_track=[TRACK], rocpd_timestamp=TIMES))],
+        [(FUSED, "12.5", True)], {"in the median of a row": 1}, "MI300X",
+    ),
+    "schema 4, times that are missing": (
+        [(SCHEMA_4, filled(ran_4(), ran_4(2, (3, None)), ran_4(3, (8, 9)), rocpd_track=[TRACK],
+                           rocpd_timestamp=TIMES))],
+        [(FUSED, "12", True)], {"no duration": 2}, "MI300X",
+    ),
+    "rpd": ([(RPD, OPS, "")], [(FUSED, "12", False)], {NONE_KNOWN: 1}, ""),
+    "rpd, first releases": ([(RPD_OLD, OPS, "")], [(FUSED, "12", False)], {NONE_KNOWN: 1}, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("parts", "read", "reasons", "gpu"), DATABASES.values(), ids=DATABASES)
+def test_dispatches_in_a_database(tmp_path, parts, read, reasons, gpu):
+    for schema, rows, *suffix in parts:
+        database(tmp_path / "71_results.db", schema, rows, *suffix)
+    found, account = told(tmp_path, (tmp_path / "71_results.db").read_bytes(), "copy.db")
+    assert account.kind == "rocpd"
+    assert brief(found) == read
+    assert left(account) == reasons
+    assert set(column(imported(tmp_path / "copy.db")[0], "gpu")) == {gpu}
+
+
+@pytest.mark.parametrize("table", ["rocpd_info_kernel_symbol", "rocpd_track", "rocpd_timestamp"])
+def test_a_database_that_lacks_a_table_says_so(tmp_path, table):
+    rows = filled(ran_4(), rocpd_track=[TRACK], rocpd_timestamp=TIMES)
+    database(tmp_path / "t.db", SCHEMA_4, rows, "_1")
+    with closing(sqlite3.connect(tmp_path / "t.db")) as open_one:
+        open_one.execute(f"DROP TABLE {table}_1")
+        open_one.execute(f"CREATE VIEW {table}_1 AS SELECT 1 AS id")
+    with pytest.raises(InputError, match="without rocpd's tables"):
+        imported(tmp_path / "t.db")
