@@ -75,7 +75,7 @@ FORMATS = (
     Format(
         "rccl-tests-json", "JSON or CSV that rccl-tests (-Z) or nccl-tests (-J) writes",
         "collective_json",
-        re.compile(r'"nccl_version"\s*:|"busBw"\s*:|^[ \t,]*numCycle,', re.I | re.M).search,
+        re.compile(r'"nccl_version"\s*:(?!\s*")|"busBw"\s*:|^[ \t,]*numCycle,', re.I | re.M).search,
         aliases=("nccl-tests-json",), pasted=True,
     ),
     Format(
