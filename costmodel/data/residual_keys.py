@@ -154,7 +154,8 @@ KINDS: tuple[tuple[str, Reader], ...] = (
     (SANDWICH, _switch(r"^(use_)?(sandwich|dual|peri|post_attention|post_block|post_mlp|post)"
                        r"_?(layer)?norms?$")),
     (SANDWICH, _word(_PLACE, r"sandwich|peri|dual|both|pre_?post")),
-    (POST, _switch(r"^(norm_after|reordered_norm|postnorm|post_layer_?norm"
+    # ``post_layer_norm`` is ChatGLM's norm behind the last layer, and Megatron's.
+    (POST, _switch(r"^(norm_after|reordered_norm|postnorm|post_layernorm"
                    r"|apply_residual_connection_post_layernorm)$")),
     (POST, _word(_PLACE, r"post|after")),
     (POST, lambda part: _off(part, ("pre_norm", "prenorm", "do_layer_norm_before",

@@ -195,12 +195,16 @@ _PLACES = ("out_of_place", "in_place")
 
 
 def _leave_beside(said: Any, where: str, imported: Imported) -> None:
-    """Leave the times of single iterations (``-I 1``) and their statistics."""
+    """Leave the times of single iterations (``-I 1``), their statistics, those of processes."""
     if isinstance(said, dict):
-        times = said.get("times_us")
-        count = sum(name.endswith("_us") and name != "times_us" for name in said)
-        count += len(times) if isinstance(times, list) else 0
+        count = sum(_times(value) for name, value in said.items() if name.endswith("_us"))
         imported.leave(where, "single iterations and their statistics, beside their mean", count)
+
+
+def _times(said: Any) -> int:
+    """Return how many times a value holds: one, a list, or (2.20) a list for each process."""
+    lists = said if isinstance(said, list) else [said]
+    return sum(len(one) if isinstance(one, list) else 1 for one in lists)
 
 
 def _run_of_report(data: dict[str, Any]) -> CollectiveRun:
@@ -220,7 +224,7 @@ def _run_of_report(data: dict[str, Any]) -> CollectiveRun:
         run.labels.append(f"aggregated {aggregated}")
     if str(config.get("blocking_collectives")).lower() == "true":
         run.labels.append("blocking")
-    devices = config.get("devices")
+    devices = config.get("devices") or data.get("devices")
     for i, device in enumerate(devices if isinstance(devices, list) else []):
         if isinstance(device, dict):
             said = [shortened(_text(device.get(k))) for k in _DEVICE]

@@ -75,7 +75,7 @@ FORMATS = (
     Format(
         "rccl-tests-json", "JSON or CSV that rccl-tests (-Z) or nccl-tests (-J) writes",
         "collective_json",
-        re.compile(r'"nccl_version"\s*:|"busBw"\s*:|^[ \t,]*numCycle,', re.I | re.M).search,
+        re.compile(r'"nccl_version"\s*:(?!\s*")|"busBw"\s*:|^[ \t,]*numCycle,', re.I | re.M).search,
         aliases=("nccl-tests-json",), pasted=True,
     ),
     Format(
@@ -179,7 +179,8 @@ FORMATS = (
     Format(
         "kernel-trace", "kernel dispatches (CSV) of rocprof, rocprofv3", "kernel_trace_csv",
         re.compile(
-            r"^(?=[^\n]*\bkernel_?name\b)(?=[^\n]*\b(?:start_timestamp|beginns)\b)[^\n]*,",
+            r"^(?=[^\n{}:]*\bkernel_?name\b)"  # not in a line of JSON
+            r"(?=[^\n{}:]*\b(?:start_timestamp|beginns|dispatch_id|gpu-id)\b)[^\n]*,",
             re.M | re.I,
         ).search,
     ),

@@ -1,13 +1,15 @@
 """A large JSON file read piece by piece: the members of its object, and the records of one list.
 
 The object is walked with Python's own decoder on a window of the text, so that a trace of gigabytes
-needs no more memory than its longest record.
+needs no more memory than its longest record. What profilers write for a number that is
+none (``inf``, ``-nan``, nothing: kineto #105) is read as null, control characters as they are.
 """
 
 from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -20,6 +22,10 @@ RECORD_CHARACTERS = 1024 * 1024
 MEMBER_CHARACTERS = 16 * 1024 * 1024
 
 _SPACE = " \t\r\n"
+
+#: A member whose value is no JSON, and the most characters from its last quote on.
+_NO_VALUE = re.compile(r'(?<!\\)"[ \t]*:[ \t]*(?:-?(?:inf|nan)[ \t\r\n]*)?(?=[,}])')
+_PENDING = 64
 
 
 def records(file: TextFile, key: str, member: Callable[[str, Any], None]) -> Iterator[Any]:
@@ -79,7 +85,7 @@ class _Window:
         self._text = ""
         self._at = 0
         self._dropped = 0
-        self._decoder = json.JSONDecoder(parse_float=_fraction, parse_int=_integer)
+        self._decoder = json.JSONDecoder(parse_float=_fraction, parse_int=_integer, strict=False)
 
     def peek(self) -> str:
         """Return the next character that is no space; raise :class:`EOFError` at the end."""
@@ -131,6 +137,13 @@ class _Window:
 
     def _read(self) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder("utf-8-sig")(errors="replace")
+        held = ""
         for piece in self._file.pieces(4 * HEAD_BYTES):
-            if text := decoder.decode(piece):
-                yield text
+            text = held + decoder.decode(piece)
+            # A value may be cut by the end of a piece: from its name's last quote on it waits.
+            end = text.rfind('"', max(len(text) - _PENDING, 0)) - 1
+            held = text[end:] if end > 0 else ""
+            if text := text.removesuffix(held):
+                yield _NO_VALUE.sub('": null', text)
+        if held:
+            yield _NO_VALUE.sub('": null', held)

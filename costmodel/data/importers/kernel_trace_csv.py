@@ -32,21 +32,31 @@ _BLOCK = (
 #: Of a dispatch that has a line for each counter: what tells it from others.
 _DISPATCH = ("dispatch_id", "correlation_id", "process_id", "agent_id")
 COUNTERS = "another counter of the same dispatch"
+COUNTED = "counters were read, for which kernels may have run one by one"
+#: Counters alone have none: of rocprofv3 6.2, and of rocprof without ``--timestamp on``.
+NO_TIMES = (
+    "no times of the dispatches: take them by rocprofv3 --kernel-trace, or rocprof --timestamp on"
+)
+#: rocprofv2 names the kernel beside the call that launches it, in ``HIP_API_DOMAIN``.
+CALL = "a call of the interface, no dispatch"
+#: Columns that a trace without times is known by.
+_OF_DISPATCHES = {"dispatch_id", "gpu-id", "gpu_id"}
 
 #: Looked for first, since a header may stand before every process's lines.
-_MAY_BE_HEADER = re.compile(r"start_timestamp|beginns", re.IGNORECASE)
+_MAY_BE_HEADER = re.compile(r"kernel_?name", re.IGNORECASE)
 
 
 class _TraceColumns(NamedTuple):
     width: int
     name: int
-    start: int
-    end: int
+    #: Of start and end, () where there are none.
+    times: tuple[int, ...]
     rank: tuple[int, ...]
     stream: tuple[int, ...]
     grid: tuple[int, ...]
     block: tuple[int, ...]
     dispatch: tuple[int, ...]
+    kind: tuple[int, ...]
 
 
 def parse(file: TextFile, imported: Imported) -> None:
@@ -69,14 +79,20 @@ def launches(file: TextFile, imported: Imported) -> Launches:
                 where = f"{file.name}:{number}"
                 imported.leave(where, f"not the {columns.width} cells of the header")
                 continue
+            if any("_API" in row[at].upper() for at in columns.kind):
+                imported.leave(f"{file.name}:{number}", CALL)
+                continue
+            if not columns.times:
+                imported.leave(f"{file.name}:{number}", NO_TIMES)
+                continue
             if columns.dispatch:
-                imported.note("counters were read, for which kernels may have run one by one")
+                imported.note(COUNTED)
                 known = len(counted)
                 counted.add(hash(tuple(row[at] for at in columns.dispatch)))
                 if len(counted) == known:
                     imported.leave(f"{file.name}:{number}", COUNTERS)
                     continue
-            span_us = clock.span_us(_stamp(row[columns.start]), _stamp(row[columns.end]))
+            span_us = clock.span_us(*(_stamp(row[at]) for at in columns.times))
             found.add(_launch(row, columns, *span_us), number)
     found.origin_us = clock.origin_us
     return found
@@ -93,7 +109,8 @@ def _columns(header: Sequence[str]) -> _TraceColumns | None:
         return tuple(names[n] for n in wanted if n in names)
 
     name, start, end = one(_NAME), one(_START), one(_END)
-    if name is None or start is None or end is None:
+    times = () if start is None or end is None else (start, end)
+    if name is None or not (times or _OF_DISPATCHES & names.keys()):
         return None
     stream = one(_STREAM)
     dispatch = several(_DISPATCH) if "counter_name" in names else ()
@@ -101,8 +118,8 @@ def _columns(header: Sequence[str]) -> _TraceColumns | None:
         next((several(w) for w in wanted if w[0] in names), ()) for wanted in (_GRID, _BLOCK)
     )
     return _TraceColumns(
-        len(header), name, start, end, several(_RANK), () if stream is None else (stream,),
-        grid, block, dispatch,
+        len(header), name, times, several(_RANK), () if stream is None else (stream,),
+        grid, block, dispatch, several(("kind", "domain")),
     )  # fmt: skip
 
 

@@ -66,8 +66,11 @@ class Clock:
         return Decimal(self._first or 0) / 1000
 
     def span_us(self, start: int | None, end: int | None) -> tuple[float, float]:
-        """Return start and duration; NaN for the duration where a stamp is missing."""
-        if start is None or end is None:
+        """Return start and duration; NaN for the duration where a stamp is missing.
+
+        A stamp of 0 is missing too: the tools write it where they got no time of a dispatch.
+        """
+        if not start or not end:
             return 0.0, math.nan
         if self._first is None:
             self._first = start

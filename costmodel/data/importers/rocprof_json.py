@@ -1,7 +1,8 @@
 """JSON of rocprofv3 (``--output-format json``): ``rocprofiler-sdk-tool``, one record a process.
 
 ``buffer_records.kernel_dispatch`` has the dispatches, whose ``kernel_id`` is looked up in
-``kernel_symbols``. The file is read as a whole; a larger one is better written as CSV.
+``kernel_symbols``; with ``--pmc`` alone they stand in ``callback_records.counter_collection``.
+The file is read as a whole; a larger one is better written as CSV.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 from ...errors import InputError
 from ...files import parse_json
 from .cells import gpu_of
+from .kernel_trace_csv import COUNTED, COUNTERS
 from .launches import Clock, Launch, Launches
 from .rows import Imported
 from .text_file import TextFile
@@ -38,13 +40,24 @@ def launches(file: TextFile, imported: Imported) -> Launches:
     for process, record in enumerate(p for p in processes if isinstance(p, dict)):
         gpus |= _gpus(record)
         names = _symbols(record)
-        for dispatch in _list(_dict(record.get("buffer_records")).get("kernel_dispatch")):
+        dispatches = _list(_dict(record.get("buffer_records")).get("kernel_dispatch"))
+        counted = [] if dispatches else _counted(record)
+        if counted:
+            imported.note(COUNTED)
+        known: set[str] = set()
+        for dispatch in dispatches or counted:
             entry = _dict(dispatch)
-            span_us = clock.span_us(
-                _stamp(entry, "start_timestamp"), _stamp(entry, "end_timestamp")
-            )
             info = _dict(entry.get("dispatch_info"))
-            found.add(_launch(info, names, process, *span_us), number)
+            this = str(info.get("dispatch_id"))
+            if counted and this in known:  # once for each pass
+                imported.leave(f"{file.name}: dispatch {number}", COUNTERS)
+            else:
+                span_us = clock.span_us(
+                    _stamp(entry, "start_timestamp"), _stamp(entry, "end_timestamp")
+                )
+                found.add(_launch(info, names, process, *span_us), number)
+            if "dispatch_id" in info:
+                known.add(this)
             number += 1
     found.origin_us = clock.origin_us
     found.gpu = gpus.pop() if len(gpus) == 1 else ""
@@ -64,6 +77,12 @@ def _launch(
         duration_us=duration_us,
         grid=f"{items // block} x {block}" if known else "",
     )
+
+
+def _counted(record: dict[str, Any]) -> list[Any]:
+    """Return the dispatches whose counters a process collected, as those of a trace."""
+    collected = _list(_dict(record.get("callback_records")).get("counter_collection"))
+    return [_dict(_dict(one).get("dispatch_data")) for one in collected]
 
 
 def _symbols(record: dict[str, Any]) -> dict[str, str]:
