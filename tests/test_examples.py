@@ -59,6 +59,7 @@ INSTEAD = {
     "--backend aiter": "--backend gloo",  # needs AMD GPUs
     "--backend triton": "--backend gloo",  # needs a GPU
     "--backend torch": "--backend gloo",  # needs GPUs
+    "--backend flashinfer": "--backend gloo",  # needs GPUs
     "--live aiter": "--live gloo",
     "1stage,2stage,auto": "1stage,2stage",  # gloo has no dispatch of its own
     "--arms auto --starts 5": "--arms 1stage --starts 2",

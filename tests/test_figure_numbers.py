@@ -171,7 +171,7 @@ def test_what_stands_beside_the_table_is_what_recommend_prints(plain, recommende
             assert f"{c['two_arms_loss_pct']:.1f} % at TP{n}" in text
         rows = sum(len(e["rows"]) and sum(r["rows"] for r in e["rows"]) for e in c["evidence"])
         if c["verdict"] == "measured_elsewhere":
-            assert f"TP{n} measured elsewhere ({rows} rows)" in text
+            assert f"TP{n} measured elsewhere ({rows} latencies)" in text
 
 
 def test_the_curve_in_text_has_the_latencies_of_explain(plain):

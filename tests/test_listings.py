@@ -98,6 +98,8 @@ def test_every_published_row_is_used_or_set_aside_for_a_reason(published):
     reasons: dict[str, int] = {}
     for record in found:
         for reason, count in record["set_aside"].items():
+            # Kernels beside AITER's own calibrate apart: to the fused op's rows they are others.
+            reason = "kernel family not modelled" if "calibrated beside" in reason else reason
             reasons[reason] = reasons.get(reason, 0) + count
     assert reasons == seen.set_aside
 
