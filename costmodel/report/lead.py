@@ -311,7 +311,7 @@ def _how_sure(
     if (open_ones and not most) or len(unclaimed) > most:
         words.append("rest not decided")
     elif without_rows and 0 < len(open_ones) <= most:
-        words.append(f"{in_words(cases, open_ones)} has no usable latencies")
+        words.append(f"no usable latencies at {in_words(cases, open_ones)}")
     return "; ".join(words) + "."
 
 
