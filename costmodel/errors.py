@@ -20,9 +20,16 @@ class CannotWriteError(InputError):
 
 def one_line(message: str) -> str:
     """Return a message on one line, control and other unprintable characters escaped."""
-    line = " ".join(message.split())
+    return printable(" ".join(message.split()))
+
+
+def printable(text: str, kept: str = "") -> str:
+    """Return a text with control and other unprintable characters escaped, but those ``kept``."""
+    if text.isprintable():
+        return text
     return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line
+        c if c.isprintable() or c in kept else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in text
     )
 
 

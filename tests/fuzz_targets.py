@@ -8,6 +8,7 @@ in, it must end with an answer or with the documented error: no traceback, one e
 
 from __future__ import annotations
 
+import copy
 import csv
 import functools
 import io
@@ -136,7 +137,7 @@ def edited(record, rng, times=None):
         here, key = rng.choice(places)
         kind = rng.randrange(8)
         if kind < 4:
-            here[key] = rng.choice(ODD_VALUES)
+            here[key] = copy.deepcopy(rng.choice(ODD_VALUES))
         elif kind == 4:
             del here[key]
         elif kind == 5:

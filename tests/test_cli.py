@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -537,3 +538,14 @@ def test_a_report_asks_for_whom_it_is(tmp_path):
     assert done.returncode == 2
     assert done.stderr == "costmodel: error: Missing option '--for' (see costmodel report --help)\n"
     assert not (tmp_path / "r").exists()
+
+
+def test_a_name_that_is_not_printable_is_escaped_where_it_is_said(tmp_path):
+    """A mark that turns the reading direction, or a terminal's escape, in the name of a file."""
+    measurements = Path(__file__).parent.parent / "measurements"
+    rows = measurements / "h200-loopback" / "calibration.csv"
+    for name, said in (("\u202ec.json", "\\u202ec.json"), ("\x1b[31mc.json", "\\x1b[31mc.json")):
+        done = run("calibrate", rows, "--no-cross-validation", "--out", tmp_path / name)
+        assert (tmp_path / name).exists(), done.stderr
+        assert said in "".join(done.stdout.split())
+        assert not {"\u202e", "\x1b"} & set(done.stdout)

@@ -89,7 +89,7 @@ def command(
             )
         )
         return
-    options.say(describe(checks, can, _paint))
+    options.say(describe(checks, can, _paint), coloured=True)
 
 
 def _first_run(
@@ -116,7 +116,7 @@ def _first_run(
                 )
             )
             return
-        options.say(describe_checks(checks, _paint))
+        options.say(describe_checks(checks, _paint), coloured=True)
         options.say(f"\n{describe_verdict(lacks)}")
 
     if not watchdog_s > 0:

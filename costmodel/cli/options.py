@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from ..data import hardware, ops
 from ..data.ranges import integers
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..files import json_text
 from ..model.shape import ALGORITHMS, WORLD_SIZES, read_algorithm, read_op
 from ..units import ELEMENT_BYTES, read_dtype
@@ -291,11 +291,15 @@ def hidden_sizes(
     return hidden
 
 
-def say(text: str) -> None:
-    """Print text for people, no sentence wider than their terminal."""
+def say(text: str, *, coloured: bool = False) -> None:
+    """Print text for people, no sentence wider than their terminal.
+
+    Names of files in it may hold anything: what is not printable is escaped, but for the colours of
+    a text that has its own.
+    """
     from ..show.table import fitted
 
-    click.echo(fitted(text))
+    click.echo(fitted(printable(text, "\n\x1b" if coloured else "\n")))
 
 
 def print_json(record: Mapping[str, Any]) -> None:
