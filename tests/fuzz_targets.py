@@ -147,7 +147,10 @@ def edited(record, rng, times=None):
         elif kind == 6 and isinstance(here, dict):
             here[rng.choice(ODD_TEXT)] = here.pop(key)
         elif isinstance(here[key], int | float) and not isinstance(here[key], bool):
-            here[key] *= rng.choice((-1, 0, 1e-6, 1e6, 1e300, 2))
+            factor = rng.choice((-1, 0, 1e-6, 1e6, 1e300, 2))
+            # No float holds the largest of the odd integers; it is doubled instead.
+            large = isinstance(here[key], int) and here[key].bit_length() > 1000
+            here[key] *= 2 if large else factor
         elif isinstance(here, list):
             here.insert(0, here[key])
     return record
