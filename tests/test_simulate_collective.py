@@ -343,6 +343,8 @@ def test_shapes_that_the_kernel_rejects(mi355x):
         simulate(only_links(mi355x), "1stage", 4, 5001)
     with pytest.raises(InputError, match="tokens must be 1 or more"):
         simulate(only_links(mi355x), "1stage", 0, 5000)
+    with pytest.raises(InputError, match="tokens goes up to 1073741824"):
+        simulate(only_links(mi355x), "1stage", 2**63, 5000)
     with pytest.raises(InputError, match="unknown algorithm"):
         simulate(only_links(mi355x), "3stage", 4, 5000)
 

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ..data.arrivals import without_wait
+from ..data.ranges import sizes
 from ..errors import InputError
 from ..model.eligibility import eligible
 from ..model.geometry import link_geometry
@@ -102,8 +103,9 @@ class Outcome(Struct, frozen=True):
         }
 
 
-def _shapes(op: str, dtype: str, *sizes: int) -> Shapes:
-    return Shapes(op, dtype, *(np.array([v], np.int64) for v in sizes))
+def _shapes(op: str, dtype: str, tokens: int, hidden_dim: int, ranks: int) -> Shapes:
+    named = {"tokens": tokens, "hidden_dim": hidden_dim, "ranks": ranks}
+    return Shapes(op, dtype, *(sizes([value], name) for name, value in named.items()))
 
 
 def _eligible(machine: Machine, algorithm: str, shapes: Shapes) -> tuple[bool, str]:
