@@ -193,7 +193,7 @@ FORMATS = (
     Format(
         "torch-table", "key_averages().table() of torch's profiler", "torch_table",
         _marked(
-            r"^[ \t]*Name[ \t]{2,}[^\n]*[ \t]{2,}# of Calls\b"
+            r"^[ \t]*Name[ \t]{2}[^\n]*[ \t]{2}# of Calls\b"
             r"|^\s*\|\s*Name\s*\|[^\n]*\|\s*# of Calls\b", "# of Calls",
         ), anywhere=True,
     ),
