@@ -23,6 +23,11 @@ def one_line(message: str) -> str:
     return printable(" ".join(message.split()))
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error of somebody else's code says, or else its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def printable(text: str, kept: str = "") -> str:
     """Return a text with control and other unprintable characters escaped, but those ``kept``."""
     if text.isprintable():

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InputError
+from ...errors import InputError, first_line
 from ...model.shape import WORLD_SIZES
 from ..repetition import GRAPH
 from .base import Backend, CannotRun, LiveShape, Outputs, Timed
@@ -126,7 +126,7 @@ class OneRankBackend(Backend):
             action()
             self._device.synchronize()
         except Exception as error:  # compilers raise what they like
-            failure = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+            failure = first_line(error)
         failures = [(rank, said) for rank, said in enumerate(self.exchange(failure)) if said]
         if failures:
             rank, said = failures[0]

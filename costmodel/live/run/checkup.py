@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, first_line
 from ...files import json_text, read_json, replacing
 from ...model.shape import SPOKEN
 from ...units import KIB, MIB
@@ -95,7 +95,7 @@ def _try(doing: str, step: Callable[[], tuple[Check, ...]]) -> tuple[Check, ...]
     except InputError as error:
         raise RunEnded(f"not ready: {error}", NOT_READY) from None
     except RuntimeError as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        said = first_line(error)
         raise RunEnded(f"not ready: {said}; this was at: {doing}", NOT_READY) from error
 
 

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
+from ...errors import first_line
 from .exit_codes import LOST_RANK, by_signal, signal_name
 from .peers import RANKS, Peers
 
@@ -137,7 +138,7 @@ class Watchdog:
 
     def failure(self, error: Exception) -> str:
         """Return one line on a failed device or collective: what it said, and where it was."""
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        said = first_line(error)
         return f"{said}; this was at: {self._doing}; {self.epilogue}"
 
     def end_lost(self, lost: list[tuple[int, str]]) -> NoReturn:

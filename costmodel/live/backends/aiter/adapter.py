@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from ....data.cards import XGMI
 from ....data.kernels import Kernel, of_row, parse_version
-from ....errors import InputError
+from ....errors import InputError, first_line
 from ....model.eligibility import eligible
 from ....model.shape import ALL_REDUCE, MHC, ONE_STAGE, SPOKEN, TWO_STAGE, Shapes
 from ....units import PACK_BYTES, element_bytes
@@ -299,7 +299,7 @@ class AiterBackend(Backend):
         try:
             action()
         except Exception as error:  # AITER raises what it likes: RuntimeError, assertions, its own
-            failure = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+            failure = first_line(error)
         self._device.synchronize()
         failures = {rank: said for rank, said in enumerate(self.exchange(failure)) if said}
         if failures:

@@ -26,7 +26,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ....data.kernels import at_date
-from ....errors import InputError
+from ....errors import InputError, first_line
 from ....model.eligibility import eligible
 from ....model.shape import ALL_REDUCE, FUSED, ONE_STAGE, SPOKEN, TWO_STAGE, Shapes
 from ..base import AUTO, EPSILON, LiveShape, Timed, op_and_algorithm
@@ -74,7 +74,7 @@ class FlashInferBackend(OneRankBackend):
 
             self.kernel_version = f"FlashInfer {flashinfer_version()}"
         except Exception as error:  # its import needs half a dozen libraries, and a GPU
-            raise InputError(f"import flashinfer.comm fails: {_first_line(error)}") from None
+            raise InputError(f"import flashinfer.comm fails: {first_line(error)}") from None
         self._comm = comm
 
     def _start(self) -> None:
@@ -273,10 +273,6 @@ def flashinfer_version() -> str:
     import flashinfer
 
     return str(flashinfer.__version__)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextlib.contextmanager

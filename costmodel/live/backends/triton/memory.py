@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ....data.cards import XGMI
-from ....errors import InputError
+from ....errors import InputError, first_line
 from ... import kfd
 
 #: A rank's memory, and each buffer in it, starts at a multiple of this.
@@ -135,8 +135,7 @@ class SymmetricMemory:
             handle = symmetric.rendezvous(mine, self.group.group_name)
         except RuntimeError as error:
             raise InputError(
-                "torch's symmetric memory does not join these GPUs: "
-                f"{(str(error).strip().splitlines() or [type(error).__name__])[0]}"
+                f"torch's symmetric memory does not join these GPUs: {first_line(error)}"
             ) from None
         starts = [stride * place for place in range(self._each)]
         return Region(
