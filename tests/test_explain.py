@@ -199,6 +199,30 @@ def test_a_workload_moves_the_rule_and_with_it_the_choice(mi300x):
     assert found.cutoff.max_bytes_hi == mine.max_bytes_hi
 
 
+def test_without_a_workload_the_call_s_hidden_size_is_weighed_as_the_command_weighs_it():
+    """Where hidden 2880 alone and all hidden sizes decide a call otherwise, one answer is given."""
+    mi355x = Setting.shipped("MI355X")
+    call = mi355x.shapes(64, 2880, 4)
+    found, every = explain(mi355x, call), choices(mi355x, 2880, 4)
+    done = run("--gpu", "MI355X", "--tp", 4, "--hidden", 2880, "--tokens", 64, "--format", "json")
+    printed = json.loads(done.stdout)
+    assert found.choice == printed["choice"] == every.choice[every.calls.tokens == 64][0]
+    assert found.cutoff.max_bytes == every.decision.at(4).max_bytes == printed["cutoff"]["bytes"]
+    whole = recommend(mi355x, world_sizes=(4,))
+    assert found.cutoff.max_bytes != whole.at(4).max_bytes
+    assert explain(mi355x, call, whole.workload).choice != found.choice
+
+
+def test_a_call_beyond_a_kernel_s_limit_is_held_against_the_same_cutoff():
+    """AITER 0.1.12's kernels take 80 tokens; the cutoff is that of recommend for hidden 2880."""
+    asked = ("--gpu", "MI355X", "--tp", "4", "--hidden", "2880", "--aiter-version", "0.1.12.post1")
+    done = costmodel("recommend", *asked, "--format", "json")
+    (weighed,) = json.loads(done.stdout)["cutoffs"]
+    for tokens in (80, 100):
+        found = json.loads(run(*asked, "--tokens", tokens, "--format", "json").stdout)
+        assert found["cutoff"]["bytes"] == weighed["max_bytes"]
+
+
 def test_all_marks_what_the_rules_do_otherwise():
     done = run("--gpu", "MI355X", "--tp", 4, "--model", "gpt-oss-120b", "--all")
     assert done.returncode == 0, done.stderr

@@ -116,7 +116,7 @@ def test_a_source_that_is_named_has_been_seen(mi355x):
 
 
 def test_explain_shows_the_contrast_and_its_terms_add_up(mi355x, decision):
-    found = explain(mi355x, mi355x.shapes(80, 2880, 4))
+    found = explain(mi355x, mi355x.shapes(80, 2880, 4), decision.workload)
     two = found.arms["2stage"]
     contrast = two.terms[MACHINE_CONTRAST]
     assert contrast.value == 0

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from ..decide.explanation import choices, explain
+from ..decide.recommendation import known_workload
 from ..errors import InputError
 from ..model.shape import SEPARATE
 from . import options, question
@@ -44,9 +45,9 @@ def command(
     setting = question.setting_of(asked)
     if setting.op == SEPARATE:
         raise InputError("explain takes --op fused or plain; separate ops stand beside fused")
-    # As in recommend: a model that makes no fused call weighs nothing.
+    # As in recommend: a model that makes no fused call weighs nothing, known models stand in.
     none = calls is not None and not calls.per_step
-    workload = None if none else question.workload_of(asked)
+    workload = known_workload(setting) if none else question.workload_of(asked)
     if none and calls is not None and style != "json":
         from ..show.worth import none_made
 

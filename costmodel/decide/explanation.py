@@ -281,8 +281,9 @@ class Choices(Struct, frozen=True):
 def explain(setting: Setting, call: Shapes, workload: Workload | None = None) -> Explanation:
     """Explain the choice for one call (a shape of one element, see :meth:`Setting.shapes`).
 
-    ``workload`` is what the rule is recommended for, as in :func:`recommend`. Raises
-    :class:`InputError` when neither kernel takes the call.
+    ``workload`` is what the rule is recommended for, as in :func:`recommend`; by default the call's
+    own hidden size at captured batches, as ``costmodel explain`` and ``recommend --hidden`` weigh
+    it. Raises :class:`InputError` when neither kernel takes the call.
     """
     call = _flat(call)
     run = [a for a in setting.arms if setting.takes(call, a).all()]
@@ -343,8 +344,9 @@ def choices(
 ) -> Choices:
     """Return the choice at every captured batch size (or at ``tokens``).
 
-    A batch that only one kernel takes runs that one; its margin is NaN. ``decision`` spares
-    recommending again. Raises :class:`InputError` when neither takes the hidden size.
+    ``workload`` as in :func:`explain`. A batch that only one kernel takes runs that one; its margin
+    is NaN. ``decision`` spares recommending again. Raises :class:`InputError` when neither takes
+    the hidden size.
     """
     batch = captured_batch_sizes() if tokens is None else np.array(list(tokens), np.int64)
     calls = setting.shapes(batch, hidden_dim, world_size)
@@ -376,12 +378,14 @@ def choices(
 def _decide(setting: Setting, calls: Shapes, workload: Workload | None) -> Decision | None:
     """Return the decision for the calls' world size; None for kernels without a choice.
 
-    Where a kernel rejects every call there is none to weigh, and the known workload stands in.
+    Where a kernel rejects all that would be weighed, the known workload stands in.
     """
     if setting.lacks(*setting.arms):
         return None
-    weighed = workload if setting.takes_both(calls).any() else None
-    return recommend(setting, weighed, world_sizes=(int(calls.world_size[0]),))
+    n = int(calls.world_size[0])
+    load = workload or Workload.of(calls.hidden_dim)
+    both = setting.takes_both(setting.shapes(load.tokens, load.hidden_dim, n)).any()
+    return recommend(setting, load if both else None, world_sizes=(n,))
 
 
 def _flat(call: Shapes) -> Shapes:
