@@ -20,6 +20,7 @@ import pytest
 from conftest import ROW
 from emitted import random_calls, rule_says
 from engines.shapes import SHAPES
+from msgspec.structs import replace
 
 from costmodel.calibration.estimate import calibrate
 from costmodel.calibration.observations import observe
@@ -451,7 +452,10 @@ def test_validate(question, case, tmp_path):
     path = tmp_path / "rows.csv"
     table.write(path)
     text = plain(ask("validate", "--measurements", path, *q.words))
-    assert plain(f"recommended on {case.gpu}, bf16: {advice.rule.words()}") in text
+    (said,) = re.findall(rf"recommended on {case.gpu}, bf16: (.*?) it takes the faster", text)
+    for n in advice.decision.world_sizes:
+        at = replace(advice.rule, condition=advice.rule.condition.at(n)).words()
+        assert plain(f"TP{n} {at}") in said
 
 
 def _rows(setting: Setting):

@@ -106,3 +106,14 @@ def test_rows_of_a_library_alone_are_said_to_be_no_arm(tmp_path, gfx950):
         validate(table(rows[0], {**rows[1], "kernel_family": "nccl"}), gfx950)
     beside = validate(table(*rows, a_row()), gfx950, need_pairs=False)
     assert len(beside.rows.observations) == 1
+
+
+def test_the_rule_is_said_where_it_is_judged_and_nowhere_else():
+    """Pairs of MI355X are at 4 ranks: what the engine runs at others is no recommendation."""
+    asked = ("--gpu", "MI355X", "--model", "gpt-oss-120b")
+    weighed = json.loads(costmodel("recommend", *asked, "--tp", 4, "--format", "json").stdout)
+    kib = weighed["cutoffs"][0]["max_bytes"] // 1024
+    for engine in ((), ("--for", "sglang")):
+        text = run(*asked, *engine, "--published").stdout
+        (line,) = (at for at in text.splitlines() if at.startswith("recommended on"))
+        assert line == f"recommended on MI355X, bf16: TP4 1-stage when bytes <= {kib} KiB"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from ..decide.measured_regret import RuleRegret
 from ..decide.validation import Validation
 from ..units import kib
@@ -89,7 +91,10 @@ def _choice(found: Validation) -> list[str]:
         f"{kib(int(pairs.bytes.max()))}; {_some(sources)}"
     ]
     for a in found.advice:
-        lines.append(f"recommended on {a.setting.gpu}, {a.setting.dtype}: {a.rule.words()}")
+        # At other world sizes it is judged on nothing: the rule there is the engine's own.
+        at = {c.world_size: a.rule.condition.at(c.world_size) for c in a.decision.cutoffs}
+        said = "; ".join(f"TP{n} {replace(a.rule, condition=c).words()}" for n, c in at.items())
+        lines.append(f"recommended on {a.setting.gpu}, {a.setting.dtype}: {said}")
         for c in a.decision.cutoffs:
             if c.world_size in a.filled:
                 lines.append(
