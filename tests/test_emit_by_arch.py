@@ -20,6 +20,7 @@ from costmodel.data import kernels as kernel
 from costmodel.data.deployment import Deployment
 from costmodel.data.hardware import GPUS
 from costmodel.data.hosts import Host, Kind, host_of, others, target_version
+from costmodel.data.workload import Workload
 from costmodel.decide import elsewhere
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.setting import Setting
@@ -31,8 +32,10 @@ from costmodel.engines.rule_change import rule_changes
 from costmodel.engines.source import open_trees
 from costmodel.engines.stand_in import decider
 from costmodel.errors import InputError
+from costmodel.model.shape import FUSED
 from costmodel.rules.algebra import ByWorldSize, by_world_size
 from costmodel.rules.by_arch import ByArch
+from costmodel.rules.catalogue import current
 from costmodel.rules.condition import Always, Compare
 from costmodel.rules.rule import Rule
 
@@ -41,6 +44,11 @@ LOW = Rule.from_cutoffs("recommended", {2: None, 4: 232 * KIB, 8: 136 * KIB})
 HIGH = Rule.from_cutoffs("recommended", {2: None, 4: 448 * KIB, 8: 224 * KIB})
 BY_ARCH = ByArch(((Kind("gfx942"), LOW), (Kind("gfx950"), HIGH)))
 BY_CARD = ByArch(((Kind("gfx942", "MI308X"), LOW), (Kind("gfx942", "MI300X"), HIGH)))
+#: Each arch changes at numbers of ranks of its own; elsewhere the engine's own rule stays.
+APART = ByArch((
+    (Kind("gfx942"), Rule.from_cutoffs("recommended", {2: None})),
+    (Kind("gfx950"), Rule.from_cutoffs("recommended", {2: 64 * KIB, 4: 448 * KIB})),
+))  # fmt: skip
 COMMAND = replace(PROVENANCE, command="costmodel emit --for x --arch gfx942,gfx950")
 
 
@@ -83,6 +91,7 @@ def test_hosts_are_what_the_topology_shows_of_them():
 
 
 BOTH = [(shape, BY_ARCH) for shape in SHAPES]
+BOTH += [(shape, APART) for shape in SHAPES]
 BOTH += [(shape, BY_CARD) for shape in ("sglang_bytes", "vllm_method", "aiter_helper")]
 
 
@@ -439,6 +448,59 @@ class TestWithoutAGate:
     def test_other_archs_and_other_cards(self):
         assert elsewhere.other_archs("gfx942") == ("MI355X",)
         assert elsewhere.other_cards("MI300X", "gfx942") == ("MI308X", "MI325X")
+
+
+class TestWorldSizesOfEach:
+    """``--tp NAME:SIZES`` and ``--gate``: each GPU changes where it is told to, others nowhere."""
+
+    @pytest.fixture
+    def decided(self, tmp_path):
+        """Emit with these words, apply, and return what the function decides on a GPU's hosts."""
+        root = SHAPES["sglang_bytes"].package(tmp_path)
+        patch = tmp_path / "a.patch"
+
+        def on(*words):
+            asked = ["--source", str(root), "--out", str(patch), "--hidden", "2880", *words]
+            assert run("emit", "--for", "sglang", *asked) == 0
+            emitted = by_arch(root)
+            apply(patch.read_text(), root, tools()[0])
+            text = (root / emitted.file).read_text()
+            return lambda gpu, arch, calls: says(text, emitted.function, calls, host_of(gpu, arch))
+
+        return on
+
+    @pytest.mark.parametrize("words", [
+        ["--gpu", "MI300X,mi355x", "--tp", "mi300x:2", "--tp", "MI355X:2,4"],
+        ["--arch", "gfx950", "--tp", "2,4", "--gate"],
+    ], ids=["list", "gate"])  # fmt: skip
+    def test_each_gpu_changes_where_it_is_told_to(self, words, decided):
+        on, calls = decided(*words), random_calls(200)
+        setting = Setting.shipped("MI355X")
+        rule = recommend(setting, Workload.of([2880]), world_sizes=(2, 4)).unguarded_rule
+        old = current("sglang", FUSED)
+        there = [rule if c[0] in (2, 4) else old for c in calls]
+        wanted = [rule_says(r, [c])[0] for r, c in zip(there, calls, strict=True)]
+        assert on("MI355X", "gfx950", calls) == wanted
+        gated = "--gate" in words
+        elsewhere = [True if c[0] == 2 and not gated else rule_says(old, [c])[0] for c in calls]
+        assert on("MI300X", "gfx942", calls) == elsewhere
+        assert elsewhere != wanted
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["--gpu", "MI300X,MI355X", "--tp", "MI308X:2"], "not among MI300X, MI355X"),
+            (["--gpu", "MI300X,MI355X", "--tp", "MI3000:2"], "unknown"),
+            (["--gpu", "MI300X,MI355X", "--tp", "2", "--tp", "4"], "--tp twice for all"),
+            (["--gpu", "MI300X,MI355X", "--tp", "MI300X:3"], "--tp takes 2, 4 or 8"),
+            (["--gpu", "MI355X", "--tp", "MI355X:2"], "goes with a list of GPUs"),
+            (["--gate"], "--gate needs --arch or --gpu"),
+        ],
+    )
+    def test_refused_in_a_line(self, words, said, capsys):
+        assert run("emit", "--for", "table", *words) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert said in line
 
 
 def test_recommend_answers_for_each_of_a_list(capsys):

@@ -66,7 +66,15 @@ AITER = click.option(
 )
 @question.BATCH_INVARIANT
 @question.workload_options
-@options.world_sizes
+@click.option(
+    "--tp", "ranks", type=options.RanksOf(), multiple=True,
+    help="World sizes: some of 2, 4 and 8; the engine's own rule stays at others. MI355X:2,4 are "
+    "those of one GPU of a list.  [default: 2,4,8]",
+)  # fmt: skip
+@click.option(
+    "--gate", is_flag=True,
+    help="Ask the host for one arch or GPU too: on others the engine's own rule stays.",
+)  # fmt: skip
 @click.option(
     "--source", metavar="PATH", help="Package directory, checkout or wheel to make a diff from."
 )
@@ -96,7 +104,8 @@ def command(
     rule_name: str | None,
     hidden_set: bool,
     batch_invariant: bool,
-    tp: tuple[int, ...],
+    ranks: tuple[tuple[str, tuple[int, ...]], ...],
+    gate: bool,
     source: str | None,
     revert: bool,
     runtime_table: bool,
@@ -158,19 +167,26 @@ def command(
     if revert:
         _write(out, _reverted(wanted, source, tests_file, asked["op"]))
         return
-    kinds = targets.several(asked)
+    kinds = targets.several(asked, least=1 if gate else 2)
+    if gate and not kinds:
+        raise InputError("--gate needs --arch or --gpu: which GPUs the rule is for")
     if kinds:
         emit_by_arch.check(wanted, rule_name, source)
+    tp_of = targets.world_sizes(ranks, kinds)
+    tp = tp_of[None]
     tree = _tree(wanted, source)
     running = _running(asked["aiter_version"], tree)
-    command_line = _command_line(wanted, rule_name, hidden_set, batch_invariant, tp, asked, running)
+    command_line = _command_line(
+        wanted, rule_name, hidden_set, batch_invariant, ranks, gate, asked, running
+    )
     asked["aiter_version"] = running.kernel.version
     if kinds and runtime_table:
         raise InputError(f"{option} is for one GPU a call: its file holds a part for each")
     if kinds:
         make = partial(_invariant, wanted) if batch_invariant else _recommended
         made = {
-            kind: make(hidden_set, tp, targets.one(asked, kind), command_line) for kind in kinds
+            kind: make(hidden_set, tp_of[kind], targets.one(asked, kind), command_line)
+            for kind in kinds
         }
         _tell(emit_by_arch.write(wanted, made, running, tree, out, tests_file, asked, verbose))
         return
@@ -427,7 +443,8 @@ def _command_line(
     rule_name: str | None,
     hidden_set: bool,
     batch_invariant: bool,
-    tp: tuple[int, ...],
+    ranks: tuple[tuple[str, tuple[int, ...]], ...],
+    gate: bool,
     asked: question.Asked,
     running: RunningKernel,
 ) -> str:
@@ -452,11 +469,16 @@ def _command_line(
         "--hidden": asked["hidden"],
         "--model": asked["model_name"],
         "--config": asked["config_file"],
-        "--tp": tp if tp != WORLD_SIZES else None,
         "--hidden-set": hidden_set,
         "--batch-invariant": batch_invariant,
+        "--gate": gate,
     }
-    return shlex.join(["costmodel", "emit", *question.words(given)])
+    words = ["costmodel", "emit", *question.words(given)]
+    for name, sizes in ranks:
+        if name or sizes != WORLD_SIZES:
+            numbers = ",".join(map(str, sizes))
+            words += ["--tp", f"{name}:{numbers}" if name else numbers]
+    return shlex.join(words)
 
 
 def _write(file: str | None, text: str) -> None:

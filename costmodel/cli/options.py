@@ -106,6 +106,21 @@ def _ranks(ctx: Any, param: Any, value: Any) -> Any:
     return value
 
 
+class RanksOf(click.ParamType):
+    """World sizes, of one arch or GPU of a list where its name stands before: ``MI355X:2,4``."""
+
+    name = "LIST"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, tuple[int, ...]]:
+        """Return the name, "" without one, and the world sizes."""
+        if isinstance(value, tuple):
+            return value
+        name, colon, sizes = value.partition(":")
+        if not colon or not name.strip()[:1].isalpha():
+            name, sizes = "", value
+        return name.strip(), read_world_sizes(INTEGERS.convert(sizes, param, ctx))
+
+
 def world_sizes(command: Command) -> Command:
     """Add --tp, several world sizes."""
     return click.option(
