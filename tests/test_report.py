@@ -8,6 +8,8 @@ import shlex
 from pathlib import Path
 
 import pytest
+from engines.shapes import SHAPES
+from judged_rows import synthetic
 from msgspec.structs import replace
 from reports import cells, first_screen, run
 
@@ -24,7 +26,7 @@ from costmodel.decide.worth import worth
 from costmodel.figures import static
 from costmodel.report import directory, markdown
 from costmodel.report.case import gather
-from costmodel.report.commands import check_command, checked
+from costmodel.report.commands import check_command, checked, confirmations
 from costmodel.report.text import context
 from costmodel.rules import catalogue
 from costmodel.show.words import arm, percent, size_interval, up_to
@@ -65,18 +67,22 @@ def test_tables_hold_the_models_numbers(plain):
         n = int(row[0].removeprefix("TP"))
         cutoff = found.at(n)
         assert row[1] == "<= 128 KiB"
-        after = "every size" if n == 2 else f"<= {cutoff.max_bytes // 1024} KiB"
-        assert row[2].strip("*") == after
+        best = "every size" if n == 2 else f"<= {cutoff.max_bytes // 1024} KiB"
+        # What is not decided stays, with what would be best beside it.
+        stays = f"<= 128 KiB (stays; best estimate {best})"
+        assert row[2] == (stays if n == 8 else f"**{best}**")
         assert row[3] == size_interval(cutoff.max_bytes_lo, cutoff.max_bytes_hi)
         assert row[4] == size_interval(cutoff.this_kernel_lo, cutoff.this_kernel_hi)
         e = worth(setting, llm, n, old, found.rule, deployment=served).mean_us
-        assert row[5] == f"{e.value:.1f} ({e.lo:.1f} to {e.hi:.1f})"
+        would = " if it did" if n == 8 else ""
+        assert row[5] == f"{e.value:.1f} ({e.lo:.1f} to {e.hi:.1f}){would}"
         assert row[6].startswith("by physics" if n == 2 else cutoff.verdict.split("_")[0])
-        # A change that is not decided stands in no bold letters.
         assert row[2].startswith("**") == ("not decided" not in row[6])
     _, *rows = cells(text, "<details><summary>Regret")
     for row in rows:
-        arms = found.at(int(row[0].removeprefix("TP"))).arms
+        tp, _, unless = row[0].partition(", ")
+        assert unless == ("if it changed" if tp == "TP8" else "")
+        arms = found.at(int(tp.removeprefix("TP"))).arms
         score = arms.score(found.rule, old)
         assert row[1] == percent(score.other_regret_pct)
         assert row[2] == percent(score.regret_pct)
@@ -133,9 +139,7 @@ def test_the_first_screen_is_short_and_says_it_all(gpu, engine):
             f"90 %: {e.lo:.1f} to {e.hi:.1f})"
         ) in first
         near = w.contested.saved_pct
-        # A gain that is decided on the whole is not called so where it may be nothing.
-        still = ": undecided" if near.lo <= 0 else ""
-        span = f"{near.lo:.1f} to {near.hi:.1f}{still}"
+        span = f"{near.lo:.1f} to {near.hi:.1f}"
         of = "of the faster arm's latency on contested calls, within 2x of the cutoff"
         assert f"{near.value:.1f} % {of} ({span})" in first
         assert f"{up_to(w.new_sizes)} at {w.tp}" in first
@@ -145,7 +149,7 @@ def test_the_first_screen_is_short_and_says_it_all(gpu, engine):
         others = [line.find(w.tp) for w in case.headline if w.tp in line]
         assert all(at < line.find("TP2") for at in others), line
     assert f"| {two.worth.mean_us.value:.1f} (" in text
-    # What is proposed without being decided is said beside the change.
+    # What is not decided is said beside the change: it stays.
     _, _, open_ones = first.partition("**Change:**")[2].partition(".\n")[0].partition("; ")
     assert [w.tp for w in case.in_order if w.tp in open_ones] == [
         w.tp for w in case.in_order if w.undecided
@@ -270,25 +274,69 @@ def test_the_commands_it_names_give_its_numbers(plain):
         if command[1] in ("recommend", "validate", "report"):
             assert command[command.index("--for") + 1] == "sglang", command
     by_tp = {c[c.index("--tp") + 1]: c for c in commands if c[1] == "worth"}
-    done = run(*by_tp["8"][1:], "--format", "json")
-    assert done.returncode == 0, done.stderr
-    (found,) = json.loads(done.stdout)["gpus"]
-    mean = found["over_histogram"]["us_per_step"]
     by_rank = {row[0]: row for row in cells(text, "<details><summary>Worth")[1:]}
-    assert by_rank["TP8"][2].startswith(f"{mean:.1f} (")
+    # TP8 is not decided: what it would be worth is of the recommended rule, not of the report's.
+    assert by_tp["8"][by_tp["8"].index("--to") + 1] == "recommended"
+    for n, named in (("4", "TP4"), ("8", "TP8, if it changed")):
+        done = run(*by_tp[n][1:], "--format", "json")
+        assert done.returncode == 0, done.stderr
+        (found,) = json.loads(done.stdout)["gpus"]
+        mean = found["over_histogram"]["us_per_step"]
+        assert by_rank[named][2].startswith(f"{mean:.1f} (")
     mine = recommend(
         Setting.shipped("MI355X", engine="sglang"), Workload.of([2880]), world_sizes=(4,)
     )  # fmt: skip
     written = catalogue.load(out / "rule.json")
     assert written.cutoff_bytes(4) == ("<=", mine.at(4).max_bytes)
+    assert written.cutoff_bytes(8) == catalogue.current("sglang").cutoff_bytes(8)
 
 
 def test_the_rule_it_shows_is_the_one_that_emit_writes(plain):
     text = (plain[0] / "report.md").read_text()
     shown = text.split("```python\n", 1)[1].split("```", 1)[0]
-    done = run("emit", "--for", "sglang", "--arch", "gfx950", "--model", "gpt-oss-120b")
+    asked = ("--arch", "gfx950", "--model", "gpt-oss-120b", "--tp", "2,4")
+    done = run("emit", "--for", "sglang", *asked)
     assert done.returncode == 0, done.stderr
     assert shown.strip() == done.stdout.strip()
+
+
+@pytest.mark.parametrize(("factor", "code"), [((1.0, 1.0), 0), ((1.0, 0.5), 1)])
+def test_what_confirms_it_is_a_command_that_tells_right_from_wrong(sglang, tmp_path, factor, code):
+    """Rows as the model has them confirm the rule; a 2-stage twice as fast refutes it."""
+    ((gpu, command),) = confirmations([sglang])
+    assert gpu == "MI355X"
+    text = in_markdown(sglang).split("- Separate ops")[0]
+    assert f"**Confirmed if**, after that check, `{command}` passes" in text
+    (tmp_path / "run" / "tp4").mkdir(parents=True)
+    synthetic(sglang.setting, factor=factor).write(tmp_path / "run" / "tp4" / "measurements.csv")
+    words = shlex.split(command)
+    assert (words[0], words[-1]) == ("costmodel", "run")
+    done = run(*words[1:], cwd=tmp_path)
+    assert done.returncode == code, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("options", [
+    ("--dtype", "fp16", "--source", "typical", "--objective", "contested"), ("--tp", "4,8"),
+])  # fmt: skip
+def test_the_commands_it_names_run_for_other_questions(options, tmp_path):
+    asked = ("--gpu", "MI355X", "--model", "gpt-oss-120b", "--for", "sglang", *options)
+    assert run("report", *asked, "--out", tmp_path / "r").returncode == 0
+    text = (tmp_path / "r" / "report.md").read_text()
+    fp16 = "fp16" in options
+    assert (" --dtype fp16 --out run`" in first_screen(text)) == fp16
+    block = text.split("Commands and inputs", 1)[1].split("```sh\n", 1)[1].split("```", 1)[0]
+    root = SHAPES["sglang_bytes"].package(tmp_path)
+    for line in block.splitlines():
+        words = [str(root) if w == "PATH" else w for w in shlex.split(line)[1:]]
+        if words[0] == "report":
+            continue
+        done = run(*words, cwd=tmp_path)
+        assert done.returncode == 0, (line, done.stderr)
+        if words[0] == "emit":
+            rule = catalogue.load(tmp_path / "r" / "rule.json")
+            assert (
+                f"{rule.cutoff_bytes(4)[1] // 1024} * 1024" in (tmp_path / "rule.patch").read_text()
+            )
 
 
 def test_the_check_is_one_command_that_measure_takes(sglang, vllm):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ..calibration.posterior import Calibration, shipped
 from ..calibration.row_accounts import AccountRecord, accounts
@@ -51,9 +52,10 @@ if TYPE_CHECKING:
 
 
 class AtWorldSize(Struct, frozen=True):
-    """The change at one world size: cutoff, score of the new rule against the old, worth.
+    """The change at one world size: cutoff, score of the recommended rule against the old, worth.
 
-    ``contested`` scores the calls within a factor of two of the new cutoff; None where it has none.
+    ``contested`` scores the calls within a factor of two of the cutoff; None where it has none.
+    ``proposed``: the report proposes it. What is not decided is weighed and shown, and stays.
     """
 
     world_size: int
@@ -63,6 +65,7 @@ class AtWorldSize(Struct, frozen=True):
     score: Score
     contested: Score | None
     worth: Worth
+    proposed: bool = False
 
     @property
     def cutoff_words(self) -> str:
@@ -87,11 +90,6 @@ class AtWorldSize(Struct, frozen=True):
         """
         saves = not self.worth.changed or self.worth.mean_us.lo > 0
         return self.changes and self.score.saved_pct.lo > 0 and saves
-
-    @property
-    def open_near_cutoff(self) -> bool:
-        """Whether what is saved on the contested calls alone may be nothing."""
-        return self.contested is not None and self.contested.saved_pct.lo <= 0
 
     @property
     def evidence(self) -> str:
@@ -180,8 +178,10 @@ class Source(Struct, frozen=True):
 
 
 class Case(Struct, frozen=True, dict=True):
-    """Everything that a report says. ``old`` is the engine's rule, ``new`` as it will stand.
+    """Everything that a report says. ``old`` is the engine's rule.
 
+    ``emitted`` is the rule that is proposed, as it will stand: recommended cutoffs where the change
+    is decided, the engine's elsewhere. Where none is decided it is the recommended rule.
     ``provenance`` and ``emitted`` are None where no cutoff is identified: there is no new rule.
     ``validation`` is None where no call was measured with both algorithms; ``unjudged`` says why.
     ``calls`` are the fused calls of a decode step in ``deployment``.
@@ -248,13 +248,18 @@ class Case(Struct, frozen=True, dict=True):
 
     @property
     def new(self) -> Rule:
-        """The rule as it will stand in the engine, its guards included; without a claim ``old``."""
+        """The rule as it would stand in the engine, guards included; without a claim ``old``."""
         return self.emitted.adapted.rule if self.emitted else self.old
 
     @property
     def claims(self) -> bool:
         """Whether a cutoff is identified at any of the world sizes."""
         return self.emitted is not None
+
+    @property
+    def changing(self) -> tuple[AtWorldSize, ...]:
+        """The world sizes that the report proposes to change; where it proposes none, all."""
+        return tuple(w for w in self.by_world_size if w.proposed) or self.by_world_size
 
     @cached_property
     def settling(self) -> Plan:
@@ -326,15 +331,17 @@ def gather(
     target: Sequence[str] | None = None,
     deployment: Deployment | None = None,
     served: Sequence[str] = (),
+    propose: Sequence[int] | None = None,
 ) -> Case:
     """Work out everything that a report says.
 
-    The setting names the engine. The rule is the one recommended for the model, as
-    ``costmodel recommend --model`` gives it. ``measurements`` are schema 1 files or directories
-    (default: the published rows); ``files`` are further files of the user's whose hashes are
-    stated; ``target`` the options that chose GPU, calibration and model on the command line,
-    ``served`` those that chose the ``deployment`` (default: the engine, nothing else). Where no
-    world size has a claim, the engine's rule stays. Raises :class:`InputError` where there is
+    The setting names the engine. The rule is the one recommended for the model, as ``costmodel
+    recommend --model`` gives it, at the world sizes of ``propose`` (default: those at which the
+    change is decided; the engine's rule stays at others). ``measurements`` are schema 1 files or
+    directories (default: the published rows); ``files`` are further files of the user's whose
+    hashes are stated; ``target`` the options that chose GPU, calibration and model on the command
+    line, ``served`` those that chose the ``deployment`` (default: the engine, nothing else). Where
+    no world size has a claim, the engine's rule stays. Raises :class:`InputError` where there is
     nothing to choose between, or no call that both arms take.
     """
     engine = serving_engine(setting.engine)
@@ -344,13 +351,38 @@ def gather(
     load = deployed.workload([llm.hidden_size]) if calls.per_step else None
     decision = recommend(setting, load, world_sizes=world_sizes, deployment=deployed)
     options = shlex.join(_target(setting, llm) if target is None else target)
-    old = new = current(engine.name, FUSED)
-    provenance = emitted = None
-    if any(c.claimed for c in decision.cutoffs):
-        provenance = _provenance(f"costmodel emit --for {engine.name} {options}", decision)
-        emitted = snippet(engine, decision.unguarded_rule, provenance, setting.kernel)
-        new = emitted.adapted.rule
+    old = current(engine.name, FUSED)
+    emitting = ["costmodel", "emit", "--for", engine.name]
+    # A reference moves latencies and no cutoff; emit takes none.
+    plain = decision
+    if setting.source:
+        plain = recommend(
+            setting.but(source=""), load, world_sizes=world_sizes, deployment=deployed
+        )
+    said = without(shlex.split(options), "--source")
+    provenance, emitted = _emitted(plain, engine, shlex.join([*emitting, *said]))
+    new = emitted.adapted.rule if emitted else old
     weights = histogram or BatchHistogram.alike(deployed)
+    by_world_size = [
+        AtWorldSize(
+            world_size=c.world_size,
+            cutoff=c,
+            old_sizes=_sizes(old, c.world_size),
+            new_sizes=_sizes(new, c.world_size),
+            score=c.arms.score(new, old),
+            contested=_contested(c, new, old),
+            worth=worth(
+                setting, llm, c.world_size, old, new, histogram=weights, deployment=deployed
+            ),
+        )
+        for c in decision.cutoffs
+    ]
+    decided = [w.world_size for w in by_world_size if w.decided and calls.per_step]
+    proposed = decided and [n for n in world_sizes if n in (propose or decided)]
+    if proposed and len(proposed) < len(world_sizes):
+        only = replace(plain, cutoffs=tuple(map(plain.at, proposed)))
+        said = [*without(said, "--tp"), "--tp", ",".join(map(str, proposed))]
+        provenance, emitted = _emitted(only, engine, shlex.join([*emitting, *said]))
     rows = measurement.read_all(measurements) if measurements else measurement.published()
     judged, unjudged = _validate(rows, decision)
     return Case(
@@ -360,21 +392,8 @@ def gather(
         provenance=provenance,
         emitted=emitted,
         old=old,
-        by_world_size=tuple(
-            AtWorldSize(
-                world_size=c.world_size,
-                cutoff=c,
-                old_sizes=_sizes(old, c.world_size),
-                new_sizes=_sizes(new, c.world_size),
-                score=c.arms.score(new, old),
-                contested=_contested(c, new, old),
-                worth=worth(
-                    setting, llm, c.world_size, old, new, histogram=weights, deployment=deployed
-                ),
-            )
-            for c in decision.cutoffs
-        ),
-        elsewhere=_elsewhere(decision, old, new),
+        by_world_size=tuple(replace(w, proposed=w.world_size in proposed) for w in by_world_size),
+        elsewhere=_elsewhere(decision, old, emitted.adapted.rule if emitted else old),
         validation=judged,
         unjudged=unjudged,
         table=rows,
@@ -388,10 +407,26 @@ def gather(
     )
 
 
-def _provenance(command: str, decision: Decision) -> Provenance:
+def _emitted(
+    decision: Decision, engine: ServingEngine, command: str
+) -> tuple[Provenance | None, Emitted | None]:
+    """Return a decision's rule as it would stand in the engine, with its source; None without."""
+    if not any(c.claimed for c in decision.cutoffs):
+        return None, None
     setting = decision.setting
     by = setting.calibration
-    return Provenance(command, by.id, by.sha256, setting.arch, setting.gpu, decision.evidence)
+    provenance = Provenance(command, by.id, by.sha256, setting.arch, setting.gpu, decision.evidence)
+    return provenance, snippet(engine, decision.unguarded_rule, provenance, setting.kernel)
+
+
+def without(words: Sequence[str], *options: str) -> list[str]:
+    """Return a command line without these options and their values."""
+    out = list(words)
+    for option in options:
+        if option in out:
+            at = out.index(option)
+            del out[at : at + 2]
+    return out
 
 
 def _contested(cutoff: Cutoff, new: Rule, old: Rule) -> Score | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..decide.evidence import MEASURED
 from ..show.place import measure
 from ..show.plan import measuring
-from .case import AtWorldSize, Case
+from .case import AtWorldSize, Case, without
 
 #: Tokens of a check at most: those around the cutoff decide.
 CHECKED = 6
@@ -31,8 +31,7 @@ def _commands(case: Case, out: str, many: bool) -> list[str]:
     worth = f" {case.served}" if case.served else ""
     step = case.deployment.step_ms
     served = worth.replace(f" --step-ms {step}", "") if step else worth
-    ranks = [w.world_size for w in case.by_world_size]
-    changed = [w.world_size for w in case.by_world_size if w.changes] or ranks[-1:]
+    changed = [w for w in case.by_world_size if w.changes] or case.by_world_size[-1:]
     rule_file = shlex.quote(f"{out.rstrip('/')}/{rule_file_of(case, many)}")
     lines = [f"costmodel recommend {target}{served} --for {engine}"]
     if case.provenance is None:
@@ -41,13 +40,15 @@ def _commands(case: Case, out: str, many: bool) -> list[str]:
         lines.append(
             f"{case.provenance.command} --source PATH --out rule.patch --tests test_rule.py"
         )
+    which = shlex.join(without(shlex.split(target), "--tp"))
     lines += [
-        f"costmodel worth --tp {n} {target}{worth} --from {case.old.name} --to {rule_file}"
-        for n in changed
+        f"costmodel worth --tp {w.world_size} {which}{worth} --from {case.old.name} "
+        f"--to {rule_file if w.proposed or not case.proposes else f'recommended --for {engine}'}"
+        for w in changed
     ]
     if case.validation is not None:
         tables = "--published" if case.published else _measurement_files(case)
-        lines.append(f"costmodel validate {target} --for {engine} {tables}")
+        lines.append(f"costmodel validate {_judged_by(case)} {tables}")
     return lines
 
 
@@ -56,19 +57,29 @@ def _measurement_files(case: Case) -> str:
 
 
 def emit_by_gpu(cases: Sequence[Case]) -> str:
-    """Return the command that writes a patch with the rules of several GPUs, "" for one."""
-    if len(cases) == 1:
+    """Return the command that writes a patch with what is proposed on several GPUs, "" for one."""
+    if len(cases) == 1 or not any(case.proposes for case in cases):
         return ""
     words = shlex.split(cases[0].target)
     by_arch = "--arch" in words
-    names = ",".join(case.setting.arch if by_arch else case.gpu for case in cases)
-    # What chose the GPU is said for all at once.
-    for option in ("--arch", "--gpu"):
-        if option in words:
-            at = words.index(option)
-            del words[at : at + 2]
-    which = ["--arch" if by_arch else "--gpu", names]
-    command = ["costmodel", "emit", "--for", cases[0].engine.name, *which, *words]
+    proposed = {
+        case.setting.arch if by_arch else case.gpu: [
+            str(w.world_size) for w in case.by_world_size if w.proposed
+        ]
+        for case in cases
+        if case.proposes
+    }
+    # What chose GPU and world sizes is said for all at once.
+    words = without(words, "--arch", "--gpu", "--tp")
+    each = {",".join(sizes) for sizes in proposed.values()}
+    if len(each) == 1:
+        words += ["--tp", each.pop()]
+    else:
+        for name, sizes in proposed.items():
+            words += ["--tp", f"{name}:{','.join(sizes)}"]
+    which = ["--arch" if by_arch else "--gpu", ",".join(proposed)]
+    gate = ["--gate"] if len(proposed) == 1 else []
+    command = ["costmodel", "emit", "--for", cases[0].engine.name, *which, *words, *gate]
     return shlex.join([*command, "--source", "PATH", "--out", "rule.patch"])
 
 
@@ -77,10 +88,28 @@ def check_command(case: Case) -> str:
     places = checked(case)
     order = case.deployment.tokens.tolist()
     tokens = {t for w in places for t in _around(case, w, order, -(-CHECKED // len(places)))}
+    dtype = case.setting.dtype
+    of_dtype = "" if dtype == "bf16" else f" --dtype {dtype}"
     return (
-        f"{_measure(case, *(w.world_size for w in places))} "
-        f"--hidden {case.llm.hidden_size} --tokens {','.join(map(str, sorted(tokens)))} --out run"
+        f"{_measure(case, *(w.world_size for w in places))} --hidden {case.llm.hidden_size} "
+        f"--tokens {','.join(map(str, sorted(tokens)))}{of_dtype} --out run"
     )
+
+
+def confirmations(cases: Sequence[Case]) -> list[tuple[str, str]]:
+    """Return GPUs that change, each with the command that judges the run of a check there."""
+    return [(case.gpu, _confirmation(case)) for case in cases if case.proposes]
+
+
+def _confirmation(case: Case) -> str:
+    sizes = ",".join(str(w.world_size) for w in case.by_world_size if w.proposed)
+    return f"costmodel validate {_judged_by(case)} --against {case.old.name} --tp {sizes} run"
+
+
+def _judged_by(case: Case) -> str:
+    """Return the options with which rows are judged: they have dtypes and sources of their own."""
+    words = without(shlex.split(case.target), "--tp", "--dtype", "--source")
+    return shlex.join([*words, "--for", case.engine.name])
 
 
 def _around(case: Case, w: AtWorldSize, order: list[int], most: int) -> list[int]:
@@ -124,13 +153,13 @@ def settle_commands(case: Case) -> str:
 
 def measure_commands(case: Case) -> str:
     """Return the commands that measure the shapes that matter most."""
-    target = f"{case.target} --for {case.engine.name}"
+    target = shlex.join([*without(shlex.split(case.target), "--tp"), "--for", case.engine.name])
     carried = [w.world_size for w in case.by_world_size if w.cutoff.evidence_class != MEASURED]
     n = (carried or [w.world_size for w in case.by_world_size])[-1]
     return "\n".join(
         [
             f"costmodel plan {target} --tp {n} --out plan.json",
             f"{_measure(case, n)} --plan plan.json --out run",
-            f"costmodel validate {target} run/measurements.csv",
+            f"costmodel validate {_judged_by(case)} run/measurements.csv",
         ]
     )

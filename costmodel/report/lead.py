@@ -212,7 +212,9 @@ def _changes(
     if not open_ones:
         return f"1-stage {words}{were}"
     where = "the rest" if len(open_ones) > most else in_words(cases, open_ones)
-    return f"1-stage {words}{were}; {where} undecided"
+    if all(w.proposed for _, w in open_ones):
+        return f"1-stage {words}{were}; {where} undecided"
+    return f"1-stage {words}{were}; {where} stay{'s' * (len(open_ones) == 1)} (undecided)"
 
 
 def _batches(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
@@ -254,9 +256,8 @@ def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
     saved = [w.contested.saved_pct for w in near if w.contested is not None]
     contested = f"{OF_FASTER} on contested calls, within {CONTESTED_FACTOR}x of the cutoff"
     if len(near) == 1:
-        e, still = saved[0], ": undecided" if near[0].open_near_cutoff else ""
-        span = f"{e.lo:.1f} to {e.hi:.1f}{still}"
-        words.insert(1, f"{e.value:.1f} % {contested} ({span})")
+        e = saved[0]
+        words.insert(1, f"{e.value:.1f} % {contested} ({e.lo:.1f} to {e.hi:.1f})")
     elif near and len(near) == len(told) <= most:
         each = " and ".join(f"{e.value:.1f} %" for e in saved)
         words.append(f"{each} {contested}")

@@ -80,11 +80,11 @@ def pictures(case: Case) -> list[Picture]:
             _latency_words(case, w),
             partial(latency_against_bytes, decision, n, hidden, case.table),
         )
-    if any(w.changed for w in case.by_world_size) and case.calls.per_step:
+    if any(w.changed for w in case.changing) and case.calls.per_step:
         add(
             "worth",
             _worth_words(case),
-            lambda: worth_by_batch([w.worth for w in case.by_world_size]),
+            lambda: worth_by_batch([w.worth for w in case.changing]),
         )
     add(
         "decision-map",
@@ -205,7 +205,8 @@ def _regret_words(case: Case) -> str:
     for w in case.by_world_size:
         before, after = w.score.other_regret_pct.value, w.score.regret_pct.value
         if w.cutoff.claimed:
-            after_words = f", the one after {after:.2f} %"
+            which = "the one after" if w in case.changing else "the recommended one"
+            after_words = f", {which} {after:.2f} %"
             words.append(f"At {w.tp} the rule before loses {before:.2f} %{after_words} of a call.")
         else:
             words.append(f"At {w.tp} the rule in force loses {before:.2f} % of a call.")
@@ -215,7 +216,7 @@ def _regret_words(case: Case) -> str:
 def _worth_words(case: Case) -> str:
     """Say what the worth figure shows."""
     means = ", ".join(
-        f"{w.worth.mean_us.value:.1f} us at {w.tp}" for w in case.by_world_size if w.changed
+        f"{w.worth.mean_us.value:.1f} us at {w.tp}" for w in case.changing if w.changed
     )
     return (
         f"Microseconds that a decode step of {case.llm.name} saves on {case.gpu}, by batch size. "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..decide.evidence import MEASURED_ELSEWHERE
 from ..decide.explanation import choices
+from ..decide.validation import ValidationLimits
 from ..model.shape import TWO_STAGE
 from ..show.place import machine
 from ..show.plan import NO_SHAPE_SETTLES, planned_arms
@@ -19,7 +20,13 @@ from ..show.statements import flag, says
 from ..show.worth import counted, share_unknown
 from ..units import kib
 from .case import AtWorldSize, Case
-from .commands import commands, emit_by_gpu, measure_commands, settle_commands
+from .commands import (
+    commands,
+    confirmations,
+    emit_by_gpu,
+    measure_commands,
+    settle_commands,
+)
 from .lead import elsewhere, in_words, lead, meanings, runs, tag, title, unidentified
 from .projects import NOTHING, OTHER_LINKS, OUTLINES, UNIDENTIFIED, WHOSE
 
@@ -86,7 +93,10 @@ def context(
         "version": __version__,
         "runs": partial(runs, order=first.deployment.batches.tolist()),
         "tag": partial(tag, many=len(cases) > 1),
+        "weighed": partial(weighed, many=len(cases) > 1),
         "cautions": warned,
+        "confirmations": confirmations(cases),
+        "limits": ValidationLimits(),
         "says": says,
         "kib": kib,
         "arms": planned_arms,
@@ -94,6 +104,12 @@ def context(
         "flag": flag,
         "counted": ". ".join(counted(first.by_world_size[0].worth)),
     }
+
+
+def weighed(case: Case, w: AtWorldSize, many: bool) -> str:
+    """Return a world size as a table of what changes are worth names it; some are not proposed."""
+    stays = case.proposes and w.changes and not w.proposed
+    return f"{tag(case, w, many)}{', if it changed' if stays else ''}"
 
 
 def _outline(cases: Sequence[Case], project: str) -> Outline:
@@ -128,16 +144,16 @@ def cautions(cases: Sequence[Case]) -> list[str]:
             f"measured elsewhere at {in_words(cases, other_rows)}, on this GPU and this number of "
             f"ranks: {'; '.join(lacks) or 'no benchmark has both arms at one shape'}"
         )
-    for proposes in (True, False):
+    for proposed in (True, False):
         open_ones = [
             (c, w)
             for c in cases
-            if c.makes_calls and c.proposes == proposes
+            if c.makes_calls
             for w in c.in_order
-            if w.undecided
+            if w.undecided and w.proposed == proposed
         ]
         if open_ones:
-            lines.append(_not_decided(cases, open_ones, proposes))
+            lines.append(_not_decided(cases, open_ones, proposed))
     lines += [
         f"worse on {other.gpu} at {' and '.join(other.worse_at)}, which {case.engine.title} would "
         "run by the same rule"
@@ -149,24 +165,14 @@ def cautions(cases: Sequence[Case]) -> list[str]:
 
 
 def _not_decided(
-    cases: Sequence[Case], places: Sequence[tuple[Case, AtWorldSize]], proposes: bool
+    cases: Sequence[Case], places: Sequence[tuple[Case, AtWorldSize]], proposed: bool
 ) -> str:
     """Return where a change is not decided, and what to do about it before it is made."""
     where = in_words(cases, places)
-    why = "the 90 % interval of what the change saves there includes zero"
-    if not proposes:
-        return f"not decided at {where}: {why}. Measure there before you make the change"
-    kept = {
-        c.gpu: ",".join(str(w.world_size) for w in c.by_world_size if not w.undecided)
-        for c, _ in places
-    }
-    options = "; ".join(
-        f"--tp {ranks}" + (f" for {gpu}" if len(cases) > 1 else "") for gpu, ranks in kept.items()
-    )
-    return (
-        f"not decided at {where}, though the rule changes it there too: {why}. Measure there "
-        f"before you merge, or leave it as it is ({options})"
-    )
+    why = "the 90 % interval of what the change would save there includes zero"
+    if proposed:
+        return f"not decided at {where}, though it changes there too: {why}"
+    return f"not decided at {where}, so nothing changes there: {why}. Measure there first"
 
 
 def _sentence(words: str) -> str:

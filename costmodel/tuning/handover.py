@@ -151,6 +151,8 @@ def _report(found: Conclusion, command: str) -> list[str]:
             world_sizes=found.accepted,
             measurements=[directory / ROWS],
             files=[directory / CALIBRATION],
+            # Measured and judged on this machine: the patch has all of it.
+            propose=found.accepted,
         )
         place = directory / REPORT
         if models[1:]:
