@@ -33,8 +33,10 @@ from costmodel.rules.condition import (
     Calls,
     Compare,
     Member,
+    MultipleOf,
     OnFullMesh,
     WholePacks,
+    WholeParts,
     exact_size,
 )
 from costmodel.rules.evidence import CutoffEvidence, Provenance
@@ -382,6 +384,10 @@ leaves = st.one_of(
     st.builds(Member, st.just("world_size"), st.sampled_from([(2,), (4, 8)]), st.booleans()),
     st.builds(Member, st.just("dtype"), st.just(("bf16", "fp16")), st.booleans()),
     st.builds(WholePacks, st.booleans()),
+    st.builds(WholeParts, st.booleans()),
+    st.builds(
+        MultipleOf, st.sampled_from(["bytes", "packs"]), st.sampled_from([1, 4, 16]), st.booleans()
+    ),
     st.builds(OnFullMesh, st.booleans()),
     st.builds(Always, st.booleans()),
     st.builds(

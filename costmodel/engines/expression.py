@@ -73,7 +73,7 @@ def expression(condition: Condition, names: SourceNames) -> str:
             f" and {_bracketed(condition.at(n), names)})"
             for n in condition.world_sizes
         )
-    raise AssertionError(f"no Python source for {condition}")
+    raise InputError(f"no engine's function can ask for {condition.words()}; leave it out")
 
 
 def is_simple(condition: Condition) -> bool:

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from ..data import kernels
 from ..data.kernels import Kernel
 from ..errors import InputError
-from ..model.shape import WORLD_SIZES
+from ..model.shape import FUSED, ONE_STAGE, WORLD_SIZES
 from .algebra import (
     AnyOf,
     all_of,
@@ -25,24 +25,43 @@ from .algebra import (
     is_byte_limit,
     with_version,
 )
-from .condition import Always, Compare, Condition, Member, OnFullMesh, WholePacks
+from .condition import (
+    Always,
+    Compare,
+    Condition,
+    Member,
+    MultipleOf,
+    OnFullMesh,
+    WholePacks,
+    WholeParts,
+)
 from .rule import Rule
 
 
-def validity(kernel: Kernel) -> Condition:
-    """Return what the fused 1-stage kernel of one AITER version takes, as a condition.
+def validity(kernel: Kernel, op: str = FUSED, algorithm: str = ONE_STAGE) -> Condition:
+    """Return what a kernel of one family and version takes, as a condition.
 
-    The limits come from the kernel facts (see :mod:`costmodel.data.kernels`).
+    The limits come from the kernel facts (see :mod:`costmodel.data.kernels`); it holds where
+    :func:`costmodel.model.eligibility.eligible` does.
     """
-    parts: list[Condition] = [
-        WholePacks(),
-        Compare("packs", "<=", kernel.fused_1stage_max_packs),
-    ]
-    if kernel.fused_1stage_hidden_dims:
-        parts = [Member("hidden_dim", kernel.fused_1stage_hidden_dims)]
-    if kernel.fused_1stage_max_tokens is not None:
-        parts.append(Compare("tokens", "<=", kernel.fused_1stage_max_tokens))
-    return all_of(*parts) if kernel.fused_1stage else Always(False)
+    if not kernel.runs(op, algorithm):
+        return Always(False)
+    parts: list[Condition]
+    if op != FUSED:
+        parts = [MultipleOf("bytes", kernel.plain_multiple_bytes)]
+        return all_of(*parts, *_held("dtype", kernel.plain_dtypes))
+    if algorithm == ONE_STAGE:
+        parts = [*_held("hidden_dim", kernel.fused_1stage_hidden_dims)]
+        parts = parts or [WholePacks(), Compare("packs", "<=", kernel.fused_1stage_max_packs)]
+        if kernel.fused_1stage_max_tokens is not None:
+            parts.append(Compare("tokens", "<=", kernel.fused_1stage_max_tokens))
+        return all_of(*parts)
+    parts = [WholePacks(), Compare("packs", ">=", kernel.fused_2stage_min_packs)]
+    if kernel.fused_2stage_max_packs is not None:
+        parts.append(Compare("packs", "<=", kernel.fused_2stage_max_packs))
+    if kernel.fused_2stage_pack_multiple > 1:
+        parts.append(MultipleOf("packs", kernel.fused_2stage_pack_multiple))
+    return all_of(*parts, *([WholeParts()] if kernel.fused_2stage_whole_parts else []))
 
 
 def left_to_kernel(kernel: Kernel) -> Condition:
@@ -154,6 +173,11 @@ def token_cap() -> int:
     return min(kernels.values("fused_1stage_max_tokens"))
 
 
+def _held(quantity: str, values: tuple[int | str, ...]) -> tuple[Condition, ...]:
+    """Return that a quantity is of a set, nothing for an empty one."""
+    return (Member(quantity, values),) if values else ()
+
+
 def _is_kept(limit: Condition, guards: tuple[Condition, ...]) -> bool:
     """Tell whether a guard that stays asks for a limit, or for a tighter one, at every size."""
     return any(all_of(guard, limit) == guard for guard in guards)
@@ -191,4 +215,4 @@ def is_guard(condition: Condition) -> bool:
         return condition.quantity == "dtype"
     if isinstance(condition, AnyOf):
         return asks_for_mesh(condition)
-    return isinstance(condition, WholePacks | OnFullMesh)
+    return isinstance(condition, WholePacks | OnFullMesh | MultipleOf | WholeParts)

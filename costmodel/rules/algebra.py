@@ -28,6 +28,8 @@ from ..data.kernels import parse_version
 from ..errors import InputError
 from ..model.shape import WORLD_SIZES
 from .condition import (
+    MULTIPLE,
+    NO_MULTIPLE,
     OPERATORS,
     Always,
     Calls,
@@ -35,9 +37,11 @@ from .condition import (
     Condition,
     KernelVersion,
     Member,
+    MultipleOf,
     OnFullMesh,
     Truth,
     WholePacks,
+    WholeParts,
     check_number,
     exact_size,
 )
@@ -118,7 +122,7 @@ class ByWorldSize(Condition, frozen=True):
     def holds(self, calls: Calls) -> Truth:
         known = np.isin(calls.world_size, self.world_sizes)
         if not known.all():
-            raise _no_claim(int(calls.world_size[~known].flat[0]), self.world_sizes)
+            raise no_claim(int(calls.world_size[~known].flat[0]), self.world_sizes)
         out = np.zeros(calls.tokens.shape, np.bool_)
         for n, condition in self.cases:
             out |= (calls.world_size == n) & condition.holds(calls)
@@ -131,7 +135,7 @@ class ByWorldSize(Condition, frozen=True):
         for n, condition in self.cases:
             if n == world_size:
                 return condition.at(n)
-        raise _no_claim(world_size, self.world_sizes)
+        raise no_claim(world_size, self.world_sizes)
 
     def to_json(self) -> dict[str, Any]:
         return {"by_world_size": {str(n): c.to_json() for n, c in self.cases}}
@@ -185,7 +189,7 @@ class Bytes(Condition, frozen=True):
                 limit = np.where(here, cutoff, limit)
         unclaimed = (limit < 0) & ~every
         if unclaimed.any():
-            raise _no_claim(int(calls.world_size[unclaimed].flat[0]), self.world_sizes)
+            raise no_claim(int(calls.world_size[unclaimed].flat[0]), self.world_sizes)
         return np.asarray(every | OPERATORS[self.op](calls.quantity("bytes"), limit))
 
     def negated(self) -> Condition:
@@ -195,7 +199,7 @@ class Bytes(Condition, frozen=True):
         for n, cutoff in self.cutoffs:
             if n == world_size:
                 return Always() if cutoff is None else Compare("bytes", self.op, cutoff)
-        raise _no_claim(world_size, self.world_sizes)
+        raise no_claim(world_size, self.world_sizes)
 
     def to_json(self) -> dict[str, Any]:
         return {"bytes": [self.op, {str(n): cutoff for n, cutoff in self.cutoffs}]}
@@ -350,8 +354,9 @@ def from_json(record: ConditionRecord) -> Condition:
         keys = ", ".join(key for key, _ in given) or "none"
         raise InputError(f"a condition has exactly one key, this one has {keys}")
     ((key, value),) = given
-    if key in ("always", "whole_packs", "full_mesh"):
-        return {"always": Always, "whole_packs": WholePacks, "full_mesh": OnFullMesh}[key](value)
+    if isinstance(value, bool):
+        kinds = {"whole_packs": WholePacks, "whole_parts": WholeParts, "full_mesh": OnFullMesh}
+        return kinds.get(key, Always)(value)
     if key in ("all", "any"):
         return (all_of if key == "all" else any_of)(*map(from_json, value))
     if key == "by_world_size":
@@ -361,6 +366,8 @@ def from_json(record: ConditionRecord) -> Condition:
         return KernelVersion(op, operand)
     if isinstance(operand, dict):
         return Bytes.of(operand, op)
+    if op in (MULTIPLE, NO_MULTIPLE) and isinstance(operand, int):
+        return MultipleOf(key, operand, op == MULTIPLE)
     if (op in ("in", "not in")) != isinstance(operand, list):
         raise InputError(f"{key}: 'in' and 'not in' go with a list, other comparisons do not")
     if isinstance(operand, list):
@@ -401,6 +408,7 @@ def _common(parts: Iterable[Condition]) -> tuple[int, ...]:
     return tuple(n for n in WORLD_SIZES if all(n in c for c in claimed))
 
 
-def _no_claim(world_size: int, claimed: tuple[int, ...]) -> InputError:
+def no_claim(world_size: int, claimed: tuple[int, ...]) -> InputError:
+    """Return the error of a world size for which a rule makes no claim."""
     known = ", ".join(f"TP{n}" for n in claimed) or "none"
     return InputError(f"the rule makes no claim for TP{world_size} (it has: {known})")

@@ -9,7 +9,9 @@ class                    JSON                                                   
 =======================  ==========================================================  ==========
 :class:`Compare`         ``{"tokens": ["<=", 80]}``                                  vLLM
 :class:`Member`          ``{"hidden_dim": ["in", [2880, 4096]]}``                    SGLang
+:class:`MultipleOf`      ``{"packs": ["multiple of", 64]}``                          AITER
 :class:`WholePacks`      ``{"whole_packs": true}``                                   vLLM
+:class:`WholeParts`      ``{"whole_parts": true}``                                   AITER
 :class:`OnFullMesh`        ``{"full_mesh": true}``                                     vLLM
 :class:`KernelVersion`   ``{"kernel_version": [">=", "0.1.12"]}``                    AITER
 :class:`Always`          ``{"always": true}`` (``false``: never)                     baselines
@@ -46,6 +48,9 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "!=": operator.ne,
 }
 OPPOSITE = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}
+
+#: How JSON says the two kinds of :class:`MultipleOf`.
+MULTIPLE, NO_MULTIPLE = "multiple of", "no multiple of"
 
 #: No number of a rule is larger: far above any size, and a whole number of 64 bits.
 LARGEST = 1 << 52
@@ -238,6 +243,33 @@ class Member(Condition, frozen=True):
         return f"{name} {relation} {{{', '.join(map(str, self.values))}}}"
 
 
+class MultipleOf(Condition, frozen=True):
+    """A whole number of the call is (or, ``inside`` false, is not) a multiple of a constant."""
+
+    quantity: str
+    value: int
+    inside: bool = True
+
+    def __post_init__(self) -> None:
+        if self.quantity not in ("bytes", "packs"):
+            raise InputError(f"a rule cannot ask for multiples of '{self.quantity}'")
+        if check_number(self.value, self.quantity) < 1:
+            raise InputError(f"{self.quantity}: a multiple of {self.value}; give 1 or more")
+
+    def holds(self, calls: Calls) -> Truth:
+        return np.asarray((calls.quantity(self.quantity) % self.value == 0) == self.inside)
+
+    def negated(self) -> Condition:
+        return MultipleOf(self.quantity, self.value, not self.inside)
+
+    def to_json(self) -> dict[str, Any]:
+        return {self.quantity: [MULTIPLE if self.inside else NO_MULTIPLE, self.value]}
+
+    def words(self) -> str:
+        name = "hidden / pack" if self.quantity == "packs" else self.quantity
+        return f"{name} {'a' if self.inside else 'no'} multiple of {self.value}"
+
+
 class WholePacks(Condition, frozen=True):
     """A row is a whole number of 16-byte packs."""
 
@@ -254,6 +286,25 @@ class WholePacks(Condition, frozen=True):
 
     def words(self) -> str:
         return f"hidden % pack {'==' if self.inside else '!='} 0"
+
+
+class WholeParts(Condition, frozen=True):
+    """The packs of a call divide among the ranks without a rest."""
+
+    inside: bool = True
+
+    def holds(self, calls: Calls) -> Truth:
+        packs = calls.tokens * calls.quantity("packs")
+        return np.asarray((packs % calls.world_size == 0) == self.inside)
+
+    def negated(self) -> Condition:
+        return WholeParts(not self.inside)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"whole_parts": self.inside}
+
+    def words(self) -> str:
+        return f"tokens x hidden / pack {'a' if self.inside else 'no'} multiple of the ranks"
 
 
 class OnFullMesh(Condition, frozen=True):

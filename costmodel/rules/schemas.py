@@ -10,7 +10,8 @@ from msgspec import UNSET, Struct, UnsetType
 class ConditionRecord(Struct, forbid_unknown_fields=True):
     """A condition: exactly one key, which names its kind (see :mod:`.condition`, :mod:`.algebra`).
 
-    Comparisons are pairs such as ``["<=", 80]`` and ``["in", [2880, 4096]]``; ``bytes`` takes one
+    Comparisons are pairs such as ``["<=", 80]``, ``["in", [2880, 4096]]`` and
+    ``["multiple of", 64]``; ``bytes`` takes one
     cutoff or one for each world size, null where every size is 1-stage.
     """
 
@@ -19,6 +20,7 @@ class ConditionRecord(Struct, forbid_unknown_fields=True):
     by_world_size: dict[int, ConditionRecord] | UnsetType = UNSET
     always: bool | UnsetType = UNSET
     whole_packs: bool | UnsetType = UNSET
+    whole_parts: bool | UnsetType = UNSET
     full_mesh: bool | UnsetType = UNSET
     kernel_version: tuple[str, str] | UnsetType = UNSET
     bytes: tuple[str, int | dict[int, int | None]] | UnsetType = UNSET
