@@ -18,13 +18,13 @@ KEYS = {
     "recommend": [
         "schema", "arch", "gpu", "op", "dtype", "aiter_version", "kernel", "calibration", "otherwise",
         "objective",
-        "hidden_dims", "cutoffs", "engine", "source", "rule", "rows", "batch_invariant",
+        "hidden_dims", "cutoffs", "engine", "source", "rule", "rule_of_arms", "rows", "batch_invariant",
     ],
     "cutoff": [
         "world_size", "max_bytes", "inclusive", "max_bytes_lo", "max_bytes_hi",
         "max_bytes_this_kernel_lo", "max_bytes_this_kernel_hi", "verdict", "reason", "measure_next",
-        "cell_bytes", "regret_pct", "contested_regret_pct", "worst_regret_pct", "evidence", "separate", "pushed", "three_way", "two_arms_loss_pct",
-        "two_arms_enough", "adequate", "gain_per_hidden_pct", "by_hidden", "smallest_over_hidden_lo",
+        "cell_bytes", "regret_pct", "contested_regret_pct", "worst_regret_pct", "evidence", "separate", "pushed", "three_way",
+        "three_way_regret_pct", "two_arms_loss_pct", "two_arms_enough", "adequate", "gain_per_hidden_pct", "by_hidden", "smallest_over_hidden_lo",
         "smallest_over_hidden_hi", "window", "switch",
         "statements",
     ],

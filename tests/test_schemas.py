@@ -50,6 +50,7 @@ PRINTED = [
     ("recommend/1", "recommend --gpu MI350X --aiter-version 0.1.19"),
     ("recommend/1", "recommend --arch gfx950 --model gpt-oss-120b --tp 8 --for vllm"),
     ("recommend/1", "recommend --arch gfx942 --op plain"),
+    ("recommend/1", "recommend --gpu MI308X --op plain"),
     ("predict/1", "predict --gpu MI355X --tp 4 --hidden 2880 --tokens 1,64 --terms"),
     ("explain/2", "explain --arch gfx942 --tp 8 --hidden 2880 --tokens 32"),
     ("explain/2", "explain --arch gfx942 --tp 8 --hidden 2880 --all"),
@@ -96,6 +97,7 @@ def test_files_that_commands_write_are_of_their_schemas(tmp_path):
     for name, line in {
         "rule/1": "emit --for json --arch gfx942 --out",
         "rules-by-gpu/1": "emit --for json --arch gfx942,gfx950 --out",
+        "rule-of-arms/1": "emit --for arms --arch gfx942 --out",
         "plan/1": "plan --arch gfx942 --tp 8 --shapes 1 --out",
         "calibration/2": "calibrate --published --arch gfx950 --no-cross-validation --out",
     }.items():

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..engines.patch import Emitted
     from ..engines.source import Tree
 
-TARGETS = (*ENGINES, "env", "json", "table")
+TARGETS = (*ENGINES, "env", "json", "table", "arms")
 #: Engines without a rule of their own.
 _LEAVE_IT = ("atom",)
 
@@ -124,8 +124,9 @@ def command(
     takes it out. A list of archs, or of GPUs, makes one diff with the rule of each, by the host's
     GPUs and links. With --runtime-table the diff makes the engine ask a JSON file of sizes, which
     --table-out writes; its own rule holds where that has none. With --runtime the engine fills
-    that file itself. For env: AITER's environment
-    variables. For json and table: the rule for programs and for people; these three take lists too.
+    that file itself. For env: AITER's environment variables. For json and table: the rule for
+    programs and for people; these three take lists too. For arms: the recommended choice among all
+    arms, 1-stage, 2-stage and those beside them, for programs.
 
     \b
     costmodel emit --for sglang --arch gfx950
@@ -136,6 +137,7 @@ def command(
     costmodel emit --for sglang --runtime-table --arch gfx942 --table-out mi300x.json
     costmodel emit --for vllm --runtime --source ~/vllm --out tunes.patch
     costmodel emit --for table --rule vllm
+    costmodel emit --for arms --gpu MI355X --out arms.json
     """
     wanted = wanted.lower()
     if wanted in _LEAVE_IT:
@@ -170,6 +172,10 @@ def command(
     kinds = targets.several(asked, least=1 if gate else 2)
     if gate and not kinds:
         raise InputError("--gate needs --arch or --gpu: which GPUs the rule is for")
+    if wanted == "arms" and (rule_name or batch_invariant or hidden_set or kinds):
+        given = "--rule" if rule_name else "--hidden-set" if hidden_set else ""
+        given = given or ("--batch-invariant" if batch_invariant else "a list of GPUs")
+        raise InputError(f"--for arms writes the recommended choice for one GPU, not with {given}")
     if kinds:
         emit_by_arch.check(wanted, rule_name, source)
     tp_of = targets.world_sizes(ranks, kinds)
@@ -189,6 +195,9 @@ def command(
             for kind in kinds
         }
         _tell(emit_by_arch.write(wanted, made, running, tree, out, tests_file, asked, verbose))
+        return
+    if wanted == "arms":
+        _write(out, _of_arms(tp, asked, command_line))
         return
     for_gpu = any(asked[key] for key in ("arch", "gpu", "calibration_file"))
     if runtime_table and not (for_gpu or rule_name or table_file):
@@ -404,6 +413,22 @@ def _recommended(
         setting.gpu, decision.evidence,
     )  # fmt: skip
     return rule, provenance, decision
+
+
+def _of_arms(tp: tuple[int, ...], asked: question.Asked, command_line: str) -> str:
+    """Return the recommended choice among all arms as JSON."""
+    workload = question.workload_of(asked)
+    asked["op"] = read_op(asked["op"])
+    decision = recommend(question.setting_of(asked), workload, world_sizes=tp)
+    rule = decision.rule_of_arms
+    if rule is None:
+        setting = decision.setting
+        why = decision.refusal() if any(c.three_way for c in decision.cutoffs) else (
+            f"no arm beside 1-stage and 2-stage of {setting.op} is identified on {setting.gpu}; "
+            "--for json writes the rule of the two"
+        )  # fmt: skip
+        raise InputError(why)
+    return json_text(rule.made_by(command_line).to_json(), indent=2)
 
 
 def _invariant(

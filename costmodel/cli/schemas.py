@@ -17,7 +17,7 @@ from ..live.in_force import InForceRecord
 from ..live.run.schemas import EnvironmentRecord, RunSettings, StartsRecord
 from ..live.validation import LiveValidationRecord
 from ..planning.schemas import PlanRecord
-from ..rules.schemas import Catalogue, RuleRecord, RulesByGpu
+from ..rules.schemas import Catalogue, RuleOfArmsRecord, RuleRecord, RulesByGpu
 from ..rules.table import FirstTableRecord, TableRecord
 from ..simulation.schemas import SimulationRecord, SweepRecord
 from ..tuning.handover import TuneRecord
@@ -40,6 +40,7 @@ SCHEMAS: dict[str, Any] = {
     "costmodel/simulate-sweep/1": SweepRecord,
     "costmodel/rule/1": RuleRecord,
     "costmodel/rules-by-gpu/1": RulesByGpu,
+    "costmodel/rule-of-arms/1": RuleOfArmsRecord,
     "costmodel/catalogue/1": Catalogue,
     "costmodel/table/1": FirstTableRecord,
     "costmodel/table/2": TableRecord,

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from ..data.workload import Workload
 from ..errors import InputError
-from ..model.shape import FUSED
+from ..model.shape import FUSED, PUSHED
 from ..rules.evidence import CutoffEvidence
 from ..units import kib
 from .adequacy import ADEQUATE_PCT, Adequacy, contested_gain_pct
@@ -29,11 +29,12 @@ from .objective import Regrets, contested
 from .regret import Arms, Cell
 from .setting import Setting
 from .statements import Beside
-from .three_way import ThreeWayChoice, three_way
+from .three_way import ThreeWayChoice, evidence_of_arms, rule_of_arms, three_way
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ..rules.arms import RuleOfArms
     from ..rules.rule import Rule
     from .pushed import Pushed
     from .schemas import CutoffRecord, MeasureNext, Recommendation
@@ -102,6 +103,18 @@ class Cutoff(Struct, frozen=True, eq=False, dict=True):
         return None if at is None else three_way(at, self.arms, self.estimate, pushed)
 
     @property
+    def arms_claimed(self) -> bool:
+        """Whether a rule of all arms may be built on it.
+
+        Its windows are claimed with the cutoff, and where each is of an arm that a benchmark has
+        beside 1-stage: what they leave out is then not what the cutoff lacks.
+        """
+        three = self.three_way
+        if three is None:
+            return False
+        return self.claimed or all(w.algorithm in PUSHED for w in three.windows)
+
+    @property
     def regret_pct(self) -> float:
         """What the rule is expected to lose over the workload."""
         return self.regrets.mean_pct
@@ -138,6 +151,7 @@ class Cutoff(Struct, frozen=True, eq=False, dict=True):
             "separate": three.beside.to_dict() if three and not push else None,
             "pushed": push.to_dict(three.beside.to_dict() if three else None) if push else None,
             "three_way": [w.to_dict() for w in three.windows] if three else [],
+            "three_way_regret_pct": three.regret_pct if three else None,
             "two_arms_loss_pct": three.loss_pct if three else None,
             "two_arms_enough": three.enough if three else None,
             "adequate": self.adequacy.enough,
@@ -224,6 +238,27 @@ class Decision(Struct, frozen=True, eq=False, dict=True):
         return adapt(self.unguarded_rule, installed.condition, self.setting.kernel).rule
 
     @cached_property
+    def rule_of_arms(self) -> RuleOfArms | None:
+        """The choice among all arms as a rule, None where no arm beside the two is known.
+
+        World sizes without a claim are left out. It says what each arm's kernel takes; an engine
+        has no place for it yet, so no guard of one is in it.
+        """
+        choices = {
+            c.world_size: c.three_way for c in self.cutoffs if c.three_way and c.arms_claimed
+        }
+        if not choices:
+            return None
+        of_two = self.evidence
+        rests_on = {
+            n: evidence_of_arms(self.setting, n, choice)
+            if choice.apart
+            else CutoffEvidence(of_two[n].verdict, reason=of_two[n].reason)
+            for n, choice in choices.items()
+        }
+        return rule_of_arms(self.setting, choices, self.workload.hidden_dims(), rests_on)
+
+    @cached_property
     def lost_to_guards(self) -> tuple[tuple[int, float], ...]:
         """World sizes at which the engine's guards cost regret, with how many points of percent.
 
@@ -298,6 +333,7 @@ class Decision(Struct, frozen=True, eq=False, dict=True):
             "engine": self.setting.engine or None,
             "source": self.setting.source or None,
             "rule": self.rule.to_json() if any(c.claimed for c in self.cutoffs) else None,
+            "rule_of_arms": self.rule_of_arms.to_json() if self.rule_of_arms else None,
             "rows": {
                 "read": data.get("rows_read"),
                 "used": data.get("rows_used"),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..calibration.posterior import NORMAL_HALF_WIDTH
 from ..data.workload import Workload
-from ..model.shape import ALGORITHMS, SEPARATE_OPS
+from ..model.shape import SEPARATE_OPS
 from ..rules.catalogue import current
 from ..rules.rule import Rule
 from .decision import Decision
@@ -247,30 +247,26 @@ def _plain(name: str, kind: str, chosen_us: Array, fastest_us: Array) -> RuleReg
 
 
 def judge_three_way(every: Pairs, advice: tuple[Advice, ...]) -> ThreeWay | None:
-    """Judge the three-way choice where separate ops and a fused arm were measured.
+    """Judge the recommended rule of all arms where separate ops and a fused arm were measured.
 
-    The model chooses between separate ops and the recommended rule's algorithm, or the other one
-    where that was not measured.
+    Where it runs a fused arm, that is the recommended rule's algorithm, or the other one where that
+    was not measured.
     """
     chosen, fused, fastest = [], [], []
     for a in advice:
-        known = a.covers(every) & np.isin(every.world_size, a.rule.world_sizes)
+        rule = a.decision.rule_of_arms
+        if rule is None:
+            continue
+        known = a.covers(every) & np.isin(every.world_size, rule.world_sizes)
         third = every.select(known & ~np.isnan(every.separate_us) & ~np.isnan(every.fastest_us))
         if not len(third):
             continue
         one = recommended_choice(third, (a,))
         one = np.where(np.isnan(third.chosen_us(one)), ~one, one)
         calls = a.setting.shapes(third.tokens, third.hidden_dim, third.world_size)
-        modelled = np.where(
-            one, *(a.setting.latency_us(calls, algorithm) for algorithm in ALGORITHMS)
-        )
         fused_us = third.chosen_us(one)
         fused.append(fused_us)
-        chosen.append(
-            np.where(
-                a.setting.latency_us(calls, SEPARATE_OPS) < modelled, third.separate_us, fused_us
-            )
-        )
+        chosen.append(np.where(rule.arm(calls) == SEPARATE_OPS, third.separate_us, fused_us))
         fastest.append(np.fmin(third.fastest_us, third.separate_us))
     if not chosen:
         return None

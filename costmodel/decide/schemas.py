@@ -10,7 +10,7 @@ from typing import Literal, TypedDict
 
 from ..calibration.posterior import HiddenEffectRecord
 from ..data.schemas import CallsRecord, DeploymentRecord
-from ..rules.schemas import RuleRecord
+from ..rules.schemas import RuleOfArmsRecord, RuleRecord
 
 
 class CalibrationId(TypedDict):
@@ -230,6 +230,7 @@ class CutoffRecord(TypedDict):
     separate: BesideRecord | None
     pushed: PushedRecord | None
     three_way: list[WindowRecord]
+    three_way_regret_pct: float | None
     two_arms_loss_pct: float | None
     two_arms_enough: bool | None
     adequate: bool
@@ -317,7 +318,10 @@ class OneKernelsRecord(TypedDict):
 
 
 class RecommendationOfAny(AskedOfARule):
-    """What ``costmodel/recommend/1`` always has."""
+    """What ``costmodel/recommend/1`` always has.
+
+    ``rule`` is of two arms, ``rule_of_arms`` of all: null where none is claimed.
+    """
 
     schema: Literal["costmodel/recommend/1"]
     hidden_dims: HiddenDims
@@ -325,6 +329,7 @@ class RecommendationOfAny(AskedOfARule):
     engine: str | None
     source: str | None
     rule: RuleRecord | None
+    rule_of_arms: RuleOfArmsRecord | None
     rows: RowCounts
     batch_invariant: OneKernelsRecord | None
 

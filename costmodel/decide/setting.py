@@ -31,6 +31,7 @@ from ..model.shape import (
     ONE_STAGE,
     OPS,
     OTHERWISE,
+    PUSHED,
     SEPARATE,
     SEPARATE_OPS,
     TWO_STAGE,
@@ -163,8 +164,16 @@ class Setting(Struct, frozen=True, dict=True):
 
     def lacks(self, *arms: str) -> str:
         """Return in words which of some arms the kernels do not have, "" for none."""
-        runs = ((SEPARATE, ONE_STAGE) if a == SEPARATE_OPS else (self.op, a) for a in arms)
-        return " and ".join(filter(None, (lacks(self.kernel, *arm) for arm in runs)))
+        return " and ".join(filter(None, (lacks(*self.run_by(arm)) for arm in arms)))
+
+    def run_by(self, arm: str) -> tuple[kernels.Kernel, str, str]:
+        """Return the (kernel, op, algorithm) that an arm is; separate ops are the plain kernels."""
+        if arm == SEPARATE_OPS:
+            return self.kernel, SEPARATE, ONE_STAGE
+        if arm in PUSHED:
+            family = kernels.pushing(self.kernel.family, arm)
+            return kernels.calibrated(family), self.op, ONE_STAGE
+        return self.kernel, self.op, arm
 
     def takes_both(self, shapes: Shapes) -> NDArray[np.bool_]:
         """Return which calls 1-stage and the alternative take, so that there is a choice."""

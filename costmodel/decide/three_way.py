@@ -9,7 +9,8 @@ against it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,11 +18,23 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..calibration.posterior import LEVEL
-from ..model.shape import ALGORITHMS, FUSED, ONE_STAGE, SEPARATE_OPS, Shapes
+from ..model.shape import (
+    ALGORITHMS,
+    BESIDE,
+    FUSED,
+    ONE_STAGE,
+    PUSHED,
+    SEPARATE_OPS,
+    SPOKEN,
+    Shapes,
+)
 from .adequacy import ADEQUATE_PCT
-from .evidence import ArmEvidence
+from .evidence import CLAIMED, MEASURED, ArmEvidence
+from .regret import Cell
 
 if TYPE_CHECKING:
+    from ..rules.arms import RuleOfArms
+    from ..rules.evidence import CutoffEvidence
     from .pushed import PushedArm
     from .regret import Arms
     from .schemas import BesideRecord, WindowRecord
@@ -80,11 +93,13 @@ class ArmsBeside(Struct, frozen=True):
 class ThreeWayChoice(Struct, frozen=True):
     """The choice among all arms at one world size: ``windows``, ascending in bytes.
 
-    ``loss_pct`` is what the recommended rule's two arms lose against it, in percent of the fastest
-    arm; ``beside`` where the arms beside the two surely win.
+    ``regret_pct`` is its expected regret above the fastest arm, a mean over the calls in percent;
+    ``loss_pct`` is what the recommended rule's two arms lose against it; ``beside`` is where the
+    arms beside the two surely win.
     """
 
     windows: tuple[Window, ...]
+    regret_pct: float
     loss_pct: float
     beside: ArmsBeside
 
@@ -92,6 +107,18 @@ class ThreeWayChoice(Struct, frozen=True):
     def enough(self) -> bool:
         """Whether two arms are enough."""
         return self.loss_pct <= ADEQUATE_PCT
+
+    @property
+    def limits(self) -> tuple[tuple[str, int | None], ...]:
+        """Each window's arm and the largest bytes that it runs, None for no limit.
+
+        A limit is the roundest of those that decide alike on the calls that were weighed.
+        """
+        ends = [
+            Cell(before.to_bytes, after.from_bytes - 1).roundest()
+            for before, after in pairwise(self.windows)
+        ]
+        return tuple(zip((w.algorithm for w in self.windows), (*ends, None), strict=True))
 
     @property
     def apart(self) -> tuple[Window, ...]:
@@ -164,8 +191,54 @@ def three_way(
     turns = np.concatenate([[0], np.flatnonzero(np.diff(chosen)) + 1, [size.size]])
     for first, after in zip(turns[:-1].tolist(), turns[1:].tolist(), strict=True):
         windows.append(Window(every.names[chosen[first]], int(size[first]), int(size[after - 1])))
-    loss = float(cost[rule, calls].sum() - cost[chosen, calls].sum())
-    return ThreeWayChoice(tuple(windows), max(0.0, loss), _beside(setting, every))
+    regret = float(cost[chosen, calls].sum())
+    loss = float(cost[rule, calls].sum()) - regret
+    return ThreeWayChoice(tuple(windows), regret, max(0.0, loss), _beside(setting, every))
+
+
+def rule_of_arms(
+    setting: Setting,
+    choices: Mapping[int, ThreeWayChoice],
+    hidden_dims: Sequence[int],
+    evidence: Mapping[int, CutoffEvidence],
+) -> RuleOfArms:
+    """Return the choices by world size, weighed over ``hidden_dims``, as a rule.
+
+    It asks what each arm's kernel takes; guards of an engine are not in it. ``evidence`` is what
+    the choices rest on.
+    """
+    from ..rules.adapt import validity  # a question whose rule nobody asks for starts faster
+    from ..rules.arms import RuleOfArms
+    from ..rules.evidence import Provenance
+
+    takes = {arm: validity(*setting.run_by(arm)) for arm in (*ALGORITHMS, *BESIDE[setting.op])}
+    calibration = setting.calibration
+    return RuleOfArms.of_windows(
+        "recommended",
+        {n: choice.limits for n, choice in choices.items()},
+        takes,
+        op=setting.op,
+        dtype=setting.dtype,
+        hidden_dims=tuple(hidden_dims),
+        regret_pct=tuple((n, choice.regret_pct) for n, choice in sorted(choices.items())),
+        provenance=Provenance(
+            "", calibration.id, calibration.sha256, setting.arch, setting.gpu, evidence
+        ),
+    )  # fmt: skip
+
+
+def evidence_of_arms(setting: Setting, world_size: int, choice: ThreeWayChoice) -> CutoffEvidence:
+    """Return what the arms of the windows rest on: the least of them, and each by itself."""
+    from ..rules.evidence import CutoffEvidence
+
+    words = {}
+    for arm in dict.fromkeys(w.algorithm for w in choice.windows):
+        # Arms that push stand here only where a benchmark has them beside 1-stage.
+        known = None if arm in PUSHED else ArmEvidence.of(setting, world_size, arm)
+        words[arm] = MEASURED if known is None else known.word
+    least = max(words.values(), key=CLAIMED.index)
+    said = ", ".join(f"{SPOKEN[arm]} {word.replace('_', ' ')}" for arm, word in words.items())
+    return CutoffEvidence(least, reason=said)
 
 
 def _cheapest(cost: Array, boundary: float) -> NDArray[np.int64]:

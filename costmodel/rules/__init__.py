@@ -4,6 +4,7 @@
 :mod:`.condition`    what a rule may ask of a call: one thing each
 :mod:`.algebra`      conditions joined, simplified, decided in part, and read from JSON
 :mod:`.rule`         a rule: a condition under a name, and what runs where it does not hold
+:mod:`.arms`         a rule of more arms than two: windows of sizes, one arm each
 :mod:`.evidence`     what supports a rule's cutoffs, and where it comes from
 :mod:`.catalogue`    the rules of the field by name, the two constant ones, rules from files
 :mod:`.adapt`        what a rule becomes inside an engine: the kernel's limits, guards that stay

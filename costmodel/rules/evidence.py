@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 
+from ..errors import InputError
+from ..model.shape import WORLD_SIZES
 from ..units import kib
 from .outside import writable
 
@@ -63,3 +65,22 @@ class Provenance(Struct, frozen=True):
                 for n, e in sorted(self.evidence.items())
             },
         }
+
+    @classmethod
+    def from_json(cls, record: ProvenanceRecord) -> Provenance:
+        """Return the provenance of a record.
+
+        Raises :class:`InputError` for words that are refused and for what is no world size.
+        """
+        calibration = record["calibration"]
+        odd = next((n for n in record["evidence"] if n not in map(str, WORLD_SIZES)), None)
+        if odd is not None:
+            raise InputError(f"provenance: evidence for {odd!a}, which is no world size")
+        return cls(
+            record["command"],
+            calibration["id"],
+            calibration["sha256"],
+            record["arch"],
+            record["gpu"],
+            {int(n): CutoffEvidence(**e) for n, e in record["evidence"].items()},
+        )

@@ -92,6 +92,37 @@ class RuleRecord(CataloguedRule, WithProvenance):
     schema: Literal["costmodel/rule/1"]
 
 
+class ArmCaseRecord(TypedDict):
+    """An arm and the condition under which it runs, where none of the cases before it holds."""
+
+    arm: str
+    condition: ConditionRecord
+
+
+class WeighedRecord(TypedDict):
+    """The calls that a rule of arms was weighed over.
+
+    ``regret_pct`` is its expected regret above the fastest arm on them, by world size.
+    """
+
+    dtype: str
+    hidden_dims: list[int]
+    regret_pct: dict[int, float]
+
+
+class RuleOfArmsRecord(WithProvenance):
+    """``costmodel/rule-of-arms/1``; ``cases`` are by world size.
+
+    A world size that is absent is one for which no claim is made.
+    """
+
+    schema: Literal["costmodel/rule-of-arms/1"]
+    name: str
+    op: str
+    weighed: WeighedRecord
+    cases: dict[int, list[ArmCaseRecord]]
+
+
 class RuleOfGpu(TypedDict):
     """The rule of one arch, or of one product (``gpu``), over xGMI; ``products`` are the cards."""
 

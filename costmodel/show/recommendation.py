@@ -109,6 +109,9 @@ def text(decision: Decision) -> str:
     lines += [_paragraph(f"  {said}.") for said in hidden_sizes(decision)]
     if setting.engine and any(c.claimed for c in decision.cutoffs):
         lines += ["", _paragraph(f"the rule in {setting.engine}: {decision.rule.words()}")]
+    if decision.rule_of_arms is not None:
+        said = f"a rule of all arms: {decision.rule_of_arms.words()} (emit --for arms writes it)"
+        lines += ["", _paragraph(said)]
     switch = [c for c in decision.cutoffs if c.switch]
     if switch:
         other = arm(setting.alternative)

@@ -144,7 +144,7 @@ def _regret(found: Validation) -> list[str]:
         )
     three = found.three_way
     if three is not None:
-        named = (("the model's choice of three", three.choice), ("always fused", three.fused))
+        named = (("the rule of all arms", three.choice), ("always fused", three.fused))
         regrets = "; ".join(
             f"{name} mean {r.mean_pct:.2f} %, max {r.max_pct:.1f} %, mean {r.mean_us:.2f} us"
             for name, r in named
