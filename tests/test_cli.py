@@ -316,7 +316,10 @@ def test_algorithms_go_by_any_name(algorithm):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["predict", "--arch", "gfx942", "--algorithm", "3stage"], "1stage or 2stage"),
+        (
+            ["predict", "--arch", "gfx942", "--algorithm", "3stage"],
+            "one of 1stage, 2stage, ll, ll128",
+        ),
         (["recommend", "--arch", "mi300x", "--gpu", "mi308x"], "contradict"),
         (["emit", "--for", "json", "--arch", "gfx942", "--tp", "3"], "unknown world size 3"),
         (["explain", "--arch", "gfx942", "--tp", "5", "--all"], "unknown world size 5"),

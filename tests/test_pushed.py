@@ -18,8 +18,9 @@ from costmodel.data import kernels
 from costmodel.data.measurement import Measurements, concat
 from costmodel.data.words import Words
 from costmodel.data.workload import Workload
+from costmodel.decide import drawn
 from costmodel.decide.explanation import explain
-from costmodel.decide.prediction import predict
+from costmodel.decide.prediction import predict, scatter
 from costmodel.decide.pushed import pushed, pushed_arms
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.regret import Arms
@@ -81,7 +82,7 @@ def test_the_arms_stand_beside_1stage_as_the_table_has_them(asked, table):
     assert list(arms) == list(PUSHED)
     shift = asked.point[f"harness[{arms['ll'].benchmark}]"] - asked.point["harness[]"]
     measured = {arm: np.array([us[s] for s in sizes]) for arm, us in table.items()}
-    model = {name: arm.latency_us(calls) for name, arm in arms.items()}
+    model = {name: predict(asked, calls, name).latency_us for name in arms}
     model[ONE_STAGE] = asked.latency_us(calls, ONE_STAGE) + shift
     for name, few in ((ONE_STAGE, 0.03), ("ll", 0.02), ("ll128", 0.06)):
         assert np.median(np.abs(model[name] / measured[name] - 1)) < few
@@ -90,7 +91,7 @@ def test_the_arms_stand_beside_1stage_as_the_table_has_them(asked, table):
         assert (faster == truly)[apart].all()
     # What is subtracted is not the setting's own reference, with which LL would take less than 0.
     assert asked.reference != arms["ll"].benchmark
-    assert arms["ll"].latency_us(calls).min() < shift + 5
+    assert model["ll"].min() < shift + 5
 
 
 def test_ll_is_run_up_to_where_its_authors_run_it(decision):
@@ -144,6 +145,84 @@ def test_explain_predict_and_the_family_s_own_answer_agree(asked):
     large = explain(asked, asked.shapes(512, 7168, 2))
     assert large.pushed[0].probability < 0.05
     assert explain(asked, asked.shapes(8, 7168, 4)).pushed == ()
+
+
+@pytest.mark.parametrize("arm", PUSHED)
+def test_predict_gives_the_latency_and_interval_of_the_comparison(asked, table, arm):
+    """Draws of recommend's comparison, with the scatter of a measurement, as of every arm."""
+    calls = asked.shapes([1, 8, 64], 7168, 2)
+    found = predict(asked, calls, arm.upper())
+    (of,) = (a for a in pushed_arms(asked, 2) if a.arm == arm)
+    heavy = scatter(of.own)
+    mine, theirs = (of.drawn_us(calls, laboratory=where) * heavy for where in (False, True))
+    assert np.array_equal([found.lo_us, found.hi_us], drawn.ends(mine))
+    assert np.array_equal([found.kernel_lo_us, found.kernel_hi_us], drawn.ends(theirs))
+    assert (found.lo_us < found.latency_us).all()
+    assert (found.latency_us < found.hi_us).all()
+    assert found.latency_us == pytest.approx(sum(found.terms.values()))
+    assert (found.algorithm, set(found.evidence.tolist())) == (arm, {"measured"})
+    assert found.kernel == f"aiter-{arm}'s kernels (AITER's main since #5272)"
+    assert found.reference == f"{SOURCE}/aiter-ll"
+    call = explain(asked, calls.select(slice(1, 2)))
+    told = next(p for p in call.pushed if p.arm == arm).latency_us
+    assert (told.value, told.lo, told.hi) == (
+        found.latency_us[1], *(float(predict(asked, call.call, arm).to_rows()[0][k])
+                               for k in ("latency_us_lo", "latency_us_hi")),
+    )  # fmt: skip
+    # Its own rows lie inside.
+    sizes = np.array(sorted(table[arm]), np.int64)
+    rows = predict(asked, asked.shapes(1, sizes // 2, 2), arm)
+    us = np.array([table[arm][s] for s in sizes.tolist()])
+    assert np.mean((rows.kernel_lo_us <= us) & (us <= rows.kernel_hi_us)) >= 0.8
+
+
+def test_predict_of_many_calls_is_that_of_each(asked):
+    calls = asked.shapes([[1, 3], [8, 500]], 7168, 2)
+    found = predict(asked, calls, "ll")
+    assert found.lo_us.shape == (2, 2)
+    one = predict(asked, asked.shapes(500, 7168, 2), "ll")
+    assert float(one.hi_us) == pytest.approx(found.hi_us[1, 1])
+    assert float(one.latency_us) == pytest.approx(found.latency_us[1, 1])
+    newer = predict(asked.but(aiter_version="0.1.99"), calls, "ll")
+    assert set(newer.evidence.ravel().tolist()) == {"transferred"}
+    assert (newer.hi_us > found.hi_us).all()
+
+
+@pytest.mark.parametrize(
+    ("gpu", "more", "ranks", "said"),
+    [
+        ("MI308X", {}, (2, 4, 8), "LL is not identified at TP4 and TP8: no benchmark .* has LL beside "
+         "1-stage on MI308X .*; measure plain_1stage, plain_ll at hidden 7168, tokens .* "
+         "\\(it is identified at TP2\\)$"),
+        ("MI300X", {}, (2,), "LL is not identified at TP2: .* tokens [0-9, ]+$"),
+        ("MI308X", {"op": "fused"}, (2,), "an arm of the plain op, not of fused_ar_rmsnorm"),
+        ("MI308X", {"aiter_version": "0.1.15"}, (2,), "not beside AITER 0.1.15"),
+    ],
+)  # fmt: skip
+def test_predict_claims_no_arm_that_recommend_does_not(gpu, more, ranks, said):
+    setting = Setting.shipped(gpu, **{"op": "plain", **more})
+    with pytest.raises(InputError, match=said):
+        predict(setting, setting.shapes(8, 7168, ranks), "ll")
+
+
+def test_predict_refuses_what_the_kernel_rejects_and_names_that_are_none(asked):
+    with pytest.raises(
+        InputError, match="LL128 kernel of aiter-ll128's kernels rejects 1 tokens x"
+    ):
+        predict(asked, asked.shapes([8, 1], [7168, 3], 2), "ll128")
+    with pytest.raises(InputError, match=r"did you mean ll128.*one of 1stage, 2stage, ll, ll128"):
+        predict(asked, asked.shapes(8, 7168, 2), "ll129")
+
+
+def test_arms_of_two_benchmarks_are_not_predicted_as_one(row):
+    arms = ("plain_1stage", "plain_2stage", "plain_ll")
+    other = [r | {"source": "other", "world_size": 2} for r in own_rows(row, arms)]
+    table = Measurements.from_rows([*own_rows(row, arms), *other])
+    calibration = with_families(calibrate(observe(table))[0], table)
+    setting = Setting(calibration, "MI355X", op="plain")
+    with pytest.raises(InputError, match="as other measures it at TP2 and as mine does at TP4"):
+        predict(setting, setting.shapes(8, 7168, [2, 4]), "ll")
+    assert predict(setting, setting.shapes(8, 7168, [4]), "ll").reference == "mine/aiter-ll"
 
 
 def test_on_the_machine_that_was_measured_there_is_no_contrast(asked):
@@ -206,6 +285,39 @@ def test_on_the_command_line():
         costmodel("recommend", "--gpu", "MI308X", "--tp", 2, "--format", "json").stdout
     )
     assert fused["cutoffs"][0]["pushed"] is None
+
+
+def test_predict_explain_and_plan_on_the_command_line():
+    where = ("--gpu", "MI308X", "--op", "plain", "--tp")
+    words = ("predict", *where, 2, "--tokens", "8,32", "--algorithm", "ll")
+    record = json.loads(costmodel(*words, "--format", "json").stdout)
+    assert record["kernel"] == "aiter-ll's kernels (AITER's main since #5272)"
+    assert [(r["algorithm"], r["tokens"]) for r in record["rows"]] == [("ll", 8), ("ll", 32)]
+    told = costmodel(*words).stdout
+    assert f"latencies as {SOURCE}/aiter-ll measures them, on any machine: what another" in told
+    assert f"{record['rows'][0]['latency_us']:.2f}" in told
+    refused = costmodel("predict", *where, 4, "--algorithm", "ll128")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "LL128 is not identified at TP4" in refused.stderr
+    assert "measure plain_1stage, plain_ll128 at hidden 7168" in refused.stderr
+    for more in ((), ("--verbose",)):
+        said = costmodel("explain", *where, 4, "--tokens", 8, "--hidden", 7168, *more).stdout
+        assert "LL and LL128 (AITER's main since #5272) not identified at TP4" in said
+    said = costmodel("plan", *where, "2,4", "--shapes", 1).stdout
+    assert "LL and LL128 are in no shape below: their rows calibrate apart" in said
+    assert (
+        "TP2: LL against 1-stage is open at 405 KiB to 480 KiB: plain_1stage, plain_ll at" in said
+    )
+    assert "not identified at TP4" in said
+    plan = json.loads(costmodel("plan", *where, "2,4", "--shapes", 1, "--format", "json").stdout)
+    here, there = (c["pushed"] for c in plan["cutoffs"])
+    assert {m["algorithm"] for m in there["measure_next"]} == {"1stage", "ll", "ll128"}
+    assert {m["tokens"] * 14336 for m in here["arms"][0]["measure_next"]} == {32 * 14336}
+    assert here["arms"][0]["max_bytes_lo"] < 32 * 14336 <= here["arms"][0]["max_bytes_hi"]
+    fused = costmodel(
+        "plan", "--gpu", "MI308X", "--tp", 4, "--shapes", 1, "--format", "json"
+    ).stdout
+    assert json.loads(fused)["cutoffs"][0]["pushed"] is None
 
 
 def test_another_benchmark_s_1stage_does_not_stand_in(asked, published):

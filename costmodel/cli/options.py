@@ -13,7 +13,7 @@ from ..data import hardware, ops
 from ..data.ranges import integers
 from ..errors import InputError, printable
 from ..files import json_text
-from ..model.shape import ALGORITHMS, WORLD_SIZES, read_algorithm, read_op
+from ..model.shape import ALGORITHMS, PUSHED, WORLD_SIZES, read_algorithm, read_arm, read_op
 from ..units import ELEMENT_BYTES, read_dtype
 
 if TYPE_CHECKING:
@@ -79,16 +79,17 @@ def completed(known: Iterable[str], incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(k) for k in known if k.lower().startswith(incomplete.lower())]
 
 
-def _algorithm_or_both(name: str) -> str:
-    return "both" if name.strip().lower() == "both" else read_algorithm(name)
+def _or_both(read: Callable[[str], str]) -> Callable[[str], str]:
+    return lambda name: "both" if name.strip().lower() == "both" else read(name)
 
 
 INTEGERS = IntegerList()
 OP_NAMES = tuple(op.names[0] for op in ops.chosen())
 OP = Name("NAME", read_op, OP_NAMES)
 DTYPE = Name("NAME", read_dtype, ELEMENT_BYTES)
-#: One algorithm, or both.
-ALGORITHM = Name("NAME", _algorithm_or_both, (*ALGORITHMS, "both"))
+#: One algorithm, or both; and one arm of the plain op's, or both algorithms.
+ALGORITHM = Name("NAME", _or_both(read_algorithm), (*ALGORITHMS, "both"))
+ARM = Name("NAME", _or_both(read_arm), (*ALGORITHMS, *PUSHED, "both"))
 
 
 def read_world_sizes(sizes: tuple[int, ...]) -> tuple[int, ...]:

@@ -15,8 +15,8 @@ from . import options, question
 @click.command()
 @question.setting_options
 @click.option(
-    "--algorithm", type=options.ALGORITHM, default="both", show_default=True,
-    help="1stage, 2stage or both.",
+    "--algorithm", type=options.ARM, default="both", show_default=True,
+    help="1stage, 2stage or both; of the plain op ll and ll128 too.",
 )  # fmt: skip
 @options.world_sizes
 @click.option(
@@ -42,6 +42,7 @@ def command(
     \b
     costmodel predict --arch gfx950 --tp 4 --hidden 7168 --tokens 8:64:8
     costmodel predict --gpu MI300X --model gpt-oss-120b --tp 8 --algorithm 1stage --format json
+    costmodel predict --gpu MI308X --op plain --tp 2 --algorithm ll
     """
     setting = question.setting_of(asked)
     workload = question.workload_of(asked)
@@ -58,7 +59,7 @@ def command(
                 "schema": "costmodel/predict/1",
                 "arch": setting.arch,
                 "gpu": setting.gpu,
-                "kernel": setting.kernel.title,
+                "kernel": predictions[0].kernel,
                 "rows": [row for p in predictions for row in p.to_rows()],
             }
         )

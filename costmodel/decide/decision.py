@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ..rules.arms import RuleOfArms
     from ..rules.rule import Rule
     from .pushed import Pushed
-    from .schemas import CutoffRecord, MeasureNext, Recommendation
+    from .schemas import CutoffRecord, MeasureNext, PushedRecord, Recommendation
 
 #: Hidden sizes at which an emitted rule is checked: the 1-stage kernel takes multiples of 8 up to
 #: 8192, and models have multiples of 64.
@@ -129,6 +129,11 @@ class Cutoff(Struct, frozen=True, eq=False, dict=True):
         """Whether 1-stage wins everywhere for a reason that needs no row."""
         return self.verdict == ALWAYS_ONE_STAGE and self.reason.startswith(BY_PHYSICS)
 
+    def pushed_record(self) -> PushedRecord | None:
+        """Return the ``pushed`` part of the entry, None for ops without such arms."""
+        three, push = self.three_way, self.pushed
+        return push.to_dict(three.beside.to_dict() if three else None) if push else None
+
     def to_dict(self) -> CutoffRecord:
         """Return an entry of ``cutoffs``."""
         three, push = self.three_way, self.pushed
@@ -149,7 +154,7 @@ class Cutoff(Struct, frozen=True, eq=False, dict=True):
             "worst_regret_pct": self.regrets.worst_pct,
             "evidence": [arm.to_dict() for arm in self.evidence],
             "separate": three.beside.to_dict() if three and not push else None,
-            "pushed": push.to_dict(three.beside.to_dict() if three else None) if push else None,
+            "pushed": self.pushed_record(),
             "three_way": [w.to_dict() for w in three.windows] if three else [],
             "three_way_regret_pct": three.regret_pct if three else None,
             "two_arms_loss_pct": three.loss_pct if three else None,

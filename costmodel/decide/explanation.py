@@ -34,7 +34,7 @@ from ..rules.rule import Rule
 from . import drawn as drawn_interval
 from .decision import Cutoff, Decision
 from .evidence import NOT_IDENTIFIED
-from .prediction import predict
+from .prediction import Prediction, predict
 from .recommendation import recommend
 from .regret import Arms, Estimate
 from .sensitivity import Flip, flips
@@ -422,19 +422,23 @@ def _pushed(setting: Setting, call: Shapes, both: Arms) -> tuple[PushedCall, ...
 
     found = []
     for arm in pushed_arms(setting, int(call.world_size[0])):
-        drawn = arm.drawn_us(call)[:, 0]
-        shift = arm.shift_us[:, 0]
-        point = setting.point[f"harness[{arm.benchmark}]"] - setting.point["harness[]"]
+        wins = arm.drawn_us(call) < both.fastest_us + arm.shift_us
         found.append(
             PushedCall(
                 arm.arm,
-                Estimate(float(arm.latency_us(call)[0]), *_ends(drawn)),
-                float(setting.latency_us(call, ONE_STAGE)[0] + point),
+                _latency(predict(setting, call, arm.arm)),
+                float(arm.one_stage_us(call)[0]),
                 arm.source,
-                float(np.mean(drawn < both.fastest_us[:, 0] + shift)),
+                float(np.mean(wins)),
             )
         )
     return tuple(found)
+
+
+def _latency(predicted: Prediction) -> Estimate:
+    """Return the latency of one call as predicted."""
+    us = predicted.latency_us, predicted.lo_us, predicted.hi_us
+    return Estimate(*(float(a[0]) for a in us))
 
 
 def _arm(setting: Setting, call: Shapes, arm: str) -> Arm:
@@ -448,8 +452,7 @@ def _arm(setting: Setting, call: Shapes, arm: str) -> Arm:
     terms = {
         name: Estimate(point.get(name, 0.0), *both) for name, both in zip(named, ends, strict=True)
     }
-    latency = (float(a[0]) for a in (predicted.latency_us, predicted.lo_us, predicted.hi_us))
-    return Arm(arm, Estimate(*latency), terms, str(predicted.evidence[0]))
+    return Arm(arm, _latency(predicted), terms, str(predicted.evidence[0]))
 
 
 def _ends(draws: Array) -> tuple[float, float]:

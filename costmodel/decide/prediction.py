@@ -9,9 +9,10 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..calibration.posterior import NOISE_DOF, TYPICAL
+from ..data import kernels
 from ..errors import InputError
 from ..model.latency import total
-from ..model.shape import SEPARATE_OPS, SPOKEN, Shapes, read_algorithm
+from ..model.shape import ONE_STAGE, PUSHED, SEPARATE_OPS, SPOKEN, Shapes, read_arm
 from . import drawn as interval
 from .evidence import MEASURED, MEASURED_ELSEWHERE, TRANSFERRED, ArmEvidence
 from .setting import DRAWN_BLOCK, DRAWS, SEED, Setting
@@ -32,7 +33,10 @@ class Prediction(Struct, frozen=True):
     measured and whose benchmark adds what it adds; ``kernel_lo_us`` and ``kernel_hi_us`` one in
     the reference's laboratory, of *this kernel*.
     ``evidence`` is the arm's class (:mod:`.evidence`): ``measured``, ``measured_elsewhere`` or
-    ``transferred``.
+    ``transferred``. ``kernel`` says whose kernels.
+
+    Of an arm that pushes *your machine* too is as the reference's benchmark shows it: what another
+    adds to kernels that wait at no barrier is not known.
     """
 
     shapes: Shapes
@@ -45,6 +49,7 @@ class Prediction(Struct, frozen=True):
     reference: str
     terms: dict[str, Array]
     evidence: NDArray[np.str_]
+    kernel: str = ""
 
     def to_rows(self) -> list[PredictedRow]:
         """Return one record per shape, as in ``rows`` of ``costmodel/predict/1``."""
@@ -92,30 +97,21 @@ class Prediction(Struct, frozen=True):
 def predict(setting: Setting, shapes: Shapes, algorithm: str) -> Prediction:
     """Predict one arm, with the intervals in which a new measurement falls 90 % of the time.
 
-    ``algorithm`` may be ``separate``: separate ops beside the fused op, as AITER dispatches them.
+    ``algorithm`` may be ``separate``: separate ops beside the fused op, as AITER dispatches them;
+    and ``ll`` or ``ll128`` beside the plain op, where a benchmark has them beside 1-stage.
     Both intervals carry parameters and row noise; *your machine* carries also the contrast of a new
     machine and the spread of harness constants over sources, unless the setting names a source.
-    Raises :class:`InputError` for a shape that the kernel rejects.
+    Raises :class:`InputError` for a shape that the kernel rejects, and for an arm that is not
+    identified.
     """
     if algorithm != SEPARATE_OPS:
-        algorithm = read_algorithm(algorithm)
-    takes = setting.takes(shapes, algorithm)
-    if not takes.all():
-        i = int(np.flatnonzero(~takes.ravel())[0])
-        raise InputError(
-            f"the {SPOKEN[algorithm]} kernel of {setting.kernel.title} rejects "
-            f"{shapes.tokens.flat[i]} tokens x hidden {shapes.hidden_dim.flat[i]} "
-            f"({shapes.dtype}): it needs {setting.limits(algorithm, shapes)}"
-        )
+        algorithm = read_arm(algorithm)
+    if algorithm in PUSHED:
+        return _predict_pushed(setting, shapes, algorithm)
+    _check_taken(setting, shapes, algorithm, algorithm)
     shape = shapes.tokens.shape
-    parts = {
-        name: np.broadcast_to(us, shape).astype(float)
-        for name, us in setting.terms(shapes, algorithm).items()
-    }
-    flat = Shapes(
-        shapes.op, shapes.dtype,
-        *(a.ravel() for a in (shapes.tokens, shapes.hidden_dim, shapes.world_size)),
-    )  # fmt: skip
+    parts = _parts(setting, shapes, algorithm)
+    flat = _flat(shapes)
     ends = np.empty((4, len(flat)))
     heavy = scatter(setting)
     # Both machines differ from the draws by constants: of the benchmark, and of the laboratory.
@@ -137,7 +133,75 @@ def predict(setting: Setting, shapes: Shapes, algorithm: str) -> Prediction:
         setting.reference,
         parts,
         evidence(setting, shapes, algorithm),
+        setting.kernel.title,
     )
+
+
+def _predict_pushed(setting: Setting, shapes: Shapes, arm: str) -> Prediction:
+    """Predict an arm that pushes, by the draws with which recommend compares it with 1-stage."""
+    from .pushed import identified  # a question about other arms starts faster
+
+    arms = identified(setting, np.unique(shapes.world_size).tolist(), arm)
+    first = next(iter(arms.values()))
+    other = next((a for a in arms.values() if a.benchmark != first.benchmark), None)
+    if other is not None:
+        raise InputError(
+            f"{SPOKEN[arm]} is as {first.source} measures it at TP{first.world_size} and as "
+            f"{other.source} does at TP{other.world_size}: ask for one world size"
+        )
+    own = first.own
+    _check_taken(own, shapes, ONE_STAGE, arm)
+    flat = _flat(shapes)
+    ends = np.empty((4, len(flat)))
+    heavy = scatter(own)
+    for places, some in flat.blocks(DRAWN_BLOCK // DRAWS):
+        here = arms[int(some.world_size[0])]
+        for i, laboratory in enumerate((False, True)):
+            drawn = here.drawn_us(some, laboratory=laboratory)
+            ends[2 * i : 2 * i + 2, places] = interval.ends(drawn * heavy)
+    lo, hi, kernel_lo, kernel_hi = (end.reshape(shapes.tokens.shape) for end in ends)
+    parts = _parts(own, shapes, ONE_STAGE)
+    known = evidence(own, shapes, ONE_STAGE)
+    return Prediction(
+        shapes,
+        arm,
+        np.asarray(total(parts)),
+        lo,
+        hi,
+        kernel_lo,
+        kernel_hi,
+        own.reference,
+        parts,
+        known if setting.kernel.known else np.full_like(known, TRANSFERRED),
+        f"{own.kernel.title} ({kernels.since(own.kernel.family)})",
+    )
+
+
+def _check_taken(setting: Setting, shapes: Shapes, algorithm: str, arm: str) -> None:
+    """Raise :class:`InputError` for the first call that the kernel of an arm rejects."""
+    takes = setting.takes(shapes, algorithm)
+    if takes.all():
+        return
+    i = int(np.flatnonzero(~takes.ravel())[0])
+    raise InputError(
+        f"the {SPOKEN[arm]} kernel of {setting.kernel.title} rejects "
+        f"{shapes.tokens.flat[i]} tokens x hidden {shapes.hidden_dim.flat[i]} "
+        f"({shapes.dtype}): it needs {setting.limits(algorithm, shapes)}"
+    )
+
+
+def _parts(setting: Setting, shapes: Shapes, algorithm: str) -> dict[str, Array]:
+    return {
+        name: np.broadcast_to(us, shapes.tokens.shape).astype(float)
+        for name, us in setting.terms(shapes, algorithm).items()
+    }
+
+
+def _flat(shapes: Shapes) -> Shapes:
+    return Shapes(
+        shapes.op, shapes.dtype,
+        *(a.ravel() for a in (shapes.tokens, shapes.hidden_dim, shapes.world_size)),
+    )  # fmt: skip
 
 
 def evidence(setting: Setting, shapes: Shapes, algorithm: str) -> NDArray[np.str_]:

@@ -10,6 +10,7 @@ MI355X). Where no benchmark has both, the arms are ``not_identified``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,20 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from ..calibration.posterior import Coverage
+from ..calibration.posterior import Coverage, Values
 from ..data import kernels, statements
 from ..data.workload import captured_batch_sizes
+from ..errors import InputError
 from ..model.fabric import FULL_MESH
-from ..model.shape import ALGORITHMS, ALL_REDUCE, ONE_STAGE, PUSHED, SPOKEN, Shapes
+from ..model.shape import (
+    ALGORITHMS,
+    ALL_REDUCE,
+    ONE_STAGE,
+    PUSHED,
+    SPOKEN,
+    WORLD_SIZES,
+    Shapes,
+)
 from .evidence import MEASURED, NOT_IDENTIFIED
 from .regret import Arms, BestCutoff, Cell
 from .setting import Setting
@@ -37,10 +47,11 @@ class PushedArm(Struct, frozen=True, dict=True):
     """One arm beside 1-stage, as ``benchmark`` (a harness key of the setting) measured both.
 
     ``own`` is the arm's own calibration, asked about the same GPU and dtype; ``rows`` what it
-    rests on.
+    rests on, at ``world_size``.
     """
 
     arm: str
+    world_size: int
     setting: Setting
     own: Setting
     benchmark: str
@@ -51,11 +62,18 @@ class PushedArm(Struct, frozen=True, dict=True):
         """The source that measured both."""
         return self.benchmark.partition("/")[0]
 
+    def _shift(self, values: Values) -> Array:
+        """Return what AITER's own arms take in the benchmark beyond values of the setting."""
+        return np.asarray(values[f"harness[{self.benchmark}]"] - values["harness[]"])
+
     @cached_property
     def shift_us(self) -> Array:
         """What AITER's own arms take in the benchmark beyond the setting's draws, (draws, 1)."""
-        draws = self.setting.draws
-        return np.asarray(draws[f"harness[{self.benchmark}]"] - draws["harness[]"])
+        return self._shift(self.setting.draws)
+
+    def one_stage_us(self, shapes: Shapes) -> Array:
+        """Return 1-stage's latencies as the benchmark shows them, like the shapes."""
+        return self.setting.latency_us(shapes, ONE_STAGE) + self._shift(self.setting.point)
 
     def drawn_us(self, shapes: Shapes, *, laboratory: bool = False, every: int = 1) -> Array:
         """Return latencies on your machine, or in the source's ``laboratory``, (draws, n).
@@ -68,10 +86,6 @@ class PushedArm(Struct, frozen=True, dict=True):
         if self.setting.machine == self.benchmark:
             contrast = 0.0 * contrast
         return self.own.latency_us(shapes, ONE_STAGE, drawn) + contrast
-
-    def latency_us(self, shapes: Shapes) -> Array:
-        """Return the latencies that the benchmark is expected to show, like the shapes."""
-        return self.own.latency_us(shapes, ONE_STAGE)
 
     def against(self, arms: Arms) -> tuple[BestCutoff, BestCutoff]:
         """Return up to which size the arm spares more than 1-stage: your machine, this kernel."""
@@ -98,6 +112,15 @@ class PushedCutoff(Struct, frozen=True):
         """The cutoff, None where the arm wins throughout or its interval is too wide to claim."""
         return self.here.cell.roundest() if self.here.identified else None
 
+    @property
+    def measure_next(self) -> tuple[MeasureNext, ...]:
+        """The arm and 1-stage at the captured batches inside the interval, none outside any."""
+        setting, (lo, hi) = self.of.setting, (self.here.lo.lo, self.here.hi.hi)
+        tokens = captured_batch_sizes()
+        size = tokens * HIDDEN_DIM * setting.element_bytes
+        inside = tokens[(size > lo) & ((size <= hi) if hi is not None else True)]
+        return _latencies(setting, self.of.world_size, (ONE_STAGE, self.of.arm), inside)
+
     def to_dict(self) -> PushedArmRecord:
         """Return an entry of ``pushed``."""
         return {
@@ -110,6 +133,7 @@ class PushedCutoff(Struct, frozen=True):
             "max_bytes_hi": self.here.hi.hi,
             "max_bytes_this_kernel_lo": self.this_kernel.lo.lo,
             "max_bytes_this_kernel_hi": self.this_kernel.hi.hi,
+            "measure_next": list(self.measure_next),
         }
 
 
@@ -181,7 +205,7 @@ def _arm(setting: Setting, world_size: int, arm: str) -> PushedArm | None:
         key = setting.calibration.harness_key(source, setting.gpu)
         if source in theirs.sources and key is not None:
             asked = Setting(own, setting.gpu, op=ALL_REDUCE, dtype=setting.dtype, source=source)
-            return PushedArm(arm, setting, asked, key, rows)
+            return PushedArm(arm, world_size, setting, asked, key, rows)
     return None
 
 
@@ -191,18 +215,58 @@ def pushed(setting: Setting, arms: Arms, world_size: int) -> Pushed | None:
         return None
     known = pushed_arms(setting, world_size)
     lacking = tuple(a for a in PUSHED if a not in {k.arm for k in known})
-    reason = ""
-    if lacking:
-        names = " and ".join(SPOKEN[a] for a in lacking)
-        reason = (
-            f"no benchmark in this calibration has {names} beside {SPOKEN[ONE_STAGE]} on "
-            f"{setting.gpu} at so many ranks, and what a barrier costs is not carried"
-        )
     return Pushed(
         tuple(PushedCutoff(arm, *arm.against(arms)) for arm in known),
         lacking,
-        reason,
+        _lack(setting, lacking) if lacking else "",
         _measure_next(setting, world_size, lacking) if lacking else (),
+    )
+
+
+def identified(setting: Setting, world_sizes: Sequence[int], arm: str) -> dict[int, PushedArm]:
+    """Return an arm that pushes at each world size.
+
+    Raises :class:`InputError` for kernels without it, and where no benchmark has it beside 1-stage:
+    with what to measure, and with the world sizes at which one has.
+    """
+    spoken = SPOKEN[arm]
+    if setting.op != ALL_REDUCE:
+        raise InputError(f"{spoken} is an arm of the plain op, not of {setting.op}: ask --op plain")
+    if not has_pushed(setting):
+        raise InputError(
+            f"{spoken} stands beside the newest kernels of AITER over xGMI alone, not beside "
+            f"{setting.kernel.title}"
+        )
+    every = {n: _arm(setting, n, arm) for n in WORLD_SIZES}
+    found = {n: known for n, known in every.items() if known is not None}
+    missing = [n for n in world_sizes if n not in found]
+    if missing:
+        where = " and ".join(f"TP{n}" for n in missing)
+        known_at = ", ".join(f"TP{n}" for n in found)
+        raise InputError(
+            f"{spoken} is not identified at {where}: {_lack(setting, (arm,))}; measure "
+            f"{said_to_measure(_measure_next(setting, missing[0], (arm,)))}"
+            f"{f' (it is identified at {known_at})' if found else ''}"
+        )
+    return {n: found[n] for n in world_sizes}
+
+
+def said_to_measure(latencies: Sequence[MeasureNext]) -> str:
+    """Return latencies at one hidden size in words: ``plain_ll at hidden 7168, tokens 16, 32``."""
+    arms = dict.fromkeys(f"plain_{m['algorithm']}" for m in latencies)
+    tokens = sorted({m["tokens"] for m in latencies})
+    return (
+        f"{', '.join(arms)} at hidden {latencies[0]['hidden_dim']}, "
+        f"tokens {', '.join(map(str, tokens))}"
+    )
+
+
+def _lack(setting: Setting, arms: tuple[str, ...]) -> str:
+    """Return why some arms are not identified."""
+    names = " and ".join(SPOKEN[a] for a in arms)
+    return (
+        f"no benchmark in this calibration has {names} beside {SPOKEN[ONE_STAGE]} on "
+        f"{setting.gpu} at so many ranks, and what a barrier costs is not carried"
     )
 
 
@@ -216,11 +280,17 @@ def _measure_next(
     tokens = captured_batch_sizes()
     near = tokens[(tokens * row >= min(stated) // 2) & (tokens * row <= 2 * max(stated))]
     middle: Any = near[[0, near.size // 3, 2 * near.size // 3, -1]]
+    return _latencies(setting, world_size, (ONE_STAGE, *lacking), np.unique(middle))
+
+
+def _latencies(
+    setting: Setting, world_size: int, arms: tuple[str, ...], tokens: NDArray[np.int64]
+) -> tuple[MeasureNext, ...]:
     return tuple(
         {
             "op": ALL_REDUCE, "algorithm": arm, "world_size": world_size, "tokens": count,
             "hidden_dim": HIDDEN_DIM, "dtype": setting.dtype,
         }
-        for arm in (ONE_STAGE, *lacking)
-        for count in np.unique(middle).tolist()
+        for arm in arms
+        for count in tokens.tolist()
     )  # fmt: skip

@@ -111,7 +111,7 @@ class PushedArmRecord(TypedDict):
     """Up to which size an arm that pushes is faster than 1-stage, as ``benchmark`` has both.
 
     ``max_bytes`` is null where the arm wins throughout, or where no cutoff is claimed; null above:
-    no limit.
+    no limit. ``measure_next`` are captured batches inside the interval.
     """
 
     algorithm: str
@@ -123,6 +123,7 @@ class PushedArmRecord(TypedDict):
     max_bytes_hi: int | None
     max_bytes_this_kernel_lo: int
     max_bytes_this_kernel_hi: int | None
+    measure_next: list[MeasureNext]
 
 
 class PushedRecord(TypedDict):

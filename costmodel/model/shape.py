@@ -111,6 +111,23 @@ def read_algorithm(name: str) -> str:
     return ONE_STAGE if key[1] in ("1", "one") else TWO_STAGE
 
 
+def read_arm(name: str) -> str:
+    """Return the arm that a name stands for: an algorithm, or ``ll`` or ``ll128`` in any case.
+
+    Raises :class:`InputError` for anything else.
+    """
+    key = name.strip().lower()
+    if key in PUSHED:
+        return key
+    try:
+        return read_algorithm(name)
+    except InputError:
+        known = (*ALGORITHMS, *PUSHED)
+        raise InputError(
+            f"unknown algorithm '{name}'{nearest(key, known)}; one of {', '.join(known)}"
+        ) from None
+
+
 class Shapes(Struct, frozen=True):
     """One op and dtype over arrays of ``tokens``, ``hidden_dim`` and ``world_size``.
 

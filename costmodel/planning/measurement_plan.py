@@ -29,6 +29,7 @@ from .search import Problem, search
 from .value import Interval, RegretSurface, at_present
 
 if TYPE_CHECKING:
+    from ..decide.decision import Cutoff
     from .schemas import PlanRecord
 
 
@@ -54,7 +55,9 @@ class Prospect(Struct, frozen=True):
     ``before`` and ``after`` are on your machine; ``this_kernel`` are the ends now for this kernel.
     ``regret_pct_perfect`` is what one cutoff in bytes cannot avoid. ``open_share`` of the calls
     lie inside the cutoff's present interval; on those the regret averages ``open_regret_pct``.
-    ``always``: 1-stage at every size, nothing is open.
+    ``always``: 1-stage at every size, nothing is open. ``cutoff`` is the decision's; what it knows
+    of arms that push is in no shape of a plan: their kernels calibrate apart from those whose
+    posterior the plan narrows.
     """
 
     world_size: int
@@ -66,6 +69,7 @@ class Prospect(Struct, frozen=True):
     regret_pct_perfect: float
     open_share: float
     open_regret_pct: float
+    cutoff: Cutoff
     always: bool = False
     note: str = ""
 
@@ -141,6 +145,7 @@ class Plan(Struct, frozen=True):
                     "open_share": round(p.open_share, 4),
                     "open_regret_pct": round(p.open_regret_pct, 4),
                     "note": p.note,
+                    "pushed": p.cutoff.pushed_record(),
                 }
                 for p in self.prospects
             ],
@@ -338,6 +343,7 @@ def _prospects(
                 regret_pct_perfect=_left_pct(surface, surface.perfect),
                 open_share=share,
                 open_regret_pct=100 * regret,
+                cutoff=cutoff,
                 always=cutoff.verdict == ALWAYS_ONE_STAGE,
                 note="" if cutoff.claimed else cutoff.reason,
             )

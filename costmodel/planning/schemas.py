@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-from ..decide.schemas import CalibrationId
+from ..decide.schemas import CalibrationId, PushedRecord
 from ..live.run.schemas import PlannedShape
 
 
@@ -50,7 +50,11 @@ class IntervalWithRegret(IntervalRecord):
 
 
 class ProspectRecord(TypedDict):
-    """One world size as it stands and as it is expected to after measuring."""
+    """One world size as it stands and as it is expected to after measuring.
+
+    ``pushed`` is what is known of the plain op's arms that push, which are in no shape: each says
+    what to measure.
+    """
 
     world_size: int
     max_bytes_this_kernel_lo: int | None
@@ -61,6 +65,7 @@ class ProspectRecord(TypedDict):
     open_share: float
     open_regret_pct: float
     note: str
+    pushed: PushedRecord | None
 
 
 class ReasonedShape(PlannedShape, total=False):

@@ -14,7 +14,7 @@ from ..rules.catalogue import catalogue
 from ..units import kib
 from . import words
 from .place import machine
-from .recommendation import evidence, interval, sizes, this_kernel, with_origin
+from .recommendation import evidence, interval, sizes, this_kernel, unidentified, with_origin
 from .sketch import bars
 from .statements import most_telling
 from .table import table, terminal_width
@@ -85,8 +85,8 @@ def text(found: Explanation) -> str:
                 f"{chance(found.separate_probability, short=True)} probability"
             ),
         ]
-    if found.pushed:
-        lines += ["", *_pushing(found)]
+    if pushing := _pushing(found):
+        lines += ["", *pushing]
     others = most_telling(found.cutoff.statements, s.gpu) if found.cutoff else ""
     if others:
         lines += ["", others]
@@ -133,13 +133,15 @@ def _apart(found: Explanation) -> list[str]:
 
 
 def _pushing(found: Explanation) -> list[str]:
-    """Return what the plain op's arms that push take, a line for each."""
+    """Return what the plain op's arms that push take, a line for each; then what no row tells."""
+    push = found.cutoff.pushed if found.cutoff else None
+    lacking = [] if push is None else unidentified([(found.world_size, push)])
     return [
         f"{with_origin(p.arm)}: {p.latency_us.value:.2f} us ({p.latency_us.lo:.1f} to "
         f"{p.latency_us.hi:.1f}) as {p.source} measures it, where 1-stage takes {p.one_us:.2f}; "
         f"faster than both with {chance(p.probability, short=True)} probability"
         for p in found.pushed
-    ]
+    ] + lacking
 
 
 def _rule(found: Explanation) -> str:

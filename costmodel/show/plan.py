@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..data.kernels import OWN_FAMILIES
-from ..model.shape import FUSED
+from ..model.shape import FUSED, PUSHED
 from ..planning import Plan
 from ..planning.candidates import harness_spread_us
 from ..planning.measurement_plan import Entry
@@ -13,6 +13,7 @@ from ..planning.value import Interval
 from ..units import kib
 from . import words
 from .place import machine, measure
+from .recommendation import unidentified
 from .table import table
 
 #: What is said where a cutoff is open and no shape of a plan would settle it.
@@ -44,6 +45,7 @@ def text(plan: Plan, out: Path | None = None) -> str:
                 f"interval on {machine(setting)}; there the expected regret is "
                 f"{p.open_regret_pct:.2f} % {words.OF_FASTER}."
             )
+    lines += _beside(plan)
     if not plan.entries:
         return "\n".join(
             [*lines, "nothing to measure: no measurement in this budget would change the rule."]
@@ -55,6 +57,27 @@ def text(plan: Plan, out: Path | None = None) -> str:
     lines += ["", _total(plan)]
     lines += ["", *_next(plan, out)]
     return "\n".join(lines)
+
+
+def _beside(plan: Plan) -> list[str]:
+    """Return why no shape has the plain op's arms that push, and what to measure of them."""
+    known = [(p.world_size, p.cutoff.pushed) for p in plan.prospects if p.cutoff.pushed is not None]
+    if not known:
+        return []
+    from ..decide.pushed import said_to_measure
+
+    lines = [
+        f"{' and '.join(map(words.arm, PUSHED))} are in no shape below: their rows calibrate apart "
+        "from those of 1-stage and 2-stage, whose regret the plan weighs."
+    ]
+    for n, push in known:
+        for c in push.cutoffs:
+            where = words.size_interval(c.here.lo.lo, c.here.hi.hi)
+            measure = said_to_measure(c.measure_next) if c.measure_next else "no captured batch"
+            lines.append(
+                f"TP{n}: {words.arm(c.of.arm)} against 1-stage is open at {where}: {measure}."
+            )
+    return lines + [f"{line}." for line in unidentified(known)]
 
 
 def _prospects(plan: Plan) -> str:

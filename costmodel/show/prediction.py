@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..decide.prediction import Prediction
 from ..decide.setting import Setting
+from ..model.shape import PUSHED
 from ..units import kib
 from .place import machine
 from .table import table
@@ -34,13 +35,13 @@ def text(predictions: Sequence[Prediction], setting: Setting, *, terms: bool = F
     ]  # fmt: skip
     if terms:
         head += names
-    measured = "\n".join(
-        f"{setting.kernel.title}: latencies as {r or 'a typical source'} measures them"
-        for r in references(predictions)
-    )
-    return f"{table(rows, head, right=True)}\n{measured}"
+    measured = dict.fromkeys(map(_measured, predictions))
+    return "\n".join([table(rows, head, right=True), *measured])
 
 
-def references(predictions: Sequence[Prediction]) -> list[str]:
-    """Return the harness keys whose benchmarks the latencies are of, each once."""
-    return list(dict.fromkeys(p.reference for p in predictions))
+def _measured(p: Prediction) -> str:
+    """Return whose kernels a prediction is of, and as whose benchmark measures them."""
+    said = f"{p.kernel}: latencies as {p.reference or 'a typical source'} measures them"
+    if p.algorithm not in PUSHED:
+        return said
+    return f"{said}, on any machine: what another benchmark adds to these kernels is not known"

@@ -248,19 +248,24 @@ def pushing(decision: Decision) -> list[str]:
         for n, push in known
         if push.cutoffs
     ]
+    return [*lines, *unidentified(known)]
+
+
+def unidentified(known: Sequence[tuple[int, Pushed]]) -> list[str]:
+    """Return which arms that push no row tells of, by world size, and what to measure."""
+    from ..decide.pushed import said_to_measure
+
     lacking: dict[tuple[str, ...], list[tuple[int, Pushed]]] = {}
     for n, push in known:
         if push.unidentified:
             lacking.setdefault(push.unidentified, []).append((n, push))
+    lines = []
     for names, where in lacking.items():
         ranks = " and ".join(f"TP{n}" for n, _ in where)
-        measure = where[0][1].measure_next
-        arms = dict.fromkeys(m["algorithm"] for m in measure)
-        tokens = sorted({m["tokens"] for m in measure})
+        push = where[0][1]
         lines.append(
             f"{with_origin(*names)} not identified at {ranks}: "
-            f"{where[0][1].reason}; measure {', '.join(f'plain_{a}' for a in arms)} at hidden "
-            f"{measure[0]['hidden_dim']}, tokens {', '.join(map(str, tokens))}"
+            f"{push.reason}; measure {said_to_measure(push.measure_next)}"
         )
     return lines
 
