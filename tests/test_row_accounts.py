@@ -9,6 +9,7 @@ from command import costmodel
 
 from costmodel.calibration.observations import observe
 from costmodel.calibration.row_accounts import accounts, said_of
+from costmodel.data import facts, timing
 from costmodel.data.measurement import Measurements
 
 
@@ -151,3 +152,50 @@ def test_rows_set_aside_for_one_reason_are_added_up():
     assert found == (
         "7 rows of mine set aside: quality is noisy; 1 row of other set aside: quality is noisy"
     )
+
+
+def test_what_sources_state_of_their_timing_is_that_of_their_rows(published):
+    for source in set(published.source.tolist()):
+        rows = published.select(published.source == source)
+        said = " ".join(timing.stated(source))
+        for column in ("timing", "rank_reduction", "statistic"):
+            assert {w for w in getattr(rows, column).used if w} <= set(
+                said.replace(";", " ").split()
+            )
+        silent = not any(
+            getattr(rows, c).used != ("",) for c in ("timing", "rank_reduction", "statistic")
+        )
+        assert (said == "") == (silent and not timing.beside(source)), source
+    assert timing.stated("mine") is None
+    assert timing.stated("../published/vllm-54787") is None
+    assert timing.stated("vllm-54787") == (
+        "graph (no launch by the host is in it)", "max over ranks (the slowest rank counts)",
+        "median", "8 graphs are replayed in rotation",
+    )  # fmt: skip
+
+
+def test_what_is_stated_beside_the_columns_is_of_a_published_source_with_its_address(published):
+    address = dict(zip(published.source.tolist(), published.url.tolist(), strict=True))
+    rows = facts.rows("timing_methods.csv")
+    assert rows
+    for fact in rows:
+        assert fact["url"] == address[fact["source"]]
+    record = json.loads(run("--source", "vllm-54787", "--format", "json"))["data"]
+    assert {words for r in record for words in r["timing_beside"]} == {
+        "8 graphs are replayed in rotation"
+    }
+    told = run("--source", "vllm-54787")
+    assert "graph: no launch by the host is in it" in told
+    assert "max: the slowest rank counts" in told
+    assert "vllm-54787: 8 graphs are replayed in rotation" in told
+    assert "eager:" not in told
+    assert "what of a benchmark's own" not in run("--source", "aiter-801")
+
+
+def test_explain_says_it_beside_the_constant():
+    words = ("explain", "--gpu", "MI355X", "--tp", 4, "--tokens", 8, "--hidden", 7168, "--verbose")
+    told = costmodel(*words, "--source", "vllm-54787").stdout
+    assert "of its timing vllm-54787 states: graph (no launch by the host is in it); max" in told
+    told = costmodel(*words, "--source", "vllm-fork-81").stdout
+    assert "of its timing vllm-fork-81 states: nothing, so no cause of the harness's share" in told
+    assert "of its timing" not in costmodel(*words, "--source", "typical").stdout

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from ..data import kernels
+from ..data.timing import beside
 from .posterior import SetAside
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ class AccountRecord(TypedDict):
     """Rows of one arm that one source measured in one way.
 
     Texts are "" where the source does not say; ``gpu_evidence`` is ``stated`` or ``inferred``.
-    ``kernel_versions`` counts rows by kernel version, ``set_aside`` by reason.
+    ``kernel_versions`` counts rows by kernel version, ``set_aside`` by reason. ``timing_beside`` is
+    what the source states of its timing beside the columns.
     """
 
     source: str
@@ -49,6 +51,7 @@ class AccountRecord(TypedDict):
     statistic: str
     rank_reduction: str
     timing: str
+    timing_beside: list[str]
     date: str
     rows: int
     used: int
@@ -101,6 +104,7 @@ def accounts(
                 "statistic": cells["statistic"],
                 "rank_reduction": cells["rank_reduction"],
                 "timing": cells["timing"],
+                "timing_beside": list(beside(cells["source"])),
                 "date": max(rows.date.tolist()),
                 "rows": len(rows),
                 "used": len(seen),

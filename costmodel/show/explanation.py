@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.timing import stated
 from ..decide.explanation import Choices, Explanation
 from ..decide.sensitivity import Flip
 from ..model.latency import TERMS
@@ -204,9 +205,20 @@ def _terms(found: Explanation) -> str:
     head = ("us", "1-stage", "90 %", other, "90 %", f"{other} - 1-stage")
     notes = [
         f"latencies {_measured_as(found)}",
+        *_timed(found.setting.reference),
         "total, 90 %: of a new measurement, with whatever constant its own benchmark adds",
     ]
     return "\n".join([table(rows, head, right=True), *notes])
+
+
+def _timed(reference: str) -> list[str]:
+    """Return what the benchmark's source states of its timing: causes of the harness's share."""
+    name = reference.partition("/")[0]
+    known = stated(name)
+    if known is None:
+        return []
+    said = "; ".join(known) or "nothing, so no cause of the harness's share is known"
+    return [f"of its timing {name} states: {said}"]
 
 
 def _measured_as(found: Explanation) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from ..calibration.row_accounts import AccountRecord
+from ..data.timing import LEAVES
 from .listing import text as cell
 from .table import table
 
@@ -43,9 +44,21 @@ def text(records: Sequence[AccountRecord]) -> str:
     parts.append(
         f"{used} of {read} rows used. ? = the source does not say; link none = without an address."
     )
+    if said := _timed(records):
+        parts.append("\n".join(["what of a benchmark's own is in the figures:", *said]))
     if numbers:
         parts.append("\n".join(f"[{n}] {link}" for link, n in numbers.items()))
     return "\n\n".join(parts)
+
+
+def _timed(records: Sequence[AccountRecord]) -> list[str]:
+    """Return what each way of timing leaves in a figure, and what sources state beside."""
+    seen = {r[column] for r in records for column in ("timing", "rank_reduction")}  # type: ignore[literal-required]
+    beside = {(r["source"], words) for r in records for words in r["timing_beside"]}
+    return [
+        *(f"{name}: {words}" for name, words in LEAVES.items() if name in seen),
+        *(f"{source}: {words}" for source, words in sorted(beside)),
+    ]
 
 
 def _arm(gpu: str, world_size: int | None, op: str) -> str:
