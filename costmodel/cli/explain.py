@@ -70,5 +70,7 @@ def command(
         from ..show.explanation import answer, brief, text
         from ..show.sketch import blocks
 
-        full = "\n".join([*answer(explanation), "", text(explanation)])
-        options.say(full if verbose else brief(explanation, fine=blocks()))
+        if verbose:
+            options.say("\n".join([*answer(explanation), "", text(explanation)]))
+        else:
+            options.say(brief(explanation, fine=blocks()))

@@ -7,7 +7,7 @@ those that do differ as widely as the rest, so no prior of the model hangs on th
 
 from __future__ import annotations
 
-from . import facts, measurement
+from . import facts
 
 #: What a way of timing or a reduction over ranks leaves in a figure.
 LEAVES = {
@@ -25,6 +25,8 @@ def beside(source: str) -> tuple[str, ...]:
 
 def stated(source: str) -> tuple[str, ...] | None:
     """Return all that a published source states of its timing; None where it is not published."""
+    from . import measurement  # whoever only needs words starts faster
+
     file = next((f for f in measurement.published_directory().iterdir() if f.stem == source), None)
     if file is None:
         return None

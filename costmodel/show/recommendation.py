@@ -253,14 +253,14 @@ def pushing(decision: Decision) -> list[str]:
 
 def unidentified(known: Sequence[tuple[int, Pushed]]) -> list[str]:
     """Return which arms that push no row tells of, by world size, and what to measure."""
-    from ..decide.pushed import said_to_measure
-
     lacking: dict[tuple[str, ...], list[tuple[int, Pushed]]] = {}
     for n, push in known:
         if push.unidentified:
             lacking.setdefault(push.unidentified, []).append((n, push))
     lines = []
     for names, where in lacking.items():
+        from ..decide.pushed import said_to_measure  # fused ops start faster
+
         ranks = " and ".join(f"TP{n}" for n, _ in where)
         push = where[0][1]
         lines.append(
