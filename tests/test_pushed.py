@@ -303,6 +303,8 @@ def test_predict_explain_and_plan_on_the_command_line():
     for more in ((), ("--verbose",)):
         said = costmodel("explain", *where, 4, "--tokens", 8, "--hidden", 7168, *more).stdout
         assert "LL and LL128 (AITER's main since #5272) not identified at TP4" in said
+    said = costmodel("explain", *where, 2, "--all", "--hidden", 7168).stdout
+    assert "TP2: LL is faster than 1-stage up to 384 KiB" in said
     said = costmodel("plan", *where, "2,4", "--shapes", 1).stdout
     assert "LL and LL128 are in no shape below: their rows calibrate apart" in said
     assert (

@@ -10,6 +10,8 @@ from command import costmodel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from costmodel.calibration.estimate import calibrate
+from costmodel.calibration.observations import observe
 from costmodel.data import kernels
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.setting import Setting
@@ -257,9 +259,6 @@ def test_only_what_is_known_is_claimed(decisions):
 
 
 def test_a_refused_table_claims_no_window(published):
-    from costmodel.calibration.estimate import calibrate
-    from costmodel.calibration.observations import observe
-
     noisy = published.select(
         (published.source == "aiter-3458-mi355x") & (published.world_size == 8)
     )
@@ -268,6 +267,24 @@ def test_a_refused_table_claims_no_window(published):
     assert not decision.at(8).claimed
     rule = decision.rule_of_arms
     assert rule is None or 8 not in rule.world_sizes
+
+
+def test_arms_that_priors_alone_tell_of_are_in_no_rule(published, tmp_path):
+    """Both fused arms measured, separate ops nowhere."""
+    both = np.isin(published.source, ("aiter-3458-mi355x", "vllm-fork-81", "aiter-1290"))
+    table = published.select(both & (published.op == FUSED) & (published.quality == "clean"))
+    setting = Setting(calibrate(observe(table))[0], "MI355X")
+    decision = recommend(setting, world_sizes=(4,))
+    assert decision.at(4).claimed
+    assert decision.at(4).three_way.apart
+    assert decision.rule_of_arms is None
+    file = tmp_path / "mine.json"
+    setting.calibration.save(file)
+    words = ("emit", "--for", "arms", "--gpu", "MI355X", "--calibration", file, "--tp")
+    assert "no row of an arm beside 1-stage and 2-stage on any GPU" in costmodel(*words, 4).stderr
+    apart = recommend(setting.but(otherwise="separate"), world_sizes=(4,))
+    assert not apart.at(4).claimed
+    assert apart.rule_of_arms is None
 
 
 def test_the_command_line_writes_it_and_recommend_carries_the_same(tmp_path):

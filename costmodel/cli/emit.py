@@ -415,6 +415,22 @@ def _recommended(
     return rule, provenance, decision
 
 
+def _no_rule_of_arms(decision: Decision) -> str:
+    """Return why there is no choice among all arms to write."""
+    setting, of_two = decision.setting, "--for json writes the rule of the two"
+    if not any(c.three_way for c in decision.cutoffs):
+        return (
+            f"no arm beside 1-stage and 2-stage of {setting.op} is identified on {setting.gpu}; "
+            f"{of_two}"
+        )
+    if any(c.claimed for c in decision.cutoffs):
+        return (
+            "no row of an arm beside 1-stage and 2-stage on any GPU in this calibration: priors "
+            f"alone would decide; {of_two}"
+        )
+    return decision.refusal()
+
+
 def _of_arms(tp: tuple[int, ...], asked: question.Asked, command_line: str) -> str:
     """Return the recommended choice among all arms as JSON."""
     workload = question.workload_of(asked)
@@ -422,12 +438,7 @@ def _of_arms(tp: tuple[int, ...], asked: question.Asked, command_line: str) -> s
     decision = recommend(question.setting_of(asked), workload, world_sizes=tp)
     rule = decision.rule_of_arms
     if rule is None:
-        setting = decision.setting
-        why = decision.refusal() if any(c.three_way for c in decision.cutoffs) else (
-            f"no arm beside 1-stage and 2-stage of {setting.op} is identified on {setting.gpu}; "
-            "--for json writes the rule of the two"
-        )  # fmt: skip
-        raise InputError(why)
+        raise InputError(_no_rule_of_arms(decision))
     return json_text(rule.made_by(command_line).to_json(), indent=2)
 
 

@@ -106,13 +106,18 @@ class Cutoff(Struct, frozen=True, eq=False, dict=True):
     def arms_claimed(self) -> bool:
         """Whether a rule of all arms may be built on it.
 
-        Its windows are claimed with the cutoff, and where each is of an arm that a benchmark has
-        beside 1-stage: what they leave out is then not what the cutoff lacks.
+        Its windows are claimed with the cutoff, where rows tell of each arm that the cutoff does
+        not choose between; and where each is of an arm that a benchmark has beside 1-stage: what
+        the cutoff lacks is then in none of them.
         """
-        three = self.three_way
-        if three is None:
+        three, setting = self.three_way, self.beside_three
+        if three is None or setting is None:
             return False
-        return self.claimed or all(w.algorithm in PUSHED for w in three.windows)
+        arms = {w.algorithm for w in three.windows}.difference(PUSHED)
+        if not arms or not self.claimed:
+            return not arms
+        others = arms.difference(setting.arms)
+        return all(ArmEvidence.of(setting, self.world_size, arm).rows for arm in others)
 
     @property
     def regret_pct(self) -> float:

@@ -15,7 +15,15 @@ from ..rules.catalogue import catalogue
 from ..units import kib
 from . import words
 from .place import machine
-from .recommendation import evidence, interval, sizes, this_kernel, unidentified, with_origin
+from .recommendation import (
+    evidence,
+    interval,
+    pushing,
+    sizes,
+    this_kernel,
+    unidentified,
+    with_origin,
+)
 from .sketch import bars
 from .statements import most_telling
 from .table import table, terminal_width
@@ -323,6 +331,7 @@ def choices_text(found: Choices) -> str:
                 "rules: 1 or 2 stages, s for separate ops; * where a rule runs another arm than "
                 "the choice"
             ),
+            *(pushing(found.decision) if found.decision else ()),
         ]
     )
 
