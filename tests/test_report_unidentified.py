@@ -56,8 +56,9 @@ def test_what_is_not_identified_is_said_first_with_reason_measurement_and_cost(n
     first = html.unescape(first_screen(text))
     assert first.startswith(f"# {title}\n")
     assert len(words_of(first)) <= 120
-    for label in ("Asked", "Not identified", "Stays", "Would narrow it", "Measure on your GPUs"):
+    for label in ("Asked", "Not identified", "Stays", "Would narrow it"):
         assert f"- **{label}:** " in first
+    assert "- **Measure on your GPUs:** `" in text
     assert "TP8: no clean row (noisy)" in first
     # No rule is written, none is shown, and none is measured against.
     assert not (noisy / "report" / "rule.json").exists()
@@ -79,7 +80,7 @@ def test_the_numbers_of_an_open_report_are_those_of_recommend_and_plan(noisy):
     assert not re.search(r"\b(0|100) % probability", text)
     assert abs(int(told[2]) - planned["seconds"]) <= 0.6  # both are rounded
     found = json.loads(run("recommend", *asked, cwd=noisy).stdout)
-    rows = cells(text, "- **Measure on your GPUs")[1:]
+    rows = cells(text, "- **Would narrow it")[1:]
     assert [row[0] for row in rows] == [f"TP{c['world_size']}" for c in found["cutoffs"]]
     for row, cutoff in zip(rows, found["cutoffs"], strict=True):
         assert cutoff["verdict"] == "not_identified"
@@ -114,7 +115,7 @@ def test_what_physics_decides_is_proposed_and_the_rest_called_unidentified(noisy
     text, _ = reported(noisy, "--gpu", "MI355X", "--model", "deepseek-v3")
     assert text.startswith("# SGLang on MI355X: only TP2 is decided: run 1-stage always, by")
     assert "the cutoff at TP4 and TP8, where the rule in force stays" in first_screen(text)
-    rows = {row[0]: row for row in cells(text, "- **Check on your GPUs")[1:]}
+    rows = {row[0]: row for row in cells(text, "- **Not known")[1:]}
     assert rows["TP8"][2] == "<= 128 KiB (no claim, stays)"
 
 

@@ -102,16 +102,26 @@ class ArmEvidence(Struct, frozen=True):
         return tuple(sorted({h for c in self.rows for h in c.hidden_dims}))
 
     @property
-    def otherwise(self) -> str:
-        """In what the rows here differ from what is asked, in words; "" where they do not."""
+    def other_dtypes(self) -> tuple[str, ...]:
+        """The dtypes of the rows here, where the one that is asked is not among them."""
+        dtypes = tuple(sorted({d for c in self.here for d in c.dtypes}))
+        return () if self.dtype in dtypes else dtypes
+
+    @property
+    def measured_with(self) -> str:
+        """What the rows here have in place of what is asked: dtypes, else kernel states, or ""."""
         if self.exact or not self.here:
             return ""
-        spoken = SPOKEN[self.arm]
-        dtypes = sorted({d for c in self.here for d in c.dtypes})
-        if dtypes and self.dtype not in dtypes:
-            return f"{spoken} rows are {', '.join(dtypes)}, not {self.dtype}"
         states = sorted({s for c in self.here for s in c.states}) or ["a kernel state not recorded"]
-        return f"{spoken} rows are of kernels with {' or '.join(states)}, asked is {self.state}"
+        return ", ".join(self.other_dtypes) or " or ".join(states)
+
+    @property
+    def otherwise(self) -> str:
+        """In what the rows here differ from what is asked, in words; "" where they do not."""
+        spoken, had = SPOKEN[self.arm], self.measured_with
+        if self.other_dtypes and had:
+            return f"{spoken} rows are {had}, not {self.dtype}"
+        return f"{spoken} rows are of kernels with {had}, asked is {self.state}" if had else ""
 
     def to_dict(self) -> ArmEvidenceRecord:
         """Return an entry of ``evidence``."""

@@ -11,9 +11,6 @@ from ..show.place import measure
 from ..show.plan import measuring
 from .case import AtWorldSize, Case, without
 
-#: Tokens of a check at most: those around the cutoff decide.
-CHECKED = 6
-
 
 def commands(cases: Sequence[Case], command: str, out: str) -> str:
     """Return the commands that give the report's numbers again."""
@@ -87,7 +84,7 @@ def check_command(case: Case) -> str:
     """Return the one command that measures both algorithms around the cutoffs on one's own GPUs."""
     places = checked(case)
     order = case.deployment.tokens.tolist()
-    tokens = {t for w in places for t in _around(case, w, order, -(-CHECKED // len(places)))}
+    tokens = {t for w in places for t in _around(case, w, order)}
     dtype = case.setting.dtype
     of_dtype = "" if dtype == "bf16" else f" --dtype {dtype}"
     return (
@@ -112,12 +109,16 @@ def _judged_by(case: Case) -> str:
     return shlex.join([*words, "--for", case.engine.name])
 
 
-def _around(case: Case, w: AtWorldSize, order: list[int], most: int) -> list[int]:
-    """Return captured tokens around what changes, or around the cutoff: ``most`` and the last."""
-    around = [b.tokens for b in w.changed] or [_turn(case, w)]
-    first, last = order.index(around[0]), order.index(around[-1])
-    near = order[max(0, first - 2) : last + 3]
-    return [*near[:: -(-len(near) // most)], near[-1]]
+def _around(case: Case, w: AtWorldSize, order: list[int]) -> list[int]:
+    """Return captured tokens: three of those that change, and one beyond on either side.
+
+    Where none changes, those about the cutoff.
+    """
+    inside = [b.tokens for b in w.changed] or [_turn(case, w)]
+    first, last = order.index(inside[0]), order.index(inside[-1])
+    beyond = 1 if w.changed else 2
+    sides = [*order[max(0, first - beyond) : first], *order[last + 1 : last + 1 + beyond]]
+    return [*sides, *inside[:: max(1, (len(inside) - 1) // 2)], inside[-1]]
 
 
 def _measure(case: Case, *world_sizes: int) -> str:

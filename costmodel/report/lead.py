@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..decide.evidence import BY_PHYSICS, TRANSFERRED
 from ..decide.objective import CONTESTED_FACTOR
+from ..model.shape import SPOKEN, TWO_STAGE
 from ..show.glossary import MEANING
 from ..show.place import THIS_MACHINE, YOUR_MACHINE, fabrics, machine
 from ..show.words import OF_FASTER, chance, percent, size_interval, up_to
@@ -79,8 +80,8 @@ def title(cases: Sequence[Case], whose: str) -> str:
 def lead(cases: Sequence[Case], above: str) -> list[tuple[str, str]]:
     """Return the first screen: what, for whom, how much, how sure, what is not known.
 
-    Labels with their words, as many as fit below the title ``above``; the last label is that of the
-    command that checks it.
+    Labels with their words, as many as fit below the title ``above``; :func:`check` is the command
+    that checks it.
     """
     said: list[tuple[str, str]] = []
     room = WORDS - HEADING - _count(above) - _count(elsewhere(cases))
@@ -89,6 +90,15 @@ def lead(cases: Sequence[Case], above: str) -> list[tuple[str, str]]:
         if sum(_count(" ".join(line)) for line in said) <= room:
             break
     return said
+
+
+def check(cases: Sequence[Case]) -> tuple[str, str]:
+    """Return the label and the command of the check on one's own machine."""
+    if not any(c.makes_calls for c in cases):
+        return "Check on a profile of a decode step", NO_CALL_CHECK
+    first = next((c for c in cases if c.headline), cases[0])
+    label = "Check" if any(c.claims for c in cases) else "Measure"
+    return f"{label} on your GPUs", check_command(first)
 
 
 def elsewhere(cases: Sequence[Case]) -> str:
@@ -104,7 +114,6 @@ def _lead(cases: Sequence[Case], most: int, *, aside: bool) -> list[tuple[str, s
     """Return the first screen with at most so many places named at once."""
     changed, lacking = _changed(cases), _lacking(cases)
     first = next((c for c in cases if c.headline), cases[0])
-    check = ("Check on your GPUs", check_command(first))
     model = f"{first.llm.name} (hidden {first.llm.hidden_size}, {first.setting.dtype})"
     if drafted := first.deployment.draft_tokens:
         model += f", {1 + drafted} tokens a sequence"
@@ -114,7 +123,6 @@ def _lead(cases: Sequence[Case], most: int, *, aside: bool) -> list[tuple[str, s
             ("Not identified", _reasons(unidentified(cases), len(cases) > 1, most)),
             ("Stays", _stays(unidentified(cases), len(cases) > 1, most)),
             ("Would narrow it", settled(cases)),
-            ("Measure on your GPUs", check[1]),
         ]
     if not any(c.makes_calls for c in cases):
         how = first.deployment.words()
@@ -123,14 +131,14 @@ def _lead(cases: Sequence[Case], most: int, *, aside: bool) -> list[tuple[str, s
             ("For whom", f"{model}{served}."),
             ("Why", _why_nothing(cases, most)),
             ("Not known", "other releases of the engine: one was read in its source, none run."),
-            ("Check on a profile of a decode step", NO_CALL_CHECK),
         ]
     if not changed:
+        claimed = [(c, w) for c in cases for w in c.in_order if w.cutoff.claimed]
         return [
-            ("For whom", f"{model}, batch {_every_batch(first)}."),
+            ("For whom", f"fused all-reduce + RMSNorm of {model}, batch {_every_batch(first)}."),
             ("Why", _why_nothing(cases, most)),
-            ("Not known", _unknown(cases, lacking, most)),
-            check,
+            ("How sure", _how_sure(cases, claimed, [], most, without_rows=False)),
+            ("Not known", _unknown(cases, [], most)),
         ]
     open_ones = _open(cases)
     # What is open for want of rows is said once; the table's evidence tells of many places.
@@ -142,10 +150,9 @@ def _lead(cases: Sequence[Case], most: int, *, aside: bool) -> list[tuple[str, s
     return [
         ("Change", f"fused all-reduce + RMSNorm: {_changes(cases, changed, open_ones, most)}."),
         ("For whom", f"{model}, batch {batches}{others}."),
-        ("Wins", _wins(cases, changed, most)),
+        ("Wins, modelled", _wins(cases, changed, most)),
         ("How sure", sure),
         ("Not known", _unknown(cases, unsaid, most)),
-        check,
     ]
 
 
@@ -209,6 +216,8 @@ def _changes(
     ]
     words = ", ".join(said.replace("PLACES", where) for said, where in _grouped(cases, found))
     were = f" (before: {before.pop()})" if len(before) == 1 else ""
+    if all(c.setting.alternative == TWO_STAGE for c, _ in changed) and "up to" in words:
+        were += ", 2-stage above"
     if not open_ones:
         return f"1-stage {words}{were}"
     where = "the rest" if len(open_ones) > most else in_words(cases, open_ones)
@@ -218,36 +227,40 @@ def _changes(
 
 
 def _batches(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
-    """Return the batches that change, those of 2 ranks only where nothing else does."""
-    crossing = [place for place in changed if place[1].world_size > 2] or changed
+    """Return the batches that change."""
     order = cases[0].deployment.batches.tolist()
-    found = [(runs(w.changed, order), (c, w)) for c, w in crossing if w.changed]
+    found = [(_short(runs(w.changed, order)), (c, w)) for c, w in changed if w.changed]
     by_batches = _grouped(cases, found)
     if not by_batches:
         return "none"
-    if len(by_batches) > max(1, most - 1):
-        every = [b.batch for _, w in crossing for b in w.changed]
-        return f"{min(every)} to {max(every)}"
+    if len(by_batches) > max(1, most):
+        every = [b.batch for _, w in changed for b in w.changed]
+        return f"{min(every)}-{max(every)}"
     if len(by_batches) == 1:
         return by_batches[0][0]
     return "; ".join(f"{said} at {where}" for said, where in by_batches)
 
 
 def _every_batch(case: Case) -> str:
-    """Return the captured batches that are weighed: ``1 to 512``."""
+    """Return the captured batches that are weighed: ``1-512``."""
     batches = case.deployment.batches
-    return f"{batches.min()} to {batches.max()}"
+    return f"{batches.min()}-{batches.max()}"
+
+
+def _short(batches: str) -> str:
+    """Return runs of batch sizes in as few words as can be: ``24-64``."""
+    return batches.replace(" to ", "-")
 
 
 def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
     """Return what changes win in us of a decode step, and in percent on contested calls.
 
-    Beside others, 2 ranks stand in the table alone.
+    Beside others, 2 ranks come last.
     """
     many = len(cases) > 1
     crossing = [(c, w) for c, w in changed if w.world_size > 2]
     told = crossing or changed
-    mean = f"mean over {cases[0].histogram.name or 'all batches'}"
+    mean = f"mean over {cases[0].histogram.name or f'batch {_every_batch(cases[0])}'}"
     if len(told) <= max(most, 1):
         words = [_win(c, w, many, mean if i == 0 else "") for i, (c, w) in enumerate(told)]
     else:
@@ -257,10 +270,14 @@ def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
     contested = f"{OF_FASTER} on contested calls, within {CONTESTED_FACTOR}x of the cutoff"
     if len(near) == 1:
         e = saved[0]
-        words.insert(1, f"{e.value:.1f} % {contested} ({e.lo:.1f} to {e.hi:.1f})")
+        close = f"of a call within {CONTESTED_FACTOR}x of the cutoff, where arms tie"
+        words.insert(1, f"{e.value:.1f} % {close} ({e.lo:.1f} to {e.hi:.1f})")
     elif near and len(near) == len(told) <= most:
         each = " and ".join(f"{e.value:.1f} %" for e in saved)
         words.append(f"{each} {contested}")
+    if most and (last := [place for place in changed if place not in told]):
+        alone = len(last) < most
+        words += [_win(c, w, many, "") for c, w in last] if alone else [f"{_span(last, many)} us"]
     return "; ".join(words) + "."
 
 
@@ -301,9 +318,18 @@ def _how_sure(
 
     def evidence(w: AtWorldSize) -> str:
         rows = sum(arm.count for arm in w.cutoff.evidence)
-        if not rows or w.world_size == 2 or len(changed) > most:
+        if sum(other.world_size > 2 for _, other in changed) > most or not most:
             return w.evidence
-        return f"{w.evidence} ({rows} latencies)"
+        if w.evidence == BY_PHYSICS:
+            measured = f"{rows} latencies" if rows else "unmeasured"
+            return f"{w.evidence} (same bytes, one launch less; {measured})"
+        if w.evidence == TRANSFERRED:
+            return f"{w.evidence} from other GPUs' rows"
+        if not rows:
+            return w.evidence
+        other = {a.measured_with: SPOKEN[a.arm] for a in w.cutoff.evidence if a.measured_with}
+        of = "".join(f", {spoken}'s with {what}" for what, spoken in other.items())
+        return f"{w.evidence} ({rows} latencies{of})"
 
     found = _grouped(cases, [(evidence(w), (c, w)) for c, w in changed])
     words = [f"{where} {said}" for said, where in found]
@@ -321,7 +347,7 @@ def _unknown(cases: Sequence[Case], lacking: Sequence[Place], most: int) -> str:
     unclaimed = [
         (c, w) for c, w in unidentified(cases) if w.world_size > 2 and any(k.claims for k in cases)
     ]
-    words = [f"{YOUR_MACHINE}: nothing ran there, gains are modelled"]
+    words = [YOUR_MACHINE]
     if machine(*(c.setting for c in cases)) == THIS_MACHINE:
         words = ["other machines: the model was calibrated with rows of this one"]
     if lacking:
@@ -352,7 +378,7 @@ def _why_nothing(cases: Sequence[Case], most: int) -> str:
     if alike:
         named = f"at {in_words(cases, alike)}"
         where = named if len(cases) <= max(1, most) else "where the table says no change"
-        rules = "the rule in force and the recommended rule"
+        rules = "the rule in force and the best estimate"
         said.append(f"{where} {rules} run the same arm at every captured batch")
     ends = [(w.score.saved_pct.lo, w.score.saved_pct.hi) for _, w in open_ones]
     if len(open_ones) > most:

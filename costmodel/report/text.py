@@ -11,7 +11,7 @@ from .. import __version__
 from ..decide.evidence import MEASURED_ELSEWHERE
 from ..decide.explanation import choices
 from ..decide.validation import ValidationLimits
-from ..model.shape import TWO_STAGE
+from ..model.shape import SPOKEN, TWO_STAGE
 from ..show.place import machine
 from ..show.plan import NO_SHAPE_SETTLES, planned_arms
 from ..show.recommendation import apart, guarded
@@ -27,7 +27,7 @@ from .commands import (
     measure_commands,
     settle_commands,
 )
-from .lead import elsewhere, in_words, lead, meanings, runs, tag, title, unidentified
+from .lead import check, elsewhere, in_words, lead, meanings, runs, tag, title, unidentified
 from .projects import NOTHING, OTHER_LINKS, OUTLINES, UNIDENTIFIED, WHOSE
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def context(
         "llm": first.llm,
         "title": head,
         "lead": lead(cases, head),
+        "check": check(cases),
         "elsewhere": elsewhere(cases),
         "meanings": meanings(cases),
         "machine": machine(*(c.setting for c in cases)),
@@ -125,10 +126,12 @@ def cautions(cases: Sequence[Case]) -> list[str]:
         for d in decisions
         for cut in d.cutoffs
     ):
-        lines.append(
-            "this change is the best of the two fused arms, which is what the engine's rule "
-            "chooses between; separate ops would be a change of its own (--otherwise separate "
-            "weighs 1-stage against them)"
+        engine = cases[0].engine.title
+        lines.insert(
+            0,
+            f"compared here are the two fused arms, between which {engine}'s rule chooses; "
+            "separate ops may beat both, and would be a change of their own (costmodel recommend "
+            "--otherwise separate weighs 1-stage against them)",
         )
     other_rows = [
         (c, w)
@@ -142,7 +145,8 @@ def cautions(cases: Sequence[Case]) -> list[str]:
         )
         lines.append(
             f"measured elsewhere at {in_words(cases, other_rows)}, on this GPU and this number of "
-            f"ranks: {'; '.join(lacks) or 'no benchmark has both arms at one shape'}"
+            f"ranks: {'; '.join(lacks) or 'no benchmark has both arms at one shape'}; the model "
+            "carries them over, which widens the interval"
         )
     for proposed in (True, False):
         open_ones = [
@@ -169,10 +173,21 @@ def _not_decided(
 ) -> str:
     """Return where a change is not decided, and what to do about it before it is made."""
     where = in_words(cases, places)
-    why = "the 90 % interval of what the change would save there includes zero"
+    why = "the 90 % interval of the saving includes zero"
     if proposed:
         return f"not decided at {where}, though it changes there too: {why}"
-    return f"not decided at {where}, so nothing changes there: {why}. Measure there first"
+    by_arm: dict[str, list[str]] = {}
+    for c, w in places:
+        if w.changed:
+            batches = runs(w.changed, c.deployment.batches.tolist())
+            at = f"{tag(c, w, len(cases) > 1)} batch {batches}"
+            by_arm.setdefault(w.changed[0].new, []).append(at)
+    taken = "; ".join(f"{SPOKEN[arm]} at {', '.join(at)}" for arm, at in by_arm.items())
+    decides = (
+        f". It is decided if your GPUs run the best estimate's arm faster by more than "
+        f"{ValidationLimits().tie:g} %: {taken}"
+    )
+    return f"not decided at {where}, so nothing changes there: {why}{decides if taken else ''}"
 
 
 def _sentence(words: str) -> str:
