@@ -16,7 +16,11 @@ none. Coverage is of the printed
 interval of the stopped rule, by the truth's best cutoff; the score is its interval score
 (benchmarks/coverage.py) beside that of the flat interval from half to twice the point.
 
-    OPENBLAS_NUM_THREADS=1 python benchmarks/tuning.py --truths 30 --out tuning.json
+A truth takes some seconds of a core. ``--record`` keeps each as it comes, one line of JSON; a run
+that is started again with the same file goes on where it ended. ``--out`` is what is committed.
+
+    OPENBLAS_NUM_THREADS=1 python benchmarks/tuning.py --truths 30 --record truths.jsonl \\
+        --out benchmarks/tuning.json
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -198,7 +203,7 @@ def one_truth(task) -> dict:
     )
     fitted = machine.after(machine.rows(measured), (world_size,)).cutoff(world_size)
     return {
-        "misspecification": name, "gpu": gpu, "world_size": world_size,
+        "misspecification": name, "gpu": gpu, "world_size": world_size, "number": number,
         "shapes": step["shapes"],
         "least": float(truth.regrets.min()),
         "tune": lost(truth, step),
@@ -238,35 +243,78 @@ def score(low: float, high: float, best: tuple[float, float]) -> float:
 
 ARMS = ("prior", "tune", "8 shapes", "model on the grid", "argmin", "worst case")
 
+#: What eight chosen shapes are held against.
+GRID_ARMS = ("argmin", "worst case", "model on the grid")
 
-def summary(records: list[dict]) -> list[dict]:
-    """Return means over the truths of each misspecification and world size."""
-    out = []
+
+def figures(mine: list[dict]) -> dict:
+    """Return means over truths, with the standard errors of what the targets are about.
+
+    ``above`` is by how much eight shapes lose more than an arm of the grid, in points, paired by
+    truth, with its standard error. The error of the coverage is binomial.
+    """
+    mean = {
+        arm: float(np.mean([r[arm] - r["least"] for r in mine if r[arm] is not None]))
+        for arm in ARMS
+    }
+    above = {}
+    for arm in GRID_ARMS:
+        both = [r for r in mine if r[arm] is not None and r["8 shapes"] is not None]
+        apart = np.array([r["8 shapes"] - r[arm] for r in both])
+        above[arm] = [float(apart.mean()), float(apart.std() / np.sqrt(len(both)))]
+    covered = float(np.mean([r["covered"] for r in mine]))
+    flat = [r["flat"] for r in mine if r["flat"] is not None]
+    return {
+        "truths": len(mine),
+        "shapes": float(np.mean([r["shapes"] for r in mine])),
+        "refused": sum(r["tune"] is None for r in mine),
+        **mean,
+        "above": above,
+        "covered": covered,
+        "covered_error": float(np.sqrt(covered * (1 - covered) / len(mine))),
+        "score": float(np.mean([r["score"] for r in mine])),
+        "flat": float(np.mean(flat)) if flat else None,
+    }
+
+
+def summary(records: list[dict]) -> dict:
+    """Return the figures of all truths, by misspecification, and by world size too."""
+    by_name, by_both = {}, []
     for name in MISSPECIFICATIONS:
+        mine = [r for r in records if r["misspecification"] == name]
+        if mine:
+            by_name[name] = figures(mine)
         for world_size in (4, 8):
-            mine = [r for r in records
-                    if (r["misspecification"], r["world_size"]) == (name, world_size)]  # fmt: skip
-            if not mine:
-                continue
-            mean = {
-                arm: float(np.mean([r[arm] - r["least"] for r in mine if r[arm] is not None]))
-                for arm in ARMS
-            }
-            covered = float(np.mean([r["covered"] for r in mine]))
-            flat = [r["flat"] for r in mine if r["flat"] is not None]
-            out.append(
-                {
-                    "misspecification": name, "world_size": world_size, "truths": len(mine),
-                    "shapes": float(np.mean([r["shapes"] for r in mine])),
-                    "refused": sum(r["tune"] is None for r in mine),
-                    **mean,
-                    "covered": covered,
-                    "covered_error": float(np.sqrt(covered * (1 - covered) / len(mine))),
-                    "score": float(np.mean([r["score"] for r in mine])),
-                    "flat": float(np.mean(flat)) if flat else None,
-                }
-            )  # fmt: skip
-    return out
+            if there := [r for r in mine if r["world_size"] == world_size]:
+                by_both.append(
+                    {"misspecification": name, "world_size": world_size, **figures(there)}
+                )
+    return {"together": figures(records), "by_misspecification": by_name, "summary": by_both}
+
+
+def read(path: str | None) -> list[dict]:
+    """Return the truths that a record holds; a torn last line is cut off."""
+    if path is None or not os.path.exists(path):
+        return []
+    with open(path, "rb+") as stream:
+        text = stream.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        stream.truncate(len(whole))
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def drawn(tasks: list[tuple], workers: int, record: str | None):
+    """Yield what each truth gave, writing it into the record as it comes."""
+    pool = ProcessPoolExecutor(workers) if workers > 1 else None
+    try:
+        for found in (pool.map if pool else map)(one_truth, tasks):
+            if record:
+                with open(record, "a") as stream:
+                    stream.write(json.dumps(found) + "\n")
+            yield found
+    finally:
+        if pool:
+            pool.shutdown(cancel_futures=True)
 
 
 def main() -> None:
@@ -275,40 +323,62 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=list(MISSPECIFICATIONS))
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--seconds", type=float, help="stop taking up truths after so long")
-    parser.add_argument("--out")
+    parser.add_argument("--record", help="JSON lines, a truth each, from which a run goes on")
+    parser.add_argument("--out", help="the figures, as JSON")
     given = parser.parse_args()
+    records = read(given.record)
+    known = {task_of(r) for r in records}
     tasks = [
         (name, gpu, n, number)
         for number in range(given.truths)
         for name in (given.only or MISSPECIFICATIONS)
         for gpu, n in TARGETS
+        if (name, gpu, n, number) not in known
     ]
-    import time
-
-    records, began = [], time.monotonic()
-    with ProcessPoolExecutor(given.workers) as pool:
-        chunk = 4 * len(given.only or MISSPECIFICATIONS)
-        for start in range(0, len(tasks), chunk):
-            if given.seconds and time.monotonic() - began > given.seconds:
-                break
-            records += pool.map(one_truth, tasks[start : start + chunk])
-            if given.out:
-                with open(given.out, "w") as stream:
-                    json.dump({"summary": summary(records), "truths": records}, stream, indent=1)
+    began = time.monotonic()
+    for found in drawn(tasks, given.workers, given.record):
+        records.append(found)
+        if given.seconds and time.monotonic() - began > given.seconds:
+            break
+    # As many of each, whenever it ended: a mean over all is not of what came first.
+    whole = min(
+        sum(task_of(r)[:3] == (name, *target) for r in records)
+        for name in (given.only or MISSPECIFICATIONS)
+        for target in TARGETS
+    )
+    records = [r for r in records if r["number"] < whole]
+    if not records:
+        raise SystemExit("no truth of every misspecification and target yet; go on with --record")
     found = summary(records)
+    if given.out:
+        with open(given.out, "w") as stream:
+            stream.write(json.dumps(found, indent=1) + "\n")
     head = ("misspecification", "ranks", "truths", "refused", "shapes",
             *(f"{arm}, points" for arm in ARMS), "coverage", "score", "flat")  # fmt: skip
+    lines = [
+        *((s["misspecification"], f"TP{s['world_size']}", s) for s in found["summary"]),
+        *((name, "all", s) for name, s in found["by_misspecification"].items()),
+        ("together", "all", found["together"]),
+    ]
     rows = [
         (
-            s["misspecification"], f"TP{s['world_size']}", s["truths"], s["refused"],
+            name, ranks, s["truths"], s["refused"],
             f"{s['shapes']:.1f}",
             *(f"{s[arm]:.3f}" for arm in ARMS),
             f"{100 * s['covered']:.0f} +- {100 * s['covered_error']:.0f} %",
             f"{s['score']:.2f}", "-" if s["flat"] is None else f"{s['flat']:.2f}",
         )
-        for s in found
+        for name, ranks, s in lines
     ]  # fmt: skip
     sys.stdout.write(table(rows, head, width=220) + "\n")
+    for name, _, s in lines:
+        said = (f"{arm} {m:+.4f} +- {error:.4f}" for arm, (m, error) in s["above"].items())
+        sys.stdout.write(f"{name}: eight shapes lose more than {', '.join(said)} points\n")
+
+
+def task_of(record: dict) -> tuple:
+    """Return which truth a record is of."""
+    return record["misspecification"], record["gpu"], record["world_size"], record["number"]
 
 
 if __name__ == "__main__":
