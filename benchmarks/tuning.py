@@ -320,6 +320,7 @@ def drawn(tasks: list[tuple], workers: int, record: str | None):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--truths", type=int, default=30, help="a misspecification and target")
+    parser.add_argument("--first", type=int, default=0, help="number of the first, which seeds it")
     parser.add_argument("--only", action="append", choices=list(MISSPECIFICATIONS))
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--seconds", type=float, help="stop taking up truths after so long")
@@ -330,7 +331,7 @@ def main() -> None:
     known = {task_of(r) for r in records}
     tasks = [
         (name, gpu, n, number)
-        for number in range(given.truths)
+        for number in range(given.first, given.first + given.truths)
         for name in (given.only or MISSPECIFICATIONS)
         for gpu, n in TARGETS
         if (name, gpu, n, number) not in known
@@ -346,7 +347,7 @@ def main() -> None:
         for name in (given.only or MISSPECIFICATIONS)
         for target in TARGETS
     )
-    records = [r for r in records if r["number"] < whole]
+    records = [r for r in records if r["number"] < given.first + whole]
     if not records:
         raise SystemExit("no truth of every misspecification and target yet; go on with --record")
     found = summary(records)

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch", reason="the live back ends compute with torch")
 
 from costmodel.data import measurement
-from costmodel.live.backends.base import LiveShape
+from costmodel.live.backends.base import ARMS, PUSHED, LiveShape, arm_of, op_and_algorithm
 from costmodel.live.run.proof import refusals
 from tests.test_live_aiter import ENTRY, QUICK, Found, torchrun
 
@@ -287,3 +287,10 @@ def test_names_of_kernels_say_whether_an_arm_ran_its_own(arm, names, said):
     reasons = refusals({arm: [names, names]}, 2)
     assert said in reasons.get(arm, "")
     assert bool(said) == bool(reasons)
+
+
+def test_every_op_and_algorithm_has_one_arm_and_one_that_pushes_is_not_it():
+    for arm in set(ARMS) - set(PUSHED):
+        assert arm_of(*op_and_algorithm(arm)) == arm
+    for arm in PUSHED:
+        assert arm_of(*op_and_algorithm(arm)) == "plain_1stage"

@@ -103,13 +103,16 @@ sys.meta_path.insert(0, Forbid())
 """
 
 
+ARMS = "1stage,2stage,separate,plain_1stage,plain_2stage"
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_gloo_measures_three_arms_without_scipy_pandas_and_plotly(tmp_path, ranks):
+def test_gloo_measures_its_arms_without_scipy_pandas_and_plotly(tmp_path, ranks):
     (tmp_path / "sitecustomize.py").write_text(FORBIDDEN)
     run = tmp_path / "run"
     code, out, err = measure(
         "--backend", "gloo", "--tp", ranks, "--hidden", "512", "--tokens", "1,3", "--dtype",
-        "bf16", "--arms", "1stage,2stage,separate", *QUICK, "--calls", "2", "--seed", "11",
+        "bf16", "--arms", ARMS, *QUICK, "--calls", "2", "--seed", "11",
         "--out", run, env={**os.environ, "PYTHONPATH": str(tmp_path)},
     )  # fmt: skip
     assert (code, err) == (0, "")
@@ -118,7 +121,8 @@ def test_gloo_measures_three_arms_without_scipy_pandas_and_plotly(tmp_path, rank
         (tokens, op, algorithm)
         for tokens in (1, 3)
         for op, algorithm in (
-            ("ar_then_rmsnorm", ""), ("fused_ar_rmsnorm", "1stage"), ("fused_ar_rmsnorm", "2stage"),
+            ("all_reduce", "1stage"), ("all_reduce", "2stage"), ("ar_then_rmsnorm", ""),
+            ("fused_ar_rmsnorm", "1stage"), ("fused_ar_rmsnorm", "2stage"),
         )
     ]  # fmt: skip
     assert set(table.world_size) == {ranks}
@@ -131,7 +135,7 @@ def test_gloo_measures_three_arms_without_scipy_pandas_and_plotly(tmp_path, rank
             assert arm["correct"]
             assert np.array(arm["latency_us"]).shape == (4, 2, ranks)
     first = lines[0]["arms"]["1stage"]
-    rows = table.latency_us[(table.algorithm == "1stage")]
+    rows = table.latency_us[(table.algorithm == "1stage") & (table.op == "fused_ar_rmsnorm")]
     rounds = np.median(np.array(first["latency_us"]).max(axis=2), axis=1)
     assert rows[0] == pytest.approx(np.median(rounds), abs=1e-3)
     environment = json.loads((run / "environment.json").read_text())

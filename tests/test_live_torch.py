@@ -191,8 +191,8 @@ def test_there_is_no_rule_of_the_fused_op_to_learn_from_it(tmp_path, capsys):
               "--budget", "20", "--out", str(tmp_path / "run")])  # fmt: skip
     assert ended.value.code == 2
     assert capsys.readouterr().err == (
-        "costmodel: error: back end torch has no fused op, whose shapes are chosen on the way; "
-        "measure takes a grid or a plan\n"
+        "costmodel: error: back end torch cannot force both stages of fused_ar_rmsnorm at one "
+        "shape, so it cannot be tuned there; it can those of all_reduce\n"
     )
     assert not (tmp_path / "run").exists()
 

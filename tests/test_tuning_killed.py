@@ -21,15 +21,15 @@ TUNE = (
 )  # fmt: skip
 
 
-def started(tmp_path, mark, killing):  # noqa: F811
+def started(tmp_path, mark, killing, *more, first="tp2"):  # noqa: F811
     """Start a tuning; return it once a shape is on disk, and where."""
     out = tmp_path / "pr"
     run = subprocess.Popen(
-        [sys.executable, "-m", "costmodel", *TUNE, "--out", out],
+        [sys.executable, "-m", "costmodel", *TUNE, *more, "--out", out],
         env={**os.environ, killing.MARK: mark, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    samples, until = out / "tp2" / "samples.jsonl", time.monotonic() + 120
+    samples, until = out / first / "samples.jsonl", time.monotonic() + 120
     while not (samples.exists() and samples.read_bytes().count(b"\n")):
         assert run.poll() is None, run.communicate()
         assert time.monotonic() < until
@@ -71,3 +71,21 @@ def test_one_line_what_was_kept_and_no_process_left(
     assert "next: measure where a model is of the links" in done.stdout
     assert len(measurement.read(out / "measurements.csv")) >= 2
     assert not (out / "rule.patch").exists()
+
+
+def test_ctrl_c_in_the_first_of_two_ops_keeps_it_and_says_of_the_other_that_it_waits(
+    tmp_path, killing  # noqa: F811
+):  # fmt: skip
+    mark = f"tuning-ops-{os.getpid()}"
+    run, out = started(tmp_path, mark, killing, "--op", "fused,plain", first="fused/tp2")
+    os.kill(run.pid, signal.SIGINT)
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 130
+    (line,) = [line for line in err.splitlines() if line.strip()]
+    assert line.startswith("costmodel: stopped by Ctrl-C at: ")
+    done = costmodel("tune", "--out", out, "--finish")
+    assert done.returncode == 1
+    assert done.stdout.count("TP2: not decided") == 1
+    assert f"{out / 'plain'}: nothing was measured there yet; go on with --resume" in done.stderr
+    assert (out / "fused" / "tune.json").exists()
+    assert not (out / "plain" / "tune.json").exists()

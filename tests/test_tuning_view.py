@@ -56,6 +56,13 @@ def test_the_view_fits_a_narrow_terminal_and_shows_the_last_intervals(otherwise)
     assert lines[-1] == "time left: 12 s"
 
 
+def test_the_view_of_the_plain_op_says_so():
+    setting = Setting.shipped("MI300X", op="plain")
+    known = Known(setting, recommend(setting, world_sizes=(8,)), measured=False)
+    first = view(known, 8, [], "", fine=False).split("\n")[0]
+    assert first.startswith("TP8 plain, hidden ")
+
+
 def run(out, **streams):
     command = [sys.executable, "-m", "costmodel", "tune", "--backend", "replay", "--tp", "4",
                "--hidden", "2880", "--budget", "200", "--rounds", "4", "--samples", "2", "--seed",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ..data import kernels, llms
+from ..data import kernels, llms, ops
 from ..decide.objective import MEAN
+from ..decide.setting import alternative
 from ..decide.stopping import StoppingLimits
 from ..engines.call_sites import serving_engine
 from ..engines.source import open_tree
@@ -23,11 +25,14 @@ from ..live.run.exit_codes import BAD_INPUT, CANNOT_WRITE, FINISHED, WRONG_RESUL
 from ..live.run.options import check_open_options, world_sizes
 from ..live.run.peers import join, under_torchrun
 from ..model.eligibility import check_hidden
-from ..model.shape import Shapes
+from ..model.shape import FUSED, SEPARATE_OPS, Shapes
 from ..rules import ENGINES
+from ..tuning.knowledge import TUNED, tuned_op
 from ..tuning.session import SETTINGS, Session, TuningSettings
 from ..units import ELEMENT_BYTES, read_dtype
 from . import options, question
+
+_OP_NAMES = tuple(op.names[0] for op in map(ops.vocabulary().__getitem__, TUNED))
 
 
 @click.command()
@@ -36,6 +41,11 @@ from . import options, question
     shell_complete=options.offering(BACKENDS),
 )  # fmt: skip
 @options.world_sizes
+@click.option(
+    "--op", "op_list", metavar="LIST", default="fused", show_default=True,
+    shell_complete=options.offering(_OP_NAMES),
+    help=f"{', '.join(_OP_NAMES)}; of several, a tuning each in a folder of --out.",
+)  # fmt: skip
 @click.option(
     "--dtype", metavar="LIST", shell_complete=options.offering(ELEMENT_BYTES),
     help=f"{', '.join(ELEMENT_BYTES)}; of several, a tuning each in a folder of --out.  "
@@ -69,6 +79,7 @@ def command(
     ctx: click.Context,
     backend: str | None,
     tp: tuple[int, ...],
+    op_list: str,
     source: str | None,
     budget: float | None,
     shapes: int,
@@ -84,6 +95,7 @@ def command(
     that helps most, calibrates again, and goes on until the expected regret on contested calls is
     below --limit, the interval no longer narrows, or the budget ends. --out then holds
     measurements, calibration, rule, patch and tests (--for), a report (--model), and summary.md.
+    Several ops and dtypes are a tuning each, in one start and one budget.
 
     \b
     COSTMODEL_REPLAY=MI355X:17 costmodel tune --backend replay --tp 4,8 --for sglang --out pr
@@ -100,30 +112,38 @@ def command(
     if not 0 < limit < 100:
         raise InputError(f"--limit is {limit:g}; give percent, more than 0")
     run = {k: given.pop(k) for k in ("seed", "rounds", "samples", "watchdog", "unchecked")}
-    dtypes = _dtypes(given["dtype"])
+    if not op_list.strip(" ,"):
+        raise InputError(f"--op names no op; give some of {', '.join(_OP_NAMES)}")
+    ops_asked, dtypes = _listed(op_list, tuned_op), _listed(given["dtype"] or "", read_dtype)
     if resume or finish:
         sessions = []
         for place in _places(out):
             had = Session.open(place).settings
+            op = had["op"] if had["op"] in ops_asked else ops_asked[0]
             same = {"dtype": had["dtype"] if had["dtype"] in dtypes else next(iter(dtypes), None)}
-            asked = _settings(backend or had["backend"], tp, shapes, limit, {**given, **same})
+            asked = _settings(backend or had["backend"], tp, op, shapes, limit, {**given, **same})
             repeated = {key: asked[key] for key in _named(ctx)}  # type: ignore[literal-required]
             sessions.append(Session.open(place, repeated))
             _check_source(source, had["engine"])
+        _check_all_there(ctx, out, sessions, ops_asked, dtypes)
     else:
         if not backend:
             raise InputError(f"--backend is missing; one of {', '.join(BACKENDS)}")
-        check_open_options({**run, "backend": backend})
+        check_open_options({**run, "backend": backend, "ops": ops_asked})
         tp = _on_the_ranks(backend, tp, named=bool(options.given(ctx, ["tp"])))
         every = [
-            _settings(backend, tp, shapes, limit, {**given, "dtype": dtype})
+            _settings(backend, tp, op, shapes, limit, {**given, "dtype": dtype})
+            for op in ops_asked
             for dtype in dtypes or (None,)
         ]
         _check_source(source, every[0]["engine"])
         begin = Session if _is_follower() else Session.start
         if len(every) > 1 and not _is_follower():
             Session.check_vacant(out)
-        folders = [out / one["dtype"] if len(every) > 1 else out for one in every]
+        folders = [
+            out / _folder(one, several_ops=len(ops_asked) > 1, several_dtypes=len(dtypes) > 1)
+            for one in every
+        ]
         sessions = [begin(*both) for both in zip(folders, every, strict=True)]
     code = FINISHED
     if not finish:
@@ -131,12 +151,24 @@ def command(
 
         code = measure(sessions, {**run, "backend": sessions[0].settings["backend"]}, budget)
         # None: a machine that is not ready.
-        nothing = not any(any(map(one.shapes, one.started())) for one in sessions)
+        nothing = not any(map(_holds_shapes, sessions))
         if code not in (FINISHED, WRONG_RESULTS) or _is_follower() or (code and nothing):
             ctx.exit(code)
-    for session in sessions:
+    begun = [session for session in sessions if session.started()]
+    if not begun:
+        raise InputError(f"{out}: nothing was measured there; go on with --resume")
+    for session in begun:
         code = max(code, _concluded(ctx, session, source))
+    for session in sessions:
+        if session not in begun:
+            code = max(code, WRONG_RESULTS)
+            words = f"{session.directory}: nothing was measured there yet; go on with --resume"
+            click.echo(f"costmodel: note: {words}", err=True)
     ctx.exit(code)
+
+
+def _holds_shapes(session: Session) -> bool:
+    return any(map(session.shapes, session.started()))
 
 
 def _concluded(ctx: click.Context, session: Session, source: str | None) -> int:
@@ -146,8 +178,7 @@ def _concluded(ctx: click.Context, session: Session, source: str | None) -> int:
     from ..tuning.summary import text
 
     found = conclude(session)
-    if found is None:
-        raise InputError(f"{session.directory}: nothing was measured there; go on with --resume")
+    assert found is not None  # a run was started
     try:
         written = write(found, _command_line(session, source), source)
     except CannotWriteError as error:
@@ -160,21 +191,49 @@ def _concluded(ctx: click.Context, session: Session, source: str | None) -> int:
     return FINISHED if found.decided else WRONG_RESULTS
 
 
-def _dtypes(text: str | None) -> tuple[str, ...]:
-    """Return the dtypes that --dtype lists, each once, () for none."""
-    return tuple(dict.fromkeys(read_dtype(part) for part in (text or "").split(",") if part))
+def _listed(text: str, read: Callable[[str], str]) -> tuple[str, ...]:
+    """Return what a list of names with commas means, each once, () for none."""
+    return tuple(dict.fromkeys(read(part) for part in text.split(",") if part.strip()))
+
+
+def _folder(settings: TuningSettings, *, several_ops: bool, several_dtypes: bool) -> Path:
+    """Return the folder of one of several tunings: ``plain``, ``bf16``, ``plain/bf16``."""
+    op = ops.vocabulary()[settings["op"]].names[0]
+    parts = [op] * several_ops + [settings["dtype"]] * several_dtypes
+    return Path(*parts)
 
 
 def _places(out: Path) -> list[Path]:
-    """Return where the tunings of ``out`` stand: there, or in a folder for each dtype."""
-    below = [out / dtype for dtype in ELEMENT_BYTES if (out / dtype / SETTINGS).exists()]
-    return [out] if (out / SETTINGS).exists() or not below else below
+    """Return where the tunings of ``out`` stand: there, or in a folder for each op and dtype."""
+    if (out / SETTINGS).exists():
+        return [out]
+    folders = [out / op / dtype for op in ("", *_OP_NAMES) for dtype in ("", *ELEMENT_BYTES)]
+    return [folder for folder in folders if (folder / SETTINGS).exists()] or [out]
+
+
+def _check_all_there(
+    ctx: click.Context,
+    out: Path,
+    sessions: Sequence[Session],
+    ops_asked: Sequence[str],
+    dtypes: Sequence[str],
+) -> None:
+    """Raise :class:`InputError` where an op or a dtype is named of which there is no tuning."""
+    for option, key, wanted in (("op_list", "op", ops_asked), ("dtype", "dtype", dtypes)):
+        there = [session.settings[key] for session in sessions]  # type: ignore[literal-required]
+        more = [one for one in wanted if one not in there]
+        if more and options.given(ctx, [option]):
+            raise InputError(
+                f"{out} holds no tuning of {', '.join(more)}, only of "
+                f"{', '.join(dict.fromkeys(there))}; give another --out for more"
+            )
 
 
 #: Parameters of the command -> what a tuning keeps of them, which going on may only repeat.
 _SETTLED = {
     "backend": ("backend",),
     "tp": ("world_sizes",),
+    "op_list": ("op",),
     "dtype": ("dtype",),
     "hidden": ("hidden",),
     "model_name": ("model", "hidden", "dtype"),
@@ -194,7 +253,7 @@ def _named(ctx: click.Context) -> list[str]:
 
 
 def _settings(
-    backend: str, tp: tuple[int, ...], shapes: int, limit: float, asked: question.Asked
+    backend: str, tp: tuple[int, ...], op: str, shapes: int, limit: float, asked: question.Asked
 ) -> TuningSettings:
     """Return what a tuning by these options is started with."""
     engine = asked["engine"].lower()
@@ -206,11 +265,18 @@ def _settings(
             f"back end {backend} measures {family}'s kernels, which {engine} does not run; "
             "leave --for out"
         )
+    otherwise = asked["otherwise"].lower()
+    if op != FUSED and alternative(engine, otherwise, op) == SEPARATE_OPS:
+        raise InputError(
+            f"--otherwise {SEPARATE_OPS} goes with the fused op, which alone can give way to "
+            f"separate ops, not with {op}; leave one of them out"
+        )
     model = asked["model_name"] or ""
     asked = _of_models(asked)
     sizes = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
     if sizes:
-        check_hidden(Shapes.of(1, list(sizes), 2, dtype=question.dtype_of(asked)), kernels.aiter())
+        calls = Shapes.of(1, list(sizes), 2, op=op, dtype=question.dtype_of(asked))
+        check_hidden(calls, kernels.aiter())
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     replayed = f"replayed-{stated().replace(':', '-')}"
     return {
@@ -218,11 +284,12 @@ def _settings(
         "name": replayed if backend == "replay" else f"tune-{stamp}",
         "backend": backend,
         "world_sizes": list(tp),
+        "op": op,
         "dtype": question.dtype_of(asked),
         "hidden": list(sizes or ()),
         "model": model,
         "engine": engine,
-        "otherwise": asked["otherwise"].lower(),
+        "otherwise": otherwise,
         "objective": asked["objective"].lower(),
         "contested_pct": limit,
         "shapes": shapes,
@@ -284,6 +351,7 @@ def _command_line(session: Session, source: str | None) -> str:
     words = {
         "--backend": s["backend"],
         "--tp": s["world_sizes"],
+        "--op": s["op"] if s["op"] != FUSED else None,
         "--dtype": s["dtype"] if s["dtype"] != "bf16" else None,
         "--model": s["model"],
         "--hidden": None if s["model"] else s["hidden"],

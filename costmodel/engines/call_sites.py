@@ -51,6 +51,11 @@ class ServingEngine(Struct, frozen=True):
         """Files by which the package is known."""
         return ("__init__.py", *self.marks)
 
+    @property
+    def ops(self) -> tuple[str, ...]:
+        """Ops that it has a call site for."""
+        return tuple(dict.fromkeys(site.op for site in self.call_sites))
+
 
 _SGLANG = "srt/distributed/parallel_state.py"
 _VLLM_OPS = "_aiter_ops.py"

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from ..data import ops
 from ..model.parameters import meaning
-from ..model.shape import SPOKEN
+from ..model.shape import FUSED, SPOKEN
 from ..rules.evidence import CutoffEvidence
 from ..units import KIB, kib
 
@@ -33,6 +34,11 @@ NO_LIMIT = "no limit"
 def arm(name: str) -> str:
     """Return an arm as people write it: ``1-stage``, ``2-stage``, ``separate ops``."""
     return ARM[name]
+
+
+def ranks_and_op(world_size: int, op: str) -> str:
+    """Return the ranks, with the op where it is not the fused one: ``TP8``, ``TP8 plain``."""
+    return f"TP{world_size}" if op == FUSED else f"TP{world_size} {ops.vocabulary()[op].names[0]}"
 
 
 def term(name: str) -> str:

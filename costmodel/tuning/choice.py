@@ -18,7 +18,7 @@ from ..live.run.points import Point
 from ..planning import Budget, pose
 from ..planning.search import search
 from ..units import element_bytes
-from .knowledge import Known
+from .knowledge import Known, Question, live_arms
 
 #: Where nothing is known: bytes of the first shapes, between which published crossings lie.
 FIRST_BYTES = (128 * 1024, 1024 * 1024, 512 * 1024, 256 * 1024)
@@ -29,17 +29,15 @@ JUDGED_AT = (0.8, 1.25, 0.6, 1.6)
 JUDGED_BYTES = 512 * 1024
 
 
-def first(
-    hidden_dims: Sequence[int], dtype: str, arms: Sequence[str], seen: Collection[LiveShape]
-) -> Point | None:
+def first(hidden_dims: Sequence[int], asked: Question, seen: Collection[LiveShape]) -> Point | None:
     """Return the next of the first shapes on a machine of which nothing is known."""
-    captured = captured_batch_sizes()
+    captured, dtype = captured_batch_sizes(), asked.dtype
     for i, size in enumerate(FIRST_BYTES):
         hidden = hidden_dims[i % len(hidden_dims)]
         tokens = _nearest(captured, size / (hidden * element_bytes(dtype)))
         shape = LiveShape(tokens, hidden, dtype)
         if shape not in seen:
-            return Point(shape, tuple(arms))
+            return Point(shape, live_arms(asked.op, asked.arms))
     return None
 
 
@@ -60,7 +58,7 @@ def following(
         return None
     at = design[0] // 2
     shape = LiveShape(int(candidates.tokens[at]), int(candidates.hidden_dim[at]), candidates.dtype)
-    return Point(shape, candidates.arms)
+    return Point(shape, live_arms(candidates.op, candidates.arms))
 
 
 def judging(known: Known, world_size: int, seen: Collection[LiveShape]) -> tuple[Point, ...]:
@@ -82,7 +80,7 @@ def judging(known: Known, world_size: int, seen: Collection[LiveShape]) -> tuple
             shape = LiveShape(int(count), int(hidden), setting.dtype)
             if shape not in taken:
                 taken.add(shape)
-                points.append(Point(shape, setting.arms))
+                points.append(Point(shape, live_arms(setting.op, setting.arms)))
                 break
     return tuple(points)
 

@@ -22,7 +22,6 @@ from ..decide.regret import Score
 from ..decide.stopping import BUDGET, FEWEST
 from ..live.run.schemas import ArmRecord, SampleLine
 from ..live.run.statistics import CLEAN_PERCENT, NOISY_SHARE
-from ..model.shape import FUSED
 from ..rules.catalogue import current
 from ..rules.rule import Rule
 from .knowledge import Known, TunedMachine, UndecidedError
@@ -93,9 +92,10 @@ class Conclusion:
 
     def scores(self) -> dict[int, Score]:
         """Return the rule beside the one that the engine has now, by world size."""
-        if self.known is None or not self.session.settings["engine"]:
+        asked = self.machine.question
+        if self.known is None or not asked.engine:
             return {}
-        now = current(self.session.settings["engine"], FUSED)
+        now = current(asked.engine, asked.op)
         return {
             c.world_size: c.arms.score(self.known.decision.rule, now)
             for c in self.known.decision.cutoffs
@@ -152,7 +152,7 @@ def _ending(
         return Ending(world_size, NOT_DECIDED, why, shapes, cutoff, None, nothing)
     judged = session.judged(world_size)
     rows = machine.rows(judged)
-    pairs = _pairs(rows, known.setting.alternative) if rows else None
+    pairs = _pairs(rows, known.setting.op, known.setting.alternative) if rows else None
     if pairs is None or not len(pairs):
         why = "no shape was measured afterwards"
         return Ending(world_size, UNJUDGED, why, shapes, cutoff, None, nothing)
@@ -166,9 +166,9 @@ def _ending(
     return Ending(world_size, verdict, said, shapes, cutoff, pairs, choice)
 
 
-def _pairs(rows: Iterable[Mapping[str, Any]], alternative: str) -> Pairs:
+def _pairs(rows: Iterable[Mapping[str, Any]], op: str, alternative: str) -> Pairs:
     """Return the calls that were measured with both arms between which the rule chooses."""
-    pairs = calls(Measurements.from_rows(map(dict, rows)), FUSED).against(alternative)
+    pairs = calls(Measurements.from_rows(map(dict, rows)), op).against(alternative)
     return pairs.select(pairs.both)
 
 

@@ -3,7 +3,8 @@
 ``measurements.csv``, ``summary.md`` and ``tune.json`` always; where a cutoff is accepted also
 ``calibration.json`` and ``rule.json``, for an engine ``rule.patch`` (a diff of the tree that was
 given, else the snippet) and ``test_rule.py``, for a model ``report``, for several a folder each
-in it. Files of an earlier end are replaced; those that no longer follow are taken away.
+in it; these three where the engine has a call site of the op. Files of an earlier end are replaced;
+those that no longer follow are taken away.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from ..data import llms
+from ..data import llms, ops
 from ..data.measurement import Measurements
 from ..engines import boundary_tests, kernel_version
 from ..engines import patch as engine
@@ -52,7 +53,14 @@ class EndingRecord(TypedDict):
     steps: list[StepRecord]
 
 
-class TuneRecord(TypedDict):
+class TunedOp(TypedDict, total=False):
+    """Which op and dtype a tuning was of; older records are of the fused op and do not say it."""
+
+    op: str
+    dtype: str
+
+
+class TuneRecord(TunedOp):
     """``costmodel/tune/1``: how a tuning ended."""
 
     schema: Literal["costmodel/tune/1"]
@@ -94,7 +102,7 @@ def write(found: Conclusion, command: str, source: str | None = None) -> Handove
         )  # fmt: skip
         _text(directory / RULE, json_text(rule.to_json(provenance), indent=2))
         files += [CALIBRATION, RULE]
-        if found.session.settings["model"] and found.session.settings["engine"]:
+        if found.session.settings["model"] and found.machine.question.engine:
             files += _report(found, command)
     _text(directory / SUMMARY, summary.markdown(found))
     _text(directory / RECORD, json_text(_record(found, provenance)))
@@ -114,6 +122,9 @@ def _patch(
     if known.setting.calibration.fabric != FULL_MESH:
         return [], ["no patch: the engines' GPUs are linked otherwise than this machine's"]
     target = serving_engine(found.session.settings["engine"])
+    if not found.machine.question.engine:
+        what = ops.vocabulary()[found.machine.question.op].title
+        return [], [f"{target.title} has no call site of the {what}: no patch, no report"]
     if source is None:
         emitted = engine.snippet(target, rule, provenance, known.setting.kernel)
         _text(directory / PATCH, f"{_banner(found, '# ')}{emitted.text}")
@@ -186,6 +197,8 @@ def _record(found: Conclusion, provenance: Provenance | None) -> TuneRecord:
     return {
         "schema": "costmodel/tune/1",
         "name": found.machine.question.name,
+        "op": found.machine.question.op,
+        "dtype": found.machine.question.dtype,
         "replayed": found.machine.replayed,
         "decided": found.decided,
         "gpu": labels["gpu"],

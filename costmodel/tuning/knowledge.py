@@ -22,10 +22,28 @@ from ..decide.objective import MEAN
 from ..decide.recommendation import recommend
 from ..decide.setting import Setting, alternative
 from ..errors import InputError
+from ..live.backends.base import SEPARATE_ARM, arm_of
 from ..live.run.schemas import Labels, SampleLine
 from ..model.choose import for_interconnect, split_over
 from ..model.interface import LatencyModel
-from ..model.shape import FUSED, ONE_STAGE
+from ..model.shape import ALL_REDUCE, FUSED, ONE_STAGE, SEPARATE_OPS, modelled_op
+
+#: Ops between whose stages a tuning can choose: those that back ends force and the model covers.
+TUNED = (FUSED, ALL_REDUCE)
+
+
+def tuned_op(name: str) -> str:
+    """Return the op that a name stands for, one of :data:`TUNED`.
+
+    Raises :class:`InputError` for an op that no model covers, and for separate ops.
+    """
+    op = modelled_op(name)
+    if op not in TUNED:
+        raise InputError(
+            f"{op} is no op to tune: separate ops are what may run where the fused op does not; "
+            f"give --op fused --otherwise {SEPARATE_OPS}"
+        )
+    return op
 
 
 class UndecidedError(InputError):
@@ -45,11 +63,12 @@ class Question:
     engine: str = ""
     otherwise: str = ""
     objective: str = MEAN
+    op: str = FUSED
 
     @property
     def arms(self) -> tuple[str, str]:
-        """The two arms that are measured: 1-stage, and what runs where it does not."""
-        return ONE_STAGE, alternative(self.engine, self.otherwise)
+        """The two arms to choose between: 1-stage, and what runs where it does not."""
+        return ONE_STAGE, alternative(self.engine, self.otherwise, self.op)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +127,7 @@ class TunedMachine:
             for row in record["rows"]:
                 quality = row["quality"]
                 if self.replayed:
-                    arm = record["arms"].get(row["algorithm"] or "separate")
+                    arm = record["arms"].get(arm_of(row["op"], row["algorithm"]))
                     quality = "clean" if arm and arm["clean"] else "noisy"
                 key = (row["world_size"], row["op"], row["algorithm"], *_call(row))
                 found[key] = {**row, "source": self.question.name, "quality": quality}
@@ -160,7 +179,7 @@ class TunedMachine:
     def _asked(self) -> dict[str, Any]:
         asked = self.question
         return {
-            "op": FUSED,
+            "op": asked.op,
             "dtype": asked.dtype,
             "aiter_version": self.aiter_version,
             "engine": asked.engine,
@@ -171,6 +190,11 @@ class TunedMachine:
     def _decide(self, setting: Setting, world_sizes: Sequence[int], *, measured: bool) -> Known:
         decision = recommend(setting, self.question.workload, world_sizes=tuple(world_sizes))
         return Known(setting, decision, measured)
+
+
+def live_arms(op: str, arms: Iterable[str]) -> tuple[str, ...]:
+    """Return arms of an op, as a setting names them, as a back end is asked for them."""
+    return tuple(SEPARATE_ARM if arm == SEPARATE_OPS else arm_of(op, arm) for arm in arms)
 
 
 def _call(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..data import ops
 from ..figures.tuning import Course, Shape, tuning_course
+from ..live.backends.base import arm_of
 from ..live.run.points import Point
 from ..live.run.schemas import SampleLine
+from ..model.shape import FUSED
 from .session import Session
 
 if TYPE_CHECKING:
@@ -23,7 +26,11 @@ def picture(session: Session) -> go.Figure:
     notice = ""
     if labels is not None and session.machine(labels).replayed:
         notice = f"Replayed from a stated model ({session.settings['name']}), not measured."
-    return tuning_course(courses(session), labels["gpu"] if labels else "this machine", notice)
+    where = labels["gpu"] if labels else "this machine"
+    op = session.question.op
+    if op != FUSED:
+        where += f", {ops.vocabulary()[op].title}"
+    return tuning_course(courses(session), where, notice)
 
 
 def courses(session: Session) -> list[Course]:
@@ -48,12 +55,10 @@ def _shapes(records: Sequence[SampleLine]) -> list[Shape]:
     found = []
     for record in records:
         shape = Point.from_json(record["point"]).shape
-        us = {
-            row["algorithm"] or "separate": row["latency_us"]
-            for row in record["rows"]
-            if row["latency_us"]
-        }
-        clean = all(record["arms"][a]["clean"] for a in us if a in record["arms"])
+        rows = [row for row in record["rows"] if row["latency_us"]]
+        us = {row["algorithm"] or "separate": row["latency_us"] for row in rows}
+        ran = (arm_of(row["op"], row["algorithm"]) for row in rows)
+        clean = all(record["arms"][a]["clean"] for a in ran if a in record["arms"])
         faster = min(us, key=lambda a: us[a]) if len(us) > 1 and clean else ""
         found.append(Shape(shape.tokens, shape.hidden_dim, shape.bytes, faster))
     return found

@@ -16,17 +16,25 @@ from typing import Any, Literal, TypedDict
 
 from ..data.workload import Workload
 from ..decide.stopping import StoppingLimits
+from ..engines.call_sites import serving_engine
 from ..errors import InputError
 from ..files import json_text, read_json, replacing
 from ..live.run.directory import RUN, SAMPLES, of_world_size, parse_records, read_settings
 from ..live.run.schemas import Labels, SampleLine
+from ..model.shape import FUSED
 from .journal import FILE, Journal
 from .knowledge import Question, TunedMachine
 
 SETTINGS = "tuning.json"
 
 
-class TuningSettings(TypedDict):
+class AskedOp(TypedDict, total=False):
+    """The op of a tuning, which older ones do not say: the fused one."""
+
+    op: str
+
+
+class TuningSettings(AskedOp):
     """``costmodel/tuning/1``: what a tuning was started with; ``name`` is the source of its rows.
 
     ``hidden`` empty: known models. ``model`` names models of the catalogue, with commas, or none.
@@ -88,6 +96,7 @@ class Session:
         if not path.exists():
             raise InputError(f"{directory}: no tuning to go on with: there is no {SETTINGS}")
         settings = read_json(path, TuningSettings, "the file as 'costmodel tune' wrote it")
+        settings.setdefault("op", FUSED)
         for key, value in (asked or {}).items():
             if value != settings[key]:  # type: ignore[literal-required]
                 was = settings[key]  # type: ignore[literal-required]
@@ -104,12 +113,14 @@ class Session:
 
     @property
     def question(self) -> Question:
-        """What is to be learnt."""
+        """What is to be learnt; an engine that has no call site of the op is none for it."""
         s = self.settings
         workload = Workload.of(s["hidden"]) if s["hidden"] else None
+        chooses = bool(s["engine"]) and s["op"] in serving_engine(s["engine"]).ops
         return Question(
-            s["name"], s["dtype"], workload, s["engine"], s["otherwise"], s["objective"]
-        )
+            s["name"], s["dtype"], workload, s["engine"] if chooses else "", s["otherwise"],
+            s["objective"], s["op"],
+        )  # fmt: skip
 
     def run_directory(self, world_size: int) -> Path:
         """Return where the run of a world size stands."""

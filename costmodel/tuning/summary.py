@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..data import ops
 from ..data.kernels import AITER_FAMILIES
+from ..model.shape import FUSED
 from ..show.table import table
 from ..show.words import answer, arm, size_interval
 from ..units import kib
@@ -45,7 +47,9 @@ _HEAD = ("ranks", "1-stage when bytes", "90 %, this machine", "regret, contested
 def _title(found: Conclusion) -> str:
     labels = found.machine.labels
     on = f"{labels['gpu'] or 'this machine'} ({labels['interconnect']})"
-    about = f"{' or '.join(map(arm, found.machine.question.arms))} on {on}"
+    asked = found.machine.question
+    of = "" if asked.op == FUSED else f"{ops.vocabulary()[asked.op].title}, "
+    about = f"{of}{' or '.join(map(arm, asked.arms))} on {on}"
     if found.decided:
         return f"{about}: decided"
     got = ", ".join(f"TP{n}" for n in found.accepted)
@@ -93,7 +97,10 @@ def _wins(found: Conclusion) -> list[str]:
 def _machine(found: Conclusion) -> list[str]:
     labels, question = found.machine.labels, found.machine.question
     kernels = f"{labels['kernel_family']} {labels['kernel_version']}".strip()
-    said = [f"Kernels: {kernels}; dtype {question.dtype}; rows under the source {question.name}."]
+    said = [
+        f"Kernels: {kernels}; op {question.op}; dtype {question.dtype}; rows under the source "
+        f"{question.name}."
+    ]
     if found.known is not None:
         calibration = found.known.setting.calibration
         used, read = calibration.data.get("rows_used"), calibration.data.get("rows_read")
@@ -134,6 +141,9 @@ def _next(found: Conclusion) -> str:
     if open_ends:
         are = "are" if open_ends[1:] else "is"
         return f"next: --resume with more --budget goes on; {', '.join(open_ends)} {are} open"
+    if found.session.settings["engine"] and not found.machine.question.engine:
+        what = ops.vocabulary()[found.machine.question.op].title
+        return f"next: rule.json goes where the {what} is dispatched; no patch is written of it"
     if found.session.settings["engine"]:
         return "next: apply rule.patch, run its tests, attach summary.md"
     if found.known and found.known.setting.kernel.family not in AITER_FAMILIES:

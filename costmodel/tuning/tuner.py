@@ -26,7 +26,7 @@ from ..decide.stopping import (
 )
 from ..live.run.points import Point
 from ..live.run.schemas import SampleLine
-from ..show.words import size_interval
+from ..show.words import ranks_and_op, size_interval
 from ..units import kib
 from . import choice
 from .journal import Journal, StepRecord
@@ -100,7 +100,7 @@ class Tuner:
         asked = self.machine.question
         if known is None:
             hidden = asked.workload.hidden_dims() if asked.workload else [4096, 7168]
-            chosen = choice.first(hidden, asked.dtype, asked.arms, seen)
+            chosen = choice.first(hidden, asked, seen)
         else:
             chosen = choice.following(known, asked.workload, self.world_size, seen)
             claimed = known.cutoff(self.world_size).claimed
@@ -126,7 +126,7 @@ class Tuner:
                     "judging": [point.to_json() for point in judging],
                 }
             )
-            self.say(f"TP{self.world_size}: stopped after {counted(len(shapes))}: "
+            self.say(f"{self._what}: stopped after {counted(len(shapes))}: "
                      f"{refusal or REASONS[why]}")  # fmt: skip
 
     def _record(self, shapes: int, known: Known | None, chosen: Point | None) -> StepRecord:
@@ -178,7 +178,11 @@ class Tuner:
             said = f"1-stage <= {kib(cutoff.max_bytes)} ({within})"
             if cutoff.regrets.contested_pct is not None:
                 said += f", {cutoff.regrets.contested_pct:.2f} % regret on contested calls"
-        self.say(f"TP{self.world_size} after {counted(shapes)}: {said}")
+        self.say(f"{self._what} after {counted(shapes)}: {said}")
+
+    @property
+    def _what(self) -> str:
+        return ranks_and_op(self.world_size, self.machine.question.op)
 
 
 def counted(shapes: int) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..data.workload import captured_batch_sizes
 from ..show.sketch import scale_head, scale_of, two_curves
-from ..show.words import arm
+from ..show.words import arm, ranks_and_op
 from .journal import StepRecord
 from .knowledge import Known
 
@@ -30,7 +30,7 @@ def view(
     arms = {a: setting.latency_us(shapes, a).tolist() for a in setting.arms}
     letters = ", ".join(f"{a[0]} {arm(a)}" for a in arms)
     margin = " " * 12
-    lines = [f"TP{world_size}, hidden {hidden}: {letters}"]
+    lines = [f"{ranks_and_op(world_size, setting.op)}, hidden {hidden}: {letters}"]
     lines += two_curves(shapes.bytes.tolist(), arms) if len(shapes) else []
     lines += [f"{margin}{scale_head()}"]
     for step in steps[-STEPS:]:

@@ -138,6 +138,11 @@ def op_and_algorithm(arm: str) -> tuple[str, str]:
     return (SEPARATE, "") if arm == SEPARATE_ARM else (FUSED, arm)
 
 
+def arm_of(op: str, algorithm: str) -> str:
+    """Return the arm of a schema 1 ``op`` and ``algorithm``; one that pushes is never meant."""
+    return next(arm for arm in ARMS if op_and_algorithm(arm) == (op, algorithm))
+
+
 def family_of(arm: str, family: str, separate: str = "") -> str:
     """Return the schema 1 ``kernel_family`` of an arm, of a back end's own family.
 
@@ -199,6 +204,8 @@ class Backend(ABC):
     separate_family: str = ""
     #: The two forced stages that run where no arm is named, and that a first look compares.
     stages: ClassVar[tuple[str, str]] = (ONE_STAGE, TWO_STAGE)
+    #: Ops of which both stages can be forced at one shape, so that one can be chosen by measuring.
+    forced_ops: ClassVar[tuple[str, ...]] = (FUSED,)
     #: Timings on offer; the first is the default.
     timings: ClassVar[tuple[str, ...]] = TIMINGS
     #: Norms that the arm ``separate`` can end in; the first is the default, the run chooses.

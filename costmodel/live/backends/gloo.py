@@ -5,7 +5,8 @@ validating can be tried and tested on any machine.
 
 - ``1stage``: all-gather of the inputs, then every rank sums in rank order, adds and normalizes;
 - ``2stage``: reduce-scatter, all-gather of the sums, add and normalize;
-- ``separate``: gloo's own all-reduce, then add and normalize.
+- ``separate``: gloo's own all-reduce, then add and normalize;
+- ``plain_1stage``, ``plain_2stage``: the sums alone, of which a check makes the outputs.
 
 The reduce-scatter is an all-to-all and a local sum in fp32 in rank order, rounded once, as in the
 GPU kernels: gloo's own reduce-scatter rounds to the element type after every rank. So 1stage and
@@ -26,18 +27,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from ...model.shape import ONE_STAGE, TWO_STAGE
+from ...model.shape import ALL_REDUCE, FUSED, ONE_STAGE, TWO_STAGE
 from ..repetition import EAGER
-from .base import EPSILON, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
-from .reference import Operands, fused_reference, operands, out_of_memory
+from .base import EPSILON, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed, op_and_algorithm
+from .reference import Operands, completed, fused_reference, operands, out_of_memory
 
 
 class GlooBackend(Backend):
-    """The three arms on CPU processes."""
+    """The arms of the fused and of the plain op on CPU processes."""
 
     name = "gloo"
     kernel_family = "gloo"
     interconnect = "gloo"
+    forced_ops = (FUSED, ALL_REDUCE)
     timings = (EAGER,)
     launch = "spawn"
 
@@ -99,10 +101,10 @@ class GlooBackend(Backend):
 
     def reason_against(self, shape: LiveShape, arm: str) -> str | None:
         """See :meth:`Backend.reason_against`."""
-        if arm not in (ONE_STAGE, TWO_STAGE, SEPARATE_ARM):
-            return "gloo has no dispatch rule of its own; it runs 1stage, 2stage and separate"
+        if arm not in _RUN:
+            return f"gloo has no dispatch rule of its own; it runs {', '.join(_RUN)}"
         elements = shape.tokens * shape.hidden_dim
-        if arm == TWO_STAGE and elements % self.world_size:
+        if op_and_algorithm(arm)[1] == TWO_STAGE and elements % self.world_size:
             return f"{elements} elements do not divide into {self.world_size} equal parts"
         return None
 
@@ -129,8 +131,7 @@ class GlooBackend(Backend):
         """See :meth:`Backend.capture`; gloo has no graphs, so this is a loop of calls."""
         if timing != EAGER:
             raise InputError("gloo has no graphs to replay; --timing eager is its only one")
-        run = {ONE_STAGE: _one_stage, TWO_STAGE: _two_stage, SEPARATE_ARM: _separate}[arm]
-        return _EagerLoop([self._slots[i % len(self._slots)] for i in range(calls)], run)
+        return _EagerLoop([self._slots[i % len(self._slots)] for i in range(calls)], _RUN[arm])
 
     def poison(self) -> None:
         """See :meth:`Backend.poison`."""
@@ -140,7 +141,10 @@ class GlooBackend(Backend):
 
     def outputs(self, slot: int) -> list[Outputs]:
         """See :meth:`Backend.outputs`."""
-        return [Outputs(self._slots[slot].output, self._slots[slot].residual_out)]
+        last = self._slots[slot]
+        if last.summed_only:
+            return [completed(last.reduced.view_as(last.residual), last.residual, last.weight)]
+        return [Outputs(last.output, last.residual_out)]
 
     def reference(self, slot: int) -> Outputs:
         """See :meth:`Backend.reference`."""
@@ -161,7 +165,8 @@ class GlooBackend(Backend):
 class _GlooSlot:
     """The buffers of one slot on one rank, all flat but the two outputs and the residual.
 
-    ``group`` is torch's group of the ranks.
+    ``group`` is torch's group of the ranks; ``summed_only`` says whether its last call was of the
+    plain op.
     """
 
     def __init__(self, given: Operands, rank: int, group: Any) -> None:
@@ -176,6 +181,7 @@ class _GlooSlot:
         self.gathered = self.input.new_empty(ranks * self.input.numel())
         self.reduced = torch.empty_like(self.input)
         self.part = self.input.new_empty(-(-self.input.numel() // ranks))
+        self.summed_only = False
 
 
 def _add_and_norm(slot: _GlooSlot) -> None:
@@ -186,6 +192,7 @@ def _add_and_norm(slot: _GlooSlot) -> None:
     slot.residual_out.copy_(summed)
     scale = torch.rsqrt(summed.pow(2).mean(-1, keepdim=True) + EPSILON)
     slot.output.copy_(summed * scale * slot.weight.float())
+    slot.summed_only = False
 
 
 def _sum_in_rank_order(parts: Any, out: Any) -> None:
@@ -204,19 +211,29 @@ def _all_gather(out: Any, part: Any, group: Any) -> None:
     gather(out, part, group=group)
 
 
-def _one_stage(slot: _GlooSlot) -> None:
+def _sum_one_stage(slot: _GlooSlot) -> None:
     _all_gather(slot.gathered, slot.input, slot.group)
     _sum_in_rank_order(slot.gathered.view(slot.ranks, -1), slot.reduced)
-    _add_and_norm(slot)
+    slot.summed_only = True
 
 
-def _two_stage(slot: _GlooSlot) -> None:
+def _sum_two_stage(slot: _GlooSlot) -> None:
     import torch.distributed as dist
 
     received = slot.gathered[: slot.input.numel()]
     dist.all_to_all_single(received, slot.input, group=slot.group)
     _sum_in_rank_order(received.view(slot.ranks, -1), slot.part)
     _all_gather(slot.reduced, slot.part, slot.group)
+    slot.summed_only = True
+
+
+def _one_stage(slot: _GlooSlot) -> None:
+    _sum_one_stage(slot)
+    _add_and_norm(slot)
+
+
+def _two_stage(slot: _GlooSlot) -> None:
+    _sum_two_stage(slot)
     _add_and_norm(slot)
 
 
@@ -226,6 +243,15 @@ def _separate(slot: _GlooSlot) -> None:
     slot.reduced.copy_(slot.input)
     dist.all_reduce(slot.reduced, group=slot.group)
     _add_and_norm(slot)
+
+
+_RUN: dict[str, Callable[[_GlooSlot], None]] = {
+    ONE_STAGE: _one_stage,
+    TWO_STAGE: _two_stage,
+    SEPARATE_ARM: _separate,
+    f"plain_{ONE_STAGE}": _sum_one_stage,
+    f"plain_{TWO_STAGE}": _sum_two_stage,
+}
 
 
 class _EagerLoop(Timed):

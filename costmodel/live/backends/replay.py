@@ -20,9 +20,9 @@ from ...calibration.posterior import NOISE_DOF, Values, shipped
 from ...data import hardware, kernels
 from ...decide.setting import Setting
 from ...errors import InputError
-from ...model.shape import ALGORITHMS, SEPARATE_OPS
+from ...model.shape import ALGORITHMS, ALL_REDUCE, FUSED, SEPARATE, SEPARATE_OPS, Shapes
 from ..repetition import GRAPH
-from .base import SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
+from .base import SEPARATE_ARM, Backend, LiveShape, Outputs, Timed, op_and_algorithm
 
 #: GPU and draw, such as ``MI355X:17``.
 VARIABLE = "COSTMODEL_REPLAY"
@@ -31,6 +31,9 @@ VARIABLE = "COSTMODEL_REPLAY"
 #: project's own harness on an H200 show (docs/h200-loopback.md), of the order of 1 %.
 ROW_NOISE = 0.01
 REPLAY_NOISE = 0.004
+
+#: What is replayed, of the fused and the plain op. The place of an arm here seeds its scatter.
+REPLAYED = (*ALGORITHMS, SEPARATE_ARM, *(f"plain_{stage}" for stage in ALGORITHMS))
 
 
 def stated() -> str:
@@ -44,6 +47,7 @@ class ReplayBackend(Backend):
     name = "replay"
     kernel_family = "aiter"
     interconnect = "xgmi"
+    forced_ops = (FUSED, ALL_REDUCE)
     timings = (GRAPH,)
     genuine = False
 
@@ -71,11 +75,10 @@ class ReplayBackend(Backend):
 
     def reason_against(self, shape: LiveShape, arm: str) -> str | None:
         """See :meth:`Backend.reason_against`."""
-        if arm not in (*ALGORITHMS, SEPARATE_ARM):
-            return "a replayed model has the fused op alone; it knows 1stage, 2stage, separate"
-        calls = self._calls(shape)
-        arm = _arm(arm)
-        return None if self.setting.takes(calls, arm).all() else self.setting.limits(arm, calls)
+        if arm not in REPLAYED:
+            return f"a replayed model knows {', '.join(REPLAYED)}"
+        asked, calls, arm = self._asked(shape, arm)
+        return None if asked.takes(calls, arm).all() else asked.limits(arm, calls)
 
     def prepare(self, shape: LiveShape, slots: int, seed: int) -> None:
         """Keep the shape and the seed of its scatter."""
@@ -84,11 +87,12 @@ class ReplayBackend(Backend):
     def capture(self, arm: str, calls: int, timing: str) -> Timed:
         """Return the arm's latency with this shape's scatter."""
         shape = self._shape
-        which = (*ALGORITHMS, SEPARATE_ARM).index(arm)
+        which = REPLAYED.index(arm)
         random = np.random.default_rng(
             [self._seed, self.draw, self.world_size, shape.tokens, shape.hidden_dim, which]
         )
-        quiet = self.setting.latency_us(self._calls(shape), _arm(arm), self.truth)
+        asked, call, arm = self._asked(shape, arm)
+        quiet = asked.latency_us(call, arm, self.truth)
         latency = float(np.ravel(quiet)[0]) * np.exp(ROW_NOISE * random.standard_t(NOISE_DOF))
         return _ReplayedTruth(latency, random)
 
@@ -113,20 +117,19 @@ class ReplayBackend(Backend):
         said = f"draw {self.draw} of calibration {self.setting.calibration.id}, not measured"
         return {"gpu": self.gpu, "arch": self.arch, "replayed": said}
 
-    def _calls(self, shape: LiveShape) -> Any:
-        return self.setting.but(dtype=shape.dtype).shapes(
-            [shape.tokens], [shape.hidden_dim], [self.world_size]
-        )
+    def _asked(self, shape: LiveShape, arm: str) -> tuple[Setting, Shapes, str]:
+        """Return the setting that an arm at a shape is asked of, the call, and its arm there."""
+        op, algorithm = op_and_algorithm(arm)
+        apart = op == SEPARATE
+        asked = self.setting.but(dtype=shape.dtype, op=FUSED if apart else op)
+        calls = asked.shapes([shape.tokens], [shape.hidden_dim], [self.world_size])
+        return asked, calls, SEPARATE_OPS if apart else algorithm
 
 
 def truth(setting: Setting, draw: int) -> Values:
     """Return one draw of a machine that nobody has measured, as values of shape (1, 1)."""
     drawn = setting.calibration.draw(2, seed=draw)
     return {name: value[:1] for name, value in drawn.items()}
-
-
-def _arm(arm: str) -> str:
-    return SEPARATE_OPS if arm == SEPARATE_ARM else arm
 
 
 class _ReplayedTruth(Timed):

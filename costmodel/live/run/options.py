@@ -17,7 +17,7 @@ from ...units import read_dtype
 from ..backends.base import load
 from ..repetition import EAGER, GRAPH, TIMINGS, Repetition
 from .directory import RUN, check_same, check_vacant, of_world_size, read_settings
-from .points import DEFAULT_ARMS, Point, check_arms, grid, read_plan, shuffled
+from .points import Point, check_arms, grid, read_plan, shuffled
 
 #: Options of the command that are fields of :class:`Repetition` under the same name.
 REPETITION = Repetition.__struct_fields__
@@ -149,15 +149,18 @@ def _read_open(options: Mapping[str, Any], world_size: int) -> RunOptions:
 def check_open_options(options: Mapping[str, Any]) -> None:
     """Raise :class:`InputError` for what :func:`read_open_options` refuses in a new run.
 
-    For who makes a directory first: ``tp`` and ``out`` need not be there.
+    For who makes a directory first: ``tp`` and ``out`` need not be there. ``ops`` are those between
+    whose stages is to be chosen.
     """
     _check_watchdog(options)
     _repetition(options, options["backend"])
-    if load(options["backend"]).stages != DEFAULT_ARMS:
-        raise InputError(
-            f"back end {options['backend']} has no fused op, whose shapes are chosen on the way; "
-            "measure takes a grid or a plan"
-        )
+    forced = load(options["backend"]).forced_ops
+    for op in options["ops"]:
+        if op not in forced:
+            raise InputError(
+                f"back end {options['backend']} cannot force both stages of {op} at one shape, so "
+                f"it cannot be tuned there; it can those of {', '.join(forced)}"
+            )
 
 
 def _check_watchdog(options: Mapping[str, Any]) -> None:

@@ -88,13 +88,15 @@ def tune(
     Every rank of ``group`` (torch's, of 2, 4 or 8 ranks of one host; None: all) calls this alike.
     ``ops`` are two functions of (tokens, hidden_dim), ``1stage`` and ``2stage`` or ``separate``,
     that each issue one call of an arm of AITER's kernels; AITER's communicator; or a back end of
-    costmodel that is set up, whose ranks may be more than the group's. ``hidden_sizes`` are those
-    of the model, None: of known models; the rule is for these alone. It ends within ``budget_s``
-    seconds, waiting for the other ranks included. ``gpu`` and ``aiter_version`` are those of this
-    process where they are not given; ``timing`` and ``capturing`` as in :mod:`.offered`. ``table``
-    is a run-time table, or the folder of one by the GPU's name (:mod:`.cache`): the first rank
-    looks into it before, and fills it afterwards. ``log`` gets the one line (default: the logger
-    ``costmodel.live``); the group's first rank says it, and a rank that lost it.
+    costmodel that is set up, whose ranks may be more than the group's. They are the two arms of one
+    op, the fused all-reduce + RMSNorm: of the plain one no caller can force AITER's stage. Another
+    ``dtype`` is a call of its own. ``hidden_sizes`` are those of the model, None: of known models;
+    the rule is for these alone. It ends within ``budget_s`` seconds, waiting for the other ranks
+    included. ``gpu`` and ``aiter_version`` are those of this process where they are not given;
+    ``timing`` and ``capturing`` as in :mod:`.offered`. ``table`` is a run-time table, or the folder
+    of one by the GPU's name (:mod:`.cache`): the first rank looks into it before, and fills it
+    afterwards. ``log`` gets the one line (default: the logger ``costmodel.live``); the group's
+    first rank says it, and a rank that lost it.
     """
     began = time.monotonic()
     rule, line = _Attempt(table).outcome(

@@ -48,6 +48,7 @@ class FlashInferBackend(OneRankBackend):
 
     name = "flashinfer"
     kernel_family = FAMILY
+    forced_ops = (FUSED, ALL_REDUCE)
     #: nvcc takes two minutes for its kernels on a fast machine.
     start_up_patience = 6.0
 

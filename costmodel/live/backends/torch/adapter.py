@@ -49,6 +49,7 @@ class TorchBackend(OneRankBackend):
     norms = (COMPILED, TRITON)
     norm = COMPILED
     stages = SEPARATE_STAGES
+    forced_ops = (ALL_REDUCE,)
 
     def __init__(self, world_size: int) -> None:
         super().__init__(world_size)
