@@ -155,14 +155,21 @@ backend.set_up()
 for shape in (LiveShape(3, 512, "bf16"), LiveShape(5, 1024, "fp16")):
     backend.prepare(shape, 1, 5)
     found = {}
-    for arm in ("1stage", "2stage"):
+    for arm in ("plain_1stage", "1stage", "plain_2stage", "2stage"):
         timed = backend.capture(arm, 1, "eager")
         backend.exchange(None)
         backend.poison()
         backend.exchange(None)
         timed.replay(1)
         found[arm] = [t.clone() for t in backend.outputs(0)[0]]
-    same = all(torch.equal(a, b) for a, b in zip(found["1stage"], found["2stage"]))
+    same = all(
+        torch.equal(a, b)
+        for op in ("", "plain_")
+        for a, b in zip(found[op + "1stage"], found[op + "2stage"])
+    )
+    # Of the plain op the check makes the outputs; of the fused one they are what it wrote.
+    made = {arm: outputs[0].dtype == torch.float32 for arm, outputs in found.items()}
+    assert made == {arm: arm.startswith("plain") for arm in found}, made
     ranks = backend.exchange((same, found["1stage"][0].float().sum().item()))
     assert all(s for s, _ in ranks), ranks
     assert len({total for _, total in ranks}) == 1, ranks
