@@ -623,6 +623,13 @@ def test_ranks_of_torchrun_measure_every_world_size_that_they_make_up(tmp_path):
     other = torchrun(*under, "--tp", "8", "--out", tmp_path / "b", env=environment, timeout=300)
     assert other.stderr.count("--tp is 8, but torchrun started 4 processes; make them equal") == 1
     assert not (tmp_path / "b").exists()
+    bad = torchrun(
+        *under, "--op", "fused,fp8", "--out", tmp_path / "c", env=environment, timeout=300
+    )
+    assert (
+        bad.stderr.count("costmodel: error: no model covers fused all-reduce + RMSNorm + fp8") == 1
+    )
+    assert not (tmp_path / "c").exists()
 
 
 def test_a_machine_that_is_not_ready_is_said_and_tuned_when_told(tmp_path):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -105,46 +106,25 @@ def command(
     Exit codes: 0 decided at every world size, 1 not so, the machine is not ready, or an arm gave
     wrong results, 2 bad input, 3 a rank was lost or hung, 4 the results could not be written.
     """
-    if resume and finish:
-        raise InputError("give one of --resume and --finish")
-    if budget is not None and not budget > 0:
-        raise InputError(f"--budget is {budget:g}; give seconds, more than 0")
-    if not 0 < limit < 100:
-        raise InputError(f"--limit is {limit:g}; give percent, more than 0")
     run = {k: given.pop(k) for k in ("seed", "rounds", "samples", "watchdog", "unchecked")}
-    if not op_list.strip(" ,"):
-        raise InputError(f"--op names no op; give some of {', '.join(_OP_NAMES)}")
-    ops_asked, dtypes = _listed(op_list, tuned_op), _listed(given["dtype"] or "", read_dtype)
-    if resume or finish:
-        sessions = []
-        for place in _places(out):
-            had = Session.open(place).settings
-            op = had["op"] if had["op"] in ops_asked else ops_asked[0]
-            same = {"dtype": had["dtype"] if had["dtype"] in dtypes else next(iter(dtypes), None)}
-            asked = _settings(backend or had["backend"], tp, op, shapes, limit, {**given, **same})
-            repeated = {key: asked[key] for key in _named(ctx)}  # type: ignore[literal-required]
-            sessions.append(Session.open(place, repeated))
-            _check_source(source, had["engine"])
-        _check_all_there(ctx, out, sessions, ops_asked, dtypes)
-    else:
-        if not backend:
-            raise InputError(f"--backend is missing; one of {', '.join(BACKENDS)}")
-        check_open_options({**run, "backend": backend, "ops": ops_asked})
-        tp = _on_the_ranks(backend, tp, named=bool(options.given(ctx, ["tp"])))
-        every = [
-            _settings(backend, tp, op, shapes, limit, {**given, "dtype": dtype})
-            for op in ops_asked
-            for dtype in dtypes or (None,)
-        ]
-        _check_source(source, every[0]["engine"])
-        begin = Session if _is_follower() else Session.start
-        if len(every) > 1 and not _is_follower():
-            Session.check_vacant(out)
-        folders = [
-            out / _folder(one, several_ops=len(ops_asked) > 1, several_dtypes=len(dtypes) > 1)
-            for one in every
-        ]
-        sessions = [begin(*both) for both in zip(folders, every, strict=True)]
+    try:
+        if resume and finish:
+            raise InputError("give one of --resume and --finish")
+        if budget is not None and not budget > 0:
+            raise InputError(f"--budget is {budget:g}; give seconds, more than 0")
+        if not 0 < limit < 100:
+            raise InputError(f"--limit is {limit:g}; give percent, more than 0")
+        if not op_list.strip(" ,"):
+            raise InputError(f"--op names no op; give some of {', '.join(_OP_NAMES)}")
+        ops_asked, dtypes = _listed(op_list, tuned_op), _listed(given["dtype"] or "", read_dtype)
+        wanted = _Wanted(backend, tp, ops_asked, dtypes, shapes, limit, source, given)
+        if resume or finish:
+            sessions = _going_on(ctx, out, wanted)
+        else:
+            sessions = _beginning(out, wanted, run, named=bool(options.given(ctx, ["tp"])))
+    except InputError:
+        _leave_it_to_the_first_to_say()
+        raise
     code = FINISHED
     if not finish:
         from ..tuning.ranks import measure
@@ -165,6 +145,59 @@ def command(
             words = f"{session.directory}: nothing was measured there yet; go on with --resume"
             click.echo(f"costmodel: note: {words}", err=True)
     ctx.exit(code)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What the options ask for, the lists read; ``given`` are the others, by their names."""
+
+    backend: str | None
+    tp: tuple[int, ...]
+    ops: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    shapes: int
+    limit: float
+    source: str | None
+    given: question.Asked
+
+    def settings(self, backend: str, op: str, dtype: str | None) -> TuningSettings:
+        """Return what the tuning of one op and dtype is started with; None: the model's dtype."""
+        asked = {**self.given, "dtype": dtype}
+        return _settings(backend, self.tp, op, self.shapes, self.limit, asked)
+
+
+def _going_on(ctx: click.Context, out: Path, wanted: _Wanted) -> list[Session]:
+    """Open the tunings of ``out``; raise :class:`InputError` where others are asked for."""
+    sessions = []
+    for place in _places(out):
+        had = Session.open(place).settings
+        op = had["op"] if had["op"] in wanted.ops else wanted.ops[0]
+        dtype = had["dtype"] if had["dtype"] in wanted.dtypes else next(iter(wanted.dtypes), None)
+        asked = wanted.settings(wanted.backend or had["backend"], op, dtype)
+        repeated = {key: asked[key] for key in _named(ctx)}  # type: ignore[literal-required]
+        sessions.append(Session.open(place, repeated))
+        _check_source(wanted.source, had["engine"])
+    _check_all_there(ctx, out, sessions, wanted)
+    return sessions
+
+
+def _beginning(out: Path, wanted: _Wanted, run: Mapping[str, Any], *, named: bool) -> list[Session]:
+    """Start a tuning for each op and dtype; ``named``: world sizes were."""
+    backend = wanted.backend
+    if not backend:
+        raise InputError(f"--backend is missing; one of {', '.join(BACKENDS)}")
+    check_open_options({**run, "backend": backend, "ops": wanted.ops})
+    wanted = replace(wanted, tp=_on_the_ranks(backend, wanted.tp, named=named))
+    every = [
+        wanted.settings(backend, op, dtype)
+        for op in wanted.ops
+        for dtype in wanted.dtypes or (None,)
+    ]
+    _check_source(wanted.source, every[0]["engine"])
+    begin = Session if _is_follower() else Session.start
+    if len(every) > 1 and not _is_follower():
+        Session.check_vacant(out)
+    return [begin(out / _folder(one, wanted), one) for one in every]
 
 
 def _holds_shapes(session: Session) -> bool:
@@ -196,11 +229,10 @@ def _listed(text: str, read: Callable[[str], str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(read(part) for part in text.split(",") if part.strip()))
 
 
-def _folder(settings: TuningSettings, *, several_ops: bool, several_dtypes: bool) -> Path:
+def _folder(settings: TuningSettings, wanted: _Wanted) -> Path:
     """Return the folder of one of several tunings: ``plain``, ``bf16``, ``plain/bf16``."""
-    op = ops.vocabulary()[settings["op"]].names[0]
-    parts = [op] * several_ops + [settings["dtype"]] * several_dtypes
-    return Path(*parts)
+    op, dtype = ops.vocabulary()[settings["op"]].names[0], settings["dtype"]
+    return Path(*[op] * (len(wanted.ops) > 1), *[dtype] * (len(wanted.dtypes) > 1))
 
 
 def _places(out: Path) -> list[Path]:
@@ -212,16 +244,12 @@ def _places(out: Path) -> list[Path]:
 
 
 def _check_all_there(
-    ctx: click.Context,
-    out: Path,
-    sessions: Sequence[Session],
-    ops_asked: Sequence[str],
-    dtypes: Sequence[str],
+    ctx: click.Context, out: Path, sessions: Sequence[Session], wanted: _Wanted
 ) -> None:
     """Raise :class:`InputError` where an op or a dtype is named of which there is no tuning."""
-    for option, key, wanted in (("op_list", "op", ops_asked), ("dtype", "dtype", dtypes)):
+    for option, key, names in (("op_list", "op", wanted.ops), ("dtype", "dtype", wanted.dtypes)):
         there = [session.settings[key] for session in sessions]  # type: ignore[literal-required]
-        more = [one for one in wanted if one not in there]
+        more = [name for name in names if name not in there]
         if more and options.given(ctx, [option]):
             raise InputError(
                 f"{out} holds no tuning of {', '.join(more)}, only of "
@@ -332,11 +360,12 @@ def _on_the_ranks(backend: str, tp: tuple[int, ...], *, named: bool) -> tuple[in
     ranks, share = world_sizes(()), load(backend).ranks_share_gpus
     if not named and ranks and not share:
         tp = tuple(size for size in tp if size <= ranks[0])
-    try:
-        return world_sizes(tp, share)
-    except InputError:
-        if join().first_to_say():
-            raise
+    return world_sizes(tp, share)
+
+
+def _leave_it_to_the_first_to_say() -> None:
+    """End this one of torchrun's ranks, on all of which something is wrong, if another says it."""
+    if under_torchrun() and not join().first_to_say():
         raise click.exceptions.Exit(BAD_INPUT) from None
 
 
