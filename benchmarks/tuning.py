@@ -17,7 +17,8 @@ interval of the stopped rule, by the truth's best cutoff; the score is its inter
 (benchmarks/coverage.py) beside that of the flat interval from half to twice the point.
 
 A truth takes some seconds of a core. ``--record`` keeps each as it comes, one line of JSON; a run
-that is started again with the same file goes on where it ended. ``--out`` is what is committed.
+that is started again with the same file goes on where it ended. ``--out`` is what is committed;
+``--first`` and ``--before`` add truths of higher numbers to it.
 
     OPENBLAS_NUM_THREADS=1 python benchmarks/tuning.py --truths 30 --record truths.jsonl \\
         --out benchmarks/tuning.json
@@ -246,50 +247,67 @@ ARMS = ("prior", "tune", "8 shapes", "model on the grid", "argmin", "worst case"
 #: What eight chosen shapes are held against.
 GRID_ARMS = ("argmin", "worst case", "model on the grid")
 
+#: Figures that are means over truths.
+MEANS = (*ARMS, "shapes", "covered", "score", "flat")
+
 
 def figures(mine: list[dict]) -> dict:
-    """Return means over truths, with the standard errors of what the targets are about.
+    """Return means over truths; ``above`` is by how much eight shapes lose more than the grid's.
 
-    ``above`` is by how much eight shapes lose more than an arm of the grid, in points, paired by
-    truth, with its standard error. The error of the coverage is binomial.
+    ``above_error`` is its standard error, paired by truth; the error of the coverage is binomial.
     """
-    mean = {
-        arm: float(np.mean([r[arm] - r["least"] for r in mine if r[arm] is not None]))
-        for arm in ARMS
-    }
-    above = {}
+    rows = [{**r, **{arm: None if r[arm] is None else r[arm] - r["least"] for arm in ARMS}}
+            for r in mine]  # fmt: skip
+    errors = {}
     for arm in GRID_ARMS:
-        both = [r for r in mine if r[arm] is not None and r["8 shapes"] is not None]
-        apart = np.array([r["8 shapes"] - r[arm] for r in both])
-        above[arm] = [float(apart.mean()), float(apart.std() / np.sqrt(len(both)))]
-    covered = float(np.mean([r["covered"] for r in mine]))
-    flat = [r["flat"] for r in mine if r["flat"] is not None]
-    return {
-        "truths": len(mine),
-        "shapes": float(np.mean([r["shapes"] for r in mine])),
-        "refused": sum(r["tune"] is None for r in mine),
-        **mean,
-        "above": above,
-        "covered": covered,
-        "covered_error": float(np.sqrt(covered * (1 - covered) / len(mine))),
-        "score": float(np.mean([r["score"] for r in mine])),
-        "flat": float(np.mean(flat)) if flat else None,
+        both = [r for r in rows if r[arm] is not None and r["8 shapes"] is not None]
+        errors[arm] = float(np.std([r["8 shapes"] - r[arm] for r in both]) / np.sqrt(len(both)))
+    refused = sum(r["tune"] is None for r in rows)
+    return _figures(rows, [1] * len(rows), len(rows), refused, errors)
+
+
+def pooled(cells: list[dict]) -> dict:
+    """Return the figures of the truths of several cells, each with the weight of its truths.
+
+    ``above_error`` is of the truths for which it is known: those of this run.
+    """
+    weights = [c["truths"] for c in cells]
+    known = [c for c in cells if "above_error" in c]
+    count = sum(c["truths"] for c in known)
+    errors = {
+        arm: float(np.sqrt(sum((c["truths"] * c["above_error"][arm]) ** 2 for c in known)) / count)
+        for arm in GRID_ARMS
+        if known
     }
+    return _figures(cells, weights, sum(weights), sum(c["refused"] for c in cells), errors)
 
 
-def summary(records: list[dict]) -> dict:
-    """Return the figures of all truths, by misspecification, and by world size too."""
-    by_name, by_both = {}, []
+def _figures(rows: list[dict], weights: list[int], truths: int, refused: int, errors: dict) -> dict:
+    mean = {}
+    for name in MEANS:
+        there = [(w, r[name]) for r, w in zip(rows, weights, strict=True) if r[name] is not None]
+        mean[name] = float(sum(w * x for w, x in there) / sum(w for w, _ in there))
+    return {
+        "truths": truths, "refused": refused, **mean,
+        "covered_error": float(np.sqrt(mean["covered"] * (1 - mean["covered"]) / truths)),
+        "above": {arm: mean["8 shapes"] - mean[arm] for arm in GRID_ARMS},
+        "above_error": errors,
+    }  # fmt: skip
+
+
+def summary(records: list[dict], before: list[dict]) -> list[dict]:
+    """Return the figures of each misspecification and world size, those of ``before`` in them."""
+    out = []
     for name in MISSPECIFICATIONS:
-        mine = [r for r in records if r["misspecification"] == name]
-        if mine:
-            by_name[name] = figures(mine)
         for world_size in (4, 8):
-            if there := [r for r in mine if r["world_size"] == world_size]:
-                by_both.append(
-                    {"misspecification": name, "world_size": world_size, **figures(there)}
-                )
-    return {"together": figures(records), "by_misspecification": by_name, "summary": by_both}
+            key = {"misspecification": name, "world_size": world_size}
+            mine = [r for r in records if key.items() <= r.items()]
+            cells = [c for c in before if key.items() <= c.items()]
+            if mine:
+                cells.append(figures(mine))
+            if cells:
+                out.append({**key, **pooled(cells)})
+    return out
 
 
 def read(path: str | None) -> list[dict]:
@@ -325,6 +343,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--seconds", type=float, help="stop taking up truths after so long")
     parser.add_argument("--record", help="JSON lines, a truth each, from which a run goes on")
+    parser.add_argument("--before", help="figures of an earlier run of other numbers, joined")
     parser.add_argument("--out", help="the figures, as JSON")
     given = parser.parse_args()
     records = read(given.record)
@@ -350,31 +369,43 @@ def main() -> None:
     records = [r for r in records if r["number"] < given.first + whole]
     if not records:
         raise SystemExit("no truth of every misspecification and target yet; go on with --record")
-    found = summary(records)
+    before = []
+    if given.before:
+        with open(given.before) as stream:
+            before = json.load(stream)["summary"]
+    cells = summary(records, before)
+    names = dict.fromkeys(c["misspecification"] for c in cells)
+    found = {
+        "together": pooled(cells),
+        "by_misspecification": {
+            name: pooled([c for c in cells if c["misspecification"] == name]) for name in names
+        },
+        "summary": cells,
+    }
     if given.out:
         with open(given.out, "w") as stream:
             stream.write(json.dumps(found, indent=1) + "\n")
     head = ("misspecification", "ranks", "truths", "refused", "shapes",
             *(f"{arm}, points" for arm in ARMS), "coverage", "score", "flat")  # fmt: skip
     lines = [
-        *((s["misspecification"], f"TP{s['world_size']}", s) for s in found["summary"]),
-        *((name, "all", s) for name, s in found["by_misspecification"].items()),
+        *((c["misspecification"], f"TP{c['world_size']}", c) for c in cells),
+        *((name, "all", c) for name, c in found["by_misspecification"].items()),
         ("together", "all", found["together"]),
     ]
     rows = [
         (
-            name, ranks, s["truths"], s["refused"],
-            f"{s['shapes']:.1f}",
-            *(f"{s[arm]:.3f}" for arm in ARMS),
-            f"{100 * s['covered']:.0f} +- {100 * s['covered_error']:.0f} %",
-            f"{s['score']:.2f}", "-" if s["flat"] is None else f"{s['flat']:.2f}",
+            name, ranks, c["truths"], c["refused"],
+            f"{c['shapes']:.1f}",
+            *(f"{c[arm]:.3f}" for arm in ARMS),
+            f"{100 * c['covered']:.0f} +- {100 * c['covered_error']:.0f} %",
+            f"{c['score']:.2f}", "-" if c["flat"] is None else f"{c['flat']:.2f}",
         )
-        for name, ranks, s in lines
+        for name, ranks, c in lines
     ]  # fmt: skip
     sys.stdout.write(table(rows, head, width=220) + "\n")
-    for name, _, s in lines:
-        said = (f"{arm} {m:+.4f} +- {error:.4f}" for arm, (m, error) in s["above"].items())
-        sys.stdout.write(f"{name}: eight shapes lose more than {', '.join(said)} points\n")
+    for name, ranks, c in lines:
+        said = (f"{arm} {c['above'][arm]:+.4f} +- {c['above_error'][arm]:.4f}" for arm in GRID_ARMS)
+        sys.stdout.write(f"{name}, {ranks}: eight shapes lose more than {', '.join(said)} points\n")
 
 
 def task_of(record: dict) -> tuple:
