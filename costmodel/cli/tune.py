@@ -33,6 +33,7 @@ from ..tuning.session import SETTINGS, Session, TuningSettings
 from ..units import ELEMENT_BYTES, read_dtype
 from . import options, question
 
+#: Ops that can be tuned, as people call them; folders of several are named so.
 _OP_NAMES = tuple(op.names[0] for op in map(ops.vocabulary().__getitem__, TUNED))
 
 
@@ -168,10 +169,10 @@ class _Wanted:
 
 def _going_on(ctx: click.Context, out: Path, wanted: _Wanted) -> list[Session]:
     """Open the tunings of ``out``; raise :class:`InputError` where others are asked for."""
-    sessions = []
+    sessions, named = [], bool(options.given(ctx, ["op_list"]))
     for place in _places(out):
         had = Session.open(place).settings
-        op = had["op"] if had["op"] in wanted.ops else wanted.ops[0]
+        op = wanted.ops[0] if named and had["op"] not in wanted.ops else had["op"]
         dtype = had["dtype"] if had["dtype"] in wanted.dtypes else next(iter(wanted.dtypes), None)
         asked = wanted.settings(wanted.backend or had["backend"], op, dtype)
         repeated = {key: asked[key] for key in _named(ctx)}  # type: ignore[literal-required]
