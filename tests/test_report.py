@@ -131,20 +131,20 @@ def test_the_first_screen_is_short_and_says_it_all(gpu, engine):
         assert "## " not in text
         assert len(text.split()) < 450
         return
-    for label in ("Change", "For whom", "Wins, modelled", "How sure", "Not known"):
+    for label in ("Change", "For whom", "Wins", "How sure", "Not known"):
         assert f"- **{label}:**" in first
     # The one command that checks it stands behind the table, with what confirms it.
     assert f"- **Check on your GPUs:** `{check_command(case)}`" in text
     for w in case.headline:
         e = w.worth.mean_us
         assert (
-            f"{w.tp} {e.value:.1f} us a decode step (mean over batch 1-512; "
+            f"{w.tp} {e.value:.1f} us a decode step (mean over {len(case.deployment.batches)} captured batches; "
             f"90 %: {e.lo:.1f} to {e.hi:.1f})"
         ) in first
         near = w.contested.saved_pct
         span = f"{near.lo:.1f} to {near.hi:.1f}"
-        close = "of a call within 2x of the cutoff, where arms tie"
-        assert f"{near.value:.1f} % {close} ({span})" in first
+        close = "near the cutoff (2x) either may win"
+        assert f"{close}: {near.value:.1f} % of a call ({span})" in first
         assert f"{up_to(w.new_sizes)} at {w.tp}" in first
     # Two ranks, which physics decides, are no headline: they come last wherever they stand.
     (two,) = [w for w in case.by_world_size if w.world_size == 2]

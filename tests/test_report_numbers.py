@@ -51,7 +51,7 @@ def test_at_most_120_words_stand_before_the_first_table(engine, model):
         # What changes is said with its size and its saving; 2 ranks, which physics decides, are in
         # the title only where nothing else changes, and last among the savings.
         head = first.splitlines()[0]
-        wins = first.partition("**Wins, modelled:**")[2].partition("\n")[0]
+        wins = first.partition("**Wins:**")[2].partition("\n")[0]
         headed = any(c.headline for c in mine)
         for w in (w for c in mine for w in c.by_world_size if w.decided):
             assert (w.tp in head) == (w.world_size > 2 or not headed)

@@ -150,7 +150,7 @@ def _lead(cases: Sequence[Case], most: int, *, aside: bool) -> list[tuple[str, s
     return [
         ("Change", f"fused all-reduce + RMSNorm: {_changes(cases, changed, open_ones, most)}."),
         ("For whom", f"{model}, batch {batches}{others}."),
-        ("Wins, modelled", _wins(cases, changed, most)),
+        ("Wins", _wins(cases, changed, most)),
         ("How sure", sure),
         ("Not known", _unknown(cases, unsaid, most)),
     ]
@@ -220,10 +220,11 @@ def _changes(
         were += ", 2-stage above"
     if not open_ones:
         return f"1-stage {words}{were}"
-    where = "the rest" if len(open_ones) > most else in_words(cases, open_ones)
+    where = "rest" if len(open_ones) > most else in_words(cases, open_ones)
     if all(w.proposed for _, w in open_ones):
         return f"1-stage {words}{were}; {where} undecided"
-    return f"1-stage {words}{were}; {where} stay{'s' * (len(open_ones) == 1)} (undecided)"
+    ending = "s" * (where == "rest" or len(open_ones) == 1)
+    return f"1-stage {words}{were}; {where} stay{ending} (undecided)"
 
 
 def _batches(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
@@ -260,7 +261,8 @@ def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
     many = len(cases) > 1
     crossing = [(c, w) for c, w in changed if w.world_size > 2]
     told = crossing or changed
-    mean = f"mean over {cases[0].histogram.name or f'batch {_every_batch(cases[0])}'}"
+    captured = f"{len(cases[0].deployment.batches)} captured batches"
+    mean = f"mean over {cases[0].histogram.name or captured}"
     if len(told) <= max(most, 1):
         words = [_win(c, w, many, mean if i == 0 else "") for i, (c, w) in enumerate(told)]
     else:
@@ -270,8 +272,8 @@ def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
     contested = f"{OF_FASTER} on contested calls, within {CONTESTED_FACTOR}x of the cutoff"
     if len(near) == 1:
         e = saved[0]
-        close = f"of a call within {CONTESTED_FACTOR}x of the cutoff, where arms tie"
-        words.insert(1, f"{e.value:.1f} % {close} ({e.lo:.1f} to {e.hi:.1f})")
+        close = f"near the cutoff ({CONTESTED_FACTOR}x) either may win"
+        words.insert(1, f"{close}: {e.value:.1f} % of a call ({e.lo:.1f} to {e.hi:.1f})")
     elif near and len(near) == len(told) <= most:
         each = " and ".join(f"{e.value:.1f} %" for e in saved)
         words.append(f"{each} {contested}")
@@ -316,7 +318,7 @@ def _how_sure(
 ) -> str:
     """Return the evidence of what changes, that alike together, and what has none."""
 
-    def evidence(w: AtWorldSize) -> str:
+    def evidence(gpu: str, w: AtWorldSize) -> str:
         rows = sum(arm.count for arm in w.cutoff.evidence)
         if sum(other.world_size > 2 for _, other in changed) > most or not most:
             return w.evidence
@@ -329,9 +331,9 @@ def _how_sure(
             return w.evidence
         other = {a.measured_with: SPOKEN[a.arm] for a in w.cutoff.evidence if a.measured_with}
         of = "".join(f", {spoken}'s with {what}" for what, spoken in other.items())
-        return f"{w.evidence} ({rows} latencies{of})"
+        return f"{w.evidence} ({rows} {gpu} latencies{of})"
 
-    found = _grouped(cases, [(evidence(w), (c, w)) for c, w in changed])
+    found = _grouped(cases, [(evidence(c.gpu, w), (c, w)) for c, w in changed])
     words = [f"{where} {said}" for said, where in found]
     unclaimed = [place for place in unidentified(cases) if place[1].world_size > 2]
     # What is not decided stands beside the change, where that is said in full.
