@@ -25,6 +25,8 @@ with 120; a sentinel in the data takes no room), so that no rank waits for anoth
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
@@ -42,14 +44,15 @@ REDUCE_SCATTER_ELEMENTS = 512
 class LinkGeometry(Struct, frozen=True):
     """What one call does, per rank. Arrays have the shapes' shape; scalars hold for every shape.
 
-    ``world_size`` has length 1 where flat shapes have it in common.
+    ``world_size`` is one number where flat shapes have it in common.
 
-    ``turns`` is how often a workgroup goes round its loop over a phase's bytes and ``fill`` the
-    phase's bytes over those of one full turn of the largest grid. ``workgroup_bytes`` is what one
-    workgroup reads from all peers together in the first phase, scaled to its family's own number of
-    threads. ``pushes`` marks a 1-stage that
-    writes to its peers and starts without a barrier. ``own_exit`` marks 1-stage kernels whose exit
-    barrier, where they have one, may cost something else than another barrier.
+    ``phase_bytes`` are a rank's in one phase, and ``grid_bytes`` those for which a workgroup is
+    launched. ``turns`` is how often a workgroup goes round its loop over a phase's bytes and
+    ``fill`` the phase's bytes over those of one full turn of the largest grid.
+    ``workgroup_bytes`` is what one workgroup reads from all peers together in the first phase,
+    scaled to its family's own number of threads. ``pushes`` marks a 1-stage that writes to its
+    peers and starts without a barrier. ``own_exit`` marks 1-stage kernels whose exit barrier, where
+    they have one, may cost something else than another barrier.
     ``turns_overlap`` is false for kernels that synchronise their threads between turns, so that a
     turn's latency shows.
     """
@@ -63,7 +66,9 @@ class LinkGeometry(Struct, frozen=True):
     exit_barriers: int
     own_exit: bool
     release_acquire: bool
-    workgroups: Array
+    max_workgroups: int
+    grid_bytes: Array | float
+    phase_bytes: Array
     turns: Array
     fill: Array
     workgroup_bytes: Array
@@ -74,24 +79,29 @@ class LinkGeometry(Struct, frozen=True):
     turns_overlap: bool
     norm_turns: Array
 
+    @property
+    def workgroups(self) -> Array:
+        """Workgroups launched: one for each ``grid_bytes`` of a phase, up to the largest grid."""
+        return np.minimum(np.ceil(self.phase_bytes / self.grid_bytes), self.max_workgroups)
+
 
 def link_geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> LinkGeometry:
     """Return the geometry of ``algorithm`` for every shape. Does not check :mod:`.eligibility`."""
-    ranks = shapes.world_size
+    ranks: Any = shapes.world_size
     if ranks.ndim == 1 and ranks.size and (ranks.strides == (0,) or (ranks == ranks[0]).all()):
-        ranks = ranks[:1]  # what depends on ranks alone need not be repeated for every shape
+        ranks = ranks[0]  # what depends on ranks alone need not be repeated for every shape
     n = ranks.astype(np.float64)
     one_stage = algorithm == ONE_STAGE
     fused = shapes.op == FUSED
     tokens = shapes.tokens.astype(np.float64)
-    row_bytes = shapes.hidden_dim * float(shapes.element_bytes)
+    row_bytes = shapes.hidden_dim.astype(np.float64) * shapes.element_bytes
     size = tokens * row_bytes
     per_rank = size if one_stage else size / n
     zero = np.zeros_like(size)
 
     if fused and one_stage:
         # One token per workgroup and turn; every thread holds one pack from each rank.
-        workgroups = np.minimum(tokens, kernel.max_workgroups)
+        grid: Array | float = row_bytes
         fill = tokens / kernel.max_workgroups
         turns = np.ceil(fill)
         workgroup_bytes = turns * (n - 1) * row_bytes
@@ -99,11 +109,11 @@ def link_geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> 
         lanes = kernel.threads / n if kernel.lanes_split_over_ranks else kernel.threads
         grid_turn = lanes * PACK_BYTES
         grid = REDUCE_SCATTER_ELEMENTS * shapes.element_bytes if fused else grid_turn
-        workgroups = np.minimum(np.ceil(per_rank / grid), kernel.max_workgroups)
         fill = per_rank / (kernel.max_workgroups * grid_turn)
         turns = np.ceil(fill)
         # Little's law: a workgroup of twice the threads has twice the loads in flight.
-        workgroup_bytes = turns * (n - 1) * np.minimum(grid_turn, per_rank) / kernel.thread_ratio
+        workgroup_bytes = turns * ((n - 1) / kernel.thread_ratio)
+        workgroup_bytes *= np.minimum(grid_turn, per_rank)
 
     line = kernel.push_line if one_stage else None
     if line is not None:
@@ -130,7 +140,9 @@ def link_geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> 
         exit_barriers=_exit_barriers(kernel, fused, one_stage),
         own_exit=one_stage and kernel.family == "aiter",
         release_acquire=kernel.release_acquire and fused and not one_stage,
-        workgroups=workgroups,
+        max_workgroups=kernel.max_workgroups,
+        grid_bytes=grid,
+        phase_bytes=per_rank,
         turns=turns,
         fill=fill,
         workgroup_bytes=workgroup_bytes,

@@ -251,42 +251,31 @@ class LinkModel(Struct, frozen=True):
             np.where(n > 2, costs.read_efficiency, 1.0) * np.where(n > 4, at_eight, 1.0)
         )
 
-        def slowest(*parts: Any) -> Any:
-            return smooth_maximum(*parts, power=self.knee)
-
-        def wire(link_bytes: Array, gbps: Any) -> Any:
-            return self.wiring.bottleneck_bytes(link_bytes, n) * (per_gbps / gbps)
+        def slowest(link_bytes: Array, gbps: Any, *others: Any) -> Any:
+            """Return how long bytes take over the links beside a round trip and other limits."""
+            wire = self.wiring.bottleneck_bytes(link_bytes, n) * (per_gbps / gbps)
+            return smooth_maximum(costs.round_trip_us, *others, power=self.knee, spare=wire)
 
         floor = read_floor_us(geometry, costs)
         one_barrier = barrier(costs, n)
         found: dict[str, Any] = {"harness": costs.harness_us, "launch": costs.launch_us}
         if geometry.pushes:
-            found["link_write"] = slowest(
-                costs.round_trip_us, wire(geometry.write_bytes, costs.link_gbps)
-            )
+            found["link_write"] = slowest(geometry.write_bytes, costs.link_gbps)
         else:
             found["entry_barrier"] = one_barrier
-            found["link_read"] = slowest(
-                costs.round_trip_us, wire(geometry.read_bytes, read_gbps), floor
-            )
+            found["link_read"] = slowest(geometry.read_bytes, read_gbps, floor)
         if not one_stage:
             if fused:
-                found["link_write"] = slowest(
-                    costs.round_trip_us, wire(geometry.write_bytes, costs.link_gbps)
-                )
+                found["link_write"] = slowest(geometry.write_bytes, costs.link_gbps)
             else:
                 found["middle_barrier"] = one_barrier + costs.stage_gap_us
                 pushes = geometry.write_bytes > 0
                 if pushes.any():
                     found["link_read"] = np.where(pushes, 0.0, found["link_read"])
                     found["link_write"] = np.where(
-                        pushes,
-                        slowest(costs.round_trip_us, wire(geometry.write_bytes, costs.link_gbps)),
-                        0.0,
+                        pushes, slowest(geometry.write_bytes, costs.link_gbps), 0.0
                     )
-                found["link_gather"] = slowest(
-                    costs.round_trip_us, wire(geometry.gather_bytes, read_gbps), floor
-                )
+                found["link_gather"] = slowest(geometry.gather_bytes, read_gbps, floor)
         if one_stage and not fused and not geometry.turns_overlap:
             drift = 1.0 - np.exp(-np.maximum(geometry.fill - 1.0, 0.0) / TURNS_TO_OVERLAP)
             found["turn_exposure"] = TURNS_TO_OVERLAP * costs.turn_exposure_us * drift
@@ -306,13 +295,14 @@ class LinkModel(Struct, frozen=True):
         if geometry.launches == 2:
             if geometry.op == SEPARATE:
                 found["second_launch"] = costs.separate_launch_us
-                found["norm_kernel"] = costs.separate_norm_us + geometry.local_bytes * (
-                    per_gbps / costs.separate_norm_gbps
+                found["norm_kernel"] = _plus(
+                    geometry.local_bytes * (per_gbps / costs.separate_norm_gbps),
+                    costs.separate_norm_us,
                 )
             else:
                 found["second_launch"] = costs.second_launch_us
-                found["local_pass"] = costs.local_us + geometry.local_bytes * (
-                    per_gbps / costs.local_gbps
+                found["local_pass"] = _plus(
+                    geometry.local_bytes * (per_gbps / costs.local_gbps), costs.local_us
                 )
         return {name: found[name] for name in TERMS if name in found}
 
@@ -333,17 +323,25 @@ def parts_of_sum(
 def read_floor_us(geometry: LinkGeometry, costs: LinkCosts) -> Any:
     """Return F, the least time in which a kernel's workgroups read what they read in a phase."""
     # As an exponential: numpy's power of two arrays of draws takes several times as long.
-    relative = np.log(np.maximum(geometry.workgroup_bytes, 1.0) / FLOOR_BYTES)
-    return costs.read_floor_us * _in_place(np.exp, costs.read_floor_growth * relative)
+    relative = np.maximum(geometry.workgroup_bytes, 1.0)
+    relative /= FLOOR_BYTES
+    grown = _in_place(np.exp, costs.read_floor_growth * _in_place(np.log, relative))
+    return costs.read_floor_us * grown
 
 
-def smooth_maximum(*parts: Any, power: float = 4.0) -> Any:
-    """Return the 4-norm of non-negative parts: their maximum, rounded where two are close."""
+def smooth_maximum(*parts: Any, power: float = 4.0, spare: Any = None) -> Any:
+    """Return the 4-norm of non-negative parts: their maximum, rounded where two are close.
+
+    ``spare`` is one more part, which nobody else holds: where it is an array it is overwritten.
+    """
+    if spare is not None:
+        parts = (spare, *parts)
     if power != 4.0:
         return sum(part**power for part in parts) ** (1.0 / power)
     found: Any = 0.0
     for part in sorted(parts, key=np.size):  # as in :func:`total`
-        found = _plus(_in_place(np.square, np.square(part)), found)
+        square = _in_place(np.square, part) if part is spare else np.square(part)
+        found = _plus(_in_place(np.square, square), found)
     return _in_place(np.sqrt, _in_place(np.sqrt, found))
 
 
