@@ -11,6 +11,7 @@ from costmodel.decide import prediction
 from costmodel.decide.prediction import predict, scatter
 from costmodel.decide.regret import Estimate
 from costmodel.decide.setting import DRAWS, Setting
+from costmodel.model.shape import ALGORITHMS
 
 
 @pytest.mark.parametrize("draws", [20, 21, 100, DRAWS, 401])
@@ -100,6 +101,24 @@ def test_blocks_change_no_latency(algorithm, monkeypatch):
     np.testing.assert_allclose(setting.latency_us(shapes, algorithm), whole[0], rtol=1e-13)
     some = setting.latency_us(shapes, algorithm, setting.draws)
     np.testing.assert_allclose(some, whole[1], rtol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("op", "algorithm"),
+    [(op, arm) for op in ("fused", "plain") for arm in ALGORITHMS] + [("fused", "separate")],
+)
+def test_blocks_change_no_term(op, algorithm, monkeypatch):
+    setting = Setting.shipped("MI300X", op=op)
+    tokens = np.resize([8, 512, 16, 2048], 89)  # the plain 2-stage writes above a limit
+    shapes = setting.shapes(tokens, 8192, np.resize([2, 4, 8], 89))
+    whole = setting.terms(shapes, algorithm)
+    monkeypatch.setattr("costmodel.decide.setting.BLOCK", 10)
+    monkeypatch.setattr("costmodel.model.shape.STRETCH", 25)
+    some = setting.terms(shapes, algorithm)
+    assert list(some) == list(whole)
+    assert np.ndim(some["harness"]) == np.ndim(whole["harness"])  # a scalar, where all calls share
+    for name, term in whole.items():
+        assert np.broadcast_to(some[name], 89).tolist() == np.broadcast_to(term, 89).tolist()
 
 
 def test_estimates_of_many_quantities_are_those_of_each_to_the_last_bit():

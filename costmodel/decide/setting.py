@@ -48,10 +48,10 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-#: Shapes evaluated at once, and draws of shapes: few enough that a block's arrays stay in the L2
-#: cache, and that memory once had is used again: an array of 128 KiB or more is asked of the system
-#: each time, unless larger ones were before. Draws have fewer arrays of full size.
-BLOCK = 8192
+#: Shapes evaluated at once, and draws of shapes: few enough that a block's arrays stay in the
+#: cache, many enough that numpy's own time for a call does not count. Blocks are for many shapes,
+#: whose own arrays are larger: the C library keeps memory of blocks only after it had such ones.
+BLOCK = 1 << 15
 DRAWN_BLOCK = 3 << 13
 
 #: Posterior draws behind every interval and every expected regret, and the seed that makes them
@@ -272,8 +272,18 @@ class Setting(Struct, frozen=True, dict=True):
         ``machine_contrast`` stands only where the values hold one for the arm. Separate ops have
         the terms of the algorithm that the plain all-reduce's own dispatch takes.
         """
+        drawn = values is not None
         values = values or self.point
-        return self._terms(shapes, arm, values, self._costs(values))
+        costs = self._costs(values)
+        if drawn or shapes.tokens.ndim != 1 or len(shapes) <= BLOCK:
+            return self._terms(shapes, arm, values, costs)
+        found: dict[str, Any] = {}
+        for places, some in shapes.blocks(BLOCK):
+            terms = self._terms(some, arm, values, costs)
+            found = found or {name: term for name, term in terms.items() if not np.ndim(term)}
+            for name in {**found, **terms}:
+                _place(found, name, places, terms.get(name, 0.0), len(shapes))
+        return {name: found[name] for name in TERMS if name in found}
 
     def _costs(self, values: Values) -> Any:
         """Return what actions cost, see :meth:`.Calibration.costs`."""
@@ -350,6 +360,16 @@ def alternative(engine: str, otherwise: str = "", op: str = FUSED) -> str:
     from ..rules.catalogue import current
 
     return current(engine, op).otherwise
+
+
+def _place(found: dict[str, Any], name: str, places: Any, term: Any, count: int) -> None:
+    """Write a term of some of ``count`` calls; it is a scalar while all have the same."""
+    had = found.get(name, 0.0)
+    if np.ndim(had) == np.ndim(term) == 0 and had == term:
+        return
+    if np.ndim(had) == 0:
+        found[name] = np.full(count, had)
+    found[name][places] = term
 
 
 def _latency_us(shapes: Shapes, terms: dict[str, Any], drawn: tuple[int, ...]) -> Array:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 from numpy.typing import ArrayLike, NDArray
 
 from ..data import ops
@@ -60,6 +61,9 @@ SPOKEN = {
 }  # fmt: skip
 
 WORLD_SIZES = (2, 4, 8)
+
+#: Least number of calls among which those of one world size are looked for together.
+STRETCH = 1 << 14
 
 
 def read_op(name: str) -> str:
@@ -195,14 +199,25 @@ class Shapes(Struct, frozen=True):
 
         What depends on ranks alone is then one number, and a block's arrays stay in the cache.
         """
-        for n in WORLD_SIZES:
-            places = np.flatnonzero(self.world_size == n)
-            alike = places.size == len(self)
-            for start in range(0, places.size, most):
-                block = slice(start, start + most) if alike else places[start : start + most]
-                tokens = self.tokens[block]
-                ranks = np.broadcast_to(np.int64(n), tokens.shape)
-                yield block, Shapes(self.op, self.dtype, tokens, self.hidden_dim[block], ranks)
+        # A stretch at a time, so that what is picked from and put back to is in the cache too.
+        stretch = max(2 * most, STRETCH)
+        for first in range(0, len(self), stretch):
+            here = self.world_size[first : first + stretch]
+            for n in WORLD_SIZES:
+                places = np.flatnonzero(here == n)
+                alike = places.size == here.size
+                places += first
+                for start in range(0, places.size, most):
+                    block = places[start : start + most]
+                    which = slice(int(block[0]), int(block[-1]) + 1) if alike else block
+                    tokens = self.tokens[which]
+                    ranks = np.broadcast_to(np.int64(n), tokens.shape)
+                    yield (
+                        which,
+                        replace(
+                            self, tokens=tokens, hidden_dim=self.hidden_dim[which], world_size=ranks
+                        ),
+                    )
 
     def __len__(self) -> int:
         return self.tokens.size
