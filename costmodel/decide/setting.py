@@ -49,10 +49,15 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 #: Shapes evaluated at once, and draws of shapes: few enough that a block's arrays stay in the
-#: cache, many enough that numpy's own time for a call does not count. Blocks are for many shapes,
-#: whose own arrays are larger: the C library keeps memory of blocks only after it had such ones.
+#: cache, many enough that numpy's own time for a call does not count. Draws have fewer arrays of
+#: full size.
 BLOCK = 1 << 15
-DRAWN_BLOCK = 3 << 13
+DRAWN_BLOCK = 1 << 16
+
+# Until glibc has seen a large array go, it gives the memory of every other back to the system at
+# once (mallopt(3), "dynamic mmap threshold"), and the next one is had page by page: a tenth of a
+# short command's time. Nothing of this one is ever touched.
+np.empty(16 << 20, np.uint8)
 
 #: Posterior draws behind every interval and every expected regret, and the seed that makes them
 #: repeatable.
