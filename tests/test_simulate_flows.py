@@ -205,3 +205,17 @@ def test_flows_that_touch_nothing_are_shared_by_themselves(monkeypatch):
     # The first fourteen of 19 flows each are few; from then on a start shares its own alone.
     assert 14 * (ranks - 1) > flows_module.FEW
     assert shared[13:20] == [14 * (ranks - 1), *[ranks - 1] * 6]
+
+
+def test_working_on_few_flows_at_once_changes_no_end(monkeypatch):
+    fabric, rng = build("switch", 12, 400.0), np.random.default_rng(3)
+    source, target = np.divmod(np.arange(144), 12)
+    pair = np.repeat(np.flatnonzero(source != target), 4)
+    limit = np.where(rng.random(pair.size) < 0.3, rng.uniform(1e4, 4e4, pair.size), INF)
+    arguments = (
+        rng.uniform(0, 30, 12)[source[pair]], rng.uniform(1e5, 4e5, pair.size),
+        fabric.paths[pair], fabric.capacity, rng.integers(1, 4, pair.size).astype(float), limit,
+    )  # fmt: skip
+    whole = completion_times(*arguments)
+    monkeypatch.setattr(flows_module, "AT_ONCE", 7)
+    assert completion_times(*arguments).tolist() == whole.tolist()
