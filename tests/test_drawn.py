@@ -121,6 +121,24 @@ def test_blocks_change_no_term(op, algorithm, monkeypatch):
         assert np.broadcast_to(some[name], 89).tolist() == np.broadcast_to(term, 89).tolist()
 
 
+@pytest.mark.parametrize(
+    ("op", "algorithm"),
+    [(op, arm) for op in ("fused", "plain", "separate") for arm in ALGORITHMS]
+    + [("fused", "separate")],
+)
+@pytest.mark.parametrize("ranks", [2, 8, [2, 4, 8]])
+def test_calls_of_equal_bytes_have_the_latencies_of_each_call_alone(op, algorithm, ranks):
+    setting = Setting.shipped("MI300X", op=op)
+    # 8 x 7168, 16 x 3584 and 56 x 1024 elements are as many bytes; so are the later three.
+    shapes = setting.shapes([8, 16, 56, 64, 128, 448], [7168, 3584, 1024] * 2, np.resize(ranks, 6))
+    together = setting.latency_us(shapes, algorithm, setting.draws)
+    for i in range(len(shapes)):
+        alone = setting.latency_us(shapes.select(slice(i, i + 1)), algorithm, setting.draws)
+        np.testing.assert_allclose(together[:, i], alone[:, 0], rtol=1e-13)
+    point = {name: float(np.mean(value)) for name, value in setting.draws.items()}
+    assert setting.latency_us(shapes, algorithm, point).shape == (6,)
+
+
 def test_estimates_of_many_quantities_are_those_of_each_to_the_last_bit():
     draws = np.exp(np.random.default_rng(5).standard_normal((DRAWS, 13)))
     for column, found in zip(draws.T, Estimate.of_each(draws), strict=True):

@@ -43,6 +43,9 @@ class LatencyModel(Protocol):
     def reason_against(self, kernel_family: str, arch: str, world_size: int) -> str | None:
         """Return why it does not cover rows of a family's kernels; None when it does."""
 
+    def by_bytes(self, op: str, algorithm: str) -> bool:
+        """Return whether calls of as many bytes over as many ranks all take equally long."""
+
     def geometry(self, shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> Any:
         """Return what ``algorithm`` does for every shape, whether or not the kernel takes it.
 

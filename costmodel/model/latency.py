@@ -188,6 +188,10 @@ class LinkModel(Struct, frozen=True):
             return "kernel on this interconnect"
         return None if self.wiring.takes(world_size) else UNEVEN
 
+    def by_bytes(self, op: str, algorithm: str) -> bool:
+        """See :meth:`.LatencyModel.by_bytes`; only the fused 1-stage takes rows one by one."""
+        return not (op == FUSED and algorithm == ONE_STAGE)
+
     def geometry(self, shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> LinkGeometry:
         """See :meth:`.LatencyModel.geometry`."""
         check_even(self.wiring, shapes.world_size)

@@ -194,6 +194,11 @@ class Shapes(Struct, frozen=True):
             self.op, self.dtype, self.tokens[calls], self.hidden_dim[calls], self.world_size[calls]
         )
 
+    def distinct_bytes(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return a call of each number of bytes, and which of these each call is like; flat."""
+        _, first, which = np.unique(self.bytes, return_index=True, return_inverse=True)
+        return first, which
+
     def blocks(self, most: int) -> Iterator[tuple[NDArray[np.intp] | slice, Shapes]]:
         """Yield places of at most so many calls of one world size, and those calls, of flat arrays.
 

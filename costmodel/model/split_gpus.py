@@ -118,6 +118,10 @@ class SplitModel(Struct, frozen=True):
             return UNEVEN
         return None if arch in archs() else "programs that fit on this arch not known"
 
+    def by_bytes(self, op: str, algorithm: str) -> bool:
+        """See :meth:`.LatencyModel.by_bytes`; how many programs fit hangs on the hidden size."""
+        return False
+
     def geometry(self, shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> SplitGeometry:
         """See :meth:`.LatencyModel.geometry`."""
         check_even(self.wiring, shapes.world_size)
