@@ -322,8 +322,8 @@ class Arms(Struct, frozen=True, dict=True):
         sent, each = self._sent.astype(float), self._least[1]
         return sent[each], np.append(sent[1:] - 1, np.inf)[each]
 
-    def select(self, calls: Choice) -> Arms:
-        """Return the calls of a mask; their weights sum to 1 again."""
+    def select(self, calls: Choice | NDArray[np.intp] | slice) -> Arms:
+        """Return the calls of a mask, an index or a slice; their weights sum to 1 again."""
         weight = self.weight[calls]
         some = replace(
             self, shapes=self.shapes.select(calls), weight=weight / weight.sum(),
