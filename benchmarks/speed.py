@@ -27,10 +27,13 @@ from typing import Any
 
 import numpy as np
 
+from costmodel.calibration.posterior import shipped
 from costmodel.data.measurement import COLUMNS
 from costmodel.decide.prediction import predict
 from costmodel.decide.setting import Setting
 from costmodel.show.table import table
+from costmodel.simulation import Conditions, Skew, simulate
+from costmodel.simulation import machine as machine_of
 from costmodel.simulation.flows import completion_times
 from costmodel.simulation.topology import build
 
@@ -160,6 +163,21 @@ def simulations(ranks: tuple[int, ...]) -> list[dict[str, Any]]:
     return lines
 
 
+def collectives(ranks: tuple[int, int]) -> list[dict[str, Any]]:
+    """Time a 2-stage collective through a switch whose ranks arrive apart, beside a smaller one."""
+    calibration = shipped("gfx950")
+    spent = []
+    for n in ranks:
+        found = machine_of(calibration, "MI355X", fabric="switch", ranks=n)
+        late = Conditions(arrivals_us=Skew("normal", 20.0).draw(n, 1)[0])
+        spent.append(
+            least({"": lambda: simulate(found, "2stage", 64, 7168, conditions=late)}, 3)[""]  # noqa: B023
+        )
+    few, many = ranks
+    what = f"simulator, {many} ranks with skew"
+    return [line(what, spent[1], f"{few} ranks", spent[0], "2 s" if many == 1024 else "")]
+
+
 def rows_file(path: Path, count: int) -> None:
     """Write rows drawn from the model: both arms over sizes, ranks and hidden sizes, repeated."""
     setting = Setting.shipped("MI355X")
@@ -229,6 +247,7 @@ def main() -> None:
         *cold_starts(2 if short else 7),
         *predictions(2**16 if short else 2**19, 3 if short else 7),
         *simulations((16, 32) if short else (16, 32, 64, 128, 256)),
+        *collectives((16, 64) if short else (256, 1024)),
         *readers((10**3, 10**4) if short else (10**3, 10**4, 10**5, 10**6, 10**7)),
     ]
     record = {"machine": machine(), "short": short, "lines": lines}

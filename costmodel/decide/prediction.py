@@ -117,10 +117,12 @@ def predict(setting: Setting, shapes: Shapes, algorithm: str) -> Prediction:
     # Both machines differ from the draws by constants: of the benchmark, and of the laboratory.
     benchmark = setting.new_source["harness[]"] - setting.draws["harness[]"]
     shifts = benchmark, setting.laboratory_shift_us(algorithm)
-    for places, some in flat.blocks(DRAWN_BLOCK // DRAWS):
+    for places, some in flat.blocks(DRAWN_BLOCK // 2 // DRAWS):  # sorting holds them twice
         here = setting.latency_us(some, algorithm, setting.draws)
         for i, more in enumerate(shifts):
-            ends[2 * i : 2 * i + 2, places] = interval.ends((here + more) * heavy)
+            drawn = here + more
+            drawn *= heavy
+            ends[2 * i : 2 * i + 2, places] = interval.ends(drawn)
     lo, hi, kernel_lo, kernel_hi = (end.reshape(shape) for end in ends)
     return Prediction(
         shapes,
