@@ -261,7 +261,7 @@ def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
     many = len(cases) > 1
     crossing = [(c, w) for c, w in changed if w.world_size > 2]
     told = crossing or changed
-    captured = f"{len(cases[0].deployment.batches)} captured batches"
+    captured = f"all {len(cases[0].deployment.batches)} captured batches"
     mean = f"mean over {cases[0].histogram.name or captured}"
     if len(told) <= max(most, 1):
         words = [_win(c, w, many, mean if i == 0 else "") for i, (c, w) in enumerate(told)]
@@ -272,8 +272,8 @@ def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
     contested = f"{OF_FASTER} on contested calls, within {CONTESTED_FACTOR}x of the cutoff"
     if len(near) == 1:
         e = saved[0]
-        close = f"near the cutoff ({CONTESTED_FACTOR}x) either may win"
-        words.insert(1, f"{close}: {e.value:.1f} % of a call ({e.lo:.1f} to {e.hi:.1f})")
+        close = f"within {CONTESTED_FACTOR}x of the cutoff it saves"
+        words.insert(1, f"{close} {e.value:.1f} % a call ({e.lo:.1f} to {e.hi:.1f})")
     elif near and len(near) == len(told) <= most:
         each = " and ".join(f"{e.value:.1f} %" for e in saved)
         words.append(f"{each} {contested}")
