@@ -204,7 +204,7 @@ class CudaCommunicator:
         [
             ("use_1stage = self.choose()", "makes no choice of its own"),
             ("use_1stage = True", "chooses by no size"),
-            ("for n in range(3):\n    use_1stage = x.nbytes <= n", "makes no choice of its own"),
+            ("for n in self.limits:\n    use_1stage = x.nbytes <= n", "makes no choice of its own"),
         ],
     )
     def test_no_choice_is_no_rule(self, body, message):

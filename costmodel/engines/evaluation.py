@@ -19,7 +19,9 @@ from ..errors import InputError
 from ..rules.algebra import all_of, any_of
 from ..rules.condition import Always, Condition, OnFullMesh
 from .host_gate import is_asked, table_for
-from .module import Module, constant_of, instance_values, source_of
+from .iteration import comprehended, of_range, over
+from .module import Module, class_constant, constant_of, instance_values, source_of
+from .setting_values import converted, from_default, said, text_method
 from .symbols import (
     BYTES,
     ELEMENT_SIZE,
@@ -30,6 +32,7 @@ from .symbols import (
     Mapping,
     Nothing,
     Number,
+    Routine,
     Size,
     Symbol,
     Tensor,
@@ -40,7 +43,6 @@ from .symbols import (
     arithmetic,
     called,
     comparison,
-    kilo_of,
     number,
     same_constant,
     torch_dtype,
@@ -49,6 +51,10 @@ from .symbols import (
 
 #: Names of the number of ranks.
 WORLD = re.compile(r"(tp_|tensor_parallel_)?world_size_?|tp_size|nranks|n_ranks|ngpus|num_ranks")
+#: Names of functions that return it.
+_RANKS = re.compile(
+    r"(get_)?((tensor|model|parallel|attention|attn|tp|group|device|dist)_)*world_size"
+)
 #: The function by which a patched engine asks the run-time table (see :mod:`.consultation`). It is
 #: read as a table without an entry leaves it: None, and the engine's own rule holds.
 CONSULTS = "_tuned_max_size"
@@ -66,9 +72,17 @@ OPERATORS = {
 MAX_NESTING = 60
 MAX_TERMS = 64
 MAX_STEPS = 20_000
+#: Texts that are put together, and tables inside tables, are read up to these.
+MAX_TEXT = 1000
+MAX_DEPTH = 4
 
 #: What is known by name at a statement.
 Scope = dict[str, Symbol]
+
+
+def names_ranks(name: str) -> bool:
+    """Tell whether a name says that it holds the number of ranks or their mesh."""
+    return bool(WORLD.fullmatch(name) or _MESH.fullmatch(name))
 
 
 class NoChoiceError(InputError):
@@ -127,6 +141,10 @@ class Evaluator(Struct):
         """Return what a function of the same file returns, or None when it is not followed."""
         return None
 
+    def enter(self, routine: Routine, node: ast.Call) -> Symbol | None:
+        """Return what a lambda or a function inside the function returns, None where not known."""
+        return None
+
     def follow_property(self, node: ast.Attribute) -> Symbol | None:
         """Return what a property of the same class returns, or None where it is none."""
         return None
@@ -160,7 +178,9 @@ class Evaluator(Struct):
         if known is not None:
             return known
         constant = constant_of(self.module.tree.body, node.id)
-        return None if constant is None else self._held(constant, node.id, node.id)
+        if constant is None or node.id in self.module.unsettled:
+            return None
+        return self._held(constant, node.id, node.id)
 
     def _held(self, constant: ast.expr, name: str, qualified: str) -> Symbol:
         """Return what a name of the module or class holds; where that is None or -1, it asks to be
@@ -168,7 +188,7 @@ class Evaluator(Struct):
         if _asks_to_be_set(constant) and qualified:
             self.asked.setdefault(qualified, constant.lineno)
             if qualified in self.settings:
-                return called(_read(self.settings[qualified]), name)
+                return called(said(self.settings[qualified]), name)
         return called(self._outside(constant), name)
 
     def _outside(self, node: ast.expr) -> Symbol:
@@ -226,7 +246,7 @@ class Evaluator(Struct):
         owner = self.owner
         holder = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
         if owner is not None and (holder or source_of(node.value) == owner.name):
-            constant = constant_of(owner.body, node.attr)
+            constant = class_constant(owner, node.attr)
             if constant is not None:
                 return self._held(constant, node.attr, f"{owner.name}.{node.attr}")
             constant = instance_values(owner).get(node.attr)
@@ -265,17 +285,23 @@ class Evaluator(Struct):
             return Unknown(source_of(node), env=index.value)
         return None
 
-    def _tuple(self, node: ast.Tuple | ast.List | ast.Set) -> Symbol:
-        return Items(tuple(self.value(e) for e in node.elts))
+    def _tuple(self, node: ast.Tuple | ast.List | ast.Set) -> Symbol | None:
+        values = tuple(self.value(e) for e in node.elts)
+        return None if any(_is_deep(v) for v in values) else Items(values)
 
     def _dict(self, node: ast.Dict) -> Symbol | None:
         if any(key is None for key in node.keys):
             return None
         pairs = zip(node.keys, node.values, strict=True)
-        return Mapping(tuple((self.value(k), self.value(x)) for k, x in pairs if k is not None))
+        items = tuple((self.value(k), self.value(x)) for k, x in pairs if k is not None)
+        return None if any(_is_deep(part) for pair in items for part in pair) else Mapping(items)
 
     def _binary(self, node: ast.BinOp) -> Symbol | None:
         left, right = self.value(node.left), self.value(node.right)
+        if isinstance(node.op, ast.BitAnd | ast.BitOr):
+            if not isinstance(left, Condition) or not isinstance(right, Condition):
+                return None
+            return (all_of if isinstance(node.op, ast.BitAnd) else any_of)(left, right)
         return arithmetic(OPERATORS.get(type(node.op), ""), left, right)
 
     def _unary(self, node: ast.UnaryOp) -> Symbol | None:
@@ -370,6 +396,27 @@ class Evaluator(Struct):
             return None
         return any_of(all_of(condition, yes), all_of(condition.negated(), no))
 
+    def _awaited(self, node: ast.Await) -> Symbol | None:
+        return self.value(node.value)
+
+    def _lambda(self, node: ast.Lambda) -> Symbol | None:
+        return Routine(node, local=bool(self.scope))
+
+    def _comprehension(self, node: ast.expr) -> Symbol | None:
+        return comprehended(self, node)  # type: ignore[arg-type]
+
+    def _joined_text(self, node: ast.JoinedStr) -> Symbol | None:
+        parts = []
+        for part in node.values:
+            plain = isinstance(part, ast.FormattedValue) and part.format_spec is None
+            value = self.value(part.value if isinstance(part, ast.FormattedValue) else part)
+            text = converted("str", value) if plain else value
+            if not isinstance(text, Text) or text.env:
+                return None
+            parts.append(text.value)
+        whole = "".join(parts)
+        return Text(whole) if len(whole) <= MAX_TEXT else None
+
     def _named_here(self, node: ast.NamedExpr) -> Symbol | None:
         value = self.value(node.value)
         self.scope[node.target.id] = called(value, node.target.id)
@@ -389,8 +436,15 @@ class Evaluator(Struct):
         environment = self._environment(node, name, arguments)
         if environment is not None:
             return environment
+        if isinstance(function, ast.Name) and name in _OVER and name not in self.scope:
+            found = of_range(arguments) if name == "range" else over(name, arguments)
+            if found is not None:
+                return found
+        routine = self._routine(function)
+        if routine is not None:
+            return self.enter(routine, node)
         if name in ("int", "float", "bool", "str") and len(arguments) == 1:
-            return _converted(name, arguments[0])
+            return converted(name, arguments[0])
         if name in ("min", "max") and arguments and all(isinstance(a, Number) for a in arguments):
             chosen = (min if name == "min" else max)(arguments, key=lambda a: a.value)  # type: ignore[union-attr]
             return chosen
@@ -400,12 +454,23 @@ class Evaluator(Struct):
             return self._known_name(arguments[1].value, ast.Name(arguments[1].value))
         if name in ("frozenset", "set", "tuple") and len(arguments) == 1:
             return arguments[0] if isinstance(arguments[0], Items) else None
-        if "world_size" in name:
+        if _RANKS.fullmatch(name):
             return self._known_name("world_size", node)
         if is_asked(node):
             table = table_for(self.module, self.host)
             return Mapping(()) if table is None else self.value(table)
         return self.follow(node)
+
+    def _routine(self, function: ast.expr) -> Routine | None:
+        """Return the lambda, or the function inside this one, that a call calls, or None."""
+        if isinstance(function, ast.Attribute):
+            own = isinstance(function.value, ast.Name) and function.value.id in ("self", "cls")
+            value = self.value(function) if own and self.owner is not None else None
+        else:
+            value = self.value(function)
+        if isinstance(value, Items) and value.values and isinstance(value.values[0], Routine):
+            return None
+        return value if isinstance(value, Routine) else None
 
     def _method(
         self, node: ast.Call, function: ast.Attribute, arguments: list[Symbol]
@@ -416,7 +481,7 @@ class Evaluator(Struct):
             return Always(variable in self.settings)
         base = self.value(function.value)
         if isinstance(base, Text):
-            return _text_method(base, function.attr)
+            return text_method(base, function.attr)
         if isinstance(base, Number | Always) and source_of(function.value).startswith("envs."):
             return base
         if isinstance(base, Tensor):
@@ -434,6 +499,10 @@ class Evaluator(Struct):
                 return Tensor()
         if isinstance(base, TensorShape) and function.attr == "numel":
             return ELEMENTS
+        if isinstance(base, Mapping) and function.attr in ("items", "values", "keys"):
+            pairs = {"items": (0, 1), "values": (1,), "keys": (0,)}[function.attr]
+            taken = (tuple(pair[at] for at in pairs) for pair in base.items)
+            return Items(tuple(Items(one) if len(one) > 1 else one[0] for one in taken))
         if isinstance(base, Mapping) and function.attr == "get" and arguments:
             return _look_up(base, arguments[0], arguments[1] if len(arguments) > 1 else Nothing())
         if isinstance(base, Unknown) and base.env:
@@ -453,7 +522,7 @@ class Evaluator(Struct):
             self.asked.setdefault(first.value, node.lineno)
             if first.value in self.settings:
                 return Text(self.settings[first.value], env=first.value)
-            return _from_default(default or Nothing(), first.value)
+            return from_default(default or Nothing(), first.value)
         if "env" in name.lower() and first.value.isupper():
             own = self.follow(node)
             if own is not None:
@@ -461,11 +530,11 @@ class Evaluator(Struct):
             typed = self._typed(first.value, node)
             if isinstance(default, Text):
                 # Such a function makes of its default what it makes of a text that is set.
-                default = _read(default.value)
+                default = said(default.value)
             if isinstance(default, Number) and "bool" in name.lower():
                 default = Always(default.value != 0)
             unset = isinstance(typed, Unknown) and default is not None
-            return _from_default(default or Nothing(), first.value) if unset else typed
+            return from_default(default or Nothing(), first.value) if unset else typed
         return None
 
     def _typed(self, variable: str, node: ast.expr) -> Symbol:
@@ -473,8 +542,10 @@ class Evaluator(Struct):
         self.asked.setdefault(variable, node.lineno)
         if variable not in self.settings:
             return Unknown(source_of(node), env=variable)
-        return called(_read(self.settings[variable]), variable)
+        return called(said(self.settings[variable]), variable)
 
+
+_OVER = ("any", "all", "next", "min", "max", "range")
 
 _HANDLERS: dict[type, Callable[..., Symbol | None]] = {
     ast.Constant: Evaluator._constant,
@@ -491,15 +562,32 @@ _HANDLERS: dict[type, Callable[..., Symbol | None]] = {
     ast.Compare: Evaluator._compare,
     ast.IfExp: Evaluator._if_else,
     ast.NamedExpr: Evaluator._named_here,
+    ast.Await: Evaluator._awaited,
+    ast.Lambda: Evaluator._lambda,
+    ast.ListComp: Evaluator._comprehension,
+    ast.SetComp: Evaluator._comprehension,
+    ast.GeneratorExp: Evaluator._comprehension,
+    ast.DictComp: Evaluator._comprehension,
+    ast.JoinedStr: Evaluator._joined_text,
     ast.Call: Evaluator._call,
 }
+
+
+def _is_deep(value: Symbol, levels: int = MAX_DEPTH) -> bool:
+    """Tell whether a value holds others in more levels than are read."""
+    inner: tuple[Symbol, ...] = value.values if isinstance(value, Items) else ()
+    if isinstance(value, Mapping):
+        inner = tuple(part for pair in value.items for part in pair)
+    return bool(inner) and (levels == 0 or any(_is_deep(one, levels - 1) for one in inner))
 
 
 def _look_up(mapping: Mapping, key: Symbol, default: Symbol | None = None) -> Symbol | None:
     for known, value in mapping.items:
         if same_constant(known, key) or known == key:
             return value
-    return default
+    # A setting is read as an unset environment leaves it; any other key may be one of them.
+    unset = isinstance(key, Number | Text | Nothing | Always) or bool(getattr(key, "env", ""))
+    return default if unset or not mapping.items else None
 
 
 def _asks_to_be_set(constant: ast.expr) -> bool:
@@ -510,42 +598,3 @@ def _asks_to_be_set(constant: ast.expr) -> bool:
 
 def _index(value: Number) -> int | None:
     return int(value.value) if math.isfinite(value.value) else None
-
-
-def _from_default(default: Symbol, variable: str) -> Symbol | None:
-    """Return the value that stands in for an unset variable, with the variable's name."""
-    if isinstance(default, Number):
-        kilo = max(default.kilo, kilo_of(variable))
-        return Number(default.value, default.names | {variable}, kilo, env=variable)
-    if isinstance(default, Text):
-        return Text(default.value, env=variable)
-    if isinstance(default, Nothing):
-        return Nothing(env=variable)
-    return default if isinstance(default, Always) else None
-
-
-def _read(text: str) -> Symbol:
-    """Return the constant that a text says: a truth, a number, or the text itself."""
-    if text.lower() in ("true", "false"):
-        return Always(text.lower() == "true")
-    return number(int(text)) if text.removeprefix("-").isdigit() else Text(text)
-
-
-def _text_method(base: Text, method: str) -> Symbol | None:
-    if method in ("lower", "upper", "strip"):
-        changed: str = getattr(base.value, method)()
-        return Text(changed, base.env)
-    return Always(base.value.isdigit()) if method == "isdigit" else None
-
-
-def _converted(kind: str, value: Symbol) -> Symbol | None:
-    if kind == "bool":
-        return truth(value)
-    if not isinstance(value, Text) or kind == "str":
-        return value
-    try:
-        found = number(float(value.value) if kind == "float" else int(value.value))
-    except (ValueError, OverflowError):
-        return None
-    names = frozenset({value.env}) if value.env else frozenset()
-    return Number(found.value, names, kilo_of(value.env), value.env)

@@ -17,7 +17,8 @@ from msgspec import Struct, field
 
 from ..rules.algebra import all_of, any_of, factors
 from ..rules.condition import Always, Condition
-from .evaluation import MAX_TERMS, OPERATORS, Evaluator, NoChoiceError, Scope
+from .evaluation import MAX_TERMS, OPERATORS, Evaluator, NoChoiceError, Scope, names_ranks
+from .iteration import MAX_TURNS, turns
 from .module import Function, assigned, changed, input_name, made_of, source_of
 from .stand_in import CHOOSES
 from .symbols import (
@@ -25,6 +26,7 @@ from .symbols import (
     TOKENS,
     Items,
     Mapping,
+    Routine,
     Size,
     Symbol,
     Tensor,
@@ -34,6 +36,12 @@ from .symbols import (
     called,
     truth,
 )
+
+#: Decorators that leave what a function returns as it is.
+_TRANSPARENT = {
+    "staticmethod", "classmethod", "property", "cached_property", "lru_cache", "cache", "override",
+    "final", "disable", "ignore", "unused", "no_grad", "inference_mode", "is_compiling",
+}  # fmt: skip
 
 #: What the name of a function says that returns a limit.
 _LIMITS = re.compile(r"limit|cutoff|threshold|max(?:imum)?_|_max|bytes|_kb|_kib", re.IGNORECASE)
@@ -54,11 +62,15 @@ class Step(Struct, frozen=True):
 
 
 class _State(Struct):
-    """One way through the function so far: its condition, names, and guards passed unread."""
+    """One way through the function so far: its condition, names, and guards passed unread.
+
+    ``left`` says that it goes on after the loop ("break") or in its next turn ("continue").
+    """
 
     path: Condition
     names: Scope
     guards: int = 0
+    left: str = ""
 
 
 class _Outcome(Struct, frozen=True):
@@ -86,10 +98,18 @@ class SymbolicRun(Evaluator):
     state: _State = field(default_factory=lambda: _State(Always(), {}))
     counts: set[ast.AST] = field(default_factory=set)
     places: dict[str, int] = field(default_factory=dict)
+    shared: frozenset[str] = frozenset()
+    decides: bool = False
 
     def function(self, node: Function, given: Scope | None = None) -> None:
         """Follow a function's body with its first plain parameter as the input tensor."""
         names: Scope = dict(given) if given is not None else {input_name(node): Tensor()}
+        for name in _parameters(node.args):
+            # A parameter hides what the module calls by its name; some say by it what they are.
+            if name not in names and not names_ranks(name):
+                names[name] = Unknown(name)
+        self.shared = _shared(node)
+        self.decides = self.predicate or bool(CHOOSES.search(node.name))
         self.counts = _that_counts(node, self.predicate)
         self.places = _places(node)
         self._block(node.body, [_State(Always(), names)])
@@ -123,7 +143,7 @@ class SymbolicRun(Evaluator):
         for statement in body:
             after: list[_State] = []
             for state in states:
-                after += self._statement(statement, state)
+                after += [state] if state.left else self._statement(statement, state)
             states = after
             longest = max((len(factors(state.path)) for state in states), default=0)
             if len(states) > MAX_STATES or longest > MAX_TERMS:
@@ -153,8 +173,12 @@ class SymbolicRun(Evaluator):
                 outcome = self.value(node.value)
                 self.returned.append(_Outcome(state.path, outcome, node.value, state.guards))
             return []
-        elif isinstance(node, ast.Raise | ast.Continue | ast.Break):
+        elif isinstance(node, ast.Raise):
             return []
+        elif isinstance(node, ast.Continue | ast.Break):
+            state.left = "break" if isinstance(node, ast.Break) else "continue"
+        elif isinstance(node, ast.For | ast.While):
+            return self._loop(node, state)
         elif isinstance(node, ast.If):
             return self._if(node, state)
         elif isinstance(node, ast.With | ast.AsyncWith):
@@ -163,14 +187,74 @@ class SymbolicRun(Evaluator):
             return self._try(node, state)
         elif isinstance(node, ast.Expr):
             self.value(node.value)
-        elif isinstance(node, Function | ast.ClassDef):
+        elif isinstance(node, Function):
+            plain = is_plain(node) and node.name not in self.shared
+            state.names[node.name] = Routine(node, True) if plain else Unknown(node.name)
+        elif isinstance(node, ast.ClassDef):
             state.names[node.name] = Unknown(node.name)
         else:
-            # A loop or a pattern: nothing is known of what it leaves.
-            for name in assigned(node):
-                state.names[name] = Unknown(name)
-            self._forget(changed(node), state)
+            self._unread(node, state)
         return [state]
+
+    def _unread(self, node: ast.stmt, state: _State) -> None:
+        """Pass a loop, a pattern, an import: nothing is known of what it leaves.
+
+        Raises :class:`NoChoiceError` where the choice is made inside.
+        """
+        inside = list(ast.walk(node))
+        chooses = any(isinstance(n, ast.Call) and self._given_stage(n) for n in inside)
+        returned = [n for n in inside if isinstance(n, ast.Return) and n.value is not None]
+        decides = self.decides and any(not _says_no(n.value) for n in returned)
+        if chooses or decides:
+            raise NoChoiceError(
+                f"{self.module.name}:{node.lineno}: the choice stands in a statement that is not "
+                f"followed: {source_of(node).splitlines()[0]}"
+            )
+        test = getattr(node, "iter", getattr(node, "test", getattr(node, "subject", None)))
+        if returned and isinstance(test, ast.expr):
+            self.assumed.append((test, source_of(test)))
+        for name in assigned(node):
+            if not (isinstance(node, ast.Import | ast.ImportFrom) and names_ranks(name)):
+                state.names[name] = Unknown(name)
+        self._forget(changed(node), state)
+
+    def _loop(self, node: ast.For | ast.While, state: _State) -> list[_State]:
+        """Follow a loop over known values, turn by turn; pass any other."""
+        values = turns(self.value(node.iter)) if isinstance(node, ast.For) else None
+        if values is None and not (isinstance(node, ast.While) and self._goes_on(node) is not None):
+            self._unread(node, state)
+            return [state]
+        going, ended, done = [state], [], []
+        for turn in range(MAX_TURNS + 1):
+            ahead: list[_State] = []
+            for one in going:
+                self.state, self.scope = one, one.names
+                goes_on = self._goes_on(node) if isinstance(node, ast.While) else None
+                if values is not None:
+                    goes_on = turn < len(values)
+                if goes_on is None or (goes_on and turn == MAX_TURNS):
+                    raise NoChoiceError(
+                        f"{self.module.name}:{node.lineno}: a loop that is not followed to its "
+                        f"end: {source_of(node).splitlines()[0]}"
+                    )
+                if not goes_on:
+                    done.append(one)
+                    continue
+                if isinstance(node, ast.For) and values is not None:
+                    self._assign(node.target, values[turn], one)
+                ahead += self._block(node.body, [one])
+            ended += [one for one in ahead if one.left == "break"]
+            going = [one for one in ahead if one.left != "break"]
+            for one in ahead:
+                one.left = ""
+            if not going:
+                break
+        return ended + self._block(node.orelse, done)
+
+    def _goes_on(self, node: ast.While) -> bool | None:
+        """Return whether a loop takes another turn, None where that is not known."""
+        condition = truth(self.value(node.test))
+        return condition.value if isinstance(condition, Always) else None
 
     def _forget(self, nodes: Iterable[ast.expr], state: _State) -> None:
         """Take tables that are changed in place for unknown."""
@@ -185,6 +269,15 @@ class SymbolicRun(Evaluator):
         if self.missing > missing and node.handlers:
             fresh = _State(state.path, before, state.guards)
             after = self._block(node.handlers[0].body, [fresh])
+        left = [one.left for one in after]
+        for one in after:
+            one.left = ""
+        if node.finalbody and any(left):
+            raise NoChoiceError(
+                f"{self.module.name}:{node.lineno}: a loop is left through a finally"
+            )
+        for one, how in zip(after, left, strict=True):
+            one.left = how
         return self._block(node.finalbody, after)
 
     def _if(self, node: ast.If, state: _State) -> list[_State]:
@@ -205,13 +298,16 @@ class SymbolicRun(Evaluator):
             self._block(body, [branch]) if branch.path != Always(False) else []
             for body, branch in ((node.body, yes), (node.orelse, no))
         ]
-        if len(after[0]) == len(after[1]) == 1 and after[0][0].names == after[1][0].names:
-            return [_State(state.path, after[0][0].names, state.guards)]
+        if len(after[0]) == len(after[1]) == 1:
+            one, other = after[0][0], after[1][0]
+            if one.names == other.names and one.left == other.left:
+                return [_State(state.path, one.names, state.guards, one.left)]
         return after[0] + after[1]
 
     def _assign(self, target: ast.expr, value: Symbol, state: _State) -> None:
         if isinstance(target, ast.Name):
-            state.names[target.id] = called(value, target.id)
+            known = target.id not in self.shared
+            state.names[target.id] = called(value, target.id) if known else Unknown(target.id)
         elif isinstance(target, ast.Tuple | ast.List):
             parts: tuple[Symbol, ...] = ()
             if isinstance(value, Items):
@@ -234,7 +330,7 @@ class SymbolicRun(Evaluator):
     def _given_stage(self, node: ast.Call) -> list[ast.expr]:
         """Return what a call is given as its 1-stage argument, by name or by place."""
         at = self.places.get(_called(node), len(node.args))
-        return _stage_arguments(node) or node.args[at : at + 1]
+        return stage_arguments(node) or node.args[at : at + 1]
 
     def follow_property(self, node: ast.Attribute) -> Symbol | None:
         """Follow a short property of the class that has one value on the way that counts."""
@@ -252,13 +348,17 @@ class SymbolicRun(Evaluator):
         that says by its name that it returns a limit."""
         function, name = node.func, None
         if isinstance(function, ast.Name):
-            name = function.id
+            name = None if function.id in self.scope else function.id
         elif isinstance(function, ast.Attribute) and source_of(function.value) in ("self", "cls"):
             name = f"{self.owner.name}.{function.attr}" if self.owner else None
         target = self.module.function(name) if name else None
         if target is None or self.depth > 2 or (self.counts and node not in self.counts):
             return None
         callee, _ = target
+        spread = any(isinstance(a, ast.Starred) for a in node.args)
+        spread |= any(k.arg is None for k in node.keywords)
+        if spread or self.module.rebound(name or "") or not is_plain(callee):
+            return None
         parameters = [a.arg for a in (*callee.args.posonlyargs, *callee.args.args)]
         if parameters[:1] in (["self"], ["cls"]):
             parameters = parameters[1:]
@@ -270,7 +370,7 @@ class SymbolicRun(Evaluator):
             return None
         inner = self.beside(1)
         inner.predicate = True
-        inner.function(callee, _defaults(callee, inner) | given)
+        inner.function(callee, _defaults(callee.args, inner) | given)
         self.heard(inner)
         found_here = inner.outcomes(callee) if sees else []
         conditions = [c for c in (truth(o.value) for o in found_here) if c is not None]
@@ -279,8 +379,40 @@ class SymbolicRun(Evaluator):
         entered = (n for names in inner.followed.values() for n in names)
         self.followed[node] = (name or "", *entered)
         self.comparisons += inner.comparisons
-        self.assumed += inner.assumed
+        self.assumed += [(node, text) for _, text in inner.assumed]
         return _joined([o.path for o in found_here], conditions)
+
+    def enter(self, routine: Routine, node: ast.Call) -> Symbol | None:
+        """Follow a lambda or a function inside this one, with the names that it sees."""
+        callee, arguments = routine.node, routine.node.args
+        spread = any(isinstance(a, ast.Starred) for a in node.args)
+        spread |= any(k.arg is None for k in node.keywords) or bool(arguments.vararg)
+        if spread or self.depth > 2:
+            return None
+        inner = self.beside(1)
+        inner.predicate = True
+        inner.scope = dict(self.scope) if routine.local else {}
+        plain = [a.arg for a in (*arguments.posonlyargs, *arguments.args)]
+        own = isinstance(node.func, ast.Attribute) and plain[:1] in (["self"], ["cls"])
+        given = _defaults(arguments, inner)
+        given |= dict(zip(plain[own:], (self.value(a) for a in node.args), strict=False))
+        given |= {k.arg: self.value(k.value) for k in node.keywords if k.arg}
+        # A parameter hides what is called by its name outside.
+        hidden = {a: Unknown(a) for a in _parameters(arguments) if not names_ranks(a)}
+        inner.scope |= hidden | given
+        if isinstance(callee, ast.Lambda):
+            value: Symbol | None = inner.value(callee.body)
+        else:
+            inner.function(callee, inner.scope)
+            found = inner.outcomes(callee)
+            conditions = [c for o in found if (c := truth(o.value)) is not None]
+            value = inner.returned[0].value if len(inner.returned) == 1 else None
+            if conditions and value is None:
+                value = _joined([o.path for o in found], conditions)
+        self.heard(inner)
+        self.comparisons += inner.comparisons
+        self.assumed += [(node, text) for _, text in inner.assumed]
+        return value
 
     def beside(self, deeper: int) -> SymbolicRun:
         """Return a run of the same module in which no local name is known."""
@@ -290,7 +422,7 @@ class SymbolicRun(Evaluator):
         )  # fmt: skip
 
 
-def _stage_arguments(node: ast.Call) -> list[ast.expr]:
+def stage_arguments(node: ast.Call) -> list[ast.expr]:
     """Return what a call is given as its 1-stage argument."""
     named = [k.value for k in node.keywords if k.arg and CHOOSES.search(k.arg)]
     return named or [a for a in node.args if isinstance(a, ast.Name) and CHOOSES.search(a.id)]
@@ -321,11 +453,29 @@ def _that_counts(function: Function, predicate: bool) -> set[ast.AST]:
     beside its call of the kernel does not.
     """
     nodes = list(ast.walk(function))
-    seeds = [a for n in nodes if isinstance(n, ast.Call) for a in _stage_arguments(n)]
+    seeds = [a for n in nodes if isinstance(n, ast.Call) for a in stage_arguments(n)]
     if predicate or not seeds:
         seeds += [n.value for n in nodes if isinstance(n, ast.Return) and n.value is not None]
     tests = [n.test for n in nodes if isinstance(n, ast.If | ast.IfExp)]
     return made_of(function, seeds) | made_of(function, tests)
+
+
+def _parameters(args: ast.arguments) -> list[str]:
+    rest = [a for a in (args.vararg, args.kwarg) if a is not None]
+    return [a.arg for a in (*args.posonlyargs, *args.args, *args.kwonlyargs, *rest)]
+
+
+@lru_cache(maxsize=64)
+def _shared(function: Function) -> frozenset[str]:
+    """Return the locals that a function inside sets, by ``nonlocal``."""
+    found = (n for n in ast.walk(function) if isinstance(n, ast.Nonlocal | ast.Global))
+    return frozenset(name for node in found for name in node.names)
+
+
+def is_plain(function: Function) -> bool:
+    """Tell whether a function's decorators, if any, leave what it returns as it is."""
+    decorators = (d.func if isinstance(d, ast.Call) else d for d in function.decorator_list)
+    return {source_of(d).rsplit(".", 1)[-1] for d in decorators} <= _TRANSPARENT
 
 
 def _is_short(function: Function, decorator: str = "") -> bool:
@@ -343,13 +493,18 @@ def _reads_environment(function: Function) -> bool:
     )
 
 
-def _defaults(function: Function, run: SymbolicRun) -> Scope:
-    plain = [*function.args.posonlyargs, *function.args.args]
-    defaults = function.args.defaults
+def _says_no(value: ast.expr | None) -> bool:
+    """Tell whether what is returned refuses: False or None."""
+    return isinstance(value, ast.Constant) and not value.value
+
+
+def _defaults(arguments: ast.arguments, run: SymbolicRun) -> Scope:
+    plain = [*arguments.posonlyargs, *arguments.args]
+    defaults = arguments.defaults
     pairs = list(zip(plain[len(plain) - len(defaults) :], defaults, strict=True))
     pairs += [
         (a, d)
-        for a, d in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+        for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
         if d is not None
     ]
     return {a.arg: run.value(d) for a, d in pairs}

@@ -108,6 +108,31 @@ class Module(Struct, frozen=True, dict=True):
             (node, owner) for body, owner in bodies for node in _named(body, Function, last, hidden)
         ]
 
+    def rebound(self, qualified: str) -> ast.stmt | None:
+        """Return the statement that binds a function's name to something else after it, or None."""
+        *outer, last = qualified.split(".")
+        bodies: list[list[ast.stmt]] = [self.tree.body]
+        for name in outer:
+            bodies = [c.body for body in bodies for c in _named(body, ast.ClassDef, name, False)]
+
+        def binds(node: ast.stmt) -> bool:
+            if isinstance(node, Function | ast.ClassDef):
+                return node.name == last
+            plain = ast.Assign | ast.AnnAssign | ast.AugAssign | ast.Delete
+            imports = ast.Import | ast.ImportFrom
+            return isinstance(node, plain | imports) and last in assigned(node)
+
+        found = [node for body in bodies for node in _last(body, binds)]
+        return (
+            None if any(isinstance(node, Function) for node in found) else next(iter(found), None)
+        )
+
+    @cached_property
+    def unsettled(self) -> frozenset[str]:
+        """The names of the module that a function sets, by ``global``."""
+        walked = (n for n in ast.walk(self.tree) if isinstance(n, ast.Global))
+        return frozenset(name for node in walked for name in node.names)
+
     def functions(self) -> Iterable[str]:
         """Yield the qualified name of each function of the module and of its classes once."""
         return dict.fromkeys(self._functions())
@@ -148,11 +173,29 @@ def constant_of(body: list[ast.stmt], name: str) -> ast.expr | None:
             return False
         if isinstance(node, Function | ast.ClassDef | ast.If | ast.Try | ast.With):
             return False
-        return plainly(node) or name in _touched(node)
+        return plainly(node) or bool(_touched(node) & {name, "*", "globals()"})
 
     values = [n.value if plainly(n) else None for n in _last(body, sets)]
     known = {source_of(value): value for value in values if value is not None}
     return next(iter(known.values())) if len(known) == 1 and None not in values else None
+
+
+@lru_cache(maxsize=64)
+def _stored(owner: ast.ClassDef) -> Counter[str]:
+    """Return how often which attribute of ``self``, ``cls`` or the class its methods set."""
+    own = ("self", "cls", owner.name, "type(self)")
+    return Counter(
+        n.attr
+        for n in ast.walk(owner)
+        if isinstance(n, ast.Attribute)
+        and not isinstance(n.ctx, ast.Load)
+        and source_of(n.value) in own
+    )
+
+
+def class_constant(owner: ast.ClassDef, name: str) -> ast.expr | None:
+    """Return what a class sets a name to, None where a method may set it anew."""
+    return None if _stored(owner)[name] else constant_of(owner.body, name)
 
 
 @lru_cache(maxsize=64)
@@ -251,11 +294,13 @@ def _touched(node: ast.stmt) -> frozenset[str]:
 
 
 def assigned(node: ast.stmt) -> list[str]:
-    """Return the plain names that a statement sets, at any depth."""
+    """Return the plain names that a statement sets, at any depth; ``*`` for whatever it imports."""
     names = []
     for n in ast.walk(node):
         if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load):
             names.append(n.id)
+        elif isinstance(n, ast.alias):
+            names.append(n.asname or n.name.split(".")[0])
         elif isinstance(n, ast.MatchAs | ast.MatchStar) and n.name:
             names.append(n.name)
     return names

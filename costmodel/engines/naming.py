@@ -57,9 +57,10 @@ def _world_size(module: Module, dispatch: DispatchFunction, step: Step) -> str:
     for name, value in step.names.items():
         if isinstance(value, Number) and WORLD.fullmatch(name):
             return name
-    if dispatch.world:
+    given = [a.arg for a in (*dispatch.node.args.posonlyargs, *dispatch.node.args.args)]
+    if dispatch.world and (given[:1] == ["self"] or not dispatch.world.startswith("self.")):
         return dispatch.world
-    if dispatch.owner and "self.world_size" in module.text:
+    if dispatch.owner and given[:1] == ["self"] and "self.world_size" in module.text:
         return "self.world_size"
     raise not_found(module, dispatch, "the number of ranks (self.world_size)")
 

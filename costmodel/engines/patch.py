@@ -28,12 +28,13 @@ from .call_sites import NOT_WRITTEN, ServingEngine
 from .consumers import Consumer, consumers
 from .evaluation import CONSULTS
 from .kernel_version import RunningKernel, asked_for
-from .module import Module
+from .module import Function, Module
 from .naming import check_spaces, not_found
 from .overrides import lost
 from .reader import DispatchFunction, NotRecognisedError, find_dispatch, holder_of, read_dispatch
 from .rewrite import edits
 from .source import Tree
+from .statements import bound_and_asked, effects
 
 
 class Emitted(Struct, frozen=True):
@@ -300,6 +301,7 @@ def _changed(
     after = Module.parse(module.name, text)
     for one in (dispatch, *copies):
         _check(module, one, adapted, read_dispatch(after, one.name, constant=True))
+    check_holder(module, holder, after)
     return text
 
 
@@ -326,6 +328,7 @@ def check_kept(module: Module, before: DispatchFunction, after: DispatchFunction
 
     It may be a fork's guard of a kernel that throws.
     """
+    check_effects(module, before, after.node)
     gone = [text for text in before.assumed if text not in after.assumed]
     if gone:
         raise not_found(
@@ -334,6 +337,29 @@ def check_kept(module: Module, before: DispatchFunction, after: DispatchFunction
             f"conditions that can be read: what {', '.join(gone)} asks is not known, and the "
             "changed source would not ask it",
         )
+
+
+def check_holder(module: Module, holder: DispatchFunction, after: Module) -> None:
+    """Check what :func:`check_effects` does of the function in which the rule stands."""
+    found = after.function(holder.name)
+    if found is not None:
+        check_effects(module, holder, found[0])
+
+
+def check_effects(module: Module, before: DispatchFunction, after: Function) -> None:
+    """Raise :class:`NotRecognisedError` where a changed function lacks what the old one does.
+
+    That is a call or a raise that stands alone, an attribute that is set, a name that is asked for.
+    """
+    gone = effects(before.node) - effects(after)
+    if gone:
+        said = ", ".join(sorted(gone))
+        raise not_found(module, before, f"a choice that can be replaced without losing {said}")
+    (bound, _), (still, asked) = bound_and_asked(before.node), bound_and_asked(after)
+    unset = (asked - still) & bound
+    if unset:
+        said = ", ".join(sorted(unset))
+        raise not_found(module, before, f"a choice beside which {said} is set")
 
 
 def _in_force(module: Module, dispatch: DispatchFunction, adapted: Adapted) -> bool:

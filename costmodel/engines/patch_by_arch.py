@@ -19,7 +19,7 @@ from .kernel_version import RunningKernel, asked_for
 from .module import Module
 from .naming import check_spaces
 from .overrides import lost
-from .patch import Emitted, check_kept, copies_of, difference, unpatched
+from .patch import Emitted, check_holder, check_kept, copies_of, difference, unpatched
 from .reader import DispatchFunction, NotRecognisedError, find_dispatch, holder_of, read_dispatch
 from .source import Tree
 
@@ -127,6 +127,7 @@ def _changed(
     after = Module.parse(module.name, text)
     for one in (dispatch, *copies):
         _check(module, one, after, gated)
+    check_holder(module, holder, after)
     return text
 
 

@@ -20,8 +20,8 @@ from ..rules.algebra import by_world_size, parts_of
 from ..rules.condition import Compare, Condition
 from .call_sites import NOT_WRITTEN, CallSite
 from .evaluation import Comparison, Membership, NoChoiceError
-from .execution import Step, SymbolicRun
-from .module import Function, Module, input_name, made_of
+from .execution import Step, SymbolicRun, is_plain, stage_arguments
+from .module import Function, Module, input_name, made_of, source_of
 from .overrides import Override, find
 from .source import Tree
 
@@ -82,6 +82,7 @@ def find_dispatch(tree: Tree, op: str, host: Host | None = None) -> tuple[Module
     """
     looked: list[str] = []
     reasons: list[str] = []
+    asks: set[str] = set()
     sites = [s for s in tree.engine.call_sites if s.op == op]
     if not sites:
         known = ", ".join(dict.fromkeys(s.op for s in tree.engine.call_sites))
@@ -98,7 +99,8 @@ def find_dispatch(tree: Tree, op: str, host: Host | None = None) -> tuple[Module
             return module, read_dispatch(module, site.function, host=host)
         except NoChoiceError as error:
             reasons.append(str(error))
-    moved = _moved(tree, sites[0]) if op == FUSED else None
+            asks |= _asked_by(module, site.function)
+    moved = _moved(tree, sites[0], asks) if op == FUSED else None
     if moved is not None:
         return moved
     version = f" {tree.version}" if tree.version else ""
@@ -111,8 +113,22 @@ def find_dispatch(tree: Tree, op: str, host: Host | None = None) -> tuple[Module
     )
 
 
-def _moved(tree: Tree, site: CallSite) -> tuple[Module, DispatchFunction] | None:
-    """Look through the package for one function that chooses 1-stage for the fused op."""
+def _asked_by(module: Module, qualified: str) -> set[str]:
+    """Return the names in a known call site that hands a stage on, none of one that does not."""
+    names: set[str] = set()
+    for node, _ in module.definitions(qualified):
+        inside = list(ast.walk(node))
+        if any(stage_arguments(n) for n in inside if isinstance(n, ast.Call)):
+            names |= {n.id for n in inside if isinstance(n, ast.Name)}
+            names |= {n.attr for n in inside if isinstance(n, ast.Attribute)}
+    return names
+
+
+def _moved(tree: Tree, site: CallSite, asks: set[str]) -> tuple[Module, DispatchFunction] | None:
+    """Look through the package for one function that chooses 1-stage for the fused op.
+
+    Where the known call site is there and hands a stage on, it has to name the function (``asks``).
+    """
     candidates: list[tuple[Module, DispatchFunction]] = []
     for name, text in tree.search("(?i)(1|one)_?stage", word="stage"):
         try:
@@ -122,6 +138,8 @@ def _moved(tree: Tree, site: CallSite) -> tuple[Module, DispatchFunction] | None
         for function in module.functions():
             last = function.rsplit(".", 1)[-1]
             known = last == site.function.rsplit(".", 1)[-1]
+            if asks and last not in asks and not known:
+                continue
             if not known and not re.search("(1|one)_?stage", last, re.IGNORECASE):
                 continue
             try:
@@ -163,8 +181,12 @@ def read_dispatch(
     """
     node, owner = _in_force(module, qualified, predicate, constant)
     looked = f"{module.name}:{node.lineno}: {qualified}"
+    rebound = module.rebound(qualified)
+    if rebound is not None:
+        raise NoChoiceError(f"{looked} is bound to something else at line {rebound.lineno}")
     try:
         runs = _followed(module, node, owner, predicate, {}, host)
+        _check_returns(runs, node, looked)
         condition = _rule(runs, node, looked, constant)
         per_size = {run.world_size: run.rule(node, looked) for run in runs}
         overriding: list[Comparison] = []
@@ -255,6 +277,13 @@ def _in_force(
         f"{module.name}: {qualified} is defined {len(choosing)} times with a rule, and which one "
         f"is in force is not known ({said}); leave one, then run this again"
     )
+
+
+def _check_returns(runs: list[SymbolicRun], node: Function, looked: str) -> None:
+    """Raise :class:`NoChoiceError` where a decorator may change what a predicate returns."""
+    if not any(run.calls for run in runs) and not is_plain(node):
+        said = ", ".join(f"@{source_of(one)}" for one in node.decorator_list)
+        raise NoChoiceError(f"{looked}: what {said} makes of its answer is not known")
 
 
 def _words(

@@ -34,7 +34,7 @@ from .limit import Default, default_of
 from .module import Module, source_of
 from .naming import names_at, not_found
 from .reader import DispatchFunction, NotRecognisedError
-from .statements import mentions_world, parents, target_of, value_of
+from .statements import mentions_world, own_nodes, parents, target_of, value_of
 from .symbols import UNLIMITED
 
 
@@ -212,8 +212,12 @@ class Rewrite(Struct):
         (target,) = targets
         first = steps[0].node
         block = self._block_of(first)
-        if not all(any(step.node in ast.walk(s) for s in block) for step in steps):
-            block = self._block_of(self._top_of_branch(first))
+        top: ast.stmt | None = first
+        while top is not None and not all(
+            any(step.node in ast.walk(s) for s in block) for step in steps
+        ):
+            top = self._statement_around(top)
+            block = self._block_of(top) if top is not None else block
         held = [s for s in block if any(step.node in ast.walk(s) for step in steps)]
         at = block.index(held[0])
         if block[at : at + len(held)] != held or not all(
@@ -239,6 +243,11 @@ class Rewrite(Struct):
         start = (held[0].lineno, 0)
         end = (last.end_lineno or last.lineno, last.end_col_offset or 0)
         return [Edit(start, end, new), *self._drop_unused(block[:at], held, new)]
+
+    def _statement_around(self, node: ast.stmt) -> ast.stmt | None:
+        """Return the branch or loop that a statement stands in, None for any other or none."""
+        above = parents(self.dispatch.node).get(node)
+        return above if isinstance(above, ast.If | ast.For | ast.While) else None
 
     def _change_in_place(self) -> list[Edit]:
         decisions = self.dispatch.decisions
@@ -465,8 +474,11 @@ class Rewrite(Struct):
         raise self.fail("a comparison of total bytes with a limit")
 
     def _byte_comparisons(self) -> dict[ast.Compare, Comparison]:
-        """Return the comparisons of bytes that decide, of this function, by their nodes."""
-        own = set(ast.walk(self.dispatch.node))
+        """Return the comparisons of bytes that decide, of this function, by their nodes.
+
+        What stands in a loop, a lambda or a comprehension has names that are not known outside.
+        """
+        own = set(own_nodes(self.dispatch.node.body, (ast.For, ast.While)))
         found: dict[ast.Compare, Comparison] = {}
         for comparison in self.dispatch.decisive:
             if comparison.size.name == "bytes" and comparison.node in own:

@@ -37,6 +37,8 @@ from .stand_in_values import (
 
 CHOOSES = re.compile(r"(1|one)_?(stage|shot)", re.IGNORECASE)
 
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
 #: Ways through a function that are tried for one that chooses.
 MAX_WAYS = 256
 
@@ -59,7 +61,7 @@ class NoRowsError(NotFusedError):
 class Cut(ast.NodeTransformer):
     """Replace calls that take a 1-stage argument by a report of it, and imports by stand-ins."""
 
-    def __init__(self, reports: bool, function: ast.FunctionDef) -> None:
+    def __init__(self, reports: bool, function: Function) -> None:
         self.reports = reports
         self.places = {
             _last_name(node): at
@@ -87,11 +89,32 @@ class Cut(ast.NodeTransformer):
             node.value = ast.Call(ast.Name("__parts__", ast.Load()), [node.value, count], [])
         return node
 
+    def visit_Await(self, node: ast.Await) -> ast.AST:
+        return self.generic_visit(node).value  # type: ignore[attr-defined,no-any-return]
+
+    def visit_AsyncWith(self, node: ast.AsyncWith) -> ast.AST:
+        self.generic_visit(node)
+        return ast.With(node.items, node.body)
+
+    def visit_AsyncFor(self, node: ast.AsyncFor) -> ast.AST:
+        self.generic_visit(node)
+        return ast.For(node.target, node.iter, node.body, node.orelse)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
+        self.generic_visit(node)
+        return _awaited(node)
+
     def visit_Import(self, node: ast.Import) -> list[ast.stmt]:
         return [_stand_in(a.asname or a.name.split(".")[0], a.name) for a in node.names]
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> list[ast.stmt]:
         return [_stand_in(a.asname or a.name, f"{node.module}.{a.name}") for a in node.names]
+
+
+def _awaited(node: ast.AsyncFunctionDef) -> ast.FunctionDef:
+    """Return a coroutine as the function that runs it to its end."""
+    fields = {name: getattr(node, name) for name in ast.FunctionDef._fields if hasattr(node, name)}
+    return ast.FunctionDef(**fields)
 
 
 def _last_name(node: ast.Call) -> str:
@@ -212,16 +235,16 @@ def _argument(name: str, tensor: FakeTensor, ranks: Communicator) -> Any:
 
 def _defined(
     tree: ast.Module, outer: list[str], name: str
-) -> tuple[ast.ClassDef | None, ast.FunctionDef | None]:
+) -> tuple[ast.ClassDef | None, Function | None]:
     """Return a function, with its class: the last definition, rather one whose body says stage."""
     owners: list[ast.ClassDef | None] = [
         n for n in _inside(tree.body) if isinstance(n, ast.ClassDef) and [n.name] == outer
     ]
-    found: list[tuple[ast.ClassDef | None, ast.FunctionDef]] = [
+    found: list[tuple[ast.ClassDef | None, Function]] = [
         (owner, node)
         for owner in (owners or [None])
         for node in _inside(owner.body if owner else tree.body)
-        if isinstance(node, ast.FunctionDef) and node.name == name
+        if isinstance(node, Function) and node.name == name
     ]
     telling = [at for at in found if any(CHOOSES.search(ast.unparse(s)) for s in at[1].body)]
     last = telling or found
@@ -239,9 +262,9 @@ def _inside(body: list[ast.stmt]) -> list[ast.stmt]:
     return found
 
 
-def _bare(function: ast.FunctionDef) -> ast.FunctionDef:
+def _bare(function: Function) -> Function:
     """Return the function without decorators and annotations."""
-    copy: ast.FunctionDef = ast.parse(ast.unparse(function)).body[0]  # type: ignore[assignment]
+    copy: Function = ast.parse(ast.unparse(function)).body[0]  # type: ignore[assignment]
     copy.decorator_list, copy.returns = [], None
     for argument in ast.walk(copy.args):
         if isinstance(argument, ast.arg):
@@ -249,7 +272,7 @@ def _bare(function: ast.FunctionDef) -> ast.FunctionDef:
     return copy
 
 
-def _compiled(function: ast.FunctionDef, reports: bool = False) -> Any:
+def _compiled(function: Function, reports: bool = False) -> Any:
     """Return the code that defines a function on stand-ins."""
     module = ast.parse(ast.unparse(_bare(function)))
     cut = Cut(reports, function).visit(module)
@@ -260,7 +283,7 @@ def _instance(
     owner: ast.ClassDef, ranks: Communicator, names: dict[str, Any], attributes: Mapping[str, Any]
 ) -> Any:
     """Return a stand-in for ``self``: constants and methods of the class, and the communicator."""
-    methods = {n.name: n for n in owner.body if isinstance(n, ast.FunctionDef)}
+    methods = {n.name: n for n in owner.body if isinstance(n, Function)}
 
     class Instance:
         ca_comm = _impl = aiter_ca = ranks
@@ -362,8 +385,14 @@ class _Names(dict):  # type: ignore[type-arg]
             ):
                 is_there = re.match(r"(is|on)_(hip|gfx)", node.id)
                 self[node.id] = (lambda *a, **k: True) if is_there else unknown(node.id, environ)
+        for node in _inside(tree.body):
+            # Another name of a module or function that is known here: import os as _os.
+            above = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
+                if alias.asname and above + alias.name in known:
+                    self[alias.asname] = known[above + alias.name]
         for node in tree.body:
-            if isinstance(node, ast.FunctionDef) and (
+            if isinstance(node, Function) and (
                 _ASKED.search(node.name) or re.search("environ|getenv", ast.unparse(node))
             ):
                 exec(_compiled(node), self)

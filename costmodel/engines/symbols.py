@@ -7,6 +7,7 @@ to be one of bytes, elements, tokens or packs by its powers, whatever the variab
 
 from __future__ import annotations
 
+import ast
 import math
 import operator
 import re
@@ -86,6 +87,13 @@ class Mapping(Struct, frozen=True):
     items: tuple[tuple[Symbol, Symbol], ...]
 
 
+class Routine(Struct, frozen=True):
+    """A function or lambda; ``local`` tells that it stands inside the function that is followed."""
+
+    node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+    local: bool
+
+
 class Number(Struct, frozen=True):
     """A constant. ``names`` are those it went by; ``kilo`` is 1 for a name in KB, 2 in MB.
 
@@ -129,6 +137,7 @@ Symbol = (
     | DtypeName
     | Items
     | Mapping
+    | Routine
     | Number
     | Size
     | Remainder
@@ -196,6 +205,8 @@ def arithmetic(op: str, left: Symbol, right: Symbol) -> Symbol | None:
         left = Size((0, 0, 0), Fraction(left.value), names=left.names)
     if isinstance(right, Number) and isinstance(left, Size) and math.isfinite(right.value):
         right = Size((0, 0, 0), Fraction(right.value), names=right.names)
+    if op in ("<<", ">>") and isinstance(right, Size) and right.powers == (0, 0, 0):
+        op, right = _as_product(op, right)
     if not isinstance(left, Size) or not isinstance(right, Size) or not left.factor * right.factor:
         return None
     if op == "*" and not left.floored and not right.floored:
@@ -213,6 +224,13 @@ def arithmetic(op: str, left: Symbol, right: Symbol) -> Symbol | None:
         if min(powers) >= 0:
             return Remainder(powers, right.factor / left.factor)
     return None
+
+
+def _as_product(op: str, by: Size) -> tuple[str, Size]:
+    """Return a shift of a size as a multiplication or a division, as it is where it is neither."""
+    if by.factor.denominator != 1 or not 0 <= by.factor <= 64:
+        return op, by
+    return "*" if op == "<<" else "//", Size((0, 0, 0), Fraction(2) ** int(by.factor))
 
 
 def _of_numbers(op: str, left: Number, right: Number) -> Number | None:
@@ -365,6 +383,14 @@ def _size_against(op: str, size: Size, limit: Fraction | float) -> Condition | N
             limit = Fraction(math.ceil(limit))
     exact = limit / size.factor
     if exact.denominator != 1:
+        near = round(exact)
+        if abs(exact - near) * 10**9 < near:
+            # Floats: whether the whole number that is meant is inside, they say themselves.
+            inside = holds(float(near * size.factor), float(limit))
+            upper = op in ("<", "<=")
+            return Compare(
+                size.name, ("<=" if inside else "<") if upper else (">=" if inside else ">"), near
+            )
         below = math.floor(exact)
         return Compare(size.name, "<=" if op in ("<", "<=") else ">", below)
     return Compare(size.name, op, int(exact))
