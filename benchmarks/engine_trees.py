@@ -14,8 +14,8 @@ model covers them. Of each patch it is checked that
 * each setting that overrode the rule still does, on random calls: where it forces the stage, the
   patched function decides as the original with that setting; where it is the limit, it does so on
   the calls that both rules' other conditions let through; and it changes some decision;
-* a formatter (ruff, black) that leaves the original as it is leaves the patched file as it is, and
-  ruff's linter finds nothing in it that it did not find before;
+* a formatter (ruff, black) leaves the patched lines as they are, and wants of the others what it
+  wants of the original's; ruff's linter finds nothing in it that it did not find before;
 * emitting again writes nothing, emitting another rule leaves one patch, and the reverted file is
   the original, byte by byte.
 
@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import json
 import os
 import shutil
@@ -73,10 +74,10 @@ OTHER_CUTOFFS = {2: None, 4: 300 * KIB, 8: 100 * KIB}
 SECOND_CUTOFFS = {2: 96 * KIB, 4: 48 * KIB, 8: 24 * KIB}
 #: The limit that a setting of bytes is set to: 49 KiB.
 LIMIT = "50176"
-#: What tells whether a text is formatted, from its standard input; black where it is installed.
+#: What formats a text from its standard input to its standard output; black where it is installed.
 FORMATTERS = {
-    "ruff": ("ruff", "format", "--isolated", "--check", "-q", "-"),
-    "black": ("black", "--check", "-q", "-"),
+    "ruff": ("ruff", "format", "--isolated", "-q", "-"),
+    "black": ("black", "-q", "-"),
 }
 #: From this size on AITER fuses nothing, so that there is no choice.
 NOT_FUSED = 64 * MIB
@@ -431,22 +432,29 @@ def random_calls(count: int, seed: int, rules: list[Condition], mesh: bool) -> l
 
 
 def style_of(original: str, patched: str, row: Row) -> str:
-    """Return the formatters that leave the original and the patched file as they are."""
+    """Return the formatters that write the patch's lines as they are.
+
+    One that would write other lines of the original otherwise ("but for 8 lines") must want the
+    same of the patched file and nothing else.
+    """
     said = []
     for name, command in FORMATTERS.items():
-        if shutil.which(command[0]) and passes(command, original):
-            said.append(name)
-            if not passes(command, patched):
-                row.wrong.append(f"{name} would format the patched file otherwise")
+        if not shutil.which(command[0]):
+            continue
+        before, after = (rewritten(command, text) for text in (original, patched))
+        said.append(name if not before else f"{name} but for {before.total()} lines")
+        if after != before:
+            row.wrong.append(f"{name} would format the patched lines otherwise")
     if shutil.which("ruff") and (new := findings(patched) - findings(original)):
         row.wrong.append(f"ruff finds {', '.join(sorted(new))} in the patched file alone")
     return ", ".join(said)
 
 
-def passes(command: Sequence[str], text: str) -> bool:
-    """Tell whether a formatter leaves a text as it is."""
-    done = subprocess.run(command, input=text.encode(), capture_output=True, check=False)
-    return done.returncode == 0
+def rewritten(command: Sequence[str], text: str) -> Counter[str]:
+    """Return the lines that a formatter takes away or writes, and how often each."""
+    done = subprocess.run(command, input=text.encode(), capture_output=True, check=True)
+    lines = difflib.ndiff(text.splitlines(), done.stdout.decode().splitlines())
+    return Counter(line for line in lines if line[0] in "+-")
 
 
 def findings(text: str) -> Counter[str]:
