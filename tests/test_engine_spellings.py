@@ -319,6 +319,20 @@ def test_a_patch_that_would_lose_something_else_is_refused(body, lost, tmp_path)
         engine.patch(tree, RULES["one_cutoff"], PROVENANCE, meant.kernel, running=meant)
 
 
+def test_a_choice_that_is_returned_from_a_loop_is_read_and_not_patched(tmp_path):
+    asked = (
+        "def one_stage(self, x):\n    for n, kib in ((2, 896), (4, 448), (8, 224)):\n"
+        "        if self.world_size == n:\n            return x.nbytes <= kib * 1024\n"
+        "    return False"
+    )
+    text = source("one = self.one_stage(input_)\n", "", asked)
+    tree = laid_out(tmp_path, text)
+    assert rule_says(audit(tree).installed[0].rule, CALLS) == run(text)
+    meant = asked_for("0.1.20")
+    with pytest.raises(NotRecognisedError, match="not returned from inside a loop"):
+        engine.patch(tree, RULES["recommended"], PROVENANCE, meant.kernel, running=meant)
+
+
 def test_a_dead_function_of_a_telling_name_is_not_taken_for_the_choice(tmp_path):
     dead = "def old_use_1stage(x):\n    return x.nbytes <= 131072"
     tree = laid_out(tmp_path, source("one = self.ask(input_)\n", dead, ""))

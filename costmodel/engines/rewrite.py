@@ -88,10 +88,19 @@ class Rewrite(Struct):
                 continue
             if all_of(step.path, OnFullMesh()) == Always(False):
                 continue
+            if self._in_loop(step.node, above):
+                if self.dispatch.returns:
+                    raise self.fail("a choice that is not returned from inside a loop")
+                return {}
             if leaves.setdefault(step.world_size, step).node is not step.node:
                 raise self.fail(f"one leaf for TP{step.world_size}, there are several")
         # A branch that some world sizes pass by (an exception for TP8) is no dispatch on them.
         return leaves if set(leaves) == set(WORLD_SIZES) else {}
+
+    def _in_loop(self, node: ast.AST | None, above: dict[ast.AST, ast.AST]) -> bool:
+        while node is not None and not isinstance(node, ast.For | ast.While):
+            node = above.get(node)
+        return node is not None
 
     def _decides(self, value: ast.expr | None) -> bool:
         if isinstance(value, ast.Constant):
