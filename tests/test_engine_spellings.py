@@ -115,6 +115,11 @@ READ = {
         "",
         "@staticmethod\ndef fits(x, n):\n    return x.nbytes <= {2: 896 << 10}.get(n, 64 << 10)",
     ),
+    "the ranks by getattr": (
+        "n = getattr(self, 'world_size', 8)\none = size <= {2: 917504}.get(n, 65536)\n",
+        "",
+        "",
+    ),
     "an os of another name": (
         "one = size <= int(_os.getenv('AITER_AR_1STAGE_MAX_KB', 131072))\n",
         "import os as _os",
@@ -331,6 +336,16 @@ def test_a_choice_that_is_returned_from_a_loop_is_read_and_not_patched(tmp_path)
     meant = asked_for("0.1.20")
     with pytest.raises(NotRecognisedError, match="not returned from inside a loop"):
         engine.patch(tree, RULES["recommended"], PROVENANCE, meant.kernel, running=meant)
+
+
+def test_what_a_guard_says_beside_what_cannot_be_read_is_part_of_the_rule(tmp_path):
+    asked = (
+        "def one_stage(self, x):\n    if x.shape[-1] > 8192 or self.is_odd(x):\n"
+        "        return False\n    return x.nbytes <= 131072"
+    )
+    tree = laid_out(tmp_path, source("one = self.one_stage(input_)\n", "", asked))
+    found = audit(tree).installed[0].rule
+    assert found.words() == "1-stage when bytes <= 128 KiB; hidden <= 8192"
 
 
 def test_a_dead_function_of_a_telling_name_is_not_taken_for_the_choice(tmp_path):

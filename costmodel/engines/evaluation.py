@@ -215,7 +215,7 @@ class Evaluator(Struct):
 
     def _known_name(self, name: str, node: ast.expr) -> Symbol | None:
         if WORLD.fullmatch(name):
-            self.world_names.append(source_of(node))
+            self.world_names.append(source_of(node).replace("'", '"'))
             return number(self.world_size, name)
         return OnFullMesh() if _MESH.fullmatch(name) else None
 
@@ -451,7 +451,7 @@ class Evaluator(Struct):
         if name == "prod" and isinstance(arguments[:1], list) and arguments:
             return ELEMENTS if isinstance(arguments[0], TensorShape) else None
         if name == "getattr" and len(arguments) >= 2 and isinstance(arguments[1], Text):
-            return self._known_name(arguments[1].value, ast.Name(arguments[1].value))
+            return self._known_name(arguments[1].value, node)
         if name in ("frozenset", "set", "tuple") and len(arguments) == 1:
             return arguments[0] if isinstance(arguments[0], Items) else None
         if _RANKS.fullmatch(name):

@@ -289,20 +289,32 @@ class SymbolicRun(Evaluator):
         names = dict(state.names)
         if condition is None:
             self.assumed.append((node.test, source_of(node.test)))
-            yes = _State(state.path, dict(names), state.guards + 1)
-            no = _State(state.path, dict(names), state.guards)
+            sure = self._surely(node.test)
+            without = all_of(state.path, sure.negated())
+            taken = [
+                _State(all_of(state.path, sure), dict(names), state.guards),
+                _State(without, dict(names), state.guards + 1),
+            ]
+            no = _State(without, dict(names), state.guards)
         else:
-            yes = _State(all_of(state.path, condition), dict(names), state.guards)
+            taken = [_State(all_of(state.path, condition), dict(names), state.guards)]
             no = _State(all_of(state.path, condition.negated()), dict(names), state.guards)
         after = [
-            self._block(body, [branch]) if branch.path != Always(False) else []
-            for body, branch in ((node.body, yes), (node.orelse, no))
+            self._block(body, [one for one in ways if one.path != Always(False)])
+            for body, ways in ((node.body, taken), (node.orelse, [no]))
         ]
         if len(after[0]) == len(after[1]) == 1:
             one, other = after[0][0], after[1][0]
             if one.names == other.names and one.left == other.left:
                 return [_State(state.path, one.names, state.guards, one.left)]
         return after[0] + after[1]
+
+    def _surely(self, test: ast.expr) -> Condition:
+        """Return when a test holds whatever its parts say that cannot be read."""
+        if not isinstance(test, ast.BoolOp) or not isinstance(test.op, ast.Or):
+            return Always(False)
+        known = (truth(self.value(part)) for part in test.values)
+        return any_of(*(condition for condition in known if condition is not None))
 
     def _assign(self, target: ast.expr, value: Symbol, state: _State) -> None:
         if isinstance(target, ast.Name):
