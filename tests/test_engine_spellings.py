@@ -16,6 +16,7 @@ from costmodel.engines.boundary_tests import render
 from costmodel.engines.kernel_version import asked_for
 from costmodel.engines.reader import NotRecognisedError
 from costmodel.engines.source import open_trees
+from costmodel.engines.stand_in import decider
 from costmodel.model.shape import FUSED, WORLD_SIZES
 
 SIZE = "size = input_.numel() * input_.element_size()\n"
@@ -346,6 +347,19 @@ def test_what_a_guard_says_beside_what_cannot_be_read_is_part_of_the_rule(tmp_pa
     tree = laid_out(tmp_path, source("one = self.one_stage(input_)\n", "", asked))
     found = audit(tree).installed[0].rule
     assert found.words() == "1-stage when bytes <= 128 KiB; hidden <= 8192"
+
+
+def test_a_fallback_that_names_its_stage_is_not_taken_for_the_choice(tmp_path):
+    fallback = "if self.is_slow(input_):\n    return self.ca_comm.f(input_, use_1stage=False)\n"
+    text = source(f"{fallback}one = size <= 128 * 1024\n", "", "def is_slow(self, x): ...")
+    again = text.replace("is_slow(input_)", "queue.slow")
+    wanted = [elements <= 65536 for _, _, _, elements, _ in CALLS]
+    for one in (again, again.replace("if self", "if not self")):
+        decide = decider(one, "CudaCommunicator.fused_allreduce_rmsnorm")
+        assert [decide(*call) for call in CALLS] == wanted
+    both = "if size <= 131072:\n    return self.f(input_, use_1stage=True)\none = False\n"
+    decide = decider(source(both, "", ""), "CudaCommunicator.fused_allreduce_rmsnorm")
+    assert [decide(*call) for call in CALLS] == wanted
 
 
 def test_a_dead_function_of_a_telling_name_is_not_taken_for_the_choice(tmp_path):

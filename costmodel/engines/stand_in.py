@@ -79,7 +79,8 @@ class Cut(ast.NodeTransformer):
         chosen += node.args[at : at + 1]
         if not chosen or not self.reports:
             return node
-        return ast.Call(ast.Name("__report__", ast.Load()), [chosen[0]], [])
+        stated = ast.Constant(isinstance(chosen[0], ast.Constant))
+        return ast.Call(ast.Name("__report__", ast.Load()), [chosen[0], stated], [])
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST:
         self.generic_visit(node)
@@ -135,11 +136,11 @@ def parts(value: Any, count: int) -> Any:
     return value
 
 
-def report(chosen: Any) -> None:
-    """End the function with its decision."""
+def report(chosen: Any, stated: bool = False) -> None:
+    """End the function with its decision; ``stated`` tells that the call names the stage itself."""
     if isinstance(chosen, Anything):
         raise AssertionError("the stage is chosen by something that is not known here")
-    raise Chosen(bool(chosen))
+    raise Chosen(bool(chosen), stated)
 
 
 def decider(
@@ -199,12 +200,19 @@ def decider(
             ready[at] = prepare(*at)
         WAYS.start()
         returned = False
+        fallback: bool | None = None
         for _ in range(MAX_WAYS):
             tensor = FakeTensor(elements, hidden_dim, dtype)
             try:
                 ended: Any = ready[at](tensor)
             except Chosen as decision:
-                ended = decision.args[0]
+                ended, stated = decision.args
+                if stated:
+                    # A fallback names its stage; another way may compare.
+                    fallback = ended if fallback is None else fallback
+                    ended = fallback
+                    if WAYS.next():
+                        continue
             except Exception as error:
                 ended = error
             if isinstance(ended, bool):
@@ -215,6 +223,8 @@ def decider(
             returned |= not isinstance(ended, Exception)
             if not WAYS.next():
                 break
+        if fallback is not None:
+            return fallback
         raise (NotFusedError if returned else AssertionError)(
             f"{qualified} ended in {ended!r} without choosing a stage"
         )
