@@ -121,6 +121,17 @@ READ = {
         "",
         "",
     ),
+    "a limit that is multiplied": ("limit = 64 * 1024\nlimit *= 2\none = size <= limit\n", "", ""),
+    "a limit that a loop adds up": (
+        "limit = 0\nfor kib in (64, 64):\n    limit += kib * 1024\none = size <= limit\n",
+        "",
+        "",
+    ),
+    "a lambda that sees what a local holds later": (
+        "limit = 1\nfits = lambda: size <= limit\nlimit = 131072\none = fits()\n",
+        "",
+        "",
+    ),
     "an os of another name": (
         "one = size <= int(_os.getenv('AITER_AR_1STAGE_MAX_KB', 131072))\n",
         "import os as _os",
@@ -183,6 +194,26 @@ NOT_READ = {
     "a key that is not known": (
         "one = size <= {'small': 65536}.get(self.mode, 131072)\n",
         "",
+        "",
+    ),
+    "a lambda with a default by name": (
+        "limit = 131072\nfits = lambda n, most=limit: n <= most\nlimit = 1\none = fits(size)\n",
+        "",
+        "",
+    ),
+    "a generator that is used up": (
+        "left = (n for n in (1, 131072))\nnext(left)\none = size <= next(left)\n",
+        "",
+        "",
+    ),
+    "the largest by another measure": (
+        "one = size <= max((65536, 131072), key=lambda n: -n)\n",
+        "",
+        "",
+    ),
+    "an any of the module's own": (
+        "one = any([size <= 131072])\n",
+        "def any(found):\n    return not found[0]",
         "",
     ),
     "a loop that may turn it off": (
@@ -314,7 +345,6 @@ def test_a_loop_that_is_not_followed_is_named_with_its_line(body, said, tmp_path
             "if (n := size) <= 131072:\n    one = True\nelse:\n    one = False\nself.last = n\n",
             "a choice beside which n is set",
         ),
-        ("limit = 131072\none = size <= limit\ndel limit\n", "a choice beside which limit is set"),
     ],
 )
 def test_a_patch_that_would_lose_something_else_is_refused(body, lost, tmp_path):

@@ -43,8 +43,9 @@ from .symbols import (
     arithmetic,
     called,
     comparison,
+    is_deep,
+    look_up,
     number,
-    same_constant,
     torch_dtype,
     truth,
 )
@@ -72,9 +73,8 @@ OPERATORS = {
 MAX_NESTING = 60
 MAX_TERMS = 64
 MAX_STEPS = 20_000
-#: Texts that are put together, and tables inside tables, are read up to these.
+#: Texts that are put together are read up to this.
 MAX_TEXT = 1000
-MAX_DEPTH = 4
 
 #: What is known by name at a statement.
 Scope = dict[str, Symbol]
@@ -269,7 +269,7 @@ class Evaluator(Struct):
         if isinstance(base, TensorShape):
             return TOKENS if source_of(node.slice) == ":-1" else None
         if isinstance(base, Mapping):
-            return _look_up(base, index)
+            return look_up(base, index)
         if isinstance(base, Items) and isinstance(index, Number):
             at = _index(index)
             return (
@@ -287,14 +287,14 @@ class Evaluator(Struct):
 
     def _tuple(self, node: ast.Tuple | ast.List | ast.Set) -> Symbol | None:
         values = tuple(self.value(e) for e in node.elts)
-        return None if any(_is_deep(v) for v in values) else Items(values)
+        return None if any(is_deep(v) for v in values) else Items(values)
 
     def _dict(self, node: ast.Dict) -> Symbol | None:
         if any(key is None for key in node.keys):
             return None
         pairs = zip(node.keys, node.values, strict=True)
         items = tuple((self.value(k), self.value(x)) for k, x in pairs if k is not None)
-        return None if any(_is_deep(part) for pair in items for part in pair) else Mapping(items)
+        return None if any(is_deep(part) for pair in items for part in pair) else Mapping(items)
 
     def _binary(self, node: ast.BinOp) -> Symbol | None:
         left, right = self.value(node.left), self.value(node.right)
@@ -405,6 +405,15 @@ class Evaluator(Struct):
     def _comprehension(self, node: ast.expr) -> Symbol | None:
         return comprehended(self, node)  # type: ignore[arg-type]
 
+    def _argument(self, node: ast.expr) -> Symbol:
+        # A generator that is held by a name may be used up.
+        made = comprehended(self, node) if isinstance(node, ast.GeneratorExp) else None
+        return made or self.value(node)
+
+    def _is_builtin(self, name: str) -> bool:
+        hidden = name in self.scope or self.module.rebound(name) or self.module.definitions(name)
+        return name in _OVER and not hidden
+
     def _joined_text(self, node: ast.JoinedStr) -> Symbol | None:
         parts = []
         for part in node.values:
@@ -428,7 +437,7 @@ class Evaluator(Struct):
         if isinstance(function, ast.Name) and function.id == CONSULTS:
             return Nothing()
         name = function.attr if isinstance(function, ast.Attribute) else source_of(function)
-        arguments = [self.value(a) for a in node.args]
+        arguments = [self._argument(a) for a in node.args]
         if isinstance(function, ast.Attribute):
             method = self._method(node, function, arguments)
             if method is not None:
@@ -436,7 +445,7 @@ class Evaluator(Struct):
         environment = self._environment(node, name, arguments)
         if environment is not None:
             return environment
-        if isinstance(function, ast.Name) and name in _OVER and name not in self.scope:
+        if isinstance(function, ast.Name) and self._is_builtin(name) and not node.keywords:
             found = of_range(arguments) if name == "range" else over(name, arguments)
             if found is not None:
                 return found
@@ -504,7 +513,7 @@ class Evaluator(Struct):
             taken = (tuple(pair[at] for at in pairs) for pair in base.items)
             return Items(tuple(Items(one) if len(one) > 1 else one[0] for one in taken))
         if isinstance(base, Mapping) and function.attr == "get" and arguments:
-            return _look_up(base, arguments[0], arguments[1] if len(arguments) > 1 else Nothing())
+            return look_up(base, arguments[0], arguments[1] if len(arguments) > 1 else Nothing())
         if isinstance(base, Unknown) and base.env:
             return Unknown(source_of(node), env=base.env)
         return None
@@ -566,28 +575,10 @@ _HANDLERS: dict[type, Callable[..., Symbol | None]] = {
     ast.Lambda: Evaluator._lambda,
     ast.ListComp: Evaluator._comprehension,
     ast.SetComp: Evaluator._comprehension,
-    ast.GeneratorExp: Evaluator._comprehension,
     ast.DictComp: Evaluator._comprehension,
     ast.JoinedStr: Evaluator._joined_text,
     ast.Call: Evaluator._call,
 }
-
-
-def _is_deep(value: Symbol, levels: int = MAX_DEPTH) -> bool:
-    """Tell whether a value holds others in more levels than are read."""
-    inner: tuple[Symbol, ...] = value.values if isinstance(value, Items) else ()
-    if isinstance(value, Mapping):
-        inner = tuple(part for pair in value.items for part in pair)
-    return bool(inner) and (levels == 0 or any(_is_deep(one, levels - 1) for one in inner))
-
-
-def _look_up(mapping: Mapping, key: Symbol, default: Symbol | None = None) -> Symbol | None:
-    for known, value in mapping.items:
-        if same_constant(known, key) or known == key:
-            return value
-    # A setting is read as an unset environment leaves it; any other key may be one of them.
-    unset = isinstance(key, Number | Text | Nothing | Always) or bool(getattr(key, "env", ""))
-    return default if unset or not mapping.items else None
 
 
 def _asks_to_be_set(constant: ast.expr) -> bool:

@@ -399,7 +399,10 @@ class SymbolicRun(Evaluator):
         callee, arguments = routine.node, routine.node.args
         spread = any(isinstance(a, ast.Starred) for a in node.args)
         spread |= any(k.arg is None for k in node.keywords) or bool(arguments.vararg)
-        if spread or self.depth > 2:
+        defaults = [*arguments.defaults, *(d for d in arguments.kw_defaults if d is not None)]
+        # Defaults are what their names held where the routine was defined.
+        named = any(isinstance(n, ast.Name) for d in defaults for n in ast.walk(d))
+        if spread or named or self.depth > 2:
             return None
         inner = self.beside(1)
         inner.predicate = True

@@ -34,7 +34,7 @@ from .limit import Default, default_of
 from .module import Module, source_of
 from .naming import names_at, not_found
 from .reader import DispatchFunction, NotRecognisedError
-from .statements import mentions_world, own_nodes, parents, target_of, value_of
+from .statements import in_loop, mentions_world, own_nodes, parents, target_of, value_of
 from .symbols import UNLIMITED
 
 
@@ -88,7 +88,7 @@ class Rewrite(Struct):
                 continue
             if all_of(step.path, OnFullMesh()) == Always(False):
                 continue
-            if self._in_loop(step.node, above):
+            if in_loop(step.node, above):
                 if self.dispatch.returns:
                     raise self.fail("a choice that is not returned from inside a loop")
                 return {}
@@ -96,11 +96,6 @@ class Rewrite(Struct):
                 raise self.fail(f"one leaf for TP{step.world_size}, there are several")
         # A branch that some world sizes pass by (an exception for TP8) is no dispatch on them.
         return leaves if set(leaves) == set(WORLD_SIZES) else {}
-
-    def _in_loop(self, node: ast.AST | None, above: dict[ast.AST, ast.AST]) -> bool:
-        while node is not None and not isinstance(node, ast.For | ast.While):
-            node = above.get(node)
-        return node is not None
 
     def _decides(self, value: ast.expr | None) -> bool:
         if isinstance(value, ast.Constant):
@@ -528,11 +523,15 @@ class Rewrite(Struct):
             target = target_of(statement)
             if target is None or not target.isidentifier() or re.search(rf"\b{target}\b", text):
                 continue
-            loads = [
+            names = [
                 n
                 for n in ast.walk(self.dispatch.node)
-                if isinstance(n, ast.Name) and n.id == target and isinstance(n.ctx, ast.Load)
+                if isinstance(n, ast.Name) and n.id == target
             ]
+            loads = [n for n in names if isinstance(n.ctx, ast.Load)]
+            if len(names) - len(loads) > 1:
+                # What sets it anew may ask for it: limit *= 2.
+                continue
             if loads and all(n in inside for n in loads):
                 last = statement.end_lineno or statement.lineno
                 out.append(Edit((statement.lineno, 0), (last + 1, 0), ""))

@@ -29,6 +29,13 @@ def mentions_world(test: ast.expr) -> bool:
     )
 
 
+def in_loop(node: ast.AST | None, above: dict[ast.AST, ast.AST]) -> bool:
+    """Tell whether a node stands in a loop; ``above`` are the :func:`parents` of its function."""
+    while node is not None and not isinstance(node, ast.For | ast.While):
+        node = above.get(node)
+    return node is not None
+
+
 def value_of(node: ast.stmt) -> ast.expr | None:
     """Return what a statement assigns or returns."""
     return node.value if isinstance(node, ast.Assign | ast.AnnAssign | ast.Return) else None

@@ -156,6 +156,9 @@ _HUGE = 2**512
 #: A limit from here on is none: no tensor has as many bytes.
 UNLIMITED = 2**60
 
+#: Tables inside tables are read up to this many levels.
+MAX_DEPTH = 4
+
 _ARITHMETIC = {
     "+": operator.add,
     "-": operator.sub,
@@ -394,3 +397,21 @@ def _size_against(op: str, size: Size, limit: Fraction | float) -> Condition | N
         below = math.floor(exact)
         return Compare(size.name, "<=" if op in ("<", "<=") else ">", below)
     return Compare(size.name, op, int(exact))
+
+
+def is_deep(value: Symbol, levels: int = MAX_DEPTH) -> bool:
+    """Tell whether a value holds others in more levels than are read."""
+    inner: tuple[Symbol, ...] = value.values if isinstance(value, Items) else ()
+    if isinstance(value, Mapping):
+        inner = tuple(part for pair in value.items for part in pair)
+    return bool(inner) and (levels == 0 or any(is_deep(one, levels - 1) for one in inner))
+
+
+def look_up(mapping: Mapping, key: Symbol, default: Symbol | None = None) -> Symbol | None:
+    """Return what a table holds for a key, or the default; None where that is not known."""
+    for known, value in mapping.items:
+        if same_constant(known, key) or known == key:
+            return value
+    # A setting is read as an unset environment leaves it; any other key may be one of them.
+    unset = isinstance(key, Number | Text | Nothing | Always) or bool(getattr(key, "env", ""))
+    return default if unset or not mapping.items else None
