@@ -145,7 +145,7 @@ def _lead(cases: Sequence[Case], most: int, *, aside: bool) -> list[tuple[str, s
     alike = _names(open_ones) == _names(lacking)
     unsaid = [] if alike or len(lacking) > most else lacking
     batches = _batches(cases, changed, most)
-    others = "; other models at the same bytes" if aside else ""
+    others = "; the rule holds for every model" if aside else ""
     sure = _how_sure(cases, changed, open_ones, most, without_rows=alike)
     return [
         ("Change", f"fused all-reduce + RMSNorm: {_changes(cases, changed, open_ones, most)}."),
@@ -261,7 +261,7 @@ def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
     many = len(cases) > 1
     crossing = [(c, w) for c, w in changed if w.world_size > 2]
     told = crossing or changed
-    captured = f"all {len(cases[0].deployment.batches)} captured batches"
+    captured = f"all {len(cases[0].deployment.batches)} batches"
     mean = f"mean over {cases[0].histogram.name or captured}"
     if len(told) <= max(most, 1):
         words = [_win(c, w, many, mean if i == 0 else "") for i, (c, w) in enumerate(told)]
@@ -272,8 +272,9 @@ def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
     contested = f"{OF_FASTER} on contested calls, within {CONTESTED_FACTOR}x of the cutoff"
     if len(near) == 1:
         e = saved[0]
-        close = f"within {CONTESTED_FACTOR}x of the cutoff it saves"
-        words.insert(1, f"{close} {e.value:.1f} % a call ({e.lo:.1f} to {e.hi:.1f})")
+        close = f"within {CONTESTED_FACTOR}x of the cutoff the change saves"
+        span = f"{e.lo:.1f} to {e.hi:.1f}{', undecided' if e.lo <= 0 else ''}"
+        words.insert(1, f"{close} {e.value:.1f} % a call ({span})")
     elif near and len(near) == len(told) <= most:
         each = " and ".join(f"{e.value:.1f} %" for e in saved)
         words.append(f"{each} {contested}")

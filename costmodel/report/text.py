@@ -173,7 +173,7 @@ def _not_decided(
 ) -> str:
     """Return where a change is not decided, and what to do about it before it is made."""
     where = in_words(cases, places)
-    why = "the 90 % interval of the saving includes zero"
+    why = "the 90 % interval of the mean saving includes zero"
     if proposed:
         return f"not decided at {where}, though it changes there too: {why}"
     by_arm: dict[str, list[str]] = {}
