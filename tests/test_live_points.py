@@ -36,6 +36,13 @@ def test_a_plan_keeps_its_order_and_joins_the_arms_of_a_shape(tmp_path):
     ]
 
 
+def test_a_plan_of_the_plain_op_asks_for_its_arms(tmp_path):
+    plain = {**ENTRY, "op": "all_reduce"}
+    path = written(tmp_path, [plain, {**plain, "tokens": 1, "algorithm": "2stage"}])
+    points, _, _ = read_plan(path, None)
+    assert [point.arms for point in points] == [("plain_1stage", "plain_2stage"), ("plain_2stage",)]
+
+
 def test_of_several_world_sizes_one_must_be_chosen(tmp_path):
     path = written(tmp_path, [ENTRY, {**ENTRY, "world_size": 4}, {**ENTRY, "tokens": 8}])
     with pytest.raises(InputError, match=r"world sizes 4, 8; .*--tp"):
@@ -56,7 +63,7 @@ def test_of_several_world_sizes_one_must_be_chosen(tmp_path):
             r"shapes\[0\]: object missing required field `hidden_dim`",
         ),
         ({**ENTRY, "world_size": 3}, "unknown world size 3"),
-        ({**ENTRY, "op": "all_reduce"}, "live back ends run fused_ar_rmsnorm"),
+        ({**ENTRY, "op": "quant_fp8"}, "a plan holds fused_ar_rmsnorm, all_reduce"),
         ({**ENTRY, "arms": ["1-stage"]}, r"unknown arm '1-stage' \(did you mean 1stage"),
         ({**ENTRY, "arms": []}, "no arm to measure"),
         ({**ENTRY, "arms": "1stage"}, r"shapes\[0\].arms: expected `array`, got `str`"),

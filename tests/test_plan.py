@@ -528,7 +528,10 @@ def test_the_command_writes_a_plan_and_does_not_overwrite_it(tmp_path):
         (["--arch", "gfx942", "--shapes", 0], "0 shapes"),
         (["--arch", "gfx942", "--tp", 6], "unknown world size 6"),
         (["--arch", "gfx942", "--arm-seconds", -1], "-1 seconds"),
-        (["--arch", "gfx942", "--op", "plain", "--tp", 8, "--out", "plan.json"], "not all_reduce"),
+        (
+            ["--arch", "gfx942", "--op", "plain", "--tp", 8, "--out", "plan.json"],
+            "cannot force both stages of all_reduce of aiter's kernels",
+        ),
         (["--arch", "gfx942", "--out", "no/plan.json"], "no directory "),
     ],
 )

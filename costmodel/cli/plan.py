@@ -81,7 +81,7 @@ def command(
     if shapes is not None and seconds is not None:
         raise InputError("give --shapes or --seconds, not both")
     if out is not None:
-        check_writable(out, setting.op, force=force)
+        check_writable(out, setting, force=force)
     found = plan(
         setting,
         Budget(SHAPES if shapes is None and seconds is None else shapes, seconds),

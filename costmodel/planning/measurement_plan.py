@@ -20,7 +20,7 @@ from ..decide.recommendation import recommend
 from ..decide.setting import Setting
 from ..errors import InputError
 from ..files import check_free, json_text, replacing
-from ..model.shape import FUSED, WORLD_SIZES, Shapes
+from ..model.shape import ALL_REDUCE, FUSED, WORLD_SIZES, Shapes
 from .budget import Budget, MeasuringTime
 from .candidates import Candidates, captured, harness_spread_us, near
 from .coordinates import Posterior
@@ -176,22 +176,36 @@ class Plan(Struct, frozen=True):
 
         Raises :class:`InputError` as :func:`check_writable` does, and for a plan without shapes.
         """
-        check_writable(path, self.setting.op, force=force)
+        check_writable(path, self.setting, force=force)
         if not self.entries:
             raise InputError(f"{path}: not written: nothing is worth measuring in this budget")
         with replacing(path) as stream:
             stream.write(json_text(self.to_dict()))
 
 
-def check_writable(path: str | Path, op: str, *, force: bool = False) -> None:
-    """Raise :class:`InputError` when no plan file for ``op`` can be put at ``path``.
+#: Families of which a back end can force both stages of the plain op.
+PLAIN_FORCED = ("torch_symm_mem", "flashinfer")
 
-    That is where :func:`.check_free` says so, and an op that ``costmodel measure`` does not run.
+
+def unmeasured(setting: Setting) -> str:
+    """Return why ``costmodel measure`` cannot run both arms at one shape, "" where it can.
+
+    AITER's plain all-reduce takes its stage by size (``csrc/include/custom_all_reduce.cuh``).
     """
-    if op != FUSED:
+    family = setting.calibration.kernel_family
+    if setting.op == FUSED or (setting.op == ALL_REDUCE and family in PLAIN_FORCED):
+        return ""
+    return f"'costmodel measure' cannot force both stages of {setting.op} of {family}'s kernels"
+
+
+def check_writable(path: str | Path, setting: Setting, *, force: bool = False) -> None:
+    """Raise :class:`InputError` when no plan file for a setting can be put at ``path``.
+
+    That is where :func:`.check_free` says so, and where the plan could not be measured.
+    """
+    if why := unmeasured(setting):
         raise InputError(
-            f"{path}: not written: 'costmodel measure' runs {FUSED}, not {op}; "
-            "leave out --out and print the plan with --format json"
+            f"{path}: not written: {why}; leave out --out and print the plan with --format json"
         )
     check_free(path, force)
 

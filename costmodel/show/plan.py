@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..data.kernels import OWN_FAMILIES
-from ..model.shape import FUSED, PUSHED
+from ..model.shape import PUSHED
 from ..planning import Plan
 from ..planning.candidates import harness_spread_us
-from ..planning.measurement_plan import Entry
+from ..planning.measurement_plan import Entry, unmeasured
 from ..planning.value import Interval
 from ..units import kib
 from . import words
@@ -173,11 +173,8 @@ def _total(plan: Plan) -> str:
 
 
 def _next(plan: Plan, out: Path | None) -> list[str]:
-    if plan.setting.op != FUSED:
-        return [
-            f"'costmodel measure' runs {FUSED} alone: measure these with a harness of your own; "
-            "'costmodel import' reads its output"
-        ]
+    if why := unmeasured(plan.setting):
+        return [f"{why}: use a build of your own; 'costmodel import' reads its output"]
     if out is None:
         return ["--out plan.json writes this for: costmodel measure --plan plan.json"]
     said = f"written: {out}. Measure, then calibrate with the new rows:"

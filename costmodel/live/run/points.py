@@ -8,10 +8,10 @@ A plan file is JSON::
                 {"op": "fused_ar_rmsnorm", "algorithm": "1stage", ...},
                 {"op": "ar_then_rmsnorm", ...}]}
 
-``arms`` lists arms of the fused op; ``algorithm`` names one; with neither, both stages are meant.
-``op: ar_then_rmsnorm`` is the arm ``separate``. Entries of one shape are joined. The order counts:
-the first shapes are worth most, and a time budget cuts from the end. Other keys, in an entry or at
-the top, carry the planner's reasons and are ignored here.
+``arms`` lists arms of the op; ``algorithm`` names one; with neither, both stages are meant.
+``op: all_reduce`` is the plain op, ``op: ar_then_rmsnorm`` the arm ``separate``. Entries of one
+shape are joined. The order counts: the first shapes are worth most, and a time budget cuts from the
+end. Other keys, in an entry or at the top, carry the planner's reasons and are ignored here.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pathlib import Path
 
 from ...errors import InputError, nearest
 from ...files import read_json
-from ...model.shape import FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
-from ..backends.base import ARMS, SEPARATE_ARM, LiveShape
+from ...model.shape import ALGORITHMS, ALL_REDUCE, FUSED, ONE_STAGE, SEPARATE, TWO_STAGE, Shapes
+from ..backends.base import ARMS, SEPARATE_ARM, LiveShape, arm_of
 from .schemas import PlanFile, PlannedShape, PointRecord
 
 SCHEMA = "costmodel/plan/1"
@@ -130,11 +130,17 @@ def _entry(entry: PlannedShape, where: str) -> tuple[Point, int]:
     """Return one entry of a plan file as a point and its world size."""
     tokens, hidden_dim, world_size = entry["tokens"], entry["hidden_dim"], entry["world_size"]
     op, dtype = entry.get("op", FUSED), entry.get("dtype", "bf16")
-    if op not in (FUSED, SEPARATE):
-        raise InputError(f"{where}: op is {op!r}; live back ends run {FUSED} and {SEPARATE}")
-    arms = [SEPARATE_ARM] if op == SEPARATE else entry.get("arms", DEFAULT_ARMS)
-    if op == FUSED and (algorithm := entry.get("algorithm")):
+    if op not in (FUSED, ALL_REDUCE, SEPARATE):
+        raise InputError(
+            f"{where}: op is {op!r}; a plan holds {FUSED}, {ALL_REDUCE} and {SEPARATE}"
+        )
+    arms: Sequence[str] = entry.get("arms", DEFAULT_ARMS)
+    if op != SEPARATE and (algorithm := entry.get("algorithm")):
         arms = [algorithm]
+    if op == SEPARATE:
+        arms = [SEPARATE_ARM]
+    elif op == ALL_REDUCE:
+        arms = [arm_of(op, a) if a in ALGORITHMS else a for a in arms]
     try:
         Shapes.of(tokens, hidden_dim, world_size, dtype=dtype)
         return Point(LiveShape(tokens, hidden_dim, dtype), check_arms(arms)), world_size

@@ -21,7 +21,7 @@ class PlannedSize(TypedDict):
 
 
 class PlannedShape(PlannedSize, total=False):
-    """A shape of a plan: ``arms`` of the fused op, or one as ``algorithm``; both stages if neither.
+    """A shape of a plan: ``arms`` of the op, or one as ``algorithm``; both stages if neither.
 
     ``op`` is fused_ar_rmsnorm where it is left out, ``dtype`` bf16.
     """
