@@ -61,10 +61,10 @@ def test_without_a_fused_call_the_answer_is_none_with_the_reason(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ((), "(hidden 2880, bf16), batch 1 to 512."),
-        (("--captured", "1,2,4,8,16"), "(hidden 2880, bf16), batch 1 to 16."),
+        ((), "(hidden 2880, bf16), batch 1-512."),
+        (("--captured", "1,2,4,8,16"), "(hidden 2880, bf16), batch 1-16."),
         (("--captured", "1,2,4,8,16", "--draft-tokens", "3"),
-         "(hidden 2880, bf16), 4 tokens a sequence, batch 1 to 16."),
+         "(hidden 2880, bf16), 4 tokens a sequence, batch 1-16."),
     ],
 )  # fmt: skip
 def test_a_report_says_for_which_batches_it_is(tmp_path, options, said):
