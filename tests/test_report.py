@@ -142,9 +142,8 @@ def test_the_first_screen_is_short_and_says_it_all(gpu, engine):
             f"90 %: {e.lo:.1f} to {e.hi:.1f})"
         ) in first
         near = w.contested.saved_pct
-        span = f"{near.lo:.1f} to {near.hi:.1f}{', undecided' if near.lo <= 0 else ''}"
-        saves = "within 2x of the cutoff the change saves"
-        assert f"{saves} {near.value:.1f} % a call ({span})" in first
+        span = f"{near.lo:.1f} to {near.hi:.1f}{', includes zero' if near.lo <= 0 else ''}"
+        assert f"{near.value:.1f} % a call within 2x of the cutoff ({span})" in first
         assert f"{up_to(w.new_sizes)} at {w.tp}" in first
     # Two ranks, which physics decides, are no headline: they come last wherever they stand.
     (two,) = [w for w in case.by_world_size if w.world_size == 2]

@@ -145,7 +145,7 @@ def _lead(cases: Sequence[Case], most: int, *, aside: bool) -> list[tuple[str, s
     alike = _names(open_ones) == _names(lacking)
     unsaid = [] if alike or len(lacking) > most else lacking
     batches = _batches(cases, changed, most)
-    others = "; the rule holds for every model" if aside else ""
+    others = "; the rule applies to every model" if aside else ""
     sure = _how_sure(cases, changed, open_ones, most, without_rows=alike)
     return [
         ("Change", f"fused all-reduce + RMSNorm: {_changes(cases, changed, open_ones, most)}."),
@@ -214,7 +214,11 @@ def _changes(
         (f"{_runs(w)} at PLACES{f' (before: {_before(w)})' if each else ''}", (c, w))
         for c, w in changed
     ]
-    words = ", ".join(said.replace("PLACES", where) for said, where in _grouped(cases, found))
+    every = {2: " on both"}.get(len(cases), " on all") if len(cases) > 1 else ""
+    words = ", ".join(
+        said.replace("PLACES", where if any(c.gpu in where for c in cases) else f"{where}{every}")
+        for said, where in _grouped(cases, found)
+    )
     were = f" (before: {before.pop()})" if len(before) == 1 else ""
     if all(c.setting.alternative == TWO_STAGE for c, _ in changed) and "up to" in words:
         were += ", 2-stage above"
@@ -272,9 +276,9 @@ def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
     contested = f"{OF_FASTER} on contested calls, within {CONTESTED_FACTOR}x of the cutoff"
     if len(near) == 1:
         e = saved[0]
-        close = f"within {CONTESTED_FACTOR}x of the cutoff the change saves"
-        span = f"{e.lo:.1f} to {e.hi:.1f}{', undecided' if e.lo <= 0 else ''}"
-        words.insert(1, f"{close} {e.value:.1f} % a call ({span})")
+        close = f"a call within {CONTESTED_FACTOR}x of the cutoff"
+        span = f"{e.lo:.1f} to {e.hi:.1f}{', includes zero' if e.lo <= 0 else ''}"
+        words.insert(1, f"{e.value:.1f} % {close} ({span})")
     elif near and len(near) == len(told) <= most:
         each = " and ".join(f"{e.value:.1f} %" for e in saved)
         words.append(f"{each} {contested}")
@@ -332,7 +336,8 @@ def _how_sure(
             return w.evidence
         other = {a.measured_with: SPOKEN[a.arm] for a in w.cutoff.evidence if a.measured_with}
         of = "".join(f", {spoken}'s with {what}" for what, spoken in other.items())
-        return f"{w.evidence} ({rows} {gpu} latencies{of})"
+        whose = "" if len(cases) > 1 else f"{gpu} "
+        return f"{w.evidence} ({rows} {whose}latencies{of})"
 
     found = _grouped(cases, [(evidence(c.gpu, w), (c, w)) for c, w in changed])
     words = [f"{where} {said}" for said, where in found]
