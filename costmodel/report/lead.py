@@ -35,6 +35,9 @@ WORDS, HEADING = 120, 1
 #: tried in this order until the words fit; more places stand in the table alone.
 DETAILS = tuple((most, aside) for most in (4, 3, 2, 1, 0) for aside in (True, False))
 
+#: What is said of sizes that rest on no latency of their own.
+FROM_OTHERS = f"{TRANSFERRED} from other GPUs' rows"
+
 #: How one sees on one's own machine that a model makes no fused call.
 NO_CALL_CHECK = "costmodel import PROFILE --out calls.csv"
 
@@ -265,8 +268,8 @@ def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
     many = len(cases) > 1
     crossing = [(c, w) for c, w in changed if w.world_size > 2]
     told = crossing or changed
-    captured = f"all {len(cases[0].deployment.batches)} batches"
-    mean = f"mean over {cases[0].histogram.name or captured}"
+    over = cases[0].histogram.name
+    mean = f"mean over {over}" if over else "mean, unchanged batches counted too"
     if len(told) <= max(most, 1):
         words = [_win(c, w, many, mean if i == 0 else "") for i, (c, w) in enumerate(told)]
     else:
@@ -276,9 +279,9 @@ def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
     contested = f"{OF_FASTER} on contested calls, within {CONTESTED_FACTOR}x of the cutoff"
     if len(near) == 1:
         e = saved[0]
-        close = f"a call within {CONTESTED_FACTOR}x of the cutoff"
-        span = f"{e.lo:.1f} to {e.hi:.1f}{', includes zero' if e.lo <= 0 else ''}"
-        words.insert(1, f"{e.value:.1f} % {close} ({span})")
+        still = ", undecided" if e.lo <= 0 else ""
+        close = f"within {CONTESTED_FACTOR}x of the cutoff alone{still}"
+        words.insert(1, f"{close}: {e.value:.1f} % a call ({e.lo:.1f} to {e.hi:.1f})")
     elif near and len(near) == len(told) <= most:
         each = " and ".join(f"{e.value:.1f} %" for e in saved)
         words.append(f"{each} {contested}")
@@ -331,7 +334,7 @@ def _how_sure(
             measured = f"{rows} latencies" if rows else "unmeasured"
             return f"{w.evidence} (same bytes, one launch less; {measured})"
         if w.evidence == TRANSFERRED:
-            return f"{w.evidence} from other GPUs' rows"
+            return FROM_OTHERS
         if not rows:
             return w.evidence
         other = {a.measured_with: SPOKEN[a.arm] for a in w.cutoff.evidence if a.measured_with}
@@ -346,7 +349,9 @@ def _how_sure(
     if (open_ones and not most) or len(unclaimed) > most:
         words.append("rest not decided")
     elif without_rows and 0 < len(open_ones) <= most:
-        words.append(f"no usable latencies at {in_words(cases, open_ones)}")
+        carried = all(w.evidence == TRANSFERRED for _, w in open_ones)
+        where = in_words(cases, open_ones)
+        words.append(f"{where} {FROM_OTHERS}" if carried else f"no usable latencies at {where}")
     return "; ".join(words) + "."
 
 
