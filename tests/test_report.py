@@ -144,7 +144,8 @@ def test_the_first_screen_is_short_and_says_it_all(gpu, engine):
         near = w.contested.saved_pct
         still = ", undecided" if near.lo <= 0 else ""
         span = f"{near.value:.1f} % a call ({near.lo:.1f} to {near.hi:.1f})"
-        assert f"within 2x of the cutoff alone{still}: {span}" in first
+        ends = f"{w.cutoff.max_bytes // 2048} to {w.cutoff.max_bytes // 512} KiB"
+        assert f"near the cutoff ({ends}){still}: {span}" in first
         assert f"{up_to(w.new_sizes)} at {w.tp}" in first
     # Two ranks, which physics decides, are no headline: they come last wherever they stand.
     (two,) = [w for w in case.by_world_size if w.world_size == 2]

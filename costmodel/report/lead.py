@@ -19,6 +19,7 @@ from ..show.glossary import MEANING
 from ..show.place import THIS_MACHINE, YOUR_MACHINE, fabrics, machine
 from ..show.words import OF_FASTER, chance, percent, size_interval, up_to
 from ..show.worth import none_made
+from ..units import KIB, kib
 from .case import AtWorldSize, Case
 from .commands import check_command
 
@@ -223,8 +224,9 @@ def _changes(
         for said, where in _grouped(cases, found)
     )
     were = f" (before: {before.pop()})" if len(before) == 1 else ""
-    if all(c.setting.alternative == TWO_STAGE for c, _ in changed) and "up to" in words:
-        were += ", 2-stage above"
+    if all(c.setting.alternative == TWO_STAGE for c, _ in changed):
+        above = ", 2-stage above"
+        were = f"{were}{above}" if "up to" in words else were.replace(")", f"{above})")
     if not open_ones:
         return f"1-stage {words}{were}"
     where = "rest" if len(open_ones) > most else in_words(cases, open_ones)
@@ -278,9 +280,10 @@ def _wins(cases: Sequence[Case], changed: Sequence[Place], most: int) -> str:
     saved = [w.contested.saved_pct for w in near if w.contested is not None]
     contested = f"{OF_FASTER} on contested calls, within {CONTESTED_FACTOR}x of the cutoff"
     if len(near) == 1:
-        e = saved[0]
+        e, cutoff = saved[0], near[0].cutoff.max_bytes or 0
         still = ", undecided" if e.lo <= 0 else ""
-        close = f"within {CONTESTED_FACTOR}x of the cutoff alone{still}"
+        ends = f"{cutoff // CONTESTED_FACTOR // KIB} to {kib(cutoff * CONTESTED_FACTOR)}"
+        close = f"near the cutoff ({ends}){still}"
         words.insert(1, f"{close}: {e.value:.1f} % a call ({e.lo:.1f} to {e.hi:.1f})")
     elif near and len(near) == len(told) <= most:
         each = " and ".join(f"{e.value:.1f} %" for e in saved)
