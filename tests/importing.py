@@ -11,6 +11,13 @@ OPS = {
     "fused_ar_mhc": "mhc",
 }  # fmt: skip
 
+#: Names as profiles have them: AITER's fused kernel and what it says, a kernel of somebody else's, and
+#: what an account says of a profile without a known one.
+ONE = "void aiter::allreduce_fusion_kernel_1stage<__hip_bfloat16, __hip_bfloat16, 8>(aiter::R*)"
+FUSED = ("fused_ar_rmsnorm", "1stage", "8", "bf16")
+GEMM = "Cijk_Alik_Bljk_BBS_BH_MT128x128x32"
+NONE_KNOWN = "no all-reduce kernel that is known by its name"
+
 
 def imported(path, kind="", **said):
     """Return a file's rows (as texts by schema 1 column) and its account."""

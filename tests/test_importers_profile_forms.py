@@ -3,13 +3,11 @@
 import json
 
 import pytest
-from importing import column, left, of
+from importing import GEMM, ONE, column, left, of
 
 from costmodel.errors import InputError
 
-ONE = "void aiter::allreduce_fusion_kernel_1stage<__hip_bfloat16, __hip_bfloat16, 8>(aiter::R*)"
 READ = "aiter::allreduce_fusion_kernel_1stage<bf16, bf16, 8>"
-GEMM = "Cijk_Alik_Bljk_BBS_BH_MT128x128x32"
 NSYS = " Time (%)  Total Time (ns)  Instances  Avg (ns)  Med (ns)  Min (ns)  Max (ns)  StdDev (ns)"
 STATISTICS = {
     "nsys on a console": (

@@ -4,15 +4,11 @@ import gzip
 import json
 
 import pytest
-from importing import column, imported, left
+from importing import FUSED, GEMM, NONE_KNOWN, ONE, column, imported, left
 
-ONE = "void aiter::allreduce_fusion_kernel_1stage<__hip_bfloat16, __hip_bfloat16, 8>(aiter::R*)"
-GEMM = "Cijk_Alik_Bljk_BBS_BH_MT128x128x32"
 NCCL = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)"
 GENERIC = "ncclDevKernel_Generic_1(ncclDevKernelArgsStorage<4096ul>)"
-FUSED = ("fused_ar_rmsnorm", "1stage", "8", "bf16")
 RCCL = ("all_reduce", "", "", "bf16")
-NONE_KNOWN = "no all-reduce kernel that is known by its name"
 
 ARGS = {"External id": 12, "queued": 0, "device": 0, "context": 0, "stream": 3, "correlation": 77,
         "registers per thread": 96, "shared memory": 0, "blocks per SM": 0.04,

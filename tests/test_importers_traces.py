@@ -10,17 +10,13 @@ import sqlite3
 from contextlib import closing
 
 import pytest
-from importing import column, imported, left
+from importing import FUSED, GEMM, NONE_KNOWN, ONE, column, imported, left
 
 from costmodel.errors import InputError
 
-ONE = "void aiter::allreduce_fusion_kernel_1stage<__hip_bfloat16, __hip_bfloat16, 8>(aiter::R*)"
 PLAIN = "void aiter::cross_device_reduce_1stage<__hip_bfloat16, 8, false>(aiter::RankData*)"
 MANGLED = "_ZN5aiter26cross_device_reduce_1stageIDF16bLi8ELb0EEEvPNS_8RankDataE"
-GEMM = "Cijk_Alik_Bljk_BBS_BH_MT128x128x32"
-FUSED = ("fused_ar_rmsnorm", "1stage", "8", "bf16")
 REDUCED = ("all_reduce", "1stage", "8", "bf16")
-NONE_KNOWN = "no all-reduce kernel that is known by its name"
 GRID = "12 x 896"
 
 
