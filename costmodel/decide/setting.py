@@ -54,11 +54,6 @@ Array = NDArray[np.float64]
 BLOCK = 1 << 15
 DRAWN_BLOCK = 1 << 16
 
-# Until glibc has seen a large array go, it gives the memory of every other back to the system at
-# once (mallopt(3), "dynamic mmap threshold"), and the next one is had page by page: a tenth of a
-# short command's time. Nothing of this one is ever touched.
-np.empty(16 << 20, np.uint8)
-
 #: Posterior draws behind every interval and every expected regret, and the seed that makes them
 #: repeatable.
 DRAWS = 256
