@@ -225,6 +225,10 @@ class Case(Struct, frozen=True, dict=True):
         """The calibration behind it all."""
         return self.setting.calibration
 
+    def target_but(self, *options: str) -> str:
+        """Return ``target`` without these options and their values."""
+        return shlex.join(without(shlex.split(self.target), *options))
+
     @property
     def is_xgmi(self) -> bool:
         """Whether the calibration is of the mesh of xGMI links, which the engines' GPUs have."""
@@ -353,7 +357,7 @@ def gather(
     options = shlex.join(_target(setting, llm) if target is None else target)
     old = current(engine.name, FUSED)
     emitting = ["costmodel", "emit", "--for", engine.name]
-    # A reference moves latencies and no cutoff; emit takes none.
+    # emit takes no reference: its cutoffs and their intervals are those of any benchmark.
     plain = decision
     if setting.source:
         plain = recommend(

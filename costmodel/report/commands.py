@@ -37,7 +37,7 @@ def _commands(case: Case, out: str, many: bool) -> list[str]:
         lines.append(
             f"{case.provenance.command} --source PATH --out rule.patch --tests test_rule.py"
         )
-    which = shlex.join(without(shlex.split(target), "--tp"))
+    which = case.target_but("--tp")
     lines += [
         f"costmodel worth --tp {w.world_size} {which}{worth} --from {case.old.name} "
         f"--to {rule_file if w.proposed or not case.proposes else f'recommended --for {engine}'}"
@@ -66,8 +66,8 @@ def emit_by_gpu(cases: Sequence[Case]) -> str:
         for case in cases
         if case.proposes
     }
-    # What chose GPU and world sizes is said for all at once.
-    words = without(words, "--arch", "--gpu", "--tp")
+    # What chose GPU and world sizes is said for all at once; emit takes no reference.
+    words = without(words, "--arch", "--gpu", "--tp", "--source")
     each = {",".join(sizes) for sizes in proposed.values()}
     if len(each) == 1:
         words += ["--tp", each.pop()]
@@ -105,8 +105,7 @@ def _confirmation(case: Case) -> str:
 
 def _judged_by(case: Case) -> str:
     """Return the options with which rows are judged: they have dtypes and sources of their own."""
-    words = without(shlex.split(case.target), "--tp", "--dtype", "--source")
-    return shlex.join([*words, "--for", case.engine.name])
+    return f"{case.target_but('--tp', '--dtype', '--source')} --for {case.engine.name}"
 
 
 def _around(case: Case, w: AtWorldSize, order: list[int]) -> list[int]:
@@ -154,7 +153,7 @@ def settle_commands(case: Case) -> str:
 
 def measure_commands(case: Case) -> str:
     """Return the commands that measure the shapes that matter most."""
-    target = shlex.join([*without(shlex.split(case.target), "--tp"), "--for", case.engine.name])
+    target = f"{case.target_but('--tp')} --for {case.engine.name}"
     carried = [w.world_size for w in case.by_world_size if w.cutoff.evidence_class != MEASURED]
     n = (carried or [w.world_size for w in case.by_world_size])[-1]
     return "\n".join(
