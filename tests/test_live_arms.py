@@ -6,9 +6,11 @@ import pytest
 
 pytest.importorskip("torch", reason="the live back ends compute with torch")
 
+from costmodel.data import kernels as known_kernels
 from costmodel.data import measurement
-from costmodel.live.backends.base import ARMS, PUSHED, LiveShape, arm_of, op_and_algorithm
+from costmodel.live.backends.base import ARMS, PUSHED, LiveShape, arm_of, load, op_and_algorithm
 from costmodel.live.run.proof import refusals
+from costmodel.model.shape import ALL_REDUCE
 from tests.test_live_aiter import ENTRY, QUICK, Found, torchrun
 
 SHAPE = ("--hidden", "1536", "--tokens", "4", "--seed", "7")
@@ -294,3 +296,10 @@ def test_every_op_and_algorithm_has_one_arm_and_one_that_pushes_is_not_it():
         assert arm_of(*op_and_algorithm(arm)) == arm
     for arm in PUSHED:
         assert arm_of(*op_and_algorithm(arm)) == "plain_1stage"
+
+
+@pytest.mark.parametrize(("family", "name"), known_kernels.OTHER_BACKENDS.items())
+def test_back_ends_of_other_kernels_can_force_what_plans_say_that_they_can(family, name):
+    backend = load(name)
+    assert backend.kernel_family == family
+    assert ALL_REDUCE in backend.forced_ops

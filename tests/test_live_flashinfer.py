@@ -13,12 +13,12 @@ torch = pytest.importorskip("torch", reason="the live back ends compute with tor
 from test_live_aiter import QUICK, torchrun
 
 from costmodel.data import measurement
-from costmodel.live.backends.base import ARMS, LiveShape
-from costmodel.live.backends.flashinfer.adapter import FUSED_ARMS, PLAIN, FlashInferBackend
+from costmodel.live.backends.base import ARMS, PLAIN_STAGES, LiveShape
+from costmodel.live.backends.flashinfer.adapter import FUSED_ARMS, FlashInferBackend
 
 TESTS = Path(__file__).parent
 STANDIN = (str(TESTS / "flashinfer_standin.py"), "measure", "--backend", "flashinfer")
-ALL = ",".join((*FUSED_ARMS, *PLAIN))
+ALL = ",".join((*FUSED_ARMS, *PLAIN_STAGES))
 
 
 def measured(tmp_path, *more, arms=ALL, tokens="3", **environment):
@@ -101,11 +101,11 @@ def test_kernels_that_do_not_compile_are_one_line(tmp_path):
 @pytest.mark.parametrize("ranks", [2, 8])
 def test_what_its_kernels_do_not_take_is_refused(ranks):
     backend = FlashInferBackend(ranks)
-    for arm in set(ARMS) - {*FUSED_ARMS, *PLAIN}:
+    for arm in set(ARMS) - {*FUSED_ARMS, *PLAIN_STAGES}:
         assert backend.reason_against(LiveShape(64, 2880, "bf16"), arm) == (
             "flashinfer runs 1stage, 2stage, auto, plain_1stage, plain_2stage"
         )
-    for arm in (*FUSED_ARMS, *PLAIN):
+    for arm in (*FUSED_ARMS, *PLAIN_STAGES):
         for dtype in ("bf16", "fp16", "fp32"):
             assert backend.reason_against(LiveShape(64, 2880, dtype), arm) is None
     for arm in FUSED_ARMS:

@@ -26,6 +26,10 @@ LATEST = "0.1.20.post1"
 OWN_FAMILIES = ("costmodel", "costmodel-2")
 OWN_FAMILY = OWN_FAMILIES[-1]
 
+#: Kernels that are neither AITER's nor the project's, and the back end that runs them; it can force
+#: both stages of their plain op.
+OTHER_BACKENDS = {"torch_symm_mem": "torch", "flashinfer": "flashinfer"}
+
 #: Families whose rows a calibration takes unless it is asked for another: AITER's, with those of
 #: the same form. Any other family gets a calibration of its own.
 AITER_FAMILIES = ("aiter", "vllm", OWN_FAMILIES[0])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from msgspec import Struct
 
+from ..data.kernels import OTHER_BACKENDS
 from ..data.workload import Workload
 from ..decide.evidence import ALWAYS_ONE_STAGE
 from ..decide.recommendation import recommend
@@ -183,17 +184,13 @@ class Plan(Struct, frozen=True):
             stream.write(json_text(self.to_dict()))
 
 
-#: Families of which a back end can force both stages of the plain op.
-PLAIN_FORCED = ("torch_symm_mem", "flashinfer")
-
-
 def unmeasured(setting: Setting) -> str:
     """Return why ``costmodel measure`` cannot run both arms at one shape, "" where it can.
 
     AITER's plain all-reduce takes its stage by size (``csrc/include/custom_all_reduce.cuh``).
     """
     family = setting.calibration.kernel_family
-    if setting.op == FUSED or (setting.op == ALL_REDUCE and family in PLAIN_FORCED):
+    if setting.op == FUSED or (setting.op == ALL_REDUCE and family in OTHER_BACKENDS):
         return ""
     return f"'costmodel measure' cannot force both stages of {setting.op} of {family}'s kernels"
 

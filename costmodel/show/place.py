@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ..data.kernels import OWN_FAMILIES
+from ..data.kernels import OTHER_BACKENDS, OWN_FAMILIES
 from ..model.fabric import FULL_MESH, LOOPBACK, SPLIT, SWITCH
 
 if TYPE_CHECKING:
@@ -35,17 +35,13 @@ def fabrics(calibrations: Iterable[Calibration]) -> str:
     return ", ".join(dict.fromkeys(fabric(c.fabric) for c in calibrations))
 
 
-#: Back ends of kernels that are neither AITER's nor the project's, by family.
-_BACKENDS = {"torch_symm_mem": "torch", "flashinfer": "flashinfer"}
-
-
 def measure(calibration: Calibration, world_size: int) -> str:
     """Return the start of the command that measures the calibration's kernels on its fabric.
 
     The project's own kernels hold several ranks in one process, one process for each GPU.
     """
     if calibration.kernel_family not in OWN_FAMILIES:
-        backend = _BACKENDS.get(calibration.kernel_family, "aiter")
+        backend = OTHER_BACKENDS.get(calibration.kernel_family, "aiter")
         return f"torchrun --nproc-per-node={world_size} -m costmodel measure --backend {backend}"
     gpus = world_size if calibration.fabric == SWITCH else _gpus(calibration.fabric)
     start = "costmodel" if gpus == 1 else f"torchrun --nproc-per-node={gpus} -m costmodel"

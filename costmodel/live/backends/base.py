@@ -143,6 +143,10 @@ def arm_of(op: str, algorithm: str) -> str:
     return next(arm for arm in ARMS if op_and_algorithm(arm) == (op, algorithm))
 
 
+#: Both stages of the plain op.
+PLAIN_STAGES = tuple(arm_of(ALL_REDUCE, stage) for stage in shape.ALGORITHMS)
+
+
 def family_of(arm: str, family: str, separate: str = "") -> str:
     """Return the schema 1 ``kernel_family`` of an arm, of a back end's own family.
 

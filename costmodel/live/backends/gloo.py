@@ -29,7 +29,16 @@ from numpy.typing import NDArray
 from ...errors import InputError
 from ...model.shape import ALL_REDUCE, FUSED, ONE_STAGE, TWO_STAGE
 from ..repetition import EAGER
-from .base import EPSILON, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed, op_and_algorithm
+from .base import (
+    EPSILON,
+    PLAIN_STAGES,
+    SEPARATE_ARM,
+    Backend,
+    LiveShape,
+    Outputs,
+    Timed,
+    op_and_algorithm,
+)
 from .reference import Operands, completed, fused_reference, operands, out_of_memory
 
 
@@ -249,8 +258,7 @@ _RUN: dict[str, Callable[[_GlooSlot], None]] = {
     ONE_STAGE: _one_stage,
     TWO_STAGE: _two_stage,
     SEPARATE_ARM: _separate,
-    f"plain_{ONE_STAGE}": _sum_one_stage,
-    f"plain_{TWO_STAGE}": _sum_two_stage,
+    **dict(zip(PLAIN_STAGES, (_sum_one_stage, _sum_two_stage), strict=True)),
 }
 
 

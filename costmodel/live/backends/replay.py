@@ -22,7 +22,7 @@ from ...decide.setting import Setting
 from ...errors import InputError
 from ...model.shape import ALGORITHMS, ALL_REDUCE, FUSED, SEPARATE, SEPARATE_OPS, Shapes
 from ..repetition import GRAPH
-from .base import SEPARATE_ARM, Backend, LiveShape, Outputs, Timed, op_and_algorithm
+from .base import PLAIN_STAGES, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed, op_and_algorithm
 
 #: GPU and draw, such as ``MI355X:17``.
 VARIABLE = "COSTMODEL_REPLAY"
@@ -33,7 +33,7 @@ ROW_NOISE = 0.01
 REPLAY_NOISE = 0.004
 
 #: What is replayed, of the fused and the plain op. The place of an arm here seeds its scatter.
-REPLAYED = (*ALGORITHMS, SEPARATE_ARM, *(f"plain_{stage}" for stage in ALGORITHMS))
+REPLAYED = (*ALGORITHMS, SEPARATE_ARM, *PLAIN_STAGES)
 
 
 def stated() -> str:

@@ -29,15 +29,14 @@ from ....data.kernels import at_date
 from ....errors import InputError, first_line
 from ....model.eligibility import eligible
 from ....model.shape import ALL_REDUCE, FUSED, ONE_STAGE, SPOKEN, TWO_STAGE, Shapes
-from ..base import AUTO, EPSILON, LiveShape, Timed, op_and_algorithm
+from ..base import AUTO, EPSILON, PLAIN_STAGES, LiveShape, Timed, op_and_algorithm
 from ..one_rank import OneRankBackend, RankArm
 
 #: The family of its kernels in rows and facts.
 FAMILY = "flashinfer"
 
-#: What it runs.
+#: What it runs, beside the plain op's stages.
 FUSED_ARMS = (ONE_STAGE, TWO_STAGE, AUTO)
-PLAIN = tuple(f"plain_{stage}" for stage in (ONE_STAGE, TWO_STAGE))
 
 #: ``use_oneshot`` by algorithm.
 _USE_ONESHOT = {ONE_STAGE: True, TWO_STAGE: False, AUTO: None}
@@ -97,8 +96,8 @@ class FlashInferBackend(OneRankBackend):
 
     def reason_against(self, shape: LiveShape, arm: str) -> str | None:
         """See :meth:`Backend.reason_against`; the limits of FlashInfer's kernels are facts."""
-        if arm not in (*FUSED_ARMS, *PLAIN):
-            return f"flashinfer runs {', '.join((*FUSED_ARMS, *PLAIN))}"
+        if arm not in (*FUSED_ARMS, *PLAIN_STAGES):
+            return f"flashinfer runs {', '.join((*FUSED_ARMS, *PLAIN_STAGES))}"
         op, stage = op_and_algorithm(arm)
         call = Shapes.of(shape.tokens, shape.hidden_dim, self.world_size, op=op, dtype=shape.dtype)
         stage = ONE_STAGE if stage == AUTO else stage

@@ -30,12 +30,9 @@ from ....data.kernels import Kernel, at_date
 from ....errors import InputError
 from ....model.eligibility import eligible
 from ....model.shape import ALL_REDUCE, ONE_STAGE, SEPARATE, SPOKEN, TWO_STAGE, Shapes
-from ..base import SEPARATE_ARM, SEPARATE_STAGES, LiveShape, Timed, op_and_algorithm
+from ..base import PLAIN_STAGES, SEPARATE_ARM, SEPARATE_STAGES, LiveShape, Timed, op_and_algorithm
 from ..one_rank import OneRankBackend, RankArm
 from .norms import COMPILED, NORMS, TRITON, Norm, reason_against, version
-
-#: The all-reduces alone.
-PLAIN = tuple(f"plain_{stage}" for stage in (ONE_STAGE, TWO_STAGE))
 
 #: Elements of the buffer whose all-reduce brings the ranks together.
 MEETING = 64
@@ -94,10 +91,10 @@ class TorchBackend(OneRankBackend):
 
     def reason_against(self, shape: LiveShape, arm: str) -> str | None:
         """See :meth:`Backend.reason_against`; the limits of torch's ops are facts."""
-        if arm not in (SEPARATE_ARM, *SEPARATE_STAGES, *PLAIN):
+        if arm not in (SEPARATE_ARM, *SEPARATE_STAGES, *PLAIN_STAGES):
             return (
                 "torch has no fused op and no dispatch rule; it runs "
-                f"{', '.join((SEPARATE_ARM, *SEPARATE_STAGES, *PLAIN))}"
+                f"{', '.join((SEPARATE_ARM, *SEPARATE_STAGES, *PLAIN_STAGES))}"
             )
         op, stage = op_and_algorithm(arm)
         if stage:
