@@ -436,7 +436,7 @@ def test_a_rule_that_its_judging_shapes_contradict_is_not_handed_over(tuned, tmp
     path.write_text("\n".join(lines) + "\n")
     ending = conclude(Session.open(other)).endings[1]
     assert ending.verdict == "contradicted"
-    assert ending.judged_regret_pct > 1
+    assert ending.judged.lost_pct > 1
 
 
 def test_processes_without_a_model_end_undecided_with_the_reason_and_no_patch(tmp_path):

@@ -61,7 +61,7 @@ _OP_NAMES = tuple(op.names[0] for op in map(ops.vocabulary().__getitem__, TUNED)
 @click.option("--budget", type=float, metavar="SECONDS", help="Time for all measuring.")
 @click.option(
     "--shapes", type=click.IntRange(min=3), default=StoppingLimits().shapes, show_default=True,
-    help="Most shapes a world size.",
+    help="Most shapes to learn from, a world size.",
 )  # fmt: skip
 @click.option(
     "--limit", type=float, default=StoppingLimits().contested_pct, show_default=True,
@@ -95,9 +95,10 @@ def command(
 
     Looks at the machine as doctor does, starts from the published calibration, measures the shape
     that helps most, calibrates again, and goes on until the expected regret on contested calls is
-    below --limit, the interval no longer narrows, or the budget ends. --out then holds
-    measurements, calibration, rule, patch and tests (--for), a report (--model), and summary.md.
-    Several ops and dtypes are a tuning each, in one start and one budget.
+    below --limit, the interval no longer narrows, or the budget ends. Where the rule fails on the
+    judging shapes, or the model has none, calls are measured in full and decide by themselves.
+    --out then holds measurements, calibration, rule, patch and tests (--for), a report (--model),
+    and summary.md. Several ops and dtypes are a tuning each, in one start and one budget.
 
     \b
     COSTMODEL_REPLAY=MI355X:17 costmodel tune --backend replay --tp 4,8 --for sglang --out pr

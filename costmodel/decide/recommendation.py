@@ -91,16 +91,19 @@ def recommend(
         hidden_rule=rule_words,
         hidden_set=tuple(known_hidden_dims(setting)),
     )
-    return _as_it_will_run(decision) if setting.engine else decision
+    return as_it_will_run(decision)
 
 
-def _as_it_will_run(decision: Decision) -> Decision:
-    """Return the decision with the regrets of the engine's rule: its guards cost too."""
+def as_it_will_run(decision: Decision) -> Decision:
+    """Return the decision with the regrets of its engine's rule, where it has one.
+
+    The engine's guards cost too.
+    """
 
     def regrets(c: Cutoff) -> Regrets:
         return c.arms.regrets(c.arms.use_1stage(decision.rule), c.estimate)
 
-    if not any(c.claimed for c in decision.cutoffs):
+    if not decision.setting.engine or not any(c.claimed for c in decision.cutoffs):
         return decision
     cutoffs = tuple(replace(c, regrets=regrets(c)) for c in decision.cutoffs)
     return replace(decision, cutoffs=cutoffs)
@@ -242,21 +245,8 @@ def _verdict(
             "calibration: priors alone would decide",
             NOT_IDENTIFIED,
         )
-    if best.hi.lo == 0:
-        # The interval is the one cell below the smallest call: no width, but no cutoff either.
-        return (
-            "1-stage is the faster arm on no call of the workload: run "
-            f"{SPOKEN[setting.alternative]} throughout; there is no cutoff to claim",
-            NOT_IDENTIFIED,
-        )
-    if not best.identified:
-        hi = best.hi.hi
-        span = f"{kib(best.lo.lo)} to {'no limit' if hi is None else kib(hi)}"
-        return (
-            f"the 90 % interval of the best cutoff is {span}, more than a factor of "
-            f"{MAX_INTERVAL_RATIO:g} wide",
-            NOT_IDENTIFIED,
-        )
+    if lacking := unidentified(best, setting):
+        return lacking, NOT_IDENTIFIED
     one, other = evidence
     if one.here and other.here:
         sources = ", ".join(sorted({*one.sources, *other.sources}))
@@ -271,6 +261,24 @@ def _verdict(
         return reason + _unread(setting), evidence_class(evidence)
     carried = "; ".join(_carried(setting, n, arm) for arm in evidence)
     return carried + _unread(setting), TRANSFERRED
+
+
+def unidentified(best: BestCutoff, setting: Setting) -> str:
+    """Return in words why no cutoff in bytes can be claimed of a best one, "" where it can."""
+    if best.hi.lo == 0:
+        # The interval is the one cell below the smallest call: no width, but no cutoff either.
+        return (
+            "1-stage is the faster arm on no call of the workload: run "
+            f"{SPOKEN[setting.alternative]} throughout; there is no cutoff to claim"
+        )
+    if best.identified:
+        return ""
+    hi = best.hi.hi
+    span = f"{kib(best.lo.lo)} to {'no limit' if hi is None else kib(hi)}"
+    return (
+        f"the 90 % interval of the best cutoff is {span}, more than a factor of "
+        f"{MAX_INTERVAL_RATIO:g} wide"
+    )
 
 
 def _unread(setting: Setting) -> str:

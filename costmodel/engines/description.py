@@ -218,7 +218,7 @@ def _two_stage_limits(adapted: Adapted) -> Note:
 
 
 def _measured(adapted: Adapted, provenance: Provenance) -> Note:
-    if not provenance.calibration_id:
+    if not provenance.evidence:
         where = adapted.rule.source or "no source is stated"
         return Note(
             f"the rule is taken as it stands ({where}); nothing was measured for this patch"

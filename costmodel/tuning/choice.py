@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from ..data.workload import Workload, captured_batch_sizes
 from ..live.backends.base import LiveShape
@@ -83,6 +84,35 @@ def judging(known: Known, world_size: int, seen: Collection[LiveShape]) -> tuple
                 points.append(Point(shape, live_arms(setting.op, setting.arms)))
                 break
     return tuple(points)
+
+
+def survey(
+    known: Known, world_size: int, seen: Collection[LiveShape], most: int
+) -> tuple[Point, ...]:
+    """Return at most so many unseen calls of the workload that both arms take.
+
+    The first of them, however many, are spread evenly over all sizes of each hidden size.
+    """
+    setting, load = known.setting, known.decision.workload
+    calls = setting.shapes(load.tokens, load.hidden_dim, world_size)
+    calls = calls.select(setting.takes_both(calls))
+    order = np.lexsort((calls.tokens, calls.hidden_dim))
+    shapes = [
+        LiveShape(int(calls.tokens[i]), int(calls.hidden_dim[i]), setting.dtype)
+        for i in order[_spread(order.size)]
+    ]
+    arms = live_arms(setting.op, setting.arms)
+    return tuple(Point(shape, arms) for shape in shapes if shape not in seen)[:most]
+
+
+def _spread(count: int) -> NDArray[np.intp]:
+    """Return 0 to ``count`` - 1 with their binary digits reversed: van der Corput's sequence."""
+    digits = max(count - 1, 1).bit_length()
+    number = np.arange(1 << digits)
+    turned = np.zeros_like(number)
+    for i in range(digits):
+        turned |= ((number >> i) & 1) << (digits - 1 - i)
+    return turned[turned < count]
 
 
 def _nearest(captured: np.ndarray, tokens: float) -> int:

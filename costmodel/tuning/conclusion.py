@@ -2,68 +2,61 @@
 
 A rule is handed over for the world sizes whose cutoff is claimed, on a machine that was quiet, and
 that the shapes measured afterwards do not contradict. Those shapes were chosen by the rule but not
-learnt from.
+learnt from. Where they contradict it, and calls of the workload were then measured in full, the
+cutoff is read from these alone, and judged by those of them that were held back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from msgspec.structs import replace
 
-from ..data.measurement import Measurements
 from ..decide.decision import Cutoff
-from ..decide.pairs import Pairs, calls
+from ..decide.measured_cutoff import measured_cutoff
 from ..decide.regret import Score
 from ..decide.stopping import BUDGET, FEWEST
 from ..live.run.schemas import ArmRecord, SampleLine
 from ..live.run.statistics import CLEAN_PERCENT, NOISY_SHARE
 from ..rules.catalogue import current
 from ..rules.rule import Rule
+from .judgement import CONTRADICTED_PCT, Judgement, judge, pairs_of
 from .knowledge import Known, TunedMachine, UndecidedError
 from .session import Session
 
-CONFIRMED, UNJUDGED = "confirmed", "not judged"
+CONFIRMED, UNJUDGED, BY_PAIRS = "confirmed", "not judged", "by its pairs"
 NOT_DECIDED, CONTRADICTED, BUSY = "not decided", "contradicted", "busy machine"
 
 #: Endings with which a cutoff is handed over.
-ACCEPTED = (CONFIRMED, UNJUDGED)
+ACCEPTED = (CONFIRMED, UNJUDGED, BY_PAIRS)
 
-#: Mean regret on the judging shapes beyond which they contradict the rule, percent: it loses more
-#: there than the wrong choice costs within the tie band of two arms that count as equal.
-CONTRADICTED_PCT = 1.0
+#: One in so many calls that are measured in full judges the cutoff that the others give.
+HELD_BACK = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Ending:
     """How one world size ended.
 
-    ``judged`` are the pairs that judge the rule and ``choice`` (n,) where it runs 1-stage there.
+    ``shapes`` were learnt from, and ``surveyed`` calls measured in full where the model was left
+    aside.
     """
 
     world_size: int
     verdict: str
     reason: str
-    shapes: int
-    cutoff: Cutoff | None
-    judged: Pairs | None
-    choice: NDArray[np.bool_]
+    shapes: int = 0
+    cutoff: Cutoff | None = None
+    judged: Judgement | None = None
+    surveyed: int = 0
 
     @property
     def accepted(self) -> bool:
         """Whether its cutoff is handed over."""
         return self.verdict in ACCEPTED
-
-    @property
-    def judged_regret_pct(self) -> float | None:
-        """Mean regret of the rule on the judging pairs, percent."""
-        if self.judged is None or not len(self.judged):
-            return None
-        return _regret_pct(self.judged, self.choice)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +74,11 @@ class Conclusion:
         return tuple(e.world_size for e in self.endings if e.accepted)
 
     @property
+    def modelled(self) -> tuple[int, ...]:
+        """Those of them whose cutoff is the calibrated model's."""
+        return tuple(e.world_size for e in self.endings if e.accepted and e.verdict != BY_PAIRS)
+
+    @property
     def decided(self) -> bool:
         """Whether every world size that was asked for is."""
         return len(self.accepted) == len(self.session.settings["world_sizes"])
@@ -88,7 +86,12 @@ class Conclusion:
     @cached_property
     def rule(self) -> Rule | None:
         """The rule for the accepted world sizes, before an engine's guards join it."""
-        return self.known.decision.unguarded_rule if self.known else None
+        if self.known is None:
+            return None
+        rule = self.known.decision.unguarded_rule
+        if self.modelled:
+            return rule
+        return replace(rule, source=f"measured pairs of {self.machine.question.name}")
 
     def scores(self) -> dict[int, Score]:
         """Return the rule beside the one that the engine has now, by world size."""
@@ -126,54 +129,68 @@ def conclude(session: Session) -> Conclusion | None:
     accepted = [e.world_size for e in endings if e.accepted]
     if known is not None and accepted != started:
         known = machine.after(learnt, accepted) if accepted else None
+    if known is not None:
+        read = {e.world_size: e.cutoff for e in endings if e.verdict == BY_PAIRS and e.cutoff}
+        known = known.but(read)
     return Conclusion(session, machine, known, endings)
 
 
 def _ending(
     session: Session, machine: TunedMachine, known: Known | None, refusal: str, world_size: int
 ) -> Ending:
-    nothing = np.zeros(0, np.bool_)
     if world_size not in session.started():
-        return Ending(world_size, NOT_DECIDED, "not begun", 0, None, None, nothing)
+        return Ending(world_size, NOT_DECIDED, "not begun")
     shapes = len(session.learnt(world_size))
     if known is None:
-        return Ending(world_size, NOT_DECIDED, refusal, shapes, None, None, nothing)
+        return Ending(world_size, NOT_DECIDED, refusal, shapes)
     cutoff = known.cutoff(world_size)
     if disturbed := _disturbed(session.records(world_size)):
-        return Ending(world_size, BUSY, disturbed, shapes, cutoff, None, nothing)
+        return Ending(world_size, BUSY, disturbed, shapes, cutoff)
+    journal = session.journal(world_size)
+    if journal.survey is not None:
+        return _by_pairs(session, machine, known, world_size, journal.survey["words"])
     if not cutoff.claimed:
-        return Ending(world_size, NOT_DECIDED, cutoff.reason, shapes, cutoff, None, nothing)
-    stop = session.journal(world_size).stop
+        return Ending(world_size, NOT_DECIDED, cutoff.reason, shapes, cutoff)
+    stop = journal.stop
     if stop is None:
         why = "it was interrupted; go on with --resume"
-        return Ending(world_size, NOT_DECIDED, why, shapes, cutoff, None, nothing)
+        return Ending(world_size, NOT_DECIDED, why, shapes, cutoff)
     if shapes < FEWEST and stop["why"] == BUDGET:
         why = f"{stop['words']} after {shapes} of at least {FEWEST} shapes"
-        return Ending(world_size, NOT_DECIDED, why, shapes, cutoff, None, nothing)
-    judged = session.judged(world_size)
-    rows = machine.rows(judged)
-    pairs = _pairs(rows, known.setting.op, known.setting.alternative) if rows else None
-    if pairs is None or not len(pairs):
+        return Ending(world_size, NOT_DECIDED, why, shapes, cutoff)
+    judged = judge(machine, known, known.decision, session.judged(world_size))
+    if judged is None:
         why = "no shape was measured afterwards"
-        return Ending(world_size, UNJUDGED, why, shapes, cutoff, None, nothing)
-    choice = pairs.use_1stage(known.decision.unguarded_rule, known.setting.aiter_version)
-    lost = _regret_pct(pairs, choice)
+        return Ending(world_size, UNJUDGED, why, shapes, cutoff)
+    said = f"on {len(judged.pairs)} shapes measured afterwards the rule {judged.words()}"
+    verdict = CONTRADICTED if judged.contradicts else CONFIRMED
+    return Ending(world_size, verdict, said, shapes, cutoff, judged)
+
+
+def _by_pairs(
+    session: Session, machine: TunedMachine, known: Known, world_size: int, why: str
+) -> Ending:
+    """Return the ending where calls were measured in full because of ``why``."""
+    learnt, surveyed = session.learnt(world_size), session.surveyed(world_size)
+    held_back = surveyed[::HELD_BACK]
+    others = [record for i, record in enumerate(surveyed) if i % HELD_BACK]
+    pairs = pairs_of(machine, known, [*learnt, *session.judged(world_size), *others])
+    modelled, count = known.cutoff(world_size), len(surveyed)
+    if pairs is None:
+        return Ending(world_size, NOT_DECIDED, why, len(learnt), modelled, None, count)
+    cutoff = measured_cutoff(modelled, known.setting, known.decision.workload, pairs, why)
+    answer = known.but({world_size: cutoff})
+    judged = judge(machine, known, answer.decision, held_back) if cutoff.claimed else None
+    if judged is None:
+        return Ending(world_size, NOT_DECIDED, cutoff.reason, len(learnt), cutoff, None, count)
+    # What no cutoff in bytes can spare is no fault of this one.
+    worse = judged.lost_pct - judged.least_pct > CONTRADICTED_PCT
     said = (
-        f"on {len(pairs)} shapes measured afterwards the rule takes the faster arm on "
-        f"{int((pairs.chosen_us(choice) == pairs.fastest_us).sum())} and loses {lost:.2f} %"
+        f"{cutoff.reason}; on {len(judged.pairs)} more that were held back it {judged.words()}, "
+        f"where the best cutoff loses {judged.least_pct:.2f} %"
     )
-    verdict = CONTRADICTED if lost > CONTRADICTED_PCT else CONFIRMED
-    return Ending(world_size, verdict, said, shapes, cutoff, pairs, choice)
-
-
-def _pairs(rows: Iterable[Mapping[str, Any]], op: str, alternative: str) -> Pairs:
-    """Return the calls that were measured with both arms between which the rule chooses."""
-    pairs = calls(Measurements.from_rows(map(dict, rows)), op).against(alternative)
-    return pairs.select(pairs.both)
-
-
-def _regret_pct(pairs: Pairs, choice: NDArray[np.bool_]) -> float:
-    return float(100 * (pairs.chosen_us(choice) / pairs.fastest_us - 1).mean())
+    verdict = CONTRADICTED if worse else BY_PAIRS
+    return Ending(world_size, verdict, said, len(learnt), cutoff, judged, count)
 
 
 def _disturbed(records: Sequence[SampleLine]) -> str:

@@ -1,10 +1,11 @@
 """What a tuning hands over, ready to attach, beside its runs.
 
 ``measurements.csv``, ``summary.md`` and ``tune.json`` always; where a cutoff is accepted also
-``calibration.json`` and ``rule.json``, for an engine ``rule.patch`` (a diff of the tree that was
-given, else the snippet) and ``test_rule.py``, for a model ``report``, for several a folder each
-in it; these three where the engine has a call site of the op. Files of an earlier end are replaced;
-those that no longer follow are taken away.
+``rule.json``, for an engine ``rule.patch`` (a diff of the tree that was given, else the snippet)
+and ``test_rule.py``; where a cutoff is the model's also ``calibration.json``, and for a language
+model ``report``, for several a folder each in it. Patch, tests and report where the engine has a
+call site of the op. Files of an earlier end are replaced; those that no longer follow are taken
+away.
 """
 
 from __future__ import annotations
@@ -36,7 +37,13 @@ CALIBRATION, RULE, PATCH, TESTS = "calibration.json", "rule.json", "rule.patch",
 REPORT = "report"
 
 
-class EndingRecord(TypedDict):
+class Surveyed(TypedDict, total=False):
+    """How many calls were measured in full; older records do not say it."""
+
+    surveyed: int
+
+
+class EndingRecord(Surveyed):
     """How one world size ended; bytes are None without a claim or, for an always, without limit."""
 
     world_size: int
@@ -93,16 +100,19 @@ def write(found: Conclusion, command: str, source: str | None = None) -> Handove
     provenance = None
     for name in (CALIBRATION, RULE, PATCH, TESTS):
         (directory / name).unlink(missing_ok=True)
+    shutil.rmtree(directory / REPORT, ignore_errors=True)
     if rule is not None and known is not None:
-        setting = known.setting
-        setting.calibration.save(directory / CALIBRATION)
+        setting, calibration = known.setting, ("", "")
+        if found.modelled:
+            setting.calibration.save(directory / CALIBRATION)
+            files.append(CALIBRATION)
+            calibration = (setting.calibration.id, setting.calibration.sha256)
         provenance = Provenance(
-            command, setting.calibration.id, setting.calibration.sha256, setting.arch, setting.gpu,
-            known.decision.evidence,
-        )  # fmt: skip
+            command, *calibration, setting.arch, setting.gpu, known.decision.evidence
+        )
         _text(directory / RULE, json_text(rule.to_json(provenance), indent=2))
-        files += [CALIBRATION, RULE]
-        if found.session.settings["model"] and found.machine.question.engine:
+        files.append(RULE)
+        if found.modelled and found.session.settings["model"] and found.machine.question.engine:
             files += _report(found, command)
     _text(directory / SUMMARY, summary.markdown(found))
     _text(directory / RECORD, json_text(_record(found, provenance)))
@@ -152,18 +162,17 @@ def _report(found: Conclusion, command: str) -> list[str]:
 
     known, directory = found.known, found.session.directory
     assert known is not None
-    shutil.rmtree(directory / REPORT, ignore_errors=True)
     notice = "Replayed, not measured" if found.machine.replayed else ""
     models = [llms.find(name) for name in llms.several(found.session.settings["model"])]
     for model in models:
         gathered = case.gather(
             known.setting,
             model,
-            world_sizes=found.accepted,
+            world_sizes=found.modelled,
             measurements=[directory / ROWS],
             files=[directory / CALIBRATION],
             # Measured and judged on this machine: the patch has all of it.
-            propose=found.accepted,
+            propose=found.modelled,
         )
         place = directory / REPORT
         if models[1:]:
@@ -189,8 +198,9 @@ def _record(found: Conclusion, provenance: Provenance | None) -> TuneRecord:
                 "max_bytes_lo": c.max_bytes_lo if c else None,
                 "max_bytes_hi": c.max_bytes_hi if c else None,
                 "contested_pct": c.regrets.contested_pct if c and c.claimed else None,
-                "judged": 0 if e.judged is None else len(e.judged),
-                "judged_regret_pct": e.judged_regret_pct,
+                "judged": 0 if e.judged is None else len(e.judged.pairs),
+                "judged_regret_pct": None if e.judged is None else e.judged.lost_pct,
+                "surveyed": e.surveyed,
                 "steps": journal.steps,
             }
         )
@@ -205,7 +215,9 @@ def _record(found: Conclusion, provenance: Provenance | None) -> TuneRecord:
         "arch": labels["arch"],
         "interconnect": labels["interconnect"],
         "kernel": f"{labels['kernel_family']} {labels['kernel_version']}".strip(),
-        "calibration_sha256": known.setting.calibration.sha256 if known else None,
+        "calibration_sha256": known.setting.calibration.sha256
+        if known and found.modelled
+        else None,
         "endings": endings,
         "rule": found.rule.to_json(provenance) if found.rule and provenance else None,
     }

@@ -46,10 +46,23 @@ class StopRecord(TypedDict):
     judging: list[PointRecord]
 
 
+class SurveyRecord(TypedDict):
+    """The calls that are measured in full, in their order; ``words``: what the model lacks."""
+
+    kind: Literal["survey"]
+    words: str
+    points: list[PointRecord]
+
+
 class LineKind(TypedDict):
     """What tells the lines of a journal apart."""
 
     kind: str
+
+
+Line = StepRecord | StopRecord | SurveyRecord
+
+_LINES: dict[str, type[Line]] = {"stop": StopRecord, "survey": SurveyRecord}
 
 
 class Journal:
@@ -59,6 +72,7 @@ class Journal:
         self.path = path
         self.steps: list[StepRecord] = []
         self.stop: StopRecord | None = None
+        self.survey: SurveyRecord | None = None
         if path is not None and path.exists():
             self._read(path)
 
@@ -67,12 +81,8 @@ class Journal:
         whole = text[: text.rfind(b"\n") + 1]
         for number, line in enumerate(whole.splitlines(), 1):
             try:
-                stops = msgspec.json.decode(line, type=LineKind)["kind"] == "stop"
-                record: StepRecord | StopRecord = (
-                    msgspec.json.decode(line, type=StopRecord)
-                    if stops
-                    else msgspec.json.decode(line, type=StepRecord)
-                )
+                kind = msgspec.json.decode(line, type=LineKind)["kind"]
+                record: Line = msgspec.json.decode(line, type=_LINES.get(kind, StepRecord))
             except msgspec.MsgspecError as error:
                 raise InputError(
                     f"{path}:{number}: {error}; give the file as 'costmodel tune' wrote it"
@@ -82,7 +92,7 @@ class Journal:
             with path.open("r+b") as stream:
                 stream.truncate(len(whole))
 
-    def add(self, record: StepRecord | StopRecord) -> None:
+    def add(self, record: Line) -> None:
         """Append a line and sync it."""
         self._keep(record)
         if self.path is None:
@@ -99,9 +109,11 @@ class Journal:
         """Take back the end, so that more is learnt; shapes measured to judge count as learnt."""
         self.stop = None
 
-    def _keep(self, record: StepRecord | StopRecord) -> None:
+    def _keep(self, record: Line) -> None:
         if record["kind"] == "stop":
             self.stop = record
+        elif record["kind"] == "survey":
+            self.survey = record
         else:
-            self.stop = None  # a line after an end: it was resumed
+            self.stop = self.survey = None  # a step after an end: it was resumed
             self.steps.append(record)

@@ -8,8 +8,10 @@ runs count as one source, whatever their world size, since it is one machine.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from msgspec import structs
 
 from ..calibration.estimate import calibrate
 from ..calibration.observations import observe
@@ -19,7 +21,7 @@ from ..data.measurement import Measurements
 from ..data.workload import Workload
 from ..decide.decision import Cutoff, Decision
 from ..decide.objective import MEAN
-from ..decide.recommendation import recommend
+from ..decide.recommendation import as_it_will_run, recommend
 from ..decide.setting import Setting, alternative
 from ..errors import InputError
 from ..live.backends.base import SEPARATE_ARM, arm_of
@@ -85,6 +87,12 @@ class Known:
     def cutoff(self, world_size: int) -> Cutoff:
         """Return the answer for one world size."""
         return self.decision.at(world_size)
+
+    def but(self, cutoffs: Mapping[int, Cutoff]) -> Known:
+        """Return what is known with other answers at some world sizes."""
+        every = tuple(cutoffs.get(c.world_size, c) for c in self.decision.cutoffs)
+        decision = as_it_will_run(structs.replace(self.decision, cutoffs=every))
+        return replace(self, decision=decision)
 
 
 @dataclass(frozen=True)

@@ -38,13 +38,16 @@ def courses(session: Session) -> list[Course]:
     found = []
     for n in session.started():
         journal = session.journal(n)
+        end = journal.stop["words"] if journal.stop else ""
+        if journal.survey:
+            end += f"; {journal.survey['words']}; {len(session.surveyed(n))} more read alone"
         found.append(
             Course(
                 n,
                 journal.steps,
                 _shapes(session.learnt(n)),
                 _shapes(session.judged(n)),
-                journal.stop["words"] if journal.stop else "",
+                end,
             )
         )
     return found

@@ -96,7 +96,8 @@ def _walk(schedule: Schedule, *, checked: bool) -> int:
     world_size = schedule.backend.world_size
     machine = session.machine(schedule.run.settings["labels"])
     journal = session.journal(world_size)
-    if journal.stop is not None and journal.stop["why"] == BUDGET:
+    learning = journal.survey is None
+    if learning and journal.stop is not None and journal.stop["why"] == BUDGET:
         journal.go_on()
     earlier = [record for n in session.started() if n != world_size for record in session.learnt(n)]
 

@@ -167,4 +167,11 @@ class Session:
 
     def judged(self, world_size: int) -> list[SampleLine]:
         """Return the shapes that were measured to judge the rule of a world size."""
-        return self.shapes(world_size)[len(self.learnt(world_size)) :]
+        stop = self.journal(world_size).stop
+        after = self.shapes(world_size)[len(self.learnt(world_size)) :]
+        return after if stop is None else after[: len(stop["judging"])]
+
+    def surveyed(self, world_size: int) -> list[SampleLine]:
+        """Return the calls that were measured in full after the model was left aside."""
+        judged = len(self.learnt(world_size)) + len(self.judged(world_size))
+        return self.shapes(world_size)[judged:]

@@ -10,7 +10,7 @@ from ..model.shape import FUSED
 from ..show.table import table
 from ..show.words import answer, arm, size_interval
 from ..units import kib
-from .conclusion import CONFIRMED, Conclusion
+from .conclusion import BY_PAIRS, CONFIRMED, Conclusion, Ending
 from .session import Session
 from .tuner import counted
 
@@ -67,7 +67,7 @@ def _rows(found: Conclusion) -> list[tuple[str, ...]]:
     for e in found.endings:
         c = e.cutoff
         if c is None or not c.claimed:
-            rows.append((f"TP{e.world_size}", "-", "-", "-", str(e.shapes), e.verdict))
+            rows.append((f"TP{e.world_size}", "-", "-", "-", _measured(e), e.verdict))
             continue
         sizes = answer(c.verdict, c.max_bytes)
         span = "-"
@@ -75,12 +75,17 @@ def _rows(found: Conclusion) -> list[tuple[str, ...]]:
             span = size_interval(c.max_bytes_lo, c.max_bytes_hi)
         contested = c.regrets.contested_pct
         lost = "-" if contested is None else f"{contested:.2f} %"
-        rows.append((f"TP{e.world_size}", sizes, span, lost, str(e.shapes), e.verdict))
+        rows.append((f"TP{e.world_size}", sizes, span, lost, _measured(e), e.verdict))
     return rows
 
 
+def _measured(ending: Ending) -> str:
+    """Return how many shapes the model learnt from, and how many were measured without it."""
+    return f"{ending.shapes} + {ending.surveyed}" if ending.surveyed else str(ending.shapes)
+
+
 def _wins(found: Conclusion) -> list[str]:
-    """Return what the rule wins over the one in force, by the calibrated model."""
+    """Return what the rule wins over the one in force, by the calibrated model or the pairs."""
     lines = []
     for world_size, score in found.scores().items():
         if not score.differ:
@@ -101,7 +106,7 @@ def _machine(found: Conclusion) -> list[str]:
         f"Kernels: {kernels}; op {question.op}; dtype {question.dtype}; rows under the source "
         f"{question.name}."
     ]
-    if found.known is not None:
+    if found.known is not None and found.modelled:
         calibration = found.known.setting.calibration
         used, read = calibration.data.get("rows_used"), calibration.data.get("rows_read")
         said.append(
@@ -130,12 +135,16 @@ def _order(session: Session) -> list[str]:
             )
         if journal.stop:
             lines += ["", f"Stopped after {journal.stop['shapes']}: {journal.stop['words']}.", ""]
+        if journal.survey:
+            count = len(session.surveyed(n))
+            lines += [f"Then {counted(count)} without the model: {journal.survey['words']}.", ""]
     return [*lines, "</details>"]
 
 
 def _next(found: Conclusion) -> str:
     """Return what to do next."""
-    open_ends = [f"TP{e.world_size}" for e in found.endings if e.verdict != CONFIRMED]
+    done = (CONFIRMED, BY_PAIRS)
+    open_ends = [f"TP{e.world_size}" for e in found.endings if e.verdict not in done]
     if open_ends and found.machine.model is None:
         return "next: measure where a model is of the links; more shapes decide nothing here"
     if open_ends:
@@ -149,4 +158,6 @@ def _next(found: Conclusion) -> str:
     if found.known and found.known.setting.kernel.family not in AITER_FAMILIES:
         kernel = found.known.setting.kernel.title
         return f"next: rule.json goes where {kernel} are dispatched; no engine runs them"
+    if not found.modelled:
+        return "next: costmodel emit --rule rule.json writes it into an engine"
     return "next: costmodel emit --calibration with calibration.json writes it into an engine"

@@ -3,8 +3,9 @@
 The tuner holds no device and no clock of its own. It is asked with the records so far, learns from
 those it has not seen, writes each step into its journal, and answers with the next shape, or None
 when all is done: first the shapes to learn from until :mod:`..decide.stopping` says enough, then
-those by which the rule is judged. The same records give the same answers, so a killed tuning goes
-on.
+those by which the rule is judged. Where these contradict it, or the model has no answer or one that
+it expects to lose much by, calls of the workload follow in full, as far as the time goes. The same
+records give the same answers, so a killed tuning goes on.
 """
 
 from __future__ import annotations
@@ -25,15 +26,19 @@ from ..decide.stopping import (
     verdict,
 )
 from ..live.run.points import Point
-from ..live.run.schemas import SampleLine
+from ..live.run.schemas import PointRecord, SampleLine
 from ..show.words import ranks_and_op, size_interval
 from ..units import kib
 from . import choice
-from .journal import Journal, StepRecord
+from .journal import Journal, StepRecord, SurveyRecord
+from .judgement import CONTRADICTED_PCT, judge
 from .knowledge import Known, TunedMachine, UndecidedError
 
 #: Why a run stopped where the model covers nothing; its words are the refusal's.
 UNDECIDED = "undecided"
+
+#: Calls measured in full where the model is left aside, for each of the most shapes to learn from.
+SURVEYED = 4
 
 
 class Tuner:
@@ -75,9 +80,52 @@ class Tuner:
             chosen = journal.steps[len(shapes)]["next"]
             assert chosen is not None  # a step without a next shape stops
             return Point.from_json(chosen)
-        judged = len(shapes) - journal.stop["shapes"]
-        left = journal.stop["judging"][judged:]
+        after = len(shapes) - journal.stop["shapes"]
+        judging = journal.stop["judging"]
+        left = judging[after:] or self._survey(shapes)[after - len(judging) :]
         return Point.from_json(left[0]) if left and self._affords(shapes, 1) else None
+
+    def _survey(self, shapes: Sequence[SampleLine]) -> list[PointRecord]:
+        """Return what is measured in full, in its order; nothing where the model holds."""
+        journal = self.journal
+        if journal.survey is None:
+            assert journal.stop is not None
+            learnt = journal.stop["shapes"]
+            if learnt < FEWEST:
+                return []
+            try:
+                known = self.known(shapes[:learnt])
+            except UndecidedError:
+                return []  # of such links there is no model, and so no workload of its kernels
+            words = known and self._against(known, shapes[learnt:])
+            if known is None or not words:
+                return []
+            seen = {Point.from_json(record["point"]).shape for record in shapes}
+            most = SURVEYED * self.limits.shapes
+            points = choice.survey(known, self.world_size, seen, most)
+            record: SurveyRecord = {
+                "kind": "survey", "words": words, "points": [p.to_json() for p in points]
+            }  # fmt: skip
+            journal.add(record)
+            self.say(
+                f"{self._what}: {words}: the model is left aside, and up to "
+                f"{counted(len(points))} of the workload are measured"
+            )
+        assert journal.survey is not None
+        return journal.survey["points"]
+
+    def _against(self, known: Known, judging: Sequence[SampleLine]) -> str:
+        """Return what speaks against the model's answer, in words, "" where nothing does."""
+        cutoff = known.cutoff(self.world_size)
+        if not cutoff.claimed:
+            return f"the model has no answer ({cutoff.reason})"
+        left = cutoff.regrets.contested_pct
+        if left is not None and left > CONTRADICTED_PCT:
+            return f"the model still expects to lose {left:.2f} % on contested calls"
+        found = judge(self.machine, known, known.decision, judging)
+        if found is None or not found.contradicts:
+            return ""
+        return f"the model's rule loses {found.lost_pct:.2f} % on {counted(len(found.pairs))}"
 
     def known(self, shapes: Sequence[SampleLine]) -> Known | None:
         """Return what is known after some shapes; None before anything is.

@@ -2,8 +2,10 @@
 
 For trying out what stands on top of measuring (``costmodel tune``) where no GPU is: the truth is
 one draw of a shipped posterior, its machine's contrasts included, so what should be found is known.
-``COSTMODEL_REPLAY`` names GPU and draw (``MI355X:17``). Each shape and arm scatters around it as
-measurements do. All ranks are in one process; the op is not run, so nothing of it is verified.
+``COSTMODEL_REPLAY`` names GPU and draw (``MI355X:17``); with ``:stepped`` behind, what 1-stage is
+compared with goes up and down by steps of size that no term of the model has. Each shape and arm
+scatters around it as measurements do. All ranks are in one process; the op is not run, so nothing
+of it is verified.
 
 Rows are marked ``suspect`` and the source of every number says that it was replayed.
 """
@@ -20,12 +22,25 @@ from ...calibration.posterior import NOISE_DOF, Values, shipped
 from ...data import hardware, kernels
 from ...decide.setting import Setting
 from ...errors import InputError
-from ...model.shape import ALGORITHMS, ALL_REDUCE, FUSED, SEPARATE, SEPARATE_OPS, Shapes
+from ...model.shape import (
+    ALGORITHMS,
+    ALL_REDUCE,
+    FUSED,
+    ONE_STAGE,
+    SEPARATE,
+    SEPARATE_OPS,
+    Shapes,
+)
 from ..repetition import GRAPH
 from .base import PLAIN_STAGES, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed, op_and_algorithm
 
-#: GPU and draw, such as ``MI355X:17``.
+#: GPU and draw, such as ``MI355X:17``, and perhaps :data:`STEPPED`.
 VARIABLE = "COSTMODEL_REPLAY"
+
+#: A truth whose other arms take this share more and less by turns, each for half a doubling of
+#: bytes. So the arms change places several times, as on one H200 by steps of occupancy.
+STEPPED = "stepped"
+STEP = 0.12
 
 #: Scatter of log latency between shapes, and between replays of one: as clean runs of the
 #: project's own harness on an H200 show (docs/h200-loopback.md), of the order of 1 %.
@@ -37,7 +52,7 @@ REPLAYED = (*ALGORITHMS, SEPARATE_ARM, *PLAIN_STAGES)
 
 
 def stated() -> str:
-    """Return the GPU and the draw that are replayed, as the variable names them."""
+    """Return what is replayed, as the variable names it."""
     return os.environ.get(VARIABLE, "")
 
 
@@ -58,12 +73,14 @@ class ReplayBackend(Backend):
     def set_up(self) -> None:
         """Draw the truth."""
         given = stated()
-        gpu, _, draw = given.partition(":")
-        if not gpu or not (draw or "0").isdecimal():
+        gpu, draw, bent = [*given.split(":"), "", ""][:3]
+        bad = given.count(":") > 2 or bent not in ("", STEPPED)
+        if not gpu or not (draw or "0").isdecimal() or bad:
             raise InputError(
                 f"back end replay draws from a stated model; name GPU and draw in {VARIABLE}, "
-                f"such as MI355X:17 (it is '{given}')"
+                f"such as MI355X:17 or MI355X:17:{STEPPED} (it is '{given}')"
             )
+        self.stepped = bool(bent)
         self.arch, self.gpu = hardware.choose(None, gpu)
         self.draw = int(draw or 0)
         self.setting = Setting(shipped(self.arch), self.gpu)
@@ -93,6 +110,8 @@ class ReplayBackend(Backend):
         )
         asked, call, arm = self._asked(shape, arm)
         quiet = asked.latency_us(call, arm, self.truth)
+        if self.stepped and arm != ONE_STAGE:
+            quiet = quiet * (1 + STEP * (-1) ** np.floor(2 * np.log2(shape.bytes)))
         latency = float(np.ravel(quiet)[0]) * np.exp(ROW_NOISE * random.standard_t(NOISE_DOF))
         return _ReplayedTruth(latency, random)
 
@@ -114,7 +133,8 @@ class ReplayBackend(Backend):
 
     def environment(self) -> dict[str, Any]:
         """See :meth:`Backend.environment`."""
-        said = f"draw {self.draw} of calibration {self.setting.calibration.id}, not measured"
+        bent = f"{STEPPED}, " if self.stepped else ""
+        said = f"draw {self.draw} of calibration {self.setting.calibration.id}, {bent}not measured"
         return {"gpu": self.gpu, "arch": self.arch, "replayed": said}
 
     def _asked(self, shape: LiveShape, arm: str) -> tuple[Setting, Shapes, str]:
