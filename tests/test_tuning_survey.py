@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from costmodel.tuning.conclusion import BY_PAIRS, CONTRADICTED, HELD_BACK, NOT_D
 from costmodel.tuning.knowledge import Known
 from costmodel.tuning.session import Session
 
+RECORD = Path(__file__).parents[1] / "measurements" / "h200-loopback" / "revision-2"
 HIDDEN = (2880, 7168)
 STEPPED = "MI355X:17:stepped"
 
@@ -275,3 +277,30 @@ def test_a_truth_that_nobody_stated_is_one_line(replay, tmp_path):
     assert done.returncode == 2
     assert "MI355X:17:stepped" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+# On one H200
+
+
+@pytest.mark.parametrize("run", ["tune", "tune-again"])
+def test_on_one_gpu_the_rule_is_that_of_every_captured_batch(run):
+    """Ranks share the GPU; two starts, beside all 612 latencies of the workload."""
+    every = pair(measurement.read(RECORD / "exhaustive.csv"), "fused_ar_rmsnorm")
+    record = json.loads((RECORD / run / "tune.json").read_text())
+    assert record["decided"]
+    batches = captured_batch_sizes()
+    for ending in record["endings"]:
+        here = every.select(every.world_size == ending["world_size"])
+        assert len(here) == 2 * batches.size
+
+        def lost(most, here=here):
+            return float((here.chosen_us(here.bytes <= most) / here.fastest_us - 1).mean())
+
+        best = min({0, *here.bytes.tolist()}, key=lost)
+        for hidden in HIDDEN:
+            mine, theirs = (
+                int(np.searchsorted(batches, most // (2 * hidden), side="right"))
+                for most in (ending["max_bytes"], best)
+            )
+            assert abs(mine - theirs) <= 1
+        assert lost(ending["max_bytes"]) - lost(best) < 0.0005
