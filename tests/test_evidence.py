@@ -177,9 +177,8 @@ def test_kernels_that_nobody_has_read_are_transferred_from_the_newest(mi355x, ve
             f"AITER {version} has not been read: taken to be like {kernels.LATEST}" in after.reason
         )
         assert "has not been read" not in before.reason
-        # The same kernel as far as is known, and more that may differ.
-        assert (after.this_kernel_lo, after.this_kernel_hi) == (
-            before.this_kernel_lo, before.this_kernel_hi,
-        )  # fmt: skip
+        # What such a kernel may have changed is open in any laboratory.
+        assert after.this_kernel_lo <= before.this_kernel_lo
+        assert after.this_kernel_hi >= before.this_kernel_hi
         assert after.max_bytes_lo <= before.max_bytes_lo
         assert after.max_bytes_hi >= before.max_bytes_hi

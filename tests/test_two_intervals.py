@@ -70,6 +70,23 @@ def test_your_machine_is_wider_than_this_kernel_and_holds_the_point(decision):
         assert record["max_bytes_this_kernel_hi"] == c.this_kernel_hi
 
 
+def test_a_kernel_that_nobody_has_read_is_less_sure_in_both(mi355x):
+    """What an unread AITER may have changed is of the kernel, on any machine."""
+    unread = mi355x.but(aiter_version="0.1.22")
+    calls = Shapes.of([32], 7168, 4)
+
+    def spread(setting: Setting, values) -> float:
+        one, two = (setting.latency_us(calls, arm, values) for arm in ALGORITHMS)
+        return float(np.std(two - one))
+
+    assert spread(unread, unread.draws) > spread(mi355x, mi355x.draws)
+    assert spread(unread, unread.this_kernel) > 1.1 * spread(mi355x, mi355x.this_kernel)
+    assert np.allclose(unread.laboratory_shift_us("2stage"), mi355x.laboratory_shift_us("2stage"))
+    read, other = (recommend(s, world_sizes=(4,)).at(4) for s in (mi355x, unread))
+    assert other.this_kernel_lo < read.this_kernel_lo
+    assert other.this_kernel_hi > read.this_kernel_hi
+
+
 def test_all_ends_are_ends_of_cells(decision):
     for c in decision.cutoffs:
         cells = c.arms.cells

@@ -216,11 +216,7 @@ class Setting(Struct, frozen=True, dict=True):
         names a source, or the calibration has only one, your machine is that source's.
         """
         drawn = self.calibration.draw(DRAWS, SEED)
-        benchmark = self._here(drawn) if self.machine else drawn
-        if self.kernel.known:
-            return benchmark
-        unread = {f"contrast[{arm}]": drawn[f"unread[{arm}]"] for arm in CONTRASTED}
-        return {**benchmark, **{name: benchmark[name] + more for name, more in unread.items()}}
+        return self._of_kernel(self._here(drawn) if self.machine else drawn)
 
     @cached_property
     def draws(self) -> Values:
@@ -231,7 +227,14 @@ class Setting(Struct, frozen=True, dict=True):
     def this_kernel(self) -> Values:
         """The same draws as if measured in the sources' laboratories: *this kernel*."""
         laboratories = {f"contrast[{arm}]": self.draws[f"laboratory[{arm}]"] for arm in CONTRASTED}
-        return {**self.draws, **laboratories}
+        return self._of_kernel({**self.draws, **laboratories})
+
+    def _of_kernel(self, drawn: Values) -> Values:
+        """Return draws with what a kernel state that nobody has read adds, wherever it runs."""
+        if self.kernel.known:
+            return drawn
+        arms = {f"contrast[{arm}]": drawn[f"unread[{arm}]"] for arm in CONTRASTED}
+        return {**drawn, **{name: drawn[name] + more for name, more in arms.items()}}
 
     def laboratory_shift_us(self, arm: str) -> Array | float:
         """Return what an arm takes in the sources' laboratories above your machine, (draws, 1)."""
