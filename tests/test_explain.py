@@ -18,6 +18,7 @@ from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
 from costmodel.model.shape import ALGORITHMS, ONE_STAGE, TWO_STAGE
 from costmodel.rules import catalogue
+from costmodel.show import explanation
 from costmodel.show.words import arm as spoken
 
 KEYS = [
@@ -145,6 +146,32 @@ def test_a_clear_call_is_decided_both_ways():
     assert large.decided
     assert small.margin_us.lo > 0 > large.margin_us.hi
     assert small.arms["1stage"].evidence == "measured_elsewhere"
+
+
+@pytest.mark.parametrize(("n", "hidden_dim"), [(2, 7168), (4, 1024)])
+def test_a_guard_that_keeps_1stage_from_a_call_is_named(n, hidden_dim):
+    """2-stage below the cutoff is the engine's doing, and that 1-stage is faster is known."""
+    free = Setting.shipped("MI355X")
+    call = free.shapes(100, hidden_dim, n)
+    assert explain(free, call).choice == ONE_STAGE
+    assert "keeps" not in explanation.brief(explain(free, call))
+    found = explain(free.but(engine="vllm"), call)
+    assert found.choice == TWO_STAGE
+    assert found.probability < 0.1
+    assert found.decided
+    for said in (explanation.brief(found), explanation.text(found)):
+        assert (
+            f"Run 2-stage: vLLM keeps 1-stage to tokens <= 80 (recommended at TP{n}: 1-stage"
+            in said
+        )
+        assert "2-stage is the faster one with" in said
+        assert "not decided" not in said
+    # Above the cutoff no guard is needed.
+    beyond = explain(free.but(engine="vllm"), free.shapes(400, 7168, 4))
+    assert beyond.choice == TWO_STAGE
+    assert not beyond.unmet_guards
+    every = explanation.choices_text(choices(free.but(engine="vllm"), hidden_dim, n))
+    assert "the rule keeps vLLM's guards, which cost" in every
 
 
 def test_rules_say_what_they_run(near):

@@ -29,7 +29,9 @@ from ..model.shape import (
     TWO_STAGE,
     Shapes,
 )
+from ..rules.algebra import factors
 from ..rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, catalogue
+from ..rules.condition import Calls, Condition
 from ..rules.rule import Rule
 from . import drawn as drawn_interval
 from .decision import Cutoff, Decision
@@ -171,8 +173,20 @@ class Explanation(Struct, frozen=True):
 
     @property
     def decided(self) -> bool:
-        """Whether the choice is the faster one with at least 90 % probability."""
-        return self.probability >= DECIDED
+        """Whether one of the two arms is the faster one with at least 90 % probability."""
+        return max(self.probability, 1 - self.probability) >= DECIDED
+
+    @property
+    def unmet_guards(self) -> tuple[Condition, ...]:
+        """What the engine's guards ask and the call lacks, where the cutoff alone runs 1-stage."""
+        decided, n = self.decision, self.world_size
+        rule = _recommended(decided, n)
+        if decided is None or rule is None or self.choice == ONE_STAGE:
+            return ()
+        if _says(self.setting, decided.unguarded_rule, self.call)[0] != ONE_STAGE:
+            return ()
+        call = Calls.of(self.call, kernel_version=self.setting.aiter_version)
+        return tuple(part for part in factors(rule.condition.at(n)) if not part.holds(call)[0])
 
     def agrees(self, opinion: Opinion) -> bool | None:
         """Return whether a rule runs 1-stage where the choice does; None without a claim."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.deployment import ENGINES
 from ..data.timing import stated
 from ..decide.explanation import Choices, Explanation
 from ..decide.sensitivity import Flip
@@ -17,6 +18,7 @@ from . import words
 from .place import machine
 from .recommendation import (
     evidence,
+    guarded,
     interval,
     pushing,
     sizes,
@@ -116,17 +118,22 @@ def _headline(found: Explanation) -> str:
     sign = 1 if m.value > 0 else -1
     lo, hi = sorted((sign * m.lo, sign * m.hi))
     sure = "" if found.decided else ": not decided at 90 %"
+    it = "It is" if found.alone == found.choice else _are(found.choice)
     return (
         f"{_faster(faster)} by {abs(m.value):.2f} us (90 %: {lo:+.2f} to {hi:+.2f}), "
         f"{found.margin_pct:.1f} % of {'their' if faster == SEPARATE_OPS else 'its'} latency.\n"
-        f"{_rule(found)} It is the faster one with {chance(found.probability, short=True)} "
+        f"{_rule(found)} {it} the faster one with {chance(found.probability, short=True)} "
         f"probability{sure}."
     )
 
 
 def _faster(name: str) -> str:
     """Return that an arm is faster: ``2-stage is faster``, ``separate ops are faster``."""
-    return f"{arm(name)} {'are' if name == SEPARATE_OPS else 'is'} faster"
+    return f"{_are(name)} faster"
+
+
+def _are(name: str) -> str:
+    return f"{arm(name)} {'are' if name == SEPARATE_OPS else 'is'}"
 
 
 def _apart(found: Explanation) -> list[str]:
@@ -165,7 +172,11 @@ def _rule(found: Explanation) -> str:
     alone = ""
     if found.alone != found.choice:
         alone = f" This call alone would lose less with {arm(found.alone)}."
-    return f"Run {run} ({where}).{alone}"
+    kept = ""
+    if guards := found.unmet_guards:
+        asked = " and ".join(part.words() for part in guards)
+        kept = f": {ENGINES[found.setting.engine]} keeps 1-stage to {asked}"
+    return f"Run {run}{kept} ({where}).{alone}"
 
 
 def _interval(found: Explanation) -> list[str]:
@@ -331,7 +342,7 @@ def choices_text(found: Choices) -> str:
                 "rules: 1 or 2 stages, s for separate ops; * where a rule runs another arm than "
                 "the choice"
             ),
-            *(pushing(found.decision) if found.decision else ()),
+            *([*pushing(found.decision), *guarded(found.decision)] if found.decision else ()),
         ]
     )
 
