@@ -515,3 +515,10 @@ def test_the_field_reads_back_from_the_patched_engine(tmp_path):
     emitted = emit(root, catalogue.named("vllm-57886"))
     (root / emitted.file).write_text(emitted.patched)
     assert audited(root).installed[0].known_as == "vllm-57886"
+
+
+def test_a_rule_of_another_op_is_no_comparison(tmp_path):
+    site = SHAPES["sglang_bytes"].package(tmp_path)
+    done = costmodel("audit", site, "--gpu", "MI355X", "--against", "aiter-plain")
+    assert done.returncode == 2
+    assert "rule 'aiter-plain' is for op 'all_reduce'" in done.stderr

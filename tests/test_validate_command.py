@@ -117,3 +117,12 @@ def test_the_rule_is_said_where_it_is_judged_and_nowhere_else():
         text = run(*asked, *engine, "--published").stdout
         (line,) = (at for at in text.splitlines() if at.startswith("recommended on"))
         assert line == f"recommended on MI355X, bf16: TP4 1-stage when bytes <= {kib} KiB"
+
+
+@pytest.mark.parametrize("option", ["--against", "--fallback"])
+def test_a_rule_of_another_op_is_not_judged(option):
+    done = costmodel("validate", "--gpu", "MI355X", "--published", option, "aiter-plain")
+    assert done.returncode == 2
+    assert "rule 'aiter-plain' is for op 'all_reduce', asked is 'fused_ar_rmsnorm'" in done.stderr
+    same = costmodel("validate", "--gpu", "MI355X", "--published", option, "aiter-per-rank")
+    assert same.returncode in (0, 1)

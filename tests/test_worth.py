@@ -438,3 +438,16 @@ def test_a_deployment_that_cannot_be_is_one_line(args, said):
     assert done.returncode == 2, done.stdout
     assert len(done.stderr.strip().splitlines()) == 1
     assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    "args", [("--from", "aiter-plain"), ("--from", "sglang", "--to", "vllm-fp8")]
+)
+def test_a_rule_of_another_op_has_no_worth_here(args):
+    """A cutoff of the plain op beside one of the fused op would promise what no patch brings."""
+    here = ("--model", "gpt-oss-120b", "--tp", 4, "--gpu", "MI355X")
+    done = costmodel("worth", *here, *args)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert f"rule '{args[-1]}' is for op '" in done.stderr
+    assert "asked is 'fused_ar_rmsnorm'" in done.stderr

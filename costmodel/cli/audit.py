@@ -72,6 +72,8 @@ def command(
     sizes = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
     workload = question.workload_of(asked)
     rule = question.rule_of(against, op) if against is not None else None
+    if rule is not None:
+        rule.check_op(op)
     version, dtype = asked["aiter_version"], asked["dtype"] or (llm.dtype if llm else "bf16")
     has_model = bool(asked["arch"] or asked["gpu"] or asked["calibration_file"])
     if fail_above is not None and not has_model:

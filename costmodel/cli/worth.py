@@ -83,7 +83,7 @@ def command(
     asked["engine"] = asked["engine"] or RULE_OF.get(whose, whose)
     if not asked["otherwise"] and old.lower() != RECOMMENDED:
         # A rule of a call site that falls back to separate ops is valued against those.
-        apart = question.rule_of(old).otherwise == SEPARATE_OPS
+        apart = question.rule_of(old, asked["op"]).otherwise == SEPARATE_OPS
         asked["otherwise"] = SEPARATE_OPS if apart else ""
     histogram = read_histogram(histogram_file, served) if histogram_file else None
     calls = fused_calls(llm, served)
@@ -93,7 +93,7 @@ def command(
 
     def rule(setting: Setting, name: str) -> Rule:
         if name.lower() != RECOMMENDED:
-            return question.rule_of(name)
+            return question.rule_of(name, setting.op)
         return recommend(setting, workload, world_sizes=(tp,), deployment=served).rule
 
     worths: list[Worth] = []

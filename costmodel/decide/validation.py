@@ -164,8 +164,8 @@ def validate(
     ``need_pairs=False`` judges the model alone where there are no pairs.
 
     Raises :class:`InputError` when no row is covered, when all are a library's (RCCL's), when no
-    call was measured with both algorithms, and for a rule without a claim for a world size of the
-    pairs.
+    call was measured with both algorithms, for a rule of another op, and for one without a claim
+    for a world size of the pairs.
     """
     if op is not None and op not in OPS:
         raise InputError(refusal(op, setting.gpu))
@@ -197,6 +197,9 @@ def validate(
     three_way: ThreeWay | None = None
     rival = ""
     if len(pairs):
+        for given in (against, fallback):
+            if given is not None:
+                given.check_op(judged)
         advice = advise(setting, pairs, fallback, workload)
         other = setting.alternative
         field = [*shipped(judged, otherwise=other), ALWAYS_1STAGE, ALWAYS_2STAGE]

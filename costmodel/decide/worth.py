@@ -159,8 +159,10 @@ def worth(
     that could be fused), ``histogram`` defaults to every captured batch size alike. Where the
     1-stage kernel does not take a batch, both rules run the other arm of the setting. Where there
     is no fused call, the answer is 0. Raises :class:`InputError` when no batch can run both arms of
-    calls that are made, and for a rule without a claim for ``world_size``.
+    calls that are made, for a rule of another op, and for one without a claim for ``world_size``.
     """
+    for rule in (old, new):
+        rule.check_op(setting.op)
     served = deployment or Deployment()
     calls = fused_calls(llm, served)
     weights = histogram or BatchHistogram.alike(served)

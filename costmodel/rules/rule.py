@@ -95,6 +95,14 @@ class Rule(Struct, frozen=True):
         # A rule that is always 1-stage keeps its claim: all_of() would drop no Bytes part.
         return cls(name, all_of(*parts), **about)
 
+    def check_op(self, op: str) -> None:
+        """Raise :class:`InputError` where the rule is for another op than ``op``."""
+        if self.op != op:
+            raise InputError(
+                f"rule '{self.name}' is for op '{self.op}', asked is '{op}': one says nothing of "
+                "the other (costmodel rules lists ops)"
+            )
+
     def only_for(self, hidden_dims: Collection[int]) -> Rule:
         """Return the rule with 1-stage only for a set of hidden sizes."""
         member = Member("hidden_dim", tuple(sorted({int(h) for h in hidden_dims})))
