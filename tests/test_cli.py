@@ -282,6 +282,7 @@ def test_help_of_every_command_shows_an_example(command):
     said = ok(command, "--help")
     assert f"costmodel {command}" in said
     assert " object" not in said, "a default is a number or a word"
+    assert "None]" not in said, "a range without ends is no range"
 
 
 def piped(command, cwd=None):

@@ -51,6 +51,10 @@ class Finite(click.FloatRange):
             self.fail(f"{number} is not a finite number", param, ctx)
         return number
 
+    def _describe_range(self) -> str:
+        # click writes "x<=None" for a range without ends.
+        return super()._describe_range() if (self.min, self.max) != (None, None) else ""
+
 
 class Name(click.ParamType):
     """A name of which several spellings are taken; ``read`` returns the project's own."""
