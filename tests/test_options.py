@@ -41,3 +41,13 @@ def test_validate_judges_the_world_sizes_that_are_asked_for():
     }  # fmt: skip
     assert 0 < judged["--tp", "4"] < judged[()]
     assert judged["--tp", "4"] + judged["--tp", "8"] == judged["--tp", "4, 8"]
+
+
+@pytest.mark.parametrize("command", ["recommend", "worth"])
+def test_an_unknown_engine_is_answered_with_those_that_for_takes(command):
+    """The engines of --calls-of are more: atom would be refused next."""
+    words = [command, "--gpu", "MI355X", "--model", "gpt-oss-120b", "--tp", "4", "--for", "trt"]
+    words += ["--from", "sglang"] if command == "worth" else []
+    done = CliRunner().invoke(cli, words)
+    assert isinstance(done.exception, InputError)
+    assert str(done.exception).endswith("one of sglang, vllm, aiter")

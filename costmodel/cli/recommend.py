@@ -69,8 +69,10 @@ def _found(tp: tuple[int, ...], batch_invariant: bool, asked: question.Asked) ->
     from ..data.engine_calls import fused_calls, none_left
 
     llm = question.llm_of(asked)
-    served = question.deployment_of(asked, asked["engine"])
+    # The setting first: of an unknown engine it names those that --for takes.
+    engine = asked["engine"]
     setting = question.setting_of(asked)
+    served = question.deployment_of(asked, engine)
     # A model that makes no fused call weighs nothing: the rule is that for known models.
     calls = fused_calls(llm, served) if llm else none_left(served)
     none = calls is not None and not calls.per_step

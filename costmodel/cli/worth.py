@@ -79,12 +79,14 @@ def command(
         raise InputError("give --tp N and --from RULE (sglang, vllm, aiter or a JSON file)")
     whose = old.lower() if old.lower() in (*ENGINES, *RULE_OF) else _engine_of(old)
     old = RULE_OF.get(old.lower(), old)
-    served = question.deployment_of(asked, asked["engine"] or whose)
+    counted = asked["engine"] or whose
     asked["engine"] = asked["engine"] or RULE_OF.get(whose, whose)
     if not asked["otherwise"] and old.lower() != RECOMMENDED:
         # A rule of a call site that falls back to separate ops is valued against those.
         apart = question.rule_of(old, asked["op"]).otherwise == SEPARATE_OPS
         asked["otherwise"] = SEPARATE_OPS if apart else ""
+    settings = _settings(asked)
+    served = question.deployment_of(asked, counted)
     histogram = read_histogram(histogram_file, served) if histogram_file else None
     calls = fused_calls(llm, served)
     # A rule for calls that are not made is that for known models: the model's own size may be one
@@ -98,7 +100,6 @@ def command(
 
     worths: list[Worth] = []
     refused: list[str] = []
-    settings = _settings(asked)
     for setting in settings:
         try:
             rules = (rule(setting, old), rule(setting, new))
