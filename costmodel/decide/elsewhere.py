@@ -28,8 +28,8 @@ class Elsewhere(Struct, frozen=True):
     """What a rule does on another GPU.
 
     ``loses_pct`` holds, for each world size where it decides otherwise than the recommended rule,
-    what it loses a call against it, in percentage points of regret; ``differ`` the share of the
-    calls that it decides otherwise.
+    what it loses against it, the mean over the calls in percentage points of regret; ``differ`` the
+    share of the calls that it decides otherwise.
     """
 
     gpu: str
@@ -48,8 +48,8 @@ class Elsewhere(Struct, frozen=True):
         if not self.loses_pct:
             return f"on {name} it decides as the rule recommended there"
         lost = ", ".join(
-            f"{e.value:.2f} % of a call's latency at TP{n} (90 % interval {e.lo:.2f} to "
-            f"{e.hi:.2f}; {100 * self.differ[n]:.0f} % of the calls otherwise)"
+            f"{e.value:.2f} % of latency at TP{n} (mean over the calls, 90 % interval "
+            f"{e.lo:.2f} to {e.hi:.2f}; {100 * self.differ[n]:.0f} % of the calls otherwise)"
             for n, e in self.loses_pct.items()
         )
         return f"on {name} it loses, against the rule recommended there, {lost}"
@@ -58,8 +58,10 @@ class Elsewhere(Struct, frozen=True):
         """Return the largest loss alone, "" where there is none."""
         if not self.loses_pct:
             return ""
+        most = max(self.loses_pct, key=lambda n: self.loses_pct[n].value)
         return (
-            f"on {self.gpu} ({self.arch}) it loses up to {self.worst_pct:.2f} % of a call's latency"
+            f"on {self.gpu} ({self.arch}) it loses up to {self.worst_pct:.2f} % on average "
+            f"(TP{most})"
         )
 
 
