@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -88,6 +89,18 @@ def test_a_hidden_set_rule():
     assert done.returncode == 0, done.stderr
     assert "input_.shape[-1] in {2880, 7168}" in done.stdout
     assert "--hidden 2880,7168 --hidden-set" in done.stdout
+
+
+def test_hidden_sizes_that_the_rule_leaves_out_have_no_cutoff_to_lose_by():
+    """A set of hidden sizes runs 2-stage at every other; notes of losses are of the set alone."""
+    here = ("--for", "table", "--gpu", "MI355X", "--hidden", "512,1024")
+    losing = "this cutoff is expected to lose"
+    assert f"at hidden 7168, TP4, {losing}" in run(*here).stderr
+    assert f"at hidden 7168, TP4, {losing}" not in run(*here, "--hidden-set").stderr
+    wide = run("--for", "table", "--gpu", "MI355X", "--hidden", "512,1024,7168", "--hidden-set")
+    named = set(re.findall(rf"at hidden (\d+), TP\d, {losing}", wide.stderr))
+    assert named
+    assert named <= {"512", "1024", "7168"}
 
 
 def test_an_old_aiter_version_brings_its_token_cap():

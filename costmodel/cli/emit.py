@@ -24,7 +24,7 @@ from . import emit_by_arch, emit_table, options, question, targets
 
 if TYPE_CHECKING:
     from ..decide.batch_invariance import OneKernels
-    from ..decide.decision import Decision
+    from ..decide.decision import Decision, HiddenLoss
     from ..engines.description import Note
     from ..engines.kernel_version import RunningKernel
     from ..engines.patch import Emitted
@@ -213,7 +213,7 @@ def command(
         said = partial(_price, found)
     else:
         rule, provenance, decision = _recommended(hidden_set, tp, dict(asked), command_line)
-        said = partial(_losses, decision)
+        said = partial(_losses, decision, rule)
     if runtime_table:
         source_of_rule = emit_table.with_gpu(provenance, asked["arch"], asked["gpu"])
         whole, dtype = (rule, source_of_rule), question.dtype_of(asked)
@@ -303,14 +303,24 @@ def _elsewhere(rule: Rule, fixed: bool, tp: tuple[int, ...], asked: question.Ask
     return [*said, Note(gate, gate, brief=told)]
 
 
-def _losses(decision: Decision) -> list[Note]:
-    """Return where the one cutoff loses to one of a hidden size's own, in words."""
+def _losses(decision: Decision, rule: Rule) -> list[Note]:
+    """Return where the one cutoff loses to one of a hidden size's own, in words.
+
+    A hidden size of which the rule sends no call to 1-stage (--hidden-set) has no cutoff here.
+    """
     from ..engines.description import Note
+
+    setting = decision.setting
+
+    def sent(loss: HiddenLoss) -> bool:
+        one = setting.shapes([1], loss.hidden_dim, loss.world_size)
+        return bool(rule.use_1stage(one, kernel_version=setting.aiter_version)[0])
 
     texts = [
         f"at hidden {loss.hidden_dim}, TP{loss.world_size}, this cutoff is expected to lose "
         f"{loss.loss_pct:.1f} % more on contested calls than one of its own would"
         for loss in decision.losses_by_hidden
+        if sent(loss)
     ]
     return [Note(text, text) for text in texts]
 
