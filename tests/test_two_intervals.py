@@ -6,9 +6,13 @@ import json
 
 import numpy as np
 import pytest
+from conftest import ROW
 from msgspec import structs
 
+from costmodel.calibration.estimate import calibrate
+from costmodel.calibration.observations import observe
 from costmodel.calibration.posterior import Calibration, shipped
+from costmodel.data.measurement import Measurements
 from costmodel.data.workload import Workload
 from costmodel.decide.explanation import explain
 from costmodel.decide.prediction import predict
@@ -19,6 +23,7 @@ from costmodel.figures.latency import latency_against_bytes
 from costmodel.model.latency import MACHINE_CONTRAST, total
 from costmodel.model.shape import ALGORITHMS, SEPARATE, SEPARATE_OPS, Shapes
 from costmodel.show import explanation, recommendation
+from costmodel.show.place import machine
 from costmodel.units import kib
 
 #: Spread of what an arm takes beyond the model, us: on any machine, and in the laboratories.
@@ -130,6 +135,35 @@ def test_a_source_that_is_named_has_been_seen(mi355x):
     assert not drawn & {abs(float(v)) for v in named.draws["contrast[2stage]"].ravel()}
     (wide,), (narrow,) = (recommend(s, world_sizes=(4,)).cutoffs for s in (mi355x, named))
     assert narrow.max_bytes_hi / narrow.max_bytes_lo < wide.max_bytes_hi / wide.max_bytes_lo
+
+
+@pytest.mark.parametrize(
+    ("gpu", "source", "whose"),
+    [
+        ("MI355X", "vllm-54787", "this machine"),
+        ("MI355X", "aiter-5272-mi308", "your machine"),
+        ("MI350X", "vllm-54787", "your machine"),
+    ],
+)
+def test_a_source_of_other_gpus_is_not_the_machine_asked_about(gpu, source, whose):
+    """Its benchmark can be meant; that nobody has measured arms on this GPU there stays."""
+    named, free = Setting.shipped(gpu, source=source), Setting.shipped(gpu)
+    assert machine(named) == whose
+    assert named.reference.startswith(source)
+    alike = np.array_equal(named.draws["contrast[2stage]"], free.draws["contrast[2stage]"])
+    assert alike == (whose == "your machine")
+
+
+def test_the_machine_of_the_only_source_has_its_own_gpus_alone():
+    """Rows of one MI300X say nothing of how arms differ on an MI325X's machine."""
+    rows = [
+        ROW | {"tokens": t, "bytes": t * 8192, "algorithm": a, "source": "lab", "latency_us": us}
+        for t in (4, 16, 64, 128)
+        for a, us in (("1stage", 6 + t / 5), ("2stage", 10 + t / 11))
+    ]
+    own, _ = calibrate(observe(Measurements.from_rows(rows)))
+    assert machine(Setting(own, "MI300X")) == "this machine"
+    assert machine(Setting(own, "MI325X")) == "your machine"
 
 
 def test_explain_shows_the_contrast_and_its_terms_add_up(mi355x, decision):

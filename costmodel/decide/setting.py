@@ -253,9 +253,15 @@ class Setting(Struct, frozen=True, dict=True):
 
     @property
     def machine(self) -> str:
-        """The harness key whose machine is asked about, "" for one that nobody has measured."""
-        measured = self._named or len(self.calibration.sources) == 1
-        return self.reference if measured else ""
+        """The harness key whose machine is asked about, "" for one that nobody has measured.
+
+        It is the named source's, or that of the only one, where its rows are of this GPU: no other
+        card is that machine.
+        """
+        if not self._named and len(self.calibration.sources) > 1:
+            return ""
+        here = {rows.key for rows in self.calibration.sources if self.gpu in rows.gpus}
+        return self.reference if self.reference in here else ""
 
     def _here(self, values: Values) -> Values:
         """Return values with the reference's constant and the contrasts of a measured machine."""
