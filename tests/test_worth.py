@@ -391,6 +391,19 @@ def test_draft_tokens_multiply_the_tokens_of_a_step(mi355x, raised):
     assert [b.saved_us.value for b in changed] == pytest.approx([plain[16], plain[32]])
 
 
+def test_traffic_that_meets_no_change_is_worth_nothing_for_sure(tmp_path):
+    """The rules differ from 24 tokens on: of 8 and 16 alone the answer is 0, not undecided."""
+    path = tmp_path / "small.csv"
+    path.write_text("batch,count\n8,1\n16,1\n24,0\n")
+    here = ("--model", "gpt-oss-120b", "--tp", 4, "--gpu", "MI355X", "--from", "sglang")
+    here = (*here, "--batch-histogram", path.name)
+    answer = costmodel("worth", *here, cwd=tmp_path).stdout.split("\n\n")[0]
+    said = "MI355X TP4: the rules run the same arm at every batch of small.csv: worth 0 us"
+    assert " ".join(answer.split()) == said
+    path.write_text("batch,count\n8,1\n24,1\n")
+    assert "us a decode step" in costmodel("worth", *here, cwd=tmp_path).stdout
+
+
 def test_captured_sizes_round_a_histogram_up(mi355x, raised, tmp_path):
     path = tmp_path / "h.csv"
     path.write_text("batch,count\n9,10\n17,5\n23,15\n")

@@ -89,6 +89,12 @@ class Worth(Struct, frozen=True):
         return tuple(b for b in self.batches if b.old != b.new)
 
     @property
+    def met(self) -> bool:
+        """Whether the histogram holds a batch on which the rules run different algorithms."""
+        steps = set(self.histogram.batch[self.histogram.share > 0].tolist())
+        return any(b.batch in steps for b in self.changed)
+
+    @property
     def decided(self) -> bool:
         """Whether the 90 % interval of the mean saving does not include zero."""
         return self.mean_us.lo > 0 or self.mean_us.hi < 0

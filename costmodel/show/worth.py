@@ -116,6 +116,10 @@ def _answer(w: Worth) -> str:
         return f"{place}: no fused call is made: worth 0 us a decode step{_share(w)}"
     if not w.changed:
         return f"{place}: the rules run the same arm at every captured batch size: worth 0 us"
+    if not w.met:
+        return (
+            f"{place}: the rules run the same arm at every batch of {w.histogram.name}: worth 0 us"
+        )
     over = w.histogram.name or "all captured batch sizes alike (no real traffic)"
     sure = "" if w.decided else "; not decided: the interval includes zero"
     return (
