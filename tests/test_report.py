@@ -110,6 +110,17 @@ def test_a_model_without_a_fused_call_has_nothing_to_change_and_why_comes_first(
     assert not any(word in text for word in ("Wins", "measure", "KiB", "cutoff"))
 
 
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_the_curve_says_whose_choice_it_shows(engine):
+    """Where nothing is proposed the rule in force stays, which runs other arms than the curve."""
+    case = gather(Setting.shipped("MI355X", engine=engine), llms.find("gpt-oss-120b"))
+    drawn = (case.headline or case.crossing)[0]
+    assert drawn.changes
+    runs = re.findall("the (candidate|rule) runs", in_markdown(case))
+    assert runs == ["rule" if case.proposes else "candidate"]
+    assert case.proposes == (engine == "sglang")
+
+
 @pytest.mark.parametrize(
     ("gpu", "engine"),
     [("MI355X", "sglang"), ("MI300X", "sglang"), ("MI300X", "vllm"), ("MI355X", "aiter")],

@@ -202,4 +202,6 @@ def estimated(cutoff: Cutoff) -> str:
 def sketch(case: Case, w: AtWorldSize) -> str:
     """Return the curve of one world size in text, where it turns over."""
     found = choices(case.setting, case.llm.hidden_size, w.world_size, decision=case.decision)
-    return f"{case.gpu}, {curve(found)}"
+    # Where nothing is proposed the rule in force stays, which runs other arms.
+    rule = "the candidate" if w.changes and not w.decided else "the rule"
+    return f"{case.gpu}, {curve(found, rule=rule)}"

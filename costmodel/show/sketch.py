@@ -58,10 +58,11 @@ def scale_of(max_bytes: int | None, lo: int | None, hi: int | None, *, fine: boo
     return "".join(drawn)
 
 
-def curve(found: Choices, *, fine: bool = False, lines: int = 12) -> str:
+def curve(found: Choices, *, rule: str = "the rule", fine: bool = False, lines: int = 12) -> str:
     """Return by how much 2-stage (or what runs otherwise) is slower, a line per captured batch.
 
-    At most ``lines`` batches, those around the place where the choice turns over.
+    At most ``lines`` batches, those around the place where the choice turns over. ``rule`` is what
+    the recommended rule is called there.
     """
     one, other = (found.latency_us[a] for a in found.setting.arms)
     both = np.flatnonzero(~np.isnan(found.margin_us))
@@ -75,7 +76,7 @@ def curve(found: Choices, *, fine: bool = False, lines: int = 12) -> str:
     claimed = found.decision is not None and found.decision.at(n).claimed
     rows = [
         f"TP{n}, hidden {hidden}: by how much {name} is slower (+) or faster (-) than 1-stage",
-        f"{'':{AT_THE_BARS + BAR}}  {'the rule runs' if claimed else 'expected faster'}",
+        f"{'':{AT_THE_BARS + BAR}}  {f'{rule} runs' if claimed else 'expected faster'}",
     ]
     for i in shown:
         mark = "+" if percent[i] > 0 else "-"
