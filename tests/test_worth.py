@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from costmodel.calibration.posterior import Refusal
 from costmodel.data import llms
 from costmodel.data.deployment import Deployment
+from costmodel.data.engine_calls import fused_calls
 from costmodel.data.histogram import BatchHistogram, read_histogram
 from costmodel.data.workload import Workload, captured_batch_sizes
 from costmodel.decide.recommendation import recommend
@@ -442,6 +443,7 @@ def test_a_deployment_is_part_of_the_record():
             ("--calls-of", "trt"),
             "unknown engine 'trt' (did you mean aiter?); one of vllm, sglang, atom, aiter",
         ),
+        (("--engine-version", "banana"), "engine release 'banana' is not understood"),
         (("--expert-parallel", "sideways"), "one of all-reduce, all-to-all"),
         (("--captured", "2", "--draft-tokens", 3, "--calls-of", "vllm"), "no captured size holds"),
     ],
@@ -464,3 +466,14 @@ def test_a_rule_of_another_op_has_no_worth_here(args):
     assert done.stdout == ""
     assert f"rule '{args[-1]}' is for op '" in done.stderr
     assert "asked is 'fused_ar_rmsnorm'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("release", "per_step"),
+    [("0.20.0", 72), ("v0.20.0", 72), ("0.20.0rc1", 72), ("V0.20", 72), ("v0.33.0", 37)],
+)
+def test_a_release_is_the_same_in_any_spelling(release, per_step):
+    """Before vLLM 0.21.0 no row holds: every block is the limit. "v0.20.0" was taken for 20."""
+    found = fused_calls(llms.find("gpt-oss-120b"), Deployment(engine="vllm", release=release))
+    assert found.per_step == per_step
+    assert found.at_most == (per_step == 72)

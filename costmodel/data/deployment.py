@@ -7,6 +7,7 @@ the engine's own default list, or given.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +35,9 @@ MOST_DRAFTS, LARGEST_BATCH = 63, 1 << 16
 #: the wheel 0.33.0. SGLang goes on in steps of 32 up to a batch that fits the GPU's memory.
 DEFAULT_MOST = 512
 
+#: A release of an engine as its tag or its distribution writes it.
+_RELEASE = re.compile(r"v?\d+(\.\d+)*([.+-]?[a-z]\w*)*", re.IGNORECASE)
+
 
 class Deployment(Struct, frozen=True):
     """How an engine serves the model; the default is any engine, with nothing out of the common.
@@ -58,6 +62,10 @@ class Deployment(Struct, frozen=True):
         if self.engine not in ("", *ENGINES):
             near = nearest(self.engine, list(ENGINES))
             raise InputError(f"unknown engine '{self.engine}'{near}; one of {', '.join(ENGINES)}")
+        if self.release and not _RELEASE.fullmatch(self.release):
+            raise InputError(
+                f"engine release '{self.release}' is not understood; write it as 0.5.23 or v0.33.0"
+            )
         if self.expert_parallel not in ("", *EXPERT_PARALLEL):
             raise InputError(
                 f"expert parallelism is '{self.expert_parallel}'; one of "

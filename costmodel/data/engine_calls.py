@@ -8,6 +8,7 @@ condition are of deployments that leave fewer.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -202,4 +203,6 @@ def _row(llm: LLM | None, engine: str, condition: str, release: str) -> Count | 
 
 
 def _release(text: str) -> tuple[int, ...]:
-    return tuple(int(n) for n in text.split(".") if n.isdigit())
+    """Return the numbers of a release, with or without the ``v`` of its tag."""
+    numbers = re.match(r"v?(\d+(?:\.\d+)*)", text.strip(), re.IGNORECASE)
+    return tuple(map(int, numbers[1].split("."))) if numbers else ()
