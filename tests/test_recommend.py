@@ -286,6 +286,24 @@ def test_known_models_narrow_a_cutoff_that_the_workload_leaves_open():
     assert best.cell.hi - best.cell.lo < (alone.hi - alone.lo) / 2
 
 
+@pytest.mark.parametrize("gpu", ["MI355X", "MI300X"])
+def test_calls_too_small_to_tell_leave_the_cutoff_to_those_of_known_models(gpu):
+    """A deployment that captures few tokens sends prefill through the same rule."""
+    setting = Setting.shipped(gpu)
+    few = Workload.of([2880], [1, 2, 4])
+    every = recommend(setting)
+    small = recommend(setting, few)
+    assert small.at(2).verdict == every.at(2).verdict == "always_1stage"
+    for n in (4, 8):
+        mine, known = small.at(n), every.at(n)
+        assert mine.max_bytes == known.max_bytes
+        for end in ("max_bytes_lo", "max_bytes_hi", "this_kernel_lo", "this_kernel_hi"):
+            assert getattr(mine, end) == getattr(known, end)
+        assert mine.verdict == known.verdict
+        # Regret is that of the calls that are weighed: all of them run 1-stage, nearly rightly.
+        assert mine.regret_pct < 0.2
+
+
 def test_rules_are_checked_at_hidden_sizes_up_to_the_largest_that_a_kernel_takes():
     most = Setting.shipped("MI355X").kernel.fused_1stage_max_packs * 8
     assert (CHECKED_HIDDEN_DIMS[0], CHECKED_HIDDEN_DIMS[-1]) == (512, most)

@@ -7,7 +7,8 @@ for both arms and move no cutoff.
 
 A rule serves every model that the engine runs. So where a workload of one model leaves a range of
 cutoffs that decide alike for it, the one is taken that loses least over the hidden sizes of all
-known models.
+known models; and where 1-stage wins throughout a workload of small calls, the cutoff is that of
+the known models' larger calls, since prefill sends those through the same rule.
 """
 
 from __future__ import annotations
@@ -134,25 +135,58 @@ def weigh(
     """
     arms = Arms.of(setting, load, n, values=values, added_us=added_us)
     best = arms.best()
-    if best.cell.hi is None or best.cell.lo == 0:
+    others = _of_known_models(setting, best.cell, n, values=values, added_us=added_us)
+    if others is None:
         return arms, best
+    narrowed = others.best()
+    if best.cell.hi is None:
+        return arms, _beyond(best, narrowed)
     # Of the cutoffs that the workload cannot tell apart, those that lose least over known models.
+    lo, hi = narrowed.cell.lo or best.cell.lo, narrowed.cell.hi or best.cell.hi
+    return arms, replace(best, cell=Cell(lo, hi))
+
+
+def _of_known_models(
+    setting: Setting, cell: Cell, n: int, *, values: Values | None = None,
+    added_us: Added | None = None,
+) -> Arms | None:  # fmt: skip
+    """Return both arms over known models' calls between a cell's ends, None for no such call."""
+    if cell.lo == 0:
+        return None
     known = known_workload(setting)
     calls = setting.shapes(known.tokens, known.hidden_dim, n)
-    inside = (calls.bytes > best.cell.lo) & (calls.bytes <= best.cell.hi)
-    inside &= setting.takes_both(calls)
+    inside = (calls.bytes > cell.lo) & setting.takes_both(calls)
+    if cell.hi is not None:
+        inside &= calls.bytes <= cell.hi
     if not inside.any():
-        return arms, best
-    others = Arms.of(setting, known.select(inside), n, values=values, added_us=added_us)
-    narrowed = others.best().cell
-    lo, hi = narrowed.lo or best.cell.lo, narrowed.hi or best.cell.hi
-    return arms, replace(best, cell=Cell(lo, hi))
+        return None
+    return Arms.of(setting, known.select(inside), n, values=values, added_us=added_us)
+
+
+def _beyond(best: BestCutoff, larger: BestCutoff) -> BestCutoff:
+    """Return the best cutoff of calls that all run 1-stage, and of larger ones beside them."""
+    above = best.cell.lo
+
+    def cell(found: Cell) -> Cell:
+        return Cell(found.lo or above, found.hi)
+
+    return replace(
+        best,
+        cell=cell(larger.cell),
+        lo=best.lo if best.lo.hi is not None else cell(larger.lo),
+        hi=cell(larger.hi),
+        always=min(best.always, larger.always),
+    )
 
 
 def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) -> Cutoff:
     """Return the cutoff for one world size."""
     arms, best = weigh(setting, load, n, added_us=added_us)
     this_kernel = arms.in_laboratories(setting).best()
+    if this_kernel.cell.hi is None:
+        larger = _of_known_models(setting, this_kernel.cell, n, added_us=added_us)
+        if larger is not None:
+            this_kernel = _beyond(this_kernel, larger.in_laboratories(setting).best())
     evidence = arms_evidence(setting, n)
     reason, verdict = _verdict(setting, best, n, evidence)
     point = best.cell.roundest()
