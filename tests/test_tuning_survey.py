@@ -15,14 +15,20 @@ from costmodel.data import measurement
 from costmodel.data.workload import Workload, captured_batch_sizes
 from costmodel.decide import measured_cutoff as read
 from costmodel.decide.evidence import ALWAYS_ONE_STAGE, MEASURED, NOT_IDENTIFIED
-from costmodel.decide.measured_cutoff import arms_of, measured_cutoff, ratio_scatter
+from costmodel.decide.measured_cutoff import (
+    HELD_BACK,
+    arms_of,
+    measured_cutoff,
+    ratio_scatter,
+    spared_pct,
+)
 from costmodel.decide.pairs import pair
 from costmodel.decide.recommendation import recommend
 from costmodel.live.backends.base import LiveShape
 from costmodel.live.backends.replay import STEP, truth
 from costmodel.rules.catalogue import load
 from costmodel.tuning import choice
-from costmodel.tuning.conclusion import BY_PAIRS, CONTRADICTED, HELD_BACK, NOT_DECIDED, conclude
+from costmodel.tuning.conclusion import BY_PAIRS, CONFIRMED, CONTRADICTED, NOT_DECIDED, conclude
 from costmodel.tuning.knowledge import Known
 from costmodel.tuning.session import Session
 
@@ -42,7 +48,7 @@ SHORT = ("--backend", "replay", "--hidden", "2880,7168", "--rounds", 4, "--sampl
 def stepped(tmp_path_factory):
     """Return (what the tuning of a truth beyond the model printed, its directory)."""
     out = tmp_path_factory.mktemp("survey") / "pr"
-    return tune("--tp", "4,8", "--for", "vllm", "--model", "", "--out", out, *SHORT), out
+    return tune("--tp", 4, "--for", "vllm", "--out", out, *SHORT), out
 
 
 def table(tokens, hidden_dim, one_us, two_us, world_size=4):
@@ -140,6 +146,27 @@ def test_always_never_and_few_are_said(mi355x, modelled):
     assert few.reason.endswith(f"fewer than {read.FEWEST_PAIRS}")
 
 
+def test_scatter_is_no_merit_of_the_pairs_and_a_wrong_choice_is(mi355x):
+    """Their own cutoff is judged on pairs that did not give it."""
+    random = np.random.default_rng(3)
+    tokens = np.tile(captured_batch_sizes(), 2)
+    hidden = np.repeat(HIDDEN, tokens.size // 2)
+    size = 2.0 * tokens * hidden
+    scatter = np.exp(0.03 * random.standard_normal((2, tokens.size)))
+    one, two = (5 + size / 5e4) * scatter[0], (12 + size / 2e5) * scatter[1]
+    found = pairs(tokens, hidden, one, two)
+    cross = 7 / (1 / 5e4 - 1 / 2e5)
+    load = Workload.of(list(HIDDEN))
+
+    def better(most):
+        spares, error = spared_pct(mi355x, load, 4, found, found.bytes <= most)
+        return spares > 1.645 * error
+
+    assert not better(cross)
+    assert better(2 * cross)
+    assert better(cross / 2)
+
+
 # Which calls
 
 
@@ -169,7 +196,7 @@ def best_cutoffs(world_size):
     load = Workload.of(list(HIDDEN))
     calls = setting.shapes(load.tokens, load.hidden_dim, world_size)
     one, two = (setting.latency_us(calls, a, truth(setting, 17))[0] for a in ("1stage", "2stage"))
-    two = two * (1 + STEP * (-1) ** np.floor(2 * np.log2(calls.bytes)))
+    two = two * (1 + STEP * (-1) ** np.floor(np.log2(calls.bytes)))
     sizes = np.unique(calls.bytes)
     lost = [100 * (np.where(calls.bytes <= s, one, two) / np.minimum(one, two) - 1) for s in sizes]
     return sizes, np.array([each.mean() for each in lost])
@@ -179,14 +206,17 @@ def test_a_truth_beyond_the_model_gets_the_cutoff_of_its_pairs(stepped):
     done, out = stepped
     assert done.returncode == 0, done.stderr
     record = json.loads((out / "tune.json").read_text())
-    assert [e["verdict"] for e in record["endings"]] == [BY_PAIRS, BY_PAIRS]
-    for ending in record["endings"]:
-        sizes, lost = best_cutoffs(ending["world_size"])
-        mine = lost[np.searchsorted(sizes, ending["max_bytes"], side="right") - 1]
-        assert mine <= lost.min() + 0.2
-        assert ending["surveyed"] == 2 * captured_batch_sizes().size - ending["shapes"] - 4
-        assert "the model's rule loses" in ending["reason"]
-        assert ending["max_bytes_lo"] <= ending["max_bytes"] <= ending["max_bytes_hi"]
+    (ending,) = record["endings"]
+    assert ending["verdict"] == BY_PAIRS
+    sizes, lost = best_cutoffs(4)
+    mine = lost[np.searchsorted(sizes, ending["max_bytes"], side="right") - 1]
+    assert mine <= lost.min() + 0.2
+    # The model's own cutoff, as the last step has it, loses more.
+    model = ending["steps"][-1]["max_bytes"]
+    assert lost[np.searchsorted(sizes, model, side="right") - 1] > mine + 0.5
+    assert ending["surveyed"] == 2 * captured_batch_sizes().size - ending["shapes"] - 4
+    assert "the model's rule loses" in ending["reason"]
+    assert ending["max_bytes_lo"] <= ending["max_bytes"] <= ending["max_bytes_hi"]
     assert "3 + 95" in done.stdout
     assert "left aside" in done.stdout
 
@@ -214,11 +244,11 @@ def test_finishing_again_says_the_same(stepped, tmp_path):
     assert (other / "tune.json").read_text() == before
 
 
-def cut(out, tmp_path, world_size, keep):
-    """Return a copy in which only so many shapes of one world size were measured."""
+def cut(out, tmp_path, keep):
+    """Return a copy in which only so many shapes were measured."""
     other = tmp_path / "pr"
     shutil.copytree(out, other)
-    run = other / f"tp{world_size}"
+    run = other / "tp4"
     kept = (run / "samples.jsonl").read_text().splitlines(keepends=True)[:keep]
     (run / "samples.jsonl").write_text("".join(kept))
     rows = (run / "measurements.csv").read_text().splitlines(keepends=True)
@@ -229,7 +259,7 @@ def cut(out, tmp_path, world_size, keep):
 
 def test_a_tuning_that_is_killed_in_its_survey_goes_on_to_the_same_end(stepped, tmp_path):
     _, out = stepped
-    other = cut(out, tmp_path, 8, 60)
+    other = cut(out, tmp_path, 60)
     done = tune("--out", other, "--resume", *SHORT[4:])
     assert done.returncode == 0, done.stderr
     mine, whole = (json.loads((d / "tune.json").read_text())["endings"] for d in (other, out))
@@ -237,28 +267,27 @@ def test_a_tuning_that_is_killed_in_its_survey_goes_on_to_the_same_end(stepped, 
 
 
 def test_a_short_survey_decides_less(stepped, tmp_path):
-    """Sixteen calls are enough for a cutoff, with a wider interval; two are not."""
+    """Seventy calls are enough for a cutoff, with a wider interval; two are not."""
     _, out = stepped
-    learnt = json.loads((out / "tune.json").read_text())["endings"][1]
-    measured = learnt["shapes"] + learnt["judged"]
-    few = conclude(Session.open(cut(out, tmp_path / "few", 8, learnt["shapes"] + 4 + 2)))
-    assert few.endings[1].verdict == NOT_DECIDED
-    assert "fewer than 12" in few.endings[1].reason
-    assert few.accepted == (4,)
-    assert measured > 16
-    some = conclude(Session.open(cut(out, tmp_path / "some", 8, learnt["shapes"] + 4 + 30)))
-    ending = some.endings[1]
-    assert (ending.verdict, ending.surveyed) == (BY_PAIRS, 30)
+    whole = json.loads((out / "tune.json").read_text())["endings"][0]
+    first = whole["shapes"] + len(choice.JUDGED_AT)
+    few = conclude(Session.open(cut(out, tmp_path / "few", first + 2)))
+    assert few.endings[0].verdict == NOT_DECIDED
+    assert "fewer than 12" in few.endings[0].reason
+    assert few.accepted == ()
+    some = conclude(Session.open(cut(out, tmp_path / "some", first + 70)))
+    ending = some.endings[0]
+    assert (ending.verdict, ending.surveyed) == (BY_PAIRS, 70)
     width = ending.cutoff.max_bytes_hi / ending.cutoff.max_bytes_lo
-    assert width >= learnt["max_bytes_hi"] / learnt["max_bytes_lo"]
+    assert width >= whole["max_bytes_hi"] / whole["max_bytes_lo"]
 
 
 def test_held_back_calls_that_say_otherwise_contradict_the_pairs_too(stepped, tmp_path):
     _, out = stepped
-    other = cut(out, tmp_path, 8, 1000)
-    path = other / "tp8" / "samples.jsonl"
+    other = cut(out, tmp_path, 1000)
+    path = other / "tp4" / "samples.jsonl"
     lines = path.read_text().splitlines()
-    ending = json.loads((out / "tune.json").read_text())["endings"][1]
+    ending = json.loads((out / "tune.json").read_text())["endings"][0]
     first = ending["shapes"] + len(choice.JUDGED_AT)
     for i in range(first, first + ending["surveyed"], HELD_BACK):
         record = json.loads(lines[i])
@@ -266,7 +295,7 @@ def test_held_back_calls_that_say_otherwise_contradict_the_pairs_too(stepped, tm
             row["algorithm"] = {"1stage": "2stage", "2stage": "1stage"}[row["algorithm"]]
         lines[i] = json.dumps(record, separators=(",", ":"))
     path.write_text("\n".join(lines) + "\n")
-    found = conclude(Session.open(other)).endings[1]
+    found = conclude(Session.open(other)).endings[0]
     assert found.verdict == CONTRADICTED
     assert found.judged.lost_pct > found.judged.least_pct + 1
 
@@ -277,6 +306,20 @@ def test_a_truth_that_nobody_stated_is_one_line(replay, tmp_path):
     assert done.returncode == 2
     assert "MI355X:17:stepped" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_where_the_judging_shapes_alone_erred_the_model_stays(tmp_path):
+    """The steps cost the model's rule much on them, and little more than any cutoff on all."""
+    out = tmp_path / "pr"
+    done = tune("--tp", 8, "--shapes", 6, "--for", "vllm", "--out", out, *SHORT,
+                replay="MI355X:1:stepped")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (ending,) = json.loads((out / "tune.json").read_text())["endings"]
+    assert ending["verdict"] == CONFIRMED
+    assert ending["surveyed"] == 4 * 6
+    assert ending["judged"] == ending["surveyed"] + len(choice.JUDGED_AT)
+    assert "no cutoff of their own loses less beyond noise" in ending["reason"]
+    assert (out / "calibration.json").exists()
 
 
 # On one H200
@@ -303,4 +346,4 @@ def test_on_one_gpu_the_rule_is_that_of_every_captured_batch(run):
                 for most in (ending["max_bytes"], best)
             )
             assert abs(mine - theirs) <= 1
-        assert lost(ending["max_bytes"]) - lost(best) < 0.0005
+        assert lost(ending["max_bytes"]) - lost(best) < 0.0015

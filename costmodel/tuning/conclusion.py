@@ -15,15 +15,16 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from ..calibration.posterior import NORMAL_HALF_WIDTH
 from ..decide.decision import Cutoff
-from ..decide.measured_cutoff import measured_cutoff
+from ..decide.measured_cutoff import FEWEST_PAIRS, HELD_BACK, measured_cutoff, spared_pct
 from ..decide.regret import Score
 from ..decide.stopping import BUDGET, FEWEST
 from ..live.run.schemas import ArmRecord, SampleLine
 from ..live.run.statistics import CLEAN_PERCENT, NOISY_SHARE
 from ..rules.catalogue import current
 from ..rules.rule import Rule
-from .judgement import CONTRADICTED_PCT, Judgement, judge, pairs_of
+from .judgement import Judgement, judge, pairs_of
 from .knowledge import Known, TunedMachine, UndecidedError
 from .session import Session
 
@@ -32,9 +33,6 @@ NOT_DECIDED, CONTRADICTED, BUSY = "not decided", "contradicted", "busy machine"
 
 #: Endings with which a cutoff is handed over.
 ACCEPTED = (CONFIRMED, UNJUDGED, BY_PAIRS)
-
-#: One in so many calls that are measured in full judges the cutoff that the others give.
-HELD_BACK = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,8 +168,23 @@ def _ending(
 def _by_pairs(
     session: Session, machine: TunedMachine, known: Known, world_size: int, why: str
 ) -> Ending:
-    """Return the ending where calls were measured in full because of ``why``."""
+    """Return the ending where calls were measured in full because of ``why``.
+
+    The model's rule stays where they do not say that another cutoff is better: the few judging
+    shapes may have erred.
+    """
     learnt, surveyed = session.learnt(world_size), session.surveyed(world_size)
+    if known.cutoff(world_size).claimed:
+        after = [*session.judged(world_size), *surveyed]
+        stays = judge(machine, known, known.decision, after)
+        if stays is not None and not _better_alone(known, world_size, stays):
+            said = (
+                f"on all {len(stays.pairs)} shapes measured afterwards the rule {stays.words()}, "
+                "and no cutoff of their own loses less beyond noise"
+            )
+            cutoff, count = known.cutoff(world_size), len(surveyed)
+            verdict = CONTRADICTED if stays.contradicts_cutoff else CONFIRMED
+            return Ending(world_size, verdict, said, len(learnt), cutoff, stays, count)
     held_back = surveyed[::HELD_BACK]
     others = [record for i, record in enumerate(surveyed) if i % HELD_BACK]
     pairs = pairs_of(machine, known, [*learnt, *session.judged(world_size), *others])
@@ -183,14 +196,21 @@ def _by_pairs(
     judged = judge(machine, known, answer.decision, held_back) if cutoff.claimed else None
     if judged is None:
         return Ending(world_size, NOT_DECIDED, cutoff.reason, len(learnt), cutoff, None, count)
-    # What no cutoff in bytes can spare is no fault of this one.
-    worse = judged.lost_pct - judged.least_pct > CONTRADICTED_PCT
     said = (
         f"{cutoff.reason}; on {len(judged.pairs)} more that were held back it {judged.words()}, "
         f"where the best cutoff loses {judged.least_pct:.2f} %"
     )
-    verdict = CONTRADICTED if worse else BY_PAIRS
+    verdict = CONTRADICTED if judged.contradicts_cutoff else BY_PAIRS
     return Ending(world_size, verdict, said, len(learnt), cutoff, judged, count)
+
+
+def _better_alone(known: Known, world_size: int, judged: Judgement) -> bool:
+    """Return whether the pairs' own cutoff beats the model's rule on them (90 %, one side more)."""
+    pairs, workload = judged.pairs, known.decision.workload
+    if len(pairs) < FEWEST_PAIRS:
+        return judged.contradicts
+    spares, error = spared_pct(known.setting, workload, world_size, pairs, judged.choice)
+    return spares > NORMAL_HALF_WIDTH * error
 
 
 def _disturbed(records: Sequence[SampleLine]) -> str:

@@ -42,6 +42,11 @@ class Judgement:
         """Whether the rule loses too much."""
         return self.lost_pct > CONTRADICTED_PCT
 
+    @property
+    def contradicts_cutoff(self) -> bool:
+        """Whether it loses too much beside the best cutoff: what none can spare is no fault."""
+        return self.lost_pct - self.least_pct > CONTRADICTED_PCT
+
     def words(self) -> str:
         """Return what was found, as the end of a sentence about the rule."""
         right = int((self.pairs.chosen_us(self.choice) == self.pairs.fastest_us).sum())

@@ -37,10 +37,10 @@ from .base import PLAIN_STAGES, SEPARATE_ARM, Backend, LiveShape, Outputs, Timed
 #: GPU and draw, such as ``MI355X:17``, and perhaps :data:`STEPPED`.
 VARIABLE = "COSTMODEL_REPLAY"
 
-#: A truth whose other arms take this share more and less by turns, each for half a doubling of
+#: A truth whose other arms take this share more and less by turns, each for a doubling of
 #: bytes. So the arms change places several times, as on one H200 by steps of occupancy.
 STEPPED = "stepped"
-STEP = 0.12
+STEP = 0.15
 
 #: Scatter of log latency between shapes, and between replays of one: as clean runs of the
 #: project's own harness on an H200 show (docs/h200-loopback.md), of the order of 1 %.
@@ -111,7 +111,7 @@ class ReplayBackend(Backend):
         asked, call, arm = self._asked(shape, arm)
         quiet = asked.latency_us(call, arm, self.truth)
         if self.stepped and arm != ONE_STAGE:
-            quiet = quiet * (1 + STEP * (-1) ** np.floor(2 * np.log2(shape.bytes)))
+            quiet = quiet * (1 + STEP * (-1) ** np.floor(np.log2(shape.bytes)))
         latency = float(np.ravel(quiet)[0]) * np.exp(ROW_NOISE * random.standard_t(NOISE_DOF))
         return _ReplayedTruth(latency, random)
 
