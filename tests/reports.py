@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import html
-import os
-import subprocess
-import sys
 from html.parser import HTMLParser
+
+from command import costmodel
 
 
 def run(*args, browser=True, cwd=None):
     """Run a command; ``browser`` False: as where there is none."""
-    environment = dict(os.environ)
-    if not browser:
-        environment["BROWSER_PATH"] = "/nonexistent/browser"
-    return subprocess.run(
-        [sys.executable, "-m", "costmodel", *map(str, args)],
-        capture_output=True, text=True, timeout=300, check=False, cwd=cwd, env=environment,
-    )  # fmt: skip
+    environment = {} if browser else {"BROWSER_PATH": "/nonexistent/browser"}
+    return costmodel(*args, cwd=cwd, env=environment)
 
 
 def cells(text, start):
