@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 
 import pytest
+from command import costmodel
 from emitted import PROVENANCE, RULES, apply, emit
 from engines.shapes import AITER, SGLANG, SHAPES, VLLM_OPS
 from hypothesis import given, settings
@@ -169,10 +169,7 @@ def test_a_mark_of_anybody_else_ends_in_words(rest):
 
 
 def emit_command(*args, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "costmodel", "emit", *args],
-        capture_output=True, text=True, timeout=300, cwd=cwd, check=False,
-    )  # fmt: skip
+    return costmodel("emit", *args, cwd=cwd)
 
 
 def test_the_command_replaces_says_when_in_force_and_takes_out(tmp_path):

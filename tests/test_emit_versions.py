@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import costmodel
 from emitted import PROVENANCE, RULES, apply, function_says, random_calls
 from engines.shapes import SGLANG, SHAPES, Shape
 
@@ -250,10 +251,7 @@ def test_limits_of_old_kernels_join_at_every_world_size():
 
 
 def emit_command(*args, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "costmodel", "emit", *args],
-        capture_output=True, text=True, timeout=300, cwd=cwd, check=False,
-    )  # fmt: skip
+    return costmodel("emit", *args, cwd=cwd)
 
 
 def test_the_command_asks_the_tree_and_can_be_told(tmp_path):

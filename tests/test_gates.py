@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
+from command import costmodel
 from engines.shapes import AITER, SGLANG, SHAPES, VLLM_METHOD, VLLM_OPS, Shape
 
 from costmodel.engines.gate_lines import fold, in_native_text, in_python
@@ -254,10 +253,7 @@ class TestLines:
 
 
 def run(path, *more):
-    return subprocess.run(
-        [sys.executable, "-m", "costmodel", "audit", str(path), *more],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    return costmodel("audit", path, *more)
 
 
 class TestCommand:
