@@ -30,14 +30,20 @@ from costmodel.rules.rule import Rule
 FIELD = {name: catalogue.named(name) for name in ("aiter", "vllm", "sglang-gpt-oss")}
 
 
-def formatted(text, tmp_path, width=88):
-    """Return a source as ruff formats it, with the settings of the engines."""
-    file = tmp_path / "formatted.py"
-    file.write_text(text)
+def all_formatted(texts, tmp_path):
+    """Return sources as ruff formats them, with the settings of the engines; it starts once."""
+    files = [tmp_path / f"formatted{i}.py" for i in range(len(texts))]
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(text)
     ruff = shutil.which("ruff") or f"{sys.prefix}/bin/ruff"
-    command = [ruff, "format", "--isolated", f"--line-length={width}", str(file)]
+    command = [ruff, "format", "--isolated", "--line-length=88", *map(str, files)]
     subprocess.run(command, check=True, capture_output=True)
-    return file.read_text()
+    return [file.read_text() for file in files]
+
+
+def formatted(text, tmp_path):
+    """Return one source as ruff formats it."""
+    return all_formatted([text], tmp_path)[0]
 
 
 @pytest.mark.parametrize("version", ["0.1.11", "0.1.16", "0.1.20"])
@@ -49,10 +55,13 @@ def test_every_patch_is_formatted(shape, version, tmp_path):
     # The small sources are wider; the engine's own are formatted to 88 columns.
     file = root / name
     file.write_text(formatted(file.read_text(), tmp_path))
-    for rule in {**RULES, **FIELD}.values():
-        meant = asked_for(version)
-        text = engine.patch(tree, rule, PROVENANCE, meant.kernel, running=meant).patched
-        assert formatted(text, tmp_path) == text
+    meant = asked_for(version)
+    texts = [
+        engine.patch(tree, rule, PROVENANCE, meant.kernel, running=meant).patched
+        for rule in {**RULES, **FIELD}.values()
+    ]
+    assert all_formatted(texts, tmp_path) == texts
+    for text in texts:
         code = ast.unparse(ast.parse(text))
         assert "((" not in re.sub(r"\w\(\(", "(", code)
 
@@ -66,13 +75,15 @@ def test_every_patch_with_rules_by_gpu_is_formatted(shape, version, tmp_path):
     file.write_text(formatted(file.read_text(), tmp_path))
     meant = asked_for(version)
     odd = Rule.from_cutoffs("odd", {2: 1_234_567_891, 4: 1_234_567, 8: 98_765})
+    texts = []
     for first, second in (("recommended", "one_cutoff"), ("strict", "partly_claimed")):
         for kinds in ((Kind("gfx942"), Kind("gfx950")), (Kind("gfx942", "MI300X"),)):
             rules = ByArch(tuple(zip(kinds, (RULES[first], RULES[second]), strict=False)))
             rules = ByArch((*rules, (Kind("gfx950", "MI355X"), odd))) if kinds[0].gpu else rules
             told = dict.fromkeys(rules.kinds, PROVENANCE)
-            text = patch_by_arch.patch(tree, rules, told, meant.kernel, running=meant).patched
-            assert formatted(text, tmp_path) == text
+            made = patch_by_arch.patch(tree, rules, told, meant.kernel, running=meant)
+            texts.append(made.patched)
+    assert all_formatted(texts, tmp_path) == texts
 
 
 @pytest.mark.parametrize("name", ENGINES)
