@@ -411,8 +411,9 @@ class Evaluator(Struct):
         return made or self.value(node)
 
     def _is_builtin(self, name: str) -> bool:
-        hidden = name in self.scope or self.module.rebound(name) or self.module.definitions(name)
-        return name in _OVER and not hidden
+        if name not in _OVER or name in self.scope:
+            return False
+        return not self.module.rebound(name) and not self.module.definitions(name)
 
     def _joined_text(self, node: ast.JoinedStr) -> Symbol | None:
         parts = []

@@ -293,7 +293,8 @@ def _touched(node: ast.stmt) -> frozenset[str]:
     return frozenset((*assigned(node), *map(source_of, changed(node))))
 
 
-def assigned(node: ast.stmt) -> list[str]:
+@lru_cache(maxsize=1 << 14)
+def assigned(node: ast.stmt) -> tuple[str, ...]:
     """Return the plain names that a statement sets, at any depth; ``*`` for whatever it imports."""
     names = []
     for n in ast.walk(node):
@@ -303,7 +304,7 @@ def assigned(node: ast.stmt) -> list[str]:
             names.append(n.asname or n.name.split(".")[0])
         elif isinstance(n, ast.MatchAs | ast.MatchStar) and n.name:
             names.append(n.name)
-    return names
+    return tuple(names)
 
 
 def made_of(function: Function, seeds: Iterable[ast.AST]) -> set[ast.AST]:
