@@ -58,6 +58,7 @@ def test_noise_free_data_give_the_truth_back(problem):
     assert np.median(np.abs(found.predicted / exact - 1)) < 0.005
 
 
+@pytest.mark.campaign
 def test_90_percent_intervals_cover_85_to_95_percent(problem):
     """Parameters and latencies, over truths drawn from the priors.
 

@@ -29,6 +29,7 @@ def of_a_gpu(name):
     return record
 
 
+@pytest.mark.campaign
 @pytest.mark.skipif(static.browser() is None, reason="no Chrome or Chromium here")
 def test_labels_of_odd_settings_are_apart_and_whole(tmp_path):
     file = tmp_path / "odd.json"

@@ -30,7 +30,7 @@ def measured(tmp_path, arms, *more, ranks=2, **environment):
     return names, kernels, record.get("skipped", {})
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.campaign)])
 def test_both_stages_of_the_fused_mhc_run_their_own_kernels(tmp_path, ranks):
     rows, kernels, skipped = measured(tmp_path, "mhc_1stage,mhc_2stage", ranks=ranks)
     assert rows == [

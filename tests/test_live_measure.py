@@ -106,7 +106,7 @@ sys.meta_path.insert(0, Forbid())
 ARMS = "1stage,2stage,separate,plain_1stage,plain_2stage"
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.campaign)])
 def test_gloo_measures_its_arms_without_scipy_pandas_and_plotly(tmp_path, ranks):
     (tmp_path / "sitecustomize.py").write_text(FORBIDDEN)
     run = tmp_path / "run"

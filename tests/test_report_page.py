@@ -101,6 +101,7 @@ def setting(gpu, engine, **more):
     return Setting.shipped(gpu, engine=engine, **more)
 
 
+@pytest.mark.campaign
 @needs_browser
 @pytest.mark.parametrize("name", ODD)
 def test_pages_of_odd_questions_are_as_good(name, tmp_path):

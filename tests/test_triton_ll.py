@@ -285,7 +285,7 @@ def race(rank: int, ranks: int, directory: Path) -> dict[str, object]:
     return {"worst": largest, "gave_up": False}
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.campaign)])
 def test_ranks_that_really_wait_for_each_other_are_right_call_after_call(tmp_path, ranks):
     for rank in range(ranks):
         (tmp_path / str(rank)).write_bytes(bytes(ll.buffer_bytes(RACE, ranks)))

@@ -476,12 +476,16 @@ def test_several_dtypes_are_tuned_for_at_once_each_in_a_folder(tmp_path):
     assert "was started with dtype fp32, not bf16" in other.stderr
 
 
+#: A tuning over gloo as torchrun starts it, on so many ranks.
+UNDER = ("-m", "costmodel", "tune", "--backend", "gloo", "--hidden", "2048", "--rounds", "4",
+         "--samples", "1")  # fmt: skip
+
+
+@pytest.mark.campaign
 def test_ranks_of_torchrun_measure_every_world_size_that_they_make_up(tmp_path):
-    under = (4, "-m", "costmodel", "tune", "--backend", "gloo", "--hidden", "2048", "--rounds", "4",
-             "--samples", "1")  # fmt: skip
     out = tmp_path / "a"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = torchrun(*under, "--out", out, env=environment, timeout=300)
+    done = torchrun(4, *UNDER, "--out", out, env=environment, timeout=300)
     for size in (2, 4):
         assert f"TP{size}: not decided: no model of this interconnect (gloo)" in done.stdout
         assert done.stdout.count(f"the machine is ready for {size} ranks: 4 checks") == 1
@@ -489,11 +493,15 @@ def test_ranks_of_torchrun_measure_every_world_size_that_they_make_up(tmp_path):
         assert len(checked) == 4
     assert "TP8" not in done.stdout
     assert set(measurement.read(out / "measurements.csv").world_size) == {2, 4}
-    other = torchrun(*under, "--tp", "8", "--out", tmp_path / "b", env=environment, timeout=300)
-    assert other.stderr.count("--tp is 8, but torchrun started 4 processes; make them equal") == 1
+
+
+def test_ranks_of_torchrun_refuse_once_what_they_cannot_tune(tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    other = torchrun(2, *UNDER, "--tp", "8", "--out", tmp_path / "b", env=environment, timeout=300)
+    assert other.stderr.count("--tp is 8, but torchrun started 2 processes; make them equal") == 1
     assert not (tmp_path / "b").exists()
     bad = torchrun(
-        *under, "--op", "fused,fp8", "--out", tmp_path / "c", env=environment, timeout=300
+        2, *UNDER, "--op", "fused,fp8", "--out", tmp_path / "c", env=environment, timeout=300
     )
     assert (
         bad.stderr.count("costmodel: error: no model covers fused all-reduce + RMSNorm + fp8") == 1
