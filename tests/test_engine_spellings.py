@@ -216,6 +216,16 @@ NOT_READ = {
         "def any(found):\n    return not found[0]",
         "",
     ),
+    "an any that is another name's": (
+        "one = any([size <= 131072])\n",
+        "def no(found):\n    return not found[0]\n\n\nany = no",
+        "",
+    ),
+    "an any of the function's own": (
+        "any = all\none = any([size <= 131072, size <= 65536])\n",
+        "",
+        "",
+    ),
     "a loop that may turn it off": (
         "one = size <= 131072\nfor q in self.queues:\n    if q:\n        one = False\n",
         "",
