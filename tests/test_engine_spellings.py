@@ -221,6 +221,16 @@ NOT_READ = {
         "def no(found):\n    return not found[0]\n\n\nany = no",
         "",
     ),
+    "a max of the function's own": (
+        "max = min\none = size <= max(65536, 131072)\n",
+        "",
+        "",
+    ),
+    "an int that the module writes anew": (
+        "one = size <= int(65536)\n",
+        "def int(number):\n    return 2 * number",
+        "",
+    ),
     "an any of the function's own": (
         "any = all\none = any([size <= 131072, size <= 65536])\n",
         "",

@@ -411,9 +411,12 @@ class Evaluator(Struct):
         return made or self.value(node)
 
     def _is_builtin(self, name: str) -> bool:
-        if name not in _OVER or name in self.scope:
-            return False
-        return not self.module.rebound(name) and not self.module.definitions(name)
+        return name in _OVER and not self._hidden(name)
+
+    def _hidden(self, name: str) -> bool:
+        """Return whether the engine's source gives a name of Python's own to something else."""
+        again = name in self.scope or self.module.rebound(name)
+        return bool(again or self.module.definitions(name))
 
     def _joined_text(self, node: ast.JoinedStr) -> Symbol | None:
         parts = []
@@ -453,16 +456,17 @@ class Evaluator(Struct):
         routine = self._routine(function)
         if routine is not None:
             return self.enter(routine, node)
-        if name in ("int", "float", "bool", "str") and len(arguments) == 1:
+        if isinstance(function, ast.Name) and name in _BUILT_IN and self._hidden(name):
+            return None if name in self.scope else self.follow(node)
+        if name in _TYPES and len(arguments) == 1:
             return converted(name, arguments[0])
         if name in ("min", "max") and arguments and all(isinstance(a, Number) for a in arguments):
-            chosen = (min if name == "min" else max)(arguments, key=lambda a: a.value)  # type: ignore[union-attr]
-            return chosen
+            return (min if name == "min" else max)(arguments, key=lambda a: a.value)  # type: ignore[union-attr]
         if name == "prod" and isinstance(arguments[:1], list) and arguments:
             return ELEMENTS if isinstance(arguments[0], TensorShape) else None
         if name == "getattr" and len(arguments) >= 2 and isinstance(arguments[1], Text):
             return self._known_name(arguments[1].value, node)
-        if name in ("frozenset", "set", "tuple") and len(arguments) == 1:
+        if name in _GROUPS and len(arguments) == 1:
             return arguments[0] if isinstance(arguments[0], Items) else None
         if _RANKS.fullmatch(name):
             return self._known_name("world_size", node)
@@ -555,6 +559,11 @@ class Evaluator(Struct):
         return called(said(self.settings[variable]), variable)
 
 
+#: Python's own functions of a value that a call is taken for.
+_TYPES, _GROUPS = ("int", "float", "bool", "str"), ("frozenset", "set", "tuple")
+_BUILT_IN = (*_TYPES, *_GROUPS, "min", "max", "getattr")
+
+#: Those over several.
 _OVER = ("any", "all", "next", "min", "max", "range")
 
 _HANDLERS: dict[type, Callable[..., Symbol | None]] = {
