@@ -146,7 +146,9 @@ def _ending(
         return Ending(world_size, BUSY, disturbed, shapes, cutoff)
     journal = session.journal(world_size)
     if journal.survey is not None:
-        return _by_pairs(session, machine, known, world_size, journal.survey["words"])
+        why = journal.survey["words"]
+        stays = _model_stays(session, machine, known, world_size)
+        return stays or _by_pairs(session, machine, known, world_size, why)
     if not cutoff.claimed:
         return Ending(world_size, NOT_DECIDED, cutoff.reason, shapes, cutoff)
     stop = journal.stop
@@ -165,26 +167,34 @@ def _ending(
     return Ending(world_size, verdict, said, shapes, cutoff, judged)
 
 
+def _model_stays(
+    session: Session, machine: TunedMachine, known: Known, world_size: int
+) -> Ending | None:
+    """Return the ending by the model's rule, where calls measured in full say no better cutoff.
+
+    The few judging shapes may have erred. None where the pairs decide by themselves.
+    """
+    cutoff, surveyed = known.cutoff(world_size), session.surveyed(world_size)
+    if not cutoff.claimed:
+        return None
+    after = [*session.judged(world_size), *surveyed]
+    judged = judge(machine, known, known.decision, after)
+    if judged is None or _better_alone(known, world_size, judged):
+        return None
+    said = (
+        f"on all {len(judged.pairs)} shapes measured afterwards the rule {judged.words()}, "
+        "and no cutoff of their own loses less beyond noise"
+    )
+    verdict = CONTRADICTED if judged.contradicts_cutoff else CONFIRMED
+    shapes = len(session.learnt(world_size))
+    return Ending(world_size, verdict, said, shapes, cutoff, judged, len(surveyed))
+
+
 def _by_pairs(
     session: Session, machine: TunedMachine, known: Known, world_size: int, why: str
 ) -> Ending:
-    """Return the ending where calls were measured in full because of ``why``.
-
-    The model's rule stays where they do not say that another cutoff is better: the few judging
-    shapes may have erred.
-    """
+    """Return the ending by the pairs of calls that were measured in full because of ``why``."""
     learnt, surveyed = session.learnt(world_size), session.surveyed(world_size)
-    if known.cutoff(world_size).claimed:
-        after = [*session.judged(world_size), *surveyed]
-        stays = judge(machine, known, known.decision, after)
-        if stays is not None and not _better_alone(known, world_size, stays):
-            said = (
-                f"on all {len(stays.pairs)} shapes measured afterwards the rule {stays.words()}, "
-                "and no cutoff of their own loses less beyond noise"
-            )
-            cutoff, count = known.cutoff(world_size), len(surveyed)
-            verdict = CONTRADICTED if stays.contradicts_cutoff else CONFIRMED
-            return Ending(world_size, verdict, said, len(learnt), cutoff, stays, count)
     held_back = surveyed[::HELD_BACK]
     others = [record for i, record in enumerate(surveyed) if i % HELD_BACK]
     pairs = pairs_of(machine, known, [*learnt, *session.judged(world_size), *others])
