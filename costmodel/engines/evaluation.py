@@ -415,8 +415,8 @@ class Evaluator(Struct):
 
     def _hidden(self, name: str) -> bool:
         """Return whether the engine's source gives a name of Python's own to something else."""
-        again = name in self.scope or self.module.rebound(name)
-        return bool(again or self.module.definitions(name))
+        of = self.module
+        return name in self.scope or bool(of.rebound(name) or of.definitions(name))
 
     def _joined_text(self, node: ast.JoinedStr) -> Symbol | None:
         parts = []
@@ -457,7 +457,7 @@ class Evaluator(Struct):
         if routine is not None:
             return self.enter(routine, node)
         if isinstance(function, ast.Name) and name in _BUILT_IN and self._hidden(name):
-            return None if name in self.scope else self.follow(node)
+            return self.follow(node)
         if name in _TYPES and len(arguments) == 1:
             return converted(name, arguments[0])
         if name in ("min", "max") and arguments and all(isinstance(a, Number) for a in arguments):
@@ -559,11 +559,9 @@ class Evaluator(Struct):
         return called(said(self.settings[variable]), variable)
 
 
-#: Python's own functions of a value that a call is taken for.
+#: Python's own functions that a call is taken for, of a value and over several.
 _TYPES, _GROUPS = ("int", "float", "bool", "str"), ("frozenset", "set", "tuple")
 _BUILT_IN = (*_TYPES, *_GROUPS, "min", "max", "getattr")
-
-#: Those over several.
 _OVER = ("any", "all", "next", "min", "max", "range")
 
 _HANDLERS: dict[type, Callable[..., Symbol | None]] = {
