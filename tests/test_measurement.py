@@ -42,6 +42,14 @@ def test_write_and_read_give_the_same_table(tmp_path, published):
         np.testing.assert_array_equal(getattr(again, name), getattr(published, name))
 
 
+def test_rows_may_hold_numpy_s_numbers(row):
+    """As a loop over arrays gives them; they print otherwise than Python's."""
+    mine = row | {"latency_us": np.float64(9.84), "tokens": np.int64(8), "hidden_dim": 7168}
+    theirs = row | {"latency_us": 9.84, "tokens": 8, "hidden_dim": 7168}
+    theirs["bytes"] = mine["bytes"] = 8 * 7168 * 2
+    assert Measurements.from_rows([mine]).to_rows() == Measurements.from_rows([theirs]).to_rows()
+
+
 def test_a_launch_grid_is_read_and_written_where_a_row_states_one(tmp_path, row):
     table = Measurements.from_rows([row, row | {"workgroups": 32, "threads": 256}])
     assert table.columns == (*COLUMNS, "workgroups", "threads")
