@@ -153,7 +153,10 @@ def test_few_resident_programs_bring_the_crossover(h200):
 
 def test_recommendation_is_for_the_kernels_of_the_calibration(h200):
     found = recommend(h200, Workload.of((2880, 5120)), world_sizes=(2, 4))
-    assert {c.verdict for c in found.cutoffs} == {ALWAYS_ONE_STAGE}
+    largest = 512 * 5120 * 2
+    for cutoff in found.cutoffs:
+        # 1-stage throughout, or up to where larger calls of known models end it.
+        assert cutoff.verdict == ALWAYS_ONE_STAGE or cutoff.max_bytes >= largest
     assert found.hidden_rule == "hidden % 8 == 0 and hidden / 8 <= 2048"
     with pytest.raises(InputError, match="costmodel's kernels"):
         recommend(h200, Workload.of((32768,)))

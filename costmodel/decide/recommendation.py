@@ -8,7 +8,7 @@ for both arms and move no cutoff.
 A rule serves every model that the engine runs. So where a workload of one model leaves a range of
 cutoffs that decide alike for it, the one is taken that loses least over the hidden sizes of all
 known models; and where 1-stage wins throughout a workload of small calls, the cutoff is that of
-the known models' larger calls, since prefill sends those through the same rule.
+the known models' larger calls, where these have one: prefill sends them through the same rule.
 """
 
 from __future__ import annotations
@@ -140,7 +140,8 @@ def weigh(
         return arms, best
     narrowed = others.best()
     if best.cell.hi is None:
-        return arms, _beyond(best, narrowed)
+        wide = _beyond(best, narrowed)
+        return arms, wide if wide.identified or wide.always >= ALWAYS_PROBABILITY else best
     # Of the cutoffs that the workload cannot tell apart, those that lose least over known models.
     lo, hi = narrowed.cell.lo or best.cell.lo, narrowed.cell.hi or best.cell.hi
     return arms, replace(best, cell=Cell(lo, hi))
@@ -183,7 +184,7 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
     """Return the cutoff for one world size."""
     arms, best = weigh(setting, load, n, added_us=added_us)
     this_kernel = arms.in_laboratories(setting).best()
-    if this_kernel.cell.hi is None:
+    if this_kernel.cell.hi is None and best.cell.hi is not None:
         larger = _of_known_models(setting, this_kernel.cell, n, added_us=added_us)
         if larger is not None:
             this_kernel = _beyond(this_kernel, larger.in_laboratories(setting).best())
