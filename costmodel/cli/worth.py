@@ -11,7 +11,7 @@ from ..decide.recommendation import recommend
 from ..decide.setting import Setting
 from ..decide.worth import Worth, record, worth
 from ..errors import InputError
-from ..model.shape import SEPARATE_OPS
+from ..model.shape import OPS, SEPARATE_OPS
 from ..rules import ENGINES
 from ..rules.rule import Rule
 from . import options, question
@@ -81,7 +81,7 @@ def command(
     old = RULE_OF.get(old.lower(), old)
     counted = asked["engine"] or whose
     asked["engine"] = asked["engine"] or RULE_OF.get(whose, whose)
-    if not asked["otherwise"] and old.lower() != RECOMMENDED:
+    if not asked["otherwise"] and old.lower() != RECOMMENDED and asked["op"] in OPS:
         # A rule of a call site that falls back to separate ops is valued against those.
         apart = question.rule_of(old, asked["op"]).otherwise == SEPARATE_OPS
         asked["otherwise"] = SEPARATE_OPS if apart else ""
