@@ -295,8 +295,16 @@ class Setting(Struct, frozen=True, dict=True):
         return {name: found[name] for name in TERMS if name in found}
 
     def _costs(self, values: Values) -> Any:
-        """Return what actions cost, see :meth:`.Calibration.costs`."""
-        return self.calibration.costs(self.gpu, values, norm_kernel=self.kernel.norm_kernel)
+        """Return what actions cost, see :meth:`.Calibration.costs`.
+
+        Kept for the values that were asked last: every block of calls asks of the same draws.
+        """
+        kept = vars(self).get("_kept_costs")
+        if kept is None or kept[0] is not values:
+            norm_kernel = self.kernel.norm_kernel
+            kept = values, self.calibration.costs(self.gpu, values, norm_kernel=norm_kernel)
+            vars(self)["_kept_costs"] = kept
+        return kept[1]
 
     def _terms(self, shapes: Shapes, arm: str, values: Values, costs: Any) -> dict[str, Any]:
         if arm == SEPARATE_OPS:
