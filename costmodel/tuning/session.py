@@ -162,16 +162,19 @@ class Session:
 
     def learnt(self, world_size: int) -> list[SampleLine]:
         """Return the shapes that the rule of a world size was learnt from."""
-        shapes, stop = self.shapes(world_size), self.journal(world_size).stop
-        return shapes if stop is None else shapes[: stop["shapes"]]
+        return self._parts(world_size)[0]
 
     def judged(self, world_size: int) -> list[SampleLine]:
         """Return the shapes that were measured to judge the rule of a world size."""
-        stop = self.journal(world_size).stop
-        after = self.shapes(world_size)[len(self.learnt(world_size)) :]
-        return after if stop is None else after[: len(stop["judging"])]
+        return self._parts(world_size)[1]
 
     def surveyed(self, world_size: int) -> list[SampleLine]:
         """Return the calls that were measured in full after the model was left aside."""
-        judged = len(self.learnt(world_size)) + len(self.judged(world_size))
-        return self.shapes(world_size)[judged:]
+        return self._parts(world_size)[2]
+
+    def _parts(self, world_size: int) -> tuple[list[SampleLine], ...]:
+        """Return the shapes as they were measured one after the other: learnt, judged, surveyed."""
+        shapes, stop = self.shapes(world_size), self.journal(world_size).stop
+        learnt = len(shapes) if stop is None else stop["shapes"]
+        judged = learnt + (0 if stop is None else len(stop["judging"]))
+        return shapes[:learnt], shapes[learnt:judged], shapes[judged:]
