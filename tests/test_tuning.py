@@ -15,6 +15,7 @@ pytest.importorskip("torch", reason="the live back ends compute with torch")
 
 from command import costmodel
 from ranks import torchrun
+from samples import swap_arms
 
 from costmodel.calibration.posterior import shipped
 from costmodel.data import kernels, measurement
@@ -425,15 +426,8 @@ def test_a_rule_that_its_judging_shapes_contradict_is_not_handed_over(tuned, tmp
     other = tmp_path / "pr"
     subprocess.run(["cp", "-r", whole, other], check=True)
     path = other / "tp8" / "samples.jsonl"
-    lines = path.read_text().splitlines()
     learnt = json.loads((whole / "tune.json").read_text())["endings"][1]["shapes"]
-    for i in range(learnt, len(lines)):
-        record = json.loads(lines[i])
-        for row in record["rows"]:
-            # The arms change places: what was faster is slower.
-            row["algorithm"] = {"1stage": "2stage", "2stage": "1stage"}[row["algorithm"]]
-        lines[i] = json.dumps(record, separators=(",", ":"))
-    path.write_text("\n".join(lines) + "\n")
+    swap_arms(path, range(learnt, len(path.read_text().splitlines())))
     ending = conclude(Session.open(other)).endings[1]
     assert ending.verdict == "contradicted"
     assert ending.judged.lost_pct > 1

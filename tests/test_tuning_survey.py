@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch", reason="the live back ends compute with torch")
 
 from command import costmodel
+from samples import swap_arms
 
 from costmodel.data import measurement
 from costmodel.data.workload import Workload, captured_batch_sizes
@@ -285,16 +286,10 @@ def test_a_short_survey_decides_less(stepped, tmp_path):
 def test_held_back_calls_that_say_otherwise_contradict_the_pairs_too(stepped, tmp_path):
     _, out = stepped
     other = cut(out, tmp_path, 1000)
-    path = other / "tp4" / "samples.jsonl"
-    lines = path.read_text().splitlines()
     ending = json.loads((out / "tune.json").read_text())["endings"][0]
     first = ending["shapes"] + len(choice.JUDGED_AT)
-    for i in range(first, first + ending["surveyed"], HELD_BACK):
-        record = json.loads(lines[i])
-        for row in record["rows"]:
-            row["algorithm"] = {"1stage": "2stage", "2stage": "1stage"}[row["algorithm"]]
-        lines[i] = json.dumps(record, separators=(",", ":"))
-    path.write_text("\n".join(lines) + "\n")
+    held_back = range(first, first + ending["surveyed"], HELD_BACK)
+    swap_arms(other / "tp4" / "samples.jsonl", held_back)
     found = conclude(Session.open(other)).endings[0]
     assert found.verdict == CONTRADICTED
     assert found.judged.lost_pct > found.judged.least_pct + 1
