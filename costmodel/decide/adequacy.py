@@ -126,6 +126,10 @@ class Adequacy(Struct, frozen=True):
         """Whether one cutoff is enough."""
         return not self.reasons()
 
+    def remark(self) -> str:
+        """Return how the reason of a cutoff goes on where it is not enough, else ""."""
+        return "".join(f"; one cutoff is not adequate: {why}" for why in self.reasons())
+
     def reasons(self) -> list[str]:
         """Return in words why one cutoff is not enough."""
         out = []

@@ -54,8 +54,6 @@ def measured_cutoff(
     claimed = verdict == MEASURED
     estimate = None if always or best.cell.hi is None else point
     adequacy = Adequacy.of(arms, estimate)
-    for reason in adequacy.reasons():
-        said += f"; one cutoff is not adequate: {reason}"
     lo, hi = (None, None) if always else (best.lo.lo, best.hi.hi)
     return replace(
         modelled,
@@ -67,7 +65,7 @@ def measured_cutoff(
         estimate=estimate,
         cell=every_hidden_cell(setting, point, workload.token_counts()) if claimed else None,
         verdict=verdict,
-        reason=said,
+        reason=said + adequacy.remark(),
         measure_next=(),
         regrets=arms.regrets(arms.shapes.bytes <= (best.cell.hi or best.cell.lo), estimate),
         beside_three=None,

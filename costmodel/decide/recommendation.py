@@ -198,8 +198,7 @@ def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) ->
 
         push = pushed(setting, arms, n)
     adequacy = Adequacy.of(arms, estimate)
-    for why in adequacy.reasons():
-        reason += f"; one cutoff is not adequate: {why}"
+    reason += adequacy.remark()
     asked = load.hidden_dims()
     claimed = verdict in CLAIMED
     unit = setting.element_bytes
