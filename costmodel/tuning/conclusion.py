@@ -127,8 +127,8 @@ def conclude(session: Session) -> Conclusion | None:
     accepted = [e.world_size for e in endings if e.accepted]
     if known is not None and accepted != started:
         known = machine.after(learnt, accepted) if accepted else None
-    if known is not None:
-        read = {e.world_size: e.cutoff for e in endings if e.verdict == BY_PAIRS and e.cutoff}
+    read = {e.world_size: e.cutoff for e in endings if e.verdict == BY_PAIRS and e.cutoff}
+    if known is not None and read:
         known = known.but(read)
     return Conclusion(session, machine, known, endings)
 
@@ -158,7 +158,7 @@ def _ending(
     if shapes < FEWEST and stop["why"] == BUDGET:
         why = f"{stop['words']} after {shapes} of at least {FEWEST} shapes"
         return Ending(world_size, NOT_DECIDED, why, shapes, cutoff)
-    judged = judge(machine, known, known.decision, session.judged(world_size))
+    judged = judge(machine, known, session.judged(world_size))
     if judged is None:
         why = "no shape was measured afterwards"
         return Ending(world_size, UNJUDGED, why, shapes, cutoff)
@@ -178,7 +178,7 @@ def _model_stays(
     if not cutoff.claimed:
         return None
     after = [*session.judged(world_size), *surveyed]
-    judged = judge(machine, known, known.decision, after)
+    judged = judge(machine, known, after)
     if judged is None or _better_alone(known, world_size, judged):
         return None
     said = (
@@ -203,7 +203,7 @@ def _by_pairs(
         return Ending(world_size, NOT_DECIDED, why, len(learnt), modelled, None, count)
     cutoff = measured_cutoff(modelled, known.setting, known.decision.workload, pairs, why)
     answer = known.but({world_size: cutoff})
-    judged = judge(machine, known, answer.decision, held_back) if cutoff.claimed else None
+    judged = judge(machine, answer, held_back) if cutoff.claimed else None
     if judged is None:
         return Ending(world_size, NOT_DECIDED, cutoff.reason, len(learnt), cutoff, None, count)
     said = (

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.measurement import Measurements
-from ..decide.decision import Decision
 from ..decide.pairs import Pairs, calls
 from ..live.run.schemas import SampleLine
 from .knowledge import Known, TunedMachine
@@ -56,14 +55,14 @@ class Judgement:
         return float(100 * (self.pairs.chosen_us(choice) / self.pairs.fastest_us - 1).mean())
 
 
-def judge(
-    machine: TunedMachine, known: Known, decision: Decision, records: Iterable[SampleLine]
-) -> Judgement | None:
-    """Judge a decision's rule by measured shapes; None where none of them has both arms."""
+def judge(machine: TunedMachine, known: Known, records: Iterable[SampleLine]) -> Judgement | None:
+    """Judge what is known by measured shapes; None where none of them has both arms."""
     pairs = pairs_of(machine, known, records)
     if pairs is None:
         return None
-    return Judgement(pairs, pairs.use_1stage(decision.unguarded_rule, known.setting.aiter_version))
+    return Judgement(
+        pairs, pairs.use_1stage(known.decision.unguarded_rule, known.setting.aiter_version)
+    )
 
 
 def pairs_of(machine: TunedMachine, known: Known, records: Iterable[SampleLine]) -> Pairs | None:

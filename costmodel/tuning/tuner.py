@@ -122,7 +122,7 @@ class Tuner:
         left = cutoff.regrets.contested_pct
         if left is not None and left > CONTRADICTED_PCT:
             return f"the model still expects to lose {left:.2f} % on contested calls"
-        found = judge(self.machine, known, known.decision, judging)
+        found = judge(self.machine, known, judging)
         if found is None or not found.contradicts:
             return ""
         return f"the model's rule loses {found.lost_pct:.2f} % on {counted(len(found.pairs))}"
