@@ -40,7 +40,7 @@ def courses(session: Session) -> list[Course]:
         journal = session.journal(n)
         end = journal.stop["words"] if journal.stop else ""
         if journal.survey:
-            end += f"; {journal.survey['words']}; {len(session.surveyed(n))} more read alone"
+            end = f"then {len(session.surveyed(n))} calls in full, without the model"
         found.append(
             Course(
                 n,
