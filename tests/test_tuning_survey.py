@@ -236,6 +236,14 @@ def test_what_is_handed_over_rests_on_the_pairs_and_not_on_the_model(stepped):
     assert "without the model" in (out / "summary.md").read_text()
 
 
+def test_the_figure_says_how_many_calls_were_measured_without_the_model(stepped):
+    from costmodel.tuning.picture import courses
+
+    (course,) = courses(Session.open(stepped[1]))
+    assert course.end == "then 95 calls in full, without the model"
+    assert len(course.judged) == len(choice.JUDGED_AT)
+
+
 def test_finishing_again_says_the_same(stepped, tmp_path):
     _, out = stepped
     other = tmp_path / "pr"
@@ -301,6 +309,7 @@ def test_a_truth_that_nobody_stated_is_one_line(replay, tmp_path):
     assert done.returncode == 2
     assert "MI355X:17:stepped" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "pr").exists()
 
 
 def test_where_the_judging_shapes_alone_erred_the_model_stays(tmp_path):

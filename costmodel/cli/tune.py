@@ -20,7 +20,7 @@ from ..engines.call_sites import serving_engine
 from ..engines.source import open_tree
 from ..errors import CannotWriteError, InputError, one_line
 from ..live.backends.base import BACKENDS, load
-from ..live.backends.replay import stated
+from ..live.backends.replay import stated, stated_truth
 from ..live.repetition import Repetition
 from ..live.run.exit_codes import BAD_INPUT, CANNOT_WRITE, FINISHED, WRONG_RESULTS
 from ..live.run.options import check_open_options, world_sizes
@@ -188,6 +188,8 @@ def _beginning(out: Path, wanted: _Wanted, run: Mapping[str, Any], *, named: boo
     backend = wanted.backend
     if not backend:
         raise InputError(f"--backend is missing; one of {', '.join(BACKENDS)}")
+    if backend == "replay":
+        stated_truth()  # a truth that nobody stated must not leave a tuning begun
     check_open_options({**run, "backend": backend, "ops": wanted.ops})
     wanted = replace(wanted, tp=_on_the_ranks(backend, wanted.tp, named=named))
     every = [

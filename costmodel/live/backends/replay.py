@@ -56,6 +56,23 @@ def stated() -> str:
     return os.environ.get(VARIABLE, "")
 
 
+def stated_truth() -> tuple[str, int, bool]:
+    """Return GPU, draw and whether it is stepped, as the variable names them.
+
+    Raises :class:`InputError` where it names no such truth.
+    """
+    given = stated()
+    gpu, draw, bent = [*given.split(":"), "", ""][:3]
+    bad = given.count(":") > 2 or bent not in ("", STEPPED)
+    if not gpu or not (draw or "0").isdecimal() or bad:
+        raise InputError(
+            f"back end replay draws from a stated model; name GPU and draw in {VARIABLE}, "
+            f"such as MI355X:17 or MI355X:17:{STEPPED} (it is '{given}')"
+        )
+    hardware.choose(None, gpu)
+    return gpu, int(draw or 0), bool(bent)
+
+
 class ReplayBackend(Backend):
     """Latencies of one posterior draw, with scatter; see the module's docstring."""
 
@@ -72,17 +89,8 @@ class ReplayBackend(Backend):
 
     def set_up(self) -> None:
         """Draw the truth."""
-        given = stated()
-        gpu, draw, bent = [*given.split(":"), "", ""][:3]
-        bad = given.count(":") > 2 or bent not in ("", STEPPED)
-        if not gpu or not (draw or "0").isdecimal() or bad:
-            raise InputError(
-                f"back end replay draws from a stated model; name GPU and draw in {VARIABLE}, "
-                f"such as MI355X:17 or MI355X:17:{STEPPED} (it is '{given}')"
-            )
-        self.stepped = bool(bent)
+        gpu, self.draw, self.stepped = stated_truth()
         self.arch, self.gpu = hardware.choose(None, gpu)
-        self.draw = int(draw or 0)
         self.setting = Setting(shipped(self.arch), self.gpu)
         self.kernel_version = kernels.aiter().version
         self.truth = truth(self.setting, self.draw)
