@@ -68,11 +68,31 @@ def test_gfx942_is_wider_than_gfx950(answers):
     assert ratio("MI300X") > ratio("MI355X")
 
 
-def test_2880_is_in_the_set_and_hidden_does_not_matter_beyond_bytes(answers):
+@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize("version", ["0.1.19", "0.1.20.post1", "0.1.99"])
+def test_your_machine_is_no_surer_than_this_kernel(gpu, version):
+    for c in recommend(Setting.shipped(gpu, aiter_version=version), world_sizes=(4, 8)).cutoffs:
+        assert c.max_bytes_lo <= c.this_kernel_lo <= c.this_kernel_hi <= c.max_bytes_hi
+
+
+def test_an_interval_of_exactly_the_widest_ratio_is_claimed():
+    """2 tokens to 8 of hidden 7168: a cell ends one byte below the next."""
+    token = 14336
+    lo, point, hi = (Cell(n * token, 2 * n * token - 1) for n in (2, 4, 8))
+    assert BestCutoff(point, lo, hi, 0.1, 0.0).identified
+    wider = Cell(9 * token, 16 * token - 1)
+    assert not BestCutoff(point, lo, wider, 0.1, 0.0).identified
+
+
+def test_2880_is_in_the_set_and_bytes_decide_but_for_the_widest(answers):
+    """A read's floor grows with what a row holds: at 8 ranks hidden 8192 would gain 1 %."""
     found = answers["MI300X"]
     assert 2880 in found.hidden_set
     assert 16384 not in found.hidden_set
-    assert not found.depends_on_hidden
+    (widest,) = [h for c in found.cutoffs for h in c.adequacy.losing]
+    assert widest.hidden_dim == 8192
+    assert not widest.differs
+    assert widest.contested_gain_pct < 1.1
     assert found.hidden_rule == "hidden % 8 == 0 and hidden / 8 <= 1024"
 
 

@@ -147,6 +147,21 @@ def weigh(
     return arms, replace(best, cell=Cell(lo, hi))
 
 
+def of_this_kernel(
+    setting: Setting, arms: Arms, best: BestCutoff, *, added_us: Added | None = None
+) -> BestCutoff:
+    """Return the best cutoff in the sources' laboratories, of what :func:`weigh` returned."""
+    found = arms.in_laboratories(setting).best()
+    if found.cell.hi is None and best.cell.hi is not None:
+        n = arms.shapes.world_size[0]
+        larger = _of_known_models(setting, found.cell, n, added_us=added_us)
+        if larger is not None:
+            found = _beyond(found, larger.in_laboratories(setting).best())
+    # A machine that nobody has measured differs by more than the laboratories did. Where the draws
+    # say otherwise, that is their scatter.
+    return found if setting.machine else found.within(best)
+
+
 def _of_known_models(
     setting: Setting, cell: Cell, n: int, *, values: Values | None = None,
     added_us: Added | None = None,
@@ -183,11 +198,7 @@ def _beyond(best: BestCutoff, larger: BestCutoff) -> BestCutoff:
 def _cutoff(setting: Setting, load: Workload, n: int, added_us: Added | None) -> Cutoff:
     """Return the cutoff for one world size."""
     arms, best = weigh(setting, load, n, added_us=added_us)
-    this_kernel = arms.in_laboratories(setting).best()
-    if this_kernel.cell.hi is None and best.cell.hi is not None:
-        larger = _of_known_models(setting, this_kernel.cell, n, added_us=added_us)
-        if larger is not None:
-            this_kernel = _beyond(this_kernel, larger.in_laboratories(setting).best())
+    this_kernel = of_this_kernel(setting, arms, best, added_us=added_us)
     evidence = arms_evidence(setting, n)
     reason, verdict = _verdict(setting, best, n, evidence)
     point = best.cell.roundest()

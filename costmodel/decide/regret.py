@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -137,7 +138,15 @@ class BestCutoff(Struct, frozen=True):
         lo, hi = self.lo, self.hi
         if lo.hi is None or hi.hi is None or lo.lo == 0:
             return False
-        return hi.lo * hi.hi <= MAX_INTERVAL_RATIO**2 * lo.lo * lo.hi
+        # A cell ends below the next one's first byte.
+        return hi.lo * (hi.hi + 1) <= MAX_INTERVAL_RATIO**2 * lo.lo * (lo.hi + 1)
+
+    def within(self, other: BestCutoff) -> BestCutoff:
+        """Return this cutoff with the part of its interval that is in the other's."""
+        start = attrgetter("lo")
+        return replace(
+            self, lo=max(self.lo, other.lo, key=start), hi=min(self.hi, other.hi, key=start)
+        )
 
 
 class Arms(Struct, frozen=True, dict=True):

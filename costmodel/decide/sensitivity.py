@@ -13,7 +13,7 @@ from ..data.workload import Workload
 from ..model import parameters
 from ..model.parameters import nominal_gbps
 from ..model.shape import Shapes
-from .recommendation import known_workload, weigh
+from .recommendation import known_workload, of_this_kernel, weigh
 from .setting import Setting
 
 Array = NDArray[np.float64]
@@ -45,7 +45,7 @@ def _sweep(
         point = np.inf if best.cell.hi is None else best.cell.roundest()
         ends = [
             (found.lo.lo, np.inf if found.hi.hi is None else found.hi.hi)
-            for found in (best, arms.in_laboratories(setting).best())
+            for found in (best, of_this_kernel(setting, arms, best))
         ]
         rows.append((point, *ends[0], *ends[1]))
     return Sweep(at, *np.array(rows, float).T)
