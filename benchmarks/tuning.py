@@ -44,7 +44,7 @@ from costmodel.decide.stopping import StoppingLimits, verdict
 from costmodel.live.backends.base import LiveShape
 from costmodel.live.run.points import DEFAULT_ARMS, Point
 from costmodel.model.fabric import FullMesh
-from costmodel.model.latency import LinkModel
+from costmodel.model.latency import READ_KNEE, WRITE_KNEE, LinkModel
 from costmodel.show.table import table
 from costmodel.tuning.journal import Journal
 from costmodel.tuning.knowledge import Question, TunedMachine
@@ -63,7 +63,7 @@ GRID_BYTES = tuple(int(2**e) for e in np.linspace(16, 20.5, 8))
 class Misspecification:
     """How a truth and its measurement differ from what the model believes."""
 
-    knee: float = 4.0
+    knees: tuple[float, float] = (READ_KNEE, WRITE_KNEE)
     noise: float = 0.01
     noise_dof: float = 4.0
     rounding_us: float = 0.0
@@ -72,23 +72,23 @@ class Misspecification:
 
 MISSPECIFICATIONS = {
     "none": Misspecification(),
-    "knee 2.5": Misspecification(knee=2.5),
+    "knee 4": Misspecification(knees=(4.0, 4.0)),
     "t(2) tails": Misspecification(noise_dof=2.0),
     "noise 3 %": Misspecification(noise=0.03),
     "rounding 0.1 us": Misspecification(rounding_us=0.1),
     "contrast 0.6 us": Misspecification(contrast_us=0.6),
-    "all": Misspecification(2.5, 0.02, 2.0, 0.1, 0.6),
+    "all": Misspecification((4.0, 4.0), 0.02, 2.0, 0.1, 0.6),
 }
 
 
 class Bent(Calibration, frozen=True):
     """A calibration whose model has another knee than the one that is fitted."""
 
-    knee: float = 4.0
+    knees: tuple[float, float] = (READ_KNEE, WRITE_KNEE)
 
     @property
     def model(self):
-        return LinkModel(FullMesh(), self.knee)
+        return LinkModel(FullMesh(), *self.knees)
 
 
 class Truth:
@@ -100,7 +100,7 @@ class Truth:
         arch, gpu = hardware.choose(None, gpu)
         base = shipped(arch)
         fields = {name: getattr(base, name) for name in base.__struct_fields__}
-        bent = Bent(**fields, knee=wrong.knee)
+        bent = Bent(**fields, knees=wrong.knees)
         self.setting = Setting(bent, gpu)
         drawn = base.draw(2, seed=int(self.rng.integers(2**31)))
         self.values = {name: value[:1] for name, value in drawn.items()}

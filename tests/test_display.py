@@ -51,7 +51,7 @@ def test_ipython_shows_results_as_html(gfx950):
         "import costmodel as cm",
         "shown = cm.recommend(cm.Setting.shipped('MI355X'))",
     )
-    assert "&lt;= 336 KiB" in bundle["text/html"]
+    assert "&lt;= 360 KiB" in bundle["text/html"]
 
 
 def test_outside_ipython_nothing_is_registered_and_results_know_no_html(gfx950):

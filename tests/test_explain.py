@@ -227,11 +227,11 @@ def test_a_workload_moves_the_rule_and_with_it_the_choice(mi300x):
 
 
 def test_without_a_workload_the_call_s_hidden_size_is_weighed_as_the_command_weighs_it():
-    """Where hidden 2880 alone and all hidden sizes decide a call otherwise, one answer is given."""
+    """Where hidden 3072 alone and all hidden sizes decide a call otherwise, one answer is given."""
     mi355x = Setting.shipped("MI355X")
-    call = mi355x.shapes(64, 2880, 4)
-    found, every = explain(mi355x, call), choices(mi355x, 2880, 4)
-    done = run("--gpu", "MI355X", "--tp", 4, "--hidden", 2880, "--tokens", 64, "--format", "json")
+    call = mi355x.shapes(64, 3072, 4)
+    found, every = explain(mi355x, call), choices(mi355x, 3072, 4)
+    done = run("--gpu", "MI355X", "--tp", 4, "--hidden", 3072, "--tokens", 64, "--format", "json")
     printed = json.loads(done.stdout)
     assert found.choice == printed["choice"] == every.choice[every.calls.tokens == 64][0]
     assert found.cutoff.max_bytes == every.decision.at(4).max_bytes == printed["cutoff"]["bytes"]

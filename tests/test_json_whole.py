@@ -11,6 +11,7 @@ from conftest import ROW
 from engines.shapes import SHAPES
 
 from costmodel.data.measurement import Measurements
+from costmodel.data.workload import captured_batch_sizes
 
 #: A number with its unit, no part of a name, a version or an address.
 NUMBER = re.compile(r"(?<![\w.#/:\-])([+-]?\d+(?:\.\d+)?)(?: (KiB|MiB|%))?(?![\w/:\-]|\.\d)")
@@ -51,7 +52,9 @@ COUNTED = {
     "worth": lambda r: [sum(b["from"] == b["to"] for b in g["batches"]) for g in r["gpus"]],
     "validate": lambda r: [sum(r["judged"]["rows"]["set_aside"].values())],
     "explain": lambda r: [
-        f["at"] * r["bytes"] / r["tokens"] for f in r["flips"] if f["what"] == "tokens"
+        *(f["at"] * r["bytes"] / r["tokens"] for f in r["flips"] if f["what"] == "tokens"),
+        *apart(*list(r["arms"].values())[:2]),
+        int(captured_batch_sizes().max()),  # up to which no batch flips the choice
     ],
     "simulate": lambda r: [
         *(100 * (c["latency_us"] / c["closed_form_us"] - 1) for c in both(r)),
@@ -62,6 +65,15 @@ COUNTED = {
         *range(len({account["url"] for account in r["data"]})),  # numbers of the links below
     ],
 }
+
+
+def apart(one, other):
+    """Return by how much two arms differ, term by term."""
+    return [
+        one["terms"].get(term, {"value": 0.0})["value"]
+        - other["terms"].get(term, {"value": 0.0})["value"]
+        for term in {*one["terms"], *other["terms"]}
+    ]
 
 
 def both(record):

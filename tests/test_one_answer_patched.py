@@ -79,7 +79,7 @@ def test_gpt_oss_on_mi355x_at_4_ranks_has_one_cutoff(tmp_path):
 
 def test_worth_is_what_the_patch_brings(tmp_path):
     """vLLM at 2 ranks: 219 us were promised of a patch that changes nothing there."""
-    here = ("--gpu", "MI355X", "--model", "gpt-oss-120b")
+    here = ("--gpu", "MI355X", "--model", "gpt-oss-120b", "--aiter-version", "0.1.20.post1")
     (gpu,) = json.loads(
         process("worth", *here, "--tp", 2, "--from", "vllm", "--format", "json")
     )["gpus"]  # fmt: skip

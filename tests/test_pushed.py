@@ -262,7 +262,8 @@ def test_other_ops_older_kernels_and_other_families_have_no_such_arm(asked):
 def test_kernels_that_nobody_read_are_less_sure(asked, decision):
     newer = recommend(asked.but(aiter_version="0.1.99"), world_sizes=(2,)).at(2).pushed.cutoffs[0]
     now = decision.at(2).pushed.cutoffs[0]
-    assert newer.here.lo.lo < now.here.lo.lo < now.here.hi.hi < newer.here.hi.hi
+    assert newer.here.lo.lo < now.here.lo.lo
+    assert now.this_kernel.hi.hi < newer.this_kernel.hi.hi
 
 
 def test_rows_of_a_run_that_name_the_arm_are_the_family_s(row):
@@ -308,7 +309,7 @@ def test_predict_explain_and_plan_on_the_command_line():
     said = costmodel("plan", *where, "2,4", "--shapes", 1).stdout
     assert "LL and LL128 are in no shape below: their rows calibrate apart" in said
     assert (
-        "TP2: LL against 1-stage is open at 405 KiB to 480 KiB: plain_1stage, plain_ll at" in said
+        "TP2: LL against 1-stage is open at 400 KiB to 480 KiB: plain_1stage, plain_ll at" in said
     )
     assert "not identified at TP4" in said
     plan = json.loads(costmodel("plan", *where, "2,4", "--shapes", 1, "--format", "json").stdout)

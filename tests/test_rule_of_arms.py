@@ -271,19 +271,19 @@ def test_a_refused_table_claims_no_window(published):
 
 def test_arms_that_priors_alone_tell_of_are_in_no_rule(published, tmp_path):
     """Both fused arms measured, separate ops nowhere."""
-    both = np.isin(published.source, ("aiter-3458-mi355x", "vllm-fork-81", "aiter-1290"))
+    both = np.isin(published.source, ("aiter-3458-mi355x", "aiter-1290"))
     table = published.select(both & (published.op == FUSED) & (published.quality == "clean"))
     setting = Setting(calibrate(observe(table))[0], "MI355X")
-    decision = recommend(setting, world_sizes=(4,))
-    assert decision.at(4).claimed
-    assert decision.at(4).three_way.apart
+    decision = recommend(setting, world_sizes=(8,))
+    assert decision.at(8).claimed
+    assert decision.at(8).three_way.apart
     assert decision.rule_of_arms is None
     file = tmp_path / "mine.json"
     setting.calibration.save(file)
     words = ("emit", "--for", "arms", "--gpu", "MI355X", "--calibration", file, "--tp")
-    assert "no row of an arm beside 1-stage and 2-stage on any GPU" in costmodel(*words, 4).stderr
-    apart = recommend(setting.but(otherwise="separate"), world_sizes=(4,))
-    assert not apart.at(4).claimed
+    assert "no row of an arm beside 1-stage and 2-stage on any GPU" in costmodel(*words, 8).stderr
+    apart = recommend(setting.but(otherwise="separate"), world_sizes=(8,))
+    assert not apart.at(8).claimed
     assert apart.rule_of_arms is None
 
 

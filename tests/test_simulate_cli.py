@@ -148,7 +148,7 @@ def test_sweep_prints_a_map(run):
         (["--skew", "arrivals.txt"], "arrivals.txt:2: arrival -1 us is negative"),
         (["--skew", "absent.txt"], "no distribution and no file"),
         (["--slow", "8=2"], "the fabric has ranks 0 to 7"),
-        (["--cus", "3=0"], "blocked at 1.39 us: ranks 0-2, 4-7 spun at entry_barrier"),
+        (["--cus", "3=0"], "blocked at 1.33 us: ranks 0-2, 4-7 spun at entry_barrier"),
         (["--background", "0=3"], "write it as 0-3=20"),
         (["--cost", "norm=1"], "unknown cost 'norm'"),
         (["--sweep", "skew="], "write it as skew=0,5,20"),

@@ -83,7 +83,8 @@ def test_a_nearly_empty_last_turn_is_said_and_costs(mi355x):
     )
     alone = float(read_floor_us(two_turns, found.costs)[0]) / 2
     step = one_more.latency_us - full.latency_us
-    assert step == pytest.approx(alone + found.costs.norm_us, rel=0.01)
+    turn = np.hypot(alone, found.costs.round_trip_us) + found.costs.norm_us
+    assert step == pytest.approx(turn, rel=0.02)  # the first turn's share of the floor is less
     assert one_more.closed_form_us - full.closed_form_us < step / 2
 
 
@@ -144,15 +145,16 @@ def test_workgroups_share_out_all_bytes(mi355x, op):
 def test_a_switch_port_takes_its_peers_in_turn(mi355x):
     found = only_links(mi355x, ranks=4, fabric="switch")
     # The one hop beyond the calibrated mesh shows in the flags of both barriers.
-    flags = 2 * found.hop_us
-    assert simulate(found, "1stage", 10, 5000).latency_us == pytest.approx(6.0 + flags)
+    # Its read's round trip is longer too, and adds to the bytes' 6 us as a smooth maximum.
+    read_us, flags = np.hypot(6.0, 2 * found.hop_us), 2 * found.hop_us
+    assert simulate(found, "1stage", 10, 5000).latency_us == pytest.approx(read_us + flags)
 
 
 def test_a_ring_link_carries_what_passes_through(mi355x):
     # 4 ranks: 0>1 carries 0>1, 3>1 (a tie goes clockwise: 3>0, 0>1) and 0>2: three flows, 6 us.
     found = only_links(mi355x, fabric="ring")
-    flags = 2 * found.hop_us
-    assert simulate(found, "1stage", 10, 5000).latency_us == pytest.approx(6.0 + flags)
+    read_us, flags = np.hypot(6.0, 2 * found.hop_us), 2 * found.hop_us
+    assert simulate(found, "1stage", 10, 5000).latency_us == pytest.approx(read_us + flags)
 
 
 def test_background_takes_half_of_a_link(mi355x):
@@ -278,7 +280,7 @@ def test_1024_ranks_on_a_switch(mi355x):
     # 1023 peers share the port.
     port_us = 1023 * outcome.bytes * 1e-3 / found.costs.link_gbps
     assert outcome.terms(7)["link_read"] > port_us
-    assert outcome.latency_us == pytest.approx(outcome.closed_form_us + 2 * found.hop_us, rel=1e-5)
+    assert outcome.latency_us == pytest.approx(outcome.closed_form_us + 2 * found.hop_us, rel=1e-4)
 
 
 def test_mi450_figures_come_from_the_facts(mi355x):

@@ -31,7 +31,7 @@ def test_several_ops_are_tuned_for_at_once_each_an_answer_of_its_own(two_ops):
     done, out = two_ops
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("TP8: confirmed") == 2
-    assert "TP8 after 3 shapes: 1-stage <= 128 KiB" in done.stdout
+    assert "TP8 after 3 shapes: 1-stage <= 136 KiB" in done.stdout
     assert "TP8 plain after 3 shapes: 1-stage <= 56 KiB" in done.stdout
     assert "plain all-reduce, 1-stage or 2-stage on MI300X (xgmi): decided" in done.stdout
     asked = {"fused": "fused_ar_rmsnorm", "plain": "all_reduce"}

@@ -316,7 +316,7 @@ def test_where_the_judging_shapes_alone_erred_the_model_stays(tmp_path):
     """The steps cost the model's rule much on them, and little more than any cutoff on all."""
     out = tmp_path / "pr"
     done = tune("--tp", 8, "--shapes", 6, "--for", "vllm", "--out", out, *SHORT,
-                replay="MI355X:1:stepped")  # fmt: skip
+                replay="MI355X:10:stepped")  # fmt: skip
     assert done.returncode == 0, done.stderr
     (ending,) = json.loads((out / "tune.json").read_text())["endings"]
     assert ending["verdict"] == CONFIRMED

@@ -58,7 +58,7 @@ def test_a_step_saves_two_calls_a_layer_times_the_latency_difference(mi355x, rai
     # Measured at 16 tokens, before 1-stage had an exit barrier: 10.03 - 7.98 us a call in AITER
     # #3458, 9.3 - 7.6 in vLLM's fork.
     before = worth(mi355x.but(aiter_version="0.1.19"), R1, 4, LOW, HIGH)
-    assert 122 * 1.7 <= before.batches[4].saved_us.value <= 122 * 2.05
+    assert 122 * 1.7 <= before.batches[4].saved_us.value <= 122 * 2.1
 
 
 def test_batches_on_which_the_rules_agree_are_worth_exactly_nothing(raised):

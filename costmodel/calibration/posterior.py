@@ -48,8 +48,8 @@ NOISE_HALF_WIDTH = 2.13184678632665
 ENDS = NORMAL_HALF_WIDTH * np.array([-1.0, 0.0, 1.0])
 
 #: What the model's form may miss of an arm against 1-stage, standard deviation in us. Refitted with
-#: the power of the smooth maximum between 2 and 12 instead of 4, which no row decides, the arms'
-#: difference at the cutoff moves by up to 0.15 us at 4 ranks and 0.3 at 8.
+#: reads' smooth maximum of a power between 1.5 and 4 instead of 2, the arms' difference at the
+#: cutoff moves by up to 0.16 us at 4 ranks and 0.38 at 8 (docs/evidence.md, "The knee").
 FORM_US = 0.2
 
 #: What a kernel state whose source nobody has read may add to one arm against the other, standard

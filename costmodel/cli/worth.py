@@ -65,8 +65,8 @@ def command(
     deployment leave no fused call, the answer is 0, with the reason.
 
     \b
-    costmodel worth --model gpt-oss-120b --tp 8 --from sglang --to recommended
-    costmodel worth --model deepseek-v3 --tp 8 --from sglang --draft-tokens 3 --step-ms 22
+    costmodel worth --model gpt-oss-120b --tp 8 --from sglang --to recommended --step-ms 9
+    costmodel worth --gpu MI355X --model deepseek-v3 --tp 8 --from sglang --draft-tokens 3
     costmodel worth --config config.json --tp 4 --from vllm --gpu MI355X --batch-histogram b.csv
     """
     from ..data.engine_calls import fused_calls

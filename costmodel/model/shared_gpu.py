@@ -51,6 +51,9 @@ Array = NDArray[np.float64]
 #: and 8 the residuals of the calibration do not tell.
 MISS_DOUBLINGS = 2
 
+#: Power of the smooth maximum over the limits of one GPU: its programs, its cache, its memory.
+LIMITS_POWER = 4.0
+
 #: How a port's time joins that of the programs, which ask for all that they load at once: the power
 #: of the norm, between a sum (1) and a maximum. Rows of two revisions on two H200 are off least
 #: between 1.35 and 1.7 (1-stage at 2 to 8 ranks 1.5 to 2.0 %; at 4 they were 2.9 to 3.9 %).
@@ -373,6 +376,7 @@ def shared_terms(
             chain_us,
             phase.issued_bytes * (per_gbps / costs.cache_gbps),
             miss * phase.distinct_bytes * (per_gbps / costs.memory_gbps),
+            power=LIMITS_POWER,
         )
 
     def row_end(sharing: Any) -> Any:

@@ -16,8 +16,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..model.latency import READ_KNEE, WRITE_KNEE, smooth_maximum
 from ..model.latency import barrier as barrier_us
-from ..model.latency import smooth_maximum
 from ..units import BYTES_PER_US_PER_GBPS
 from .conditions import Conditions
 from .flows import Batch, Fluid
@@ -238,23 +238,26 @@ class Engine:
                 weight=np.repeat(self.program.workgroups[k], fan).astype(float),
                 waiter=waiter,
                 alone=np.stack([self.round_trip[pair], limit], axis=1),
+                reads=step.kind == READ,
             )
         self.awaited[slot + actors] = True
         self._collect(slot + actors)
 
     def _flow(
         self, now: float, *, pair: Integers, size: Floats, weight: Floats, waiter: Integers,
-        alone: Floats, limit: float = np.inf,
+        alone: Floats, reads: bool = False, limit: float = np.inf,
     ) -> None:  # fmt: skip
         """Start flows; ``alone`` (flows, 2) is the round trip and the workgroup's own limit."""
-        note = np.column_stack([np.full(pair.size, now), alone])
+        note = np.column_stack([np.full(pair.size, now), alone, np.full(pair.size, reads)])
         rates = np.full(pair.size, limit)
         self.fluid.add(now, Batch(self.topology.paths[pair], size, weight, rates, waiter, note))
 
     def _land(self, now: float, flows: Batch) -> None:
         """Book flows that ended; a workgroup that has all of its own can tell its end."""
-        start, trip, limit = flows.note.T
-        end = start + smooth_maximum(trip, now - start, limit)
+        start, trip, limit, reads = flows.note.T
+        limits = trip, now - start, limit
+        as_read, as_written = (smooth_maximum(*limits, power=p) for p in (READ_KNEE, WRITE_KNEE))
+        end = start + np.where(reads, as_read, as_written)
         np.maximum.at(self.landed, flows.tag, end)
         np.subtract.at(self.pending, flows.tag, 1)
         self._collect(np.unique(flows.tag))

@@ -10,14 +10,14 @@ import numpy as np
 
 from ..model.fabric import FULL_MESH
 from ..model.geometry import LinkGeometry
-from ..model.latency import EXPECTED_MAXIMUM
+from ..model.latency import EXPECTED_MAXIMUM, READ_KNEE, smooth_maximum
 from ..model.shape import FUSED, ONE_STAGE
 from .conditions import Conditions
 from .machine import Machine
 from .program import Program
 
-#: Round trips below which a turn is short: at 3, its rounding adds 0.3 % to the turn.
-SHORT_TURN = 3.0
+#: A turn is short when the round trip adds more than this to the time of its loads.
+SHORT_TURN_ADDS = 0.005
 
 
 def departures(
@@ -82,9 +82,11 @@ def _short_turns(geometry: LinkGeometry, machine: Machine) -> str:
     if turns < 2:
         return ""
     turn_us = geometry.read_bytes.item() / turns / machine.costs.link_gbps * 1e-3
-    if turn_us > SHORT_TURN * machine.costs.round_trip_us:
+    round_trip_us = machine.costs.round_trip_us
+    shown_us = smooth_maximum(turn_us, round_trip_us, power=READ_KNEE) - turn_us
+    if shown_us <= SHORT_TURN_ADDS * turn_us:
         return ""
     return (
         f"short turns: {turn_us:.2g} us of loads each, so the round trip "
-        f"({machine.costs.round_trip_us:.2g} us) shows in every one of {turns:g}"
+        f"({round_trip_us:.2g} us) shows in every one of {turns:g}"
     )
