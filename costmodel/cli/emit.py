@@ -308,6 +308,7 @@ def _losses(decision: Decision, rule: Rule) -> list[Note]:
 
     A hidden size of which the rule sends no call to 1-stage (--hidden-set) has no cutoff here.
     """
+    from ..decide.adequacy import NAMED
     from ..engines.description import Note
 
     setting = decision.setting
@@ -316,13 +317,23 @@ def _losses(decision: Decision, rule: Rule) -> list[Note]:
         one = setting.shapes([1], loss.hidden_dim, loss.world_size)
         return bool(rule.use_1stage(one, kernel_version=setting.aiter_version)[0])
 
-    texts = [
-        f"at hidden {loss.hidden_dim}, TP{loss.world_size}, this cutoff is expected to lose "
-        f"{loss.loss_pct:.1f} % more on contested calls than one of its own would"
-        for loss in decision.losses_by_hidden
-        if sent(loss)
-    ]
-    return [Note(text, text) for text in texts]
+    notes = []
+    for n in decision.world_sizes:
+        most = sorted(
+            (x for x in decision.losses_by_hidden if x.world_size == n and sent(x)),
+            key=lambda x: -x.loss_pct,
+        )
+        if not most:
+            continue
+        named = ", ".join(str(loss.hidden_dim) for loss in most[:NAMED])
+        more = f" and {len(most) - NAMED} more" if len(most) > NAMED else ""
+        pct = " to ".join(dict.fromkeys(f"{x.loss_pct:.1f}" for x in (most[-1], most[0])))
+        text = (
+            f"at hidden {named}{more}, TP{n}, this cutoff is expected to lose {pct} % more on "
+            "contested calls than one of a hidden size's own would"
+        )
+        notes.append(Note(text, text))
+    return notes
 
 
 def _listing(
