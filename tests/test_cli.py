@@ -314,6 +314,12 @@ def test_algorithms_go_by_any_name(algorithm):
     assert {row["algorithm"] for row in found["rows"]} == {"1stage"}
 
 
+@pytest.mark.parametrize("source", ["aiter-3458-mi355x", "typical"])
+def test_sources_go_by_any_case(source):
+    given = ["predict", "--gpu", "mi355x", "--tokens", "8", "--tp", "4", "--source"]
+    assert ok(*given, source.upper()) == ok(*given, source)
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
@@ -329,6 +335,8 @@ def test_algorithms_go_by_any_name(algorithm):
         (["recommend", "--arch", "x" * 100_000], "xxx ... xxx"),
         (["plan", "--arch", "gfx942", "--noise", "nan"], "nan is not a finite number"),
         (["recommend", "--arch", "a\x1b[31m\u202ered"], "a\\x1b[31m\\u202ered"),
+        (["recommend", "--gpu", "mi355x", "--source", "aiter-3458"], "mean aiter-3458-mi355x,"),
+        (["recommend", "--gpu", "mi355x", "--source", "x"], "and typical is the pool of them"),
         (["models", "--format", "xml"], "'xml' is not one of 'table', 'csv', 'json'"),
     ],
 )

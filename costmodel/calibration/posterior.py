@@ -295,15 +295,17 @@ class Calibration(Struct, frozen=True, dict=True):
         )  # fmt: skip
 
     def harness_key(self, source: str, gpu: str = "") -> str | None:
-        """Return the harness key of a source name or key, or None when it is not calibrated."""
-        for key in (
-            source,
-            f"{source}/{self.kernel_family}",
-            f"{source}/{self.kernel_family}/{gpu}",
-        ):
-            if key in self.harness:
-                return key
-        return next((k for k in self.harness if k.split("/")[0] == source), None)
+        """Return the harness key of a source name or key, or None when it is not calibrated.
+
+        In any case of letters.
+        """
+        known = {key.lower(): key for key in self.harness}
+        family = f"{source}/{self.kernel_family}"
+        for key in (source, family, f"{family}/{gpu}"):
+            if key.lower() in known:
+                return known[key.lower()]
+        asked = source.lower()
+        return next((key for low, key in known.items() if low.split("/")[0] == asked), None)
 
     def nearest_source(self, gpu: str, op: str) -> str | None:
         """Return the harness key nearest to back-to-back calls of an op on a GPU, None for none.

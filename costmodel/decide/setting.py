@@ -97,9 +97,15 @@ class Setting(Struct, frozen=True, dict=True):
             raise InputError(refusal(self.op, self.gpu))
         force_setattr(self, "dtype", read_dtype(self.dtype))
         _ = self.kernel
+        if self.source.lower() == posterior.TYPICAL:
+            force_setattr(self, "source", posterior.TYPICAL)
         if self._named and self.calibration.harness_key(self.source, self.gpu) is None:
-            have = ", ".join(self.calibration.harness)
-            raise InputError(f"source '{self.source}' is not in this calibration; it has {have}")
+            have = self.calibration.harness
+            names = (*dict.fromkeys(key.split("/")[0] for key in have), posterior.TYPICAL)
+            raise InputError(
+                f"source '{self.source}' is not in this calibration{nearest(self.source, names)}; "
+                f"it has {', '.join(have)}, and {posterior.TYPICAL} is the pool of them"
+            )
         if self.engine and self.engine not in ENGINES:
             raise InputError(
                 f"unknown engine '{self.engine}'{nearest(self.engine, ENGINES)}; "
