@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
 from ..decide.decision import Cutoff
-from ..decide.explanation import Choices, Explanation
 from ..model.shape import ONE_STAGE
 from ..units import kib
 from .words import arm
+
+if TYPE_CHECKING:
+    from ..decide.explanation import Choices, Explanation  # recommend starts without it
 
 #: Letters of the longest bar, and of a scale of sizes; letters before the bars of a curve.
 BAR, SCALE, AT_THE_BARS = 30, 40, 32
