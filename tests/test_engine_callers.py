@@ -65,7 +65,7 @@ def test_audit_says_whose_rule_is_in_force(atom):
 
 def test_where_aiter_stands_beside_it_its_rule_is_audited_too(atom):
     SHAPES["aiter_limit"].package(atom)
-    done = say(audit, atom)
+    done = say(audit, atom, "--gpu", "MI300X")
     assert f"costmodel emit --for aiter --source {atom}" in done.stdout
     assert "AITER 0.1.19, aiter/dist/device_communicators/communicator_cuda.py" in done.stdout
 

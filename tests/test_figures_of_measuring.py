@@ -27,7 +27,7 @@ def named(figure, name):
 
 
 def test_the_figure_of_a_plan_has_both_intervals_and_its_shapes():
-    setting = Setting.shipped("MI300X")
+    setting = Setting.shipped("MI355X")
     planned = plan(setting, Budget(4))
     figure = figures.cutoffs_after_plan(planned)
     decision = recommend(setting)
@@ -47,7 +47,7 @@ def test_the_figure_of_a_plan_has_both_intervals_and_its_shapes():
         sizes = {e.bytes for e in planned.entries if e.world_size == n}
         assert set(lane.x) == sizes
     assert "No cutoff to narrow at TP2" in said_under(figure)
-    with pytest.raises(InputError, match="no cutoff of MI300X is open at TP2"):
+    with pytest.raises(InputError, match="no cutoff of MI355X is open at TP2"):
         figures.cutoffs_after_plan(plan(setting, Budget(1), world_sizes=(2,)))
 
 

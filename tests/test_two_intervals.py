@@ -88,7 +88,7 @@ def test_a_kernel_that_nobody_has_read_is_less_sure_in_both(mi355x):
     assert spread(unread, unread.this_kernel) > 1.1 * spread(mi355x, mi355x.this_kernel)
     assert np.allclose(unread.laboratory_shift_us("2stage"), mi355x.laboratory_shift_us("2stage"))
     read, other = (recommend(s, world_sizes=(4,)).at(4) for s in (mi355x, unread))
-    assert other.this_kernel_lo < read.this_kernel_lo
+    assert other.this_kernel_lo <= read.this_kernel_lo
     assert other.this_kernel_hi > read.this_kernel_hi
 
 
