@@ -247,7 +247,10 @@ class Engine:
         self, now: float, *, pair: Integers, size: Floats, weight: Floats, waiter: Integers,
         alone: Floats, reads: bool = False, limit: float = np.inf,
     ) -> None:  # fmt: skip
-        """Start flows; ``alone`` (flows, 2) is the round trip and the workgroup's own limit."""
+        """Start flows; ``alone`` (flows, 2) is the round trip and the workgroup's own limit.
+
+        ``reads`` says with which knee they join the time over the links.
+        """
         note = np.column_stack([np.full(pair.size, now), alone, np.full(pair.size, reads)])
         rates = np.full(pair.size, limit)
         self.fluid.add(now, Batch(self.topology.paths[pair], size, weight, rates, waiter, note))
