@@ -78,13 +78,19 @@ def test_a_nearly_empty_last_turn_is_said_and_costs(mi355x):
     assert not full.departures
     assert one_more.departures == ("uneven workgroups: 1 of 80 do 2 turns, others 1",)
     # The closed form adds 1/80 of the link time; the last token is read by one workgroup alone.
-    two_turns = LinkModel(FullMesh()).geometry(
-        Shapes.of([81], 7168, 8), "1stage", found.kernel, "gfx950"
-    )
-    alone = float(read_floor_us(two_turns, found.costs)[0]) / 2
+    trip_us, norm_us = found.costs.round_trip_us, found.costs.norm_us
+
+    def floor_us(tokens):
+        geometry = LinkModel(FullMesh()).geometry(
+            Shapes.of([tokens], 7168, 8), "1stage", found.kernel, "gfx950"
+        )
+        return read_floor_us(geometry, found.costs).item()
+
+    read_us, half = full.terms(0)["link_read"], floor_us(81) / 2
+    wire_us = np.sqrt(read_us**2 - trip_us**2 - floor_us(80) ** 2)
+    first, last = (np.linalg.norm([wire, trip_us, half]) for wire in (wire_us, wire_us / 80))
     step = one_more.latency_us - full.latency_us
-    turn = np.hypot(alone, found.costs.round_trip_us) + found.costs.norm_us
-    assert step == pytest.approx(turn, rel=0.02)  # the first turn's share of the floor is less
+    assert step == pytest.approx(first - read_us + last + norm_us, rel=1e-3)
     assert one_more.closed_form_us - full.closed_form_us < step / 2
 
 
@@ -280,7 +286,13 @@ def test_1024_ranks_on_a_switch(mi355x):
     # 1023 peers share the port.
     port_us = 1023 * outcome.bytes * 1e-3 / found.costs.link_gbps
     assert outcome.terms(7)["link_read"] > port_us
-    assert outcome.latency_us == pytest.approx(outcome.closed_form_us + 2 * found.hop_us, rel=1e-4)
+    # Flags and the read's round trip are two hops longer; the read adds its own as a smooth maximum.
+    trip_us = found.costs.round_trip_us
+    longer_us = (trip_us + 2 * found.hop_us) ** 2 - trip_us**2
+    read_us = outcome.terms(7)["link_read"]
+    added_us = read_us - np.sqrt(read_us**2 - longer_us)
+    expected_us = outcome.closed_form_us + 2 * found.hop_us + added_us
+    assert outcome.latency_us == pytest.approx(expected_us, rel=1e-5)
 
 
 def test_mi450_figures_come_from_the_facts(mi355x):
