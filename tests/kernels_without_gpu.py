@@ -24,7 +24,7 @@ def element_type(dtype: str):
     return {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32}[dtype]
 
 
-def compiled_for(target: str, kernel, constants: dict, threads: int):
+def compiled_for(target: str, kernel, constants: dict, threads: int, registers: int = 0):
     """Compile as the back end launches: the constants that the kernel takes, aligned tables."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -53,7 +53,7 @@ def compiled_for(target: str, kernel, constants: dict, threads: int):
     )
     options = {"num_warps": threads // machine.warp_size}
     if not hip:
-        options["maxnreg"] = registers_of(threads)
+        options["maxnreg"] = registers or registers_of(threads)
     try:
         return triton.compile(source, target=machine, options=options)
     except Exception as error:
@@ -94,6 +94,7 @@ class Ranks:
             [given.inputs[rank].clone() for rank in range(ranks)],
             [nan.clone() for _ in range(ranks)],
             [nan.clone() for _ in range(ranks)],
+            [torch.full_like(given.residual, -0.0) for _ in range(ranks)],
             self.signals,
             [given.residual.clone() for _ in range(ranks)],
             [given.weight.clone() for _ in range(ranks)],

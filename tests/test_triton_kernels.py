@@ -13,7 +13,6 @@ import re
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 triton = pytest.importorskip(
@@ -24,7 +23,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 from kernels_without_gpu import TARGETS, Ranks, compiled_for, element_type, spilled
 from replays import right_replay_after_replay
 
-from costmodel.data.kernels import aiter, at_date
+from costmodel.data.kernels import OWN_FAMILY, aiter, at_date
 from costmodel.errors import InputError
 from costmodel.live.backends.base import ARMS, LiveShape
 from costmodel.live.backends.device import short_name
@@ -34,11 +33,13 @@ from costmodel.live.backends.triton.adapter import TritonBackend
 from costmodel.live.backends.triton.launch import (
     FLAT_THREADS,
     MAX_HIDDEN,
+    TWO_STAGE_REGISTERS,
     programs_per_rank,
+    registers_of,
     row_block,
     row_threads,
-    rows_a_turn,
     share_of,
+    two_stage_threads,
 )
 from costmodel.model import row_programs
 from costmodel.model.shape import Shapes
@@ -71,6 +72,8 @@ EMPTY = ("barriers_alone", 8, 0, "bf16")
 def threads_of(name: str, ranks: int, hidden: int) -> int:
     if name in (*FLAT_KERNELS, EMPTY[0]):
         return FLAT_THREADS
+    if name == "fused_two_stage":
+        return two_stage_threads(hidden, ranks)
     return row_threads(hidden, ranks if name == "fused_one_stage" else 1)
 
 
@@ -94,11 +97,10 @@ def compiled(name: str, target: str, ranks: int, hidden: int, dtype: str):
         "ORDERED": True,
     }
     if name == "fused_two_stage":
-        share = share_of(hidden, ranks, constants["PACK"])
-        threads = threads_of(name, ranks, hidden)
-        rows = rows_a_turn(8, share["SHARE_BLOCK"], threads * constants["PACK"])
-        constants |= {**share, "ROWS": rows}
-    return compiled_for(target, getattr(kernels, name), constants, threads_of(name, ranks, hidden))
+        constants |= share_of(hidden, ranks, element_bytes(dtype))
+    threads = threads_of(name, ranks, hidden)
+    most = TWO_STAGE_REGISTERS if name == "fused_two_stage" else registers_of(threads)
+    return compiled_for(target, getattr(kernels, name), constants, threads, most)
 
 
 def loads_and_stores(name: str, ranks: int, hidden: int, dtype: str) -> tuple[int, int]:
@@ -107,17 +109,21 @@ def loads_and_stores(name: str, ranks: int, hidden: int, dtype: str) -> tuple[in
     Packs of a row's block that lie beyond ``hidden`` in every thread are not counted.
     """
     pack = 16 // element_bytes(dtype)
-    packs = -(-hidden // (threads_of(name, ranks, hidden) * pack)) if hidden else 1
+    threads = threads_of(name, ranks, hidden)
+    packs = -(-hidden // (threads * pack)) if hidden else 1
     loads, stores = {
         "fused_one_stage": (ranks + 2, 2),
         "add_rms_norm": (3, 2),
-        "fused_two_stage": (3, 2),
+        "fused_two_stage": (3, 3),  # its gathered row is polled, see below
         "reduce_scatter_to_peers": (ranks, ranks),
         "all_reduce_one_stage": (ranks, 1),
         "all_reduce_two_stage": (2 * ranks, 1 + ranks),
     }[name]
-    if name == "fused_two_stage":  # and its part of as many rows as fill the threads, at every rank
-        return packs * loads + ranks, packs * stores + ranks
+    if name == "fused_two_stage":  # and its part of a row at every rank, where it fills the threads
+        more = ranks * (
+            share_of(hidden, ranks, element_bytes(dtype))["SHARE_BLOCK"] // (threads * pack)
+        )
+        return packs * loads + more, packs * stores + more
     return packs * loads, packs * stores
 
 
@@ -144,7 +150,7 @@ def test_data_move_in_16_byte_vectors(built, target, name, ranks, hidden, dtype)
         text = kernel.asm["ptx"]
         wide = r"%s\.global\.v4\.b32"
         # the pointers of the table are 8 bytes; counters, epochs and flags 4
-        narrow = r"(?:ld|st)\.global\.(?:v2\.b(?:16|32)|b16)"
+        narrow = r"(?:ld|st)\.global\.(?:v2\.b16|b16)"
     else:
         text = kernel.asm["amdgcn"]
         wide = r"(?:global|buffer)_%s_dwordx4"
@@ -174,28 +180,45 @@ def test_shared_memory_is_only_the_reduction_s(built, target, name, ranks, hidde
     [EMPTY, *(case for case in CASES if case[0] != "add_rms_norm")],
 )
 def test_barriers_poll_memory_in_their_loops(built, target, name, ranks, hidden, dtype):
-    """Two barriers, each with a first look and a loop: four loads that no cache may answer."""
+    """Two barriers, each with a first look and a loop: four loads that no cache may answer.
+
+    The fused 2-stage has one barrier, and a loop over the packs of a row whose parts are to come.
+    """
     kernel = built(name, target, ranks, hidden, dtype)
     if target == "sm_90":
-        text, load, label = kernel.asm["ptx"], r"ld\.volatile\.global", r"^\$L__BB\w+:"
+        text, label = kernel.asm["ptx"], r"^\$L__BB\w+:"
+        load, wide = r"ld\.volatile\.global", r"ld\.volatile\.global\.v4\.b32"
+        store = r"st\.global"
     else:
-        text, load, label = kernel.asm["amdgcn"], r"global_load_dword .*sc0 sc1", r"^\.LBB\w+:"
-    assert len(re.findall(load, text)) == 4
-    blocks = re.split(label, text, flags=re.MULTILINE)
-    names = [match.group(0)[:-1] for match in re.finditer(label, text, flags=re.MULTILINE)]
-    back = r"(?:bra(?:\.uni)?|s_cbranch_\w+)\s+%s\b"
-    loops = []
-    for own, block in zip(names, blocks[1:], strict=True):
-        end = re.search(back % re.escape(own), block)
-        if end and re.search(load, block[: end.start()]):
-            loops.append(own)
-    assert len(loops) == 2, "a poll left its loop"
+        text, label = kernel.asm["amdgcn"], r"^\.LBB\w+:"
+        load, wide = r"global_load_dword\w* .*sc0 sc1", r"global_load_dwordx4 .*sc0 sc1"
+        store = r"(?:global|buffer)_store"
+    packs = 0
+    if name == "fused_two_stage":
+        held = threads_of(name, ranks, hidden) * 16 // element_bytes(dtype)
+        packs = block_of(name, hidden, dtype) // held
+        assert packs <= len(re.findall(wide, text)) <= 2 * packs
+    assert len(re.findall(load, text)) - len(re.findall(wide, text)) == (2 if packs else 4)
+    back = re.compile(r"(?:bra(?:\.uni)?|s_cbranch_\w+|s_branch)\s+(\$?\.?L\w+)\b")
+    starts = {found.group(0)[:-1]: found.end() for found in re.finditer(label, text, re.MULTILINE)}
+    loops = [
+        (starts[jump.group(1)], jump.start())
+        for jump in back.finditer(text)
+        if starts.get(jump.group(1), jump.start()) < jump.start()
+    ]
+    polling = set()
+    for found in re.finditer(load, text):
+        around = [loop for loop in loops if loop[0] <= found.start() < loop[1]]
+        inner = min(around, key=lambda loop: loop[1] - loop[0], default=None)
+        if inner and not re.search(store, text[slice(*inner)]):  # no loop over tokens
+            polling.add(inner[0])
+    assert len(polling) == 2, "a poll left its loop"
 
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     ("name", "hidden"),
-    [("fused_two_stage", 8192), ("reduce_scatter_to_peers", 0), ("all_reduce_two_stage", 0)],
+    [("reduce_scatter_to_peers", 0), ("all_reduce_two_stage", 0)],
 )
 def test_what_peers_wrote_is_released_and_acquired(built, target, name, hidden):
     kernel = built(name, target, 8, hidden, "fp16" if hidden else "bf16")
@@ -242,11 +265,11 @@ def run_arm(arm: str, ranks: int, shape: LiveShape, programs: int) -> Ranks:
         kernels.fused_one_stage[grid](memory.table, shape.tokens, 0, 1e-6, 3, **rows, **barrier)
         return memory
     if arm == "2stage":
-        share = share_of(shape.hidden_dim, ranks, pack)
+        share = share_of(shape.hidden_dim, ranks, element_bytes(shape.dtype))
         # One program after the other: the first run gathers, the second norms what is complete.
         for _ in range(2):
             kernels.fused_two_stage[grid](
-                memory.table, shape.tokens, 0, 1e-6, 3, ROWS=2, **share, **rows, **barrier
+                memory.table, shape.tokens, 0, 1e-6, 3, **share, **rows, **barrier
             )
         return memory
     if arm == "plain1":
@@ -318,8 +341,18 @@ def test_a_rank_whose_peer_never_comes_gives_up_and_says_so(findings):
 def test_every_rank_gets_an_equal_share_of_the_programs_that_fit():
     assert programs_per_rank(work=1, resident=132, local_ranks=8) == 1
     assert programs_per_rank(work=512, resident=132, local_ranks=8) == 16
-    assert programs_per_rank(work=512, resident=2 * 132, local_ranks=4) == 66
-    assert programs_per_rank(work=512, resident=10_000, local_ranks=2) == kernels.MAX_PROGRAMS
+    assert programs_per_rank(work=528, resident=2 * 132, local_ranks=4) == 66
+    assert programs_per_rank(work=5280, resident=10_000, local_ranks=2) == kernels.MAX_PROGRAMS
+
+
+@pytest.mark.parametrize(
+    ("work", "most", "programs"),
+    [(512, 160, 128), (512, 200, 171), (7, 4, 4), (7, 7, 7), (7, 100, 7), (1, 1, 1), (9, 4, 3)],
+)
+def test_no_more_programs_than_divide_the_rows_evenly(work, most, programs):
+    """As many turns as with the most, in as few programs as make no more."""
+    assert row_programs.even_programs(work, most) == programs
+    assert programs_per_rank(work, resident=most, local_ranks=1) == programs
 
 
 def test_too_small_a_gpu_is_refused_before_the_launch():
@@ -348,7 +381,7 @@ def test_separate_ops_follow_aiter_s_rule():
 
 
 def test_the_facts_of_the_kernels_are_those_of_their_code():
-    own = at_date("costmodel", "")
+    own = at_date(OWN_FAMILY, "")
     assert own.max_workgroups == kernels.MAX_PROGRAMS
     assert own.threads == FLAT_THREADS
     assert own.fused_1stage_max_packs * 16 // element_bytes("bf16") == MAX_HIDDEN
@@ -442,11 +475,14 @@ def test_the_model_divides_rows_as_the_launch_does(ranks):
         shapes = Shapes.of([1], hidden, ranks)
         threads = row_threads(hidden, ranks)
         assert row_programs.row_threads(shapes.hidden_dim, ranks).tolist() == [threads]
-        block = share_of(hidden, ranks, 8)["SHARE_BLOCK"]
-        part = row_programs.row_block(shapes.hidden_dim / ranks)
-        assert part.tolist() == [block]
-        for turns in (1, 2, 3, 9):
-            together = rows_a_turn(turns, block, row_threads(hidden, 1) * 8)
-            elements = row_programs.row_threads(shapes.hidden_dim, 1) * 8
-            parts = row_programs.rows_a_turn(np.array([turns]), part, elements)
-            assert parts.tolist() == [together]
+        assert two_stage_threads(hidden, ranks) == row_programs.two_stage_threads(hidden, ranks)
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+@pytest.mark.parametrize("hidden", [40, 1280, 2880, 4096, 7168, 12288])
+def test_parts_are_whole_cache_lines_and_cover_the_row(ranks, hidden):
+    for size in (2, 4):
+        share = share_of(hidden, ranks, size)["SHARE"]
+        assert share * size % 128 == 0
+        assert (share - 128 // size) * ranks < hidden  # and are no longer than that takes
+        assert share * ranks >= hidden

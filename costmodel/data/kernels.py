@@ -22,8 +22,9 @@ from . import facts
 LATEST = "0.1.20.post1"
 
 #: The project's own kernels, written in Triton: revision 1, whose fused 2-stage has AITER's two
-#: launches, and revision 2, which the back end runs.
-OWN_FAMILIES = ("costmodel", "costmodel-2")
+#: launches, revision 2, whose 2-stage is one launch, and revision 3, whose 2-stage waits for data
+#: and not at a barrier, which the back end runs.
+OWN_FAMILIES = ("costmodel", "costmodel-2", "costmodel-3")
 OWN_FAMILY = OWN_FAMILIES[-1]
 
 #: Kernels that are neither AITER's nor the project's, and the back end that runs them; it can force
@@ -87,6 +88,11 @@ class Kernel(Struct, frozen=True):
     fused_2stage_one_launch: bool = False
     #: Whether a program has the loads of all ranks in flight before its first sum.
     ranks_loaded_together: bool = False
+    #: Whether the fused 2-stage waits for its peers' data, which marks tell from what was there,
+    #: instead of meeting them between the stages; a turn norms the row of the turn before.
+    fused_2stage_marked: bool = False
+    #: Whether a launch has no more programs than divide the rows evenly among turns.
+    even_turns: bool = False
 
     @property
     def title(self) -> str:
@@ -144,6 +150,7 @@ class Kernel(Struct, frozen=True):
             ]
         if fused and not one_stage and self.fused_2stage_one_launch:
             words.append("one launch")
+            words += ["marked data"] if self.fused_2stage_marked else []
         if op == "ar_then_rmsnorm":
             words.append(f"{self.norm_kernel} norm")
         if self.max_workgroups != int(_facts_of(self.family)["max_workgroups"]):
@@ -377,4 +384,6 @@ def _kernel(family: str, version: str, dated: dict[str, str], norm_kernel: str =
         push_line=(line, payload) if line and payload else None,
         fused_2stage_one_launch=flag("fused_2stage_one_launch"),
         ranks_loaded_together=flag("ranks_loaded_together"),
+        fused_2stage_marked=flag("fused_2stage_marked"),
+        even_turns=flag("even_turns"),
     )

@@ -7,7 +7,7 @@ per rank, N ranks and P programs a rank::
     1-stage  = launch + barrier + phase((N + 3) N S, 4 N S) + barrier
     2-stage  = launch + barrier + phase(2 N S, 2 N S) + barrier + second launch + local pass
     2-stage of revision 2: the local pass in the same launch, by the programs that were behind the
-               barrier together
+               barrier together; of revision 3: both passes in turns that overlap, and no barrier
     barrier  = flight + straggler log2(N P)
     phase    = (chain^4 + (issued / cache rate)^4 + (missed / memory rate)^4)^(1/4)
     chain    = turns (program bytes / program rate + the waits of a turn)
@@ -42,7 +42,14 @@ from ..errors import InputError
 from ..units import PACK_BYTES
 from .fabric import LOOPBACK
 from .latency import smooth_maximum
-from .row_programs import row_block, row_threads, rows_a_turn
+from .row_programs import (
+    even_programs,
+    part_of,
+    row_block,
+    row_threads,
+    rows_a_turn,
+    two_stage_threads,
+)
 from .shape import ALL_REDUCE, FUSED, ONE_STAGE, Shapes
 
 Array = NDArray[np.float64]
@@ -58,6 +65,15 @@ LIMITS_POWER = 4.0
 #: of the norm, between a sum (1) and a maximum. Rows of two revisions on two H200 are off least
 #: between 1.35 and 1.7 (1-stage at 2 to 8 ranks 1.5 to 2.0 %; at 4 they were 2.9 to 3.9 %).
 PORT_POWER = 1.5
+
+#: Turns in which the programs of a marked 2-stage still go in step, so that the port waits for them
+#: and they for it; later ones hide one behind the other. On two H200 the second turn of hidden 7168
+#: at 4 ranks takes 14.8 us, each further one 10.7 us, and its bytes alone 10.2 us.
+TURNS_IN_STEP = 2.0
+
+#: Packs of a row in each thread of the kernels that ``norm_us`` is fitted to; in a marked 2-stage,
+#: whose threads hold up to four, the norm takes as much longer.
+NORM_PACKS = 2.0
 
 #: Programs of a multiprocessor whose fences come one after the other, see :func:`shared_terms`.
 QUEUED_FENCES = 2.0
@@ -86,7 +102,8 @@ class Phase(Struct, frozen=True):
 
     A program makes ``turns`` turns and loads and stores ``program_bytes`` in each; all programs
     together ``issued_bytes``, of which ``distinct_bytes`` differ. ``sharing`` programs run on one
-    multiprocessor; None where programs hold no row and end no turn with a norm.
+    multiprocessor; None where programs hold no row and end no turn with a norm. ``packs`` are those
+    of a row in each thread.
     """
 
     turns: Array
@@ -94,6 +111,7 @@ class Phase(Struct, frozen=True):
     issued_bytes: Array
     distinct_bytes: Array
     sharing: Array | None = None
+    packs: Any = NORM_PACKS
 
 
 class SharedGpuGeometry(Struct, frozen=True):
@@ -101,7 +119,8 @@ class SharedGpuGeometry(Struct, frozen=True):
 
     ``programs`` counts those of all ranks that meet in a barrier. ``local`` is the pass behind it:
     a second kernel's, a program a row, which need not be resident; or, in ``one_launch``, that of
-    the same programs. None for a single pass.
+    the same programs. None for a single pass. ``marked`` 2-stages have no barrier between the
+    passes: a turn of one goes beside a turn of the other.
     """
 
     op: str
@@ -114,6 +133,7 @@ class SharedGpuGeometry(Struct, frozen=True):
     local: Phase | None
     working_set_bytes: Array
     one_launch: bool = False
+    marked: bool = False
 
 
 class SharedGpuCosts(Struct, frozen=True):
@@ -287,7 +307,8 @@ def shared_geometry(
             mine = shapes.world_size == ranks
             fits = residency()[arch, kernel.family, name, ranks].resident(shapes.hidden_dim[mine])
             resident[mine] = fits // local[mine]
-        return np.minimum(np.minimum(work, resident), kernel.max_workgroups)
+        most = np.minimum(np.minimum(work, resident), kernel.max_workgroups)
+        return even_programs(work, most).astype(np.float64) if kernel.even_turns else most
 
     def phase(count: Array, work: Array, program_bytes: Array, issued: Any, distinct: Any) -> Phase:
         return Phase(np.ceil(work / count), program_bytes, issued * size, distinct * size)
@@ -298,6 +319,18 @@ def shared_geometry(
         rows = phase(count, tokens, (n + 3) * held, (n + 3) * local, 4 * local)
         sharing = np.ceil(local * count / multiprocessors(arch))
         phases: tuple[Phase, ...] = (replace(rows, sharing=sharing),)
+    elif fused and kernel.fused_2stage_marked:
+        # A turn reads and pushes a rank's part of one row, and norms another: it reads the sum and
+        # the residual, writes both outputs and the marks, by whole packs of all threads.
+        count = programs(ROWS_TWICE, tokens)
+        part = row_block(part_of(shapes.hidden_dim, shapes.world_size, shapes.element_bytes))
+        part_bytes = 2 * n * part * shapes.element_bytes
+        phases = (phase(count, tokens, part_bytes, 2 * local, 2 * local),)
+        across = two_stage_threads(shapes.hidden_dim, shapes.world_size) * PACK_BYTES
+        packs = np.ceil(row / across)
+        rows = phase(count, tokens, 5 * packs * across, 5 * local, 4 * local)
+        sharing = np.ceil(local * count / multiprocessors(arch))
+        second = replace(rows, sharing=sharing, packs=packs)
     elif fused and kernel.fused_2stage_one_launch:
         # A program takes the same tokens in both passes: its rank's part of each, then the rows.
         # A turn of the first takes as many parts as fill the threads, padded to a power of two.
@@ -336,6 +369,7 @@ def shared_geometry(
         local=second,
         working_set_bytes=(4.0 if second is None else 5.0) * local * size,
         one_launch=fused and not one_stage and kernel.fused_2stage_one_launch,
+        marked=fused and not one_stage and kernel.fused_2stage_marked,
     )
 
 
@@ -379,14 +413,14 @@ def shared_terms(
             power=LIMITS_POWER,
         )
 
-    def row_end(sharing: Any) -> Any:
-        return costs.norm_us + miss * costs.miss_us / sharing
+    def row_end(rows: Phase) -> Any:
+        return costs.norm_us * rows.packs / NORM_PACKS + miss * costs.miss_us / rows.sharing
 
     def pass_over(phase: Phase, port_us: Any) -> Any:
         turn = phase.program_bytes * (per_gbps / costs.program_gbps + crossing.us_a_byte)
         end = 0.0
         if phase.sharing is not None:
-            end = crossing.row_us + row_end(phase.sharing)
+            end = crossing.row_us + row_end(phase)
         else:
             turn = turn + miss * phase.program_bytes * (per_gbps / costs.miss_gbps)
         last = end if crossing.ends_last else 0.0
@@ -396,8 +430,36 @@ def shared_terms(
             on_gpu = smooth_maximum(on_gpu, port_us, power=PORT_POWER)
         return crossing.trip_us + last + on_gpu
 
+    def side_by_side(parts: Phase, rows: Phase, port_us: Any) -> Any:
+        a_byte = per_gbps / costs.program_gbps
+        chain = parts.program_bytes * (a_byte + crossing.us_a_byte) + rows.program_bytes * a_byte
+        turns = parts.turns
+        turn = slowest(
+            replace(
+                parts,
+                issued_bytes=(parts.issued_bytes + rows.issued_bytes) / turns,
+                distinct_bytes=(parts.distinct_bytes + rows.distinct_bytes) / turns,
+            ),
+            chain + row_end(rows),
+        )
+        in_step, later = turn, turn
+        if np.any(port_us):
+            in_step = smooth_maximum(turn, port_us / turns, power=PORT_POWER)
+            later = smooth_maximum(turn, port_us / turns, power=LIMITS_POWER)
+        first = np.minimum(turns, TURNS_IN_STEP)
+        return crossing.trip_us + first * in_step + (turns - first) * later
+
     one_stage, fused = geometry.algorithm == ONE_STAGE, geometry.op == FUSED
     barrier = costs.barrier_us + costs.straggler_us * np.log2(geometry.programs)
+    if geometry.marked:
+        assert geometry.local is not None
+        return {
+            "harness": costs.harness_us,
+            "launch": costs.launch_us,
+            "entry_barrier": barrier,
+            "link_read": side_by_side(geometry.phases[0], geometry.local, crossing.port_us[0]),
+            "link_gather": costs.release_us,  # the last parts' flight, and the look that finds them
+        }
     passes = list(map(pass_over, geometry.phases, crossing.port_us))
     found: dict[str, Any] = {
         "harness": costs.harness_us,
@@ -424,7 +486,7 @@ def shared_terms(
         found["link_gather"] = passes[1]
     if geometry.local is not None and geometry.local.sharing is not None:
         turn = geometry.local.program_bytes * (per_gbps / costs.program_gbps)
-        turn = turn + row_end(geometry.local.sharing)
+        turn = turn + row_end(geometry.local)
         found["local_pass"] = slowest(geometry.local, geometry.local.turns * turn)
     elif geometry.local is not None:
         # The fixed part of the second kernel is one sum with its launch.

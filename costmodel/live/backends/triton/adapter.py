@@ -35,7 +35,7 @@ from ..device import architecture, short_name
 from ..reference import Operands, fused_reference, operands, out_of_memory, torch_dtype
 
 #: Raised by every change of the kernels that moves latency; stands in each row's kernel_version.
-KERNELS_REVISION = 2
+KERNELS_REVISION = 3
 
 #: Offsets are 32-bit and may run one turn past the end.
 MAX_ELEMENTS = 2**30
@@ -65,6 +65,8 @@ class TritonBackend(Backend):
         self._signals: Any = None
         self._shape: LiveShape | None = None
         self._slots: list[_TritonSlot] = []
+        #: The local ranks' ``PUSHED`` rows, as elements.
+        self._marked: list[Any] = []
         #: Buffers of the variant with flags in its data; on the device, their addresses and epochs.
         self._pushed: tuple[Any, Any, Any] | None = None
         self._resources: dict[str, dict[str, int]] = {}
@@ -161,26 +163,29 @@ class TritonBackend(Backend):
     def _allocate(self, shape: LiveShape, slots: int) -> None:
         """Lay out and fill the buffers and write each slot's pointer table.
 
-        A rank's shared region holds the inputs of all slots, then ``GATHERED`` and ``PARTIAL``,
-        which all slots use, as a serving engine has one such buffer.
+        A rank's shared region holds the inputs of all slots, then ``GATHERED``, ``PARTIAL`` and
+        ``PUSHED``, which all slots use, as a serving engine has one such buffer.
         """
         import torch
 
-        from .kernels import TABLE_ROWS
+        from .kernels import SHARED_ROWS, TABLE_ROWS
         from .memory import ALIGNMENT_BYTES
 
         dtype = torch_dtype(shape.dtype)
         size = -(-shape.bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-        shared = self._memory.allocate(size * (slots + 2))
-        gathered, partial = slots * size, (slots + 1) * size
-        self._staging = [part[gathered:].view(dtype) for part in shared.local]
+        shared = self._memory.allocate(size * (slots + 3))
+        gathered, partial, pushed = (size * (slots + place) for place in range(3))
+        self._staging = [part[gathered:pushed].view(dtype) for part in shared.local]
+        self._marked = [part[pushed:].view(dtype) for part in shared.local]
+        self._mark()
         for index in range(slots):
             given = self._operands(index)
             table = torch.zeros((TABLE_ROWS, self.world_size), dtype=torch.int64)
             for rank in range(self.world_size):
                 base = shared.addresses[rank]
-                addresses = (base + index * size, base + gathered, base + partial)
-                table[:4, rank] = torch.tensor((*addresses, self._signals.addresses[rank]))
+                starts = (index * size, gathered, partial, pushed)
+                addresses = (*(base + start for start in starts), self._signals.addresses[rank])
+                table[:SHARED_ROWS, rank] = torch.tensor(addresses)
             own: list[_Own] = []
             for part, rank in zip(shared.local, self.local_ranks, strict=True):
                 start = index * size
@@ -191,10 +196,15 @@ class TritonBackend(Backend):
                     torch.empty_like(given.residual),
                     torch.empty_like(given.residual),
                 )
-                table[4:, rank] = torch.tensor([buffer.data_ptr() for buffer in buffers])
+                table[SHARED_ROWS:, rank] = torch.tensor([buffer.data_ptr() for buffer in buffers])
                 own.append(buffers)
             self._slots.append(_TritonSlot(table.cuda(), own, shared))
         torch.cuda.synchronize()
+
+    def _mark(self) -> None:
+        """Fill ``PUSHED`` with marks. No peer pushes before this rank's next call has begun."""
+        for part in self._marked:
+            part.fill_(-0.0)
 
     def capture(self, arm: str, calls: int, timing: str) -> Timed:
         """See :meth:`Backend.capture`. Compiles, checks co-residency, runs every slot once."""
@@ -223,6 +233,7 @@ class TritonBackend(Backend):
         """See :meth:`Backend.poison`."""
         for staging in self._staging:
             staging.fill_(float("nan"))
+        self._mark()
         for slot in self._slots:
             for own in slot.own:
                 own.output.fill_(float("nan"))
@@ -238,7 +249,8 @@ class TritonBackend(Backend):
 
     def release(self) -> None:
         """See :meth:`Backend.release`."""
-        self._slots, self._staging, self._shape, self._pushed = [], [], None, None
+        self._slots, self._staging, self._marked = [], [], []
+        self._shape, self._pushed = None, None
 
     # -- records ----------------------------------------------------------------------------------
 
@@ -284,11 +296,13 @@ class TritonBackend(Backend):
 
     def _fused_one_stage_launch(self) -> Any:
         from . import kernels
+        from .launch import row_threads
 
         assert self._shape is not None
         tokens = self._shape.tokens
         arguments = (tokens, self.local_ranks[0], EPSILON, self._spin_limit)
-        options = {**_row_options(self._shape, self.world_size), **self._rank_options()}
+        threads = row_threads(self._shape.hidden_dim, self.world_size)
+        options = {**_row_options(self._shape, threads), **self._rank_options()}
         return self._resident(kernels.fused_one_stage, tokens, arguments, options)
 
     def one_stage_ll_launch(self) -> Any:
@@ -300,6 +314,7 @@ class TritonBackend(Backend):
         import torch
 
         from . import ll
+        from .launch import row_threads
 
         assert self._shape is not None
         tokens, n = self._shape.tokens, self.world_size
@@ -312,7 +327,8 @@ class TritonBackend(Backend):
             self._pushed = region, addresses, epochs
         first, limit = self.local_ranks[0], self._spin_limit
         arguments = (*self._pushed[1:], tokens, first, n, EPSILON, limit)
-        rows, ranks = _row_options(self._shape, n), self._rank_options()
+        rows = _row_options(self._shape, row_threads(self._shape.hidden_dim, n))
+        ranks = self._rank_options()
         del ranks["SCOPE"]
         threads = rows["num_warps"] * _device().warp_size
         sources = ll.sources_at_once(n, rows["BLOCK"], threads, self._shape.dtype)
@@ -321,23 +337,23 @@ class TritonBackend(Backend):
         return self._resident(ll.fused_one_stage_ll, tokens, arguments, options)
 
     def _fused_two_stage_launch(self) -> Any:
+        import torch
+
         from . import kernels
-        from .launch import rows_a_turn, share_of
+        from .launch import TWO_STAGE_REGISTERS, share_of, two_stage_threads
 
         assert self._shape is not None
         tokens, hidden, n = self._shape.tokens, self._shape.hidden_dim, self.world_size
-        pack = PACK_BYTES // element_bytes(self._shape.dtype)
         arguments = (tokens, self.local_ranks[0], EPSILON, self._spin_limit)
-        share = share_of(hidden, n, pack)
-        options = {**_row_options(self._shape, 1), **share, **self._rank_options()}
-        # As many rows a turn as fill the threads, but no more than a program has.
-        launch = self._resident(kernels.fused_two_stage, tokens, arguments, {**options, "ROWS": 1})
-        turns = -(-tokens // (launch.programs // len(self.local_ranks)))
-        threads = options["num_warps"] * _device().warp_size
-        rows = rows_a_turn(turns, share["SHARE_BLOCK"], threads * pack)
-        if rows == 1:
-            return launch
-        return self._resident(kernels.fused_two_stage, tokens, arguments, {**options, "ROWS": rows})
+        rows = _row_options(self._shape, two_stage_threads(hidden, n))
+        if not torch.version.hip:
+            rows["maxnreg"] = TWO_STAGE_REGISTERS
+        options = {
+            **rows,
+            **share_of(hidden, n, element_bytes(self._shape.dtype)),
+            **self._rank_options(),
+        }
+        return self._resident(kernels.fused_two_stage, tokens, arguments, options)
 
     def _flat_launch(self, kernel: Any, parts: int) -> Any:
         """Return the launch of a kernel whose ranks each work through 1/parts of the elements."""
@@ -412,6 +428,7 @@ class TritonBackend(Backend):
         torch.cuda.synchronize()
         if any(int(part.view(torch.int32)[ERROR.value]) for part in self._signals.local):
             self._signals.clear()
+            self._mark()
             raise RuntimeError(
                 f"a wait of the triton kernels gave up after {self._spin_limit} polls: "
                 "not all ranks arrived"
@@ -487,19 +504,20 @@ def norm_launch(shape: LiveShape, local_ranks: Sequence[int], world_size: int) -
     ``world_size`` is the width of the pointer table that it is launched with.
     """
     from . import kernels
-    from .launch import TritonLaunch
+    from .launch import TritonLaunch, row_threads
 
     local = len(local_ranks)
     arguments = (shape.tokens, local_ranks[0], world_size, EPSILON)
-    options = {**_row_options(shape, 1), "LOCAL": local, "TYPE": triton_type(shape.dtype)}
+    rows = _row_options(shape, row_threads(shape.hidden_dim, 1))
+    options = {**rows, "LOCAL": local, "TYPE": triton_type(shape.dtype)}
     return TritonLaunch(kernels.add_rms_norm, shape.tokens * local, arguments, options)
 
 
-def _row_options(shape: LiveShape, ranks: int) -> dict[str, Any]:
-    """Return the options of a kernel whose programs hold a row, loaded from ``ranks`` ranks."""
-    from .launch import row_block, row_threads
+def _row_options(shape: LiveShape, threads: int) -> dict[str, Any]:
+    """Return the options of a kernel whose programs hold a row in so many threads."""
+    from .launch import row_block
 
-    warps = row_threads(shape.hidden_dim, ranks) // _device().warp_size
+    warps = threads // _device().warp_size
     block = row_block(shape.hidden_dim)
     return {"HIDDEN": shape.hidden_dim, "BLOCK": block, "num_warps": warps, **_registers(warps)}
 

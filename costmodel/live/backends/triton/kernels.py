@@ -21,7 +21,13 @@ far ahead, so that its later waits fall through: a lost peer gives wrong numbers
 a hung device.
 
 A barrier needs all its programs resident at the same time; :mod:`.adapter`
-checks that before a launch.
+checks that before a launch. So does the fused 2-stage's wait for its peers' parts.
+
+**Marks.** The fused 2-stage has no barrier between its stages. A rank's ``PUSHED`` rows hold the
+mark, -0.0, wherever nothing has come yet: a sum is pushed as +0.0 where it is -0.0, so that an
+element that is no mark has arrived, however the stores that brought it were cut up. The reader
+puts the mark back, and its next call's entry barrier says so to the peers. FlashInfer's and
+TensorRT-LLM's one-shot kernels mark their buffers in the same way.
 
 The fused kernels can stamp the time (:mod:`.stamps`); without a ``CLOCK`` that leaves no trace in
 the compiled code.
@@ -37,10 +43,9 @@ from .stamps import (
     ENTERED,
     GATHERED_ROW,
     LEFT,
-    MET,
     NORMED,
-    PUSHED,
     READ,
+    SENT,
     STARTED,
     WRITTEN,
     stamp,
@@ -48,20 +53,22 @@ from .stamps import (
     stamp_ends,
 )
 
-# Rows of the pointer table. Peers read or write the first four; the others are local.
+# Rows of the pointer table. Peers read or write the first five; the others are local.
 INPUT = tl.constexpr(0)  # (tokens, hidden) of each rank
-GATHERED = tl.constexpr(1)  # (tokens, hidden): the sum, complete; fused 2-stage peers write it
+GATHERED = tl.constexpr(1)  # (tokens, hidden): the sum, complete
 PARTIAL = tl.constexpr(2)  # a rank's share of the sum; only the plain 2-stage uses it
-SIGNAL = tl.constexpr(3)  # int32 (MAX_PROGRAMS + 1, SIGNAL_LINE)
-RESIDUAL = tl.constexpr(4)  # (tokens, hidden)
-WEIGHT = tl.constexpr(5)  # (hidden,)
-OUTPUT = tl.constexpr(6)  # (tokens, hidden)
-RESIDUAL_OUT = tl.constexpr(7)  # (tokens, hidden)
-TABLE_ROWS = 8
+PUSHED = tl.constexpr(3)  # (tokens, hidden): the sum as its parts come, else marks; fused 2-stage
+SIGNAL = tl.constexpr(4)  # int32 (MAX_PROGRAMS + 1, SIGNAL_LINE)
+RESIDUAL = tl.constexpr(5)  # (tokens, hidden)
+WEIGHT = tl.constexpr(6)  # (hidden,)
+OUTPUT = tl.constexpr(7)  # (tokens, hidden)
+RESIDUAL_OUT = tl.constexpr(8)  # (tokens, hidden)
+SHARED_ROWS, TABLE_ROWS = 5, 9
 
-#: Programs of one rank that may take part in a barrier (one signal line each). AITER has 80; with
-#: 160, one H200 that plays 2 or 4 ranks is 10 to 20 % faster above 80 tokens.
-MAX_PROGRAMS = 160
+#: Programs of one rank that may take part in a barrier (one signal line each): four for each of an
+#: H200's multiprocessors. AITER has 80. With 160, rows of hidden 2880 took turns that others did
+#: not, and a call of 2 ranks 6 to 11 % longer from 256 tokens on.
+MAX_PROGRAMS = 528
 #: int32 words of a signal line: 128 bytes, a cache line of both vendors' L2.
 SIGNAL_LINE = tl.constexpr(32)
 #: Word of a line that holds the program's epoch; the peers' counters come first.
@@ -136,6 +143,32 @@ def _peek(pointers, HIP: tl.constexpr):
         return tl.load(pointers, cache_modifier=".cv")
     else:
         return tl.load(pointers, volatile=True)
+
+
+@triton.jit
+def peek_row(words, start, offsets, mask, other, BYTES: tl.constexpr, TOGETHER: tl.constexpr,
+             HIP: tl.constexpr):  # fmt: skip
+    """Load words of ``BYTES`` of a row as :func:`_peek` does, from ``start`` on.
+
+    On AMD the places are computed as integers, so that no buffer loads are made of them, which lose
+    the cache modifier; the hint says again how many lie ``TOGETHER``, aligned to as many.
+    """
+    if HIP:
+        places = words.to(tl.int64) + start.to(tl.int64) * BYTES + offsets.to(tl.int64) * BYTES
+        row = tl.multiple_of(places.to(words.dtype), BYTES * TOGETHER)
+        row = tl.max_contiguous(row, TOGETHER)
+        return tl.load(row, mask=mask, other=other, cache_modifier=".cv")
+    else:
+        return tl.load(words + start + offsets, mask=mask, other=other, volatile=True)
+
+
+@triton.jit
+def _push(row, bits, mask, HIP: tl.constexpr):
+    """Store what a peer waits for."""
+    if HIP:
+        tl.store(row, bits, mask=mask, cache_modifier=".wt")
+    else:
+        tl.store(row, bits, mask=mask)
 
 
 @triton.jit
@@ -240,6 +273,27 @@ def fused_one_stage(
     tl.store(signal + program * SIGNAL_LINE + EPOCH, epoch + (2 if EXIT else 1))
 
 
+@triton.jit
+def _marks(BLOCK: tl.constexpr, WORD: tl.constexpr):
+    """Return the bits of -0.0."""
+    return tl.full((BLOCK,), -(1 << (WORD.primitive_bitwidth - 1)), WORD)
+
+
+@triton.jit
+def _arrived(row, at, inside, patience, BLOCK: tl.constexpr, WORD: tl.constexpr, HIP: tl.constexpr):
+    """Wait until a row of ``PUSHED`` has no mark; return its bits and the polls that are left."""
+    BYTES: tl.constexpr = WORD.primitive_bitwidth // 8
+    columns = tl.arange(0, BLOCK)
+    bits = peek_row(row, at, columns, inside, 0, BYTES, 16 // BYTES, HIP)
+    mark = -(1 << (WORD.primitive_bitwidth - 1))  # no word is smaller
+    least = tl.min(bits.to(tl.int32))
+    while (least == mark) & (patience > 0):
+        bits = peek_row(row, at, columns, inside, 0, BYTES, 16 // BYTES, HIP)
+        least = tl.min(bits.to(tl.int32))
+        patience -= 1
+    return bits, patience
+
+
 @triton.jit(do_not_specialize=["tokens", "first_rank", "spin_limit"])
 def fused_two_stage(
     table,
@@ -251,76 +305,76 @@ def fused_two_stage(
     BLOCK: tl.constexpr,
     SHARE: tl.constexpr,
     SHARE_BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
     RANKS: tl.constexpr,
     LOCAL: tl.constexpr,
     TYPE: tl.constexpr,
     SCOPE: tl.constexpr,
     HIP: tl.constexpr,
-    ORDERED: tl.constexpr = True,
     stamps=None,
     CLOCK: tl.constexpr = 0,
 ):
-    """2-stage in one launch: reduce a part of each row, write it to every rank, norm whole rows.
+    """2-stage in one launch: reduce a part of each row, push it to every rank, norm whole rows.
 
-    A rank's part is ``SHARE`` columns of every row, whole packs of 16 bytes. The same-numbered
-    programs of all ranks take the same tokens in both stages, so that the barrier between equal
-    numbers is enough, and no second launch has to order the stages. A turn of the first stage
-    takes ``ROWS`` of the program's tokens, so that short parts fill its threads. The entry barrier
-    also tells that the peers have read the previous call's ``GATHERED``; the middle barrier is
-    release/acquire: behind it the program's rows are complete. Without ``ORDERED`` they may not
-    be: that is for measuring what the order costs.
+    A rank's part is ``SHARE`` columns of every row, whole cache lines. The same-numbered
+    programs of all ranks take the same tokens in both stages. A turn pushes this rank's part of one
+    token, and norms the token of the turn before, whose parts the peers have pushed meanwhile: no
+    barrier stands between the stages, the data say that they have come (marks, see above). So
+    there is none at the exit: a program that has all parts of its rows knows that every peer has
+    read its inputs.
     """
     stamp_ends(stamps, STARTED, CLOCK, HIP)
     rank, program, programs, signal, epoch = _enter(table, first_rank, RANKS, LOCAL, SCOPE)
+    WORD: tl.constexpr = tl.int16 if TYPE.primitive_bitwidth == 16 else tl.int32
     inputs = _every(table, INPUT, RANKS, TYPE)
-    gathered = _every(table, GATHERED, RANKS, TYPE)
-    summeds = _own(table, GATHERED, rank, RANKS, TYPE)
+    pushed = _every(table, PUSHED, RANKS, WORD)
+    own = _own(table, PUSHED, rank, RANKS, WORD)
     residuals = _own(table, RESIDUAL, rank, RANKS, TYPE)
     outputs = _own(table, OUTPUT, rank, RANKS, TYPE)
     residual_outs = _own(table, RESIDUAL_OUT, rank, RANKS, TYPE)
-    part = tl.arange(0, SHARE_BLOCK)
-    own = rank * SHARE + part
-    within = (part < SHARE) & (own < HIDDEN)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < HIDDEN
+    within = tl.arange(0, SHARE_BLOCK)
+    part = rank * SHARE + within
+    of_part = (within < SHARE) & (part < HIDDEN)
+    weights = _own(table, WEIGHT, rank, RANKS, TYPE)
+    residual = tl.load(residuals + program * HIDDEN + columns, mask=inside, other=0.0)
+    # A peer that was lost once is not waited for again.
+    patience = tl.where(tl.load(signal + ERROR) == 0, spin_limit, 1)
     _wait(signal, program, epoch + 1, spin_limit, RANKS, False, SCOPE, HIP)
     stamp(stamps, 0, ENTERED, CLOCK, HIP)
 
-    for first in range(program, tokens, programs * ROWS):
-        turn = first // (programs * ROWS) + 1
-        rows = first + tl.arange(0, ROWS) * programs
-        offsets = rows[:, None] * HIDDEN + own[None, :]
-        mask = (rows < tokens)[:, None] & within[None, :]
-        summed = _sum_in_rank_order(inputs, offsets, mask, RANKS, TYPE)
-        stamp_behind(summed, stamps, turn, READ, CLOCK, HIP)
-        for peer in tl.static_range(RANKS):
-            tl.store(gathered[peer] + offsets, summed, mask=mask)
-        stamp(stamps, turn, PUSHED, CLOCK, HIP)
-
-    tl.debug_barrier()  # the stores of all threads come before the release below
-    _arrive(table, rank, program, RANKS, "release" if ORDERED else "relaxed", SCOPE)
-    # What is local comes while the peers still write.
-    columns = tl.arange(0, BLOCK)
-    mask = columns < HIDDEN
-    weight = tl.load(_own(table, WEIGHT, rank, RANKS, TYPE) + columns, mask=mask, other=0.0)
-    residual = tl.load(residuals + program * HIDDEN + columns, mask=mask, other=0.0)
-    _wait(signal, program, epoch + 2, spin_limit, RANKS, ORDERED, SCOPE, HIP)
-    stamp(stamps, 0, MET, CLOCK, HIP)
-
-    for token in range(program, tokens, programs):
+    for token in range(program, tokens + programs, programs):
         turn = token // programs + 1
-        offsets = token * HIDDEN + columns
-        summed = tl.load(summeds + offsets, mask=mask, other=0.0)
-        stamp_behind(summed, stamps, turn, GATHERED_ROW, CLOCK, HIP)
-        residual_out, output = _norm(summed, residual, weight, HIDDEN, epsilon, TYPE)
-        stamp(stamps, turn, NORMED, CLOCK, HIP)
-        tl.store(residual_outs + offsets, residual_out, mask=mask)
-        tl.store(outputs + offsets, output, mask=mask)
-        stamp(stamps, turn, WRITTEN, CLOCK, HIP)
-        following = token + programs
-        at = following * HIDDEN + columns
-        residual = tl.load(residuals + at, mask=mask & (at < tokens * HIDDEN), other=0.0)
+        if token < tokens:
+            offsets = token * HIDDEN + part
+            summed = _sum_in_rank_order(inputs, offsets, of_part, RANKS, TYPE)
+            stamp_behind(summed, stamps, turn, READ, CLOCK, HIP)
+            unmarked = tl.where(summed == 0.0, 0.0, summed).to(WORD, bitcast=True)
+            for peer in tl.static_range(RANKS):
+                _push(pushed[peer] + offsets, unmarked, of_part, HIP)
+            stamp(stamps, turn, SENT, CLOCK, HIP)
+        before = token - programs
+        if before >= 0:
+            at = before * HIDDEN
+            bits, patience = _arrived(own, at, inside, patience, BLOCK, WORD, HIP)
+            stamp(stamps, turn - 1, GATHERED_ROW, CLOCK, HIP)
+            gathered = bits.to(TYPE, bitcast=True)
+            # Loaded in every turn: kept, it would take registers that two programs have not.
+            weight = tl.load(weights + columns, mask=inside, other=0.0)
+            residual_out, output = _norm(gathered, residual, weight, HIDDEN, epsilon, TYPE)
+            stamp(stamps, turn - 1, NORMED, CLOCK, HIP)
+            ahead = token * HIDDEN + columns
+            residual = tl.load(
+                residuals + ahead, mask=inside & (ahead < tokens * HIDDEN), other=0.0
+            )
+            tl.store(residual_outs + at + columns, residual_out, mask=inside)
+            tl.store(outputs + at + columns, output, mask=inside)
+            tl.store(own + at + columns, _marks(BLOCK, WORD), mask=inside)
+            stamp(stamps, turn - 1, WRITTEN, CLOCK, HIP)
+    if patience == 0:
+        tl.store(signal + ERROR, 1)
     stamp_ends(stamps, LEFT, CLOCK, HIP)
-    tl.store(signal + program * SIGNAL_LINE + EPOCH, epoch + 2)
+    tl.store(signal + program * SIGNAL_LINE + EPOCH, epoch + 1)
 
 
 @triton.jit(do_not_specialize=["first_rank", "spin_limit"])
@@ -467,11 +521,14 @@ def all_reduce_two_stage(
     TYPE: tl.constexpr,
     SCOPE: tl.constexpr,
     HIP: tl.constexpr,
+    ORDERED: tl.constexpr = True,
 ):
     """Plain all-reduce, 2-stage, one kernel: reduce a share, barrier, read the peers' shares.
 
     A program reads back what the same-numbered programs of the peers reduced, so that the barrier
-    between equal numbers is enough. The next call's entry barrier guards ``PARTIAL``.
+    between equal numbers is enough. The next call's entry barrier guards ``PARTIAL``. Without
+    ``ORDERED`` the barrier is relaxed, and shares may not be there yet: that is for measuring what
+    the order costs.
     """
     rank, program, programs, signal, epoch = _enter(table, first_rank, RANKS, LOCAL, SCOPE)
     inputs = _every(table, INPUT, RANKS, TYPE)
@@ -489,8 +546,8 @@ def all_reduce_two_stage(
         tl.store(partial + offsets, summed, mask=mask)
 
     tl.debug_barrier()  # the stores of all threads come before the release below
-    _arrive(table, rank, program, RANKS, "release", SCOPE)
-    _wait(signal, program, epoch + 2, spin_limit, RANKS, True, SCOPE, HIP)
+    _arrive(table, rank, program, RANKS, "release" if ORDERED else "relaxed", SCOPE)
+    _wait(signal, program, epoch + 2, spin_limit, RANKS, ORDERED, SCOPE, HIP)
 
     for at in range(program * BLOCK, share, programs * BLOCK):
         offsets = at + tl.arange(0, BLOCK)

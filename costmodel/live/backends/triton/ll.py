@@ -55,6 +55,7 @@ from .kernels import (
     WEIGHT,
     _norm,
     _own,
+    peek_row,
 )
 
 #: Bytes of a row that one 8-byte word carries; the other four are the flag.
@@ -105,23 +106,6 @@ def sources_at_once(ranks: int, block: int, threads: int, dtype: str) -> int:
 def probed_first(ranks: int, hidden_dim: int, dtype: str) -> bool:
     """Return whether a look at all peers' words takes long: 0.6 us of a multiprocessor and more."""
     return 2 * (ranks - 1) * hidden_dim * element_bytes(dtype) > 65536
-
-
-@triton.jit
-def _look(words, row, offsets, mask, other, TOGETHER: tl.constexpr, HIP: tl.constexpr):
-    """Load words of a row past every cache that a peer's write does not reach.
-
-    As :func:`.kernels._peek`, it is never moved out of a loop. On AMD the places are computed as
-    integers, so that no buffer loads are made of them; the hint says again how many lie
-    ``TOGETHER``, aligned to as many.
-    """
-    if HIP:
-        places = words.to(tl.int64) + row.to(tl.int64) * 8 + offsets.to(tl.int64) * 8
-        pairs = tl.multiple_of(places.to(tl.pointer_type(tl.int64)), 8 * TOGETHER)
-        pairs = tl.max_contiguous(pairs, TOGETHER)
-        return tl.load(pairs, mask=mask, other=other, cache_modifier=".cv")
-    else:
-        return tl.load(words + row + offsets, mask=mask, other=other, volatile=True)
 
 
 @triton.jit
@@ -216,7 +200,7 @@ def fused_one_stage_ll(
         waiting = PROBED
         polls = 0
         while waiting & (polls < patience):
-            heard = _look(own, slot + token * WORDS, probed, of_peers, flag, 1, HIP)
+            heard = peek_row(own, slot + token * WORDS, probed, of_peers, flag, 8, 1, HIP)
             waiting = tl.max(((heard >> 32).to(tl.int32) != epoch).to(tl.int32)) != 0
             polls += 1
         total = tl.full((BLOCK,), -0.0, tl.float32)
@@ -229,7 +213,7 @@ def fused_one_stage_ll(
                 for place in tl.static_range(SOURCES):
                     source = first + place
                     row = slot + (source * tokens + token) * WORDS
-                    words = _look(own, row, word, carries & (reader != source), mine, 2, HIP)
+                    words = peek_row(own, row, word, carries & (reader != source), mine, 8, 2, HIP)
                     seen = seen + (words,)  # noqa: RUF005
                 for place in tl.static_range(SOURCES):
                     apart |= (seen[place] >> 32).to(tl.int32) ^ epoch

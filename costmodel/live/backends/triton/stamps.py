@@ -31,14 +31,13 @@ CYCLES = tl.constexpr(2)
 #: Points of line 0.
 STARTED = tl.constexpr(0)  # before anything else
 ENTERED = tl.constexpr(1)  # behind the entry barrier
-MET = tl.constexpr(2)  # behind the 2-stage's middle barrier
-LEFT = tl.constexpr(3)  # behind the 1-stage's exit barrier, the 2-stage's last row
+LEFT = tl.constexpr(2)  # behind the 1-stage's exit barrier, the 2-stage's last row
 #: The wall clock at STARTED and at LEFT, this many points further.
 WALL_BEYOND = tl.constexpr(4)
 
 #: Points of a turn's line.
 READ = tl.constexpr(0)  # all ranks' data are summed
-PUSHED = tl.constexpr(1)  # the sum is on its way to every rank
+SENT = tl.constexpr(1)  # the sum is on its way to every rank
 GATHERED_ROW = tl.constexpr(2)  # the row that the peers wrote is loaded
 NORMED = tl.constexpr(3)
 WRITTEN = tl.constexpr(4)
