@@ -215,7 +215,7 @@ def predict(place: Path, hidden_dims: tuple[int, ...], fabric: str) -> None:
             )  # fmt: skip
             near = {max(1, round(middle * m / (2 * hidden))) for m in NEAR}
             tokens = sorted(near | set(FAR_TOKENS))
-            for dtype in ("bf16", "fp16") if hidden in question.both_dtypes else ("bf16",):
+            for dtype in ("bf16", "fp16") if (n, hidden) in question.both_dtypes else ("bf16",):
                 some = tokens if dtype == "bf16" else sorted(near)
                 entries += [
                     {

@@ -32,14 +32,14 @@ class Question(NamedTuple):
     """What a place asks about, beside its calibration.
 
     ``known`` are the crossovers (ranks, hidden) that were known before, which do not count,
-    ``taken`` the calls (ranks, hidden, tokens) that the test leaves out, ``both_dtypes`` the hidden
-    sizes measured in fp16 too. ``aims`` are what is called good, in percent. ``beside`` are the
-    plans of what is measured beside the test, by name.
+    ``taken`` the calls (ranks, hidden, tokens) that the test leaves out, ``both_dtypes`` the
+    (ranks, hidden) measured in fp16 too. ``aims`` are what is called good, in percent. ``beside``
+    are the plans of what is measured beside the test, by name.
     """
 
     known: frozenset[tuple[int, int]]
     taken: frozenset[tuple[int, int, int]]
-    both_dtypes: tuple[int, ...]
+    both_dtypes: frozenset[tuple[int, int]]
     guards: tuple[str, ...]
     aims: dict[str, float]
     beside: dict[str, list[dict]]
@@ -67,12 +67,14 @@ _CLEAN = (
 )
 QUESTIONS = {
     "": Question(
-        # At 4 ranks these were calibrated on; at 8, calls of these sizes were seen while the
-        # kernels of revision 2 were tuned.
-        known=frozenset({(4, 2880), (4, 7168), (8, 2880), (8, 7168)}),
+        # Calls of these sizes were calibrated on, or seen while kernels were tuned.
+        known=frozenset((n, h) for n in WORLD_SIZES for h in (2048, 2880, 4096, 4608, 7168)),
         # calibration.csv has a row of each at 4 ranks.
         taken=frozenset((4, h, t) for h in (2880, 7168) for t in (1, 8, 32, 64, 128, 512)),
-        both_dtypes=(2304, 2880, 5120, 5376, 6144),
+        # At 8 ranks the arms change places at one token or two, so that few shapes lie near.
+        both_dtypes=frozenset(
+            {(4, h) for h in (2304, 2880, 5120, 5376, 6144)} | {(8, h) for h in range(0, 16385, 64)}
+        ),
         guards=(
             "the GPUs are two H200 joined by NVLink and nvidia-smi reports no throttling",
             _KERNELS,
@@ -84,7 +86,7 @@ QUESTIONS = {
     SWITCH: Question(
         known=frozenset(),
         taken=frozenset((n, h, t) for n in WORLD_SIZES for h in (2880, 7168) for t in PLANNED[n]),
-        both_dtypes=HIDDEN,
+        both_dtypes=frozenset((n, h) for n in WORLD_SIZES for h in HIDDEN),
         guards=(
             "a GPU for every rank: H200s of one host, NVLink between each pair of them, and "
             "nvidia-smi reports no throttling",
