@@ -65,9 +65,8 @@ TERMS = {
     },
     TWO_STAGE: {
         "entry_barrier": ("entry_barrier",),
-        "link_read": ("read", "push"),
-        "middle_barrier": ("middle_barrier",),
-        "local_pass": ("gather", "norm", "write"),
+        "link_read": ("read", "push", "norm", "write"),
+        "link_gather": ("wait",),
     },
 }
 OUTSIDE = ("harness", "launch")
@@ -79,44 +78,31 @@ Durations = dict[str, NDArray[np.float64]]
 def durations(marks: Marks, arm: str) -> Durations:
     """Return each phase's clock units, shape (calls, programs), from stamps of whole calls.
 
-    ``marks`` is (calls, turns + 1, programs, points), 0 where a program made no such turn. The
-    phases of a program add up to what it took from its first stamp to its last.
+    ``marks`` is (calls, turns + 1, programs, points), 0 where a program made no such turn. A stamp
+    ends its phase, which began at the program's stamp before it; so a program's phases add up to
+    what it took from its first stamp to its last, in whatever order they come.
     """
-    head, turns = marks[:, 0].astype(float), marks[:, 1:].astype(float)
-    started, entered, met, left = (
-        head[..., point.value]
-        for point in (stamps.STARTED, stamps.ENTERED, stamps.MET, stamps.LEFT)
-    )
-    read, pushed, gathered, normed, written = (
-        turns[..., point.value]
-        for point in (
-            stamps.READ, stamps.PUSHED, stamps.GATHERED_ROW, stamps.NORMED, stamps.WRITTEN,
+    last = "exit_barrier" if arm == ONE_STAGE else "write"
+    ends = [(marks[:, 0, :, stamps.ENTERED.value], "entry_barrier")]
+    ends += [(marks[:, 0, :, stamps.LEFT.value], last)]
+    ends += [
+        (turn[..., point.value], phase)
+        for turn in np.moveaxis(marks[:, 1:], 1, 0)
+        for point, phase in (
+            (stamps.READ, "read"), (stamps.SENT, "push"), (stamps.GATHERED_ROW, "wait"),
+            (stamps.NORMED, "norm"), (stamps.WRITTEN, "write"),
         )
-    )  # fmt: skip
-
-    def since(ends: NDArray[np.float64], begin: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return when each turn began: where the turn before ended, the first at ``begin``."""
-        return np.concatenate([begin[:, None], ends[:, :-1]], axis=1)
-
-    def summed(to: NDArray[np.float64], begin: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(np.where(to > 0, to - begin, 0.0).sum(axis=1))
-
-    found = {"entry_barrier": entered - started}
-    if arm == ONE_STAGE:
-        found["read"] = summed(read, since(written, entered))
-    else:
-        found["read"] = summed(read, since(pushed, entered))
-        found["push"] = summed(pushed, read)
-        found["middle_barrier"] = met - pushed.max(axis=1)
-        found["gather"] = summed(gathered, since(written, met))
-    found["norm"] = summed(normed, read if arm == ONE_STAGE else gathered)
-    found["write"] = summed(written, normed)
-    last = left - written.max(axis=1)
-    if arm == ONE_STAGE:
-        found["exit_barrier"] = last
-    else:
-        found["write"] = found["write"] + last
-    return found
+    ]  # fmt: skip
+    started = marks[:, 0, :, stamps.STARTED.value]
+    at = np.stack([started, *(end for end, _ in ends)]).astype(float)
+    at[at == 0] = np.nan  # sorted to the end
+    order = np.argsort(at, axis=0)
+    took = np.empty_like(at)
+    np.put_along_axis(took, order, np.diff(np.take_along_axis(at, order, 0), axis=0, prepend=0), 0)
+    found: Durations = {}
+    for spent, (_, phase) in zip(np.nan_to_num(took[1:]), ends, strict=True):
+        found[phase] = found.get(phase, np.zeros(started.shape)) + spent
+    return {phase: found[phase] for phases in TERMS[arm].values() for phase in phases}
 
 
 def grouped(found: Durations, arm: str) -> Durations:

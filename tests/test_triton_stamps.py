@@ -21,12 +21,18 @@ from kernels_without_gpu import TARGETS, compiled_for, element_type
 from costmodel.live.backends.base import LiveShape
 from costmodel.live.backends.triton import kernels, stamps
 from costmodel.live.backends.triton.adapter import TritonBackend
-from costmodel.live.backends.triton.launch import row_block, row_threads, rows_a_turn, share_of
+from costmodel.live.backends.triton.launch import (
+    TWO_STAGE_REGISTERS,
+    row_block,
+    row_threads,
+    share_of,
+    two_stage_threads,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 
-#: Arm, kernel, ranks that a row is loaded from, and the stamps in its code.
-ARMS = {"1stage": ("fused_one_stage", 4, 6), "2stage": ("fused_two_stage", 1, 9)}
+#: Arm, kernel, and the stamps in its code.
+ARMS = {"1stage": ("fused_one_stage", 6), "2stage": ("fused_two_stage", 8)}
 CLOCKS = {
     "wall": (stamps.WALL.value, r"%globaltimer", r"s_memrealtime"),
     "cycles": (stamps.CYCLES.value, r"%clock64", r"s_memtime"),
@@ -47,16 +53,17 @@ def benchmark():
 
 
 def built(arm: str, target: str, clock: int):
-    name, loaded, _ = ARMS[arm]
+    name, _ = ARMS[arm]
     hidden, ranks = 7168, 4
-    threads, share = row_threads(hidden, loaded), share_of(hidden, ranks, 8)
+    one = arm == "1stage"
+    threads = row_threads(hidden, ranks) if one else two_stage_threads(hidden, ranks)
     constants = {
         "HIDDEN": hidden, "BLOCK": row_block(hidden), "RANKS": ranks, "LOCAL": ranks,
         "TYPE": element_type("bf16"), "SCOPE": "gpu", "HIP": target != "sm_90", "EXIT": True,
-        "ORDERED": True, **share, "ROWS": rows_a_turn(8, share["SHARE_BLOCK"], threads * 8),
-        "CLOCK": clock,
+        **share_of(hidden, ranks, 2), "CLOCK": clock,
     }  # fmt: skip
-    return compiled_for(target, getattr(kernels, name), constants, threads)
+    registers = 0 if one else TWO_STAGE_REGISTERS
+    return compiled_for(target, getattr(kernels, name), constants, threads, registers)
 
 
 def text_of(kernel, target: str) -> str:
@@ -87,7 +94,7 @@ def test_each_stamp_comes_straight_behind_a_barrier_of_all_threads(arm, clock, t
     own = re.compile(on_nvidia if cuda else on_amd)
     before = [events[at - 1] for at, event in enumerate(events) if own.fullmatch(event)]
     barrier = "bar.sync" if cuda else "s_barrier"
-    assert before.count(barrier) == ARMS[arm][2]
+    assert before.count(barrier) == ARMS[arm][1]
     others = {before for before in before if before != barrier}
     # at both ends the wall clock is read once more, behind the stamp ahead of it
     assert all(clock == "wall" and re.search(r"st|time", access) for access in others)
@@ -108,7 +115,7 @@ def test_the_machine_code_keeps_that_order(arm, clock, tmp_path):
     )
     own = "SR_GLOBALTIMERLO" if clock == "wall" else "SR_CLOCKLO"
     before = [events[at - 1] for at, event in enumerate(events) if event == own]
-    assert before.count("BAR.SYNC") == ARMS[arm][2]
+    assert before.count("BAR.SYNC") == ARMS[arm][1]
     assert set(before) <= {"BAR.SYNC", "STG"}  # the stamp before it, where two share a barrier
 
 
@@ -134,12 +141,11 @@ def marks_of(arm: str) -> np.ndarray:
         turns[0, 1, points] = 1250, 1280, 1300
         head[:, stamps.LEFT.value] = 1400, 1420
     else:
-        first = [s.value for s in (stamps.READ, stamps.PUSHED)]
+        first = [s.value for s in (stamps.READ, stamps.SENT)]
         then = [s.value for s in (stamps.GATHERED_ROW, stamps.NORMED, stamps.WRITTEN)]
-        turns[0, :, first] = np.array([(1200, 1250), (1260, 1290)]).T.reshape(2, 2)
-        turns[0, 0, first], turns[0, 1, first] = (1200, 1260), (1250, 1290)
-        head[:, stamps.MET.value] = 1350, 1360
-        turns[0, 0, then], turns[1, 0, then] = (1370, 1380, 1384), (1390, 1400, 1404)
+        turns[0, 0, first], turns[1, 0, first] = (1200, 1220), (1260, 1290)
+        turns[0, 1, first] = 1250, 1290
+        turns[0, 0, then], turns[1, 0, then] = (1310, 1320, 1324), (1390, 1400, 1404)
         turns[0, 1, then] = 1380, 1390, 1394
         head[:, stamps.LEFT.value] = 1410, 1400
     return marks
@@ -150,9 +156,8 @@ def marks_of(arm: str) -> np.ndarray:
     [
         ("1stage", {"entry_barrier": (100, 140), "read": (160, 100), "norm": (65, 30),
                     "write": (20, 20), "exit_barrier": (55, 120)}),
-        ("2stage", {"entry_barrier": (100, 140), "read": (100, 100), "push": (60, 40),
-                    "middle_barrier": (90, 70), "gather": (26, 20), "norm": (20, 10),
-                    "write": (14, 10)}),
+        ("2stage", {"entry_barrier": (100, 140), "read": (140, 100), "push": (50, 40),
+                    "norm": (20, 10), "write": (14, 10), "wait": (86, 90)}),
     ],
 )  # fmt: skip
 def test_the_phases_of_a_program_add_up_to_its_time(benchmark, arm, phases):

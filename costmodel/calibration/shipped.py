@@ -7,7 +7,7 @@ from ..errors import InputError
 from .posterior import Calibration, shipped
 
 #: Archs of the shipped calibrations, by what joins their GPUs and whose kernels they are of. That
-#: of sm_90 is of the project's own on two H200 (``measurements/h200-pair/revision-2/third``).
+#: of sm_90 is of the project's own on two H200 (``measurements/h200-pair/revision-3/mended``).
 SHIPPED = {
     (cards.XGMI, "aiter"): ("gfx942", "gfx950"),
     ("nvlink", kernels.OWN_FAMILY): ("sm_90",),
