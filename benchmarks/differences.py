@@ -76,6 +76,7 @@ def complain(backend: TritonBackend, words: str) -> None:
 def variants(backend: TritonBackend) -> dict[str, Pair]:
     """Return pairs of calls, by what the second one has that the first one has not."""
     one, two = backend._launches("1stage"), backend._launches("2stage")
+    plain = [backend._flat_launch(kernels.all_reduce_two_stage, backend.world_size)]
     apart = [
         backend._flat_launch(kernels.reduce_scatter_to_peers, backend.world_size),
         backend._norm_launch(),
@@ -84,8 +85,8 @@ def variants(backend: TritonBackend) -> dict[str, Pair]:
         "a barrier": Pair(barriers(backend, 1), barriers(backend, 2)),
         "three more barriers": Pair(barriers(backend, 1), barriers(backend, 4)),
         "the 1-stage's exit barrier": Pair(changed(one, EXIT=False), one, (False, True)),
-        "release/acquire in the 2-stage": Pair(changed(two, ORDERED=False), two, (False, True)),
-        "the 2-stage's norm in a launch of its own": Pair(two, apart, (True, True)),
+        "release/acquire in the plain 2-stage": Pair(changed(plain, ORDERED=False), plain),
+        "the 2-stage in two launches, a barrier between": Pair(two, apart, (True, True)),
     }
     try:
         pushed = [backend.one_stage_ll_launch()]

@@ -261,8 +261,8 @@ def race(rank: int, ranks: int, directory: Path) -> dict[str, object]:
     Rank 0 takes its time before it looks: the others have gone on to their next call by then, and
     have pushed its rows (by one program: the interpreter runs them in turn).
     """
-    look = ll._look
-    ll._look = lambda *given: (time.sleep(0.02 * (rank == 0)), look(*given))[1]
+    look = ll.peek_row
+    ll.peek_row = lambda *given: (time.sleep(0.02 * (rank == 0)), look(*given))[1]
     size = ll.buffer_bytes(RACE, ranks)
     buffers = [
         torch.from_file(str(directory / f"{peer}"), shared=True, size=size, dtype=torch.uint8)

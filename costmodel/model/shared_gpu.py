@@ -71,9 +71,9 @@ PORT_POWER = 1.5
 #: at 4 ranks takes 14.8 us, each further one 10.7 us, and its bytes alone 10.2 us.
 TURNS_IN_STEP = 2.0
 
-#: What a pack without columns takes of one that is full. Over 31 hidden sizes on two H200
-#: (measurements/h200-pair/revision-3, 4 ranks, a hidden size's mean near its crossover) the ratio of
-#: the arms is off by 1.24 % with 1, by 1.1 with 0 and by 0.8 with a half.
+#: What a pack without columns takes of one that is full. Over 31 hidden sizes on two H200, 4 ranks
+#: (measurements/h200-pair/revision-3; a hidden size's mean near its crossover), the ratio of the
+#: arms is off by 1.24 % with 1, by 1.1 with 0 and by 0.8 with a half.
 UNFILLED = 0.5
 
 #: Packs of a row in each thread of the kernels that ``norm_us`` is fitted to; in a marked 2-stage,
@@ -377,13 +377,13 @@ def shared_geometry(
     )
 
 
-def packs_held(row_bytes: Array, across_bytes: Array) -> Array:
+def packs_held(row_bytes: Array, across_bytes: Any) -> Array:
     """Return how many packs of a row a thread has, of ``across_bytes`` over all threads.
 
     With all loads in flight a thread without a column takes its time too, but moves nothing: half
     of the difference to whole packs counts (:data:`UNFILLED`).
     """
-    packs = row_bytes / across_bytes
+    packs: Array = row_bytes / across_bytes
     return packs + UNFILLED * (np.ceil(packs) - packs)
 
 

@@ -349,7 +349,8 @@ def fused_two_stage(
             offsets = token * HIDDEN + part
             summed = _sum_in_rank_order(inputs, offsets, of_part, RANKS, TYPE)
             stamp_behind(summed, stamps, turn, READ, CLOCK, HIP)
-            unmarked = tl.where(summed == 0.0, 0.0, summed).to(WORD, bitcast=True)
+            bits = summed.to(WORD, bitcast=True)
+            unmarked = tl.where(bits == _marks(SHARE_BLOCK, WORD), 0, bits)
             for peer in tl.static_range(RANKS):
                 _push(pushed[peer] + offsets, unmarked, of_part, HIP)
             stamp(stamps, turn, SENT, CLOCK, HIP)
