@@ -142,6 +142,47 @@ def test_a_third_program_s_fence_does_not_queue(revised):
     assert three - two < 0.1
 
 
+@pytest.fixture(scope="module")
+def marked():
+    calibration = posterior.load(PAIR / "revision-3" / "mended" / "calibration.json")
+    return Setting(calibration, "H200", source="h200-pair-3")
+
+
+def test_a_marked_2_stage_meets_once_and_its_turns_overlap(marked):
+    """4 ranks, 2 a GPU, hidden 7168: 128 programs a rank make 1, 2, 4 and 8 turns."""
+    tokens = 128 * np.array([1, 2, 4, 8])
+    on_gpu = geometry(2, 4, 128, 7168, "2stage", THIRD).on_gpu
+    assert (on_gpu.programs.tolist(), on_gpu.phases[0].turns.tolist()) == ([4 * 128], [1])
+    terms = marked.terms(marked.shapes(tokens, 7168, 4), "2stage")
+    assert not {"middle_barrier", "exit_barrier", "local_pass", "second_launch"} & set(terms)
+    first, second, later = np.diff(terms["link_read"]) / [1, 2, 4]
+    assert later == pytest.approx(second, rel=0.01)
+    assert second < 0.95 * first
+    rate = marked.point["link_gbps[H200]"], marked.point["read_efficiency[sm_90]"]
+    port_us = 128 * 7168 * 2 * (1 / rate[0] + 1 / (rate[0] * rate[1])) / 1e3
+    assert port_us < later < 1.1 * port_us
+
+
+def test_a_pack_without_columns_takes_part_of_one_that_is_full(marked):
+    """Hidden 4352 to 6144 are two to three packs of 256 threads: longer, and no step between."""
+    hidden = np.array([4096, 4352, 5120, 6144])
+    us = [marked.latency_us(marked.shapes([4], h, 4), "2stage")[0] for h in hidden]
+    assert (np.diff(us) > 0).all()
+    packs = [geometry(2, 4, 4, h, "2stage", THIRD).on_gpu.local.packs[0] for h in hidden]
+    assert packs == pytest.approx([2.0, 2.5625, 2.75, 3.0])
+
+
+def test_calls_that_no_calibration_has_take_what_is_said(marked):
+    """Four hidden sizes at 2, 4 and 8 ranks, measured with the prediction's repeat."""
+    pairs = pairing(measurement.read(PAIR / "revision-3" / "live.csv"), FUSED)
+    known = measurement.read(PAIR / "revision-3" / "mended" / "calibration.csv")
+    assert not set(pairs.hidden_dim.tolist()) & set(known.hidden_dim.tolist())
+    shapes = marked.shapes(pairs.tokens, pairs.hidden_dim, pairs.world_size)
+    for arm, us in (("1stage", pairs.one_us), ("2stage", pairs.two_us)):
+        off = np.abs(marked.latency_us(shapes, arm) / us - 1)
+        assert np.median(off) < 0.02
+
+
 def test_a_rank_a_gpu_is_a_case_of_the_split(revised):
     shapes = revised.shapes([1, 64, 512], 4096, 2)
     switch = revised.but(calibration=replace(revised.calibration, fabric="switch"))
@@ -184,6 +225,20 @@ def test_the_prediction_is_of_the_calibration_beside_it(place):
     planned = json.loads((PAIR / place / "plan.json").read_text())["shapes"]
     key = ("world_size", "tokens", "hidden_dim", "dtype")
     assert [[r[k] for k in key] for r in said["rows"]] == [[s[k] for k in key] for s in planned]
+
+
+@pytest.mark.parametrize("place", ["revision-2/third", "revision-2/fourth"])
+def test_revision_2_s_last_predictions_are_what_the_model_says(place):
+    """The others are by the models of their commits."""
+    said = json.loads((PAIR / place / "prediction.json").read_text())["rows"]
+    setting = Setting(
+        posterior.load(PAIR / place / "calibration.json"), "H200", source="h200-pair-2"
+    )
+    for row in said[::7]:
+        here = setting.but(dtype=row["dtype"])
+        shapes = here.shapes([row["tokens"]], row["hidden_dim"], row["world_size"])
+        for arm in ("1stage", "2stage"):
+            assert here.latency_us(shapes, arm)[0] == pytest.approx(row[arm][0], abs=1e-3)
 
 
 def test_no_tested_shape_was_calibrated_on():

@@ -301,8 +301,10 @@ def shared_geometry(
     one_stage, fused = algorithm == ONE_STAGE, shapes.op == FUSED
     held = row
     if kernel.ranks_loaded_together:
+        # Revision 2 keeps the form that its predictions were registered with.
+        unfilled = UNFILLED if kernel.fused_2stage_marked else 1.0
         across = row_threads(shapes.hidden_dim, n) * PACK_BYTES
-        held = packs_held(row, across) * across
+        held = packs_held(row, across, unfilled) * across
     block = float(kernel.threads * PACK_BYTES)
 
     def programs(name: str, work: Array) -> Array:
@@ -331,7 +333,7 @@ def shared_geometry(
         part_bytes = 2 * n * part * shapes.element_bytes
         phases = (phase(count, tokens, part_bytes, 2 * local, 2 * local),)
         across = two_stage_threads(shapes.hidden_dim, shapes.world_size) * PACK_BYTES
-        packs = packs_held(row, across)
+        packs = packs_held(row, across, UNFILLED)
         rows = phase(count, tokens, 6 * packs * across, 6 * local, 4 * local)
         sharing = np.ceil(local * count / multiprocessors(arch))
         second = replace(rows, sharing=sharing, packs=packs)
@@ -377,14 +379,14 @@ def shared_geometry(
     )
 
 
-def packs_held(row_bytes: Array, across_bytes: Any) -> Array:
+def packs_held(row_bytes: Array, across_bytes: Any, unfilled: float) -> Array:
     """Return how many packs of a row a thread has, of ``across_bytes`` over all threads.
 
-    With all loads in flight a thread without a column takes its time too, but moves nothing: half
-    of the difference to whole packs counts (:data:`UNFILLED`).
+    With all loads in flight a thread without a column takes its time too, but moves nothing: of
+    what is missing to whole packs the share ``unfilled`` counts.
     """
     packs: Array = row_bytes / across_bytes
-    return packs + UNFILLED * (np.ceil(packs) - packs)
+    return packs + unfilled * (np.ceil(packs) - packs)
 
 
 def shared_costs(
