@@ -532,7 +532,7 @@ def test_a_machine_that_is_not_ready_is_said_and_tuned_when_told(tmp_path):
         (("--backend", "replay", "--for", "trt"), "unknown engine 'trt'"),
         (
             ("--backend", "triton", "--for", "sglang"),
-            "back end triton measures costmodel-2's kernels, which sglang does not run",
+            "back end triton measures costmodel-3's kernels, which sglang does not run",
         ),
         (("--backend", "replay", "--budget", 0), "--budget is 0"),
         (("--backend", "replay", "--limit", 0), "--limit is 0"),
