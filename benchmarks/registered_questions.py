@@ -13,13 +13,18 @@ ARMS = ("1stage", "2stage")
 #: Sizes, as multiples of the predicted crossover, of the shapes near it; and those of the others.
 NEAR = (0.5, 0.6, 0.71, 0.85, 1.0, 1.19, 1.41, 1.7, 2.0)
 FAR_TOKENS = (1, 3, 24, 96, 384)
-#: Tokens by world size that a machine's own calibration rests on: those of the two GPUs' rows.
+#: Tokens by world size that a machine's own calibration rests on, at :data:`PLANNED_HIDDEN`. Those
+#: of 2 ranks are all that the two GPUs' rows have there: they repeat them.
 PLANNED = {
-    2: (1, 4, 16, 64, 128, 192, 256, 512), 4: (1, 8, 32, 64, 128, 512),
+    2: (1, 8, 32, 64, 128, 192, 256, 512), 4: (1, 8, 32, 64, 128, 512),
     8: (1, 8, 32, 64, 128, 512),
 }  # fmt: skip
-#: Tokens by world size that rules are judged on, as on the two GPUs.
+#: Hidden sizes of a machine's own calibration: those of which the two GPUs' rows have all arms.
+PLANNED_HIDDEN = (2880, 7168)
+#: Tokens by world size that rules are judged on, and hidden sizes: as on the two GPUs, of which no
+#: calibration has a row of them.
 LIVE = dict.fromkeys(PLANNED, (2, 5, 12, 28, 70, 160, 360))
+LIVE_HIDDEN = (1536, 2112, 3648, 6400)
 #: Two arms closer than this are a tie.
 TIE = 0.03
 #: Fewer measured shapes of a world size than this are not judged.
@@ -85,7 +90,7 @@ QUESTIONS = {
     ),
     SWITCH: Question(
         known=frozenset(),
-        taken=frozenset((n, h, t) for n in WORLD_SIZES for h in (2880, 7168) for t in PLANNED[n]),
+        taken=frozenset((n, h, t) for n in WORLD_SIZES for h in PLANNED_HIDDEN for t in PLANNED[n]),
         both_dtypes=frozenset((n, h) for n in WORLD_SIZES for h in HIDDEN),
         guards=(
             "a GPU for every rank: H200s of one host, NVLink between each pair of them, and "
@@ -101,10 +106,10 @@ QUESTIONS = {
             "regret": 0.5,
         },
         beside={
-            "planned": shapes_of(PLANNED, (2880, 7168), (*ARMS, "separate")),
-            "live": shapes_of(LIVE, (1536, 2560, 3584, 4608), (*ARMS, "separate")),
+            "planned": shapes_of(PLANNED, PLANNED_HIDDEN, (*ARMS, "separate")),
+            "live": shapes_of(LIVE, LIVE_HIDDEN, (*ARMS, "separate")),
             "torch": shapes_of(
-                dict.fromkeys(PLANNED, (1, 8, 64, 512)), (2880, 7168),
+                dict.fromkeys(PLANNED, (1, 8, 64, 512)), PLANNED_HIDDEN,
                 ("separate_1stage", "separate_2stage", "separate"),
             ),
         },

@@ -25,9 +25,13 @@ from costmodel.rules import catalogue
 
 ROOT = Path(__file__).parents[1]
 SWITCH, PAIR = (ROOT / "measurements" / name for name in ("h200-switch", "h200-pair"))
+#: The prediction of revision 2's kernels, which was never measured, and what two GPUs said of it.
+RECORD = SWITCH / "revision-2"
+FAMILY = "costmodel-3"
 ARMS = ("1stage", "2stage")
 #: GB/s of an H200's port each way (facts/hardware.csv): no call can be faster.
 NOMINAL_GBPS = 450
+PLANS = ("plan", "planned", "live", "torch")
 SAID = json.loads((SWITCH / "prediction.json").read_text())
 
 
@@ -36,7 +40,9 @@ def plan(name):
 
 
 def calls(rows):
-    return {(r["world_size"], r["tokens"], r["hidden_dim"], r["dtype"]) for r in rows}
+    return {
+        (int(r["world_size"]), int(r["tokens"]), int(r["hidden_dim"]), r["dtype"]) for r in rows
+    }
 
 
 def rows(path):
@@ -48,7 +54,7 @@ def rows(path):
 def here():
     """The calibration of two GPUs, asked about two of them."""
     calibration = posterior.load(SWITCH / "calibration.json")
-    return Setting(calibration, "H200", source="h200-pair-2")
+    return Setting(calibration, "H200", source="h200-pair-3")
 
 
 @pytest.fixture(scope="module")
@@ -59,32 +65,28 @@ def there(here):
 
 def test_it_rests_on_rows_of_two_gpus_alone():
     known = rows(SWITCH / "calibration.csv")
-    third = PAIR / "revision-2" / "third"
-    of_the_pair = [
-        row
-        for name in ("calibration", "test-tp4", "test-tp8")
-        for row in rows(third / f"{name}.csv")
-        if row["dtype"] == "bf16"
-    ]
-    assert known == of_the_pair
+    assert known == rows(PAIR / "revision-3" / "mended" / "calibration.csv")
+    assert {row["kernel_family"] for row in known} == {FAMILY}
     assert {row["interconnect"] for row in known} == {"nvlink/2"}
     content = (SWITCH / "calibration.json").read_bytes()
     assert SAID["calibration_sha256"] == hashlib.sha256(content).hexdigest()
 
 
 def test_the_calibration_is_the_fit_of_those_rows(here):
-    fit, _ = calibrate(observe(measurement.read(SWITCH / "calibration.csv"), family="costmodel-2"))
+    fit, _ = calibrate(observe(measurement.read(SWITCH / "calibration.csv"), family=FAMILY))
     for name, value in fit.values.items():
         assert here.calibration.values[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
 
 
-@pytest.mark.parametrize(("ranks", "one", "two"), [(2, 3.3, 2.1), (4, 1.5, 3.4), (8, 2.8, 2.1)])
+@pytest.mark.parametrize(
+    ("ranks", "one", "two"), [(2, 1.87, 2.96), (4, 0.85, 3.45), (8, 0.99, 2.34)]
+)
 def test_a_number_of_ranks_is_predicted_from_the_others(ranks, one, two):
     """At 2 ranks that is a GPU for every rank, from rows whose ranks share GPUs."""
     table = measurement.read(SWITCH / "calibration.csv")
     left_out = table.world_size == ranks
-    fit, _ = calibrate(observe(table.select(~left_out), family="costmodel-2"))
-    setting, pairs = Setting(fit, "H200", source="h200-pair-2"), pair(table.select(left_out), FUSED)
+    fit, _ = calibrate(observe(table.select(~left_out), family=FAMILY))
+    setting, pairs = Setting(fit, "H200", source="h200-pair-3"), pair(table.select(left_out), FUSED)
     shapes = setting.shapes(pairs.tokens, pairs.hidden_dim, pairs.world_size)
     off = [
         100 * np.median(np.abs(setting.latency_us(shapes, arm) / us - 1))
@@ -96,7 +98,7 @@ def test_a_number_of_ranks_is_predicted_from_the_others(ranks, one, two):
 @pytest.mark.parametrize(("ranks", "one", "two"), [(2, 1, 1), (4, 3, 1.5), (8, 7, 1.75)])
 def test_a_port_carries_what_the_other_ranks_send(there, ranks, one, two):
     shapes = Shapes.of([40_000, 80_000], 8192, ranks)
-    model, kernel = there.calibration.model, kernels.at_date("costmodel-2", "")
+    model, kernel = there.calibration.model, kernels.at_date(FAMILY, "")
     assert (
         model.geometry(shapes, "1stage", kernel, "sm_90").crossing_bytes.tolist()
         == (one * shapes.bytes).tolist()
@@ -125,11 +127,16 @@ def test_no_call_is_said_to_beat_its_port_or_the_same_call_with_fewer_ranks(ther
 
 def test_two_ranks_are_said_to_take_what_they_took(there):
     """Hidden sizes that no row of the calibration has (live.csv), on ports of their own."""
-    pairs = pair(measurement.read(PAIR / "revision-2" / "live.csv"), FUSED)
+    pairs = pair(measurement.read(PAIR / "revision-3" / "live.csv"), FUSED)
     pairs = pairs.select(pairs.world_size == 2)
+    known = rows(SWITCH / "calibration.csv")
+    assert not set(pairs.hidden_dim.tolist()) & {int(row["hidden_dim"]) for row in known}
     shapes = there.shapes(pairs.tokens, pairs.hidden_dim, pairs.world_size)
-    for arm, us in (("1stage", pairs.one_us), ("2stage", pairs.two_us)):
-        assert np.median(np.abs(there.latency_us(shapes, arm) / us - 1)) < 0.0205
+    off = [
+        100 * np.median(np.abs(there.latency_us(shapes, arm) / us - 1))
+        for arm, us in zip(ARMS, (pairs.one_us, pairs.two_us), strict=True)
+    ]
+    assert off == pytest.approx([1.45, 2.22], abs=0.05)
 
 
 def test_the_prediction_follows_from_its_calibration(there, tmp_path):
@@ -151,7 +158,11 @@ def test_the_prediction_follows_from_its_calibration(there, tmp_path):
                 assert new[key] == close, key
     for n, form in SAID["form_errors"].items():
         assert again["form_errors"][n] == pytest.approx(form, rel=1e-3)
-    assert [r["verdict"] for r in again["rule"]] == ["always_1stage", "transferred", "transferred"]
+    assert [r["verdict"] for r in again["rule"]] == [
+        "always_1stage",
+        "transferred",
+        "not_identified",
+    ]
     for row in SAID["rows"][::5]:
         setting = there.but(dtype=row["dtype"])
         shapes = setting.shapes([row["tokens"]], row["hidden_dim"], row["world_size"])
@@ -159,7 +170,9 @@ def test_the_prediction_follows_from_its_calibration(there, tmp_path):
             assert setting.latency_us(shapes, arm)[0] == pytest.approx(row[arm][0], abs=1e-3)
     rule = catalogue.load(SWITCH / "rule.json")
     said = {r["world_size"]: r["bytes"] for r in SAID["rule"]}
-    assert [rule.cutoff_bytes(n) for n in (4, 8)] == [("<=", said[n]) for n in (4, 8)]
+    # Of 8 ranks nothing is claimed; the rule takes what seems best there, 2-stage throughout.
+    assert said[8] is None
+    assert [rule.cutoff_bytes(n) for n in (4, 8)] == [("<=", said[4]), ("<=", 0)]
 
 
 def test_the_plans_are_disjoint_and_the_test_lies_near_the_crossings():
@@ -168,13 +181,12 @@ def test_the_plans_are_disjoint_and_the_test_lies_near_the_crossings():
     assert len(calls(test)) == len(test) == len(SAID["rows"])
     assert not calls(test) & (calls(planned) | calls(live))
     assert not {s["hidden_dim"] for s in live} & {s["hidden_dim"] for s in test}
-    assert calls(plan("torch")) <= calls(planned) | {(2, 8, h, "bf16") for h in (2880, 7168)}
+    assert calls(plan("torch")) <= calls(planned)
     anchor = {c for c in calls(planned) if c[0] == 2}
-    known = {
-        (int(r["world_size"]), int(r["tokens"]), int(r["hidden_dim"]), r["dtype"])
-        for r in rows(SWITCH / "calibration.csv")
-    }
-    assert anchor == {c for c in known if c[0] == 2}
+    known = calls(rows(SWITCH / "calibration.csv"))
+    assert anchor == {c for c in known if c[0] == 2 and c[2] in (2880, 7168)}
+    assert not {s["hidden_dim"] for s in live} & {c[2] for c in known}
+    assert calls(live) == calls(rows(PAIR / "revision-3" / "live.csv"))
     middle = {(c["world_size"], c["hidden_dim"]): c["middle"] for c in SAID["crossovers"]}
     assert {h for _, h in middle} == {2048, 2880, 4096, 5120, 7168, 8192}
     count, near, judged = Counter(), Counter(), Counter()
@@ -186,30 +198,41 @@ def test_the_plans_are_disjoint_and_the_test_lies_near_the_crossings():
             judged[n] += abs(row["1stage"][0] / row["2stage"][0] - 1) > SAID["tie"]
     for n in (4, 8):
         assert near[n] >= count[n] / 2
-        assert judged[n] > 40
+        assert judged[n] > 35
     assert {s["dtype"] for s in test} == {"bf16", "fp16"}
 
 
-def test_two_gpus_repeat_what_they_took_and_a_port_what_was_fitted(here, there):
-    """Measured by the campaign after the prediction: latencies at 2 ranks, rates of copies."""
-    after = SWITCH / "two-gpus"
-    before = pair(measurement.read(SWITCH / "calibration.csv"), FUSED)
+def test_the_prediction_of_revision_2_stands_as_it_was_made():
+    said = json.loads((RECORD / "prediction.json").read_text())
+    content = (RECORD / "calibration.json").read_bytes()
+    assert said["calibration_sha256"] == hashlib.sha256(content).hexdigest()
+    plans = {n: json.loads((RECORD / f"{n}.json").read_text())["shapes"] for n in PLANS}
+    assert calls(said["rows"]) == calls(plans["plan"])
+    # The campaign ran at 2 ranks alone; of what was to be tested there is no row.
+    measured = {n: rows(RECORD / "two-gpus" / f"{n}-tp2.csv") for n in ("planned", "live")}
+    for name, found in measured.items():
+        assert {row["kernel_family"] for row in found} == {"costmodel-2"}
+        assert calls(found) == {c for c in calls(plans[name]) if c[0] == 2}
+    assert not list(RECORD.rglob("*-tp[48].csv"))
+
+
+def test_two_gpus_repeated_what_they_took_with_revision_2():
+    before = pair(measurement.read(RECORD / "calibration.csv"), FUSED)
     before = before.select(before.world_size == 2)
     again, new = (
-        pair(measurement.read(after / f"{n}-tp2.csv"), FUSED) for n in ("planned", "live")
+        pair(measurement.read(RECORD / "two-gpus" / f"{n}-tp2.csv"), FUSED)
+        for n in ("planned", "live")
     )
     assert again.tokens.tolist() == before.tokens.tolist()
     ratios = [np.median(again.one_us / before.one_us), np.median(again.two_us / before.two_us)]
     assert ratios == pytest.approx([1.022, 1.015], abs=5e-4)
-    shapes = there.shapes(new.tokens, new.hidden_dim, 2)
-    off = [
-        np.median(us / there.latency_us(shapes, arm) - 1)
-        for arm, us in zip(ARMS, (new.one_us, new.two_us), strict=True)
-    ]
-    assert off == pytest.approx([0.032, 0.011], abs=5e-4)
-    rule = catalogue.load(SWITCH / "rule.json")
-    assert (new.chosen_us(new.use_1stage(rule, kernels.LATEST)) == new.fastest_us).all()
-    rates = json.loads((after / "copies-tp2.json").read_text())["rows"]
+    for pairs in (again, new):
+        assert (pairs.one_us < pairs.two_us).all()
+
+
+def test_a_port_gave_a_kernel_what_is_fitted(here):
+    """Copies of the campaign on two GPUs, of which no calibration knows, both ways in use."""
+    rates = json.loads((RECORD / "two-gpus" / "copies-tp2.json").read_text())["rows"]
     both = {r["copier"]: r["gbps"] for r in rates if r["pattern"] == "all, 1 on"}
     fitted = here.point["link_gbps[H200]"] * here.point["read_efficiency[sm_90]"]
     assert both["copy kernel"] == pytest.approx([fitted] * 2, rel=0.01)
@@ -230,8 +253,8 @@ def measured(setting, shapes, arms, factor=lambda n, arm: 1.0):
                     "source": "h200-switch", "url": "", "date": "2026-12-01", "gpu": "H200",
                     "gpu_evidence": "stated", "arch": "sm_90", "interconnect": "nvlink",
                     "world_size": n, "op": "ar_then_rmsnorm" if arm == "separate" else FUSED,
-                    "algorithm": "" if arm == "separate" else arm, "kernel_family": "costmodel-2",
-                    "kernel_version": "triton kernels 2", "tokens": shape["tokens"],
+                    "algorithm": "" if arm == "separate" else arm, "kernel_family": FAMILY,
+                    "kernel_version": "triton kernels 3", "tokens": shape["tokens"],
                     "hidden_dim": shape["hidden_dim"], "dtype": dtype,
                     "bytes": 2 * shape["tokens"] * shape["hidden_dim"],
                     "latency_us": round(float(us), 4), "statistic": "median",
@@ -269,31 +292,46 @@ def verdicts(lines):
     ]
 
 
-def test_rows_as_predicted_meet_every_aim(there, tmp_path):
+def test_rows_as_predicted_meet_every_aim_but_that_of_one_cutoff(there, tmp_path):
     lines, text = scored(there, tmp_path / "sw", lambda n, arm: 1.02)
     assert text.count(": as before") == 2
     found = verdicts(lines)
     # Each by the prediction and by a calibration: two errors, and right and regret of the calls' own
     # choice and of a rule on two kinds of calls.
     assert Counter(by for by, *_ in found) == {"predicted": 8, "calibrated": 8}
-    missed = {" ".join(line.split()[1:5]) for _, line, verdict in found if verdict != "met"}
-    assert not missed
+    missed = [line for *_, line, verdict in found if verdict != "met"]
+    # One cutoff for six hidden sizes, whose crossovers at 4 ranks lie from 62 to 167 KiB.
+    assert [line.split()[:5] for line in missed] == [
+        [by, "its", "rule:", "right,", "of"] for by in ("predicted", "calibrated")
+    ]
+    assert all(" test " in line for line in missed)
     assert text.count(" hit") == 12
     assert "miss" not in text
 
 
-def test_rows_that_refute_it_are_said_to(there, tmp_path):
-    """A 1-stage half as long again on the switch: errors, rule and anchor all show it."""
-    lines, text = scored(there, tmp_path / "sw", lambda n, arm: 1.5 if arm == "1stage" else 1.0)
-    assert "anchor, TP2 1stage: +50.0% over 16 calls: ANOTHER MACHINE" in text
+def test_the_rule_is_right_on_all_but_few_calls_as_predicted():
+    cutoff, right = {r["world_size"]: r["bytes"] or 0 for r in SAID["rule"]}, []
+    for row in SAID["rows"]:
+        ratio = row["1stage"][0] / row["2stage"][0]
+        if abs(ratio - 1) > SAID["tie"]:
+            size = 2 * row["tokens"] * row["hidden_dim"]
+            right.append((size <= cutoff[row["world_size"]]) == (ratio < 1))
+    assert (sum(right), len(right)) == (146, 154)
+
+
+@pytest.mark.parametrize(("slow", "anchor", "misses"), [("1stage", 49.7, 0), ("2stage", 49.2, 12)])
+def test_rows_that_refute_it_are_said_to(there, tmp_path, slow, anchor, misses):
+    """An arm half as long again on the switch: errors, rule and anchor all show it."""
+    lines, text = scored(there, tmp_path / "sw", lambda n, arm: 1.5 if arm == slow else 1.0)
+    assert f"anchor, TP2 {slow}: +{anchor}% over 16 calls: ANOTHER MACHINE" in text
     assert text.count("ANOTHER MACHINE") == 1
     found = verdicts(lines)
     bad = {line for by, line, verdict in found if verdict == "NOT MET" and by == "predicted"}
     assert sum("median error" in line for line in bad) == 2
     assert any("the faster arm: right" in line for line in bad)
-    # 2-stage throughout: outside every interval but those at 8 ranks that begin at one token or two.
-    assert text.count(" miss") == 9
-    assert text.count("below") == 12
+    # All intervals begin at one token: 2-stage throughout is within them.
+    assert text.count(" miss") == misses
+    assert all(c["bytes_lo"] == 2 * c["hidden_dim"] for c in SAID["crossovers"])
 
 
 def test_a_world_size_with_few_shapes_is_void(there, tmp_path):
