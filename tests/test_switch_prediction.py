@@ -202,10 +202,22 @@ def test_the_plans_are_disjoint_and_the_test_lies_near_the_crossings():
     assert {s["dtype"] for s in test} == {"bf16", "fp16"}
 
 
+def of_revision_2():
+    """Return what is asked of revision 2's calibration, a GPU for every rank."""
+    calibration = posterior.load(RECORD / "calibration.json")
+    return Setting(replace(calibration, fabric="switch"), "H200", source="h200-pair-2")
+
+
 def test_the_prediction_of_revision_2_stands_as_it_was_made():
     said = json.loads((RECORD / "prediction.json").read_text())
     content = (RECORD / "calibration.json").read_bytes()
     assert said["calibration_sha256"] == hashlib.sha256(content).hexdigest()
+    setting = of_revision_2()
+    for row in said["rows"][::7]:
+        call = setting.but(dtype=row["dtype"])
+        shapes = call.shapes([row["tokens"]], row["hidden_dim"], row["world_size"])
+        for arm in ARMS:
+            assert call.latency_us(shapes, arm)[0] == pytest.approx(row[arm][0], abs=1e-3)
     plans = {n: json.loads((RECORD / f"{n}.json").read_text())["shapes"] for n in PLANS}
     assert calls(said["rows"]) == calls(plans["plan"])
     # The campaign ran at 2 ranks alone; of what was to be tested there is no row.
@@ -226,6 +238,12 @@ def test_two_gpus_repeated_what_they_took_with_revision_2():
     assert again.tokens.tolist() == before.tokens.tolist()
     ratios = [np.median(again.one_us / before.one_us), np.median(again.two_us / before.two_us)]
     assert ratios == pytest.approx([1.022, 1.015], abs=5e-4)
+    shapes = of_revision_2().shapes(new.tokens, new.hidden_dim, 2)
+    off = [
+        np.median(us / of_revision_2().latency_us(shapes, arm) - 1)
+        for arm, us in zip(ARMS, (new.one_us, new.two_us), strict=True)
+    ]
+    assert off == pytest.approx([0.032, 0.011], abs=5e-4)
     for pairs in (again, new):
         assert (pairs.one_us < pairs.two_us).all()
 
