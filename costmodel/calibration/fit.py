@@ -341,7 +341,7 @@ class _Place(Struct, frozen=True):
     @classmethod
     def of(
         cls, problem: FitProblem, used: _Rows, prior: _Prior, noise: Array, x: Array,
-        latency: Array, columns: Array | None = None,
+        latency: Array, columns: Array,
     ) -> _Place:  # fmt: skip
         """Weigh the residuals of ``latency`` (n,); ``columns`` (n, p) is its derivative."""
         latency, scale = np.maximum(latency, 1e-3), noise[used.scale]
@@ -355,7 +355,7 @@ class _Place(Struct, frozen=True):
         light = np.ones_like(u)
         light[prior.heavy] = (HARNESS_DOF + 1) / (HARNESS_DOF + heavy**2)
         weight = (NOISE_DOF + 1) / (NOISE_DOF + z**2)
-        slope = np.empty(0) if columns is None else columns / latency[:, None]
+        slope = columns / latency[:, None]
         return cls(used, scale, x, latency, loss, residual, z, weight, u, light, slope)
 
     @property
@@ -412,18 +412,16 @@ def _summits(
         trying = moving
         while trying:
             trials = np.array([found[i].x - steps[i](damping[i]) for i in trying])
-            trials = np.minimum(trials, prior.upper - 1e-9)
-            for i, trial, latency in zip(trying, trials, problem.predict(trials), strict=True):
-                place = _Place.of(problem, used[i], prior, noise, trial, latency)
+            # With the slope at once: few steps do not pay, and of few vectors the calls cost most.
+            tried = places(trying, np.minimum(trials, prior.upper - 1e-9))
+            for i, place in zip(trying, tried, strict=True):
                 if place.loss <= found[i].loss or damping[i] > 1e6:
                     accepted[i] = place
                 else:
                     damping[i] *= 8
             trying = [i for i in trying if i not in accepted]
         gains = {i: found[i].loss - accepted[i].loss for i in moving}
-        for i, place in zip(
-            moving, places(moving, np.array([accepted[i].x for i in moving])), strict=True
-        ):
+        for i, place in accepted.items():
             found[i], damping[i] = place, max(damping[i] / 8, 1e-9)
         moving = [i for i in moving if gains[i] >= TOLERANCE]
         if not moving:
