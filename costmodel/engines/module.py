@@ -36,18 +36,11 @@ class Module(Struct, frozen=True, dict=True):
 
     @classmethod
     def parse(cls, name: str, text: str) -> Module:
-        """Parse a file; raise :class:`InputError` with file and line for a syntax error."""
-        if _HUGE.search(text):
-            raise InputError(f"{name}: a number of more than {MAX_DIGITS} digits")
-        try:
-            # Python takes a byte order mark at the start of a file, and not of a text.
-            tree = ast.parse(text.removeprefix("\ufeff"))
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            at = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-            what = error.msg if isinstance(error, SyntaxError) else error or "nested too deeply"
-            raise InputError(f"{name}{at}: not valid Python: {what}") from None
-        take_for_branches(tree)
-        return cls(name, text, tree)
+        """Parse a file; raise :class:`InputError` with file and line for a syntax error.
+
+        A text that was parsed lately gives the same module: nobody changes a tree.
+        """
+        return _parsed(name, text)
 
     @cached_property
     def lines(self) -> list[bytes]:
@@ -145,6 +138,21 @@ class Module(Struct, frozen=True, dict=True):
                 for inner in _flat(node.body):
                     if isinstance(inner, Function):
                         yield f"{node.name}.{inner.name}"
+
+
+@lru_cache(maxsize=32)
+def _parsed(name: str, text: str) -> Module:
+    if _HUGE.search(text):
+        raise InputError(f"{name}: a number of more than {MAX_DIGITS} digits")
+    try:
+        # Python takes a byte order mark at the start of a file, and not of a text.
+        tree = ast.parse(text.removeprefix("\ufeff"))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        at = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        what = error.msg if isinstance(error, SyntaxError) else error or "nested too deeply"
+        raise InputError(f"{name}{at}: not valid Python: {what}") from None
+    take_for_branches(tree)
+    return Module(name, text, tree)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -307,14 +315,27 @@ def assigned(node: ast.stmt) -> tuple[str, ...]:
     return tuple(names)
 
 
+@lru_cache(maxsize=64)
+def _links(
+    function: Function,
+) -> tuple[dict[ast.AST, ast.AST], dict[str, list[tuple[ast.AST, ast.expr]]]]:
+    """Return what each syntax node stands in, and the assignments, with their values, by name."""
+    parent: dict[ast.AST, ast.AST] = {}
+    made: dict[str, list[tuple[ast.AST, ast.expr]]] = {}
+    for node in ast.walk(function):
+        parent.update(dict.fromkeys(ast.iter_child_nodes(node), node))
+        if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and node.value is not None:
+            for name in assigned(node):
+                made.setdefault(name, []).append((node, node.value))
+    return parent, made
+
+
 def made_of(function: Function, seeds: Iterable[ast.AST]) -> set[ast.AST]:
     """Return the syntax nodes that expressions are made of, through the names that they go by.
 
     The test of a branch that sets such a name belongs to it; one around all seeds does not.
     """
-    parent = {
-        child: node for node in ast.walk(function) for child in ast.iter_child_nodes(node)
-    }  # fmt: skip
+    parent, made = _links(function)
     seeds = list(seeds)
     around = set(seeds)
     for node in seeds:
@@ -328,25 +349,25 @@ def made_of(function: Function, seeds: Iterable[ast.AST]) -> set[ast.AST]:
             above = parent.get(above)
         return None if above in around else above
 
-    made: dict[str, list[tuple[ast.AST, ast.If | None]]] = {}
-    for node in ast.walk(function):
-        value = getattr(node, "value", None)
-        if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and value is not None:
-            for name in assigned(node):
-                made.setdefault(name, []).append((value, branch_of(node)))
     seen: set[ast.AST] = set()
+    named: set[str] = set()
     followed: set[ast.If] = set()
     ahead = list(seeds)
     while ahead:
         for node in ast.walk(ahead.pop()):
-            if node not in seen:
-                seen.add(node)
-                for value, branch in made.pop(node.id, ()) if isinstance(node, ast.Name) else ():
-                    ahead.append(value)
-                    while branch is not None and branch not in followed:
-                        followed.add(branch)
-                        ahead.append(branch.test)
-                        branch = branch_of(branch)
+            if node in seen:
+                continue
+            seen.add(node)
+            if not isinstance(node, ast.Name) or node.id in named:
+                continue
+            named.add(node.id)
+            for statement, value in made.get(node.id, ()):
+                ahead.append(value)
+                branch = branch_of(statement)
+                while branch is not None and branch not in followed:
+                    followed.add(branch)
+                    ahead.append(branch.test)
+                    branch = branch_of(branch)
     return seen
 
 

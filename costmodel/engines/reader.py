@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -160,6 +161,7 @@ def _moved(tree: Tree, site: CallSite, asks: set[str]) -> tuple[Module, Dispatch
     return candidates[0] if candidates else None
 
 
+@lru_cache(maxsize=64)
 def read_dispatch(
     module: Module,
     qualified: str,
@@ -207,7 +209,7 @@ def read_dispatch(
     except RecursionError:
         raise NoChoiceError(f"{looked}: nested too deeply to be followed") from None
     decisions = _unique(d for run in runs for d in run.decisive(node))
-    parts = made_of(node, decisions)
+    parts, inside = made_of(node, decisions), set(ast.walk(node))
     return DispatchFunction(
         name=qualified,
         node=node,
@@ -221,10 +223,7 @@ def read_dispatch(
         ),
         unread=tuple(
             dict.fromkeys(
-                (at.lineno, text)
-                for run in runs
-                for at, text in run.assumed
-                if at in set(ast.walk(node))
+                (at.lineno, text) for run in runs for at, text in run.assumed if at in inside
             )
         ),
         comparisons=[c for run in runs for c in run.comparisons],
