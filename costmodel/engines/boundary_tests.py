@@ -119,6 +119,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import importlib.util
 import math
 import os as _os

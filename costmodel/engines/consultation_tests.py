@@ -115,6 +115,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -232,6 +233,16 @@ class Alone:
         return [read] * ranks
 
 
+@functools.lru_cache(maxsize=1)
+def reading():
+    """Return the source of the function that reads the table."""
+    code = source(*PLACES[0][:2])
+    function = next(
+        n for n in ast.parse(code).body if isinstance(n, ast.FunctionDef) and n.name == READS
+    )
+    return ast.get_source_segment(code, function)
+
+
 def read(root, text=None, *, op=OP, dtype="bf16", hidden=2880, group=None, tune=None, **changes):
     """Return what the reading function says with a table of that text, and what it logs.
 
@@ -248,11 +259,7 @@ def read(root, text=None, *, op=OP, dtype="bf16", hidden=2880, group=None, tune=
             file.unlink(missing_ok=True)
         else:
             file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    code = source(*PLACES[0][:2])
-    function = next(
-        n for n in ast.parse(code).body if isinstance(n, ast.FunctionDef) and n.name == READS
-    )
-    code = ast.get_source_segment(code, function).replace("/sys/class/kfd/kfd", str(root / "kfd"))
+    code = reading().replace("/sys/class/kfd/kfd", str(root / "kfd"))
     gpu = SimpleNamespace(name=machine["gpu"], gcnArchName=machine["arch"])
 
     def all_gather_object(out, given, group):
@@ -381,12 +388,8 @@ def test_a_traced_call_reads_nothing_and_asks_no_rank(tmp_path):
 
 
 def test_there_is_no_choice_without_a_communicator(tmp_path):
-    code = source(*PLACES[0][:2])
-    function = next(
-        n for n in ast.parse(code).body if isinstance(n, ast.FunctionDef) and n.name == READS
-    )
     names = {"torch": None}
-    exec(ast.get_source_segment(code, function), names)
+    exec(reading(), names)
     assert names[READS](None, OP, "bf16", 2880) is None
     assert names[READS](SimpleNamespace(), OP, "bf16", 2880) is None
 

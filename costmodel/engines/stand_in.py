@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -158,20 +159,15 @@ def decider(
     ``host`` holds ``gfx_target_version``, ``device_id`` and whether there is xGMI; None is a host
     without a topology of amdkfd. ``given`` are functions that take the place of those of the file.
     """
-    tree = ast.parse(text)
-    *outer, name = qualified.split(".")
-    owner, function = _defined(tree, outer, name)
-    if function is None:
-        raise AssertionError(f"no function {qualified} in the source")
-    bare = _bare(function)
-    code = _compiled(function, reports=True)
+    file = _File.of(text, qualified)
+    bare, owner = file.bare, file.owner
     ready: dict[tuple[int, bool], Callable[[FakeTensor], Any]] = {}
 
     def prepare(world_size: int, fully_connected: bool) -> Callable[[FakeTensor], Any]:
         ranks = Communicator(world_size, fully_connected)
-        names = _Names(tree, ranks, Environment(environ or {}), host)
+        names = _Names(file, ranks, Environment(environ or {}), host)
         names.update(given or {})
-        exec(code, names)
+        exec(file.code, names)
         before = [] if owner is None else [_instance(owner, ranks, names, attributes or {})]
         plain = bare.args.posonlyargs + bare.args.args
         needed = [a.arg for a in plain[: len(plain) - len(bare.args.defaults)]][len(before) + 1 :]
@@ -184,7 +180,7 @@ def decider(
         def call(tensor: FakeTensor) -> Any:
             after = [_argument(a, tensor, ranks) for a in needed]
             named = {a: _argument(a, tensor, ranks) for a in keywords}
-            return names[name](*before, tensor, *after, **named)
+            return names[bare.name](*before, tensor, *after, **named)
 
         return call
 
@@ -351,12 +347,37 @@ def _constant(node: ast.expr, names: dict[str, Any]) -> Any:
         return Anything()
 
 
+class _File:
+    """A function to decide by, its class, and what of its file is the same for all ranks."""
+
+    def __init__(self, text: str, qualified: str) -> None:
+        tree = ast.parse(text)
+        *outer, name = qualified.split(".")
+        self.owner, function = _defined(tree, outer, name)
+        if function is None:
+            raise AssertionError(f"no function {qualified} in the source")
+        self.bare, self.code = _bare(function), _compiled(function, reports=True)
+        self.body = tree.body
+        self.names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        self.asked = [
+            _compiled(node)
+            for node in tree.body
+            if isinstance(node, Function)
+            and (_ASKED.search(node.name) or re.search("environ|getenv", ast.unparse(node)))
+        ]
+
+    @classmethod
+    @functools.lru_cache(maxsize=8)  # one function is asked with many settings
+    def of(cls, text: str, qualified: str) -> _File:
+        return cls(text, qualified)
+
+
 class _Names(dict):  # type: ignore[type-arg]
     """The globals of the function: what its module defines plainly, stand-ins for the rest."""
 
     def __init__(
         self,
-        tree: ast.Module,
+        file: _File,
         ranks: Communicator,
         environ: Environment,
         host: tuple[str, str, bool] | None,
@@ -387,26 +408,19 @@ class _Names(dict):  # type: ignore[type-arg]
             _tuned_max_size=lambda *call: None,  # a run-time table without an entry
             rocm_aiter_ops=SimpleNamespace(get_aiter_allreduce=lambda: wrapper),
         )
-        for node in ast.walk(tree):
-            if (
-                isinstance(node, ast.Name)
-                and node.id not in self
-                and not hasattr(builtins, node.id)
-            ):
-                is_there = re.match(r"(is|on)_(hip|gfx)", node.id)
-                self[node.id] = (lambda *a, **k: True) if is_there else unknown(node.id, environ)
-        for node in _inside(tree.body):
+        for name in file.names:
+            if name not in self and not hasattr(builtins, name):
+                is_there = re.match(r"(is|on)_(hip|gfx)", name)
+                self[name] = (lambda *a, **k: True) if is_there else unknown(name, environ)
+        for node in _inside(file.body):
             # Another name of a module or function that is known here: import os as _os.
             above = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
             for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
                 if alias.asname and above + alias.name in known:
                     self[alias.asname] = known[above + alias.name]
-        for node in tree.body:
-            if isinstance(node, Function) and (
-                _ASKED.search(node.name) or re.search("environ|getenv", ast.unparse(node))
-            ):
-                exec(_compiled(node), self)
-        for statement in _flat(tree.body):
+        for code in file.asked:
+            exec(code, self)
+        for statement in _flat(file.body):
             if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
                 target = (
                     statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
