@@ -9,12 +9,15 @@ their own with nothing of costmodel in them; what a start from nothing does is t
 
 from __future__ import annotations
 
+import io
 import os
 import runpy
 import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from multiprocessing import forkserver, get_context
 from pathlib import Path
 from unittest import mock
@@ -49,10 +52,52 @@ def torchrun(
         )
 
 
-def _launch(words: list[str], env: dict[str, str], folder: str, out: Path, error: Path) -> None:
-    """Be torchrun, in the process that the server forked."""
+def together(code: str, *each: Sequence[str], given: str, timeout: float) -> list[tuple[str, str]]:
+    """Run ``python -c CODE`` with each list of arguments, all at once; return (output, errors) of each.
+
+    ``given`` is on their standard input.
+    """
+    with tempfile.TemporaryDirectory() as place, mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):
+        forkserver.ensure_running()
+        files = [(Path(place, f"out{i}"), Path(place, f"error{i}")) for i in range(len(each))]
+        processes = [
+            _FORKS.Process(target=_run, args=(code, list(words), given, dict(os.environ), *streams))
+            for words, streams in zip(each, files, strict=True)
+        ]
+        for process in processes:
+            process.start()
+        until = time.monotonic() + timeout
+        for process in processes:
+            process.join(max(0.0, until - time.monotonic()))
+        late = [process for process in processes if process.exitcode is None]
+        for process in late:
+            process.kill()
+            process.join()
+        said = [(out.read_text(), error.read_text()) for out, error in files]
+        assert not late, said
+        return said
+
+
+def _run(
+    code: str, words: list[str], given: str, env: dict[str, str], out: Path, error: Path
+) -> None:
+    """Be ``python -c CODE WORDS``, in the process that the server forked."""
+    _redirect(out, error)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.path[:0] = ["", *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
+    sys.argv, sys.stdin = ["-c", *words], io.StringIO(given)
+    exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+
+
+def _redirect(out: Path, error: Path) -> None:
     for path, stream in ((out, 1), (error, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+
+
+def _launch(words: list[str], env: dict[str, str], folder: str, out: Path, error: Path) -> None:
+    """Be torchrun, in the process that the server forked."""
+    _redirect(out, error)
     os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from emitted import PROVENANCE, RULES, apply, emit, random_calls, rule_says, tools
 from engines.shapes import SHAPES, Shape
+from ranks import together
 from test_emit_style import formatted
 
 from costmodel.cli.main import cli, main
@@ -316,20 +317,15 @@ def test_two_ranks_of_torch_decide_alike(second, wanted, tmp_path):
     link.write_text("type 11\n")
     entry = {"arch": "gfx942", "fabric": "xgmi", "world_size": 2, "op": FUSED, "dtype": "bfloat16",
              "aiter_from": "0.1.17", "aiter_before": None}  # fmt: skip
-    ranks = []
+    each = []
     for rank, size in enumerate((4096, second)):
         file = tmp_path / str(rank) / NAME
         file.parent.mkdir(parents=True)
         if size is not None:
             whole = {"schema": "costmodel/table/1", "entries": [{**entry, "max_bytes": size}]}
             file.write_text(json.dumps(whole))
-        args = [str(rank), f"file://{tmp_path}/meet", str(tmp_path / str(rank) / "engine.py")]
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        ranks.append(subprocess.Popen([sys.executable, "-c", _RANK, *args], text=True, **pipes))
-        ranks[-1].stdin.write(code)
-        ranks[-1].stdin.close()
-        ranks[-1].stdin = None
-    outputs = [rank.communicate(timeout=120) for rank in ranks]
+        each.append((str(rank), f"file://{tmp_path}/meet", str(file.parents[1] / "engine.py")))
+    outputs = together(_RANK, *each, given=code, timeout=120)
     for out, errors in outputs:
         assert json.loads(out) == [wanted] * 3, errors
     lines = [x for _, errors in outputs for x in errors.splitlines() if "tuned 1-stage" in x]
@@ -373,6 +369,7 @@ dist.barrier()
 asked = [names["_tuned_max_size"](comm, "fused_ar_rmsnorm", torch.bfloat16, 2880) for _ in range(3)]
 print(json.dumps(asked))
 dist.barrier()
+sys.stdout.flush()
 os._exit(0)
 """
 
@@ -395,17 +392,8 @@ def test_ranks_of_an_engine_tune_at_their_start_up(shape, tmp_path):
         """Start two ranks beside the patched file; return what they decide, and their logs."""
         file = tmp_path / "engine" / "engine.py"
         file.parent.mkdir(exist_ok=True)
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        args = [f"file://{tmp_path}/meet-{next(meetings)}", str(file), case]
-        ranks = [
-            subprocess.Popen([sys.executable, "-c", _STARTING, str(r), *args], text=True, **pipes)
-            for r in range(2)
-        ]
-        for rank in ranks:
-            rank.stdin.write(code)
-            rank.stdin.close()
-            rank.stdin = None
-        outputs = [rank.communicate(timeout=120) for rank in ranks]
+        args = (f"file://{tmp_path}/meet-{next(meetings)}", str(file), case)
+        outputs = together(_STARTING, ("0", *args), ("1", *args), given=code, timeout=120)
         assert all(out for out, _ in outputs), outputs
         return [json.loads(out) for out, _ in outputs], outputs[0][1] + outputs[1][1]
 
