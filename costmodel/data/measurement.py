@@ -116,7 +116,7 @@ class Measurements(Struct, frozen=True):
 
     def select(self, rows: NDArray[Any]) -> Measurements:
         """Return the rows picked by a boolean mask or an index array."""
-        return Measurements(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+        return Measurements(*(getattr(self, name)[rows] for name in self.__struct_fields__))
 
     def having(self, column: str, wanted: Sequence[Any]) -> Measurements:
         """Return the rows with one of these values in a column; :class:`InputError` for none."""

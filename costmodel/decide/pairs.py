@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 from msgspec import Struct
-from msgspec.structs import fields, replace
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from ..calibration.observations import SILENT_DTYPE
@@ -92,7 +92,8 @@ class Pairs(Struct, frozen=True):
 
     def select(self, rows: NDArray[np.bool_]) -> Pairs:
         """Return the pairs of a mask."""
-        arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "op"}
+        names = (name for name in self.__struct_fields__ if name != "op")
+        arrays = {name: getattr(self, name)[rows] for name in names}
         return Pairs(op=self.op, **arrays)
 
     def use_1stage(self, rule: Rule, kernel_version: str) -> NDArray[np.bool_]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from msgspec import Struct
-from msgspec.structs import fields
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -169,8 +168,8 @@ class _Slots(Struct):
         new = _Slots.empty(room, len(self.path), self.note.shape[1])
         for link, old in zip(new.path, self.path, strict=True):
             link[:count] = old[places]
-        for field in fields(self)[1:]:
-            getattr(new, field.name)[:count] = getattr(self, field.name)[places]
+        for name in self.__struct_fields__[1:]:
+            getattr(new, name)[:count] = getattr(self, name)[places]
         return new
 
 
