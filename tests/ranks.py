@@ -27,20 +27,23 @@ _FORKS.set_forkserver_preload(["torch", "torch.distributed.run"])
 
 
 def torchrun(
-    ranks: int, *arguments: str | Path, env: dict[str, str], timeout: float, forked: bool = True
-) -> subprocess.CompletedProcess[str]:
-    """Run ``-m MODULE ...`` or ``FILE ...`` on so many ranks, in an environment and this directory."""
+    ranks: int, *arguments: str | Path, env: dict[str, str], timeout: float, forked: bool = True,
+    cwd: Path | None = None,
+) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    """Run ``-m MODULE ...`` or ``FILE ...`` on so many ranks, in an environment and a directory."""
     words = [f"--nproc-per-node={ranks}", *map(str, arguments)]
     if not forked:
         return subprocess.run(
             [sys.executable, "-m", "torch.distributed.run", *words], capture_output=True, text=True,
-            timeout=timeout, env=env, check=False,
+            timeout=timeout, env=env, cwd=cwd, check=False,
         )  # fmt: skip
     words = ["--run-path", "--start-method=fork", words[0], __file__, *words[1:]]
     with tempfile.TemporaryDirectory() as place, mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):
         forkserver.ensure_running()  # torch reads that variable when it is imported
         out, error = Path(place, "out"), Path(place, "error")
-        process = _FORKS.Process(target=_launch, args=(words, env, os.getcwd(), out, error))
+        process = _FORKS.Process(
+            target=_launch, args=(words, env, str(cwd or os.getcwd()), out, error)
+        )
         process.start()
         process.join(timeout)
         if process.exitcode is None:

@@ -78,8 +78,8 @@ def command(ctx: click.Context, **given: Any) -> None:
         --hidden 7168 --tokens 1..512 --arms 1stage,2stage,auto --out run-tp8
 
     \b
-    costmodel measure --backend aiter --tp 8 --hidden 7168 --tokens 1..512 --arms auto \\
-        --starts 5 --out starts-tp8
+    costmodel measure --backend aiter --tp 8 --hidden 7168 --tokens 16,32,64 \\
+        --arms auto --starts 5 --out starts-tp8
 
     Exit codes: 0 done, 1 an arm gave wrong results, 2 bad input, 3 a rank was lost or hung, 4 the
     results could not be written, 130 Ctrl-C. torchrun itself turns each of these into 1.
