@@ -23,7 +23,8 @@ from pathlib import Path
 from unittest import mock
 
 _FORKS = get_context("forkserver")
-_FORKS.set_forkserver_preload(["torch", "torch.distributed.run"])
+#: With Dynamo, which the launcher imports to tell of a rank that failed, and a rank that compiles.
+_FORKS.set_forkserver_preload(["torch", "torch.distributed.run", "torch._dynamo"])
 
 
 def torchrun(

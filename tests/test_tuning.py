@@ -253,6 +253,10 @@ def tune_apart(*args, **more):
 
 SHORT = ("--rounds", 4, "--samples", 2, "--seed", 7)
 
+#: A tuning over gloo as torchrun starts it, on so many ranks.
+UNDER = ("-m", "costmodel", "tune", "--backend", "gloo", "--hidden", "2048", "--rounds", "4",
+         "--samples", "1")  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
@@ -434,10 +438,11 @@ def test_a_rule_that_its_judging_shapes_contradict_is_not_handed_over(tuned, tmp
 
 
 def test_processes_without_a_model_end_undecided_with_the_reason_and_no_patch(tmp_path):
-    """Of two dtypes, in one start of the ranks."""
+    """Of two dtypes, in one start of the ranks; test_tuning_ops.py starts them from the command."""
     out = tmp_path / "pr"
-    done = tune_apart("--backend", "gloo", "--tp", 2, "--hidden", 2048, "--for", "sglang", "--out", out,
-                "--dtype", "bf16,fp16", "--rounds", 4, "--samples", 1)  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = torchrun(2, *UNDER, "--for", "sglang", "--dtype", "bf16,fp16", "--unchecked", "--out", out,
+                    env=environment, timeout=300)  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert done.stdout.count("TP2: not decided: no model of this interconnect (gloo)") == 2
     for dtype in ("bf16", "fp16"):
@@ -468,11 +473,6 @@ def test_several_dtypes_are_tuned_for_at_once_each_in_a_folder(tmp_path):
     assert "exists and is not empty" in again.stderr
     other = tune("--out", out, "--finish", "--dtype", "bf16")
     assert "was started with dtype fp32, not bf16" in other.stderr
-
-
-#: A tuning over gloo as torchrun starts it, on so many ranks.
-UNDER = ("-m", "costmodel", "tune", "--backend", "gloo", "--hidden", "2048", "--rounds", "4",
-         "--samples", "1")  # fmt: skip
 
 
 @pytest.mark.campaign
@@ -519,7 +519,9 @@ def test_a_machine_that_is_not_ready_is_said_and_tuned_when_told(tmp_path):
     assert said.endswith("or tune it as it is with --unchecked")
     assert "not decided" not in done.stdout  # nothing was looked at that could be
     assert (tmp_path / "pr" / "tp2" / "samples.jsonl").read_text() == ""
-    done = torchrun(*under, "--resume", "--unchecked", env=environment, timeout=300)
+    # One shape is enough to see that it measures.
+    more = ("--resume", "--unchecked", "--budget", "0.001")
+    done = torchrun(*under, *more, env=environment, timeout=300)
     assert "TP2: not decided" in done.stdout
     assert (tmp_path / "pr" / "tp2" / "samples.jsonl").read_text() != ""
 
