@@ -30,8 +30,8 @@ def found(out):
 
 
 def test_the_standin_is_ready_and_everything_was_looked_at():
-    ranks = 4
-    code, out, _ = first_run("aiter", "--format", "json", ranks=ranks)
+    ranks = 2
+    code, out, _ = first_run("aiter", "--format", "json")
     assert code == 0
     checks, able = found(out)
     assert able == {"what": "measure --backend aiter", "possible": True, "lacks": []}
@@ -48,6 +48,31 @@ def test_the_standin_is_ready_and_everything_was_looked_at():
     assert checks["stages"]["details"]["same_bits"]
     assert set(checks["barrier"]["details"]["latency_us"]) == {"1stage", "2stage"}
     assert checks["memory"]["details"]["growth_bytes"]["device"] == 0
+
+
+DEVICES = """
+import json
+from costmodel.live.backends.aiter.adapter import AiterBackend
+from costmodel.live.run.checkup import STEPS
+backend = AiterBackend(4)
+backend.set_up()
+checks = STEPS["looking at devices, links and library"](backend)
+if backend.local_ranks == (0,):
+    print(json.dumps({c.name: c.to_dict() for c in checks}))
+backend.close()
+backend.leave()
+"""
+
+
+def test_four_ranks_have_a_rate_for_each_link_of_each(tmp_path):
+    script = tmp_path / "devices.py"
+    script.write_text(DEVICES)
+    code, out, _ = torchrun(script, ranks=4, AITER_LOG_LEVEL="ERROR")
+    assert code == 0
+    checks = json.loads(out.splitlines()[-1])
+    assert checks["GPUs of the ranks"]["seen"] == "4 x STANDIN (none)"
+    assert checks["link rates"]["status"] == "ok"
+    assert len(checks["link rates"]["details"]["gbps"]) == 4 * 3
 
 
 def test_each_thing_that_is_wrong_is_said_with_what_to_do():

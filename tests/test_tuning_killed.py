@@ -17,7 +17,7 @@ from costmodel.data import measurement
 
 TUNE = (
     "tune", "--backend", "gloo", "--tp", "2", "--hidden", "2048", "--for", "sglang",
-    "--rounds", "4", "--samples", "1", "--seed", "7",
+    "--rounds", "4", "--samples", "1", "--seed", "7", "--unchecked",
 )  # fmt: skip
 
 
