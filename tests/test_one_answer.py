@@ -499,13 +499,10 @@ def test_figures(question, case):
     regret = regret_over_workload(q.decision)
     names = [t.replace("<b>", "").replace("</b>", "") for t in regret.layout.yaxis.ticktext]
     for c in q.decision.cutoffs:
-        for figure in (
-            latency_against_bytes(q.decision, c.world_size, q.hidden_dim, rules=()),
-            terms_along_bytes(q.decision, c.world_size, q.hidden_dim),
-        ):
-            lines = [s.x0 for s in figure.layout.shapes if s.x0 == s.x1]
-            assert set(lines) <= {c.max_bytes}
         figure = latency_against_bytes(q.decision, c.world_size, q.hidden_dim, rules=())
+        for drawn in (figure, terms_along_bytes(q.decision, c.world_size, q.hidden_dim)):
+            lines = [s.x0 for s in drawn.layout.shapes if s.x0 == s.x1]
+            assert set(lines) <= {c.max_bytes}
         bands = {(s.x0, s.x1) for s in figure.layout.shapes if s.x0 != s.x1 and s.type == "rect"}
         assert bands <= {ends(c)[1:], (c.this_kernel_lo, c.this_kernel_hi)}
         if c.max_bytes and c.max_bytes_hi < 512 * q.hidden_dim * 2:
