@@ -159,8 +159,7 @@ class StandIns:
 
         Examples of one block may write the same file: each finds it gone.
         """
-        words = shlex.split(line, posix=False)
-        written = {b for a, b in pairwise(words) if a in ("--out", "--tests", "--trace")}
+        words, written = shlex.split(line, posix=False), written_by(line)
         for file in (self.folder / name for name in written):
             if file.is_file():
                 file.unlink()
@@ -271,12 +270,21 @@ def once() -> dict[str, list[str]]:
 
 BLOCKS = once()
 
-#: The first block of each line: one that starts ranks several times and writes what no other line
-#: reads runs there alone.
-FIRST: dict[str, str] = {}
-for _where, _lines in BLOCKS.items():
-    for _line in _lines:
-        FIRST.setdefault(_line, _where)
+
+def written_by(line: str) -> set[str]:
+    """Return the words of a line that name what it writes."""
+    words = shlex.split(line, posix=False)
+    return {b for a, b in pairwise(words) if a in ("--out", "--tests", "--trace", ">")}
+
+
+def ran_before(where: str, line: str) -> bool:
+    """Tell whether a block before this one ran a line too, of which nothing here reads what it writes."""
+    others = [words for other in BLOCKS[where] if other != line for words in shlex.split(other)]
+    if written_by(line) & set(others):
+        return False
+    before = list(BLOCKS)[: list(BLOCKS).index(where)]
+    return any(line in BLOCKS[b] for b in before if b.partition(":")[0] not in OTHER_MACHINES)
+
 
 #: A line of torchrun's, and its number of ranks.
 RANKS = re.compile(r"torchrun --nproc-per-node[= ](\d+) (.*)")
@@ -305,7 +313,7 @@ def test_examples_run(where, tmp_path):
             continue
         if where.partition(":")[0] in OTHER_MACHINES:
             continue
-        if "--starts" in line and FIRST[line] != where:
+        if ran_before(where, line):
             continue
         command = line
         for part, instead in INSTEAD.items():
