@@ -50,7 +50,8 @@ def test_without_a_fused_call_the_answer_is_none_with_the_reason(tmp_path):
     done = costmodel("worth", *MODEL, "--from", "sglang", "--dp-attention")
     assert "no fused call" in done.stdout
     assert "worth 0 us a decode step" in done.stdout
-    done = costmodel("report", *MODEL, "--for", "sglang", "--dp-attention", "--out", tmp_path / "r")
+    done = costmodel("report", *MODEL, "--for", "sglang", "--dp-attention", "--out", tmp_path / "r",
+                     env={"BROWSER_PATH": "/nonexistent/browser"})  # fmt: skip
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "r" / "report.md").read_text()
     assert "nothing should change" in text.splitlines()[0]
@@ -68,6 +69,7 @@ def test_without_a_fused_call_the_answer_is_none_with_the_reason(tmp_path):
     ],
 )  # fmt: skip
 def test_a_report_says_for_which_batches_it_is(tmp_path, options, said):
-    done = costmodel("report", *MODEL, "--for", "sglang", *options, "--out", tmp_path / "r")
+    done = costmodel("report", *MODEL, "--for", "sglang", *options, "--out", tmp_path / "r",
+                     env={"BROWSER_PATH": "/nonexistent/browser"})  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert said in (tmp_path / "r" / "report.md").read_text()

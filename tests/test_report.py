@@ -228,7 +228,7 @@ def test_the_text_has_the_headings_of_the_project(sglang, project, headings):
 def test_a_list_of_archs_makes_one_report_with_a_rule_of_each(tmp_path):
     out = tmp_path / "both"
     asked = ["--model", "gpt-oss-120b", "--for", "sglang", "--tp", "4"]
-    done = run("report", "--arch", "gfx942,gfx950", *asked, "--out", str(out))
+    done = run("report", "--arch", "gfx942,gfx950", *asked, "--out", str(out), browser=False)
     assert done.returncode == 0, done.stderr
     text = (out / "report.md").read_text()
     assert "MI300X TP4" in text
@@ -335,7 +335,7 @@ def test_what_confirms_it_is_a_command_that_tells_right_from_wrong(sglang, tmp_p
 ])  # fmt: skip
 def test_the_commands_it_names_run_for_other_questions(options, tmp_path):
     asked = ("--gpu", "MI355X", "--model", "gpt-oss-120b", "--for", "sglang", *options)
-    assert run("report", *asked, "--out", tmp_path / "r").returncode == 0
+    assert run("report", *asked, "--out", tmp_path / "r", browser=False).returncode == 0
     text = (tmp_path / "r" / "report.md").read_text()
     fp16 = "fp16" in options
     assert (" --dtype fp16 --out run`" in text) == fp16

@@ -236,8 +236,9 @@ def test_a_journal_cuts_a_torn_line_and_names_a_damaged_one(tmp_path):
 
 
 def tune(*args, replay="MI355X:17"):
-    """Run the command here: a replay starts no ranks."""
-    return costmodel("tune", *args, env={"COSTMODEL_REPLAY": replay})
+    """Run the command here: a replay starts no ranks. Reports draw no pictures: no browser."""
+    environment = {"COSTMODEL_REPLAY": replay, "BROWSER_PATH": "/nonexistent/browser"}
+    return costmodel("tune", *args, env=environment)
 
 
 def tune_apart(*args, **more):
