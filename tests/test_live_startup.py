@@ -1,8 +1,6 @@
 """Tuning inside an engine's start-up: what is learnt, and that ranks agree whatever happens."""
 
 import json
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from ranks import together
 
 pytest.importorskip("torch", reason="the ranks meet in torch's process groups")
 
@@ -431,22 +430,19 @@ def test_who_is_silent_is_named(three):
 
 # Ranks: real processes over gloo
 
+AS_SCRIPT = f"""
+import runpy, sys
+sys.path.insert(0, {str(RANK.parent)!r})
+sys.argv[0] = {str(RANK)!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
 
 def session(tmp_path, world_size, *cases):
     """Run the cases in turn on ranks of their own; return the reports by case and rank."""
     store = tmp_path / "store"
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(RANK), str(rank), str(world_size), str(store), *cases],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(world_size)
-    ]  # fmt: skip
-    try:
-        outputs = [rank.communicate(timeout=240) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    each = [(str(rank), str(world_size), str(store), *cases) for rank in range(world_size)]
+    outputs = together(AS_SCRIPT, *each, given="", timeout=240)
     found = {}
     for rank, (out, err) in enumerate(outputs):
         for line in out.splitlines():
