@@ -1,11 +1,10 @@
 """What ranks are: whose variables are whose, and that all measure one program."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from ranks import torchrun
 
 from costmodel.live.run import environment
 
@@ -37,29 +36,28 @@ def test_what_a_tool_draws_on_a_terminal_is_no_part_of_the_record(tmp_path, monk
 
 
 OTHER = """
-import os, sys
+import os, runpy, sys
 if os.environ.get("RANK") == "1":
     sys.path.insert(0, os.environ["OTHER_PACKAGES"])
+runpy.run_module("costmodel", run_name="__main__", alter_sys=True)
 """
 
 
 @pytest.mark.parametrize("command", [("measure", "--tokens", "1"), ("tune",)])
 def test_ranks_of_other_versions_are_one_line_and_nothing_is_measured(command, tmp_path):
     pytest.importorskip("torch", reason="the live back ends compute with torch")
-    (tmp_path / "sitecustomize.py").write_text(OTHER)
+    (tmp_path / "other.py").write_text(OTHER)
     for folder, version in (("here", "0.5.1"), ("there", "0.6.0")):
         package = tmp_path / folder / f"flashinfer-{version}.dist-info"
         package.mkdir(parents=True)
         (package / "METADATA").write_text(f"Name: flashinfer\nVersion: {version}\n")
     out = tmp_path / "out"
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "costmodel",
-         *command, "--backend", "gloo", "--tp", "2", "--hidden", "512", "--out", out],
-        capture_output=True, text=True, timeout=300,
+    done = torchrun(
+        2, tmp_path / "other.py", *command, "--backend", "gloo", "--tp", "2", "--hidden", "512",
+        "--out", out, timeout=300,
         env={
-            **os.environ,
-            "PYTHONPATH": f"{tmp_path}:{tmp_path / 'here'}:{Path(__file__).parents[1]}",
-            "OTHER_PACKAGES": str(tmp_path / "there"),
+            **os.environ, "PYTHONPATH": f"{tmp_path / 'here'}:{Path(__file__).parents[1]}",
+            "OTHER_PACKAGES": str(tmp_path / "there"), "OMP_NUM_THREADS": "1",
         },
     )  # fmt: skip
     said = [line for line in done.stderr.splitlines() if line.startswith("costmodel: ")]
