@@ -16,6 +16,7 @@ from msgspec import structs
 from ..calibration.estimate import calibrate
 from ..calibration.observations import observe
 from ..calibration.one_fabric import on_fabric
+from ..calibration.posterior import Calibration
 from ..data import hardware, kernels, measurement
 from ..data.measurement import Measurements
 from ..data.workload import Workload
@@ -105,6 +106,7 @@ class TunedMachine:
     question: Question
     labels: Labels
     published: Measurements = field(default_factory=measurement.published, repr=False)
+    _last: list[Any] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def replayed(self) -> bool:
@@ -175,14 +177,22 @@ class TunedMachine:
                 return known
             why = "; ".join(f"{count} rows: {reason}" for reason, count in own.set_aside.items())
             raise UndecidedError(f"the model covers no row of this machine ({why})")
-        table = measurement.concat([self.published, mine])
-        gpu, arch = self.labels["gpu"], self.labels["arch"]
-        calibration, _ = calibrate(
-            on_fabric(observe(table, family=self._family), model.fabric), arch=arch
-        )
+        gpu = self.labels["gpu"]
+        calibration = self._calibrated(rows, mine, model.fabric)
         source = self.question.name if calibration.harness_key(self.question.name) else ""
         setting = Setting(calibration, gpu, source=source, **self._asked())
         return self._decide(setting, world_sizes, measured=True)
+
+    def _calibrated(
+        self, rows: Sequence[Mapping[str, Any]], mine: Measurements, fabric: str
+    ) -> Calibration:
+        """Fit the published rows with the machine's; the last fit is kept, which is asked again."""
+        if not self._last or self._last[0] != rows:
+            table = measurement.concat([self.published, mine])
+            seen = on_fabric(observe(table, family=self._family), fabric)
+            self._last[:] = [list(rows), calibrate(seen, arch=self.labels["arch"])[0]]
+        found: Calibration = self._last[1]
+        return found
 
     def _asked(self) -> dict[str, Any]:
         asked = self.question
