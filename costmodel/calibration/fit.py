@@ -341,7 +341,7 @@ class _Place(Struct, frozen=True):
     @classmethod
     def of(
         cls, problem: FitProblem, used: _Rows, prior: _Prior, noise: Array, x: Array,
-        latency: Array, columns: Array,
+        latency: Array, columns: Array | None = None,
     ) -> _Place:  # fmt: skip
         """Weigh the residuals of ``latency`` (n,); ``columns`` (n, p) is its derivative."""
         latency, scale = np.maximum(latency, 1e-3), noise[used.scale]
@@ -355,7 +355,7 @@ class _Place(Struct, frozen=True):
         light = np.ones_like(u)
         light[prior.heavy] = (HARNESS_DOF + 1) / (HARNESS_DOF + heavy**2)
         weight = (NOISE_DOF + 1) / (NOISE_DOF + z**2)
-        slope = columns / latency[:, None]
+        slope = np.empty(0) if columns is None else columns / latency[:, None]
         return cls(used, scale, x, latency, loss, residual, z, weight, u, light, slope)
 
     @property
