@@ -11,9 +11,10 @@ cosmic-ray draws the mutants and coverage.py says which test files reach a line:
 ``draw`` makes ``drawn.json`` in ``--folder``, ``map`` ``map.json``; ``run`` needs neither tool, and
 adds a line to ``run-1of2.jsonl`` for each mutant that it has run, so that it goes on where it
 stopped and may move to a machine with more cores. A mutant is run in a copy of the project by the
-test files that reach its lines, those of its wing first and fastest first, until one fails: then it
-is killed. So is one for which a test file takes five times as long. Before the first mutant each
-test file is run as it is, in the same way: one that fails there is left out.
+test files that reach its lines, those of its wing first, until one fails: then it is killed. So is
+one for which a test file takes five times as long. Before the first mutant each test file is run as
+it is, in the same way: one that fails there is left out. ``--trusted`` spares that where the map is
+of today: it is made in the same way too, and has no test file that fails.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from bisect import bisect_right
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import accumulate
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -163,43 +165,51 @@ def compiles(text):
 # The map -----------------------------------------------------------------------------------------
 
 
-def mapped(file):
-    """Return a test file's seconds and the lines that it reaches; None where it does not pass."""
+def mapped(where, file, longest_s):
+    """Return a test file's seconds and the lines that it reaches, or why it is left out."""
     from coverage import CoverageData
 
-    with tempfile.TemporaryDirectory() as work:
-        data = Path(work) / "data"
-        start = time.monotonic()
-        done = ran_within(
-            [sys.executable, "-m", "coverage", "run", f"--data-file={data}", "--source",
-             ",".join(f"costmodel/{w}" for w in WINGS), "-m", "pytest", "-q", "-x",
-             "-p", "no:cacheprovider", file],
-        )  # fmt: skip
-        seconds = time.monotonic() - start
-        if done:
-            print(f"{file}: left out, {done}", flush=True)
-            return None
-        read = CoverageData(str(data))
-        read.read()
-        reached = {
-            Path(f).relative_to(ROOT).as_posix(): spans(sorted(read.lines(f) or ()))
-            for f in read.measured_files()
-        }
-    print(f"{file}: {seconds:.1f} s, {len(reached)} modules", flush=True)
-    return {"seconds": round(seconds, 2), "lines": {k: v for k, v in reached.items() if v}}
+    data = where / "coverage-data"
+    data.unlink(missing_ok=True)
+    start = time.monotonic()
+    code, _ = run_file(where, file, longest_s, data)
+    seconds = time.monotonic() - start
+    if code != 0:
+        why = "it takes too long" if code is None else "it does not pass as it is"
+        return {"file": file, "why": why}
+    read = CoverageData(str(data))
+    read.read()
+    reached = {
+        Path(f).relative_to(where.resolve()).as_posix(): spans(sorted(read.lines(f) or ()))
+        for f in read.measured_files()
+    }
+    lines = {k: v for k, v in reached.items() if v}
+    return {"file": file, "seconds": round(seconds, 2), "lines": lines}
 
 
-def ran_within(command):
-    """Return "" when a command ends well within :data:`LONGEST_S`, else what it said."""
-    places = ":".join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=LONGEST_S,
-            env={**os.environ, **QUIET, "PYTHONPATH": places},
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return "it takes too long"
-    return "" if done.returncode == 0 else f"it does not pass: {done.stdout[-300:]}"
+def make_map(files, out, workers, seconds, longest_s):
+    """Add to the map in ``out`` what ``files`` reach, until done or out of time."""
+    have = json.loads(out.read_text()) if out.exists() else {}
+    end = time.monotonic() + seconds
+    jobs, results, started = begun(workers)
+    waiting, running = list(files), 0
+    while waiting or running:
+        while waiting and running < workers and time.monotonic() < end:
+            jobs.put(("map", waiting.pop(0), longest_s))
+            running += 1
+        if not running:
+            break
+        found = results.get()
+        running -= 1
+        file = found.pop("file")
+        if "lines" in found:
+            have[file] = found
+            out.write_text(json.dumps(have) + "\n")
+            print(f"{file}: {found['seconds']} s, {len(found['lines'])} modules", flush=True)
+        else:
+            print(f"{file}: left out, {found['why']}", flush=True)
+    ended(jobs, started)
+    print(f"{len(have)} test files mapped, {len(waiting)} wait", flush=True)
 
 
 def spans(numbers):
@@ -214,7 +224,10 @@ def spans(numbers):
 
 
 def tests_of(mutant, known):
-    """Return the test files that reach a mutant's lines, those of its wing first, then by time."""
+    """Return the test files that reach a mutant's lines, in the order in which they are run.
+
+    Those of its wing come first, and of these those that reach much of its module in little time.
+    """
     text = (ROOT / mutant["file"]).read_text()
     at = place(text.splitlines(True), mutant)
     first = mutant["line"] if at is None else at + 1
@@ -225,11 +238,13 @@ def tests_of(mutant, known):
             body = getattr(node, "body", None)
             if not body or first < body[0].lineno:
                 first = min(first, node.lineno)
-    reach = [
-        (not known[file]["wings"].count(mutant["wing"]), known[file]["seconds"], file)
-        for file in known
-        if any(a <= last and b >= first for a, b in known[file]["lines"].get(mutant["file"], ()))
-    ]
+    reach = []
+    for file, has in known.items():
+        runs = has["lines"].get(mutant["file"], ())
+        if any(a <= last and b >= first for a, b in runs):
+            size = sum(b - a + 1 for a, b in runs)
+            order = mutant["wing"] not in has["wings"], has["seconds"] / size**2
+            reach.append((order, has["seconds"], file))
     return [(seconds, file) for _, seconds, file in sorted(reach)]
 
 
@@ -256,14 +271,14 @@ def copy(where):
     subprocess.run([sys.executable, "-m", "compileall", "-q", "costmodel"], cwd=where, check=True)
 
 
-def child(where, file):
-    """Run one test file in this fork; never returns."""
+def child(where, file, data):
+    """Run one test file in this fork, its lines counted into ``data`` if named; never returns."""
     os.setsid()
     os.chdir(where)
     quiet = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(quiet, stream)
-    os.environ.update(QUIET, PYTHONPATH=str(where), TMPDIR=str(where / "tmp"))
+    os.environ.update(QUIET, PYTHONPATH=str(where), TMPDIR=str(where.parent / "tmp"))
     tempfile.tempdir = None
     sys.path[:0] = [str(where)]
     sys.dont_write_bytecode = True
@@ -277,16 +292,25 @@ def child(where, file):
             "mutants", phases=unshrunk, derandomize=True, database=None, deadline=None
         )
         hypothesis.settings.load_profile("mutants")
+        if data:
+            from coverage import Coverage
+
+            sources = [str(where / "costmodel" / wing) for wing in WINGS]
+            counted = Coverage(data_file=str(data), source=sources)
+            counted.start()
         code = int(pytest.main(["-q", "-x", "-p", "no:cacheprovider", file]))
+        if data:
+            counted.stop()
+            counted.save()
     finally:
         os._exit(code)
 
 
-def run_file(where, file, limit_s):
+def run_file(where, file, limit_s, data=None):
     """Return (exit code or None for too long, CPU seconds) of a test file in a fork."""
     pid = os.fork()
     if pid == 0:
-        child(where, file)
+        child(where, file, data)
     end = time.monotonic() + limit_s
     while True:
         done, status, used = os.wait4(pid, os.WNOHANG)
@@ -308,6 +332,12 @@ def place(lines, mutant):
     return min(at, key=lambda i: abs(i - mutant["line"] + 1), default=None)
 
 
+def within(tests, most_s):
+    """Return the first of (seconds, file) that take no longer together; one at the least."""
+    ends = list(accumulate(seconds for seconds, _ in tests))
+    return tests[: max(1, bisect_right(ends, most_s))]
+
+
 def try_mutant(where, mutant, tests):
     """Return the record of a mutant: killed, survived or not reached by any test file.
 
@@ -322,15 +352,12 @@ def try_mutant(where, mutant, tests):
     if at is None:
         return {**record, "state": "gone", "by": "", "cpu_s": 0.0, "tests": []}
     lines[at : at + len(mutant["old"])] = mutant["new"]
-    ran, planned_s, used_s, by = [], 0.0, 0.0, ""
+    ran, used_s, by = [], 0.0, ""
     try:
         for pyc in cached:
             pyc.rename(pyc.with_suffix(".kept"))
         path.write_text("".join(lines))
         for seconds, file in tests:
-            planned_s += seconds
-            if ran and planned_s > MOST_S:
-                break
             code, used = run_file(where, file, max(20.0, 5 * seconds))
             ran.append(file)
             used_s += used
@@ -347,44 +374,62 @@ def try_mutant(where, mutant, tests):
 
 
 def work(jobs, results):
-    """Carry out jobs (a test file as it is, or a mutant and its tests) in a copy of the project."""
+    """Carry out jobs in a copy of the project: what to do, with what, and how far."""
     for name in ("numpy", "pytest", "hypothesis", "click", "msgspec", "scipy.optimize"):
         __import__(name)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
-        where = Path(folder)
+        # Not within the copy: a test that runs pytest of its own must not find our settings.
+        where, temporary = Path(folder) / "project", Path(folder) / "tmp"
+        where.mkdir()
+        temporary.mkdir()
         copy(where)
-        (where / "tmp").mkdir()
         while (job := jobs.get()) is not None:
-            what, tests = job
+            what, subject, how = job
             try:
-                if tests is None:
+                if what == "map":
+                    results.put(mapped(where, subject, how))
+                elif what == "as it is":
                     start = time.monotonic()
-                    code, _ = run_file(where, what, 300.0)
-                    results.put({"file": what, "code": code, "s": time.monotonic() - start})
+                    code, _ = run_file(where, subject, how)
+                    results.put({"file": subject, "code": code, "s": time.monotonic() - start})
                 else:
-                    results.put(try_mutant(where, what, tests))
+                    results.put(try_mutant(where, subject, how))
             except Exception as error:
-                results.put({"id": what["id"], "state": "error", "by": repr(error)})
+                name = subject if isinstance(subject, str) else subject["id"]
+                results.put({"id": name, "file": name, "state": "error", "why": repr(error)})
 
 
-def run(mutants, known, out, workers, seconds, again, trusted):
-    """Run what ``out`` lacks, in as many processes, until done or out of time.
-
-    ``again`` runs survivors once more, by the test files that they have not met; ``trusted`` takes
-    it that every test file passes as it is.
-    """
-    done = latest([out])
-    met = {i: r["tests"] for i, r in done.items() if again and r["state"] != "killed"}
-    waiting = [m for m in mutants if m["id"] not in done or m["id"] in met]
-    end = time.monotonic() + seconds
+def begun(workers):
+    """Return queues of jobs and of results, and the processes between them."""
     context = get_context("fork")
     jobs, results = context.Queue(), context.Queue()
     started = [context.Process(target=work, args=(jobs, results)) for _ in range(workers)]
     for process in started:
         process.start()
+    return jobs, results, started
+
+
+def ended(jobs, started):
+    for _ in started:
+        jobs.put(None)
+    for process in started:
+        process.join()
+
+
+def run(mutants, known, out, workers, seconds, *, again, trusted, most_s):
+    """Run what ``out`` lacks, in as many processes, until done or out of time.
+
+    ``again`` runs survivors once more, by the test files that they have not met; ``trusted`` takes
+    it that every test file passes as it is. A survivor meets tests of ``most_s`` seconds.
+    """
+    done = latest([out])
+    met = {i: r["tests"] for i, r in done.items() if again and r["state"] != "killed"}
+    waiting = [m for m in mutants if m["id"] not in done or m["id"] in met]
+    end = time.monotonic() + seconds
+    jobs, results, started = begun(workers)
     controls = [] if trusted else sorted(known, key=lambda f: -known[f]["seconds"])
     for file in controls:
-        jobs.put((file, None))
+        jobs.put(("as it is", file, 300.0))
     for _ in controls:
         found = results.get()
         if found["code"] != 0:
@@ -399,7 +444,8 @@ def run(mutants, known, out, workers, seconds, again, trusted):
             while waiting and running < workers + 1 and time.monotonic() < end:
                 mutant = waiting.pop(0)
                 tests = tests_of(mutant, known)
-                jobs.put((mutant, [t for t in tests if t[1] not in met.get(mutant["id"], ())]))
+                unmet = [t for t in tests if t[1] not in met.get(mutant["id"], ())]
+                jobs.put(("mutant", mutant, within(unmet, most_s)))
                 running += 1
             if not running:
                 break
@@ -413,10 +459,7 @@ def run(mutants, known, out, workers, seconds, again, trusted):
             counts[record["state"]] += 1
             if sum(counts.values()) % 20 == 0:
                 print(f"{dict(counts)}, {len(waiting)} wait", flush=True)
-    for _ in started:
-        jobs.put(None)
-    for process in started:
-        process.join()
+    ended(jobs, started)
     print(f"{dict(counts)}, {len(waiting)} wait", flush=True)
 
 
@@ -449,7 +492,11 @@ def main():
     parser.add_argument("--count", type=int, default=640)
     parser.add_argument("--shard", default="1/1", help="i/n: every n-th mutant from the i-th on")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--seconds", type=float, default=1e9, help="start no mutant after that")
+    parser.add_argument("--seconds", type=float, default=1e9, help="start nothing after that")
+    parser.add_argument("--longest", type=float, default=LONGEST_S, help="s of a mapped test file")
+    parser.add_argument(
+        "--most", type=float, default=MOST_S, help="s of tests that a survivor meets"
+    )
     parser.add_argument("--trusted", action="store_true", help="every test file is known to pass")
     parser.add_argument("--again", action="store_true", help="survivors, by tests not yet met")
     parser.add_argument("--folder", type=Path, default=HERE)
@@ -465,12 +512,7 @@ def main():
         files = [f"tests/{p.name}" for p in sorted((ROOT / "tests").glob("test_*.py"))
                  if not OTHERS.match(p.name) and re.search(asked.only, p.name)]  # fmt: skip
         files = [file for file in files if asked.only or file not in have]
-        with ThreadPoolExecutor(asked.workers) as pool:
-            waiting = {pool.submit(mapped, file): file for file in files}
-            for ended in as_completed(waiting):
-                if ended.result():
-                    have[waiting[ended]] = ended.result()
-                    known.write_text(json.dumps(have) + "\n")
+        make_map(files, known, asked.workers, asked.seconds, asked.longest)
     elif asked.what == "run":
         i, n = map(int, asked.shard.split("/"))
         mutants = json.loads(drawn.read_text())["mutants"][i - 1 :: n]
@@ -484,8 +526,9 @@ def main():
             asked.folder / f"run-{i}of{n}.jsonl",
             asked.workers,
             asked.seconds,
-            asked.again,
-            asked.trusted,
+            again=asked.again,
+            trusted=asked.trusted,
+            most_s=asked.most,
         )
     else:
         report(asked.files or sorted(asked.folder.glob("run-*.jsonl")))
