@@ -8,7 +8,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from costmodel.calibration.crossing import SizeSet, bootstrap, crossing, fieller
+from costmodel.calibration.crossing import (
+    SizeSet,
+    bootstrap,
+    crossing,
+    fieller,
+    last_crossing,
+)
 from costmodel.errors import InputError
 
 SIZE = 14336.0 * np.array([1, 2, 4, 8, 16, 32, 64])
@@ -188,6 +194,22 @@ def test_two_sizes_in_three_pairs_are_enough():
     size = np.array([1e4, 1e4, 4e4])
     found = crossing(size, 6 + size / 45e3, 6.3 + size / 90e3)
     assert found.size_bytes == pytest.approx(0.3 * 90e3)
+
+
+@pytest.mark.parametrize(
+    ("gap", "crossing"),
+    [
+        ([-2.0, -1.0, 1.0, 2.0], 3e4),
+        ([-1.0, 1.0, -1.0, 3.0], 4e4 + 5e3 / 4),  # the last of two
+        ([-2.0, -1.0, 0.0, 0.0], 4e4),
+        ([-4.0, -3.0, -2.0, -1.0], None),
+        ([1.0, 2.0, 1.0, -1.0], None),  # it falls through zero
+        ([0.0, 1.0, 2.0, 3.0], None),
+    ],
+)
+def test_the_last_crossing_is_where_1stage_begins_to_lose(gap, crossing):
+    found = last_crossing([1e4, 2e4, 4e4, 4.5e4], gap)
+    assert found == (None if crossing is None else pytest.approx(crossing))
 
 
 def test_the_bootstrap_is_that_of_weighted_lines_one_by_one():

@@ -193,6 +193,17 @@ def test_a_mangled_name_reads_as_the_demangled_one(mangled_name, demangled):
     assert read(mangled_name).known
 
 
+def test_flags_are_read_as_words_or_as_numbers():
+    """Some demanglers print a bool as ``(bool)1``: the norm of FlashInfer's kernel is such a flag."""
+    kernel = "void flashinfer::trtllm_mnnvl_allreduce::oneshotAllreduceFusionKernel"
+    for flag, word, op in ((1, "true", "fused_ar_rmsnorm"), (0, "false", "all_reduce")):
+        said = [
+            read(f"{kernel}<(unsigned char)8, __nv_bfloat16, {text}>(x)").op
+            for text in (f"(bool){flag}", word)
+        ]
+        assert said == [op, op]
+
+
 def test_arguments_that_are_cut_off_are_not_guessed():
     seen = read("void aiter::reduce_scatter_cross_device_store<__hip_b...")
     assert (seen.part, seen.algorithm, seen.dtype, seen.world_size) == ("reduce_scatter", "2stage", "", None)  # fmt: skip

@@ -33,7 +33,7 @@ from costmodel.data.ranges import LARGEST, integers
 from costmodel.data.workload import captured_batch_sizes
 from costmodel.decide import adequacy, fit_report
 from costmodel.decide.adequacy import one_stage_window
-from costmodel.decide.regret import Arms
+from costmodel.decide.regret import Arms, Estimate
 from costmodel.errors import InputError
 from costmodel.model import parameters
 
@@ -114,6 +114,14 @@ def test_grids_of_three_axes():
 def test_extents_of_launches_are_lists_of_one_to_three_numbers():
     assert chrome_trace._extent([8, 2, 3]) == chrome_trace._extent([48]) == "48"
     assert [chrome_trace._extent(x) for x in ([], None, 8, [1, 1, 1, 1], [8, 0])] == [""] * 5
+    assert chrome_trace._extent([1 << 39, 2]) == str(1 << 40)
+    assert [chrome_trace._extent([n]) for n in (1 << 40, -1, 2.0, "8", True)] == [
+        "",
+        "",
+        "",
+        "",
+        "1",
+    ]
 
 
 def test_one_attention_head_is_a_number_of_heads():
@@ -125,6 +133,15 @@ def test_one_attention_head_is_a_number_of_heads():
         None,
         None,
     ]
+
+
+def test_numbers_of_ranks_are_whole_and_bounded():
+    assert [chrome_trace._count(n) for n in (0, 7, (1 << 40) - 1)] == [0, 7, (1 << 40) - 1]
+    assert [chrome_trace._count(n) for n in (-1, 1 << 40, 1.0, True, "8", None)] == [None] * 6
+
+
+def test_an_estimate_of_several_has_the_ends_of_several():
+    assert Estimate(2.0, 1.5, 3.0).times(4) == Estimate(8.0, 6.0, 12.0)
 
 
 def test_cut_texts_keep_their_start():
@@ -186,6 +203,10 @@ def test_statements_on_the_gpu_itself_stand_first_and_comparable_ones_before_oth
             keys = [(s.gpu != gpu, not s.comparable) for s in found]
             assert keys == sorted(keys)
     assert statements.about("MI355X", "gfx942", 8, "fused_ar_rmsnorm") == ()
+    for gpu in ("MI300X", "MI308X"):  # both are measured at TP2
+        found = statements.about(gpu, "gfx942", 2, "all_reduce")
+        assert found[0].gpu == gpu
+        assert {s.gpu for s in found} == {"MI300X", "MI308X"}
 
 
 @pytest.mark.parametrize(

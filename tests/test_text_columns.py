@@ -26,6 +26,8 @@ def test_words_are_an_array_of_text(first, second):
         np.testing.assert_array_equal(column == word, text == word)
         np.testing.assert_array_equal(column != word, text != word)
         np.testing.assert_array_equal(np.equal(word, column), text == word)
+    np.testing.assert_array_equal(text == column, np.ones(text.size, np.bool_))
+    np.testing.assert_array_equal(text != column, np.zeros(text.size, np.bool_))
     np.testing.assert_array_equal(np.unique(column), np.unique(text))
     np.testing.assert_array_equal(np.isin(column, ["a", "b"]), np.isin(text, ["a", "b"]))
     np.testing.assert_array_equal(np.char.add(column, "/"), np.char.add(text, "/"))
