@@ -8,8 +8,9 @@ from msgspec.structs import replace
 from scipy import stats
 
 from costmodel.calibration import posterior as record
-from costmodel.calibration.cross_validation import cross_validate
+from costmodel.calibration.cross_validation import cross_validate, leave_hidden_out, origami_us
 from costmodel.calibration.estimate import calibrate, data_sha256
+from costmodel.calibration.fit import refits
 from costmodel.calibration.observations import observe
 from costmodel.calibration.one_fabric import on_fabric
 from costmodel.calibration.posterior import load, shipped
@@ -77,6 +78,23 @@ def test_origami_as_it_stands_charges_the_launch_of_rccl(scores):
     assert scores.origami_raw.n == scores.family_in_sample.n
     assert scores.origami_raw.median > 100 > scores.same_rows["origami"][1].median
     assert 0 < scores.origami_elsewhere < scores.origami_raw.n
+
+
+def test_errors_of_origami_and_of_hidden_sizes_left_out_are_percent_of_the_measured(scores, fitted):
+    found = fitted[1]
+    observations = found.problem.observations
+    table, measured = observations.table, observations.latency_us
+    mine = table.kernel_family == "aiter"
+    of_origami = 100 * (origami_us(observations)[mine] - measured[mine]) / measured[mine]
+    assert scores.origami_raw.max == pytest.approx(np.nanmax(np.abs(of_origami)))
+    assert scores.origami_raw.median == pytest.approx(np.nanmedian(np.abs(of_origami)))
+    errors = leave_hidden_out(found)
+    hidden = table.hidden_dim == 7168
+    scored = hidden & ~np.isnan(errors)
+    assert scored.sum() > 5
+    (without,) = refits(found, [~scored])
+    off = 100 * (without.predicted[scored] - measured[scored]) / measured[scored]
+    np.testing.assert_allclose(errors[scored], off, rtol=1e-6)
 
 
 def test_physics_carries_to_a_source_left_out(scores):
