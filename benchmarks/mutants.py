@@ -238,14 +238,20 @@ def tests_of(mutant, known):
             body = getattr(node, "body", None)
             if not body or first < body[0].lineno:
                 first = min(first, node.lineno)
-    reach = []
-    for file, has in known.items():
-        runs = has["lines"].get(mutant["file"], ())
-        if any(a <= last and b >= first for a, b in runs):
-            size = sum(b - a + 1 for a, b in runs)
-            order = mutant["wing"] not in has["wings"], has["seconds"] / size**2
-            reach.append((order, has["seconds"], file))
-    return [(seconds, file) for _, seconds, file in sorted(reach)]
+    runs = {file: has["lines"].get(mutant["file"], ()) for file, has in known.items()}
+    reach = {
+        file: sum(b - a + 1 for a, b in some)
+        for file, some in runs.items()
+        if any(a <= last and b >= first for a, b in some)
+    }
+    # The lines that an import runs count for none.
+    least = min(reach.values(), default=0)
+
+    def order(file):
+        seconds = known[file]["seconds"]
+        return mutant["wing"] not in known[file]["wings"], seconds / (reach[file] - least + 1), file
+
+    return [(known[file]["seconds"], file) for file in sorted(reach, key=order)]
 
 
 def wings_of(file):
