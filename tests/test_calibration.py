@@ -8,7 +8,13 @@ from msgspec.structs import replace
 from scipy import stats
 
 from costmodel.calibration import posterior as record
-from costmodel.calibration.cross_validation import cross_validate, leave_hidden_out, origami_us
+from costmodel.calibration.cross_validation import (
+    cross_validate,
+    leave_hidden_out,
+    leave_source_out,
+    origami_us,
+    refit_offset,
+)
 from costmodel.calibration.estimate import calibrate, data_sha256
 from costmodel.calibration.fit import refits
 from costmodel.calibration.observations import observe
@@ -97,6 +103,25 @@ def test_errors_of_origami_and_of_hidden_sizes_left_out_are_percent_of_the_measu
     np.testing.assert_allclose(errors[scored], off, rtol=1e-6)
 
 
+def test_a_source_left_out_is_judged_by_the_physics_with_an_offset_of_its_own(fitted):
+    found = fitted[1]
+    observations = found.problem.observations
+    measured = observations.latency_us
+    errors, _, _ = leave_source_out(found)
+    source = "aiter-3458-mi355x"
+    out = observations.table.source == source
+    scored = ~np.isnan(errors[source])
+    assert scored.sum() >= 10
+    assert not (scored & ~out).any()
+    (without,) = refits(found, [~out])
+    for key in np.unique(observations.harness[scored]):
+        mine = scored & (observations.harness == key)
+        moved = without.predicted[mine]
+        moved = moved + refit_offset(moved, measured[mine])
+        off = 100 * (moved - measured[mine]) / measured[mine]
+        np.testing.assert_allclose(errors[source][mine], off, rtol=1e-6)
+
+
 def test_physics_carries_to_a_source_left_out(scores):
     assert scores.leave_source_out_pooled["model"].median <= 4
     for source, score in scores.leave_source_out.items():
@@ -107,6 +132,8 @@ def test_physics_carries_to_a_source_left_out(scores):
 def test_hidden_size_has_no_effect_beyond_bytes(scores):
     assert scores.hidden.rows == 76
     assert scores.hidden.lo < 0 < scores.hidden.hi
+    middle = (scores.hidden.lo + scores.hidden.hi) / 2
+    assert middle == pytest.approx(scores.hidden.pct_per_doubling)
 
 
 @pytest.mark.parametrize(

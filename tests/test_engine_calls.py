@@ -147,6 +147,15 @@ def test_engines_take_captured_sizes_as_their_own():
     assert (vllm.batches.tolist(), vllm.tokens.tolist()) == ([1, 2, 3], [3, 6, 9])
 
 
+def test_counts_are_said_as_a_formula():
+    said = {(c.per_layer, c.per_block, c.constant): c.formula() for c in counts()}
+    assert said[0, 1, 1] == "blocks + 1"
+    assert said[0, 1, -1] == "blocks - 1"
+    assert said[1, 0, 3] == "layers + 3"
+    assert said[2, 0, 0] == "2 layers"
+    assert said[0, 0, 0] == "0"
+
+
 def test_sglangs_own_list_is_denser_with_speculation():
     plain = Deployment("sglang", own_captured=True).batches.tolist()
     assert plain[:8] == [1, 2, 4, 8, 12, 16, 24, 32]

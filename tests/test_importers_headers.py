@@ -3,6 +3,12 @@
 import pytest
 from importing import column, left, of
 
+from costmodel.data.importers.headers import (
+    is_names_below,
+    is_transposed,
+    may_be_transposed,
+    one_line,
+)
 from costmodel.errors import InputError
 
 ON = "Fused AR+RMSNorm on MI300X, hidden 7168, bf16, all times in us\n\n"
@@ -116,6 +122,31 @@ def test_names_in_two_lines_or_on_two_sides(tmp_path, text):
         ("fused_ar_rmsnorm", "7168", "MI300X", "bf16")
     }
     assert told.n_left == 0
+
+
+def test_names_of_the_lines_may_stand_in_a_line_of_their_own():
+    """As pandas writes them, below the names of the columns; a shorter line is none of names."""
+    top = ["", "1stage us", "2stage us"]
+    assert one_line([top, ["tokens", "", ""]]) == (["tokens", "1stage us", "2stage us"], "")
+    over = ["", "fused", "fused"]
+    assert one_line([over, ["", "1stage us", "2stage us"], ["tokens", "", ""]], spanned=True) == (
+        ["tokens", "fused 1stage us", "fused 2stage us"], "",
+    )  # fmt: skip
+    assert is_names_below(["", "us", "us"], top)
+    assert is_names_below(["tokens", "", ""], top)
+    assert not is_names_below(["us", "us"], top)
+    assert not is_names_below(["tokens", ""], ["", "us", "us"])
+
+
+def test_tables_on_their_side_have_calls_across_and_whole_lines():
+    across = ["tokens", "8", "16"]
+    assert is_transposed(across, [(2, ["1stage us", "9.1", "9.2"])])
+    assert not is_transposed(across, [(2, ["1stage us", "9.1"])])
+    assert not is_transposed(across, [(2, ["1stage us", "9.1", "9.2", "9.3"])])
+    assert not is_transposed(across, [])
+    assert may_be_transposed(["name", "tokens=8", "tokens=16"], ["1stage us", "9.1", "9.2"])
+    assert not may_be_transposed(["name", "apples", "pears"], ["1stage us", "9.1", "9.2"])
+    assert not may_be_transposed(["name", "tokens=8", ""], ["1stage us", "9.1", "9.2"])
 
 
 @pytest.mark.parametrize(

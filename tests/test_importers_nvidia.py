@@ -53,6 +53,15 @@ FLASHINFER = {
          "fused 1stage 8 64 4096 bf16 524288 10.3 profiler clean"],
         {},
     ),
+    "CSV whose first column is the switch of graphs": (
+        f"no_cuda_graph,{HEAD.replace(',no_cuda_graph', '')}\n"
+        + "".join(f"{graph},{line.replace(f',{graph},False', ',False')}" for graph, line in (
+            ("True", case(0.01234, ONE, graph="True")), ("False", case(0.02234, TWO)))),
+        {"world_size": "8"},
+        ["fused 1stage 8 64 4096 bf16 524288 12.34 eager clean",
+         "fused 2stage 8 64 4096 bf16 524288 22.34 graph clean"],
+        {},
+    ),
     "CSV with other routines": (
         f"{HEAD}\nmm_fp4,0.0082,0.001,1,0.1,cutlass,,16,4096,,,,,,,,,4096,,False,False\n{case(0.01234, ONE)}",
         {"world_size": "4"}, ["fused 1stage 4 64 4096 bf16 524288 12.34 graph clean"],

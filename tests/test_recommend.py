@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
+from costmodel.calibration.posterior import Refusal
+from costmodel.calibration.posterior import shipped as load_shipped
 from costmodel.data.workload import Workload, captured_batch_sizes, snap_tokens
 from costmodel.decide import recommendation
 from costmodel.decide.decision import CHECKED_HIDDEN_DIMS
@@ -130,6 +132,37 @@ def test_switch_points_are_captured_batches_around_the_cutoff(answers):
 def test_a_rejected_hidden_size_is_refused():
     with pytest.raises(InputError, match="hidden size 16384 is rejected"):
         recommend(Setting.shipped("MI300X"), Workload.of([16384]))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "world_size", "refused"),
+    [("MI355X", 8, True), ("MI355X", 2, False), ("MI350X", 8, False), ("MI300X", 8, False)],
+)
+def test_contradicting_rows_refuse_their_gpu_and_world_size_alone(gpu, world_size, refused):
+    known = load_shipped("gfx950")
+    refusal = Refusal(gpu, world_size, "its rows contradict each other")
+    setting = Setting(structs.replace(known, refusals=(refusal,)), "MI355X")
+    found = recommend(setting, world_sizes=(8,)).at(8)
+    assert found.claimed != refused
+    assert ("contradict" in found.reason) == refused
+
+
+@pytest.mark.parametrize("lowest", [0, 8 * 2 * 7168])
+def test_both_arms_are_to_be_measured_at_the_ends_and_the_middle(lowest):
+    """From the smallest batch that both arms take where no cutoff is too small."""
+    setting = Setting.shipped("MI355X")
+    row = 2 * 7168
+    best = BestCutoff(
+        Cell(64 * row, 72 * row - 1), Cell(lowest, lowest), Cell(256 * row, 272 * row - 1), 0.1, 0.0
+    )
+    asked = recommendation._measure_next(setting, best, 66 * row, 8, [7168])
+    smallest = 8 if lowest else 1
+    for arm in ("1stage", "2stage"):
+        batches = [one["tokens"] for one in asked if one["algorithm"] == arm]
+        assert batches == [smallest, 64, 72, 272]
+    assert {(one["hidden_dim"], one["world_size"], one["dtype"]) for one in asked} == {
+        (7168, 8, "bf16")
+    }
 
 
 def test_no_1stage_kernel_nothing_to_choose():

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from command import costmodel
 
 from costmodel.calibration.observations import observe
+from costmodel.calibration.posterior import shipped
 from costmodel.calibration.row_accounts import accounts, said_of
-from costmodel.data import facts, timing
+from costmodel.data import facts, measurement, timing
 from costmodel.data.measurement import Measurements
+from costmodel.decide.row_errors import covered
+
+MEASUREMENTS = Path(__file__).parents[1] / "measurements"
 
 
 def run(*args, code=0):
@@ -66,6 +71,30 @@ def test_rows_of_other_libraries_are_named_only_when_asked_for(published):
     for families, rows in ((None, 14), (("vllm",), 7)):
         said = said_of(records, **arm, families=families)
         assert said == f"{rows} rows of vllm-39080 set aside: quality is clean"
+
+
+def test_the_source_with_most_rows_is_named_first_and_equals_by_name(row):
+    rows = [
+        row | {"source": source, "quality": "noisy", "latency_us": 9.0 + at}
+        for at, source in enumerate("bcabddd")
+    ]
+    arm = {"gpu": row["gpu"], "world_size": row["world_size"], "op": row["op"]}
+    aside = observe(Measurements.from_rows(rows)).aside
+    said = said_of(aside[::-1], **arm)
+    counts = [("3 rows", "d"), ("2 rows", "b"), ("1 row", "a"), ("1 row", "c")]
+    assert said == "; ".join(f"{n} of {s} set aside: quality is noisy" for n, s in counts)
+
+
+def test_ranks_that_share_a_gpu_are_not_judged_by_ranks_on_two():
+    """The same kernels on the same GPU, over another fabric."""
+    rows = measurement.read(MEASUREMENTS / "h200-loopback" / "revision-2" / "exhaustive.csv")
+    found = covered(shipped("sm_90"), rows)
+    assert found.set_aside == {"another fabric than the calibration's split_2": len(rows)}
+    rows = measurement.read(MEASUREMENTS / "h200-pair" / "revision-2" / "third" / "calibration.csv")
+    assert (
+        "another fabric than the calibration's split_2"
+        not in covered(shipped("sm_90"), rows).set_aside
+    )
 
 
 def test_rows_that_do_not_say_their_arm_may_be_of_either(row):

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from msgspec import Struct, structs
 
 import costmodel as cm
-from costmodel.data import architectures, deployment, llms, measurement, model_config, statements
+from costmodel.data import (
+    architectures,
+    deployment,
+    hosts,
+    llms,
+    measurement,
+    model_config,
+    statements,
+)
 from costmodel.data.importers import (
     chrome_trace,
     collective_json,
@@ -133,6 +141,27 @@ def test_one_attention_head_is_a_number_of_heads():
         None,
         None,
     ]
+
+
+@pytest.mark.parametrize(
+    ("arch", "version"),
+    [("gfx942", "90402"), ("gfx950", "90500"), ("gfx90a", "90010"), ("gfx1036", "100306"),
+     ("gfx1250", "120500")],
+)  # fmt: skip
+def test_versions_of_targets_have_two_digits_of_each_part(arch, version):
+    assert hosts.target_version(arch) == version
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes", "half"),
+    [("1.1 KB", 1126.4, 51.2), ("64 KiB", 65536, 512), ("1.25 MB", 1310720, 5242.88),
+     ("1024", 1024, 0), ("1000 B", 1000, 0), ("12.5", 12.5, 0.05)],
+)  # fmt: skip
+def test_a_written_size_is_known_to_half_its_last_digit(text, size_bytes, half):
+    found = quantities.size(text, None)
+    assert (found.size_bytes, found.half_digit) == pytest.approx((size_bytes, half))
+    assert found.fits(size_bytes + half)
+    assert not found.fits(size_bytes + 1.01 * half + 0.01)
 
 
 def test_numbers_of_ranks_are_whole_and_bounded():
