@@ -141,7 +141,7 @@ def test_names_of_the_lines_may_stand_in_a_line_of_their_own():
 def test_tables_on_their_side_have_calls_across_and_whole_lines():
     across = ["tokens", "8", "16"]
     assert is_transposed(across, [(2, ["1stage us", "9.1", "9.2"])])
-    assert not is_transposed(across, [(2, ["1stage us", "9.1"])])
+    assert not is_transposed(across, [(2, ["1stage us", "9.1", "9.2"]), (3, ["2stage us", "9.1"])])
     assert not is_transposed(across, [(2, ["1stage us", "9.1", "9.2", "9.3"])])
     assert not is_transposed(across, [])
     assert may_be_transposed(["name", "tokens=8", "tokens=16"], ["1stage us", "9.1", "9.2"])
