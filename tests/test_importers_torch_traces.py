@@ -6,8 +6,13 @@ import json
 import pytest
 from importing import FUSED, GEMM, NONE_KNOWN, ONE, column, imported, left
 
+from costmodel.data.importers.launches import HALF
+
 NCCL = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)"
 GENERIC = "ncclDevKernel_Generic_1(ncclDevKernelArgsStorage<4096ul>)"
+SAME = ONE.replace("(aiter::R*)", "(aiter::RankData*)")
+SCATTER = "void aiter::reduce_scatter_cross_device_store<__hip_bfloat16, 8>(aiter::RankData*)"
+NORM = "void aiter::local_device_load_rmsnorm<__hip_bfloat16, 512, 2, false>(aiter::RankSignals)"
 RCCL = ("all_reduce", "", "", "bf16")
 
 ARGS = {"External id": 12, "queued": 0, "device": 0, "context": 0, "stream": 3, "correlation": 77,
@@ -102,6 +107,16 @@ TRACES = {
     "events before what is said of them": (
         json.dumps({"traceEvents": [kernel()], "deviceProperties": ON_AMD, "schemaVersion": 1}),
         [(FUSED, "12.5")], {}, "MI300X",
+    ),
+    "one kernel under two spellings": (
+        trace(*(kernel(name, ts=5000.5 + 100 * n) for n, name in enumerate([ONE, SAME] * 2))),
+        [(FUSED, "12.5")],
+        {"in the median of a row": 1, "the same row as one before, to the last digit": 1,
+         "as the call before it": 1}, "MI300X",
+    ),
+    "halves of a call on two streams": (
+        trace(kernel(SCATTER, ts=5000.5, tid=3), kernel(NORM, ts=5100.5, tid=4), kernel()),
+        [(FUSED, "12.5")], {HALF: 2}, "MI300X",
     ),
     "nodes of a graph": (
         trace(*(kernel(ts=5000.5 + 100 * n, dur=12.5 + n,

@@ -236,6 +236,7 @@ def test_where_no_fused_call_is_made_words_say_why(tmp_path, data, residual, sai
         {"model_type": "minimax_m3", "use_gemma_norm": True},
         {"architectures": ["LlamaForCausalLM"]},
         {"model_type": "new", "rms_norm_eps": 1e-5, "layer_norm_eps": 1e-5},
+        {"model_type": "new", "norm_type": "rmsnorm"},
     ],
 )  # fmt: skip
 def test_pre_norm_with_rmsnorm_makes_the_fused_call(tmp_path, data):

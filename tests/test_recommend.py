@@ -31,6 +31,8 @@ def answers():
 def test_two_ranks_are_always_1stage(answers, gpu):
     cutoff = answers[gpu].cutoffs[0]
     assert (cutoff.world_size, cutoff.verdict, cutoff.max_bytes) == (2, "always_1stage", None)
+    assert cutoff.by_physics
+    assert not any(other.by_physics for other in answers[gpu].cutoffs[1:])
 
 
 @pytest.mark.parametrize("gpu", GPUS)

@@ -24,16 +24,21 @@ from costmodel.data import (
     statements,
 )
 from costmodel.data.importers import (
+    Said,
     chrome_trace,
     collective_json,
     collective_run,
+    grouped,
     json_tables,
     quantities,
     rocpd,
     rocprof_json,
 )
 from costmodel.data.importers.collective_tests import program_of, version_of_code
-from costmodel.data.importers.columns import looks_like_header
+from costmodel.data.importers.columns import looks_like_header, read_columns
+from costmodel.data.importers.context import said_by
+from costmodel.data.importers.html_tables import html_rows
+from costmodel.data.importers.rows import Imported
 from costmodel.data.importers.text_file import shortened
 from costmodel.data.importers.torch_table import _TO_US
 from costmodel.data.model_layers import layers_of
@@ -250,6 +255,60 @@ def test_blocks_are_layers_times_those_of_a_layer(config, layers, blocks):
     built = architectures.find(config["model_type"])
     found = layers_of(config, built, "config.json")
     assert (found.count, found.blocks) == (layers, blocks)
+
+
+@pytest.mark.parametrize(
+    ("config", "note"),
+    [
+        ({"model_type": "granite", "num_hidden_layers": 40}, ""),  # its note is of its residual
+        ({"model_type": "falcon_mamba", "num_hidden_layers": 64}, "every layer is one block"),
+    ],
+)
+def test_a_note_on_blocks_stands_where_a_layer_has_not_two(config, note):
+    built = architectures.find(config["model_type"])
+    assert built.note
+    assert layers_of(config, built, "config.json").note == note
+
+
+def test_layers_are_100_000_at_most():
+    config = {"model_type": "llama", "num_hidden_layers": 100_000}
+    built = architectures.find("llama")
+    assert layers_of(config, built, "").count == 100_000
+    with pytest.raises(InputError, match="num_hidden_layers: expected `int` <= 100000"):
+        layers_of({**config, "num_hidden_layers": 100_001}, built, "")
+
+
+def test_marks_of_a_note_are_no_part_of_a_figure():
+    """Up to two signs set high; a longer word is read, and leaves the figure open."""
+    cells = ["9.1<sup>1)</sup>", "9.1<sup>*</sup>", "9.1<sup>abc</sup>"]
+    rows = "".join(f"<tr><td>{cell}</td></tr>" for cell in cells)
+    found = html_rows([f"<table><tr><th>us</th></tr>{rows}</table>"], 1)
+    assert [line for _, line in found.rows] == [["9.1"], ["9.1"], ["9.1abc"]]
+
+
+def test_lines_of_ranks_and_statistics_are_bounded(monkeypatch):
+    monkeypatch.setattr(grouped, "PASTED_ROWS", 1000)
+    said = Said(source="mine")
+    rows = [(at, [str(at), "0", "9.1"]) for at in range(1001)]
+    header = ["tokens", "rank", "latency (us)"]
+    columns = read_columns(header, [cells for _, cells in rows[:8]], said, "")
+
+    def taken(count):
+        account = Imported(said, "table")
+        return list(grouped.one_a_call(iter(rows[:count]), columns, 3, "file", account))
+
+    assert len(taken(1000)) == 1000
+    with pytest.raises(InputError, match="file: a table of more than 1000 lines"):
+        taken(1001)
+
+
+@pytest.mark.parametrize(
+    ("line", "version"),
+    [("AITER main 1a2b3c4d", "AITER main 1a2b3c4d"), ("aiter v0.1.19", "AITER 0.1.19"),
+     ("aiter: 0.1.20.post1, torch 2.9", "AITER 0.1.20.post1")],
+)  # fmt: skip
+def test_a_build_of_aiter_is_a_release_or_a_commit(line, version):
+    assert said_by(line, bare=False)["kernel_version"] == version
 
 
 def test_the_nearest_source_is_of_the_gpu_then_of_the_op_then_of_its_arch():

@@ -21,7 +21,7 @@ from costmodel.decide.row_errors import compare, covered, offsets_without_row
 from costmodel.decide.setting import Setting
 from costmodel.decide.validation import ValidationLimits, hold_out, validate
 from costmodel.errors import InputError
-from costmodel.model.shape import ALGORITHMS, FUSED, TWO_STAGE
+from costmodel.model.shape import ALGORITHMS, FUSED, SEPARATE, TWO_STAGE
 from costmodel.rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE, named
 from costmodel.rules.rule import Rule
 
@@ -239,6 +239,26 @@ def test_on_published_rows_no_rule_beats_the_recommended_one_beyond_noise(judged
     assert judged.of("recommended").modelled_pct.value <= best.modelled_pct.value + 0.01
 
 
+def test_regret_over_the_workload_weighs_world_sizes_as_the_pairs_do(judged):
+    pairs, (advice,) = judged.pairs, judged.advice
+    cutoffs = advice.decision.cutoffs
+    share = [float(np.mean(pairs.world_size == c.world_size)) for c in cutoffs]
+    assert min(share) > 0
+    assert sum(share) == pytest.approx(1)
+    for rule, use in (("always-1stage", True), ("always-2stage", False)):
+        found = judged.of(rule)
+        pct, us = (
+            sum(
+                w * getattr(c.arms, of)(np.full(c.arms.weight.size, use))
+                for w, c in zip(share, cutoffs, strict=True)
+            )
+            for of in ("regret_pct", "regret_us")
+        )
+        assert found.modelled_pct.value == pytest.approx(pct.mean())
+        assert found.modelled_pct.hi == pytest.approx(np.quantile(pct, 0.95))
+        assert found.modelled_us.value == pytest.approx(us.mean())
+
+
 def test_separate_ops_are_a_third_choice_where_they_were_measured(judged):
     """vLLM #54787: fused against separate ops at seven sizes; fused wins only the smallest."""
     three = judged.three_way
@@ -344,8 +364,15 @@ def test_rows_without_pairs_are_refused_unless_the_model_alone_is_asked_for(publ
     ):
         validate(published, gfx942)
     found = validate(published, gfx942, need_pairs=False)
-    assert (found.choice.pairs, found.regret) == (0, ())
+    assert (found.choice.pairs, found.choice.outside_tie, found.regret) == (0, 0, ())
     assert found.passed
+    table, algorithm = found.rows.observations.table, found.rows.observations.algorithm
+    for op, mine in ((None, table.op != SEPARATE), (FUSED, table.op == FUSED)):
+        with pytest.raises(InputError) as error:
+            validate(published, gfx942, op=op)
+        one, two = (int((mine & (algorithm == a)).sum()) for a in ALGORITHMS)
+        assert f"({one} 1stage and {two} 2stage rows, none alike" in str(error.value)
+    assert 0 < (table.op == FUSED).sum() < (table.op != SEPARATE).sum()
     assert found.to_dict()["choice"] == {"pairs": 0, "agree": None, "agree_outside_tie": None}
 
 
@@ -426,6 +453,19 @@ def test_errors_are_shares_of_what_was_measured(gfx950):
     moved = 100 * np.abs(shift - residual) / measured
     ends = found.median_ape_offset, found.p90_ape_offset, found.max_ape_offset
     assert ends == pytest.approx((np.median(moved), np.percentile(moved, 90), moved.max()))
+
+
+@pytest.mark.parametrize("at_once", [1, 5])
+def test_rows_are_judged_the_same_however_many_are_drawn_at_once(
+    gfx950, published, at_once, monkeypatch
+):
+    rows = covered(gfx950.calibration, published)
+    expected = compare(gfx950.calibration, rows)
+    assert len(rows) > 8 * at_once
+    monkeypatch.setattr("costmodel.decide.row_errors.BLOCK", at_once)
+    found = compare(gfx950.calibration, rows)
+    np.testing.assert_allclose(found.predicted_us, expected.predicted_us)
+    assert found.inside.tolist() == expected.inside.tolist()
 
 
 def test_every_row_is_drawn_by_the_bootstrap_as_often():
