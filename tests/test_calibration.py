@@ -237,6 +237,14 @@ def changed(edit):
             r"mean\[0\]: number out of range",
         ),
         (changed(lambda d: d["parameters"][0].update(estimate=40.0)), "does not follow from mean"),
+        (
+            changed(
+                lambda d: next(
+                    p for p in d["parameters"] if p["name"] == "read_efficiency[gfx950]"
+                ).update(estimate=0.5)
+            ),
+            r"read_efficiency\[gfx950\] does not follow from mean",
+        ),
         (changed(lambda d: d["mean"].__setitem__(0, 3.7)), "does not follow from mean"),
         (changed(lambda d: d["covariance_lower"][3].__setitem__(3, -1.0)), "not positive definite"),
         (changed(lambda d: d["covariance_lower"][3].append(0.1)), "not a triangle"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from command import costmodel
 
+from costmodel.calibration.posterior import shipped
 from costmodel.data import kernels as kernel
 from costmodel.data.workload import Workload, captured_batch_sizes
 from costmodel.decide.explanation import choices, explain
@@ -321,6 +322,17 @@ def test_where_one_parameter_turns_a_call_its_arms_meet(gpu, tokens, hidden, n):
         # It is the nearest: on the way there the same arm stays the faster one.
         way = margin(flip.name, np.linspace(flip.now, flip.at - step, 200))
         assert np.unique(np.sign(way)).size == 1, flip
+
+
+def test_a_time_of_one_arm_turns_a_call_by_just_its_lead():
+    """Us for us; what only differs from another time may be less than nothing."""
+    name, setting = "release_acquire_us_per_doubling", Setting(shipped("sm_90"), "H200")
+    call = setting.shapes([1], 7168, 8)
+    one, two = (float(setting.latency_us(call, a)[0]) for a in ALGORITHMS)
+    now = setting.point[name]
+    assert now - (two - one) < 0 < two - one < 10
+    (flip,) = flips(setting, call, names=[name])
+    assert flip.at == pytest.approx(now - (two - one), abs=0.02)
 
 
 def test_choices_hold_the_ends_of_the_margin_and_say_how_many_run_1stage(near):

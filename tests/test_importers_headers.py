@@ -4,6 +4,7 @@ import pytest
 from importing import column, left, of
 
 from costmodel.data.importers.headers import (
+    _is_arm,
     is_names_below,
     is_transposed,
     may_be_transposed,
@@ -136,6 +137,15 @@ def test_names_of_the_lines_may_stand_in_a_line_of_their_own():
     assert is_names_below(["tokens", "", ""], top)
     assert not is_names_below(["us", "us"], top)
     assert not is_names_below(["tokens", ""], ["", "us", "us"])
+
+
+@pytest.mark.parametrize(
+    ("name", "is_arm"),
+    [("all_reduce", True), ("1stage", True), ("fused 2stage", True), ("rccl", True),
+     ("apples", False), ("hidden", False)],
+)  # fmt: skip
+def test_an_arm_is_what_names_an_op_an_algorithm_or_a_library(name, is_arm):
+    assert _is_arm(name) == is_arm
 
 
 def test_tables_on_their_side_have_calls_across_and_whole_lines():

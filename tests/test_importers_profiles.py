@@ -85,6 +85,7 @@ STATISTICS = {
     "nsys, median": (NSYS + f'31.0,33000,3,11000.0,10500.0,9000,12000,10.1,"{NCCL}"\n', [("all_reduce", "", 0, "bf16", 10.5)]),
     "nsys, old": (NSYS_OLD + f'31.0,33000,3,11000.0,9000,12000,"{PUSH}"\n', [("all_reduce", "1stage", 4, "bf16", 11.0)]),
     "rpd in us": (RPD + f'"{ONE}",52224,125822.5,24.09,18.8\n', [("fused_ar_rmsnorm", "1stage", 8, "bf16", 24.09)]),
+    "names with lines": ("kernel_name,total_calls,average_ns\n" + f'"{PLAIN}",4,12000\n', [("all_reduce", "1stage", 8, "bf16", 12.0)]),
     "no average": (ROCPROF + f'"{PLAIN}",4,48000,,1\n', [("all_reduce", "1stage", 8, "bf16", 12.0)]),
 }  # fmt: skip
 
@@ -530,6 +531,15 @@ def test_one_run_reads_alike_in_every_format(tmp_path, case):
     assert account.n_rows + account.n_left == len(eight_ranks())
     assert account.left["no all-reduce kernel that is known by its name"].count == 40
     assert ("12 x 896" in rows.kernel_version[0]) == (case != "rpd")
+
+
+def test_a_grid_that_is_no_whole_number_of_workgroups_is_not_said(tmp_path):
+    said = []
+    for items in (12 * 896, 12 * 896 + 1):
+        text = rocprofv3_json([(0, ONE, 0, 9, (12,))]).replace(f'"x": {12 * 896}', f'"x": {items}')
+        rows, _ = imported(tmp_path, text, "out.json")
+        said.append("12 x 896" in rows.kernel_version[0])
+    assert said == [True, False]
 
 
 def test_lines_of_a_trace_that_are_no_launch_are_left(tmp_path):

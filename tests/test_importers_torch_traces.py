@@ -6,6 +6,7 @@ import json
 import pytest
 from importing import FUSED, GEMM, NONE_KNOWN, ONE, column, imported, left
 
+from costmodel.data.importers.kernel_rows import ALONE
 from costmodel.data.importers.launches import HALF
 
 NCCL = "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)"
@@ -172,6 +173,16 @@ def test_traces_of_releases(tmp_path, text, read, reasons, gpu, name):
     assert left(account) == reasons
     assert {row["gpu"] for row in rows} == {gpu}
     assert {(row["quality"], row["timing"]) for row in rows} == {("serving_trace", "profiler")}
+
+
+def test_kernels_that_follow_no_all_reduce_are_left_where_the_first_stands(tmp_path):
+    mhc = "void aiter::mhc_post_kernel<__hip_bfloat16, 4, 4, 256, true>(__hip_bfloat16*)"
+    events = [kernel(mhc, ts=5000.5 + 100 * n, tid=9) for n in range(3)]
+    (tmp_path / "t.json").write_text(trace(*events, kernel()))
+    rows, account = imported(tmp_path / "t.json")
+    assert column(rows, "latency_us") == ["12.5"]
+    assert left(account) == {ALONE: 3}
+    assert account.left[ALONE].first == f"t.json: event {len(OTHERS)}"
 
 
 @pytest.mark.parametrize("before", range(262_140 - 16, 262_145 + 2, 3))

@@ -167,6 +167,12 @@ def test_both_arms_are_to_be_measured_at_the_ends_and_the_middle(lowest):
     }
 
 
+def test_no_rule_of_all_arms_is_claimed_where_the_third_is_not_known(answers):
+    four = answers["MI355X"].at(4)
+    assert four.arms_claimed
+    assert not structs.replace(four, beside_three=None).arms_claimed
+
+
 def test_no_1stage_kernel_nothing_to_choose():
     with pytest.raises(InputError, match="nothing to choose"):
         recommend(Setting.shipped("MI300X", aiter_version="0.1.10"))

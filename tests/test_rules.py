@@ -509,6 +509,22 @@ def test_what_a_rule_asks_of_the_hidden_size_is_probed_on_both_sides(asked, edge
     assert hidden_classes(asked, dtype) == sorted({*typical, edge - pack, edge, edge + pack})
 
 
+def test_multiples_and_members_are_said_in_words():
+    assert MultipleOf("packs", 2).words() == "hidden / pack a multiple of 2"
+    assert MultipleOf("bytes", 16, inside=False).words() == "bytes no multiple of 16"
+    assert Member("world_size", (2, 8)).words() == "TP in {2, 8}"
+    assert Member("hidden_dim", (4096,), inside=False).words() == "hidden not in {4096}"
+    assert Member("dtype", ("fp16", "bf16")).words() == "16-bit dtype"
+    assert Member("dtype", ("fp16",)).words() == "dtype in {fp16}"
+
+
+def test_a_limit_of_tokens_is_probed_at_whole_rows_on_both_sides():
+    for asked in cases(Rule("few", Compare("tokens", "<=", 80))):
+        at = dict(asked.decisions)
+        edge = 81 * asked.hidden_dim  # the first element of the 82nd row makes no difference
+        assert [at[edge + d] for d in (-1, 0, 1)] == [True, False, False], asked.dtype
+
+
 @pytest.mark.parametrize(("op", "value", "caps"), [
     ("<=", 80, True), ("<", 81, True), ("==", 80, True), ("<=", 81, False), ("<", 82, False),
     (">", 80, False),

@@ -28,6 +28,7 @@ from costmodel.data.importers import (
     chrome_trace,
     collective_json,
     collective_run,
+    console_columns,
     grouped,
     json_tables,
     quantities,
@@ -309,6 +310,23 @@ def test_lines_of_ranks_and_statistics_are_bounded(monkeypatch):
 )  # fmt: skip
 def test_a_build_of_aiter_is_a_release_or_a_commit(line, version):
     assert said_by(line, bare=False)["kernel_version"] == version
+
+
+@pytest.mark.parametrize(
+    ("line", "ranks"),
+    [("on 8 GPUs", 8), ("8 GPUs available", None), ("8 GPUs visible", None)],
+)
+def test_gpus_that_are_there_need_not_take_part(line, ranks):
+    assert said_by(line, bare=False).get("world_size") == ranks
+
+
+def test_a_name_of_several_words_is_one_cell_before_figures():
+    cells = console_columns._console_cells
+    assert cells("all reduce fused  9.1  yes", 3) == ["all reduce fused", "9.1", "yes"]
+    assert cells("a long name fills it 9.1 yes", 3) == ["a long name fills it", "9.1", "yes"]
+    assert cells("a long name fills it 9.1 12.5", 3) == ["a long name fills it", "9.1", "12.5"]
+    assert cells("0  fused  9.1  yes", 3) == ["fused", "9.1", "yes"]
+    assert cells("no figure stands here", 3) == ["no figure stands here"]
 
 
 def test_the_nearest_source_is_of_the_gpu_then_of_the_op_then_of_its_arch():

@@ -50,7 +50,7 @@ def judged(gfx950, published):
 
 @pytest.fixture(scope="module")
 def modelled(gfx950):
-    return Arms.of(gfx950, WORKLOAD, 4)
+    return Arms.of(gfx950, WORKLOAD, world_size=4)
 
 
 def test_regret_of_a_rule_is_what_it_costs_above_the_faster_algorithm(modelled):
@@ -66,6 +66,9 @@ def test_regret_of_a_rule_is_what_it_costs_above_the_faster_algorithm(modelled):
     assert found.saved_us.value == pytest.approx(saved.mean())
     assert found.saved_us.hi == pytest.approx(np.quantile(saved, 0.95))
     assert found.differ == pytest.approx(modelled.weight[use].sum())
+    lost_us = (chosen - fastest) @ modelled.weight
+    assert modelled.regret_us(use) == pytest.approx(lost_us)
+    assert modelled.regret_pct(use) == pytest.approx(pct)
     assert found.saved_us.value > 0
 
 
