@@ -182,7 +182,7 @@ def test_kernels_that_follow_no_all_reduce_are_left_where_the_first_stands(tmp_p
     rows, account = imported(tmp_path / "t.json")
     assert column(rows, "latency_us") == ["12.5"]
     assert left(account) == {ALONE: 3}
-    assert account.left[ALONE].first == f"t.json: event {len(OTHERS)}"
+    assert account.left[ALONE].first.endswith(f"t.json: event {len(OTHERS)}")
 
 
 @pytest.mark.parametrize("before", range(262_140 - 16, 262_145 + 2, 3))
