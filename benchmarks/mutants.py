@@ -3,18 +3,22 @@
 cosmic-ray draws the mutants and coverage.py says which test files reach a line:
 
     pip install cosmic-ray coverage
-    python benchmarks/mutants.py draw --seed 17 --count 640
+    python benchmarks/mutants.py draw --seed 1130 --count 640
     python benchmarks/mutants.py map
     python benchmarks/mutants.py run --shard 1/2 --seconds 500
     python benchmarks/mutants.py report
+    python benchmarks/mutants.py keep
 
 ``draw`` makes ``drawn.json`` in ``--folder``, ``map`` ``map.json``; ``run`` needs neither tool, and
 adds a line to ``run-1of2.jsonl`` for each mutant that it has run, so that it goes on where it
-stopped and may move to a machine with more cores. A mutant is run in a copy of the project by the
-test files that reach its lines, those of its wing first, until one fails: then it is killed. So is
-one for which a test file takes five times as long. Before the first mutant each test file is run as
-it is, in the same way: one that fails there is left out. ``--trusted`` spares that where the map is
-of today: it is made in the same way too, and has no test file that fails.
+stopped and may move to a machine with more cores. ``keep`` writes what became of each mutant to
+``mutants.jsonl`` beside this script, which ``report`` reads as well.
+
+A mutant is run in a copy of the project by the test files that reach its lines, those of its wing
+first, until one fails: then it is killed. So is one for which a test file takes five times as long.
+Before the first mutant each test file is run as it is, in the same way: one that fails there is
+left out. ``--trusted`` spares that where the map is of today: it is made in the same way too, and
+has no test file that fails.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ import tempfile
 import time
 from bisect import bisect_right
 from collections import Counter
+from importlib.metadata import version
 from itertools import accumulate
 from multiprocessing import get_context
 from pathlib import Path
@@ -42,6 +47,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # coverage is the package here, not the benchmark of that name.
 sys.path = [p for p in sys.path if Path(p).resolve() != ROOT / "benchmarks"]
 HERE = ROOT / "benchmarks" / "mutants"
+#: What became of the mutants of the last draw; ``report`` reads it too.
+KEPT = ROOT / "benchmarks" / "mutants.jsonl"
 WINGS = ("model", "rules", "decide", "calibration", "data")
 #: Tests of other wings, and those that start engines, browsers, kernels or networks of processes.
 OTHERS = re.compile(
@@ -472,7 +479,32 @@ def run(mutants, known, out, workers, seconds, *, again, trusted, most_s):
 def latest(files):
     """Return the last record of each mutant, by its id."""
     texts = [f.read_text() for f in files if f.exists()]
-    return {r["id"]: r for text in texts for r in map(json.loads, text.splitlines())}
+    rows = (json.loads(line) for text in texts for line in text.splitlines())
+    return {row["id"]: row for row in rows if "id" in row}
+
+
+def keep(drawn, files, out):
+    """Write what became of each mutant that was drawn: a line on the draw, then a line a mutant.
+
+    What was killed is named with the test file that killed it; of the others stands the text too.
+    """
+    rows = latest(files)
+    head = {
+        "seed": drawn["seed"],
+        "lines": drawn["lines"],
+        "python": ".".join(map(str, sys.version_info[:3])),
+        **{name: version(name) for name in ("cosmic-ray", "coverage")},
+    }
+    lines = [json.dumps(head)]
+    for mutant in sorted(drawn["mutants"], key=lambda m: (m["file"], m["line"], m["id"])):
+        row = rows.get(mutant["id"], {"state": "not run"})
+        kept = {"id": mutant["id"], "wing": mutant["wing"], "state": row["state"]}
+        if row["state"] == "killed":
+            kept["by"] = row["by"].removeprefix("tests/")
+        else:
+            kept |= {side: [line.strip() for line in mutant[side]] for side in ("old", "new")}
+        lines.append(json.dumps(kept))
+    out.write_text("\n".join(lines) + "\n")
 
 
 def report(files):
@@ -493,8 +525,8 @@ def report(files):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("draw", "map", "run", "report"))
-    parser.add_argument("--seed", type=int, default=17)
+    parser.add_argument("what", choices=("draw", "map", "run", "report", "keep"))
+    parser.add_argument("--seed", type=int, default=1130)
     parser.add_argument("--count", type=int, default=640)
     parser.add_argument("--shard", default="1/1", help="i/n: every n-th mutant from the i-th on")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
@@ -537,7 +569,11 @@ def main():
             most_s=asked.most,
         )
     else:
-        report(asked.files or sorted(asked.folder.glob("run-*.jsonl")))
+        files = asked.files or sorted(asked.folder.glob("run-*.jsonl"))
+        if asked.what == "report":
+            report(files)
+        else:
+            keep(json.loads(drawn.read_text()), files, KEPT)
 
 
 if __name__ == "__main__":

@@ -271,6 +271,15 @@ def test_a_note_on_blocks_stands_where_a_layer_has_not_two(config, note):
     assert layers_of(config, built, "config.json").note == note
 
 
+def test_layers_that_gate_the_add_end_in_no_fused_call():
+    """Llama 3.2 Vision, 11B: of its 40 layers 8 are cross-attention."""
+    gated = [3, 8, 13, 18, 23, 28, 33, 38]
+    config = {"model_type": "mllama", "num_hidden_layers": 40, "cross_attention_layers": gated}
+    found = layers_of(config, architectures.find("mllama"), "config.json")
+    assert (found.count, found.blocks) == (40, 64)
+    assert found.note == "8 cross-attention layers gate the add"
+
+
 def test_layers_are_100_000_at_most():
     config = {"model_type": "llama", "num_hidden_layers": 100_000}
     built = architectures.find("llama")
