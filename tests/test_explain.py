@@ -324,6 +324,15 @@ def test_where_one_parameter_turns_a_call_its_arms_meet(gpu, tokens, hidden, n):
         assert np.unique(np.sign(way)).size == 1, flip
 
 
+@pytest.mark.parametrize(("arch", "gpu"), [("gfx950", "MI355X"), ("sm_90", "H200")])
+def test_what_8_ranks_take_more_is_no_part_of_a_call_of_4(arch, gpu):
+    setting = Setting(shipped(arch), gpu)
+    for n in (4, 8):
+        call = setting.shapes([8], 7168, n)
+        assert ("eight_ranks" in setting.terms(call, TWO_STAGE)) == (n == 8)
+        assert "eight_ranks" not in setting.terms(call, ONE_STAGE)
+
+
 def test_a_time_of_one_arm_turns_a_call_by_just_its_lead():
     """Us for us; what only differs from another time may be less than nothing."""
     name, setting = "release_acquire_us_per_doubling", Setting(shipped("sm_90"), "H200")

@@ -167,6 +167,13 @@ def test_both_arms_are_to_be_measured_at_the_ends_and_the_middle(lowest):
     }
 
 
+def test_a_cutoff_says_in_a_line_what_it_is(answers):
+    two, four, _ = answers["MI355X"].cutoffs
+    assert repr(two) == "TP2 always (always_1stage)"
+    kib = four.max_bytes / 1024
+    assert repr(four) == f"TP4 1-stage <= {kib:g} KiB ({four.verdict})"
+
+
 def test_no_rule_of_all_arms_is_claimed_where_the_third_is_not_known(answers):
     four = answers["MI355X"].at(4)
     assert four.arms_claimed
