@@ -165,6 +165,7 @@ def test_quantiles_in_lines_are_statistics(tmp_path):
         ("9.1 (2-stage)", "'9.1 (2-stage)': not the column's figure alone"),
         ("9.1 (fallback to NCCL)", "'9.1 (fallback to NCCL)': not the column's figure alone"),
         ("9.1 (TP4)", "'9.1 (TP4)': not the column's figure alone"),
+        ("9.1 (zero copy)", "'9.1 (zero copy)': not the column's figure alone"),
         ("9.1 [est.]", "'9.1 [est.]': not the column's figure alone"),
     ],
 )

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from costmodel.calibration.plausibility import check, launch_us
+from costmodel.calibration.plausibility import _bounds, check, launch_us
 from costmodel.cli.main import cli
 from costmodel.data import gpu_names, hardware, measurement
 from costmodel.data.measurement import Measurements
@@ -194,6 +194,20 @@ def test_commands_refuse_a_file_and_write_nothing(
         assert says in str(done.exception)
         assert "mine.csv:" in str(done.exception)
     assert {p.name for p in tmp_path.iterdir()} == {"good.csv", "mine.csv"}
+
+
+def test_a_2stage_moves_two_nths_of_the_input_over_each_link(row):
+    """1-stage reads all of each peer's; 64 GB/s is the rate of a link of MI300X."""
+    size, n = 1 << 30, 8
+    rows = [
+        row | {"gpu": "MI300X", "world_size": n, "algorithm": arm, "tokens": size // 2 // 8192,
+               "hidden_dim": 8192, "bytes": size, "latency_us": 1e6}
+        for arm in ("1stage", "2stage")
+    ]  # fmt: skip
+    least, usual, found = _bounds(Measurements.from_rows(rows))
+    assert found.tolist() == [size, size]
+    assert least.tolist() == pytest.approx([size / 64e3, 2 * size / n / 64e3])
+    assert usual.tolist() == pytest.approx(least.tolist())
 
 
 def test_the_bounds_rest_on_the_facts():

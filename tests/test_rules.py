@@ -541,6 +541,15 @@ def test_a_guard_keeps_the_limit_of_the_kernel_where_it_asks_as_much(op, value, 
     assert (limit in old.limits) == (value > 80)
 
 
+def test_a_cap_at_every_world_size_that_may_run_1stage_is_a_cap():
+    cap = Compare("tokens", "<=", 80)
+    rule = Rule("large ranks", all_of(Member("world_size", (4, 8)), cap))
+    assert rule.condition.at(2) == Always(False)
+    assert adapt(rule, Always(True), kernel.aiter()).caps_tokens
+    either = Rule("two ranks", any_of(Member("world_size", (2,)), cap))
+    assert not adapt(either, Always(True), kernel.aiter()).caps_tokens
+
+
 def test_of_two_limits_of_one_kind_the_tighter_is_asked():
     tight, wide = Compare("tokens", "<=", 8), Compare("tokens", "<=", 16)
     assert all_of(wide, tight) == all_of(tight, wide) == tight

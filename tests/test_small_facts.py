@@ -39,6 +39,7 @@ from costmodel.data.importers.collective_tests import program_of, version_of_cod
 from costmodel.data.importers.columns import looks_like_header, read_columns
 from costmodel.data.importers.context import said_by
 from costmodel.data.importers.html_tables import html_rows
+from costmodel.data.importers.launchers import without_prefix
 from costmodel.data.importers.rows import Imported
 from costmodel.data.importers.text_file import shortened
 from costmodel.data.importers.torch_table import _TO_US
@@ -47,7 +48,7 @@ from costmodel.data.ranges import LARGEST, integers
 from costmodel.data.workload import captured_batch_sizes
 from costmodel.decide import adequacy, fit_report
 from costmodel.decide.adequacy import one_stage_window
-from costmodel.decide.regret import Arms, Estimate
+from costmodel.decide.regret import Arms, Cell, Estimate
 from costmodel.errors import InputError
 from costmodel.model import parameters
 
@@ -217,6 +218,19 @@ def test_an_old_error_is_judged_by_the_ranks_that_added(wrong, old, ranks, is_wr
     assert collective_run.Taker._is_wrong(result, ranks) == is_wrong
 
 
+@pytest.mark.parametrize(
+    ("dtype", "allowed"), [("half", 0.07), ("bfloat16", 0.07), ("float", 7e-5), ("double", 7e-12)]
+)
+def test_an_old_error_may_be_that_of_its_dtype_for_each_rank_that_added(dtype, allowed):
+    def wrong(error):
+        said = {**empty, "dtype": dtype, "wrong": f"{error:g}", "old_error": True}
+        return collective_run.Taker._is_wrong(collective_run.Result(**said), 8)
+
+    empty = dict.fromkeys(collective_run.Result._fields, "")
+    assert not wrong(0.99 * allowed)
+    assert wrong(1.01 * allowed)
+
+
 def test_an_architecture_is_found_by_any_of_its_names():
     assert architectures.find(None, "no such type", "LlamaForCausalLM") == architectures.find(
         "llama"
@@ -296,6 +310,25 @@ def test_marks_of_a_note_are_no_part_of_a_figure():
     assert [line for _, line in found.rows] == [["9.1"], ["9.1"], ["9.1abc"]]
 
 
+def test_a_cell_over_several_columns_stands_in_each_and_its_line_is_kept():
+    texts = [
+        "<table><tr><th colspan=2>us</th><th>x</th></tr>",
+        "<tr><td>1</td><td colspan=2>2</td></tr>",
+        "<tr><td rowspan=2>3</td><td>4</td><td>5</td></tr>",
+        "<tr><td>6</td><td>7</td></tr></table>",
+    ]
+    found = html_rows(texts, 12)
+    assert found.levels == [["us", "us", "x"]]
+    assert found.rows == [(13, ["1", "2", "2"]), (14, ["3", "4", "5"]), (15, ["3", "6", "7"])]
+
+
+def test_blanks_behind_a_launcher_s_prefix_are_its_own():
+    bare = without_prefix("[rank9]: tokens us\n[rank10]: 8 9.1\n")
+    assert [bare(line) for line in ("[rank9]: tokens us", "[rank10]: 8 9.1", "[rank10]:  8")] == [
+        "tokens us", "8 9.1", " 8",
+    ]  # fmt: skip
+
+
 def test_lines_of_ranks_and_statistics_are_bounded(monkeypatch):
     monkeypatch.setattr(grouped, "PASTED_ROWS", 1000)
     said = Said(source="mine")
@@ -327,6 +360,35 @@ def test_a_build_of_aiter_is_a_release_or_a_commit(line, version):
 )
 def test_gpus_that_are_there_need_not_take_part(line, ranks):
     assert said_by(line, bare=False).get("world_size") == ranks
+
+
+def test_a_line_names_the_gpu_and_its_arch():
+    assert said_by("on gfx942, MI300X", bare=True) == {"gpu": "MI300X", "arch": "gfx942"}
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [("1.234,5", "1234.5"), ("1.234", "1234"), ("1234", "1234"), ("12,5", "12.5"), ("7", "7")],
+)
+def test_decimals_behind_a_comma_are_written_behind_a_point(text, read):
+    assert quantities.with_point(text) == read
+
+
+@pytest.mark.parametrize(
+    ("cell", "roundest"),
+    [
+        (Cell(20000, 21600), 20480),  # 5 x 4 KiB
+        (Cell(60000, 140000), 65536),
+        (Cell(16300, 20000), 16384),
+        (Cell(8000, 8193), 8192),
+        (Cell(20481, 21600), 21504),  # 21 KiB
+        (Cell(20481, 20500), 20481),
+        (Cell(0, 20000), 0),
+        (Cell(20481, None), 20481),
+    ],
+)
+def test_the_roundest_cutoff_of_a_cell_is_a_multiple_of_most(cell, roundest):
+    assert cell.roundest() == roundest
 
 
 def test_a_name_of_several_words_is_one_cell_before_figures():

@@ -85,6 +85,11 @@ def test_windows_cover_the_workload_and_separate_ops_have_theirs(fused):
             assert before.algorithm != after.algorithm
             assert not ((size > before.to_bytes) & (size < after.from_bytes)).any()
         assert windows[0].algorithm == "1stage"
+        arms, ends = zip(*c.three_way.limits, strict=True)
+        assert arms == tuple(w.algorithm for w in windows)
+        assert ends[-1] is None
+        for end, (before, after) in zip(ends, itertools.pairwise(windows), strict=False):
+            assert before.to_bytes <= end < after.from_bytes
         (third,) = c.three_way.apart
         record = json.loads(json.dumps(c.to_dict()))
         assert record["three_way"][-1] == {
