@@ -15,7 +15,7 @@ from costmodel.errors import InputError
 from costmodel.model.eligibility import eligible
 from costmodel.model.shape import ONE_STAGE, WORLD_SIZES, Shapes
 from costmodel.rules import catalogue
-from costmodel.rules.adapt import adapt, kernel_limits, validity
+from costmodel.rules.adapt import adapt, kernel_limits, left_to_kernel, validity
 from costmodel.rules.algebra import (
     AnyOf,
     Bytes,
@@ -539,6 +539,16 @@ def test_a_guard_keeps_the_limit_of_the_kernel_where_it_asks_as_much(op, value, 
     old = adapt(rule, Compare("tokens", "<=", value), kernel.aiter("0.1.14"))
     limit = Compare("tokens", "<=", 80)
     assert (limit in old.limits) == (value > 80)
+
+
+def test_what_is_left_to_the_kernel_is_all_that_it_takes_but_its_token_cap():
+    newest = kernel.aiter()
+    packs = all_of(WholePacks(), Compare("packs", "<=", newest.fused_1stage_max_packs))
+    assert left_to_kernel(newest) == validity(newest) == packs
+    old = kernel.aiter("0.1.14")
+    assert old.fused_1stage_max_tokens == 80
+    assert all_of(left_to_kernel(old), Compare("tokens", "<=", 80)) == validity(old)
+    assert left_to_kernel(old) != validity(old)
 
 
 def test_a_cap_at_every_world_size_that_may_run_1stage_is_a_cap():
