@@ -109,6 +109,9 @@ TRACES = {
         json.dumps({"traceEvents": [kernel()], "deviceProperties": ON_AMD, "schemaVersion": 1}),
         [(FUSED, "12.5")], {}, "MI300X",
     ),
+    "a launch of less than a microsecond": (
+        trace(kernel(dur=0.9), kernel(dur=0)), [(FUSED, "0.9")], {"no duration": 1}, "MI300X",
+    ),
     "one kernel under two spellings": (
         trace(*(kernel(name, ts=5000.5 + 100 * n) for n, name in enumerate([ONE, SAME] * 2))),
         [(FUSED, "12.5")],
