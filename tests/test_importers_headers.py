@@ -133,6 +133,9 @@ def test_names_of_the_lines_may_stand_in_a_line_of_their_own():
     assert one_line([over, ["", "1stage us", "2stage us"], ["tokens", "", ""]], spanned=True) == (
         ["tokens", "fused 1stage us", "fused 2stage us"], "",
     )  # fmt: skip
+    names, problem = one_line([over, ["", "a", "b"], ["", "c", "d"]])
+    assert names == ["", "c", "d"]
+    assert problem
     assert is_names_below(["", "us", "us"], top)
     assert is_names_below(["tokens", "", ""], top)
     assert not is_names_below(["us", "us"], top)

@@ -257,6 +257,7 @@ def test_a_rule_asks_for_dtypes_that_there_are():
     [
         (([2**63],), "hidden_dim"),
         (([7168], [0]), "tokens must be 1 or more"),
+        (([7168], [1.5]), "tokens must be whole numbers"),
         (([7168], [1, 2], [1.0]), "1 weights for 2 token counts"),
         (([7168], [1, 2], [1.0, 1.0, 1.0]), "3 weights for 2 token counts"),
         (([7168], [1, 2], [1.0, -1.0]), "token weights must be"),
