@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from costmodel.data.workload import captured_batch_sizes
-from costmodel.decide.adequacy import ADEQUATE_PCT, Adequacy, contested_gain_pct
+from costmodel.decide.adequacy import ADEQUATE_PCT, Adequacy, contested_gain_pct, hidden_cutoff
 from costmodel.decide.recommendation import recommend
 from costmodel.decide.regret import Arms
 from costmodel.decide.setting import Setting
@@ -138,3 +138,14 @@ def test_own_cutoffs_that_surely_differ_are_offered():
     said = f"TP4, own cutoffs that surely differ by hidden size: {first.hidden_dim} "
     assert said in " ".join(text.split())
     assert "surely differ" not in recommendation.text(decision)
+
+
+@pytest.mark.parametrize(("sure", "differs"), [(10, True), (9, True), (8, False)])
+def test_a_hidden_size_differs_where_nine_draws_in_ten_say_so(sure, differs):
+    """By more than one captured batch; here 1-stage wins throughout or nowhere."""
+    calls = Shapes.of([8, 16, 24, 32], 2880, 4)
+    one = np.full((10, 4), 10.0)
+    other = np.where(np.arange(10)[:, None] < sure, 20.0, 5.0) * np.ones(4)
+    alone = Arms(calls, np.full(4, 0.25), one, other, "0.1.20")
+    assert hidden_cutoff(2880, alone, np.zeros(10, np.int64), None).differs == differs
+    assert not hidden_cutoff(2880, alone, alone.each_best_bytes, None).differs

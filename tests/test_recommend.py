@@ -122,6 +122,10 @@ def test_latencies_over_draws_are_shaped_like_the_calls():
     assert setting.latency_us(one, "1stage").shape == ()
     assert setting.latency_us(one, "1stage", setting.draws).shape == (256,)
     assert setting.latency_us(many, "1stage", setting.draws).shape == (256, 2)
+    table = setting.shapes([[8, 16], [16, 8]], 2880, 4)  # calls of equal bytes
+    eight, sixteen = setting.latency_us(many, "1stage").tolist()
+    found = setting.latency_us(table, "1stage", setting.point)
+    assert found.tolist() == [[eight, sixteen], [sixteen, eight]]
 
 
 def test_switch_points_are_captured_batches_around_the_cutoff(answers):

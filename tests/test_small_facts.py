@@ -107,6 +107,8 @@ def test_numbers_of_reports_are_bounded():
     assert collective_json._integer(10**6 - 1, 7) == 10**6 - 1
     assert collective_json._integer(10**6, 7) == 7
     assert collective_json._integer(-1, 7) == 7
+    whole = {"x": 8, "y": 2, "z": 1}
+    assert [rocprof_json._extent(whole | {"x": x}) for x in (8, 0, 1 << 40)] == [16, 0, 0]
     assert rocprof_json._stamp({"at": 0}, "at") == 0
     assert rocprof_json._stamp({"at": -1}, "at") is None
     assert rocprof_json._stamp({"at": (1 << 63) - 1}, "at") == (1 << 63) - 1
