@@ -432,11 +432,16 @@ def ended(jobs, started):
 def run(mutants, known, out, workers, seconds, *, again, trusted, most_s):
     """Run what ``out`` lacks, in as many processes, until done or out of time.
 
-    ``again`` runs survivors once more, by the test files that they have not met; ``trusted`` takes
-    it that every test file passes as it is. A survivor meets tests of ``most_s`` seconds.
+    ``again`` runs survivors once more, by the test files that they have not met, or that have
+    changed since; ``trusted`` takes it that every test file passes as it is. A survivor meets tests of ``most_s`` seconds.
     """
     done = latest([out])
-    met = {i: r["tests"] for i, r in done.items() if again and r["state"] != "killed"}
+    begin = time.time()
+    met = {
+        i: [file for file in r["tests"] if (ROOT / file).stat().st_mtime <= r["at"]]
+        for i, r in done.items()
+        if again and r["state"] != "killed"
+    }
     waiting = [m for m in mutants if m["id"] not in done or m["id"] in met]
     end = time.monotonic() + seconds
     jobs, results, started = begun(workers)
@@ -464,6 +469,7 @@ def run(mutants, known, out, workers, seconds, *, again, trusted, most_s):
                 break
             record = results.get()
             record["tests"] = met.get(record["id"], []) + record.get("tests", [])
+            record["at"] = round(begin)
             if record["state"] == "unreached" and record["tests"]:
                 record["state"] = "survived"
             running -= 1

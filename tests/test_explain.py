@@ -333,6 +333,11 @@ def test_what_8_ranks_take_more_is_no_part_of_a_call_of_4(arch, gpu):
         assert "eight_ranks" not in setting.terms(call, ONE_STAGE)
 
 
+def test_the_margin_in_percent_is_above_the_faster_arm(near):
+    one, two = (float(near.setting.latency_us(near.call, a)[0]) for a in ALGORITHMS)
+    assert near.margin_pct == pytest.approx(100 * (max(one, two) - min(one, two)) / min(one, two))
+
+
 def test_a_time_of_one_arm_turns_a_call_by_just_its_lead():
     """Us for us; what only differs from another time may be less than nothing."""
     name, setting = "release_acquire_us_per_doubling", Setting(shipped("sm_90"), "H200")

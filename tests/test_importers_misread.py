@@ -3,6 +3,8 @@
 import pytest
 from importing import briefly, column, left, of
 
+from costmodel.errors import InputError
+
 ON = "TP8 MI300X bf16 hidden 4096"
 
 
@@ -223,6 +225,12 @@ def test_a_column_of_one_letter_holds_hidden_sizes_only_where_they_are(tmp_path)
     rows, account = of(tmp_path, table)
     assert column(rows, "hidden_dim") == ["4096"]
     assert left(account) == {"n '100' is not understood": 1}
+
+
+@pytest.mark.parametrize("tokens", ["0", "-1", "1.5", "8 or 16", "1" + 15 * "0"])
+def test_a_number_that_is_told_is_whole_and_of_15_digits_at_most(tmp_path, tokens):
+    with pytest.raises(InputError, match=r"--tokens .*: give a whole number from 1 on"):
+        of(tmp_path, "hidden,tp,fused_1stage_us\n4096,4,9.1\n", tokens=tokens)
 
 
 def test_rules_of_two_dashes_are_no_rows(tmp_path):

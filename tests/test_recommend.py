@@ -171,6 +171,14 @@ def test_both_arms_are_to_be_measured_at_the_ends_and_the_middle(lowest):
     }
 
 
+def test_always_is_said_with_its_share_of_the_posterior(answers):
+    setting, evidence = Setting.shipped("MI355X"), answers["MI355X"].at(4).evidence
+    best = BestCutoff(Cell(1 << 20, None), Cell(0, 0), Cell(1 << 20, None), 0.1, 0.953)
+    reason, verdict = recommendation._verdict(setting, best, 4, evidence)
+    assert verdict == "always_1stage"
+    assert reason == "1-stage wins on every call of the workload in 95 % of the posterior"
+
+
 def test_a_cutoff_says_in_a_line_what_it_is(answers):
     two, four, _ = answers["MI355X"].cutoffs
     assert repr(two) == "TP2 always (always_1stage)"
