@@ -433,7 +433,8 @@ def run(mutants, known, out, workers, seconds, *, again, trusted, most_s):
     """Run what ``out`` lacks, in as many processes, until done or out of time.
 
     ``again`` runs survivors once more, by the test files that they have not met, or that have
-    changed since; ``trusted`` takes it that every test file passes as it is. A survivor meets tests of ``most_s`` seconds.
+    changed since; ``trusted`` takes it that every test file passes as it is. A survivor meets
+    tests of ``most_s`` seconds.
     """
     done = latest([out])
     begin = time.time()
