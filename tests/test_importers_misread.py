@@ -233,6 +233,25 @@ def test_a_number_that_is_told_is_whole_and_of_15_digits_at_most(tmp_path, token
         of(tmp_path, "hidden,tp,fused_1stage_us\n4096,4,9.1\n", tokens=tokens)
 
 
+@pytest.mark.parametrize(("name", "kept"), [("status", False), ("validation", True)])
+def test_a_check_that_was_skipped_leaves_the_result(tmp_path, name, kept):
+    """What was skipped under ``status`` is the run itself."""
+    lines = "| 8 | 9.1 | skipped |\n| 16 | 9.2 | ok |\n"
+    rows, account = of(
+        tmp_path, f"fused on {ON}\n\n| tokens | 1stage us | {name} |\n|--|--|--|\n{lines}"
+    )
+    assert column(rows, "latency_us") == (["9.1", "9.2"] if kept else ["9.2"])
+    assert left(account) == ({} if kept else {"no result: status is skipped": 1})
+
+
+@pytest.mark.parametrize(("lines", "dtype"), [(1, "bf16"), (5, "bf16"), (6, "")])
+def test_the_five_lines_below_a_table_speak_of_it(tmp_path, lines, dtype):
+    others = "".join(f"line {letter} of words\n" for letter in "abcdefgh"[: lines - 1])
+    table = "| tokens | hidden | 1stage us |\n|--|--|--|\n| 8 | 4096 | 9.1 |\n"
+    rows, _ = of(tmp_path, f"fused, MI300X, TP8\n\n{table}{others}dtype=bf16\n")
+    assert column(rows, "dtype") == [dtype]
+
+
 def test_rules_of_two_dashes_are_no_rows(tmp_path):
     table = "\n| tokens | fused us |\n|--|--|\n| 8 | 9.1 |\n\n| tokens | fused us |\n|--|--|\n| 9 | 9 |\n"
     rows, account = of(tmp_path, f"### {ON}\n{table}")
