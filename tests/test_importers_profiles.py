@@ -173,6 +173,8 @@ def test_nccl_on_amd_is_rccl(tmp_path):
     assert imported(tmp_path, nsys, gpu="MI300X")[0].kernel_family.tolist() == ["rccl"]
     rocprof = ROCPROF + f'"{NCCL}",4,1000,250,1\n'
     assert imported(tmp_path, rocprof)[0].kernel_family.tolist() == ["rccl"]
+    trace = rocprofv3([(0, NCCL, 0, 9, (12,))])
+    assert imported(tmp_path, trace)[0].kernel_family.tolist() == ["rccl"]
 
 
 def test_a_version_that_is_said_stands_before_the_kernel(tmp_path):
