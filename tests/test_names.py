@@ -110,6 +110,8 @@ def test_targets(arch, gpu, chosen):
         (None, "MI35X", "did you mean MI35"),
         ("gfx942", "mi355x", "MI355X is gfx950, not gfx942"),
         ("mi300x", "mi308x", "contradict"),
+        ("gfx950", "mi350p", "MI350P is gfx950 over PCIe, without xGMI"),
+        ("MI350P", None, "MI350P is gfx950 over PCIe, without xGMI"),
         ("gfx942", "gfx950", "contradict"),
     ],
 )
