@@ -142,6 +142,18 @@ def test_names_of_the_lines_may_stand_in_a_line_of_their_own():
     assert not is_names_below(["tokens", ""], ["", "us", "us"])
 
 
+def test_a_table_behind_the_end_of_another_is_counted_from_its_own_line(tmp_path):
+    first = "<table>\n<tr><th>tokens</th><th>1stage us</th></tr>\n<tr><td>8</td><td>9.1</td></tr>\n"
+    then = "</table><table><tr><th>tokens</th><th>2stage us</th></tr>\n<tr><td>8</td><td>oom</td></tr>\n"
+    text = f"TP8, {ON}{first}{then}</table>\n"
+    rows, account = of(tmp_path, text)
+    assert column(rows, "latency_us") == ["9.1"]
+    ((reason, one),) = account.left.items()
+    assert "oom" in reason
+    line = 1 + text.splitlines().index("<tr><td>8</td><td>oom</td></tr>")
+    assert one.first.endswith(f":{line}")
+
+
 @pytest.mark.parametrize(
     ("name", "is_arm"),
     [("all_reduce", True), ("1stage", True), ("fused 2stage", True), ("rccl", True),

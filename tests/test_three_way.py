@@ -90,6 +90,9 @@ def test_windows_cover_the_workload_and_separate_ops_have_theirs(fused):
         assert ends[-1] is None
         for end, (before, after) in zip(ends, itertools.pairwise(windows), strict=False):
             assert before.to_bytes <= end < after.from_bytes
+            steps = [1024 << k for k in (6, 5, 4, 3, 2, 0)]
+            fits = [s for s in steps if -(-before.to_bytes // s) * s < after.from_bytes]
+            assert not fits or end % fits[0] == 0, "the roundest of those that decide alike"
         (third,) = c.three_way.apart
         record = json.loads(json.dumps(c.to_dict()))
         assert record["three_way"][-1] == {
