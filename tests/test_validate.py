@@ -274,6 +274,23 @@ def test_separate_ops_are_a_third_choice_where_they_were_measured(judged):
     assert judged.to_dict()["regret"][-1]["rule"] == "three-way"
 
 
+def test_separate_ops_are_judged_by_the_advice_for_their_own_dtype(gfx950):
+    """Each call once, though both dtypes are at 4 ranks."""
+    rows = [
+        a_row(tokens=t, dtype=dtype, op=op, algorithm=arm, latency_us=us + t / 8)
+        for dtype in ("bf16", "fp16")
+        for t in (8, 16, 32)
+        for op, arm, us in (
+            (FUSED, "1stage", 9.5),
+            (FUSED, "2stage", 11.0),
+            (SEPARATE, "1stage", 12.0),
+        )
+    ]
+    judged = validate(table(*rows), gfx950)
+    assert len(judged.advice) == 2
+    assert judged.choice.pairs == judged.three_way.choice.pairs == 6
+
+
 def test_a_rule_that_measures_better_fails_the_recommended_one(gfx950):
     # 1-stage 40 % slower than the model thinks: the recommended cutoff is far too high.
     found = validate(synthetic(gfx950, factor=(1.4, 1.0)), gfx950, workload=WORKLOAD)
