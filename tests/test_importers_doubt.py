@@ -137,6 +137,12 @@ def test_shapes_of_tensors(tmp_path, header, shape, tokens):
     assert column(of(tmp_path, text)[0], "tokens", "hidden_dim") == [(tokens, "7168")]
 
 
+def test_two_medians_of_one_name_are_read_and_no_minimum_beside_them(tmp_path):
+    head = "| tokens | fused median us | fused median us | fused min us |\n|--|--|--|--|\n"
+    rows, _ = of(tmp_path, f"{AT}\n\n{head}| 8 | 9.1 | 9.3 | 8.7 |\n")
+    assert column(rows, "latency_us", "statistic") == [("9.1", "median"), ("9.3", "median")]
+
+
 def test_two_tables_side_by_side_are_read_where_they_agree(tmp_path):
     head = "| tokens | fused 1stage us | | tokens | fused 2stage us |\n|--|--|--|--|--|\n"
     lines = "| 8 | 9.1 | | 8 | 12.1 |\n| 16 | 9.5 | | 32 | 12.5 |\n"
