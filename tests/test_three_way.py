@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from costmodel.cli.main import main
 from costmodel.data import llms
@@ -22,6 +23,7 @@ from costmodel.decide.setting import Setting
 from costmodel.decide.three_way import (
     BOUNDARY_PCT,
     ArmsBeside,
+    Window,
     _AllArms,
     _beside,
     _cheapest,
@@ -100,6 +102,12 @@ def test_windows_cover_the_workload_and_separate_ops_have_theirs(fused):
         }  # fmt: skip
         assert record["two_arms_loss_pct"] == c.three_way.loss_pct
         assert record["two_arms_enough"] is (c.three_way.loss_pct <= ADEQUATE_PCT)
+
+
+def test_a_limit_between_windows_is_round_up_to_the_next_one(fused):
+    windows = (Window("1stage", 8192, 20000), Window("2stage", 40000, 80000))
+    found = structs.replace(fused.cutoffs[0].three_way, windows=windows)
+    assert found.limits == (("1stage", 32768), ("2stage", None))
 
 
 def test_the_loss_is_that_of_the_rule_beside_the_windows(fused):
