@@ -14,6 +14,7 @@ from costmodel.calibration.fit import (
     _spread,
     _widths,
 )
+from costmodel.decide import fit_report
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,19 @@ def test_a_row_alone_scatters_as_both_parts_of_a_pair_do(fitted):
         paired = (found.problem.harness_index[found.problem.pairs] == i).any()
         wanted = np.hypot(common, apart) / np.sqrt(2) if paired else common
         assert found.row_noise[i] == pytest.approx(wanted), harness
+
+
+def test_the_report_has_what_each_benchmark_adds_and_misses(fitted):
+    calibration, found = fitted
+    said = fit_report._harness(calibration, found)
+    assert tuple(one["source"] for one in said) == calibration.harness
+    assert sum(one["rows"] for one in said) == len(found.problem.observations)
+    off = 100 * np.abs(found.predicted / found.problem.observations.latency_us - 1)
+    for one in said:
+        mine = off[found.problem.observations.harness == one["source"]]
+        assert one["max_residual_pct"] == pytest.approx(mine.max())
+        assert one["median_residual_pct"] == pytest.approx(np.median(mine))
+        assert one["lo"] < one["excess_us"] < one["hi"]
 
 
 @pytest.mark.parametrize("leverage", [0.0, 0.5, 1.0])

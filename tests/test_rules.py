@@ -558,6 +558,8 @@ def test_a_cap_at_every_world_size_that_may_run_1stage_is_a_cap():
     assert adapt(rule, Always(True), kernel.aiter()).caps_tokens
     either = Rule("two ranks", any_of(Member("world_size", (2,)), cap))
     assert not adapt(either, Always(True), kernel.aiter()).caps_tokens
+    bytes_alone = Rule.from_cutoffs("bytes", {2: 1 << 20, 4: 458752, 8: 229376})
+    assert not adapt(bytes_alone, Always(True), kernel.aiter()).caps_tokens
 
 
 def test_of_two_limits_of_one_kind_the_tighter_is_asked():
