@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
@@ -73,3 +74,28 @@ def test_the_readme_has_two_screens_before_its_details():
     for first in ("1-stage", "2-stage", "How sure", "pip install", "run 1-stage: TP2 always"):
         assert first in before
     assert "## What it does" in details
+
+
+def test_the_page_on_mutants_counts_those_that_are_kept_and_names_every_survivor():
+    kept = (ROOT / "benchmarks" / "mutants.jsonl").read_text(encoding="utf-8").splitlines()
+    head, *mutants = map(json.loads, kept)
+    page = (ROOT / "docs" / "mutants.md").read_text(encoding="utf-8")
+    assert f"--seed {head['seed']} --count {len(mutants)}" in page
+    lines = {**head["lines"], "all": sum(head["lines"].values())}
+    for wing in lines:
+        mine = [m["state"] for m in mutants if wing in ("all", m["wing"])]
+        run, killed = len(mine) - mine.count("not run"), mine.count("killed")
+        cells = wing, lines[wing], len(mine), run, killed, f"{100 * killed / len(mine):.0f} %"
+        assert f"| {' | '.join(map(str, cells))} |" in page
+    said = set(re.findall(r"[\w/]+\.py:\d+", page))
+    said |= {
+        f"{file}:{more}"
+        for file, several in re.findall(r"`([\w/]+\.py):\d+`((?:, `\d+`)*(?: and `\d+`)?)", page)
+        for more in re.findall(r"\d+", several)
+    }
+    places = {
+        ":".join(m["id"].removeprefix("costmodel/").split(":")[:2])
+        for m in mutants
+        if m["state"] != "killed"
+    }
+    assert places - said == set()
