@@ -12,7 +12,7 @@ from ..calibration.posterior import Values
 from ..data.workload import Workload
 from ..model import parameters
 from ..model.parameters import nominal_gbps
-from ..model.shape import Shapes
+from ..model.shape import FUSED, Shapes
 from .recommendation import known_workload, of_this_kernel, weigh
 from .setting import Setting
 
@@ -117,10 +117,11 @@ def flips(setting: Setting, call: Shapes, *, names: Sequence[str] | None = None)
     """
     calibration = setting.calibration
     point = setting.point
+    op = "fused" if call.op == FUSED else "plain"
+    here = ("", setting.gpu, setting.arch, setting.kernel.norm_kernel, op)
     tries: dict[str, Array] = {}
     for name in names or calibration.names:
-        scope = name.partition("[")[2].rstrip("]")
-        if scope and scope not in (setting.gpu, setting.arch, setting.kernel.norm_kernel):
+        if name.partition("[")[2].rstrip("]") not in here:
             continue
         prior = parameters.prior(name)
         now = point[name]
