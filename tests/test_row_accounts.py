@@ -9,7 +9,7 @@ import pytest
 from command import costmodel
 
 from costmodel.calibration.observations import observe
-from costmodel.calibration.posterior import shipped
+from costmodel.calibration.posterior import load, shipped
 from costmodel.calibration.row_accounts import accounts, said_of
 from costmodel.data import facts, measurement, timing
 from costmodel.data.measurement import Measurements
@@ -87,14 +87,15 @@ def test_the_source_with_most_rows_is_named_first_and_equals_by_name(row):
 
 def test_ranks_that_share_a_gpu_are_not_judged_by_ranks_on_two():
     """The same kernels on the same GPU, over another fabric."""
+    third = MEASUREMENTS / "h200-pair" / "revision-2" / "third"
+    of_two = load(third / "calibration.json")
     rows = measurement.read(MEASUREMENTS / "h200-loopback" / "revision-2" / "exhaustive.csv")
-    found = covered(shipped("sm_90"), rows)
+    found = covered(of_two, rows)
     assert found.set_aside == {"another fabric than the calibration's split_2": len(rows)}
-    rows = measurement.read(MEASUREMENTS / "h200-pair" / "revision-2" / "third" / "calibration.csv")
-    assert (
-        "another fabric than the calibration's split_2"
-        not in covered(shipped("sm_90"), rows).set_aside
-    )
+    rows = measurement.read(third / "calibration.csv")
+    assert "another fabric than the calibration's split_2" not in covered(of_two, rows).set_aside
+    # of the kernels that came after them neither says anything
+    assert covered(shipped("sm_90"), rows).set_aside == {"another kernel family": len(rows)}
 
 
 def test_rows_that_do_not_say_their_arm_may_be_of_either(row):

@@ -151,7 +151,7 @@ FORMATS = (
         "flashinfer", "CSV, JSON lines or console of FlashInfer's allreduce_fusion benchmark",
         "flashinfer",
         _marked(
-            rf"^routine,median_time\b|\ballreduce_fusion\b|{_AT}\[PERF\] .*:: median time",
+            rf"(?:^|,)routine,median_time\b|\ballreduce_fusion\b|{_AT}\[PERF\] .*:: median time",
             "median_time", "allreduce_fusion", "[PERF]",
         ),
         anywhere=True, pasted=True,
