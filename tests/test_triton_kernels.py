@@ -103,6 +103,11 @@ def compiled(name: str, target: str, ranks: int, hidden: int, dtype: str):
     return compiled_for(target, getattr(kernels, name), constants, threads, most)
 
 
+def part_packs(ranks: int, hidden: int, dtype: str) -> int:
+    """Return the packs of 16 bytes of a rank's part, padded."""
+    return share_of(hidden, ranks, element_bytes(dtype))["SHARE_BLOCK"] * element_bytes(dtype) // 16
+
+
 def loads_and_stores(name: str, ranks: int, hidden: int, dtype: str) -> tuple[int, int]:
     """Return the 16-byte loads and stores of one thread in one turn (and of its weights).
 
@@ -120,9 +125,7 @@ def loads_and_stores(name: str, ranks: int, hidden: int, dtype: str) -> tuple[in
         "all_reduce_two_stage": (2 * ranks, 1 + ranks),
     }[name]
     if name == "fused_two_stage":  # and its part of a row at every rank, where it fills the threads
-        more = ranks * (
-            share_of(hidden, ranks, element_bytes(dtype))["SHARE_BLOCK"] // (threads * pack)
-        )
+        more = ranks * (part_packs(ranks, hidden, dtype) // threads)
         return packs * loads + more, packs * stores + more
     return packs * loads, packs * stores
 
@@ -150,7 +153,11 @@ def test_data_move_in_16_byte_vectors(built, target, name, ranks, hidden, dtype)
         text = kernel.asm["ptx"]
         wide = r"%s\.global\.v4\.b32"
         # the pointers of the table are 8 bytes; counters, epochs and flags 4
-        narrow = r"(?:ld|st)\.global\.(?:v2\.b16|b16)"
+        narrow = r"(?:ld|st)\.global\.(?:v2\.b(?:16|32)|b16)"
+        if name == "fused_two_stage" and 2 * part_packs(ranks, hidden, dtype) == threads_of(
+            name, ranks, hidden
+        ):  # half a pack of the part for each thread
+            narrow = r"(?:ld|st)\.global\.(?:v2\.b16|b16)"
     else:
         text = kernel.asm["amdgcn"]
         wide = r"(?:global|buffer)_%s_dwordx4"
@@ -232,9 +239,10 @@ def test_what_peers_wrote_is_released_and_acquired(built, target, name, hidden):
         assert len(re.findall(r"buffer_inv", text)) == 1
 
 
-def test_one_stage_barriers_are_relaxed(built):
-    text = built("fused_one_stage", "sm_90", 8, 2880, "bf16").asm["ptx"]
-    assert len(re.findall(r"\.global\.gpu\.relaxed\.add", text)) == 2
+@pytest.mark.parametrize(("name", "barriers"), [("fused_one_stage", 2), ("fused_two_stage", 1)])
+def test_barriers_of_the_fused_kernels_are_relaxed(built, name, barriers):
+    text = built(name, "sm_90", 8, 2880, "bf16").asm["ptx"]
+    assert len(re.findall(r"\.global\.gpu\.relaxed\.add", text)) == barriers
     assert not re.search(r"release|acquire|fence|membar", text)
 
 

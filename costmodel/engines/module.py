@@ -35,12 +35,23 @@ class Module(Struct, frozen=True, dict=True):
     tree: ast.Module
 
     @classmethod
+    @lru_cache(maxsize=32)
     def parse(cls, name: str, text: str) -> Module:
         """Parse a file; raise :class:`InputError` with file and line for a syntax error.
 
         A text that was parsed lately gives the same module: nobody changes a tree.
         """
-        return _parsed(name, text)
+        if _HUGE.search(text):
+            raise InputError(f"{name}: a number of more than {MAX_DIGITS} digits")
+        try:
+            # Python takes a byte order mark at the start of a file, and not of a text.
+            tree = ast.parse(text.removeprefix("\ufeff"))
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            at = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+            what = error.msg if isinstance(error, SyntaxError) else error or "nested too deeply"
+            raise InputError(f"{name}{at}: not valid Python: {what}") from None
+        take_for_branches(tree)
+        return cls(name, text, tree)
 
     @cached_property
     def lines(self) -> list[bytes]:
@@ -138,21 +149,6 @@ class Module(Struct, frozen=True, dict=True):
                 for inner in _flat(node.body):
                     if isinstance(inner, Function):
                         yield f"{node.name}.{inner.name}"
-
-
-@lru_cache(maxsize=32)
-def _parsed(name: str, text: str) -> Module:
-    if _HUGE.search(text):
-        raise InputError(f"{name}: a number of more than {MAX_DIGITS} digits")
-    try:
-        # Python takes a byte order mark at the start of a file, and not of a text.
-        tree = ast.parse(text.removeprefix("\ufeff"))
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        at = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-        what = error.msg if isinstance(error, SyntaxError) else error or "nested too deeply"
-        raise InputError(f"{name}{at}: not valid Python: {what}") from None
-    take_for_branches(tree)
-    return Module(name, text, tree)
 
 
 @lru_cache(maxsize=1 << 14)

@@ -319,12 +319,14 @@ def shared_geometry(
     def phase(count: Array, work: Array, program_bytes: Array, issued: Any, distinct: Any) -> Phase:
         return Phase(np.ceil(work / count), program_bytes, issued * size, distinct * size)
 
+    def shared_by(count: Array) -> Array:
+        return np.ceil(local * count / multiprocessors(arch))
+
     second = None
     if fused and one_stage:
         count = programs(ROW_KERNEL, tokens)
         rows = phase(count, tokens, (n + 3) * held, (n + 3) * local, 4 * local)
-        sharing = np.ceil(local * count / multiprocessors(arch))
-        phases: tuple[Phase, ...] = (replace(rows, sharing=sharing),)
+        phases: tuple[Phase, ...] = (replace(rows, sharing=shared_by(count)),)
     elif fused and kernel.fused_2stage_marked:
         # A turn reads and pushes a rank's part of one row, and norms another: it reads the sum and
         # the residual, writes both outputs and the marks, and looks once too early.
@@ -335,8 +337,7 @@ def shared_geometry(
         across = two_stage_threads(shapes.hidden_dim, shapes.world_size) * PACK_BYTES
         packs = packs_held(row, across, UNFILLED)
         rows = phase(count, tokens, 6 * packs * across, 6 * local, 4 * local)
-        sharing = np.ceil(local * count / multiprocessors(arch))
-        second = replace(rows, sharing=sharing, packs=packs)
+        second = replace(rows, sharing=shared_by(count), packs=packs)
     elif fused and kernel.fused_2stage_one_launch:
         # A program takes the same tokens in both passes: its rank's part of each, then the rows.
         # A turn of the first takes as many parts as fill the threads, padded to a power of two.
@@ -346,8 +347,8 @@ def shared_geometry(
         parts = rows_a_turn(np.ceil(tokens / count), part, elements)
         part_bytes = 2 * n * part * parts * shapes.element_bytes
         phases = (phase(count, np.ceil(tokens / parts), part_bytes, 2 * local, 2 * local),)
-        sharing = np.ceil(local * count / multiprocessors(arch))
-        second = replace(phase(count, tokens, 4 * row, 4 * local, 4 * local), sharing=sharing)
+        rows = phase(count, tokens, 4 * row, 4 * local, 4 * local)
+        second = replace(rows, sharing=shared_by(count))
     else:
         share = size if one_stage else size / n
         work = np.ceil(share / block)

@@ -337,22 +337,15 @@ class TritonBackend(Backend):
         return self._resident(ll.fused_one_stage_ll, tokens, arguments, options)
 
     def _fused_two_stage_launch(self) -> Any:
-        import torch
-
         from . import kernels
         from .launch import TWO_STAGE_REGISTERS, share_of, two_stage_threads
 
         assert self._shape is not None
         tokens, hidden, n = self._shape.tokens, self._shape.hidden_dim, self.world_size
         arguments = (tokens, self.local_ranks[0], EPSILON, self._spin_limit)
-        rows = _row_options(self._shape, two_stage_threads(hidden, n))
-        if not torch.version.hip:
-            rows["maxnreg"] = TWO_STAGE_REGISTERS
-        options = {
-            **rows,
-            **share_of(hidden, n, element_bytes(self._shape.dtype)),
-            **self._rank_options(),
-        }
+        rows = _row_options(self._shape, two_stage_threads(hidden, n), TWO_STAGE_REGISTERS)
+        parts = share_of(hidden, n, element_bytes(self._shape.dtype))
+        options = {**rows, **parts, **self._rank_options()}
         return self._resident(kernels.fused_two_stage, tokens, arguments, options)
 
     def _flat_launch(self, kernel: Any, parts: int) -> Any:
@@ -513,16 +506,21 @@ def norm_launch(shape: LiveShape, local_ranks: Sequence[int], world_size: int) -
     return TritonLaunch(kernels.add_rms_norm, shape.tokens * local, arguments, options)
 
 
-def _row_options(shape: LiveShape, threads: int) -> dict[str, Any]:
-    """Return the options of a kernel whose programs hold a row in so many threads."""
+def _row_options(shape: LiveShape, threads: int, *most: int) -> dict[str, Any]:
+    """Return the options of a kernel whose programs hold a row in so many threads.
+
+    ``most`` are the most registers of a thread, where they are fewer than the GPU allows.
+    """
     from .launch import row_block
 
     warps = threads // _device().warp_size
-    block = row_block(shape.hidden_dim)
-    return {"HIDDEN": shape.hidden_dim, "BLOCK": block, "num_warps": warps, **_registers(warps)}
+    return {
+        "HIDDEN": shape.hidden_dim, "BLOCK": row_block(shape.hidden_dim), "num_warps": warps,
+        **_registers(warps, *most),
+    }  # fmt: skip
 
 
-def _registers(warps: int) -> dict[str, int]:
+def _registers(warps: int, *most: int) -> dict[str, int]:
     """Return the launch option that lets the compiler use the registers of its threads.
 
     Without a limit of its own NVIDIA's ptxas saves registers by waiting for some ranks' loads
@@ -532,7 +530,7 @@ def _registers(warps: int) -> dict[str, int]:
 
     from .launch import registers_of
 
-    return {} if torch.version.hip else {"maxnreg": registers_of(32 * warps)}
+    return {} if torch.version.hip else {"maxnreg": registers_of(32 * warps, *most)}
 
 
 def triton_type(dtype: str) -> Any:

@@ -163,7 +163,7 @@ def peek_row(words, start, offsets, mask, other, BYTES: tl.constexpr, TOGETHER: 
 
 
 @triton.jit
-def _push(row, bits, mask, HIP: tl.constexpr):
+def push(row, bits, mask, HIP: tl.constexpr):
     """Store what a peer waits for."""
     if HIP:
         tl.store(row, bits, mask=mask, cache_modifier=".wt")
@@ -274,20 +274,13 @@ def fused_one_stage(
 
 
 @triton.jit
-def _marks(BLOCK: tl.constexpr, WORD: tl.constexpr):
-    """Return the bits of -0.0."""
-    return tl.full((BLOCK,), -(1 << (WORD.primitive_bitwidth - 1)), WORD)
-
-
-@triton.jit
-def _arrived(row, at, inside, patience, BLOCK: tl.constexpr, WORD: tl.constexpr, HIP: tl.constexpr):
+def _arrived(row, at, inside, patience, MARK: tl.constexpr, BLOCK: tl.constexpr,
+             BYTES: tl.constexpr, HIP: tl.constexpr):  # fmt: skip
     """Wait until a row of ``PUSHED`` has no mark; return its bits and the polls that are left."""
-    BYTES: tl.constexpr = WORD.primitive_bitwidth // 8
     columns = tl.arange(0, BLOCK)
     bits = peek_row(row, at, columns, inside, 0, BYTES, 16 // BYTES, HIP)
-    mark = -(1 << (WORD.primitive_bitwidth - 1))  # no word is smaller
-    least = tl.min(bits.to(tl.int32))
-    while (least == mark) & (patience > 0):
+    least = tl.min(bits.to(tl.int32))  # no word is smaller than the mark
+    while (least == MARK) & (patience > 0):
         bits = peek_row(row, at, columns, inside, 0, BYTES, 16 // BYTES, HIP)
         least = tl.min(bits.to(tl.int32))
         patience -= 1
@@ -325,6 +318,8 @@ def fused_two_stage(
     stamp_ends(stamps, STARTED, CLOCK, HIP)
     rank, program, programs, signal, epoch = _enter(table, first_rank, RANKS, LOCAL, SCOPE)
     WORD: tl.constexpr = tl.int16 if TYPE.primitive_bitwidth == 16 else tl.int32
+    MARK: tl.constexpr = -(1 << (WORD.primitive_bitwidth - 1))  # the bits of -0.0
+    BYTES: tl.constexpr = WORD.primitive_bitwidth // 8
     inputs = _every(table, INPUT, RANKS, TYPE)
     pushed = _every(table, PUSHED, RANKS, WORD)
     own = _own(table, PUSHED, rank, RANKS, WORD)
@@ -350,14 +345,14 @@ def fused_two_stage(
             summed = _sum_in_rank_order(inputs, offsets, of_part, RANKS, TYPE)
             stamp_behind(summed, stamps, turn, READ, CLOCK, HIP)
             bits = summed.to(WORD, bitcast=True)
-            unmarked = tl.where(bits == _marks(SHARE_BLOCK, WORD), 0, bits)
+            unmarked = tl.where(bits == MARK, 0, bits)
             for peer in tl.static_range(RANKS):
-                _push(pushed[peer] + offsets, unmarked, of_part, HIP)
+                push(pushed[peer] + offsets, unmarked, of_part, HIP)
             stamp(stamps, turn, SENT, CLOCK, HIP)
         before = token - programs
         if before >= 0:
             at = before * HIDDEN
-            bits, patience = _arrived(own, at, inside, patience, BLOCK, WORD, HIP)
+            bits, patience = _arrived(own, at, inside, patience, MARK, BLOCK, BYTES, HIP)
             stamp(stamps, turn - 1, GATHERED_ROW, CLOCK, HIP)
             gathered = bits.to(TYPE, bitcast=True)
             # Loaded in every turn: kept, it would take registers that two programs have not.
@@ -370,7 +365,7 @@ def fused_two_stage(
             )
             tl.store(residual_outs + at + columns, residual_out, mask=inside)
             tl.store(outputs + at + columns, output, mask=inside)
-            tl.store(own + at + columns, _marks(BLOCK, WORD), mask=inside)
+            tl.store(own + at + columns, tl.full((BLOCK,), MARK, WORD), mask=inside)
             stamp(stamps, turn - 1, WRITTEN, CLOCK, HIP)
     if patience == 0:
         tl.store(signal + ERROR, 1)

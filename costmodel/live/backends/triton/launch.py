@@ -20,6 +20,7 @@ FLAT_THREADS = 256
 
 #: Registers of an NVIDIA multiprocessor (CUDA C++ Programming Guide, compute capabilities 8 to 10).
 REGISTERS = 65536
+MOST_REGISTERS = 255
 
 #: Most registers of a thread of the fused 2-stage on NVIDIA: two programs of 256 threads fit (two
 #: H200: up to 17 % faster than one with all that it asks for).
@@ -57,9 +58,9 @@ def two_stage_threads(hidden_dim: int, ranks: int) -> int:
     return int(row_programs.two_stage_threads(hidden_dim, ranks))
 
 
-def registers_of(threads: int) -> int:
-    """Return the most registers that each of ``threads`` threads of an NVIDIA program may have."""
-    return min(255, REGISTERS // threads)
+def registers_of(threads: int, most: int = MOST_REGISTERS) -> int:
+    """Return the registers that each of ``threads`` threads of an NVIDIA program may have."""
+    return min(most, REGISTERS // threads)
 
 
 def share_of(hidden_dim: int, ranks: int, element_bytes: int) -> dict[str, int]:

@@ -56,6 +56,7 @@ from .kernels import (
     _norm,
     _own,
     peek_row,
+    push,
 )
 
 #: Bytes of a row that one 8-byte word carries; the other four are the flag.
@@ -173,10 +174,7 @@ def fused_one_stage_ll(
         last = token
         row = slot + (rank * tokens + token) * WORDS
         for turn in tl.static_range(1, RANKS):
-            if HIP:
-                tl.store(peers[turn - 1] + row + word, mine, mask=carries, cache_modifier=".wt")
-            else:
-                tl.store(peers[turn - 1] + row + word, mine, mask=carries)
+            push(peers[turn - 1] + row + word, mine, carries, HIP)
 
     # What is local comes while the peers' words travel.
     own = _own(buffers, 0, rank, RANKS, tl.int64)
