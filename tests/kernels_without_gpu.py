@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +81,24 @@ def spilled(kernel, target: str, tmp_path: Path) -> list[str]:
         [tool, "-res-usage", binary], capture_output=True, text=True, check=True
     ).stdout
     return [] if re.search(r"STACK:(\d+)", usage).group(1) == "0" else [usage]
+
+
+def in_interpreter(file: str, *arguments: str) -> subprocess.Popen:
+    """Start a test file as a program in Triton's interpreter."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, file, *arguments],
+        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def answer(process: subprocess.Popen):
+    """Return what it prints last, JSON."""
+    said, wrong = process.communicate(timeout=300)
+    if "only 0-dimensional arrays can be converted" in wrong:
+        pytest.skip("the interpreter of this triton fails with this numpy (3.6 with 2.4 does)")
+    assert process.returncode == 0, wrong[-3000:]
+    return json.loads(said.splitlines()[-1])
 
 
 class Ranks:

@@ -8,10 +8,7 @@ Where a GPU is present, the back end's own tests run too.
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -20,7 +17,15 @@ triton = pytest.importorskip(
 )
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 
-from kernels_without_gpu import TARGETS, Ranks, compiled_for, element_type, spilled
+from kernels_without_gpu import (
+    TARGETS,
+    Ranks,
+    answer,
+    compiled_for,
+    element_type,
+    in_interpreter,
+    spilled,
+)
 from replays import right_replay_after_replay
 
 from costmodel.data.kernels import OWN_FAMILY, aiter, at_date
@@ -318,14 +323,7 @@ def interpreted() -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def findings():
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300
-    )
-    if "only 0-dimensional arrays can be converted" in done.stderr:
-        pytest.skip("the interpreter of this triton fails with this numpy (3.6 with 2.4 does)")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return answer(in_interpreter(__file__))
 
 
 @pytest.mark.parametrize("index", range(len(NUMBERS)), ids=lambda i: "-".join(map(str, NUMBERS[i])))

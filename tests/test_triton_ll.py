@@ -7,9 +7,7 @@ and poll for each other call after call, at paces of their own.
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,7 +19,15 @@ triton = pytest.importorskip(
 )
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
 
-from kernels_without_gpu import TARGETS, Ranks, compiled_for, element_type, spilled
+from kernels_without_gpu import (
+    TARGETS,
+    Ranks,
+    answer,
+    compiled_for,
+    element_type,
+    in_interpreter,
+    spilled,
+)
 from replays import right_replay_after_replay
 
 from costmodel.live.backends.base import CannotRun, LiveShape, Outputs
@@ -209,25 +215,9 @@ def interpreted() -> dict[str, object]:
     return found
 
 
-def in_interpreter(*arguments: str) -> subprocess.Popen:
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, __file__, *arguments],
-        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def answer(process: subprocess.Popen):
-    said, wrong = process.communicate(timeout=300)
-    if "only 0-dimensional arrays can be converted" in wrong:
-        pytest.skip("the interpreter of this triton fails with this numpy (3.6 with 2.4 does)")
-    assert process.returncode == 0, wrong[-3000:]
-    return json.loads(said.splitlines()[-1])
-
-
 @pytest.fixture(scope="module")
 def findings():
-    return answer(in_interpreter("alone"))
+    return answer(in_interpreter(__file__, "alone"))
 
 
 @pytest.mark.parametrize("index", range(len(NUMBERS)), ids=lambda i: "-".join(map(str, NUMBERS[i])))
@@ -290,7 +280,8 @@ def test_ranks_that_really_wait_for_each_other_are_right_call_after_call(tmp_pat
     for rank in range(ranks):
         (tmp_path / str(rank)).write_bytes(bytes(ll.buffer_bytes(RACE, ranks)))
     started = [
-        in_interpreter("race", str(rank), str(ranks), str(tmp_path)) for rank in range(ranks)
+        in_interpreter(__file__, "race", str(rank), str(ranks), str(tmp_path))
+        for rank in range(ranks)
     ]
     try:
         found = [answer(process) for process in started]
