@@ -9,12 +9,21 @@
 guards that make a run void, and a hash of the calibration. ``score`` reads measured rows
 (``test-*.csv``) and prints hits and misses beside the prediction, which it never writes.
 
+Machines of one kind differ, by 1 % of the ratio of the arms near a crossover. Where a calibration
+has sources of several machines, ``--source`` names the one that is asked about. So that its own few
+rows can be measured last, ``prepare`` writes the plan and the form's errors before, from the rows
+that are there then, and ``predict`` takes both as they are::
+
+    python benchmarks/preregistered.py prepare PLACE --hidden 2816,3712
+    python benchmarks/preregistered.py predict PLACE --source fourth
+
 The intervals carry the parameters and the form: how far an arm's latency, and the ratio of the
 arms, were off on rows that a fit had left out, a hidden size of a world size at a time, or, for a
-world size that no row of the fabric has, a world size at a time. What moves a crossover is the mean
-error of a group's rows near it. The predictions before the third of revision 2 took *this kernel*'s
-draws and the error over all rows; since then a prediction of the calibration's own fabric is of
-*this machine*, whose rows these are.
+world size that no row of the fabric has, a world size at a time. A crossover is read off the two
+calls beside it, so that what counts of the ratio are the errors of single calls near one. The
+predictions before the third of revision 2 took *this kernel*'s draws and the error over all rows,
+those up to the fifth the mean error of a group's rows where the arms are within 10 %. Since the
+third a prediction of the calibration's own fabric is of *this machine*, whose rows these are.
 
 ``--fabric`` asks about ranks that are wired otherwise than the calibration's rows, by the same
 parameters: ``switch`` is a GPU for every rank. What is measured there comes in more files
@@ -64,24 +73,31 @@ from costmodel.rules.rule import Rule
 from costmodel.show.table import table
 from costmodel.units import kib
 
+PLAN = "costmodel/plan/1"
+#: The form's errors, where they were written before the prediction.
+FORMS = "forms.json"
 #: Arms nearer to each other than this tell of the crossover.
-NEAR_CROSSING = 0.10
+NEAR_CROSSING = 0.04
 #: What no kernel can be faster than on the two GPUs: a prediction below it is refused.
 FLOORS = Path(__file__).parents[1] / "measurements" / "h200-pair" / "pair_floor.csv"
 
 
-def setting_of(place: Path, dtype: str = "bf16", fabric: str = "") -> Setting:
+def setting_of(place: Path, dtype: str = "bf16", fabric: str = "", source: str = "") -> Setting:
     """Return the question: these GPUs, by their calibration, as its own harness measures."""
-    return ask(posterior.load(place / "calibration.json"), dtype, fabric)
+    return ask(posterior.load(place / "calibration.json"), dtype, fabric, source)
 
 
-def ask(calibration: posterior.Calibration, dtype: str = "bf16", fabric: str = "") -> Setting:
-    """Return the question to a calibration of these GPUs alone, as its one source measures.
+def ask(
+    calibration: posterior.Calibration, dtype: str = "bf16", fabric: str = "", source: str = ""
+) -> Setting:
+    """Return the question to a calibration of these GPUs alone, as ``source`` measures.
+
+    Without one, as its one source does; of several, as the last in order of their names.
 
     ``fabric`` is how the ranks are wired where that is not the calibration's. Only rows of ranks
     that both wirings put on GPUs alike are rows of it then: the others carry parameters.
     """
-    (source,) = {rows.source for rows in calibration.sources}
+    source = source or max(rows.source for rows in calibration.sources)
     if fabric:
         there = choose.for_fabric(fabric, calibration.kernel_family).wiring
         here = calibration.model.wiring
@@ -110,10 +126,13 @@ def form_errors(place: Path, fabric: str = "") -> dict[int, Form]:
     """Return, by world size, how far rows are off that a fit has left out.
 
     Of calibration.csv's pairs, each predicted by a fit without its group: a hidden size at its
-    world size, which counts for the ratio with the mean of its pairs near a crossover; or a whole
-    world size for one whose crossovers no two hidden sizes of the fabric show, of which all pairs
-    count.
+    world size, of which the pairs near a crossover count for the ratio; or a whole world size for
+    one whose crossovers no two hidden sizes of the fabric show, of which all pairs count. What
+    ``prepare`` has written stands.
     """
+    if (place / FORMS).exists():
+        written = json.loads((place / FORMS).read_text())
+        return {int(n): Form(**form) for n, form in written.items()}
     table = measurement.read(place / "calibration.csv")
     seen = set() if fabric else shown(table)
     found = {}
@@ -124,9 +143,10 @@ def form_errors(place: Path, fabric: str = "") -> dict[int, Form]:
         off = [left_out(table, number == group) for group in groups]
         ratio, *arms = np.concatenate([errors for errors, _ in off], axis=1)
         if n in seen:
-            ratio = np.array([errors[0, near].mean() for errors, near in off if near.any()])
+            ratio = ratio[np.concatenate([near for _, near in off])]
+            groups = [group for group, (_, near) in zip(groups, off, strict=True) if near.any()]
         sizes = [float(np.sqrt(np.mean(each**2))) for each in (ratio, *arms)]
-        found[n] = Form(*sizes, ratio.size if n in seen else len(off))
+        found[n] = Form(*sizes, len(groups))
     return found
 
 
@@ -149,19 +169,23 @@ def left_out(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return how far a fit without a group's rows is off on its pairs, and which are near.
 
-    Logarithms (3, n) of what :class:`Form` names, and where the arms differ by less than
-    :data:`NEAR_CROSSING`.
+    Logarithms (3, n) of what :class:`Form` names, each pair by its own source, and where the arms
+    differ by less than :data:`NEAR_CROSSING`.
     """
     (family,) = set(table.kernel_family.used)
     fit, _ = costmodel.calibrate(costmodel.observe(table.select(~group), family=family))
-    setting = ask(fit)
     pairs = pair(table.select(group), FUSED)
-    shapes = setting.shapes(pairs.tokens, pairs.hidden_dim, pairs.world_size)
-    one, two = (
-        np.log(setting.latency_us(shapes, arm) / us)
-        for arm, us in zip(ARMS, (pairs.one_us, pairs.two_us), strict=True)
-    )
-    return np.array([one - two, one, two]), is_near(pairs)
+    off = np.empty((3, len(pairs)))
+    for source in set(pairs.source.tolist()):
+        mine = pairs.source == source
+        some, setting = pairs.select(mine), ask(fit, source=source)
+        shapes = setting.shapes(some.tokens, some.hidden_dim, some.world_size)
+        one, two = (
+            np.log(setting.latency_us(shapes, arm) / us)
+            for arm, us in zip(ARMS, (some.one_us, some.two_us), strict=True)
+        )
+        off[:, mine] = one - two, one, two
+    return off, is_near(pairs)
 
 
 def crossover(
@@ -190,43 +214,87 @@ def crossover(
     return float(point), float(lo), float(hi), float(np.isnan(drawn).mean())
 
 
-def predict(place: Path, hidden_dims: tuple[int, ...], fabric: str) -> None:
-    """Write plan.json and prediction.json; for another fabric rule.json and the plans beside."""
-    from scipy.stats import t as student
+def calibrated_on(place: Path) -> set[tuple[int, int, int]]:
+    """Return the calls (ranks, hidden, tokens) that calibration.csv has."""
+    table = measurement.read(place / "calibration.csv")
+    columns = (table.world_size, table.hidden_dim, table.tokens)
+    return set(zip(*(c.tolist() for c in columns), strict=True))
 
-    for name in ("plan.json", "prediction.json"):
-        vacant(place / name)
-    question, forms = QUESTIONS[fabric], form_errors(place, fabric)
-    setting = setting_of(place, fabric=fabric)
+
+def crossovers_of(
+    place: Path, setting: Setting, hidden_dims: Iterable[int], forms: dict[int, Form], fabric: str
+) -> list[dict]:
+    """Return the predicted crossovers; none counts whose hidden size was known before."""
     # On another fabric than the rows' the machine is another too.
     values = setting.this_kernel if fabric else setting.draws
-    crossovers, entries = [], []
+    seen = set() if fabric else {(n, hidden) for n, hidden, _ in calibrated_on(place)}
+    known, found = seen | QUESTIONS[fabric].known, []
     for n in WORLD_SIZES:
         for hidden in hidden_dims:
             point, lo, hi, none = crossover(setting, values, n, hidden, forms[n])
             # Where the point is one token, the shapes spread over the interval instead.
             middle = max(point, (max(lo, 1) * hi) ** 0.5)
-            crossovers.append(
+            found.append(
                 {
                     "world_size": n, "hidden_dim": hidden, "bytes": point, "bytes_lo": lo,
                     "bytes_hi": hi, "no_1stage_probability": none, "middle": round(middle),
-                    "counts": (n, hidden) not in question.known,
+                    "counts": (n, hidden) not in known,
                 }
             )  # fmt: skip
-            near = {max(1, round(middle * m / (2 * hidden))) for m in NEAR}
-            tokens = sorted(near | set(FAR_TOKENS))
-            for dtype in ("bf16", "fp16") if (n, hidden) in question.both_dtypes else ("bf16",):
-                some = tokens if dtype == "bf16" else sorted(near)
-                entries += [
-                    {
-                        "op": "fused_ar_rmsnorm", "arms": ["1stage", "2stage"], "world_size": n,
-                        "tokens": t, "hidden_dim": hidden, "dtype": dtype,
-                    }
-                    for t in some
-                    if (n, hidden, t) not in question.taken
-                ]  # fmt: skip
+    return found
+
+
+def plan_of(place: Path, crossovers: list[dict], fabric: str) -> list[dict]:
+    """Return the calls to be measured: near each crossover, and far from it."""
+    question = QUESTIONS[fabric]
+    taken = question.taken if fabric else calibrated_on(place)
+    entries = []
+    for c in crossovers:
+        n, hidden = c["world_size"], c["hidden_dim"]
+        near = {max(1, round(c["middle"] * m / (2 * hidden))) for m in NEAR}
+        tokens = sorted(near | set(FAR_TOKENS))
+        for dtype in ("bf16", "fp16") if (n, hidden) in question.both_dtypes else ("bf16",):
+            some = tokens if dtype == "bf16" else sorted(near)
+            entries += [
+                {
+                    "op": "fused_ar_rmsnorm", "arms": ["1stage", "2stage"], "world_size": n,
+                    "tokens": t, "hidden_dim": hidden, "dtype": dtype,
+                }
+                for t in some
+                if (n, hidden, t) not in taken
+            ]  # fmt: skip
+    return entries
+
+
+def prepare(place: Path, hidden_dims: tuple[int, ...], source: str) -> None:
+    """Write plan.json and the form's errors, before the machine asked about has rows."""
+    for name in ("plan.json", FORMS, "prediction.json"):
+        vacant(place / name)
+    forms = form_errors(place)
+    crossovers = crossovers_of(place, setting_of(place, source=source), hidden_dims, forms, "")
+    write(place / "plan.json", {"schema": PLAN, "shapes": plan_of(place, crossovers, "")})
+    write(place / FORMS, {n: form._asdict() for n, form in forms.items()})
+    show(crossovers)
+
+
+def predict(place: Path, hidden_dims: tuple[int, ...], fabric: str, source: str) -> None:
+    """Write plan.json and prediction.json; for another fabric rule.json and the plans beside."""
+    from scipy.stats import t as student
+
+    vacant(place / "prediction.json")
+    prepared = (place / FORMS).exists()
+    if prepared:
+        entries = json.loads((place / "plan.json").read_text())["shapes"]
+        hidden_dims = tuple(dict.fromkeys(entry["hidden_dim"] for entry in entries))
+    else:
+        vacant(place / "plan.json")
+    question, forms = QUESTIONS[fabric], form_errors(place, fabric)
+    setting = setting_of(place, fabric=fabric, source=source)
+    crossovers = crossovers_of(place, setting, hidden_dims, forms, fabric)
+    if not prepared:
+        entries = plan_of(place, crossovers, fabric)
     rows = []
-    by_dtype = {dtype: setting_of(place, dtype, fabric) for dtype in ("bf16", "fp16")}
+    by_dtype = {d: setting_of(place, d, fabric, source) for d in ("bf16", "fp16")}
     for entry in entries:
         here, form = by_dtype[entry["dtype"]], forms[entry["world_size"]]
         shapes = here.shapes([entry["tokens"]], entry["hidden_dim"], entry["world_size"])
@@ -243,10 +311,12 @@ def predict(place: Path, hidden_dims: tuple[int, ...], fabric: str) -> None:
         rows.append(found)
     if not fabric and (impossible := below_floor(rows, FLOORS)):
         raise SystemExit(f"faster than barriers and peer copies alone: {'; '.join(impossible)}")
-    write(place / "plan.json", {"schema": "costmodel/plan/1", "shapes": entries})
+    if not prepared:
+        write(place / "plan.json", {"schema": PLAN, "shapes": entries})
     content = (place / "calibration.json").read_bytes()
     record = {
         "calibration_sha256": hashlib.sha256(content).hexdigest(), "fabric": fabric,
+        **({"source": source} if source else {}),
         "guards": question.guards, "aims": question.aims, "tie": TIE,
         "form_errors": {n: form._asdict() for n, form in forms.items()},
         "crossovers": crossovers, "rows": rows,
@@ -262,7 +332,7 @@ def predict(place: Path, hidden_dims: tuple[int, ...], fabric: str) -> None:
         ]  # fmt: skip
         write(place / "rule.json", rule_of(decision, f"{place.name}-predicted").to_json())
     for name, shapes in question.beside.items():
-        write(place / f"{name}.json", {"schema": "costmodel/plan/1", "shapes": shapes})
+        write(place / f"{name}.json", {"schema": PLAN, "shapes": shapes})
     write(place / "prediction.json", record)
     show(crossovers)
 
@@ -551,7 +621,7 @@ def calls_of(pairs: Pairs) -> list[tuple]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("what", choices=["predict", "score"])
+    parser.add_argument("what", choices=["prepare", "predict", "score"])
     parser.add_argument("place", type=Path)
     parser.add_argument(
         "--hidden",
@@ -560,9 +630,12 @@ def main() -> None:
         metavar="LIST",
     )
     parser.add_argument("--fabric", choices=list(QUESTIONS), default="")
+    parser.add_argument("--source", default="", help="the machine asked about")
     options = parser.parse_args()
-    if options.what == "predict":
-        predict(options.place, options.hidden, options.fabric)
+    if options.what == "prepare":
+        prepare(options.place, options.hidden, options.source)
+    elif options.what == "predict":
+        predict(options.place, options.hidden, options.fabric, options.source)
     else:
         score(options.place)
 

@@ -71,10 +71,13 @@ PORT_POWER = 1.5
 #: at 4 ranks takes 14.8 us, each further one 10.7 us, and its bytes alone 10.2 us.
 TURNS_IN_STEP = 2.0
 
-#: What a pack without columns takes of one that is full. Over 31 hidden sizes on two H200, 4 ranks
-#: (measurements/h200-pair/revision-3; a hidden size's mean near its crossover), the ratio of the
-#: arms is off by 1.24 % with 1, by 1.1 with 0 and by 0.8 with a half.
-UNFILLED = 0.5
+#: What a pack without columns takes of one that is full: in a 1-stage, which has the loads from all
+#: ranks in flight at once, and in the rows of a marked 2-stage. Over 31 hidden sizes on two H200 in
+#: three leases (a hidden size's mean near its crossover) the ratio of the arms is off by 0.65 % at
+#: 4 ranks and 1.0 % at 8; with a half for both by 0.8 and 1.45, with three quarters for both by
+#: 0.9 and 1.3. The parts that a 2-stage pushes count whole: at a half they are off by 0.8 and 1.2.
+UNFILLED_ONE_STAGE = 0.75
+UNFILLED_TWO_STAGE = 0.5
 
 #: Packs of a row in each thread of the kernels that ``norm_us`` is fitted to; in a marked 2-stage,
 #: whose threads hold up to four, the norm takes as much longer.
@@ -302,7 +305,7 @@ def shared_geometry(
     held = row
     if kernel.ranks_loaded_together:
         # Revision 2 keeps the form that its predictions were registered with.
-        unfilled = UNFILLED if kernel.fused_2stage_marked else 1.0
+        unfilled = UNFILLED_ONE_STAGE if kernel.fused_2stage_marked else 1.0
         across = row_threads(shapes.hidden_dim, n) * PACK_BYTES
         held = packs_held(row, across, unfilled) * across
     block = float(kernel.threads * PACK_BYTES)
@@ -335,7 +338,7 @@ def shared_geometry(
         part_bytes = 2 * n * part * shapes.element_bytes
         phases = (phase(count, tokens, part_bytes, 2 * local, 2 * local),)
         across = two_stage_threads(shapes.hidden_dim, shapes.world_size) * PACK_BYTES
-        packs = packs_held(row, across, UNFILLED)
+        packs = packs_held(row, across, UNFILLED_TWO_STAGE)
         rows = phase(count, tokens, 6 * packs * across, 6 * local, 4 * local)
         second = replace(rows, sharing=shared_by(count), packs=packs)
     elif fused and kernel.fused_2stage_one_launch:
