@@ -424,6 +424,8 @@ def crossed(found: dict[tuple, float], hidden: int) -> tuple[float | None, str]:
         and dtype == "bf16"
         and (h, tokens, dtype, "2stage") in found
     )
+    if not points:
+        return None, "not measured"
     at = last_crossing(*zip(*points, strict=True))
     if at is None and all(gap >= 0 for _, gap in points):
         return float(points[0][0]), f"below {kib(points[0][0])}"
