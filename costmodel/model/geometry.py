@@ -40,6 +40,9 @@ Array = NDArray[np.float64]
 #: The fused 2-stage launches one workgroup per this many elements of a rank's part.
 REDUCE_SCATTER_ELEMENTS = 512
 
+#: Bytes or turns of what no call does.
+NOTHING = np.float64(0.0)
+
 
 class LinkGeometry(Struct, frozen=True):
     """What one call does, per rank. Arrays have the shapes' shape; scalars hold for every shape.
@@ -72,12 +75,12 @@ class LinkGeometry(Struct, frozen=True):
     turns: Array
     fill: Array
     workgroup_bytes: Array
-    read_bytes: Array
-    gather_bytes: Array
-    write_bytes: Array
-    local_bytes: Array
+    read_bytes: Array | np.float64
+    gather_bytes: Array | np.float64
+    write_bytes: Array | np.float64
+    local_bytes: Array | np.float64
     turns_overlap: bool
-    norm_turns: Array
+    norm_turns: Array | np.float64
 
     @property
     def workgroups(self) -> Array:
@@ -93,16 +96,14 @@ def link_geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> 
     n = ranks.astype(np.float64)
     one_stage = algorithm == ONE_STAGE
     fused = shapes.op == FUSED
-    tokens = shapes.tokens.astype(np.float64)
-    row_bytes = shapes.hidden_dim.astype(np.float64) * shapes.element_bytes
-    size = tokens * row_bytes
+    size = shapes.bytes.astype(np.float64)
     per_rank = size if one_stage else size / n
-    zero = np.zeros_like(size)
 
     if fused and one_stage:
         # One token per workgroup and turn; every thread holds one pack from each rank.
+        row_bytes = shapes.hidden_dim.astype(np.float64) * shapes.element_bytes
         grid: Array | float = row_bytes
-        fill = tokens / kernel.max_workgroups
+        fill = shapes.tokens / kernel.max_workgroups
         turns = np.ceil(fill)
         workgroup_bytes = turns * (n - 1) * row_bytes
     else:
@@ -116,17 +117,18 @@ def link_geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> 
         workgroup_bytes *= np.minimum(grid_turn, per_rank)
 
     line = kernel.push_line if one_stage else None
+    read: Array | np.float64 = per_rank
+    gather: Array | np.float64 = NOTHING
+    write: Array | np.float64 = NOTHING
     if line is not None:
-        read, gather, write = zero, zero, size * (line[0] / line[1])
-    elif one_stage:
-        read, gather, write = size, zero, zero
-    elif fused:
-        read, gather, write = per_rank, zero, per_rank
-    else:
-        pushes = _pushes(size, n, kernel, arch)
-        read = np.where(pushes, 0.0, per_rank)
-        write = np.where(pushes, per_rank, 0.0)
+        read, write = NOTHING, size * (line[0] / line[1])
+    elif fused and not one_stage:
+        write = per_rank
+    elif not one_stage:
         gather = per_rank
+        pushes = _pushes(size, n, kernel, arch)
+        if pushes.any():
+            read, write = np.where(pushes, 0.0, per_rank), np.where(pushes, per_rank, 0.0)
 
     separate = shapes.op == SEPARATE
     two_kernels = separate or (fused and not one_stage)
@@ -149,9 +151,9 @@ def link_geometry(shapes: Shapes, algorithm: str, kernel: Kernel, arch: str) -> 
         read_bytes=read,
         gather_bytes=gather,
         write_bytes=write,
-        local_bytes=4.0 * size if two_kernels else zero,
+        local_bytes=4.0 * size if two_kernels else NOTHING,
         turns_overlap=kernel.plain_double_buffer or not kernel.lanes_split_over_ranks or fused,
-        norm_turns=turns if fused and one_stage else zero,
+        norm_turns=turns if fused and one_stage else NOTHING,
     )
 
 
@@ -164,9 +166,9 @@ def _exit_barriers(kernel: Kernel, fused: bool, one_stage: bool) -> int:
     return int(one_stage and kernel.plain_1stage_exit_barrier)
 
 
-def _pushes(size: Array, n: Array, kernel: Kernel, arch: str) -> NDArray[np.bool_]:
+def _pushes(size: Array, n: Array, kernel: Kernel, arch: str) -> NDArray[np.bool_] | np.bool_:
     """The plain 2-stage's first phase writes on gfx942 with 8 ranks above a limit (AITER #1880)."""
     limit = kernel.plain_write_mode_above_bytes
     if limit is None or arch != "gfx942":
-        return np.zeros(size.shape, np.bool_)
+        return np.False_
     return (n == 8) & (size > limit)

@@ -262,15 +262,15 @@ class LinkModel(Struct, frozen=True):
             np.where(n > 2, costs.read_efficiency, 1.0) * np.where(n > 4, at_eight, 1.0)
         )
 
-        def slowest(link_bytes: Array, gbps: Any, *others: Any, power: float) -> Any:
+        def slowest(link_bytes: Any, gbps: Any, *others: Any, power: float) -> Any:
             """Return how long bytes take over the links beside a round trip and other limits."""
             wire = self.wiring.bottleneck_bytes(link_bytes, n) * (per_gbps / gbps)
             return smooth_maximum(costs.round_trip_us, *others, power=power, spare=wire)
 
-        def read(link_bytes: Array) -> Any:
+        def read(link_bytes: Any) -> Any:
             return slowest(link_bytes, read_gbps, floor, power=self.read_knee)
 
-        def write(link_bytes: Array) -> Any:
+        def write(link_bytes: Any) -> Any:
             return slowest(link_bytes, costs.link_gbps, power=self.write_knee)
 
         floor = read_floor_us(geometry, costs)
@@ -286,7 +286,7 @@ class LinkModel(Struct, frozen=True):
                 found["link_write"] = write(geometry.write_bytes)
             else:
                 found["middle_barrier"] = one_barrier + costs.stage_gap_us
-                pushes = geometry.write_bytes > 0
+                pushes = np.greater(geometry.write_bytes, 0)
                 if pushes.any():
                     found["link_read"] = np.where(pushes, 0.0, found["link_read"])
                     found["link_write"] = np.where(pushes, write(geometry.write_bytes), 0.0)
