@@ -210,11 +210,11 @@ class Shapes(Struct, frozen=True):
             here = self.world_size[first : first + stretch]
             for n in WORLD_SIZES:
                 places = np.flatnonzero(here == n)
-                alike = places.size == here.size
                 places += first
                 for start in range(0, places.size, most):
                     block = places[start : start + most]
-                    which = slice(int(block[0]), int(block[-1]) + 1) if alike else block
+                    run = slice(int(block[0]), int(block[-1]) + 1)
+                    which = run if run.stop - run.start == block.size else block
                     tokens = self.tokens[which]
                     ranks = np.broadcast_to(np.int64(n), tokens.shape)
                     yield (
