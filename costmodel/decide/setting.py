@@ -10,6 +10,7 @@ rest on the same numbers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from ..calibration import posterior
 from ..calibration.posterior import Calibration, Values
 from ..data import hardware, kernels
 from ..errors import InputError, nearest
+from ..model.counted import Counted
 from ..model.eligibility import eligible, lacks
 from ..model.latency import MACHINE_CONTRAST, TERMS, total
 from ..model.shape import (
@@ -293,11 +295,17 @@ class Setting(Struct, frozen=True, dict=True):
         if drawn or shapes.tokens.ndim != 1 or len(shapes) <= BLOCK:
             return self._terms(shapes, arm, values, costs)
         found: dict[str, Any] = {}
+        if counted := self._counted(shapes, arm):
+            found = counted.spread(lambda some: self.terms(some, arm))
+            return {name: found[name] for name in TERMS if name in found}
+        rooms: Iterator[Array] = iter(())
         for places, some in shapes.blocks(BLOCK):
             terms = self._terms(some, arm, values, costs)
-            found = found or {name: term for name, term in terms.items() if not np.ndim(term)}
+            if not found:
+                found = {name: term for name, term in terms.items() if not np.ndim(term)}
+                rooms = _rooms(len(terms), len(shapes))
             for name in {**found, **terms}:
-                _place(found, name, places, terms.get(name, 0.0), len(shapes))
+                _place(found, name, places, terms.get(name, 0.0), rooms)
         return {name: found[name] for name in TERMS if name in found}
 
     def _costs(self, values: Values) -> Any:
@@ -334,7 +342,12 @@ class Setting(Struct, frozen=True, dict=True):
 
     def latency_us(self, shapes: Shapes, arm: str, values: Values | None = None) -> Array:
         """Return an arm's latencies in us: like the shapes, or (draws, n) for ``values``."""
-        if values is None or shapes.tokens.ndim != 1 or not self._by_bytes(shapes, arm):
+        if values is None:
+            if counted := self._counted(shapes, arm):
+                return counted.spread(lambda some: {"": self._evaluated(some, arm, None)})[""]
+            return self._evaluated(shapes, arm, None)
+        alike = shapes.tokens.ndim == 1 and (shapes.world_size == shapes.world_size[:1]).all()
+        if not alike or not self._by_bytes(arm):
             return self._evaluated(shapes, arm, values)
         # Hidden sizes with factors in common make many calls of equal bytes.
         first, which = shapes.distinct_bytes()
@@ -342,10 +355,13 @@ class Setting(Struct, frozen=True, dict=True):
             return self._evaluated(shapes, arm, values)
         return self._evaluated(shapes.select(first), arm, values).take(which, axis=-1)
 
-    def _by_bytes(self, shapes: Shapes, arm: str) -> bool:
-        """Return whether those of some calls that have equal bytes take equally long."""
-        if (shapes.world_size != shapes.world_size[:1]).any():
-            return False
+    def _counted(self, shapes: Shapes, arm: str) -> Counted | None:
+        """Return many calls by their bytes, None where these do not decide or most calls differ."""
+        many = shapes.tokens.ndim == 1 and len(shapes) > BLOCK
+        return Counted.of(shapes) if many and self._by_bytes(arm) else None
+
+    def _by_bytes(self, arm: str) -> bool:
+        """Return whether calls of equal bytes over as many ranks take equally long."""
         by_bytes = self.calibration.model.by_bytes
         if arm == SEPARATE_OPS:
             return all(by_bytes(SEPARATE, algorithm) for algorithm in ALGORITHMS)
@@ -403,13 +419,26 @@ def alternative(engine: str, otherwise: str = "", op: str = FUSED) -> str:
     return current(engine, op).otherwise
 
 
-def _place(found: dict[str, Any], name: str, places: Any, term: Any, count: int) -> None:
-    """Write a term of some of ``count`` calls; it is a scalar while all have the same."""
-    had = found.get(name, 0.0)
+def _rooms(terms: int, count: int) -> Iterator[Array]:
+    """Yield room for the values of ``count`` calls, that for so many terms in one piece.
+
+    The memory of many pieces is given back at once, and had from the system anew page by page.
+    """
+    yield from np.empty((terms, count))
+    while True:  # a term that the first calls lack
+        yield np.empty(count)
+
+
+def _place(
+    found: dict[str, Any], name: str, places: Any, term: Any, rooms: Iterator[Array]
+) -> None:
+    """Write a term of some calls; it is a scalar while all have the same."""
+    had = found.setdefault(name, 0.0)
     if np.ndim(had) == np.ndim(term) == 0 and had == term:
         return
     if np.ndim(had) == 0:
-        found[name] = np.full(count, had)
+        found[name] = next(rooms)
+        found[name].fill(had)
     found[name][places] = term
 
 
