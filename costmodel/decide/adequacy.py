@@ -100,12 +100,9 @@ class Adequacy(Struct, frozen=True):
         """Judge the cutoff ``max_bytes`` (None: 1-stage throughout) on the arms' workload."""
         limit = int(arms.shapes.bytes[-1]) if max_bytes is None else max_bytes
         by_hidden, cells = [], []
-        # Side by side and still ascending in bytes, so that each hidden size is a part of it.
-        sorted_arms = arms.select(np.argsort(arms.shapes.hidden_dim, kind="stable"))
-        hidden_dims, first = np.unique(sorted_arms.shapes.hidden_dim, return_index=True)
-        ends = [*first[1:].tolist(), len(arms.shapes)]
-        for hidden, start, end in zip(hidden_dims.tolist(), first.tolist(), ends, strict=True):
-            alone = sorted_arms.select(slice(start, end))
+        hidden_dim = arms.shapes.hidden_dim
+        for hidden in np.unique(hidden_dim).tolist():
+            alone = arms.select(np.flatnonzero(hidden_dim == hidden))
             by_hidden.append(hidden_cutoff(hidden, alone, arms.each_best_bytes, max_bytes))
             cells.append(alone.each_best_cell)
         return cls(

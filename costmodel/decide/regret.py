@@ -252,17 +252,21 @@ class Arms(Struct, frozen=True, dict=True):
         """What 1-stage spares against the other arm on each call, as a fraction, (n,)."""
         return -self.gap.mean(axis=0)
 
-    @cached_property
+    @property
     def cutoff_regret(self) -> Array:
-        """Regret of every cutoff as a fraction, (draws, K); see :attr:`cells`."""
+        """Regret of every cutoff as a fraction, (draws, K); see :attr:`cells`.
+
+        Computed each time: few ask twice for an array as large as the draws.
+        """
         curve = np.empty((len(self.gap), self.ends.size))
         for few in interval.in_turn(*self.gap.shape):
-            gap = self.gap[few]
-            none = -np.minimum(gap, 0.0) @ self.weight
-            steps = gap * self.weight
-            if self.ends.size <= steps.shape[1]:
-                steps = np.add.reduceat(steps, self.ends[:-1], axis=1)
-            np.cumsum(np.column_stack([none, steps]), axis=1, out=curve[few])
+            gap, steps = self.gap[few], curve[few, 1:]
+            curve[few, 0] = 0.0 - np.minimum(gap, 0.0) @ self.weight
+            if steps.shape[1] < gap.shape[1]:
+                np.add.reduceat(gap * self.weight, self.ends[:-1], axis=1, out=steps)
+            else:
+                np.multiply(gap, self.weight, out=steps)
+            np.cumsum(curve[few], axis=1, out=curve[few])
         return curve
 
     @cached_property
@@ -291,29 +295,30 @@ class Arms(Struct, frozen=True, dict=True):
 
         Which regret, the objective says.
         """
-        expected, each = self._least
-        best = int(np.argmin(expected))
+        best, regret, each = self._least
         last = self.ends.size - 1
         lo, hi = interval.nearest(each)
         return BestCutoff(
             cell=self.cell(best),
             lo=self.cell(min(lo, best)),
             hi=self.cell(max(hi, best)),
-            regret_pct=max(0.0, 100.0 * float(self.cutoff_regret[:, best].mean())),
+            regret_pct=max(0.0, 100.0 * regret),
             always=float(np.mean(each == last)),
         )
 
     @cached_property
-    def _least(self) -> tuple[Array, NDArray[np.intp]]:
-        """Return the objective in expectation for every cutoff, (K,), and each draw's best one."""
+    def _least(self) -> tuple[int, float, NDArray[np.intp]]:
+        """Return the best cutoff, its expected mean regret as a fraction, and each draw's best."""
+        curve = aim = self.cutoff_regret
         if self.objective == WORST:
             one, other = self.regret_share
-            expected = worst_curve(one.mean(axis=0), other.mean(axis=0), self.ends)
-            return expected, np.argmin(worst_curve(one, other, self.ends), axis=1)
-        curve = self.cutoff_regret
-        if self.objective == CONTESTED:
-            curve = contested_curve(*self.regret_share, self.weight, self.shapes.bytes, self.ends)
-        return curve.mean(axis=0), np.argmin(curve, axis=1)
+            best = int(np.argmin(worst_curve(one.mean(axis=0), other.mean(axis=0), self.ends)))
+            aim = worst_curve(one, other, self.ends)
+        else:
+            if self.objective == CONTESTED:
+                aim = contested_curve(*self.regret_share, self.weight, self.shapes.bytes, self.ends)
+            best = int(np.argmin(aim.mean(axis=0)))
+        return best, float(curve[:, best].mean()), np.argmin(aim, axis=1)
 
     def regrets(self, choice: Choice, max_bytes: int | None) -> Regrets:
         """Return the expected regrets under a choice whose cutoff is ``max_bytes`` (None: none)."""
@@ -323,12 +328,12 @@ class Arms(Struct, frozen=True, dict=True):
     @cached_property
     def each_best_bytes(self) -> NDArray[np.int64]:
         """The largest call on 1-stage under the best cutoff of each draw, (draws,); 0 for none."""
-        return self._sent[self._least[1]]
+        return self._sent[self._least[2]]
 
     @cached_property
     def each_best_cell(self) -> tuple[Array, Array]:
         """Lower and upper ends of the best cell of each draw, each (draws,); inf for no limit."""
-        sent, each = self._sent.astype(float), self._least[1]
+        sent, each = self._sent.astype(float), self._least[2]
         return sent[each], np.append(sent[1:] - 1, np.inf)[each]
 
     def select(self, calls: Choice | NDArray[np.intp] | slice) -> Arms:
