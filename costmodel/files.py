@@ -23,7 +23,7 @@ WHOLE_BYTES = 256 * MIB
 _SPACES = str.maketrans("\n\r\t", "   ")
 
 #: What colours and underlines on a terminal.
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_ESCAPES = r"\x1b\[[0-9;?]*[A-Za-z]"
 
 
 def read_text(path: str | Path, wanted: str) -> str:
@@ -112,7 +112,7 @@ def _unprintable(text: str | bytes) -> str | None:
 
 def without_escapes(text: str) -> str:
     """Return what a program printed without the colours that it draws on a terminal."""
-    return _ESCAPES.sub("", text) if "\x1b" in text else text
+    return re.sub(_ESCAPES, "", text) if "\x1b" in text else text
 
 
 def json_text(record: Any, indent: int = 1) -> str:

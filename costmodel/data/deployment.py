@@ -36,7 +36,7 @@ MOST_DRAFTS, LARGEST_BATCH = 63, 1 << 16
 DEFAULT_MOST = 512
 
 #: A release of an engine as its tag or its distribution writes it.
-_RELEASE = re.compile(r"v?\d+(\.\d+)*([.+-]?[a-z]\w*)*", re.IGNORECASE)
+_RELEASE = r"(?i)v?\d+(\.\d+)*([.+-]?[a-z]\w*)*"
 
 
 class Deployment(Struct, frozen=True):
@@ -62,7 +62,7 @@ class Deployment(Struct, frozen=True):
         if self.engine not in ("", *ENGINES):
             near = nearest(self.engine, list(ENGINES))
             raise InputError(f"unknown engine '{self.engine}'{near}; one of {', '.join(ENGINES)}")
-        if self.release and not _RELEASE.fullmatch(self.release):
+        if self.release and not re.fullmatch(_RELEASE, self.release):
             raise InputError(
                 f"engine release '{self.release}' is not understood; write it as 0.5.23 or v0.33.0"
             )

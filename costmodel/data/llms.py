@@ -120,8 +120,10 @@ def _index() -> dict[tuple[str, ...], LLM]:
     known: dict[tuple[str, ...], LLM] = {}
     for llm in catalogue():
         for alias in (llm.name, llm.hf_id, *llm.aliases):
-            for spelling in (alias, alias.split("/")[-1]):
-                known.setdefault(model_names.key(spelling), llm)
+            key = model_names.key(alias)
+            known.setdefault(key, llm)
+            if "/" in alias:
+                known.setdefault(key[1:], llm)  # without the organisation
     return known
 
 

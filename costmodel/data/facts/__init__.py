@@ -13,7 +13,8 @@ _HERE = Path(__file__).resolve().parent
 def rows(name: str) -> tuple[dict[str, str], ...]:
     """Return the rows of a fact file such as ``kernels.csv``, cells as text by column name."""
     with path(name).open(newline="", encoding="utf-8") as stream:
-        return tuple(csv.DictReader(stream))
+        columns, *found = csv.reader(stream)
+    return tuple(dict(zip(columns, row, strict=True)) for row in found)
 
 
 def path(name: str) -> Path:
