@@ -102,6 +102,7 @@ PREDICTED = [
     "revision-2/third",
     "revision-2/fourth",
     "revision-3",
+    "revision-3/machines",
 ]
 
 
@@ -263,6 +264,7 @@ def test_no_tested_shape_was_calibrated_on():
         ("revision-2/third", "50 of 51", 2),
         ("revision-2/fourth", "40 of 46", 0),
         ("revision-3", "33 of 39", 12 + 11),
+        ("revision-3/machines", "57 of 58", 0),
     ],
 )
 def test_the_score_is_printed_with_its_misses(place, right, misses):
@@ -295,7 +297,7 @@ def test_a_prediction_is_made_once():
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "plan.json exists: a prediction is made once" in done.stderr
+    assert "prediction.json exists: a prediction is made once" in done.stderr
 
 
 def test_ranks_may_share_the_processes_that_torchrun_started(monkeypatch):

@@ -250,6 +250,7 @@ def test_hidden_truths_like_the_pair_are_learnt_with_an_interval_that_holds():
             except RefusedError as error:
                 # One arm is faster on nearly every call there: the engine's own rule stays.
                 assert "too wide for a claim" in str(error)
+                assert hidden.regret_pct(0) < 0.1
                 refused += 1
                 continue
             before.append(hidden.regret_pct(prior) - least)
@@ -258,4 +259,4 @@ def test_hidden_truths_like_the_pair_are_learnt_with_an_interval_that_holds():
     assert np.mean(after) < 0.01
     assert np.mean(after) < 0.1 * np.mean(before)
     assert np.mean(holds) >= 0.85
-    assert refused <= 10
+    assert refused <= 12

@@ -79,7 +79,7 @@ def test_the_calibration_is_the_fit_of_those_rows(here):
 
 
 @pytest.mark.parametrize(
-    ("ranks", "one", "two"), [(2, 1.87, 2.96), (4, 0.85, 3.45), (8, 0.99, 2.34)]
+    ("ranks", "one", "two"), [(2, 1.92, 2.78), (4, 0.83, 3.54), (8, 0.88, 2.21)]
 )
 def test_a_number_of_ranks_is_predicted_from_the_others(ranks, one, two):
     """At 2 ranks that is a GPU for every rank, from rows whose ranks share GPUs."""
@@ -136,7 +136,7 @@ def test_two_ranks_are_said_to_take_what_they_took(there):
         100 * np.median(np.abs(there.latency_us(shapes, arm) / us - 1))
         for arm, us in zip(ARMS, (pairs.one_us, pairs.two_us), strict=True)
     ]
-    assert off == pytest.approx([1.45, 2.22], abs=0.05)
+    assert off == pytest.approx([1.38, 2.11], abs=0.05)
 
 
 def test_the_prediction_follows_from_its_calibration(there, tmp_path):
@@ -170,9 +170,10 @@ def test_the_prediction_follows_from_its_calibration(there, tmp_path):
             assert setting.latency_us(shapes, arm)[0] == pytest.approx(row[arm][0], abs=1e-3)
     rule = catalogue.load(SWITCH / "rule.json")
     said = {r["world_size"]: r["bytes"] for r in SAID["rule"]}
-    # Of 8 ranks nothing is claimed; the rule takes what seems best there, 2-stage throughout.
+    # Of 8 ranks nothing is claimed; the rule takes what seems best there: one token of the least
+    # hidden size, and 2-stage above.
     assert said[8] is None
-    assert [rule.cutoff_bytes(n) for n in (4, 8)] == [("<=", said[4]), ("<=", 0)]
+    assert [rule.cutoff_bytes(n) for n in (4, 8)] == [("<=", said[4]), ("<=", 2 * 2048)]
 
 
 def test_the_plans_are_disjoint_and_the_test_lies_near_the_crossings():
@@ -310,19 +311,15 @@ def verdicts(lines):
     ]
 
 
-def test_rows_as_predicted_meet_every_aim_but_that_of_one_cutoff(there, tmp_path):
+def test_rows_as_predicted_meet_every_aim(there, tmp_path):
     lines, text = scored(there, tmp_path / "sw", lambda n, arm: 1.02)
     assert text.count(": as before") == 2
     found = verdicts(lines)
     # Each by the prediction and by a calibration: two errors, and right and regret of the calls' own
     # choice and of a rule on two kinds of calls.
     assert Counter(by for by, *_ in found) == {"predicted": 8, "calibrated": 8}
-    missed = [line for *_, line, verdict in found if verdict != "met"]
-    # One cutoff for six hidden sizes, whose crossovers at 4 ranks lie from 62 to 167 KiB.
-    assert [line.split()[:5] for line in missed] == [
-        [by, "its", "rule:", "right,", "of"] for by in ("predicted", "calibrated")
-    ]
-    assert all(" test " in line for line in missed)
+    # Even one cutoff for six hidden sizes, whose crossovers at 4 ranks lie from 68 to 179 KiB.
+    assert not [line for *_, line, verdict in found if verdict != "met"]
     assert text.count(" hit") == 12
     assert "miss" not in text
 
@@ -334,10 +331,10 @@ def test_the_rule_is_right_on_all_but_few_calls_as_predicted():
         if abs(ratio - 1) > SAID["tie"]:
             size = 2 * row["tokens"] * row["hidden_dim"]
             right.append((size <= cutoff[row["world_size"]]) == (ratio < 1))
-    assert (sum(right), len(right)) == (146, 154)
+    assert (sum(right), len(right)) == (142, 148)
 
 
-@pytest.mark.parametrize(("slow", "anchor", "misses"), [("1stage", 49.7, 0), ("2stage", 49.2, 12)])
+@pytest.mark.parametrize(("slow", "anchor", "misses"), [("1stage", 50.1, 1), ("2stage", 48.9, 12)])
 def test_rows_that_refute_it_are_said_to(there, tmp_path, slow, anchor, misses):
     """An arm half as long again on the switch: errors, rule and anchor all show it."""
     lines, text = scored(there, tmp_path / "sw", lambda n, arm: 1.5 if arm == slow else 1.0)
@@ -347,9 +344,10 @@ def test_rows_that_refute_it_are_said_to(there, tmp_path, slow, anchor, misses):
     bad = {line for by, line, verdict in found if verdict == "NOT MET" and by == "predicted"}
     assert sum("median error" in line for line in bad) == 2
     assert any("the faster arm: right" in line for line in bad)
-    # All intervals begin at one token: 2-stage throughout is within them.
+    # Intervals that begin at one token hold 2-stage throughout; two at 4 ranks begin above.
     assert text.count(" miss") == misses
-    assert all(c["bytes_lo"] == 2 * c["hidden_dim"] for c in SAID["crossovers"])
+    above = [c["hidden_dim"] for c in SAID["crossovers"] if c["bytes_lo"] > 2 * c["hidden_dim"]]
+    assert above == [7168, 8192]
 
 
 def test_a_world_size_with_few_shapes_is_void(there, tmp_path):

@@ -465,7 +465,11 @@ def shared_terms(
         in_step, later = turn, turn
         if np.any(port_us):
             in_step = smooth_maximum(turn, port_us / turns, power=PORT_POWER)
-            later = smooth_maximum(turn, port_us / turns, power=LIMITS_POWER)
+            # Each waits for its own loads and for what peers have pushed, which the first turn's
+            # round trip and the call's end are counted for. On two H200, 4 ranks, hidden 2880 on 8
+            # programs a rank, a turn takes 2.1 to 2.4 us (revision-3/workgroups.csv).
+            waits = crossing.trip_us + costs.release_us
+            later = smooth_maximum(turn + waits, port_us / turns, power=LIMITS_POWER)
         first = np.minimum(turns, TURNS_IN_STEP)
         return crossing.trip_us + first * in_step + (turns - first) * later
 
