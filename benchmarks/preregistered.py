@@ -435,7 +435,7 @@ def crossed(found: dict[tuple, float], hidden: int) -> tuple[float | None, str]:
 def score(place: Path) -> None:
     """Print what became of the prediction, for each campaign."""
     predicted = json.loads((place / "prediction.json").read_text())
-    for name in ("test", "repeat"):
+    for name in ("test", "repeat", "another"):
         errors: list[list[str]] = []
         crossings: list[list[str]] = []
         for n in WORLD_SIZES:

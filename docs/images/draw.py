@@ -37,6 +37,7 @@ def draw(directory: Path) -> None:
     drawn["h200-pair-2"] = _pair(measured / "h200-pair" / "revision-2", 2)
     drawn["h200-pair-3"] = _pair(measured / "h200-pair" / "revision-2" / "third", 2, 3840)
     drawn["h200-pair-5"] = _pair(measured / "h200-pair" / "revision-3", 3, 3840)
+    drawn["h200-pair-6"] = _pair(measured / "h200-pair" / "revision-3" / "machines", 3, 4992)
     drawn["plan"] = figures.cutoffs_after_plan(cm.plan(mi300x, cm.Budget(shapes=6)))
     with tempfile.TemporaryDirectory() as made:
         drawn["tune"] = picture(_replayed(Path(made) / "tuned"))
