@@ -1,11 +1,18 @@
-"""What :mod:`preregistered` asks about: shapes, guards, aims, and what was known before."""
+"""What :mod:`preregistered` asks: of which calibration, shapes, guards, aims, what was known."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
+from costmodel.calibration.posterior import Calibration
+from costmodel.decide.decision import Decision
+from costmodel.decide.setting import Setting
+from costmodel.model import choose
 from costmodel.model.fabric import SWITCH
+from costmodel.rules.rule import Rule
 
 HIDDEN = (2048, 2880, 4096, 5120, 7168, 8192)
 WORLD_SIZES = (4, 8)
@@ -116,3 +123,32 @@ QUESTIONS = {
         },
     ),
 }  # fmt: skip
+
+
+def ask(
+    calibration: Calibration, dtype: str = "bf16", fabric: str = "", source: str = ""
+) -> Setting:
+    """Return the question to a calibration of these GPUs alone, as ``source`` measures.
+
+    Without one, as its one source does; of several, as the last in order of their names.
+
+    ``fabric`` is how the ranks are wired where that is not the calibration's. Only rows of ranks
+    that both wirings put on GPUs alike are rows of it then: the others carry parameters.
+    """
+    source = source or max(rows.source for rows in calibration.sources)
+    if fabric:
+        there = choose.for_fabric(fabric, calibration.kernel_family).wiring
+        here = calibration.model.wiring
+        alike = tuple(
+            c
+            for c in calibration.coverage
+            if here.ranks_a_gpu(c.world_size) == there.ranks_a_gpu(c.world_size)
+        )
+        calibration = replace(calibration, fabric=fabric, coverage=alike)
+    return Setting(calibration, "H200", source=source, dtype=dtype)
+
+
+def rule_of(decision: Decision, name: str) -> Rule:
+    """Return the rule of a decision; where it makes no claim, its best cutoff."""
+    cutoffs = {c.world_size: c.max_bytes if c.claimed else c.estimate for c in decision.cutoffs}
+    return Rule.from_cutoffs(name, cutoffs, fabric="nvlink")

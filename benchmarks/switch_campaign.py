@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
-import preregistered
+import registered_score
 
 from costmodel.cli import options as shared
 from costmodel.data import kernels, measurement
@@ -209,7 +209,7 @@ class Campaign:
         if not len(pairs):
             return "live: no shape has both arms"
         choice = pairs.use_1stage(rule, kernels.LATEST)
-        agreed, regret = preregistered.worth(pairs, choice)
+        agreed, regret = registered_score.worth(pairs, choice)
         right = "" if agreed.agree_outside_tie is None else f"{agreed.agree_outside_tie:.0%} of "
         return (
             f"live: rule {rule.name} takes the faster arm on {right}{agreed.outside_tie} calls "
