@@ -38,6 +38,11 @@ AITER_FAMILIES = ("aiter", "vllm", OWN_FAMILIES[0])
 LIBRARY_FAMILIES = ("rccl", "nccl")
 
 
+def kind(op: str) -> str:
+    """Return in the facts' words whose kernels run an op: ``fused``, else the ``plain`` op's."""
+    return "fused" if op == "fused_ar_rmsnorm" else "plain"
+
+
 class Kernel(Struct, frozen=True):
     """One kernel family at one version.
 
@@ -110,8 +115,7 @@ class Kernel(Struct, frozen=True):
 
     def runs(self, op: str, algorithm: str) -> bool:
         """Whether the family has this kernel; separate ops have the plain op's."""
-        of_op = "fused" if op == "fused_ar_rmsnorm" else "plain"
-        return bool(getattr(self, f"{of_op}_{algorithm}"))
+        return bool(getattr(self, f"{kind(op)}_{algorithm}"))
 
     def on_grid(self, workgroups: int | None, threads: int | None) -> Kernel:
         """Return the kernel on the launch grid that a row states, None where it is silent."""

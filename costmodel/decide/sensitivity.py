@@ -9,10 +9,11 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from ..calibration.posterior import Values
+from ..data import kernels
 from ..data.workload import Workload
 from ..model import parameters
 from ..model.parameters import nominal_gbps
-from ..model.shape import FUSED, Shapes
+from ..model.shape import Shapes
 from .recommendation import known_workload, of_this_kernel, weigh
 from .setting import Setting
 
@@ -117,8 +118,7 @@ def flips(setting: Setting, call: Shapes, *, names: Sequence[str] | None = None)
     """
     calibration = setting.calibration
     point = setting.point
-    op = "fused" if call.op == FUSED else "plain"
-    here = ("", setting.gpu, setting.arch, setting.kernel.norm_kernel, op)
+    here = ("", setting.gpu, setting.arch, setting.kernel.norm_kernel, kernels.kind(call.op))
     tries: dict[str, Array] = {}
     for name in names or calibration.names:
         if name.partition("[")[2].rstrip("]") not in here:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.kernels import Kernel, first_release
+from ..data.kernels import Kernel, first_release, kind
 from ..errors import InputError
 from ..units import PACK_BYTES
 from .shape import FUSED, ONE_STAGE, SPOKEN, Shapes
@@ -19,8 +19,7 @@ def lacks(kernel: Kernel, op: str, algorithm: str) -> str:
     if kernel.family == "aiter" and op == FUSED and algorithm == ONE_STAGE:
         came = f" (it came with {first_release('fused_1stage')})"
     who = kernel.title if kernel.family == "aiter" else kernel.family
-    kind = "fused" if op == FUSED else "plain"
-    return f"{who} has no {SPOKEN[algorithm]} {kind} kernel{came}"
+    return f"{who} has no {SPOKEN[algorithm]} {kind(op)} kernel{came}"
 
 
 def check_hidden(shapes: Shapes, kernel: Kernel) -> str:
