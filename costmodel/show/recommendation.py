@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..calibration.posterior import Calibration
 from ..data import kernels
 from ..data.deployment import ENGINES
 from ..decide.adequacy import ADEQUATE_PCT
@@ -62,17 +63,21 @@ def answer_lines(decision: Decision) -> list[str]:
     sure = [f"TP{c.world_size} {evidence(c)}" for c in decision.cutoffs]
     lost = [f"TP{c.world_size} {c.regret_pct:.2f} %" for c in decision.cutoffs if c.claimed]
     regret = f"; expected regret {', '.join(lost)} {OF_FASTER}" if lost else ""
-    rows = setting.calibration.data
-    third = [
-        *apart(decision)[:1],
-        f"calibration {setting.calibration.id}: {rows['rows_used']} of {rows['rows_read']} rows, "
-        f"{len(rows['sources'])} sources",
-    ]
+    third = [*apart(decision)[:1], _rests_on(setting.calibration)]
     return [
         f"run 1-stage: {', '.join(runs)} ({where})",
         f"how sure: {', '.join(sure)}{regret}",
         third[0],
     ]
+
+
+def _rests_on(calibration: Calibration) -> str:
+    """Return what a calibration is called, and the rows that it rests on."""
+    data, sources = calibration.data, len(calibration.data["sources"])
+    return (
+        f"calibration {calibration.id}: {data['rows_used']} of {data['rows_read']} rows used, "
+        f"{sources} source{'s' if sources != 1 else ''}"
+    )
 
 
 def _runs_1stage(cutoff: Cutoff) -> str:
@@ -82,7 +87,7 @@ def _runs_1stage(cutoff: Cutoff) -> str:
 
 def text(decision: Decision) -> str:
     """Return the decision as text, in full."""
-    setting, data = decision.setting, decision.setting.calibration.data
+    setting = decision.setting
     engine = f", for {setting.engine}" if setting.engine else ""
     if setting.objective != MEAN:
         engine += f"; least {SPOKEN_OBJECTIVE[setting.objective]}"
@@ -91,8 +96,7 @@ def text(decision: Decision) -> str:
             f"1-stage or {arm(setting.alternative)}: {setting.op} on {setting.gpu} "
             f"({setting.arch}), {setting.dtype}, {setting.kernel.title}{engine}"
         ),
-        f"calibration {setting.calibration.id}: {data['rows_used']} of {data['rows_read']} rows "
-        f"used, {len(data['sources'])} sources",
+        _rests_on(setting.calibration),
         *map(_paragraph, [*apart(decision), *pushing(decision), *guarded(decision)]),
         "",
     ]
