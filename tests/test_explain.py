@@ -241,6 +241,27 @@ def test_without_a_workload_the_call_s_hidden_size_is_weighed_as_the_command_wei
     assert explain(mi355x, call, whole.workload).choice != found.choice
 
 
+@pytest.mark.parametrize(
+    ("served", "steps"),
+    [
+        ("--captured 1,2,4,8,16", [1, 2, 4, 8, 16]),
+        ("--captured 1:1024:341", [1, 342, 683, 1024]),
+        ("--captured 1,2,64 --draft-tokens 3", [4, 8, 256]),
+    ],
+)
+def test_how_the_model_is_served_is_weighed_as_in_recommend(served, steps):
+    call = ["--gpu", "MI355X", "--tp", "4", "--hidden", "2880", *served.split()]
+
+    def json_of(command, *more):
+        return json.loads(costmodel(command, *call, *more, "--format", "json").stdout)
+
+    (said,) = json_of("recommend")["cutoffs"]
+    held = json_of("explain", "--tokens", "64")["cutoff"]
+    ends = ("bytes", "bytes_lo", "bytes_hi")
+    assert [held[end] for end in ends] == [said[f"max_{end}"] for end in ends]
+    assert [c["tokens"] for c in json_of("explain", "--all")["calls"]] == steps
+
+
 def test_a_call_beyond_a_kernel_s_limit_is_held_against_the_same_cutoff():
     """AITER 0.1.12's kernels take 80 tokens; the cutoff is that of recommend for hidden 2880."""
     asked = ("--gpu", "MI355X", "--tp", "4", "--hidden", "2880", "--aiter-version", "0.1.12.post1")
