@@ -13,7 +13,6 @@ from itertools import chain
 
 import numpy as np
 from msgspec import Struct
-from numpy.typing import NDArray
 
 from ..model.shape import WORLD_SIZES
 from ..units import ELEMENT_BYTES, PACK_BYTES, element_bytes
@@ -38,24 +37,40 @@ class BoundaryCalls(Struct, frozen=True):
     decisions: tuple[tuple[int, bool], ...]
 
 
+class _Inputs(Struct, frozen=True):
+    """What the cases of one dtype and hidden size at one world size are asked with."""
+
+    world_size: int
+    dtype: str
+    hidden_dim: int
+    elements: tuple[int, ...]
+    fully_connected: bool
+
+
 def cases(rule: Rule) -> list[BoundaryCalls]:
     """Return the boundary cases of a rule that claims every world size."""
-    return list(_cases(rule))
+    conditions = {n: rule.condition.at(n) for n in WORLD_SIZES}
+    return [
+        BoundaryCalls(
+            given.world_size,
+            given.fully_connected,
+            given.dtype,
+            given.hidden_dim,
+            tuple(zip(given.elements, _holds(conditions[given.world_size], given), strict=True)),
+        )
+        for given in _inputs(rule)
+    ]
 
 
-def _cases(rule: Rule) -> Iterator[BoundaryCalls]:
-    meshes = [True]
-    if asks_for_mesh(rule.condition):
-        meshes.append(False)
+def _inputs(rule: Rule) -> Iterator[_Inputs]:
+    meshes = (True, False) if asks_for_mesh(rule.condition) else (True,)
     for n in WORLD_SIZES:
         condition = rule.condition.at(n)
         for dtype in ELEMENT_BYTES:
             for hidden in hidden_classes(condition, dtype):
-                counts = np.array(_counts(condition, dtype, hidden))
+                counts = _counts(condition, dtype, hidden)
                 for mesh in meshes:
-                    one = _holds(condition, n, dtype, hidden, counts, mesh)
-                    decisions = tuple(zip(counts.tolist(), one.tolist(), strict=True))
-                    yield BoundaryCalls(n, mesh, dtype, hidden, decisions)
+                    yield _Inputs(n, dtype, hidden, counts, mesh)
 
 
 def hidden_classes(condition: Condition, dtype: str) -> list[int]:
@@ -81,20 +96,22 @@ def hidden_classes(condition: Condition, dtype: str) -> list[int]:
 def first_difference(one: Rule, other: Rule) -> str | None:
     """Return the first boundary case in which two rules differ, in words; None when none does."""
     conditions = {n: [rule.condition.at(n) for rule in (one, other)] for n in WORLD_SIZES}
-    # Most rules that differ do so at once: the cases are made as they are asked for.
-    for asked in chain(_cases(one), _cases(other)):
-        counts = np.array([count for count, _ in asked.decisions])
-        at = (asked.world_size, asked.dtype, asked.hidden_dim, counts, asked.fully_connected)
-        first, second = (_holds(condition, *at) for condition in conditions[asked.world_size])
-        if (first != second).any():
-            count = int(counts[first != second][0])
-            return (
-                f"TP{asked.world_size}, {asked.dtype}, hidden {asked.hidden_dim}, {count} elements"
-            )
+    apart = {n for n, (first, second) in conditions.items() if first != second}
+    asked = set()
+    # Most rules that differ do so at once: the inputs are made as they are asked for.
+    for given in chain(_inputs(one), _inputs(other)):
+        if given.world_size not in apart or given in asked:
+            continue
+        asked.add(given)
+        first, second = (_holds(condition, given) for condition in conditions[given.world_size])
+        for count, here, there in zip(given.elements, first, second, strict=True):
+            if here != there:
+                at = f"{given.dtype}, hidden {given.hidden_dim}, {count} elements"
+                return f"TP{given.world_size}, {at}"
     return None
 
 
-def _counts(condition: Condition, dtype: str, hidden: int) -> list[int]:
+def _counts(condition: Condition, dtype: str, hidden: int) -> tuple[int, ...]:
     size = element_bytes(dtype)
     edges, rows = {hidden, ONE_MIB // size}, {hidden}
     for part in parts_of(condition):
@@ -107,14 +124,19 @@ def _counts(condition: Condition, dtype: str, hidden: int) -> list[int]:
             elif part.quantity == "tokens":
                 edges |= {part.value * hidden, (part.value + 1) * hidden}
     near = {edge + d for edge in edges for d in (-1, 0, 1)}
-    return sorted(count for count in near | rows if count >= hidden)
+    return tuple(sorted(count for count in near | rows if count >= hidden))
 
 
-def _holds(
-    condition: Condition, n: int, dtype: str, hidden: int, counts: NDArray[np.int64], mesh: bool
-) -> NDArray[np.bool_]:
-    full = np.full(counts.shape, hidden)
+def _holds(condition: Condition, given: _Inputs) -> list[bool]:
+    counts = np.array(given.elements)
+    full = np.full(counts.shape, given.hidden_dim)
     calls = Calls(
-        dtype, counts // hidden, full, counts, np.full(counts.shape, n), fully_connected=mesh
+        given.dtype,
+        counts // given.hidden_dim,
+        full,
+        counts,
+        np.full(counts.shape, given.world_size),
+        fully_connected=given.fully_connected,
     )
-    return condition.holds(calls)
+    decided: list[bool] = condition.holds(calls).tolist()
+    return decided
