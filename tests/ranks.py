@@ -82,6 +82,22 @@ def together(code: str, *each: Sequence[str], given: str, timeout: float) -> lis
         return said
 
 
+def rank_processes(launcher: int) -> dict[int, int]:
+    """Return the process ids of the ranks that a launcher started so far, by rank.
+
+    It starts them in order; one that is forked has no environment of its own in ``/proc``.
+    """
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            status = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(status[1]) == launcher:
+            found.append((int(status[19]), int(entry.name)))  # when it started, its id
+    return {rank: pid for rank, (_, pid) in enumerate(sorted(found))}
+
+
 def _run(
     code: str, words: list[str], given: str, env: dict[str, str], out: Path, error: Path
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the live back ends compute with torch")
 
-from ranks import torchrun
+from ranks import rank_processes, torchrun
 
 from costmodel.cli.main import main
 from costmodel.data import measurement
@@ -58,21 +58,6 @@ def first_shape_done(directory, shapes=1):
     while not path.exists() or path.read_bytes().count(b"\n") < shapes:
         assert time.monotonic() < until, "no shape was finished"
         time.sleep(0.02)
-
-
-def rank_processes(launcher):
-    """Return the process ids of the ranks that a launcher started, by rank."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        try:
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == launcher.pid:
-                environment = (entry / "environ").read_bytes().decode().split("\0")
-                pairs = dict(e.partition("=")[::2] for e in environment)
-                found[int(pairs["RANK"])] = int(entry.name)
-        except (OSError, ValueError, IndexError, KeyError):
-            continue
-    return found
 
 
 def alive(pid):
@@ -195,7 +180,7 @@ def test_a_killed_rank_is_named(tmp_path):
     run = tmp_path / "run"
     process = start(*LONG, "--out", run)
     first_shape_done(run)
-    os.kill(rank_processes(process)[1], signal.SIGKILL)
+    os.kill(rank_processes(process.pid)[1], signal.SIGKILL)
     code, _, err = finish(process)
     assert code == 3
     assert "costmodel: error: rank 1 is gone (killed or crashed); this was at: " in err
@@ -209,7 +194,7 @@ def test_a_stopped_rank_is_named_by_the_watchdog(tmp_path):
     run = tmp_path / "run"
     process = start(*LONG, "--watchdog", "2", "--out", run)
     first_shape_done(run)
-    os.kill(rank_processes(process)[1], signal.SIGSTOP)
+    os.kill(rank_processes(process.pid)[1], signal.SIGSTOP)
     code, _, err = finish(process)
     assert code == 3
     assert "rank 1 is stopped (SIGSTOP) for longer than 2 s; this was at: " in err
@@ -235,7 +220,7 @@ def test_a_killed_launcher_takes_its_ranks_along_and_the_run_resumes_at_once(tmp
     run = tmp_path / "run"
     process = start(*LONG, "--out", run)
     first_shape_done(run)
-    ranks = rank_processes(process)
+    ranks = rank_processes(process.pid)
     assert len(ranks) == 2
     before = kept(run)
     process.kill()
@@ -254,7 +239,7 @@ def test_a_killed_launcher_takes_its_ranks_along_and_the_run_resumes_at_once(tmp
 def test_ctrl_c_while_the_ranks_start(tmp_path):
     process = start(*LONG, "--out", tmp_path / "run")
     until = time.monotonic() + 30
-    while len(rank_processes(process)) < 2:
+    while len(rank_processes(process.pid)) < 2:
         assert time.monotonic() < until
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)

@@ -2,6 +2,8 @@
 
 A run of several processes is started by torch's launcher: by ``torchrun``, or for back ends whose
 ``launch`` is ``spawn`` by this process, which calls the same launcher through its own interface.
+Those ranks are forked on Linux: they need not import torch anew, which takes seconds a rank. Ranks
+of a back end that has devices or a library of its own start from nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import runpy
 import signal
 import sys
 import threading
@@ -73,7 +76,8 @@ def start(
                     f"--nproc-per-node={ranks} -m costmodel measure ..."
                 )
             if launch != "in_process":
-                return _spawn(ranks, options, rank_module)
+                forks = launch == "spawn" and sys.platform == "linux"
+                return _spawn(ranks, options, rank_module, forks=forks)
         return carry(runs, started)
     except (InputError, RunEnded) as error:
         return _ended(error)
@@ -143,10 +147,11 @@ def _speaks() -> bool:
         return os.environ["RANK"] == "0"
 
 
-def _spawn(world_size: int, options: Mapping[str, Any], rank_module: str) -> int:
+def _spawn(world_size: int, options: Mapping[str, Any], rank_module: str, *, forks: bool) -> int:
     """Start ``rank_module`` once a rank by torch's launcher; return an exit code.
 
-    The ranks tell the user how the run ended; this process speaks only when none of them could.
+    The ranks are forked from this process, or start from nothing. They tell the user how the run
+    ended; this process speaks only when none of them could.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -166,12 +171,16 @@ def _spawn(world_size: int, options: Mapping[str, Any], rank_module: str) -> int
         local_addr="localhost",
         max_restarts=0,
         monitor_interval=0.1,
+        start_method="fork",
     )
     speaker = Peers(-1, 1, place)
     try:
         _start_ranks_with_ctrl_c_held()
         given = json.dumps(options, default=str)  # paths among them
-        elastic_launch(config, sys.executable)("-m", rank_module, given)
+        if forks:
+            elastic_launch(config, _be_rank)(rank_module, given)
+        else:
+            elastic_launch(config, sys.executable)("-m", rank_module, given)
         return 0
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
@@ -195,6 +204,19 @@ def _spawn(world_size: int, options: Mapping[str, Any], rank_module: str) -> int
         logging.disable(logging.NOTSET)
         del os.environ[MEETING_PLACE]
         speaker.leave()
+
+
+def _be_rank(module: str, options: str) -> None:
+    """Be ``python -m MODULE OPTIONS`` in a process that was forked from the launcher's."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)  # those of the launcher end its ranks
+    logging.disable(logging.NOTSET)
+    sys.argv = [module, options]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if ended.code:  # at a good end the launcher waits for what a rank returns
+            raise
 
 
 def _start_ranks_with_ctrl_c_held() -> None:
