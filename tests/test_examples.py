@@ -10,11 +10,9 @@ import csv
 import gzip
 import inspect
 import json
-import os
 import re
 import shlex
 import subprocess
-import sys
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +20,7 @@ from pathlib import Path
 import click
 import pytest
 import shell
+from command import costmodel
 from engines.shapes import SHAPES
 from ranks import torchrun
 from test_importers import AITER, RCCL
@@ -84,7 +83,7 @@ INSTEAD = {
 REPLAYED = "MI355X:17"
 
 #: What keeps a measurement over gloo short; the numbers do not matter.
-SHORT = "--rounds 4 --samples 1 --calls 2 --slots 2 --budget 5"
+SHORT = "--rounds 4 --samples 1 --calls 2 --slots 2 --budget 2"
 
 
 def lines(block: str) -> list[str]:
@@ -177,11 +176,11 @@ class StandIns:
             table = csv.DictWriter(stream, COLUMNS)
             table.writeheader()
             for arch, gpu, n in (("gfx950", "MI355X", 4), ("gfx942", "MI300X", 8)):
-                said = subprocess.check_output(
-                    [sys.executable, "-m", "costmodel", "predict", "--gpu", gpu, "--tp", str(n),
-                     "--hidden", "4096", "--tokens", "4,8,16,32,48,64,96", "--format", "json"],
+                said = costmodel(
+                    "predict", "--gpu", gpu, "--tp", n, "--hidden", 4096,
+                    "--tokens", "4,8,16,32,48,64,96", "--format", "json",
                 )  # fmt: skip
-                for row in json.loads(said)["rows"]:
+                for row in json.loads(said.stdout)["rows"]:
                     same = {k: row[k] for k in COLUMNS if k in row}
                     table.writerow(same | {
                         "source": "mine", "date": "2026-09-01", "gpu": gpu, "arch": arch,
@@ -197,11 +196,11 @@ class StandIns:
 
     def tuned(self, path: Path) -> None:
         """Tune a stated model in the place of a machine."""
-        subprocess.run(
-            [sys.executable, "-m", "costmodel", "tune", "--backend", "replay", "--tp", "8",
-             "--rounds", "4", "--samples", "2", "--out", str(path)],
-            env={**os.environ, "COSTMODEL_REPLAY": REPLAYED}, check=True, capture_output=True,
+        done = costmodel(
+            "tune", "--backend", "replay", "--tp", 8, "--rounds", 4, "--samples", 2, "--out", path,
+            env={"COSTMODEL_REPLAY": REPLAYED, "BROWSER_PATH": "/nonexistent"},
         )  # fmt: skip
+        assert done.returncode == 0, done.stderr
 
     MAKERS = {  # noqa: RUF012
         "tuned": tuned,
@@ -289,17 +288,28 @@ def ran_before(where: str, line: str) -> bool:
 #: Beginnings of lines that write reports.
 WITH_REPORT = ("costmodel report", "costmodel tune")
 
+#: The report of the README has its pictures; a browser costs more than the rest of a report.
+DRAWN = ("README.md: What it does", "costmodel report ")
+
 #: A line of torchrun's, and its number of ranks.
 RANKS = re.compile(r"torchrun --nproc-per-node[= ](\d+) (.*)")
 
 
+#: What a shell does more to a line than to take it apart, and commands that start processes.
+OF_A_SHELL = re.compile(r"[~*?$`|&;<>()]|^(?!costmodel )|^costmodel measure ")
+
+
 def run(command: str, folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run a line in a shell; the ranks of one that torchrun starts from a process that has torch."""
-    starts = RANKS.fullmatch(command)
-    if starts is None:
+    """Run a line in a shell; in this process where a shell would only take it apart.
+
+    The ranks of one that torchrun starts come from a process that has torch.
+    """
+    if starts := RANKS.fullmatch(command):
+        words = shlex.split(starts[2])
+        return torchrun(int(starts[1]), *words, env=env, cwd=folder, timeout=300)
+    if OF_A_SHELL.search(command):
         return shell.run(command, folder, env)
-    words = shlex.split(starts[2])
-    return torchrun(int(starts[1]), *words, env=env, cwd=folder, timeout=300)
+    return costmodel(*shlex.split(command)[1:], cwd=folder, env=env)
 
 
 @pytest.mark.parametrize("where", BLOCKS)
@@ -331,8 +341,7 @@ def test_examples_run(where, tmp_path):
                 under = f"torchrun --nproc-per-node={ranks} -m costmodel measure"
                 command = f"{command.replace('costmodel measure', under)} --tp {ranks}"
         stand_ins.make(command)
-        # The README's report has its pictures; a browser costs more than the rest of a report.
-        drawn = where.startswith("README.md") or not command.startswith(WITH_REPORT)
+        drawn = (where, command[: len(DRAWN[1])]) == DRAWN or not command.startswith(WITH_REPORT)
         done = run(command, folder, env if drawn else env | {"BROWSER_PATH": "/nonexistent"})
         # 1 is a verdict, such as that of audit --fail-above.
         allowed = (0,) if "torchrun" in command else (0, 1)
