@@ -1,4 +1,8 @@
-"""The command line as people and programs meet it: real processes, real exit codes."""
+"""The command line as people and programs meet it.
+
+Every command starts as a process once, and whatever hangs on one: pipes, disks, what is imported.
+What is said about input is asked without one, which says the same.
+"""
 
 from __future__ import annotations
 
@@ -44,14 +48,14 @@ def run(*args, cwd=None):
 
 
 def ok(*args, cwd=None):
-    done = run(*args, cwd=cwd)
+    done = costmodel(*args, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def refused(*args, cwd=None):
     """Return the one line of a refusal."""
-    done = run(*args, cwd=cwd)
+    done = costmodel(*args, cwd=cwd)
     assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
@@ -67,6 +71,8 @@ def refused(*args, cwd=None):
         (["calibrate", "noisy.csv", "--out", "n.json"], 1),
         (["predict", "--arch", "gfx942", "--tp", "6"], 2),
         (["recomend"], 2),
+        (["recommend", "--arch", "gfx942", "--calibration", "absent.json"], 2),
+        (["recommend", "--arch", "a\x1b[31m\u202ered"], 2),
         ([], 0),
     ],
 )
@@ -195,7 +201,7 @@ def test_calibrate_writes_a_file_that_every_command_takes(tmp_path, row):
 def test_noisy_rows_alone_are_refused_but_reported(tmp_path, published):
     noisy = published.select(published.quality == "noisy")
     noisy.write(tmp_path / "noisy.csv")
-    done = run("calibrate", "noisy.csv", "--out", "n.json", cwd=tmp_path)
+    done = costmodel("calibrate", "noisy.csv", "--out", "n.json", cwd=tmp_path)
     assert done.returncode == 1
     assert "REFUSED: no cutoff for MI355X at 8 ranks" in done.stdout
     assert "us from the model" in done.stdout
@@ -279,7 +285,9 @@ def test_a_start_alone_keeps_what_it_made_from_the_search_for_garbage():
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_help_of_every_command_shows_an_example(command):
-    said = ok(command, "--help")
+    done = run(command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    said = done.stdout
     assert f"costmodel {command}" in said
     assert " object" not in said, "a default is a number or a word"
     assert "None]" not in said, "a range without ends is no range"
@@ -557,7 +565,7 @@ def test_a_name_that_is_not_printable_is_escaped_where_it_is_said(tmp_path):
     measurements = Path(__file__).parent.parent / "measurements"
     rows = measurements / "h200-loopback" / "calibration.csv"
     for name, said in (("\u202ec.json", "\\u202ec.json"), ("\x1b[31mc.json", "\\x1b[31mc.json")):
-        done = run("calibrate", rows, "--no-cross-validation", "--out", tmp_path / name)
+        done = costmodel("calibrate", rows, "--no-cross-validation", "--out", tmp_path / name)
         assert (tmp_path / name).exists(), done.stderr
         assert said in "".join(done.stdout.split())
         assert not {"\u202e", "\x1b"} & set(done.stdout)
