@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict
@@ -331,8 +332,12 @@ def _version(name: str) -> str:
         return ""
 
 
+@cache
 def _probe(code: str) -> dict[str, Any]:
-    """Run code that prints JSON in a Python of its own; ``error`` says in a line what it met."""
+    """Run code that prints JSON in a Python of its own; ``error`` says in a line what it met.
+
+    It takes seconds, and is done once: what is installed stays while a process runs.
+    """
     try:
         done = subprocess.run(
             [sys.executable, "-c", code],
