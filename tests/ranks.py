@@ -56,16 +56,24 @@ def torchrun(
         )
 
 
-def together(code: str, *each: Sequence[str], given: str, timeout: float) -> list[tuple[str, str]]:
+def alone(code: str, env: dict[str, str], timeout: float = 60) -> tuple[str, str]:
+    """Run ``python -c CODE``, which imports torch, in an environment; return (output, errors)."""
+    return together(code, (), given="", timeout=timeout, env=env)[0]
+
+
+def together(
+    code: str, *each: Sequence[str], given: str, timeout: float, env: dict[str, str] | None = None
+) -> list[tuple[str, str]]:
     """Run ``python -c CODE`` with each list of arguments, all at once; return (output, errors) of each.
 
-    ``given`` is on their standard input.
+    ``given`` is on their standard input; without ``env`` they have this process's environment.
     """
+    env = dict(os.environ) if env is None else env
     with tempfile.TemporaryDirectory() as place, mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):
         forkserver.ensure_running()
         files = [(Path(place, f"out{i}"), Path(place, f"error{i}")) for i in range(len(each))]
         processes = [
-            _FORKS.Process(target=_run, args=(code, list(words), given, dict(os.environ), *streams))
+            _FORKS.Process(target=_run, args=(code, list(words), given, env, *streams))
             for words, streams in zip(each, files, strict=True)
         ]
         for process in processes:

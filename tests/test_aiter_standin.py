@@ -6,15 +6,13 @@ the adapter assumes.
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch", reason="the stand-in computes with torch")
 
-from ranks import torchrun
+from ranks import alone, torchrun
 
 from costmodel.data import kernels
 from costmodel.live.backends.aiter import assumptions
@@ -74,13 +72,10 @@ dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
 
 
 def in_one_process(code):
-    done = subprocess.run(
-        [sys.executable, "-c", ONE_PROCESS + code],
-        capture_output=True, text=True, timeout=120,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(STANDINS), os.getcwd()])},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    path = os.pathsep.join([str(STANDINS), os.getcwd()])
+    out, error = alone(ONE_PROCESS + code, {**os.environ, "PYTHONPATH": path}, timeout=120)
+    assert error == ""
+    return json.loads(out.splitlines()[-1])
 
 
 ONE, TWO = "allreduce_fusion_kernel_1stage", "reduce_scatter_cross_device_store"

@@ -7,12 +7,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ranks import alone
 from ranks import torchrun as under_torchrun
 
 pytest.importorskip("torch", reason="the live back ends compute with torch")
@@ -218,13 +217,8 @@ print(found.version)
 
 
 def find(path, **environment):
-    done = subprocess.run(
-        [sys.executable, "-c", FIND],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(path), **environment},
-    )
-    return done.stdout.strip(), done.stderr.strip()
+    out, error = alone(FIND, {**os.environ, "PYTHONPATH": str(path), **environment})
+    return out.strip(), error.strip()
 
 
 def test_no_aiter_at_all(tmp_path):
@@ -364,13 +358,8 @@ def test_a_communicator_that_disabled_itself_is_one_line():
 def test_aiters_log_is_silent_unless_it_is_asked_for(given, level):
     script = FIND + "import os\nprint(os.environ['AITER_LOG_LEVEL'])"
     environment = {k: v for k, v in os.environ.items() if k != "AITER_LOG_LEVEL"}
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        env={**environment, "PYTHONPATH": str(STANDINS), **given},
-    )
-    assert done.stdout.split()[-1] == level
+    out, _ = alone(script, {**environment, "PYTHONPATH": str(STANDINS), **given})
+    assert out.split()[-1] == level
 
 
 class Sized:
@@ -484,9 +473,9 @@ _check_parameters("guarded", wrapper_custom, 4, {})
 
 
 def test_the_signature_behind_torchs_guard_is_read_from_the_schema():
-    done = subprocess.run([sys.executable, "-c", GUARDED], capture_output=True, text=True)
-    assert done.stdout == "(out, epsilon, model) (hidden; verified by its call alone)\n"
-    assert done.stderr.splitlines()[-1].endswith(
+    out, error = alone(GUARDED, dict(os.environ))
+    assert out == "(out, epsilon, model) (hidden; verified by its call alone)\n"
+    assert error.splitlines()[-1].endswith(
         "this AITER's guarded(out, epsilon, model) cannot take 4 arguments; the adapter knows "
         "0.1.10.post2 to 0.1.20.post1"
     )
