@@ -166,11 +166,8 @@ def test_whatever_is_let_through_is_one_line_of_words(name):
     assert len(name.splitlines()) <= 1
     rule = Rule.from_cutoffs(name, {2: None, 4: 458752, 8: 229376})
     found = Provenance(f"x {name}")
-    text = engine.snippet(serving_engine("sglang"), rule, found, kernels.aiter()).text
-    assert "import" not in _code(text)
-    tests = render(
-        engine.snippet(serving_engine("sglang"), rule, found, kernels.aiter()).adapted,
-        found, serving_engine("sglang"), "f.py", "g",
-    )  # fmt: skip
+    made = engine.snippet(serving_engine("sglang"), rule, found, kernels.aiter())
+    assert "import" not in _code(made.text)
+    tests = render(made.adapted, found, serving_engine("sglang"), "f.py", "g")
     assert isinstance(ast.parse(tests).body[0], ast.Expr)
     assert PROVENANCE.command not in tests

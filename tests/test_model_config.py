@@ -355,7 +355,7 @@ def read_or_refused(file):
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.dictionaries(st.one_of(st.sampled_from(KEYS), st.text(max_size=5)), VALUES, max_size=9))
 def test_any_json_is_read_or_refused(tmp_path_factory, data):
-    file = tmp_path_factory.mktemp("c") / "config.json"
+    file = tmp_path_factory.getbasetemp() / "any.json"
     file.write_text(json.dumps(data))
     read_or_refused(file)
 

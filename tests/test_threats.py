@@ -8,6 +8,7 @@ import os
 import re
 import tracemalloc
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -63,14 +64,15 @@ def test_each_test_of_this_file_is_of_a_line():
 # The code ----------------------------------------------------------------------------------------
 
 
+@cache
 def modules():
-    """Return the parsed modules of the project that no live run needs."""
+    """Return the syntax nodes of the modules of the project that no live run needs."""
     files = [f for f in sorted((ROOT / "costmodel").rglob("*.py")) if LIVE not in f.parents]
-    return {f: ast.parse(f.read_text()) for f in files if f != STAND_IN}
+    return {f: list(ast.walk(ast.parse(f.read_text()))) for f in files if f != STAND_IN}
 
 
-def imported(tree):
-    for node in ast.walk(tree):
+def imported(nodes):
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -81,15 +83,15 @@ def test_nothing_opens_a_connection():
     network = re.compile(
         r"(socket|ssl|http|urllib\.request|ftplib|smtplib|requests|httpx|aiohttp)\b"
     )
-    for file, tree in modules().items():
-        assert not [m for m in imported(tree) if network.match(m)], file
+    for file, nodes in modules().items():
+        assert not [m for m in imported(nodes) if network.match(m)], file
 
 
 def test_nothing_is_unpickled_evaluated_or_given_to_a_shell():
     modules_of = re.compile(r"(pickle|marshal|shelve|dill|joblib|yaml)\b")
-    for file, tree in modules().items():
-        assert not [m for m in imported(tree) if modules_of.match(m)], file
-        for node in ast.walk(tree):
+    for file, nodes in modules().items():
+        assert not [m for m in imported(nodes) if modules_of.match(m)], file
+        for node in nodes:
             if not isinstance(node, ast.Call):
                 continue
             called = ast.unparse(node.func)
@@ -103,8 +105,8 @@ def test_few_variables_of_the_environment_are_asked():
     known = {"COSTMODEL_DEBUG", "_COSTMODEL_COMPLETE", "OPENBLAS_NUM_THREADS", "NO_COLOR", "TERM"}
     known |= {"DEBUG", "COMPLETE"}  # the names of the first two in the code
     known |= {"RANK", "COLUMNS", "FORCE_COLOR", "BROWSER_PATH"}
-    for file, tree in modules().items():
-        for node in ast.walk(tree):
+    for file, nodes in modules().items():
+        for node in nodes:
             key = None
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
