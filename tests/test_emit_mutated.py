@@ -45,6 +45,7 @@ def mutated(text, rng):
     return text
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("shape", ["sglang_bytes", "vllm_method", "vllm_inline", "aiter_env_kb"])
 def test_mutated_sources(shape, tmp_path):
     rng = random.Random(shape)

@@ -680,6 +680,7 @@ def mutated(content, rng):
     return bytes(content)
 
 
+@pytest.mark.campaign
 def test_mutated_profiles_are_read_or_refused_in_one_line(tmp_path, capsys):
     rng = random.Random(11)
     found = samples(tmp_path)

@@ -187,6 +187,7 @@ def test_the_command_counts_the_results_of_all_files(tmp_path, capsys):
     assert "72 results in 8 files: 1 read, 71 left" in capsys.readouterr().out
 
 
+@pytest.mark.campaign
 def test_mutated_files_among_others_are_joined_or_refused_in_one_line(tmp_path, capsys):
     rng = random.Random(12)
     paths = traces(tmp_path, CALLS[:2])

@@ -54,6 +54,7 @@ SAMPLES = {
 }  # fmt: skip
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("name", SAMPLES)
 def test_damaged_tables_are_read_or_refused_in_one_line(name, tmp_path, capsys):
     rng = random.Random(f"tables {name}")

@@ -205,7 +205,7 @@ CELL = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"
 @given(st.lists(CELL, min_size=21, max_size=21))
 @settings(max_examples=200, deadline=None)
 def test_any_row_is_read_or_refused_in_one_line(tmp_path_factory, cells):
-    path = tmp_path_factory.mktemp("fuzz") / "f.csv"
+    path = tmp_path_factory.getbasetemp() / "any.csv"
     with path.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([COLUMNS, cells])
     try:

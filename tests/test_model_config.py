@@ -352,6 +352,7 @@ def read_or_refused(file):
     (model.name + model.note + model.why_none).encode()
 
 
+@pytest.mark.campaign
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.dictionaries(st.one_of(st.sampled_from(KEYS), st.text(max_size=5)), VALUES, max_size=9))
 def test_any_json_is_read_or_refused(tmp_path_factory, data):
@@ -360,6 +361,7 @@ def test_any_json_is_read_or_refused(tmp_path_factory, data):
     read_or_refused(file)
 
 
+@pytest.mark.campaign
 def test_mutated_files_are_read_or_refused_in_time(tmp_path):
     """Seeded mutations of real configurations: bytes swapped, cut, doubled, values exchanged."""
     rng = random.Random(12)

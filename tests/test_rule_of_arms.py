@@ -214,7 +214,7 @@ def test_a_rule_comes_back_from_json_as_it_was(data, tmp_path_factory):
     windows = data.draw(windows_by_ranks((*ALGORITHMS, *BESIDE[op])))
     regret = tuple((n, data.draw(st.floats(0, 100))) for n in sorted(windows))
     rule = of(windows, own_takes(setting), op=op, hidden_dims=(2880, 7168), regret_pct=regret)
-    file = tmp_path_factory.mktemp("rule") / "arms.json"
+    file = tmp_path_factory.getbasetemp() / "arms.json"
     file.write_text(json_text(rule.to_json()))
     again = load(file)
     assert again == rule

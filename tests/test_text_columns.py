@@ -128,7 +128,7 @@ def test_blocks_are_read_as_csv_reads_them(
 ):
     from conftest import ROW
 
-    path = tmp_path_factory.mktemp("blocks") / "a.csv"
+    path = tmp_path_factory.getbasetemp() / "blocks.csv"
     with path.open("w", newline="", encoding="utf-8-sig" if mark else "utf-8") as stream:
         writer = csv.writer(stream, lineterminator=newline, quoting=quoting)
         writer.writerow(COLUMNS)

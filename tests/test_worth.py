@@ -150,7 +150,7 @@ def test_what_the_guards_of_vllm_keep_from_2_ranks_is_not_promised(gpu):
     )
 )
 def test_shares_and_counts_say_the_same(tmp_path_factory, counts):
-    directory = tmp_path_factory.mktemp("h")
+    directory = tmp_path_factory.getbasetemp()
     total = sum(counts.values())
     (directory / "count.csv").write_text(
         "batch,count\n" + "".join(f"{b},{n}\n" for b, n in counts.items())
