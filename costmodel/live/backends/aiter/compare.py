@@ -17,6 +17,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from ....data.kernels import Kernel, of_row, parse_version
@@ -94,6 +95,12 @@ def compare(path: str | Path, version: str = "") -> TreeComparison:
     return TreeComparison(stated or f"{kernel.version} (the newest known)", tuple(findings))
 
 
+@lru_cache(maxsize=256)
+def _nodes(node: ast.AST) -> tuple[ast.AST, ...]:
+    """Return a node of a parsed file and all below it: most assumptions ask the same ones."""
+    return tuple(ast.walk(node))
+
+
 class _Sources:
     """The modules of a tree, parsed once."""
 
@@ -128,7 +135,7 @@ class _Sources:
             if isinstance(base, ast.Name):
                 inherited = self.function(dotted, f"{base.id}.{method}", depth - 1)
                 definition = definition or inherited
-        for node in ast.walk(module.tree):
+        for node in _nodes(module.tree):
             if isinstance(node, ast.ImportFrom):
                 names = {alias.asname or alias.name: alias.name for alias in node.names}
                 wanted = (owner or name) if "*" in names else names.get(owner or name)
@@ -141,7 +148,7 @@ class _Sources:
     def class_of(self, dotted: str, name: str) -> ast.ClassDef | None:
         """Return a class of a module, None where there is none."""
         module = self.module(dotted)
-        nodes = ast.walk(module.tree) if module else ()
+        nodes = _nodes(module.tree) if module else ()
         return next((n for n in nodes if isinstance(n, ast.ClassDef) and n.name == name), None)
 
     def header(self, places: Sequence[str]) -> str | None:
@@ -219,7 +226,7 @@ def _attributes(sources: _Sources, kernel: Kernel) -> Iterator[Finding]:
             continue
         lines = [
             n.lineno
-            for n in ast.walk(owner)
+            for n in _nodes(owner)
             if isinstance(n, ast.Attribute)
             and isinstance(n.ctx, ast.Store)
             and n.attr == wanted.name
@@ -239,7 +246,7 @@ def _first_return(owner: ast.ClassDef) -> float:
         node.lineno
         for function in owner.body
         if isinstance(function, Definition) and function.name == "__init__"
-        for node in ast.walk(function)
+        for node in _nodes(function)
         if isinstance(node, ast.Return)
     ]
     return min(lines, default=float("inf"))
@@ -254,7 +261,7 @@ def _calls(sources: _Sources) -> Iterator[Finding]:
             continue
         called = {
             getattr(node.func, "attr", getattr(node.func, "id", ""))
-            for node in ast.walk(definition)
+            for node in _nodes(definition)
             if isinstance(node, ast.Call)
         }
         hit = called.intersection(wanted.any_of)
@@ -269,11 +276,11 @@ def _variables(sources: _Sources, kernel: Kernel) -> Iterator[Finding]:
             continue
         inside = {
             inner
-            for node in ast.walk(module.tree)
+            for node in _nodes(module.tree)
             if isinstance(node, Definition)
-            for inner in ast.walk(node)
+            for inner in _nodes(node)
         }
-        for node in ast.walk(module.tree):
+        for node in _nodes(module.tree):
             if (
                 isinstance(node, ast.Constant)
                 and isinstance(node.value, str)
