@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..model.fabric import FULL_MESH
@@ -72,8 +73,9 @@ SCALES = {
 FONT = "Arial, Helvetica, Liberation Sans, sans-serif"
 
 
+@cache
 def template(dark: bool = False) -> go.layout.Template:
-    """Return the template for a light or a dark page."""
+    """Return the template for a light or a dark page, made once: a figure takes a copy of it."""
     import plotly.graph_objects as go
 
     ink, grid, paper = ("#DDE1E6", "#343A41", "#14171A") if dark else ("#22262B", "#E3E6EA", "#FFF")
