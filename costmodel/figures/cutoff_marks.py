@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -80,6 +80,7 @@ def mark(
     import plotly.graph_objects as go
 
     first, last = size_range
+    through: list[dict[str, Any]] = []
     figure.update_yaxes(
         tickvals=[-i for i in range(len(shown))],
         ticktext=[f"<b>{lane.text}</b>" if i == 0 else lane.text for i, lane in enumerate(shown)],
@@ -101,34 +102,42 @@ def mark(
             1,
         )  # fmt: skip
         if i:
-            for row in (2, 3):
-                figure.add_vline(
-                    x=lane.at_bytes, line={"color": NEUTRAL, "width": 1, "dash": "dot"},
-                    row=row, col=1,
-                )  # fmt: skip
-    _intervals(figure, cutoff, size_range, where)
+            line = {"color": NEUTRAL, "width": 1, "dash": "dot"}
+            through += [_upright(figure, row, lane.at_bytes, line=line) for row in (2, 3)]
+    through += _intervals(figure, cutoff, size_range, where)
+    # All at once: plotly looks at every shape again for each that is added.
+    figure.layout.shapes = (*figure.layout.shapes, *through)
+
+
+def _upright(
+    figure: go.Figure, row: int, at: float, to: float | None = None, **look: Any
+) -> dict[str, Any]:
+    """Return the shape of a line through a row of the first column, or of a band up to ``to``."""
+    x, y = (axis.plotly_name.replace("axis", "") for axis in figure.get_subplot(row, 1))
+    kind, end = ("line", at) if to is None else ("rect", to)
+    place = {"x0": at, "x1": end, "xref": x, "y0": 0, "y1": 1, "yref": f"{y} domain"}
+    return {"type": kind, **place, **look}
 
 
 def _intervals(
     figure: go.Figure, cutoff: Cutoff, size_range: tuple[float, float], where: str
-) -> None:
-    """Draw the recommended cutoff with both intervals: in its lane, and through the rows below."""
+) -> list[dict[str, Any]]:
+    """Draw the recommended cutoff with both intervals; return what goes through the rows below."""
     import plotly.graph_objects as go
 
     first, last = size_range
     at, lo, hi = cutoff.max_bytes, cutoff.max_bytes_lo, cutoff.max_bytes_hi
     if at is None or lo is None or not 0 < at <= last:
-        return
+        return []
     kernel = cutoff.this_kernel_lo, cutoff.this_kernel_hi
     ends = [(max(low or 0.0, 1.0), last if high is None else min(high, last))
             for low, high in ((lo, hi), kernel)]  # fmt: skip
+    through = []
     for row in (2, 3):
         for (low, high), shade in zip(ends, (0.1, 0.14), strict=True):
-            figure.add_vrect(
-                x0=low, x1=high, fillcolor=faded(NEUTRAL, shade), line_width=0, layer="below",
-                row=row, col=1,
-            )  # fmt: skip
-        figure.add_vline(x=at, line={"color": NEUTRAL, "width": 1.5}, row=row, col=1)
+            look = {"fillcolor": faded(NEUTRAL, shade), "line": {"width": 0}, "layer": "below"}
+            through.append(_upright(figure, row, low, high, **look))
+        through.append(_upright(figure, row, at, line={"color": NEUTRAL, "width": 1.5}))
     said = (
         f"90 %, {where}: {size_interval(lo, hi)}",
         f"90 %, this kernel: {size_interval(*kernel)}",
@@ -151,3 +160,4 @@ def _intervals(
         1,
         1,
     )  # fmt: skip
+    return through
