@@ -369,11 +369,12 @@ def fold(node: ast.expr, constants: dict[str, int], nesting: int = 0) -> int | N
 
 def _only_logs(node: ast.If) -> bool:
     """Tell whether a branch does nothing but choose a message."""
-    waiting: list[ast.stmt] = [*node.body, *node.orelse]
+    # The body first: mostly it says no at once, and the rest of a chain may be long.
+    waiting: list[ast.stmt] = [*node.orelse, *node.body]
     while waiting:
         statement = waiting.pop()
         if isinstance(statement, ast.If):
-            waiting += [*statement.body, *statement.orelse]
+            waiting += [*statement.orelse, *statement.body]
         elif not (
             isinstance(statement, ast.Expr)
             and isinstance(statement.value, ast.Call)
