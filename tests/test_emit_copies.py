@@ -252,7 +252,7 @@ def test_of_two_functions_that_moved_both_are_named(tmp_path):
     ],
 )
 def test_what_a_constant_holds_is_what_was_set_last(text, value):
-    found = constant_of(Module.parse("x.py", text).tree.body, "A")
+    found = constant_of(Module.parse("x.py", text).tree, "A")
     assert (None if found is None else ast.unparse(found)) == value
 
 

@@ -177,7 +177,7 @@ class Evaluator(Struct):
         known = self._known_name(node.id, node)
         if known is not None:
             return known
-        constant = constant_of(self.module.tree.body, node.id)
+        constant = constant_of(self.module.tree, node.id)
         if constant is None or node.id in self.module.unsettled:
             return None
         return self._held(constant, node.id, node.id)

@@ -160,7 +160,8 @@ def source_of(node: ast.AST) -> str:
         return "..."
 
 
-def constant_of(body: list[ast.stmt], name: str) -> ast.expr | None:
+@lru_cache(maxsize=1 << 12)
+def constant_of(owner: ast.Module | ast.ClassDef, name: str) -> ast.expr | None:
     """Return what a name is set to in a module's or a class's body, or None.
 
     It is None too where that is not known: set in branches to more than one thing, or in a loop,
@@ -179,7 +180,7 @@ def constant_of(body: list[ast.stmt], name: str) -> ast.expr | None:
             return False
         return plainly(node) or bool(_touched(node) & {name, "*", "globals()"})
 
-    values = [n.value if plainly(n) else None for n in _last(body, sets)]
+    values = [n.value if plainly(n) else None for n in _last(owner.body, sets)]
     known = {source_of(value): value for value in values if value is not None}
     return next(iter(known.values())) if len(known) == 1 and None not in values else None
 
@@ -199,7 +200,7 @@ def _stored(owner: ast.ClassDef) -> Counter[str]:
 
 def class_constant(owner: ast.ClassDef, name: str) -> ast.expr | None:
     """Return what a class sets a name to, None where a method may set it anew."""
-    return None if _stored(owner)[name] else constant_of(owner.body, name)
+    return None if _stored(owner)[name] else constant_of(owner, name)
 
 
 @lru_cache(maxsize=64)

@@ -397,7 +397,7 @@ def _python_limits(sources: _Sources, kernel: Kernel) -> Iterator[Finding]:
     module = sources.module(CUSTOM_ALL_REDUCE)
     if owner is None or module is None:
         return
-    sizes = constant_of(owner.body, "_SUPPORTED_WORLD_SIZES")
+    sizes = constant_of(owner, "_SUPPORTED_WORLD_SIZES")
     what = f"world sizes {', '.join(map(str, WORLD_SIZES))}"
     try:
         supported = ast.literal_eval(sizes) if sizes is not None else ()
@@ -475,7 +475,7 @@ class _Value:
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self":
             return self._of(self.attributes.get(node.attr), depth - 1)
         if isinstance(node, ast.Name):
-            constant = constant_of(self.module.tree.body, node.id)
+            constant = constant_of(self.module.tree, node.id)
             return self._of(self.defaults.get(node.id) or constant, depth - 1)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             # the settings are read first: with none set, the first return is taken
