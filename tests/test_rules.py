@@ -26,7 +26,7 @@ from costmodel.rules.algebra import (
     from_json,
     with_version,
 )
-from costmodel.rules.boundary import cases, hidden_classes
+from costmodel.rules.boundary import cases, first_difference, hidden_classes
 from costmodel.rules.catalogue import ALWAYS_1STAGE, ALWAYS_2STAGE
 from costmodel.rules.condition import (
     Always,
@@ -516,6 +516,19 @@ def test_multiples_and_members_are_said_in_words():
     assert Member("hidden_dim", (4096,), inside=False).words() == "hidden not in {4096}"
     assert Member("dtype", ("fp16", "bf16")).words() == "16-bit dtype"
     assert Member("dtype", ("fp16",)).words() == "dtype in {fp16}"
+
+
+def test_two_rules_differ_where_either_of_them_changes():
+    always = Rule.from_cutoffs("always", dict.fromkeys(WORLD_SIZES))
+    some = Rule.from_cutoffs("some", {2: None, 4: None, 8: 3 << 20})
+    for pair in ((always, some), (some, always)):
+        assert first_difference(*pair) == "TP8, bf16, hidden 2880, 1572865 elements"
+    assert first_difference(some, some) is None
+    # The same decisions, written otherwise.
+    twice = Rule("twice", all_of(Compare("bytes", "<=", 3 << 20), Compare("bytes", "<", 4 << 20)))
+    assert first_difference(twice, Rule("once", Compare("bytes", "<=", 3 << 20))) is None
+    found = first_difference(twice, Rule("other", Compare("bytes", "<", 3 << 20)))
+    assert found == "TP2, bf16, hidden 2880, 1572864 elements"
 
 
 def test_a_limit_of_tokens_is_probed_at_whole_rows_on_both_sides():
