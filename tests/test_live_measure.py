@@ -236,16 +236,19 @@ def test_a_killed_launcher_takes_its_ranks_along_and_the_run_resumes_at_once(tmp
     assert_resumes(run, before, 5)
 
 
-def test_ctrl_c_while_the_ranks_start(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
+)
+def test_a_signal_while_the_ranks_start(tmp_path, number, code, name):
     process = start(*LONG, "--out", tmp_path / "run")
     until = time.monotonic() + 30
     while len(rank_processes(process.pid)) < 2:
         assert time.monotonic() < until
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
-    code, _, err = finish(process)
-    assert code == 130
-    assert err.strip().startswith("costmodel: stopped by Ctrl-C")
+    os.killpg(process.pid, number)
+    ended, _, err = finish(process)
+    assert ended == code
+    assert err.strip().startswith(f"costmodel: stopped by {name}")
     assert "Traceback" not in err
     assert not (tmp_path / "run" / "samples.jsonl").exists()
 

@@ -31,6 +31,9 @@ from .options import RunOptions, read_options, world_sizes
 from .peers import MEETING_PLACE, Peers, join, new_meeting_place, under_torchrun
 from .starts import measure_starts
 
+#: Signals beside Ctrl-C at which torch's launcher ends its ranks, in handlers that a fork inherits.
+_OF_LAUNCHER = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
 
 def measure(options: Mapping[str, Any]) -> int:
     """Run what the options of ``costmodel measure``, given by name, ask for; return the exit code.
@@ -174,8 +177,9 @@ def _spawn(world_size: int, options: Mapping[str, Any], rank_module: str, *, for
         start_method="fork",
     )
     speaker = Peers(-1, 1, place)
+    held = {signal.SIGINT, *(_OF_LAUNCHER if forks else ())}
     try:
-        _start_ranks_with_ctrl_c_held()
+        _start_ranks_with_signals_held(held)
         given = json.dumps(options, default=str)  # paths among them
         if forks:
             elastic_launch(config, _be_rank)(rank_module, given)
@@ -200,7 +204,7 @@ def _spawn(world_size: int, options: Mapping[str, Any], rank_module: str, *, for
         print(f"costmodel: error: the ranks could not be started: {first}", file=sys.stderr)
         return BAD_INPUT
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
         logging.disable(logging.NOTSET)
         del os.environ[MEETING_PLACE]
         speaker.leave()
@@ -208,8 +212,9 @@ def _spawn(world_size: int, options: Mapping[str, Any], rank_module: str, *, for
 
 def _be_rank(module: str, options: str) -> None:
     """Be ``python -m MODULE OPTIONS`` in a process that was forked from the launcher's."""
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_DFL)  # those of the launcher end its ranks
+    for number in _OF_LAUNCHER:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_LAUNCHER)
     logging.disable(logging.NOTSET)
     sys.argv = [module, options]
     try:
@@ -219,11 +224,12 @@ def _be_rank(module: str, options: str) -> None:
             raise
 
 
-def _start_ranks_with_ctrl_c_held() -> None:
-    """Block Ctrl-C in this thread, whose signal mask the ranks inherit.
+def _start_ranks_with_signals_held(held: set[signal.Signals]) -> None:
+    """Block signals in this thread, whose signal mask the ranks inherit.
 
-    A Python that is interrupted while it starts prints a traceback; a rank unblocks the signal once
-    it can end quietly (:mod:`.rank`). This process still hears it, on another thread.
+    A Python that is interrupted while it starts prints a traceback, and one that was forked has the
+    launcher's handlers; a rank unblocks a signal once it can end quietly (Ctrl-C: :mod:`.rank`).
+    This process still hears them, on another thread.
     """
-    threading.Thread(target=threading.Event().wait, name="hears Ctrl-C", daemon=True).start()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    threading.Thread(target=threading.Event().wait, name="hears signals", daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, held)
