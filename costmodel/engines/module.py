@@ -160,7 +160,7 @@ def source_of(node: ast.AST) -> str:
         return "..."
 
 
-@lru_cache(maxsize=1 << 12)
+@lru_cache(maxsize=1 << 9)
 def constant_of(owner: ast.Module | ast.ClassDef, name: str) -> ast.expr | None:
     """Return what a name is set to in a module's or a class's body, or None.
 
