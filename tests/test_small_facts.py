@@ -17,6 +17,7 @@ import costmodel as cm
 from costmodel.data import (
     architectures,
     deployment,
+    facts,
     hosts,
     llms,
     measurement,
@@ -545,3 +546,11 @@ def test_records_are_structs_with_room_for_what_they_keep():
             held = [value for base in kind.__mro__ for value in vars(base).values()]
             kept = any(isinstance(value, cached_property) for value in held)
             assert not kept or kind.__dictoffset__, f"{kind} lacks dict=True"
+
+
+def test_a_row_without_a_cell_for_every_column_is_refused(tmp_path, monkeypatch):
+    """A cell too few moves what follows it one column to the left."""
+    (tmp_path / "short.csv").write_text("source,family,note\na,aiter,as merged\nb,aiter\n")
+    monkeypatch.setattr(facts, "_HERE", tmp_path)
+    with pytest.raises(InputError, match=r"short\.csv: 'b,aiter' has 2 cells, the columns are"):
+        facts.rows("short.csv")
