@@ -137,6 +137,22 @@ def test_a_source_that_is_named_has_been_seen(mi355x):
     assert narrow.max_bytes_hi / narrow.max_bytes_lo < wide.max_bytes_hi / wide.max_bytes_lo
 
 
+@pytest.mark.parametrize(("gpu", "named"), [("MI300X", "vllm-54787"), ("MI350X", "vllm-fork-81")])
+def test_a_benchmark_that_is_named_is_not_drawn_on_another_gpu(gpu, named):
+    """No machine of this GPU is the source's; what its benchmark adds is known all the same."""
+    setting = Setting.shipped(gpu, source=named)
+    assert not setting.machine
+    calls = setting.shapes([1, 64, 256], 2880, [[2], [4]])
+    for arm in ALGORITHMS:
+        found = predict(setting, calls, arm)
+        assert np.all((found.lo_us < found.latency_us) & (found.latency_us < found.hi_us))
+    call = setting.shapes([64], 2880, 4)
+    assert "with the constant that this benchmark adds" in explanation.text(explain(setting, call))
+    free = setting.but(source="")
+    assert "whatever constant its own benchmark adds" in explanation.text(explain(free, call))
+    assert np.all(predict(free, calls, "1stage").hi_us > predict(free, calls, "1stage").latency_us)
+
+
 @pytest.mark.parametrize(
     ("gpu", "source", "whose"),
     [

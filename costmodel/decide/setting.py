@@ -221,10 +221,11 @@ class Setting(Struct, frozen=True, dict=True):
 
         Nobody has measured that machine: arms differ there by more than the model says, by what
         ``contrast[2stage]`` and ``contrast[separate]`` draw (us beside 1-stage). Where the setting
-        names a source, or the calibration has only one, your machine is that source's.
+        names a source, or the calibration has only one, the benchmark is that source's, and where
+        its rows are of this GPU the machine too.
         """
         drawn = self.calibration.draw(DRAWS, SEED)
-        return self._of_kernel(self._here(drawn) if self.machine else drawn)
+        return self._of_kernel(drawn if self.any_benchmark else self._here(drawn))
 
     @cached_property
     def draws(self) -> Values:
@@ -254,6 +255,11 @@ class Setting(Struct, frozen=True, dict=True):
     def _named(self) -> bool:
         """Whether the question names one calibrated source."""
         return self.source not in ("", posterior.TYPICAL)
+
+    @property
+    def any_benchmark(self) -> bool:
+        """Whether latencies on *your machine* may be measured by any benchmark: none is named."""
+        return not (self._named or self.machine)
 
     @property
     def _constant(self) -> str:

@@ -222,10 +222,11 @@ def _terms(found: Explanation) -> str:
     )  # fmt: skip
     other = arm(found.setting.alternative)
     head = ("us", "1-stage", "90 %", other, "90 %", f"{other} - 1-stage")
+    adds = "whatever constant its own" if found.setting.any_benchmark else "the constant that this"
     notes = [
         f"latencies {_measured_as(found)}",
         *_timed(found.setting.reference),
-        "total, 90 %: of a new measurement, with whatever constant its own benchmark adds",
+        f"total, 90 %: of a new measurement, with {adds} benchmark adds",
     ]
     return "\n".join([table(rows, head, right=True), *notes])
 
