@@ -81,7 +81,7 @@ def test_a_binary_file_and_a_directory(tmp_path):
     ("spec", "message"),
     [
         ("normal:-1", "SIGMA must be a number of us, 0 or more"),
-        ("uniform:wide", "WIDTH must be"),
+        ("uniform:wide", "skew 'uniform:wide': WIDTH must be"),
         ("exponential:inf", "MEAN must be"),
         ("gauss:3", "no distribution and no file"),
         ("norml:3", "did you mean normal"),

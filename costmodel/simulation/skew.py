@@ -45,10 +45,7 @@ class Skew(Struct, frozen=True):
                 f"unknown skew '{self.kind}'{nearest(self.kind, known)}; one of {', '.join(known)}"
             )
         if not 0 <= self.scale_us <= LATEST_US:
-            raise InputError(
-                f"skew '{self.kind}:{self.scale_us:g}': {DISTRIBUTIONS[self.kind]} must be a "
-                f"number of us, 0 or more, {LATEST_US:g} at most"
-            )
+            raise _no_scale(self.kind, f"{self.scale_us:g}")
 
     def draw(self, ranks: int, seed: int, count: int = 1) -> Floats:
         """Return ``count`` draws of ``ranks`` arrivals in us, shape (count, ranks), earliest 0.
@@ -67,6 +64,13 @@ class Skew(Struct, frozen=True):
         return np.asarray(drawn - drawn.min(axis=1, keepdims=True))
 
 
+def _no_scale(kind: str, written: str) -> InputError:
+    return InputError(
+        f"skew '{kind}:{written}': {DISTRIBUTIONS[kind]} must be a number of us, 0 or more, "
+        f"{LATEST_US:g} at most"
+    )
+
+
 def parse(spec: str) -> Skew | Path:
     """Return what a specification names: a distribution, or the file to read.
 
@@ -78,7 +82,7 @@ def parse(spec: str) -> Skew | Path:
         try:
             scale = float(number)
         except ValueError:
-            scale = np.nan
+            raise _no_scale(kind, number) from None
         return Skew(kind, scale)
     path = Path(spec)
     if path.exists():
