@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from costmodel.data import facts
 from costmodel.data import kernels as kernel
+from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
 from costmodel.model.eligibility import eligible, lacks
 from costmodel.model.geometry import link_geometry
@@ -195,6 +196,16 @@ def test_the_rest_that_aiters_2stage_would_not_reduce_makes_a_shape_ineligible()
 def test_a_version_that_is_none_is_refused(version):
     with pytest.raises(InputError, match="write it as"):
         kernel.aiter(version)
+
+
+@pytest.mark.parametrize("written", ["0.1.22", " 0.1.22", "v0.1.22 ", "0.01.22.post0"])
+def test_a_release_is_the_same_however_it_is_written(written):
+    """A release that nobody has read must not pass for one that was."""
+    unread = kernel.aiter(written)
+    assert (unread.version, unread.known) == ("0.1.22", False)
+    assert kernel.aiter(f"v{kernel.LATEST} ") == kernel.aiter(kernel.LATEST)
+    setting = Setting.shipped("MI355X", aiter_version=written)
+    assert setting.aiter_version == "0.1.22"
 
 
 def test_versions_before_the_fused_op_are_refused():

@@ -188,7 +188,7 @@ def parse_version(text: str) -> tuple[int, int, int, int]:
 
 
 def aiter(version: str = LATEST) -> Kernel:
-    """Return AITER's kernels at a release.
+    """Return AITER's kernels at a release, named alike however it is written: ``v0.1.17 `` too.
 
     Raises :class:`InputError` for a version before the fused op existed.
     """
@@ -200,7 +200,8 @@ def aiter(version: str = LATEST) -> Kernel:
         for row in facts.rows("aiter_kernels.csv")
         if parse_version(row["since_release"]) <= release
     }
-    return _kernel("aiter", version, on)
+    *numbers, post = release
+    return _kernel("aiter", ".".join(map(str, numbers)) + (f".post{post}" if post else ""), on)
 
 
 @cache

@@ -98,7 +98,8 @@ class Setting(Struct, frozen=True, dict=True):
 
             raise InputError(refusal(self.op, self.gpu))
         force_setattr(self, "dtype", read_dtype(self.dtype))
-        _ = self.kernel
+        if self.kernel.family == "aiter":
+            force_setattr(self, "aiter_version", self.kernel.version)
         if self.source.lower() == posterior.TYPICAL:
             force_setattr(self, "source", posterior.TYPICAL)
         if self._named and self.calibration.harness_key(self.source, self.gpu) is None:
