@@ -134,7 +134,7 @@ class Learnt(Struct, frozen=True, eq=False, dict=True):
 
     @property
     def always(self) -> bool:
-        """Whether 1-stage wins on every call, with :data:`ALWAYS_PROBABILITY`."""
+        """Whether no cutoff beats 1-stage throughout, with :data:`ALWAYS_PROBABILITY`."""
         return self.best.always >= ALWAYS_PROBABILITY
 
     @property

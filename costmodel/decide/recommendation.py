@@ -62,7 +62,7 @@ from .statements import beside
 if TYPE_CHECKING:
     from .schemas import MeasureNext
 
-#: Probability with which 1-stage must win on the whole workload to be called always 1-stage.
+#: Probability with which no cutoff may beat 1-stage throughout for it to be called always 1-stage.
 ALWAYS_PROBABILITY = 0.90
 
 
@@ -280,7 +280,7 @@ def _verdict(
             f"{adds} a launch; "
         )
         wins = (
-            "1-stage wins on every call of the workload in "
+            "1-stage throughout is the best rule of the workload in "
             f"{100 * best.always:.0f} % of the posterior"
         )
         return (why + wins if by_physics else wins), ALWAYS_ONE_STAGE

@@ -118,8 +118,9 @@ class BestCutoff(Struct, frozen=True):
     """The cutoff of least expected regret over a workload, and where the best one of a draw lies.
 
     ``lo`` and ``hi`` are the cells at the ends of the 90 % interval of the draws' best cutoffs; the
-    cell itself is never outside them. ``always`` is the share of the draws in which 1-stage wins
-    throughout. ``regret_pct`` is the expected mean regret.
+    cell itself is never outside them. ``always`` is the share of the draws in which no
+    cutoff beats 1-stage throughout: single calls may still lose. ``regret_pct`` is the expected
+    mean regret.
     """
 
     cell: Cell
