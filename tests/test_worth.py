@@ -265,6 +265,11 @@ def test_rules_that_agree_everywhere_are_worth_nothing():
         (("--tp", 8, "--from", "sglang"), "give one of --model and --config"),
         (("--model", "gpt-oss-120b", "--tp", 8), "--from RULE"),
         (("--model", "gpt-oss-120b", "--tp", 8, "--from", "sglan"), "did you mean sglang"),
+        (("--model", "gpt-oss-120b", "--tp", 8, "--from", "recomended"), "did you mean recommended"),
+        (
+            ("--model", "gpt-oss-120b", "--tp", 8, "--from", "sglang", "--to", "recomended"),
+            "error: unknown rule 'recomended' (did you mean recommended?)",
+        ),
         (("--model", "gpt-oss-120b", "--tp", 8, "--from", "sglang", "--batch-histogram", "no.csv"),
          "no.csv: No such file"),
     ],

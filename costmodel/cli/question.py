@@ -217,12 +217,12 @@ def hidden_dim_of(asked: Asked) -> int:
     return sizes[0]
 
 
-def rule_of(name: str, op: str = FUSED) -> Rule:
-    """Return a rule of the catalogue by name, or one from a JSON file."""
+def rule_of(name: str, op: str = FUSED, *, also: tuple[str, ...] = ()) -> Rule:
+    """Return a rule of the catalogue by name, or one from a JSON file; ``also`` as in named."""
     from ..rules.catalogue import load, named
 
     is_file = name.endswith(".json") or Path(name).is_file()
-    return load(name) if is_file else named(name, op=op)
+    return load(name) if is_file else named(name, op=op, also=also)
 
 
 def words(asked: dict[str, Any]) -> list[str]:

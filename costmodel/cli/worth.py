@@ -83,7 +83,7 @@ def command(
     asked["engine"] = asked["engine"] or RULE_OF.get(whose, whose)
     if not asked["otherwise"] and old.lower() != RECOMMENDED and asked["op"] in OPS:
         # A rule of a call site that falls back to separate ops is valued against those.
-        apart = question.rule_of(old, asked["op"]).otherwise == SEPARATE_OPS
+        apart = question.rule_of(old, asked["op"], also=(RECOMMENDED,)).otherwise == SEPARATE_OPS
         asked["otherwise"] = SEPARATE_OPS if apart else ""
     settings = _settings(asked)
     served = question.deployment_of(asked, counted)
@@ -93,9 +93,15 @@ def command(
     # that no kernel takes.
     workload = question.workload_of(asked, served) if calls.per_step else None
 
+    named = {
+        name: question.rule_of(name, settings[0].op, also=(RECOMMENDED,))
+        for name in (old, new)
+        if name.lower() != RECOMMENDED
+    }
+
     def rule(setting: Setting, name: str) -> Rule:
-        if name.lower() != RECOMMENDED:
-            return question.rule_of(name, setting.op)
+        if name in named:
+            return named[name]
         return recommend(setting, workload, world_sizes=(tp,), deployment=served).rule
 
     worths: list[Worth] = []

@@ -63,12 +63,12 @@ def current(engine: str, op: str = FUSED) -> Rule:
     raise InputError(f"{engine} has no current rule for op '{op}'; it has {', '.join(known)}")
 
 
-def named(name: str, *, op: str = FUSED) -> Rule:
+def named(name: str, *, op: str = FUSED, also: tuple[str, ...] = ()) -> Rule:
     """Return a rule by name, in any case.
 
     ``sglang``, ``vllm`` and ``aiter`` are those engines' current rules for ``op``;
     ``always-1stage`` and ``always-2stage`` are the constant ones. Raises :class:`InputError`
-    with the nearest names for an unknown one.
+    with the nearest names for an unknown one; ``also`` are words that its asker takes beside them.
     """
     key = name.strip().lower()
     if key in ENGINES:
@@ -76,7 +76,7 @@ def named(name: str, *, op: str = FUSED) -> Rule:
     known = {r.name: r for r in (*catalogue(), ALWAYS_1STAGE, ALWAYS_2STAGE)}
     if key in known:
         return known[key]
-    names = [*ENGINES, *known]
+    names = [*also, *ENGINES, *known]
     raise InputError(f"unknown rule '{name}'{nearest(name, names)}; known: {', '.join(names)}")
 
 
