@@ -443,6 +443,7 @@ def test_a_deployment_is_part_of_the_record():
         (("--captured", "1,x"), "x"),
         (("--captured", "99999999"), "captured size 99999999"),
         (("--step-ms", 0), "0.0 ms; give one above 0"),
+        (("--step-ms", 0.009), "0.009 ms: its 71 fused calls alone take 0."),
         (("--step-ms", "nan"), "nan is not a finite number"),
         (
             ("--calls-of", "trt"),

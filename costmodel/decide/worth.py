@@ -165,7 +165,8 @@ def worth(
     that could be fused), ``histogram`` defaults to every captured batch size alike. Where the
     1-stage kernel does not take a batch, both rules run the other arm of the setting. Where there
     is no fused call, the answer is 0. Raises :class:`InputError` when no batch can run both arms of
-    calls that are made, for a rule of another op, and for one without a claim for ``world_size``.
+    calls that are made, for a rule of another op, for one without a claim for ``world_size``, and
+    for a decode step shorter than its fused calls.
     """
     for rule in (old, new):
         rule.check_op(setting.op)
@@ -238,6 +239,7 @@ def _batches(
         if not calls.per_step:
             return None
         raise InputError(f"{llm.name}: {error}") from None
+    _check_step(setting, arms, served, calls)
     use = [arms.use_1stage(rule) for rule in rules]
     saved, there = np.zeros((2, len(arms.one_us), batch.size))
     one = np.zeros((2, batch.size), np.bool_)
@@ -262,3 +264,18 @@ def _batches(
             zip(batch.tolist(), tokens.tolist(), estimates, strict=True)
         )
     )
+
+
+def _check_step(setting: Setting, arms: Arms, served: Deployment, calls: FusedCalls) -> None:
+    """Refuse a step that is over before its fused calls are: a time in seconds, most likely.
+
+    They take at least the smallest batch's, of the fastest draw, without what a benchmark adds.
+    """
+    if served.step_ms is None:
+        return
+    least_us = calls.per_step * float(np.min(arms.fastest_us - setting.draws["harness[]"]))
+    if 1000 * served.step_ms < least_us:
+        raise InputError(
+            f"a decode step of {served.step_ms:g} ms: its {calls.per_step} fused calls alone take "
+            f"{least_us / 1000:.2g} ms or more; give milliseconds"
+        )
