@@ -95,6 +95,10 @@ def test_gpu_names_are_taken_in_any_case(tmp_path, row):
         ({"latency_us": -3.5}, "latency_us is -3.5"),
         ({"latency_us": "nan"}, "'nan', not a number"),
         ({"latency_us": ""}, "latency_us is empty"),
+        ({"latency_us": "1e308"}, "latency_us is 1e+308; the longest that is taken is 1000 s"),
+        ({"date": "30.09.2026"}, "date is '30.09.2026'; write year, month and day, such as 2026-"),
+        ({"date": "2026-30-09"}, "date is '2026-30-09'"),
+        ({"date": "Sep 30 2026"}, "date is 'Sep 30 2026'"),
         ({"latency_us": "12us"}, "'12us', not a number"),
         ({"bytes": 99}, "bytes is 99, but 16 tokens x 4096 hidden x 2 bytes (bf16) = 131072"),
         ({"bytes": 131074}, "bytes is 131074, but 16 tokens"),
@@ -122,6 +126,11 @@ def test_a_bad_cell_is_named_with_file_and_line(tmp_path, row, change, says):
         measurement.read(path)
     assert says in str(caught.value)
     assert re.search(r"bad\.csv:[34]: ", str(caught.value))
+
+
+@pytest.mark.parametrize("day", ["", "2026", "2026-09", "2026-09-30", "2026-09-30T12:00:00Z"])
+def test_a_date_may_be_as_exact_as_is_known(tmp_path, row, day):
+    assert measurement.read(write(tmp_path / "a.csv", [row | {"date": day}])).date[0] == day
 
 
 @pytest.mark.parametrize(

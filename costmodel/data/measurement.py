@@ -10,6 +10,7 @@ all rows that repeat it: a million rows take 120 MB.
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -67,6 +68,12 @@ def _upper(cell: str) -> str:
 
 #: How the cells of text are cleaned.
 CLEANED = {name: _upper if name == "gpu" else str.strip for name in TEXT_COLUMNS}
+
+#: A date as text that sorts by time: which kernels ran is read off it. A time may follow the day.
+_DATE = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01])([T ].*)?)?)?")
+
+#: No call takes longer, us: 1000 s, at which engines' watchdogs have long ended the run.
+LONGEST_US = 1e9
 
 
 class Measurements(Struct, frozen=True):
@@ -377,6 +384,14 @@ def _check_cells(table: Measurements) -> None:
         lambda row: (
             f"latency_us is {table.latency_us[row]:g}; a latency is more than 0 microseconds"
         ),
+    )
+    fail(
+        table.latency_us > LONGEST_US,
+        lambda row: f"latency_us is {table.latency_us[row]:g}; the longest that is taken is 1000 s",
+    )
+    fail(
+        ~table.date.each(lambda day: not day or bool(_DATE.fullmatch(day)), np.bool_),
+        lambda row: f"date is '{table.date[row]}'; write year, month and day, such as 2026-09-30",
     )
     fail(table.source == "", lambda _: "source is empty; name where the row comes from")
     for name, allowed in VOCABULARY.items():
