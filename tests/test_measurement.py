@@ -88,6 +88,19 @@ def test_gpu_names_are_taken_in_any_case(tmp_path, row):
     assert table.gpu.tolist() == ["MI300X"]
 
 
+@pytest.mark.parametrize("name", ["bfloat16", "torch.bfloat16", " BF16", "bf16"])
+def test_a_dtype_may_be_written_as_torch_does(tmp_path, row, name):
+    table = measurement.read(write(tmp_path / "a.csv", [row | {"dtype": name}]))
+    assert table.dtype.tolist() == ["bf16"]
+    with pytest.raises(InputError, match="bytes is 1, but 8 tokens x 4096 hidden x 2 bytes"):
+        measurement.read(write(tmp_path / "b.csv", [row | {"dtype": name, "bytes": 1}]))
+
+
+def test_a_dtype_that_no_kernel_of_the_model_has_keeps_its_name(tmp_path, row):
+    table = measurement.read(write(tmp_path / "a.csv", [row | {"dtype": "fp8_e4m3"}]))
+    assert table.dtype.tolist() == ["fp8_e4m3"]
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -142,6 +155,8 @@ def test_a_date_may_be_as_exact_as_is_known(tmp_path, row, day):
         ((*COLUMNS, "threads", "threads"), "stands twice"),
         (COLUMNS[:-1], "missing column quality"),
         ((*COLUMNS, "op"), "stands twice"),
+        ([";".join(COLUMNS)], "columns between semicolons; schema 1 has commas"),
+        (["\t".join(COLUMNS)], "columns between tabs; schema 1 has commas"),
     ],
 )
 def test_a_wrong_header_is_explained(tmp_path, row, header, says):

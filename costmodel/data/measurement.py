@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, nearest
 from ..files import replacing
-from ..units import ELEMENT_BYTES
+from ..units import ELEMENT_BYTES, dtype_name
 from . import csv_columns, ops
 from .csv_columns import GrowingColumns, Number
 from .ranges import LARGEST
@@ -66,8 +66,14 @@ def _upper(cell: str) -> str:
     return cell.strip().upper()
 
 
+def _dtype(cell: str) -> str:
+    return dtype_name(cell) or cell.strip()
+
+
 #: How the cells of text are cleaned.
-CLEANED = {name: _upper if name == "gpu" else str.strip for name in TEXT_COLUMNS}
+CLEANED: dict[str, Callable[[str], str]] = {
+    **dict.fromkeys(TEXT_COLUMNS, str.strip), "gpu": _upper, "dtype": _dtype,
+}  # fmt: skip
 
 #: A date as text that sorts by time: which kernels ran is read off it. A time may follow the day.
 _DATE = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01])([T ].*)?)?)?")
@@ -344,6 +350,9 @@ def _check_header(header: Sequence[str], path: str) -> dict[str, int]:
                 f"{path}:1: rates of links, no latencies: no model is fitted to them and no rule "
                 "is judged by them; give rows of a benchmark of the op"
             )
+        for mark, said in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+            if len(names) == 1 and mark in name:
+                raise InputError(f"{path}:1: columns between {said}; schema 1 has commas")
         raise InputError(
             f"{path}:1: unknown column '{name}'{nearest(name, ALL_COLUMNS)}; "
             f"schema 1 has {', '.join(COLUMNS)}, and may have {' and '.join(GRID)}"
