@@ -208,6 +208,24 @@ def test_a_release_is_the_same_however_it_is_written(written):
     assert setting.aiter_version == "0.1.22"
 
 
+@pytest.mark.parametrize(
+    ("stated", "ran"),
+    [
+        ("0.1.14", "0.1.14"),
+        ("v0.1.14", "0.1.14"),
+        ("AITER v0.1.19.post1, in place", "0.1.19.post1"),
+        ("amd_aiter-0.1.14+rocm7.0.2", "0.1.14"),
+        ("ROCm 7.0.2, AITER version 0.1.14", "0.1.14"),
+        ("vLLM 0.11.0 and its aiter", "2026-11-01"),
+        ("ROCm 7.0.2", "2026-11-01"),
+        ("main 946ebf3a", "2026-11-01"),
+    ],
+)
+def test_a_row_ran_the_release_that_it_states_of_aiter(stated, ran):
+    """Where it states none, what stood at its date: another program's number is not AITER's."""
+    assert kernel.of_row("aiter", "mine", stated, "2026-11-01", "1stage").version == ran
+
+
 def test_versions_before_the_fused_op_are_refused():
     with pytest.raises(InputError, match="came with"):
         kernel.aiter("0.1.6")

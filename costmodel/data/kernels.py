@@ -176,6 +176,13 @@ class Kernel(Struct, frozen=True):
 _RELEASE = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(?:\.post(\d+))?")
 
 
+#: A release as rows state it: all by itself, or first, or after AITER's name (``aiter v0.1.17``).
+#: Any other number may be ROCm's or the engine's.
+_STATED = re.compile(
+    r"(?:^|aiter)[\W_]*(?:version|release)?[\W_]*v?(\d+\.\d+\.\d+(?:\.post\d+)?)\b", re.IGNORECASE
+)
+
+
 def parse_version(text: str) -> tuple[int, int, int, int]:
     """Return (major, minor, patch, post) of an AITER version such as ``0.1.19.post1``."""
     match = _RELEASE.fullmatch(text.strip())
@@ -302,7 +309,7 @@ def of_row(
 ) -> Kernel | None:
     """Return the kernel that a measurement ran, or None when its family is not modelled.
 
-    A published source is looked up in ``kernel_states.csv``. Otherwise a release number in
+    A published source is looked up in ``kernel_states.csv``. Otherwise AITER's release in
     ``kernel_version`` decides, then the date of the row, then the newest release.
     """
     state = _state(source, kernel_version, algorithm)
@@ -312,9 +319,9 @@ def of_row(
         return None
     if family != "aiter":
         return at_date(family, date)
-    match = re.search(r"\b\d+\.\d+\.\d+(?:\.post\d+)?\b", kernel_version)
-    if match and parse_version(match[0]) >= parse_version(first_release("fused_2stage")):
-        return aiter(match[0])
+    match = _STATED.search(kernel_version)
+    if match and parse_version(match[1]) >= parse_version(first_release("fused_2stage")):
+        return aiter(match[1])
     return at_date("aiter", date) if date else aiter()
 
 
