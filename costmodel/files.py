@@ -7,7 +7,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, get_type_hints
@@ -144,10 +144,11 @@ def stated_schema(text: str | bytes) -> Any:
     return msgspec.json.decode(stated)
 
 
-def check_free(path: str | Path, force: bool = False) -> None:
+def check_free(path: str | Path, force: bool = False, *, read: Iterable[str | Path] = ()) -> None:
     """Raise :class:`InputError` when :func:`replacing` should not, or could not, write ``path``.
 
-    That is a file that exists, without ``force``; a directory; a place that does not exist or must
+    That is one of the files that are ``read``, ``force`` or not: it would be lost; a file that
+    exists, without ``force``; a directory; a place that does not exist or must
     not be written. What is not a regular file (``/dev/null``, a pipe) is written into and needs no
     ``force``, since nothing is lost.
     """
@@ -155,6 +156,8 @@ def check_free(path: str | Path, force: bool = False) -> None:
     kind = _kind(path)
     if kind is not None and stat.S_ISDIR(kind):
         raise InputError(f"{path}: is a directory; name a file")
+    if kind is not None and stat.S_ISREG(kind) and target in map(Path, map(os.path.realpath, read)):
+        raise InputError(f"{path}: is read here and would be lost; give another name")
     if kind is not None and stat.S_ISREG(kind) and not force:
         raise InputError(f"{path}: exists; give --force to replace it, or another name")
     if kind is not None and not stat.S_ISREG(kind):

@@ -11,6 +11,7 @@ import threading
 from typing import Any
 
 import pytest
+from command import costmodel
 
 from costmodel.errors import InputError
 from costmodel.files import check_free, parse_json, read_text, replacing
@@ -47,6 +48,21 @@ def test_a_replaced_file_keeps_its_owner(tmp_path):
     os.chown(path, 1234, 4321)
     write(path)
     assert (path.stat().st_uid, path.stat().st_gid) == (1234, 4321)
+
+
+@pytest.mark.parametrize("command", ["import", "calibrate"])
+def test_a_file_that_is_read_is_not_written_over(tmp_path, command):
+    """Not even with --force, or by another of its names."""
+    log, link = tmp_path / "a.md", tmp_path / "link"
+    log.write_text("| tokens | 1stage (us) |\n|---|---|\n| 8 | 6.1 |\n")
+    link.symlink_to(log)
+    before = log.read_bytes()
+    for out in (log, link):
+        done = costmodel(command, log, "--out", out, "--force")
+        assert done.returncode == 2
+        said = f"{out}: is read here and would be lost; give another name"
+        assert done.stderr == f"costmodel: error: {said}\n"
+    assert log.read_bytes() == before
 
 
 def test_a_link_stays_and_its_target_is_replaced(tmp_path):

@@ -72,7 +72,7 @@ def command(
         arch = arch.lower()
     family = kernels.read_family(family)
     if out:
-        check_free(out, force)
+        check_free(out, force, read=measurements)
     tables = [measurement.read_all(measurements)] if measurements else []
     for mine in tables:
         check(mine)

@@ -106,7 +106,7 @@ def command(
     costmodel import rocprofv3-output/ --gpu MI355X --out run.csv
     costmodel import sweep.csv --column "split (us)=ar_then_rmsnorm" --out sweep-schema1.csv
     """
-    check_free(out, force)
+    check_free(out, force, read=files)
     meanings = {}
     for column in columns:
         name, equals, meaning = column.rpartition("=")
