@@ -16,6 +16,7 @@ from costmodel.decide.recommendation import every_hidden_cell, recommend, weigh
 from costmodel.decide.regret import Arms, BestCutoff, Cell
 from costmodel.decide.setting import Setting
 from costmodel.errors import InputError
+from costmodel.figures.latency import latency_against_bytes
 from costmodel.model.eligibility import eligible
 from costmodel.model.shape import ALL_REDUCE, Shapes
 from costmodel.show.recommendation import brief, text
@@ -189,6 +190,14 @@ def test_always_claims_no_more_of_a_call_than_explain_does(answers):
     call = setting.shapes([496], 1024, 2)
     assert two.arms.best().always == 1.0 > explain(setting, call).probability
     assert two.regrets.worst_pct > 0.1
+
+
+def test_a_world_size_that_was_not_asked_about_is_named(answers):
+    only = structs.replace(answers["MI355X"], cutoffs=answers["MI355X"].cutoffs[:2])
+    with pytest.raises(InputError, match="TP8 was not asked about; this decision is of TP2, TP4"):
+        only.at(8)
+    with pytest.raises(InputError, match="TP8 was not asked about"):
+        latency_against_bytes(only, world_size=8, hidden_dim=7168)
 
 
 def test_a_cutoff_says_in_a_line_what_it_is(answers):

@@ -211,8 +211,15 @@ class Decision(Struct, frozen=True, eq=False, dict=True):
         return tuple(sorted({h for hidden in rows for h in hidden}))
 
     def at(self, world_size: int) -> Cutoff:
-        """Return the cutoff of a world size that was asked about."""
-        return next(c for c in self.cutoffs if c.world_size == world_size)
+        """Return the cutoff of a world size that was asked about.
+
+        Raises :class:`InputError` for any other.
+        """
+        for c in self.cutoffs:
+            if c.world_size == world_size:
+                return c
+        asked = ", ".join(f"TP{n}" for n in self.world_sizes)
+        raise InputError(f"TP{world_size} was not asked about; this decision is of {asked}")
 
     @cached_property
     def unguarded_rule(self) -> Rule:
