@@ -271,6 +271,7 @@ def test_reasons_do_not_grow_without_bound():
         ({"world_size": "eight"}, "--world-size eight: give a whole number from 1 on"),
         ({"world_size": "9" * 400}, "give a whole number from 1 on"),
         ({"world_size": "4"}, "file:1: the file says world_size 8, --world-size says 4"),
+        ({"dtype": "bf17"}, "--dtype bf17: unknown (did you mean bf16"),
         ({"dtype": "fp16"}, "file:1: the file says dtype bf16, --dtype says fp16"),
     ],
 )

@@ -6,6 +6,7 @@ left with a reason; nothing else happens to it (:class:`Imported`).
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
@@ -14,8 +15,8 @@ from typing import Any, NamedTuple
 from msgspec import Struct, field
 from msgspec.structs import asdict, force_setattr
 
-from ...errors import InputError
-from ...units import ELEMENT_BYTES
+from ...errors import InputError, nearest
+from ...units import DTYPE_NAMES, ELEMENT_BYTES
 from .. import gpu_names, hardware
 from ..measurement import LARGEST_BYTES
 from ..ranges import LARGEST
@@ -24,6 +25,8 @@ from .text_file import shortened
 
 #: Why the second of two times of one collective is left.
 IN_PLACE = "in place, beside the out-of-place time"
+#: Dtypes that libraries and quantised kernels have beside those of the model.
+_OTHER_DTYPE = re.compile(r"(m?x?fp[468]|f8|float(8|64)|double|fp64|u?int(4|8|32|64)|u?char)\w*")
 #: Rows that are checked and handed on at once.
 BATCH = 20_000
 #: The first calls are kept, a kilobyte each: a sweep has some thousand, measured many times.
@@ -45,8 +48,8 @@ class Said(Struct, frozen=True, dict=True):
     leave it out; ``unit`` is that of times whose column states none. A GPU or arch in any spelling
     becomes the project's own name.
 
-    Raises :class:`InputError` for a GPU that is a misspelling, and for an arch that is unknown or
-    another GPU's.
+    Raises :class:`InputError` for a GPU that is a misspelling, for a dtype that is none, and for an
+    arch that is unknown or another GPU's.
     """
 
     source: str = ""
@@ -73,6 +76,13 @@ class Said(Struct, frozen=True, dict=True):
     def __post_init__(self) -> None:
         if self.unit not in ("", "us", "ms", "ns"):
             raise InputError(f"--unit {shortened(self.unit)}: one of us, ms, ns")
+        dtype = dtype_of(self.dtype)
+        if dtype and dtype not in ELEMENT_BYTES and not _OTHER_DTYPE.fullmatch(dtype):
+            near = nearest(self.dtype, list(DTYPE_NAMES))
+            raise InputError(
+                f"--dtype {shortened(self.dtype)}: unknown{near}; {', '.join(ELEMENT_BYTES)}, or "
+                "another that collectives take, such as fp8_e4m3 or uint8"
+            )
         known = gpu_names.known()
         gpu = hardware.product(self.gpu)
         if meant := gpu_names.looks_like(gpu) if gpu else ():
