@@ -155,6 +155,17 @@ def test_the_fabric_is_that_of_the_rows_and_xgmi_s_among_several(published):
     assert fabric_of(observe(published, family="helion")) == SWITCH
 
 
+def test_errors_are_stated_on_every_row_of_the_family(run, by_family):
+    """Where AITER's name stands at a row that vllm's kernel ran, it is one of vllm's."""
+    code, told, error = run("calibrate", "--published", "--family", "vllm", "--format", "json")
+    assert code == 0, error
+    record = json.loads(told)
+    _, found = by_family("vllm")
+    errors = error_pct(found)
+    assert record["scores"]["in_sample"]["n"] == record["rows"]["used"] == errors.size == 32
+    assert record["scores"]["in_sample"]["median"] == pytest.approx(np.median(errors), rel=1e-6)
+
+
 def test_on_the_command_line(run, tmp_path):
     out = tmp_path / "hip.json"
     code, _, error = run(

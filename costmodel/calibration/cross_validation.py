@@ -55,7 +55,9 @@ class ErrorSummary(Struct, frozen=True):
 
 
 class CrossValidation(Struct, frozen=True):
-    """Scores of one fit; percent. ``family`` are the AITER rows, on which targets are stated.
+    """Scores of one fit; percent. ``family`` are the rows on which targets are stated: AITER's.
+
+    Of a fit to another family's kernels that is all of them.
 
     ``origami_raw`` are the errors of origami as it stands; among the baselines it has an offset per
     harness. ``origami_elsewhere`` counts its rows of other archs than its constants are for.
@@ -248,10 +250,14 @@ def leave_source_out(found: Fit) -> tuple[dict[str, Array], dict[str, dict[str, 
 
 
 def cross_validate(found: Fit, *, family: str = "aiter") -> CrossValidation:
-    """Return every score; leave-one-out refits the model once a row (seconds for 160 rows)."""
+    """Return every score; leave-one-out refits the model once a row (seconds for 160 rows).
+
+    ``family`` is whose kernels the fit is of. Rows of another's may stand under AITER's name, where
+    a source ran them for it.
+    """
     observations = found.problem.observations
     mine = observations.table.kernel_family == family
-    if not mine.any():
+    if family != "aiter" or not mine.any():
         mine = np.ones(len(observations), bool)
     error = error_pct(found)
     loo, inside = leave_one_out(found)

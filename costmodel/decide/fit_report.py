@@ -74,7 +74,7 @@ class FitReport(Struct, frozen=True):
 
 def report(calibration: Calibration, found: Fit, *, left_out: bool = True) -> FitReport:
     """Return the report of a calibration; errors of ``left_out`` rows need a refit for each."""
-    scores = cross_validate(found) if left_out else None
+    scores = cross_validate(found, family=calibration.kernel_family) if left_out else None
     table = found.problem.observations.table
     crossings = [c for op in CHOICES for c in measured_crossings(table, pair(table, op))]
     return FitReport(calibration, found, scores, tuple(crossings), tuple(_refusals(calibration)))
