@@ -274,6 +274,18 @@ def test_names():
     assert gpu_of("NVIDIA H200") == "H200"
 
 
+@pytest.mark.parametrize("meaning", ["fused:2-stage", "fused_ar_rmsnorm:2stage", "Fused:twostage"])
+def test_a_column_is_named_as_the_options_name_an_arm(tmp_path, capsys, meaning):
+    log, out = tmp_path / "log.md", tmp_path / "rows.csv"
+    log.write_text("| tokens | ours (us) | old (us) |\n|---|---|---|\n| 8 | 6.1 | 7.0 |\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["import", str(log), "--column", f"ours (us)={meaning}", "--column", "old (us)=-",
+              "--gpu", "MI355X", "--tp", "4", "--hidden", "7168", "--out", str(out)])  # fmt: skip
+    assert ended.value.code == 0, capsys.readouterr().err
+    table = measurement.read(out)
+    assert (table.op.tolist(), table.algorithm.tolist()) == (["fused_ar_rmsnorm"], ["2stage"])
+
+
 def test_the_command_writes_schema_1_and_refuses_to_overwrite(tmp_path, capsys):
     (tmp_path / "sweep.csv").write_text(SGLANG_CSV)
     out = tmp_path / "schema1.csv"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,19 @@ def _algorithm_or_auto(name: str) -> str:
     """Return the algorithm of a name; ``auto`` is the library's own choice, "" says nothing."""
     key = name.strip().lower()
     return key if key in ("", "auto") else read_algorithm(key)
+
+
+def _meaning(text: str) -> str:
+    """Return OP:ALGORITHM of ``--column`` in the names of schema 1, as --op and --algorithm do.
+
+    What is unknown stays, for the error that quotes it; ``-`` leaves a column out.
+    """
+    if text.strip() == "-":
+        return "-"
+    op, colon, algorithm = text.partition(":")
+    with suppress(InputError):
+        algorithm = _algorithm_or_auto(algorithm)
+    return f"{op_key(op)}{colon}{algorithm}"
 
 
 #: Cells of which several spellings are taken.
@@ -112,7 +126,7 @@ def command(
         name, equals, meaning = column.rpartition("=")
         if not equals or not name or not meaning:
             raise InputError(f"--column '{column}': give NAME=OP:ALGORITHM, or NAME=-")
-        meanings[name] = meaning
+        meanings[name] = _meaning(meaning)
     said["source"] = said["source"] or one_line(files[0].resolve().stem)
     form, imported = convert(files, out, Said(**said, columns=meanings), kind)
     name = str(files[0]) if len(files) == 1 else f"{len(files)} files"
