@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import costmodel
+from costmodel.decide.setting import Setting
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(
@@ -45,6 +46,16 @@ def test_modules_that_the_design_names_are_there():
     named = re.findall(rf"`((?:{wings})(?:\.[a-z_]+)*)`", (ROOT / "docs" / "design.md").read_text())
     assert len(set(named)) > 25
     assert [n for n in named if importlib.util.find_spec(f"costmodel.{n}") is None] == []
+
+
+def test_documents_state_what_benchmarks_add_as_the_calibrations_do():
+    said = (ROOT / "docs" / "simulation.md").read_text(encoding="utf-8")
+    adds = {g: Setting.shipped(g).point["harness[]"] for g in ("MI355X", "MI300X")}
+    assert f"({adds['MI355X']:.1f} us on MI355X, {adds['MI300X']:.1f} on MI300X)" in said
+    known = Setting.shipped("MI300X").calibration
+    each = [known.values[f"harness[{key}]"] for key in known.harness]
+    said = (ROOT / "docs" / "physics.md").read_text(encoding="utf-8")
+    assert f"from {min(each):.1f} to {max(each):.1f} us between published sources" in said
 
 
 def test_the_version_stands_in_one_place():
