@@ -137,6 +137,29 @@ def test_a_source_that_is_named_has_been_seen(mi355x):
     assert narrow.max_bytes_hi / narrow.max_bytes_lo < wide.max_bytes_hi / wide.max_bytes_lo
 
 
+def test_what_a_benchmark_adds_moves_no_crossover_and_hardly_a_cutoff():
+    """Regret is in percent of latencies that hold it: docs/physics.md says by how much."""
+    setting = Setting.shipped("MI355X")
+    found = recommend(setting, world_sizes=(4,)).at(4)
+    starts = [cell.lo for cell in found.arms.cells]
+
+    def place(cutoff) -> int:
+        return int(np.searchsorted(starts, cutoff.max_bytes, side="right"))
+
+    moved = []
+    for key in setting.calibration.harness:
+        other = setting.but(source=key)
+        if other.machine:
+            continue
+        there = recommend(other, world_sizes=(4,)).at(4)
+        same = there.arms.one_us - there.arms.other_us
+        assert np.allclose(same, found.arms.one_us - found.arms.other_us)
+        moved.append((place(there) - place(found), there.max_bytes >> 10))
+    assert found.max_bytes == 360 << 10
+    assert max(moved) == (2, 380)
+    assert min(moved)[0] >= 0
+
+
 @pytest.mark.parametrize(("gpu", "named"), [("MI300X", "vllm-54787"), ("MI350X", "vllm-fork-81")])
 def test_a_benchmark_that_is_named_is_not_drawn_on_another_gpu(gpu, named):
     """No machine of this GPU is the source's; what its benchmark adds is known all the same."""

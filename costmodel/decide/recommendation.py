@@ -3,7 +3,8 @@
 The cutoff minimises the expected regret over a workload (:mod:`.regret`). It has two intervals,
 each that of the best cutoff of every posterior draw: on *your machine*, which nobody has measured,
 and of *this kernel*, as if measured in the sources' laboratories. Harness constants are the same
-for both arms and move no cutoff.
+for both arms and move no crossover, and the cutoff only by their share of the latencies that regret
+is in percent of.
 
 A rule serves every model that the engine runs. So where a workload of one model leaves a range of
 cutoffs that decide alike for it, the one is taken that loses least over the hidden sizes of all
