@@ -220,6 +220,8 @@ def test_noisy_rows_alone_are_refused_but_reported(tmp_path, published):
         (["recommend", "--arch", "gfx90a"], "unknown arch 'gfx90a'"),
         (["recommend", "--arch", "gfx942", "--gpu", "MI355X"], "MI355X is gfx950, not gfx942"),
         (["recommend", "--gpu", "MI300"], "did you mean MI300X"),
+        (["plan", "--gpu", "MI300X,MI355X"], "--gpu MI300X,MI355X: no list is taken here"),
+        (["predict", "--arch", "gfx942,gfx950"], "--arch gfx942,gfx950: no list is taken here"),
         (["recommend", "--arch", "gfx942", "--op", "gather"], "unknown op 'gather'"),
         (["recommend", "--arch", "gfx942", "--dtype", "fp8"], "unknown dtype 'fp8'"),
         (["recommend", "--arch", "gfx942", "--hidden", "10000"], "10000 is rejected"),

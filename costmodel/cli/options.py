@@ -279,6 +279,9 @@ def load_target(
     """
     from ..calibration.posterior import load, shipped
 
+    for option, name in (("--arch", arch), ("--gpu", gpu)):
+        if name and "," in name:
+            raise InputError(f"{option} {name}: no list is taken here; ask for one at a time")
     if calibration_file is None:
         arch, gpu = hardware.choose(arch, gpu)
         return shipped(arch), arch, gpu
