@@ -36,7 +36,8 @@ NAMED = 3
 class HiddenCutoff(Struct, frozen=True):
     """The cutoff that one hidden size would have by itself, beside the one for all.
 
-    ``max_bytes`` with its 90 % interval, None for no limit. ``contested_gain_pct`` is what it would
+    ``max_bytes`` with its 90 % interval, None for no limit; the common cutoff where that decides
+    alike. ``contested_gain_pct`` is what it would
     spare on the contested calls of this hidden size. ``differs``: in 90 % of the draws the two lie
     more than a captured batch apart, on the same side.
     """
@@ -171,12 +172,20 @@ def hidden_cutoff(
     differs = max(np.mean(apart > 1), np.mean(apart < -1)) >= LEVEL
     return HiddenCutoff(
         hidden_dim=hidden,
-        max_bytes=None if best.cell.hi is None else best.cell.roundest(),
+        max_bytes=_own(best.cell, max_bytes),
         max_bytes_lo=best.lo.lo,
         max_bytes_hi=best.hi.hi,
         contested_gain_pct=contested_gain_pct(alone, max_bytes),
         differs=bool(differs),
     )
+
+
+def _own(cell: Cell, common: int | None) -> int | None:
+    """Return a cutoff of the cell: the common one where that decides alike, else the roundest."""
+    if cell.hi is None:
+        return None
+    alike = common is not None and cell.lo and cell.lo <= common <= cell.hi
+    return common if alike else cell.roundest()
 
 
 def contested_gain_pct(arms: Arms, max_bytes: int | None) -> float:
