@@ -33,8 +33,6 @@ def command(
     costmodel explain --arch gfx942 --tp 8 --hidden 2880 --tokens 32
     costmodel explain --gpu MI355X --tp 4 --model gpt-oss-120b --all
     """
-    from ..data.engine_calls import fused_calls, none_left
-
     if every == (tokens is not None):
         raise InputError("give --tokens for one call or --all for every captured batch size")
     hidden_dim = question.hidden_dim_of(asked)
@@ -43,18 +41,13 @@ def command(
     setting = question.setting_of(asked)
     if setting.op == SEPARATE:
         raise InputError("explain takes --op fused or plain; separate ops stand beside fused")
-    served = question.deployment_of(asked, engine)
-    calls = fused_calls(llm, served) if llm else none_left(served)
-    # As in recommend: a model that makes no fused call weighs nothing, known models stand in.
-    none = calls is not None and not calls.per_step
-    known = known_workload(setting, served) if llm and none else None
-    workload = known or question.workload_of(asked, served)
-    if none and calls is not None and style != "json":
-        from ..show.worth import none_made
-
-        options.say(f"{none_made(calls, llm)}\n")
+    weighed = question.weighed(asked, llm, engine)
+    workload = weighed.workload or known_workload(setting, weighed.served)
+    if style != "json":
+        weighed.say_none()
     if every:
-        all_calls = choices(setting, hidden_dim, tp, workload, tokens=served.tokens.tolist())
+        batches = weighed.served.tokens.tolist()
+        all_calls = choices(setting, hidden_dim, tp, workload, tokens=batches)
         if style == "json":
             options.print_json(all_calls.to_dict())
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -21,6 +21,7 @@ from . import options
 
 if TYPE_CHECKING:
     from ..data.deployment import Deployment
+    from ..data.engine_calls import FusedCalls
     from ..data.llms import LLM
     from ..data.workload import Workload
     from ..rules.rule import Rule
@@ -207,6 +208,45 @@ def workload_of(asked: Asked, served: Deployment | None = None) -> Workload | No
 
     sizes = options.hidden_sizes(asked["hidden"], asked["model_name"], asked["config_file"])
     return (served or Deployment()).workload(sizes) if sizes else None
+
+
+class Weighed(NamedTuple):
+    """What is served, and which calls are weighed for it.
+
+    ``calls`` are those of ``llm`` as it is ``served``; without a model None, unless the deployment
+    leaves none whatever the model. ``workload`` is None for known models: where nothing names a
+    hidden size, and for a model that makes no fused call, whose own size may be one that no kernel
+    takes.
+    """
+
+    llm: LLM | None
+    served: Deployment
+    calls: FusedCalls | None
+    workload: Workload | None
+
+    @property
+    def none(self) -> bool:
+        """Whether it is known that no fused call is made."""
+        return self.calls is not None and not self.calls.per_step
+
+    def say_none(self) -> None:
+        """Print that no fused call is made, before any answer, where that is so."""
+        from ..show.worth import none_made
+
+        if self.calls is not None and self.none:
+            options.say(f"{none_made(self.calls, self.llm)}\n")
+
+
+def weighed(asked: Asked, llm: LLM | None, engine: str) -> Weighed:
+    """Return what is weighed; ``engine`` as in :func:`deployment_of`."""
+    from ..data.engine_calls import fused_calls, none_left
+
+    served = deployment_of(asked, engine)
+    calls = fused_calls(llm, served) if llm else none_left(served)
+    found = Weighed(llm, served, calls, None)
+    if llm and found.none:
+        return found
+    return found._replace(workload=workload_of(asked, served))
 
 
 def hidden_dim_of(asked: Asked) -> int:

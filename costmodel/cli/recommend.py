@@ -11,9 +11,6 @@ from ..decide.recommendation import recommend
 from . import options, question, targets
 
 if TYPE_CHECKING:
-    from ..data.deployment import Deployment
-    from ..data.engine_calls import FusedCalls
-    from ..data.llms import LLM
     from ..decide.batch_invariance import OneKernels
     from ..decide.decision import Decision
     from ..decide.schemas import Recommendation
@@ -54,46 +51,39 @@ def command(
 
 
 class _Found(Struct, frozen=True):
-    """A decision, and what was asked beside it; ``none`` tells that no fused call is made."""
+    """A decision, and what was asked beside it."""
 
     decision: Decision
-    served: Deployment
-    llm: LLM | None
-    calls: FusedCalls | None
-    none: bool
+    weighed: question.Weighed
     constant: OneKernels | None
 
 
 def _found(tp: tuple[int, ...], batch_invariant: bool, asked: question.Asked) -> _Found:
     """Answer the question about one GPU."""
-    from ..data.engine_calls import fused_calls, none_left
-
     llm = question.llm_of(asked)
     # The setting first: of an unknown engine it names those that --for takes.
     engine = asked["engine"]
     setting = question.setting_of(asked)
-    served = question.deployment_of(asked, engine)
-    # A model that makes no fused call weighs nothing: the rule is that for known models.
-    calls = fused_calls(llm, served) if llm else none_left(served)
-    none = calls is not None and not calls.per_step
-    workload = None if llm and none else question.workload_of(asked, served)
-    decision = recommend(setting, workload, world_sizes=tp, deployment=served)
+    weighed = question.weighed(asked, llm, engine)
+    decision = recommend(setting, weighed.workload, world_sizes=tp, deployment=weighed.served)
     constant = None
     if batch_invariant:
         from ..decide.batch_invariance import one_kernel
 
+        calls = weighed.calls
         constant = one_kernel(decision, (calls.per_step or None) if calls else None)
-    return _Found(decision, served, llm, calls, none, constant)
+    return _Found(decision, weighed, constant)
 
 
 def _record(found: _Found) -> Recommendation:
     from ..data.deployment import Deployment
 
     record = found.decision.to_dict()
-    if found.served != Deployment(engine=found.served.engine):
-        record["deployment"] = found.served.to_dict()
-    if found.calls is not None:
-        record["calls"] = found.calls.to_dict()
+    served, calls = found.weighed.served, found.weighed.calls
+    if served != Deployment(engine=served.engine):
+        record["deployment"] = served.to_dict()
+    if calls is not None:
+        record["calls"] = calls.to_dict()
     if found.constant is not None:
         record["batch_invariant"] = found.constant.to_dict()
     return record
@@ -103,11 +93,8 @@ def _print(found: _Found, verbose: bool) -> None:
     from ..show.recommendation import answer_lines, brief, text
     from ..show.sketch import blocks
 
-    served, calls = found.served, found.calls
-    if found.none and calls is not None:
-        from ..show.worth import none_made
-
-        options.say(f"{none_made(calls, found.llm)}\n")
+    served = found.weighed.served
+    found.weighed.say_none()
     if verbose:
         answer = answer_lines(found.decision)
         options.say("\n".join([*answer, "", text(found.decision)]))

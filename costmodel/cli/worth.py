@@ -69,7 +69,6 @@ def command(
     costmodel worth --gpu MI355X --model deepseek-v3 --tp 8 --from sglang --draft-tokens 3
     costmodel worth --config config.json --tp 4 --from vllm --gpu MI355X --batch-histogram b.csv
     """
-    from ..data.engine_calls import fused_calls
     from ..data.histogram import read_histogram
 
     llm = question.llm_of(asked)
@@ -86,13 +85,9 @@ def command(
         apart = question.rule_of(old, asked["op"], also=(RECOMMENDED,)).otherwise == SEPARATE_OPS
         asked["otherwise"] = SEPARATE_OPS if apart else ""
     settings = _settings(asked)
-    served = question.deployment_of(asked, counted)
+    weighed = question.weighed(asked, llm, counted)
+    served = weighed.served
     histogram = read_histogram(histogram_file, served) if histogram_file else None
-    calls = fused_calls(llm, served)
-    # A rule for calls that are not made is that for known models: the model's own size may be one
-    # that no kernel takes.
-    workload = question.workload_of(asked, served) if calls.per_step else None
-
     named = {
         name: question.rule_of(name, settings[0].op, also=(RECOMMENDED,))
         for name in (old, new)
@@ -102,7 +97,7 @@ def command(
     def rule(setting: Setting, name: str) -> Rule:
         if name in named:
             return named[name]
-        return recommend(setting, workload, world_sizes=(tp,), deployment=served).rule
+        return recommend(setting, weighed.workload, world_sizes=(tp,), deployment=served).rule
 
     worths: list[Worth] = []
     refused: list[str] = []
